@@ -1,0 +1,46 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11 and make: `make run` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOB ?= quickstart
+
+.PHONY: run test check wheel-test benchmarks lock clean
+
+run: $(VENV)/.run  ## train a job on this machine, with a broker of our own: make run JOB=configs/mnist-nn.toml
+	$(BIN)/fedkeeper run $(JOB)
+
+test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
+	VENV=$(VENV) scripts/check
+	$(BIN)/pytest
+	VENV=$(VENV) scripts/wheel-test
+
+check: $(VENV)/.test  ## ruff, mypy, import-linter
+	VENV=$(VENV) scripts/check
+
+wheel-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
+	VENV=$(VENV) scripts/wheel-test
+
+benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
+	$(BIN)/python -m benchmarks.noop_round
+	$(BIN)/python -m benchmarks.import_time
+
+lock:  ## pin the newest versions of everything anew
+	scripts/lock
+
+clean:
+	rm -rf $(VENV) dist runs .fedkeeper
+
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.run: $(VENV)/.made requirements.lock pyproject.toml
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements.lock
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.run requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check -q -r requirements-dev.lock
+	touch $@

@@ -1,0 +1,37 @@
+"""How messages travel: events and retained values over NATS, or inside one process.
+
+async with broker.connect("nats://fedkeeper@127.0.0.1:4222?password_file=data/password") as bus:
+    await bus.publish(topics.SUBMIT, job)
+"""
+
+from contextlib import AbstractAsyncContextManager
+
+from broker.base import ACK_WAIT_S, Broker, Delivery, Receipt, Start, Value
+from broker.url import BrokerUrl
+
+__all__ = ["ACK_WAIT_S", "Broker", "BrokerUrl", "Delivery", "Receipt", "Start", "Value", "connect"]
+
+
+def connect(
+    url: str, *, name: str = "fedkeeper", ack_wait_s: float = ACK_WAIT_S
+) -> AbstractAsyncContextManager[Broker]:
+    """A connection to a broker, to be entered with `async with`; nothing is opened before that.
+
+    Args:
+        url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`.
+        name: who we are, in the broker's own logs.
+        ack_wait_s: after how long an unacknowledged delivery is made again, for durables that this connection
+            subscribes to first.
+
+    Raises:
+        BadUrl: at once; the address can't be used.
+        ConnectFailed: on entering; nobody answers there, or the credentials are wrong.
+    """
+    address = BrokerUrl.parse(url)
+    if address.scheme == "memory":
+        from broker import memory
+
+        return memory.connect(address.host, ack_wait_s=ack_wait_s)
+    from broker import nats
+
+    return nats.connect(address, name=name, ack_wait_s=ack_wait_s)

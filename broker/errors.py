@@ -1,0 +1,121 @@
+"""Everything that the broker package raises.
+
+BrokerError
+├── BadTopic            a name that no topic may have
+├── BadUrl              a broker address that can't be used
+├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
+├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it died
+├── Disconnected        the connection is gone, or the broker did not answer in time
+├── Denied              the broker forbids this user the operation
+├── StorageFull         the broker has no room for the payload
+├── PayloadTooLarge     one message is larger than the broker takes
+├── CorruptPayload      chunks are missing, or bytes do not have the digest that was announced
+├── Conflict            compare-and-set: someone else moved the value first
+├── Unsupported         this broker can't promise what was asked of it
+└── DecodeError         bytes that are not the message they should be
+    ├── BadTensors      not a safetensors file that we accept
+    └── JobError        a job that can't be run: one field, its value, what is allowed
+"""
+
+
+class BrokerError(Exception):
+    """Root of the package's errors."""
+
+
+class BadTopic(BrokerError):
+    """Raised for an id or topic outside the naming rules."""
+
+    def __init__(self, name: str, rule: str) -> None:
+        super().__init__(f"{name!r} is not a usable name: {rule}")
+        self.name = name
+        self.rule = rule
+
+
+class BadUrl(BrokerError):
+    """Raised for a broker address that can't be used; never shows a password."""
+
+
+class ConnectFailed(BrokerError):
+    """Raised when no connection could be opened."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"can't connect to {address}: {reason}")
+        self.address = address
+        self.reason = reason
+
+
+class ServerFailed(BrokerError):
+    """Raised when the embedded server can't run; says what to do about it."""
+
+
+class Disconnected(BrokerError):
+    """Raised when the connection is gone or the broker did not answer in time."""
+
+
+class Denied(BrokerError):
+    """Raised when the broker forbids this user the operation."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"the broker denies {topic}: {reason}")
+        self.topic = topic
+        self.reason = reason
+
+
+class StorageFull(BrokerError):
+    """Raised when the broker has no room for the payload."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"the broker has no room for {topic}: {reason}")
+        self.topic = topic
+        self.reason = reason
+
+
+class PayloadTooLarge(BrokerError):
+    """Raised before sending a message that the broker would cut the connection for."""
+
+    def __init__(self, topic: str, size: int, limit: int) -> None:
+        super().__init__(f"{topic}: {size} bytes in one message, the broker takes {limit}")
+        self.topic = topic
+        self.size = size
+        self.limit = limit
+
+
+class CorruptPayload(BrokerError):
+    """Raised when chunks are missing or their bytes do not have the announced digest."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"{topic}: {reason}")
+        self.topic = topic
+        self.reason = reason
+
+
+class Conflict(BrokerError):
+    """Raised by compare-and-set when someone else moved the value first."""
+
+    def __init__(self, topic: str, expected: int) -> None:
+        super().__init__(f"{topic} is no longer at revision {expected}")
+        self.topic = topic
+        self.expected = expected
+
+
+class Unsupported(BrokerError):
+    """Raised when this broker can't promise what was asked of it."""
+
+
+class DecodeError(BrokerError):
+    """Raised for bytes that are not the message they should be."""
+
+
+class BadTensors(DecodeError):
+    """Raised for bytes that are not a safetensors file that we accept."""
+
+
+class JobError(DecodeError):
+    """Raised for a job that can't be run."""
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        shown = "" if value is None else f" = {value!r}"
+        super().__init__(f"{field}{shown}: {allowed}" if field else allowed)
+        self.field = field
+        self.value = value
+        self.allowed = allowed

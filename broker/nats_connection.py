@@ -1,0 +1,334 @@
+"""One nats-py client from its connect to its end. It does not reconnect: `broker.nats_link` opens another one.
+
+nats-py's own reconnection gives up for good on some errors, keeps requests that can't be answered any more waiting,
+and sends what was published meanwhile although the publisher has given up. With one way to lose a connection and
+one way to get it back, none of that happens.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.nuid import NUID
+
+from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
+from broker.nats_errors import ApiError, Busy, api_error, denied_subject, mapped, mapped_connect
+from broker.url import BrokerUrl
+
+T = TypeVar("T")
+
+Receive = Callable[[Msg], Awaitable[None]]
+
+CONNECT_S: Final = 5.0
+REQUEST_S: Final = 5
+"""Requests in flight fail at once when the connection ends; this is for answers that get lost."""
+
+CLOSE_S: Final = 2.0
+PING_S: Final = 5
+PINGS_UNANSWERED: Final = 2
+PENDING_BYTES: Final = 64 << 20
+LARGE_BYTES: Final = 256 << 10
+LARGE_AT_ONCE: Final = 8
+"""Large requests under way at once, in each direction: 32 MB of 64 MB after which a server cuts the connection."""
+
+HEADROOM_BYTES: Final = 16 << 10
+"""Room for headers, which count as payload."""
+
+_NO_RESPONDERS: Final = "503"
+
+_log = structlog.get_logger(__name__)
+
+
+def new_id() -> str:
+    """A unique name that is safe in a subject."""
+    return NUID().next().decode()
+
+
+class _Waiting:
+    """Someone to be told when the connection ends or a subject turns out to be forbidden."""
+
+    def __init__(self, subjects: tuple[str, ...]) -> None:
+        # The server's complaint names the subject in lower case only.
+        self.subjects = tuple(subject.lower() for subject in subjects)
+        self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Connection:
+    """A connection that is up until `lost` is set; see `opened`."""
+
+    def __init__(self, address: BrokerUrl, name: str) -> None:
+        self.lost = asyncio.Event()
+        self.address = address
+        self._name = name
+        self._client = Client()
+        self._complaints: list[str] = []
+        self._deaf: Denied | None = None
+        # What may be read is granted per user, so the user is part of the name.
+        self._inbox = f"_INBOX_{re.sub(r'[^A-Za-z0-9_-]', '_', address.user or name)}.{new_id()}"
+        self._tokens = itertools.count()
+        self._requests: dict[str, _Waiting] = {}
+        self._waiting: set[_Waiting] = set()
+        self._large_out = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.large_in = asyncio.Semaphore(LARGE_AT_ONCE)
+
+    async def open(self) -> None:
+        """Connect and prepare for answers.
+
+        Raises:
+            ConnectFailed: nobody answers there, or refuses us.
+            BadUrl: a file that the address names can't be read.
+        """
+        try:
+            with mapped_connect(self.address.address, self._complaints):
+                async with asyncio.timeout(CONNECT_S):
+                    await self._connect()
+                    await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End it; bounded, as nats-py waits for a server that may be frozen."""
+        self._lose("the connection was closed")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._client.close()
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest payload that goes into one message, with room for its headers."""
+        return self._client.max_payload - HEADROOM_BYTES
+
+    def new_inbox(self) -> str:
+        """A subject that only this connection listens to, and that is no answer to a request."""
+        return f"{self._inbox}.to.{new_id()}"
+
+    async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
+        """Ask and wait for the answer.
+
+        Raises:
+            Denied: we may not ask that.
+            Disconnected: the connection ended, nobody is there to answer, or no answer came in time.
+            PayloadTooLarge: the server would cut the connection.
+        """
+        gate = self._large_out if len(payload) > LARGE_BYTES else contextlib.nullcontext()
+        token = str(next(self._tokens))
+        async with gate:
+            with self._waits(subject) as waiting:
+                self._requests[token] = waiting
+                try:
+                    await self.send(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
+                    async with asyncio.timeout(REQUEST_S):
+                        answer = await waiting.future
+                except TimeoutError as exc:
+                    raise self._unanswered(subject) from exc
+                finally:
+                    del self._requests[token]
+        if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
+            raise Busy(f"{subject}: nobody answers there")
+        return answer
+
+    async def api(self, topic: str, subject: str, request: object, response: type[T]) -> T:
+        """Ask JetStream something in JSON.
+
+        Raises:
+            BrokerError: what the answer says is wrong, about `topic`.
+        """
+        answer = await self.request(f"$JS.API.{subject}", msgspec.json.encode(request))
+        return decoded(topic, answer.data, response)
+
+    async def send(
+        self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Send without waiting for anything.
+
+        Raises:
+            Disconnected: the connection has ended.
+            PayloadTooLarge: the server would cut the connection.
+        """
+        if len(payload) > self.max_message_bytes:
+            raise PayloadTooLarge(subject, len(payload), self.max_message_bytes)
+        self._notice_end()
+        if self.lost.is_set():
+            raise Disconnected(f"{self.address.address}: the connection is gone")
+        with mapped(subject), _uncancelled():
+            await self._client.publish(subject, payload, reply=reply, headers=headers)
+
+    async def deliver(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        """Send, and know that the server has read it; what it then does with it, nobody says.
+
+        Raises:
+            Denied: we may not send that.
+            Disconnected: the connection ended, or the server did not read it in time.
+        """
+        with self._waits(subject) as waiting:
+            await self.send(subject, payload, headers=headers)
+            with mapped(subject):
+                await self._client.flush(REQUEST_S)
+            if waiting.future.done():
+                waiting.future.result()
+
+    @contextlib.asynccontextmanager
+    async def listening(self, subject: str, receive: Receive) -> AsyncIterator[None]:
+        """Have every message on a subject handed over, in order; `receive` must not raise."""
+        with mapped(subject):
+            subscription = await self._client.subscribe(subject, cb=receive, **_UNLIMITED)
+        try:
+            yield
+        finally:
+            if not self._client.is_closed:
+                with mapped(subject):
+                    await subscription.unsubscribe()
+
+    @contextlib.contextmanager
+    def trouble(self, *subjects: str) -> Iterator["asyncio.Future[Msg]"]:
+        """A future that fails when the connection ends, or with Denied about one of the subjects."""
+        with self._waits(*subjects) as waiting:
+            yield waiting.future
+
+    @contextlib.contextmanager
+    def _waits(self, *subjects: str) -> Iterator[_Waiting]:
+        waiting = _Waiting(subjects)
+        self._waiting.add(waiting)
+        if self._deaf is not None:
+            waiting.fail(self._deaf)
+        if self.lost.is_set():
+            waiting.fail(Disconnected(f"{self.address.address}: the connection is gone"))
+        try:
+            yield waiting
+        finally:
+            self._waiting.discard(waiting)
+            # Nobody may have looked at its error, and asyncio complains about that.
+            if not waiting.future.cancel() and not waiting.future.cancelled():
+                waiting.future.exception()
+
+    async def _connect(self) -> None:
+        scheme, host = self.address.scheme, self.address.address.partition("://")[2]
+        await self._client.connect(
+            servers=[f"{scheme}://{host}"],
+            name=self._name,
+            user=self.address.user,
+            password=await self._password(),
+            tls=await asyncio.to_thread(_trust, self.address) if scheme == "tls" else None,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=2,
+            ping_interval=PING_S,
+            max_outstanding_pings=PINGS_UNANSWERED,
+            pending_size=PENDING_BYTES,
+            flush_timeout=REQUEST_S,
+            error_cb=self._on_error,
+            closed_cb=self._on_closed,
+        )
+        self._check_encrypted()
+        if not self._client.is_connected:
+            raise ConnectFailed(self.address.address, "the server's greeting is not understood")
+
+    def _check_encrypted(self) -> None:
+        # nats-py encrypts only if the server asks for it.
+        if self.address.scheme == "tls" and not self._client._server_info.get("tls_required"):
+            raise ConnectFailed(self.address.address, "the server does not offer TLS")
+
+    async def _password(self) -> Callable[[], str] | None:
+        secret = await asyncio.to_thread(self.address.secret)
+        if secret is None:
+            return None
+
+        def reveal() -> str:
+            # nats-py asks for it once the server has made itself known, and before it is sent.
+            self._check_encrypted()
+            return secret
+
+        return reveal
+
+    async def _on_answer(self, message: Msg) -> None:
+        waiting = self._requests.get(message.subject.rpartition(".")[2])
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(message)
+
+    async def _on_error(self, error: Exception) -> None:
+        # nats-py's read loop ends silently if this raises.
+        self._complaints = [str(error)]
+        subject = denied_subject(error)
+        if subject is None:
+            _log.debug("nats complains", error=str(error), address=self.address.address)
+            return
+        denied = Denied(subject, str(error).removeprefix("nats: "))
+        _log.warning("the broker denies us something", subject=subject, error=denied.reason)
+        if subject == f"{self._inbox}.*".lower():
+            self._deaf = denied
+        for waiting in list(self._waiting):
+            if self._deaf is not None or subject in waiting.subjects:
+                waiting.fail(denied)
+
+    async def _on_closed(self) -> None:
+        self._lose(self._complaints[-1] if self._complaints else "the server closed the connection")
+
+    def _notice_end(self) -> None:
+        # While it closes, nats-py waits for the server, which may be frozen, and tells us only afterwards.
+        if self._client.is_closed:
+            self._lose("the server does not answer")
+
+    def _unanswered(self, subject: str) -> Disconnected:
+        self._notice_end()
+        return Disconnected(f"{subject}: no answer within {REQUEST_S} s")
+
+    def _lose(self, reason: str) -> None:
+        if self.lost.is_set():
+            return
+        self.lost.set()
+        for waiting in list(self._waiting):
+            waiting.fail(Disconnected(f"{self.address.address}: {reason}"))
+
+
+_UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+"""nats-py drops messages beyond its limits; what may be under way is bounded by what we ask for."""
+
+
+def decoded(topic: str, data: bytes, response: type[T]) -> T:
+    """A JetStream answer.
+
+    Raises:
+        BrokerError: it says that something is wrong, or is no answer of JetStream's.
+    """
+    try:
+        error = msgspec.json.decode(data, type=_MaybeError).error
+        if error is None:
+            return msgspec.json.decode(data, type=response)
+    except msgspec.DecodeError as exc:
+        raise Busy(f"{topic}: an answer that is not JetStream's: {exc}") from exc
+    raise api_error(topic, error)
+
+
+class _MaybeError(msgspec.Struct):
+    error: ApiError | None = None
+
+
+@contextlib.contextmanager
+def _uncancelled() -> Iterator[None]:
+    """Raise the cancellation that nats-py swallows when its buffer is full."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    yield
+    if task and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _trust(address: BrokerUrl) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=address.ca_file)
+    except (OSError, ssl.SSLError) as exc:
+        raise BadUrl(f"{address.address}: can't use the certificates in {address.ca_file}: {exc}") from exc

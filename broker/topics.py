@@ -1,0 +1,197 @@
+"""Every topic's name, and how long the broker keeps what is published there.
+
+A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`. No other module builds a name.
+"""
+
+import enum
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from broker.errors import BadTopic
+
+ID_RULE: Final = "use 1 to 40 of a-z, 0-9 and '-'"
+_ID: Final = re.compile(r"[a-z0-9-]{1,40}")
+
+ANY: Final = "*"
+"""Stands for one level in a filter."""
+
+
+class Keep(enum.Enum):
+    """What the broker does with a payload once it has it."""
+
+    LOG = "log"  # every payload in order, replayable
+    QUEUE = "queue"  # until one consumer has acknowledged it
+    FIRST = "first"  # the first payload per topic; later ones are dropped. Readable by topic and as a log
+    LAST = "last"  # the last payload per topic, with a revision for compare-and-set
+    INBOX = "inbox"  # a log that any client may write to, and that a requester may get an answer from
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Topics that are kept alike."""
+
+    name: str
+    filters: tuple[str, ...]
+    keep: Keep
+    max_age_s: float = 0.0
+
+
+_DAY: Final = 86_400.0
+
+FAMILIES: Final = (
+    Family("SUBMIT", ("fl.jobs.submit",), Keep.INBOX, 7 * _DAY),
+    Family("JOBS", ("fl.jobs.*.submit", "fl.jobs.*.cancel"), Keep.LOG, 30 * _DAY),
+    Family("TASKS", ("fl.tasks.>",), Keep.QUEUE, 7 * _DAY),
+    Family("UPDATES", ("fl.updates.>",), Keep.FIRST, 7 * _DAY),
+    Family("MODELS", ("fl.models.>",), Keep.FIRST),
+    Family("STATE", ("fl.state.>",), Keep.FIRST),
+    Family("CHUNKS", ("fl.chunks.>",), Keep.FIRST),
+    Family("VALUES", ("fl.rounds.*", "fl.clients.*", "fl.presence.*"), Keep.LAST),
+    Family("INVOCATIONS", ("fl.invocations.>",), Keep.LOG, 7 * _DAY),
+    Family("PROGRESS", ("fl.progress.>",), Keep.LOG, 30 * _DAY),
+    Family("DEAD", ("fl.dead.>",), Keep.LOG, 30 * _DAY),
+)
+
+
+def family_of(topic: str) -> Family:
+    """The family that a topic or filter belongs to.
+
+    Raises:
+        BadTopic: nothing of ours is kept under that name.
+    """
+    for family in FAMILIES:
+        if any(matches(pattern, topic) for pattern in family.filters):
+            return family
+    raise BadTopic(topic, "it is in none of the families of broker.topics.FAMILIES")
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a topic (or a narrower filter) lies under a pattern with `*` (one level) and `>` (the rest)."""
+    wanted, got = pattern.split("."), topic.split(".")
+    for i, level in enumerate(wanted):
+        if level == ">":
+            return len(got) > i
+        if i >= len(got) or (level not in (ANY, got[i])) or (level == ANY and got[i] == ">"):
+            return False
+    return len(got) == len(wanted)
+
+
+def checked_id(name: str) -> str:
+    """The id itself, if it is one.
+
+    Raises:
+        BadTopic: it has characters that a topic or a function name can't have.
+    """
+    if not _ID.fullmatch(name):
+        raise BadTopic(name, ID_RULE)
+    return name
+
+
+SUBMIT: Final = "fl.jobs.submit"
+"""Where anyone may publish a bare JSON job object."""
+
+
+def submission(job: str) -> str:
+    """A submission under an id that the submitter chose."""
+    return f"fl.jobs.{_part(job)}.submit"
+
+
+def cancellation(job: str) -> str:
+    """A request to end a job."""
+    return f"fl.jobs.{_part(job)}.cancel"
+
+
+def task(platform: str, client: str) -> str:
+    """A round's task for one client."""
+    return f"fl.tasks.{_part(platform)}.{_part(client)}"
+
+
+def platform_tasks(platform: str) -> str:
+    """Filter: every task of one platform's clients."""
+    return f"fl.tasks.{_part(platform)}.>"
+
+
+def update(job: str, round_: int, client: str, attempt: int) -> str:
+    """A client's update."""
+    return f"fl.updates.{_part(job)}.{round_}.{_part(client)}.{attempt}"
+
+
+def round_updates(job: str, round_: int) -> str:
+    """Filter: every update of one round."""
+    return f"fl.updates.{_part(job)}.{round_}.>"
+
+
+def job_updates(job: str) -> str:
+    """Filter: every update of one job."""
+    return f"fl.updates.{_part(job)}.>"
+
+
+def model(job: str, sha256: str) -> str:
+    """A model under its own digest."""
+    return f"fl.models.{_part(job)}.{sha256}"
+
+
+def job_models(job: str) -> str:
+    """Filter: every model of one job."""
+    return f"fl.models.{_part(job)}.>"
+
+
+def optimizer_state(job: str, client: str, round_: int, attempt: int) -> str:
+    """Optimizer state that came with an update."""
+    return f"fl.state.{_part(job)}.{_part(client)}.{round_}.{attempt}"
+
+
+def job_states(job: str) -> str:
+    """Filter: every optimizer state of one job."""
+    return f"fl.state.{_part(job)}.>"
+
+
+def pointer(job: str) -> str:
+    """The job's record: phase, round, model, cohort; moved by compare-and-set only."""
+    return f"fl.rounds.{_part(job)}"
+
+
+def client(client_id: str) -> str:
+    """One entry of the client register."""
+    return f"fl.clients.{_part(client_id)}"
+
+
+def presence(bridge: str) -> str:
+    """Birth and last will of a bridge."""
+    return f"fl.presence.{_part(bridge)}"
+
+
+def invocation(platform: str, client_id: str) -> str:
+    """What became of a client's invocations."""
+    return f"fl.invocations.{_part(platform)}.{_part(client_id)}"
+
+
+def progress(job: str, subject: str, verb: str) -> str:
+    """Something that a person may want to see."""
+    return f"fl.progress.{_part(job)}.{_part(subject)}.{_part(verb)}"
+
+
+def job_progress(job: str) -> str:
+    """Filter: everything that happens to a job (`*`: to any job)."""
+    return f"fl.progress.{_part(job)}.>"
+
+
+def dead(platform: str, client_id: str) -> str:
+    """A task that was given up, with its reason."""
+    return f"fl.dead.{_part(platform)}.{_part(client_id)}"
+
+
+def chunk(topic: str, sha256: str, index: int) -> str:
+    """One chunk of a payload that is too large for one message of `topic`."""
+    return f"fl.chunks.{topic.removeprefix('fl.')}.{sha256}.{index}"
+
+
+def chunks_of(topic_filter: str) -> str:
+    """Filter: every chunk under a topic, or under a filter that ends in `>`."""
+    rest = topic_filter.removeprefix("fl.")
+    return f"fl.chunks.{rest}" if rest.endswith(">") else f"fl.chunks.{rest}.>"
+
+
+def _part(level: str) -> str:
+    return level if level == ANY else checked_id(level)

@@ -1,0 +1,126 @@
+"""A broker's address, from which no password gets out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
+
+from broker.errors import BadUrl
+
+SCHEMES: Final = ("memory", "nats", "tls")
+_PORT: Final = 4222
+_OPTIONS: Final = ("ca_file", "password_file")
+_FORMS: Final = "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """A broker's address, checked.
+
+    Attributes:
+        scheme: one of SCHEMES.
+        host: host name or IP address; for `memory`, the broker's name.
+        port: TCP port; 0 for `memory`.
+        user: None for a broker without users.
+        password: as it stood in the URL; `secret()` is what to send.
+        password_file: where to read the password from when connecting.
+        ca_file: certificates to trust instead of the system's.
+    """
+
+    scheme: str
+    host: str
+    port: int = 0
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: Path | None = None
+    ca_file: Path | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> "BrokerUrl":
+        """Read an address; no I/O.
+
+        Raises:
+            BadUrl: something in it is wrong; the message never shows the password.
+        """
+        parts = urlparse(url)
+        if parts.scheme not in SCHEMES:
+            allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+            raise BadUrl(f"a broker's address starts with one of {allowed}, not with {parts.scheme or 'nothing'}")
+        return _memory(parts) if parts.scheme == "memory" else _network(parts)
+
+    @property
+    def address(self) -> str:
+        """Where it is, without user and options: for logs and errors."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}" if self.port else f"{self.scheme}://{host}"
+
+    def secret(self) -> str | None:
+        """The password to send, read from its file now if there is one.
+
+        Raises:
+            BadUrl: the file can't be read, or is empty.
+        """
+        if self.password_file is None:
+            return self.password
+        try:
+            secret = self.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise BadUrl(f"{self.address}: can't read the password file {self.password_file}: {exc}") from exc
+        if not secret:
+            raise BadUrl(f"{self.address}: the password file {self.password_file} is empty")
+        return secret
+
+    def __str__(self) -> str:
+        user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
+        options = {"ca_file": self.ca_file, "password_file": self.password_file}
+        query = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
+        address = self.address.replace("://", f"://{user}", 1)
+        return f"{address}?{query}" if query else address
+
+
+def _memory(parts: ParseResult) -> BrokerUrl:
+    name = parts.netloc + parts.path
+    if not name or parts.query or "@" in name:
+        raise BadUrl("memory:// takes a name and nothing else: memory://NAME")
+    return BrokerUrl("memory", name)
+
+
+def _network(parts: ParseResult) -> BrokerUrl:
+    if not parts.hostname or parts.path.strip("/") or parts.fragment:
+        raise BadUrl(f"{parts.scheme}:// needs a host and no path; {_FORMS}")
+    options = _options(parts)
+    user = None if parts.username is None else unquote(parts.username)
+    password = None if parts.password is None else unquote(parts.password)
+    if password is not None and "password_file" in options:
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: give a password or a password_file, not both")
+    if user is None and (password is not None or "password_file" in options):
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: a password without a user; {_FORMS}")
+    if user is not None and password is None and "password_file" not in options:
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: a user without a password; {_FORMS}")
+    return BrokerUrl(
+        parts.scheme,
+        parts.hostname,
+        _port(parts),
+        user,
+        password,
+        options.get("password_file"),
+        options.get("ca_file"),
+    )
+
+
+def _options(parts: ParseResult) -> dict[str, Path]:
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    for name, value in pairs:
+        if name not in _OPTIONS or not value:
+            raise BadUrl(f"{parts.scheme}://{parts.hostname}: unknown or empty option {name!r}; {_FORMS}")
+    options = {name: Path(value).expanduser() for name, value in pairs}
+    if "ca_file" in options and parts.scheme != "tls":
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: ca_file needs tls://, this connection is not encrypted")
+    return options
+
+
+def _port(parts: ParseResult) -> int:
+    try:
+        return parts.port or _PORT
+    except ValueError as exc:
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: the port must be a number up to 65535") from exc

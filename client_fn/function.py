@@ -1,0 +1,233 @@
+"""The function: what a client does with a round's task, top to bottom."""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from broker import topics
+from broker.base import Broker, Receipt
+from broker.messages import BlobRef, RoundTask, UpdateHeader
+from client_fn import models, optimizers, shards, tensors, training
+from client_fn.cache import keep
+from client_fn.errors import BaseMismatch, BlobMissing
+from client_fn.lease import Lease
+from client_fn.training import Samples
+
+T = TypeVar("T")
+
+MODELS_KEPT: Final = 2
+MODULES_KEPT: Final = 2
+SHARDS_KEPT: Final = 16
+"""An instance of a FaaS platform serves one client; a process on one machine may serve many."""
+
+
+@dataclass
+class Warm:
+    """What an instance of the function keeps from one task to the next.
+
+    Attributes:
+        models: tensors of the global models fetched last, by digest.
+        shards: samples by `data_loc`.
+        modules: by `models.key`; weights are loaded into them for every task.
+        turn: held while a task trains: torch's random numbers and these modules are for one at a time.
+    """
+
+    models: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    shards: dict[str, Samples] = field(default_factory=dict)
+    modules: dict[bytes, nn.Module] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Published(NamedTuple):
+    """The update's header, and the broker's receipt: `stored` is False if there was an update already."""
+
+    header: UpdateHeader
+    receipt: Receipt
+
+
+class _Answer(NamedTuple):
+    header: UpdateHeader
+    update: bytes
+    state: bytes | None
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
+async def handle(
+    task: RoundTask,
+    broker: Broker,
+    warm: Warm,
+    *,
+    attempt: int,
+    on_training: Callable[[], None] = _nothing,
+    on_trained: Callable[[], None] = _nothing,
+    clock: Callable[[], float] = time.time,
+) -> Published:
+    """Train on a client's shard from the global model, and publish the update before the deadline or not at all.
+
+    A task that tells `{"train": False}` is a dry round, which measures everything but training: the update is the
+    global model as it is. Where such a task names no data either, it counts as one sample.
+
+    Args:
+        task: what to do.
+        broker: where the model is, and the update goes.
+        warm: of this instance; tasks handled at the same time train one after the other.
+        attempt: which invocation for this task this is, from 1.
+        on_training: called when model and data are there and training begins.
+        on_trained: called when the next task may have its turn; the update is yet to be published.
+        clock: seconds since the epoch.
+
+    Raises:
+        LeaseOver: the deadline has come; training ends within a batch, and nothing is published.
+        ClientError: another of `client_fn.errors`.
+        BrokerError: the broker could not be reached, or refused.
+    """
+    lease = Lease(task, clock)
+    async with lease.held():
+        async with warm.turn:
+            answer = await _answer(task, broker, warm, lease, attempt=attempt, on_training=on_training)
+        on_trained()
+        if answer.header.state and answer.state:
+            # Before the update: once that counts, the next task names this state.
+            await broker.put(answer.header.state.topic, answer.state)
+        lease.check()
+        topic = topics.update(task.job, task.round, task.client_id, attempt)
+        return Published(answer.header, await broker.publish(topic, answer.update))
+
+
+async def _answer(
+    task: RoundTask, broker: Broker, warm: Warm, lease: Lease, *, attempt: int, on_training: Callable[[], None]
+) -> _Answer:
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "fetch"):
+        base = await _base(task.model, broker, warm)
+        state = await _fetched(task.state, broker) if task.state else None
+    with _timed(seconds, "data"):
+        data = await _data(task, warm)
+    with _timed(seconds, "build"):
+        module = await _in_thread(lambda: _loaded(task, base, warm), lease)
+    on_training()
+    with _timed(seconds, "train"):
+        metrics, new_state = await _in_thread(lambda: _trained(task, module, data, state, lease), lease)
+    header = UpdateHeader(
+        job=task.job,
+        round=task.round,
+        attempt=attempt,
+        client=task.client_id,
+        samples=len(data[1]) if data else 1,
+        base=task.model.sha256,
+        token=task.token,
+        metrics=metrics,
+        state=None if new_state is None else _state_ref(task, attempt, new_state),
+        seconds=seconds,
+    )
+    update = await asyncio.to_thread(tensors.to_bytes, tensors.trained_of(module), header.to_metadata())
+    return _Answer(header, update, new_state)
+
+
+async def _base(ref: BlobRef, broker: Broker, warm: Warm) -> dict[str, Tensor]:
+    """The global model's tensors; each model is fetched once, however many tasks start from it."""
+    base = warm.models.get(ref.sha256)
+    if base is None:
+        base = await asyncio.to_thread(tensors.from_bytes, await _fetched(ref, broker))
+    keep(warm.models, ref.sha256, base, most=MODELS_KEPT)
+    return base
+
+
+async def _fetched(ref: BlobRef, broker: Broker) -> bytes:
+    value = await broker.get(ref.topic)
+    if value is None or value.payload is None:
+        raise BlobMissing(ref.topic)
+    digest = await asyncio.to_thread(_digest, value.payload)
+    if digest != ref.sha256:
+        raise BaseMismatch(ref.topic, ref.sha256, digest)
+    return value.payload
+
+
+async def _data(task: RoundTask, warm: Warm) -> Samples | None:
+    """The client's samples; None where a dry round has none."""
+    if _is_dry(task) and not task.data_loc:
+        return None
+    data = warm.shards.get(task.data_loc)
+    if data is None:
+        data = await asyncio.to_thread(shards.read, task.data_loc)
+    keep(warm.shards, task.data_loc, data, most=SHARDS_KEPT)
+    return data
+
+
+def _loaded(task: RoundTask, base: dict[str, Tensor], warm: Warm) -> nn.Module:
+    """The module with the global model's weights; those it was built with are overwritten, whatever the seed."""
+    key = models.key(task.model_configuration)
+    module = warm.modules.get(key)
+    if module is None:
+        module = models.build(task.model_configuration, seed=0)
+    tensors.load(module, base)
+    keep(warm.modules, key, module, most=MODULES_KEPT)
+    return module
+
+
+def _trained(
+    task: RoundTask, module: nn.Module, data: Samples | None, state: bytes | None, lease: Lease
+) -> tuple[dict[str, float], bytes | None]:
+    """Train the module in place; returns the metrics, and the optimizer's state if the job carries it."""
+    if data is None or _is_dry(task):
+        return {}, None
+    how = task.training_hyperparameters
+    optimizer = optimizers.make(how, module.parameters())
+    if state is not None:
+        optimizers.load_state(optimizer, state)
+    metrics = training.train(
+        module,
+        optimizer,
+        data,
+        batch_size=how.batch_size,
+        epochs=how.local_epochs,
+        seed=task.seed,
+        before_batch=lease.check,
+    )
+    return metrics, optimizers.state_to_bytes(optimizer) if how.optimizer_state == "carry" else None
+
+
+def _is_dry(task: RoundTask) -> bool:
+    return task.told.get("train") is False
+
+
+def _state_ref(task: RoundTask, attempt: int, state: bytes) -> BlobRef:
+    topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
+    return BlobRef(topic, _digest(state), len(state))
+
+
+def _digest(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+async def _in_thread(work: Callable[[], T], lease: Lease) -> T:
+    """Work in another thread, so that the connection to the broker lives.
+
+    A thread can't be cancelled, and must not go on with a module that the next task trains. So its lease is ended,
+    and it is waited for: at most a batch.
+    """
+    running = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.wait([running])
+    except asyncio.CancelledError:
+        lease.end()
+        await asyncio.wait([running])
+        running.exception()
+        raise
+    return running.result()
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - begin

@@ -1,0 +1,11 @@
+"""Federated learning over a FaaS fabric, driven by messages: the front door."""
+
+from importlib.metadata import version
+
+from broker.job import Job
+from broker.progress import Progress
+from fedkeeper.sdk import Fabric, connect
+
+__version__ = version("fedkeeper")
+
+__all__ = ["Fabric", "Job", "Progress", "__version__", "connect"]

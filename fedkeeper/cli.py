@@ -1,0 +1,306 @@
+"""The command line; `fedkeeper --help` is its first page."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.table import Table
+
+from fedkeeper import configs, follow, logs, plot, provision, running, screen, system
+from fedkeeper.errors import BadOption, Missing, NotAnswered
+from fedkeeper.sdk import connect
+from fedkeeper.system import Settings
+
+app = typer.Typer(
+    name="fedkeeper",
+    help="Federated learning over a FaaS fabric, driven by messages.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+bridge = typer.Typer(no_args_is_help=True, help="Run the bridge to a FaaS platform.")
+app.add_typer(bridge, name="bridge")
+
+FOLDER: Final = Path(".fedkeeper")
+URL_FILE: Final = "url"
+
+JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
+JobId = Annotated[str, typer.Argument(help="A job's id.")]
+Url = Annotated[
+    str, typer.Option(envvar="FEDKEEPER_URL", help="The broker. Default: that of `fedkeeper up` in this folder.")
+]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
+Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
+Folder = Annotated[Path, typer.Option("--dir", help="Broker's store, credentials and the clients' shards.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that train; 0: one per core.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' own files.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
+    if wanted:
+        from fedkeeper import __version__
+
+        typer.echo(f"fedkeeper {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def run(
+    job: JobFile = "quickstart",
+    overrides: Set = None,
+    out: Out = Path("runs"),
+    url: Annotated[str, typer.Option(help="Run on this broker instead of one of our own.")] = "",
+    folder: Folder = FOLDER,
+    workers: Workers = 0,
+    data: DataDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """Train a job on this machine: starts broker, server and workers, shows it all, and ends them again."""
+    logs.configure(verbose=verbose, quiet=not verbose)
+    settings = Settings(folder, workers or system.cores(), data)
+    running.run(_run(job, tuple(overrides or ()), out, url, settings))
+
+
+async def _run(file: str, overrides: tuple[str, ...], out: Path, url: str, settings: Settings) -> None:
+    job = configs.read_job(file, overrides)
+    console = screen.console()
+    async with contextlib.AsyncExitStack() as stack:
+        if url:
+            await stack.enter_async_context(system.parts(url, settings))
+        else:
+            store = stack.enter_context(_temporary(settings.folder))
+            url = await stack.enter_async_context(system.whole_system(settings, store=store))
+        console.print(f"broker {url.partition('?')[0]}, {settings.workers} workers; starting ...", markup=False)
+        fabric = await stack.enter_async_context(connect(url))
+        job_id = await fabric.submit(job, timeout_s=60)
+        await follow.follow(fabric, job_id, console, folder=out / job_id)
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """A broker's store for one run: what matters of it is in the run's own folder afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
+    try:
+        yield store
+    finally:
+        shutil.rmtree(store, ignore_errors=True)
+
+
+@app.command()
+def up(
+    folder: Folder = FOLDER,
+    port: Annotated[int, typer.Option(help="Of the broker, on the loopback address; 0: a free one.")] = 0,
+    url: Annotated[str, typer.Option(help="Use this broker instead of one of our own.")] = "",
+    workers: Workers = 0,
+    data: DataDir = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
+    logs.configure(verbose=verbose)
+    running.run(_up(url, port, Settings(folder, workers or system.cores(), data)))
+
+
+async def _up(url: str, port: int, settings: Settings) -> None:
+    url_file = settings.folder / URL_FILE
+    async with contextlib.AsyncExitStack() as stack:
+        if url:
+            await stack.enter_async_context(system.parts(url, settings))
+        else:
+            whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
+            url = await stack.enter_async_context(whole)
+        settings.folder.mkdir(parents=True, exist_ok=True)
+        url_file.write_text(url)
+        stack.callback(url_file.unlink, missing_ok=True)
+        screen.console().print(f"ready: {url}\n\n  fedkeeper submit quickstart --wait --url '{url}'\n", markup=False)
+        await system.for_ever()
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    overrides: Set = None,
+    url: Url = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
+    out: Out = Path("runs"),
+) -> None:
+    """Submit a job and print its id."""
+    logs.configure(quiet=True)
+    running.run(_submit(job, tuple(overrides or ()), url, out if wait else None))
+
+
+async def _submit(file: str, overrides: tuple[str, ...], url: str, out: Path | None) -> None:
+    job = configs.read_job(file, overrides)
+    console = screen.console()
+    async with connect(_url(url)) as fabric:
+        try:
+            job_id = await fabric.submit(job)
+        except NotAnswered as exc:
+            console.print(f"[yellow]{exc}[/]", soft_wrap=True)
+            job_id = exc.job
+        typer.echo(job_id)
+        if out is not None:
+            await follow.follow(fabric, job_id, console, folder=out / job_id)
+
+
+@app.command()
+def watch(
+    job: Annotated[str | None, typer.Argument(help="A job's id; none: every job.")] = None,
+    url: Url = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on standard output.")] = False,
+) -> None:
+    """Follow a job from its start to its end, or every job for ever."""
+    logs.configure(quiet=True)
+    running.run(_watch(job, url, as_json=as_json))
+
+
+async def _watch(job: str | None, url: str, *, as_json: bool) -> None:
+    async with connect(_url(url)) as fabric:
+        if job is not None:
+            await fabric.job(job)
+            if not as_json:
+                await follow.follow(fabric, job, screen.console())
+                return
+        async for said in fabric.watch(job):
+            if as_json:
+                event = {"job": said.job, "what": said.event.what, "time_s": said.time_s, "event": said.event}
+                typer.echo(msgspec.json.encode(event))
+            else:
+                typer.echo(screen.line(said))
+
+
+@app.command()
+def jobs(url: Url = "") -> None:
+    """List the jobs that the broker knows."""
+    logs.configure(quiet=True)
+    running.run(_jobs(url))
+
+
+async def _jobs(url: str) -> None:
+    async with connect(_url(url)) as fabric:
+        found = await fabric.jobs()
+    table = Table("job", "phase", "rounds", "accuracy", "reason", box=None, header_style="dim")
+    for record in found:
+        accuracy = "" if record.accuracy is None else f"{record.accuracy:.4f}"
+        table.add_row(record.id, record.phase, f"{record.done}/{record.job.stop.rounds}", accuracy, record.reason)
+    screen.results().print(table)
+
+
+@app.command()
+def cancel(job: JobId, url: Url = "") -> None:
+    """Ask for a job's end."""
+    logs.configure(quiet=True)
+    running.run(_cancel(job, url))
+
+
+async def _cancel(job: str, url: str) -> None:
+    async with connect(_url(url)) as fabric:
+        await fabric.cancel(job)
+    typer.echo(f"asked for the end of {job}")
+
+
+@app.command()
+def clients(url: Url = "") -> None:
+    """List the client register."""
+    logs.configure(quiet=True)
+    running.run(_clients(url))
+
+
+async def _clients(url: str) -> None:
+    async with connect(_url(url)) as fabric:
+        found = await fabric.clients()
+    table = Table("client", "platform", "samples", "labels", "data", box=None, header_style="dim")
+    for client in found:
+        labels = ", ".join(f"{key}={value}" for key, value in client.labels.items())
+        table.add_row(client.id, client.platform, str(client.samples or "?"), labels, client.data_loc)
+    screen.results().print(table)
+
+
+@app.command()
+def server(url: Url = "", data: DataDir = None, verbose: Verbose = False) -> None:
+    """Run the FL server alone."""
+    logs.configure(verbose=verbose)
+    running.run(system.run_server(_url(url), data))
+
+
+@bridge.command("local")
+def bridge_local(
+    url: Url = "", workers: Workers = 0, folder: Folder = FOLDER, data: DataDir = None, verbose: Verbose = False
+) -> None:
+    """Warm worker processes on this machine; gives them clients for the built-in datasets."""
+    logs.configure(verbose=verbose)
+    running.run(system.run_local_bridge(_url(url), Settings(folder, workers or system.cores(), data)))
+
+
+@app.command()
+def stage(
+    job: JobFile,
+    to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets a place of its own below it.")],
+    register: Annotated[bool, typer.Option("--register", help="Write the clients into the register.")] = False,
+    platform: Annotated[str, typer.Option(help="The platform that hosts the clients.")] = "local",
+    overrides: Set = None,
+    url: Url = "",
+    data: DataDir = None,
+) -> None:
+    """Deal a job's dataset to its clients: one shard each, at a place of its own."""
+    logs.configure(quiet=True)
+    running.run(_stage(job, tuple(overrides or ()), to, platform, url if not register else _url(url), data))
+
+
+async def _stage(
+    file: str, overrides: tuple[str, ...], to: str, platform: str, url: str, data_dir: Path | None
+) -> None:
+    wanted = configs.read_job(file, overrides).data
+    staged = provision.deal(wanted, platform=platform, shards_at=to, data_dir=data_dir)
+    if url:
+        async with connect(url) as fabric:
+            await fabric.register(staged)
+    for client in staged:
+        typer.echo(f"{client.id}\t{client.samples}\t{client.data_loc}")
+
+
+@app.command("plot")
+def plot_(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of jobs, such as runs/quickstart-1a2b3c.")],
+    to: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("accuracy.png"),
+) -> None:
+    """Draw the accuracy and the time split of finished jobs."""
+    try:
+        typer.echo(plot.plot(folders, to))
+    except Missing as exc:
+        running.fail(str(exc))
+
+
+def _url(given: str) -> str:
+    """The broker's address: as given, or that of `fedkeeper up` in this folder.
+
+    Raises:
+        BadOption: neither is there.
+    """
+    if given:
+        return given
+    file = FOLDER / URL_FILE
+    if file.is_file():
+        return file.read_text().strip()
+    raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")
+
+
+def main() -> None:
+    """The program."""
+    app()

@@ -1,0 +1,44 @@
+"""Finds job files: by path, or by the name of one that comes with FedKeeper."""
+
+from pathlib import Path
+
+from broker import job
+from broker.job import Job
+from fedkeeper.errors import Missing
+
+
+def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
+    """A job from a file.
+
+    Args:
+        file: a path, or the name of a job that comes with FedKeeper (`quickstart`).
+        overrides: `section.key=value`.
+
+    Raises:
+        Missing: there is no such file.
+        JobError: it is no job.
+    """
+    return job.from_toml(find(file).read_text(), overrides)
+
+
+def find(file: str) -> Path:
+    """Where the job file is.
+
+    Raises:
+        Missing: nowhere.
+    """
+    path = Path(file)
+    if path.is_file():
+        return path
+    shipped = [folder / f"{file.removesuffix('.toml')}.toml" for folder in _folders()]
+    found = next((candidate for candidate in shipped if candidate.is_file()), None)
+    if found is None:
+        known = sorted({known.stem for folder in _folders() for known in folder.glob("*.toml")})
+        raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(known)}")
+    return found
+
+
+def _folders() -> list[Path]:
+    """In an installed package beside this file, in a checkout beside the packages."""
+    here = Path(__file__).parent
+    return [here / "configs", here.parent / "configs"]

@@ -1,0 +1,63 @@
+"""The server's view of torch: builds and judges models with the function's own code."""
+
+import contextlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from broker import messages
+from broker.errors import BadTensors
+from broker.job import Job
+from client_fn import datasets
+from client_fn.errors import ClientError
+from server.errors import LearningFailed
+from server.learning import Initial, Judgement
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TorchLearning:
+    """A `server.learning.Learning` on this machine's datasets."""
+
+    def __init__(self, data_dir: Path | None) -> None:
+        self._data_dir = data_dir
+        self._test_set = lru_cache(maxsize=4)(self._load)
+
+    def initial(self, job: Job) -> Initial:
+        """Build the model, and make sure that it can be judged later."""
+        from client_fn import models, tensors
+
+        with _mapped():
+            module = models.build(job.model, seed=messages.seed(job.seed, "model"))
+            if job.evaluation.every:
+                self._test_set(job.data.dataset)
+            weights = tensors.to_bytes(tensors.tensors_of(module))
+        buffers = tuple(name for name, _ in module.named_buffers())
+        return Initial(weights, tensors.frozen_names(module), buffers)
+
+    def judge(self, job: Job, weights: bytes) -> Judgement:
+        """Accuracy and loss on the dataset's test set."""
+        from client_fn.evaluate import evaluate
+
+        with _mapped():
+            x, y = self._test_set(job.data.dataset)
+            found = evaluate(job.model, weights, x, y, job.evaluation.batch_size)
+        return Judgement(found.accuracy, found.loss, found.samples)
+
+    def _load(self, name: str) -> "tuple[Tensor, Tensor]":
+        import torch
+
+        x, y = datasets.load_test(name, data_dir=self._data_dir)
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+
+@contextlib.contextmanager
+def _mapped() -> Iterator[None]:
+    try:
+        yield
+    except (ClientError, BadTensors) as exc:
+        raise LearningFailed(str(exc)) from exc
+    except ModuleNotFoundError as exc:
+        raise LearningFailed(f"{exc.name} is missing here: install fedkeeper[train]") from exc

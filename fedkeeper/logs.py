@@ -1,0 +1,35 @@
+"""Logs: pretty on a terminal, JSON elsewhere, always on standard error."""
+
+import logging
+import sys
+
+import structlog
+
+
+def configure(*, verbose: bool = False, quiet: bool = False) -> None:
+    """Set up structlog for this process.
+
+    Args:
+        verbose: everything, down to debug.
+        quiet: warnings and errors only; for commands that show something better.
+    """
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    last: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        last = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks if not sys.stderr.isatty() else _as_it_is,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _as_it_is(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return event

@@ -1,0 +1,61 @@
+"""Gives the local platform its clients: when a job waits for a built-in dataset's clients, deals and registers them."""
+
+import asyncio
+from pathlib import Path
+
+import structlog
+
+from broker import progress, topics
+from broker.base import Delivery
+from broker.errors import BrokerError
+from broker.job import Data
+from broker.messages import ClientRecord
+from broker.progress import JobWaiting
+from client_fn import datasets, shards
+from client_fn.errors import ClientError
+from fedkeeper.errors import NoSuchJob
+from fedkeeper.sdk import Fabric
+
+log = structlog.get_logger(__name__)
+
+
+async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: Path | None) -> None:
+    """Answer waiting jobs until cancelled.
+
+    Args:
+        fabric: where jobs wait and clients are registered.
+        platform: the platform that the clients are registered on.
+        shards_at: folder or fsspec URL for the clients' shards.
+        data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
+    """
+    waiting = topics.progress(topics.ANY, "job", "waiting")
+    async with fabric.broker.subscribe(waiting, durable=f"provision-{platform}", prefetch=1) as deliveries:
+        async for delivery in deliveries:
+            await _answer(fabric, delivery, platform, shards_at, data_dir)
+            await delivery.ack()
+
+
+async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
+    said = progress.decode(await delivery.read())
+    try:
+        record = await fabric.job(said.job)
+        if isinstance(said.event, JobWaiting) and not record.ended and record.job.data.dataset in datasets.NAMES:
+            data = record.job.data
+            staged = await asyncio.to_thread(deal, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
+            await fabric.register(staged)
+            log.info("clients registered", platform=platform, data=data.key, clients=len(staged))
+    except NoSuchJob:
+        return
+    except (ClientError, BrokerError) as exc:
+        # The job goes on waiting, and says so; whoever runs this bridge sees why.
+        log.warning("can't stage the data that a job waits for", job=said.job, error=str(exc))
+
+
+def deal(data: Data, *, platform: str, shards_at: str, data_dir: Path | None) -> list[ClientRecord]:
+    """Deal a built-in dataset to clients of one platform, and write their shards.
+
+    Raises:
+        ClientError: the dataset is not there, can't be dealt like that, or a shard can't be written.
+    """
+    dataset = datasets.load(data.dataset, data_dir=data_dir)
+    return shards.stage(dataset, data, shards_at, platform=platform)

@@ -1,0 +1,91 @@
+"""Writes down what a job does: `runs/<job>/` with job.toml, metrics.jsonl, the model and a plot."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from broker import job as jobs
+from broker.job import Job
+from broker.progress import ENDS, JobAccepted, ModelEvaluated, Progress, RoundCompleted
+
+
+@dataclass
+class Recorder:
+    """One job's folder.
+
+    Attributes:
+        folder: made when the first event comes.
+        job: what was asked for, once it is known.
+        rounds: what was written to metrics.jsonl.
+    """
+
+    folder: Path
+    job: Job | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    _completed: dict[int, RoundCompleted] = field(default_factory=dict)
+    _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)
+
+    def note(self, said: Progress) -> None:
+        """Take an event into account; a round is written as soon as all of it is known."""
+        match said.event:
+            case JobAccepted(job=text):
+                self._start(text)
+            case RoundCompleted() as completed:
+                self._completed[completed.round] = completed
+                self._write_known()
+            case ModelEvaluated() as evaluated:
+                self._evaluated[evaluated.round] = evaluated
+                self._write_known()
+            case event if isinstance(event, ENDS):
+                self._write_known(ended=True)
+            case _:
+                pass
+
+    def keep_model(self, model: bytes) -> Path:
+        """Write the final model; returns where it is."""
+        path = self.folder / "model.safetensors"
+        path.write_bytes(model)
+        return path
+
+    def _start(self, text: str) -> None:
+        self.job = jobs.from_toml(text)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "job.toml").write_text(text)
+        (self.folder / "metrics.jsonl").write_bytes(b"")
+
+    def _write_known(self, *, ended: bool = False) -> None:
+        """Rounds in order, each when its evaluation is there or none will come."""
+        for round_ in sorted(self._completed):
+            if not (ended or round_ in self._evaluated or not self._will_be_evaluated()):
+                return
+            self._write(row(self._completed.pop(round_), self._evaluated.pop(round_, None)))
+
+    def _will_be_evaluated(self) -> bool:
+        every = 1 if self.job is None else self.job.evaluation.every
+        return bool(every) and (len(self.rounds) + 1) % every == 0
+
+    def _write(self, metrics: dict[str, Any]) -> None:
+        self.rounds.append(metrics)
+        with (self.folder / "metrics.jsonl").open("ab") as file:
+            file.write(msgspec.json.encode(metrics) + b"\n")
+
+
+def row(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> dict[str, Any]:
+    """A line of metrics.jsonl. Times in seconds; accuracy and loss are null where the round was not evaluated."""
+    return {
+        "round": completed.round,
+        "accuracy": evaluated.accuracy if evaluated else None,
+        "loss": evaluated.loss if evaluated else None,
+        "clients": completed.counted,
+        "missing": completed.missing,
+        "samples": completed.samples,
+        **msgspec.to_builtins(completed.split),
+        "evaluation_s": evaluated.evaluation_s if evaluated else None,
+        "trained_s": completed.trained_s,
+        "bytes_in": completed.bytes_in,
+        "bytes_out": completed.bytes_out,
+        "model": completed.model.sha256,
+        "client_metrics": completed.metrics,
+    }

@@ -1,0 +1,170 @@
+"""The Python SDK: submit jobs, follow them, fetch their models.
+
+async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/password") as fabric:
+    job = await fabric.submit(Job(name="quickstart"))
+    async for event in fabric.watch(job):
+        print(event)
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any, Final
+
+import msgspec
+
+import broker
+from broker import job as jobs
+from broker import progress, records, topics
+from broker.base import Broker
+from broker.concurrency import task_group
+from broker.errors import CorruptPayload, DecodeError
+from broker.job import Job
+from broker.messages import ClientRecord
+from broker.progress import ENDS, JobAccepted, JobRejected, Progress
+from broker.records import JobRecord
+from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
+
+ANSWER_S: Final = 10.0
+"""How long a server may take to accept a job."""
+
+
+class Fabric:
+    """A running FedKeeper system, seen through its broker.
+
+    Attributes:
+        broker: for whoever needs more than this class offers.
+    """
+
+    def __init__(self, bus: Broker) -> None:
+        self.broker = bus
+
+    async def submit(self, spec: Job | Mapping[str, Any], *, timeout_s: float = ANSWER_S) -> str:
+        """Submit a job and return its id.
+
+        Args:
+            spec: a Job, or a mapping of the job file's schema.
+            timeout_s: how long a server may take to accept it.
+
+        Raises:
+            JobError: the job can't be run; found out before anything is sent.
+            JobRefused: the server refused it.
+            NotAnswered: no server took it in time; the broker keeps it.
+        """
+        job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
+        job_id = job.id or new_id(job.name)
+        await self.broker.publish(topics.submission(job_id), msgspec.json.encode(job))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._accepted(job_id)
+        except TimeoutError:
+            raise NotAnswered(job_id, timeout_s) from None
+        return job_id
+
+    async def watch(self, job: str | None = None) -> AsyncGenerator[Progress, None]:
+        """A job's progress from its very start, each event once, until the job has ended.
+
+        Args:
+            job: its id; None follows every job, for ever.
+        """
+        seen: set[str] = set()
+        every = topics.job_progress(topics.ANY if job is None else job)
+        async with self.broker.subscribe(every, start="first", prefetch=64) as deliveries:
+            async for delivery in deliveries:
+                said = _decoded(await delivery.read())
+                if said is None or said.id in seen:
+                    continue
+                seen.add(said.id)
+                yield said
+                if job is not None and isinstance(said.event, ENDS):
+                    return
+
+    async def cancel(self, job: str) -> None:
+        """Ask for a job's end. Returns when the request is with the broker.
+
+        Raises:
+            NoSuchJob: no job has that id.
+        """
+        await self.job(job)
+        await self.broker.publish(topics.cancellation(job), b"{}")
+
+    async def job(self, job: str) -> JobRecord:
+        """Where a job stands.
+
+        Raises:
+            NoSuchJob: no job has that id.
+        """
+        found = await self.broker.get(topics.pointer(job))
+        if found is None or found.payload is None:
+            raise NoSuchJob(job)
+        return records.decode(found.payload)
+
+    async def jobs(self) -> list[JobRecord]:
+        """Every job that the broker knows, the oldest first."""
+        values = await self.broker.snapshot(topics.pointer(topics.ANY))
+        found = [records.decode(value.payload) for value in values.values() if value.payload is not None]
+        return sorted(found, key=lambda record: (record.created_s, record.id))
+
+    async def clients(self) -> list[ClientRecord]:
+        """The client register, by id."""
+        values = await self.broker.snapshot(topics.client(topics.ANY))
+        found = [msgspec.json.decode(value.payload, type=ClientRecord) for value in values.values() if value.payload]
+        return sorted(found, key=lambda client: client.id)
+
+    async def register(self, clients: list[ClientRecord]) -> None:
+        """Write clients into the register, or write them anew."""
+        async with task_group() as group:
+            for client in clients:
+                write = self.broker.put(topics.client(client.id), msgspec.json.encode(client))
+                group.create_task(write, name=f"register {client.id}")
+
+    async def model(self, job: str) -> bytes:
+        """The newest global model of a job, as a safetensors file.
+
+        Raises:
+            NoSuchJob: no job has that id.
+            CorruptPayload: the job has no model yet, or the broker has lost it.
+        """
+        record = await self.job(job)
+        found = None if record.model is None else await self.broker.get(record.model.topic)
+        if found is None or found.payload is None:
+            raise CorruptPayload(topics.pointer(job), "there is no model")
+        return found.payload
+
+    async def _accepted(self, job_id: str) -> None:
+        async with aclosing(self.watch(job_id)) as events:
+            async for said in events:
+                if isinstance(said.event, JobRejected):
+                    raise JobRefused(job_id, said.event.field, said.event.reason)
+                if isinstance(said.event, JobAccepted):
+                    return
+
+
+def new_id(name: str) -> str:
+    """An id for a job of that name that no other job has."""
+    return f"{name[:32]}-{secrets.token_hex(3)}"
+
+
+def _decoded(payload: bytes) -> Progress | None:
+    """None for events of a newer server that we do not know."""
+    try:
+        return progress.decode(payload)
+    except DecodeError:
+        return None
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Fabric]:
+    """A running system, by its broker's address.
+
+    Args:
+        url: see `broker.connect`.
+
+    Raises:
+        BadUrl: the address can't be used.
+        ConnectFailed: nobody answers there, or the credentials are wrong.
+    """
+    async with broker.connect(url, name="fedkeeper") as bus:
+        yield Fabric(bus)

@@ -1,0 +1,95 @@
+"""A whole system in one process tree: broker, FL server, bridge, workers. And each part by itself."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import broker
+import server
+from bridges import Runner, local
+from broker.concurrency import task_group
+from broker.embedded import NatsServer
+from fedkeeper import provision
+from fedkeeper.learning import TorchLearning
+from fedkeeper.sdk import Fabric
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a system on this machine is made with.
+
+    Attributes:
+        folder: broker's store, credentials and the clients' shards.
+        workers: processes that train.
+        data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
+        platform: name of the local platform.
+    """
+
+    folder: Path
+    workers: int
+    data_dir: Path | None = None
+    platform: str = "local"
+
+    @property
+    def shards_at(self) -> str:
+        """Where the local clients' shards are staged."""
+        return str((self.folder / "shards").resolve())
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+async def run_server(url: str, data_dir: Path | None) -> None:
+    """The FL server by itself, until cancelled."""
+    async with broker.connect(url, name="server") as bus:
+        await server.serve(bus, TorchLearning(data_dir))
+
+
+async def run_local_bridge(url: str, settings: Settings) -> None:
+    """The bridge to the local platform by itself, until cancelled; gives it clients for built-in datasets too."""
+    async with (
+        broker.connect(url, name=f"bridge-{settings.platform}") as bus,
+        local.pool(url, workers=settings.workers, name=settings.platform) as platform,
+        task_group() as group,
+    ):
+        clients = provision.provision(
+            Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
+        )
+        group.create_task(clients, name="provision")
+        await Runner(bus, platform).run()
+
+
+@contextlib.asynccontextmanager
+async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> AsyncIterator[str]:
+    """Broker, server, local bridge and workers until the end; yields the broker's URL.
+
+    Args:
+        settings: see there.
+        store: the broker's data folder.
+        port: of the broker on the loopback address; 0: a free one.
+    """
+    async with NatsServer(store, port=port) as nats, parts(nats.url, settings):
+        yield nats.url
+
+
+@contextlib.asynccontextmanager
+async def parts(url: str, settings: Settings) -> AsyncIterator[None]:
+    """Server and local bridge on a broker that runs already."""
+    async with task_group() as group:
+        running = [
+            group.create_task(run_server(url, settings.data_dir), name="server"),
+            group.create_task(run_local_bridge(url, settings), name="bridge local"),
+        ]
+        yield
+        for part in running:
+            part.cancel()
+
+
+async def for_ever() -> None:
+    """Until cancelled."""
+    await asyncio.Event().wait()

@@ -1,0 +1,179 @@
+"""One round's updates, from the first to the one that closes it: checked, counted once, added."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from broker import progress
+from broker.base import Delivery
+from broker.errors import CorruptPayload
+from broker.messages import Invocation, UpdateHeader
+from broker.records import JobRecord
+from server import gate, rounds
+from server.aggregator import Aggregate
+from server.announcer import Announcer
+from server.errors import Refused
+from server.gate import Address, Expected
+from server.inbox import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
+from server.rounds import Round, State
+
+log = structlog.get_logger(__name__)
+
+_LOST: Final = frozenset({"dead", "expired"})
+
+
+@dataclass
+class Collection:
+    """What a round has brought so far.
+
+    Attributes:
+        round: where the round stands.
+        aggregate: the sum of what was counted.
+        headers: the metadata of what was counted, by client.
+        sequence: place in the log of the last update that was counted.
+        bytes_in: size of what was counted.
+        training_s: when the first client began to train, seconds since the epoch; None: nobody said so.
+        last_s: when the last counted update was here.
+    """
+
+    round: Round
+    aggregate: Aggregate
+    headers: dict[str, UpdateHeader] = field(default_factory=dict)
+    sequence: int = 0
+    bytes_in: int = 0
+    training_s: float | None = None
+    last_s: float = 0.0
+
+
+class Collector:
+    """Turns what happens into a round's steps, and says what it did."""
+
+    def __init__(self, record: JobRecord, expected: Expected, announcer: Announcer, clock: Callable[[], float]) -> None:
+        cohort = record.job.cohort
+        needed = min(cohort.needed, len(record.cohort))
+        members = frozenset(member.id for member in record.cohort)
+        self._record = record
+        self._expected = expected
+        self._announcer = announcer
+        self._clock = clock
+        self.collection = Collection(
+            Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expected.plan)
+        )
+
+    async def run(self, inbox: Inbox) -> Collection:
+        """Collect until the round is over."""
+        while self.collection.round.open:
+            await self._take(await inbox.next(self.collection.round.wakes_s))
+        return self.collection
+
+    async def replay(self, inbox: Inbox, closed: int) -> Collection:
+        """Count what was counted before: everything up to `closed` in the log, whatever the clock says now."""
+        while self.collection.sequence < closed:
+            match await inbox.next(float("inf")):
+                case UpdateArrived(delivery) if delivery.sequence <= closed:
+                    await self._update(delivery)
+                case _:
+                    pass
+        return self.collection
+
+    async def _take(self, happened: Happened) -> None:
+        match happened:
+            case UpdateArrived(delivery):
+                await self._update(delivery)
+            case Invoked(invocation):
+                self._invoked(invocation)
+            case CancelAsked():
+                self._step(rounds.cancelled(self.collection.round, self._clock()))
+            case TimeUp():
+                self._step(rounds.tick(self.collection.round, self._clock()))
+            case _:
+                pass
+
+    async def _update(self, delivery: Delivery) -> None:
+        try:
+            where = gate.address(delivery.topic)
+            gate.admit(where, self._expected, self.collection.headers)
+            self._count(await self._read(delivery), where, delivery.sequence)
+        except Refused as refusal:
+            self._refuse(delivery, refusal)
+
+    async def _read(self, delivery: Delivery) -> bytes:
+        try:
+            return await delivery.read(at_most=self._expected.largest)
+        except CorruptPayload as exc:
+            raise Refused("malformed", str(exc)) from exc
+
+    def _count(self, update: bytes, where: Address, sequence: int) -> None:
+        header, tensors = gate.check(update, where, self._expected)
+        self.collection.aggregate.add(tensors, header.samples)
+        self.collection.headers[where.client] = header
+        self.collection.bytes_in += len(update)
+        self.collection.sequence = sequence
+        self.collection.last_s = self._clock()
+        self._say_counted(header)
+        if self.collection.round.open:
+            self._step(rounds.answered(self.collection.round, where.client, self._clock()))
+
+    def _say_counted(self, header: UpdateHeader) -> None:
+        event = progress.UpdateCounted(
+            round=header.round,
+            client=header.client,
+            attempt=header.attempt,
+            samples=header.samples,
+            counted=len(self.collection.headers),
+            of=len(self._record.cohort),
+            trained_s=header.seconds.get("train", 0.0),
+            metrics=header.metrics,
+        )
+        self._announcer.say(self._record.id, event, header.round, header.client)
+
+    def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
+        log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
+        event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
+        self._announcer.say(self._record.id, event, delivery.sequence)
+
+    def _invoked(self, invocation: Invocation) -> None:
+        if invocation.round != self._record.round:
+            return
+        if invocation.outcome == "running":
+            self._training(invocation)
+        elif invocation.outcome == "failed" or invocation.outcome in _LOST:
+            self._failed(invocation)
+
+    def _training(self, invocation: Invocation) -> None:
+        if self.collection.training_s is None:
+            self.collection.training_s = self._clock()
+        event = progress.ClientTraining(
+            round=invocation.round,
+            client=invocation.client,
+            platform=invocation.platform,
+            activation=invocation.activation,
+            attempt=invocation.attempt,
+            cold=invocation.cold,
+        )
+        self._announcer.say(self._record.id, event, invocation.round, invocation.client, invocation.attempt)
+
+    def _failed(self, invocation: Invocation) -> None:
+        final = invocation.outcome in _LOST
+        event = progress.ClientFailed(
+            round=invocation.round,
+            client=invocation.client,
+            platform=invocation.platform,
+            attempt=invocation.attempt,
+            reason=invocation.reason,
+            final=final,
+        )
+        about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
+        self._announcer.say(self._record.id, event, *about)
+        if final:
+            self._step(rounds.lost(self.collection.round, invocation.client, self._clock()))
+
+    def _step(self, after: Round) -> None:
+        reached = after.state is State.GRACE and self.collection.round.state is State.COLLECTING
+        self.collection.round = after
+        if reached:
+            counted = len(after.counted)
+            event = progress.RoundQuorum(round=self._record.round, counted=counted, grace_s=after.grace_s)
+            self._announcer.say(self._record.id, event, self._record.round)

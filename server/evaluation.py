@@ -1,0 +1,55 @@
+"""Judges global models, one at a time, while the next round may already be on its way."""
+
+import asyncio
+from collections.abc import Callable
+
+from broker import progress
+from broker.job import Job
+from server.announcer import Announcer
+from server.learning import Learning
+
+
+class Evaluation:
+    """A job's evaluations.
+
+    Attributes:
+        round: the last round whose model was judged.
+        accuracy: measured then; None before the first.
+    """
+
+    def __init__(
+        self, round_: int, accuracy: float | None, learning: Learning, announcer: Announcer, clock: Callable[[], float]
+    ) -> None:
+        self.round = round_
+        self.accuracy = accuracy
+        self._started = round_
+        self._learning = learning
+        self._announcer = announcer
+        self._clock = clock
+        self._one_at_a_time = asyncio.Lock()
+
+    def due(self, job: Job, round_: int, done: int, *, last: bool) -> bool:
+        """Whether the model after a round is to be judged and is not yet; `done` counts completed rounds."""
+        every = job.evaluation.every
+        return bool(every) and round_ > self._started and (last or done % every == 0)
+
+    async def judge(self, job_id: str, job: Job, round_: int, weights: bytes, *, in_background: bool) -> None:
+        """Judge the model after a round, and say how good it is.
+
+        Raises:
+            LearningFailed: the model or the test data can't be used.
+        """
+        self._started = round_
+        async with self._one_at_a_time:
+            started_s = self._clock()
+            judged = await asyncio.to_thread(self._learning.judge, job, weights)
+            self.round, self.accuracy = round_, judged.accuracy
+        event = progress.ModelEvaluated(
+            round=round_,
+            accuracy=judged.accuracy,
+            loss=judged.loss,
+            samples=judged.samples,
+            evaluation_s=self._clock() - started_s,
+            background=in_background,
+        )
+        self._announcer.say(job_id, event, round_)

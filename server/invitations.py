@@ -1,0 +1,60 @@
+"""A round's tasks: one small message for each member of the cohort."""
+
+from typing import Final
+
+from broker import cloudevents, messages, topics
+from broker.base import Broker
+from broker.cloudevents import Envelope
+from broker.concurrency import task_group
+from broker.errors import PayloadTooLarge
+from broker.messages import RoundTask
+from broker.records import JobRecord, Member
+from server.strategy import Strategy
+
+TASK_BYTES: Final = 100_000
+"""No trigger is larger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
+
+
+async def send(broker: Broker, record: JobRecord, strategy: Strategy) -> None:
+    """Publish the tasks of the open round; returns when the broker has them all.
+
+    Raises:
+        PayloadTooLarge: a task is larger than a trigger may be.
+    """
+    async with task_group() as group:
+        for member in record.cohort:
+            task = task_for(member, record, strategy)
+            group.create_task(_publish(broker, task, record.opened_s), name=f"invite {task.id}")
+
+
+def task_for(member: Member, record: JobRecord, strategy: Strategy) -> RoundTask:
+    """What a member is asked to do in the open round."""
+    job = record.job
+    if record.model is None:
+        raise ValueError(f"{record.id} has no model yet")
+    return RoundTask(
+        client_id=member.id,
+        client_type=member.platform,
+        url=member.url,
+        model_configuration=job.model,
+        data_loc=member.data_loc,
+        training_hyperparameters=job.training,
+        job=record.id,
+        round=record.round,
+        model=record.model,
+        state=record.states.get(member.id),
+        token=messages.token(record.nonce, member.id),
+        seed=messages.seed(job.seed, record.round, member.id),
+        deadline_s=record.deadline_s,
+        max_attempts=job.cohort.max_attempts,
+        told=strategy.told(record.round, member.id),
+    )
+
+
+async def _publish(broker: Broker, task: RoundTask, opened_s: float) -> None:
+    envelope = Envelope(task.id, "/server", "round.task", opened_s, task.client_id)
+    event = cloudevents.encode(envelope, task)
+    topic = topics.task(task.client_type, task.client_id)
+    if len(event) > TASK_BYTES:
+        raise PayloadTooLarge(topic, len(event), TASK_BYTES)
+    await broker.publish(topic, event, dedupe=f"{task.id}.{task.token[:16]}")

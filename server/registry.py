@@ -1,0 +1,78 @@
+"""The client register, as the broker's retained values show it (paper, section 3.1)."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import msgspec
+import structlog
+
+from broker import topics
+from broker.base import Broker, Value
+from broker.concurrency import task_group
+from broker.messages import ClientRecord
+
+log = structlog.get_logger(__name__)
+
+
+class Registry:
+    """Every registered client, kept up to date. Use it as `async with following(broker) as registry`.
+
+    Attributes:
+        version: counts the changes.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._clients: dict[str, ClientRecord] = {}
+        self._changed = asyncio.Event()
+
+    @property
+    def clients(self) -> list[ClientRecord]:
+        """The register as it is now."""
+        return list(self._clients.values())
+
+    async def changed(self, since: int) -> int:
+        """Return the version as soon as it is another than `since`."""
+        while self.version == since:
+            await self._changed.wait()
+        return self.version
+
+    def note(self, value: Value) -> None:
+        """Take over a value of the register; an unreadable one is logged and left out."""
+        self._clients.pop(value.topic, None)
+        if value.payload is not None:
+            self._add(value.topic, value.payload)
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _add(self, topic: str, payload: bytes) -> None:
+        try:
+            self._clients[topic] = msgspec.json.decode(payload, type=ClientRecord)
+        except msgspec.DecodeError as exc:
+            log.warning("unreadable entry of the client register", topic=topic, error=str(exc))
+
+
+@contextlib.asynccontextmanager
+async def following(broker: Broker) -> AsyncIterator[Registry]:
+    """The register, complete from the start and kept up to date until the end."""
+    registry = Registry()
+    every = topics.client(topics.ANY)
+    for value in (await broker.snapshot(every)).values():
+        registry.note(value)
+
+    async def follow() -> None:
+        async with broker.watch(every) as values:
+            async for value in values:
+                registry.note(value)
+
+    async with task_group() as group:
+        task = group.create_task(follow(), name="registry.follow")
+        yield registry
+        task.cancel()
+
+
+async def register(broker: Broker, client: ClientRecord) -> None:
+    """Write a client into the register, or write it anew."""
+    await broker.put(topics.client(client.id), msgspec.json.encode(client))

@@ -1,0 +1,90 @@
+"""The FL server: takes submissions, and runs every job whose record has not ended."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+import structlog
+
+from broker import progress, records, topics
+from broker.base import Broker, Value
+from broker.concurrency import task_group
+from broker.errors import DecodeError
+from broker.records import JobRecord
+from server import jobs
+from server.announcer import announcing
+from server.jobs import Surroundings
+from server.learning import Learning
+from server.registry import following
+from server.submissions import Desk
+
+log = structlog.get_logger(__name__)
+
+
+def unguessable() -> str:
+    """128 random bits as text."""
+    return secrets.token_hex(16)
+
+
+async def serve(
+    broker: Broker,
+    learning: Learning,
+    *,
+    clock: Callable[[], float] = time.time,
+    nonce: Callable[[], str] = unguessable,
+) -> None:
+    """Be the FL server until cancelled. Jobs that were running when a server went down go on where they stood.
+
+    Args:
+        broker: where jobs arrive and everything is kept.
+        learning: builds and judges models.
+        clock: seconds since the epoch.
+        nonce: makes an unguessable text.
+    """
+    async with announcing(broker, clock) as announcer, following(broker) as registry, task_group() as group:
+        desk = Desk(broker, announcer, clock)
+        group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
+        named = topics.submission(topics.ANY)
+        group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
+        around = Surroundings(broker, announcer, registry, learning, clock, nonce)
+        await _run_jobs(around, group)
+
+
+async def _run_jobs(around: Surroundings, group: asyncio.TaskGroup) -> None:
+    """Run each job that has not ended, from the moment its record appears."""
+    running: dict[str, asyncio.Task[None]] = {}
+    async with around.broker.watch(topics.pointer(topics.ANY)) as values:
+        async for value in values:
+            record = _record(value)
+            if record is not None and not record.ended and (record.id not in running or running[record.id].done()):
+                running[record.id] = group.create_task(_run_job(record.id, around), name=f"job {record.id}")
+
+
+def _record(value: Value) -> JobRecord | None:
+    if value.payload is None:
+        return None
+    try:
+        return records.decode(value.payload)
+    except DecodeError as exc:
+        log.warning("unreadable record of a job", topic=value.topic, error=str(exc))
+        return None
+
+
+async def _run_job(job: str, around: Surroundings) -> None:
+    structlog.contextvars.bind_contextvars(job=job)
+    try:
+        await jobs.run(job, around)
+    except Exception as exc:
+        # The outermost loop of a job: whatever is wrong with it must not take the other jobs down.
+        log.exception("the job stopped because of an error of ours", job=job)
+        await _fail(job, around, f"{type(exc).__name__}: {exc}")
+
+
+async def _fail(job: str, around: Surroundings, reason: str) -> None:
+    found = await around.broker.get(topics.pointer(job))
+    if found is None or found.payload is None:
+        return
+    failed = records.failed(records.decode(found.payload), f"internal error: {reason}")
+    await around.broker.put(topics.pointer(job), records.encode(failed), revision=found.revision)
+    around.announcer.say(job, progress.JobFailed(reason=failed.reason))

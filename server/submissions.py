@@ -1,0 +1,99 @@
+"""Job messages become records: validated, given an id, accepted or refused with a reason."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from broker import cloudevents, job, progress, records, topics
+from broker.base import Broker, Delivery
+from broker.errors import Conflict, CorruptPayload, DecodeError, JobError
+from broker.job import Job
+from broker.records import JobRecord
+from server.announcer import Announcer
+
+log = structlog.get_logger(__name__)
+
+MAX_BYTES = 1 << 20
+"""No job message is larger."""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a requester gets back: the job's id, or the error and the field that it is about."""
+
+    job: str = ""
+    error: str = ""
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where submissions are handled."""
+
+    broker: Broker
+    announcer: Announcer
+    clock: Callable[[], float]
+
+    async def receive(self, topic_filter: str, durable: str) -> None:
+        """Handle submissions for ever."""
+        async with self.broker.subscribe(topic_filter, durable=durable) as deliveries:
+            async for delivery in deliveries:
+                answer = await self.handle(delivery)
+                await delivery.answer(msgspec.json.encode(answer))
+                await delivery.ack()
+
+    async def handle(self, delivery: Delivery) -> Answer:
+        """Accept a job or refuse it; the same delivery again has the same outcome."""
+        payload = b""
+        try:
+            payload = await delivery.read(at_most=MAX_BYTES)
+            wanted = job.from_json(cloudevents.unwrapped(payload))
+            return await self._accept(_id_for(delivery, payload, wanted), wanted)
+        except JobError as exc:
+            return self._refuse(_id_for(delivery, payload, None), exc)
+        except (DecodeError, CorruptPayload) as exc:
+            return self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
+
+    async def _accept(self, job_id: str, wanted: Job) -> Answer:
+        record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
+        try:
+            await self.broker.put(topics.pointer(job_id), records.encode(record), revision=0)
+        except Conflict:
+            return await self._taken(job_id, wanted)
+        self._say_accepted(record)
+        return Answer(job=job_id)
+
+    async def _taken(self, job_id: str, wanted: Job) -> Answer:
+        """A repetition is accepted as what it is; another job under the same id is not."""
+        found = await self.broker.get(topics.pointer(job_id))
+        if found is not None and found.payload is not None:
+            record = records.decode(found.payload)
+            if record.job == wanted:
+                self._say_accepted(record)
+                return Answer(job=job_id)
+        log.warning("another job has this id", job=job_id)
+        return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
+
+    def _say_accepted(self, record: JobRecord) -> None:
+        log.info("job accepted", job=record.id)
+        event = progress.JobAccepted(name=record.job.name, job=job.to_toml(record.job))
+        self.announcer.say(record.id, event)
+
+    def _refuse(self, job_id: str, error: JobError) -> Answer:
+        log.warning("job refused", job=job_id, field=error.field, reason=str(error))
+        event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
+        self.announcer.say(job_id, event)
+        return Answer(job=job_id, error=str(error), field=error.field)
+
+
+def _id_for(delivery: Delivery, payload: bytes, wanted: Job | None) -> str:
+    """The submitter's id: in the topic, in the job, or else one that a second delivery gets too."""
+    if delivery.topic != topics.SUBMIT:
+        return delivery.topic.split(".")[2]
+    if wanted is not None and wanted.id is not None:
+        return wanted.id
+    name = "job" if wanted is None else wanted.name
+    digest = hashlib.sha256(payload + str(delivery.sequence).encode()).hexdigest()
+    return f"{name[:32]}-{digest[:7]}"
