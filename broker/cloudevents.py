@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from broker.errors import DecodeError
+from broker.errors import UNREADABLE, DecodeError
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ def decode(payload: bytes) -> tuple[Envelope, bytes]:
     try:
         event = msgspec.json.decode(payload, type=_Event)
         at = datetime.fromisoformat(event.time).timestamp() if event.time else 0.0
-    except (msgspec.DecodeError, ValueError) as exc:
+    except UNREADABLE as exc:
         raise DecodeError(f"not a CloudEvent: {exc}") from exc
     kind = event.type.removeprefix(_PREFIX)
     return Envelope(event.id, event.source, kind, at, event.subject or ""), bytes(event.data)
@@ -82,7 +82,7 @@ def data_of(payload: bytes, kind: type[T]) -> T:
     _, data = decode(payload)
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise DecodeError(f"not a {kind.__name__}: {exc}") from exc
 
 
@@ -90,6 +90,6 @@ def unwrapped(payload: bytes) -> bytes:
     """The data of a CloudEvent, or the payload itself if it is a bare JSON object."""
     try:
         raw = msgspec.json.decode(payload)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return payload
     return decode(payload)[1] if isinstance(raw, dict) and "specversion" in raw else payload

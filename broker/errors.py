@@ -17,6 +17,13 @@ BrokerError
     └── JobError        a job that can't be run: one field, its value, what is allowed
 """
 
+from typing import Final
+
+UNREADABLE: Final = (ValueError, RecursionError)
+"""What decoders raise for bytes from others: msgspec's and Unicode's errors are ValueErrors, the rest is nesting."""
+
+_SHOWN: Final = 200
+
 
 class BrokerError(Exception):
     """Root of the package's errors."""
@@ -114,8 +121,18 @@ class JobError(DecodeError):
     """Raised for a job that can't be run."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        shown = "" if value is None else f" = {value!r}"
-        super().__init__(f"{field}{shown}: {allowed}" if field else allowed)
         self.field = field
         self.value = value
         self.allowed = allowed
+        given = "" if value is None else f" = {self.shown}"
+        super().__init__(f"{field}{given}: {allowed}" if field else allowed)
+
+    @property
+    def shown(self) -> str:
+        """The value as a text that fits on a few lines."""
+        try:
+            text = repr(self.value)
+        except ValueError:
+            # Python writes no integer of more than 4300 digits.
+            return "a number of thousands of digits"
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -7,13 +7,21 @@ import msgspec
 from msgspec import Meta
 
 from broker import job_errors
-from broker.errors import BadTopic, JobError
+from broker.errors import UNREADABLE, BadTopic, JobError
 from broker.topics import checked_id
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+
+LARGEST_INTEGER = 2**53 - 1
+"""JSON promises no larger ones (RFC 8259, section 6)."""
+
+MOST_SAMPLES = 2**32
+"""That a cohort can claim at the most: with more, the exact sum has too few bits left for the weights."""
+
+_DEEPEST = 16
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "nadam": 1e-3}
 """The paper's grid search (section 4.2)."""
@@ -96,7 +104,7 @@ class Cohort(_Section, frozen=True):
         if isinstance(self.quorum, int):
             return self.quorum
         # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not need 8.
-        return math.ceil(round(self.quorum * self.clients, 9))
+        return max(1, math.ceil(round(self.quorum * self.clients, 9)))
 
 
 class Strategy(_Section, frozen=True):
@@ -198,7 +206,7 @@ def from_json(payload: bytes) -> Job:
     """
     try:
         raw = msgspec.json.decode(payload)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise JobError("", None, f"not a JSON job object: {exc}") from exc
     return from_dict(raw)
 
@@ -215,7 +223,7 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     """
     try:
         raw = msgspec.toml.decode(text)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise JobError("", None, f"not a TOML file: {exc}") from exc
     for override in overrides:
         _apply(raw, override)
@@ -248,12 +256,13 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 def _toml_value(text: str) -> Any:
     try:
         return msgspec.toml.decode(f"v = {text}")["v"]
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return text
 
 
 def _check(job: Job) -> None:
     """What no single field's type can say."""
+    _check_plain("", job, _DEEPEST)
     for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
         if name is not None:
             _check_id(field, name)
@@ -264,10 +273,39 @@ def _check(job: Job) -> None:
         raise JobError(
             "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
         )
+    if cohort.invited * cohort.max_samples > MOST_SAMPLES:
+        most = MOST_SAMPLES // cohort.invited
+        raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
     if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
         raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
     if job.stop.target_accuracy is not None and job.evaluation.every == 0:
         raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
+
+
+def _check_plain(path: str, value: object, room: int) -> None:
+    """JSON and TOML can both say the value, and mean the same by it; TOML's null is a field that is left out."""
+    if room == 0:
+        raise JobError(path, None, "expected less deeply nested tables and lists")
+    match value:
+        case msgspec.Struct():
+            _check_plain(path, msgspec.structs.asdict(value), room)
+        case dict():
+            for key, part in value.items():
+                _check_plain(f"{path}.{key}" if path else key, part, room - 1)
+        case list():
+            for part in value:
+                _check_plain(path, part, room - 1)
+        case int() | float():
+            _check_number(path, value)
+        case None if not path.startswith("model.args."):
+            pass
+        case _ if not isinstance(value, str):
+            raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
+
+
+def _check_number(path: str, value: float) -> None:
+    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
+        raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
 
 
 def _check_id(field: str, name: str) -> None:

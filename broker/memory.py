@@ -42,7 +42,9 @@ class _Hub:
     def now_s(self) -> float:
         return self.epoch_s + self.loop.time()
 
-    def log(self, topic: str) -> Log:
+    async def log(self, topic: str) -> Log:
+        # A real broker's answer takes a moment in which others have their turn; so does this one's.
+        await asyncio.sleep(0)
         return self.logs[topics.family_of(topic).name]
 
     def wake(self, family: Family) -> None:
@@ -99,7 +101,7 @@ class MemoryBroker(Broker):
         self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         """See Broker.subscribe."""
-        log = self._hub.log(topic_filter)
+        log = await self._hub.log(topic_filter)
         if durable is not None:
             consumer = self._consumer(log, durable, topic_filter, start)
             yield _Shared(self._hub, consumer, self._assembled, self._ack_wait_s, prefetch)
@@ -109,23 +111,23 @@ class MemoryBroker(Broker):
             yield _Tail(self._hub, log, topic_filter, self._first(log, start), self._replayed)
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
-        log = self._hub.log(topic)
+        log = await self._hub.log(topic)
         receipt = log.append(topic, message, self._hub.now_s(), dedupe)
         self._hub.wake(log.family)
         return receipt
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
-        log = self._hub.log(topic)
+        log = await self._hub.log(topic)
         stored = log.put(topic, message, self._hub.now_s(), revision)
         self._hub.wake(log.family)
         return stored
 
     async def _get(self, topic: str) -> Value | None:
-        found = self._hub.log(topic).value(topic)
+        found = (await self._hub.log(topic)).value(topic)
         return None if found is None or found.payload is None else _value(found)
 
     async def _delete(self, topic: str) -> None:
-        log = self._hub.log(topic)
+        log = await self._hub.log(topic)
         if log.family.keep is Keep.FIRST:
             log.purge(topic)
         elif await self._get(topic) is not None:
@@ -133,14 +135,14 @@ class MemoryBroker(Broker):
             self._hub.wake(log.family)
 
     async def _snapshot(self, topic_filter: str) -> list[Value]:
-        return [_value(stored) for stored in self._hub.log(topic_filter).values(topic_filter)]
+        return [_value(stored) for stored in (await self._hub.log(topic_filter)).values(topic_filter)]
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
-        yield _Tail(self._hub, self._hub.log(topic_filter), topic_filter, 0, _value)
+        yield _Tail(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _value)
 
     async def _purge(self, topic_filter: str) -> None:
-        self._hub.log(topic_filter).purge(topic_filter)
+        (await self._hub.log(topic_filter)).purge(topic_filter)
 
     def _replayed(self, stored: Stored) -> Delivery:
         return Delivery(
@@ -220,6 +222,7 @@ class _Shared(AsyncIterator[Delivery]):
         self.hub.wake(self.consumer.log.family)
 
     async def __anext__(self) -> Delivery:
+        await asyncio.sleep(0)
         while True:
             now_s = self.hub.now_s()
             held = self.consumer.held(self._name, now_s)
@@ -241,6 +244,7 @@ class _Tail(AsyncIterator[T]):
         self._began = log.last_sequence
 
     async def __anext__(self) -> T:
+        await asyncio.sleep(0)
         while (found := self._next()) is None:
             self._cursor = self._log.last_sequence
             await self._hub.sleep(self._log.family, None)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker.errors import DecodeError
+from broker.errors import UNREADABLE, DecodeError
 from broker.job import Model, Training
 
 
@@ -101,7 +101,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         try:
             fields = {k: v if k in _TEXTS else msgspec.json.decode(v) for k, v in metadata.items()}
             return msgspec.convert(fields, cls)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except UNREADABLE as exc:
             raise DecodeError(f"not an update's metadata: {exc}") from exc
 
 

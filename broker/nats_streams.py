@@ -16,15 +16,14 @@ DEDUPE_WINDOW_S: Final = 120.0
 _NS: Final = 1_000_000_000
 _MB: Final = 1 << 20
 
-MAX_BYTES: Final = {"SUBMIT": 64 * _MB, "DEAD": 64 * _MB, "JOBS": 64 * _MB, "PROGRESS": 512 * _MB}
-"""Bounds of streams that anybody or anything may fill; the server reserves the space.
+MAX_BYTES: Final = {"SUBMIT": 32 * _MB, "DEAD": 32 * _MB, "JOBS": 32 * _MB, "PROGRESS": 256 * _MB}
+"""Bounds of streams, so that none takes another's place; the server reserves the space.
 
 Others of small messages have SMALL_BYTES. Weights are bounded by the server's `max_file` alone: reserving for each of
 their streams what one of them may need would ask for more than disks have.
 """
 
-SMALL_BYTES: Final = 256 * _MB
-_WEIGHTS: Final = Keep.FIRST
+SMALL_BYTES: Final = 128 * _MB
 
 _OPERATORS: Final = ("max_bytes", "num_replicas")
 """Settings that an operator may change and that are left as they are."""
@@ -52,7 +51,7 @@ def settings(family: Family) -> dict[str, Any]:
         "discard": discard,
         "discard_new_per_subject": family.keep is Keep.FIRST,
         "max_msgs_per_subject": 1 if family.keep in (Keep.FIRST, Keep.LAST) else -1,
-        "max_bytes": -1 if family.keep is _WEIGHTS else MAX_BYTES.get(family.name, SMALL_BYTES),
+        "max_bytes": -1 if family.keep is Keep.FIRST else MAX_BYTES.get(family.name, SMALL_BYTES),
         "max_age": int(family.max_age_s * _NS),
         "duplicate_window": int(DEDUPE_WINDOW_S * _NS),
         "allow_direct": True,

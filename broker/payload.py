@@ -102,6 +102,8 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key stands in it twice")
+    # A lone surrogate ("\\ud800") is legal JSON and no text: whoever encodes it later would fail.
+    "".join(text for pair in pairs for text in pair if isinstance(text, str)).encode()
     return table
 
 
@@ -131,7 +133,13 @@ def _view(payload: bytes, start: int, name: str, entry: _Entry) -> Array:
     count = _elements(name, entry.shape)
     if count * dtype.itemsize != end - begin:
         raise BadTensors(f"{name} has {end - begin} bytes for shape {entry.shape} of {entry.dtype}")
-    return np.frombuffer(payload, dtype, count, start + begin).reshape(entry.shape)
+    if dtype == np.bool_ and np.frombuffer(payload, np.uint8, count, start + begin).max(initial=0) > 1:
+        raise BadTensors(f"{name} holds a BOOL that is neither 0 nor 1")
+    try:
+        return np.frombuffer(payload, dtype, count, start + begin).reshape(entry.shape)
+    except ValueError as exc:
+        # More dimensions than numpy has, or empty with sides that overflow.
+        raise BadTensors(f"{name} has an impossible shape: {exc}") from exc
 
 
 def _elements(name: str, shape: tuple[int, ...]) -> int:

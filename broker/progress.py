@@ -9,7 +9,7 @@ import msgspec
 
 from broker import cloudevents, topics
 from broker.cloudevents import Envelope
-from broker.errors import DecodeError
+from broker.errors import UNREADABLE, DecodeError
 from broker.messages import BlobRef
 
 
@@ -275,6 +275,6 @@ def decode(payload: bytes) -> Progress:
         raise DecodeError(f"no such progress event: {envelope.type}")
     try:
         event = msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise DecodeError(f"not a {envelope.type}: {exc}") from exc
     return Progress(envelope.subject, event, envelope.time_s, envelope.id)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from broker.errors import DecodeError
+from broker.errors import UNREADABLE, DecodeError
 from broker.job import Job
 from broker.messages import BlobRef
 from broker.progress import RoundCompleted
@@ -91,7 +91,7 @@ def decode(payload: bytes) -> JobRecord:
     """
     try:
         return msgspec.json.decode(payload, type=JobRecord)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise DecodeError(f"not a job's record: {exc}") from exc
 
 

@@ -15,7 +15,7 @@ from broker.base import Broker, Receipt
 from broker.messages import BlobRef, RoundTask, UpdateHeader
 from client_fn import models, optimizers, shards, tensors, training
 from client_fn.cache import keep
-from client_fn.errors import BaseMismatch, BlobMissing
+from client_fn.errors import BaseMismatch, BlobMissing, DataMissing
 from client_fn.lease import Lease
 from client_fn.training import Samples
 
@@ -154,8 +154,10 @@ async def _fetched(ref: BlobRef, broker: Broker) -> bytes:
 
 async def _data(task: RoundTask, warm: Warm) -> Samples | None:
     """The client's samples; None where a dry round has none."""
-    if _is_dry(task) and not task.data_loc:
-        return None
+    if not task.data_loc:
+        if _is_dry(task):
+            return None
+        raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
     data = warm.shards.get(task.data_loc)
     if data is None:
         data = await asyncio.to_thread(shards.read, task.data_loc)

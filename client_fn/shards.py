@@ -69,7 +69,7 @@ def read(url: str) -> "tuple[Tensor, Tensor]":
     if named.keys() != {"x", "y"}:
         raise BadShard(shown(url), f"it holds {sorted(named)} instead of x and y")
     x, y = named["x"], named["y"]
-    _check(url, x.shape, y.shape, whole=not (y.is_floating_point() or y.is_complex()))
+    _check(url, tuple(x.shape), tuple(y.shape), whole=not (y.is_floating_point() or y.is_complex()))
     return x, y.long()
 
 

@@ -15,10 +15,15 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         overrides: `section.key=value`.
 
     Raises:
-        Missing: there is no such file.
+        Missing: there is no such file, or it is no text.
         JobError: it is no job.
     """
-    return job.from_toml(find(file).read_text(), overrides)
+    path = find(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Missing(f"{path} can't be read: {exc}") from exc
+    return job.from_toml(text, overrides)
 
 
 def find(file: str) -> Path:

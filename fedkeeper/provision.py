@@ -7,7 +7,7 @@ import structlog
 
 from broker import progress, topics
 from broker.base import Delivery
-from broker.errors import BrokerError
+from broker.errors import BrokerError, DecodeError
 from broker.job import Data
 from broker.messages import ClientRecord
 from broker.progress import JobWaiting
@@ -36,7 +36,11 @@ async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: 
 
 
 async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
-    said = progress.decode(await delivery.read())
+    try:
+        said = progress.decode(await delivery.read())
+    except DecodeError as exc:
+        log.warning("unreadable progress event", topic=delivery.topic, error=str(exc))
+        return
     try:
         record = await fabric.job(said.job)
         if isinstance(said.event, JobWaiting) and not record.ended and record.job.data.dataset in datasets.NAMES:

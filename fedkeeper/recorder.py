@@ -30,9 +30,9 @@ class Recorder:
     def note(self, said: Progress) -> None:
         """Take an event into account; a round is written as soon as all of it is known."""
         match said.event:
-            case JobAccepted(job=text):
+            case JobAccepted(job=text) if self.job is None:
                 self._start(text)
-            case RoundCompleted() as completed:
+            case RoundCompleted() as completed if completed.round > self._last:
                 self._completed[completed.round] = completed
                 self._write_known()
             case ModelEvaluated() as evaluated:
@@ -55,16 +55,23 @@ class Recorder:
         (self.folder / "job.toml").write_text(text)
         (self.folder / "metrics.jsonl").write_bytes(b"")
 
+    @property
+    def _last(self) -> int:
+        """The last round that is written."""
+        return int(self.rounds[-1]["round"]) if self.rounds else 0
+
     def _write_known(self, *, ended: bool = False) -> None:
         """Rounds in order, each when its evaluation is there or none will come."""
         for round_ in sorted(self._completed):
-            if not (ended or round_ in self._evaluated or not self._will_be_evaluated()):
+            if not (ended or round_ in self._evaluated or self._stays_unevaluated(round_)):
                 return
             self._write(row(self._completed.pop(round_), self._evaluated.pop(round_, None)))
 
-    def _will_be_evaluated(self) -> bool:
+    def _stays_unevaluated(self, round_: int) -> bool:
+        """The newest round may turn out to be the last one, which always is evaluated."""
         every = 1 if self.job is None else self.job.evaluation.every
-        return bool(every) and (len(self.rounds) + 1) % every == 0
+        due = bool(every) and (len(self.rounds) + 1) % every == 0
+        return not every or (not due and round_ < max(self._completed))
 
     def _write(self, metrics: dict[str, Any]) -> None:
         self.rounds.append(metrics)

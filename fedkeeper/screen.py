@@ -26,6 +26,7 @@ from broker.progress import (
     RoundCompleted,
     RoundFailed,
     RoundOpened,
+    RoundQuorum,
     UpdateCounted,
     UpdateRefused,
 )
@@ -160,6 +161,8 @@ def _round_sentence(event: Any) -> str:
     match event:
         case RoundOpened(round=round_, cohort=cohort):
             return f"round {round_}: {len(cohort)} clients invited" + (" (resumed)" if event.resumed else "")
+        case RoundQuorum(round=round_, counted=counted, grace_s=grace_s):
+            return f"round {round_}: quorum of {counted} reached, {grace_s:g} s left for the others"
         case RoundCompleted(round=round_, counted=counted, split=split, model=model):
             return f"round {round_}: {len(counted)} updates in {split.round_s:.2f} s, model {model.sha256[:12]}"
         case RoundFailed(round=round_, reason=reason, policy=policy):

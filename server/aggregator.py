@@ -23,6 +23,7 @@ BUFFER_HEADROOM_BITS: Final = 20
 
 _SUM_BITS: Final = 62
 _MANTISSA_BITS: Final = 50
+_LARGEST_EXPONENT: Final = 1023
 
 # x + 1.5 * 2^52 has a unit in the last place of 1: the addition rounds x to an integer, half to even, and leaves that
 # integer in the low bits. Several times faster than rint and a conversion, and exact for |x| < 2^51.
@@ -72,7 +73,8 @@ def plan(base: Mapping[str, Array], layout: Layout, buffers: frozenset[str], max
 
 def _bound_exponent(base: Array, is_buffer: bool) -> int:  # noqa: FBT001 (two kinds of tensor, private)
     largest = max(1.0, -float(base.min()), float(base.max())) if base.size else 1.0
-    return math.ceil(math.log2(largest)) + (BUFFER_HEADROOM_BITS if is_buffer else WEIGHT_HEADROOM_BITS)
+    headroom = BUFFER_HEADROOM_BITS if is_buffer else WEIGHT_HEADROOM_BITS
+    return min(_LARGEST_EXPONENT, math.ceil(math.log2(largest)) + headroom)
 
 
 class Aggregate:
@@ -152,7 +154,8 @@ class Aggregate:
 
     def _keep_largest(self, name: str, tensor: Array) -> None:
         held = self._largest.get(name)
-        self._largest[name] = tensor.copy() if held is None else np.maximum(held, tensor)
+        # np.maximum of two 0-d arrays is a number.
+        self._largest[name] = tensor.copy() if held is None else np.asarray(np.maximum(held, tensor))
 
     def _mean_of(self, name: str) -> Array:
         dtype, shape = self.plan.layout[name]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,12 +16,18 @@ from broker.progress import Event, Progress
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    progress: Progress
+    published: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Announcer:
     """Use it as `async with announcing(broker) as announcer`; leaving it waits until all is said."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._said: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Said | None] = asyncio.Queue()
 
     def say(self, job: str, event: Event, *about: object) -> None:
         """Announce an event of a job.
@@ -31,22 +38,26 @@ class Announcer:
             about: what tells it from others of its kind (a round, a client, an attempt); said again after a crash, it
                 has the same id.
         """
-        name = ".".join((job, event.what, *map(str, about)))
-        self._said.put_nowait(Progress(job, event, self._clock(), name))
+        self._queue.put_nowait(_Said(self._progress(job, event, about)))
 
-    async def flushed(self) -> None:
-        """Return when all that was said is with the broker."""
-        await self._said.join()
+    async def said(self, job: str, event: Event, *about: object) -> None:
+        """Announce an event as `say` does, and return when the broker has it."""
+        one = _Said(self._progress(job, event, about))
+        self._queue.put_nowait(one)
+        await one.published.wait()
+
+    def _progress(self, job: str, event: Event, about: tuple[object, ...]) -> Progress:
+        return Progress(job, event, self._clock(), ".".join((job, event.what, *map(str, about))))
 
     async def _publish(self, broker: Broker) -> None:
-        while (said := await self._said.get()) is not None:
+        while (one := await self._queue.get()) is not None:
+            said = one.progress
             log.debug(said.event.what, job=said.job, id=said.id)
-            topic = progress.topic_of(said.job, said.event)
-            await broker.publish(topic, progress.encode(said), dedupe=said.id)
-            self._said.task_done()
+            await broker.publish(progress.topic_of(said.job, said.event), progress.encode(said), dedupe=said.id)
+            one.published.set()
 
     def _end(self) -> None:
-        self._said.put_nowait(None)
+        self._queue.put_nowait(None)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ class Evaluation:
     """A job's evaluations.
 
     Attributes:
-        round: the last round whose model was judged.
+        round: the last round whose model was judged, and that is with the broker.
         accuracy: measured then; None before the first.
     """
 
@@ -27,6 +27,7 @@ class Evaluation:
         self._announcer = announcer
         self._clock = clock
         self._one_at_a_time = asyncio.Lock()
+        self._settled = asyncio.Event()
 
     def due(self, job: Job, round_: int, done: int, *, last: bool) -> bool:
         """Whether the model after a round is to be judged and is not yet; `done` counts completed rounds."""
@@ -43,13 +44,20 @@ class Evaluation:
         async with self._one_at_a_time:
             started_s = self._clock()
             judged = await asyncio.to_thread(self._learning.judge, job, weights)
+            event = progress.ModelEvaluated(
+                round=round_,
+                accuracy=judged.accuracy,
+                loss=judged.loss,
+                samples=judged.samples,
+                evaluation_s=self._clock() - started_s,
+                background=in_background,
+            )
+            await self._announcer.said(job_id, event, round_)
             self.round, self.accuracy = round_, judged.accuracy
-        event = progress.ModelEvaluated(
-            round=round_,
-            accuracy=judged.accuracy,
-            loss=judged.loss,
-            samples=judged.samples,
-            evaluation_s=self._clock() - started_s,
-            background=in_background,
-        )
-        self._announcer.say(job_id, event, round_)
+            self._settled.set()
+
+    async def settled(self) -> None:
+        """Return when no evaluation is under way: a crash can then cost none but the next."""
+        while self.round < self._started:
+            self._settled.clear()
+            await self._settled.wait()

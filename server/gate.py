@@ -5,15 +5,16 @@ An update comes from a machine that is not ours. safetensors itself accepts NaN,
 """
 
 import hmac
+import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from broker import messages, payload
-from broker.errors import BadTensors, DecodeError
-from broker.messages import UpdateHeader
+from broker import messages, payload, topics
+from broker.errors import BadTensors, BadTopic, DecodeError
+from broker.messages import BlobRef, UpdateHeader
 from broker.payload import Tensors
 from broker.records import Member
 from server.aggregator import Plan
@@ -34,6 +35,8 @@ CODES: Final = (
 )
 
 _METADATA_BYTES: Final = 64 << 10
+
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +89,16 @@ def address(topic: str) -> Address:
     Raises:
         Refused: it is no update's topic.
     """
-    levels = topic.split(".")
     try:
-        _, _, job, round_, client, attempt = levels
-        return Address(job, int(round_), client, int(attempt))
-    except ValueError as exc:
+        _, _, job, round_, client, attempt = topic.split(".")
+        where = Address(job, int(round_), client, int(attempt))
+        canonical = topics.update(where.job, where.round, where.client, where.attempt)
+    except (ValueError, BadTopic) as exc:
         raise Refused("foreign", f"{topic} is no update's topic") from exc
+    if topic != canonical:
+        # int() reads 1_0 and +1 too: they would be second topics of one update.
+        raise Refused("foreign", f"{topic} is no update's topic")
+    return where
 
 
 def admit(where: Address, expected: Expected, counted: Container[str]) -> None:
@@ -136,6 +143,8 @@ def _check_header(header: UpdateHeader, where: Address, expected: Expected) -> N
     claimed = Address(header.job, header.round, header.client, header.attempt)
     if claimed != where:
         raise Refused("foreign", f"it says it is {claimed}, but was published as {where}")
+    if header.state is not None:
+        _check_state(header.state, where)
     if not hmac.compare_digest(header.token.encode(), messages.token(expected.nonce, where.client).encode()):
         raise Refused("token", "its token is not the one of this round's task")
     if header.base != expected.base:
@@ -145,6 +154,13 @@ def _check_header(header: UpdateHeader, where: Address, expected: Expected) -> N
         raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible")
     if not all(np.isfinite(value) for value in header.metrics.values()):
         raise Refused("finite", "a metric is not finite")
+
+
+def _check_state(state: BlobRef, where: Address) -> None:
+    """The server hands a state on, and purges its topic once it is superseded: it must be the update's own."""
+    own = topics.optimizer_state(where.job, where.client, where.round, where.attempt)
+    if state.topic != own or not _SHA256.fullmatch(state.sha256):
+        raise Refused("foreign", "the optimizer state that it names is not its own")
 
 
 def _check_layout(tensors: Tensors, plan: Plan) -> None:
@@ -161,7 +177,8 @@ def _check_values(name: str, tensor: payload.Array, bound: float) -> None:
     if not tensor.size:
         return
     # Two passes without a temporary: NaN makes both extremes NaN, and infinities show in one of them.
-    low, high = float(tensor.min()), float(tensor.max())
+    with np.errstate(invalid="ignore"):  # bfloat16's NaN would be a warning on top
+        low, high = float(tensor.min()), float(tensor.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused("finite", f"{name} holds NaN or infinity")
     if max(-low, high) > bound:

@@ -103,6 +103,7 @@ class _Running:
         """Every step until the record says that the job has ended."""
         record, around = self.record, self._around
         since_s = record.opened_s or record.created_s
+        await self._ledger.tidy()
         try:
             async with inbox.reading(around.broker, around.registry, record.id, since_s, around.clock) as box:
                 await self._begin()
@@ -246,6 +247,7 @@ class _Running:
         model, slots = await self._ledger.publish(self._state)
         said = self._completed(collection, model, invited_s)
         states = {client: h.state for client, h in collection.headers.items() if h.state is not None}
+        await self._evaluation.settled()
         await self._ledger.move(
             model=model,
             slots=slots,
@@ -255,6 +257,8 @@ class _Running:
             failures=0,
             done=record.done + 1,
             last=said,
+            evaluated=self._evaluation.round,
+            accuracy=self._evaluation.accuracy,
         )
         self._say(said, said.round)
 

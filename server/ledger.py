@@ -71,6 +71,11 @@ class Ledger:
             if self.record.states.get(client) != state:
                 await self._broker.purge(state.topic)
 
+    async def tidy(self) -> None:
+        """Drop the last committed round's updates, if a crash came before `forget`: they are no news any more."""
+        if self.record.last is not None:
+            await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
+
     async def clean_up(self) -> None:
         """Drop all of an ended job but its record, its progress and its last models."""
         await self._broker.purge(topics.job_updates(self.record.id))

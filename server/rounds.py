@@ -11,7 +11,7 @@ from typing import Final
 from server.errors import IllegalTransition
 
 
-class State(enum.Enum):
+class State(enum.StrEnum):
     """Where a round stands."""
 
     COLLECTING = "collecting"  # below quorum
@@ -21,7 +21,7 @@ class State(enum.Enum):
     CANCELLED = "cancelled"
 
 
-class Happening(enum.Enum):
+class Happening(enum.StrEnum):
     """What can happen to a round."""
 
     ANSWER = "an answer"

@@ -9,7 +9,7 @@ import structlog
 
 from broker import cloudevents, job, progress, records, topics
 from broker.base import Broker, Delivery
-from broker.errors import Conflict, CorruptPayload, DecodeError, JobError
+from broker.errors import BadTopic, Conflict, CorruptPayload, DecodeError, JobError
 from broker.job import Job
 from broker.records import JobRecord
 from server.announcer import Announcer
@@ -48,11 +48,14 @@ class Desk:
         """Accept a job or refuse it; the same delivery again has the same outcome."""
         payload = b""
         try:
+            _check_topic(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
             wanted = job.from_json(cloudevents.unwrapped(payload))
             return await self._accept(_id_for(delivery, payload, wanted), wanted)
         except JobError as exc:
             return self._refuse(_id_for(delivery, payload, None), exc)
+        except BadTopic as exc:
+            return self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
         except (DecodeError, CorruptPayload) as exc:
             return self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
@@ -88,12 +91,21 @@ class Desk:
         return Answer(job=job_id, error=str(error), field=error.field)
 
 
+def _check_topic(topic: str) -> None:
+    """Anyone may publish to a topic whose id is none."""
+    if topic != topics.SUBMIT:
+        topics.checked_id(topic.split(".")[2])
+
+
 def _id_for(delivery: Delivery, payload: bytes, wanted: Job | None) -> str:
     """The submitter's id: in the topic, in the job, or else one that a second delivery gets too."""
     if delivery.topic != topics.SUBMIT:
         return delivery.topic.split(".")[2]
     if wanted is not None and wanted.id is not None:
         return wanted.id
-    name = "job" if wanted is None else wanted.name
+    return _made_up("job" if wanted is None else wanted.name, delivery, payload)
+
+
+def _made_up(name: str, delivery: Delivery, payload: bytes) -> str:
     digest = hashlib.sha256(payload + str(delivery.sequence).encode()).hexdigest()
     return f"{name[:32]}-{digest[:7]}"

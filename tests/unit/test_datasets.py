@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ def described(name: str, content: bytes) -> File:
     return File(name, len(content), hashlib.sha256(content).hexdigest())
 
 
+REAL = os.environ.get(mnist.DATA_VARIABLE, "")
 SMALL = (described("images", IMAGES), described("labels", LABELS))
 CONTENTS = {"images": IMAGES, "labels": LABELS}
 
@@ -217,6 +219,16 @@ def test_mnist_s_images_are_scaled_and_its_labels_int64(tmp_path: Path, monkeypa
     assert whole.test_y.dtype == np.int64
     assert whole.test_y.tolist() == [7, 3]
     assert np.array_equal(datasets.load_test("mnist")[0], whole.test_x)
+
+
+@pytest.mark.skipif(not REAL, reason=f"{mnist.DATA_VARIABLE} names no folder with MNIST")
+def test_mnist_is_mnist() -> None:
+    whole = datasets.load("mnist", data_dir=Path(REAL))
+    assert (whole.train_x.shape, whole.test_x.shape) == ((60_000, 28, 28), (10_000, 28, 28))
+    assert whole.train_y[:5].tolist() == [5, 0, 4, 1, 9]
+    assert whole.train_x.mean(dtype=np.float64) == pytest.approx(0.1307, abs=1e-4)
+    assert whole.train_x.std(dtype=np.float64) == pytest.approx(0.3081, abs=1e-4)
+    assert np.bincount(whole.test_y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 def test_mnist_s_files_are_those_that_were_published() -> None:

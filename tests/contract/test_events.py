@@ -1,0 +1,285 @@
+"""Events: at least once, acknowledged, in the order of the log."""
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from broker import Broker, Delivery, topics
+from broker.errors import BadTopic, Unsupported
+
+SOON_S = 5.0
+NEVER_S = 0.2
+ACK_WAIT_S = 0.5
+
+TASK = topics.task("openfaas", "client-1")
+TASKS = topics.platform_tasks("openfaas")
+PROGRESS = topics.progress("job-1", "round", "completed")
+JOB_PROGRESS = topics.job_progress("job-1")
+
+Events = AsyncIterator[Delivery]
+Connect = Callable[[], AbstractAsyncContextManager[Broker]]
+
+
+async def following(events: Events) -> Delivery:
+    return await asyncio.wait_for(anext(events), SOON_S)
+
+
+async def is_silent(events: Events) -> bool:
+    try:
+        await asyncio.wait_for(anext(events), NEVER_S)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_a_delivery_tells_what_was_published(bus: Broker) -> None:
+    before_s = dt.datetime.now(tz=dt.UTC).timestamp()
+    receipt = await bus.publish(PROGRESS, b"{}")
+    async with bus.subscribe(JOB_PROGRESS, durable="watcher") as events:
+        event = await following(events)
+    assert (event.topic, await event.read(), event.sequence, event.attempt) == (PROGRESS, b"{}", 1, 1)
+    assert (receipt.sequence, receipt.stored) == (1, True)
+    assert before_s - 1 < event.time_s < before_s + SOON_S
+
+
+async def test_what_nobody_acknowledged_comes_again_after_a_while(bus: Broker) -> None:
+    await bus.publish(TASK, b"train")
+    loop = asyncio.get_running_loop()
+    async with bus.subscribe(TASKS, durable="bridge") as events:
+        await following(events)
+        taken_s = loop.time()
+        again = await following(events)
+        assert (await again.read(), again.attempt) == (b"train", 2)
+        assert loop.time() - taken_s > ACK_WAIT_S * 0.9
+
+
+async def test_what_was_acknowledged_never_comes_again(bus: Broker) -> None:
+    await bus.publish(TASK, b"train")
+    async with bus.subscribe(TASKS, durable="bridge") as events:
+        await (await following(events)).ack()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(anext(events), ACK_WAIT_S * 1.5)
+
+
+async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) -> None:
+    await bus.publish(TASK, b"train")
+    loop = asyncio.get_running_loop()
+    async with bus.subscribe(TASKS, durable="bridge") as events:
+        event = await following(events)
+        given_back_s = loop.time()
+        await event.nak(0.2)
+        again = await following(events)
+        assert 0.19 < loop.time() - given_back_s < 0.2 + ACK_WAIT_S
+        await again.nak()
+        assert (await asyncio.wait_for(anext(events), ACK_WAIT_S * 0.8)).attempt == 3
+
+
+async def test_working_puts_redelivery_off(bus: Broker) -> None:
+    await bus.publish(TASK, b"train")
+    async with bus.subscribe(TASKS, durable="bridge") as events:
+        event = await following(events)
+        for _ in range(4):
+            await asyncio.sleep(ACK_WAIT_S * 0.5)
+            await event.working()
+        assert await is_silent(events)
+        await event.ack()
+
+
+async def test_competing_subscribers_share_the_events(connect: Connect) -> None:
+    count = 40
+    seen: list[int] = []
+    done = asyncio.Event()
+    both_have_one = asyncio.Barrier(2)
+
+    async def work() -> None:
+        async with connect() as bus, bus.subscribe(TASKS, durable="bridge", prefetch=2) as events:
+            first = await anext(events)
+            await both_have_one.wait()
+            seen.append(int(await first.read()))
+            await first.ack()
+            async for event in events:
+                seen.append(int(await event.read()))
+                await event.ack()
+                if len(seen) >= count:
+                    done.set()
+
+    async with asyncio.timeout(SOON_S), connect() as bus, asyncio.TaskGroup() as group:
+        workers = [group.create_task(work()) for _ in range(2)]
+        for number in range(count):
+            await bus.publish(TASK, str(number).encode())
+        await done.wait()
+        for worker in workers:
+            worker.cancel()
+    assert sorted(seen) == list(range(count))
+
+
+async def test_a_replay_sees_everything_in_order(bus: Broker) -> None:
+    await asyncio.gather(*(bus.publish(PROGRESS, str(number).encode()) for number in range(100)))
+    async with bus.subscribe(JOB_PROGRESS, prefetch=7) as events:
+        replay = [await following(events) for _ in range(100)]
+        await bus.publish(PROGRESS, b"live")
+        assert await (await following(events)).read() == b"live"
+    assert [event.sequence for event in replay] == list(range(1, 101))
+    assert {await event.read() for event in replay} == {str(number).encode() for number in range(100)}
+
+
+async def test_two_replays_do_not_compete(bus: Broker) -> None:
+    await bus.publish(PROGRESS, b"1")
+    async with bus.subscribe(JOB_PROGRESS) as one, bus.subscribe(JOB_PROGRESS) as other:
+        assert (await following(one)).sequence == (await following(other)).sequence == 1
+
+
+@pytest.mark.parametrize("durable", [None, "watcher"])
+async def test_new_begins_with_what_comes_next(bus: Broker, durable: str | None) -> None:
+    await bus.publish(PROGRESS, b"old")
+    async with bus.subscribe(JOB_PROGRESS, durable=durable, start="new") as events:
+        await bus.publish(PROGRESS, b"new")
+        assert await (await following(events)).read() == b"new"
+
+
+@pytest.mark.parametrize("durable", [None, "watcher"])
+async def test_a_start_time_leaves_out_what_is_older(bus: Broker, durable: str | None) -> None:
+    await bus.publish(PROGRESS, b"old")
+    await asyncio.sleep(0.05)
+    start = dt.datetime.now(tz=dt.UTC)
+    await asyncio.sleep(0.05)
+    await bus.publish(PROGRESS, b"new")
+    async with bus.subscribe(JOB_PROGRESS, durable=durable, start=start) as events:
+        assert await (await following(events)).read() == b"new"
+
+
+async def test_a_durable_goes_on_where_it_was(bus: Broker) -> None:
+    for payload in (b"1", b"2"):
+        await bus.publish(PROGRESS, payload)
+    async with bus.subscribe(JOB_PROGRESS, durable="watcher", prefetch=1) as events:
+        await (await following(events)).ack()
+    async with bus.subscribe(JOB_PROGRESS, durable="watcher", start="new") as events:
+        assert await (await following(events)).read() == b"2"
+
+
+async def test_prefetch_bounds_what_is_held(bus: Broker) -> None:
+    for number in range(5):
+        await bus.publish(TASK, str(number).encode())
+    async with (
+        bus.subscribe(TASKS, durable="bridge", prefetch=2) as one,
+        bus.subscribe(TASKS, durable="bridge", prefetch=2) as other,
+    ):
+        held = [await following(one), await following(one)]
+        blocked = asyncio.ensure_future(anext(one))
+        others = [await following(other), await following(other)]
+        done, _ = await asyncio.wait((blocked,), timeout=NEVER_S)
+        assert not done
+        await held[0].ack()
+        assert await (await asyncio.wait_for(blocked, ACK_WAIT_S / 2)).read() == b"4"
+    assert {event.sequence for event in held + others} == {1, 2, 3, 4}
+
+
+async def test_the_next_event_comes_as_soon_as_the_only_one_is_acknowledged(bus: Broker) -> None:
+    for number in range(20):
+        await bus.publish(TASK, str(number).encode())
+    async with asyncio.timeout(2.0), bus.subscribe(TASKS, durable="bridge", prefetch=1) as events:
+        for number in range(20):
+            event = await anext(events)
+            assert await event.read() == str(number).encode()
+            await event.ack()
+
+
+async def test_what_a_subscriber_did_not_look_at_goes_to_the_next_one_at_once(bus: Broker) -> None:
+    for number in range(4):
+        await bus.publish(TASK, str(number).encode())
+    async with bus.subscribe(TASKS, durable="bridge") as events:
+        await (await following(events)).ack()
+    async with asyncio.timeout(ACK_WAIT_S * 0.8), bus.subscribe(TASKS, durable="bridge") as events:
+        rest = [await anext(events) for _ in range(3)]
+    assert {event.sequence for event in rest} == {2, 3, 4}
+
+
+async def test_a_wait_that_was_given_up_loses_nothing(bus: Broker) -> None:
+    async with bus.subscribe(JOB_PROGRESS) as replay, bus.subscribe(JOB_PROGRESS, durable="watcher") as shared:
+        for events in (replay, shared):
+            assert await is_silent(events)
+        await bus.publish(PROGRESS, b"1")
+        for events in (replay, shared):
+            assert await (await following(events)).read() == b"1"
+
+
+async def test_a_filter_leaves_other_topics_out(bus: Broker) -> None:
+    await bus.publish(topics.progress("job-2", "round", "completed"), b"other")
+    await bus.publish(PROGRESS, b"ours")
+    async with bus.subscribe(JOB_PROGRESS) as one, bus.subscribe(topics.job_progress(topics.ANY)) as every:
+        assert await (await following(one)).read() == b"ours"
+        assert [await (await following(every)).read() for _ in range(2)] == [b"other", b"ours"]
+
+
+async def test_the_first_write_wins(bus: Broker) -> None:
+    topic = topics.update("job-1", 1, "client-1", 1)
+    first, second = await bus.publish(topic, b"first"), await bus.publish(topic, b"second")
+    assert (first.stored, second.stored, second.sequence) == (True, False, first.sequence)
+    async with bus.subscribe(topics.round_updates("job-1", 1)) as events:
+        assert await (await following(events)).read() == b"first"
+        assert await is_silent(events)
+
+
+@pytest.mark.parametrize("topic", [PROGRESS, TASK, topics.SUBMIT, topics.update("job-1", 1, "client-1", 1)])
+async def test_an_event_with_the_id_of_an_earlier_one_is_dropped(bus: Broker, topic: str) -> None:
+    first = await bus.publish(topic, b"1", dedupe="same")
+    second = await bus.publish(topic, b"1", dedupe="same")
+    assert (first.stored, second.stored, second.sequence) == (True, False, first.sequence)
+
+
+async def test_an_event_may_be_empty(bus: Broker) -> None:
+    await bus.publish(PROGRESS, b"")
+    async with bus.subscribe(JOB_PROGRESS) as events:
+        assert await (await following(events)).read() == b""
+
+
+async def test_a_purge_leaves_other_jobs_alone(bus: Broker) -> None:
+    for job in ("job-1", "job-2"):
+        await bus.publish(topics.update(job, 1, "client-1", 1), job.encode())
+    await bus.purge(topics.job_updates("job-1"))
+    async with bus.subscribe("fl.updates.>") as events:
+        assert await (await following(events)).read() == b"job-2"
+        assert await is_silent(events)
+    assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"again")).stored
+
+
+async def test_a_queue_has_no_replay_and_one_durable_per_topic(bus: Broker) -> None:
+    with pytest.raises(Unsupported):
+        async with bus.subscribe(TASKS):
+            pass
+    with pytest.raises(Unsupported):
+        async with bus.subscribe(TASKS, durable="bridge", start="new"):
+            pass
+    async with bus.subscribe(TASKS, durable="bridge"):
+        with pytest.raises(Unsupported):
+            async with bus.subscribe(TASK, durable="another"):
+                pass
+
+
+async def test_a_topic_that_is_kept_nowhere_is_refused(bus: Broker) -> None:
+    with pytest.raises(BadTopic):
+        await bus.publish("fl.nowhere.at-all", b"")
+    with pytest.raises(BadTopic):
+        async with bus.subscribe("fl.>"):
+            pass
+
+
+async def test_an_answer_that_nobody_asked_for_is_harmless(bus: Broker) -> None:
+    await bus.publish(topics.SUBMIT, b"{}")
+    async with bus.subscribe(topics.SUBMIT, durable="server") as events:
+        event = await following(events)
+        await event.answer(b"accepted")
+        await event.ack()
+        assert await is_silent(events)
+
+
+async def test_the_error_of_the_body_comes_out_as_it_is(bus: Broker) -> None:
+    async def fail() -> None:
+        async with bus.subscribe(JOB_PROGRESS):
+            raise LookupError("ours")
+
+    with pytest.raises(LookupError, match="ours"):
+        await fail()

@@ -1,0 +1,136 @@
+"""Retained values: the last one per topic, with compare-and-set; or the first one for good."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker import Broker, Value, topics
+from broker.errors import BadTopic, Conflict, Unsupported
+
+SOON_S = 5.0
+POINTER = topics.pointer("job-1")
+MODEL = topics.model("job-1", "ab" * 32)
+
+
+async def following(values: AsyncIterator[Value]) -> Value:
+    return await asyncio.wait_for(anext(values), SOON_S)
+
+
+async def test_the_last_value_stays(bus: Broker) -> None:
+    assert await bus.get(POINTER) is None
+    first = await bus.put(POINTER, b"1")
+    second = await bus.put(POINTER, b"2")
+    assert second > first
+    assert await bus.get(POINTER) == Value(POINTER, b"2", second)
+
+
+async def test_a_write_once_value_stays_as_it_is(bus: Broker) -> None:
+    first = await bus.put(MODEL, b"model")
+    assert await bus.put(MODEL, b"other") == first
+    assert await bus.get(MODEL) == Value(MODEL, b"model", first)
+    with pytest.raises(Conflict):
+        await bus.put(MODEL, b"other", revision=0)
+
+
+@pytest.mark.parametrize("topic", [POINTER, MODEL])
+async def test_a_deleted_value_is_gone_and_may_be_put_anew(bus: Broker, topic: str) -> None:
+    await bus.delete(topic)
+    await bus.put(topic, b"old")
+    await bus.delete(topic)
+    assert await bus.get(topic) is None
+    await bus.delete(topic)
+    revision = await bus.put(topic, b"new", revision=0)
+    assert await bus.get(topic) == Value(topic, b"new", revision)
+
+
+async def test_compare_and_set_wants_the_current_revision(bus: Broker) -> None:
+    revision = await bus.put(POINTER, b"1", revision=0)
+    with pytest.raises(Conflict) as conflict:
+        await bus.put(POINTER, b"2", revision=0)
+    assert (conflict.value.topic, conflict.value.expected) == (POINTER, 0)
+    moved = await bus.put(POINTER, b"2", revision=revision)
+    with pytest.raises(Conflict):
+        await bus.put(POINTER, b"3", revision=revision)
+    assert await bus.get(POINTER) == Value(POINTER, b"2", moved)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_of_twenty_who_compare_and_set_one_wins(bus: Broker, *, deleted: bool) -> None:
+    revision = await bus.put(POINTER, b"start")
+    if deleted:
+        await bus.delete(POINTER)
+        revision = 0
+
+    async def move(number: int) -> int | None:
+        try:
+            return await bus.put(POINTER, str(number).encode(), revision=revision)
+        except Conflict:
+            return None
+
+    results = await asyncio.gather(*(move(number) for number in range(20)))
+    [winner] = [number for number, moved in enumerate(results) if moved is not None]
+    assert await bus.get(POINTER) == Value(POINTER, str(winner).encode(), results[winner] or 0)
+
+
+async def test_a_snapshot_has_what_is_there_now(bus: Broker) -> None:
+    assert await bus.snapshot("fl.clients.*") == {}
+    names = [topics.client(f"client-{number}") for number in range(5)]
+    for name in names:
+        await bus.put(name, b"old")
+    revisions = {name: await bus.put(name, name.encode()) for name in names}
+    await bus.delete(names[0])
+    await bus.put(POINTER, b"another family of topics")
+    assert await bus.snapshot("fl.clients.*") == {
+        name: Value(name, name.encode(), revisions[name]) for name in names[1:]
+    }
+
+
+async def test_a_large_snapshot_is_complete(bus: Broker) -> None:
+    await asyncio.gather(*(bus.put(topics.client(f"client-{number}"), b"here") for number in range(1500)))
+    assert len(await bus.snapshot("fl.clients.*")) == 1500
+
+
+async def test_a_watcher_sees_what_is_there_and_what_changes(bus: Broker) -> None:
+    gone, kept, fresh = (topics.client(name) for name in ("gone", "kept", "fresh"))
+    await bus.put(gone, b"0")
+    await bus.delete(gone)
+    await bus.put(kept, b"1")
+    async with bus.watch("fl.clients.*") as values:
+        seen = [await following(values)]
+        await bus.put(fresh, b"2")
+        seen.append(await following(values))
+        await bus.put(kept, b"3")
+        seen.append(await following(values))
+        await bus.delete(fresh)
+        seen.append(await following(values))
+    assert [(value.topic, value.payload) for value in seen] == [
+        (kept, b"1"),
+        (fresh, b"2"),
+        (kept, b"3"),
+        (fresh, None),
+    ]
+    assert [value.revision for value in seen] == sorted({value.revision for value in seen})
+
+
+async def test_a_watcher_of_nothing_sees_a_deletion_as_its_first_news(bus: Broker) -> None:
+    async with bus.watch("fl.clients.*") as values:
+        await bus.put(topics.client("one"), b"1")
+        assert (await following(values)).payload == b"1"
+        await bus.delete(topics.client("one"))
+        assert (await following(values)).payload is None
+
+
+async def test_values_need_topics_that_keep_them(bus: Broker) -> None:
+    with pytest.raises(Unsupported):
+        await bus.put(POINTER, b"")
+    with pytest.raises(Unsupported):
+        await bus.put(topics.SUBMIT, b"1")
+    with pytest.raises(Unsupported):
+        await bus.get(topics.task("openfaas", "client-1"))
+    with pytest.raises(Unsupported):
+        await bus.snapshot("fl.models.>")
+    with pytest.raises(Unsupported):
+        bus.watch("fl.progress.>")
+    with pytest.raises(BadTopic):
+        await bus.get("fl.unknown")

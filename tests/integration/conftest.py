@@ -1,0 +1,30 @@
+"""Systems to test against: on the memory broker and on a real nats-server."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+import broker
+from broker.base import Broker
+from broker.embedded import NatsServer
+from fedkeeper.sdk import Fabric
+
+
+@pytest.fixture(params=["memory_url", "nats_server"], ids=["memory", "nats"])
+def url(request: pytest.FixtureRequest) -> str:
+    """A broker's address."""
+    found = request.getfixturevalue(request.param)
+    return found.url if isinstance(found, NatsServer) else str(found)
+
+
+@pytest.fixture
+async def bus(url: str) -> AsyncIterator[Broker]:
+    """A connection to it."""
+    async with broker.connect(url, ack_wait_s=1.0) as connection:
+        yield connection
+
+
+@pytest.fixture
+def fabric(bus: Broker) -> Fabric:
+    """The SDK on it."""
+    return Fabric(bus)

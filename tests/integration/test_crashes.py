@@ -1,0 +1,144 @@
+"""The stream is the log: a server that dies anywhere is replaced by another, and the model is the same."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import broker
+from broker import progress, topics
+from broker.base import Broker
+from broker.embedded import NatsServer
+from broker.messages import RoundTask
+from fedkeeper.sdk import Fabric
+from server import serve
+from tests.integration import fakes
+from tests.integration.fakes import FakeLearning, Fleet, running, soon
+
+ROUNDS = 3
+
+
+class Crash(BaseException):
+    """The server is gone; nothing may catch this."""
+
+
+def dying(bus: Broker, writes: int) -> Broker:
+    """The same connection, which takes the server down at its n-th write: before it, so nothing is written."""
+    left = writes
+
+    def fragile(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def guarded(*args: Any, **more: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Crash
+            return await write(*args, **more)
+
+        return guarded
+
+    for name in ("publish", "put", "purge"):
+        setattr(bus, name, fragile(getattr(bus, name)))
+    return bus
+
+
+async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str]]:
+    """A job of three rounds, with a server that dies after so many writes and one that takes over."""
+    async with broker.connect(url) as bus, broker.connect(url) as servers:
+        fabric, fleet = Fabric(bus), Fleet(bus)
+        await fabric.register(fakes.clients(6))
+        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        async with running(fleet.serve()):
+            await bus.publish(topics.submission("crashing"), broker_json(job))
+            if writes is not None:
+                with pytest.raises(Crash):
+                    await serve(dying(servers, writes), FakeLearning())
+            async with running(serve(bus, FakeLearning())), asyncio.timeout(20):
+                said = [one async for one in fabric.watch("crashing")]
+        record = await fabric.job("crashing")
+        assert record.model is not None
+        return record.model.sha256, fleet, [f"{one.event.what}.{getattr(one.event, 'round', '')}" for one in said]
+
+
+def broker_json(job: Any) -> bytes:
+    import msgspec
+
+    return msgspec.json.encode(job)
+
+
+async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace_in_the_model() -> None:
+    undisturbed, _, all_said = await train("memory://undisturbed", None)
+    # A round costs some fifteen writes; the last of these crashes comes after the second round.
+    for writes in range(1, 45):
+        digest, fleet, said = await train(f"memory://crash-{writes}", writes)
+        assert digest == undisturbed, f"another model after a crash at write {writes}"
+        lasting = {one for one in all_said if one.startswith(("job", "round.completed", "model"))}
+        assert lasting <= {*said, "job.accepted.", "job.started."}, f"an event is lost after a crash at write {writes}"
+        assert max(fleet.asked.values()) <= 2
+
+
+async def start_server(url: str, cwd: Path) -> asyncio.subprocess.Process:
+    env = {**os.environ, "FEDKEEPER_URL": url}
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.integration.fake_server", env=env)
+
+
+async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    """SIGKILL after 3 of 10 updates: nobody trains again, and the digest is that of an undisturbed run."""
+    first_three, all_others = asyncio.Event(), asyncio.Event()
+    arrived: list[str] = []
+
+    async def three_then_wait(bus: Broker, task: RoundTask) -> None:
+        if task.round == 1 and not all_others.is_set():
+            if len(arrived) >= 3:
+                await all_others.wait()
+            arrived.append(task.client_id)
+        await fakes.answer(bus, task)
+
+    url = nats_server.url
+    async with broker.connect(url) as bus:
+        fabric, job = Fabric(bus), fakes.job(cohort={"clients": 10, "deadline_s": 60.0})
+        await fabric.register(fakes.clients(10))
+        undisturbed = await finished(fabric, Fleet(bus), job, url, tmp_path)
+
+        fleet = Fleet(bus, three_then_wait)
+        server = await start_server(url, tmp_path)
+        async with running(fleet.serve()):
+            killed = await fabric.submit(job, timeout_s=20)
+            async for said in fabric.watch(killed):
+                if isinstance(said.event, progress.UpdateCounted) and said.event.counted == 3:
+                    first_three.set()
+                    break
+            server.send_signal(signal.SIGKILL)
+            await server.wait()
+            await soon(lambda: len(fleet.asked) == 10)
+            all_others.set()
+            server = await start_server(url, tmp_path)
+            async with asyncio.timeout(30):
+                whats = [one.event.what async for one in fabric.watch(killed)]
+            server.terminate()
+            await server.wait()
+        record = await fabric.job(killed)
+
+    assert record.model is not None
+    assert whats[-1] == "job.completed"
+    assert record.model.sha256 == undisturbed
+    assert set(fleet.asked.values()) == {1}, "a client was asked to train again"
+
+
+async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str, cwd: Path) -> str:
+    server = await start_server(url, cwd)
+    async with running(fleet.serve()):
+        name = await fabric.submit(job, timeout_s=20)
+        async with asyncio.timeout(30):
+            assert [one.event.what async for one in fabric.watch(name)][-1] == "job.completed"
+    server.terminate()
+    await server.wait()
+    record = await fabric.job(name)
+    assert record.model is not None
+    return record.model.sha256

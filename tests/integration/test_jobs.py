@@ -1,0 +1,313 @@
+"""Jobs on the FL server, with fake clients: what counts, what does not, and what people are told."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from broker import payload, progress, topics
+from broker.base import Broker
+from broker.messages import BlobRef, RoundTask
+from broker.progress import Progress
+from fedkeeper.errors import JobRefused
+from fedkeeper.sdk import Fabric
+from server import serve
+from server.aggregator import Aggregate, plan
+from tests.integration import fakes
+from tests.integration.fakes import FakeLearning, Fleet, running
+
+WITHIN_S = 20.0
+
+
+async def events(fabric: Fabric, job: str) -> list[Progress]:
+    async with asyncio.timeout(WITHIN_S):
+        return [said async for said in fabric.watch(job)]
+
+
+def of(said: list[Progress], kind: type[Any]) -> list[Any]:
+    return [one.event for one in said if isinstance(one.event, kind)]
+
+
+async def digest(fabric: Fabric, job: str) -> str:
+    record = await fabric.job(job)
+    assert record.model is not None
+    return record.model.sha256
+
+
+async def test_a_job_is_trained_round_by_round(fabric: Fabric, bus: Broker) -> None:
+    fleet = Fleet(bus)
+    await fabric.register(fakes.clients(10))
+    async with running(serve(bus, FakeLearning()), fleet.serve()):
+        job = await fabric.submit(fakes.job())
+        said = await events(fabric, job)
+
+    whats = [one.event.what for one in said]
+    assert whats[:2] == ["job.accepted", "job.started"]
+    assert whats[-1] == "job.completed"
+    assert whats.count("update.counted") == 8
+    assert [one.round for one in of(said, progress.RoundCompleted)] == [1, 2]
+    assert [one.round for one in of(said, progress.ModelEvaluated)] == [1, 2]
+    assert set(fleet.asked.values()) == {1}
+    record = await fabric.job(job)
+    assert (record.phase, record.done, record.nonce) == ("completed", 2, "")
+
+
+async def test_the_new_model_is_the_mean_weighted_by_samples(fabric: Fabric, bus: Broker) -> None:
+    fleet = Fleet(bus)
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), fleet.serve()):
+        job = await fabric.submit(fakes.job(stop={"rounds": 1}))
+        await events(fabric, job)
+        model, _ = payload.decode(await fabric.model(job))
+
+    weights = [fakes.number(task.client_id) + 1 for task in fleet.tasks]
+    biases = [fakes.trained(fakes.INITIAL, task)["layer.bias"].astype(np.float64) for task in fleet.tasks]
+    np.testing.assert_allclose(model["layer.bias"], np.average(biases, axis=0, weights=weights), rtol=1e-7)
+    assert model["norm.num_batches_tracked"] == 3
+    assert payload.layout(model) == payload.layout(fakes.INITIAL)
+
+
+async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Fabric, bus: Broker) -> None:
+    async def twice(bus: Broker, task: RoundTask) -> None:
+        for attempt in (1, 1, 2):
+            await fakes.answer(bus, task, attempt)
+
+    async def tasks_again() -> None:
+        """Publish every task once more, as a server that is not sure whether it did would."""
+        async with bus.subscribe(topics.progress(topics.ANY, "round", "opened"), start="new") as opened:
+            async for delivery in opened:
+                said = progress.decode(await delivery.read())
+                record = await fabric.job(said.job)
+                from server import invitations, strategy
+
+                await invitations.send(bus, record, strategy.of(record.job))
+
+    once, doubled = Fleet(bus), Fleet(bus, twice)
+    await fabric.register(fakes.clients(10))
+    async with running(serve(bus, FakeLearning()), once.serve()):
+        first = await fabric.submit(fakes.job())
+        await events(fabric, first)
+    async with running(serve(bus, FakeLearning()), doubled.serve(), tasks_again()):
+        second = await fabric.submit(fakes.job())
+        said = await events(fabric, second)
+
+    assert await digest(fabric, first) == await digest(fabric, second)
+    assert len(of(said, progress.UpdateCounted)) == 8
+
+
+async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(fabric: Fabric, bus: Broker) -> None:
+    async def with_rubbish(bus: Broker, task: RoundTask) -> None:
+        good = fakes.trained(await fakes.base_of(bus, task), task)
+        bad = {name: array.copy() for name, array in good.items()}
+        bad["layer.weight"][0, 0] = np.nan
+        huge = {**good, "layer.bias": good["layer.bias"] + np.float32(1e9)}
+        rubbish: list[tuple[str, bytes]] = [
+            ("malformed", b"rubbish"),
+            ("finite", fakes.update(bad, fakes.header(task, 2))),
+            ("magnitude", fakes.update(huge, fakes.header(task, 3))),
+            ("layout", fakes.update({"layer.weight": good["layer.weight"]}, fakes.header(task, 4))),
+            ("token", fakes.update(good, fakes.header(task, 5, token="0" * 64))),
+            ("base", fakes.update(good, fakes.header(task, 6, base="0" * 64))),
+            ("samples", fakes.update(good, fakes.header(task, 7, samples=1000))),
+            ("foreign", fakes.update(good, fakes.header(task, 9, client="client-99"))),
+        ]
+        for attempt, (_, content) in enumerate(rubbish, start=1):
+            await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), content)
+        early = topics.update(task.job, task.round + 7, task.client_id, 1)
+        await bus.publish(early, fakes.update(good, fakes.header(task, round=task.round + 7)))
+        await fakes.answer(bus, task, 20)
+        await bus.publish(topics.update(task.job, task.round, task.client_id, 21), b"too late")
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        clean = await fabric.submit(fakes.job())
+        await events(fabric, clean)
+    async with running(serve(bus, FakeLearning()), Fleet(bus, with_rubbish).serve()):
+        attacked = await fabric.submit(fakes.job())
+        said = await events(fabric, attacked)
+
+    assert await digest(fabric, clean) == await digest(fabric, attacked)
+    codes = {one.code for one in of(said, progress.UpdateRefused)}
+    assert codes >= {"malformed", "finite", "magnitude", "layout", "token", "base", "samples", "foreign", "early"}
+    assert codes & {"duplicate", "late"}
+
+
+async def test_a_round_closes_at_quorum_when_a_client_stays_silent(fabric: Fabric, bus: Broker) -> None:
+    async def one_is_silent(bus: Broker, task: RoundTask) -> None:
+        if task.client_id != "client-02":
+            await fakes.answer(bus, task)
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, one_is_silent).serve()):
+        job = await fabric.submit(fakes.job(cohort={"quorum": 3}))
+        said = await events(fabric, job)
+
+    completed = of(said, progress.RoundCompleted)
+    assert [one.missing for one in completed] == [("client-02",), ("client-02",)]
+    assert all(one.split.round_s >= 0.2 for one in completed)
+    assert len(of(said, progress.RoundQuorum)) == 2
+
+
+async def test_the_time_split_adds_up(fabric: Fabric, bus: Broker) -> None:
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        job = await fabric.submit(fakes.job())
+        said = await events(fabric, job)
+
+    for one in of(said, progress.RoundCompleted):
+        split = one.split
+        parts = (split.invocation_s, split.clients_start_s, split.training_s, split.aggregation_s)
+        assert all(part >= 0 for part in parts)
+        assert sum(parts) == pytest.approx(split.round_s)
+        assert one.bytes_in > 0
+
+
+@pytest.mark.parametrize(("policy", "failed"), [("stop", 1), ("retry", 3), ("skip", 3)])
+async def test_a_round_without_quorum_fails_loudly(fabric: Fabric, bus: Broker, policy: str, failed: int) -> None:
+    async def silent(bus: Broker, task: RoundTask) -> None:
+        """Never an answer."""
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, silent).serve()):
+        job = await fabric.submit(fakes.job(cohort={"deadline_s": 0.2, "on_failure": policy}, stop={"rounds": 9}))
+        said = await events(fabric, job)
+
+    assert len(of(said, progress.RoundFailed)) == failed
+    assert f"round {failed} failed: 0 of 4 needed updates" in of(said, progress.JobFailed)[0].reason
+
+
+async def test_a_failed_round_is_done_again_with_fresh_tokens(fabric: Fabric, bus: Broker) -> None:
+    async def late_the_first_time(bus: Broker, task: RoundTask) -> None:
+        if task.round > 1:
+            await fakes.answer(bus, task)
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, late_the_first_time).serve()):
+        job = await fabric.submit(fakes.job(cohort={"deadline_s": 0.3}))
+        said = await events(fabric, job)
+
+    assert [one.round for one in of(said, progress.RoundFailed)] == [1]
+    assert [one.round for one in of(said, progress.RoundCompleted)] == [2, 3]
+
+
+async def test_a_job_waits_for_clients_says_so_and_goes_on(fabric: Fabric, bus: Broker) -> None:
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        job = await fabric.submit(fakes.job())
+        async for said in fabric.watch(job):
+            if isinstance(said.event, progress.JobWaiting):
+                assert "0 of 4 clients" in said.event.reason
+                await fabric.register(fakes.clients(4))
+        assert (await fabric.job(job)).phase == "completed"
+
+
+async def test_a_job_does_not_wait_for_ever(fabric: Fabric, bus: Broker) -> None:
+    async with running(serve(bus, FakeLearning())):
+        job = await fabric.submit(fakes.job(cohort={"wait_s": 0.2}))
+        said = await events(fabric, job)
+    assert "no 4 clients that hold" in of(said, progress.JobFailed)[0].reason
+
+
+async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Fabric, bus: Broker) -> None:
+    hold = asyncio.Event()
+
+    async def hold_round_two(bus: Broker, task: RoundTask) -> None:
+        if task.round == 2:
+            await hold.wait()
+        await fakes.answer(bus, task)
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, hold_round_two).serve()):
+        job = await fabric.submit(fakes.job())
+        async for said in fabric.watch(job):
+            if isinstance(said.event, progress.RoundOpened) and said.event.round == 2:
+                await fabric.cancel(job)
+        assert (await fabric.job(job)).phase == "cancelled"
+        assert await fabric.model(job)
+
+
+async def test_the_target_accuracy_ends_a_job_early(fabric: Fabric, bus: Broker) -> None:
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        job = await fabric.submit(fakes.job(stop={"rounds": 50, "target_accuracy": 0.1}))
+        said = await events(fabric, job)
+    assert 1 < (await fabric.job(job)).done < 50
+    assert "reached the target 0.1" in of(said, progress.JobCompleted)[0].reason
+
+
+async def test_several_jobs_run_at_once_and_one_that_fails_harms_no_other(fabric: Fabric, bus: Broker) -> None:
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning(fails_on="missing")), Fleet(bus).serve()):
+        good = [await fabric.submit(fakes.job(f"good-{i}")) for i in range(3)]
+        bad = await fabric.submit(fakes.job("bad", data={"dataset": "missing"}))
+        said = [await events(fabric, job) for job in (*good, bad)]
+
+    assert [one[-1].event.what for one in said] == ["job.completed"] * 3 + ["job.failed"]
+    assert "put it there" in of(said[-1], progress.JobFailed)[0].reason
+    assert len({await digest(fabric, job) for job in good}) == 1
+
+
+async def test_two_servers_on_one_broker_agree(fabric: Fabric, bus: Broker) -> None:
+    fleet = Fleet(bus)
+    await fabric.register(fakes.clients(10))
+    async with running(serve(bus, FakeLearning()), fleet.serve()):
+        alone = await fabric.submit(fakes.job(stop={"rounds": 4}))
+        await events(fabric, alone)
+    async with running(serve(bus, FakeLearning()), serve(bus, FakeLearning()), fleet.serve()):
+        both = await fabric.submit(fakes.job(stop={"rounds": 4}))
+        said = await events(fabric, both)
+
+    assert await digest(fabric, alone) == await digest(fabric, both)
+    assert [one.round for one in of(said, progress.RoundCompleted)] == [1, 2, 3, 4]
+
+
+async def test_a_clients_next_task_names_the_state_of_its_last_counted_update(fabric: Fabric, bus: Broker) -> None:
+    async def with_state(bus: Broker, task: RoundTask) -> None:
+        topic = topics.optimizer_state(task.job, task.client_id, task.round, 1)
+        await bus.put(topic, b"moments")
+        state = BlobRef(topic, "00", 7)
+        content = fakes.update(fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, state=state))
+        await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)
+
+    fleet = Fleet(bus, with_state)
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), fleet.serve()):
+        job = await fabric.submit(fakes.job())
+        await events(fabric, job)
+
+    for task in fleet.tasks:
+        before = topics.optimizer_state(job, task.client_id, task.round - 1, 1)
+        assert (task.state and task.state.topic) == (before if task.round > 1 else None)
+
+
+@pytest.mark.parametrize(
+    ("job", "field"),
+    [
+        ({"cohort": {"clients": 0}}, "cohort.clients"),
+        ({"training": {"optimizer": "rmsprop"}}, "training.optimizer"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+async def test_a_refused_job_names_the_field_and_the_server_stays_up(
+    fabric: Fabric, bus: Broker, job: dict[str, Any], field: str
+) -> None:
+    import msgspec
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        await bus.publish(topics.submission("refused"), msgspec.json.encode(job))
+        with pytest.raises(JobRefused, match=field) as refused:
+            async with asyncio.timeout(WITHIN_S):
+                await fabric._accepted("refused")
+        assert refused.value.field == field
+        good = await fabric.submit(fakes.job())
+        assert (await events(fabric, good))[-1].event.what == "job.completed"
+
+
+def test_the_fold_is_what_an_auditor_would_compute() -> None:
+    """The expected digest of a round can be computed from its updates alone, without a server."""
+    layout = payload.layout(fakes.INITIAL)
+    aggregate = Aggregate(plan(fakes.INITIAL, layout, frozenset(), 10))
+    aggregate.add(fakes.INITIAL, 3)
+    aggregate.add({name: array + array.dtype.type(1) for name, array in fakes.INITIAL.items()}, 1)
+    np.testing.assert_allclose(aggregate.mean()["layer.bias"], [0.25] * 3)
