@@ -173,17 +173,18 @@ class Connection:
             Denied: we may not send that.
             Disconnected: the connection ended, or the server did not read it in time.
         """
-        with self._waits(subject) as waiting:
+        async with self._taken_note_of(subject):
             await self.send(subject, payload, headers=headers)
-            with mapped(subject):
-                await self._client.flush(REQUEST_S)
-            if waiting.future.done():
-                waiting.future.result()
 
     @contextlib.asynccontextmanager
     async def listening(self, subject: str, receive: Receive) -> AsyncIterator[None]:
-        """Have every message on a subject handed over, in order; `receive` must not raise."""
-        with mapped(subject):
+        """Have every message on a subject handed over, in order, from now on; `receive` must not raise.
+
+        Raises:
+            Denied: we may not listen to that.
+            Disconnected: the connection ended, or the server did not answer in time.
+        """
+        async with self._taken_note_of(subject):
             subscription = await self._client.subscribe(subject, cb=receive, **_UNLIMITED)
         try:
             yield
@@ -197,6 +198,15 @@ class Connection:
         """A future that fails when the connection ends, or with Denied about one of the subjects."""
         with self._waits(*subjects) as waiting:
             yield waiting.future
+
+    @contextlib.asynccontextmanager
+    async def _taken_note_of(self, subject: str) -> AsyncIterator[None]:
+        """Do something without an answer, and wait until the server has read it or refused it."""
+        with self._waits(subject) as waiting, mapped(subject):
+            yield
+            await self._client.flush(REQUEST_S)
+            if waiting.future.done():
+                waiting.future.result()
 
     @contextlib.contextmanager
     def _waits(self, *subjects: str) -> Iterator[_Waiting]:

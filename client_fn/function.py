@@ -73,8 +73,8 @@ async def handle(
 ) -> Published:
     """Train on a client's shard from the global model, and publish the update before the deadline or not at all.
 
-    A task that tells `{"train": False}` is a dry round, which measures everything but training: the update is the
-    global model as it is. Where such a task names no data either, it counts as one sample.
+    With `dry` hyper-parameters everything is done but training: the update is the global model as it is. Where such
+    a task names no data either, it counts as one sample.
 
     Args:
         task: what to do.
@@ -107,6 +107,7 @@ async def _answer(
     task: RoundTask, broker: Broker, warm: Warm, lease: Lease, *, attempt: int, on_training: Callable[[], None]
 ) -> _Answer:
     seconds: dict[str, float] = {}
+    fetched = 0 if task.model.sha256 in warm.models else task.model.bytes
     with _timed(seconds, "fetch"):
         base = await _base(task.model, broker, warm)
         state = await _fetched(task.state, broker) if task.state else None
@@ -127,6 +128,7 @@ async def _answer(
         token=task.token,
         metrics=metrics,
         state=None if new_state is None else _state_ref(task, attempt, new_state),
+        fetched=fetched + len(state or b""),
         seconds=seconds,
     )
     update = await asyncio.to_thread(tensors.to_bytes, tensors.trained_of(module), header.to_metadata())
@@ -199,7 +201,7 @@ def _trained(
 
 
 def _is_dry(task: RoundTask) -> bool:
-    return task.told.get("train") is False
+    return task.training_hyperparameters.dry
 
 
 def _state_ref(task: RoundTask, attempt: int, state: bytes) -> BlobRef:

@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import broker
@@ -53,7 +53,7 @@ async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str]]:
         await fabric.register(fakes.clients(6))
         job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
         async with running(fleet.serve()):
-            await bus.publish(topics.submission("crashing"), broker_json(job))
+            await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:
                 with pytest.raises(Crash):
                     await serve(dying(servers, writes), FakeLearning())
@@ -62,12 +62,6 @@ async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str]]:
         record = await fabric.job("crashing")
         assert record.model is not None
         return record.model.sha256, fleet, [f"{one.event.what}.{getattr(one.event, 'round', '')}" for one in said]
-
-
-def broker_json(job: Any) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(job)
 
 
 async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace_in_the_model() -> None:
@@ -81,14 +75,12 @@ async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace_in_th
         assert max(fleet.asked.values()) <= 2
 
 
-async def start_server(url: str, cwd: Path) -> asyncio.subprocess.Process:
+async def start_server(url: str) -> asyncio.subprocess.Process:
     env = {**os.environ, "FEDKEEPER_URL": url}
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.integration.fake_server", env=env)
 
 
-async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(
-    nats_server: NatsServer, tmp_path: Path
-) -> None:
+async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_server: NatsServer) -> None:
     """SIGKILL after 3 of 10 updates: nobody trains again, and the digest is that of an undisturbed run."""
     first_three, all_others = asyncio.Event(), asyncio.Event()
     arrived: list[str] = []
@@ -104,10 +96,10 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(
     async with broker.connect(url) as bus:
         fabric, job = Fabric(bus), fakes.job(cohort={"clients": 10, "deadline_s": 60.0})
         await fabric.register(fakes.clients(10))
-        undisturbed = await finished(fabric, Fleet(bus), job, url, tmp_path)
+        undisturbed = await finished(fabric, Fleet(bus), job, url)
 
         fleet = Fleet(bus, three_then_wait)
-        server = await start_server(url, tmp_path)
+        server = await start_server(url)
         async with running(fleet.serve()):
             killed = await fabric.submit(job, timeout_s=20)
             async for said in fabric.watch(killed):
@@ -118,7 +110,7 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(
             await server.wait()
             await soon(lambda: len(fleet.asked) == 10)
             all_others.set()
-            server = await start_server(url, tmp_path)
+            server = await start_server(url)
             async with asyncio.timeout(30):
                 whats = [one.event.what async for one in fabric.watch(killed)]
             server.terminate()
@@ -131,8 +123,8 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(
     assert set(fleet.asked.values()) == {1}, "a client was asked to train again"
 
 
-async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str, cwd: Path) -> str:
-    server = await start_server(url, cwd)
+async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str) -> str:
+    server = await start_server(url)
     async with running(fleet.serve()):
         name = await fabric.submit(job, timeout_s=20)
         async with asyncio.timeout(30):

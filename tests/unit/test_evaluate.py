@@ -1,6 +1,7 @@
 """A global model is judged by hand-checkable numbers, whatever was judged before and by however many threads."""
 
 import concurrent.futures
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,25 @@ from client_fn import models, tensors
 from client_fn.errors import BadModel, TrainingFailed, WrongTensors
 from client_fn.evaluate import MODULES_KEPT, _idle, evaluate
 
+OWN = """
+import threading
+from torch import nn
+
+BOTH = threading.Barrier(2)
+
+class Unsteady(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.BatchNorm1d(2), nn.Dropout(0.9), nn.Linear(2, 2))
+
+class Together(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(2, 2, bias=False)
+
+    def forward(self, x):
+        BOTH.wait(10)
+        return self.out(x)
+"""
 SMALL = Model(type="nn", args={"input_size": 2, "hidden": 2, "classes": 2})
 
 
@@ -61,29 +81,29 @@ def test_only_a_few_modules_are_kept() -> None:
     assert len(_idle) == MODULES_KEPT
 
 
-def test_dropout_and_batch_normalisation_are_off(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("own")
-    (folder / "own_dropout_model.py").write_text(
-        "from torch import nn\n"
-        "class Net(nn.Sequential):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(nn.BatchNorm1d(2), nn.Dropout(0.9), nn.Linear(2, 2))\n"
-    )
-    model = Model(type="own_dropout_model:Net")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        blob, _ = tensors.initial(model, 1)
-        assert evaluate(model, blob, X, Y, 1) == evaluate(model, blob, X, Y, 1)
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an importable module with classes of a user's."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
 
 
-def test_threads_do_not_mix_their_weights() -> None:
-    x, y = X.repeat(500, 1), Y.repeat(500)
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        jobs = [
-            (swapped, pool.submit(evaluate, SMALL, weights(swapped=swapped), x, y, 7)) for swapped in [False, True] * 8
-        ]
-        for swapped, judged in jobs:
-            assert judged.result(timeout=60).accuracy == (0.25 if swapped else 0.75)
+def test_dropout_and_batch_normalisation_are_off(own: str) -> None:
+    model = Model(type=f"{own}:Unsteady")
+    blob, _ = tensors.initial(model, 1)
+    assert evaluate(model, blob, X, Y, 1) == evaluate(model, blob, X, Y, 1)
+
+
+def test_threads_do_not_mix_their_weights(own: str) -> None:
+    model = Model(type=f"{own}:Together")
+    right, wrong = (tensors.to_bytes({"out.weight": weight}) for weight in (torch.eye(2), torch.eye(2).flip(0)))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        # The second pair finds a module that the first has left.
+        for _ in range(2):
+            judged = [pool.submit(evaluate, model, blob, X, Y, 4) for blob in (right, wrong)]
+            assert [each.result(timeout=30).accuracy for each in judged] == [0.75, 0.25]
 
 
 def test_what_can_t_be_judged_is_explained() -> None:

@@ -1,0 +1,13 @@
+# The FL server and the local bridge. For a CPU-only image pass pip the index of torch's CPU builds as PIP_EXTRA_INDEX_URL.
+FROM python:3.11-slim
+WORKDIR /app
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+RUN pip install --no-cache-dir -r requirements.lock
+COPY broker broker
+COPY server server
+COPY client_fn client_fn
+COPY bridges bridges
+COPY fedkeeper fedkeeper
+COPY configs configs
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -1,0 +1,92 @@
+"""What the fabric alone costs: rounds in which every client returns the 582,026 weights that it got, untrained.
+
+Everything else is real: nats-server with file storage and `sync_interval: always`, FL server, bridge, two worker
+processes, a 2.3 MB update per client through the broker, the gate, the exact sum, the commit.
+
+    python -m benchmarks.noop_round [--clients 10 100] [--rounds 12]
+"""
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+from broker.job import Job, from_dict
+from broker.messages import ClientRecord
+from broker.progress import RoundCompleted, RoundOpened
+from fedkeeper import logs, system
+from fedkeeper.sdk import Fabric, connect
+from fedkeeper.system import Settings
+
+WARM_UP: Final = 2
+"""Rounds left out: workers start, fetch, build."""
+
+
+def job(clients: int, rounds: int) -> Job:
+    """A dry job: everything but training."""
+    return from_dict(
+        {
+            "name": "noop",
+            "model": {"type": "cnn"},
+            "training": {"dry": True},
+            "data": {"dataset": "nothing", "clients": clients},
+            "cohort": {"clients": clients, "deadline_s": 60.0},
+            "evaluation": {"every": 0},
+            "stop": {"rounds": rounds + WARM_UP},
+        }
+    )
+
+
+async def measure(fabric: Fabric, clients: int, rounds: int) -> tuple[list[RoundCompleted], list[float]]:
+    """The measured rounds, and the wall time from each one's opening to the next one's."""
+    names = [f"noop-{i:03d}" for i in range(clients)]
+    await fabric.register(
+        [ClientRecord(id=name, platform="local", labels={"data": "nothing"}, samples=600) for name in names]
+    )
+    opened, completed = [], []
+    job_id = await fabric.submit(job(clients, rounds), timeout_s=60)
+    async for said in fabric.watch(job_id):
+        if isinstance(said.event, RoundOpened):
+            opened.append(said.time_s)
+        if isinstance(said.event, RoundCompleted):
+            completed.append(said.event)
+    periods = [after - before for before, after in zip(opened, opened[1:], strict=False)]
+    return completed[WARM_UP:], periods[WARM_UP:]
+
+
+def report(clients: int, rounds: list[RoundCompleted], periods: list[float]) -> None:
+    """One line of medians."""
+    parts = {
+        "round": [one.split.round_s for one in rounds],
+        "invocation": [one.split.invocation_s for one in rounds],
+        "clients start": [one.split.clients_start_s for one in rounds],
+        "updates in": [one.split.training_s for one in rounds],
+        "aggregation": [one.split.aggregation_s for one in rounds],
+        "round to round": periods,
+    }
+    shown = "  ".join(f"{name} {statistics.median(values) * 1000:.0f} ms" for name, values in parts.items())
+    spread = f"{min(parts['round']) * 1000:.0f}-{max(parts['round']) * 1000:.0f} ms"
+    print(f"{clients:4d} clients, {len(rounds)} rounds, medians: {shown}  (rounds {spread})")
+
+
+async def main(cohorts: list[int], rounds: int) -> None:
+    """Measure each cohort on one running system."""
+    with tempfile.TemporaryDirectory(prefix="noop-") as folder:
+        settings = Settings(Path(folder), workers=system.cores())
+        async with system.whole_system(settings, store=settings.folder / "broker") as url, connect(url) as fabric:
+            for clients in cohorts:
+                started = time.perf_counter()
+                report(clients, *await measure(fabric, clients, rounds))
+                print(f"     ({time.perf_counter() - started:.1f} s in all)")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 100])
+    parser.add_argument("--rounds", type=int, default=12)
+    arguments = parser.parse_args()
+    logs.configure(quiet=True)
+    asyncio.run(main(arguments.clients, arguments.rounds))

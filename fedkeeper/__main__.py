@@ -1,0 +1,6 @@
+"""`python -m fedkeeper`."""
+
+from fedkeeper.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""`fedkeeper run`: the main job, as a newcomer starts it."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from broker import job as jobs
+from broker import payload
+from tests.e2e.program import Program, run, soon
+
+SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
+
+
+def digest(output: str) -> str:
+    found = re.search(r"model digest +([0-9a-f]{64})", output)
+    assert found, output
+    return found[1]
+
+
+async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) -> None:
+    code, output = await run("run", "quickstart", *SHORT, cwd=tmp_path)
+    assert code == 0, output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert str(folder.relative_to(tmp_path)) in output
+
+    tensors, metadata = payload.decode((folder / "model.safetensors").read_bytes())
+    assert sum(array.size for array in tensors.values()) == 64 * 500 + 500 + 500 * 10 + 10
+    assert metadata == {}
+    assert all(np.isfinite(array).all() for array in tensors.values())
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [one["round"] for one in rounds] == [1, 2]
+    assert all(0 < one["accuracy"] <= 1 and one["loss"] > 0 and len(one["clients"]) == 10 for one in rounds)
+    for one in rounds:
+        parts = [one[f"{part}_s"] for part in ("invocation", "clients_start", "training", "aggregation")]
+        assert sum(parts) == pytest.approx(one["round_s"])
+        assert one["bytes_in"] > 10 * 37_510 * 4
+        assert one["bytes_out"] > 0
+    assert rounds[-1]["model"] == digest(output)
+    assert jobs.from_toml((folder / "job.toml").read_text()).stop.rounds == 2
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+async def test_the_same_job_gives_the_same_digest_with_one_worker_and_with_two(tmp_path: Path) -> None:
+    outputs = [await run("run", "quickstart", *SHORT, "--workers", n, cwd=tmp_path) for n in ("1", "2")]
+    assert [code for code, _ in outputs] == [0, 0]
+    assert len({digest(output) for _, output in outputs}) == 1
+
+
+async def test_a_worker_that_is_killed_is_replaced_and_the_model_is_the_same(tmp_path: Path) -> None:
+    _, undisturbed = await run("run", "quickstart", *SHORT, cwd=tmp_path)
+    program = await Program("run", "quickstart", *SHORT, cwd=tmp_path).start()
+    await program.says("update.counted")
+    os.kill(program.processes("client_fn.local")[0], signal.SIGKILL)
+    assert await program.ends() == 0, program.output
+    assert digest(program.output) == digest(undisturbed)
+    assert "client.failed" in program.output
+
+
+@pytest.mark.parametrize("moment", ["starting ...", "update.counted"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_ends_every_process(tmp_path: Path, moment: str, how: signal.Signals) -> None:
+    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    await program.says(moment)
+    assert len(program.processes()) >= 2
+    program.send(how)
+    assert await program.ends(20) == 130
+    await soon(lambda: not program.processes())
+    assert "Traceback" not in program.output
+    assert not list((tmp_path / ".fedkeeper").glob("run-*"))
+
+
+async def test_even_a_killed_program_leaves_no_process_behind(tmp_path: Path) -> None:
+    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    await program.says("update.counted")
+    program.send(signal.SIGKILL)
+    await program.ends(20)
+    await soon(lambda: not program.processes())
+
+
+async def test_a_broker_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    await program.says("update.counted")
+    (broker,) = program.processes("nats-server")
+    os.kill(broker, signal.SIGKILL)
+    assert await program.ends(60) == 1
+    assert "error:" in program.output
+    assert "nats-server" in program.output
+    assert "Traceback" not in program.output
+    await soon(lambda: not program.processes())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--set", "cohort.clients=0"), "cohort.clients = 0: expected a whole number >= 1"),
+        (("--set", "cohort.quorum=11"), "cohort.quorum = 11: at most cohort.clients"),
+        (("--set", "training.optimiser=sgd"), "did you mean 'optimizer'?"),
+        (("--set", "nonsense"), "section.key=value"),
+    ],
+)
+async def test_a_mistake_in_a_job_is_a_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    code, output = await run("run", "quickstart", *arguments, cwd=tmp_path)
+    assert (code, "Traceback" in output) == (1, False)
+    assert sentence in output
+
+
+async def test_a_job_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    code, output = await run("run", "nowhere.toml", cwd=tmp_path)
+    assert code == 1
+    assert "no job file 'nowhere.toml'; give a path, or one of mnist-cnn, mnist-nn, quickstart" in output
+
+
+async def test_a_model_that_can_not_be_built_is_a_sentence(tmp_path: Path) -> None:
+    code, output = await run("run", "quickstart", "--set", "model.type=nowhere:Model", cwd=tmp_path)
+    assert (code, "Traceback" in output) == (1, False)
+    assert "nowhere" in output
+
+
+async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Mine(nn.Sequential):\n"
+        "    def __init__(self, width):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, width), nn.BatchNorm1d(width), nn.Linear(width, 10))\n"
+    )
+    (tmp_path / "job.toml").write_text(
+        '[model]\ntype = "mine:Mine"\nargs = { width = 16 }\n[stop]\nrounds = 1\n[training]\noptimizer = "sgd"\n'
+    )
+    code, output = await run("run", "job.toml", cwd=tmp_path)
+    assert code == 0, output
+    (folder,) = (tmp_path / "runs").iterdir()
+    tensors, _ = payload.decode((folder / "model.safetensors").read_bytes())
+    assert tensors["2.num_batches_tracked"] > 0

@@ -1,0 +1,128 @@
+"""A running system: `up`, and what a second terminal does with it; and each part by itself."""
+
+import asyncio
+import json
+import shlex
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from broker.embedded import NatsServer
+from tests.e2e.program import Program, run, soon
+
+SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def up(tmp_path: Path) -> AsyncIterator[tuple[Program, str]]:
+    """`fedkeeper up` in the test's folder, and the URL that it prints."""
+    program = await Program("up", "--workers", "2", cwd=tmp_path).start()
+    url = (await program.says("ready: ")).partition("ready: ")[2]
+    yield program, url
+    program.send(signal.SIGINT)
+    assert await program.ends(20) == 130, program.output
+    await soon(lambda: not program.processes())
+
+
+async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Program, str], tmp_path: Path) -> None:
+    program, url = up
+    ready_made = shlex.split(await program.says("fedkeeper submit"))
+    assert ready_made[:4] == ["fedkeeper", "submit", "quickstart", "--wait"]
+
+    code, output = await run(*ready_made[1:], *SHORT, cwd=tmp_path)
+    assert code == 0, output
+    job = output.split()[0]
+    assert (tmp_path / "runs" / job / "model.safetensors").exists()
+
+    # The URL is found in the folder, and a late watcher sees everything from the start.
+    _, watched = await run("watch", job, "--json", cwd=tmp_path)
+    whats = [json.loads(line)["what"] for line in watched.splitlines()]
+    assert (whats[0], whats[-1]) == ("job.accepted", "job.completed")
+    assert whats.count("round.completed") == 2
+    _, shown = await run("watch", job, cwd=tmp_path, FEDKEEPER_URL=url)
+    assert "round 2: 10 updates" in shown
+
+    _, long_job = await run("submit", "quickstart", "--set", "stop.rounds=1000", "--url", url, cwd=tmp_path)
+    code, _ = await run("cancel", long_job.strip(), cwd=tmp_path)
+    assert code == 0
+    code, watched = await run("watch", long_job.strip(), cwd=tmp_path)
+    assert "cancelled after" in watched
+    assert code == 1
+    _, listed = await run("jobs", cwd=tmp_path)
+    assert {line.split()[1] for line in listed.splitlines()[1:]} == {"completed", "cancelled"}
+    _, registered = await run("clients", cwd=tmp_path)
+    assert registered.count("digits-shards2-c10-s0-") >= 10
+
+
+async def test_several_jobs_at_once(up: tuple[Program, str], tmp_path: Path) -> None:
+    _, url = up
+    submit = ("submit", "quickstart", "--wait", "--url", url, *SHORT)
+    async with asyncio.TaskGroup() as group:
+        waits = [group.create_task(run(*submit, cwd=tmp_path), name=f"job {i}") for i in range(3)]
+    results = [wait.result() for wait in waits]
+    assert [code for code, _ in results] == [0, 0, 0]
+    models = {(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "runs").iterdir()}
+    assert len(models) == 1
+
+
+async def test_the_password_is_never_shown(up: tuple[Program, str], tmp_path: Path) -> None:
+    program, url = up
+    password = (tmp_path / ".fedkeeper" / "broker" / "password").read_text().strip()
+    _, output = await run("submit", "quickstart", "--wait", "--url", url, *SHORT, cwd=tmp_path)
+    assert len(password) >= 16
+    assert password not in program.output + output + url
+    assert (tmp_path / ".fedkeeper" / "broker" / "password").stat().st_mode & 0o077 == 0
+
+
+async def test_without_a_broker_every_command_says_what_to_do(tmp_path: Path) -> None:
+    for command in (("submit", "quickstart"), ("watch",), ("jobs",), ("cancel", "x"), ("clients",), ("server",)):
+        code, output = await run(*command, cwd=tmp_path)
+        assert (code, "Traceback" in output) == (1, False)
+        assert "FEDKEEPER_URL" in output
+
+
+async def test_a_broker_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+    code, output = await run("jobs", "--url", "nats://127.0.0.1:1", cwd=tmp_path)
+    assert (code, "Traceback" in output) == (1, False)
+    assert "can't connect to" in output
+
+
+async def test_a_submission_without_a_server_is_kept(nats_server: NatsServer, tmp_path: Path) -> None:
+    code, output = await run("submit", "quickstart", "--url", nats_server.url, cwd=tmp_path)
+    assert code == 0
+    assert "no FL server took job" in output
+
+
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())
+    return parsed
+
+
+async def test_the_commands_of_docker_compose_train_a_model(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The parts by themselves, started by the very commands of docker-compose.yml."""
+    services = compose()["services"]
+    assert set(services) == {"nats", "server", "bridge"}
+    parts = []
+    for name in ("server", "bridge"):
+        program, *arguments = (part.replace("/data", str(tmp_path / "data")) for part in services[name]["command"])
+        assert program == "fedkeeper"
+        parts.append(await Program(*arguments, cwd=tmp_path, FEDKEEPER_URL=nats_server.url).start())
+    code, output = await run("submit", "quickstart", "--wait", "--url", nats_server.url, *SHORT, cwd=tmp_path)
+    for part in parts:
+        part.send(signal.SIGTERM)
+    assert [await part.ends(20) for part in parts] == [130, 130]
+    assert code == 0, output
+
+
+async def test_stage_gives_each_client_a_shard_of_its_own(tmp_path: Path) -> None:
+    code, output = await run("stage", "quickstart", "--to", str(tmp_path / "shards"), cwd=tmp_path)
+    assert code == 0, output
+    lines = [line.split("\t") for line in output.splitlines()]
+    assert len({where for _, _, where in lines}) == 10
+    assert sum(int(samples) for _, samples, _ in lines) == 1437
+    assert all((tmp_path / "shards" / client / "shard.safetensors").exists() for client, _, _ in lines)

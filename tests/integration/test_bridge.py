@@ -1,0 +1,255 @@
+"""The bridge's runner, with a platform that a test can follow by hand."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from bridges import Activation, Runner
+from bridges.errors import InvocationFailed
+from broker import cloudevents, topics
+from broker.base import Broker
+from broker.cloudevents import Envelope
+from broker.job import Model, Training
+from broker.messages import BlobRef, Invocation, RoundTask
+from fedkeeper.sdk import Fabric
+from server import serve
+from tests.integration import fakes
+from tests.integration.fakes import FakeLearning, running
+
+FAR = 4e9
+WITHIN_S = 15.0
+
+
+def task(client: str = "client-00", **changes: object) -> RoundTask:
+    facts: dict[str, object] = {
+        "client_id": client,
+        "client_type": "fake",
+        "url": "",
+        "model_configuration": Model(),
+        "data_loc": "",
+        "training_hyperparameters": Training(),
+        "job": "job",
+        "round": 1,
+        "model": BlobRef("fl.models.job.00", "00", 1),
+        "state": None,
+        "token": "secret-token-of-this-task",
+        "seed": 1,
+        "deadline_s": FAR,
+        "max_attempts": 3,
+    }
+    return RoundTask(**{**facts, **changes})  # type: ignore[arg-type]
+
+
+async def publish(bus: Broker, one: RoundTask, dedupe: str | None = None) -> None:
+    event = cloudevents.encode(Envelope(one.id, "/server", "round.task", 0.0), one)
+    await bus.publish(topics.task("fake", one.client_id), event, dedupe=dedupe)
+
+
+@dataclass
+class FakePlatform:
+    """Does what a test says.
+
+    Attributes:
+        behave: raises what an invocation should fail with, or returns.
+        calls: every invocation: client and attempt.
+        most: how many were under way at once, at the most.
+    """
+
+    behave: Callable[[RoundTask, int], "asyncio.Future[None] | None"] = lambda *_: None
+    calls: list[tuple[str, int]] = field(default_factory=list)
+    concurrency: int = 4
+    name: str = "fake"
+    under_way: int = 0
+    most: int = 0
+
+    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
+        self.calls.append((task.client_id, attempt))
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            yield Activation(f"run-{len(self.calls)}", "running", cold=True)
+            waiting = self.behave(task, attempt)
+            if waiting is not None:
+                await waiting
+            yield Activation(f"run-{len(self.calls)}", "succeeded")
+        finally:
+            self.under_way -= 1
+
+
+def runner(bus: Broker, platform: FakePlatform) -> Runner:
+    return Runner(bus, platform, retry_first_s=0.01, heartbeat_s=0.2)
+
+
+async def outcomes(bus: Broker, until: Callable[[list[Invocation]], bool]) -> list[Invocation]:
+    """The invocation records, until there are those that a test waits for."""
+    found: list[Invocation] = []
+    every = topics.invocation("fake", topics.ANY)
+    async with asyncio.timeout(WITHIN_S), bus.subscribe(every) as deliveries:
+        async for delivery in deliveries:
+            found.append(cloudevents.data_of(await delivery.read(), Invocation))
+            if until(found):
+                break
+    return found
+
+
+async def dead_letters(bus: Broker) -> AsyncIterator[bytes]:
+    async with bus.subscribe(topics.dead("fake", topics.ANY)) as deliveries:
+        async for delivery in deliveries:
+            yield await delivery.read()
+
+
+def has(outcome: str, count: int = 1) -> Callable[[list[Invocation]], bool]:
+    return lambda found: sum(one.outcome == outcome for one in found) >= count
+
+
+async def test_a_task_is_invoked_and_recorded(bus: Broker) -> None:
+    platform = FakePlatform()
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        found = await outcomes(bus, has("succeeded"))
+    assert [(one.outcome, one.activation, one.cold) for one in found] == [
+        ("running", "run-1", True),
+        ("succeeded", "run-1", None),
+    ]
+
+
+async def test_a_function_that_fails_once_is_invoked_again(bus: Broker) -> None:
+    def fails_once(_: RoundTask, attempt: int) -> None:
+        if attempt == 1:
+            raise InvocationFailed("it raised", activation="run-1")
+
+    platform = FakePlatform(fails_once)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        found = await outcomes(bus, has("succeeded"))
+    assert platform.calls == [("client-00", 1), ("client-00", 2)]
+    assert [one.reason for one in found if one.outcome == "failed"] == ["it raised"]
+
+
+@pytest.mark.parametrize(("retryable", "attempts"), [(True, 3), (False, 1)])
+async def test_a_function_that_always_fails_is_given_up_and_kept(
+    bus: Broker, *, retryable: bool, attempts: int
+) -> None:
+    def fails(_: RoundTask, __: int) -> None:
+        raise InvocationFailed("it always raises", retryable=retryable)
+
+    platform = FakePlatform(fails)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        found = await outcomes(bus, has("dead"))
+        async for letter in dead_letters(bus):
+            assert cloudevents.data_of(letter, RoundTask) == task()
+            break
+    assert [attempt for _, attempt in platform.calls] == list(range(1, attempts + 1))
+    assert found[-1].reason == "it always raises"
+
+
+async def test_a_task_whose_time_is_over_is_not_started(bus: Broker) -> None:
+    platform = FakePlatform()
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task(deadline_s=1.0))
+        await outcomes(bus, has("expired"))
+    assert platform.calls == []
+
+
+async def test_a_function_that_hangs_is_given_up_at_the_deadline(bus: Broker) -> None:
+    clock = [0.0]
+
+    def hangs(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
+
+    platform = FakePlatform(hangs)
+    hasty = runner(bus, platform)
+    hasty.clock = lambda: clock[0]
+    async with running(hasty.run()):
+        await publish(bus, task(deadline_s=0.3))
+        found = await outcomes(bus, has("expired"))
+    assert "deadline" in found[-1].reason
+    assert platform.under_way == 0
+
+
+async def test_a_second_copy_of_a_task_is_not_run_beside_the_first(bus: Broker) -> None:
+    release = asyncio.Event()
+
+    def waits(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(_released(release))
+
+    platform = FakePlatform(waits)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task(), "first")
+        await publish(bus, task(), "second")
+        await publish(bus, task("client-01"), "third")
+        await outcomes(bus, has("running", 2))
+        release.set()
+        await outcomes(bus, has("succeeded", 2))
+    assert sorted(platform.calls) == [("client-00", 1), ("client-01", 1)]
+
+
+async def _released(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Broker) -> None:
+    def takes_a_while(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(asyncio.sleep(0.02))
+
+    platform = FakePlatform(takes_a_while)
+    async with running(runner(bus, platform).run()):
+        for i in range(20):
+            await publish(bus, task(f"client-{i:02d}"))
+        await outcomes(bus, has("succeeded", 20))
+    assert platform.most == platform.concurrency
+
+
+async def test_a_long_training_is_not_delivered_again_while_the_bridge_says_it_works(bus: Broker) -> None:
+    def takes_longer_than_the_ack_wait(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(asyncio.sleep(2.5))
+
+    platform = FakePlatform(takes_longer_than_the_ack_wait)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        await outcomes(bus, has("succeeded"))
+    assert platform.calls == [("client-00", 1)]
+
+
+async def test_a_bridge_that_dies_leaves_its_tasks_to_the_next(bus: Broker) -> None:
+    def hangs(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
+
+    first, second = FakePlatform(hangs), FakePlatform()
+    async with running(runner(bus, first).run()):
+        for i in range(5):
+            await publish(bus, task(f"client-{i:02d}"))
+        await outcomes(bus, has("running", first.concurrency))
+    async with running(runner(bus, second).run()):
+        await outcomes(bus, has("succeeded", 5))
+    assert {client for client, _ in second.calls} == {f"client-{i:02d}" for i in range(5)}
+
+
+async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Fabric, bus: Broker) -> None:
+    """A round closes at quorum; what its stragglers were to do is not begun any more."""
+    release = asyncio.Event()
+
+    class Clients(FakePlatform):
+        async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
+            async for activation in super().invoke(task, attempt):
+                if activation.state == "succeeded" and not (task.round == 1 and task.client_id == "client-03"):
+                    await fakes.answer(bus, task, attempt)
+                yield activation
+
+    def blocks_one(one: RoundTask, _: int) -> "asyncio.Future[None] | None":
+        waits = one.round == 1 and one.client_id == "client-03"
+        return asyncio.ensure_future(_released(release)) if waits else None
+
+    platform = Clients(blocks_one)
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), runner(bus, platform).run()), asyncio.timeout(WITHIN_S):
+        job = await fabric.submit(fakes.job(cohort={"quorum": 3, "grace_s": 0.05}))
+        assert [one.event.what async for one in fabric.watch(job)][-1] == "job.completed"
+        release.set()
+        late = task("client-02", job=job)
+        await publish(bus, late, "late")
+        await outcomes(bus, lambda found: any(one.outcome == "expired" and one.job == job for one in found))
+    assert platform.calls.count(("client-02", 1)) == 2
