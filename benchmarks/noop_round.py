@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 from typing import Final
 
+from broker import logs
 from broker.job import Job, from_dict
 from broker.messages import ClientRecord
 from broker.progress import RoundCompleted, RoundOpened
-from fedkeeper import logs, system
+from fedkeeper import system
 from fedkeeper.sdk import Fabric, connect
 from fedkeeper.system import Settings
 

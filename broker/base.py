@@ -206,7 +206,8 @@ class Broker(abc.ABC):
         """What to send as the message itself: the payload, or the manifest of chunks stored before it."""
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
-        return await chunks.store(self._put_chunk, topic, payload)
+        chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
+        return await chunks.store(self._put_chunk, topic, payload, chunk_bytes=chunk_bytes)
 
     async def _assembled(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
         return await chunks.load(self._get_chunk, topic, message, at_most=at_most)

@@ -62,22 +62,28 @@ def is_manifest(message: bytes) -> bool:
     return message.startswith(_MAGIC)
 
 
-async def store(put: Store, topic: str, payload: bytes) -> bytes:
+async def store(put: Store, topic: str, payload: bytes, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
     """Store a payload's chunks; returns the manifest to send in its place.
+
+    Args:
+        put: stores a chunk under a topic.
+        topic: where the manifest will be sent.
+        payload: not empty.
+        chunk_bytes: how large each chunk is to be.
 
     Raises:
         BrokerError: what `put` raised first; some of the chunks may be stored by then.
     """
     # Hashing 200 MB takes 0.1 s, in which the event loop has other subscribers to serve.
     digest = await asyncio.to_thread(hashlib.sha256, payload)
-    manifest = Manifest(digest.hexdigest(), len(payload), CHUNK_BYTES)
+    manifest = Manifest(digest.hexdigest(), len(payload), chunk_bytes)
     gate = asyncio.Semaphore(STORES_AT_ONCE)
     view = memoryview(payload)
 
     async def put_one(index: int) -> None:
         async with gate:
-            start = index * CHUNK_BYTES
-            await put(topics.chunk(topic, manifest.sha256, index), bytes(view[start : start + CHUNK_BYTES]))
+            start = index * chunk_bytes
+            await put(topics.chunk(topic, manifest.sha256, index), bytes(view[start : start + chunk_bytes]))
 
     async with task_group() as group:
         for index in range(manifest.count):

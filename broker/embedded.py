@@ -130,6 +130,16 @@ class NatsServer:
             await self.stop()
             raise
 
+    async def lives(self) -> None:
+        """Wait as long as it runs.
+
+        Raises:
+            ServerFailed: it ended, and nobody had asked it to.
+        """
+        if self._process is not None:
+            code = await self._process.wait()
+            raise ServerFailed(f"nats-server ended with code {code}: {self._last_words()} (see {self.log_file})")
+
     async def stop(self) -> None:
         """End it in order, by force if that takes too long."""
         if self._process is not None:

@@ -78,10 +78,11 @@ class StorageFull(BrokerError):
 
 
 class PayloadTooLarge(BrokerError):
-    """Raised before sending a message that the broker would cut the connection for."""
+    """Raised for a message that the broker does not take; `size` and `limit` are None if it did not tell them."""
 
-    def __init__(self, topic: str, size: int, limit: int) -> None:
-        super().__init__(f"{topic}: {size} bytes in one message, the broker takes {limit}")
+    def __init__(self, topic: str, size: int | None = None, limit: int | None = None) -> None:
+        known = f"{size} bytes in one message, the broker takes {limit}"
+        super().__init__(f"{topic}: {'more in one message than the broker takes' if size is None else known}")
         self.topic = topic
         self.size = size
         self.limit = limit

@@ -27,6 +27,10 @@ LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "nadam": 1e-3}
 """The paper's grid search (section 4.2)."""
 
 
+PIXELS = {"digits": 8, "mnist": 28}
+"""Width and height of the built-in datasets' images."""
+
+
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of the job file."""
 
@@ -36,7 +40,7 @@ class Model(_Section, frozen=True):
 
     Attributes:
         type: `nn` or `cnn` (paper, section 4.1), or the user's own `package.module:Class`.
-        args: keyword arguments of its constructor.
+        args: keyword arguments of its constructor; `nn` and `cnn` are fitted to a built-in dataset's images.
     """
 
     type: str = "nn"
@@ -195,7 +199,7 @@ def from_dict(raw: object) -> Job:
     except msgspec.ValidationError as exc:
         raise job_errors.explained(exc, raw, Job) from exc
     _check(job)
-    return job
+    return _fitted(job)
 
 
 def from_json(payload: bytes) -> Job:
@@ -260,6 +264,16 @@ def _toml_value(text: str) -> Any:
         return text
 
 
+def _fitted(job: Job) -> Job:
+    """The paper's models, fitted to the images of a built-in dataset where the job does not say otherwise."""
+    pixels, model = PIXELS.get(job.data.dataset), job.model
+    wanted = {"nn": "input_size", "cnn": "size"}.get(model.type)
+    if pixels is None or wanted is None or wanted in model.args:
+        return job
+    size = pixels * pixels if model.type == "nn" else pixels
+    return msgspec.structs.replace(job, model=Model(type=model.type, args={**model.args, wanted: size}))
+
+
 def _check(job: Job) -> None:
     """What no single field's type can say."""
     _check_plain("", job, _DEEPEST)
@@ -278,6 +292,8 @@ def _check(job: Job) -> None:
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
     if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
         raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
+    if job.model.type == "cnn" and job.data.dataset == "digits":
+        raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
     if job.stop.target_accuracy is not None and job.evaluation.every == 0:
         raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
 
@@ -304,7 +320,8 @@ def _check_plain(path: str, value: object, room: int) -> None:
 
 
 def _check_number(path: str, value: float) -> None:
-    if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST_INTEGER):
+    fits = abs(value) <= LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
+    if not fits:
         raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
 
 

@@ -88,12 +88,13 @@ class NatsBroker(Broker):
         inbox = Inbox(self._link) if family.keep is Keep.INBOX else None
         overhear = inbox.overhear if inbox else None
         source = Durable(topic_filter, durable, start, self._ack_wait_s, overhear)
-        async with self._feed(source, f"{topic_filter} as {durable}", prefetch) as feed:
-            try:
+        feed = Feed(self._link, source, prefetch=prefetch, name=f"{topic_filter} as {durable}")
+        try:
+            async with feed.running():
                 yield Shared(feed, self._link, self._assembled, inbox)
-            finally:
-                for arrival in feed.abandoned():
-                    await self._link.send(arrival.message.reply, b"-NAK")
+        finally:
+            for arrival in feed.abandoned():
+                await self._link.send(arrival.message.reply, b"-NAK")
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         if family_of(topic).keep is Keep.INBOX:

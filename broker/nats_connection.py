@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
@@ -90,10 +91,12 @@ class Connection:
             ConnectFailed: nobody answers there, or refuses us.
             BadUrl: a file that the address names can't be read.
         """
+        password = await self._password()
+        trust = await asyncio.to_thread(_trust, self.address) if self.address.scheme == "tls" else None
         try:
-            with mapped_connect(self.address.address, self._complaints):
+            with mapped_connect(self.address.address, self._complaints), _uncancelled():
                 async with asyncio.timeout(CONNECT_S):
-                    await self._connect()
+                    await self._connect(password, trust)
                     await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
         except BaseException:
             await self.close()
@@ -102,7 +105,7 @@ class Connection:
     async def close(self) -> None:
         """End it; bounded, as nats-py waits for a server that may be frozen."""
         self._lose("the connection was closed")
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError), _uncancelled():
             async with asyncio.timeout(CLOSE_S):
                 await self._client.close()
 
@@ -123,19 +126,11 @@ class Connection:
             Disconnected: the connection ended, nobody is there to answer, or no answer came in time.
             PayloadTooLarge: the server would cut the connection.
         """
-        gate = self._large_out if len(payload) > LARGE_BYTES else contextlib.nullcontext()
-        token = str(next(self._tokens))
-        async with gate:
-            with self._waits(subject) as waiting:
-                self._requests[token] = waiting
-                try:
-                    await self.send(subject, payload, reply=f"{self._inbox}.{token}", headers=headers)
-                    async with asyncio.timeout(REQUEST_S):
-                        answer = await waiting.future
-                except TimeoutError as exc:
-                    raise self._unanswered(subject) from exc
-                finally:
-                    del self._requests[token]
+        reply = f"{self._inbox}.{next(self._tokens)}"
+        async with self._large_out if len(payload) > LARGE_BYTES else contextlib.nullcontext():
+            with self._expecting(reply, subject) as waiting:
+                await self.send(subject, payload, reply=reply, headers=headers)
+                answer = await self._outcome(subject, waiting)
         if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
             raise Busy(f"{subject}: nobody answers there")
         return answer
@@ -185,13 +180,25 @@ class Connection:
             Disconnected: the connection ended, or the server did not answer in time.
         """
         async with self._taken_note_of(subject):
-            subscription = await self._client.subscribe(subject, cb=receive, **_UNLIMITED)
+            with mapped(subject):
+                subscription = await self._client.subscribe(subject, cb=receive, **_UNLIMITED)
         try:
             yield
         finally:
-            if not self._client.is_closed:
-                with mapped(subject):
-                    await subscription.unsubscribe()
+            with contextlib.suppress(Disconnected, TimeoutError):
+                await self._stop(subscription)
+
+    async def _stop(self, subscription: Subscription) -> None:
+        """Listen no longer, but hand over what is under way: the server counts it as delivered.
+
+        nats-py's `unsubscribe` drops that, and its `drain` relies on `flush`.
+        """
+        await self._client._send_unsubscribe(subscription._id)
+        await self._round_trip()
+        async with asyncio.timeout(REQUEST_S):
+            await subscription._pending_queue.join()
+        with mapped("unsubscribe"):
+            await subscription.unsubscribe()
 
     @contextlib.contextmanager
     def trouble(self, *subjects: str) -> Iterator["asyncio.Future[Msg]"]:
@@ -202,11 +209,39 @@ class Connection:
     @contextlib.asynccontextmanager
     async def _taken_note_of(self, subject: str) -> AsyncIterator[None]:
         """Do something without an answer, and wait until the server has read it or refused it."""
-        with self._waits(subject) as waiting, mapped(subject):
+        with self._waits(subject) as waiting:
             yield
-            await self._client.flush(REQUEST_S)
+            await self._round_trip()
             if waiting.future.done():
                 waiting.future.result()
+
+    async def _round_trip(self) -> None:
+        """Wait until the server has read what we sent, and we what it sent: send something to ourselves.
+
+        nats-py's `flush` will not do: its ping overtakes what is not written yet, and if it is cancelled, the
+        late pong ends nats-py's read loop. Where we may not write to ourselves, the refusal does as well.
+        """
+        echo = f"{self._inbox}.{next(self._tokens)}"
+        with self._expecting(echo, echo) as returning, contextlib.suppress(Denied):
+            await self.send(echo, b"")
+            await self._outcome(echo, returning)
+
+    @contextlib.contextmanager
+    def _expecting(self, reply: str, subject: str) -> Iterator[_Waiting]:
+        with self._waits(subject) as waiting:
+            self._requests[reply] = waiting
+            try:
+                yield waiting
+            finally:
+                del self._requests[reply]
+
+    async def _outcome(self, subject: str, waiting: _Waiting) -> Msg:
+        try:
+            async with asyncio.timeout(REQUEST_S):
+                return await waiting.future
+        except TimeoutError as exc:
+            self._notice_end()
+            raise Disconnected(f"{subject}: no answer within {REQUEST_S} s") from exc
 
     @contextlib.contextmanager
     def _waits(self, *subjects: str) -> Iterator[_Waiting]:
@@ -224,14 +259,14 @@ class Connection:
             if not waiting.future.cancel() and not waiting.future.cancelled():
                 waiting.future.exception()
 
-    async def _connect(self) -> None:
+    async def _connect(self, password: Callable[[], str] | None, trust: ssl.SSLContext | None) -> None:
         scheme, host = self.address.scheme, self.address.address.partition("://")[2]
         await self._client.connect(
             servers=[f"{scheme}://{host}"],
             name=self._name,
             user=self.address.user,
-            password=await self._password(),
-            tls=await asyncio.to_thread(_trust, self.address) if scheme == "tls" else None,
+            password=password,
+            tls=trust,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
@@ -265,21 +300,22 @@ class Connection:
         return reveal
 
     async def _on_answer(self, message: Msg) -> None:
-        waiting = self._requests.get(message.subject.rpartition(".")[2])
+        waiting = self._requests.get(message.subject)
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(message)
 
     async def _on_error(self, error: Exception) -> None:
         # nats-py's read loop ends silently if this raises.
-        self._complaints = [str(error)]
         subject = denied_subject(error)
         if subject is None:
+            self._complaints = [str(error)]
             _log.debug("nats complains", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))
-        _log.warning("the broker denies us something", subject=subject, error=denied.reason)
         if subject == f"{self._inbox}.*".lower():
             self._deaf = denied
+        if not subject.startswith(f"{self._inbox}.".lower()) or self._deaf:
+            _log.warning("the broker denies us something", subject=subject, reason=denied.reason)
         for waiting in list(self._waiting):
             if self._deaf is not None or subject in waiting.subjects:
                 waiting.fail(denied)
@@ -291,10 +327,6 @@ class Connection:
         # While it closes, nats-py waits for the server, which may be frozen, and tells us only afterwards.
         if self._client.is_closed:
             self._lose("the server does not answer")
-
-    def _unanswered(self, subject: str) -> Disconnected:
-        self._notice_end()
-        return Disconnected(f"{subject}: no answer within {REQUEST_S} s")
 
     def _lose(self, reason: str) -> None:
         if self.lost.is_set():
@@ -329,7 +361,7 @@ class _MaybeError(msgspec.Struct):
 
 @contextlib.contextmanager
 def _uncancelled() -> Iterator[None]:
-    """Raise the cancellation that nats-py swallows when its buffer is full."""
+    """Raise the cancellation that nats-py swallows while it connects, closes, or waits for room in its buffer."""
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
     yield

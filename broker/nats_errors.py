@@ -30,6 +30,7 @@ _WRONG_REVISION: Final = (10071, 10164)
 _TOO_LARGE: Final = 10054
 _CONSUMER_EXISTS: Final = (10148, 10105, 10013)
 _QUEUE_RULES: Final = (10084, 10098, 10099, 10100, 10101)
+_NO_JETSTREAM: Final = (10039, 10076)
 _NOT_FOUND: Final = (10014, 10059)
 
 
@@ -79,8 +80,8 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
         case code if code in _NOT_FOUND:
             return NotFound(f"{topic}: {text}")
         case code if code == _TOO_LARGE:
-            return PayloadTooLarge(topic, -1, -1)
-        case code if code in _QUEUE_RULES:
+            return PayloadTooLarge(topic)
+        case code if code in _QUEUE_RULES or code in _NO_JETSTREAM:
             return Unsupported(f"{topic}: {text}")
     return BrokerError(f"{topic}: {text}")
 
@@ -97,7 +98,7 @@ def mapped(what: str) -> Iterator[None]:
     try:
         yield
     except nats.errors.MaxPayloadError as exc:
-        raise PayloadTooLarge(what, -1, -1) from exc
+        raise PayloadTooLarge(what) from exc
     except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as exc:
         raise Unsupported(f"{what}: {exc}") from exc
     except (nats.errors.Error, OSError) as exc:

@@ -204,12 +204,12 @@ class UpdateRefused(_Event, frozen=True):
 
 
 class ModelEvaluated(_Event, frozen=True):
-    """The global model after a round was judged on the server's test set."""
+    """The global model after a round was judged on the server's test set; `loss` is None where it is not finite."""
 
     what: ClassVar = "model.evaluated"
     round: int
     accuracy: float
-    loss: float
+    loss: float | None
     samples: int
     evaluation_s: float
     background: bool

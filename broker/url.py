@@ -42,7 +42,11 @@ class BrokerUrl:
         Raises:
             BadUrl: something in it is wrong; the message never shows the password.
         """
-        parts = urlparse(url)
+        try:
+            parts = urlparse(url)
+        except ValueError:
+            # Its message may show the password.
+            raise BadUrl(f"an unreadable address; {_FORMS}") from None
         if parts.scheme not in SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
             raise BadUrl(f"a broker's address starts with one of {allowed}, not with {parts.scheme or 'nothing'}")
@@ -89,7 +93,7 @@ def _network(parts: ParseResult) -> BrokerUrl:
     if not parts.hostname or parts.path.strip("/") or parts.fragment:
         raise BadUrl(f"{parts.scheme}:// needs a host and no path; {_FORMS}")
     options = _options(parts)
-    user = None if parts.username is None else unquote(parts.username)
+    user = unquote(parts.username or "") or None
     password = None if parts.password is None else unquote(parts.password)
     if password is not None and "password_file" in options:
         raise BadUrl(f"{parts.scheme}://{parts.hostname}: give a password or a password_file, not both")
@@ -122,5 +126,6 @@ def _options(parts: ParseResult) -> dict[str, Path]:
 def _port(parts: ParseResult) -> int:
     try:
         return parts.port or _PORT
-    except ValueError as exc:
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: the port must be a number up to 65535") from exc
+    except ValueError:
+        # What stands for the port may be a password whose user forgot the host.
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: the port must be a number up to 65535") from None

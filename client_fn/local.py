@@ -13,10 +13,11 @@ import msgspec
 import structlog
 
 import broker
+from broker import logs
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import RoundTask
-from client_fn.errors import ClientError, LeaseOver
+from client_fn.errors import ClientError
 from client_fn.function import Warm, handle
 
 log = structlog.get_logger(__name__)
@@ -76,9 +77,9 @@ async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, col
             on_training=lambda: report("training", cold=cold),
             on_trained=lambda: report("trained"),
         )
-    except LeaseOver as exc:
-        report("failed", reason=str(exc), retryable=False)
-    except (ClientError, BrokerError) as exc:
+    except ClientError as exc:
+        report("failed", reason=f"{type(exc).__name__}: {exc}", retryable=exc.retryable)
+    except BrokerError as exc:
         report("failed", reason=f"{type(exc).__name__}: {exc}")
     except Exception as exc:
         # The outermost loop of the function: the user's model may raise anything.
@@ -94,11 +95,16 @@ async def _main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    logs.configure(quiet=True)
     await serve(os.environ["FEDKEEPER_URL"], orders, reports)
 
 
 if __name__ == "__main__":
     import torch
 
+    # The first optimizer imports it, which takes a second: better now than in the first task's time.
+    import torch._dynamo
+
+    # More threads would round otherwise, and the same job would have another digest.
     torch.set_num_threads(1)
     asyncio.run(_main())

@@ -5,6 +5,7 @@ All take a batch of samples first and return logits of shape (samples, classes).
 
 import importlib
 import inspect
+import threading
 from typing import Final
 
 import msgspec
@@ -68,6 +69,9 @@ class CNN(nn.Module):
         return self.out(functional.relu(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
 
 
+# torch's random numbers belong to the whole process: two threads that draw at once would mix their weights up.
+_drawing: Final = threading.Lock()
+
 BUILT_IN: Final[dict[str, type[nn.Module]]] = {"nn": NN, "cnn": CNN}
 
 
@@ -81,7 +85,7 @@ def build(model: Model, *, seed: int) -> nn.Module:
         BadModel: the class can't be imported or constructed, is no torch module, or its shapes are open.
     """
     kind = BUILT_IN.get(model.type) or _imported(model.type)
-    with torch.random.fork_rng(devices=[]):
+    with _drawing, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = _constructed(kind, model)
     _check_shapes(module, model.type)

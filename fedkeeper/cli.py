@@ -11,8 +11,9 @@ import msgspec
 import typer
 from rich.table import Table
 
-from fedkeeper import configs, follow, logs, plot, provision, running, screen, system
-from fedkeeper.errors import BadOption, Missing, NotAnswered
+from broker import logs
+from fedkeeper import configs, follow, plot, provision, running, screen, system
+from fedkeeper.errors import BadOption, NotAnswered
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -281,10 +282,7 @@ def plot_(
     to: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("accuracy.png"),
 ) -> None:
     """Draw the accuracy and the time split of finished jobs."""
-    try:
-        typer.echo(plot.plot(folders, to))
-    except Missing as exc:
-        running.fail(str(exc))
+    typer.echo(plot.plot(folders, to))
 
 
 def _url(given: str) -> str:
@@ -303,4 +301,7 @@ def _url(given: str) -> str:
 
 def main() -> None:
     """The program."""
-    app()
+    try:
+        app()
+    except running.MISTAKES as exc:
+        running.fail(str(exc))

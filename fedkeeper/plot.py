@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fedkeeper.errors import Missing
+from fedkeeper.errors import BadOption, Missing
 
 PARTS: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
 """The paper's Figure 5."""
@@ -15,12 +15,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rounds in a job's folder.
 
     Raises:
-        Missing: there are none.
+        Missing: there are none, or they can't be read.
     """
     file = folder / "metrics.jsonl"
     if not file.is_file():
         raise Missing(f"{file} is missing: give the folder of a job, such as runs/quickstart-1a2b3c")
-    return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    try:
+        return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    except msgspec.DecodeError as exc:
+        raise Missing(f"{file} is damaged: {exc}") from exc
 
 
 def plot(folders: list[Path], to: Path) -> Path:
@@ -28,21 +31,25 @@ def plot(folders: list[Path], to: Path) -> Path:
 
     Raises:
         Missing: matplotlib is not installed, or a folder has no metrics.
+        BadOption: `to` can't be written, or is no image that matplotlib knows.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
         raise Missing(f"{exc.name} is missing: install fedkeeper[plot]") from exc
-    jobs = {folder.name: read_metrics(folder) for folder in folders}
+    jobs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, rounds in jobs.items():
+    for name, rounds in jobs:
         _draw_accuracy(left, name, rounds)
     left.legend(loc="lower right")
     left.set(title="Test accuracy", xlabel="round", ylim=(0, 1))
     left.grid(alpha=0.3)
-    _draw_times(right, next(iter(jobs.values())))
-    figure.savefig(to, dpi=120)
+    _draw_times(right, jobs[0][1])
+    try:
+        figure.savefig(to, dpi=120)
+    except (OSError, ValueError) as exc:
+        raise BadOption(f"can't write the plot to {to}: {exc}") from exc
     return to
 
 

@@ -125,10 +125,15 @@ def cells(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> list[s
     """A round as a row of the table; times in milliseconds or seconds."""
     split, missing = completed.split, len(completed.missing)
     clients = f"{len(completed.counted)}" + (f" (-{missing})" if missing else "")
-    judged = ["…", "…"] if evaluated is None else [f"{evaluated.accuracy:.4f}", f"{evaluated.loss:.4f}"]
+    judged = ["…", "…"] if evaluated is None else [f"{evaluated.accuracy:.4f}", number(evaluated.loss)]
     times = (split.invocation_s, split.clients_start_s, split.training_s, split.aggregation_s)
     evaluation = "…" if evaluated is None else duration(evaluated.evaluation_s)
     return [str(completed.round), *judged, clients, *map(duration, times), evaluation]
+
+
+def number(value: float | None) -> str:
+    """A loss, which may not be finite."""
+    return "not finite" if value is None else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -168,7 +173,7 @@ def _round_sentence(event: Any) -> str:
         case RoundFailed(round=round_, reason=reason, policy=policy):
             return f"round {round_} failed: {reason}; {policy}"
         case ModelEvaluated(round=round_, accuracy=accuracy, loss=loss):
-            return f"round {round_}: accuracy {accuracy:.4f}, loss {loss:.4f}"
+            return f"round {round_}: accuracy {accuracy:.4f}, loss {number(loss)}"
         case ClientFailed(client=client, reason=reason, final=final, attempt=attempt):
             return f"{client}, attempt {attempt}: {reason}" + ("; given up" if final else "; will be invoked again")
         case UpdateRefused(topic=topic, code=code, reason=reason):

@@ -44,10 +44,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-async def run_server(url: str, data_dir: Path | None) -> None:
-    """The FL server by itself, until cancelled."""
+async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | None = None) -> None:
+    """The FL server by itself, until cancelled; `ready` is set when it takes jobs."""
+    is_ready = ready or asyncio.Event()
     async with broker.connect(url, name="server") as bus:
-        await server.serve(bus, TorchLearning(data_dir))
+        await server.serve(bus, TorchLearning(data_dir), on_ready=is_ready.set)
 
 
 async def run_local_bridge(url: str, settings: Settings) -> None:
@@ -73,18 +74,23 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
         store: the broker's data folder.
         port: of the broker on the loopback address; 0: a free one.
     """
-    async with NatsServer(store, port=port) as nats, parts(nats.url, settings):
-        yield nats.url
+    async with NatsServer(store, port=port) as nats, task_group() as group:
+        watching = group.create_task(nats.lives(), name="nats-server")
+        async with parts(nats.url, settings):
+            yield nats.url
+        watching.cancel()
 
 
 @contextlib.asynccontextmanager
 async def parts(url: str, settings: Settings) -> AsyncIterator[None]:
-    """Server and local bridge on a broker that runs already."""
+    """Server and local bridge on a broker that runs already; entered when the server takes jobs."""
+    ready = asyncio.Event()
     async with task_group() as group:
         running = [
-            group.create_task(run_server(url, settings.data_dir), name="server"),
+            group.create_task(run_server(url, settings.data_dir, ready), name="server"),
             group.create_task(run_local_bridge(url, settings), name="bridge local"),
         ]
+        await ready.wait()
         yield
         for part in running:
             part.cancel()

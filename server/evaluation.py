@@ -1,6 +1,7 @@
 """Judges global models, one at a time, while the next round may already be on its way."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from broker import progress
@@ -47,7 +48,7 @@ class Evaluation:
             event = progress.ModelEvaluated(
                 round=round_,
                 accuracy=judged.accuracy,
-                loss=judged.loss,
+                loss=judged.loss if math.isfinite(judged.loss) else None,  # JSON has no NaN
                 samples=judged.samples,
                 evaluation_s=self._clock() - started_s,
                 background=in_background,

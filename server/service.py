@@ -22,6 +22,10 @@ from server.submissions import Desk
 log = structlog.get_logger(__name__)
 
 
+def _nothing() -> None:
+    """Nobody wants to know."""
+
+
 def unguessable() -> str:
     """128 random bits as text."""
     return secrets.token_hex(16)
@@ -33,6 +37,7 @@ async def serve(
     *,
     clock: Callable[[], float] = time.time,
     nonce: Callable[[], str] = unguessable,
+    on_ready: Callable[[], None] = _nothing,
 ) -> None:
     """Be the FL server until cancelled. Jobs that were running when a server went down go on where they stood.
 
@@ -41,6 +46,7 @@ async def serve(
         learning: builds and judges models.
         clock: seconds since the epoch.
         nonce: makes an unguessable text.
+        on_ready: called when jobs are taken.
     """
     async with announcing(broker, clock) as announcer, following(broker) as registry, task_group() as group:
         desk = Desk(broker, announcer, clock)
@@ -48,13 +54,14 @@ async def serve(
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
         around = Surroundings(broker, announcer, registry, learning, clock, nonce)
-        await _run_jobs(around, group)
+        await _run_jobs(around, group, on_ready)
 
 
-async def _run_jobs(around: Surroundings, group: asyncio.TaskGroup) -> None:
+async def _run_jobs(around: Surroundings, group: asyncio.TaskGroup, on_ready: Callable[[], None]) -> None:
     """Run each job that has not ended, from the moment its record appears."""
     running: dict[str, asyncio.Task[None]] = {}
     async with around.broker.watch(topics.pointer(topics.ANY)) as values:
+        on_ready()
         async for value in values:
             record = _record(value)
             if record is not None and not record.ended and (record.id not in running or running[record.id].done()):

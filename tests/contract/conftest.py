@@ -10,15 +10,29 @@ import broker
 from broker import Broker
 from broker.embedded import NatsServer
 
-ACK_WAIT_S = 0.5
+HASTE_S = 0.8
+"""How long a hasty broker waits for an acknowledgement; the others wait longer than any test."""
 
 Connect = Callable[[], AbstractAsyncContextManager[Broker]]
 
 
 @pytest.fixture(params=["memory_url", "nats_url"])
-def connect(request: pytest.FixtureRequest) -> Connect:
+def url(request: pytest.FixtureRequest) -> str:
+    """The broker under test."""
+    address: str = request.getfixturevalue(request.param)
+    return address
+
+
+@pytest.fixture
+def connect(url: str) -> Connect:
     """Opens a connection to the broker under test, as often as it is called."""
-    return partial(broker.connect, request.getfixturevalue(request.param), ack_wait_s=ACK_WAIT_S)
+    return partial(broker.connect, url)
+
+
+@pytest.fixture
+def connect_nats(nats_url: str) -> Connect:
+    """Opens a hasty connection to a real nats-server, as often as it is called."""
+    return partial(broker.connect, nats_url, ack_wait_s=HASTE_S)
 
 
 @pytest.fixture
@@ -30,4 +44,11 @@ def nats_url(nats_server: NatsServer) -> str:
 async def bus(connect: Connect) -> AsyncIterator[Broker]:
     """A connection to the broker under test."""
     async with connect() as bus:
+        yield bus
+
+
+@pytest.fixture
+async def hasty_bus(url: str) -> AsyncIterator[Broker]:
+    """A connection to the broker under test, that soon delivers again what nobody acknowledged."""
+    async with broker.connect(url, ack_wait_s=HASTE_S) as bus:
         yield bus

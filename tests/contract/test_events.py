@@ -11,8 +11,10 @@ from broker import Broker, Delivery, topics
 from broker.errors import BadTopic, Unsupported
 
 SOON_S = 5.0
+"""Much less than the 30 s after which a broker delivers again, and than any heartbeat or expiry adds up to."""
+
 NEVER_S = 0.2
-ACK_WAIT_S = 0.5
+HASTE_S = 0.8
 
 TASK = topics.task("openfaas", "client-1")
 TASKS = topics.platform_tasks("openfaas")
@@ -45,23 +47,23 @@ async def test_a_delivery_tells_what_was_published(bus: Broker) -> None:
     assert before_s - 1 < event.time_s < before_s + SOON_S
 
 
-async def test_what_nobody_acknowledged_comes_again_after_a_while(bus: Broker) -> None:
-    await bus.publish(TASK, b"train")
+async def test_what_nobody_acknowledged_comes_again_after_a_while(hasty_bus: Broker) -> None:
+    await hasty_bus.publish(TASK, b"train")
     loop = asyncio.get_running_loop()
-    async with bus.subscribe(TASKS, durable="bridge") as events:
+    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
         await following(events)
         taken_s = loop.time()
         again = await following(events)
         assert (await again.read(), again.attempt) == (b"train", 2)
-        assert loop.time() - taken_s > ACK_WAIT_S * 0.9
+        assert loop.time() - taken_s > HASTE_S * 0.9
 
 
-async def test_what_was_acknowledged_never_comes_again(bus: Broker) -> None:
-    await bus.publish(TASK, b"train")
-    async with bus.subscribe(TASKS, durable="bridge") as events:
+async def test_what_was_acknowledged_never_comes_again(hasty_bus: Broker) -> None:
+    await hasty_bus.publish(TASK, b"train")
+    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
         await (await following(events)).ack()
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(anext(events), ACK_WAIT_S * 1.5)
+            await asyncio.wait_for(anext(events), HASTE_S * 1.5)
 
 
 async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) -> None:
@@ -72,17 +74,17 @@ async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) ->
         given_back_s = loop.time()
         await event.nak(0.2)
         again = await following(events)
-        assert 0.19 < loop.time() - given_back_s < 0.2 + ACK_WAIT_S
+        assert loop.time() - given_back_s > 0.19
         await again.nak()
-        assert (await asyncio.wait_for(anext(events), ACK_WAIT_S * 0.8)).attempt == 3
+        assert (await following(events)).attempt == 3
 
 
-async def test_working_puts_redelivery_off(bus: Broker) -> None:
-    await bus.publish(TASK, b"train")
-    async with bus.subscribe(TASKS, durable="bridge") as events:
+async def test_working_puts_redelivery_off(hasty_bus: Broker) -> None:
+    await hasty_bus.publish(TASK, b"train")
+    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
         event = await following(events)
         for _ in range(4):
-            await asyncio.sleep(ACK_WAIT_S * 0.5)
+            await asyncio.sleep(HASTE_S * 0.5)
             await event.working()
         assert await is_silent(events)
         await event.ack()
@@ -173,14 +175,14 @@ async def test_prefetch_bounds_what_is_held(bus: Broker) -> None:
         done, _ = await asyncio.wait((blocked,), timeout=NEVER_S)
         assert not done
         await held[0].ack()
-        assert await (await asyncio.wait_for(blocked, ACK_WAIT_S / 2)).read() == b"4"
+        assert await (await asyncio.wait_for(blocked, SOON_S)).read() == b"4"
     assert {event.sequence for event in held + others} == {1, 2, 3, 4}
 
 
 async def test_the_next_event_comes_as_soon_as_the_only_one_is_acknowledged(bus: Broker) -> None:
     for number in range(20):
         await bus.publish(TASK, str(number).encode())
-    async with asyncio.timeout(2.0), bus.subscribe(TASKS, durable="bridge", prefetch=1) as events:
+    async with asyncio.timeout(SOON_S), bus.subscribe(TASKS, durable="bridge", prefetch=1) as events:
         for number in range(20):
             event = await anext(events)
             assert await event.read() == str(number).encode()
@@ -192,7 +194,7 @@ async def test_what_a_subscriber_did_not_look_at_goes_to_the_next_one_at_once(bu
         await bus.publish(TASK, str(number).encode())
     async with bus.subscribe(TASKS, durable="bridge") as events:
         await (await following(events)).ack()
-    async with asyncio.timeout(ACK_WAIT_S * 0.8), bus.subscribe(TASKS, durable="bridge") as events:
+    async with asyncio.timeout(SOON_S), bus.subscribe(TASKS, durable="bridge") as events:
         rest = [await anext(events) for _ in range(3)]
     assert {event.sequence for event in rest} == {2, 3, 4}
 

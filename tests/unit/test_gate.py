@@ -223,6 +223,21 @@ def test_a_client_whose_shard_the_register_does_not_know_may_claim_the_job_s_mos
     assert code_of(update("c-1", samples=1001), topic) == "samples"
 
 
+def test_one_sample_is_enough() -> None:
+    assert received(update(samples=1))[0].samples == 1
+
+
+def test_a_refusal_names_the_tensors_that_differ() -> None:
+    for tensors, reason in (
+        (without("F32"), r"missing: \['F32'\], not asked for: \[\]"),
+        ({**MODEL, "more": np.zeros(1)}, r"missing: \[\], not asked for: \['more'\]"),
+        ({**MODEL, "F32": MODEL["F32"].T}, r"F32 is \('F32', \(4, 3\)\), the model's is \('F32', \(3, 4\)\)"),
+        (spoilt("F64", 2048.0), r"F64 reaches 2048, at most 1024 is accepted"),
+    ):
+        with pytest.raises(Refused, match=reason):
+            received(update(tensors=tensors))
+
+
 def test_a_replay_of_the_same_update_is_a_duplicate_before_it_is_read() -> None:
     assert code_of(b"not even read", counted=("c-0",)) == "duplicate"
 
@@ -278,7 +293,7 @@ def test_1e30_is_absurd(code: str) -> None:
 
 
 def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(bomb()) > 6_800_000
+    assert len(bomb()) > 6_500_000
     monkeypatch.setattr(payload, "_parsed", pytest.fail)
     assert code_of(bomb()) == "malformed"
 
@@ -291,6 +306,12 @@ def test_the_largest_update_has_room_for_long_names_and_little_more() -> None:
     blob = encoded(tensors, header_of(metrics=metrics, state=STATE))
     gate.check(blob, Address("demo", 3, "c-0", 1), expected)
     assert len(blob) <= expected.largest < len(blob) + 400_000
+
+
+def test_the_largest_update_of_a_small_model_has_room_for_many_metrics() -> None:
+    blob = update(metrics={f"metric-{i}": 1 / 3 for i in range(1800)})
+    assert 50_000 < len(blob) <= EXPECTED.largest
+    received(blob)
 
 
 def test_the_largest_update_of_the_paper_s_network_is_little_more_than_its_weights() -> None:

@@ -137,7 +137,7 @@ REFUSED = {
     "a shape of halves": (file({"a": tensor(shape=[0.5])}, FOUR), "malformed"),
     "a shape of truths": (file({"a": tensor(shape=[True])}, FOUR), "malformed"),
     "three offsets": (file({"a": tensor(offsets=[0, 4, 4])}, FOUR), "malformed"),
-    "a negative shape": (file({"a": tensor(shape=[-1, -1])}, FOUR), "shape"),
+    "a negative shape": (file({"a": tensor(shape=[-1, -1])}, FOUR), "a has shape (-1, -1)"),
     "a foreign dtype": (file({"a": tensor("C64")}, FOUR), "known are F64, F32"),
     "an unsigned dtype": (file({"a": tensor("U32")}, FOUR), "dtype U32"),
     "a shape that is too large": (file({"a": tensor(shape=[2])}, FOUR), "4 bytes for shape"),
@@ -157,6 +157,7 @@ REFUSED = {
     "65 dimensions": (file({"a": tensor(shape=[1] * 65)}, FOUR), "impossible shape"),
     "a side of 2^63": (file({"a": tensor(shape=[0, 2**63], offsets=[0, 0])}), "impossible shape"),
     "sides that multiply to 2^124": (file({"a": tensor(shape=[0, 2**62, 2**62], offsets=[0, 0])}), "impossible shape"),
+    "a boolean of 2": (file({"a": tensor("BOOL", offsets=[0, 1])}, b"\2"), "neither 0 nor 1"),
     "a boolean of 7": (file({"a": tensor("BOOL", offsets=[0, 1])}, b"\7"), "neither 0 nor 1"),
 }
 

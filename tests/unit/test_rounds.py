@@ -1,5 +1,6 @@
 """A round: its whole transition table, and when it is over."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -54,12 +55,13 @@ def test_the_table_above_has_every_pair() -> None:
 def test_nothing_happens_to_a_round_that_is_over(state: State) -> None:
     over = replace(opened(), state=state)
     assert not over.open
-    for step in (
+    steps: tuple[Callable[[], Round], ...] = (
         lambda: rounds.answered(over, "a", 1.0),
         lambda: rounds.lost(over, "a", 1.0),
         lambda: rounds.tick(over, 100.0),
         lambda: rounds.cancelled(over, 1.0),
-    ):
+    )
+    for step in steps:
         with pytest.raises(IllegalTransition):
             step()
     assert over == replace(opened(), state=state)

@@ -1,0 +1,131 @@
+"""What a user without the rights gets: an error at once, and never a time-out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+import broker
+from broker import Broker, Delivery, topics
+from broker.embedded import NatsServer
+from broker.errors import BadUrl, ConnectFailed, Denied
+
+ACK_WAIT_S = 0.5
+PROGRESS = topics.progress("job-1", "round", "completed")
+
+
+async def refusal(url: str, within_s: float = 2.0) -> ConnectFailed:
+    async with asyncio.timeout(within_s):
+        with pytest.raises(ConnectFailed) as failed:
+            async with broker.connect(url):
+                pass
+    return failed.value
+
+
+async def test_wrong_credentials_are_refused_at_once_and_not_shown(nats_server: NatsServer) -> None:
+    error = await refusal(f"nats://fedkeeper:hunter2@127.0.0.1:{nats_server.port}")
+    assert "wrong user or password" in str(error)
+    assert "hunter2" not in str(error) + repr(error.__cause__)
+
+
+async def test_missing_credentials_are_refused_at_once(nats_server: NatsServer) -> None:
+    assert "wrong user or password" in str(await refusal(f"nats://127.0.0.1:{nats_server.port}"))
+
+
+async def test_an_address_where_nobody_listens_is_an_error_at_once(nats_server: NatsServer) -> None:
+    await nats_server.kill()
+    assert f"127.0.0.1:{nats_server.port}" in str(await refusal(nats_server.url))
+
+
+@pytest.mark.parametrize("url", ["nats://u@127.0.0.1:1?password_file=/nowhere", "tls://127.0.0.1:1?ca_file=/nowhere"])
+async def test_a_file_that_is_not_there_is_named(url: str) -> None:
+    with pytest.raises(BadUrl, match="/nowhere"):
+        async with broker.connect(url):
+            pass
+
+
+async def test_no_password_is_sent_where_encryption_was_asked_for_and_not_offered(nats_server: NatsServer) -> None:
+    error = await refusal(f"tls://fedkeeper:hunter2@127.0.0.1:{nats_server.port}")
+    assert "TLS" in str(error)
+
+
+CLIENT_RIGHTS = """
+authorization {
+  users: [
+    { user: "fedkeeper", password: "admin" },
+    { user: "client-7", password: "secret", permissions: {
+        publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.MODELS.fl.models.>",
+                  "$JS.API.CONSUMER.MSG.NEXT.TASKS.client-7", "$JS.ACK.TASKS.client-7.>"],
+        subscribe: ["_INBOX_client-7.>"] } },
+    { user: "mute", password: "secret", permissions: { subscribe: { deny: [">"] } } },
+  ]
+}
+"""
+
+
+@pytest.fixture
+async def strict_server(tmp_path: Path) -> AsyncIterator[NatsServer]:
+    """A server whose client-7 may do what a function has to do and nothing else."""
+    server = NatsServer(tmp_path / "strict", max_file_bytes=2 << 30, settings=CLIENT_RIGHTS)
+    await server.start()
+    yield server
+    await server.kill()
+
+
+def as_user(server: NatsServer, user: str, password: str) -> AbstractAsyncContextManager[Broker]:
+    return broker.connect(f"nats://{user}:{password}@127.0.0.1:{server.port}", ack_wait_s=ACK_WAIT_S)
+
+
+async def test_a_client_with_few_rights_does_its_work(strict_server: NatsServer) -> None:
+    model, update = topics.model("job-1", "ab" * 32), topics.update("job-1", 1, "client-7", 1)
+    tasks = topics.task("openfaas", "client-7")
+    async with as_user(strict_server, "fedkeeper", "admin") as admin:
+        await admin.put(model, b"model")
+        await admin.publish(tasks, b"train")
+        async with admin.subscribe(tasks, durable="client-7"):
+            pass
+        async with as_user(strict_server, "client-7", "secret") as bus:
+            async with asyncio.timeout(2.0), bus.subscribe(tasks, durable="client-7") as events:
+                event = await anext(events)
+                await event.ack()
+            assert await bus.get(model) == broker.Value(model, b"model", 1)
+            assert (await bus.publish(update, b"update")).stored
+            # Whose copy was first is not theirs to see.
+            assert await bus.publish(update, b"again") == broker.Receipt(0, stored=False)
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda bus: bus.publish(topics.update("job-1", 1, "client-8", 1), b"forged"),
+        lambda bus: bus.put(topics.model("job-1", "ab" * 32), b"forged"),
+        lambda bus: bus.publish(topics.SUBMIT, b"{}"),
+        lambda bus: bus.get(topics.update("job-1", 1, "client-7", 1)),
+        lambda bus: bus.snapshot("fl.clients.*"),
+        lambda bus: bus.purge("fl.updates.>"),
+        lambda bus: _subscribed(bus.subscribe("fl.updates.>")),
+        lambda bus: _subscribed(bus.subscribe("fl.tasks.>", durable="everything")),
+    ],
+)
+async def test_what_is_forbidden_is_denied_at_once(
+    strict_server: NatsServer, attempt: Callable[[Broker], Awaitable[object]]
+) -> None:
+    async with as_user(strict_server, "fedkeeper", "admin"):
+        pass
+    async with as_user(strict_server, "client-7", "secret") as bus, asyncio.timeout(1.0):
+        with pytest.raises(Denied):
+            await attempt(bus)
+
+
+async def _subscribed(subscription: AbstractAsyncContextManager[AsyncIterator[Delivery]]) -> None:
+    async with subscription as events:
+        await anext(events)
+
+
+async def test_someone_who_may_hear_no_answers_is_denied_at_once(strict_server: NatsServer) -> None:
+    async with asyncio.timeout(2.0):
+        with pytest.raises(Denied):
+            async with as_user(strict_server, "mute", "secret") as bus:
+                await bus.publish(PROGRESS, b"1")

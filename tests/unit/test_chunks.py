@@ -1,0 +1,141 @@
+import asyncio
+import hashlib
+import os
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from broker import chunks
+from broker.errors import CorruptPayload, Disconnected
+
+TOPIC = "fl.models.job-1.ab"
+
+
+class Store(dict[str, bytes]):
+    """Chunks in a dict; write-once, as on a broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = self.most_under_way = 0
+
+    async def store(self, topic: str, chunk: bytes) -> None:
+        self.setdefault(topic, chunk)
+        await self._count()
+
+    async def load(self, topic: str) -> bytes:
+        await self._count()
+        if topic not in self:
+            raise CorruptPayload(topic, "this chunk is missing")
+        return self[topic]
+
+    async def _count(self) -> None:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.mark.parametrize("size", [1, chunks.CHUNK_BYTES, chunks.CHUNK_BYTES + 1, 20 * chunks.CHUNK_BYTES])
+async def test_what_is_stored_is_loaded(store: Store, size: int) -> None:
+    payload = os.urandom(size)
+    message = await chunks.store(store.store, TOPIC, payload)
+    assert len(store) == -(-size // chunks.CHUNK_BYTES)
+    assert await chunks.load(store.load, TOPIC, message) == payload
+
+
+async def test_few_chunks_are_under_way_at_once(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(20 * chunks.CHUNK_BYTES))
+    assert store.most_under_way == chunks.STORES_AT_ONCE
+    store.most_under_way = 0
+    await chunks.load(store.load, TOPIC, message)
+    assert store.most_under_way == chunks.LOADS_AT_ONCE
+
+
+async def test_chunks_are_as_small_as_the_broker_wants_them(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
+    assert [len(chunk) for chunk in store.values()] == [300, 300, 300, 100]
+    assert await chunks.load(store.load, TOPIC, message) == bytes(1000)
+
+
+async def test_a_message_that_is_no_manifest_is_the_payload(store: Store) -> None:
+    assert await chunks.load(store.load, TOPIC, b"payload", at_most=7) == b"payload"
+    with pytest.raises(CorruptPayload, match="7 bytes, at most 6"):
+        await chunks.load(store.load, TOPIC, b"payload", at_most=6)
+
+
+async def test_too_large_a_payload_is_refused_before_anything_is_loaded(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
+    store.clear()
+    with pytest.raises(CorruptPayload, match="1000 bytes, at most 999"):
+        await chunks.load(store.load, TOPIC, message, at_most=999)
+
+
+async def test_a_missing_chunk_is_one_error_and_no_group(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
+    store.clear()
+    with pytest.raises(CorruptPayload, match="missing"):
+        await chunks.load(store.load, TOPIC, message)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda chunk: chunk[:-1], lambda chunk: chunk + b"x", lambda chunk: b"x" + chunk[1:]]
+)
+async def test_a_damaged_chunk_is_noticed(store: Store, damage: Callable[[bytes], bytes]) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
+    second = list(store)[1]
+    store[second] = damage(store[second])
+    with pytest.raises(CorruptPayload):
+        await chunks.load(store.load, TOPIC, message)
+
+
+async def test_exchanged_chunks_are_noticed(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, os.urandom(900), chunk_bytes=300)
+    first, second, _ = store
+    store[first], store[second] = store[second], store[first]
+    with pytest.raises(CorruptPayload, match="digest"):
+        await chunks.load(store.load, TOPIC, message)
+
+
+async def test_the_brokers_error_comes_out_as_it_is() -> None:
+    async def fail(*_: object) -> bytes:
+        raise Disconnected("gone")
+
+    with pytest.raises(Disconnected, match="gone"):
+        await chunks.store(fail, TOPIC, bytes(5 * chunks.CHUNK_BYTES))  # type: ignore[arg-type]
+    with pytest.raises(Disconnected, match="gone"):
+        await chunks.load(fail, TOPIC, manifest(size=5 * chunks.CHUNK_BYTES))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"size": 0},
+        {"size": -1},
+        {"size": chunks.MAX_BYTES + 1},
+        {"size": 1 << 33, "chunk_bytes": 1},  # billions of chunks
+        {"chunk_bytes": 0},
+        {"sha256": "fl.models.>"},
+        {"sha256": "AB" * 32},
+        {"more": 1},
+    ],
+)
+async def test_a_hostile_manifest_is_refused(store: Store, fields: dict[str, object]) -> None:
+    with pytest.raises(CorruptPayload):
+        await chunks.load(store.load, TOPIC, manifest(**fields))
+
+
+@pytest.mark.parametrize("end", [b"", b"{", b"[]", b"\xff"])
+async def test_an_unreadable_manifest_is_refused(store: Store, end: bytes) -> None:
+    with pytest.raises(CorruptPayload, match="unreadable"):
+        await chunks.load(store.load, TOPIC, manifest()[:10] + end)
+
+
+def manifest(**fields: object) -> bytes:
+    whole = {"sha256": hashlib.sha256(b"").hexdigest(), "size": 10, "chunk_bytes": chunks.CHUNK_BYTES} | fields
+    return b"\xffFKCHUNKS1" + msgspec.json.encode(whole)

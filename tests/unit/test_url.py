@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+import broker
+from broker import BrokerUrl
+from broker.errors import BadUrl
+
+HIDDEN = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("memory://demo", BrokerUrl("memory", "demo")),
+        ("nats://host", BrokerUrl("nats", "host", 4222)),
+        ("nats://host:4333/", BrokerUrl("nats", "host", 4333)),
+        ("nats://u:p%40ss@host", BrokerUrl("nats", "host", 4222, "u", "p@ss")),
+        ("nats://u@host?password_file=/a/b", BrokerUrl("nats", "host", 4222, "u", None, Path("/a/b"))),
+        ("tls://host?ca_file=ca.pem", BrokerUrl("tls", "host", 4222, ca_file=Path("ca.pem"))),
+        ("nats://[::1]:4333", BrokerUrl("nats", "::1", 4333)),
+    ],
+)
+def test_addresses(text: str, expected: BrokerUrl) -> None:
+    assert BrokerUrl.parse(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mqtt://host", "memory://, nats://, tls://"),
+        ("host:4222", "memory://, nats://, tls://"),
+        ("", "not with nothing"),
+        ("memory://", "a name"),
+        ("memory://a?b=c", "a name"),
+        ("nats://", "a host"),
+        ("nats://host/path", "no path"),
+        ("nats://host:99999", "port"),
+        ("nats://host:port", "port"),
+        ("nats://host?colour=red", "'colour'"),
+        ("nats://u@host?password_file=", "'password_file'"),
+        ("nats://u@host", "without a password"),
+        ("nats://host?password_file=/a", "without a user"),
+        ("nats://u:p@host?password_file=/a", "not both"),
+        ("nats://host?ca_file=/a", "not encrypted"),
+        ("nats://[::1", "unreadable"),
+    ],
+)
+def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
+    with pytest.raises(BadUrl) as error:
+        broker.connect(text)
+    assert complaint in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"nats://u:{HIDDEN}@host?colour=red",
+        f"nats://u:{HIDDEN}@host:99999",
+        f"nats://u:{HIDDEN}@host/path",
+        f"nats://u:{HIDDEN}@host?password_file=/a",
+        f"nats://:{HIDDEN}@host",
+        f"mqtt://u:{HIDDEN}@host",
+        f"memory://u:{HIDDEN}@host",
+        f"nats://u:{HIDDEN}@[::1",
+        f"u:{HIDDEN}@host",
+        f"nats://u:{HIDDEN}",
+    ],
+)
+def test_no_error_shows_a_password(text: str) -> None:
+    with pytest.raises(BadUrl) as error:
+        BrokerUrl.parse(text)
+    assert HIDDEN not in f"{error.value} {error.value!r} {error.value.__cause__}"
+
+
+def test_no_representation_shows_a_password() -> None:
+    url = BrokerUrl.parse(f"tls://u:{HIDDEN}@host:1?ca_file=ca.pem")
+    assert str(url) == "tls://u:***@host:1?ca_file=ca.pem"
+    assert HIDDEN not in f"{url!r} {url.address}"
+    assert url.secret() == HIDDEN
+
+
+def test_the_password_is_read_from_its_file_when_it_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    url = BrokerUrl.parse(f"nats://u@host?password_file={path}")
+    assert str(url) == f"nats://u@host:4222?password_file={path}"
+    with pytest.raises(BadUrl, match="can't read"):
+        url.secret()
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(BadUrl, match="empty"):
+        url.secret()
+    path.write_text(f"{HIDDEN}\n", encoding="utf-8")
+    assert url.secret() == HIDDEN
