@@ -8,6 +8,7 @@ processes, a 2.3 MB update per client through the broker, the gate, the exact su
 
 import argparse
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -54,7 +55,7 @@ async def measure(fabric: Fabric, clients: int, rounds: int) -> tuple[list[Round
             opened.append(said.time_s)
         if isinstance(said.event, RoundCompleted):
             completed.append(said.event)
-    periods = [after - before for before, after in zip(opened, opened[1:], strict=False)]
+    periods = [after - before for before, after in itertools.pairwise(opened)]
     return completed[WARM_UP:], periods[WARM_UP:]
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from broker import topics
 from broker.concurrency import task_group
-from broker.errors import CorruptPayload
+from broker.errors import UNREADABLE, CorruptPayload
 
 CHUNK_BYTES: Final = 1 << 20
 """Larger chunks cost the broker memory (613 MB at 4 MB each for a 500 MB payload), and are no faster."""
@@ -43,7 +43,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         chunk_bytes: bytes of each chunk but the last.
     """
 
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     size: Annotated[int, msgspec.Meta(gt=0)]
     chunk_bytes: Annotated[int, msgspec.Meta(gt=0)]
 
@@ -139,7 +139,7 @@ async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
 def _decode(topic: str, message: bytes, at_most: int) -> Manifest:
     try:
         manifest = msgspec.json.decode(message.removeprefix(_MAGIC), type=Manifest)
-    except msgspec.DecodeError as exc:
+    except UNREADABLE as exc:
         raise CorruptPayload(topic, f"its manifest is unreadable: {exc}") from exc
     if manifest.size > min(at_most, MAX_BYTES):
         raise CorruptPayload(topic, f"it announces {manifest.size} bytes, at most {at_most} are taken")

@@ -77,6 +77,7 @@ class NatsServer:
         self._name = f"fedkeeper-{secrets.token_hex(8)}"
         self._process: asyncio.subprocess.Process | None = None
         self._lock: int | None = None
+        self._stopping = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -123,6 +124,7 @@ class NatsServer:
                 in time.
         """
         binary = find_binary()
+        self._stopping = False
         await asyncio.to_thread(self._claim)
         try:
             await self._start(binary)
@@ -134,14 +136,16 @@ class NatsServer:
         """Wait as long as it runs.
 
         Raises:
-            ServerFailed: it ended, and nobody had asked it to.
+            ServerFailed: it ended by itself, and not because of `stop`.
         """
-        if self._process is not None:
-            code = await self._process.wait()
+        watched = self._process
+        code = None if watched is None else await watched.wait()
+        if watched is not None and not self._stopping:
             raise ServerFailed(f"nats-server ended with code {code}: {self._last_words()} (see {self.log_file})")
 
     async def stop(self) -> None:
         """End it in order, by force if that takes too long."""
+        self._stopping = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -154,6 +158,7 @@ class NatsServer:
 
     async def kill(self) -> None:
         """End it as a crash would."""
+        self._stopping = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()

@@ -139,8 +139,8 @@ class Data(_Section, frozen=True):
     @property
     def key(self) -> str:
         """Short name of this deal; clients that hold a part of it are labelled with it."""
-        how = {"shards": f"shards{self.shards_per_client}", "iid": "iid", "dirichlet": f"dir{self.alpha:g}"}
-        return f"{self.dataset}-{how[self.partition]}-c{self.clients}-s{self.seed}".replace(".", "p")
+        how = {"shards": f"shards{self.shards_per_client}", "iid": "iid", "dirichlet": f"dir{self.alpha:.15g}"}
+        return f"{self.dataset}-{how[self.partition]}-c{self.clients}-s{self.seed}".replace(".", "p").replace("+", "")
 
 
 class Evaluation(_Section, frozen=True):

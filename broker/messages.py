@@ -166,3 +166,15 @@ def seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on every part, and on nothing else."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def client_record(payload: bytes) -> ClientRecord:
+    """Decode an entry of the client register.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return msgspec.json.decode(payload, type=ClientRecord)
+    except UNREADABLE as exc:
+        raise DecodeError(f"not an entry of the client register: {exc}") from exc

@@ -364,9 +364,12 @@ def _uncancelled() -> Iterator[None]:
     """Raise the cancellation that nats-py swallows while it connects, closes, or waits for room in its buffer."""
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
-    yield
-    if task and task.cancelling() > before:
-        raise asyncio.CancelledError
+    try:
+        yield
+    finally:
+        # Whatever nats-py made of it, an error of its own included.
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _trust(address: BrokerUrl) -> ssl.SSLContext:

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from broker import logs
+from broker.errors import ServerFailed
 from fedkeeper import configs, follow, plot, provision, running, screen, system
 from fedkeeper.errors import BadOption, NotAnswered
 from fedkeeper.sdk import connect
@@ -100,8 +101,12 @@ def _temporary(folder: Path) -> Iterator[Path]:
     store = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
     try:
         yield store
-    finally:
+    except ServerFailed:
+        raise  # it names the broker's log, which is there
+    except BaseException:
         shutil.rmtree(store, ignore_errors=True)
+        raise
+    shutil.rmtree(store, ignore_errors=True)
 
 
 @app.command()

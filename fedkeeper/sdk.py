@@ -17,7 +17,7 @@ import msgspec
 
 import broker
 from broker import job as jobs
-from broker import progress, records, topics
+from broker import messages, progress, records, topics
 from broker.base import Broker
 from broker.concurrency import task_group
 from broker.errors import CorruptPayload, DecodeError
@@ -108,9 +108,13 @@ class Fabric:
         return sorted(found, key=lambda record: (record.created_s, record.id))
 
     async def clients(self) -> list[ClientRecord]:
-        """The client register, by id."""
+        """The client register, by id.
+
+        Raises:
+            DecodeError: an entry of it is unreadable.
+        """
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        found = [msgspec.json.decode(value.payload, type=ClientRecord) for value in values.values() if value.payload]
+        found = [messages.client_record(value.payload) for value in values.values() if value.payload]
         return sorted(found, key=lambda client: client.id)
 
     async def register(self, clients: list[ClientRecord]) -> None:

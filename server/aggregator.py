@@ -40,7 +40,7 @@ class Plan:
 
     Attributes:
         layout: the tensors that an update must have.
-        bounds: per float tensor, the largest magnitude accepted.
+        bounds: per tensor but those of BOOL, the largest magnitude accepted.
         shifts: per float tensor, s.
         max_samples: the largest sum of samples.
     """
@@ -65,10 +65,16 @@ def plan(base: Mapping[str, Array], layout: Layout, buffers: frozenset[str], max
     room = min(_MANTISSA_BITS, _SUM_BITS - max_samples.bit_length())
     return Plan(
         layout=layout,
-        bounds={name: 2.0**exponent for name, exponent in exponents.items()},
+        bounds={name: 2.0**exponent for name, exponent in exponents.items()} | _count_bounds(base, layout),
         shifts={name: room - exponent for name, exponent in exponents.items()},
         max_samples=max_samples,
     )
+
+
+def _count_bounds(base: Mapping[str, Array], layout: Layout) -> dict[str, float]:
+    """No round counts further than 2^31; and the largest value wins, so a forged one would stay for ever."""
+    counts = [name for name, (dtype, _) in layout.items() if dtype not in FLOATS and dtype != "BOOL"]
+    return {name: 2.0**31 + float(np.max(np.abs(base[name].astype(np.float64)), initial=0.0)) for name in counts}
 
 
 def _bound_exponent(base: Array, is_buffer: bool) -> int:  # noqa: FBT001 (two kinds of tensor, private)

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 import msgspec
 import structlog
 
-from broker import topics
+from broker import messages, topics
 from broker.base import Broker, Value
 from broker.concurrency import task_group
+from broker.errors import DecodeError
 from broker.messages import ClientRecord
 
 log = structlog.get_logger(__name__)
@@ -49,8 +50,8 @@ class Registry:
 
     def _add(self, topic: str, payload: bytes) -> None:
         try:
-            self._clients[topic] = msgspec.json.decode(payload, type=ClientRecord)
-        except msgspec.DecodeError as exc:
+            self._clients[topic] = messages.client_record(payload)
+        except DecodeError as exc:
             log.warning("unreadable entry of the client register", topic=topic, error=str(exc))
 
 

@@ -49,18 +49,22 @@ async def serve(
         on_ready: called when jobs are taken.
     """
     async with announcing(broker, clock) as announcer, following(broker) as registry, task_group() as group:
-        desk = Desk(broker, announcer, clock)
+        listening = asyncio.Barrier(3)
+        desk = Desk(broker, announcer, clock, listening)
         group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
         around = Surroundings(broker, announcer, registry, learning, clock, nonce)
-        await _run_jobs(around, group, on_ready)
+        await _run_jobs(around, group, listening, on_ready)
 
 
-async def _run_jobs(around: Surroundings, group: asyncio.TaskGroup, on_ready: Callable[[], None]) -> None:
+async def _run_jobs(
+    around: Surroundings, group: asyncio.TaskGroup, listening: asyncio.Barrier, on_ready: Callable[[], None]
+) -> None:
     """Run each job that has not ended, from the moment its record appears."""
     running: dict[str, asyncio.Task[None]] = {}
     async with around.broker.watch(topics.pointer(topics.ANY)) as values:
+        await listening.wait()
         on_ready()
         async for value in values:
             record = _record(value)

@@ -1,5 +1,6 @@
 """Job messages become records: validated, given an id, accepted or refused with a reason."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,15 +31,25 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """Where submissions are handled."""
+    """Where submissions are handled.
+
+    Attributes:
+        broker: where they come from.
+        announcer: tells the world.
+        clock: seconds since the epoch.
+        listening: passed by each of the server's subscriptions as soon as it hears; None: nobody waits for that.
+    """
 
     broker: Broker
     announcer: Announcer
     clock: Callable[[], float]
+    listening: asyncio.Barrier | None = None
 
     async def receive(self, topic_filter: str, durable: str) -> None:
         """Handle submissions for ever."""
         async with self.broker.subscribe(topic_filter, durable=durable) as deliveries:
+            if self.listening is not None:
+                await self.listening.wait()
             async for delivery in deliveries:
                 answer = await self.handle(delivery)
                 await delivery.answer(msgspec.json.encode(answer))

@@ -1,6 +1,7 @@
 """Jobs on the FL server, with fake clients: what counts, what does not, and what people are told."""
 
 import asyncio
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -265,7 +266,7 @@ async def test_a_clients_next_task_names_the_state_of_its_last_counted_update(fa
     async def with_state(bus: Broker, task: RoundTask) -> None:
         topic = topics.optimizer_state(task.job, task.client_id, task.round, 1)
         await bus.put(topic, b"moments")
-        state = BlobRef(topic, "00", 7)
+        state = BlobRef(topic, hashlib.sha256(b"moments").hexdigest(), 7)
         content = fakes.update(fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, state=state))
         await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)
 
@@ -311,3 +312,18 @@ def test_the_fold_is_what_an_auditor_would_compute() -> None:
     aggregate.add(fakes.INITIAL, 3)
     aggregate.add({name: array + array.dtype.type(1) for name, array in fakes.INITIAL.items()}, 1)
     np.testing.assert_allclose(aggregate.mean()["layer.bias"], [0.25] * 3)
+
+
+async def test_rubbish_in_the_register_and_in_a_manifest_takes_nothing_down(fabric: Fabric, bus: Broker) -> None:
+    async def after_a_bad_manifest(bus: Broker, task: RoundTask) -> None:
+        # What a chunked payload starts with, and then bytes that are no UTF-8.
+        await bus._publish(topics.update(task.job, task.round, task.client_id, 1), b"\xffFKCHUNKS1\xff\xfe", None)
+        await fakes.answer(bus, task, 2)
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, after_a_bad_manifest).serve()):
+        await bus.put(topics.client("rubbish"), b"\xff\xfe")
+        job = await fabric.submit(fakes.job())
+        said = await events(fabric, job)
+    assert said[-1].event.what == "job.completed"
+    assert {one.code for one in of(said, progress.UpdateRefused)} == {"malformed"}

@@ -31,7 +31,9 @@ async def client(server: NatsServer) -> Client:
 async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
         await Fabric(bus).register(fakes.clients(10))
-        async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        ready = asyncio.Event()
+        async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
+            await ready.wait()
             nc = await client(nats_server)
             seen: list[dict[str, Any]] = []
             progress = await nc.subscribe("fl.progress.>")
@@ -56,7 +58,9 @@ async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_s
 async def test_a_bad_request_gets_the_error_and_the_server_stays_up(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
         await Fabric(bus).register(fakes.clients(10))
-        async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        ready = asyncio.Event()
+        async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
+            await ready.wait()
             nc = await client(nats_server)
             answers = [
                 json.loads((await nc.request("fl.jobs.submit", payload, timeout=5)).data)

@@ -282,3 +282,9 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_count_that_no_round_reaches_is_out_of_bounds() -> None:
+    base = {"batches": np.array(7, np.int64), "mask": np.array([True])}
+    bounds = aggregator.plan(base, payload.layout(base), frozenset(), 10).bounds
+    assert bounds == {"batches": 7.0 + 2.0**31}

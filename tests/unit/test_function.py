@@ -152,7 +152,7 @@ async def test_frozen_parameters_stay_out_of_the_update(
 
 
 async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> None:
-    task = await task_for(site, told={"train": False})
+    task = await task_for(site, training_hyperparameters=Training(dry=True))
     done = await handle(task, site.bus, Warm(), attempt=1)
     got, header = await update_of(site)
     base = tensors.from_bytes(tensors.initial(SMALL, 1)[0])
@@ -164,7 +164,7 @@ async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> No
 
 
 async def test_a_dry_round_needs_no_data(site: Site) -> None:
-    task = await task_for(site, told={"train": False}, data_loc="")
+    task = await task_for(site, training_hyperparameters=Training(dry=True), data_loc="")
     assert (await handle(task, site.bus, Warm(), attempt=1)).header.samples == 1
     with pytest.raises(DataMissing, match="data_loc"):
         await handle(await task_for(site, data_loc="", round=2), site.bus, Warm(), attempt=1)
