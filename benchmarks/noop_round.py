@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from broker import logs
+from broker import heap, logs
 from broker.job import Job, from_dict
 from broker.messages import ClientRecord
 from broker.progress import RoundCompleted, RoundOpened
@@ -91,4 +91,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=12)
     arguments = parser.parse_args()
     logs.configure(quiet=True)
+    heap.keep_large_blocks()
     asyncio.run(main(arguments.clients, arguments.rounds))

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 import broker
-from broker import logs
+from broker import heap, logs
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import RoundTask
@@ -96,6 +96,7 @@ async def _main() -> None:
     orders = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     logs.configure(quiet=True)
+    heap.keep_large_blocks()
     await serve(os.environ["FEDKEEPER_URL"], orders, reports)
 
 

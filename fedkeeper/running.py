@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from bridges.errors import BridgeError
+from broker import heap
 from broker.errors import BrokerError
 from client_fn.errors import ClientError
 from fedkeeper import screen
@@ -21,6 +22,7 @@ FAILED: Final = 1
 
 def run(command: Coroutine[Any, Any, None]) -> None:
     """Run a command to its end, and end the process if it failed."""
+    heap.keep_large_blocks()
     try:
         asyncio.run(_until_signal(command))
     except KeyboardInterrupt:
