@@ -7,7 +7,7 @@ import ctypes
 import sys
 from typing import Final
 
-# mallopt(3)
+# The numbers of mallopt(3).
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
@@ -18,7 +18,7 @@ _LARGEST_KEPT_BYTES: Final = 32 << 20
 
 
 def keep_large_blocks() -> None:
-    """For this process, from now on; up to 128 MB that are free stay with it. Elsewhere than on glibc it does nothing."""
+    """For this process, from now on; up to 128 MB that are free stay with it. Does nothing but on glibc."""
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
