@@ -5,7 +5,6 @@ A worker gets its next task as soon as it has trained, while it still publishes 
 
 import asyncio
 import contextlib
-import ctypes
 import itertools
 import os
 import signal
@@ -13,33 +12,24 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
 
 from bridges.errors import InvocationFailed
 from bridges.platform import Activation
+from broker import children
 from broker.concurrency import task_group
 from broker.messages import RoundTask
+from broker.work import Order, Report
 
 log = structlog.get_logger(__name__)
 
 GOODBYE_S: Final = 0.5
 """How long a worker may take to end before it is killed. One that trains ends at once; one that imports torch can't."""
 
-_PR_SET_PDEATHSIG: Final = 1
 _LINE_BYTES: Final = 1 << 20
-
-
-class Report(msgspec.Struct, frozen=True):
-    """What a worker says of a task; see `client_fn.local`."""
-
-    id: str
-    state: str
-    cold: bool = False
-    reason: str = ""
-    retryable: bool = True
 
 
 @dataclass
@@ -64,7 +54,7 @@ class Worker:
             raise InvocationFailed(f"{self.name} has no input")
         self.count += 1
         queue = self.reports[task.id] = asyncio.Queue()
-        self.process.stdin.write(msgspec.json.encode({"task": task, "attempt": attempt}) + b"\n")
+        self.process.stdin.write(msgspec.json.encode(Order(task, attempt)) + b"\n")
         return queue
 
 
@@ -148,7 +138,7 @@ class LocalPlatform:
             env=env,
             limit=_LINE_BYTES,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we end our workers ourselves
-            preexec_fn=_die_with_parent,
+            preexec_fn=children.dying_with_us(signal.SIGKILL),
         )
 
 
@@ -194,10 +184,3 @@ async def _end(process: Process) -> int | None:
     except TimeoutError:
         process.kill()
         return await process.wait()
-
-
-def _die_with_parent() -> None:
-    """In the child, before it starts: be killed when the parent dies, however it dies (Linux, prctl(2))."""
-    if sys.platform == "linux":
-        prctl: Any = ctypes.CDLL(None, use_errno=True).prctl
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

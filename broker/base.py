@@ -22,7 +22,7 @@ Start = Literal["first", "new"] | datetime
 Load = Callable[[str, bytes, int | None], Awaitable[bytes]]
 """Topic, message, at most how many bytes: the payload that the message is or stands for."""
 
-ACK_WAIT_S: Final = 30.0
+ACK_WAIT_S: Final = 15.0
 """A delivery that is neither acknowledged nor reported as `working` for so long is delivered again."""
 
 

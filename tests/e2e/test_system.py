@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from broker.embedded import NatsServer
-from tests.e2e.program import Program, run, soon
+from tests.e2e.program import Program, digest, run, soon
 
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
 REPOSITORY = Path(__file__).parents[2]
@@ -57,6 +57,31 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     assert {line.split()[1] for line in listed.splitlines()[1:]} == {"completed", "cancelled"}
     _, registered = await run("clients", cwd=tmp_path)
     assert registered.count("digits-shards2-c10-s0-") >= 10
+
+
+async def test_a_system_that_is_killed_goes_on_where_it_stood(tmp_path: Path) -> None:
+    """Broker, server, bridge and workers die at once, in the middle of a round; `up` again, and the job ends."""
+    # With a quorum of less than all, the round may rightly close without those whose tasks have to be delivered again.
+    rounds = ("--set", "stop.rounds=5", "--set", "training.local_epochs=1", "--set", "cohort.quorum=1.0")
+    _, undisturbed = await run("run", "quickstart", *rounds, "--out", "undisturbed", cwd=tmp_path)
+    first = await Program("up", cwd=tmp_path).start()
+    await first.says("ready: ")
+    _, job = await run("submit", "quickstart", *rounds, cwd=tmp_path)
+    watcher = await Program("watch", job.strip(), cwd=tmp_path).start()
+    await watcher.says("round 2: 10 updates")
+    await watcher.says("update.counted")
+    first.send(signal.SIGKILL)
+    await soon(lambda: not first.processes())
+    watcher.send(signal.SIGTERM)
+    await watcher.ends(40)
+
+    second = await Program("up", cwd=tmp_path).start()
+    await second.says("ready: ")
+    _, watched = await run("watch", job.strip(), cwd=tmp_path)
+    second.send(signal.SIGTERM)
+    await second.ends(20)
+    assert f"model {digest(undisturbed)[:12]}" in watched
+    assert [f"round {n}: 10 updates" in watched for n in range(1, 6)] == [True] * 5
 
 
 async def test_several_jobs_at_once(up: tuple[Program, str], tmp_path: Path) -> None:

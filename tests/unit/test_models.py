@@ -1,6 +1,7 @@
 """The paper's models have its sizes and starts; the user's own are found, kept as they are, or named in an error."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from broker.job import Model
-from client_fn import models
+from client_fn import models, tensors
 from client_fn.errors import BadModel
 
 OWN = """
@@ -140,3 +141,11 @@ def test_keys_differ_with_the_args_and_not_with_their_order() -> None:
     one = models.key(Model(args={"hidden": 5, "classes": 2}))
     assert one == models.key(Model(args={"classes": 2, "hidden": 5}))
     assert one != models.key(Model(args={"classes": 2, "hidden": 6}))
+
+
+def test_models_that_are_built_at_the_same_time_have_the_weights_of_their_seeds() -> None:
+    """torch's random numbers belong to the process; several jobs may start at once."""
+    alone = [tensors.to_bytes(tensors.tensors_of(models.build(Model(), seed=seed))) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda i: models.build(Model(), seed=i % 4), range(32)))
+    assert [tensors.to_bytes(tensors.tensors_of(module)) for module in together] == alone * 8
