@@ -12,7 +12,8 @@ from broker import job as jobs
 from broker import payload
 from tests.e2e.program import Program, digest, run, soon
 
-SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
+# Adam, so that optimizer state is carried from round to round.
+SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
 
 
 async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import yaml
 from broker.embedded import NatsServer
 from tests.e2e.program import Program, digest, run, soon
 
-SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1")
+# Adam, so that optimizer state is carried from round to round.
+SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -62,7 +63,7 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
 async def test_a_system_that_is_killed_goes_on_where_it_stood(tmp_path: Path) -> None:
     """Broker, server, bridge and workers die at once, in the middle of a round; `up` again, and the job ends."""
     # With a quorum of less than all, the round may rightly close without those whose tasks have to be delivered again.
-    rounds = ("--set", "stop.rounds=5", "--set", "training.local_epochs=1", "--set", "cohort.quorum=1.0")
+    rounds = (*SHORT, "--set", "stop.rounds=5", "--set", "cohort.quorum=1.0")
     _, undisturbed = await run("run", "quickstart", *rounds, "--out", "undisturbed", cwd=tmp_path)
     first = await Program("up", cwd=tmp_path).start()
     await first.says("ready: ")
