@@ -48,6 +48,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         evaluated: the last round that was evaluated.
         accuracy: measured then.
         reason: why the job ended.
+        announced: its end is with the broker as an event too.
     """
 
     id: str
@@ -71,11 +72,17 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     evaluated: int = 0
     accuracy: float | None = None
     reason: str = ""
+    announced: bool = False
 
     @property
     def ended(self) -> bool:
-        """Nothing more will happen."""
+        """Nothing more will happen to the model."""
         return self.phase in ("completed", "failed", "cancelled")
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is to be done."""
+        return self.ended and self.announced
 
 
 def encode(record: JobRecord) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from broker import job as jobs
 from broker import payload, progress, records, topics
 from broker.base import Broker
 from broker.concurrency import task_group
@@ -100,18 +101,26 @@ class _Running:
         return self.record.model
 
     async def to_the_end(self) -> None:
-        """Every step until the record says that the job has ended."""
+        """Every step until the job has ended, and everybody may know it."""
+        if not self.record.ended:
+            await self._ledger.tidy()
+            try:
+                await self._train()
+            except (JobFailed, LearningFailed) as exc:
+                await self._end("failed", str(exc))
+        await self._said(self._end_event())
+        await self._ledger.move(announced=True)
+        await self._ledger.clean_up()
+
+    async def _train(self) -> None:
         record, around = self.record, self._around
         since_s = record.opened_s or record.created_s
-        await self._ledger.tidy()
-        try:
-            async with inbox.reading(around.broker, around.registry, record.id, since_s, around.clock) as box:
-                await self._begin()
-                async with task_group() as background:
-                    await self._steps(box, background)
-        except (JobFailed, LearningFailed) as exc:
-            await self._end("failed", str(exc))
-        await self._ledger.clean_up()
+        if record.phase == "accepted":
+            await self._said(progress.JobAccepted(name=self.job.name, job=jobs.to_toml(self.job)))
+        async with inbox.reading(around.broker, around.registry, record.id, since_s, around.clock) as box:
+            await self._begin()
+            async with task_group() as background:
+                await self._steps(box, background)
 
     async def _begin(self) -> None:
         """The model: a new one, or the one that the record names."""
@@ -128,8 +137,8 @@ class _Running:
         weights, _ = payload.decode(self._initial.weights)
         self._state = self._strategy.init(weights)
         model, slots = await self._ledger.publish(self._state)
+        await self._said(progress.JobStarted(model=model, parameters=sum(array.size for array in weights.values())))
         await self._ledger.move(phase="running", model=model, slots=slots, frozen=self._initial.frozen)
-        self._say(progress.JobStarted(model=model, parameters=sum(array.size for array in weights.values())))
 
     async def _steps(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         while not self.record.ended:
@@ -289,7 +298,7 @@ class _Running:
         reason = f"{len(collection.headers)} of {collection.round.needed} needed updates"
         counted = tuple(sorted(collection.headers))
         event = progress.RoundFailed(round=record.round, reason=reason, counted=counted, policy=policy)
-        self._say(event, record.round)
+        await self._said(event, record.round)
         failures = record.failures + 1
         if policy == "stop" or failures >= self.job.cohort.max_failures:
             raise JobFailed(f"round {record.round} failed: {reason} ({failures} in a row)")
@@ -347,3 +356,7 @@ class _Running:
 
     def _say(self, event: Event, *about: object) -> None:
         self._around.announcer.say(self.record.id, event, *about)
+
+    async def _said(self, event: Event, *about: object) -> None:
+        """Say what must not be lost, before the record moves on."""
+        await self._around.announcer.said(self.record.id, event, *about)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from broker import progress, records, topics
+from broker import records, topics
 from broker.base import Broker, Value
 from broker.concurrency import task_group
 from broker.errors import DecodeError
@@ -68,7 +68,7 @@ async def _run_jobs(
         on_ready()
         async for value in values:
             record = _record(value)
-            if record is not None and not record.ended and (record.id not in running or running[record.id].done()):
+            if record is not None and not record.over and (record.id not in running or running[record.id].done()):
                 running[record.id] = group.create_task(_run_job(record.id, around), name=f"job {record.id}")
 
 
@@ -98,4 +98,4 @@ async def _fail(job: str, around: Surroundings, reason: str) -> None:
         return
     failed = records.failed(records.decode(found.payload), f"internal error: {reason}")
     await around.broker.put(topics.pointer(job), records.encode(failed), revision=found.revision)
-    around.announcer.say(job, progress.JobFailed(reason=failed.reason))
+    await jobs.run(job, around)

@@ -64,11 +64,11 @@ class Desk:
             wanted = job.from_json(cloudevents.unwrapped(payload))
             return await self._accept(_id_for(delivery, payload, wanted), wanted)
         except JobError as exc:
-            return self._refuse(_id_for(delivery, payload, None), exc)
+            return await self._refuse(_id_for(delivery, payload, None), exc)
         except BadTopic as exc:
-            return self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
+            return await self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
         except (DecodeError, CorruptPayload) as exc:
-            return self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
+            return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
     async def _accept(self, job_id: str, wanted: Job) -> Answer:
         record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
@@ -76,29 +76,21 @@ class Desk:
             await self.broker.put(topics.pointer(job_id), records.encode(record), revision=0)
         except Conflict:
             return await self._taken(job_id, wanted)
-        self._say_accepted(record)
+        log.info("job accepted", job=job_id)
         return Answer(job=job_id)
 
     async def _taken(self, job_id: str, wanted: Job) -> Answer:
         """A repetition is accepted as what it is; another job under the same id is not."""
         found = await self.broker.get(topics.pointer(job_id))
-        if found is not None and found.payload is not None:
-            record = records.decode(found.payload)
-            if record.job == wanted:
-                self._say_accepted(record)
-                return Answer(job=job_id)
+        if found is not None and found.payload is not None and records.decode(found.payload).job == wanted:
+            return Answer(job=job_id)
         log.warning("another job has this id", job=job_id)
         return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
 
-    def _say_accepted(self, record: JobRecord) -> None:
-        log.info("job accepted", job=record.id)
-        event = progress.JobAccepted(name=record.job.name, job=job.to_toml(record.job))
-        self.announcer.say(record.id, event)
-
-    def _refuse(self, job_id: str, error: JobError) -> Answer:
+    async def _refuse(self, job_id: str, error: JobError) -> Answer:
         log.warning("job refused", job=job_id, field=error.field, reason=str(error))
         event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
-        self.announcer.say(job_id, event)
+        await self.announcer.said(job_id, event)
         return Answer(job=job_id, error=str(error), field=error.field)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from broker import job as jobs
 from broker import payload, progress, topics
 from broker.base import Broker
 from broker.messages import BlobRef, RoundTask
@@ -44,6 +45,7 @@ async def test_a_job_is_trained_round_by_round(fabric: Fabric, bus: Broker) -> N
         said = await events(fabric, job)
 
     whats = [one.event.what for one in said]
+    assert jobs.from_toml(said[0].event.job).stop.rounds == 2  # type: ignore[union-attr]
     assert whats[:2] == ["job.accepted", "job.started"]
     assert whats[-1] == "job.completed"
     assert whats.count("update.counted") == 8
