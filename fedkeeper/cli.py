@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import typer
 from rich.table import Table
 
-from broker import logs
+from broker import BrokerUrl, logs
 from broker.errors import ServerFailed
 from fedkeeper import configs, follow, plot, provision, running, screen, system
 from fedkeeper.errors import BadOption, NotAnswered
@@ -88,7 +89,8 @@ async def _run(file: str, overrides: tuple[str, ...], out: Path, url: str, setti
         else:
             store = stack.enter_context(_temporary(settings.folder))
             url = await stack.enter_async_context(system.whole_system(settings, store=store))
-        console.print(f"broker {url.partition('?')[0]}, {settings.workers} workers; starting ...", markup=False)
+        broker = BrokerUrl.parse(url).address
+        console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
         fabric = await stack.enter_async_context(connect(url))
         job_id = await fabric.submit(job, timeout_s=60)
         await follow.follow(fabric, job_id, console, folder=out / job_id)
@@ -124,18 +126,28 @@ def up(
 
 
 async def _up(url: str, port: int, settings: Settings) -> None:
-    url_file = settings.folder / URL_FILE
+    console = screen.console()
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.parts(url, settings))
+            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False)
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
-            url = await stack.enter_async_context(whole)
-        settings.folder.mkdir(parents=True, exist_ok=True)
-        url_file.write_text(url)
-        stack.callback(url_file.unlink, missing_ok=True)
-        screen.console().print(f"ready: {url}\n\n  fedkeeper submit quickstart --wait --url '{url}'\n", markup=False)
+            own = await stack.enter_async_context(whole)
+            stack.enter_context(_known_here(settings.folder, own))
+            console.print(f"ready: {own}\n\n  fedkeeper submit quickstart --wait --url '{own}'\n", markup=False)
         await system.for_ever()
+
+
+@contextlib.contextmanager
+def _known_here(folder: Path, url: str) -> Iterator[None]:
+    """Let commands in this folder find the broker; the URL names the password's file, not the password."""
+    file = folder / URL_FILE
+    file.write_text(url)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @app.command()
@@ -306,6 +318,8 @@ def _url(given: str) -> str:
 
 def main() -> None:
     """The program."""
+    # As `python -m` does: a model of the user's own lies in the folder where the program is started.
+    sys.path.insert(0, "")
     try:
         app()
     except running.MISTAKES as exc:

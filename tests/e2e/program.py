@@ -31,9 +31,7 @@ class Program:
 
     async def start(self) -> "Program":
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "fedkeeper",
+            Path(sys.executable).with_name("fedkeeper"),
             *self._arguments,
             cwd=self._cwd,
             env=self._environment,

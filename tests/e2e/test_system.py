@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 import shlex
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,33 @@ async def test_a_submission_without_a_server_is_kept(nats_server: NatsServer, tm
     code, output = await run("submit", "quickstart", "--url", nats_server.url, cwd=tmp_path)
     assert code == 0
     assert "no FL server took job" in output
+
+
+async def test_the_nats_example_of_the_readme(up: tuple[Program, str], tmp_path: Path) -> None:
+    """Ten lines with nats-py alone, as they stand but for the port."""
+    _, url = up
+    (example,) = re.findall(
+        r"```python\n(import asyncio, json, nats\n.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
+    )
+    port = url.partition("?")[0].rpartition(":")[2]
+    file = tmp_path / "example.py"
+    file.write_text(
+        example.replace("4222", port).replace('{"name": "mine"}', '{"name": "mine", "stop": {"rounds": 1}}')
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-u", file, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    lines: list[str] = []
+    async with asyncio.timeout(60):
+        async for line in process.stdout:
+            lines.append(line.decode())
+            if ".job.completed" in lines[-1]:
+                break
+    process.kill()
+    await process.communicate()
+    job = json.loads(lines[0].removeprefix("b'").rstrip("'\n"))["job"]
+    assert lines[1].startswith(f"fl.progress.{job}.job.accepted")
 
 
 def compose() -> dict[str, Any]:
