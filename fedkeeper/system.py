@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import structlog
 
 import broker
 import server
 from bridges import Runner, local
 from broker.concurrency import task_group
 from broker.embedded import NatsServer
+from broker.errors import ConnectFailed, Disconnected
 from fedkeeper import provision
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +50,64 @@ def cores() -> int:
 
 
 async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | None = None) -> None:
-    """The FL server by itself, until cancelled; `ready` is set when it takes jobs."""
-    is_ready = ready or asyncio.Event()
-    async with broker.connect(url, name="server") as bus:
-        await server.serve(bus, TorchLearning(data_dir), on_ready=is_ready.set)
+    """The FL server by itself, until cancelled; `ready` is set when it takes jobs.
+
+    Raises:
+        ConnectFailed: no broker is there at the start.
+    """
+    is_ready, learning = ready or asyncio.Event(), TorchLearning(data_dir)
+
+    async def serve() -> None:
+        async with broker.connect(url, name="server") as bus:
+            await server.serve(bus, learning, on_ready=is_ready.set)
+
+    await kept_up(serve)
 
 
 async def run_local_bridge(url: str, settings: Settings) -> None:
-    """The bridge to the local platform by itself, until cancelled; gives it clients for built-in datasets too."""
-    async with (
-        broker.connect(url, name=f"bridge-{settings.platform}") as bus,
-        local.pool(url, workers=settings.workers, name=settings.platform) as platform,
-        task_group() as group,
-    ):
-        clients = provision.provision(
-            Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
-        )
-        group.create_task(clients, name="provision")
-        await Runner(bus, platform).run()
+    """The bridge to the local platform by itself, until cancelled; gives it clients for built-in datasets too.
+
+    Raises:
+        ConnectFailed: no broker is there at the start.
+    """
+
+    async def bridge() -> None:
+        async with (
+            broker.connect(url, name=f"bridge-{settings.platform}") as bus,
+            local.pool(url, workers=settings.workers, name=settings.platform) as platform,
+            task_group() as group,
+        ):
+            clients = provision.provision(
+                Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
+            )
+            group.create_task(clients, name="provision")
+            await Runner(bus, platform).run()
+
+    await kept_up(bridge)
+
+
+async def kept_up(part: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
+    """Run a part for ever: whenever the broker was out of reach for too long, it starts over, as after a crash.
+
+    Args:
+        part: connects and works; everything that matters to it is with the broker.
+        pause_s: how long to wait before it starts over.
+
+    Raises:
+        ConnectFailed: it could not connect the first time.
+    """
+    worked = False
+    while True:
+        try:
+            await part()
+        except Disconnected as exc:
+            worked = True
+            log.warning("the broker is out of reach; starting over", error=str(exc))
+        except ConnectFailed as exc:
+            if not worked:
+                raise
+            log.warning("the broker is still out of reach", error=str(exc))
+        await asyncio.sleep(pause_s)
 
 
 @contextlib.asynccontextmanager

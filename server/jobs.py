@@ -7,6 +7,7 @@ whoever picks the record up after a crash goes on from where it stands and gets 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -14,7 +15,7 @@ from broker import job as jobs
 from broker import payload, progress, records, topics
 from broker.base import Broker
 from broker.concurrency import task_group
-from broker.errors import Conflict
+from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import BlobRef, ClientRecord
 from broker.progress import Event
 from broker.records import JobRecord
@@ -32,6 +33,9 @@ from server.rounds import State
 from server.strategy import Finished, GlobalState
 
 log = structlog.get_logger(__name__)
+
+_BROKEN: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
+"""What a broker says that no waiting will mend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +110,7 @@ class _Running:
             await self._ledger.tidy()
             try:
                 await self._train()
-            except (JobFailed, LearningFailed) as exc:
+            except (JobFailed, LearningFailed, *_BROKEN) as exc:
                 await self._end("failed", str(exc))
         await self._said(self._end_event())
         await self._ledger.move(announced=True)

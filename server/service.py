@@ -10,7 +10,7 @@ import structlog
 from broker import records, topics
 from broker.base import Broker, Value
 from broker.concurrency import task_group
-from broker.errors import DecodeError
+from broker.errors import DecodeError, Disconnected
 from broker.records import JobRecord
 from server import jobs
 from server.announcer import announcing
@@ -47,6 +47,9 @@ async def serve(
         clock: seconds since the epoch.
         nonce: makes an unguessable text.
         on_ready: called when jobs are taken.
+
+    Raises:
+        Disconnected: the broker was out of reach for longer than a call may take; call it again.
     """
     async with announcing(broker, clock) as announcer, following(broker) as registry, task_group() as group:
         listening = asyncio.Barrier(3)
@@ -86,6 +89,9 @@ async def _run_job(job: str, around: Surroundings) -> None:
     structlog.contextvars.bind_contextvars(job=job)
     try:
         await jobs.run(job, around)
+    except Disconnected:
+        # No fault of the job's: it goes on from its record when the broker is back and the server starts over.
+        raise
     except Exception as exc:
         # The outermost loop of a job: whatever is wrong with it must not take the other jobs down.
         log.exception("the job stopped because of an error of ours", job=job)

@@ -155,3 +155,22 @@ async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str) -> str:
     record = await fabric.job(name)
     assert record.model is not None
     return record.model.sha256
+
+
+async def test_a_broker_that_is_killed_in_the_middle_of_a_round_costs_nothing(nats_server: NatsServer) -> None:
+    async with broker.connect(nats_server.url) as bus:
+        fabric, fleet, job = Fabric(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
+        await fabric.register(fakes.clients(10))
+        async with running(serve(bus, FakeLearning()), fleet.serve()), asyncio.timeout(60):
+            undisturbed = await fabric.submit(job)
+            await end_of(fabric, undisturbed)
+            disturbed = await fabric.submit(job)
+            async for said in fabric.watch(disturbed):
+                if isinstance(said.event, progress.UpdateCounted) and said.event.counted in (1, 5):
+                    await nats_server.kill()
+                    await nats_server.start()
+            records_ = [await fabric.job(name) for name in (undisturbed, disturbed)]
+    assert [record.phase for record in records_] == ["completed", "completed"]
+    assert records_[0].model is not None
+    assert records_[1].model is not None
+    assert records_[0].model.sha256 == records_[1].model.sha256
