@@ -1,0 +1,89 @@
+"""Modules of every awkward kind, for 8x8 images in ten classes."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+class BatchNormed(nn.Sequential):
+    """Float buffers that are averaged, and a counter of which the largest counts."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+
+class Scalar(nn.Module):
+    """A parameter without dimensions beside ordinary ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.scale * self.out(x.flatten(1)))
+
+
+class Tied(nn.Module):
+    """One matrix under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64, bias=False)
+        self.second = nn.Linear(64, 64, bias=False)
+        self.second.weight = self.first.weight
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.out(self.second(self.first(x.flatten(1)))))
+
+
+class Frozen(nn.Module):
+    """A backbone that nobody trains, and that is never sent back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Linear(64, 32).requires_grad_(requires_grad=False)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.head(self.backbone(x.flatten(1))))
+
+
+class Half(nn.Sequential):
+    """All in float16."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.half()
+
+
+class Brain(nn.Sequential):
+    """All in bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+        self.bfloat16()
+
+
+class Single(nn.Module):
+    """A model of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([0.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x.flatten(1)[:, :10]
+
+
+class Large(nn.Module):
+    """An embedding of 300 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7_500_000, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.table(x.flatten(1).sum(1).long()))

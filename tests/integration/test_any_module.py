@@ -1,0 +1,107 @@
+"""Any torch module trains: from the server's initial model through the function, the gate and the exact sum."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import broker
+from broker import job as jobs
+from broker import payload, progress
+from broker.base import Broker
+from broker.messages import RoundTask
+from broker.payload import Tensors
+from client_fn import datasets, shards
+from client_fn.function import Warm, handle
+from fedkeeper.learning import TorchLearning
+from fedkeeper.sdk import Fabric
+from server import serve
+from tests.integration.fakes import Fleet, running
+
+CLIENTS = 2
+
+
+@pytest.fixture
+async def bus(memory_url: str) -> AsyncIterator[Broker]:
+    async with broker.connect(memory_url) as connection:
+        yield connection
+
+
+async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
+    """A few rounds of one epoch; the initial and the final model."""
+    warm, fabric = Warm(), Fabric(bus)
+
+    async def function(bus: Broker, task: RoundTask) -> None:
+        await handle(task, bus, warm, attempt=1)
+
+    job = jobs.from_dict(
+        {
+            "model": {"type": f"tests.integration.modules:{module}"},
+            "training": {"local_epochs": 1, "batch_size": 100, **training},
+            "data": {"dataset": "digits", "partition": "iid", "clients": CLIENTS},
+            "cohort": {"clients": CLIENTS, "deadline_s": 100.0},
+            "evaluation": {"every": rounds},
+            "stop": {"rounds": rounds},
+        }
+    )
+    await fabric.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
+    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(100):
+        name, initial = await fabric.submit(job), b""
+        async for said in fabric.watch(name):
+            if isinstance(said.event, progress.JobStarted):
+                found = await bus.get(said.event.model.topic)
+                initial = (found and found.payload) or b""
+    assert said.event.what == "job.completed", said.event
+    return payload.decode(initial)[0], payload.decode(await fabric.model(name))[0]
+
+
+def changed(before: Tensors, after: Tensors) -> set[str]:
+    """Names of the tensors that training has changed, the layout being the same."""
+    assert payload.layout(before) == payload.layout(after)
+    return {name for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
+async def test_batch_norms_statistics_are_averaged_and_its_batches_counted(
+    bus: Broker, tmp_path: Path, optimizer: str
+) -> None:
+    before, after = await train(bus, tmp_path, "BatchNormed", optimizer=optimizer)
+    assert changed(before, after) == set(before)
+    assert after["2.num_batches_tracked"] == 2 * 5
+    assert (after["2.running_var"] > 0).all()
+
+
+async def test_a_parameter_without_dimensions(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Scalar")
+    assert changed(before, after) == {"scale", "out.weight", "out.bias"}
+    assert after["scale"].shape == ()
+
+
+async def test_tied_weights_are_sent_once_and_stay_tied(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Tied")
+    assert changed(before, after) == {"first.weight", "out.weight", "out.bias"}
+
+
+async def test_frozen_parameters_stay_bit_for_bit(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Frozen")
+    assert changed(before, after) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("module", ["Half", "Brain"])
+async def test_a_model_of_half_precision(bus: Broker, tmp_path: Path, module: str) -> None:
+    before, after = await train(bus, tmp_path, module)
+    assert changed(before, after) == {"1.weight", "1.bias"}
+    assert np.isfinite(after["1.weight"].astype(np.float32)).all()
+
+
+async def test_a_model_of_one_parameter(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Single")
+    assert changed(before, after) == {"slope"}
+
+
+async def test_an_embedding_of_300_mb(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Large", rounds=1, optimizer="sgd")
+    assert changed(before, after) == {"table.weight"}
