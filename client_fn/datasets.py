@@ -57,6 +57,16 @@ def load(name: str, *, data_dir: Path | None = None) -> Dataset:
         return Dataset(*train, *_mnist_test(path))
 
 
+def ensure(name: str, *, data_dir: Path | None = None) -> None:
+    """See to it that a built-in dataset is on this machine; what only the clients have is their business.
+
+    Raises:
+        DataMissing: it is not, and can't be downloaded.
+    """
+    if name == "mnist":
+        mnist.folder(data_dir)
+
+
 def load_test(name: str, *, data_dir: Path | None = None) -> tuple[Floats, Labels]:
     """Only the test set, for who evaluates: `mnist` takes 31 MB of memory then.
 

@@ -14,6 +14,8 @@ from rich.table import Table
 
 from broker import BrokerUrl, logs
 from broker.errors import ServerFailed
+from broker.job import Job
+from client_fn import datasets
 from fedkeeper import configs, follow, plot, provision, running, screen, system
 from fedkeeper.errors import BadOption, NotAnswered
 from fedkeeper.sdk import connect
@@ -76,12 +78,13 @@ def run(
 ) -> None:
     """Train a job on this machine: starts broker, server and workers, shows it all, and ends them again."""
     logs.configure(verbose=verbose, quiet=not verbose)
-    settings = Settings(folder, workers or system.cores(), data)
-    running.run(_run(job, tuple(overrides or ()), out, url, settings))
+    wanted = configs.read_job(job, tuple(overrides or ()))
+    # Before anything is started: a download takes its time, and can be interrupted here.
+    datasets.ensure(wanted.data.dataset, data_dir=data)
+    running.run(_run(wanted, out, url, Settings(folder, workers or system.cores(), data)))
 
 
-async def _run(file: str, overrides: tuple[str, ...], out: Path, url: str, settings: Settings) -> None:
-    job = configs.read_job(file, overrides)
+async def _run(job: Job, out: Path, url: str, settings: Settings) -> None:
     console = screen.console()
     async with contextlib.AsyncExitStack() as stack:
         if url:

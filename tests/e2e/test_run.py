@@ -130,3 +130,10 @@ async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
     (folder,) = (tmp_path / "runs").iterdir()
     tensors, _ = payload.decode((folder / "model.safetensors").read_bytes())
     assert tensors["2.num_batches_tracked"] > 0
+
+
+async def test_mnist_that_is_not_there_is_a_sentence_that_says_what_to_put_where(tmp_path: Path) -> None:
+    code, output = await run("run", "mnist-nn", "--data", str(tmp_path / "nothing"), cwd=tmp_path)
+    assert (code, "Traceback" in output) == (1, False)
+    assert "train-images-idx3-ubyte" in output
+    assert not (tmp_path / ".fedkeeper").exists(), "nothing was started"
