@@ -110,7 +110,7 @@ class LocalPlatform:
     def _release(self, worker: Worker, *, given_up: bool) -> None:
         """After a failure the worker is fit for the next task; one that is still training for nobody is replaced."""
         if given_up and worker.process.returncode is None:
-            log.warning("worker is killed: its task was given up", worker=worker.name)
+            log.info("worker is killed: its task was given up", worker=worker.name)
             worker.process.kill()
         else:
             self._idle.put_nowait(worker)

@@ -26,6 +26,7 @@ def run(command: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(_until_signal(command))
     except KeyboardInterrupt:
+        screen.console().print("stopped; everything that was started is ended")
         sys.exit(INTERRUPTED)
     except MISTAKES as exc:
         fail(str(exc))
