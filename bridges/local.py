@@ -38,7 +38,7 @@ class Worker:
 
     Attributes:
         name: for people, and the start of its activations' ids.
-        process: None until it is started for the first time, and while it is replaced.
+        process: running, or ended and about to be replaced by another worker's.
         reports: for each of its tasks, what it says of it.
         count: tasks that it got.
     """

@@ -14,12 +14,15 @@ from broker.records import JobRecord
 from server import gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
-from server.errors import Refused
+from server.errors import JobFailed, Refused
 from server.gate import Address, Expected
 from server.inbox import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
+
+REPLAY_S: Final = 300.0
+"""Far more than it takes to read what is in the log; 230 MB take half a second."""
 
 _LOST: Final = frozenset({"dead", "expired"})
 
@@ -69,11 +72,18 @@ class Collector:
         return self.collection
 
     async def replay(self, inbox: Inbox, closed: int) -> Collection:
-        """Count what was counted before: everything up to `closed` in the log, whatever the clock says now."""
+        """Count what was counted before: everything up to `closed` in the log, whatever the clock says now.
+
+        Raises:
+            JobFailed: the log does not hold it any more.
+        """
+        until_s = self._clock() + REPLAY_S
         while self.collection.sequence < closed:
-            match await inbox.next(float("inf")):
+            match await inbox.next(until_s):
                 case UpdateArrived(delivery) if delivery.sequence <= closed:
                     await self._update(delivery)
+                case TimeUp():
+                    raise JobFailed(f"the updates of round {self._record.round} are in the log no longer")
                 case _:
                     pass
         return self.collection

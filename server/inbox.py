@@ -55,9 +55,14 @@ Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | TimeUp
 
 
 class Inbox:
-    """Use it as `async with reading(...) as inbox`."""
+    """Use it as `async with reading(...) as inbox`.
+
+    Attributes:
+        cancel_asked: someone wants the job to end, whether or not that was taken out of the queue yet.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
+        self.cancel_asked = False
         self._clock = clock
         # Updates wait in the broker, not here: a few are enough to keep the aggregator busy.
         self._queue: asyncio.Queue[Happened] = asyncio.Queue(8)
@@ -87,6 +92,7 @@ class Inbox:
     async def _cancellations(self, broker: Broker, job: str) -> None:
         async with broker.subscribe(topics.cancellation(job), start="first", prefetch=1) as deliveries:
             async for _ in deliveries:
+                self.cancel_asked = True
                 await self._queue.put(CancelAsked())
 
     async def _register(self, registry: Registry) -> None:

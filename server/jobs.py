@@ -25,7 +25,7 @@ from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expected
-from server.inbox import CancelAsked, Inbox, TimeUp
+from server.inbox import Inbox, TimeUp
 from server.learning import Initial, Learning
 from server.ledger import Ledger
 from server.registry import Registry
@@ -88,7 +88,6 @@ class _Running:
         self._strategy = strategy.of(record.job)
         self._initial = Initial(b"")
         self._state = GlobalState({})
-        self._cancelled = False
         self._evaluation = Evaluation(
             record.evaluated, record.accuracy, around.learning, around.announcer, around.clock
         )
@@ -155,7 +154,7 @@ class _Running:
     async def _open(self, box: Inbox) -> None:
         """Choose the next round's cohort as soon as there are clients enough."""
         candidates = await self._candidates(box)
-        if self._cancelled:
+        if box.cancel_asked:
             await self._end("cancelled")
             return
         now_s, round_ = self._around.clock(), self.record.round + 1
@@ -177,24 +176,19 @@ class _Running:
         found = cohort.eligible(self.job, self._around.registry.clients)
         if len(found) < need:
             self._say_waiting(len(found), until_s)
-        while len(found) < need and not self._cancelled:
+        while len(found) < need and not box.cancel_asked:
             await self._wait(box, until_s)
             found = cohort.eligible(self.job, self._around.registry.clients)
         return found
 
     async def _wait(self, box: Inbox, until_s: float) -> None:
-        match await box.next(until_s):
-            case CancelAsked():
-                self._cancelled = True
-            case TimeUp():
-                wanted = self.job.cohort
-                raise JobFailed(
-                    f"no {wanted.clients} clients that hold {self.job.data.key!r} were registered within "
-                    f"{wanted.wait_s:g} s; stage the data and register clients with `fedkeeper stage`, "
-                    "or start `fedkeeper bridge local`"
-                )
-            case _:
-                pass
+        if isinstance(await box.next(until_s), TimeUp):
+            wanted = self.job.cohort
+            raise JobFailed(
+                f"no {wanted.clients} clients that hold {self.job.data.key!r} were registered within "
+                f"{wanted.wait_s:g} s; stage the data and register clients with `fedkeeper stage`, "
+                "or start `fedkeeper bridge local`"
+            )
 
     async def _round(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         """From the open cohort in the record to the next global model, or to a failed round."""

@@ -229,6 +229,16 @@ async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Fabric, bus: Bro
         assert await fabric.model(job)
 
 
+async def test_a_job_that_waits_for_clients_can_be_cancelled(fabric: Fabric, bus: Broker) -> None:
+    async with running(serve(bus, FakeLearning())):
+        job = await fabric.submit(fakes.job())
+        async with asyncio.timeout(WITHIN_S):
+            async for said in fabric.watch(job):
+                if isinstance(said.event, progress.JobWaiting):
+                    await fabric.cancel(job)
+        assert (await fabric.job(job)).phase == "cancelled"
+
+
 async def test_the_target_accuracy_ends_a_job_early(fabric: Fabric, bus: Broker) -> None:
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
