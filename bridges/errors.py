@@ -1,8 +1,7 @@
 """Everything that the bridges package raises.
 
 BridgeError
-├── InvocationFailed    the platform or the function did not bring the task to its end
-└── BadConfig           a bridge can't be set up like that
+└── InvocationFailed    the platform or the function did not bring the task to its end
 """
 
 
@@ -24,7 +23,3 @@ class InvocationFailed(BridgeError):
         self.reason = reason
         self.retryable = retryable
         self.activation = activation
-
-
-class BadConfig(BridgeError):
-    """Raised when a bridge can't be set up like that."""

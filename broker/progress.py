@@ -3,7 +3,7 @@
 `round.completed` is the class RoundCompleted, published to `fl.progress.<job>.round.completed`.
 """
 
-from typing import ClassVar, TypeVar, get_args
+from typing import ClassVar, get_args
 
 import msgspec
 
@@ -233,8 +233,6 @@ Event = (
     | UpdateRefused
     | ModelEvaluated
 )
-
-E = TypeVar("E")
 
 _KINDS: dict[str, type[Event]] = {kind.what: kind for kind in get_args(Event)}
 

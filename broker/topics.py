@@ -132,11 +132,6 @@ def model(job: str, sha256: str) -> str:
     return f"fl.models.{_part(job)}.{sha256}"
 
 
-def job_models(job: str) -> str:
-    """Filter: every model of one job."""
-    return f"fl.models.{_part(job)}.>"
-
-
 def optimizer_state(job: str, client: str, round_: int, attempt: int) -> str:
     """Optimizer state that came with an update."""
     return f"fl.state.{_part(job)}.{_part(client)}.{round_}.{attempt}"
@@ -155,11 +150,6 @@ def pointer(job: str) -> str:
 def client(client_id: str) -> str:
     """One entry of the client register."""
     return f"fl.clients.{_part(client_id)}"
-
-
-def presence(bridge: str) -> str:
-    """Birth and last will of a bridge."""
-    return f"fl.presence.{_part(bridge)}"
 
 
 def invocation(platform: str, client_id: str) -> str:
