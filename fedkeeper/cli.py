@@ -10,7 +10,6 @@ from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.table import Table
 
 from broker import BrokerUrl, logs
 from broker.errors import ServerFailed
@@ -216,11 +215,17 @@ def jobs(url: Url = "") -> None:
 async def _jobs(url: str) -> None:
     async with connect(_url(url)) as fabric:
         found = await fabric.jobs()
-    table = Table("job", "phase", "rounds", "accuracy", "reason", box=None, header_style="dim")
-    for record in found:
-        accuracy = "" if record.accuracy is None else f"{record.accuracy:.4f}"
-        table.add_row(record.id, record.phase, f"{record.done}/{record.job.stop.rounds}", accuracy, record.reason)
-    screen.results().print(table)
+    rows = [
+        (
+            record.id,
+            record.phase,
+            f"{record.done}/{record.job.stop.rounds}",
+            "" if record.accuracy is None else f"{record.accuracy:.4f}",
+            record.reason,
+        )
+        for record in found
+    ]
+    screen.show_list(("job", "phase", "rounds", "accuracy", "reason"), rows)
 
 
 @app.command()
@@ -246,11 +251,17 @@ def clients(url: Url = "") -> None:
 async def _clients(url: str) -> None:
     async with connect(_url(url)) as fabric:
         found = await fabric.clients()
-    table = Table("client", "platform", "samples", "labels", "data", box=None, header_style="dim")
-    for client in found:
-        labels = ", ".join(f"{key}={value}" for key, value in client.labels.items())
-        table.add_row(client.id, client.platform, str(client.samples or "?"), labels, client.data_loc)
-    screen.results().print(table)
+    rows = [
+        (
+            client.id,
+            client.platform,
+            str(client.samples or "?"),
+            ", ".join(f"{key}={value}" for key, value in client.labels.items()),
+            client.data_loc,
+        )
+        for client in found
+    ]
+    screen.show_list(("client", "platform", "samples", "labels", "data"), rows)
 
 
 @app.command()

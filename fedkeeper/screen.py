@@ -1,6 +1,8 @@
 """What a person sees of a job: a live view on a terminal, a line per event elsewhere."""
 
+import sys
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -196,6 +198,15 @@ def console() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def results() -> Console:
-    """Where lists are printed: standard output, never cut off."""
-    return Console(highlight=False, soft_wrap=True)
+WIDE: Final = 1000
+"""Columns where no terminal says how many there are: a list in a pipe is not to be cut."""
+
+
+def show_list(names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a list on standard output; nothing of it is ever cut off."""
+    table = Table(box=None, header_style="dim")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False, width=None if sys.stdout.isatty() else WIDE).print(table)

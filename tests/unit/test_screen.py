@@ -163,8 +163,15 @@ def test_counted_and_evaluated_follow_the_events(events: tuple[Event, ...]) -> N
     assert isinstance(of(events, "update.counted"), UpdateCounted)
 
 
-def test_progress_goes_to_standard_error_and_results_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     screen.console().print("[bold]shown[/]")
-    screen.results().print("x" * 300)
+    screen.show_list(("x",), [])
     out, err = capsys.readouterr()
-    assert (out, err) == ("x" * 300 + "\n", "shown\n")
+    assert (out.split(), err) == (["x"], "shown\n")
+
+
+def test_a_list_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    place = "file:///" + "very/" * 60 + "far"
+    screen.show_list(("client", "data"), [("c-1", place), ("c-2", "near")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["client", "data"], ["c-1", place], ["c-2", "near"]]
