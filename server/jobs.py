@@ -86,7 +86,7 @@ class _Running:
         self._ledger = ledger
         self._around = around
         self._strategy = strategy.of(record.job)
-        self._initial = Initial(b"")
+        self._buffers: frozenset[str] = frozenset()
         self._state = GlobalState({})
         self._evaluation = Evaluation(
             record.evaluated, record.accuracy, around.learning, around.announcer, around.clock
@@ -127,21 +127,22 @@ class _Running:
 
     async def _begin(self) -> None:
         """The model: a new one, or the one that the record names."""
-        self._initial = await asyncio.to_thread(self._around.learning.initial, self.job)
+        initial = await asyncio.to_thread(self._around.learning.initial, self.job)
+        self._buffers = frozenset(initial.buffers)
         if self.record.phase == "accepted":
-            await self._start()
+            await self._start(initial)
         else:
             self._state = await self._ledger.recall()
         if self.record.last is not None:
             # It may have been committed, but not said, before a server went down.
             self._say(self.record.last, self.record.last.round)
 
-    async def _start(self) -> None:
-        weights, _ = payload.decode(self._initial.weights)
+    async def _start(self, initial: Initial) -> None:
+        weights, _ = payload.decode(initial.weights)
         self._state = self._strategy.init(weights)
         model, slots = await self._ledger.publish(self._state)
         await self._said(progress.JobStarted(model=model, parameters=sum(array.size for array in weights.values())))
-        await self._ledger.move(phase="running", model=model, slots=slots, frozen=self._initial.frozen)
+        await self._ledger.move(phase="running", model=model, slots=slots, frozen=initial.frozen)
 
     async def _steps(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         while not self.record.ended:
@@ -224,14 +225,13 @@ class _Running:
         record, most = self.record, self.job.cohort.max_samples
         trained = {name: array for name, array in self._state.weights.items() if name not in record.frozen}
         total = sum(member.samples or most for member in record.cohort)
-        buffers = frozenset(self._initial.buffers)
         return Expected(
             job=record.id,
             round=record.round,
             base=self._model.sha256,
             nonce=record.nonce,
             members={member.id: member for member in record.cohort},
-            plan=aggregator.plan(trained, payload.layout(trained), buffers, total),
+            plan=aggregator.plan(trained, payload.layout(trained), self._buffers, total),
             max_samples=most,
         )
 
