@@ -7,7 +7,7 @@ import structlog
 
 from broker import progress, topics
 from broker.base import Delivery
-from broker.errors import BrokerError, DecodeError
+from broker.errors import BrokerError, DecodeError, Disconnected
 from broker.job import Data
 from broker.messages import ClientRecord
 from broker.progress import JobWaiting
@@ -50,6 +50,8 @@ async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: 
             log.info("clients registered", platform=platform, data=data.key, clients=len(staged))
     except NoSuchJob:
         return
+    except Disconnected:
+        raise  # not acknowledged, so it is answered when the broker is back
     except (ClientError, BrokerError) as exc:
         # The job goes on waiting, and says so; whoever runs this bridge sees why.
         log.warning("can't stage the data that a job waits for", job=said.job, error=str(exc))

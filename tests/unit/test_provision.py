@@ -8,6 +8,7 @@ import pytest
 
 import broker
 from broker import progress, records, topics
+from broker.errors import Disconnected
 from broker.job import Cohort, Data, Job
 from broker.messages import ClientRecord
 from broker.progress import JobWaiting, Progress
@@ -22,7 +23,7 @@ DIGITS = Data(clients=3)
 
 @pytest.fixture
 async def fabric() -> AsyncIterator[Fabric]:
-    async with asyncio.timeout(20), broker.connect("memory://provision") as bus:
+    async with asyncio.timeout(20), broker.connect("memory://provision", ack_wait_s=0.5) as bus:
         yield Fabric(bus)
 
 
@@ -94,3 +95,17 @@ def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadDeal):
         deal(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_broker_that_goes_away_leaves_the_job_to_the_next_try(
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: list[ClientRecord]) -> None:
+        raise Disconnected("gone")
+
+    await waits(fabric, "demo", DIGITS)
+    with monkeypatch.context() as patched:
+        patched.setattr(fabric, "register", gone)
+        with pytest.raises(Disconnected):
+            await provision(fabric, platform="local", shards_at=str(tmp_path), data_dir=None)
+    assert len(await registered(fabric, tmp_path, DIGITS)) == 3
