@@ -15,6 +15,7 @@ from broker import job, progress, records, topics
 from broker.base import Broker, Delivery
 from broker.cloudevents import Envelope
 from broker.cloudevents import encode as as_event
+from broker.errors import StorageFull
 from broker.job import Job
 from broker.progress import JobFailed, JobRejected, Progress
 from broker.records import JobRecord
@@ -258,3 +259,15 @@ async def test_the_desk_handles_one_submission_after_the_other_and_none_twice(of
                 await anext(values)
             working.cancel()
     assert await office.jobs() == ["m-1"]
+
+
+async def test_a_broker_without_room_refuses_the_job_and_not_the_server(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(topic: str, *_: object, **__: object) -> int:
+        raise StorageFull(topic, "maximum bytes exceeded")
+
+    monkeypatch.setattr(office.bus, "put", full)
+    answer = await office.submit(PAYLOAD)
+    assert "no room" in answer.error
+    assert [said.event.what for said in await office.said()] == ["job.rejected"]
