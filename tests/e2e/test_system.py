@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from broker.embedded import NatsServer
+from broker.embedded import NatsServer, find_binary
 from tests.e2e.program import Program, digest, run, soon
 
 # Adam, so that optimizer state is carried from round to round.
@@ -158,7 +159,42 @@ def compose() -> dict[str, Any]:
     return parsed
 
 
-async def test_the_commands_of_docker_compose_train_a_model(nats_server: NatsServer, tmp_path: Path) -> None:
+@pytest.fixture
+async def composed_broker(tmp_path: Path) -> AsyncIterator[str]:
+    """nats-server as docker-compose.yml starts it, but for its paths and its port; yields its URL."""
+    password, config = tmp_path / "password", tmp_path / "broker.conf"
+    password.write_text("a-password-of-a-person")
+    config.write_text((REPOSITORY / "configs" / "broker.conf").read_text().replace("/data", str(tmp_path / "store")))
+    service = compose()["services"]["nats"]
+    assert "./configs/broker.conf:/etc/nats/broker.conf:ro" in service["volumes"]
+    (command,) = service["command"]
+    for inside, here in (
+        ("$$", "$"),
+        ("exec nats-server", f"exec {find_binary()} --addr 127.0.0.1 --port {(port := free_port())}"),
+        ("/etc/nats/broker.conf", str(config)),
+        ("/run/secrets/password", str(password)),
+    ):
+        assert inside in command
+        command = command.replace(inside, here)
+    process = await asyncio.create_subprocess_exec(*service["entrypoint"], command)
+    await soon(lambda: listens(port))
+    yield f"nats://fedkeeper@127.0.0.1:{port}?password_file={password}"
+    process.kill()
+    await process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_the_commands_of_docker_compose_train_a_model(composed_broker: str, tmp_path: Path) -> None:
     """The parts by themselves, started by the very commands of docker-compose.yml."""
     services = compose()["services"]
     assert set(services) == {"nats", "server", "bridge"}
@@ -166,8 +202,8 @@ async def test_the_commands_of_docker_compose_train_a_model(nats_server: NatsSer
     for name in ("server", "bridge"):
         program, *arguments = (part.replace("/data", str(tmp_path / "data")) for part in services[name]["command"])
         assert program == "fedkeeper"
-        parts.append(await Program(*arguments, cwd=tmp_path, FEDKEEPER_URL=nats_server.url).start())
-    code, output = await run("submit", "quickstart", "--wait", "--url", nats_server.url, *SHORT, cwd=tmp_path)
+        parts.append(await Program(*arguments, cwd=tmp_path, FEDKEEPER_URL=composed_broker).start())
+    code, output = await run("submit", "quickstart", "--wait", "--url", composed_broker, *SHORT, cwd=tmp_path)
     for part in parts:
         part.send(signal.SIGTERM)
     assert [await part.ends(20) for part in parts] == [130, 130]

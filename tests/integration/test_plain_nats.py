@@ -1,7 +1,9 @@
 """Any NATS client can drive the system: nats-py alone, nothing of ours, as in the README."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import nats as nats_py
@@ -28,23 +30,30 @@ async def client(server: NatsServer) -> Client:
     )
 
 
-async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_server: NatsServer) -> None:
-    async with broker.connect(nats_server.url) as bus:
+@contextlib.asynccontextmanager
+async def at_work(server: NatsServer) -> AsyncIterator[Client]:
+    """A system that takes jobs and has clients for them; yields a connection of someone who knows nothing of it."""
+    ready = asyncio.Event()
+    async with broker.connect(server.url) as bus:
         await Fabric(bus).register(fakes.clients(10))
-        ready = asyncio.Event()
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
-            nc = await client(nats_server)
-            seen: list[dict[str, Any]] = []
-            progress = await nc.subscribe("fl.progress.>")
-            reply = await nc.request("fl.jobs.submit", json.dumps(JOB).encode(), timeout=5)
-            job = json.loads(reply.data)["job"]
-            async with asyncio.timeout(20):
-                async for message in progress.messages:
-                    seen.append(json.loads(message.data))
-                    if message.subject == f"fl.progress.{job}.job.completed":
-                        break
+            nc = await client(server)
+            yield nc
             await nc.close()
+
+
+async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_server: NatsServer) -> None:
+    async with at_work(nats_server) as nc:
+        seen: list[dict[str, Any]] = []
+        progress = await nc.subscribe("fl.progress.>")
+        reply = await nc.request("fl.jobs.submit", json.dumps(JOB).encode(), timeout=5)
+        job = json.loads(reply.data)["job"]
+        async with asyncio.timeout(20):
+            async for message in progress.messages:
+                seen.append(json.loads(message.data))
+                if message.subject == f"fl.progress.{job}.job.completed":
+                    break
 
     assert job.startswith("bare-")
     assert {event["specversion"] for event in seen} == {"1.0"}
@@ -56,18 +65,12 @@ async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_s
 
 
 async def test_a_bad_request_gets_the_error_and_the_server_stays_up(nats_server: NatsServer) -> None:
-    async with broker.connect(nats_server.url) as bus:
-        await Fabric(bus).register(fakes.clients(10))
-        ready = asyncio.Event()
-        async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
-            await ready.wait()
-            nc = await client(nats_server)
-            answers = [
-                json.loads((await nc.request("fl.jobs.submit", payload, timeout=5)).data)
-                for payload in (b"no json", b'{"cohort": {"clients": 0}}', b'{"cohort": {"clients": 3, "quorum": 4}}')
-            ]
-            good = json.loads((await nc.request("fl.jobs.submit", json.dumps(JOB).encode(), timeout=5)).data)
-            await nc.close()
+    async with at_work(nats_server) as nc:
+        answers = [
+            json.loads((await nc.request("fl.jobs.submit", payload, timeout=5)).data)
+            for payload in (b"no json", b'{"cohort": {"clients": 0}}', b'{"cohort": {"clients": 3, "quorum": 4}}')
+        ]
+        good = json.loads((await nc.request("fl.jobs.submit", json.dumps(JOB).encode(), timeout=5)).data)
 
     assert "not a JSON job object" in answers[0]["error"]
     assert answers[1]["field"] == "cohort.clients"
