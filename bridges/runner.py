@@ -21,12 +21,15 @@ from broker import backoff, cloudevents, topics
 from broker.base import ACK_WAIT_S, Broker, Delivery
 from broker.cloudevents import Envelope
 from broker.concurrency import task_group
-from broker.errors import BrokerError, CorruptPayload, DecodeError
+from broker.errors import BadTopic, BrokerError, CorruptPayload, DecodeError
 from broker.messages import Invocation, Outcome, RoundTask
 
 log = structlog.get_logger(__name__)
 
 HEARTBEAT_S: Final = ACK_WAIT_S / 3
+
+UNREADABLE: Final = "unreadable"
+"""Stands for the client in the dead-letter topic of what is no task."""
 
 
 @dataclass
@@ -74,14 +77,23 @@ class Runner:
                     log.warning("the broker does not hear that a task is being worked on", error=str(exc))
 
     async def _handle(self, delivery: Delivery) -> None:
+        payload = b""
         try:
-            task = cloudevents.data_of(await delivery.read(), RoundTask)
-        except (DecodeError, CorruptPayload) as exc:
-            await self._bury(delivery, str(exc))
+            payload = await delivery.read()
+            task = self._task(payload, delivery.topic)
+        except (DecodeError, CorruptPayload, BadTopic) as exc:
+            await self._bury(delivery, payload, str(exc))
             return
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
             if not await self._is_known(task, delivery):
                 await self._work_on(task, delivery)
+
+    def _task(self, payload: bytes, topic: str) -> RoundTask:
+        """The task in a delivery; anyone may publish to any topic, so it must be its own."""
+        task = cloudevents.data_of(payload, RoundTask)
+        if topic != topics.task(self.platform.name, task.client_id):
+            raise DecodeError(f"a task for {task.client_id} does not belong there")
+        return task
 
     async def _is_known(self, task: RoundTask, delivery: Delivery) -> bool:
         """Whether this very task is being worked on already."""
@@ -148,11 +160,10 @@ class Runner:
         await record.note(outcome, activation or Activation("", "accepted"), reason)
         await delivery.ack()
 
-    async def _bury(self, delivery: Delivery, reason: str) -> None:
-        """A task that nobody can read is no client's; keep it where a person can look at it."""
-        log.error("unreadable task", topic=delivery.topic, sequence=delivery.sequence, reason=reason)
-        client = delivery.topic.rpartition(".")[2]
-        await self.broker.publish(topics.dead(self.platform.name, client), reason.encode())
+    async def _bury(self, delivery: Delivery, payload: bytes, reason: str) -> None:
+        """What is no task is no client's either; keep it where a person can look at it."""
+        log.error("no task", topic=delivery.topic, sequence=delivery.sequence, reason=reason)
+        await self.broker.publish(topics.dead(self.platform.name, UNREADABLE), payload or reason.encode())
         await delivery.ack()
 
 

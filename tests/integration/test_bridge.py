@@ -146,6 +146,26 @@ async def test_a_function_that_always_fails_is_given_up_and_kept(
     assert found[-1].reason == "it always raises"
 
 
+async def test_tasks_that_are_none_are_kept_and_the_bridge_works_on(bus: Broker) -> None:
+    platform = FakePlatform()
+    forged = cloudevents.encode(Envelope("forged", "/server", "round.task", 0.0), task("client-07"))
+    no_id = cloudevents.encode(Envelope("no id", "/server", "round.task", 0.0), task("No_Id"))
+    async with running(runner(bus, platform).run()):
+        await bus.publish("fl.tasks.fake.client-00", b"\xff garbage")
+        await bus.publish("fl.tasks.fake.No_Id", no_id)
+        await bus.publish("fl.tasks.fake.client-01", forged)
+        await publish(bus, task("client-02"))
+        await outcomes(bus, has("succeeded"))
+        letters: list[bytes] = []
+        async with asyncio.timeout(WITHIN_S):
+            async for letter in dead_letters(bus):
+                letters.append(letter)
+                if len(letters) == 3:
+                    break
+    assert platform.calls == [("client-02", 1)]
+    assert set(letters) == {b"\xff garbage", no_id, forged}
+
+
 async def test_a_task_whose_time_is_over_is_not_started(bus: Broker) -> None:
     platform = FakePlatform()
     async with running(runner(bus, platform).run()):
