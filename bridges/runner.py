@@ -21,7 +21,7 @@ from broker import backoff, cloudevents, topics
 from broker.base import ACK_WAIT_S, Broker, Delivery
 from broker.cloudevents import Envelope
 from broker.concurrency import task_group
-from broker.errors import BadTopic, BrokerError, CorruptPayload, DecodeError
+from broker.errors import BadTopic, BrokerError, DecodeError
 from broker.messages import Invocation, Outcome, RoundTask
 
 log = structlog.get_logger(__name__)
@@ -81,7 +81,7 @@ class Runner:
         try:
             payload = await delivery.read()
             task = self._task(payload, delivery.topic)
-        except (DecodeError, CorruptPayload, BadTopic) as exc:
+        except (DecodeError, BadTopic) as exc:
             await self._bury(delivery, payload, str(exc))
             return
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):

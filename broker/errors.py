@@ -9,10 +9,10 @@ BrokerError
 ├── Denied              the broker forbids this user the operation
 ├── StorageFull         the broker has no room for the payload
 ├── PayloadTooLarge     one message is larger than the broker takes
-├── CorruptPayload      chunks are missing, or bytes do not have the digest that was announced
 ├── Conflict            compare-and-set: someone else moved the value first
 ├── Unsupported         this broker can't promise what was asked of it
 └── DecodeError         bytes that are not the message they should be
+    ├── CorruptPayload  chunks are missing, or bytes do not have the digest that was announced
     ├── BadTensors      not a safetensors file that we accept
     └── JobError        a job that can't be run: one field, its value, what is allowed
 """
@@ -88,15 +88,6 @@ class PayloadTooLarge(BrokerError):
         self.limit = limit
 
 
-class CorruptPayload(BrokerError):
-    """Raised when chunks are missing or their bytes do not have the announced digest."""
-
-    def __init__(self, topic: str, reason: str) -> None:
-        super().__init__(f"{topic}: {reason}")
-        self.topic = topic
-        self.reason = reason
-
-
 class Conflict(BrokerError):
     """Raised by compare-and-set when someone else moved the value first."""
 
@@ -112,6 +103,15 @@ class Unsupported(BrokerError):
 
 class DecodeError(BrokerError):
     """Raised for bytes that are not the message they should be."""
+
+
+class CorruptPayload(DecodeError):
+    """Raised when chunks are missing or their bytes do not have the announced digest."""
+
+    def __init__(self, topic: str, reason: str) -> None:
+        super().__init__(f"{topic}: {reason}")
+        self.topic = topic
+        self.reason = reason
 
 
 class BadTensors(DecodeError):

@@ -18,7 +18,7 @@ import msgspec
 import broker
 from broker import job as jobs
 from broker import messages, progress, records, topics
-from broker.base import Broker
+from broker.base import Broker, Delivery
 from broker.concurrency import task_group
 from broker.errors import CorruptPayload, DecodeError
 from broker.job import Job
@@ -73,7 +73,7 @@ class Fabric:
         every = topics.job_progress(topics.ANY if job is None else job)
         async with self.broker.subscribe(every, start="first", prefetch=64) as deliveries:
             async for delivery in deliveries:
-                said = _decoded(await delivery.read())
+                said = await _decoded(delivery)
                 if said is None or said.id in seen:
                     continue
                 seen.add(said.id)
@@ -151,10 +151,10 @@ def new_id(name: str) -> str:
     return f"{name[:32]}-{secrets.token_hex(3)}"
 
 
-def _decoded(payload: bytes) -> Progress | None:
-    """None for events of a newer server that we do not know."""
+async def _decoded(delivery: Delivery) -> Progress | None:
+    """None for events of a newer server that we do not know, and for what is none at all."""
     try:
-        return progress.decode(payload)
+        return progress.decode(await delivery.read())
     except DecodeError:
         return None
 

@@ -10,7 +10,7 @@ import structlog
 
 from broker import cloudevents, job, progress, records, topics
 from broker.base import Broker, Delivery
-from broker.errors import BadTopic, Conflict, CorruptPayload, DecodeError, JobError, PayloadTooLarge, StorageFull
+from broker.errors import BadTopic, Conflict, DecodeError, JobError, PayloadTooLarge, StorageFull
 from broker.job import Job
 from broker.records import JobRecord
 from server.announcer import Announcer
@@ -67,7 +67,7 @@ class Desk:
             return await self._refuse(_id_for(delivery, payload, None), exc)
         except BadTopic as exc:
             return await self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
-        except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
+        except (DecodeError, PayloadTooLarge, StorageFull) as exc:
             return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
     async def _accept(self, job_id: str, wanted: Job) -> Answer:

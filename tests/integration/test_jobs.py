@@ -20,6 +20,7 @@ from tests.integration import fakes
 from tests.integration.fakes import FakeLearning, Fleet, running
 
 WITHIN_S = 20.0
+FORGED = b'\xffFKCHUNKS1{"sha256":"' + b"0" * 64 + b'","size":9000000,"chunk_bytes":1048576}'
 
 
 async def events(fabric: Fabric, job: str) -> list[Progress]:
@@ -339,3 +340,20 @@ async def test_rubbish_in_the_register_and_in_a_manifest_takes_nothing_down(fabr
         said = await events(fabric, job)
     assert said[-1].event.what == "job.completed"
     assert {one.code for one in of(said, progress.UpdateRefused)} == {"malformed"}
+
+
+async def test_forged_manifests_on_the_open_topics_harm_no_job(fabric: Fabric, bus: Broker) -> None:
+    async def after_forgeries(bus: Broker, task: RoundTask) -> None:
+        # As a manifest it announces chunks that nobody has stored.
+        for topic in (
+            topics.invocation("fake", task.client_id),
+            topics.progress(task.job, "round", "opened"),
+            topics.progress(task.job, "job", "waiting"),
+        ):
+            await bus._publish(topic, FORGED, None)
+        await fakes.answer(bus, task)
+
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, after_forgeries).serve()):
+        said = await events(fabric, await fabric.submit(fakes.job()))
+    assert said[-1].event.what == "job.completed"
