@@ -1,7 +1,15 @@
 """Everything that the bridges package raises.
 
 BridgeError
-└── InvocationFailed    the platform or the function did not bring the task to its end
+├── InvocationFailed    the platform or the function did not bring the task to its end
+│   ├── NotStarted      the platform was out of reach or refused: nothing ran, so it counts as no attempt
+│   ├── FunctionGone    the platform does not know the function (any more): it can be created again
+│   └── LostSight       the platform can't tell what became of the run; it may go on
+├── PlatformDenied      the platform refuses our credentials
+├── PlatformFailed      a function could not be created, deleted or listed
+│   └── PlatformAway    because the platform was out of reach, or busy: later it may be
+├── SecretMissing       this bridge does not have the secret of that name
+└── BadSettings         a bridge's configuration can't be used: one field, its value, what is allowed
 """
 
 
@@ -23,3 +31,58 @@ class InvocationFailed(BridgeError):
         self.reason = reason
         self.retryable = retryable
         self.activation = activation
+
+
+class NotStarted(InvocationFailed):
+    """Raised when nothing ran: the platform was out of reach, or had no room for the call now."""
+
+
+class FunctionGone(InvocationFailed):
+    """Raised when the platform does not know the function, or would trigger nothing."""
+
+
+class LostSight(InvocationFailed):
+    """Raised when the platform can't tell what became of a run (it timed out, its record is missing)."""
+
+
+class PlatformDenied(BridgeError):
+    """Raised when the platform refuses our credentials."""
+
+    def __init__(self, platform: str, where: str, remedy: str) -> None:
+        super().__init__(f"{platform} at {where} refuses the credentials: {remedy}")
+        self.platform = platform
+        self.where = where
+        self.remedy = remedy
+
+
+class PlatformFailed(BridgeError):
+    """Raised when a function could not be created, deleted or listed."""
+
+    def __init__(self, platform: str, what: str, reason: str) -> None:
+        super().__init__(f"{platform} could not {what}: {reason}")
+        self.platform = platform
+        self.what = what
+        self.reason = reason
+
+
+class PlatformAway(PlatformFailed):
+    """Raised when the platform was out of reach, or too busy; the same call may work later."""
+
+
+class SecretMissing(BridgeError):
+    """Raised when this bridge does not have the secret of that name."""
+
+    def __init__(self, name: str, remedy: str) -> None:
+        super().__init__(f"no secret {name!r} here: {remedy}")
+        self.name = name
+        self.remedy = remedy
+
+
+class BadSettings(BridgeError):
+    """Raised for a bridge's configuration that can't be used."""
+
+    def __init__(self, field: str, value: object, reason: str) -> None:
+        super().__init__(f"{field} = {value!r}: {reason}")
+        self.field = field
+        self.value = value
+        self.reason = reason

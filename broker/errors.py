@@ -14,6 +14,7 @@ BrokerError
 └── DecodeError         bytes that are not the message they should be
     ├── CorruptPayload  chunks are missing, or bytes do not have the digest that was announced
     ├── BadTensors      not a safetensors file that we accept
+    ├── BadSignature    a call that is not the bridge's, too old, or a repetition
     └── JobError        a job that can't be run: one field, its value, what is allowed
 """
 
@@ -103,6 +104,10 @@ class Unsupported(BrokerError):
 
 class DecodeError(BrokerError):
     """Raised for bytes that are not the message they should be."""
+
+
+class BadSignature(DecodeError):
+    """Raised for a call that is not the bridge's, too old, or a repetition."""
 
 
 class CorruptPayload(DecodeError):

@@ -47,7 +47,11 @@ FAMILIES: Final = (
     Family("MODELS", ("fl.models.>",), Keep.FIRST),
     Family("STATE", ("fl.state.>",), Keep.FIRST),
     Family("CHUNKS", ("fl.chunks.>",), Keep.FIRST),
-    Family("VALUES", ("fl.rounds.*", "fl.clients.*", "fl.presence.*"), Keep.LAST),
+    Family("PACKAGES", ("fl.packages.*",), Keep.FIRST, 30 * _DAY),
+    Family("VALUES", ("fl.rounds.*", "fl.clients.*", "fl.functions.*", "fl.presence.*"), Keep.LAST),
+    Family("FABRIC", ("fl.fabric.*.*",), Keep.QUEUE, _DAY),
+    Family("REPLIES", ("fl.replies.*",), Keep.LOG, _DAY / 24),
+    Family("REPORTS", ("fl.reports.>",), Keep.LOG, _DAY),
     Family("INVOCATIONS", ("fl.invocations.>",), Keep.LOG, 7 * _DAY),
     Family("PROGRESS", ("fl.progress.>",), Keep.LOG, 30 * _DAY),
     Family("DEAD", ("fl.dead.>",), Keep.LOG, 30 * _DAY),
@@ -155,6 +159,31 @@ def client(client_id: str) -> str:
 def invocation(platform: str, client_id: str) -> str:
     """What became of a client's invocations."""
     return f"fl.invocations.{_part(platform)}.{_part(client_id)}"
+
+
+def package(sha256: str) -> str:
+    """An archive of functions' code, under its own digest."""
+    return f"fl.packages.{sha256}"
+
+
+def function(client_id: str) -> str:
+    """A client's function as it should be."""
+    return f"fl.functions.{_part(client_id)}"
+
+
+def fabric(platform: str, verb: str) -> str:
+    """A request to a platform's bridge (`*`: any verb)."""
+    return f"fl.fabric.{_part(platform)}.{_part(verb)}"
+
+
+def reply(request: str) -> str:
+    """The answer to one request."""
+    return f"fl.replies.{_part(request)}"
+
+
+def report(platform: str, client_id: str) -> str:
+    """What a function says of its tasks."""
+    return f"fl.reports.{_part(platform)}.{_part(client_id)}"
 
 
 def progress(job: str, subject: str, verb: str) -> str:

@@ -1,5 +1,6 @@
 """A broker's address, from which no password gets out."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ from broker.errors import BadUrl
 
 SCHEMES: Final = ("memory", "nats", "tls")
 _PORT: Final = 4222
-_OPTIONS: Final = ("ca_file", "password_file")
+_OPTIONS: Final = ("ca_file", "password_file", "password_env")
 _FORMS: Final = "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH"
 
 
@@ -24,6 +25,7 @@ class BrokerUrl:
         user: None for a broker without users.
         password: as it stood in the URL; `secret()` is what to send.
         password_file: where to read the password from when connecting.
+        password_env: the environment's variable that holds it, where files are hard to come by.
         ca_file: certificates to trust instead of the system's.
     """
 
@@ -34,6 +36,7 @@ class BrokerUrl:
     password: str | None = field(default=None, repr=False)
     password_file: Path | None = None
     ca_file: Path | None = None
+    password_env: str | None = None
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
@@ -59,11 +62,13 @@ class BrokerUrl:
         return f"{self.scheme}://{host}:{self.port}" if self.port else f"{self.scheme}://{host}"
 
     def secret(self) -> str | None:
-        """The password to send, read from its file now if there is one.
+        """The password to send, read now from its file or the environment if the address says so.
 
         Raises:
-            BadUrl: the file can't be read, or is empty.
+            BadUrl: the file can't be read, or there is nothing in it; the same for the environment.
         """
+        if self.password_env is not None:
+            return self._from_environment(self.password_env)
         if self.password_file is None:
             return self.password
         try:
@@ -74,9 +79,15 @@ class BrokerUrl:
             raise BadUrl(f"{self.address}: the password file {self.password_file} is empty")
         return secret
 
+    def _from_environment(self, name: str) -> str:
+        secret = os.environ.get(name, "")
+        if not secret:
+            raise BadUrl(f"{self.address}: there is no password in the environment's {name}")
+        return secret
+
     def __str__(self) -> str:
         user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
-        options = {"ca_file": self.ca_file, "password_file": self.password_file}
+        options = {"ca_file": self.ca_file, "password_file": self.password_file, "password_env": self.password_env}
         query = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
         address = self.address.replace("://", f"://{user}", 1)
         return f"{address}?{query}" if query else address
@@ -95,11 +106,12 @@ def _network(parts: ParseResult) -> BrokerUrl:
     options = _options(parts)
     user = unquote(parts.username or "") or None
     password = None if parts.password is None else unquote(parts.password)
-    if password is not None and "password_file" in options:
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: give a password or a password_file, not both")
-    if user is None and (password is not None or "password_file" in options):
+    given = (password is not None) + ("password_file" in options) + ("password_env" in options)
+    if given > 1:
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: give one of password, password_file and password_env")
+    if user is None and given:
         raise BadUrl(f"{parts.scheme}://{parts.hostname}: a password without a user; {_FORMS}")
-    if user is not None and password is None and "password_file" not in options:
+    if user is not None and not given:
         raise BadUrl(f"{parts.scheme}://{parts.hostname}: a user without a password; {_FORMS}")
     return BrokerUrl(
         parts.scheme,
@@ -107,17 +119,22 @@ def _network(parts: ParseResult) -> BrokerUrl:
         _port(parts),
         user,
         password,
-        options.get("password_file"),
-        options.get("ca_file"),
+        _path(options, "password_file"),
+        _path(options, "ca_file"),
+        options.get("password_env"),
     )
 
 
-def _options(parts: ParseResult) -> dict[str, Path]:
+def _path(options: dict[str, str], name: str) -> Path | None:
+    return Path(options[name]).expanduser() if name in options else None
+
+
+def _options(parts: ParseResult) -> dict[str, str]:
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     for name, value in pairs:
         if name not in _OPTIONS or not value:
             raise BadUrl(f"{parts.scheme}://{parts.hostname}: unknown or empty option {name!r}; {_FORMS}")
-    options = {name: Path(value).expanduser() for name, value in pairs}
+    options = dict(pairs)
     if "ca_file" in options and parts.scheme != "tls":
         raise BadUrl(f"{parts.scheme}://{parts.hostname}: ca_file needs tls://, this connection is not encrypted")
     return options

@@ -41,7 +41,7 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
         ("nats://u@host?password_file=", "'password_file'"),
         ("nats://u@host", "without a password"),
         ("nats://host?password_file=/a", "without a user"),
-        ("nats://u:p@host?password_file=/a", "not both"),
+        ("nats://u:p@host?password_file=/a", "give one of"),
         ("nats://host?ca_file=/a", "not encrypted"),
         ("nats://[::1", "unreadable"),
     ],
