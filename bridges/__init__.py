@@ -1,6 +1,10 @@
 """Triggers: one adapter per FaaS platform, and one runner for all of them."""
 
-from bridges.platform import Activation, Platform
+from bridges.lifecycle import Lifecycle
+from bridges.pacing import Pace
+from bridges.platform import Activation, Host, Platform
+from bridges.run import Invoker, Patience
 from bridges.runner import Runner
+from bridges.vault import Vault
 
-__all__ = ["Activation", "Platform", "Runner"]
+__all__ = ["Activation", "Host", "Invoker", "Lifecycle", "Pace", "Patience", "Platform", "Runner", "Vault"]

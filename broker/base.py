@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
+import structlog
+
 from broker import chunks, topics
 from broker.errors import CorruptPayload, Unsupported
 from broker.topics import Keep
+
+log = structlog.get_logger(__name__)
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription without a durable name begins to read the log."""
@@ -176,13 +180,14 @@ class Broker(abc.ABC):
     async def snapshot(self, topic_filter: str) -> dict[str, Value]:
         """The values under a filter of LAST topics as they are now, by topic; deleted ones are left out."""
         _require(topic_filter, Keep.LAST)
-        found = await self._snapshot(topic_filter)
-        return {value.topic: await self._whole(value) for value in found}
+        found = [await self._whole_or_none(value) for value in await self._snapshot(topic_filter)]
+        return {value.topic: value for value in found if value is not None}
 
     def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value]]:
         """The values under a filter of LAST topics, each as it is now and then whenever it changes.
 
-        Someone who is slower than the changes sees the last of them.
+        Someone who is slower than the changes sees the last of them. A value whose chunks are missing is logged and
+        passed over, here as in a snapshot: whoever may write one value must not end the readers of all.
         """
         _require(topic_filter, Keep.LAST)
         return self._watched(topic_filter)
@@ -195,7 +200,14 @@ class Broker(abc.ABC):
     @contextlib.asynccontextmanager
     async def _watched(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
         async with self._watch(topic_filter) as values:
-            yield _Wholes(values, self._whole)
+            yield _Wholes(values, self._whole_or_none)
+
+    async def _whole_or_none(self, value: Value) -> Value | None:
+        try:
+            return await self._whole(value)
+        except CorruptPayload as exc:
+            log.warning("a value that can't be read is passed over", topic=value.topic, error=str(exc))
+            return None
 
     async def _whole(self, value: Value) -> Value:
         if value.payload is None:
@@ -249,12 +261,14 @@ class _Wholes(AsyncIterator[Value]):
     No generator: that would be finished for good when a `wait_for` around its `anext` runs out of time.
     """
 
-    def __init__(self, values: AsyncIterator[Value], whole: Callable[[Value], Awaitable[Value]]) -> None:
+    def __init__(self, values: AsyncIterator[Value], whole: Callable[[Value], Awaitable[Value | None]]) -> None:
         self._values = values
         self._whole = whole
 
     async def __anext__(self) -> Value:
-        return await self._whole(await anext(self._values))
+        while (value := await self._whole(await anext(self._values))) is None:
+            pass
+        return value
 
 
 def _require(topic: str, *keeps: Keep) -> None:

@@ -107,7 +107,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 _TEXTS = frozenset({"job", "client", "base", "token"})
 
-Outcome = Literal["accepted", "running", "succeeded", "failed", "dead", "expired"]
+Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "failed", "dead", "expired"]
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,8 +115,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         outcome: `accepted` by the platform, `running` (data and model are there, training begins), `succeeded` (the
-            update is published), `failed` (it will be invoked again), `dead` (given up), `expired` (its time was
-            over before it began).
+            update is published), `refused` (the platform was away or busy; nothing ran, and it is asked again),
+            `restored` (the function had vanished and was created again), `failed` (it will be invoked again), `dead`
+            (given up), `expired` (its time was over).
         activation: the platform's id of the run.
         cold: whether the function had to be started for it; None: not known.
         seconds: since the bridge took the task.
@@ -132,6 +133,30 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     cold: bool | None = None
     reason: str = ""
     seconds: float = 0.0
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client's invocations went so far, as its bridge keeps count.
+
+    Attributes:
+        state: the last outcome.
+        seen_s: when that was, seconds since the epoch.
+        invocations: runs of the function that the platform accepted or that were heard of.
+        failures: how many of them failed.
+        cold: how many of them had to start the function.
+        activation: the platform's id of the last run.
+        run: job, round and attempt of the last run that was counted.
+    """
+
+    client: str
+    platform: str
+    state: Outcome
+    seen_s: float
+    invocations: int = 0
+    failures: int = 0
+    cold: int = 0
+    activation: str = ""
+    run: str = ""
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,3 +203,15 @@ def client_record(payload: bytes) -> ClientRecord:
         return msgspec.json.decode(payload, type=ClientRecord)
     except UNREADABLE as exc:
         raise DecodeError(f"not an entry of the client register: {exc}") from exc
+
+
+def tally(payload: bytes) -> Tally:
+    """Decode a tally.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return msgspec.json.decode(payload, type=Tally)
+    except UNREADABLE as exc:
+        raise DecodeError(f"not a tally: {exc}") from exc

@@ -180,6 +180,28 @@ class ClientFailed(_Event, frozen=True):
     final: bool
 
 
+class ClientRefused(_Event, frozen=True):
+    """The platform was away or too busy to start the function; it is asked again, and no attempt is lost."""
+
+    what: ClassVar = "client.refused"
+    round: int
+    client: str
+    platform: str
+    attempt: int
+    reason: str
+
+
+class ClientRestored(_Event, frozen=True):
+    """A client's function had vanished from its platform and was created again."""
+
+    what: ClassVar = "client.restored"
+    round: int
+    client: str
+    platform: str
+    attempt: int
+    reason: str
+
+
 class UpdateCounted(_Event, frozen=True):
     """A client's update is in the round's sum."""
 
@@ -229,6 +251,8 @@ Event = (
     | RoundFailed
     | ClientTraining
     | ClientFailed
+    | ClientRefused
+    | ClientRestored
     | UpdateCounted
     | UpdateRefused
     | ModelEvaluated

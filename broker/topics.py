@@ -48,10 +48,13 @@ FAMILIES: Final = (
     Family("STATE", ("fl.state.>",), Keep.FIRST),
     Family("CHUNKS", ("fl.chunks.>",), Keep.FIRST),
     Family("PACKAGES", ("fl.packages.*",), Keep.FIRST, 30 * _DAY),
-    Family("VALUES", ("fl.rounds.*", "fl.clients.*", "fl.functions.*", "fl.presence.*"), Keep.LAST),
+    Family(
+        "VALUES",
+        ("fl.rounds.*", "fl.clients.*", "fl.functions.*", "fl.reports.*.*", "fl.tallies.*", "fl.presence.*"),
+        Keep.LAST,
+    ),
     Family("FABRIC", ("fl.fabric.*.*",), Keep.QUEUE, _DAY),
     Family("REPLIES", ("fl.replies.*",), Keep.LOG, _DAY / 24),
-    Family("REPORTS", ("fl.reports.>",), Keep.LOG, _DAY),
     Family("INVOCATIONS", ("fl.invocations.>",), Keep.LOG, 7 * _DAY),
     Family("PROGRESS", ("fl.progress.>",), Keep.LOG, 30 * _DAY),
     Family("DEAD", ("fl.dead.>",), Keep.LOG, 30 * _DAY),
@@ -182,8 +185,13 @@ def reply(request: str) -> str:
 
 
 def report(platform: str, client_id: str) -> str:
-    """What a function says of its tasks."""
+    """What a client's function said last of a task."""
     return f"fl.reports.{_part(platform)}.{_part(client_id)}"
+
+
+def tally(client_id: str) -> str:
+    """How a client's invocations went so far."""
+    return f"fl.tallies.{_part(client_id)}"
 
 
 def progress(job: str, subject: str, verb: str) -> str:

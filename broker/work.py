@@ -1,7 +1,7 @@
 """What a bridge and a function say to each other about one task.
 
 A worker process on the bridge's machine gets an `Order` per line and answers with a `Report` per line. A function on a
-FaaS platform finds the order in its trigger, publishes its reports to `fl.reports.<platform>.<client>`, and returns the
+FaaS platform finds the order in its trigger, retains its report at `fl.reports.<platform>.<client>`, and returns the
 last one to the platform as well.
 """
 

@@ -15,6 +15,8 @@ from broker import job as jobs
 from broker.job import Job
 from broker.progress import (
     ClientFailed,
+    ClientRefused,
+    ClientRestored,
     ClientTraining,
     JobAccepted,
     JobCancelled,
@@ -81,7 +83,7 @@ class JobView:
         match event:
             case JobWaiting(reason=reason):
                 self.state = f"waiting: {reason}"
-            case RoundFailed() | ClientFailed() | UpdateRefused():
+            case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused():
                 self.notes.append(sentence(event))
             case JobCompleted() | JobFailed() | JobCancelled() | JobRejected():
                 self.state = sentence(event)
@@ -176,8 +178,18 @@ def _round_sentence(event: Any) -> str:
             return f"round {round_} failed: {reason}; {policy}"
         case ModelEvaluated(round=round_, accuracy=accuracy, loss=loss):
             return f"round {round_}: accuracy {accuracy:.4f}, loss {number(loss)}"
+        case _:
+            return _client_sentence(event)
+
+
+def _client_sentence(event: Any) -> str:
+    match event:
         case ClientFailed(client=client, reason=reason, final=final, attempt=attempt):
             return f"{client}, attempt {attempt}: {reason}" + ("; given up" if final else "; will be invoked again")
+        case ClientRefused(client=client, platform=platform, reason=reason):
+            return f"{client}: {platform} did not start it: {reason}; asked again"
+        case ClientRestored(client=client, platform=platform, reason=reason):
+            return f"{client} on {platform}: {reason}"
         case UpdateRefused(topic=topic, code=code, reason=reason):
             return f"update refused ({code}): {reason} [{topic}]"
         case ClientTraining(client=client, platform=platform, activation=activation, cold=cold):

@@ -11,7 +11,7 @@ import structlog
 
 import broker
 import server
-from bridges import Runner, local
+from bridges import Invoker, Runner, local
 from broker.concurrency import task_group
 from broker.embedded import NatsServer
 from broker.errors import ConnectFailed, Disconnected
@@ -81,7 +81,7 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
                 Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
             )
             group.create_task(clients, name="provision")
-            await Runner(bus, platform).run()
+            await Runner(bus, Invoker(platform)).run()
 
     await kept_up(bridge)
 

@@ -147,10 +147,28 @@ class Collector:
     def _invoked(self, invocation: Invocation) -> None:
         if invocation.round != self._record.round:
             return
-        if invocation.outcome == "running":
-            self._training(invocation)
-        elif invocation.outcome == "failed" or invocation.outcome in _LOST:
-            self._failed(invocation)
+        match invocation.outcome:
+            case "running":
+                self._training(invocation)
+            case "refused" | "restored":
+                self._repaired(invocation)
+            case "failed" | "dead" | "expired":
+                self._failed(invocation)
+            case _:
+                pass
+
+    def _repaired(self, invocation: Invocation) -> None:
+        """The bridge met an obstacle on the way to the function, and goes on."""
+        kind = progress.ClientRefused if invocation.outcome == "refused" else progress.ClientRestored
+        event = kind(
+            round=invocation.round,
+            client=invocation.client,
+            platform=invocation.platform,
+            attempt=invocation.attempt,
+            reason=invocation.reason,
+        )
+        about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
+        self._announcer.say(self._record.id, event, *about)
 
     def _training(self, invocation: Invocation) -> None:
         if self.collection.training_s is None:

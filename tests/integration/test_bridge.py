@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bridges import Activation, Runner
+from bridges import Activation, Invoker, Patience, Runner
 from bridges.errors import InvocationFailed
 from broker import cloudevents, topics
 from broker.base import Broker
@@ -79,7 +79,7 @@ class FakePlatform:
 
 
 def runner(bus: Broker, platform: FakePlatform) -> Runner:
-    return Runner(bus, platform, retry_first_s=0.01, heartbeat_s=0.2)
+    return Runner(bus, Invoker(platform, Patience(retry_first_s=0.01)), heartbeat_s=0.2)
 
 
 async def outcomes(bus: Broker, until: Callable[[list[Invocation]], bool]) -> list[Invocation]:
@@ -181,8 +181,7 @@ async def test_a_function_that_hangs_is_given_up_at_the_deadline(bus: Broker) ->
         return asyncio.get_running_loop().create_future()
 
     platform = FakePlatform(hangs)
-    hasty = runner(bus, platform)
-    hasty.clock = lambda: clock[0]
+    hasty = Runner(bus, Invoker(platform), clock=lambda: clock[0])
     async with running(hasty.run()):
         await publish(bus, task(deadline_s=0.3))
         found = await outcomes(bus, has("expired"))

@@ -1,0 +1,121 @@
+"""Creates, deletes and lists a platform's functions, as messages ask for it (the paper's FedKeeper, section 3.2)."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from bridges.errors import BridgeError, PlatformFailed
+from bridges.held import Held
+from bridges.platform import Host
+from broker import fabric, topics
+from broker.base import Broker, Delivery
+from broker.concurrency import task_group
+from broker.errors import BrokerError, DecodeError
+from broker.fabric import Function, Reply, Request
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE: Final = 4
+"""How many functions are created or deleted at the same time."""
+
+
+class Lifecycle:
+    """The functions of one platform.
+
+    Args:
+        broker: where requests come from, and where it is kept how each function should be.
+        host: the platform.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, broker: Broker, host: Host, clock: Callable[[], float] = time.time) -> None:
+        self._broker = broker
+        self._host = host
+        self._clock = clock
+        self._held = Held()
+
+    async def serve(self) -> None:
+        """Answer requests until cancelled."""
+        every, name = topics.fabric(self._host.name, topics.ANY), f"fabric-{self._host.name}"
+        async with task_group() as group:
+            group.create_task(self._held.beat(), name=f"{name}.heartbeat")
+            async with self._broker.subscribe(every, durable=name, prefetch=AT_ONCE) as deliveries:
+                async for delivery in deliveries:
+                    group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
+
+    async def restore(self, client: str) -> bool:
+        """Create a client's function again as it was created last; False if this was never done.
+
+        Raises:
+            BridgeError: it can't be created.
+        """
+        found = await self._broker.get(topics.function(client))
+        if found is None or found.payload is None:
+            return False
+        await self._create(fabric.function(found.payload))
+        return True
+
+    async def _handle(self, delivery: Delivery) -> None:
+        try:
+            request = fabric.request(await delivery.read())
+        except DecodeError as exc:
+            log.warning("no request", topic=delivery.topic, error=str(exc))
+            await delivery.ack()
+            return
+        if await self._held.is_known(request.id, delivery):
+            return
+        with self._held.working(request.id, delivery):
+            try:
+                await self._answer(request, delivery)
+            except BrokerError as exc:
+                log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
+
+    async def _answer(self, request: Request, delivery: Delivery) -> None:
+        verb = delivery.topic.rpartition(".")[2]
+        if self._clock() < request.deadline_s:
+            reply = await self._reply(verb, request)
+            log.info("asked by message", verb=verb, function=_name(request), change=reply.change, error=reply.error)
+            await self._broker.publish(topics.reply(request.id), msgspec.json.encode(reply))
+        else:
+            log.info("a request that nobody waits for any longer", verb=verb, function=_name(request))
+        await self._held[request.id].ack()
+
+    async def _reply(self, verb: str, request: Request) -> Reply:
+        try:
+            match verb, request.function:
+                case "create", Function() as function:
+                    return await self._create(function)
+                case "delete", _ if request.name:
+                    return await self._delete(request.name)
+                case "list", _:
+                    return Reply(functions=tuple(await self._host.list()))
+                case _:
+                    return Reply(error=f"no such request: {verb}")
+        except (BridgeError, DecodeError) as exc:
+            return Reply(error=str(exc))
+
+    async def _create(self, function: Function) -> Reply:
+        change, deployed = await self._host.create(function, await self._package(function))
+        # Kept after it is made: what is kept here, a bridge may make again without asking.
+        await self._broker.put(topics.function(function.name), msgspec.json.encode(function))
+        return Reply(change=change, functions=(deployed,))
+
+    async def _package(self, function: Function) -> bytes | None:
+        if function.package is None:
+            return None
+        found = await self._broker.get(function.package.topic)
+        if found is None or found.payload is None:
+            raise PlatformFailed(self._host.name, f"create {function.name}", "its package is not with the broker")
+        return found.payload
+
+    async def _delete(self, name: str) -> Reply:
+        # Forgotten before it is deleted: a bridge that meets its absence must not create it again.
+        await self._broker.delete(topics.function(name))
+        return Reply(change=await self._host.delete(name))
+
+
+def _name(request: Request) -> str:
+    return request.function.name if request.function else request.name

@@ -1,0 +1,42 @@
+"""Keeps invocations below a platform's own rate limit."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+WINDOW_S: Final = 61.0
+"""Platforms count by the minute; a second more allows for clocks that disagree on when it begins."""
+
+
+class Pace:
+    """At most so many turns within any minute, first come first served.
+
+    Args:
+        per_minute: how many; 0: as many as come.
+        clock: seconds, increasing.
+    """
+
+    def __init__(self, per_minute: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._starts: deque[float] = deque()
+        self._line = asyncio.Lock()
+
+    async def turn(self) -> None:
+        """Return when the next invocation may start."""
+        if not self._per_minute:
+            return
+        async with self._line:
+            await asyncio.sleep(self.wait_s())
+            self._starts.append(self._clock())
+
+    def wait_s(self) -> float:
+        """How long the next turn has to wait; forgets turns that count no longer."""
+        now_s = self._clock()
+        while self._starts and self._starts[0] <= now_s - WINDOW_S:
+            self._starts.popleft()
+        if len(self._starts) < self._per_minute:
+            return 0.0
+        return self._starts[-self._per_minute] + WINDOW_S - now_s

@@ -1,0 +1,202 @@
+"""Functions created, listed and deleted by messages, on a platform that a test can follow by hand."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+
+from bridges import Activation, Invoker, Lifecycle, Patience, Runner
+from bridges.errors import FunctionGone, PlatformFailed
+from broker import cloudevents, fabric, topics, work
+from broker.base import Broker
+from broker.cloudevents import Envelope
+from broker.fabric import Change, Deployed, Function, Reply, Request, Verb
+from broker.messages import BlobRef, Invocation, RoundTask
+from tests.integration.fakes import running
+from tests.integration.test_bridge import FAR, WITHIN_S, task
+
+ECHO = Function(name="client-00", fabric="test", image="echo:1")
+
+
+@dataclass
+class FakeHost:
+    """Functions in a dict; each answers a task at once, by a report of its own if `silent`.
+
+    Attributes:
+        full: creating fails.
+        packages: what each function was created from.
+        invoked: every invocation: client and attempt.
+    """
+
+    name: str = "fake"
+    concurrency: int = 4
+    per_minute: int = 0
+    start_s: float = 5.0
+    run_s: float = 5.0
+    full: bool = False
+    silent: bool = False
+    functions: dict[str, Function] = field(default_factory=dict)
+    packages: dict[str, bytes | None] = field(default_factory=dict)
+    invoked: list[tuple[str, int]] = field(default_factory=list)
+
+    async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
+        if self.full:
+            raise PlatformFailed("fake", f"create {function.name}", "no room")
+        known = self.functions.get(function.name)
+        self.functions[function.name], self.packages[function.name] = function, package
+        change: Change = "created" if known is None else "same" if known.digest == function.digest else "updated"
+        return change, _deployed(function)
+
+    async def delete(self, name: str) -> Change:
+        return "deleted" if self.functions.pop(name, None) else "absent"
+
+    async def list(self) -> list[Deployed]:
+        return [_deployed(function) for function in self.functions.values()]
+
+    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
+        if task.client_id not in self.functions:
+            raise FunctionGone("404: no such function")
+        self.invoked.append((task.client_id, attempt))
+        yield Activation("a1", "accepted")
+        if not self.silent:
+            yield Activation("a1", "succeeded")
+
+
+def _deployed(function: Function) -> Deployed:
+    return Deployed(name=function.name, fabric=function.fabric, digest=function.digest, url=f"fake/{function.name}")
+
+
+async def ask(bus: Broker, verb: Verb, deadline_s: float = FAR, **what: object) -> Reply:
+    request = Request(id=f"request-{verb}-{time.monotonic_ns()}", deadline_s=deadline_s, **what)  # type: ignore[arg-type]
+    async with asyncio.timeout(WITHIN_S), bus.subscribe(topics.reply(request.id)) as replies:
+        await bus.publish(topics.fabric("fake", verb), msgspec.json.encode(request))
+        async for delivery in replies:
+            return fabric.reply(await delivery.read())
+    raise AssertionError
+
+
+async def test_functions_are_created_changed_listed_and_deleted(bus: Broker) -> None:
+    host = FakeHost()
+    async with running(Lifecycle(bus, host).serve()):
+        assert (await ask(bus, "create", function=ECHO)).change == "created"
+        assert (await ask(bus, "create", function=ECHO)).change == "same"
+        newer = msgspec.structs.replace(ECHO, image="echo:2")
+        assert (await ask(bus, "create", function=newer)).change == "updated"
+        assert (await ask(bus, "list")).functions == (_deployed(newer),)
+        assert (await ask(bus, "delete", name="client-00")).change == "deleted"
+        assert (await ask(bus, "delete", name="client-00")).change == "absent"
+        assert (await ask(bus, "list")).functions == ()
+
+
+async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker) -> None:
+    code = b"the archive"
+    ref = BlobRef(topics.package(hashlib.sha256(code).hexdigest()), hashlib.sha256(code).hexdigest(), len(code))
+    await bus.put(ref.topic, code)
+    host = FakeHost()
+    async with running(Lifecycle(bus, host).serve()):
+        await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=ref))
+        missing = msgspec.structs.replace(ref, topic=topics.package("00"))
+        refused = await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=missing))
+    assert host.packages == {"client-00": code}
+    assert "package is not with the broker" in refused.error
+
+
+async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> None:
+    async with running(Lifecycle(bus, FakeHost(full=True)).serve()):
+        assert (await ask(bus, "create", function=ECHO)).error == "fake could not create client-00: no room"
+        assert "no such request" in (await ask(bus, "delete")).error
+        assert await bus.get(topics.function("client-00")) is None
+
+
+async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: Broker) -> None:
+    host = FakeHost()
+    late = Request(id="late", deadline_s=1.0, function=ECHO)
+    await bus.publish(topics.fabric("fake", "create"), b"garbage")
+    await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(late))
+    async with running(Lifecycle(bus, host).serve()):
+        assert (await ask(bus, "list")).functions == ()
+
+
+async def outcomes(bus: Broker, until: str) -> list[Invocation]:
+    found: list[Invocation] = []
+    async with asyncio.timeout(WITHIN_S), bus.subscribe(topics.invocation("fake", topics.ANY)) as deliveries:
+        async for delivery in deliveries:
+            found.append(cloudevents.data_of(await delivery.read(), Invocation))
+            if found[-1].outcome == until:
+                break
+    return found
+
+
+async def publish(bus: Broker, one: RoundTask) -> None:
+    event = cloudevents.encode(Envelope(one.id, "/server", "round.task", 0.0), one)
+    await bus.publish(topics.task("fake", one.client_id), event)
+
+
+async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(bus: Broker) -> None:
+    host = FakeHost()
+    lifecycle = Lifecycle(bus, host)
+    runner = Runner(bus, Invoker(host, restore=lifecycle.restore))
+    async with running(lifecycle.serve(), runner.run()):
+        await ask(bus, "create", function=ECHO)
+        host.functions.clear()
+        await publish(bus, task())
+        found = await outcomes(bus, "succeeded")
+    assert [one.outcome for one in found] == ["restored", "accepted", "succeeded"]
+    assert host.functions == {"client-00": ECHO}
+
+
+async def test_a_deleted_function_is_not_created_again_by_a_task(bus: Broker) -> None:
+    host = FakeHost()
+    lifecycle = Lifecycle(bus, host)
+    patience = Patience(retry_first_s=0.01)
+    async with running(lifecycle.serve(), Runner(bus, Invoker(host, patience, restore=lifecycle.restore)).run()):
+        await ask(bus, "create", function=ECHO)
+        await ask(bus, "delete", name="client-00")
+        await publish(bus, task())
+        found = await outcomes(bus, "dead")
+    assert "404" in found[-1].reason
+    assert host.functions == {}
+
+
+@pytest.mark.parametrize(("last", "again"), [("done", False), ("training", False), ("failed", True)])
+async def test_a_bridge_that_comes_after_another_looks_first_at_what_the_function_said(
+    bus: Broker, last: str, *, again: bool
+) -> None:
+    one = task()
+    # As a bridge before us left it: the task was delivered once already, and the function was heard of.
+    await publish(bus, one)
+    async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
+        await (await anext(deliveries)).nak()
+    await say(bus, one, last)
+    host = FakeHost(functions={"client-00": ECHO})
+    async with running(Runner(bus, Invoker(host)).run()):
+        if last == "training":
+            await outcomes(bus, "running")
+            await say(bus, one, "done")
+        await outcomes(bus, "succeeded")
+    assert host.invoked == ([("client-00", 2)] if again else [])
+
+
+async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: Broker) -> None:
+    one, host = task(), FakeHost(functions={"client-00": ECHO}, silent=True)
+    async with running(Runner(bus, Invoker(host, Patience(start_s=WITHIN_S))).run()):
+        await publish(bus, one)
+        await outcomes(bus, "accepted")
+        await say(bus, one, "training", attempt=1)
+        await outcomes(bus, "running")
+        await say(bus, one, "done", attempt=1)
+        found = await outcomes(bus, "succeeded")
+    assert [(one.outcome, one.activation, one.cold) for one in found] == [
+        ("accepted", "a1", None),
+        ("running", "a1", True),
+        ("succeeded", "a1", None),
+    ]
+
+
+async def say(bus: Broker, one: RoundTask, state: str, attempt: int = 1) -> None:
+    report = work.Report(one.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
+    await bus.put(topics.report("fake", one.client_id), msgspec.json.encode(report))
