@@ -52,7 +52,7 @@ class Lifecycle:
         Raises:
             BridgeError: it can't be created.
         """
-        found = await self._broker.get(topics.function(client))
+        found = await self._broker.get(topics.function(self._host.name, client))
         if found is None or found.payload is None:
             return False
         await self._create(fabric.function(found.payload))
@@ -100,7 +100,7 @@ class Lifecycle:
     async def _create(self, function: Function) -> Reply:
         change, deployed = await self._host.create(function, await self._package(function))
         # Kept after it is made: what is kept here, a bridge may make again without asking.
-        await self._broker.put(topics.function(function.name), msgspec.json.encode(function))
+        await self._broker.put(topics.function(self._host.name, function.name), msgspec.json.encode(function))
         return Reply(change=change, functions=(deployed,))
 
     async def _package(self, function: Function) -> bytes | None:
@@ -113,7 +113,7 @@ class Lifecycle:
 
     async def _delete(self, name: str) -> Reply:
         # Forgotten before it is deleted: a bridge that meets its absence must not create it again.
-        await self._broker.delete(topics.function(name))
+        await self._broker.delete(topics.function(self._host.name, name))
         return Reply(change=await self._host.delete(name))
 
 

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-import structlog
-
 from broker import chunks, topics
 from broker.errors import CorruptPayload, Unsupported
 from broker.topics import Keep
-
-log = structlog.get_logger(__name__)
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription without a durable name begins to read the log."""
@@ -206,6 +202,10 @@ class Broker(abc.ABC):
         try:
             return await self._whole(value)
         except CorruptPayload as exc:
+            # Functions import this module at every cold start, and hardly ever log.
+            import structlog
+
+            log = structlog.get_logger(__name__)
             log.warning("a value that can't be read is passed over", topic=value.topic, error=str(exc))
             return None
 

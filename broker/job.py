@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from broker import job_errors
+from broker import schema
 from broker.errors import UNREADABLE, BadTopic, JobError
 from broker.topics import checked_id
 
@@ -197,7 +197,8 @@ def from_dict(raw: object) -> Job:
     try:
         job = msgspec.convert(raw, Job)
     except msgspec.ValidationError as exc:
-        raise job_errors.explained(exc, raw, Job) from exc
+        mistake = schema.explained(exc, raw, Job)
+        raise JobError(mistake.field or "the job", mistake.value, mistake.allowed) from exc
     _check(job)
     return _fitted(job)
 

@@ -50,7 +50,7 @@ FAMILIES: Final = (
     Family("PACKAGES", ("fl.packages.*",), Keep.FIRST, 30 * _DAY),
     Family(
         "VALUES",
-        ("fl.rounds.*", "fl.clients.*", "fl.functions.*", "fl.reports.*.*", "fl.tallies.*", "fl.presence.*"),
+        ("fl.rounds.*", "fl.clients.*", "fl.functions.*.*", "fl.reports.*.*", "fl.tallies.*", "fl.presence.*"),
         Keep.LAST,
     ),
     Family("FABRIC", ("fl.fabric.*.*",), Keep.QUEUE, _DAY),
@@ -169,9 +169,9 @@ def package(sha256: str) -> str:
     return f"fl.packages.{sha256}"
 
 
-def function(client_id: str) -> str:
-    """A client's function as it should be."""
-    return f"fl.functions.{_part(client_id)}"
+def function(platform: str, client_id: str) -> str:
+    """A client's function as it should be on a platform."""
+    return f"fl.functions.{_part(platform)}.{_part(client_id)}"
 
 
 def fabric(platform: str, verb: str) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -76,7 +76,7 @@ def read(url: str) -> "tuple[Tensor, Tensor]":
 def stage(
     dataset: Dataset,
     data: Data,
-    to: str,
+    to: str | Mapping[str, str],
     *,
     platform: str,
     on_staged: Callable[[ClientRecord], None] | None = None,
@@ -88,7 +88,7 @@ def stage(
     Args:
         dataset: what to deal.
         data: how; clients are called `<data.key>-<number>`.
-        to: fsspec URL, or a folder.
+        to: fsspec URL, or a folder; or one for each client that is wanted, by the client's name.
         platform: that hosts the clients' functions.
         on_staged: called after each client.
 
@@ -100,16 +100,33 @@ def stage(
         BadTopic: the data's name is too long to name clients by.
         BadShard: it can't be written there.
     """
-    digits = max(3, len(str(data.clients - 1)))
+    names = client_ids(data)
+    folders = dict.fromkeys(names, to) if isinstance(to, str) else to
     records: list[ClientRecord] = []
-    for number, indices in enumerate(partition.deal(dataset.train_y, data)):
-        client = checked_id(f"{data.key}-{number:0{digits}d}")
-        place = f"{_absolute(to)}/{client}/{FILE_NAME}"
-        write(place, dataset.train_x[indices], dataset.train_y[indices])
-        records.append(_record(client, platform, place, data, len(indices)))
+    for client, indices in zip(names, partition.deal(dataset.train_y, data), strict=True):
+        if client not in folders:
+            continue
+        where = place(folders[client], client)
+        write(where, dataset.train_x[indices], dataset.train_y[indices])
+        records.append(_record(client, platform, where, data, len(indices)))
         if on_staged:
             on_staged(records[-1])
     return records
+
+
+def client_ids(data: Data) -> list[str]:
+    """The names of a deal's clients: `<data.key>-<number>`.
+
+    Raises:
+        BadTopic: the data's name is too long to name clients by.
+    """
+    digits = max(3, len(str(data.clients - 1)))
+    return [checked_id(f"{data.key}-{number:0{digits}d}") for number in range(data.clients)]
+
+
+def place(folder: str, client: str) -> str:
+    """URL of a client's shard below a folder or fsspec URL."""
+    return f"{_absolute(folder)}/{client}/{FILE_NAME}"
 
 
 def shown(url: str) -> str:

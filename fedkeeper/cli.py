@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 import typer
@@ -15,8 +15,9 @@ from broker import BrokerUrl, logs
 from broker.errors import ServerFailed
 from broker.job import Job
 from client_fn import datasets
-from fedkeeper import configs, follow, plot, provision, running, screen, system
-from fedkeeper.errors import BadOption, NotAnswered
+from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, provision, running, screen, system
+from fedkeeper.errors import NotAnswered
+from fedkeeper.options import FOLDER, URL_FILE, DataDir, Folder, JobFile, JobId, Out, Set, Url, Verbose, Workers, url_of
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -28,25 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-bridge = typer.Typer(no_args_is_help=True, help="Run the bridge to a FaaS platform.")
-app.add_typer(bridge, name="bridge")
-
-FOLDER: Final = Path(".fedkeeper")
-URL_FILE: Final = "url"
-
-JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
-JobId = Annotated[str, typer.Argument(help="A job's id.")]
-Url = Annotated[
-    str, typer.Option(envvar="FEDKEEPER_URL", help="The broker. Default: that of `fedkeeper up` in this folder.")
-]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
-Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
-Folder = Annotated[Path, typer.Option("--dir", help="Broker's store, credentials and the clients' shards.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that train; 0: one per core.")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' own files.")
-]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
+app.add_typer(cli_bridge.app, name="bridge")
+app.add_typer(cli_clients.app, name="clients")
+app.add_typer(cli_deploy.app)
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
@@ -168,7 +153,7 @@ def submit(
 async def _submit(file: str, overrides: tuple[str, ...], url: str, out: Path | None) -> None:
     job = configs.read_job(file, overrides)
     console = screen.console()
-    async with connect(_url(url)) as fabric:
+    async with connect(url_of(url)) as fabric:
         try:
             job_id = await fabric.submit(job)
         except NotAnswered as exc:
@@ -191,7 +176,7 @@ def watch(
 
 
 async def _watch(job: str | None, url: str, *, as_json: bool) -> None:
-    async with connect(_url(url)) as fabric:
+    async with connect(url_of(url)) as fabric:
         if job is not None:
             await fabric.job(job)
             if not as_json:
@@ -213,7 +198,7 @@ def jobs(url: Url = "") -> None:
 
 
 async def _jobs(url: str) -> None:
-    async with connect(_url(url)) as fabric:
+    async with connect(url_of(url)) as fabric:
         found = await fabric.jobs()
     rows = [
         (
@@ -236,48 +221,16 @@ def cancel(job: JobId, url: Url = "") -> None:
 
 
 async def _cancel(job: str, url: str) -> None:
-    async with connect(_url(url)) as fabric:
+    async with connect(url_of(url)) as fabric:
         await fabric.cancel(job)
     typer.echo(f"asked for the end of {job}")
-
-
-@app.command()
-def clients(url: Url = "") -> None:
-    """List the client register."""
-    logs.configure(quiet=True)
-    running.run(_clients(url))
-
-
-async def _clients(url: str) -> None:
-    async with connect(_url(url)) as fabric:
-        found = await fabric.clients()
-    rows = [
-        (
-            client.id,
-            client.platform,
-            str(client.samples or "?"),
-            ", ".join(f"{key}={value}" for key, value in client.labels.items()),
-            client.data_loc,
-        )
-        for client in found
-    ]
-    screen.show_list(("client", "platform", "samples", "labels", "data"), rows)
 
 
 @app.command()
 def server(url: Url = "", data: DataDir = None, verbose: Verbose = False) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
-    running.run(system.run_server(_url(url), data))
-
-
-@bridge.command("local")
-def bridge_local(
-    url: Url = "", workers: Workers = 0, folder: Folder = FOLDER, data: DataDir = None, verbose: Verbose = False
-) -> None:
-    """Warm worker processes on this machine; gives them clients for the built-in datasets."""
-    logs.configure(verbose=verbose)
-    running.run(system.run_local_bridge(_url(url), Settings(folder, workers or system.cores(), data)))
+    running.run(system.run_server(url_of(url), data))
 
 
 @app.command()
@@ -292,7 +245,7 @@ def stage(
 ) -> None:
     """Deal a job's dataset to its clients: one shard each, at a place of its own."""
     logs.configure(quiet=True)
-    running.run(_stage(job, tuple(overrides or ()), to, platform, url if not register else _url(url), data))
+    running.run(_stage(job, tuple(overrides or ()), to, platform, url if not register else url_of(url), data))
 
 
 async def _stage(
@@ -314,20 +267,6 @@ def plot_(
 ) -> None:
     """Draw the accuracy and the time split of finished jobs."""
     typer.echo(plot.plot(folders, to))
-
-
-def _url(given: str) -> str:
-    """The broker's address: as given, or that of `fedkeeper up` in this folder.
-
-    Raises:
-        BadOption: neither is there.
-    """
-    if given:
-        return given
-    file = FOLDER / URL_FILE
-    if file.is_file():
-        return file.read_text().strip()
-    raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fed
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
@@ -16,16 +17,17 @@ from typing import Any, Final
 import msgspec
 
 import broker
+from broker import fabric, messages, progress, records, topics
 from broker import job as jobs
-from broker import messages, progress, records, topics
 from broker.base import Broker, Delivery
 from broker.concurrency import task_group
 from broker.errors import CorruptPayload, DecodeError
+from broker.fabric import Reply, Request, Verb
 from broker.job import Job
-from broker.messages import ClientRecord
+from broker.messages import ClientRecord, Tally
 from broker.progress import ENDS, JobAccepted, JobRejected, Progress
 from broker.records import JobRecord
-from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
+from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
 
 ANSWER_S: Final = 10.0
 """How long a server may take to accept a job."""
@@ -123,6 +125,46 @@ class Fabric:
             for client in clients:
                 write = self.broker.put(topics.client(client.id), msgspec.json.encode(client))
                 group.create_task(write, name=f"register {client.id}")
+
+    async def client(self, client: str) -> ClientRecord | None:
+        """A client's entry of the register; None if there is none.
+
+        Raises:
+            DecodeError: it is unreadable.
+        """
+        found = await self.broker.get(topics.client(client))
+        return None if found is None or found.payload is None else messages.client_record(found.payload)
+
+    async def unregister(self, client: str) -> None:
+        """Take a client out of the register, and forget its counts."""
+        await self.broker.delete(topics.client(client))
+        await self.broker.delete(topics.tally(client))
+
+    async def tallies(self) -> dict[str, Tally]:
+        """How the invocations of each client went so far, by client."""
+        values = await self.broker.snapshot(topics.tally(topics.ANY))
+        found = [messages.tally(value.payload) for value in values.values() if value.payload]
+        return {tally.client: tally for tally in found}
+
+    async def ask(self, platform: str, verb: Verb, *, timeout_s: float, **what: Any) -> Reply:
+        """Have a platform's bridge create, delete or list functions.
+
+        Args:
+            platform: the name that its bridge runs under.
+            verb: what to do.
+            timeout_s: how long it may take.
+            what: `function` to create or bring up to date, or `name` of the one to delete.
+
+        Raises:
+            NoBridge: nobody answered in time; the request lapses.
+        """
+        request = Request(id=secrets.token_hex(16), deadline_s=time.time() + timeout_s, **what)
+        try:
+            async with asyncio.timeout(timeout_s), self.broker.subscribe(topics.reply(request.id)) as replies:
+                await self.broker.publish(topics.fabric(platform, verb), msgspec.json.encode(request))
+                return fabric.reply(await (await anext(replies)).read())
+        except TimeoutError:
+            raise NoBridge(platform, verb, timeout_s) from None
 
     async def model(self, job: str) -> bytes:
         """The newest global model of a job, as a safetensors file.

@@ -42,6 +42,17 @@ async def test_a_large_value_among_retained_ones(bus: Broker) -> None:
         assert (await anext(values)).payload == payload
 
 
+async def test_a_value_whose_chunks_are_missing_does_not_end_the_readers_of_all(bus: Broker) -> None:
+    broken, fine = topics.client("client-1"), topics.client("client-2")
+    payload = os.urandom(LARGE_BYTES)
+    await bus.put(broken, payload)
+    await bus.put(fine, b"fine")
+    await bus.purge(topics.chunk(broken, hashlib.sha256(payload).hexdigest(), 2))
+    assert set(await bus.snapshot("fl.clients.*")) == {fine}
+    async with asyncio.timeout(SOON_S), bus.watch("fl.clients.*") as values:
+        assert (await anext(values)).topic == fine
+
+
 async def test_a_payload_that_looks_like_a_manifest(bus: Broker) -> None:
     payload = await chunks.store(_forget, UPDATE, b"something")
     await bus.publish(UPDATE, payload)

@@ -109,7 +109,7 @@ async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> 
     async with running(Lifecycle(bus, FakeHost(full=True)).serve()):
         assert (await ask(bus, "create", function=ECHO)).error == "fake could not create client-00: no room"
         assert "no such request" in (await ask(bus, "delete")).error
-        assert await bus.get(topics.function("client-00")) is None
+        assert await bus.get(topics.function("fake", "client-00")) is None
 
 
 async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: Broker) -> None:

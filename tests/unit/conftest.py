@@ -5,6 +5,8 @@ import pytest
 from broker.messages import BlobRef
 from broker.progress import (
     ClientFailed,
+    ClientRefused,
+    ClientRestored,
     ClientTraining,
     Event,
     JobAccepted,
@@ -34,6 +36,8 @@ EVENTS: tuple[Event, ...] = (
     RoundOpened(round=1, cohort=("c-0", "c-1", "c-2"), quorum=2, deadline_s=1700000300.0, resumed=True),
     ClientTraining(round=1, client="c-0", platform="local", activation="act-7", attempt=1, cold=True),
     ClientFailed(round=1, client="c-1", platform="local", attempt=2, reason="no memory [1 GB]", final=False),
+    ClientRefused(round=1, client="c-1", platform="openfaas", attempt=1, reason="429 from the watchdog"),
+    ClientRestored(round=1, client="c-1", platform="gcf", attempt=1, reason="no topic; created again"),
     UpdateCounted(
         round=1, client="c-0", attempt=1, samples=600, counted=1, of=3, trained_s=1.5, metrics={"loss": 0.25}
     ),

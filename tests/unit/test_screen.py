@@ -26,6 +26,8 @@ SENTENCES = {
     "round.failed": "round 2 failed: 1 of 2 needed updates; retry",
     "client.training": "c-0 trains on local as act-7 (cold)",
     "client.failed": "c-1, attempt 2: no memory [1 GB]; will be invoked again",
+    "client.refused": "c-1: openfaas did not start it: 429 from the watchdog; asked again",
+    "client.restored": "c-1 on gcf: no topic; created again",
     "update.counted": "c-0 counted, 1 of 3",
     "update.refused": "update refused (finite): hidden.weight holds NaN or infinity [fl.updates.demo.1.c-2.1]",
     "model.evaluated": "round 1: accuracy 0.8125, loss 0.7500",

@@ -2,20 +2,26 @@
 
 import difflib
 import re
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from msgspec import inspect
-
-from broker.errors import JobError
 
 # msgspec keeps its facts in the text alone: "<what> - at `$.cohort.clients`".
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 
-def explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.Struct]) -> JobError:
-    """The refusal with its field, value and what would have been right."""
+class Mistake(NamedTuple):
+    """A field (`cohort.clients`; empty: the whole), its value, and what would have been right."""
+
+    field: str
+    value: object
+    allowed: str
+
+
+def explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.Struct]) -> Mistake:
+    """What a refusal is about."""
     text = str(error)
     at = _AT.search(text)
     path = at["path"] if at else ""
@@ -23,15 +29,15 @@ def explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.
     unknown = _UNKNOWN.search(what)
     if unknown:
         return _unknown_key(path, unknown["name"], raw, schema)
-    return JobError(path or "the job", _value_at(raw, path), _allowed(schema, path, what))
+    return Mistake(path, _value_at(raw, path), _allowed(schema, path, what))
 
 
-def _unknown_key(path: str, name: str, raw: object, schema: type[msgspec.Struct]) -> JobError:
+def _unknown_key(path: str, name: str, raw: object, schema: type[msgspec.Struct]) -> Mistake:
     known = [field.name for field in _struct_at(schema, path).fields]
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     field = f"{path}.{name}" if path else name
-    return JobError(field, _value_at(raw, field), f"no such key; {hint}known are {', '.join(known)}")
+    return Mistake(field, _value_at(raw, field), f"no such key; {hint}known are {', '.join(known)}")
 
 
 def _value_at(raw: object, path: str) -> object:

@@ -1,0 +1,93 @@
+"""Runs the bridge to a FaaS platform: its adapter, the runner, and the lifecycle of its functions."""
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+import broker
+from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault
+from broker import schema
+from broker.base import Broker
+from broker.concurrency import task_group
+from broker.errors import UNREADABLE
+from fedkeeper import system
+from fedkeeper.errors import BadFabric, Missing
+from fedkeeper.fabric_file import Kind
+
+Opened = Callable[[Any, Vault, Broker], AbstractAsyncContextManager[Host]]
+
+
+class BridgeFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge's file.
+
+    Attributes:
+        url: the broker; empty: the command line's.
+        secrets: folder with a file for each secret; empty: the environment has them.
+        platform: the rest of the file, as the platform's adapter wants it.
+    """
+
+    url: str
+    secrets: str
+    platform: Any
+
+
+def read(kind: Kind, path: Path) -> BridgeFile:
+    """Read a bridge's file.
+
+    Raises:
+        BadFabric: it can't be read, or says what can't be.
+        Missing: the platform's own package is not installed.
+    """
+    try:
+        raw = msgspec.toml.decode(path.read_text(encoding="utf-8"))
+    except (OSError, *UNREADABLE) as exc:
+        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
+    url, secrets = (_text(raw, name) for name in ("url", "secrets"))
+    settings = _adapter(kind).Settings
+    try:
+        return BridgeFile(url=url, secrets=secrets, platform=msgspec.convert(raw, settings))
+    except msgspec.ValidationError as exc:
+        raise BadFabric(*schema.explained(exc, raw, settings)) from exc
+
+
+def _text(raw: dict[str, Any], name: str) -> str:
+    value = raw.pop(name, "")
+    if not isinstance(value, str):
+        raise BadFabric(name, value, "expected a text")
+    return value
+
+
+def _adapter(kind: Kind) -> Any:
+    """The platform's own module; each is loaded alone, since it needs packages that the others do not."""
+    try:
+        return import_module(f"bridges.{kind}")
+    except ModuleNotFoundError as exc:
+        raise Missing(f"{exc.name} is not installed: pip install 'fedkeeper[{kind}]'") from exc
+
+
+async def run_bridge(kind: Kind, file: BridgeFile, url: str) -> None:
+    """The bridge to a platform by itself, until cancelled.
+
+    Raises:
+        ConnectFailed: no broker is there at the start.
+        PlatformDenied: the platform refuses the credentials.
+        SecretMissing: a secret that the bridge itself needs is not there.
+    """
+    opened, vault = cast("Opened", _adapter(kind).opened), Vault(Path(file.secrets) if file.secrets else None)
+
+    async def bridge() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            bus = await stack.enter_async_context(broker.connect(url, name=f"bridge-{kind}"))
+            host = await stack.enter_async_context(opened(file.platform, vault, bus))
+            group = await stack.enter_async_context(task_group())
+            lifecycle = Lifecycle(bus, host)
+            group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
+            patience = Patience(start_s=host.start_s, run_s=host.run_s)
+            await Runner(bus, Invoker(host, patience, Pace(host.per_minute), lifecycle.restore)).run()
+
+    await system.kept_up(bridge)

@@ -1,0 +1,58 @@
+"""`fedkeeper deploy` and `fedkeeper package`: functions and clients of a whole fabric."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker import logs
+from client_fn import package as packages
+from fedkeeper import deploy as deploying
+from fedkeeper import fabric_file, running
+from fedkeeper.fabric_file import FabricFile
+from fedkeeper.options import DataDir, Url, url_of
+from fedkeeper.plan import Step
+from fedkeeper.sdk import connect
+
+app = typer.Typer()
+
+
+@app.command()
+def deploy(
+    file: Annotated[Path, typer.Argument(help="A fabric file, such as configs/fabric-dev.toml.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete all that it made.")] = False,
+    url: Url = "",
+    data: DataDir = None,
+) -> None:
+    """Create the functions of a fabric on its platforms and register its clients; what is right is left alone."""
+    logs.configure(quiet=True)
+    running.run(_deploy(fabric_file.read(file), url_of(url), data, plan=plan, remove=remove))
+
+
+async def _deploy(file: FabricFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
+    async with connect(url) as fabric:
+        wanted = [] if remove else await deploying.wanted(fabric, file, url, data_dir)
+        steps = await deploying.needed(fabric, file, wanted)
+        if plan:
+            for step in (step for one in steps for step in one):
+                _show(step)
+        else:
+            await deploying.apply(fabric, steps, _show)
+    fine = len(wanted) - sum(any(step.wanted for step in one) for one in steps)
+    typer.echo(f"{len(steps)} clients {'to see to' if plan else 'seen to'}, {fine} as they should be")
+
+
+def _show(step: Step) -> None:
+    what = f"on {step.platform}" if step.action in ("create", "update", "delete") else "in the register"
+    typer.echo(f"{step.action:<10} {step.client}  {what}")
+
+
+@app.command()
+def package(
+    platform: Annotated[str, typer.Argument(help="openfaas, openwhisk or gcf.")],
+    out: Annotated[Path, typer.Option(help="Folder for the archive.")] = Path(),
+) -> None:
+    """Write the archive of the function for a platform."""
+    logs.configure(quiet=True)
+    typer.echo(packages.write(platform, out))

@@ -1,0 +1,193 @@
+"""The fabric file: which clients live on which platform, and how their functions are made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from broker import schema
+from broker.errors import UNREADABLE
+from broker.job import Data
+from broker.messages import ClientRecord
+from broker.topics import checked_id
+from client_fn import shards
+from fedkeeper.errors import BadFabric
+
+Kind = Literal["openfaas", "openwhisk", "gcf"]
+
+FABRIC_LABEL: Final = "fabric"
+"""Label of the register that says which fabric file a client is part of."""
+
+DATA_LABEL: Final = "data"
+
+_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the file; unknown keys are mistakes."""
+
+
+class Reach(_Section, frozen=True):
+    """How functions reach the broker.
+
+    Attributes:
+        url: the broker's address with a user but without a password; empty: as this command reaches it, which is right
+            for functions on the same machine alone.
+        password: name of the secret that is the password; the value is with the bridge or the platform.
+    """
+
+    url: str = ""
+    password: str = ""
+
+
+class Holdings(_Section, frozen=True):
+    """What the clients hold.
+
+    Attributes:
+        deal: how a dataset is dealt to them; as `[data]` of the jobs that they shall train. It names the clients too.
+        at: where their shards are, as functions reach it: a folder or fsspec URL, `<at>/<client>/shard.safetensors`.
+        stage: deal the built-in dataset now, and write the shards there.
+    """
+
+    deal: Data = Data()
+    at: str = "shards"
+    stage: bool = False
+
+
+class Hosting(_Section, frozen=True):
+    """The functions of one platform; see `broker.fabric.Function` for what is not explained here.
+
+    Attributes:
+        kind: what platform it is; empty: its name says so.
+        clients: how many of the deal's clients live here.
+        at: where the shards of these clients are, if elsewhere than the others'.
+        package: send the function's code along; OpenFaaS has it in its image.
+    """
+
+    kind: Kind | Literal[""] = ""
+    clients: _Count = 0
+    at: str = ""
+    package: bool | None = None
+    image: str = ""
+    key: str = ""
+    memory_mb: _AtLeastOne = 2048
+    timeout_s: _AtLeastOne = 300
+    env: dict[str, str] = {}
+    options: dict[str, Any] = {}
+
+
+class Own(_Section, frozen=True):
+    """A client with data of its own."""
+
+    id: str
+    platform: str
+    data_loc: str
+    labels: dict[str, str] = {}
+    samples: _Count = 0
+
+
+class FabricFile(_Section, frozen=True):
+    """A fabric.
+
+    Attributes:
+        name: tells it from other fabrics on the same platforms.
+        platforms: by the name that their bridge runs under. The deal's clients are given out in this order.
+        clients: those with data of their own.
+    """
+
+    name: str
+    broker: Reach = Reach()
+    data: Holdings = Holdings()
+    platforms: dict[str, Hosting] = {}
+    clients: tuple[Own, ...] = ()
+
+
+def read(path: Path) -> FabricFile:
+    """Read a fabric file.
+
+    Raises:
+        BadFabric: it can't be read, or says what can't be.
+    """
+    try:
+        raw = msgspec.toml.decode(path.read_text(encoding="utf-8"))
+    except (OSError, *UNREADABLE) as exc:
+        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
+    try:
+        file = msgspec.convert(raw, FabricFile)
+    except msgspec.ValidationError as exc:
+        raise BadFabric(*schema.explained(exc, raw, FabricFile)) from exc
+    _check(file)
+    return file
+
+
+def kind_of(file: FabricFile, platform: str) -> Kind:
+    """What platform it is.
+
+    Raises:
+        BadFabric: neither its name nor the file says so.
+    """
+    named = file.platforms[platform].kind or platform
+    for kind in ("openfaas", "openwhisk", "gcf"):
+        if named == kind:
+            return kind
+    raise BadFabric(f"platforms.{platform}.kind", "", "say which platform it is: openfaas, openwhisk or gcf")
+
+
+def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
+    """What the register should know of each client; where it is triggered, its platform will tell.
+
+    Args:
+        file: says it.
+        samples: the size of each client's shard, as far as it is known.
+    """
+    dealt = [
+        ClientRecord(
+            id=client,
+            platform=platform,
+            function=client,
+            data_loc=shards.place(file.platforms[platform].at or file.data.at, client),
+            labels={DATA_LABEL: file.data.deal.key, FABRIC_LABEL: file.name},
+            samples=samples.get(client, 0),
+            secret=file.platforms[platform].key,
+        )
+        for client, platform in homes(file)
+    ]
+    own = [
+        ClientRecord(
+            id=client.id,
+            platform=client.platform,
+            function=client.id,
+            data_loc=client.data_loc,
+            labels={**client.labels, FABRIC_LABEL: file.name},
+            samples=client.samples,
+            secret=file.platforms[client.platform].key,
+        )
+        for client in file.clients
+    ]
+    return dealt + own
+
+
+def homes(file: FabricFile) -> Iterator[tuple[str, str]]:
+    """Each of the deal's clients, and the platform that it lives on."""
+    names = iter(shards.client_ids(file.data.deal))
+    for platform, hosting in file.platforms.items():
+        for _ in range(hosting.clients):
+            yield next(names), platform
+
+
+def _check(file: FabricFile) -> None:
+    """What no single field's type can say."""
+    checked_id(file.name)
+    for platform in file.platforms:
+        checked_id(platform)
+        kind_of(file, platform)
+    wanted = sum(hosting.clients for hosting in file.platforms.values())
+    if wanted > file.data.deal.clients:
+        reason = f"the platforms have {wanted} clients, the data is dealt to {file.data.deal.clients}"
+        raise BadFabric("data.deal.clients", file.data.deal.clients, reason)
+    for i, client in enumerate(file.clients):
+        checked_id(client.id)
+        if client.platform not in file.platforms:
+            raise BadFabric(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
