@@ -58,7 +58,7 @@ async def _leave(fabric: Fabric, job: str, recorder: Recorder, console: Console)
     if record.model is None or not recorder.rounds:
         return
     recorder.keep_model(await fabric.model(job))
-    folder, files = recorder.folder, "model.safetensors  metrics.jsonl  job.toml"
+    folder, files = recorder.folder, "model.safetensors  metrics.jsonl  clients.jsonl  job.toml"
     try:
         plot.plot([folder], folder / "accuracy.png")
         files += "  accuracy.png"

@@ -1,4 +1,4 @@
-"""Writes down what a job does: `runs/<job>/` with job.toml, metrics.jsonl, the model and a plot."""
+"""Writes down what a job does: `runs/<job>/` with job.toml, metrics.jsonl, clients.jsonl, the model and a plot."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ import msgspec
 
 from broker import job as jobs
 from broker.job import Job
-from broker.progress import ENDS, JobAccepted, ModelEvaluated, Progress, RoundCompleted
+from broker.progress import ENDS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Recorder:
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    _training: dict[tuple[int, str], ClientTraining] = field(default_factory=dict)
     _completed: dict[int, RoundCompleted] = field(default_factory=dict)
     _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)
 
@@ -32,8 +33,13 @@ class Recorder:
         match said.event:
             case JobAccepted(job=text) if self.job is None:
                 self._start(text)
-            case RoundCompleted() as completed if completed.round > self._last:
+            case ClientTraining() as training:
+                self._training[training.round, training.client] = training
+            case RoundCompleted() as completed if (
+                completed.round > self._last and completed.round not in self._completed
+            ):
                 self._completed[completed.round] = completed
+                self._write_clients(completed)
                 self._write_known()
             case ModelEvaluated() as evaluated:
                 self._evaluated[evaluated.round] = evaluated
@@ -53,7 +59,8 @@ class Recorder:
         self.job = jobs.from_toml(text)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "job.toml").write_text(text)
-        (self.folder / "metrics.jsonl").write_bytes(b"")
+        for name in ("metrics.jsonl", "clients.jsonl"):
+            (self.folder / name).write_bytes(b"")
 
     @property
     def _last(self) -> int:
@@ -75,8 +82,19 @@ class Recorder:
 
     def _write(self, metrics: dict[str, Any]) -> None:
         self.rounds.append(metrics)
-        with (self.folder / "metrics.jsonl").open("ab") as file:
-            file.write(msgspec.json.encode(metrics) + b"\n")
+        self._append("metrics.jsonl", metrics)
+
+    def _write_clients(self, completed: RoundCompleted) -> None:
+        """Which client answered from where."""
+        for client in completed.counted:
+            training = self._training.get((completed.round, client))
+            known = {} if training is None else msgspec.to_builtins(training)
+            self._append("clients.jsonl", {"round": completed.round, "client": client, **known})
+        self._training = {key: value for key, value in self._training.items() if key[0] > completed.round}
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with (self.folder / name).open("ab") as file:
+            file.write(msgspec.json.encode(line) + b"\n")
 
 
 def row(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> dict[str, Any]:

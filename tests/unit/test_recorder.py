@@ -10,6 +10,7 @@ import pytest
 from broker import job as jobs
 from broker.job import Cohort, Evaluation, Job, Stop
 from broker.progress import (
+    ClientTraining,
     Event,
     JobAccepted,
     JobCancelled,
@@ -202,3 +203,14 @@ def test_the_model_is_kept_as_it_is(log: Log) -> None:
     log.accept()
     path = log.recorder.keep_model(b"weights")
     assert (path, path.read_bytes()) == (log.folder / "model.safetensors", b"weights")
+
+
+def test_it_is_written_down_which_client_answered_from_where(log: Log) -> None:
+    log.accept()
+    log.note(ClientTraining(round=1, client="c-0", platform="gcf", activation="act-7", attempt=2, cold=True))
+    log.complete(1, 1)
+    lines = [json.loads(line) for line in (log.folder / "clients.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"round": 1, "client": "c-0", "platform": "gcf", "activation": "act-7", "attempt": 2, "cold": True},
+        {"round": 1, "client": "c-1"},
+    ]
