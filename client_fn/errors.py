@@ -12,7 +12,13 @@ ClientError
 ├── BlobMissing        the broker does not hold what the task starts from
 ├── BaseMismatch       what the task starts from has another digest than announced
 ├── BadState           optimizer state that does not fit the optimizer
-└── LeaseOver          the time for the task is over
+├── LeaseOver          the time for the task is over
+├── WrongClient        the task is another client's
+├── TopicTaken         something else lies where the update should go
+├── NoRoute            the function does not know where the broker is
+├── InstanceEnded      the instance ended in the middle of the task
+├── BadSettings        the function's environment can't be used
+└── UnknownPlatform    there is no package for such a platform
 """
 
 from typing import ClassVar
@@ -136,3 +142,53 @@ class LeaseOver(ClientError):
         super().__init__(f"task {task}: its deadline {deadline_s:.3f} is over")
         self.task = task
         self.deadline_s = deadline_s
+
+
+class WrongClient(ClientError):
+    """Raised when a client's function gets another client's task."""
+
+    def __init__(self, wanted: str, here: str) -> None:
+        super().__init__(f"a task for {wanted}, and this is the function of {here}: correct the register or the route")
+        self.wanted = wanted
+        self.here = here
+
+
+class TopicTaken(ClientError):
+    """Raised when something else lies where the update should go; the next attempt's update has its own topic."""
+
+    retryable = True
+
+    def __init__(self, topic: str) -> None:
+        super().__init__(f"{topic} holds something that is no answer to this task")
+        self.topic = topic
+
+
+class NoRoute(ClientError):
+    """Raised when the function does not know where the broker is."""
+
+    def __init__(self) -> None:
+        super().__init__("this function has no broker: set FEDKEEPER_URL, or have the bridge send parcels")
+
+
+class InstanceEnded(ClientError):
+    """Raised when the instance ended in the middle of the task."""
+
+    retryable = True
+
+
+class BadSettings(ClientError):
+    """Raised for an environment that the function can't be set up by; `name` is the variable's."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+class UnknownPlatform(ClientError):
+    """Raised when there is no package for a platform; `known` are those that there is one for."""
+
+    def __init__(self, platform: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"no package for platform {platform!r}: there is one for {', '.join(known)}")
+        self.platform = platform
+        self.known = known

@@ -11,11 +11,12 @@ from typing import Final, NamedTuple, TypeVar
 from torch import Tensor, nn
 
 from broker import topics
-from broker.base import Broker, Receipt
+from broker.base import Receipt
 from broker.messages import BlobRef, RoundTask, UpdateHeader
 from client_fn import models, optimizers, shards, tensors, training
 from client_fn.cache import keep
 from client_fn.errors import BaseMismatch, BlobMissing, DataMissing
+from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.training import Samples
 
@@ -63,7 +64,7 @@ def _nothing() -> None:
 
 async def handle(
     task: RoundTask,
-    broker: Broker,
+    broker: Exchange,
     warm: Warm,
     *,
     attempt: int,
@@ -104,7 +105,7 @@ async def handle(
 
 
 async def _answer(
-    task: RoundTask, broker: Broker, warm: Warm, lease: Lease, *, attempt: int, on_training: Callable[[], None]
+    task: RoundTask, broker: Exchange, warm: Warm, lease: Lease, *, attempt: int, on_training: Callable[[], None]
 ) -> _Answer:
     seconds: dict[str, float] = {}
     fetched = 0 if task.model.sha256 in warm.models else task.model.bytes
@@ -135,7 +136,7 @@ async def _answer(
     return _Answer(header, update, new_state)
 
 
-async def _base(ref: BlobRef, broker: Broker, warm: Warm) -> dict[str, Tensor]:
+async def _base(ref: BlobRef, broker: Exchange, warm: Warm) -> dict[str, Tensor]:
     """The global model's tensors; each model is fetched once, however many tasks start from it."""
     base = warm.models.get(ref.sha256)
     if base is None:
@@ -144,7 +145,7 @@ async def _base(ref: BlobRef, broker: Broker, warm: Warm) -> dict[str, Tensor]:
     return base
 
 
-async def _fetched(ref: BlobRef, broker: Broker) -> bytes:
+async def _fetched(ref: BlobRef, broker: Exchange) -> bytes:
     value = await broker.get(ref.topic)
     if value is None or value.payload is None:
         raise BlobMissing(ref.topic)

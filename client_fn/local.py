@@ -7,17 +7,18 @@ of the input is the end of the process, even in the middle of a training.
 import asyncio
 import os
 import sys
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 import msgspec
 import structlog
 
 import broker
-from broker import heap, logs
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.work import Order, Report
+from client_fn import start
 from client_fn.errors import ClientError
+from client_fn.failure import failed
 from client_fn.function import Warm, handle
 
 log = structlog.get_logger(__name__)
@@ -37,10 +38,11 @@ async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> No
 
 
 async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
-    task_id = order.task.id
+    def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
+        write(Report(order.task.id, state, cold=cold))
 
-    def report(state: Literal["training", "trained", "done", "failed"], **more: Any) -> None:
-        reports.write(msgspec.json.encode(Report(task_id, state, **more)) + b"\n")
+    def write(report: Report) -> None:
+        reports.write(msgspec.json.encode(report) + b"\n")
         reports.flush()
 
     try:
@@ -52,14 +54,12 @@ async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, col
             on_training=lambda: report("training", cold=cold),
             on_trained=lambda: report("trained"),
         )
-    except ClientError as exc:
-        report("failed", reason=f"{type(exc).__name__}: {exc}", retryable=exc.retryable)
-    except BrokerError as exc:
-        report("failed", reason=f"{type(exc).__name__}: {exc}")
+    except (ClientError, BrokerError) as exc:
+        write(failed(order, exc))
     except Exception as exc:
         # The outermost loop of the function: the user's model may raise anything.
-        log.exception("the function failed", task=task_id)
-        report("failed", reason=f"{type(exc).__name__}: {exc}")
+        log.exception("the function failed", task=order.task.id)
+        write(failed(order, exc))
     else:
         report("done")
 
@@ -70,17 +70,9 @@ async def _main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     orders = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    logs.configure(quiet=True)
-    heap.keep_large_blocks()
     await serve(os.environ["FEDKEEPER_URL"], orders, reports)
 
 
 if __name__ == "__main__":
-    import torch
-
-    # The first optimizer imports it, which takes a second: better now than in the first task's time.
-    import torch._dynamo
-
-    # More threads would round otherwise, and the same job would have another digest.
-    torch.set_num_threads(1)
+    start.prepare(quiet=True)
     asyncio.run(_main())

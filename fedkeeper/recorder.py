@@ -67,6 +67,9 @@ class Recorder:
         """The last round that is written."""
         return int(self.rounds[-1]["round"]) if self.rounds else 0
 
+    def _is_new(self, round_: int) -> bool:
+        return round_ > self._last and round_ not in self._completed
+
     def _write_known(self, *, ended: bool = False) -> None:
         """Rounds in order, each when its evaluation is there or none will come."""
         for round_ in sorted(self._completed):
