@@ -1,0 +1,123 @@
+"""A fabric deployed by messages: again and again, half, edited, removed."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bridges import Lifecycle
+from broker.base import Broker
+from fedkeeper import deploy, fabric_file
+from fedkeeper.errors import DeployFailed, NoBridge
+from fedkeeper.fabric_file import FabricFile, Hosting
+from fedkeeper.sdk import Fabric
+from tests.integration.fakes import running
+from tests.integration.test_lifecycle import FakeHost
+
+FABRIC = """
+name = "test"
+[data]
+deal = { dataset = "mine", clients = 4 }
+[platforms.board]
+kind = "openfaas"
+clients = 1
+image = "client:1"
+[platforms.cluster]
+kind = "openfaas"
+clients = 2
+image = "client:1"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> FabricFile:
+    path = tmp_path / "fabric.toml"
+    path.write_text(FABRIC)
+    return fabric_file.read(path)
+
+
+@contextlib.asynccontextmanager
+async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeHost, FakeHost]]:
+    board, cluster = FakeHost("board"), FakeHost("cluster")
+    async with running(Lifecycle(bus, board).serve(), Lifecycle(bus, cluster).serve()):
+        yield board, cluster
+
+
+async def deployed(fabric: Fabric, file: FabricFile, *, remove: bool = False) -> list[str]:
+    """Do it; what was done, sorted."""
+    wanted = [] if remove else await deploy.wanted(fabric, file, "nats://here")
+    done: list[str] = []
+    steps = await deploy.needed(fabric, file, wanted)
+    await deploy.apply(fabric, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
+    return sorted(done)
+
+
+def with_board(file: FabricFile, **changes: object) -> FabricFile:
+    board: Hosting = msgspec.structs.replace(file.platforms["board"], **changes)
+    return msgspec.structs.replace(file, platforms={**file.platforms, "board": board})
+
+
+async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Fabric, file: FabricFile) -> None:
+    async with two_hosts(bus) as (board, cluster):
+        first = await deployed(fabric, file)
+        assert await deployed(fabric, file) == []
+    assert first == [f"{action} 00{i}" for action in ("create", "register") for i in range(3)]
+    assert (len(board.functions), len(cluster.functions)) == (1, 2)
+    clients = await fabric.clients()
+    assert [(client.platform, client.url) for client in clients] == [
+        ("board", f"fake/{clients[0].id}"),
+        ("cluster", f"fake/{clients[1].id}"),
+        ("cluster", f"fake/{clients[2].id}"),
+    ]
+
+
+async def test_an_edit_changes_only_what_differs(bus: Broker, fabric: Fabric, file: FabricFile) -> None:
+    async with two_hosts(bus) as (board, _):
+        await deployed(fabric, file)
+        assert await deployed(fabric, with_board(file, image="client:2")) == ["update 000"]
+        assert [function.image for function in board.functions.values()] == ["client:2"]
+        assert await deployed(fabric, with_board(file, image="client:2", at="/moved")) == ["change 000"]
+
+
+async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(
+    bus: Broker, fabric: Fabric, file: FabricFile
+) -> None:
+    async with two_hosts(bus) as (board, cluster):
+        await deployed(fabric, file)
+        # The cluster's two clients are the deal's first two now.
+        done = await deployed(fabric, with_board(file, clients=0))
+        assert done == ["change 000", "create 000", "delete 000", "delete 002", "unregister 002"]
+        assert (len(board.functions), len(cluster.functions)) == (0, 2)
+        assert {client.platform for client in await fabric.clients()} == {"cluster"}
+
+
+async def test_what_failed_is_said_and_the_next_time_completes_it(
+    bus: Broker, fabric: Fabric, file: FabricFile
+) -> None:
+    async with two_hosts(bus) as (board, cluster):
+        cluster.full = True
+        with pytest.raises(DeployFailed, match="no room") as failed:
+            await deployed(fabric, file)
+        assert len(failed.value.failures) == 2
+        assert len(board.functions) == len(await fabric.clients()) == 1
+        cluster.full = False
+        assert await deployed(fabric, file) == ["create 001", "create 002", "register 001", "register 002"]
+
+
+async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric: Fabric, file: FabricFile) -> None:
+    async with two_hosts(bus) as (board, cluster):
+        await deployed(fabric, file)
+        foreign = msgspec.structs.replace(next(iter(board.functions.values())), name="foreign", fabric="another")
+        board.functions["foreign"] = foreign
+        assert len(await deployed(fabric, file, remove=True)) == 6
+        assert await deployed(fabric, file, remove=True) == []
+        assert list(board.functions) == ["foreign"]
+        assert cluster.functions == {}
+        assert await fabric.clients() == []
+
+
+async def test_a_platform_without_a_bridge_is_named(fabric: Fabric) -> None:
+    with pytest.raises(NoBridge, match="no bridge answered for platform 'nowhere'"):
+        await fabric.ask("nowhere", "list", timeout_s=0.3)
