@@ -5,10 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 JOB ?= quickstart
 
-.PHONY: run test check wheel-test benchmarks lock clean
+.PHONY: run fabric test check wheel-test benchmarks lock clean
 
 run: $(VENV)/.run  ## train a job on this machine, with a broker of our own: make run JOB=configs/mnist-nn.toml
 	$(BIN)/fedkeeper run $(JOB)
+
+fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
+	$(BIN)/python -m tests.platforms.demo
 
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
 	VENV=$(VENV) scripts/check
@@ -18,7 +21,10 @@ test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty envi
 check: $(VENV)/.test  ## ruff, mypy, import-linter
 	VENV=$(VENV) scripts/check
 
-wheel-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
+wheel-fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
+	$(BIN)/python -m tests.platforms.demo
+
+test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
 	VENV=$(VENV) scripts/wheel-test
 
 benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md

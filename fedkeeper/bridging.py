@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import structlog
 
 import broker
 from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault
@@ -18,6 +19,8 @@ from broker.errors import UNREADABLE
 from fedkeeper import system
 from fedkeeper.errors import BadFabric, Missing
 from fedkeeper.fabric_file import Kind
+
+log = structlog.get_logger(__name__)
 
 Opened = Callable[[Any, Vault, Broker], AbstractAsyncContextManager[Host]]
 
@@ -88,6 +91,7 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str) -> None:
             lifecycle = Lifecycle(bus, host)
             group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
             patience = Patience(start_s=host.start_s, run_s=host.run_s)
+            log.info("the bridge is up", platform=host.name, at_once=host.concurrency, per_minute=host.per_minute)
             await Runner(bus, Invoker(host, patience, Pace(host.per_minute), lifecycle.restore)).run()
 
     await system.kept_up(bridge)

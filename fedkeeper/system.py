@@ -12,6 +12,7 @@ import structlog
 import broker
 import server
 from bridges import Invoker, Runner, local
+from broker import BrokerUrl
 from broker.concurrency import task_group
 from broker.embedded import NatsServer
 from broker.errors import ConnectFailed, Disconnected
@@ -57,9 +58,13 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
     """
     is_ready, learning = ready or asyncio.Event(), TorchLearning(data_dir)
 
+    def takes_jobs() -> None:
+        log.info("the server takes jobs", broker=BrokerUrl.parse(url).address)
+        is_ready.set()
+
     async def serve() -> None:
         async with broker.connect(url, name="server") as bus:
-            await server.serve(bus, learning, on_ready=is_ready.set)
+            await server.serve(bus, learning, on_ready=takes_jobs)
 
     await kept_up(serve)
 
@@ -81,6 +86,7 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
                 Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
             )
             group.create_task(clients, name="provision")
+            log.info("the bridge is up", platform=platform.name, workers=settings.workers)
             await Runner(bus, Invoker(platform)).run()
 
     await kept_up(bridge)
