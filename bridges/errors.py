@@ -3,6 +3,7 @@
 BridgeError
 ├── InvocationFailed    the platform or the function did not bring the task to its end
 │   ├── NotStarted      the platform was out of reach or refused: nothing ran, so it counts as no attempt
+│   ├── Silent          the platform took it, and the function was never heard of
 │   ├── FunctionGone    the platform does not know the function (any more): it can be created again
 │   └── LostSight       the platform can't tell what became of the run; it may go on
 ├── PlatformDenied      the platform refuses our credentials
@@ -35,6 +36,10 @@ class InvocationFailed(BridgeError):
 
 class NotStarted(InvocationFailed):
     """Raised when nothing ran: the platform was out of reach, or had no room for the call now."""
+
+
+class Silent(InvocationFailed):
+    """Raised when the platform took a call, and nothing was heard of the function; it may not be there any more."""
 
 
 class FunctionGone(InvocationFailed):

@@ -14,7 +14,7 @@ from broker import fabric, topics
 from broker.base import Broker, Delivery
 from broker.concurrency import task_group
 from broker.errors import BrokerError, DecodeError
-from broker.fabric import Function, Reply, Request
+from broker.fabric import Change, Function, Reply, Request
 
 log = structlog.get_logger(__name__)
 
@@ -46,17 +46,16 @@ class Lifecycle:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
 
-    async def restore(self, client: str) -> bool:
-        """Create a client's function again as it was created last; False if this was never done.
+    async def restore(self, client: str) -> Change | None:
+        """Make a client's function what it was made last, if it is not; None if it never was.
 
         Raises:
             BridgeError: it can't be created.
         """
         found = await self._broker.get(topics.function(self._host.name, client))
         if found is None or found.payload is None:
-            return False
-        await self._create(fabric.function(found.payload))
-        return True
+            return None
+        return (await self._create(fabric.function(found.payload))).change
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

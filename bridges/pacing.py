@@ -14,11 +14,11 @@ class Pace:
     """At most so many turns within any minute, first come first served.
 
     Args:
-        per_minute: how many; 0: as many as come.
+        per_minute: tells how many at the moment; 0: as many as come.
         clock: seconds, increasing.
     """
 
-    def __init__(self, per_minute: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: Callable[[], int] = int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute
         self._clock = clock
         self._starts: deque[float] = deque()
@@ -26,8 +26,6 @@ class Pace:
 
     async def turn(self) -> None:
         """Return when the next invocation may start."""
-        if not self._per_minute:
-            return
         async with self._line:
             await asyncio.sleep(self.wait_s())
             self._starts.append(self._clock())
@@ -37,6 +35,7 @@ class Pace:
         now_s = self._clock()
         while self._starts and self._starts[0] <= now_s - WINDOW_S:
             self._starts.popleft()
-        if len(self._starts) < self._per_minute:
+        most = self._per_minute()
+        if not most or len(self._starts) < most:
             return 0.0
-        return self._starts[-self._per_minute] + WINDOW_S - now_s
+        return self._starts[-most] + WINDOW_S - now_s

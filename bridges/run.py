@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, SecretMissing
+from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, SecretMissing, Silent
 from bridges.pacing import Pace
 from bridges.platform import Activation, Platform
 from bridges.reports import Ended, Heard
 from broker import backoff
 from broker.concurrency import task_group
+from broker.fabric import Change
 from broker.messages import Outcome, RoundTask
 from broker.work import Report
 
@@ -46,8 +47,8 @@ class Patience:
         return backoff.delay_s(failures - 1, rng.uniform, first_s=self.retry_first_s, most_s=self.retry_most_s)
 
 
-async def _nothing_to_restore(client: str) -> bool:  # noqa: ARG001 (the interface's argument)
-    return False
+async def _nothing_to_restore(client: str) -> Change | None:  # noqa: ARG001 (the interface's argument)
+    return None
 
 
 @dataclass
@@ -58,14 +59,14 @@ class Invoker:
         platform: who runs them.
         patience: see there.
         pace: keeps below the platform's rate limit.
-        restore: creates a client's function again; False if nobody knows how it should be.
+        restore: makes a client's function what it should be; returns what that took, None if nobody knows.
         rng: for the jitter.
     """
 
     platform: Platform
     patience: Patience = Patience()
     pace: Pace = field(default_factory=Pace)
-    restore: Callable[[str], Awaitable[bool]] = _nothing_to_restore
+    restore: Callable[[str], Awaitable[Change | None]] = _nothing_to_restore
     rng: random.Random = field(default_factory=random.Random)
 
     async def invoke(self, task: RoundTask, attempt: int, heard: asyncio.Queue[Heard], note: Note) -> None:
@@ -92,10 +93,10 @@ class Invoker:
                 if refused_s > self.patience.refused_s:
                     raise
                 await self._refused(exc, delay_s, note)
-            except FunctionGone as exc:
-                if restored:
+            except (FunctionGone, Silent) as exc:
+                if restored or not await self._restored(task, exc, note):
                     raise
-                restored = await self._restored(task, exc, note)
+                restored = True
             else:
                 return
 
@@ -110,15 +111,16 @@ class Invoker:
         await note("refused", Activation(refusal.activation, "accepted"), refusal.reason)
         await asyncio.sleep(delay_s)
 
-    async def _restored(self, task: RoundTask, gone: FunctionGone, note: Note) -> bool:
-        log.warning("the function is gone", reason=gone.reason)
+    async def _restored(self, task: RoundTask, gone: FunctionGone | Silent, note: Note) -> bool:
+        """Whether the function was missing, or not what it should be, and is there now."""
+        log.warning("the function seems to be gone", reason=gone.reason)
         try:
-            known = await self.restore(task.client_id)
-        except (PlatformFailed, SecretMissing) as exc:
+            change = await self.restore(task.client_id)
+        except (PlatformFailed, SecretMissing, Silent) as exc:
             # Another attempt tries it anew: the platform may be busy, or a person is about to help.
             raise InvocationFailed(f"{gone.reason}, and it can't be created again: {exc}") from exc
-        if not known:
-            raise gone
+        if change is None or (change == "same" and isinstance(gone, Silent)):
+            return False
         await note("restored", Activation("", "accepted"), f"{gone.reason}; created again")
         return True
 
@@ -147,7 +149,7 @@ async def follow(attempt: int, heard: asyncio.Queue[Heard], patience: Patience, 
             async with asyncio.timeout(run.patience_s):
                 said = await heard.get()
         except TimeoutError:
-            raise InvocationFailed(f"nothing was heard of it for {run.patience_s:g} s", activation=run.id) from None
+            raise run.silence() from None
         await run.take(said)
 
 
@@ -199,8 +201,16 @@ class _Run:
         if self.patience_s is not None:
             self.patience_s = self.patience.run_s
 
+    def silence(self) -> InvocationFailed:
+        """What it means that nothing was heard for so long."""
+        kind = InvocationFailed if "running" in self._noted else Silent
+        return kind(f"nothing was heard of it for {self.patience_s:g} s", activation=self.id)
+
     def _ended(self, failure: InvocationFailed | None) -> None:
         trains = "running" in self._noted
+        if isinstance(failure, NotStarted) and trains:
+            # The platform found no process to call, because this run had ended it.
+            raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
         if failure is not None and not (isinstance(failure, LostSight) and trains):
             raise failure
         self.patience_s = self.patience.run_s if trains else self.patience.start_s

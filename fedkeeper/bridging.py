@@ -87,11 +87,15 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str) -> None:
         async with contextlib.AsyncExitStack() as stack:
             bus = await stack.enter_async_context(broker.connect(url, name=f"bridge-{kind}"))
             host = await stack.enter_async_context(opened(file.platform, vault, bus))
-            group = await stack.enter_async_context(task_group())
-            lifecycle = Lifecycle(bus, host)
-            group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
-            patience = Patience(start_s=host.start_s, run_s=host.run_s)
             log.info("the bridge is up", platform=host.name, at_once=host.concurrency, per_minute=host.per_minute)
-            await Runner(bus, Invoker(host, patience, Pace(host.per_minute), lifecycle.restore)).run()
+            await serve(bus, host, Patience(start_s=host.start_s, run_s=host.run_s))
 
     await system.kept_up(bridge)
+
+
+async def serve(bus: Broker, host: Host, patience: Patience) -> None:
+    """Bring a platform's tasks to their end, and see to its functions, until cancelled."""
+    lifecycle = Lifecycle(bus, host)
+    async with task_group() as group:
+        group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
+        await Runner(bus, Invoker(host, patience, Pace(lambda: host.per_minute), lifecycle.restore)).run()

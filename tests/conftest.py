@@ -1,5 +1,6 @@
 """Brokers for tests: a real nats-server for each test that asks for one, ended with the test."""
 
+import os
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 from broker.embedded import NatsServer
 
 STORE_BYTES = 2 << 30
+
+# Tests fork, and gRPC's threads may be at work by then: with its own handlers, one child in twenty aborts before it
+# becomes another program. Read when gRPC is imported, so by none of the tests yet.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -39,9 +40,11 @@ class Fabric:
 
     Attributes:
         folder: of everything; new.
+        start_s: how long a function may take to start.
     """
 
     folder: Path
+    start_s: float = 120.0
 
     @contextlib.asynccontextmanager
     async def up(self, console: Console) -> AsyncIterator[str]:
@@ -81,11 +84,11 @@ class Fabric:
         return started(name, f"tests.platforms.{name}", *options, logs=self.folder / "logs", ready="ready ")
 
     def _write_bridges(self, gateway: str, whisk: str, functions: str) -> None:
-        folder = f'secrets = "{self.folder / "secrets"}"\n'
+        folder = f'secrets = "{self.folder / "secrets"}"\nstart_s = {self.start_s}\n'
         files = {
             "openfaas": f'{folder}gateway = "{gateway}"\npassword = "gateway"\nkey = "trigger-key"\n',
             "openwhisk": f'{folder}host = "{whisk}"\nauth = "whisk"\n',
-            "gcf": f'{folder}project = "demo"\nlocation = "local"\napi = "{functions}"\n',
+            "gcf": f'{folder}project = "fedkeeper-demo"\nlocation = "local"\napi = "{functions}"\n',
         }
         for kind, text in files.items():
             (self.folder / f"{kind}.toml").write_text(text)
@@ -115,8 +118,8 @@ async def run(fabric: Fabric, file: Path, job: tuple[str, ...], console: Console
     console.print("\nbroker, server, bridges and platforms are ended")
 
 
-async def command(console: Console, *arguments: str, url: str) -> None:
-    """Type a command; what it shows is shown.
+async def command(console: Console, *arguments: str, url: str, quiet: bool = False) -> None:
+    """Type a command; what it shows is shown, or only what it complains of.
 
     Raises:
         SystemExit: it failed.
@@ -127,6 +130,7 @@ async def command(console: Console, *arguments: str, url: str) -> None:
         *arguments,
         "--url",
         url,
+        stdout=DEVNULL if quiet else None,
         preexec_fn=children.dying_with_us(signal.SIGTERM),
     )
     if code := await process.wait():

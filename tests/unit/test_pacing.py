@@ -18,7 +18,7 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
         clock.now_s += seconds
 
     monkeypatch.setattr("bridges.pacing.asyncio.sleep", sleep)
-    pace = Pace(5, clock)
+    pace = Pace(lambda: 5, clock)
     for _ in range(23):
         await pace.turn()
         starts.append(clock.now_s)

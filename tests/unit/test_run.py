@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator, Iterable
 import pytest
 
 from bridges import Activation, Invoker, Patience
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed
+from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, Silent
 from bridges.reports import Ended, Heard
 from bridges.run import follow
+from broker.fabric import Change
 from broker.job import Model, Training
 from broker.messages import BlobRef, Outcome, RoundTask
 from broker.work import Report
@@ -100,6 +101,12 @@ async def test_a_run_that_its_platform_lost_sight_of_and_that_never_trained_has_
         await followed(Ended(LostSight("504")), done())
 
 
+async def test_a_function_that_dies_while_it_trains_has_failed_whatever_its_platform_makes_of_it() -> None:
+    with pytest.raises(InvocationFailed, match="it died while it trained: 500 by the watchdog") as failure:
+        await followed(training(), Ended(NotStarted("500 by the watchdog")))
+    assert type(failure.value) is InvocationFailed
+
+
 async def test_a_function_that_falls_silent_has_failed() -> None:
     with pytest.raises(InvocationFailed, match="nothing was heard of it"):
         await followed(Activation("m1", "accepted"), Ended())
@@ -162,9 +169,9 @@ async def test_a_platform_that_refuses_for_too_long_costs_an_attempt() -> None:
 async def test_a_function_that_vanished_is_created_again_once() -> None:
     created: list[str] = []
 
-    async def restore(client: str) -> bool:
+    async def restore(client: str) -> Change:
         created.append(client)
-        return True
+        return "created"
 
     notes = await invoked(Scripted([FunctionGone("404"), None]), restore=restore)
     assert notes.outcomes == ["restored", "succeeded"]
@@ -174,13 +181,26 @@ async def test_a_function_that_vanished_is_created_again_once() -> None:
     assert created == ["client-00"] * 2
 
 
+@pytest.mark.parametrize(("change", "outcomes"), [("created", ["restored", "succeeded"]), ("same", None)])
+async def test_a_function_that_was_never_heard_of_is_looked_after(change: Change, outcomes: list[str] | None) -> None:
+    async def restore(_: str) -> Change:
+        return change
+
+    platform = Scripted([Silent("nothing was heard of it"), None])
+    if outcomes is None:
+        with pytest.raises(Silent):
+            await invoked(platform, restore=restore)
+    else:
+        assert (await invoked(platform, restore=restore)).outcomes == outcomes
+
+
 async def test_a_function_that_nobody_knows_how_to_create_is_gone() -> None:
     with pytest.raises(FunctionGone, match="404"):
         await invoked(Scripted([FunctionGone("404")]))
 
 
 async def test_a_platform_that_can_not_create_it_now_fails_the_attempt() -> None:
-    async def restore(client: str) -> bool:
+    async def restore(client: str) -> Change:
         raise PlatformFailed("fake", f"create {client}", "no room")
 
     with pytest.raises(InvocationFailed, match="no room") as failure:

@@ -1,0 +1,146 @@
+"""What tests of Pub/Sub share: Google's own clients, and an endpoint that messages are pushed to."""
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import grpc
+from aiohttp import web
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
+
+WITHIN_S: Final = 30.0
+CALL: Final = {"retry": None, "timeout": 15.0}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a Pub/Sub is known to do otherwise than Google Cloud.
+
+    Attributes:
+        refuses_large: more than 10,000,000 bytes in one request.
+        refuses_short_deadlines: an acknowledgement deadline of less than 10 s.
+        pushes_ordering_key: in the body of a push.
+        pushes_empty_data: a message without data is pushed with empty data; else without.
+    """
+
+    name: str
+    refuses_large: bool = True
+    refuses_short_deadlines: bool = True
+    pushes_ordering_key: bool = True
+    pushes_empty_data: bool = False
+
+
+OURS: Final = Kind("ours")
+GOOGLES: Final = Kind(
+    "googles",
+    refuses_large=False,
+    refuses_short_deadlines=False,
+    pushes_ordering_key=False,
+    pushes_empty_data=True,
+)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running Pub/Sub and Google's clients of it."""
+
+    kind: Kind
+    publisher: PublisherClient
+    subscriber: SubscriberClient
+    project: str = field(default_factory=lambda: f"projects/test-{uuid.uuid4().hex[:20]}")
+
+    @property
+    def topic(self) -> str:
+        return f"{self.project}/topics/fedkeeper-client"
+
+    @property
+    def pulled(self) -> str:
+        return f"{self.project}/subscriptions/pulled"
+
+    @property
+    def pushed(self) -> str:
+        return f"{self.project}/subscriptions/pushed"
+
+    async def call(self, method: Callable[..., Any], **request: Any) -> Any:
+        return await asyncio.to_thread(method, request=request, **CALL)
+
+    async def publish(self, data: bytes, **attributes: str) -> str:
+        return str(await asyncio.wrap_future(self.publisher.publish(self.topic, data, **attributes)))
+
+    async def pull(self, most: int = 10) -> list[Any]:
+        got = await self.call(self.subscriber.pull, subscription=self.pulled, max_messages=most)
+        return list(got.received_messages)
+
+    async def make_topic(self) -> None:
+        await self.call(self.publisher.create_topic, name=self.topic)
+
+    async def make_subscription(self) -> None:
+        await self.make_topic()
+        await self.call(self.subscriber.create_subscription, name=self.pulled, topic=self.topic)
+
+
+@contextlib.asynccontextmanager
+async def clients(kind: Kind, address: str) -> AsyncIterator[Service]:
+    # The client's own channel to an emulator takes 4 MiB and no more.
+    channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+    publisher = await asyncio.to_thread(PublisherClient)
+    subscriber = await asyncio.to_thread(SubscriberClient, transport=SubscriberGrpcTransport(channel=channel))
+    try:
+        yield Service(kind, publisher, subscriber)
+    finally:
+        publisher.stop()
+        await asyncio.to_thread(publisher.transport.close)
+        await asyncio.to_thread(subscriber.close)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where messages are pushed to.
+
+    Attributes:
+        got: headers and body of every request.
+        answers: the statuses of the next answers; 200 after that.
+    """
+
+    url: str
+    got: "asyncio.Queue[tuple[dict[str, str], dict[str, Any]]]"
+    answers: list[int]
+
+    async def next(self) -> tuple[dict[str, str], dict[str, Any]]:
+        async with asyncio.timeout(WITHIN_S):
+            return await self.got.get()
+
+
+@contextlib.asynccontextmanager
+async def listening() -> AsyncIterator[Endpoint]:
+    """An endpoint, until the end of the block."""
+    got: asyncio.Queue[tuple[dict[str, str], dict[str, Any]]] = asyncio.Queue()
+    answers: list[int] = []
+
+    async def take(request: web.Request) -> web.Response:
+        got.put_nowait(
+            ({key.lower(): value for key, value in request.headers.items()}, json.loads(await request.read()))
+        )
+        return web.Response(status=answers.pop(0) if answers else 200)
+
+    app = web.Application()
+    app.router.add_post("/", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    yield Endpoint(f"http://{host}:{port}/", got, answers)
+    await runner.cleanup()
+
+
+async def pushes_to(service: Service, endpoint: Endpoint) -> None:
+    await service.make_topic()
+    config = {"push_endpoint": endpoint.url}
+    await service.call(
+        service.subscriber.create_subscription, name=service.pushed, topic=service.topic, push_config=config
+    )

@@ -1,0 +1,340 @@
+"""The Cloud Functions bridge: how it opens, and how it triggers a function."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import google.auth
+import grpc
+import msgspec
+import pytest
+from google.auth import exceptions as auth
+from google.auth.credentials import Credentials
+from structlog.testing import capture_logs
+
+from bridges import gcf_topics
+from bridges.errors import (
+    BadSettings,
+    FunctionGone,
+    InvocationFailed,
+    NotStarted,
+    PlatformAway,
+    PlatformDenied,
+    PlatformFailed,
+)
+from bridges.gcf import Settings, event_bytes
+from broker import work
+from tests.platforms.gcf_fabric import Cloud
+from tests.platforms.gcf_site import archive, bridge, function, published, running, settings, task
+from tests.platforms.pubsub_push import envelope
+from tests.platforms.pubsub_subscription import Message, Subscription
+
+PARENT = "projects/test-project/locations/europe-west1"
+TOPIC = "projects/test-project/topics/fedkeeper-client-00"
+
+
+@pytest.fixture
+async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
+    async with running(monkeypatch) as both:
+        yield both
+
+
+async def triggered(cloud: Cloud, topic: str = TOPIC) -> None:
+    """A topic that somebody is subscribed to."""
+    async with gcf_topics.opened(settings(cloud), None) as topics:
+        await topics.create(topic, {})
+    cloud.pubsub.subscribe(Subscription("projects/test-project/subscriptions/pulled", topic))
+
+
+async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud)) as host:
+        sent = await published(host, task(), 2)
+    ((topic, message),) = cloud.pubsub.published
+    assert (topic, message.id) == (TOPIC, sent)
+    assert message.attributes == {"client": "client-00", "job": "job", "round": "3", "attempt": "2"}
+    assert work.order(message.data) == work.Order(task(), 2)
+
+
+@pytest.mark.parametrize("url", ["projects/test-project/topics/elsewhere", "elsewhere"])
+async def test_a_task_may_name_another_topic(cloud: Cloud, url: str) -> None:
+    await triggered(cloud, "projects/test-project/topics/elsewhere")
+    async with bridge(settings(cloud)) as host:
+        await published(host, task(url=url))
+    assert [topic for topic, _ in cloud.pubsub.published] == ["projects/test-project/topics/elsewhere"]
+
+
+async def test_a_hundred_orders_go_out_at_once(cloud: Cloud) -> None:
+    await triggered(cloud)
+    cloud.pubsub.delay_s = 0.3
+    async with bridge(settings(cloud)) as host, asyncio.timeout(15):
+        ids = await asyncio.gather(*(published(host, task(round=number)) for number in range(100)))
+    assert len(set(ids)) == len(cloud.pubsub.published) == 100
+
+
+async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> None:
+    await triggered(cloud)
+    # Under the limit as it is, and above it in base64.
+    large = task(told={"text": "x" * 400_000})
+    async with bridge(settings(cloud)) as host:
+        with pytest.raises(InvocationFailed, match="512000 may be delivered") as failed:
+            await published(host, large)
+    assert not failed.value.retryable
+    assert cloud.pubsub.published == []
+
+
+def test_an_events_size_is_never_underrated() -> None:
+    longest = Subscription(f"projects/{'p' * 30}/subscriptions/{'s' * 255}", f"projects/{'p' * 30}/topics/{'t' * 255}")
+    attributes = {"client": "c" * 40, "job": "j" * 40, "round": "9" * 9, "attempt": "9" * 9}
+    for size in (1, 2, 3, 100_000):
+        message = Message("9" * 20, b"x" * size, attributes)
+        real = len(json.dumps(envelope(longest, message)))
+        assert real <= event_bytes(message.data, attributes) <= real + 2048
+
+
+async def test_a_topic_that_is_gone_is_a_function_that_is_gone(cloud: Cloud) -> None:
+    async with bridge(settings(cloud)) as host:
+        with pytest.raises(FunctionGone, match=TOPIC):
+            await published(host, task())
+
+
+async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud) -> None:
+    """A function that somebody deleted leaves its topic, which swallows messages without a word."""
+    async with bridge(settings(cloud)) as host:
+        await host.create(function(), archive())
+        await cloud.functions.remove(f"{PARENT}/functions/client-00")
+        await published(host, task(), 1)
+        with pytest.raises(FunctionGone, match="nothing is triggered"):
+            await published(host, task(), 2)
+
+
+async def test_who_may_only_publish_publishes_a_second_attempt_too(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud)) as host:
+        cloud.pubsub.refusals.append(grpc.StatusCode.PERMISSION_DENIED)
+        await published(host, task(), 2)
+    assert len(cloud.pubsub.published) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.NOT_FOUND, FunctionGone),
+        (grpc.StatusCode.PERMISSION_DENIED, PlatformDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, PlatformDenied),
+        (grpc.StatusCode.UNAVAILABLE, NotStarted),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, NotStarted),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, NotStarted),
+        (grpc.StatusCode.INTERNAL, NotStarted),
+        (grpc.StatusCode.ABORTED, NotStarted),
+        (grpc.StatusCode.UNKNOWN, NotStarted),
+    ],
+)
+async def test_what_pubsub_refuses_is_told_as_it_is(
+    cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
+) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud, call_s=0.5)) as host:
+        cloud.pubsub.refusals.extend([code] * 50)
+        with pytest.raises(error):
+            await published(host, task())
+
+
+async def test_what_pubsub_calls_wrong_is_not_tried_again(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud)) as host:
+        cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
+        with pytest.raises(InvocationFailed) as failed:
+            await published(host, task())
+    assert not failed.value.retryable
+
+
+async def test_a_short_absence_is_bridged(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud)) as host:
+        cloud.pubsub.refusals.extend([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
+        await published(host, task())
+    assert len(cloud.pubsub.published) == 1
+
+
+async def test_a_pubsub_that_does_not_answer_has_not_started_anything(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud, call_s=0.3)) as host:
+        cloud.pubsub.delay_s = 30.0
+        with pytest.raises(NotStarted):
+            await published(host, task())
+
+
+async def test_a_pubsub_that_is_not_there_has_not_started_anything(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as closed:
+        port = closed.sockets[0].getsockname()[1]
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")
+    async with bridge(settings(cloud, call_s=0.5)) as host:
+        with pytest.raises(NotStarted):
+            await published(host, task())
+
+
+async def test_an_invocation_that_is_given_up_ends_at_once(cloud: Cloud) -> None:
+    await triggered(cloud)
+    cloud.pubsub.delay_s = 30.0
+    async with bridge(settings(cloud)) as host, asyncio.timeout(5.0):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await published(host, task())
+
+
+async def test_what_failed_once_may_work_the_next_time(cloud: Cloud) -> None:
+    await triggered(cloud)
+    async with bridge(settings(cloud)) as host:
+        cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
+        with pytest.raises(InvocationFailed):
+            await published(host, task())
+        await published(host, task())
+
+
+async def test_the_platforms_facts_are_those_of_the_settings(cloud: Cloud) -> None:
+    async with bridge(settings(cloud, name="google", concurrency=7, start_s=8.0, run_s=9.0)) as host:
+        assert (host.name, host.concurrency, host.per_minute, host.start_s, host.run_s) == ("google", 7, 0, 8.0, 9.0)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_credentials_that_are_refused_are_told_at_the_start(cloud: Cloud, status: int) -> None:
+    cloud.functions.refuse_next = [HTTPStatus(status)]
+    with pytest.raises(PlatformDenied, match="roles/cloudfunctions"):
+        async with bridge(settings(cloud)):
+            pass
+
+
+async def test_a_project_that_is_not_there_is_told_at_the_start(cloud: Cloud) -> None:
+    cloud.functions.refuse_next = [HTTPStatus(404)]
+    with pytest.raises(PlatformFailed, match="there is no projects/test-project"):
+        async with bridge(settings(cloud)):
+            pass
+
+
+async def test_a_platform_that_is_away_at_the_start_may_come_later(cloud: Cloud) -> None:
+    cloud.functions.refuse_next = [HTTPStatus(503)]
+    with capture_logs() as logs:
+        async with bridge(settings(cloud)) as host:
+            assert await host.list() == []
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+        "the platform is out of reach for now"
+    ]
+
+
+class Account(Credentials):
+    """Credentials as google-auth has them.
+
+    Attributes:
+        tokens: the next ones; what is no text is raised.
+        refreshed: how often a token was asked for.
+    """
+
+    def __init__(self, *tokens: str | Exception) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tokens = list(tokens)
+        self.refreshed = 0
+
+    def refresh(self, _: Any) -> None:
+        self.refreshed += 1
+        token = self.tokens.pop(0)
+        if isinstance(token, Exception):
+            raise token
+        self.token = token
+
+
+@pytest.fixture
+def google_cloud(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """The emulators, taken for the real thing: with credentials."""
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST")
+    cloud.functions.bearer = "token-1"
+    return cloud
+
+
+async def test_a_token_goes_with_every_call_until_it_expires(
+    google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = Account("token-1", "token-2")
+    monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
+    async with bridge(settings(google_cloud)) as host:
+        await asyncio.gather(*(host.list() for _ in range(5)))
+        assert account.refreshed == 1
+        account.token, google_cloud.functions.bearer = None, "token-2"
+        await asyncio.gather(*(host.list() for _ in range(5)))
+        assert account.refreshed == 2
+
+
+async def test_a_token_that_is_refused_is_no_error_message(
+    google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google.auth, "default", lambda **_: (Account("secret-token"), "test-project"))
+    with pytest.raises(PlatformDenied) as denied:
+        async with bridge(settings(google_cloud)):
+            pass
+    assert "secret-token" not in str(denied.value)
+
+
+async def test_an_account_that_gets_no_token_is_denied(google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = Account(auth.RefreshError("it was deleted"))  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
+    with pytest.raises(PlatformDenied, match="gcloud auth"):
+        async with bridge(settings(google_cloud)):
+            pass
+
+
+async def test_a_token_service_that_is_away_may_come_later(
+    google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = auth.TransportError("no route")  # type: ignore[no-untyped-call]
+    account = Account(away, away, "token-1")
+    monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
+    async with bridge(settings(google_cloud)) as host:
+        with pytest.raises(PlatformAway, match="no route"):
+            await host.list()
+        assert await host.list() == []
+
+
+async def test_a_machine_without_credentials_is_told_how_to_get_some(
+    google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+    with pytest.raises(PlatformDenied, match="gcloud auth application-default login"):
+        async with bridge(settings(google_cloud)):
+            pass
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"topic": "fedkeeper"},
+        {"topic": "{client}/x"},
+        {"topic": "goog-{client}"},
+        {"max_bytes": 0},
+        {"max_bytes": 10_000_001},
+        {"api": "http://cloudfunctions.googleapis.com"},
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadSettings, match=next(iter(wrong))):
+        msgspec.convert({"project": "test-project", **wrong}, Settings)
+
+
+@pytest.mark.parametrize(
+    ("client", "name"), [("abc", "abc"), ("1", "fk-1-x"), ("a-", "fk-a--x"), ("fk-1-x", "fk-fk-1-x-x")]
+)
+def test_a_function_has_a_name_of_its_own_that_is_legal(client: str, name: str) -> None:
+    assert Settings(project="test-project").function_of(client) == f"{PARENT}/functions/{name}"
+
+
+def test_the_example_for_operators_is_one() -> None:
+    text = (Path(__file__).parents[2] / "configs/bridges/gcf.toml").read_text(encoding="utf-8")
+    assert msgspec.toml.decode(text, type=Settings).project
+    every = "\n".join(line.removeprefix("# ") if " = " in line else "" for line in text.splitlines())
+    raw = msgspec.toml.decode(every)
+    assert msgspec.convert(raw, Settings) == Settings(project=raw["project"])
+    assert set(raw) == set(Settings.__struct_fields__)

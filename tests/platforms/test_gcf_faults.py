@@ -1,0 +1,69 @@
+"""What goes wrong with Pub/Sub and Cloud Functions: each round is completed, and every client counted once."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bridges import Patience, gcf
+from bridges.vault import Vault
+from broker.embedded import NatsServer
+from broker.progress import ClientFailed, ClientRestored, UpdateCounted
+from tests.platforms import gcf_fabric, rounds
+from tests.platforms.gcf_fabric import Cloud
+from tests.platforms.gcf_site import settings
+from tests.platforms.rounds import HASTY, Rounds
+
+
+@pytest.fixture
+async def site(
+    nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Rounds, Cloud]]:
+    """A system that trains on an emulated Google Cloud, which no bridge leads to yet."""
+    async with (
+        rounds.rounds(nats_server, tmp_path) as system,
+        gcf_fabric.serving(retry_first_s=0.05, retry_most_s=0.2) as cloud,
+    ):
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", cloud.pubsub.address)
+        yield system, cloud
+
+
+@contextlib.asynccontextmanager
+async def bridged(system: Rounds, cloud: Cloud, patience: Patience = HASTY) -> AsyncIterator[list[str]]:
+    """A bridge, and three clients deployed through it; yields their ids."""
+    async with gcf.opened(settings(cloud), Vault(), system.bus) as host, system.bridge(host, patience):
+        yield await system.deploy(system.file("gcf", 3))
+
+
+def counted_once(system: Rounds, clients: list[str]) -> None:
+    assert sorted(event.client for event in system.all(UpdateCounted)) == clients
+    assert [system.trainings(client) for client in clients] == [1] * len(clients)
+
+
+async def test_every_message_comes_twice_and_out_of_order(site: tuple[Rounds, Cloud]) -> None:
+    system, cloud = site
+    async with bridged(system, cloud) as clients:
+        cloud.pubsub.twice, cloud.pubsub.hold = 3, 3
+        completed = await system.train(3)
+    assert completed.counted == tuple(clients)
+    counted_once(system, clients)
+
+
+async def test_a_function_that_raises_once_is_invoked_again(site: tuple[Rounds, Cloud]) -> None:
+    system, cloud = site
+    async with bridged(system, cloud) as clients:
+        system.misbehave(clients[0], "raise once")
+        await system.train(3)
+    assert "out of memory" in system.one(ClientFailed, client=clients[0]).reason
+    assert sorted(event.client for event in system.all(UpdateCounted)) == clients
+
+
+async def test_a_function_that_was_deleted_behind_our_back_and_left_its_topic(site: tuple[Rounds, Cloud]) -> None:
+    system, cloud = site
+    async with bridged(system, cloud, Patience(retry_first_s=0.5, start_s=15.0)) as clients:
+        (name,) = (name for name in cloud.functions.functions if name.endswith(clients[0]))
+        await cloud.functions.remove(name)
+        await system.train(3)
+    assert "nothing was heard" in system.one(ClientRestored, client=clients[0]).reason
+    assert sorted(event.client for event in system.all(UpdateCounted)) == clients

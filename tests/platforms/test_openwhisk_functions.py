@@ -1,0 +1,329 @@
+"""The OpenWhisk bridge creates, lists and deletes functions, and reads its settings and the namespace's limits."""
+
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+import broker
+from bridges.errors import (
+    BadSettings,
+    BridgeError,
+    NotStarted,
+    PlatformAway,
+    PlatformDenied,
+    PlatformFailed,
+    SecretMissing,
+)
+from bridges.openwhisk import OpenWhisk, Settings, opened
+from bridges.vault import Vault
+from broker.fabric import Deployed
+from tests.platforms.openwhisk import AUTH, Whisk, emulated
+from tests.platforms.whisk_rig import NAME, answering, bridged, function, package, run, secrets, settings
+
+CONFIG = Path(__file__).parents[2] / "configs" / "bridges" / "openwhisk.toml"
+
+THEIRS: dict[str, Any] = {"exec": {"kind": "python:3.11", "code": "def main(args): return args"}}
+
+TELLS_ENVIRONMENT = answering("report(args, state='failed', reason=__import__('json').dumps(dict(os.environ)))")
+
+
+@pytest.fixture
+async def whisk() -> AsyncIterator[Whisk]:
+    async with emulated() as platform:
+        yield platform
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return secrets(tmp_path, **{"broker-password": "p-4711", "sign-key": "k-4711"})
+
+
+@pytest.fixture(params=["trigger", "action"])
+async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+    async with bridged(whisk, vault, invoke=request.param) as platform:
+        yield platform
+
+
+@pytest.fixture
+async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+    async with bridged(whisk, vault) as platform:
+        yield platform
+
+
+def changing(whisk: Whisk) -> list[str]:
+    """What was done to the platform, apart from looking; forgets it."""
+    done = [request for request in whisk.requests if not request.startswith("GET")]
+    whisk.requests.clear()
+    return [request.replace("/api/v1/namespaces/_/", "") for request in done]
+
+
+async def test_a_function_is_created_once_and_updated_when_it_differs(whisk: Whisk, either: OpenWhisk) -> None:
+    change, deployed = await either.create(function(), package())
+    assert change == "created"
+    assert deployed == Deployed(name=NAME, fabric="test", digest=function().digest, url=deployed.url)
+    assert changing(whisk)
+    assert await either.create(function(), package()) == ("same", deployed)
+    assert changing(whisk) == []
+    for changed, code in ((function(memory_mb=256), package()), (function(memory_mb=256), package("main = dict"))):
+        assert (await either.create(changed, code))[0] == "updated"
+        assert changing(whisk) == ["PUT actions/client-01?overwrite=true"]
+    assert [one.digest for one in await either.list()] == [function(memory_mb=256).digest]
+
+
+async def test_another_secret_is_another_version(whisk: Whisk, bridge: OpenWhisk, tmp_path: Path) -> None:
+    signed = function(key="sign-key")
+    await bridge.create(signed, package())
+    assert (await bridge.create(signed, package()))[0] == "same"
+    (tmp_path / "sign-key").write_text("k-4712", encoding="utf-8")
+    assert (await bridge.create(signed, package()))[0] == "updated"
+    assert "k-4712" not in str(await bridge.list()) + str(whisk.entities.get("actions", NAME)["annotations"])
+
+
+async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhisk) -> None:
+    await bridge.create(function(timeout_s=90, options={"kind": "python:3.12"}), package())
+    action = whisk.entities.get("actions", NAME)
+    assert action["limits"] == {"timeout": 90_000, "memory": 512, "logs": 10, "concurrency": 1}
+    assert (action["exec"]["kind"], action["exec"]["main"], action["exec"]["binary"]) == ("python:3.12", "main", True)
+    assert {"key": "provide-api-key", "value": False} in action["annotations"]
+    assert whisk.entities.get("rules", "client-01.rule")["status"] == "active"
+
+
+async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhisk) -> None:
+    wanted = function(password="broker-password", key="sign-key", env={"OMP_NUM_THREADS": "1"})  # noqa: S106 (a name)
+    await bridge.create(wanted, TELLS_ENVIRONMENT)
+    with pytest.raises(BridgeError) as caught:
+        await run(bridge)
+    env = msgspec.json.decode(str(caught.value), type=dict[str, str])
+    ours = {name: value for name, value in env.items() if not name.startswith(("__OW_", "LC_CTYPE"))}
+    assert ours == {
+        "FEDKEEPER_URL": "nats://client-01@127.0.0.1:4222?password_env=FEDKEEPER_SECRET_BROKER_PASSWORD",
+        "FEDKEEPER_SECRET_BROKER_PASSWORD": "p-4711",
+        "FEDKEEPER_CLIENT": NAME,
+        "FEDKEEPER_KEY": "k-4711",
+        "OMP_NUM_THREADS": "1",
+    }
+    assert {"__OW_ACTIVATION_ID", "__OW_DEADLINE", "__OW_NAMESPACE"} <= env.keys()
+    assert "__OW_API_KEY" not in env
+
+
+async def test_a_broker_address_may_have_options_already(whisk: Whisk, bridge: OpenWhisk) -> None:
+    address = "tls://client-01@broker.example.org?ca_file=ca.pem"
+    await bridge.create(function(broker=address, password="broker-password"), package())  # noqa: S106 (a name)
+    parameters = {one["key"]: one for one in whisk.entities.get("actions", NAME)["parameters"]}
+    assert parameters["FEDKEEPER_URL"] == {
+        "key": "FEDKEEPER_URL",
+        "value": f"{address}&password_env=FEDKEEPER_SECRET_BROKER_PASSWORD",
+        "init": True,
+    }
+
+
+@pytest.mark.parametrize(("collection", "missing"), [("rules", "client-01.rule"), ("triggers", "client-01.trigger")])
+async def test_what_is_half_made_counts_as_not_made_and_is_completed(
+    whisk: Whisk, bridge: OpenWhisk, collection: str, missing: str
+) -> None:
+    await bridge.create(function(), package())
+    whisk.entities.delete(collection, missing)
+    assert [(one.fabric, one.digest) for one in await bridge.list()] == [("test", "")]
+    changing(whisk)
+    assert (await bridge.create(function(), package()))[0] == "updated"
+    assert not [request for request in changing(whisk) if "actions" in request]
+    assert [one.digest for one in await bridge.list()] == [function().digest]
+    assert (await run(bridge))[-1].state == "succeeded"
+
+
+async def test_a_platform_may_answer_a_put_without_a_body(whisk: Whisk, either: OpenWhisk) -> None:
+    whisk.empty_puts = True
+    assert (await either.create(function(), package()))[0] == "created"
+    assert (await run(either))[-1].state == "succeeded"
+
+
+async def test_deleting_leaves_nothing_behind(whisk: Whisk, either: OpenWhisk) -> None:
+    await either.create(function(), package())
+    changing(whisk)
+    assert await either.delete(NAME) == "deleted"
+    order = ["DELETE rules/client-01.rule", "DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
+    assert changing(whisk) == (order if either.triggered else order[2:])
+    assert await either.delete(NAME) == "absent"
+    assert await either.list() == []
+
+
+async def test_deleting_goes_on_where_it_was_broken_off(whisk: Whisk, bridge: OpenWhisk) -> None:
+    await bridge.create(function(), package())
+    whisk.entities.delete("rules", "client-01.rule")
+    assert await bridge.delete(NAME) == "deleted"
+    assert changing(whisk)[-2:] == ["DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "name", "content"),
+    [("actions", NAME, THEIRS), ("triggers", "client-01.trigger", {}), ("triggers", NAME, {})],
+)
+async def test_what_others_made_is_left_alone(
+    whisk: Whisk, bridge: OpenWhisk, collection: str, name: str, content: dict[str, Any]
+) -> None:
+    before = dict(whisk.entities.put(collection, name, content, overwrite=False))
+    with pytest.raises(PlatformFailed, match=r"somebody else's|not in this collection"):
+        await bridge.create(function(), package())
+    with pytest.raises(PlatformFailed, match=r"somebody else's|not in this collection"):
+        await bridge.delete(NAME)
+    assert whisk.entities.get(collection, name) == before
+    assert changing(whisk) == []
+
+
+async def test_an_action_that_appears_meanwhile_is_not_overwritten(whisk: Whisk, bridge: OpenWhisk) -> None:
+    async def be_first(request: httpx.Request) -> None:
+        if request.method == "PUT" and whisk.entities.find("actions", NAME) is None:
+            whisk.entities.put("actions", NAME, dict(THEIRS), overwrite=False)
+
+    bridge.client.event_hooks["request"] = [be_first]
+    with pytest.raises(PlatformAway, match="resource already exists"):
+        await bridge.create(function(), package())
+    assert whisk.entities.get("actions", NAME)["annotations"] == []
+
+
+async def test_functions_of_others_are_listed_too(whisk: Whisk, bridge: OpenWhisk) -> None:
+    notes = [{"key": "topic", "value": "fl/progress/+, fl.tasks.openwhisk.*"}]
+    whisk.entities.put("actions", "theirs", {**THEIRS, "annotations": notes}, overwrite=False)
+    await bridge.create(function(), package())
+    assert {one.name: (one.fabric, one.url, one.topics) for one in await bridge.list()} == {
+        "theirs": ("", "theirs", ("fl.progress.*", "fl.tasks.openwhisk.*")),
+        NAME: ("test", "client-01.trigger", ()),
+    }
+
+
+async def test_a_long_list_is_read_to_its_end(whisk: Whisk, either: OpenWhisk) -> None:
+    for i in range(401):
+        whisk.entities.put("actions", f"action-{i}", dict(THEIRS), overwrite=False)
+    assert len({one.name for one in await either.list()}) == 401
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({"memory_mb": 2048}, True, r"memory_mb = 2048 .*memory 2048 MB exceeds allowed threshold of 512 MB"),
+        ({"timeout_s": 600}, True, r"timeout_s = 600: .*exceeds allowed threshold of 300000 milliseconds"),
+        ({"options": {"kind": "python:2"}}, True, "kind 'python:2' not in"),
+        ({"broker": ""}, True, "no broker address"),
+        ({}, False, "neither a package nor an image"),
+    ],
+)
+async def test_what_the_platform_can_t_make_is_said_in_a_sentence(
+    bridge: OpenWhisk, *, changes: dict[str, Any], code: bool, reason: str
+) -> None:
+    with pytest.raises(PlatformFailed, match=f"(?s)openwhisk could not create client-01.*{reason}") as caught:
+        await bridge.create(function(**changes), package() if code else None)
+    assert not isinstance(caught.value, PlatformAway)
+
+
+async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(whisk: Whisk, bridge: OpenWhisk) -> None:
+    with pytest.raises(SecretMissing):
+        await bridge.create(function(key="no-such-key"), package())
+    assert changing(whisk) == []
+
+
+async def test_a_platform_that_is_away_may_be_back_later(vault: Vault) -> None:
+    async with emulated() as whisk:
+        pass
+    async with bridged(whisk, vault) as bridge:
+        for attempt in (bridge.create(function(), package()), bridge.delete(NAME), bridge.list()):
+            with pytest.raises(PlatformAway, match="out of reach"):
+                await attempt
+
+
+@pytest.mark.parametrize("namespace", ["_", "guest"])
+async def test_a_namespace_has_a_name(whisk: Whisk, vault: Vault, namespace: str) -> None:
+    async with bridged(whisk, vault, namespace=namespace) as bridge:
+        await bridge.create(function(), package())
+        assert (await run(bridge))[-1].state == "succeeded"
+
+
+async def test_a_namespace_of_others_is_refused(whisk: Whisk, vault: Vault) -> None:
+    with pytest.raises(PlatformDenied, match="not authorized to access this resource"):
+        async with bridged(whisk, vault, namespace="whisk.system"):
+            pass
+
+
+async def test_a_key_that_is_refused_is_told_at_once_and_without_the_key(whisk: Whisk, tmp_path: Path) -> None:
+    wrong = secrets(tmp_path, **{"whisk-key": "uuid-4711:key-4711"})
+    with pytest.raises(PlatformDenied, match=r"the secret 'whisk-key' must be the namespace's `uuid:key`") as caught:
+        async with bridged(whisk, wrong):
+            pass
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "invoke", "expected"),
+    [
+        (None, "trigger", (30, 60)),
+        ({"concurrentInvocations": 5, "firesPerMinute": 90, "invocationsPerMinute": 200}, "trigger", (5, 90)),
+        ({"concurrentInvocations": 500, "firesPerMinute": 90, "invocationsPerMinute": 200}, "action", (30, 200)),
+        ({"concurrentInvocations": None, "invocationsPerMinute": 40, "maxActionMemory": 512}, "trigger", (30, 40)),
+        ({"some": "other document"}, "trigger", (30, 0)),
+        (["no document"], "trigger", (30, 0)),
+    ],
+)
+async def test_the_namespace_s_limits_hold(
+    whisk: Whisk, vault: Vault, document: Any, invoke: str, expected: tuple[int, int]
+) -> None:
+    whisk.limits_document = document
+    async with bridged(whisk, vault, invoke=invoke) as bridge:
+        assert (bridge.concurrency, bridge.per_minute) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("host", "openwhisk.example.org"),
+        ("host", "ftp://openwhisk.example.org"),
+        ("host", "https://uuid:key-4711@openwhisk.example.org"),
+        ("host", "https://openwhisk.example.org:port"),
+        ("auth", "no-pair"),
+        ("ca_file", "no/such/file"),
+    ],
+)
+async def test_settings_that_can_t_be_used_are_named(whisk: Whisk, tmp_path: Path, field: str, value: str) -> None:
+    unusable = msgspec.structs.replace(settings(whisk), **{field: value})
+    vault = secrets(tmp_path, **{"no-pair": "key-4711"})
+    async with broker.connect("memory://settings") as bus:
+        with pytest.raises(BadSettings, match=f"^{field} = ") as caught:
+            async with opened(unusable, vault, bus):
+                pass
+    assert "4711" not in str(caught.value)
+
+
+def test_the_example_s_comments_are_the_defaults() -> None:
+    content = CONFIG.read_text(encoding="utf-8")
+    written = msgspec.convert(tomllib.loads(content), Settings)
+    options = [line.removeprefix("# ") for line in content.splitlines() if line.startswith("# ") and " = " in line]
+    full = tomllib.loads("\n".join([content, *options]))
+    assert full.keys() == {field.name for field in msgspec.structs.fields(Settings)}
+    assert msgspec.structs.replace(msgspec.convert(full, Settings), ca_file="") == written
+
+
+async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, vault: Vault) -> None:
+    async with bridged(whisk, vault, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
+        assert (bridge.name, bridge.start_s, bridge.run_s) == ("openwhisk", 7.0, 230.0)
+
+
+async def test_an_emulator_refuses_whoever_has_no_key(whisk: Whisk) -> None:
+    async with httpx.AsyncClient() as client:
+        response = await client.get(f"{whisk.url}/api/v1/namespaces/_/limits")
+    assert response.status_code == 401
+    assert set(response.json()) == {"error", "code"}
+    assert AUTH not in response.text
+
+
+async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vault: Vault) -> None:
+    async with emulated() as whisk:
+        port = int(whisk.url.rpartition(":")[2])
+    async with bridged(whisk, vault, invoke="action") as bridge:
+        with pytest.raises(NotStarted):
+            await run(bridge)
+        async with emulated(port=port):
+            await bridge.create(function(), package())
+            assert (await run(bridge))[-1].state == "succeeded"
