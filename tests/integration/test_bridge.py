@@ -11,35 +11,14 @@ from bridges.errors import InvocationFailed
 from broker import cloudevents, topics
 from broker.base import Broker
 from broker.cloudevents import Envelope
-from broker.job import Model, Training
-from broker.messages import BlobRef, Invocation, RoundTask
+from broker.messages import Invocation, RoundTask
 from fedkeeper.sdk import Fabric
 from server import serve
 from tests.integration import fakes
 from tests.integration.fakes import FakeLearning, running
+from tests.tasks import task
 
-FAR = 4e9
 WITHIN_S = 15.0
-
-
-def task(client: str = "client-00", **changes: object) -> RoundTask:
-    facts: dict[str, object] = {
-        "client_id": client,
-        "client_type": "fake",
-        "url": "",
-        "model_configuration": Model(),
-        "data_loc": "",
-        "training_hyperparameters": Training(),
-        "job": "job",
-        "round": 1,
-        "model": BlobRef("fl.models.job.00", "00", 1),
-        "state": None,
-        "token": "secret-token-of-this-task",
-        "seed": 1,
-        "deadline_s": FAR,
-        "max_attempts": 3,
-    }
-    return RoundTask(**{**facts, **changes})  # type: ignore[arg-type]
 
 
 async def publish(bus: Broker, one: RoundTask, dedupe: str | None = None) -> None:

@@ -17,7 +17,8 @@ from broker.cloudevents import Envelope
 from broker.fabric import Change, Deployed, Function, Reply, Request, Verb
 from broker.messages import BlobRef, Invocation, RoundTask
 from tests.integration.fakes import running
-from tests.integration.test_bridge import FAR, WITHIN_S, task
+from tests.integration.test_bridge import WITHIN_S
+from tests.tasks import FAR, task
 
 ECHO = Function(name="client-00", fabric="test", image="echo:1")
 

@@ -18,8 +18,8 @@ from bridges.gcf import Settings
 from bridges.platform import Host
 from bridges.vault import Vault
 from broker.fabric import Function
-from broker.job import Model, Training
 from broker.messages import BlobRef, RoundTask
+from tests import tasks
 from tests.platforms import gcf_fabric
 from tests.platforms.gcf_fabric import Cloud
 
@@ -66,23 +66,7 @@ def function(name: str = "client-00", **changes: Any) -> Function:
 
 def task(client: str = "client-00", **changes: Any) -> RoundTask:
     """A task that is never trained for."""
-    facts: dict[str, Any] = {
-        "client_id": client,
-        "client_type": "gcf",
-        "url": "",
-        "model_configuration": Model(),
-        "data_loc": "",
-        "training_hyperparameters": Training(),
-        "job": "job",
-        "round": 3,
-        "model": BlobRef("fl.models.job.00", "00", 1),
-        "state": None,
-        "token": "token-of-this-task",
-        "seed": 1,
-        "deadline_s": 4e9,
-        "max_attempts": 3,
-    }
-    return RoundTask(**{**facts, **changes})
+    return tasks.task(client, "gcf", **{"round": 3, **changes})
 
 
 def settings(cloud: Cloud, **changes: Any) -> Settings:

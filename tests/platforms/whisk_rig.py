@@ -13,8 +13,8 @@ from bridges.openwhisk import OpenWhisk, Settings, opened
 from bridges.platform import Activation
 from bridges.vault import Vault
 from broker.fabric import Function
-from broker.job import Model, Training
-from broker.messages import BlobRef, RoundTask
+from broker.messages import RoundTask
+from tests import tasks
 from tests.platforms.openwhisk import AUTH, Whisk
 
 NAME = "client-01"
@@ -62,23 +62,8 @@ def function(**changes: Any) -> Function:
 
 
 def task(**changes: Any) -> RoundTask:
-    facts: dict[str, Any] = {
-        "client_id": NAME,
-        "client_type": "openwhisk",
-        "url": "",
-        "model_configuration": Model(),
-        "data_loc": "",
-        "training_hyperparameters": Training(),
-        "job": "job",
-        "round": 1,
-        "model": BlobRef("fl.models.job.00", "00", 1),
-        "state": None,
-        "token": "secret-token-of-this-task",
-        "seed": 1,
-        "deadline_s": 4e9,
-        "max_attempts": 3,
-    }
-    return RoundTask(**{**facts, **changes})
+    """A task of the client that has the function."""
+    return tasks.task(NAME, "openwhisk", **changes)
 
 
 def settings(whisk: Whisk, **changes: Any) -> Settings:

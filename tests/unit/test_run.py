@@ -10,27 +10,12 @@ from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
 from bridges.reports import Ended, Heard
 from bridges.run import follow
 from broker.fabric import Change
-from broker.job import Model, Training
-from broker.messages import BlobRef, Outcome, RoundTask
+from broker.messages import Outcome, RoundTask
 from broker.work import Report
+from tests.tasks import task
 
 IMPATIENT = Patience(retry_first_s=0.0, start_s=0.0, run_s=0.0)
-TASK = RoundTask(
-    client_id="client-00",
-    client_type="fake",
-    url="",
-    model_configuration=Model(),
-    data_loc="",
-    training_hyperparameters=Training(),
-    job="job",
-    round=1,
-    model=BlobRef("fl.models.job.00", "00", 1),
-    state=None,
-    token="",
-    seed=1,
-    deadline_s=4e9,
-    max_attempts=3,
-)
+TASK = task()
 
 
 class Notes:
