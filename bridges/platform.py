@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from broker.fabric import Change, Deployed, Function
 from broker.messages import RoundTask
@@ -96,3 +96,11 @@ class Host(Platform, Protocol):
             PlatformFailed: it could not be done.
             PlatformDenied: the credentials are refused.
         """
+
+
+@runtime_checkable
+class Connecting(Protocol):
+    """A host that also hands events to functions of others, which ask for them by an annotation."""
+
+    async def serve(self) -> None:
+        """Do so until cancelled."""

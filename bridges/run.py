@@ -169,7 +169,6 @@ class _Run:
     done: bool = False
     patience_s: float | None = None
     id: str = ""
-    cold: bool | None = None
     _noted: set[str] = field(default_factory=set)
 
     async def take(self, said: Heard) -> None:
@@ -178,7 +177,7 @@ class _Run:
                 await self._moved(said)
             case Report(state="done"):
                 # Of whatever attempt: the update counts.
-                await self._moved(Activation(said.activation, "succeeded"))
+                await self._moved(Activation(said.activation, "succeeded", said.cold))
             case Report() if said.attempt != self.attempt:
                 pass
             case Report(state="failed"):
@@ -192,12 +191,16 @@ class _Run:
 
     async def _moved(self, activation: Activation) -> None:
         self.id = self.id or activation.id
-        self.cold = self.cold if activation.cold is None else activation.cold
         self.done = activation.state == "succeeded"
+        if self.done and "running" not in self._noted:
+            # Whatever has succeeded has run, even if nobody said so in time.
+            await self._moved(Activation(self.id, "running", activation.cold))
+            self.done = True
         if activation.state in self._noted:
             return
         self._noted.add(activation.state)
-        await self.note(activation.state, Activation(self.id, activation.state, activation.cold), "")
+        cold = None if self.done else activation.cold
+        await self.note(activation.state, Activation(self.id, activation.state, cold), "")
         if self.patience_s is not None:
             self.patience_s = self.patience.run_s
 

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 import broker
-from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault
+from bridges import Connecting, Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault
 from broker import schema
 from broker.base import Broker
 from broker.concurrency import task_group
@@ -98,4 +98,6 @@ async def serve(bus: Broker, host: Host, patience: Patience) -> None:
     lifecycle = Lifecycle(bus, host)
     async with task_group() as group:
         group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
+        if isinstance(host, Connecting):
+            group.create_task(host.serve(), name=f"connector-{host.name}")
         await Runner(bus, Invoker(host, patience, Pace(lambda: host.per_minute), lifecycle.restore)).run()

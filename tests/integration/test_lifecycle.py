@@ -146,7 +146,7 @@ async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(b
         host.functions.clear()
         await publish(bus, task())
         found = await outcomes(bus, "succeeded")
-    assert [one.outcome for one in found] == ["restored", "accepted", "succeeded"]
+    assert [one.outcome for one in found] == ["restored", "accepted", "running", "succeeded"]
     assert host.functions == {"client-00": ECHO}
 
 

@@ -68,6 +68,11 @@ async def test_what_the_function_reports_completes_what_its_platform_does_not_kn
     assert [one.id for one in notes.activations] == ["m1", "m1", "m1"]
 
 
+async def test_what_has_succeeded_has_run_even_if_nobody_said_so() -> None:
+    notes = await followed(Activation("a1", "succeeded", cold=True))
+    assert notes.activations == [Activation("a1", "running", cold=True), Activation("a1", "succeeded")]
+
+
 async def test_nothing_is_written_down_twice() -> None:
     notes = await followed(training(), Activation("a1", "running", cold=False), training(), done())
     assert notes.outcomes == ["running", "succeeded"]
@@ -140,7 +145,7 @@ async def invoked(platform: Scripted, **how: object) -> Notes:
 async def test_a_platform_that_refuses_is_asked_again_within_the_same_attempt() -> None:
     platform = Scripted([NotStarted("429"), NotStarted("429"), None])
     notes = await invoked(platform)
-    assert notes.outcomes == ["refused", "refused", "succeeded"]
+    assert notes.outcomes == ["refused", "refused", "running", "succeeded"]
     assert platform.calls == 3
 
 
@@ -159,14 +164,14 @@ async def test_a_function_that_vanished_is_created_again_once() -> None:
         return "created"
 
     notes = await invoked(Scripted([FunctionGone("404"), None]), restore=restore)
-    assert notes.outcomes == ["restored", "succeeded"]
+    assert notes.outcomes == ["restored", "running", "succeeded"]
     assert notes.reasons[0] == "404; created again"
     with pytest.raises(FunctionGone):
         await invoked(Scripted([FunctionGone("404")] * 3), restore=restore)
     assert created == ["client-00"] * 2
 
 
-@pytest.mark.parametrize(("change", "outcomes"), [("created", ["restored", "succeeded"]), ("same", None)])
+@pytest.mark.parametrize(("change", "outcomes"), [("created", ["restored", "running", "succeeded"]), ("same", None)])
 async def test_a_function_that_was_never_heard_of_is_looked_after(change: Change, outcomes: list[str] | None) -> None:
     async def restore(_: str) -> Change:
         return change

@@ -1,0 +1,401 @@
+"""Calls of functions behind an OpenFaaS gateway: every status that it gives, and what the bridge makes of it."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from bridges import openfaas
+from bridges.errors import (
+    BadSettings,
+    FunctionGone,
+    InvocationFailed,
+    LostSight,
+    NotStarted,
+    PlatformDenied,
+    SecretMissing,
+)
+from bridges.openfaas import Settings
+from bridges.platform import Activation
+from broker import children, topics
+from broker.base import Broker
+from broker.messages import BlobRef
+from tests.integration.fakes import running, soon
+from tests.platforms.openfaas import Call
+from tests.platforms.openfaas_site import HANDLER, IMAGE, KEY, PASSWORD, ROOT, Site, site, task, write_code, write_vault
+
+UPDATE = "fl.updates.job.1.c-1.ATTEMPT"
+
+
+@pytest.fixture
+async def faas(tmp_path: Path) -> AsyncIterator[Site]:
+    """An OpenFaaS with one function, `c-1`."""
+    async with site(tmp_path) as found:
+        await found.deploy()
+        yield found
+
+
+def calls_of(faas: Site, name: str) -> list[Call]:
+    return [call for call in faas.gateway.calls if call.function == name and call.method == "POST"]
+
+
+async def test_a_function_that_is_done_has_succeeded(faas: Site) -> None:
+    [activation] = await faas.invoke()
+    call = calls_of(faas, "c-1")[-1]
+    assert activation == Activation(call.headers["X-Call-Id"], "succeeded", cold=True)
+    assert activation.id.startswith("job.1.c-1.1.")
+    assert call.path == "/"
+
+
+async def test_the_gateways_password_never_reaches_a_function(faas: Site) -> None:
+    await faas.invoke()
+    await faas.platform.list()
+    assert faas.gateway.calls
+    assert not [call for call in faas.gateway.calls if "Authorization" in call.headers]
+
+
+async def test_every_call_has_an_id_of_its_own(faas: Site) -> None:
+    first, second = await faas.invoke(), await faas.invoke()
+    assert first[0].id != second[0].id
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+async def test_a_function_that_reports_failure_has_failed_as_it_says(faas: Site, *, retryable: bool) -> None:
+    report = {"state": "failed", "reason": "BadShard: no data", "retryable": retryable}
+    with pytest.raises(InvocationFailed, match=r"^BadShard: no data$") as caught:
+        await faas.invoke(report=report)
+    assert caught.value.retryable is retryable
+    assert caught.value.activation.startswith("job.1.c-1.1.")
+
+
+async def test_a_function_that_raises_has_failed_and_may_be_called_again(faas: Site) -> None:
+    with pytest.raises(InvocationFailed, match=r"^c-1 raised \(500\)$") as caught:
+        await faas.invoke(do="raise")
+    assert type(caught.value) is InvocationFailed
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("fine", "its answer is no report"),
+        ("{}", "its answer is no report"),
+        ('{"id": "job.1.c-2", "state": "done"}', "it answers for another task"),
+        ('{"id": "job.1.c-1", "state": "training"}', "it answered that it is training"),
+        ("x" * 100_000, "an answer of more than 65536 bytes"),
+    ],
+)
+async def test_an_answer_that_is_no_report_of_the_end_is_a_failure(faas: Site, body: str, reason: str) -> None:
+    with pytest.raises(InvocationFailed, match=reason) as caught:
+        await faas.invoke(do="say", status=200, body=body)
+    assert type(caught.value) is InvocationFailed
+
+
+async def test_a_busy_function_did_not_start(faas: Site) -> None:
+    faas.gateway.refuse("c-1", 1)
+    with pytest.raises(NotStarted, match=r"no room for the call \(429\)"):
+        await faas.invoke()
+    assert await faas.invoke()
+
+
+async def test_more_calls_than_max_inflight_do_not_start(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        await faas.deploy(envVars={"max_inflight": "1"})
+        results = await asyncio.gather(faas.invoke(sleep=0.3), faas.invoke(sleep=0.3), return_exceptions=True)
+        assert {type(result) for result in results} == {list, NotStarted}
+
+
+async def test_a_cold_start_is_told_as_one(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        faas.gateway.provider.cold_s = 60.0
+        await faas.gateway.provider.deploy({"service": "c-1", "image": IMAGE})
+        with pytest.raises(NotStarted, match=r"cold start: the process of c-1 does not listen yet \(500\)"):
+            await faas.invoke()
+
+
+async def test_a_real_process_that_still_imports_is_a_cold_start(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    waiting = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"
+    async with site(tmp_path) as faas:
+        (tmp_path / "code" / "handler.py").write_text(waiting + HANDLER)
+        await faas.gateway.provider.deploy({"service": "c-1", "image": IMAGE})
+        with pytest.raises(NotStarted, match="cold start"):
+            await faas.invoke()
+        go.touch()
+        await faas.ready("c-1")
+        assert await faas.invoke()
+
+
+async def test_a_process_that_ends_in_the_middle_has_cost_an_attempt(faas: Site) -> None:
+    with pytest.raises(InvocationFailed, match=r"the process of c-1 ended while it worked \(500\)") as caught:
+        await faas.invoke(do="die", sleep=1.05)
+    assert type(caught.value) is InvocationFailed
+    assert caught.value.retryable
+
+
+async def test_a_function_that_outlives_its_time_is_out_of_sight_and_goes_on(tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    async with site(tmp_path) as faas:
+        await faas.deploy(envVars={"exec_timeout": "200ms"})
+        with pytest.raises(LostSight, match=r"outlived its exec_timeout .* \(504\)"):
+            await faas.invoke(sleep=0.6, note=str(note))
+        assert note.read_text() == "begun;"
+        await soon(lambda: note.read_text() == "begun;done;")
+
+
+async def test_a_gateway_that_gives_up_waiting_has_lost_sight(tmp_path: Path) -> None:
+    async with site(tmp_path, upstream_timeout_s=1.05) as faas:
+        await faas.deploy()
+        with pytest.raises(LostSight, match=r"upstream_timeout \(502\)"):
+            await faas.invoke(sleep=3.0)
+
+
+async def test_a_gateway_without_its_provider_starts_nothing(faas: Site) -> None:
+    faas.gateway.provider_away = True
+    with pytest.raises(NotStarted, match=r"does not reach its provider \(502\)"):
+        await faas.invoke()
+
+
+async def test_a_gateway_that_is_down_starts_nothing_and_comes_back(faas: Site) -> None:
+    await faas.gateway.down()
+    with pytest.raises(NotStarted, match="out of reach"):
+        await faas.invoke()
+    await faas.gateway.up()
+    assert await faas.invoke()
+
+
+async def test_a_connection_that_breaks_during_the_call_has_lost_sight(faas: Site, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+
+    async def breaks() -> None:
+        await soon(note.exists)
+        await faas.gateway.down()
+
+    with pytest.raises(LostSight, match="connection broke"):
+        await asyncio.gather(faas.invoke(sleep=0.5, note=str(note)), breaks())
+
+
+async def test_an_answer_that_takes_too_long_has_lost_sight(tmp_path: Path) -> None:
+    async with site(tmp_path, settings={"start_s": 0.1, "run_s": 0.2}) as faas:
+        await faas.deploy(envVars={"exec_timeout": "30s"})
+        faas.gateway.hang("c-1", 1)
+        with pytest.raises(LostSight, match=r"no answer of c-1 within 0\.3"):
+            await faas.invoke()
+
+
+@pytest.mark.parametrize("scale_from_zero", [True, False])
+async def test_a_function_that_was_deleted_is_gone(faas: Site, *, scale_from_zero: bool) -> None:
+    faas.gateway.scale_from_zero = scale_from_zero
+    await faas.gateway.vanish("c-1")
+    with pytest.raises(FunctionGone, match="404" if scale_from_zero else "503"):
+        await faas.invoke()
+
+
+async def test_a_function_without_a_replica_is_not_gone(faas: Site) -> None:
+    faas.gateway.provider.functions["c-1"].available_s = time.monotonic() + 60.0
+    with pytest.raises(NotStarted, match=r"c-1 has no endpoint \(503\)"):
+        await faas.invoke()
+
+
+async def test_a_function_that_refuses_the_signature_is_not_asked_again(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        faas.gateway.provider.secrets["k"] = b"another key"
+        await faas.deploy(secrets=["k"], envVars={"FEDKEEPER_KEY_FILE": "/var/openfaas/secrets/k"})
+        with pytest.raises(InvocationFailed, match=r"refuses the call's signature \(401\): .*`key`") as caught:
+            await faas.invoke()
+        assert not caught.value.retryable
+
+
+async def test_a_signed_call_is_accepted_with_the_same_key(tmp_path: Path) -> None:
+    async with site(tmp_path, settings={"key": "trigger-key"}) as faas:
+        faas.gateway.provider.secrets["k"] = KEY.encode()
+        await faas.deploy(secrets=["k"], envVars={"FEDKEEPER_KEY_FILE": "/var/openfaas/secrets/k"})
+        assert [each.state for each in await faas.invoke()] == ["succeeded"]
+        assert [each.state for each in await faas.invoke()] == ["succeeded"]
+
+
+@pytest.mark.parametrize("url", ["../system/functions", "c-1/x", "C-1", "a.b.c", "http://127.0.0.1/"])
+async def test_what_is_no_functions_name_is_never_called(tmp_path: Path, url: str) -> None:
+    async with site(tmp_path) as faas:
+        with pytest.raises(InvocationFailed, match="is no function's name") as caught:
+            await faas.invoke(task(url=url))
+        assert not caught.value.retryable
+        assert not faas.gateway.calls
+
+
+async def test_a_tasks_url_names_the_function(faas: Site) -> None:
+    await faas.invoke(task("client-77", url="c-1.openfaas-fn"))
+    assert len(calls_of(faas, "c-1.openfaas-fn")) == 1
+
+
+async def test_functions_are_called_in_the_bridges_own_namespace(tmp_path: Path) -> None:
+    async with site(tmp_path, settings={"namespace": "lab"}) as faas:
+        with pytest.raises(FunctionGone):
+            await faas.invoke()
+        assert len(calls_of(faas, "c-1.lab")) == 1
+
+
+@pytest.mark.parametrize("topic", ["fl.tasks.openfaas.c-9", "fl/tasks/+/c-9", "fl.tasks.openfaas.>", "x , fl/tasks/#"])
+async def test_a_function_of_others_serves_the_clients_that_it_is_annotated_with(tmp_path: Path, topic: str) -> None:
+    async with site(tmp_path, kind="faasd") as faas:
+        await faas.deploy("theirs", annotations={"topic": topic})
+        async with running(faas.platform.serve()):
+            await soon(lambda: faas.platform.connector.serving("fl.tasks.openfaas.c-9") is not None)
+            await faas.invoke(task("c-9"))
+        assert len(calls_of(faas, "theirs")) == 1
+
+
+async def test_a_function_that_watches_everything_serves_nobody(faas: Site) -> None:
+    await faas.deploy("theirs", annotations={"topic": "#"})
+    await faas.platform.connector.rebuild()
+    await faas.invoke()
+    assert len(calls_of(faas, "c-1")) == 1
+
+
+async def carried(bus: Broker, faas: Site, wanted: list[str]) -> list[Activation]:
+    """A round in which model and update travel with the call."""
+    model, state = task().model, BlobRef("fl.state.job.c-1.0.1", "cd" * 32, 5)
+    await bus.put(model.topic, b"model")
+    await bus.put(state.topic, b"state")
+    return await faas.invoke(task(state=state, told={"topics": wanted}), attempt=2)
+
+
+async def test_a_function_without_a_route_to_the_broker_gets_and_gives_all_with_the_call(tmp_path: Path) -> None:
+    wanted = [UPDATE, "fl.state.job.c-1.1.ATTEMPT"]
+    async with site(tmp_path, settings={"reply": "response", "key": "trigger-key"}) as faas:
+        await faas.deploy()
+        assert [each.state for each in await carried(faas.bus, faas, wanted)] == ["succeeded"]
+        update = await faas.bus.get(topics.update("job", 1, "c-1", 2))
+        state = await faas.bus.get(topics.optimizer_state("job", "c-1", 1, 2))
+    assert update is not None
+    assert update.payload == b"update of model"
+    assert state is not None
+    assert state.payload == b"state of state"
+
+
+async def test_a_model_of_many_megabytes_travels(tmp_path: Path) -> None:
+    model = b"\x00\xff" * (10 << 20)
+    async with site(tmp_path, settings={"reply": "response"}) as faas:
+        await faas.deploy()
+        one = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), told={"topics": [UPDATE]})
+        await faas.bus.put(one.model.topic, model)
+        await faas.invoke(one)
+        update = await faas.bus.get(topics.update("job", 1, "c-1", 1))
+    assert update is not None
+    assert update.payload == b"update of " + model
+
+
+async def test_a_function_without_a_route_to_the_broker_that_is_out_of_sight_has_failed(tmp_path: Path) -> None:
+    async with site(tmp_path, settings={"reply": "response", "start_s": 0.1, "run_s": 0.2}) as faas:
+        await faas.deploy()
+        faas.gateway.hang("c-1", 1)
+        with pytest.raises(InvocationFailed, match="no answer") as caught:
+            await carried(faas.bus, faas, [UPDATE])
+        assert type(caught.value) is InvocationFailed
+
+
+async def test_a_wrong_password_is_told_at_the_start_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(PlatformDenied, match="`username`, and the secret that `password` names") as caught:
+        async with site(tmp_path, secrets={"gateway": "wrong-one"}):
+            pass
+    assert "wrong-one" not in str(caught.value)
+
+
+async def test_a_gateway_that_is_down_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        await faas.gateway.down()
+        settings = Settings(gateway=faas.gateway.url, password="gateway")  # noqa: S106 (its name)
+        async with openfaas.opened(settings, write_vault(tmp_path / "other"), faas.bus) as platform:
+            await faas.gateway.up()
+            assert await platform.list() == []
+
+
+async def test_a_secret_that_is_missing_is_told_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SecretMissing, match="no-such"):
+        async with site(tmp_path, settings={"key": "no-such"}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"gateway": "http://admin:hunter2@127.0.0.1:1"}, "gateway"),
+        ({"gateway": "127.0.0.1:8080"}, "gateway"),
+        ({"gateway": "ftp://127.0.0.1"}, "gateway"),
+        ({"gateway": "http://127.0.0.1:port"}, "gateway"),
+        ({"ca_file": "/no/such/file.pem"}, "ca_file"),
+    ],
+)
+async def test_settings_that_can_not_be_used_are_told(tmp_path: Path, settings: dict[str, str], field: str) -> None:
+    with pytest.raises(BadSettings) as caught:
+        async with site(tmp_path, settings=settings):
+            pass
+    assert caught.value.field == field
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_the_emulator_asks_for_the_password_on_system_alone(faas: Site) -> None:
+    async with httpx.AsyncClient(base_url=faas.gateway.url) as http:
+        refused = await http.get("/system/functions")
+        assert (refused.status_code, refused.text) == (401, "invalid credentials")
+        assert refused.headers["WWW-Authenticate"] == 'Basic realm="Restricted"'
+        assert (await http.get("/system/functions", auth=("admin", PASSWORD))).status_code == 200
+        answer = await http.get("/function/c-1/healthz")
+        assert answer.text == "fine"
+        assert "X-Call-Id" in answer.headers
+        assert float(answer.headers["X-Duration-Seconds"]) > 0
+        own = await http.get("/function/c-1/healthz", headers={"X-Call-Id": "mine"})
+        assert "X-Call-Id" not in own.headers
+
+
+async def test_the_emulators_template_spoils_bytes_in_a_dict(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        (tmp_path / "code" / "handler.py").write_text('def handle(event, context):\n    return {"body": event.body}\n')
+        await faas.deploy()
+        async with httpx.AsyncClient(base_url=faas.gateway.url) as http:
+            assert (await http.post("/function/c-1", content=b"\x00a")).text == "b'\\x00a'"
+
+
+async def test_the_emulator_is_a_program_that_ends_with_its_functions(tmp_path: Path) -> None:
+    code = write_code(tmp_path / "code", "import os\ndef handle(event, context):\n    return str(os.getpid())\n")
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.platforms.openfaas", "--image", f"x={code}"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+        preexec_fn=children.dying_with_us(signal.SIGKILL),
+    )
+    assert program.stdout is not None
+    word, url = (await asyncio.wait_for(program.stdout.readline(), 20.0)).decode().split()
+    async with httpx.AsyncClient(base_url=url) as http:
+        assert (await http.post("/system/functions", json={"service": "f", "image": "x"})).status_code == 202
+        pid = await first_answer(http, "/function/f")
+    program.terminate()
+    assert (word, await asyncio.wait_for(program.wait(), 20.0)) == ("ready", 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+async def first_answer(http: httpx.AsyncClient, path: str) -> str:
+    async with asyncio.timeout(20.0):
+        while True:
+            answer = await http.get(path)
+            if answer.is_success:
+                return answer.text
+            await asyncio.sleep(0.02)
+
+
+def test_the_shipped_configuration_shows_the_defaults() -> None:
+    lines = (ROOT / "configs" / "bridges" / "openfaas.toml").read_text().splitlines()
+    msgspec.convert(tomllib.loads("\n".join(lines)), Settings)
+    shown = tomllib.loads("\n".join(line[2:] for line in lines if re.match(r"# \w+ = ", line)))
+    assert msgspec.convert(shown, Settings) == Settings()
+    assert {*shown, "gateway", "password", "key"} == set(Settings.__struct_fields__)

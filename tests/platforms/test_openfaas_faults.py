@@ -1,0 +1,204 @@
+"""What goes wrong with OpenFaaS and its functions: each round is completed, and every client counted once."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridges import openfaas
+from bridges.openfaas import Settings
+from bridges.platform import Host
+from bridges.vault import Vault
+from broker import topics
+from broker.base import Broker
+from broker.embedded import NatsServer
+from broker.progress import ClientFailed, ClientRefused, ClientRestored, UpdateCounted
+from server import invitations
+from server.strategy import FedAvg
+from tests.e2e.program import Program, run, soon
+from tests.platforms import rounds
+from tests.platforms.openfaas import Gateway, running
+from tests.platforms.openfaas_site import KEY, PASSWORD, write_vault
+from tests.platforms.rounds import IMAGE, Rounds
+
+
+@pytest.fixture
+async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
+    """A system that trains on an emulated OpenFaaS, which no bridge leads to yet."""
+    async with rounds.rounds(nats_server, tmp_path) as system:
+        write_vault(tmp_path / "vault")
+        async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
+            yield system, gateway
+
+
+def settings(gateway: Gateway, **changes: Any) -> Settings:
+    usual = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 30.0}
+    return Settings(**{**usual, **changes})
+
+
+@contextlib.asynccontextmanager
+async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes: Any) -> AsyncIterator[list[str]]:
+    """A bridge, and so many clients deployed through it; yields their ids."""
+    async with host(gateway, system.bus, system.folder, **changes) as platform, system.bridge(platform):
+        yield await system.deploy(system.file("openfaas", clients, image=IMAGE, key="trigger-key"))
+
+
+@contextlib.asynccontextmanager
+async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[Host]:
+    async with openfaas.opened(settings(gateway, **changes), Vault(folder / "vault"), bus) as platform:
+        yield platform
+
+
+def counted_once(system: Rounds, clients: list[str]) -> None:
+    assert sorted(event.client for event in system.all(UpdateCounted)) == clients
+
+
+async def test_a_gateway_that_is_down_and_comes_back(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        await gateway.down()
+
+        async def back() -> None:
+            await asyncio.sleep(10)
+            await gateway.up()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(back())
+            completed = await system.train(3)
+    assert completed.split.round_s > 9
+    assert "out of reach" in system.all(ClientRefused, client=clients[0])[0].reason
+    assert not system.all(ClientFailed), "a platform that is away costs no attempt"
+    counted_once(system, clients)
+
+
+async def test_a_bridge_that_starts_while_its_gateway_is_down(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway, clients=1) as clients:
+        pass
+    await gateway.down()
+    async with host(gateway, system.bus, system.folder) as platform, system.bridge(platform):
+        async with asyncio.TaskGroup() as group:
+            training = group.create_task(system.train(1))
+            await asyncio.sleep(1)
+            await gateway.up()
+        assert training.result().counted == tuple(clients)
+
+
+async def test_a_storm_of_refusals(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        for client in clients:
+            gateway.refuse(client, 2)
+        await system.train(3)
+    for client in clients:
+        assert "429" in system.one(ClientRefused, client=client).reason
+        assert sum(call.function == client and call.method == "POST" for call in gateway.calls) == 3
+    assert not system.all(ClientFailed)
+    counted_once(system, clients)
+
+
+async def test_a_gateway_that_hangs_past_its_timeout(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        gateway.hang(clients[0], 1)
+        gateway.upstream_timeout_s = 3.0
+        await system.train(3)
+    failed = system.all(ClientFailed, client=clients[0])
+    assert failed or system.trainings(clients[0]) == 1, "it is asked again, or the function is heard"
+    counted_once(system, clients)
+
+
+async def test_a_function_that_raises_once(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        system.misbehave(clients[1], "raise once")
+        await system.train(3)
+    failed = system.one(ClientFailed)
+    assert (failed.client, failed.attempt, failed.final) == (clients[1], 1, False)
+    assert "out of memory" in failed.reason
+    assert system.one(UpdateCounted, client=clients[1]).attempt == 2
+    counted_once(system, clients)
+
+
+async def test_a_function_that_always_crashes(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        system.misbehave(clients[2], "crash")
+        completed = await system.train(3, quorum=0.6, max_attempts=2, grace_s=50.0)
+    assert completed.missing == (clients[2],)
+    assert [event.final for event in system.all(ClientFailed, client=clients[2])] == [False, True]
+    async with asyncio.timeout(10), system.bus.subscribe(topics.dead("openfaas", clients[2])) as letters:
+        assert clients[2].encode() in await (await anext(letters)).read()
+    counted_once(system, clients[:2])
+
+
+async def test_a_function_that_was_deleted_behind_our_back(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway) as clients:
+        await gateway.vanish(clients[0])
+        await system.train(3)
+    assert system.one(ClientRestored).client == clients[0]
+    counted_once(system, clients)
+
+
+async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    async with bridged(system, gateway, clients=1) as clients:
+        async with asyncio.TaskGroup() as group:
+            training = group.create_task(system.train(1))
+            async with host(gateway, system.bus, system.folder) as second:
+                await _invoked_by(second, system)
+        assert training.result().counted == tuple(clients)
+    assert system.trainings(clients[0]) == 1
+    counted_once(system, clients)
+
+
+async def _invoked_by(second: Host, system: Rounds) -> None:
+    """The open round's task, handed to its function by somebody else too."""
+    async with asyncio.timeout(rounds.WITHIN_S):
+        async for said in system.fabric.watch():
+            if said.event.what == "round.opened":
+                record = await system.fabric.job(said.job)
+                task = invitations.task_for(record.cohort[0], record, FedAvg())
+                assert [activation.state async for activation in second.invoke(task, 1)] == ["succeeded"]
+                return
+
+
+async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    file = system.folder / "bridge.toml"
+    vault = f'secrets = "{system.folder / "vault"}"'
+    file.write_text(f'{vault}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
+    command = ("bridge", "openfaas", "--config", str(file), "--url", system.url)
+    first = await Program(*command, cwd=system.folder).start()
+    clients = await system.deploy(system.file("openfaas", 5, image=IMAGE, key="trigger-key"))
+    for client in clients:
+        system.misbehave(client, "slow")
+    async with asyncio.TaskGroup() as group:
+        training = group.create_task(system.train(5))
+        await soon(lambda: all(system.trainings(client) for client in clients), within_s=30)
+        first.send(signal.SIGKILL)
+        await first.ends()
+        again = await Program(*command, cwd=system.folder).start()
+    assert training.result().counted == tuple(clients)
+    again.send(signal.SIGTERM)
+    await again.ends()
+    assert [system.trainings(client) for client in clients] == [1] * 5, "what trains already is waited for"
+    counted_once(system, clients)
+
+
+async def test_wrong_credentials_end_the_bridge_at_once(site: tuple[Rounds, Gateway]) -> None:
+    system, gateway = site
+    (system.folder / "vault" / "gateway").write_text("wrong")
+    file = system.folder / "bridge.toml"
+    file.write_text(f'secrets = "{system.folder / "vault"}"\ngateway = "{gateway.url}"\npassword = "gateway"\n')
+    code, output = await run("bridge", "openfaas", "--config", str(file), "--url", system.url, cwd=system.folder)
+    assert code == 1
+    assert "refuses the credentials" in output
+    assert "wrong" not in output
+    assert "Traceback" not in output
+    assert KEY not in output

@@ -1,0 +1,62 @@
+"""What every answer of an OpenFaaS gateway means for a call."""
+
+import pytest
+
+from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
+from bridges.openfaas_answers import AT_ONCE_S, Answer, failure
+
+WATCHDOG, PROXY, MIDDLEWARE = "of-watchdog", "proxy", "faas-middleware"
+NO_ENDPOINT = b"No endpoints available for: c-1."
+
+
+def answer(status: int, internal: str = "", body: bytes = b"", took_s: float = 0.0) -> Answer:
+    return Answer(status, internal, body, took_s)
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_success_is_no_failure(status: int) -> None:
+    assert failure(answer(status, took_s=99.0), "c-1") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "retryable"),
+    [
+        (answer(404, "", b"error finding function c-1.openfaas-fn: not found"), FunctionGone, True),
+        (answer(503, PROXY, NO_ENDPOINT), FunctionGone, True),
+        (answer(503), NotStarted, True),
+        (answer(429, MIDDLEWARE), NotStarted, True),
+        (answer(429), NotStarted, True),
+        (answer(502), NotStarted, True),
+        (answer(502, took_s=AT_ONCE_S), LostSight, True),
+        (answer(504, WATCHDOG, took_s=300.0), LostSight, True),
+        (answer(504), LostSight, True),
+        (answer(500, WATCHDOG), NotStarted, True),
+        (answer(500, PROXY), NotStarted, True),
+        (answer(500, WATCHDOG, took_s=AT_ONCE_S), InvocationFailed, True),
+        (answer(400, PROXY), NotStarted, True),
+        (answer(500, "", b"<html>Internal Server Error</html>", 20.0), InvocationFailed, True),
+        (answer(401), InvocationFailed, False),
+        (answer(404, "", b"404 page not found"), InvocationFailed, False),
+        (answer(413), InvocationFailed, False),
+        (answer(302), InvocationFailed, False),
+    ],
+)
+def test_a_failure_is_of_its_kind(given: Answer, kind: type[InvocationFailed], *, retryable: bool) -> None:
+    found = failure(given, "c-1")
+    assert type(found) is kind
+    assert found.retryable is retryable
+    assert str(given.status) in found.reason
+
+
+def test_a_cold_start_is_told_apart_from_a_busy_function() -> None:
+    reasons = [failure(given, "c-1") for given in (answer(500, WATCHDOG), answer(429, MIDDLEWARE), answer(500, PROXY))]
+    assert [str(reason) for reason in reasons] == [
+        "cold start: the process of c-1 does not listen yet (500)",
+        "c-1 has no room for the call (429)",
+        "proxy does not reach c-1 (500)",
+    ]
+
+
+def test_an_answers_text_is_one_short_line() -> None:
+    assert answer(400, body=b"  no\r\n such \xff image ").text == "no such \N{REPLACEMENT CHARACTER} image"
+    assert len(answer(400, body=b"x" * 100_000).text) == 300
