@@ -7,4 +7,15 @@ from bridges.run import Invoker, Patience
 from bridges.runner import Runner
 from bridges.vault import Vault
 
-__all__ = ["Activation", "Connecting", "Host", "Invoker", "Lifecycle", "Pace", "Patience", "Platform", "Runner", "Vault"]
+__all__ = [
+    "Activation",
+    "Connecting",
+    "Host",
+    "Invoker",
+    "Lifecycle",
+    "Pace",
+    "Patience",
+    "Platform",
+    "Runner",
+    "Vault",
+]

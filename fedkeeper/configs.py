@@ -1,10 +1,14 @@
 """Finds job files: by path, or by the name of one that comes with FedKeeper."""
 
 from pathlib import Path
+from typing import Final
 
 from broker import job
 from broker.job import Job
 from fedkeeper.errors import Missing
+
+FABRICS: Final = "fabric-"
+"""What the names of fabric files begin with, among the files that come with FedKeeper."""
 
 
 def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
@@ -39,7 +43,8 @@ def find(file: str) -> Path:
     found = next((candidate for candidate in shipped if candidate.is_file()), None)
     if found is None:
         known = sorted({known.stem for folder in _folders() for known in folder.glob("*.toml")})
-        raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(known)}")
+        jobs = [name for name in known if not name.startswith(FABRICS)]
+        raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(jobs)}")
     return found
 
 

@@ -10,8 +10,8 @@ import pytest
 import structlog
 
 import broker
-from bridges.connector import MAX_ATTEMPTS, Connector
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway
+from bridges.openfaas.connector import MAX_ATTEMPTS, Connector
 from broker import topics
 from broker.base import Broker
 from broker.embedded import NatsServer

@@ -15,7 +15,6 @@ from google.auth import exceptions as auth
 from google.auth.credentials import Credentials
 from structlog.testing import capture_logs
 
-from bridges import gcf_topics
 from bridges.errors import (
     BadSettings,
     FunctionGone,
@@ -25,7 +24,8 @@ from bridges.errors import (
     PlatformDenied,
     PlatformFailed,
 )
-from bridges.gcf import Settings, event_bytes
+from bridges.gcf import topics as gcf_topics
+from bridges.gcf.adapter import Settings, event_bytes
 from broker import work
 from tests.platforms.gcf_fabric import Cloud
 from tests.platforms.gcf_site import archive, bridge, function, published, running, settings, task

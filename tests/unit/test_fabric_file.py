@@ -1,5 +1,6 @@
 """Fabric files: what they say, and what is said of their mistakes."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,12 @@ def test_mistakes_are_said(tmp_path: Path, change: tuple[str, str], said: str) -
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadFabric, match="can be read"):
         fabric_file.read(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "homes"),
+    [("paper", {"openfaas": 3, "openwhisk": 7, "gcf": 90}), ("dev", {"openfaas": 3, "openwhisk": 3, "gcf": 4})],
+)
+def test_the_fabrics_that_come_with_fedkeeper(name: str, homes: dict[str, int]) -> None:
+    fabric = fabric_file.read(Path(__file__).parents[2] / "configs" / f"fabric-{name}.toml")
+    assert Counter(platform for _, platform in fabric_file.homes(fabric)) == homes

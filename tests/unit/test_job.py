@@ -16,7 +16,8 @@ from broker import job
 from broker.errors import JobError
 from broker.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+FILES = (Path(__file__).parents[2] / "configs").glob("*.toml")
+CONFIGS = sorted(path for path in FILES if not path.stem.startswith("fabric-"))
 
 WHOLE_1, WHOLE_0 = "expected a whole number >= 1", "expected a whole number >= 0"
 POSITIVE, NOT_NEGATIVE = "expected a number > 0", "expected a number >= 0"

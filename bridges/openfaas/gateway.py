@@ -13,7 +13,7 @@ import httpx
 import msgspec
 
 from bridges.errors import InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformDenied, PlatformFailed
-from bridges.openfaas_answers import Answer
+from bridges.openfaas.answers import Answer
 
 CONNECT_S: Final = 5.0
 WRITE_S: Final = 60.0

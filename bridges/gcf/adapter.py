@@ -9,12 +9,12 @@ import httpx
 import msgspec
 import structlog
 
-from bridges import gcf_topics
 from bridges.errors import FunctionGone, InvocationFailed, PlatformAway
-from bridges.gcf_functions import Functions
-from bridges.gcf_rest import Rest, credentials_of
-from bridges.gcf_settings import Settings, is_emulated
-from bridges.gcf_topics import Topics, invoking
+from bridges.gcf import topics as gcf_topics
+from bridges.gcf.functions import Functions
+from bridges.gcf.rest import Rest, credentials_of
+from bridges.gcf.settings import Settings, is_emulated
+from bridges.gcf.topics import Topics, invoking
 from bridges.platform import Activation, Host
 from bridges.vault import Vault
 from broker.base import Broker

@@ -7,7 +7,7 @@ import msgspec
 
 from bridges.annotations import DIGEST, FABRIC
 from bridges.errors import PlatformFailed
-from bridges.openfaas_answers import NAME
+from bridges.openfaas.answers import NAME
 from broker.fabric import Function
 
 NAMESPACE: Final = "openfaas-fn"

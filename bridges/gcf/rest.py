@@ -16,7 +16,7 @@ import httpx
 import structlog
 
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
-from bridges.gcf_settings import Settings
+from bridges.gcf.settings import Settings
 
 log = structlog.get_logger(__name__)
 

@@ -16,13 +16,13 @@ import httpx
 import msgspec
 import structlog
 
-from bridges.carrier import Carrier, report_of
-from bridges.connector import Connector
 from bridges.errors import BadSettings, FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway
-from bridges.openfaas_answers import NAME, Answer, failure
-from bridges.openfaas_deployment import NAMESPACE
-from bridges.openfaas_functions import Functions
-from bridges.openfaas_gateway import Gateway, connected
+from bridges.openfaas.answers import NAME, Answer, failure
+from bridges.openfaas.carrier import Carrier, report_of
+from bridges.openfaas.connector import Connector
+from bridges.openfaas.deployment import NAMESPACE
+from bridges.openfaas.functions import Functions
+from bridges.openfaas.gateway import Gateway, connected
 from bridges.platform import Activation, Host
 from bridges.vault import Vault
 from broker import parcel, signature, topics

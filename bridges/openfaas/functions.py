@@ -11,9 +11,9 @@ import msgspec
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformFailed
-from bridges.openfaas_answers import NAME, Answer, failure
-from bridges.openfaas_deployment import Deployment, deployment, secret_names
-from bridges.openfaas_gateway import Gateway
+from bridges.openfaas.answers import NAME, Answer, failure
+from bridges.openfaas.deployment import Deployment, deployment, secret_names
+from bridges.openfaas.gateway import Gateway
 from bridges.vault import Vault
 from broker.fabric import Change, Deployed, Function
 

@@ -6,9 +6,9 @@ from typing import Any, Final
 import msgspec
 
 from bridges.errors import PlatformFailed
-from bridges.gcf_rest import Rest
-from bridges.gcf_settings import Settings
-from bridges.gcf_topics import Topics, managing
+from bridges.gcf.rest import Rest
+from bridges.gcf.settings import Settings
+from bridges.gcf.topics import Topics, managing
 from bridges.vault import variable
 from broker.fabric import Change, Deployed, Function
 

@@ -17,7 +17,7 @@ from google.pubsub_v1 import PublisherAsyncClient
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, PlatformAway, PlatformDenied, PlatformFailed
-from bridges.gcf_settings import EMULATOR, Settings
+from bridges.gcf.settings import EMULATOR, Settings
 
 AWAY: Final = (
     exceptions.RetryError,

@@ -19,7 +19,6 @@ import msgspec
 import structlog
 from msgspec import Meta
 
-from bridges import openwhisk_records
 from bridges.errors import (
     BadSettings,
     FunctionGone,
@@ -29,8 +28,9 @@ from bridges.errors import (
     PlatformAway,
     PlatformFailed,
 )
-from bridges.openwhisk_functions import Functions, error_of, trigger_of
-from bridges.openwhisk_records import Record
+from bridges.openwhisk import records
+from bridges.openwhisk.functions import Functions, error_of, trigger_of
+from bridges.openwhisk.records import Record
 from bridges.platform import Activation, Host
 from bridges.vault import Vault
 from broker import backoff
@@ -140,7 +140,7 @@ class OpenWhisk(Functions):
         activation = await self._accepted(task, body)
         yield Activation(activation, "accepted")
         record = await self._record(activation, self.run_s)
-        openwhisk_records.raise_for_failure(record, task, activation)
+        records.raise_for_failure(record, task, activation)
         yield Activation(activation, "succeeded", record.cold)
 
     async def _accepted(self, task: RoundTask, body: bytes) -> str:
@@ -149,7 +149,7 @@ class OpenWhisk(Functions):
             return await self._post(f"actions/{_quoted(task.url or task.client_id)}?blocking=false", body)
         fire = await self._post(f"triggers/{_quoted(task.url or trigger_of(task.client_id))}", body)
         record = await self._record(fire, self.settings.settle_s)
-        return openwhisk_records.run_of(record, task.client_id, fire)
+        return records.run_of(record, task.client_id, fire)
 
     async def _post(self, path: str, body: bytes) -> str:
         """Send a trigger; the id of the activation that it became."""
@@ -209,7 +209,7 @@ class OpenWhisk(Functions):
             return None
         except PlatformFailed as exc:
             raise LostSight(str(exc), activation=activation) from exc
-        return None if content is None else openwhisk_records.decoded(content, activation)
+        return None if content is None else records.decoded(content, activation)
 
     async def learn_limits(self) -> None:
         """Ask for the namespace's limits. A platform that does not tell has none; one that is away is asked again.
