@@ -4,6 +4,9 @@ import logging
 import sys
 
 import structlog
+from structlog.dev import ConsoleRenderer, plain_traceback
+from structlog.processors import ExceptionRenderer, JSONRenderer
+from structlog.tracebacks import ExceptionDictTransformer
 
 
 def configure(*, verbose: bool = False, quiet: bool = False) -> None:
@@ -14,15 +17,18 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
         quiet: warnings and errors only; for commands that show something better.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    last: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    # A traceback shows no variables: they may hold a password, a token, or a client's data.
+    traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
+    last: structlog.typing.Processor = JSONRenderer()
     if sys.stderr.isatty():
-        last = structlog.dev.ConsoleRenderer()
+        traceback = _as_it_is
+        last = ConsoleRenderer(exception_formatter=plain_traceback)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if not sys.stderr.isatty() else _as_it_is,
+            traceback,
             last,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

@@ -62,10 +62,14 @@ async def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
         yield made
 
 
+def model_ref(blob: bytes) -> BlobRef:
+    digest = hashlib.sha256(blob).hexdigest()
+    return BlobRef(topics.model("job", digest), digest, len(blob))
+
+
 async def published_model(bus: Broker, model: Model = SMALL, seed: int = 1) -> BlobRef:
     blob, _ = tensors.initial(model, seed)
-    digest = hashlib.sha256(blob).hexdigest()
-    ref = BlobRef(topics.model("job", digest), digest, len(blob))
+    ref = model_ref(blob)
     await Broker.put(bus, ref.topic, blob)
     return ref
 

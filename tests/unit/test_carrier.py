@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 import broker
-from bridges.carrier import Carrier
 from bridges.errors import InvocationFailed
+from bridges.openfaas.carrier import Carrier
 from broker import parcel, topics, work
 from broker.base import Broker
 from broker.job import Model, Training

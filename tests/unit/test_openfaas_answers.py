@@ -3,7 +3,7 @@
 import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
-from bridges.openfaas_answers import AT_ONCE_S, Answer, failure
+from bridges.openfaas.answers import AT_ONCE_S, Answer, failure
 
 WATCHDOG, PROXY, MIDDLEWARE = "of-watchdog", "proxy", "faas-middleware"
 NO_ENDPOINT = b"No endpoints available for: c-1."

@@ -17,6 +17,7 @@ HIDDEN = "s3cret"
         ("nats://host:4333/", BrokerUrl("nats", "host", 4333)),
         ("nats://u:p%40ss@host", BrokerUrl("nats", "host", 4222, "u", "p@ss")),
         ("nats://u@host?password_file=/a/b", BrokerUrl("nats", "host", 4222, "u", None, Path("/a/b"))),
+        ("nats://u@host?password_env=PW", BrokerUrl("nats", "host", 4222, "u", password_env="PW")),  # noqa: S106
         ("tls://host?ca_file=ca.pem", BrokerUrl("tls", "host", 4222, ca_file=Path("ca.pem"))),
         ("nats://[::1]:4333", BrokerUrl("nats", "::1", 4333)),
     ],
@@ -42,6 +43,11 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
         ("nats://u@host", "without a password"),
         ("nats://host?password_file=/a", "without a user"),
         ("nats://u:p@host?password_file=/a", "give one of"),
+        ("nats://host?password_env=PW", "without a user"),
+        ("nats://u@host?password_env=", "'password_env'"),
+        ("nats://u:p@host?password_env=PW", "give one of"),
+        ("nats://u@host?password_env=PW&password_file=/a", "give one of"),
+        ("memory://a?password_env=PW", "a name"),
         ("nats://host?ca_file=/a", "not encrypted"),
         ("nats://[::1", "unreadable"),
     ],
@@ -59,6 +65,7 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
         f"nats://u:{HIDDEN}@host:99999",
         f"nats://u:{HIDDEN}@host/path",
         f"nats://u:{HIDDEN}@host?password_file=/a",
+        f"nats://u:{HIDDEN}@host?password_env=PW",
         f"nats://:{HIDDEN}@host",
         f"mqtt://u:{HIDDEN}@host",
         f"memory://u:{HIDDEN}@host",
@@ -91,3 +98,18 @@ def test_the_password_is_read_from_its_file_when_it_is_wanted(tmp_path: Path) ->
         url.secret()
     path.write_text(f"{HIDDEN}\n", encoding="utf-8")
     assert url.secret() == HIDDEN
+
+
+def test_the_password_is_read_from_the_environment_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = BrokerUrl.parse("tls://u@host?password_env=BROKER_PASSWORD&ca_file=ca.pem")
+    assert str(url) == "tls://u@host:4222?ca_file=ca.pem&password_env=BROKER_PASSWORD"
+    assert BrokerUrl.parse(str(url)) == url
+    monkeypatch.delenv("BROKER_PASSWORD", raising=False)
+    with pytest.raises(BadUrl, match="BROKER_PASSWORD"):
+        url.secret()
+    monkeypatch.setenv("BROKER_PASSWORD", "")
+    with pytest.raises(BadUrl, match="no password in the environment's BROKER_PASSWORD"):
+        url.secret()
+    monkeypatch.setenv("BROKER_PASSWORD", HIDDEN)
+    assert url.secret() == HIDDEN
+    assert HIDDEN not in f"{url} {url!r} {url.address}"

@@ -1,0 +1,1 @@
+"""The source archive of Google Cloud Functions."""

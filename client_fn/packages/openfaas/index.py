@@ -1,0 +1,45 @@
+"""Serves handler.py over HTTP to the of-watchdog in the same container, as the template python3-http does."""
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+import waitress
+from flask import Flask, request
+from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import Headers
+
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+THREADS: Final = 8
+"""More than the watchdog's `max_inflight` lets through, so that the health check is answered during a training."""
+
+app = Flask(__name__)
+handler = importlib.import_module("handler")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One request."""
+
+    body: bytes
+    headers: Headers
+    method: str
+    path: str
+
+
+@app.route("/", defaults={"_": ""}, methods=METHODS)
+@app.route("/<path:_>", methods=METHODS)
+def call(_: str) -> ResponseReturnValue:
+    """Hand a request to the handler."""
+    event = Event(request.get_data(), request.headers, request.method, request.path)
+    response: ResponseReturnValue = handler.handle(event, None)
+    return response
+
+
+if __name__ == "__main__":
+    # The watchdog knows us by this variable, and leaves it to us.
+    upstream = urlsplit(os.environ.get("upstream_url", "http://127.0.0.1:5000"))  # noqa: SIM112 (the watchdog's name)
+    waitress.serve(app, host=upstream.hostname, port=upstream.port, threads=THREADS)
