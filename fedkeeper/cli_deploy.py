@@ -9,6 +9,7 @@ from broker import logs
 from client_fn import package as packages
 from fedkeeper import deploy as deploying
 from fedkeeper import fabric_file, running
+from fedkeeper.errors import BadOption
 from fedkeeper.fabric_file import FabricFile
 from fedkeeper.options import DataDir, Url, url_of
 from fedkeeper.plan import Step
@@ -55,4 +56,7 @@ def package(
 ) -> None:
     """Write the archive of the function for a platform."""
     logs.configure(quiet=True)
-    typer.echo(packages.write(platform, out))
+    try:
+        typer.echo(packages.write(platform, out))
+    except OSError as exc:
+        raise BadOption(f"--out {out}: {exc.strerror}") from exc

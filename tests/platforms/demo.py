@@ -41,10 +41,12 @@ class Fabric:
     Attributes:
         folder: of everything; new.
         start_s: how long a function may take to start.
+        instances: how many of Cloud Functions' may live at once; one takes 300 MB.
     """
 
     folder: Path
     start_s: float = 120.0
+    instances: int = 20
 
     @contextlib.asynccontextmanager
     async def up(self, console: Console) -> AsyncIterator[str]:
@@ -77,7 +79,7 @@ class Fabric:
         return [
             self._emulator("openfaas", "--image", image, "--password-file", str(password)),
             self._emulator("openwhisk", "--auth", key, "--per-minute", "600", "--memory", "2048"),
-            self._emulator("gcf_fabric"),
+            self._emulator("gcf_fabric", "--most", str(self.instances)),
         ]
 
     def _emulator(self, name: str, *options: str) -> AbstractAsyncContextManager[str]:
@@ -88,7 +90,7 @@ class Fabric:
         files = {
             "openfaas": f'{folder}gateway = "{gateway}"\npassword = "gateway"\nkey = "trigger-key"\n',
             "openwhisk": f'{folder}host = "{whisk}"\nauth = "whisk"\n',
-            "gcf": f'{folder}project = "fedkeeper-demo"\nlocation = "local"\napi = "{functions}"\n',
+            "gcf": f'{folder}project = "fedkeeper-demo"\napi = "{functions}"\nconcurrency = {self.instances}\n',
         }
         for kind, text in files.items():
             (self.folder / f"{kind}.toml").write_text(text)
