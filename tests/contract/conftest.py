@@ -16,7 +16,7 @@ HASTE_S = 0.8
 Connect = Callable[[], AbstractAsyncContextManager[Broker]]
 
 
-@pytest.fixture(params=["memory_url", "nats_url"])
+@pytest.fixture(params=["memory_url", "nats_url", "mosquitto_url"])
 def url(request: pytest.FixtureRequest) -> str:
     """The broker under test."""
     address: str = request.getfixturevalue(request.param)
