@@ -22,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge
-from broker.mqtt_errors import OldProtocol, check, check_connected, mapped_connect, mapped_files
+from broker.mqtt_errors import CutOff, OldProtocol, check, check_connected, mapped_connect, mapped_files
 from broker.url import BrokerUrl
 
 CONNECT_S: Final = 5.0
@@ -38,6 +38,9 @@ PACKET_BYTES: Final = 4 << 20
 
 HEADROOM_BYTES: Final = 4 << 10
 """Room for the topic and the properties, which count as a part of the packet."""
+
+SUSPECT_BYTES: Final = 64 << 10
+"""A connection that ends while so much is sent may have ended because of it."""
 
 SEND_BUFFER_BYTES: Final = 1 << 20
 
@@ -152,6 +155,7 @@ class Client:
         Raises:
             Denied: we may not; MQTT 3.1.1 does not tell.
             PayloadTooLarge: the broker takes no such message.
+            CutOff: the connection ended meanwhile, maybe because the broker takes no such message.
             Disconnected: the connection ended, or no answer came in time.
         """
         if len(payload) > self.max_message_bytes:
@@ -160,7 +164,12 @@ class Client:
         async with self._in_flight:
             self._check_up()
             info = self._paho.publish(topic, payload, qos=1, retain=retain, properties=properties)
-            [reason] = await self._answer("publish", topic, info.rc, info.mid)
+            try:
+                [reason] = await self._answer("publish", topic, info.rc, info.mid)
+            except Disconnected as exc:
+                if self.lost.is_set() and len(payload) > SUSPECT_BYTES:
+                    raise CutOff(topic, len(payload), self.reason) from exc
+                raise
         check(topic, reason, len(payload))
 
     async def subscribe(self, filters: Sequence[str], *, qos: int, retained: bool) -> None:

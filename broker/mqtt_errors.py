@@ -23,6 +23,15 @@ class OldProtocol(BrokerError):
     """Raised inside the MQTT backend by a broker that does not speak MQTT 5."""
 
 
+class CutOff(Disconnected):
+    """Raised inside the MQTT backend when the connection ended while a message of some size was under way."""
+
+    def __init__(self, topic: str, size: int, reason: str) -> None:
+        super().__init__(f"{topic}: the connection ended while {size} bytes were sent: {reason}")
+        self.topic = topic
+        self.size = size
+
+
 def check(topic: str, reason: ReasonCode, size: int | None = None) -> None:
     """Raise what a broker's answer means.
 

@@ -38,7 +38,6 @@ class Intake:
         self._session = f"fedkeeper-{durable}"
         self._names = names
         self._family = family_of(topic_filter)
-        self._queue: asyncio.Queue[Message] = asyncio.Queue()
         self._waiting: dict[str, tuple[str, bytes]] = {}
         self._order: deque[str] = deque()
         self.opened = asyncio.Event()
@@ -68,20 +67,20 @@ class Intake:
 
     async def _served(self) -> bool:
         """Serve one connection; True if another one has taken the session over."""
+        # One for each connection: what was not acknowledged comes again with the next.
+        queue: asyncio.Queue[Message] = asyncio.Queue()
         session = mqtt_client.opened(
             self._link.address,
             self._session,
             version=self._link.version,
-            receive=self._queue.put_nowait,
+            receive=queue.put_nowait,
             session_s=self._family.max_age_s,
         )
-        # What was not acknowledged comes again with the next connection.
-        self._queue = asyncio.Queue()
         async with session as client:
             await client.subscribe([mqtt_topics.mqtt(self._filter)], qos=1, retained=True)
             self.opened.set()
             async with task_group() as group:
-                taking = group.create_task(self._take_all(client), name=f"mqtt intake of {self._filter}")
+                taking = group.create_task(self._take_all(client, queue), name=f"mqtt intake of {self._filter}")
                 await client.lost.wait()
                 taking.cancel()
         if SESSION_TAKEN in client.reason:
@@ -89,9 +88,9 @@ class Intake:
             return True
         return False
 
-    async def _take_all(self, client: Client) -> None:
+    async def _take_all(self, client: Client, queue: asyncio.Queue[Message]) -> None:
         while True:
-            message = await self._queue.get()
+            message = await queue.get()
             topic = mqtt_topics.bare(self._filter, message.topic)
             if topic is not None and message.payload:
                 await self._keep(topic, message)

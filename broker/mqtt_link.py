@@ -14,14 +14,18 @@ from paho.mqtt.client import topic_matches_sub
 
 from broker import backoff, mqtt_client
 from broker.concurrency import task_group
-from broker.errors import BrokerError, Disconnected
+from broker.errors import BrokerError, Disconnected, PayloadTooLarge
 from broker.mqtt_client import Client, Message, Receive
+from broker.mqtt_errors import CutOff
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
 
 CALL_S: Final = 30.0
 """Whatever a caller wants of the broker is done by then, or has failed. A broker that crashed is back before."""
+
+MOST_CUTS: Final = 3
+"""Connections that may end because of one message."""
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
@@ -219,14 +223,19 @@ class Link:
 
         Raises:
             Disconnected: it did not work in time.
+            PayloadTooLarge: the connection ended again and again while a large message was sent.
             BrokerError: whatever else the attempt raised.
         """
-        deadline = asyncio.get_running_loop().time() + CALL_S
+        deadline, cuts = asyncio.get_running_loop().time() + CALL_S, 0
         for tries in itertools.count():
             connection = await self._connection_by(deadline)
             try:
                 return await attempt(connection)
             except Disconnected as exc:
+                cuts += isinstance(exc, CutOff)
+                if isinstance(exc, CutOff) and cuts == MOST_CUTS:
+                    # Brokers that say nothing end the connection instead; sent again, it would end again.
+                    raise PayloadTooLarge(exc.topic, exc.size) from exc
                 pause_s = pause(tries)
                 if asyncio.get_running_loop().time() + pause_s > deadline:
                     raise

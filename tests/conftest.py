@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker import children
-from broker.embedded import NatsServer
+from broker.embedded import USER, NatsServer
 
 STORE_BYTES = 2 << 30
 
@@ -36,7 +36,7 @@ def memory_url() -> str:
 
 MOSQUITTO_CONFIG = """\
 listener {port} 127.0.0.1
-allow_anonymous true
+allow_anonymous {anonymous}
 persistence true
 persistence_location {folder}/
 autosave_on_changes {on_changes}
@@ -54,11 +54,14 @@ class Mosquitto:
     With `on_changes` it writes its store at every change, else once a second.
     """
 
-    def __init__(self, folder: Path, settings: str = "", *, on_changes: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: str = "", *, on_changes: bool = False, anonymous: bool = True
+    ) -> None:
         self.folder = folder
         self.port = 0
         self._settings = settings
         self._on_changes = on_changes
+        self._anonymous = anonymous
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -77,6 +80,7 @@ class Mosquitto:
             port=self.port,
             folder=self.folder,
             on_changes=str(self._on_changes).lower(),
+            anonymous=str(self._anonymous).lower(),
             user=user,
             settings=self._settings,
         )
@@ -136,3 +140,14 @@ async def mosquitto(tmp_path: Path) -> AsyncIterator[Mosquitto]:
 @pytest.fixture
 def mosquitto_url(mosquitto: Mosquitto) -> str:
     return mosquitto.url
+
+
+@pytest.fixture
+async def nats_mqtt_url(tmp_path: Path) -> AsyncIterator[str]:
+    """The MQTT listener of a nats-server."""
+    port = _free_port()
+    settings = f'mqtt {{ host: "127.0.0.1", port: {port} }}'
+    server = NatsServer(tmp_path / "nats-mqtt", max_file_bytes=STORE_BYTES, settings=settings)
+    await server.start()
+    yield f"mqtt://{USER}@127.0.0.1:{port}?password_file={server.password_file}"
+    await server.kill()

@@ -38,14 +38,14 @@ async def is_silent(events: Events) -> bool:
     return False
 
 
-async def test_a_delivery_tells_what_was_published(url: str, bus: Broker) -> None:
+async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> None:
     before_s = dt.datetime.now(tz=dt.UTC).timestamp()
     receipt = await bus.publish(PROGRESS, b"{}")
     async with bus.subscribe(JOB_PROGRESS, durable="watcher") as events:
         event = await following(events)
     assert (event.topic, await event.read(), event.attempt) == (PROGRESS, b"{}", 1)
     assert (receipt.sequence, receipt.stored) == (event.sequence, True)
-    assert numbers(url, [event.sequence]) == [1]
+    assert numbers(kind, [event.sequence]) == [1]
     assert before_s - 1 < event.time_s < before_s + SOON_S
 
 
@@ -120,13 +120,13 @@ async def test_competing_subscribers_share_the_events(connect: Connect) -> None:
     assert sorted(seen) == list(range(count))
 
 
-async def test_a_replay_sees_everything_in_order(url: str, bus: Broker) -> None:
+async def test_a_replay_sees_everything_in_order(kind: str, bus: Broker) -> None:
     await asyncio.gather(*(bus.publish(PROGRESS, str(number).encode()) for number in range(100)))
     async with bus.subscribe(JOB_PROGRESS, prefetch=7) as events:
         replay = [await following(events) for _ in range(100)]
         await bus.publish(PROGRESS, b"live")
         assert await (await following(events)).read() == b"live"
-    assert numbers(url, [event.sequence for event in replay]) == list(range(1, 101))
+    assert numbers(kind, [event.sequence for event in replay]) == list(range(1, 101))
     assert {await event.read() for event in replay} == {str(number).encode() for number in range(100)}
 
 
