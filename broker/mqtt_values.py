@@ -10,6 +10,7 @@ from broker import mqtt_contest, mqtt_topics
 from broker.base import Receipt, Value
 from broker.concurrency import task_group
 from broker.errors import Conflict, CorruptPayload
+from broker.mqtt_contest import MOVE, STORE
 from broker.mqtt_link import Connection, Link
 from broker.mqtt_topics import Entry, Index, Name, Names
 from broker.topics import Keep, family_of, matches
@@ -122,8 +123,8 @@ class Values:
             await connection.publish(key, mqtt_topics.escaped(message), expires_s=max_age_s)
             await connection.publish(index_key, encoded, expires_s=max_age_s)
             return Receipt(index.sequence)
-        async with mqtt_contest.heard(connection, key, index_key) as contest:
-            if not await contest.state() and await contest.won(index.id):
+        async with mqtt_contest.heard(connection, key, index_key, index.id, STORE) as contest:
+            if not await contest.state() and await contest.won():
                 await contest.write(key, mqtt_topics.escaped(message), expires_s=max_age_s)
                 await contest.write(index_key, encoded, expires_s=max_age_s)
                 await contest.over()
@@ -133,14 +134,14 @@ class Values:
 
     async def _moved(self, topic: str, message: bytes, revision: int, name: Name, connection: Connection) -> int:
         key = mqtt_topics.mqtt(topic)
-        async with mqtt_contest.heard(connection, f"{key}/{revision}", key) as contest:
+        async with mqtt_contest.heard(connection, f"{key}/{revision}", key, name.id, MOVE) as contest:
             now = await contest.state()
             value, writer = mqtt_topics.unframed(topic, now)
             if writer == name.id:
                 return name.sequence  # it had been stored, and the acknowledgement got lost
             if (value.revision if now else 0) != revision:
                 raise Conflict(topic, revision)
-            if not await contest.won(name.id):
+            if not await contest.won():
                 raise Conflict(topic, revision)
             await contest.write(key, mqtt_topics.framed(name, message))
             await contest.over()

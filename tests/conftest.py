@@ -54,9 +54,7 @@ class Mosquitto:
     With `on_changes` it writes its store at every change, else once a second.
     """
 
-    def __init__(
-        self, folder: Path, settings: str = "", *, on_changes: bool = False, anonymous: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, settings: str = "", *, on_changes: bool = False, anonymous: bool = True) -> None:
         self.folder = folder
         self.port = 0
         self._settings = settings

@@ -22,8 +22,6 @@ class Promise(Enum):
     DENSE = "sequences count from 1 in every family of topics"
     STRANGERS_WAIT = "what a plain client published before anybody ever listened is kept"
     STRANGERS_ANSWERED = "a plain client that asks is answered"
-    LIMIT_TOLD = "the broker says at connecting how large a message may be"
-    TOO_LARGE_TOLD = "a message that is larger than that is refused with an error"
     ONE_WINS = "of many connections that compare and set, or write once, at the same time one wins"
     EXPIRES = "events go away by themselves when they are too old"
 

@@ -12,6 +12,7 @@ import broker
 from broker import Broker, BrokerUrl, Delivery, mqtt_client, topics
 from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denied, PayloadTooLarge
 from broker.mqtt_client import Client, Message
+from broker.mqtt_contest import Lease
 from tests.conftest import Mosquitto
 from tests.contract.capabilities import DIFFERS, Promise
 
@@ -172,7 +173,7 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
 async def test_a_claim_that_was_never_used_is_cleared(
     bus: Broker, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.mqtt_contest.LEASE_S", 0.3)
+    monkeypatch.setattr("broker.mqtt_values.MOVE", Lease(0.3, 0.1))
     await stranger.client.publish("fk/claims/fl/rounds/job-1/0", b"someone who crashed", retain=True)
     async with asyncio.timeout(SOON_S):
         await bus.put(POINTER, b"1", revision=0)
@@ -301,4 +302,3 @@ async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
     with pytest.raises(ConnectFailed, match="refused"):
         async with broker.connect(f"mqtt://127.0.0.1:{port}"):
             pass
-

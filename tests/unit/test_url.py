@@ -28,7 +28,7 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("mqtt://host", "memory://, nats://, tls://"),
+        ("http://host", "memory://, nats://, tls://, mqtt://, mqtts://"),
         ("host:4222", "memory://, nats://, tls://"),
         ("", "not with nothing"),
         ("memory://", "a name"),
@@ -91,3 +91,32 @@ def test_the_password_is_read_from_its_file_when_it_is_wanted(tmp_path: Path) ->
         url.secret()
     path.write_text(f"{HIDDEN}\n", encoding="utf-8")
     assert url.secret() == HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mqtt://host", BrokerUrl("mqtt", "host", 1883)),
+        ("mqtts://host", BrokerUrl("mqtts", "host", 8883)),
+        (
+            "mqtts://host:1?ca_file=a&cert_file=b&key_file=c",
+            BrokerUrl("mqtts", "host", 1, ca_file=Path("a"), cert_file=Path("b"), key_file=Path("c")),
+        ),
+    ],
+)
+def test_mqtt_addresses(text: str, expected: BrokerUrl) -> None:
+    assert BrokerUrl.parse(text) == expected
+    assert BrokerUrl.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mqtt://host?ca_file=a", "ca_file needs tls:// or mqtts://"),
+        ("mqtts://host?cert_file=a", "go together"),
+        ("tls://host?cert_file=a&key_file=b", "cert_file needs mqtts://"),
+    ],
+)
+def test_what_is_wrong_with_certificates_is_said(text: str, complaint: str) -> None:
+    with pytest.raises(BadUrl, match=complaint):
+        BrokerUrl.parse(text)
