@@ -46,7 +46,7 @@ SEND_BUFFER_BYTES: Final = 1 << 20
 
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
-_log = structlog.get_logger(__name__)
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ class Client:
             code = step()
         except Exception as exc:
             # The outermost loop of paho: a packet that it can't digest ends this connection and nothing else.
-            _log.exception("connection given up", address=self._address.address)
+            log.exception("connection given up", address=self._address.address)
             self._lose(f"{type(exc).__name__}: {exc}")
             self._paho._sock_close()
             return

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
         f"nats://u:{HIDDEN}@host/path",
         f"nats://u:{HIDDEN}@host?password_file=/a",
         f"nats://:{HIDDEN}@host",
-        f"mqtt://u:{HIDDEN}@host",
+        f"http://u:{HIDDEN}@host",
         f"memory://u:{HIDDEN}@host",
         f"nats://u:{HIDDEN}@[::1",
         f"u:{HIDDEN}@host",
