@@ -7,13 +7,14 @@ JOB ?= quickstart
 
 .PHONY: run fabric test check wheel-test benchmarks lock clean
 
-run: $(VENV)/.run  ## train a job on this machine, with a broker of our own: make run JOB=configs/mnist-nn.toml
-	$(BIN)/fedkeeper run $(JOB)
+run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn.toml URL=mqtt://127.0.0.1:1883
+	$(BIN)/fedkeeper run $(JOB) $(if $(URL),--url $(URL))
 
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
 	$(BIN)/python -m tests.platforms.demo
 
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
+	scripts/needs
 	VENV=$(VENV) scripts/check
 	$(BIN)/pytest
 	VENV=$(VENV) scripts/wheel-test

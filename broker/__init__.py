@@ -1,4 +1,4 @@
-"""How messages travel: events and retained values over NATS, or inside one process.
+"""How messages travel: events and retained values over NATS, over MQTT, or inside one process.
 
 async with broker.connect("nats://fedkeeper@127.0.0.1:4222?password_file=data/password") as bus:
     await bus.publish(topics.SUBMIT, job)
@@ -18,7 +18,8 @@ def connect(
     """A connection to a broker, to be entered with `async with`; nothing is opened before that.
 
     Args:
-        url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`.
+        url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`; for MQTT
+            `mqtt://...` or `mqtts://...`, there with `&cert_file=PATH&key_file=PATH` for a client certificate.
         name: who we are, in the broker's own logs.
         ack_wait_s: after how long an unacknowledged delivery is made again, for durables that this connection
             subscribes to first.
@@ -32,6 +33,10 @@ def connect(
         from broker import memory
 
         return memory.connect(address.host, ack_wait_s=ack_wait_s)
+    if address.scheme in ("mqtt", "mqtts"):
+        from broker import mqtt
+
+        return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s)
     from broker import nats
 
     return nats.connect(address, name=name, ack_wait_s=ack_wait_s)

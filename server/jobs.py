@@ -193,8 +193,8 @@ class _Running:
         if isinstance(await box.next(until_s), TimeUp):
             wanted = self.job.cohort
             raise JobFailed(
-                f"too few clients after {wanted.wait_s:g} s: {self._short_of()}; stage the data and register clients with `fedkeeper stage`, "
-                "or start `fedkeeper bridge local`"
+                f"too few clients after {wanted.wait_s:g} s: {self._short_of()}; "
+                "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
             )
 
     def _short_of(self) -> str:
