@@ -13,6 +13,7 @@ import structlog
 from paho.mqtt.client import topic_matches_sub
 
 from broker import backoff, mqtt_client
+from broker.base import Will
 from broker.concurrency import task_group
 from broker.errors import BrokerError, Disconnected, PayloadTooLarge
 from broker.mqtt_client import Client, Message, Receive
@@ -41,11 +42,12 @@ class Connection:
     client's own subscription to the same filter.
     """
 
-    def __init__(self, address: BrokerUrl, name: str, version: int) -> None:
+    def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None = None) -> None:
+        self.will = will
         self.address = address
         self.name = name
         self.lost = asyncio.Event()
-        self._live = Client(address, _client_id(name), version=version, receive=self._heard)
+        self._live = Client(address, _client_id(name), version=version, receive=self._heard, will=will)
         self._fetching = Client(address, _client_id(f"{name}-reads"), version=version, receive=self._fetched)
         self._ears: dict[str, list[Receive]] = {}
         self._fetches: dict[int, tuple[tuple[str, ...], dict[str, Message]]] = {}
@@ -170,14 +172,14 @@ class Connection:
 
 
 @contextlib.asynccontextmanager
-async def opened(address: BrokerUrl, name: str) -> AsyncIterator["Link"]:
+async def opened(address: BrokerUrl, name: str, will: Will | None = None) -> AsyncIterator["Link"]:
     """A link that is up when it is entered.
 
     Raises:
         ConnectFailed: nobody answers there, or refuses us. Only the first connection is that impatient.
     """
     version = await mqtt_client.version_of(address, _client_id(f"{name}-asks"))
-    first = Connection(address, name, version)
+    first = Connection(address, name, version, will)
     await first.open()
     link = Link(first, version)
     try:
@@ -268,7 +270,7 @@ class Link:
 
     async def _reopen(self) -> None:
         for tries in itertools.count():
-            fresh = Connection(self.address, self._connection.name, self.version)
+            fresh = Connection(self.address, self._connection.name, self.version, self._connection.will)
             try:
                 await fresh.open()
             except BrokerError as exc:
