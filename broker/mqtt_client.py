@@ -149,7 +149,7 @@ class Client:
             self._paho.loop_write()
         self._lose("it was closed")
         self._paho._sock_close()
-        if self._connected.done():
+        if self._connected.done() and not self._connected.cancelled():
             self._connected.exception()  # nobody else may have looked
 
     async def publish(

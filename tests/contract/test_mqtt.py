@@ -302,3 +302,24 @@ async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
     with pytest.raises(ConnectFailed, match="refused"):
         async with broker.connect(f"mqtt://127.0.0.1:{port}"):
             pass
+
+
+async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> None:
+    """Its closing once raised what had ended the connecting, and the link was never up again."""
+    reached = asyncio.Event()
+
+    async def says_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readexactly(2)
+        reached.set()
+        await asyncio.sleep(60)
+
+    async with await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        client = Client(BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), "given-up", version=5, receive=lambda _: None)
+        opening = asyncio.create_task(client.open())
+        await reached.wait()
+        await asyncio.get_running_loop().run_in_executor(None, int)  # the thread that connected has returned
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        await client.close()

@@ -26,7 +26,12 @@ OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
 """What only who deals the data out imports."""
 
-MODULES = {"nats-py": "nats", "ml-dtypes": "ml_dtypes", "functions-framework": "functions_framework"}
+MODULES = {
+    "paho-mqtt": "paho",
+    "nats-py": "nats",
+    "ml-dtypes": "ml_dtypes",
+    "functions-framework": "functions_framework",
+}
 COMES_ALONG = {"werkzeug": "flask"}
 
 ENDING = """
