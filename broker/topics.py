@@ -194,6 +194,11 @@ def tally(client_id: str) -> str:
     return f"fl.tallies.{_part(client_id)}"
 
 
+def presence(bridge: str) -> str:
+    """Whether a bridge is there."""
+    return f"fl.presence.{_part(bridge)}"
+
+
 def progress(job: str, subject: str, verb: str) -> str:
     """Something that a person may want to see."""
     return f"fl.progress.{_part(job)}.{_part(subject)}.{_part(verb)}"
