@@ -326,6 +326,20 @@ async def test_an_optimizer_state_is_there_before_its_update_and_for_the_next_ta
     assert all(topic.startswith("fl.models.") for topic in crossed), "a state that the site has does not cross again"
 
 
+async def test_no_update_is_on_the_backbone_without_its_state(world: World) -> None:
+    backbone, site = await world.at("backbone"), await world.at("site")
+    one, content = task(platform="edge-a"), b"state" * 1000
+    topic = topics.optimizer_state("job", "client-00", 1, 1)
+    await site.put(topic, content)
+    about = fakes.header(one, state=BlobRef(topic, hashlib.sha256(content).hexdigest(), len(content)))
+    await site.publish(topics.update("job", 1, "client-00", 1), fakes.update({}, about))
+    async with running(relay(backbone, site).run()):
+        await events(backbone, topics.job_updates("job"), 1)
+        found = await backbone.get(topic)
+    assert found is not None
+    assert found.payload == content
+
+
 async def test_a_state_that_a_client_moves_to_another_site_with_crosses(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     content = b"state from elsewhere"
