@@ -7,13 +7,14 @@ JOB ?= quickstart
 
 .PHONY: run fabric test check wheel-test benchmarks lock clean
 
-run: $(VENV)/.run  ## train a job on this machine, with a broker of our own: make run JOB=configs/mnist-nn.toml
-	$(BIN)/fedkeeper run $(JOB)
+run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn.toml URL=mqtt://127.0.0.1:1883
+	$(BIN)/fedkeeper run $(JOB) $(if $(URL),--url $(URL))
 
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
 	$(BIN)/python -m tests.platforms.demo
 
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
+	scripts/needs
 	VENV=$(VENV) scripts/check
 	$(BIN)/pytest
 	VENV=$(VENV) scripts/wheel-test
@@ -21,15 +22,13 @@ test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty envi
 check: $(VENV)/.test  ## ruff, mypy, import-linter
 	VENV=$(VENV) scripts/check
 
-wheel-fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
-	$(BIN)/python -m tests.platforms.demo
-
-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
+wheel-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
 	VENV=$(VENV) scripts/wheel-test
 
 benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 	$(BIN)/python -m benchmarks.noop_round
 	$(BIN)/python -m benchmarks.import_time
+	$(BIN)/python -m benchmarks.fabric_round
 
 lock:  ## pin the newest versions of everything anew
 	scripts/lock

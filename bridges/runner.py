@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from bridges import presence
 from bridges.errors import InvocationFailed
 from bridges.held import HEARTBEAT_S, Held
 from bridges.lapsed import Lapsed
@@ -69,6 +70,7 @@ class Runner:
                 group.create_task(self._lapsed.follow(self._broker, subject), name=f"{name}.lapsed.{subject}")
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._tallies.write(), name=f"{name}.tallies")
+            group.create_task(presence.announce(self._broker, self._platform.name), name=f"{name}.presence")
             group.create_task(self._held.beat(), name=f"{name}.heartbeat")
             async with self._broker.subscribe(tasks, durable=name, prefetch=self._platform.concurrency) as deliveries:
                 async for delivery in deliveries:

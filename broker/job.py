@@ -84,6 +84,8 @@ class Cohort(_Section, frozen=True):
         max_failures: failed rounds in a row that end the job, where `on_failure` is `retry` or `skip`.
         wait_s: how long to wait for clients to be registered.
         max_samples: updates that claim more samples are refused, where the register does not know better.
+        presence: `required` takes only clients whose platform's bridge says that it is there, and gives up the tasks
+            of one that has gone; `ignored` invites whoever is registered, and waits for them until the deadline.
     """
 
     clients: AtLeastOne = 10
@@ -96,6 +98,7 @@ class Cohort(_Section, frozen=True):
     max_failures: AtLeastOne = 3
     wait_s: Positive = 600.0
     max_samples: AtLeastOne = 100_000
+    presence: Literal["required", "ignored"] = "required"
 
     @property
     def invited(self) -> int:

@@ -159,6 +159,21 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
+class Presence(msgspec.Struct, frozen=True, kw_only=True):
+    """A bridge says that it is there, again and again.
+
+    Attributes:
+        platform: whose tasks it takes.
+        every_s: how often it says so; one that was not heard for three times as long is not there.
+        gone: it, or its broker for it, has said goodbye.
+    """
+
+    bridge: str
+    platform: str
+    every_s: float
+    gone: bool = False
+
+
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the client register (paper, section 3.1). Secrets are named, never held.
 
@@ -215,3 +230,15 @@ def tally(payload: bytes) -> Tally:
         return msgspec.json.decode(payload, type=Tally)
     except UNREADABLE as exc:
         raise DecodeError(f"not a tally: {exc}") from exc
+
+
+def presence(payload: bytes) -> Presence:
+    """Decode a bridge's presence.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return msgspec.json.decode(payload, type=Presence)
+    except UNREADABLE as exc:
+        raise DecodeError(f"not a bridge's presence: {exc}") from exc

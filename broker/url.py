@@ -8,10 +8,14 @@ from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
 
 from broker.errors import BadUrl
 
-SCHEMES: Final = ("memory", "nats", "tls")
-_PORT: Final = 4222
-_OPTIONS: Final = ("ca_file", "password_file", "password_env")
-_FORMS: Final = "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH"
+SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
+_PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
+_ENCRYPTED: Final = {"ca_file": ("tls", "mqtts"), "cert_file": ("mqtts",), "key_file": ("mqtts",)}
+_OPTIONS: Final = ("ca_file", "cert_file", "key_file", "password_file", "password_env")
+_FORMS: Final = (
+    "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH, "
+    "and mqtt:// or mqtts:// likewise"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class BrokerUrl:
         password_file: where to read the password from when connecting.
         password_env: the environment's variable that holds it, where files are hard to come by.
         ca_file: certificates to trust instead of the system's.
+        cert_file: our own certificate, for brokers that know their clients by one (mqtts only).
+        key_file: its private key.
     """
 
     scheme: str
@@ -37,6 +43,8 @@ class BrokerUrl:
     password_file: Path | None = None
     ca_file: Path | None = None
     password_env: str | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
@@ -87,7 +95,7 @@ class BrokerUrl:
 
     def __str__(self) -> str:
         user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
-        options = {"ca_file": self.ca_file, "password_file": self.password_file, "password_env": self.password_env}
+        options = {name: getattr(self, name) for name in _OPTIONS}
         query = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
         address = self.address.replace("://", f"://{user}", 1)
         return f"{address}?{query}" if query else address
@@ -122,6 +130,8 @@ def _network(parts: ParseResult) -> BrokerUrl:
         _path(options, "password_file"),
         _path(options, "ca_file"),
         options.get("password_env"),
+        _path(options, "cert_file"),
+        _path(options, "key_file"),
     )
 
 
@@ -135,14 +145,20 @@ def _options(parts: ParseResult) -> dict[str, str]:
         if name not in _OPTIONS or not value:
             raise BadUrl(f"{parts.scheme}://{parts.hostname}: unknown or empty option {name!r}; {_FORMS}")
     options = dict(pairs)
-    if "ca_file" in options and parts.scheme != "tls":
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: ca_file needs tls://, this connection is not encrypted")
+    for name in options:
+        schemes = _ENCRYPTED.get(name, (parts.scheme,))
+        if parts.scheme not in schemes:
+            wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+            reason = "this connection is not encrypted" if parts.scheme in ("nats", "mqtt") else "NATS takes none"
+            raise BadUrl(f"{parts.scheme}://{parts.hostname}: {name} needs {wanted}, {reason}")
+    if ("cert_file" in options) != ("key_file" in options):
+        raise BadUrl(f"{parts.scheme}://{parts.hostname}: cert_file and key_file go together")
     return options
 
 
 def _port(parts: ParseResult) -> int:
     try:
-        return parts.port or _PORT
+        return parts.port or _PORTS[parts.scheme]
     except ValueError:
         # What stands for the port may be a password whose user forgot the host.
         raise BadUrl(f"{parts.scheme}://{parts.hostname}: the port must be a number up to 65535") from None

@@ -11,7 +11,7 @@ import structlog
 
 import broker
 import server
-from bridges import Invoker, Runner, local
+from bridges import Invoker, Runner, local, presence
 from broker import BrokerUrl
 from broker.concurrency import task_group
 from broker.embedded import NatsServer
@@ -78,7 +78,7 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
 
     async def bridge() -> None:
         async with (
-            broker.connect(url, name=f"bridge-{settings.platform}") as bus,
+            broker.connect(url, name=f"bridge-{settings.platform}", will=presence.will(settings.platform)) as bus,
             local.pool(url, workers=settings.workers, name=settings.platform) as platform,
             task_group() as group,
         ):

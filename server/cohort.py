@@ -1,7 +1,7 @@
 """Who is invited to a round. Pure: the register's entries in, members out."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from broker import messages
 from broker.job import Job
@@ -12,7 +12,24 @@ DATA_LABEL = "data"
 """Label of the register that says which deal a client's shard is part of."""
 
 
-def eligible(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord]:
+def eligible(
+    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool] = lambda _: True
+) -> list[ClientRecord]:
+    """Clients that hold the job's data, are not paused, and whose platform has a bridge that is there; by id.
+
+    Args:
+        job: says what data, and whether bridges must be there.
+        clients: the register.
+        is_present: tells whether a platform has such a bridge.
+    """
+    found = holding(job, clients)
+    if job.cohort.presence == "ignored":
+        return found
+    present = {platform for platform in {client.platform for client in found} if is_present(platform)}
+    return [client for client in found if client.platform in present]
+
+
+def holding(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord]:
     """Clients that hold the job's data and are not paused, by id."""
     wanted = (job.data.key, job.data.dataset)
     found = [client for client in clients if client.labels.get(DATA_LABEL) in wanted and not client.paused]

@@ -10,7 +10,7 @@ from broker import progress
 from broker.base import Delivery
 from broker.errors import CorruptPayload
 from broker.messages import Invocation, UpdateHeader
-from broker.records import JobRecord
+from broker.records import JobRecord, Member
 from server import gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
@@ -53,7 +53,14 @@ class Collection:
 class Collector:
     """Turns what happens into a round's steps, and says what it did."""
 
-    def __init__(self, record: JobRecord, expected: Expected, announcer: Announcer, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        record: JobRecord,
+        expected: Expected,
+        announcer: Announcer,
+        clock: Callable[[], float],
+        gone_s: Callable[[str], float | None] = lambda _: None,
+    ) -> None:
         cohort = record.job.cohort
         needed = min(cohort.needed, len(record.cohort))
         members = frozenset(member.id for member in record.cohort)
@@ -61,6 +68,9 @@ class Collector:
         self._expected = expected
         self._announcer = announcer
         self._clock = clock
+        self._platforms = {member.platform for member in record.cohort} if cohort.presence == "required" else set()
+        self._gone_s = gone_s
+        self._given_up: set[str] = set()
         self.collection = Collection(
             Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expected.plan)
         )
@@ -68,8 +78,41 @@ class Collector:
     async def run(self, inbox: Inbox) -> Collection:
         """Collect until the round is over."""
         while self.collection.round.open:
-            await self._take(await inbox.next(self.collection.round.wakes_s))
+            await self._take(await inbox.next(self._wakes_s()))
+            if self.collection.round.open:
+                self._give_up_absent()
         return self.collection
+
+    def _wakes_s(self) -> float:
+        """When something may have to be done, whatever happens until then."""
+        gone = [self._gone_s(platform) for platform in self._platforms - self._given_up]
+        return min([self.collection.round.wakes_s, *(at_s for at_s in gone if at_s is not None)])
+
+    def _give_up_absent(self) -> None:
+        """Do not wait for clients whose bridge has gone; an update that comes all the same still counts."""
+        now_s = self._clock()
+        gone = {platform for platform in self._platforms if (self._gone_s(platform) or now_s + 1) <= now_s}
+        fresh, self._given_up = gone - self._given_up, gone
+        for member in self._record.cohort if fresh else ():
+            if member.platform in fresh and member.id in self._outstanding and self.collection.round.open:
+                self._bridge_gone(member)
+
+    @property
+    def _outstanding(self) -> frozenset[str]:
+        round_ = self.collection.round
+        return round_.cohort - round_.lost - self.collection.headers.keys()
+
+    def _bridge_gone(self, member: Member) -> None:
+        event = progress.ClientFailed(
+            round=self._record.round,
+            client=member.id,
+            platform=member.platform,
+            attempt=0,
+            reason=f"no bridge of {member.platform} is there any more",
+            final=True,
+        )
+        self._announcer.say(self._record.id, event, self._record.round, member.id, "absent")
+        self._step(rounds.lost(self.collection.round, member.id, self._clock()))
 
     async def replay(self, inbox: Inbox, closed: int) -> Collection:
         """Count what was counted before: everything up to `closed` in the log, whatever the clock says now.

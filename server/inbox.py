@@ -14,6 +14,7 @@ from broker.base import Broker, Delivery
 from broker.concurrency import task_group
 from broker.errors import DecodeError
 from broker.messages import Invocation
+from server.attendance import Attendance
 from server.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -47,11 +48,16 @@ class RegisterChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class AttendanceChanged:
+    """Bridges came or went."""
+
+
+@dataclass(frozen=True, slots=True)
 class TimeUp:
     """The time that was asked for has come."""
 
 
-Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | TimeUp
+Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | AttendanceChanged | TimeUp
 
 
 class Inbox:
@@ -101,6 +107,12 @@ class Inbox:
             version = await registry.changed(version)
             await self._queue.put(RegisterChanged())
 
+    async def _attendance(self, attendance: Attendance) -> None:
+        version = attendance.version
+        while True:
+            version = await attendance.changed(version)
+            await self._queue.put(AttendanceChanged())
+
 
 async def _invocation(delivery: Delivery) -> Invocation | None:
     try:
@@ -112,7 +124,7 @@ async def _invocation(delivery: Delivery) -> Invocation | None:
 
 @contextlib.asynccontextmanager
 async def reading(
-    broker: Broker, registry: Registry, job: str, since_s: float, clock: Callable[[], float]
+    broker: Broker, registry: Registry, attendance: Attendance, *, job: str, since_s: float, clock: Callable[[], float]
 ) -> AsyncIterator[Inbox]:
     """The inbox of a job; invocations are replayed from `since_s` (seconds since the epoch) on."""
     inbox = Inbox(clock)
@@ -122,6 +134,7 @@ async def reading(
             group.create_task(inbox._invocations(broker, job, since_s), name=f"{job}.invocations"),
             group.create_task(inbox._cancellations(broker, job), name=f"{job}.cancellations"),
             group.create_task(inbox._register(registry), name=f"{job}.register"),
+            group.create_task(inbox._attendance(attendance), name=f"{job}.attendance"),
         ]
         yield inbox
         for reader in readers:

@@ -21,6 +21,7 @@ from broker.progress import Event
 from broker.records import JobRecord
 from server import aggregator, cohort, inbox, invitations, strategy, timing
 from server.announcer import Announcer
+from server.attendance import Attendance
 from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
@@ -46,6 +47,7 @@ class Surroundings:
         broker: where everything is kept.
         announcer: tells the world.
         registry: who could take part.
+        attendance: whose bridge is there.
         learning: builds and judges models.
         clock: seconds since the epoch.
         nonce: makes an unguessable text.
@@ -54,6 +56,7 @@ class Surroundings:
     broker: Broker
     announcer: Announcer
     registry: Registry
+    attendance: Attendance
     learning: Learning
     clock: Callable[[], float]
     nonce: Callable[[], str]
@@ -120,7 +123,8 @@ class _Running:
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
             await self._said(progress.JobAccepted(name=self.job.name, job=jobs.to_toml(self.job)))
-        async with inbox.reading(around.broker, around.registry, record.id, since_s, around.clock) as box:
+        sources = around.broker, around.registry, around.attendance
+        async with inbox.reading(*sources, job=record.id, since_s=since_s, clock=around.clock) as box:
             await self._begin()
             async with task_group() as background:
                 await self._steps(box, background)
@@ -174,27 +178,39 @@ class _Running:
     async def _candidates(self, box: Inbox) -> list[ClientRecord]:
         """Clients enough for a cohort; or fewer, if the job was cancelled meanwhile."""
         need, until_s = self.job.cohort.clients, self._around.clock() + self.job.cohort.wait_s
-        found = cohort.eligible(self.job, self._around.registry.clients)
+        found = self._eligible()
         if len(found) < need:
             self._say_waiting(len(found), until_s)
         while len(found) < need and not box.cancel_asked:
             await self._wait(box, until_s)
-            found = cohort.eligible(self.job, self._around.registry.clients)
+            found = self._eligible()
         return found
+
+    def _eligible(self) -> list[ClientRecord]:
+        return cohort.eligible(self.job, self._around.registry.clients, self._around.attendance.is_present)
 
     async def _wait(self, box: Inbox, until_s: float) -> None:
         if isinstance(await box.next(until_s), TimeUp):
             wanted = self.job.cohort
             raise JobFailed(
-                f"no {wanted.clients} clients that hold {self.job.data.key!r} were registered within "
-                f"{wanted.wait_s:g} s; stage the data and register clients with `fedkeeper stage`, "
-                "or start `fedkeeper bridge local`"
+                f"too few clients after {wanted.wait_s:g} s: {self._short_of()}; "
+                "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
             )
+
+    def _short_of(self) -> str:
+        """How many of the clients are registered, and how many of them have no bridge."""
+        registered, there = cohort.holding(self.job, self._around.registry.clients), self._eligible()
+        absent = sorted({client.platform for client in registered} - {client.platform for client in there})
+        said = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r} are registered"
+        without = len(registered) - len(there)
+        return said + (f", {without} of them on {', '.join(absent)}, whose bridge is not there" if without else "")
 
     async def _round(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         """From the open cohort in the record to the next global model, or to a failed round."""
         before = self.record
-        collector = Collector(before, self._expected(), self._around.announcer, self._around.clock)
+        collector = Collector(
+            before, self._expected(), self._around.announcer, self._around.clock, self._around.attendance.gone_s
+        )
         invited_s = await self._invite()
         if before.closed is None:
             collection = await collector.run(box)
@@ -347,8 +363,7 @@ class _Running:
                 )
 
     def _say_waiting(self, have: int, until_s: float) -> None:
-        need = self.job.cohort.clients
-        reason = f"{have} of {need} clients that hold {self.job.data.key!r} are registered"
+        reason, need = self._short_of(), self.job.cohort.clients
         event = progress.JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s)
         self._say(event, self.record.round)
 

@@ -12,11 +12,10 @@ from broker.base import Broker, Value
 from broker.concurrency import task_group
 from broker.errors import DecodeError, Disconnected
 from broker.records import JobRecord
-from server import jobs
+from server import attendance, jobs, registry
 from server.announcer import announcing
 from server.jobs import Surroundings
 from server.learning import Learning
-from server.registry import following
 from server.submissions import Desk
 
 log = structlog.get_logger(__name__)
@@ -51,13 +50,18 @@ async def serve(
     Raises:
         Disconnected: the broker was out of reach for longer than a call may take; call it again.
     """
-    async with announcing(broker, clock) as announcer, following(broker) as registry, task_group() as group:
+    async with (
+        announcing(broker, clock) as announcer,
+        registry.following(broker) as clients,
+        attendance.following(broker, clock) as bridges,
+        task_group() as group,
+    ):
         listening = asyncio.Barrier(3)
         desk = Desk(broker, announcer, clock, listening)
         group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
-        around = Surroundings(broker, announcer, registry, learning, clock, nonce)
+        around = Surroundings(broker, announcer, clients, bridges, learning, clock, nonce)
         await _run_jobs(around, group, listening, on_ready)
 
 

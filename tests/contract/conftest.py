@@ -9,6 +9,7 @@ import pytest
 import broker
 from broker import Broker
 from broker.embedded import NatsServer
+from tests.contract import capabilities
 
 HASTE_S = 0.8
 """How long a hasty broker waits for an acknowledgement; the others wait longer than any test."""
@@ -16,10 +17,17 @@ HASTE_S = 0.8
 Connect = Callable[[], AbstractAsyncContextManager[Broker]]
 
 
-@pytest.fixture(params=["memory_url", "nats_url"])
-def url(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=list(capabilities.BROKERS))
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which broker is under test."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest) -> str:
     """The broker under test."""
-    address: str = request.getfixturevalue(request.param)
+    address: str = request.getfixturevalue(capabilities.BROKERS[kind])
     return address
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from broker import Broker, Delivery, topics
 from broker.errors import BadTopic, Unsupported
+from tests.contract.capabilities import numbers
 
 SOON_S = 5.0
 """Much less than the 15 s after which a broker delivers again, and than any heartbeat or expiry adds up to."""
@@ -37,13 +38,14 @@ async def is_silent(events: Events) -> bool:
     return False
 
 
-async def test_a_delivery_tells_what_was_published(bus: Broker) -> None:
+async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> None:
     before_s = dt.datetime.now(tz=dt.UTC).timestamp()
     receipt = await bus.publish(PROGRESS, b"{}")
     async with bus.subscribe(JOB_PROGRESS, durable="watcher") as events:
         event = await following(events)
-    assert (event.topic, await event.read(), event.sequence, event.attempt) == (PROGRESS, b"{}", 1, 1)
-    assert (receipt.sequence, receipt.stored) == (1, True)
+    assert (event.topic, await event.read(), event.attempt) == (PROGRESS, b"{}", 1)
+    assert (receipt.sequence, receipt.stored) == (event.sequence, True)
+    assert numbers(kind, [event.sequence]) == [1]
     assert before_s - 1 < event.time_s < before_s + SOON_S
 
 
@@ -118,20 +120,20 @@ async def test_competing_subscribers_share_the_events(connect: Connect) -> None:
     assert sorted(seen) == list(range(count))
 
 
-async def test_a_replay_sees_everything_in_order(bus: Broker) -> None:
+async def test_a_replay_sees_everything_in_order(kind: str, bus: Broker) -> None:
     await asyncio.gather(*(bus.publish(PROGRESS, str(number).encode()) for number in range(100)))
     async with bus.subscribe(JOB_PROGRESS, prefetch=7) as events:
         replay = [await following(events) for _ in range(100)]
         await bus.publish(PROGRESS, b"live")
         assert await (await following(events)).read() == b"live"
-    assert [event.sequence for event in replay] == list(range(1, 101))
+    assert numbers(kind, [event.sequence for event in replay]) == list(range(1, 101))
     assert {await event.read() for event in replay} == {str(number).encode() for number in range(100)}
 
 
 async def test_two_replays_do_not_compete(bus: Broker) -> None:
     await bus.publish(PROGRESS, b"1")
     async with bus.subscribe(JOB_PROGRESS) as one, bus.subscribe(JOB_PROGRESS) as other:
-        assert (await following(one)).sequence == (await following(other)).sequence == 1
+        assert (await following(one)).sequence == (await following(other)).sequence > 0
 
 
 @pytest.mark.parametrize("durable", [None, "watcher"])
@@ -176,7 +178,7 @@ async def test_prefetch_bounds_what_is_held(bus: Broker) -> None:
         assert not done
         await held[0].ack()
         assert await (await asyncio.wait_for(blocked, SOON_S)).read() == b"4"
-    assert {event.sequence for event in held + others} == {1, 2, 3, 4}
+    assert {await event.read() for event in held + others} == {b"0", b"1", b"2", b"3"}
 
 
 async def test_the_next_event_comes_as_soon_as_the_only_one_is_acknowledged(bus: Broker) -> None:
@@ -196,7 +198,7 @@ async def test_what_a_subscriber_did_not_look_at_goes_to_the_next_one_at_once(bu
         await (await following(events)).ack()
     async with asyncio.timeout(SOON_S), bus.subscribe(TASKS, durable="bridge") as events:
         rest = [await anext(events) for _ in range(3)]
-    assert {event.sequence for event in rest} == {2, 3, 4}
+    assert {await event.read() for event in rest} == {b"1", b"2", b"3"}
 
 
 async def test_a_wait_that_was_given_up_loses_nothing(bus: Broker) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import safetensors.numpy
 
+from bridges import presence
 from broker import cloudevents, payload, topics
 from broker.base import Broker
 from broker.concurrency import task_group
@@ -140,6 +141,7 @@ class Fleet:
         """Take tasks until cancelled."""
         name, durable = topics.platform_tasks(self.platform), f"fleet-{self.platform}"
         async with task_group() as group, self.bus.subscribe(name, durable=durable) as deliveries:
+            group.create_task(presence.announce(self.bus, self.platform), name="presence")
             async for delivery in deliveries:
                 task = cloudevents.data_of(await delivery.read(), RoundTask)
                 self.asked[task.job, task.round, task.client_id] += 1

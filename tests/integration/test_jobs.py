@@ -4,13 +4,14 @@ import asyncio
 import hashlib
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from broker import job as jobs
 from broker import payload, progress, topics
 from broker.base import Broker
-from broker.messages import BlobRef, RoundTask
+from broker.messages import BlobRef, Presence, RoundTask
 from broker.progress import Progress
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Fabric
@@ -209,7 +210,7 @@ async def test_a_job_does_not_wait_for_ever(fabric: Fabric, bus: Broker) -> None
     async with running(serve(bus, FakeLearning())):
         job = await fabric.submit(fakes.job(cohort={"wait_s": 0.2}))
         said = await events(fabric, job)
-    assert "no 4 clients that hold" in of(said, progress.JobFailed)[0].reason
+    assert "0 of 4 clients that hold" in of(said, progress.JobFailed)[0].reason
 
 
 async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Fabric, bus: Broker) -> None:
@@ -357,3 +358,35 @@ async def test_forged_manifests_on_the_open_topics_harm_no_job(fabric: Fabric, b
     async with running(serve(bus, FakeLearning()), Fleet(bus, after_forgeries).serve()):
         said = await events(fabric, await fabric.submit(fakes.job()))
     assert said[-1].event.what == "job.completed"
+
+
+async def test_clients_whose_bridge_is_not_there_are_not_invited(fabric: Fabric, bus: Broker) -> None:
+    absent = [msgspec.structs.replace(client, platform="away") for client in fakes.clients(8)[4:]]
+    await fabric.register([*fakes.clients(4), *absent])
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        said = await events(fabric, await fabric.submit(fakes.job()))
+        there = {client.id for client in fakes.clients(4)}
+        assert all(set(opened.cohort) == there for opened in of(said, progress.RoundOpened))
+        job = await fabric.submit(fakes.job(cohort={"clients": 5, "wait_s": 0.3}))
+        failed = of(await events(fabric, job), progress.JobFailed)[0]
+    assert "8 of 5 clients that hold 'own-shards2-c10-s0' are registered" in failed.reason
+    assert "4 of them on away, whose bridge is not there" in failed.reason
+
+
+async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadline(fabric: Fabric, bus: Broker) -> None:
+    dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
+    await fabric.register([*fakes.clients(3), *dying])
+    here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
+    await bus.put(topics.presence(here.bridge), msgspec.json.encode(here))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        spec = fakes.job(cohort={"quorum": 3, "grace_s": 1000.0, "deadline_s": 1000.0}, stop={"rounds": 1})
+        said = await events(fabric, await fabric.submit(spec))
+    assert "no bridge of dying is there" in of(said, progress.ClientFailed)[0].reason
+    assert of(said, progress.RoundCompleted)[0].missing == (dying[0].id,)
+
+
+async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
+    await fabric.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning())):
+        job = await fabric.submit(fakes.job(cohort={"presence": "ignored", "deadline_s": 0.2, "on_failure": "stop"}))
+        assert of(await events(fabric, job), progress.RoundOpened)

@@ -26,7 +26,7 @@ from broker.fabric import Function, Request
 from broker.messages import BlobRef, Invocation, RoundTask
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.conftest import STORE_BYTES
+from tests.conftest import STORE_BYTES, Mosquitto
 from tests.integration import fakes
 from tests.integration.fakes import FakeLearning, Fleet, running, soon
 from tests.integration.test_bridge import FakePlatform, runner
@@ -40,12 +40,12 @@ ACK_WAIT_S = 1.0
 
 @dataclass
 class World:
-    """Brokers of one kind: the backbone, and as many sites as a test asks for."""
+    """Brokers of one kind, the backbone and as many sites as a test asks for; `mosquitto` is at sites alone."""
 
     kind: str
     folder: Path
     stack: AsyncExitStack
-    servers: dict[str, NatsServer] = field(default_factory=dict)
+    servers: dict[str, NatsServer | Mosquitto] = field(default_factory=dict)
     wires: dict[str, Wire] = field(default_factory=dict)
 
     async def url(self, place: str) -> str:
@@ -53,11 +53,16 @@ class World:
         if self.kind == "memory":
             return f"memory://{self.folder}/{place}"
         if place not in self.servers:
-            server = NatsServer(self.folder / place, max_file_bytes=STORE_BYTES)
+            server = self._server(place)
             await server.start()
             self.stack.push_async_callback(server.kill)
             self.servers[place] = server
         return self.servers[place].url
+
+    def _server(self, place: str) -> NatsServer | Mosquitto:
+        if self.kind == "mosquitto" and place != "backbone":
+            return Mosquitto(self.folder / place, on_changes=True)
+        return NatsServer(self.folder / place, max_file_bytes=STORE_BYTES)
 
     async def wired(self, place: str) -> str:
         """The same broker's address, through a link that can be cut."""
@@ -73,17 +78,17 @@ class World:
         return await self.connect(await self.url(place))
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(params=["memory", "nats", "mosquitto"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         yield World(request.param, tmp_path, stack)
 
 
-@pytest.fixture
-async def wide(tmp_path: Path) -> AsyncIterator[World]:
+@pytest.fixture(params=["nats", "mosquitto"])
+async def wide(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Real brokers only: there is a link to cut."""
     async with AsyncExitStack() as stack:
-        yield World("nats", tmp_path, stack)
+        yield World(request.param, tmp_path, stack)
 
 
 def settings(site: str = "site-a", platform: str = "edge-a", **more: Any) -> Settings:
@@ -440,7 +445,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
 async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
     wide: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.nats_link.CALL_S", 1.0)
+    monkeypatch.setattr("broker.link.CALL_S", 1.0)
     backbone, site = await wide.at("backbone"), await wide.at("site")
     linked = await wide.connect(await wide.wired("backbone"))
     wire = wide.wires["backbone"]

@@ -82,6 +82,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.max_failures", 0, WHOLE_1),
     ("cohort.wait_s", 0.0, POSITIVE),
     ("cohort.max_samples", 0, WHOLE_1),
+    ("cohort.presence", "maybe", "expected one of 'ignored', 'required'"),
     ("cohort.max_samples", 10**12, "at most 429496729 for 10 clients"),
     ("strategy.name", "fedprox", "expected one of 'fedavg'"),
     ("data.dataset", "MNIST", ID),
@@ -120,6 +121,7 @@ on_failure = "retry"
 max_failures = 3
 wait_s = 600.0
 max_samples = 100_000
+presence = "required"
 """
 
 

@@ -29,7 +29,7 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("mqtt://host", "memory://, nats://, tls://"),
+        ("http://host", "memory://, nats://, tls://, mqtt://, mqtts://"),
         ("host:4222", "memory://, nats://, tls://"),
         ("", "not with nothing"),
         ("memory://", "a name"),
@@ -67,7 +67,7 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
         f"nats://u:{HIDDEN}@host?password_file=/a",
         f"nats://u:{HIDDEN}@host?password_env=PW",
         f"nats://:{HIDDEN}@host",
-        f"mqtt://u:{HIDDEN}@host",
+        f"http://u:{HIDDEN}@host",
         f"memory://u:{HIDDEN}@host",
         f"nats://u:{HIDDEN}@[::1",
         f"u:{HIDDEN}@host",
@@ -113,3 +113,32 @@ def test_the_password_is_read_from_the_environment_when_it_is_wanted(monkeypatch
     monkeypatch.setenv("BROKER_PASSWORD", HIDDEN)
     assert url.secret() == HIDDEN
     assert HIDDEN not in f"{url} {url!r} {url.address}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("mqtt://host", BrokerUrl("mqtt", "host", 1883)),
+        ("mqtts://host", BrokerUrl("mqtts", "host", 8883)),
+        (
+            "mqtts://host:1?ca_file=a&cert_file=b&key_file=c",
+            BrokerUrl("mqtts", "host", 1, ca_file=Path("a"), cert_file=Path("b"), key_file=Path("c")),
+        ),
+    ],
+)
+def test_mqtt_addresses(text: str, expected: BrokerUrl) -> None:
+    assert BrokerUrl.parse(text) == expected
+    assert BrokerUrl.parse(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("mqtt://host?ca_file=a", "ca_file needs tls:// or mqtts://"),
+        ("mqtts://host?cert_file=a", "go together"),
+        ("tls://host?cert_file=a&key_file=b", "cert_file needs mqtts://"),
+    ],
+)
+def test_what_is_wrong_with_certificates_is_said(text: str, complaint: str) -> None:
+    with pytest.raises(BadUrl, match=complaint):
+        BrokerUrl.parse(text)

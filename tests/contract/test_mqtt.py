@@ -1,0 +1,304 @@
+"""What MQTT adds to the contract, and what it can't promise: plain clients, limits, races between connections."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import MQTTv5, MQTTv311
+
+import broker
+from broker import Broker, BrokerUrl, Delivery, mqtt_client, topics
+from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denied, PayloadTooLarge
+from broker.mqtt_client import Client, Message
+from broker.mqtt_contest import Lease
+from tests.conftest import Mosquitto
+from tests.contract.capabilities import DIFFERS, Promise
+
+SOON_S = 5.0
+NEVER_S = 0.3
+PROGRESS = topics.progress("job-1", "round", "completed")
+POINTER = topics.pointer("job-1")
+
+
+@pytest.fixture(params=["mosquitto", "nats-mqtt"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Brokers that speak MQTT."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+async def stranger(kind: str, url: str) -> AsyncIterator["Stranger"]:
+    """A client that knows nothing of ours."""
+    stranger = Stranger()
+    version = MQTTv5 if kind == "mosquitto" else MQTTv311
+    async with mqtt_client.opened(
+        BrokerUrl.parse(url), "stranger", version=version, receive=stranger.heard.put_nowait
+    ) as client:
+        stranger.client = client
+        yield stranger
+
+
+class Stranger:
+    client: Client
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[Message] = asyncio.Queue()
+
+    async def following(self) -> Message:
+        return await asyncio.wait_for(self.heard.get(), SOON_S)
+
+
+async def following(events: AsyncIterator[Delivery]) -> Delivery:
+    return await asyncio.wait_for(anext(events), SOON_S)
+
+
+async def is_silent(events: AsyncIterator[Delivery]) -> bool:
+    try:
+        await asyncio.wait_for(anext(events), NEVER_S)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def test_what_a_stranger_publishes_is_an_event(bus: Broker, stranger: Stranger) -> None:
+    async with bus.subscribe(topics.SUBMIT, durable="server") as events:
+        for number in range(3):
+            await stranger.client.publish("fl/jobs/submit", str(number).encode(), retain=False)
+        for number in range(3):
+            event = await following(events)
+            assert (event.topic, await event.read()) == (topics.SUBMIT, str(number).encode())
+            await event.ack()
+
+
+async def test_what_a_stranger_publishes_while_nobody_is_there_waits(bus: Broker, stranger: Stranger) -> None:
+    async with bus.subscribe(topics.submission(topics.ANY), durable="server"):
+        pass
+    await stranger.client.publish("fl/jobs/mine/submit", b"1", retain=False)
+    async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
+        event = await following(events)
+        assert (event.topic, await event.read()) == (topics.submission("mine"), b"1")
+        await event.ack()
+    async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
+        assert await is_silent(events)
+
+
+async def test_before_anybody_ever_listened_a_stranger_must_retain(kind: str, bus: Broker, stranger: Stranger) -> None:
+    assert Promise.STRANGERS_WAIT in DIFFERS[kind]
+    await stranger.client.publish("fl/jobs/submit", b"lost", retain=False)
+    await stranger.client.publish("fl/jobs/submit", b"retained", retain=True)
+    for expected in ([b"retained"], []):
+        async with bus.subscribe(topics.SUBMIT, durable="server") as events:
+            for payload in expected:
+                event = await following(events)
+                assert await event.read() == payload
+                await event.ack()
+            assert await is_silent(events)
+
+
+async def test_a_stranger_that_cancels_is_heard_without_a_durable(bus: Broker, stranger: Stranger) -> None:
+    async with bus.subscribe(topics.cancellation("job-1"), prefetch=1) as events:
+        await stranger.client.publish("fl/jobs/job-1/cancel", b"{}", retain=False)
+        assert (await following(events)).topic == topics.cancellation("job-1")
+
+
+async def test_a_stranger_that_asks_is_answered_where_mqtt_can(kind: str, bus: Broker, url: str) -> None:
+    if Promise.STRANGERS_ANSWERED in DIFFERS[kind]:
+        assert await mqtt_client.version_of(BrokerUrl.parse(url), "asks") == MQTTv311
+        return
+    port = BrokerUrl.parse(url).port
+    async with bus.subscribe(topics.SUBMIT, durable="server") as events:
+        asking = await asyncio.create_subprocess_exec(
+            *("mosquitto_rr", "-p", str(port), "-V", "5", "-t", "fl/jobs/submit", "-e", "my/answers", "-m", "{}"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        event = await following(events)
+        await event.answer(b"accepted")
+        await event.ack()
+        answer, _ = await asyncio.wait_for(asking.communicate(), SOON_S)
+    assert answer == b"accepted\n"
+
+
+async def test_a_stranger_can_read_progress(bus: Broker, stranger: Stranger) -> None:
+    await stranger.client.subscribe(["fl/progress/#"], qos=1, retained=True)
+    await bus.publish(PROGRESS, b'{"specversion": "1.0"}')
+    message = await stranger.following()
+    assert message.topic.startswith("fl/progress/job-1/round/completed/")
+    assert json.loads(message.payload) == {"specversion": "1.0"}
+
+
+async def test_a_stranger_may_put_a_bare_value(bus: Broker, stranger: Stranger) -> None:
+    await stranger.client.publish("fl/clients/c1", b'{"id": "c1"}', retain=True)
+    found = await bus.get(topics.client("c1"))
+    assert found is not None
+    assert found.payload == b'{"id": "c1"}'
+    revision = await bus.put(topics.client("c1"), b"ours", revision=found.revision)
+    assert revision > found.revision
+
+
+async def test_of_many_connections_that_compare_and_set_one_wins(kind: str, url: str) -> None:
+    async def move(number: int) -> int | None:
+        async with broker.connect(url) as bus:
+            try:
+                return await bus.put(POINTER, str(number).encode(), revision=0)
+            except Conflict:
+                return None
+
+    async with asyncio.timeout(30):
+        results = await asyncio.gather(*(move(number) for number in range(10)))
+    winners = [number for number, moved in enumerate(results) if moved is not None]
+    assert len(winners) == 1 or (winners and Promise.ONE_WINS in DIFFERS[kind])
+    async with broker.connect(url) as bus:
+        assert (await bus.get(POINTER)) in [broker.Value(POINTER, str(n).encode(), results[n] or 0) for n in winners]
+
+
+async def test_of_many_connections_that_write_once_one_does(kind: str, url: str) -> None:
+    topic = topics.update("job-1", 1, "client-1", 1)
+
+    async def write(number: int) -> bool:
+        async with broker.connect(url) as bus:
+            return (await bus.publish(topic, str(number).encode())).stored
+
+    async with asyncio.timeout(30):
+        stored = await asyncio.gather(*(write(number) for number in range(10)))
+    assert stored.count(True) == 1 or (any(stored) and Promise.ONE_WINS in DIFFERS[kind])
+    async with broker.connect(url) as bus, bus.subscribe(topics.job_updates("job-1")) as events:
+        event = await following(events)
+        assert stored[int(await event.read())]
+        assert await is_silent(events)
+
+
+async def test_a_claim_that_was_never_used_is_cleared(
+    bus: Broker, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.mqtt_values.MOVE", Lease(0.3, 0.1))
+    await stranger.client.publish("fk/claims/fl/rounds/job-1/0", b"someone who crashed", retain=True)
+    async with asyncio.timeout(SOON_S):
+        await bus.put(POINTER, b"1", revision=0)
+
+
+async def test_an_update_that_is_gone_is_corrupt(bus: Broker, stranger: Stranger) -> None:
+    await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")
+    async with bus.subscribe(topics.job_updates("job-1")) as events:
+        event = await following(events)
+        await stranger.client.publish("fl/updates/job-1/1/client-1/1", b"", retain=True)
+        with pytest.raises(CorruptPayload, match="gone"):
+            await event.read()
+
+
+async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = topics.family_of(PROGRESS)
+    brief = topics.Family(family.name, family.filters, family.keep, 1.0)
+    monkeypatch.setattr("broker.topics.FAMILIES", (brief,))
+    await bus.publish(PROGRESS, b"1")
+    await asyncio.sleep(2.2)
+    async with bus.subscribe(topics.job_progress("job-1")) as events:
+        assert await is_silent(events) is (Promise.EXPIRES not in DIFFERS[kind])
+
+
+async def test_the_limit_that_the_broker_tells_is_where_chunks_begin(tmp_path: Path) -> None:
+    server = Mosquitto(tmp_path, "max_packet_size 100000")
+    await server.start()
+    payload = bytes(range(256)) * 4000
+    try:
+        async with broker.connect(server.url) as bus:
+            assert bus.inline_limit < 100_000
+            await bus.put(topics.model("job-1", "ab" * 32), payload)
+            found = await bus.get(topics.model("job-1", "ab" * 32))
+            assert found is not None
+            assert found.payload == payload
+    finally:
+        await server.kill()
+
+
+async def test_a_message_that_the_broker_does_not_take_is_an_error_at_once(tmp_path: Path) -> None:
+    server = Mosquitto(tmp_path, "message_size_limit 100000")
+    await server.start()
+    try:
+        async with asyncio.timeout(SOON_S), broker.connect(server.url) as bus:
+            with pytest.raises(PayloadTooLarge):
+                await bus.publish(PROGRESS, bytes(200_000))
+            await bus.publish(PROGRESS, b"still connected")
+    finally:
+        await server.kill()
+
+
+async def test_users_passwords_and_rights(tmp_path: Path) -> None:
+    passwords, rights = tmp_path / "passwords", tmp_path / "rights"
+    maker = await asyncio.create_subprocess_exec("mosquitto_passwd", "-c", "-b", passwords, "client", "s3cret")
+    assert await maker.wait() == 0
+    rights.write_text("user client\ntopic readwrite fk/#\ntopic readwrite fl/updates/#\n", encoding="utf-8")
+    server = Mosquitto(tmp_path / "data", f"password_file {passwords}\nacl_file {rights}", anonymous=False)
+    await server.start()
+    address = server.url.replace("//", "//client:{}@")
+    try:
+        for wrong in (address.format("wrong"), server.url):
+            with pytest.raises(ConnectFailed, match="wrong user or password"):
+                async with broker.connect(wrong):
+                    pass
+        async with broker.connect(address.format("s3cret")) as bus:
+            assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")).stored
+            with pytest.raises(Denied):
+                await bus.publish(PROGRESS, b"1")
+    finally:
+        await server.kill()
+
+
+async def test_tls_and_a_client_certificate(tmp_path: Path) -> None:
+    await certificates(tmp_path)
+    lines = (f"cafile {tmp_path}/ca.pem", f"certfile {tmp_path}/server.pem", f"keyfile {tmp_path}/server.key")
+    more = "require_certificate true\nuse_identity_as_username true"
+    server = Mosquitto(tmp_path / "data", "\n".join((*lines, more)))
+    await server.start()
+    secure = f"mqtts://127.0.0.1:{server.port}?ca_file={tmp_path}/ca.pem"
+    ours = f"{secure}&cert_file={tmp_path}/client.pem&key_file={tmp_path}/client.key"
+    try:
+        async with broker.connect(ours) as bus:
+            await bus.publish(topics.update("job-1", 1, "client-1", 1), bytes(3 << 20))
+            assert (await bus.get(topics.update("job-1", 1, "client-1", 1))) is not None
+        for wrong in (secure, ours.replace("ca_file", "ca_file=/dev/null&x").split("&x")[0], server.url):
+            with pytest.raises((ConnectFailed, BadUrl)):
+                async with broker.connect(wrong):
+                    pass
+    finally:
+        await server.kill()
+
+
+async def certificates(folder: Path) -> None:
+    """A certificate authority, and certificates of a server on the loopback address and of a client."""
+    san = folder / "san"
+    san.write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    await openssl(
+        *("req", "-x509", *key, "-subj", "/CN=ca", "-days", "2"),
+        *("-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.pem")),
+    )
+    for name in ("server", "client"):
+        request, signed = str(folder / f"{name}.csr"), str(folder / f"{name}.pem")
+        await openssl("req", *key, "-subj", f"/CN={name}", "-keyout", str(folder / f"{name}.key"), "-out", request)
+        authority = ("-CA", str(folder / "ca.pem"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial")
+        await openssl("x509", "-req", "-in", request, *authority, "-days", "2", "-extfile", str(san), "-out", signed)
+
+
+async def openssl(*arguments: str) -> None:
+    made = await asyncio.create_subprocess_exec("openssl", *arguments, stderr=asyncio.subprocess.DEVNULL)
+    assert await made.wait() == 0
+
+
+async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
+    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(ConnectFailed):
+        async with broker.connect(f"mqtt://127.0.0.1:{port}"):
+            pass
+    server.close()
+    await server.wait_closed()
+    with pytest.raises(ConnectFailed, match="refused"):
+        async with broker.connect(f"mqtt://127.0.0.1:{port}"):
+            pass

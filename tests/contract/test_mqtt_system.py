@@ -1,0 +1,107 @@
+"""An FL server on mosquitto alone, driven by mosquitto's own command-line clients."""
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import broker
+from broker.progress import UpdateCounted
+from fedkeeper.sdk import Fabric
+from server import serve
+from tests.conftest import Mosquitto
+from tests.integration import fakes
+from tests.integration.fakes import FakeLearning, Fleet, running
+from tests.integration.test_crashes import train
+
+JOB = {
+    "name": "bare",
+    "data": {"dataset": "own", "clients": 10},
+    "cohort": {"clients": 4, "grace_s": 0.2},
+    "stop": {"rounds": 2},
+}
+
+
+async def test_any_mqtt_client_can_submit_a_job_and_watch_it(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(JOB), encoding="utf-8")
+    ready = asyncio.Event()
+    port = ("-p", str(mosquitto.port))
+    async with broker.connect(mosquitto.url) as bus:
+        await Fabric(bus).register(fakes.clients(10))
+        async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
+            await ready.wait()
+            watching = await asyncio.create_subprocess_exec(
+                *("mosquitto_sub", *port, "-t", "fl/progress/#", "-v"), stdout=asyncio.subprocess.PIPE
+            )
+            submitting = await asyncio.create_subprocess_exec(
+                *("mosquitto_pub", *port, "-q", "1", "-t", "fl/jobs/submit", "-f", file)
+            )
+            assert await submitting.wait() == 0
+            seen = await until_completed(watching)
+            watching.terminate()
+            await watching.wait()
+        [record] = await Fabric(bus).jobs()
+    assert record.id.startswith("bare-")
+    assert {event["specversion"] for event in seen} == {"1.0"}
+    assert {event["subject"] for event in seen} == {record.id}
+
+
+async def until_completed(watching: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+    seen = []
+    assert watching.stdout is not None
+    async with asyncio.timeout(20):
+        while line := await watching.stdout.readline():
+            topic, _, text = line.decode().partition(" ")
+            seen.append(json.loads(text))
+            if "/job/completed/" in topic:
+                break
+    return seen
+
+
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_model(
+    tmp_path: Path, first: int
+) -> None:
+    """Every fourth write, so that four such tests see them all."""
+    undisturbed, _, _, _ = await train("memory://undisturbed", None)
+    for writes in itertools.count(first, 4):
+        server = Mosquitto(tmp_path / str(writes))
+        await server.start()
+        try:
+            digest, fleet, _, died = await train(server.url, writes)
+        finally:
+            await server.kill()
+        assert digest == undisturbed, f"another model after a crash at write {writes}"
+        assert max(fleet.asked.values()) <= 2
+        if not died:
+            break
+    assert writes > 30, "three rounds have more writes than that"
+
+
+async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> None:
+    undisturbed, _, _, _ = await train("memory://undisturbed", None)
+    server = Mosquitto(tmp_path, on_changes=True)
+    await server.start()
+    crashes = 0
+    async with broker.connect(server.url) as bus, broker.connect(server.url) as watching:
+        await Fabric(bus).register(fakes.clients(6))
+        job = fakes.job(stop={"rounds": 3}, cohort={"grace_s": 0.0})
+        async with asyncio.timeout(60), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
+            name = await Fabric(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=20)
+            async for said in Fabric(watching).watch(name):
+                if isinstance(said.event, UpdateCounted) and said.event.counted == 2:
+                    crashes += 1
+                    # Mosquitto writes its store a moment after it acknowledged.
+                    await asyncio.sleep(0.05)
+                    await server.kill()
+                    await server.start()
+        record = await Fabric(bus).job("crashing")
+    await server.kill()
+    assert crashes == 3
+    assert record.model is not None
+    assert record.model.sha256 == undisturbed
