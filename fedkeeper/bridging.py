@@ -46,16 +46,26 @@ def read(kind: Kind, path: Path) -> BridgeFile:
         BadFabric: it can't be read, or says what can't be.
         Missing: the platform's own package is not installed.
     """
-    try:
-        raw = msgspec.toml.decode(path.read_text(encoding="utf-8"))
-    except (OSError, *UNREADABLE) as exc:
-        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
+    raw = table(path)
     url, secrets = (_text(raw, name) for name in ("url", "secrets"))
     settings = _adapter(kind).Settings
     try:
         return BridgeFile(url=url, secrets=secrets, platform=msgspec.convert(raw, settings))
     except msgspec.ValidationError as exc:
         raise BadFabric(*schema.explained(exc, raw, settings)) from exc
+
+
+def table(path: Path) -> dict[str, Any]:
+    """A TOML file's content.
+
+    Raises:
+        BadFabric: it can't be read.
+    """
+    try:
+        raw: dict[str, Any] = msgspec.toml.decode(path.read_text(encoding="utf-8"))
+    except (OSError, *UNREADABLE) as exc:
+        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
+    return raw
 
 
 def _text(raw: dict[str, Any], name: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from broker import logs
-from fedkeeper import bridging, running, system
+from fedkeeper import bridging, relaying, running, system
 from fedkeeper.fabric_file import Kind
 from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, url_of
 from fedkeeper.system import Settings
@@ -41,6 +41,13 @@ def openwhisk(config: Config, url: Url = "", verbose: Verbose = False) -> None:
 def gcf(config: Config, url: Url = "", verbose: Verbose = False) -> None:
     """Google Cloud Functions, 2nd generation, behind Pub/Sub."""
     _run("gcf", config, url, verbose=verbose)
+
+
+@app.command()
+def relay(config: Config, verbose: Verbose = False) -> None:
+    """Join a site's own broker, NATS or MQTT, to the backbone: tasks go down, updates come up."""
+    logs.configure(verbose=verbose)
+    running.run(relaying.run_relay(relaying.read(config)))
 
 
 def _run(kind: Kind, config: Path, url: str, *, verbose: bool) -> None:

@@ -62,10 +62,11 @@ def job(name: str = "test", **sections: Any) -> Job:
     return msgspec.convert(base, Job)
 
 
-def clients(count: int, data: str = "own") -> list[ClientRecord]:
-    """Clients that hold the data; number i has i + 1 samples."""
+def clients(count: int, data: str = "own", platform: str = "fake", first: int = 0) -> list[ClientRecord]:
+    """Clients that hold the data, numbered on from `first`; number i has i + 1 samples."""
     return [
-        ClientRecord(id=f"client-{i:02d}", platform="fake", labels={"data": data}, samples=i + 1) for i in range(count)
+        ClientRecord(id=f"client-{i:02d}", platform=platform, labels={"data": data}, samples=i + 1)
+        for i in range(first, first + count)
     ]
 
 
@@ -121,24 +122,26 @@ async def answer(bus: Broker, task: RoundTask, attempt: int = 1) -> None:
 
 @dataclass
 class Fleet:
-    """Fake clients behind the platform `fake`.
+    """Fake clients behind a platform.
 
     Attributes:
         behave: what to do with a task; by default `answer` it.
         asked: how often each (job, round, client) got a task.
         tasks: every task, in the order of arrival.
+        platform: whose tasks they take.
     """
 
     bus: Broker
     behave: Callable[[Broker, RoundTask], Awaitable[None]] = answer
     asked: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     tasks: list[RoundTask] = field(default_factory=list)
+    platform: str = "fake"
 
     async def serve(self) -> None:
         """Take tasks until cancelled."""
-        name = topics.platform_tasks("fake")
-        async with task_group() as group, self.bus.subscribe(name, durable="fleet") as deliveries:
-            group.create_task(presence.announce(self.bus, "fake"), name="presence")
+        name, durable = topics.platform_tasks(self.platform), f"fleet-{self.platform}"
+        async with task_group() as group, self.bus.subscribe(name, durable=durable) as deliveries:
+            group.create_task(presence.announce(self.bus, self.platform), name="presence")
             async for delivery in deliveries:
                 task = cloudevents.data_of(await delivery.read(), RoundTask)
                 self.asked[task.job, task.round, task.client_id] += 1

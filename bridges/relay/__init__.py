@@ -1,0 +1,6 @@
+"""The relay joins a site's own broker to the backbone: tasks go down, updates come up, neither is lost or doubled."""
+
+from bridges.relay.relay import Relay
+from bridges.relay.settings import Settings
+
+__all__ = ["Relay", "Settings"]
