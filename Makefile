@@ -22,15 +22,13 @@ test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty envi
 check: $(VENV)/.test  ## ruff, mypy, import-linter
 	VENV=$(VENV) scripts/check
 
-wheel-fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
-	$(BIN)/python -m tests.platforms.demo
-
-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
+wheel-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
 	VENV=$(VENV) scripts/wheel-test
 
 benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 	$(BIN)/python -m benchmarks.noop_round
 	$(BIN)/python -m benchmarks.import_time
+	$(BIN)/python -m benchmarks.fabric_round
 
 lock:  ## pin the newest versions of everything anew
 	scripts/lock

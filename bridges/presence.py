@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Will
 from broker.errors import BrokerError
 from broker.messages import Presence
 
@@ -18,6 +18,12 @@ log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 5.0
 GOODBYE_S: Final = 1.0
+
+
+def will(platform: str) -> Will:
+    """What a broker that can shall say for a bridge that vanishes."""
+    gone = Presence(bridge=bridge_id(platform), platform=platform, every_s=EVERY_S, gone=True)
+    return Will(topics.presence(gone.bridge), msgspec.json.encode(gone))
 
 
 def bridge_id(platform: str, host: str | None = None) -> str:

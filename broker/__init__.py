@@ -6,14 +6,14 @@ async with broker.connect("nats://fedkeeper@127.0.0.1:4222?password_file=data/pa
 
 from contextlib import AbstractAsyncContextManager
 
-from broker.base import ACK_WAIT_S, Broker, Delivery, Receipt, Start, Value
+from broker.base import ACK_WAIT_S, Broker, Delivery, Receipt, Start, Value, Will
 from broker.url import BrokerUrl
 
-__all__ = ["ACK_WAIT_S", "Broker", "BrokerUrl", "Delivery", "Receipt", "Start", "Value", "connect"]
+__all__ = ["ACK_WAIT_S", "Broker", "BrokerUrl", "Delivery", "Receipt", "Start", "Value", "Will", "connect"]
 
 
 def connect(
-    url: str, *, name: str = "fedkeeper", ack_wait_s: float = ACK_WAIT_S
+    url: str, *, name: str = "fedkeeper", ack_wait_s: float = ACK_WAIT_S, will: Will | None = None
 ) -> AbstractAsyncContextManager[Broker]:
     """A connection to a broker, to be entered with `async with`; nothing is opened before that.
 
@@ -23,6 +23,7 @@ def connect(
         name: who we are, in the broker's own logs.
         ack_wait_s: after how long an unacknowledged delivery is made again, for durables that this connection
             subscribes to first.
+        will: what to retain for us when we vanish; a courtesy that only MQTT brokers have.
 
     Raises:
         BadUrl: at once; the address can't be used.
@@ -36,7 +37,7 @@ def connect(
     if address.scheme in ("mqtt", "mqtts"):
         from broker import mqtt
 
-        return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s)
+        return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s, will=will)
     from broker import nats
 
     return nats.connect(address, name=name, ack_wait_s=ack_wait_s)

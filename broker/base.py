@@ -27,6 +27,14 @@ ACK_WAIT_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
+class Will:
+    """A value that the broker retains for us when our connection ends without a goodbye, where it can (MQTT)."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """The broker has the payload durably.
 

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from broker import mqtt_feed, mqtt_intake, mqtt_link, mqtt_topics
-from broker.base import Broker, Delivery, Receipt, Start, Value
+from broker.base import Broker, Delivery, Receipt, Start, Value, Will
 from broker.errors import Unsupported
 from broker.memory_log import overlap
 from broker.mqtt_group import DEDUPE_WINDOW_US, Settings
@@ -24,13 +24,15 @@ DEDUPE_S: Final = DEDUPE_WINDOW_US / MICRO
 
 
 @contextlib.asynccontextmanager
-async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float) -> AsyncIterator[Broker]:
+async def connect(
+    address: BrokerUrl, *, name: str, ack_wait_s: float, will: Will | None = None
+) -> AsyncIterator[Broker]:
     """Connect.
 
     Raises:
         ConnectFailed: nobody answers at that address, the credentials are wrong, or it retains nothing.
     """
-    async with mqtt_link.opened(address, name) as link:
+    async with mqtt_link.opened(address, name, will) as link:
         yield MqttBroker(link, ack_wait_s)
 
 

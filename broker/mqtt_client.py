@@ -21,6 +21,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from broker import mqtt_topics
+from broker.base import Will
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge
 from broker.mqtt_errors import CutOff, OldProtocol, check, check_connected, mapped_connect, mapped_files
 from broker.url import BrokerUrl
@@ -81,10 +83,18 @@ class Client:
         receive: called with every message; must not raise.
         session_s: how long the broker keeps the session when we are gone; 0: not at all. If it does, messages
             must be acknowledged with `ack`.
+        will: what the broker retains for us when we end without a goodbye.
     """
 
     def __init__(
-        self, address: BrokerUrl, name: str, *, version: int, receive: Receive, session_s: float = 0.0
+        self,
+        address: BrokerUrl,
+        name: str,
+        *,
+        version: int,
+        receive: Receive,
+        session_s: float = 0.0,
+        will: Will | None = None,
     ) -> None:
         self.lost = asyncio.Event()
         self.reason = ""
@@ -107,6 +117,8 @@ class Client:
             reconnect_on_failure=False,
             manual_ack=session_s > 0,
         )
+        if will is not None:
+            self._paho.will_set(mqtt_topics.mqtt(will.topic), will.payload, qos=1, retain=True)
         self._install()
 
     async def open(self) -> None:

@@ -10,8 +10,9 @@ import structlog
 
 from broker.concurrency import task_group
 from broker.errors import Disconnected
+from broker.link import CALL_S, pause
 from broker.mqtt_client import Message
-from broker.mqtt_link import CALL_S, Connection, Link, pause
+from broker.mqtt_link import Connection, Link
 
 _log = structlog.get_logger(__name__)
 

@@ -16,8 +16,9 @@ import structlog
 from broker import mqtt_client, mqtt_topics
 from broker.concurrency import task_group
 from broker.errors import BrokerError, ConnectFailed, Disconnected
+from broker.link import CALL_S, pause
 from broker.mqtt_client import Client, Message
-from broker.mqtt_link import CALL_S, Link, pause
+from broker.mqtt_link import Link
 from broker.mqtt_topics import Entry, Names
 from broker.topics import family_of
 

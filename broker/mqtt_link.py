@@ -2,36 +2,23 @@
 
 import asyncio
 import contextlib
-import itertools
-import random
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from typing import Final, TypeVar
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
 
-import structlog
 from paho.mqtt.client import topic_matches_sub
 
-from broker import backoff, mqtt_client
+from broker import link, mqtt_client
+from broker.base import Will
 from broker.concurrency import task_group
-from broker.errors import BrokerError, Disconnected, PayloadTooLarge
+from broker.errors import Disconnected, PayloadTooLarge
 from broker.mqtt_client import Client, Message, Receive
 from broker.mqtt_errors import CutOff
 from broker.url import BrokerUrl
 
-T = TypeVar("T")
-
-CALL_S: Final = 30.0
-"""Whatever a caller wants of the broker is done by then, or has failed. A broker that crashed is back before."""
-
 MOST_CUTS: Final = 3
 """Connections that may end because of one message."""
-
-FIRST_PAUSE_S: Final = 0.05
-LONGEST_PAUSE_S: Final = 2.0
-
-_log = structlog.get_logger(__name__)
-_random = random.SystemRandom()
 
 
 class Connection:
@@ -41,11 +28,12 @@ class Connection:
     client's own subscription to the same filter.
     """
 
-    def __init__(self, address: BrokerUrl, name: str, version: int) -> None:
+    def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None = None) -> None:
+        self.will = will
         self.address = address
         self.name = name
         self.lost = asyncio.Event()
-        self._live = Client(address, _client_id(name), version=version, receive=self._heard)
+        self._live = Client(address, _client_id(name), version=version, receive=self._heard, will=will)
         self._fetching = Client(address, _client_id(f"{name}-reads"), version=version, receive=self._fetched)
         self._ears: dict[str, list[Receive]] = {}
         self._fetches: dict[int, tuple[tuple[str, ...], dict[str, Message]]] = {}
@@ -169,79 +157,29 @@ class Connection:
         self.lost.set()
 
 
-@contextlib.asynccontextmanager
-async def opened(address: BrokerUrl, name: str) -> AsyncIterator["Link"]:
-    """A link that is up when it is entered.
+class Link(link.Link[Connection]):
+    """See broker.link.Link.
 
-    Raises:
-        ConnectFailed: nobody answers there, or refuses us. Only the first connection is that impatient.
-    """
-    version = await mqtt_client.version_of(address, _client_id(f"{name}-asks"))
-    first = Connection(address, name, version)
-    await first.open()
-    link = Link(first, version)
-    try:
-        async with task_group() as group:
-            supervisor = group.create_task(link.supervise(), name=f"mqtt supervisor of {name}")
-            yield link
-            supervisor.cancel()
-    finally:
-        await link.close()
-
-
-class Link:
-    """The current connection, and patience.
-
-    Attributes:
+    Args:
+        address: of the broker.
+        name: who we are.
         version: 5, or 4 for MQTT 3.1.1.
+        will: what the broker retains for us when we vanish.
     """
 
-    def __init__(self, connection: Connection, version: int) -> None:
+    def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None) -> None:
+        super().__init__(lambda: Connection(address, name, version, will))
         self.version = version
-        self._connection = connection
-        self._up = asyncio.Event()
-        self._up.set()
-        self._reason = ""
 
-    @property
-    def address(self) -> BrokerUrl:
-        """Where the broker is."""
-        return self._connection.address
-
-    @property
-    def max_message_bytes(self) -> int:
-        """The largest payload that goes into one message."""
-        return self._connection.max_message_bytes
-
-    async def connection(self) -> Connection:
-        """The current connection, as soon as there is one."""
-        await self._up.wait()
-        return self._connection
-
-    async def persist(self, attempt: Callable[[Connection], Awaitable[T]]) -> T:
-        """Try something until it works; it must be harmless to do twice.
+    def reconsider(self, failures: list[Disconnected]) -> None:
+        """Brokers that take no such message say nothing and end the connection; sent again, it would end again.
 
         Raises:
-            Disconnected: it did not work in time.
             PayloadTooLarge: the connection ended again and again while a large message was sent.
-            BrokerError: whatever else the attempt raised.
         """
-        deadline, cuts = asyncio.get_running_loop().time() + CALL_S, 0
-        for tries in itertools.count():
-            connection = await self._connection_by(deadline)
-            try:
-                return await attempt(connection)
-            except Disconnected as exc:
-                cuts += isinstance(exc, CutOff)
-                if isinstance(exc, CutOff) and cuts == MOST_CUTS:
-                    # Brokers that say nothing end the connection instead; sent again, it would end again.
-                    raise PayloadTooLarge(exc.topic, exc.size) from exc
-                pause_s = pause(tries)
-                if asyncio.get_running_loop().time() + pause_s > deadline:
-                    raise
-                _log.debug("trying again", error=str(exc), attempt=tries + 1, pause_s=round(pause_s, 3))
-            await asyncio.sleep(pause_s)
-        raise AssertionError  # itertools.count() never ends
+        cuts = [failure for failure in failures if isinstance(failure, CutOff)]
+        if len(cuts) == MOST_CUTS:
+            raise PayloadTooLarge(cuts[-1].topic, cuts[-1].size) from cuts[-1]
 
     async def publish(self, topic: str, payload: bytes, *, expires_s: float = 0.0) -> None:
         """Retain a message, an empty one to forget what is there, however often the connection ends meanwhile."""
@@ -251,46 +189,18 @@ class Link:
         """See Connection.fetch."""
         return await self.persist(lambda connection: connection.fetch(*filters))
 
-    async def supervise(self) -> None:
-        """Open another connection whenever the current one ends."""
-        while True:
-            await self._connection.lost.wait()
-            self._up.clear()
-            _log.warning("connection lost", address=self.address.address)
-            await self._connection.close()
-            await self._reopen()
-            self._up.set()
-            _log.info("connected again", address=self.address.address)
 
-    async def close(self) -> None:
-        """End the current connection."""
-        await self._connection.close()
+@contextlib.asynccontextmanager
+async def opened(address: BrokerUrl, name: str, will: Will | None = None) -> AsyncIterator[Link]:
+    """A link that is up when it is entered.
 
-    async def _reopen(self) -> None:
-        for tries in itertools.count():
-            fresh = Connection(self.address, self._connection.name, self.version)
-            try:
-                await fresh.open()
-            except BrokerError as exc:
-                # Refused credentials too: a password file may be renewed while the broker is away.
-                self._reason = str(exc)
-                _log.debug("can't connect", error=self._reason, attempt=tries + 1)
-                await asyncio.sleep(pause(tries))
-            else:
-                self._connection = fresh
-                return
-
-    async def _connection_by(self, deadline: float) -> Connection:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self.connection()
-        except TimeoutError as exc:
-            raise Disconnected(f"no connection for {CALL_S} s: {self._reason}") from exc
-
-
-def pause(tries: int) -> float:
-    """How long to wait before trying again, seconds."""
-    return backoff.delay_s(tries, _random.uniform, first_s=FIRST_PAUSE_S, most_s=LONGEST_PAUSE_S)
+    Raises:
+        ConnectFailed: nobody answers there, or refuses us.
+    """
+    version = await mqtt_client.version_of(address, _client_id(f"{name}-asks"))
+    made = Link(address, name, version, will)
+    async with made.running():
+        yield made
 
 
 def _client_id(name: str) -> str:

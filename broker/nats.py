@@ -14,11 +14,12 @@ from nats.aio.msg import Msg
 from broker import nats_link, nats_streams
 from broker.base import Broker, Delivery, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected, Unsupported
+from broker.link import CALL_S
 from broker.nats_connection import REQUEST_S, Connection, decoded, new_id
 from broker.nats_consumers import Durable, Replay
 from broker.nats_deliveries import Inbox, Replayed, Shared, Watched, value_of
 from broker.nats_errors import Taken, WrongRevision
-from broker.nats_link import CALL_S, Link
+from broker.nats_link import Link
 from broker.nats_pull import Feed, Source
 from broker.topics import Keep, family_of
 from broker.url import BrokerUrl

@@ -20,8 +20,9 @@ from nats.aio.msg import Msg
 
 from broker.concurrency import task_group
 from broker.errors import Disconnected
+from broker.link import CALL_S, pause
 from broker.nats_connection import Connection
-from broker.nats_link import CALL_S, Link, pause
+from broker.nats_link import Link
 
 HEARTBEAT_S: Final = 5.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S

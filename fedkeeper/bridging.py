@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 import broker
-from bridges import Connecting, Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault
+from bridges import Connecting, Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault, presence
 from broker import schema
 from broker.base import Broker
 from broker.concurrency import task_group
@@ -85,7 +85,9 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str) -> None:
 
     async def bridge() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            bus = await stack.enter_async_context(broker.connect(url, name=f"bridge-{kind}"))
+            name = file.platform.name
+            connecting = broker.connect(url, name=f"bridge-{name}", will=presence.will(name))
+            bus = await stack.enter_async_context(connecting)
             host = await stack.enter_async_context(opened(file.platform, vault, bus))
             log.info("the bridge is up", platform=host.name, at_once=host.concurrency, per_minute=host.per_minute)
             notify.ready(f"bridge {host.name} is up on {broker.BrokerUrl.parse(url).address}")

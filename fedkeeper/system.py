@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 import broker
-from bridges import Invoker, Runner, local
+from bridges import Invoker, Runner, local, presence
 from broker import BrokerUrl
 from broker.base import Broker
 from broker.concurrency import task_group
@@ -87,7 +87,7 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
 
     async def bridge() -> None:
         async with (
-            broker.connect(url, name=f"bridge-{name}") as bus,
+            broker.connect(url, name=f"bridge-{name}", will=presence.will(name)) as bus,
             local.pool(url, workers=workers, name=name, device=settings.device) as platform,
             task_group() as group,
         ):

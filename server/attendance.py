@@ -10,9 +10,9 @@ import structlog
 
 from broker import messages, topics
 from broker.base import Broker, Value
-from broker.concurrency import task_group
 from broker.errors import DecodeError
 from broker.messages import Presence
+from server.following import following
 
 log = structlog.get_logger(__name__)
 
@@ -36,7 +36,7 @@ class _Heard:
 
 
 class Attendance:
-    """Every bridge that was heard of. Use it as `async with following(broker, clock) as attendance`.
+    """Every bridge that was heard of. Use it as `async with opened(broker, clock) as attendance`.
 
     Attributes:
         version: counts the changes.
@@ -93,19 +93,8 @@ class Attendance:
 
 
 @contextlib.asynccontextmanager
-async def following(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[Attendance]:
+async def opened(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[Attendance]:
     """The bridges, from the start and kept up to date until the end."""
     attendance = Attendance(clock)
-    every = topics.presence(topics.ANY)
-    for value in (await broker.snapshot(every)).values():
-        attendance.note(value)
-
-    async def follow() -> None:
-        async with broker.watch(every) as values:
-            async for value in values:
-                attendance.note(value)
-
-    async with task_group() as group:
-        task = group.create_task(follow(), name="attendance.follow")
+    async with following(broker, topics.presence(topics.ANY), attendance.note):
         yield attendance
-        task.cancel()

@@ -4,20 +4,19 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-import msgspec
 import structlog
 
 from broker import messages, topics
 from broker.base import Broker, Value
-from broker.concurrency import task_group
 from broker.errors import DecodeError
 from broker.messages import ClientRecord
+from server.following import following
 
 log = structlog.get_logger(__name__)
 
 
 class Registry:
-    """Every registered client, kept up to date. Use it as `async with following(broker) as registry`.
+    """Every registered client, kept up to date. Use it as `async with opened(broker) as registry`.
 
     Attributes:
         version: counts the changes.
@@ -56,24 +55,8 @@ class Registry:
 
 
 @contextlib.asynccontextmanager
-async def following(broker: Broker) -> AsyncIterator[Registry]:
+async def opened(broker: Broker) -> AsyncIterator[Registry]:
     """The register, complete from the start and kept up to date until the end."""
     registry = Registry()
-    every = topics.client(topics.ANY)
-    for value in (await broker.snapshot(every)).values():
-        registry.note(value)
-
-    async def follow() -> None:
-        async with broker.watch(every) as values:
-            async for value in values:
-                registry.note(value)
-
-    async with task_group() as group:
-        task = group.create_task(follow(), name="registry.follow")
+    async with following(broker, topics.client(topics.ANY), registry.note):
         yield registry
-        task.cancel()
-
-
-async def register(broker: Broker, client: ClientRecord) -> None:
-    """Write a client into the register, or write it anew."""
-    await broker.put(topics.client(client.id), msgspec.json.encode(client))

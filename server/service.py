@@ -52,8 +52,8 @@ async def serve(
     """
     async with (
         announcing(broker, clock) as announcer,
-        registry.following(broker) as clients,
-        attendance.following(broker, clock) as bridges,
+        registry.opened(broker) as clients,
+        attendance.opened(broker, clock) as bridges,
         task_group() as group,
     ):
         listening = asyncio.Barrier(3)

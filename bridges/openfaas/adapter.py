@@ -5,9 +5,9 @@ retries nothing, and runs what takes long twice.
 """
 
 import contextlib
-import secrets
 import ssl
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
@@ -152,7 +152,7 @@ class OpenFaas:
 
         Nothing is known of a call before its answer: that training began, the function itself reports.
         """
-        call_id = f"{task.id}.{attempt}.{secrets.token_hex(8)}"
+        call_id = str(uuid.uuid4())  # as the gateway itself would make one
         try:
             report = _done(await self._asked(Order(task, attempt), call_id))
         except InvocationFailed as exc:

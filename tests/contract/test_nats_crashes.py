@@ -10,7 +10,7 @@ import pytest
 from nats.aio.client import Client
 
 import broker
-from broker import Broker, Delivery, nats_link, topics
+from broker import Broker, Delivery, link, topics
 from broker.embedded import NatsServer
 from broker.errors import Disconnected, PayloadTooLarge
 
@@ -110,7 +110,7 @@ async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: Nat
 async def test_an_outage_without_end_is_an_error_in_the_end(
     nats_server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nats_link, "CALL_S", 0.3)
+    monkeypatch.setattr(link, "CALL_S", 0.3)
     async with connect() as bus:
         await nats_server.kill()
         with pytest.raises(Disconnected):

@@ -13,8 +13,8 @@ from bridges.platform import Activation
 from bridges.vault import Vault
 from broker.base import Broker
 from broker.fabric import Function
-from broker.job import Model, Training
-from broker.messages import BlobRef, RoundTask
+from broker.messages import RoundTask
+from tests import tasks
 from tests.platforms.openfaas import Gateway, running
 
 FAR = 4e9
@@ -154,20 +154,4 @@ def function(name: str = "c-1", **changes: Any) -> Function:
 
 def task(client: str = "c-1", **changes: Any) -> RoundTask:
     """A task for a client."""
-    facts: dict[str, Any] = {
-        "client_id": client,
-        "client_type": "openfaas",
-        "url": "",
-        "model_configuration": Model(),
-        "data_loc": "",
-        "training_hyperparameters": Training(),
-        "job": "job",
-        "round": 1,
-        "model": BlobRef(f"fl.models.job.{'ab' * 32}", "ab" * 32, 5),
-        "state": None,
-        "token": "secret-token-of-this-task",
-        "seed": 1,
-        "deadline_s": FAR,
-        "max_attempts": 3,
-    }
-    return RoundTask(**{**facts, **changes})
+    return tasks.task(client, "openfaas", **changes)

@@ -1,0 +1,21 @@
+"""The whole system on a Mosquitto alone."""
+
+from pathlib import Path
+
+from tests.conftest import Mosquitto
+from tests.e2e.program import digest, run
+
+SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
+
+
+async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    code, on_nats = await run("run", "quickstart", *SHORT, "--out", "nats", cwd=tmp_path)
+    assert code == 0, on_nats
+    code, on_mqtt = await run("run", "quickstart", *SHORT, "--out", "mqtt", "--url", mosquitto.url, cwd=tmp_path)
+    assert code == 0, on_mqtt
+    assert digest(on_mqtt) == digest(on_nats)
+
+    _, listed = await run("jobs", "--url", mosquitto.url, cwd=tmp_path)
+    assert "completed" in listed
+    _, clients = await run("clients", "--url", mosquitto.url, cwd=tmp_path)
+    assert clients.count("digits-shards2-c10-s0-") >= 10
