@@ -66,10 +66,10 @@ class LocalPlatform:
         concurrency: tasks held at once: one in training for each worker, and one that is next.
     """
 
-    def __init__(self, url: str, workers: int, name: str) -> None:
+    def __init__(self, url: str, workers: int, name: str, device: str) -> None:
         self.name = name
         self.concurrency = 2 * workers
-        self._url = url
+        self._told = {"FEDKEEPER_URL": url, "FEDKEEPER_DEVICE": device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._names = itertools.count(1)
 
@@ -128,14 +128,13 @@ class LocalPlatform:
             _tell_all(worker, f"the worker process ended with code {code}")
 
     async def _start(self) -> Process:
-        env = {**os.environ, "FEDKEEPER_URL": self._url, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "client_fn.local",
             stdin=PIPE,
             stdout=PIPE,
-            env=env,
+            env={**os.environ, **self._told},
             limit=_LINE_BYTES,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we end our workers ourselves
             preexec_fn=children.dying_with_us(signal.SIGKILL),
@@ -143,15 +142,16 @@ class LocalPlatform:
 
 
 @contextlib.asynccontextmanager
-async def pool(url: str, *, workers: int, name: str = "local") -> AsyncIterator[LocalPlatform]:
+async def pool(url: str, *, workers: int, name: str = "local", device: str = "cpu") -> AsyncIterator[LocalPlatform]:
     """Warm workers until the end.
 
     Args:
         url: of the broker that the workers fetch models from and publish updates to.
         workers: how many processes.
         name: of the platform, if it is to be another than `local`.
+        device: what they train on, as torch names it.
     """
-    platform = LocalPlatform(url, workers, name)
+    platform = LocalPlatform(url, workers, name, device)
     async with task_group() as group:
         keepers = [group.create_task(platform._keep_one_running(), name=f"worker {i}") for i in range(workers)]
         yield platform

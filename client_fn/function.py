@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from broker.base import Receipt
 from broker.messages import BlobRef, RoundTask, UpdateHeader
 from client_fn import models, optimizers, shards, tensors, training
 from client_fn.cache import keep
-from client_fn.errors import BaseMismatch, BlobMissing, DataMissing
+from client_fn.errors import BadSettings, BaseMismatch, BlobMissing, DataMissing
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.training import Samples
@@ -36,12 +37,14 @@ class Warm:
         models: tensors of the global models fetched last, by digest.
         shards: samples by `data_loc`.
         modules: by `models.key`; weights are loaded into them for every task.
+        device: what this instance trains on, as torch names it; FEDKEEPER_DEVICE, if the environment has it.
         turn: held while a task trains: torch's random numbers and these modules are for one at a time.
     """
 
     models: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     shards: dict[str, Samples] = field(default_factory=dict)
     modules: dict[bytes, nn.Module] = field(default_factory=dict)
+    device: str = field(default_factory=lambda: os.environ.get("FEDKEEPER_DEVICE") or "cpu")
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -173,10 +176,22 @@ def _loaded(task: RoundTask, base: dict[str, Tensor], warm: Warm) -> nn.Module:
     key = models.key(task.model_configuration)
     module = warm.modules.get(key)
     if module is None:
-        module = models.build(task.model_configuration, seed=0)
+        module = placed(models.build(task.model_configuration, seed=0), warm.device)
     tensors.load(module, base)
     keep(warm.modules, key, module, most=MODULES_KEPT)
     return module
+
+
+def placed(module: nn.Module, device: str) -> nn.Module:
+    """The module on the device that it shall be trained on.
+
+    Raises:
+        BadSettings: this machine, or this build of torch, has no such device.
+    """
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as exc:
+        raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
 
 
 def _trained(

@@ -78,7 +78,13 @@ def load_state(optimizer: Optimizer, payload: bytes) -> None:
     for index, state in states.items():
         _check(index, parameters[index], state, _STATE[type(optimizer)])
     for index, state in states.items():
-        optimizer.state[parameters[index]] = state
+        parameter = parameters[index]
+        optimizer.state[parameter] = {name: _placed(value, name, parameter, optimizer) for name, value in state.items()}
+
+
+def _placed(value: Tensor, name: str, parameter: nn.Parameter, optimizer: Optimizer) -> Tensor:
+    """Where the optimizer looks for it: counters are on the CPU, but for a fused one's."""
+    return value.to(parameter.device) if name in _MOMENTS or optimizer.defaults.get("fused") else value
 
 
 def _groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:

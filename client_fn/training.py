@@ -33,6 +33,7 @@ def train(
 ) -> dict[str, float]:
     """Train a module in place on cross-entropy; the same seed gives the same bits on the same machine.
 
+    It is trained on the device where its parameters are; on a GPU, torch does not promise the same bits.
     Floating-point inputs are cast to the module's dtype, integers (an embedding's) stay as they are. If the
     module has batch normalisation, a last batch of one sample is left out: it has no variance to normalise by.
 
@@ -57,14 +58,15 @@ def train(
     losses: list[float] = []
     steps = 0
     module.train()
-    with torch.random.fork_rng(devices=[]), explained(x):
-        torch.default_generator.manual_seed(seed)
+    device = next(module.parameters()).device
+    with _drawing(seed, device), explained(x):
         for epoch in range(epochs):
             batches = _batches(torch.randperm(len(y), generator=shuffle), batch_size, module)
-            total = torch.zeros(())
+            total = torch.zeros((), device=device)
             for batch in batches:
                 before_batch()
-                loss = mean_loss(module(x.index_select(0, batch)), y.index_select(0, batch))
+                xs, ys = (part.index_select(0, batch).to(device) for part in (x, y))
+                loss = mean_loss(module(xs), ys)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -75,6 +77,16 @@ def train(
                 raise Diverged(epoch + 1, losses[-1])
             steps += len(batches)
     return {"loss": losses[-1], "first_epoch_loss": losses[0], "steps": float(steps)}
+
+
+@contextlib.contextmanager
+def _drawing(seed: int, device: torch.device) -> Iterator[None]:
+    """What the module draws (dropout) comes from the seed; the process's own random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
 def fitting(module: nn.Module, data: Samples) -> Samples:

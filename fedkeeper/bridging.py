@@ -16,7 +16,7 @@ from broker import schema
 from broker.base import Broker
 from broker.concurrency import task_group
 from broker.errors import UNREADABLE
-from fedkeeper import system
+from fedkeeper import notify, system
 from fedkeeper.errors import BadFabric, Missing
 from fedkeeper.fabric_file import Kind
 
@@ -100,6 +100,7 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str) -> None:
             bus = await stack.enter_async_context(connecting)
             host = await stack.enter_async_context(opened(file.platform, vault, bus))
             log.info("the bridge is up", platform=host.name, at_once=host.concurrency, per_minute=host.per_minute)
+            notify.ready(f"bridge {host.name} is up on {broker.BrokerUrl.parse(url).address}")
             await serve(bus, host, Patience(start_s=host.start_s, run_s=host.run_s))
 
     await system.kept_up(bridge)

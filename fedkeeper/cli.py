@@ -14,8 +14,7 @@ import typer
 from broker import BrokerUrl, logs
 from broker.errors import ServerFailed
 from broker.job import Job
-from client_fn import datasets
-from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, provision, running, screen, system
+from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, system
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import FOLDER, URL_FILE, DataDir, Folder, JobFile, JobId, Out, Set, Url, Verbose, Workers, url_of
 from fedkeeper.sdk import connect
@@ -61,6 +60,8 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: starts broker, server and workers, shows it all, and ends them again."""
+    from client_fn import datasets
+
     logs.configure(verbose=verbose, quiet=not verbose)
     wanted = configs.read_job(job, tuple(overrides or ()))
     # Before anything is started: a download takes its time, and can be interrupted here.
@@ -251,6 +252,8 @@ def stage(
 async def _stage(
     file: str, overrides: tuple[str, ...], to: str, platform: str, url: str, data_dir: Path | None
 ) -> None:
+    from fedkeeper import provision
+
     wanted = configs.read_job(file, overrides).data
     staged = provision.deal(wanted, platform=platform, shards_at=to, data_dir=data_dir)
     if url:

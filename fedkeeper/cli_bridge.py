@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from broker import logs
+from broker.topics import checked_id
 from fedkeeper import bridging, relaying, running, system
 from fedkeeper.fabric_file import Kind
 from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, url_of
@@ -16,13 +17,31 @@ app = typer.Typer(no_args_is_help=True, help="Run the bridge to a FaaS platform.
 Config = Annotated[Path, typer.Option(help="The bridge's file; configs/bridges/ has one for each platform.")]
 
 
+Platform = Annotated[str, typer.Option(help="Its name: one for each bridge, as the register's clients have it.")]
+Device = Annotated[
+    str,
+    typer.Option(envvar="FEDKEEPER_DEVICE", help="What the workers train on, as torch names it: cpu, cuda, cuda:1."),
+]
+Provision = Annotated[
+    bool, typer.Option("--provision/--no-provision", help="Deal the built-in datasets when a job waits for them.")
+]
+
+
 @app.command()
 def local(
-    url: Url = "", workers: Workers = 0, folder: Folder = FOLDER, data: DataDir = None, verbose: Verbose = False
+    url: Url = "",
+    platform: Platform = "local",
+    device: Device = "cpu",
+    workers: Workers = 0,
+    provision: Provision = True,
+    folder: Folder = FOLDER,
+    data: DataDir = None,
+    verbose: Verbose = False,
 ) -> None:
-    """Warm worker processes on this machine; gives them clients for the built-in datasets."""
+    """Warm worker processes on this machine: a site's own, or of a board with a GPU."""
     logs.configure(verbose=verbose)
-    running.run(system.run_local_bridge(url_of(url), Settings(folder, workers or system.cores(), data)))
+    settings = Settings(folder, workers or system.cores(), data, checked_id(platform), device, provision)
+    running.run(system.run_local_bridge(url_of(url), settings))
 
 
 @app.command()

@@ -7,7 +7,6 @@ import typer
 
 from broker import logs
 from client_fn import package as packages
-from fedkeeper import deploy as deploying
 from fedkeeper import fabric_file, running
 from fedkeeper.errors import BadOption
 from fedkeeper.fabric_file import FabricFile
@@ -32,6 +31,8 @@ def deploy(
 
 
 async def _deploy(file: FabricFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
+    from fedkeeper import deploy as deploying
+
     async with connect(url) as fabric:
         wanted = [] if remove else await deploying.wanted(fabric, file, url, data_dir)
         steps = await deploying.needed(fabric, file, wanted)

@@ -11,7 +11,6 @@ from broker.errors import UNREADABLE
 from broker.job import Data
 from broker.messages import ClientRecord
 from broker.topics import checked_id
-from client_fn import shards
 from fedkeeper.errors import BadFabric
 
 Kind = Literal["openfaas", "openwhisk", "gcf"]
@@ -142,6 +141,8 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
         file: says it.
         samples: the size of each client's shard, as far as it is known.
     """
+    from client_fn import shards
+
     dealt = [
         ClientRecord(
             id=client,
@@ -171,6 +172,8 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
 
 def homes(file: FabricFile) -> Iterator[tuple[str, str]]:
     """Each of the deal's clients, and the platform that it lives on."""
+    from client_fn import shards
+
     names = iter(shards.client_ids(file.data.deal))
     for platform, hosting in file.platforms.items():
         for _ in range(hosting.clients):

@@ -10,7 +10,7 @@ from bridges.errors import BridgeError
 from broker import heap
 from broker.errors import BrokerError
 from client_fn.errors import ClientError
-from fedkeeper import screen
+from fedkeeper import notify, screen
 from fedkeeper.errors import FedKeeperError
 from server.errors import ServerError
 
@@ -49,6 +49,7 @@ async def _until_signal(command: Coroutine[Any, Any, None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     try:
-        await task
+        async with notify.alive():
+            await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

@@ -10,14 +10,13 @@ from pathlib import Path
 import structlog
 
 import broker
-import server
 from bridges import Invoker, Runner, local, presence
 from broker import BrokerUrl
+from broker.base import Broker
 from broker.concurrency import task_group
 from broker.embedded import NatsServer
 from broker.errors import ConnectFailed, Disconnected
-from fedkeeper import provision
-from fedkeeper.learning import TorchLearning
+from fedkeeper import notify
 from fedkeeper.sdk import Fabric
 
 log = structlog.get_logger(__name__)
@@ -32,12 +31,16 @@ class Settings:
         workers: processes that train.
         data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
         platform: name of the local platform.
+        device: what the workers train on, as torch names it.
+        provision: deal the built-in datasets to clients here, when a job waits for them.
     """
 
     folder: Path
     workers: int
     data_dir: Path | None = None
     platform: str = "local"
+    device: str = "cpu"
+    provision: bool = True
 
     @property
     def shards_at(self) -> str:
@@ -56,10 +59,15 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
     Raises:
         ConnectFailed: no broker is there at the start.
     """
+    import server
+    from fedkeeper.learning import TorchLearning
+
     is_ready, learning = ready or asyncio.Event(), TorchLearning(data_dir)
 
     def takes_jobs() -> None:
-        log.info("the server takes jobs", broker=BrokerUrl.parse(url).address)
+        address = BrokerUrl.parse(url).address
+        log.info("the server takes jobs", broker=address)
+        notify.ready(f"the server takes jobs on {address}")
         is_ready.set()
 
     async def serve() -> None:
@@ -70,26 +78,33 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
 
 
 async def run_local_bridge(url: str, settings: Settings) -> None:
-    """The bridge to the local platform by itself, until cancelled; gives it clients for built-in datasets too.
+    """The bridge to the local platform by itself, until cancelled.
 
     Raises:
         ConnectFailed: no broker is there at the start.
     """
+    name, workers = settings.platform, settings.workers
 
     async def bridge() -> None:
         async with (
-            broker.connect(url, name=f"bridge-{settings.platform}", will=presence.will(settings.platform)) as bus,
-            local.pool(url, workers=settings.workers, name=settings.platform) as platform,
+            broker.connect(url, name=f"bridge-{name}", will=presence.will(name)) as bus,
+            local.pool(url, workers=workers, name=name, device=settings.device) as platform,
             task_group() as group,
         ):
-            clients = provision.provision(
-                Fabric(bus), platform=settings.platform, shards_at=settings.shards_at, data_dir=settings.data_dir
-            )
-            group.create_task(clients, name="provision")
-            log.info("the bridge is up", platform=platform.name, workers=settings.workers)
+            if settings.provision:
+                group.create_task(_provide(bus, settings), name="provision")
+            log.info("the bridge is up", platform=name, workers=workers)
+            notify.ready(f"bridge {name} is up on {BrokerUrl.parse(url).address}, {workers} workers")
             await Runner(bus, Invoker(platform)).run()
 
     await kept_up(bridge)
+
+
+async def _provide(bus: Broker, settings: Settings) -> None:
+    from fedkeeper.provision import provision
+
+    at, data_dir = settings.shards_at, settings.data_dir
+    await provision(Fabric(bus), platform=settings.platform, shards_at=at, data_dir=data_dir)
 
 
 async def kept_up(part: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
@@ -113,6 +128,7 @@ async def kept_up(part: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> 
             if not worked:
                 raise
             log.warning("the broker is still out of reach", error=str(exc))
+        notify.status("the broker is out of reach; trying again")
         await asyncio.sleep(pause_s)
 
 
