@@ -21,6 +21,7 @@ from broker.messages import Invocation
 from broker.progress import ENDS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
 from fedkeeper import provision, system
 from fedkeeper.sdk import Fabric
+from server.cohort import DATA_LABEL
 from tests.edge.gate import gate
 from tests.edge.links import Backbone
 from tests.edge.station import Station, Uplink
@@ -36,7 +37,9 @@ ROUNDS: Final = 3
 STORE_BYTES: Final = 2 << 30
 LAST_LINES: Final = 30
 
-_DATA: Final = Data(dataset="digits", partition="iid", clients=CLIENTS)
+_DEAL: Final = Data(dataset="digits", partition="iid", clients=CLIENTS)
+_OURS: Final = "spread"
+"""The shards' own name: a built-in dataset's would be dealt anew by every bridge that hears a job wait for it."""
 
 
 @dataclass
@@ -111,7 +114,7 @@ class Spread:
             name="spread",
             model=Model(type="tests.edge.gated:Gated"),
             training=Training(local_epochs=1),
-            data=_DATA,
+            data=Data(dataset=_OURS, clients=CLIENTS),
             cohort=Cohort(**chosen),
             evaluation=Evaluation(every=0),
             stop=Stop(rounds=rounds),
@@ -180,6 +183,9 @@ async def _station(name: str, backbone: Backbone, uplink: Uplink, url: str, fold
 
 async def _register(bus: Broker, sites: list[str], shards_at: Path) -> None:
     """Give each site its share of the clients."""
-    dealt = await asyncio.to_thread(provision.deal, _DATA, platform=sites[0], shards_at=str(shards_at), data_dir=None)
-    clients = [msgspec.structs.replace(one, platform=sites[number // EACH]) for number, one in enumerate(dealt)]
+    dealt = await asyncio.to_thread(provision.deal, _DEAL, platform="", shards_at=str(shards_at), data_dir=None)
+    clients = [
+        msgspec.structs.replace(one, platform=sites[number // EACH], labels={DATA_LABEL: _OURS})
+        for number, one in enumerate(dealt)
+    ]
     await Fabric(bus).register(clients)
