@@ -1,4 +1,4 @@
-"""A real nats-server for one machine, started by us: loopback only, own credentials, everything in one folder."""
+"""A real nats-server for one machine, started by us: own credentials, everything in one folder, loopback by default."""
 
 import asyncio
 import contextlib
@@ -26,10 +26,10 @@ START_S: Final = 30.0
 """The server reads its whole store before it listens: 0.5 s per 0.9 GB, more on a cold disk."""
 
 STOP_S: Final = 10.0
+LOOPBACK: Final = "127.0.0.1"
 DISK_SHARE: Final = 0.75
 """Of the disk's free space. A full disk makes streams unusable; a full quota is an error that we can report."""
 
-_HOST: Final = "127.0.0.1"
 _PORT_ATTEMPTS: Final = 5
 
 _CONFIG: Final = """\
@@ -60,13 +60,23 @@ class NatsServer:
 
     Args:
         folder: where its data, configuration, password (0600) and log lie; made if it is missing.
-        port: TCP port on the loopback interface; 0 for any that is free, chosen at the first start.
+        port: TCP port; 0 for any that is free, chosen at the first start.
         max_file_bytes: how much it may store; three quarters of the disk's free space by default.
         settings: further lines for its configuration file.
+        host: IPv4 address of this machine that it listens on. Anything but loopback is seen from outside, in clear.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, max_file_bytes: int | None = None, settings: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        max_file_bytes: int | None = None,
+        settings: str = "",
+        host: str = LOOPBACK,
+    ) -> None:
         self.folder = folder
+        self.host = host
         self.port = port
         self._fixed_port = port != 0
         self._max_file_bytes = max_file_bytes
@@ -86,7 +96,7 @@ class NatsServer:
     @property
     def url(self) -> str:
         """Where it listens, for `broker.connect`; known after the start."""
-        return f"nats://{USER}@{_HOST}:{self.port}?password_file={self.password_file}"
+        return f"nats://{USER}@{self.host}:{self.port}?password_file={self.password_file}"
 
     @property
     def password_file(self) -> Path:
@@ -168,10 +178,10 @@ class NatsServer:
     async def _start(self, binary: Path) -> None:
         for attempt in itertools.count(1):
             if not self.port:
-                self.port = _free_port()
+                self.port = _free_port(self.host)
             await asyncio.to_thread(self._write_config)
             self._process = await self._spawn(binary)
-            if await _listens(self._process, self.port, self._name):
+            if await _listens(self._process, self.host, self.port, self._name):
                 _log.info("nats-server is ready", port=self.port, pid=self._process.pid, folder=str(self.folder))
                 return
             # Someone else may have taken the port between our look and the server's.
@@ -207,7 +217,7 @@ class NatsServer:
         limit = self._max_file_bytes or _disk_share(self.folder)
         text = _CONFIG.format(
             name=self._name,
-            host=_HOST,
+            host=self.host,
             port=self.port,
             user=USER,
             password=self.password_file.read_text(encoding="utf-8").strip(),
@@ -226,10 +236,10 @@ class NatsServer:
         return next((line for line in reversed(lines) if "[FTL]" in line or "[ERR]" in line), "it gave no reason")
 
 
-async def _listens(process: asyncio.subprocess.Process, port: int, name: str) -> bool:
+async def _listens(process: asyncio.subprocess.Process, host: str, port: int, name: str) -> bool:
     """Wait until the server listens; False if it ended instead."""
     ended = asyncio.ensure_future(process.wait())
-    greeted = asyncio.ensure_future(_greeting(port, name))
+    greeted = asyncio.ensure_future(_greeting(host, port, name))
     try:
         await asyncio.wait((ended, greeted), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done() and not greeted.done():
@@ -240,11 +250,11 @@ async def _listens(process: asyncio.subprocess.Process, port: int, name: str) ->
         greeted.cancel()
 
 
-async def _greeting(port: int, name: str) -> None:
+async def _greeting(host: str, port: int, name: str) -> None:
     """Connect until the server of that name answers: it has no other way to tell us that works everywhere."""
     for attempt in itertools.count():
         with contextlib.suppress(OSError):
-            reader, writer = await asyncio.open_connection(_HOST, port)
+            reader, writer = await asyncio.open_connection(host, port)
             try:
                 if name.encode() in await reader.readline():
                     return
@@ -270,9 +280,9 @@ def find_binary() -> Path:
     return Path(on_path)
 
 
-def _free_port() -> int:
+def _free_port(host: str) -> int:
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 

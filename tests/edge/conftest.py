@@ -1,0 +1,22 @@
+"""Sites with links that can be broken."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.edge import links
+from tests.edge.links import Backbone, Site
+
+
+@pytest.fixture
+async def backbone() -> AsyncIterator[Backbone]:
+    """An address that sites can reach."""
+    async with links.backbone() as found:
+        yield found
+
+
+@pytest.fixture
+async def site(backbone: Backbone) -> AsyncIterator[Site]:
+    """A site with nothing in it."""
+    async with backbone.site() as found:
+        yield found
