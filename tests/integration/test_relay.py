@@ -113,10 +113,13 @@ async def digest(fabric: Fabric, job: str) -> str:
     return record.model.sha256
 
 
-async def trained(backbone: Broker, job_id: str = "") -> tuple[str, Counter[str]]:
-    """The digest of a job that is run now, and how often each client's update counted."""
+async def trained(backbone: Broker, job_id: str = "", count: int = 4) -> tuple[str, Counter[str]]:
+    """The digest of a job that is run now, and how often each client's update counted.
+
+    All clients are in its cohort, or it would depend on whose bridge was heard first.
+    """
     fabric = Fabric(backbone)
-    job = job_id or await fabric.submit(fakes.job())
+    job = job_id or await fabric.submit(fakes.job(cohort={"clients": count}))
     said = await said_of(fabric, job)
     counted = Counter(f"{e.round} {e.client}" for e in said if isinstance(e, progress.UpdateCounted))
     return await digest(fabric, job), counted
@@ -127,7 +130,7 @@ async def undisturbed(count: int) -> str:
     async with broker.connect("memory://undisturbed") as bus:
         await Fabric(bus).register(fakes.clients(count))
         async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
-            return (await trained(bus))[0]
+            return (await trained(bus, count=count))[0]
 
 
 async def events(bus: Broker, topic_filter: str, count: int) -> list[Delivery]:
@@ -140,13 +143,12 @@ async def events(bus: Broker, topic_filter: str, count: int) -> list[Delivery]:
     return found
 
 
-async def value(bus: Broker, topic: str) -> bytes:
-    """A retained value, as soon as it is there."""
+async def value(bus: Broker, topic: str, holding: bytes) -> None:
+    """Until a retained value holds that."""
     async with asyncio.timeout(WITHIN_S), bus.watch(topic) as values:
         async for one in values:
-            if one.payload is not None:
-                return one.payload
-    raise AssertionError
+            if holding in (one.payload or b""):
+                return
 
 
 async def publish(bus: Broker, one: RoundTask) -> None:
@@ -180,9 +182,8 @@ async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:
             await soon(lambda: sum(line["event"] == "crossed the link" for line in logs) == 2)
         models = {one.model.topic for one in fleet.tasks}
         updates = [topics.update(one.job, one.round, one.client_id, 1) for one in fleet.tasks]
-        async with asyncio.timeout(WITHIN_S):
-            while any([await site.get(topic) for topic in (*models, *updates)]):  # noqa: ASYNC110 (no event tells)
-                await asyncio.sleep(0.05)
+        for topic in (*models, *updates):
+            await soon_gone(site, topic)
 
 
 async def test_two_sites_and_the_backbone_train_one_job_as_one_site_would(world: World) -> None:
@@ -196,7 +197,7 @@ async def test_two_sites_and_the_backbone_train_one_job_as_one_site_would(world:
         relay(backbone, south, settings("south", "edge-b")).run(),
     ]
     async with running(serve(backbone, FakeLearning()), *relays, *[fleet.serve() for fleet in fleets]):
-        got, counted = await trained(backbone)
+        got, counted = await trained(backbone, count=6)
     assert got == await undisturbed(6)
     assert set(counted.values()) == {1}
 
@@ -408,18 +409,16 @@ async def test_what_a_site_s_bridge_tells_is_told_on_the_backbone(world: World) 
         told = await events(backbone, topics.invocation("edge-a", "client-00"), 2)
         records = [cloudevents.data_of(await one.read(), Invocation) for one in told]
         assert [one.outcome for one in records] == ["running", "succeeded"]
-        assert await value(backbone, topics.presence("edge-a-board")) == b"here"
-        assert b'"state":"succeeded"' in await value(backbone, topics.tally("client-00"))
+        await value(backbone, topics.presence("edge-a-board"), b"here")
+        await value(backbone, topics.tally("client-00"), b'"state":"succeeded"')
         await site.delete(topics.presence("edge-a-board"))
         await soon_gone(backbone, topics.presence("edge-a-board"))
 
 
 async def soon_gone(bus: Broker, topic: str) -> None:
-    async with asyncio.timeout(WITHIN_S), bus.watch(topic) as values:
-        if await bus.get(topic) is not None:
-            async for one in values:
-                if one.payload is None:
-                    return
+    async with asyncio.timeout(WITHIN_S):
+        while await bus.get(topic) is not None:  # noqa: ASYNC110 (what never was there is no event)
+            await asyncio.sleep(0.02)
 
 
 async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) -> None:
@@ -438,7 +437,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
         [reply] = await events(backbone, topics.reply(topics.ANY), 1)
         assert b'"change":"created"' in await reply.read()
         assert reply.topic == topics.reply("request-1")
-        assert b"client-00" in await value(backbone, topics.function("edge-a", "client-00"))
+        await value(backbone, topics.function("edge-a", "client-00"), b"client-00")
     assert host.packages == {"client-00": code}
 
 
@@ -490,8 +489,9 @@ async def test_a_task_that_expired_while_the_site_was_away_is_not_started(wide: 
         assert "out of reach" in record.reason
         await wide.servers["site"].start()
         await publish(backbone, task("client-02", "edge-a"))
-        await soon(lambda: len(fleet.tasks) == 2, WITHIN_S)
-    assert [one.client_id for one in fleet.tasks] == ["client-00", "client-02"]
+        await soon(lambda: any(one.client_id == "client-02" for one in fleet.tasks), WITHIN_S)
+    # The first one's acknowledgement may have died with the broker.
+    assert {one.client_id for one in fleet.tasks} == {"client-00", "client-02"}
 
 
 async def _nothing(bus: Broker, one: RoundTask) -> None:
