@@ -8,7 +8,7 @@ import structlog
 import broker
 from bridges.relay import Relay, Settings
 from broker import BrokerUrl, schema
-from fedkeeper import bridging, system
+from fedkeeper import bridging, notify, system
 from fedkeeper.errors import BadFabric
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,7 @@ async def run_relay(settings: Settings) -> None:
         ):
             addresses = {side: BrokerUrl.parse(getattr(settings, side)).address for side in ("backbone", "site")}
             log.info("the relay is up", name=settings.name, platforms=settings.platforms, **addresses)
+            notify.ready(f"relay {settings.name} is up between {addresses['backbone']} and {addresses['site']}")
             await Relay(settings, backbone, site).run()
 
     await system.kept_up(relay)
