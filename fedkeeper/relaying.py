@@ -44,7 +44,7 @@ async def run_relay(settings: Settings) -> None:
         ):
             addresses = {side: BrokerUrl.parse(getattr(settings, side)).address for side in ("backbone", "site")}
             log.info("the relay is up", name=settings.name, platforms=settings.platforms, **addresses)
-            notify.ready(f"relay {settings.name} is up")
+            notify.ready(f"relay {settings.name} is up between {addresses['backbone']} and {addresses['site']}")
             await Relay(settings, backbone, site).run()
 
     await system.kept_up(relay)

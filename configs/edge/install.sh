@@ -10,7 +10,7 @@ set -eu
 usage="usage: install.sh --wheel FILE [--bridge openfaas|local] [--broker none|nats|mosquitto] [--python PROGRAM] [--dry-run]
   --wheel    the wheel of FedKeeper to install
   --bridge   openfaas (default): calls the functions of an OpenFaaS; local: trains by itself, installs torch
-  --broker   a broker on this board: nats, a leaf node of the backbone; mosquitto, for a relay
+  --broker   a broker on this board: nats, a leaf node of the backbone; mosquitto, with a relay to the backbone
   --python   Python 3.11 or newer, if it is not one of the system's
   --dry-run  print what would be done"
 
@@ -139,6 +139,8 @@ install_broker() {
             keep 644 "$here/mosquitto.conf" "$etc/mosquitto.conf"
             run install -d -m 755 "$units/mosquitto.service.d"
             run install -m 644 "$here/mosquitto-fedkeeper.conf" "$units/mosquitto.service.d/fedkeeper.conf"
+            keep 644 "$here/relay.toml" "$etc/relay.toml"
+            run install -m 644 "$here/fedkeeper-relay.service" "$units/fedkeeper-relay.service"
             ;;
         nats)
             getent passwd fedkeeper-nats > /dev/null \
@@ -173,7 +175,10 @@ start_services() {
     run systemctl daemon-reload
     case $broker in
         nats) start fedkeeper-nats.service "$etc/nats-leaf.secret" ;;
-        mosquitto) start mosquitto.service "$DESTDIR/etc/mosquitto/fedkeeper.passwd" ;;
+        mosquitto)
+            start mosquitto.service "$DESTDIR/etc/mosquitto/fedkeeper.passwd"
+            start fedkeeper-relay.service "$etc/relay.toml" "$etc/secrets/backbone-password" "$etc/secrets/broker-password"
+            ;;
     esac
     set -- "$etc/secrets/broker-password"
     case $bridge in

@@ -13,7 +13,7 @@ import pytest
 from bridges.openfaas import Settings
 from broker import BrokerUrl
 from broker.embedded import find_binary
-from fedkeeper import bridging
+from fedkeeper import bridging, relaying
 from tests.conftest import Mosquitto
 
 EDGE = Path(__file__).parents[2] / "configs" / "edge"
@@ -55,7 +55,7 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for name in ("fedkeeper-bridge.service", "fedkeeper-nats.service"):
+    for name in ("fedkeeper-bridge.service", "fedkeeper-nats.service", "fedkeeper-relay.service"):
         text = re.sub(r"/opt/fedkeeper/bin/\S+", str(program), (EDGE / name).read_text())
         (tmp_path / name).write_text(text.replace("User=fedkeeper-nats", "User=root"))
         command = (analyze, "verify", str(tmp_path / name))
@@ -76,6 +76,15 @@ def test_the_bridge_s_file_names_secrets_that_the_unit_hands_over() -> None:
     wanted = {url.password_file.name, file.platform.password, file.platform.key}
     given = credentials("fedkeeper-bridge.service")
     assert set(given) == wanted
+    assert all(path == f"/etc/fedkeeper/secrets/{name}" for name, path in given.items())
+
+
+def test_the_relay_s_file_names_secrets_that_its_unit_hands_over() -> None:
+    settings = relaying.read(EDGE / "relay.toml")
+    files = [BrokerUrl.parse(url).password_file for url in (settings.backbone, settings.site)]
+    assert all(file is not None and str(file.parent) == "/run/credentials/fedkeeper-relay.service" for file in files)
+    given = credentials("fedkeeper-relay.service")
+    assert set(given) == {file.name for file in files if file is not None}
     assert all(path == f"/etc/fedkeeper/secrets/{name}" for name, path in given.items())
 
 

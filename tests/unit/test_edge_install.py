@@ -114,6 +114,8 @@ def test_mosquitto_is_installed_and_reads_our_file(board: Path) -> None:
     dropin = board / "root/etc/systemd/system/mosquitto.service.d/fedkeeper.conf"
     assert "-c /etc/fedkeeper/mosquitto.conf" in dropin.read_text()
     assert "systemctl restart mosquitto.service" not in calls(board)
+    assert (board / "root/etc/fedkeeper/relay.toml").exists()
+    assert "systemctl enable fedkeeper-relay.service" in calls(board)
 
 
 @pytest.mark.parametrize(
