@@ -24,11 +24,14 @@ from broker import cloudevents, topics
 from broker.base import Broker, Delivery
 from broker.cloudevents import Envelope
 from broker.concurrency import task_group
-from broker.errors import BadTopic, BrokerError, DecodeError
+from broker.errors import BadTopic, BrokerError, DecodeError, Disconnected
 from broker.messages import Invocation, Outcome, RoundTask
 from broker.work import Report
 
 log = structlog.get_logger(__name__)
+
+_FINAL: Final = frozenset({"failed", "dead", "expired"})
+"""Outcomes that the task's acknowledgement, or its next attempt, depends on."""
 
 UNREADABLE: Final = "unreadable"
 """Stands for the client in the dead-letter topic of what is no task."""
@@ -202,4 +205,10 @@ class _Record:
         name = f"{task.id}.{task.token[:16]}.{self.attempt}.{outcome}"
         envelope = Envelope(name, f"/bridges/{platform}", f"invocation.{outcome}", now_s, task.client_id)
         topic = topics.invocation(platform, task.client_id)
-        await self.runner._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=name)
+        try:
+            await self.runner._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=name)
+        except Disconnected as exc:
+            if outcome in _FINAL:
+                raise
+            # A broker that is away is no reason to give a run up: its update waits as well.
+            log.warning("an outcome is not on record", outcome=outcome, error=str(exc))

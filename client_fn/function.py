@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from broker import topics
 from broker.base import Receipt
+from broker.errors import Disconnected
 from broker.messages import BlobRef, RoundTask, UpdateHeader
 from client_fn import models, optimizers, shards, tensors, training
 from client_fn.cache import keep
@@ -22,6 +23,9 @@ from client_fn.lease import Lease
 from client_fn.training import Samples
 
 T = TypeVar("T")
+
+RETRY_S: Final = 1.0
+"""Until an update is published again; the broker's own patience was over by then."""
 
 MODELS_KEPT: Final = 2
 MODULES_KEPT: Final = 2
@@ -92,19 +96,35 @@ async def handle(
     Raises:
         LeaseOver: the deadline has come; training ends within a batch, and nothing is published.
         ClientError: another of `client_fn.errors`.
-        BrokerError: the broker could not be reached, or refused.
+        BrokerError: the broker refused, or could not be reached before the training; an update waits for it.
     """
     lease = Lease(task, clock)
     async with lease.held():
         async with warm.turn:
             answer = await _answer(task, broker, warm, lease, attempt=attempt, on_training=on_training)
         on_trained()
-        if answer.header.state and answer.state:
-            # Before the update: once that counts, the next task names this state.
-            await broker.put(answer.header.state.topic, answer.state)
-        lease.check()
-        topic = topics.update(task.job, task.round, task.client_id, attempt)
-        return Published(answer.header, await broker.publish(topic, answer.update))
+        while True:
+            lease.check()
+            try:
+                return Published(answer.header, await _publish(task, answer, broker, attempt))
+            except Disconnected as exc:
+                # What is trained is kept until the link returns, or the time is over.
+                _log_waiting(task, exc)
+                await asyncio.sleep(RETRY_S)
+
+
+def _log_waiting(task: RoundTask, exc: Disconnected) -> None:
+    # Every cold start would pay for its import.
+    import structlog
+
+    structlog.get_logger(__name__).warning("the update waits for the broker", task=task.id, error=str(exc))
+
+
+async def _publish(task: RoundTask, answer: _Answer, broker: Exchange, attempt: int) -> Receipt:
+    if answer.header.state and answer.state:
+        # Before the update: once that counts, the next task names this state.
+        await broker.put(answer.header.state.topic, answer.state)
+    return await broker.publish(topics.update(task.job, task.round, task.client_id, attempt), answer.update)
 
 
 async def _answer(

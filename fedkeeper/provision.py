@@ -46,8 +46,11 @@ async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: 
         if isinstance(said.event, JobWaiting) and not record.ended and record.job.data.dataset in datasets.NAMES:
             data = record.job.data
             staged = await asyncio.to_thread(deal, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
-            await fabric.register(staged)
-            log.info("clients registered", platform=platform, data=data.key, clients=len(staged))
+            # Clients of another platform stay there: two such bridges would take them from each other for ever.
+            elsewhere = {client.id for client in await fabric.clients() if client.platform != platform}
+            ours = [client for client in staged if client.id not in elsewhere]
+            await fabric.register(ours)
+            log.info("clients registered", platform=platform, data=data.key, clients=len(ours))
     except NoSuchJob:
         return
     except Disconnected:

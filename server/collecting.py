@@ -89,12 +89,17 @@ class Collector:
         return min([self.collection.round.wakes_s, *(at_s for at_s in gone if at_s is not None)])
 
     def _give_up_absent(self) -> None:
-        """Do not wait for clients whose bridge has gone; an update that comes all the same still counts."""
+        """Do not wait for clients whose bridge has gone; an update that comes all the same still counts.
+
+        Where the quorum needs them, they are waited for: a site may come back before the deadline.
+        """
         now_s = self._clock()
         gone = {platform for platform in self._platforms if (self._gone_s(platform) or now_s + 1) <= now_s}
         fresh, self._given_up = gone - self._given_up, gone
         for member in self._record.cohort if fresh else ():
-            if member.platform in fresh and member.id in self._outstanding and self.collection.round.open:
+            round_ = self.collection.round
+            enough = len(round_.cohort) - len(round_.lost) > round_.needed
+            if member.platform in fresh and member.id in self._outstanding and round_.open and enough:
                 self._bridge_gone(member)
 
     @property

@@ -390,3 +390,17 @@ async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
     async with running(serve(bus, FakeLearning())):
         job = await fabric.submit(fakes.job(cohort={"presence": "ignored", "deadline_s": 0.2, "on_failure": "stop"}))
         assert of(await events(fabric, job), progress.RoundOpened)
+
+
+async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fabric: Fabric, bus: Broker) -> None:
+    dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
+    await fabric.register([*fakes.clients(3), *dying])
+    here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
+    await bus.put(topics.presence(here.bridge), msgspec.json.encode(here))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        job = await fabric.submit(fakes.job(cohort={"quorum": 1.0, "deadline_s": 1.5, "on_failure": "stop"}))
+        said = await events(fabric, job)
+    assert not of(said, progress.ClientFailed)
+    opened, failed = of(said, progress.RoundOpened)[0], of(said, progress.RoundFailed)[0]
+    assert "3 of 4" in failed.reason
+    assert opened.deadline_s > 0

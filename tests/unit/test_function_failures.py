@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Receipt
+from broker.errors import Disconnected
 from broker.job import Model, Training
 from broker.messages import BlobRef
-from client_fn import tensors, training
+from client_fn import function, tensors, training
 from client_fn.errors import (
     BadModel,
     BadState,
@@ -200,3 +201,40 @@ async def test_an_instance_recovers_from_a_training_that_failed(site: Site) -> N
     got, _ = await update_of(site, attempt=2)
     expected, _ = trained_here(site, tensors.initial(SMALL, 1)[0])
     assert got["out.weight"].tobytes() == expected["out.weight"].numpy().tobytes()
+
+
+async def test_a_trained_update_waits_for_a_broker_that_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "RETRY_S", 0.0)
+    away, publish = 3, site.bus.publish
+
+    async def publish_later(topic: str, payload: bytes) -> Receipt:
+        nonlocal away
+        if away:
+            away -= 1
+            raise Disconnected("no connection for 30 s")
+        return await publish(topic, payload)
+
+    monkeypatch.setattr(site.bus, "publish", publish_later)
+    trainings = 0
+
+    def training_begins() -> None:
+        nonlocal trainings
+        trainings += 1
+
+    await handle(await task_for(site), site.bus, Warm(), attempt=1, on_training=training_begins)
+    assert (away, trainings) == (0, 1)
+    assert (await update_of(site))[1].client == "c1"
+
+
+async def test_an_update_waits_no_longer_than_its_lease(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(function, "RETRY_S", 0.0)
+    now = 1.0
+
+    async def never(_topic: str, _payload: bytes) -> Receipt:
+        nonlocal now
+        now += 400.0
+        raise Disconnected("no connection for 30 s")
+
+    monkeypatch.setattr(site.bus, "publish", never)
+    with pytest.raises(LeaseOver):
+        await handle(await task_for(site, deadline_s=1000.0), site.bus, Warm(), attempt=1, clock=lambda: now)

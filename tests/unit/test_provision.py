@@ -43,6 +43,7 @@ async def says_that_it_waits(fabric: Fabric, job_id: str) -> None:
 async def registered(fabric: Fabric, to: Path, data: Data) -> list[ClientRecord]:
     """Provision until all clients of that data are registered."""
     missing = {topics.client(f"{data.key}-{number:03}") for number in range(data.clients)}
+    missing -= {topics.client(client.id) for client in await fabric.clients()}
     async with asyncio.TaskGroup() as group:
         work = provision(fabric, platform="local", shards_at=str(to), data_dir=None)
         working = group.create_task(work, name="provision")
@@ -62,6 +63,16 @@ async def test_a_waiting_job_gets_its_clients(fabric: Fabric, tmp_path: Path) ->
         x, y = await asyncio.to_thread(shards.read, client.data_loc)
         assert client.data_loc.startswith(tmp_path.as_uri())
         assert len(x) == len(y) == client.samples > 400
+
+
+async def test_clients_of_another_platform_stay_there(fabric: Fabric, tmp_path: Path) -> None:
+    elsewhere = ClientRecord(id=f"{DIGITS.key}-000", platform="edge", labels={"data": DIGITS.key})
+    await fabric.register([elsewhere])
+    await waits(fabric, "demo", DIGITS)
+    await registered(fabric, tmp_path, DIGITS)
+    found = await fabric.clients()
+    assert found[0] == elsewhere
+    assert [client.platform for client in found] == ["edge", "local", "local"]
 
 
 async def test_jobs_that_it_cant_help_are_passed_over(fabric: Fabric, tmp_path: Path) -> None:
