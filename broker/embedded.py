@@ -36,6 +36,8 @@ _CONFIG: Final = """\
 server_name: "{name}"
 listen: "{host}:{port}"
 max_payload: {max_payload}
+# A slow link may take its time for a model; by default its client is given up after ten seconds.
+write_deadline: 2m
 log_file: "{folder}/nats-server.log"
 log_size_limit: 16MB
 authorization {{ user: "{user}", password: "{password}" }}

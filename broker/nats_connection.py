@@ -23,6 +23,7 @@ from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats_errors import ApiError, Busy, api_error, denied_subject, mapped, mapped_connect
+from broker.nats_progress import Progress
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ Receive = Callable[[Msg], Awaitable[None]]
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 5
 """Requests in flight fail at once when the connection ends; this is for answers that get lost."""
+
+SLOW_S: Final = 300.0
+"""An answer may take so long while large messages move on a slow link."""
 
 CLOSE_S: Final = 2.0
 PING_S: Final = 5
@@ -78,6 +82,7 @@ class Connection:
         self.address = address
         self._name = name
         self._client = Client()
+        self._loop = asyncio.get_running_loop()
         self._complaints: list[str] = []
         self._deaf: Denied | None = None
         # What may be read is granted per user, so the user is part of the name.
@@ -105,6 +110,7 @@ class Connection:
         except BaseException:
             await self.close()
             raise
+        self._spare(Progress(self._client))
 
     async def close(self) -> None:
         """End it; bounded, as nats-py waits for a server that may be frozen."""
@@ -240,12 +246,23 @@ class Connection:
                 del self._requests[reply]
 
     async def _outcome(self, subject: str, waiting: _Waiting) -> Msg:
-        try:
-            async with asyncio.timeout(REQUEST_S):
-                return await waiting.future
-        except TimeoutError as exc:
-            self._notice_end()
-            raise Disconnected(f"{subject}: no answer within {REQUEST_S} s") from exc
+        progress, since_s = Progress(self._client), self._loop.time()
+        progress.goes_on()
+        while self._loop.time() - since_s < SLOW_S:
+            if (await asyncio.wait([waiting.future], timeout=REQUEST_S))[0]:
+                return waiting.future.result()
+            if not progress.goes_on():
+                break
+        self._notice_end()
+        raise Disconnected(f"{subject}: no answer within {self._loop.time() - since_s:.0f} s")
+
+    def _spare(self, progress: Progress) -> None:
+        """A pong waits behind what is under way: as long as that moves, the server is there."""
+        if self.lost.is_set():
+            return
+        if progress.goes_on():
+            self._client._pings_outstanding = 0
+        self._loop.call_later(PING_S, self._spare, progress)
 
     @contextlib.contextmanager
     def _waits(self, *subjects: str) -> Iterator[_Waiting]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -18,18 +19,26 @@ class Wire:
         port: where to connect instead.
         down: bytes that the server sent.
         up: bytes that were sent to it.
+        bytes_per_s: how fast it is, in each direction; 0: as fast as can be.
     """
 
     target: int
     port: int = 0
     down: int = 0
     up: int = 0
+    bytes_per_s: int = 0
     _open: set[StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     async def mend(self) -> None:
         """Let connections through; the port stays the same."""
-        self._server = await asyncio.start_server(self._through, "127.0.0.1", self.port)
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # A link holds little: what is under way waits with who sent it.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIECE)
+        listening.bind(("127.0.0.1", self.port))
+        self._server = await asyncio.start_server(self._through, sock=listening)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
@@ -55,16 +64,20 @@ class Wire:
     async def _up(self, reader: StreamReader, writer: StreamWriter) -> None:
         while piece := await reader.read(_PIECE):
             self.up += len(piece)
-            writer.write(piece)
-            await writer.drain()
+            await self._pass(piece, writer)
         raise ConnectionResetError
 
     async def _down(self, reader: StreamReader, writer: StreamWriter) -> None:
         while piece := await reader.read(_PIECE):
             self.down += len(piece)
-            writer.write(piece)
-            await writer.drain()
+            await self._pass(piece, writer)
         raise ConnectionResetError
+
+    async def _pass(self, piece: bytes, writer: StreamWriter) -> None:
+        if self.bytes_per_s:
+            await asyncio.sleep(len(piece) / self.bytes_per_s)
+        writer.write(piece)
+        await writer.drain()
 
 
 @contextlib.asynccontextmanager

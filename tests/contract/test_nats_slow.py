@@ -1,0 +1,49 @@
+"""Large messages on a link that is much slower than our patience."""
+
+import asyncio
+import os
+
+import pytest
+
+import broker
+from broker import nats_connection, topics
+from broker.embedded import NatsServer
+from broker.errors import Disconnected
+from tests.integration.wire import wire_to
+
+MODEL = topics.model("job", "00")
+UPDATE = topics.update("job", 1, "client-1", 1)
+
+
+async def test_weights_get_through_in_both_directions(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = os.urandom(3 << 20)
+    async with broker.connect(nats_server.url) as near:
+        await near.put(MODEL, payload)
+    monkeypatch.setattr(nats_connection, "REQUEST_S", 0.5)
+    monkeypatch.setattr(nats_connection, "PING_S", 0.3)
+    async with wire_to(nats_server.port) as wire:
+        slow = nats_server.url.replace(f":{nats_server.port}", f":{wire.port}")
+        async with broker.connect(slow) as far, asyncio.timeout(60):
+            wire.bytes_per_s = 1_000_000
+            wire.up = wire.down = 0
+            await far.publish(UPDATE, payload)
+            found = await far.get(MODEL)
+            assert found is not None
+            assert found.payload == payload
+    assert wire.up < 1.5 * len(payload), "it was not sent again and again"
+    assert wire.down < 1.5 * len(payload)
+
+
+async def test_a_server_that_is_frozen_is_still_noticed(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_connection, "REQUEST_S", 0.5)
+    async with wire_to(nats_server.port) as wire:
+        slow = nats_server.url.replace(f":{nats_server.port}", f":{wire.port}")
+        async with broker.connect(slow) as far:
+            wire.bytes_per_s = 1
+            connection = await far._link.connection()  # type: ignore[attr-defined]
+            begun_s = asyncio.get_running_loop().time()
+            with pytest.raises(Disconnected, match="no answer within"):
+                await connection.request("fl.updates.job.1.client-1.1", os.urandom(1 << 20))
+            assert asyncio.get_running_loop().time() - begun_s < 20
