@@ -148,7 +148,8 @@ def mosquitto_url(mosquitto: Mosquitto) -> str:
 async def nats_mqtt_url(tmp_path: Path) -> AsyncIterator[str]:
     """The MQTT listener of a nats-server."""
     port = _free_port()
-    settings = f'mqtt {{ host: "127.0.0.1", port: {port} }}'
+    # What was on its way to a session that just ended comes again after this time; 30 s by default.
+    settings = f'mqtt {{ host: "127.0.0.1", port: {port}, ack_wait: "1s" }}'
     server = NatsServer(tmp_path / "nats-mqtt", max_file_bytes=STORE_BYTES, settings=settings)
     await server.start()
     yield f"mqtt://{USER}@127.0.0.1:{port}?password_file={server.password_file}"
