@@ -1,0 +1,70 @@
+"""One round over everything: local workers, a site on NATS, and a site on a Mosquitto of its own behind a relay."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from broker.embedded import NatsServer
+from broker.job import Data
+from fedkeeper import connect, provision
+from tests.conftest import Mosquitto
+from tests.e2e.program import Program, digest, run
+
+DEAL = Data(clients=6)
+HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")
+JOB = (
+    *("quickstart", "--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam"),
+    *("--set", "data.clients=6", "--set", "cohort.clients=6", "--set", "cohort.quorum=1.0"),
+)
+UP = "is up"
+
+
+@contextlib.asynccontextmanager
+async def running(*arguments: str, ready: str, cwd: Path) -> AsyncIterator[None]:
+    """A program of ours until the end of the block."""
+    program = await Program(*arguments, cwd=cwd).start()
+    try:
+        await program.says(ready)
+        yield
+    finally:
+        program.send(signal.SIGTERM)
+        await program.ends(30)
+
+
+async def register(url: str, folder: Path) -> None:
+    """Deal the digits, and give each client its home."""
+    staged = await asyncio.to_thread(
+        provision.deal, DEAL, platform="local", shards_at=str(folder / "shards"), data_dir=None
+    )
+    async with connect(url) as fabric:
+        homes = zip(staged, HOMES, strict=True)
+        await fabric.register([msgspec.structs.replace(client, platform=home) for client, home in homes])
+
+
+async def test_a_round_spans_local_workers_and_two_kinds_of_sites(
+    nats_server: NatsServer, mosquitto: Mosquitto, tmp_path: Path
+) -> None:
+    code, alone = await run("run", *JOB, cwd=tmp_path)
+    assert code == 0, alone
+    relay = tmp_path / "relay.toml"
+    relay.write_text(f'name = "b"\nbackbone = "{nats_server.url}"\nsite = "{mosquitto.url}"\nplatforms = ["site-b"]\n')
+    await register(nats_server.url, tmp_path)
+    local = ("bridge", "local", "--workers", "1", "--no-provision")
+    async with (
+        running("server", "--url", nats_server.url, ready="takes jobs", cwd=tmp_path),
+        running(*local, "--url", nats_server.url, ready=UP, cwd=tmp_path),
+        running(*local, "--platform", "site-a", "--url", nats_server.url, ready=UP, cwd=tmp_path),
+        running("bridge", "relay", "--config", str(relay), ready=UP, cwd=tmp_path),
+        running(*local, "--platform", "site-b", "--url", mosquitto.url, ready=UP, cwd=tmp_path),
+    ):
+        code, output = await run("submit", *JOB, "--wait", "--url", nats_server.url, cwd=tmp_path)
+        assert code == 0, output
+        _, clients = await run("clients", "--url", nats_server.url, cwd=tmp_path)
+    assert digest(output) == digest(alone)
+    for platform in set(HOMES):
+        assert f"trains on {platform} as" in output
+    assert [line.split()[1:3] for line in clients.splitlines()[1:]] == [[home, "succeeded"] for home in HOMES]
