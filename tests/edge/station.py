@@ -1,6 +1,9 @@
 """What runs at a site: the bridge to local workers, and whatever joins the site to the broker."""
 
 import contextlib
+import getpass
+import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -11,6 +14,7 @@ from typing import Final
 from tests.edge.gate import Gate
 from tests.edge.gated import GATE
 from tests.edge.links import Site
+from tests.integration.fakes import soon
 
 REPOSITORY: Final = Path(__file__).parents[2]
 
@@ -28,13 +32,71 @@ running.run(system.run_local_bridge(url, system.Settings(Path(folder), 1, platfo
 """
 
 
+MQTT_PORT: Final = 1883
+"""Each site has a loopback interface of its own."""
+
+MOSQUITTO: Final = """\
+listener {port} 127.0.0.1
+allow_anonymous true
+persistence true
+persistence_location {folder}/
+autosave_on_changes true
+autosave_interval 1
+max_queued_messages 0
+set_tcp_nodelay true
+user {user}
+"""
+
+RELAY: Final = """
+import socket
+import sys
+import time
+from pathlib import Path
+from broker import logs
+from fedkeeper import relaying, running
+logs.configure(verbose=True)
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", int(sys.argv[2])), 1).close()
+        break
+    except OSError:
+        time.sleep(0.05)
+running.run(relaying.run_relay(relaying.read(Path(sys.argv[1]))))
+"""
+
+RELAY_UP: Final = "the relay is up"
+
+
 @contextlib.asynccontextmanager
 async def direct(_site: Site, url: str, _folder: Path) -> AsyncIterator[str]:
     """Over the link to the broker itself."""
     yield url
 
 
-UPLINKS: Final[dict[str, Uplink]] = {"nats": direct}
+@contextlib.asynccontextmanager
+async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
+    """By a relay, from a Mosquitto of the site's own."""
+    store = folder / "mosquitto"
+    store.mkdir(exist_ok=True)
+    local = f"mqtt://127.0.0.1:{MQTT_PORT}"
+    # It gives up root's rights by itself, and could not write here any more.
+    (store / "mosquitto.conf").write_text(MOSQUITTO.format(port=MQTT_PORT, folder=store, user=getpass.getuser()))
+    (folder / "relay.toml").write_text(
+        f'name = "{folder.name}"\nbackbone = "{url}"\nsite = "{local}"\nplatforms = ["{folder.name}"]\n'
+    )
+    environment, log = {"PYTHONPATH": str(REPOSITORY)}, folder / "relay.log"
+    mosquitto = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin") or "mosquitto"
+    relay = sys.executable, "-c", RELAY, str(folder / "relay.toml"), str(MQTT_PORT)
+    async with (
+        site.running(mosquitto, "-c", store / "mosquitto.conf", log=folder / "mosquitto.log"),
+        site.running(*relay, log=log, **environment),
+    ):
+        known = log.read_text().count(RELAY_UP) if log.exists() else 0
+        await soon(lambda: log.exists() and log.read_text().count(RELAY_UP) > known, within_s=30)
+        yield local
+
+
+UPLINKS: Final[dict[str, Uplink]] = {"nats": direct, "mqtt behind a relay": relayed}
 """The ways to join a site, by the name that tests show."""
 
 

@@ -37,9 +37,16 @@ LASTING: Final = (JobAccepted, JobStarted, RoundOpened, UpdateCounted, RoundComp
 """What a run without faults says, whatever its pace."""
 
 
+@pytest.fixture
+async def fabric(backbone: Backbone, tmp_path: Path) -> AsyncIterator[Spread]:
+    """Two sites, one client program each, joined to the broker itself."""
+    async with spread(backbone, UPLINKS["nats"], tmp_path) as found:
+        yield found
+
+
 @pytest.fixture(params=list(UPLINKS))
-async def fabric(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path) -> AsyncIterator[Spread]:
-    """Two sites, one client program each, joined in one of the ways that there are."""
+async def any_fabric(request: pytest.FixtureRequest, backbone: Backbone, tmp_path: Path) -> AsyncIterator[Spread]:
+    """Two sites, joined in each of the ways that there are."""
     async with spread(backbone, UPLINKS[request.param], tmp_path) as found:
         yield found
 
@@ -74,7 +81,7 @@ async def disturbed(fabric: Spread, disturb: Callable[[Station], Awaitable[None]
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "down"])
-async def test_a_site_that_is_cut_off_in_a_round(fabric: Spread, silent: bool) -> None:  # noqa: FBT001 (a parameter)
+async def test_a_site_that_is_cut_off_in_a_round(any_fabric: Spread, silent: bool) -> None:  # noqa: FBT001 (a parameter)
     """It trains on meanwhile, and the round waits for it."""
 
     async def outage(far: Station) -> None:
@@ -83,9 +90,8 @@ async def test_a_site_that_is_cut_off_in_a_round(fabric: Spread, silent: bool) -
         await asyncio.sleep(OUTAGE_S)
         await far.site.restore()
 
-    undisturbed = await fabric.trained()
-    # Half a minute is more than a bridge may be away for; a job that waits all the same says so.
-    course = await disturbed(fabric, outage, presence="ignored")
+    undisturbed = await any_fabric.trained()
+    course = await disturbed(any_fabric, outage)
     assert_flawless(course, undisturbed)
     (waited,) = course.all(RoundCompleted, round=2)
     assert waited.split.round_s > OUTAGE_S
@@ -111,7 +117,7 @@ async def test_a_broker_that_crashes_in_a_round_and_is_started_again(fabric: Spr
     assert_flawless(await disturbed(fabric, crash), undisturbed)
 
 
-async def test_a_site_whose_power_fails_in_a_round(fabric: Spread) -> None:
+async def test_a_site_whose_power_fails_in_a_round(any_fabric: Spread) -> None:
     """What it was training is lost, and trained again when its power is back."""
 
     async def power_cut(far: Station) -> None:
@@ -120,9 +126,9 @@ async def test_a_site_whose_power_fails_in_a_round(fabric: Spread) -> None:
         await far.site.power_on()
         await far.boot()
 
-    undisturbed = await fabric.trained()
-    assert_flawless(await disturbed(fabric, power_cut), undisturbed)
-    assert fabric.stations[1].gate.passed == 2 * ROUNDS * EACH + 1
+    undisturbed = await any_fabric.trained()
+    assert_flawless(await disturbed(any_fabric, power_cut), undisturbed)
+    assert any_fabric.stations[1].gate.passed == 2 * ROUNDS * EACH + 1
 
 
 async def test_an_update_that_comes_after_its_round_is_refused_with_an_event(fabric: Spread) -> None:
