@@ -185,7 +185,9 @@ def _round_sentence(event: Any) -> str:
 def _client_sentence(event: Any) -> str:
     match event:
         case ClientFailed(client=client, reason=reason, final=final, attempt=attempt):
-            return f"{client}, attempt {attempt}: {reason}" + ("; given up" if final else "; will be invoked again")
+            # A client whose bridge has gone was not invoked at all.
+            which = f"{client}, attempt {attempt}" if attempt else client
+            return f"{which}: {reason}" + ("; given up" if final else "; will be invoked again")
         case ClientRefused(client=client, platform=platform, reason=reason):
             return f"{client}: {platform} did not start it: {reason}; asked again"
         case ClientRestored(client=client, platform=platform, reason=reason):

@@ -52,6 +52,7 @@ def test_no_event_is_shown_as_a_python_object(events: tuple[Event, ...]) -> None
         ("model.evaluated", {"loss": None}, "round 1: accuracy 0.8125, loss not finite"),
         ("client.training", {"cold": None}, "c-0 trains on local as act-7"),
         ("client.failed", {"final": True}, "c-1, attempt 2: no memory [1 GB]; given up"),
+        ("client.failed", {"final": True, "attempt": 0}, "c-1: no memory [1 GB]; given up"),
     ],
 )
 def test_a_sentence_says_no_more_than_is_known(
