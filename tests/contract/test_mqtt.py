@@ -306,12 +306,14 @@ async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
 
 async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> None:
     """Its closing once raised what had ended the connecting, and the link was never up again."""
-    reached = asyncio.Event()
+    reached, left = asyncio.Event(), asyncio.Event()
 
-    async def says_nothing(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(2)
         reached.set()
-        await asyncio.sleep(60)
+        await reader.read()
+        writer.close()
+        left.set()
 
     async with await asyncio.start_server(says_nothing, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -323,3 +325,4 @@ async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> N
         await asyncio.wait([opening])
         assert opening.cancelled()
         await client.close()
+        await asyncio.wait_for(left.wait(), SOON_S)
