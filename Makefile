@@ -11,7 +11,7 @@ run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn
 	$(BIN)/fedkeeper run $(JOB) $(if $(URL),--url $(URL))
 
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
-	$(BIN)/python -m tests.platforms.demo
+	$(BIN)/python -m emulators.demo
 
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
 	scripts/needs

@@ -21,14 +21,17 @@ from pathlib import Path
 from typing import Final
 
 import broker
-from broker import children, cloudevents, logs, topics
+from broker import topics
 from broker.base import Broker
-from broker.cloudevents import Envelope
-from broker.embedded import NatsServer
-from broker.messages import BlobRef, Invocation
-from tests.platforms import openfaas
-from tests.platforms.openfaas import Gateway
-from tests.platforms.openfaas_site import IMAGE, task, write_code
+from broker.messages import cloudevents
+from broker.messages.cloudevents import Envelope
+from broker.messages.invocation import Invocation
+from broker.messages.round import BlobRef
+from broker.nats.server import NatsServer
+from broker.support import logs, processes
+from emulators.openfaas import gateway as openfaas
+from emulators.openfaas.gateway import Gateway
+from tests.support.openfaas_site import IMAGE, task, write_code
 
 BAR_MB: Final = 80
 WITHIN_S: Final = 120.0
@@ -53,7 +56,7 @@ async def bridge(folder: Path, url: str, gateway: str, reply: str) -> AsyncItera
     config = folder / f"{reply}.toml"
     config.write_text(f'gateway = "{gateway}"\nreply = "{reply}"\nconcurrency = {CONCURRENCY[reply]}\n')
     command = (sys.executable, "-m", "fedkeeper", "bridge", "openfaas", "--config", str(config), "--url", url)
-    dying = children.dying_with_us(signal.SIGKILL)
+    dying = processes.dying_with_us(signal.SIGKILL)
     process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE, preexec_fn=dying)
     try:
         await _up(process)

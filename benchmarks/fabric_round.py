@@ -17,15 +17,15 @@ import msgspec
 import tomli_w
 from rich.console import Console
 
-from broker.job import Job
-from broker.progress import ClientTraining, JobCompleted, RoundCompleted, RoundOpened
-from broker.work import Order
+from broker.messages.invocation import Order
+from broker.messages.job import Job
+from broker.messages.progress import ClientTraining, JobCompleted, RoundCompleted, RoundOpened
+from emulators.demo import IMAGE, REPOSITORY, Fabric, command
 from fedkeeper import configs
 from fedkeeper.sdk import Fabric as FedKeeper
 from fedkeeper.sdk import connect
 from server import invitations
 from server.strategy import FedAvg
-from tests.platforms.demo import IMAGE, REPOSITORY, Fabric, command
 
 CHANGES: Final = (
     "training.local_epochs=1",
@@ -69,10 +69,10 @@ def _kind(entry: Path) -> str:
     marks = {
         "functions_framework": "gcf function",
         "functions-framework": "gcf function",
-        "python3_http": "openfaas function",
-        "action_launcher": "openwhisk function",
-        "action_proxy": "openwhisk proxy",
-        "tests.platforms": "emulator",
+        "openfaas/template": "openfaas function",
+        "openwhisk/launcher": "openwhisk function",
+        "openwhisk.proxy": "openwhisk proxy",
+        "emulators.": "emulator",
         "fedkeeper bridge": "bridge",
         "fedkeeper server": "server",
         "nats-server": "broker",

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from broker import heap, logs
-from broker.job import Job, from_dict
-from broker.messages import ClientRecord
-from broker.progress import RoundCompleted, RoundOpened
+from broker.messages.job import Job, from_dict
+from broker.messages.progress import RoundCompleted, RoundOpened
+from broker.messages.register import ClientRecord
+from broker.support import heap, logs
 from fedkeeper import system
 from fedkeeper.sdk import Fabric, connect
 from fedkeeper.system import Settings

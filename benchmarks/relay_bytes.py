@@ -21,17 +21,18 @@ import broker
 import server
 from bridges import Activation, Invoker, Runner
 from bridges.relay import Relay, Settings
-from broker import heap, logs
 from broker.base import Broker
-from broker.concurrency import task_group
-from broker.embedded import NatsServer
-from broker.job import Job, from_dict
-from broker.messages import ClientRecord, RoundTask
-from broker.progress import RoundCompleted
+from broker.messages.job import Job, from_dict
+from broker.messages.progress import RoundCompleted
+from broker.messages.register import ClientRecord
+from broker.messages.round import RoundTask
+from broker.nats.server import NatsServer
+from broker.support import heap, logs
+from broker.support.tasks import task_group
 from client_fn.function import Warm, handle
+from emulators.wire import Wire, wire_to
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
-from tests.integration.wire import Wire, wire_to
 
 PLATFORM: Final = "edge-a"
 MB: Final = 1e6

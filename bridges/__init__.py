@@ -1,11 +1,11 @@
 """Triggers: one adapter per FaaS platform, and one runner for all of them."""
 
+from bridges.attempt import Invoker, Patience
 from bridges.lifecycle import Lifecycle
-from bridges.pacing import Pace
 from bridges.platform import Activation, Connecting, Host, Platform
-from bridges.run import Invoker, Patience
+from bridges.rate_limit import Pace
 from bridges.runner import Runner
-from bridges.vault import Vault
+from bridges.secrets import Vault
 
 __all__ = [
     "Activation",

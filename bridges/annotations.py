@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from broker import topics
-from broker.fabric import Deployed
+from broker.messages.function import Deployed
 
 FABRIC: Final = "fedkeeper.fabric"
 DIGEST: Final = "fedkeeper.digest"

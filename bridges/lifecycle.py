@@ -4,17 +4,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import structlog
 
 from bridges.errors import BridgeError, PlatformFailed
-from bridges.held import Held
+from bridges.in_flight import Held
 from bridges.platform import Host
-from broker import fabric, topics
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.concurrency import task_group
-from broker.errors import BrokerError, DecodeError
-from broker.fabric import Change, Function, Reply, Request
+from broker.errors import BrokerError, CorruptPayload
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.function import Change, Function, Reply, Request
+from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
@@ -55,12 +56,16 @@ class Lifecycle:
         found = await self._broker.get(topics.function(self._host.name, client))
         if found is None or found.payload is None:
             return None
-        return (await self._create(fabric.function(found.payload))).change
+        try:
+            function = codec.decode(Function, found.payload)
+        except DecodeError as exc:
+            raise PlatformFailed(self._host.name, f"create {client}", str(exc)) from exc
+        return (await self._create(function)).change
 
     async def _handle(self, delivery: Delivery) -> None:
         try:
-            request = fabric.request(await delivery.read())
-        except DecodeError as exc:
+            request = codec.decode(Request, await delivery.read())
+        except (DecodeError, CorruptPayload) as exc:
             log.warning("no request", topic=delivery.topic, error=str(exc))
             await delivery.ack()
             return
@@ -77,7 +82,7 @@ class Lifecycle:
         if self._clock() < request.deadline_s:
             reply = await self._reply(verb, request)
             log.info("asked by message", verb=verb, function=_name(request), change=reply.change, error=reply.error)
-            await self._broker.publish(topics.reply(request.id), msgspec.json.encode(reply))
+            await self._broker.publish(topics.reply(request.id), codec.encode(reply))
         else:
             log.info("a request that nobody waits for any longer", verb=verb, function=_name(request))
         await self._held[request.id].ack()
@@ -93,13 +98,13 @@ class Lifecycle:
                     return Reply(functions=tuple(await self._host.list()))
                 case _:
                     return Reply(error=f"no such request: {verb}")
-        except (BridgeError, DecodeError) as exc:
+        except (BridgeError, CorruptPayload) as exc:
             return Reply(error=str(exc))
 
     async def _create(self, function: Function) -> Reply:
         change, deployed = await self._host.create(function, await self._package(function))
         # Kept after it is made: what is kept here, a bridge may make again without asking.
-        await self._broker.put(topics.function(self._host.name, function.name), msgspec.json.encode(function))
+        await self._broker.put(topics.function(self._host.name, function.name), codec.encode(function))
         return Reply(change=change, functions=(deployed,))
 
     async def _package(self, function: Function) -> bytes | None:

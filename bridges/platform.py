@@ -4,8 +4,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from broker.fabric import Change, Deployed, Function
-from broker.messages import RoundTask
+from broker.messages.function import Change, Deployed, Function
+from broker.messages.round import RoundTask
 
 
 @dataclass(frozen=True, slots=True)

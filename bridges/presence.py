@@ -12,7 +12,8 @@ import structlog
 from broker import topics
 from broker.base import Broker, Will
 from broker.errors import BrokerError
-from broker.messages import Presence
+from broker.messages import codec
+from broker.messages.register import Presence
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +24,7 @@ GOODBYE_S: Final = 1.0
 def will(platform: str) -> Will:
     """What a broker that can shall say for a bridge that vanishes."""
     gone = Presence(bridge=bridge_id(platform), platform=platform, every_s=EVERY_S, gone=True)
-    return Will(topics.presence(gone.bridge), msgspec.json.encode(gone))
+    return Will(topics.presence(gone.bridge), codec.encode(gone))
 
 
 def bridge_id(platform: str, host: str | None = None) -> str:
@@ -47,6 +48,6 @@ async def announce(broker: Broker, platform: str, *, every_s: float = EVERY_S) -
 
 async def _say(broker: Broker, presence: Presence) -> None:
     try:
-        await broker.put(topics.presence(presence.bridge), msgspec.json.encode(presence))
+        await broker.put(topics.presence(presence.bridge), codec.encode(presence))
     except BrokerError as exc:
         log.warning("nobody hears that this bridge is there", error=str(exc))

@@ -9,11 +9,12 @@ import structlog
 
 from bridges.errors import InvocationFailed
 from bridges.platform import Activation
-from broker import topics, work
+from broker import topics
 from broker.base import Broker
-from broker.errors import DecodeError
-from broker.messages import RoundTask
-from broker.work import Report
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Report
+from broker.messages.round import RoundTask
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class Reports:
 
 def _decoded(topic: str, payload: bytes) -> Report | None:
     try:
-        return work.report(payload)
+        return codec.decode(Report, payload)
     except DecodeError as exc:
         log.warning("unreadable report", topic=topic, error=str(exc))
         return None

@@ -13,20 +13,22 @@ from typing import Final
 import structlog
 
 from bridges import presence
+from bridges.attempt import Invoker, follow
+from bridges.closed_rounds import Lapsed
 from bridges.errors import InvocationFailed
-from bridges.held import HEARTBEAT_S, Held
-from bridges.lapsed import Lapsed
+from bridges.in_flight import HEARTBEAT_S, Held
 from bridges.platform import Activation
 from bridges.reports import Ended, Heard, Reports
-from bridges.run import Invoker, follow
-from bridges.tallies import Tallies
-from broker import cloudevents, topics
+from bridges.stats import Tallies
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.cloudevents import Envelope
-from broker.concurrency import task_group
-from broker.errors import BadTopic, BrokerError, DecodeError, Disconnected
-from broker.messages import Invocation, Outcome, RoundTask
-from broker.work import Report
+from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected
+from broker.messages import cloudevents
+from broker.messages.cloudevents import Envelope
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Invocation, Outcome, Report
+from broker.messages.round import RoundTask
+from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
@@ -84,7 +86,7 @@ class Runner:
         try:
             payload = await delivery.read()
             task = self._task(payload, delivery.topic)
-        except (DecodeError, BadTopic) as exc:
+        except (DecodeError, CorruptPayload, BadTopic) as exc:
             await self._bury(delivery, payload, str(exc))
             return
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):

@@ -31,13 +31,13 @@ def connect(
     """
     address = BrokerUrl.parse(url)
     if address.scheme == "memory":
-        from broker import memory
+        from broker.memory import broker as memory
 
         return memory.connect(address.host, ack_wait_s=ack_wait_s)
     if address.scheme in ("mqtt", "mqtts"):
-        from broker import mqtt
+        from broker.mqtt import broker as mqtt
 
         return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s, will=will)
-    from broker import nats
+    from broker.nats import broker as nats
 
     return nats.connect(address, name=name, ack_wait_s=ack_wait_s)

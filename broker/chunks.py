@@ -13,8 +13,8 @@ from typing import Annotated, Final
 import msgspec
 
 from broker import topics
-from broker.concurrency import task_group
 from broker.errors import UNREADABLE, CorruptPayload
+from broker.support.tasks import task_group
 
 CHUNK_BYTES: Final = 1 << 20
 """Larger chunks cost the broker memory (613 MB at 4 MB each for a 500 MB payload), and are no faster."""

@@ -1,4 +1,4 @@
-"""Everything that the broker package raises.
+"""What brokers raise; what is wrong with a message is in `broker.messages.errors`.
 
 BrokerError
 ├── BadTopic            a name that no topic may have
@@ -11,11 +11,7 @@ BrokerError
 ├── PayloadTooLarge     one message is larger than the broker takes
 ├── Conflict            compare-and-set: someone else moved the value first
 ├── Unsupported         this broker can't promise what was asked of it
-└── DecodeError         bytes that are not the message they should be
-    ├── CorruptPayload  chunks are missing, or bytes do not have the digest that was announced
-    ├── BadTensors      not a safetensors file that we accept
-    ├── BadSignature    a call that is not the bridge's, too old, or a repetition
-    └── JobError        a job that can't be run: one field, its value, what is allowed
+└── CorruptPayload      chunks are missing, or bytes do not have the digest that was announced
 """
 
 from typing import Final
@@ -23,11 +19,9 @@ from typing import Final
 UNREADABLE: Final = (ValueError, RecursionError)
 """What decoders raise for bytes from others: msgspec's and Unicode's errors are ValueErrors, the rest is nesting."""
 
-_SHOWN: Final = 200
-
 
 class BrokerError(Exception):
-    """Root of the package's errors."""
+    """Root of the transport's errors."""
 
 
 class BadTopic(BrokerError):
@@ -102,43 +96,10 @@ class Unsupported(BrokerError):
     """Raised when this broker can't promise what was asked of it."""
 
 
-class DecodeError(BrokerError):
-    """Raised for bytes that are not the message they should be."""
-
-
-class BadSignature(DecodeError):
-    """Raised for a call that is not the bridge's, too old, or a repetition."""
-
-
-class CorruptPayload(DecodeError):
+class CorruptPayload(BrokerError):
     """Raised when chunks are missing or their bytes do not have the announced digest."""
 
     def __init__(self, topic: str, reason: str) -> None:
         super().__init__(f"{topic}: {reason}")
         self.topic = topic
         self.reason = reason
-
-
-class BadTensors(DecodeError):
-    """Raised for bytes that are not a safetensors file that we accept."""
-
-
-class JobError(DecodeError):
-    """Raised for a job that can't be run."""
-
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        self.field = field
-        self.value = value
-        self.allowed = allowed
-        given = "" if value is None else f" = {self.shown}"
-        super().__init__(f"{field}{given}: {allowed}" if field else allowed)
-
-    @property
-    def shown(self) -> str:
-        """The value as a text that fits on a few lines."""
-        try:
-            text = repr(self.value)
-        except ValueError:
-            # Python writes no integer of more than 4300 digits.
-            return "a number of thousands of digits"
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -4,6 +4,7 @@ A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`. No ot
 """
 
 import enum
+import itertools
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -82,6 +83,18 @@ def matches(pattern: str, topic: str) -> bool:
         if i >= len(got) or (level not in (ANY, got[i])) or (level == ANY and got[i] == ">"):
             return False
     return len(got) == len(wanted)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether a topic could lie under both filters."""
+    for a, b in itertools.zip_longest(one.split("."), other.split(".")):
+        if a is None or b is None:
+            return False
+        if ">" in (a, b):
+            return True
+        if a != b and ANY not in (a, b):
+            return False
+    return True
 
 
 def checked_id(name: str) -> str:

@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from broker import topics
 from broker.base import Receipt
 from broker.errors import Disconnected
-from broker.messages import BlobRef, RoundTask, UpdateHeader
-from client_fn import models, optimizers, shards, tensors, training
+from broker.messages.round import BlobRef, RoundTask
+from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
+from client_fn.data import shards
 from client_fn.errors import BadSettings, BaseMismatch, BlobMissing, DataMissing
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
-from client_fn.training import Samples
+from client_fn.training import loop, models, optimizers, tensors
+from client_fn.training.loop import Samples
 
 T = TypeVar("T")
 
@@ -224,7 +226,7 @@ def _trained(
     optimizer = optimizers.make(how, module.parameters())
     if state is not None:
         optimizers.load_state(optimizer, state)
-    metrics = training.train(
+    metrics = loop.train(
         module,
         optimizer,
         data,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from broker.messages import RoundTask
+from broker.messages.round import RoundTask
 from client_fn.errors import LeaseOver
 
 

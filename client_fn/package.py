@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Final
 
-from client_fn import files
+from client_fn.data import files
 from client_fn.errors import UnknownPlatform
 
 PLATFORMS: Final = ("openfaas", "openwhisk", "gcf")
@@ -58,15 +58,18 @@ def write(platform: str, folder: Path) -> Path:
 
 
 def _code(package: str) -> Iterator[tuple[str, bytes]]:
-    for file in importlib.resources.files(package).iterdir():
-        if file.name.endswith(".py"):
-            yield f"{package}/{file.name}", file.read_bytes()
+    """A package's modules and those of the packages in it, but for the platforms' own files."""
+    for name, content in _files(importlib.resources.files(package)):
+        if name.endswith(".py") and not name.startswith("packages/"):
+            yield f"{package}/{name}", content
 
 
 def _templates(platform: str) -> Iterator[tuple[str, bytes]]:
     """Its own files; what it needs installed is added to what the function needs everywhere."""
     folder = importlib.resources.files("client_fn") / "packages"
     own = dict(_files(folder / platform))
+    # It makes the folder a package of this checkout, and is none of the platform's files.
+    del own["__init__.py"]
     required = (folder / _REQUIREMENTS).read_bytes() + own.pop(_REQUIREMENTS, b"")
     yield _WHERE_REQUIRED.get(platform, _REQUIREMENTS), required
     yield from own.items()
@@ -76,5 +79,5 @@ def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]
     for file in folder.iterdir():
         if file.is_dir() and file.name != "__pycache__":
             yield from _files(file, f"{inside}{file.name}/")
-        elif file.is_file() and file.name != "__init__.py":
+        elif file.is_file():
             yield f"{inside}{file.name}", file.read_bytes()

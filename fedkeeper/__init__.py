@@ -2,8 +2,8 @@
 
 from importlib.metadata import version
 
-from broker.job import Job
-from broker.progress import Progress
+from broker.messages.job import Job
+from broker.messages.progress import Progress
 from fedkeeper.sdk import Fabric, connect
 
 __version__ = version("fedkeeper")

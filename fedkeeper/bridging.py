@@ -12,10 +12,10 @@ import structlog
 
 import broker
 from bridges import Connecting, Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault, presence
-from broker import schema
 from broker.base import Broker
-from broker.concurrency import task_group
 from broker.errors import UNREADABLE
+from broker.support import validation
+from broker.support.tasks import task_group
 from fedkeeper import notify, system
 from fedkeeper.errors import BadFabric, Missing
 from fedkeeper.fabric_file import Kind
@@ -52,7 +52,7 @@ def read(kind: Kind, path: Path) -> BridgeFile:
     try:
         return BridgeFile(url=url, secrets=secrets, platform=msgspec.convert(raw, settings))
     except msgspec.ValidationError as exc:
-        raise BadFabric(*schema.explained(exc, raw, settings)) from exc
+        raise BadFabric(*validation.explained(exc, raw, settings)) from exc
 
 
 def table(path: Path) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Annotated
 import msgspec
 import typer
 
-from broker import BrokerUrl, logs
+from broker import BrokerUrl
 from broker.errors import ServerFailed
-from broker.job import Job
+from broker.messages.job import Job
+from broker.support import logs
 from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, system
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import FOLDER, URL_FILE, DataDir, Folder, JobFile, JobId, Out, Set, Url, Verbose, Workers, url_of
@@ -60,7 +61,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: starts broker, server and workers, shows it all, and ends them again."""
-    from client_fn import datasets
+    from client_fn.data import datasets
 
     logs.configure(verbose=verbose, quiet=not verbose)
     wanted = configs.read_job(job, tuple(overrides or ()))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker import logs
+from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import bridging, relaying, running, system
 from fedkeeper.fabric_file import Kind

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from broker import logs
-from broker.messages import ClientRecord, Tally
+from broker.messages.register import ClientRecord, Tally
+from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import running, screen
 from fedkeeper.errors import BadOption, NoSuchClient

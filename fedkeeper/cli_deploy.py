@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from broker import logs
+from broker.support import logs
 from client_fn import package as packages
 from fedkeeper import fabric_file, running
 from fedkeeper.errors import BadOption

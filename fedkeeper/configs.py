@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Final
 
-from broker import job
-from broker.job import Job
+from broker.messages import job
+from broker.messages.job import Job
 from fedkeeper.errors import Missing
 
 FABRICS: Final = "fabric-"

@@ -9,9 +9,11 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.fabric import Deployed, Function
-from broker.messages import BlobRef, ClientRecord
-from client_fn import datasets, package, shards
+from broker.messages.function import Deployed, Function
+from broker.messages.register import ClientRecord
+from broker.messages.round import BlobRef
+from client_fn import package
+from client_fn.data import datasets, shards
 from fedkeeper import fabric_file
 from fedkeeper.errors import DeployFailed
 from fedkeeper.fabric_file import FabricFile
@@ -121,7 +123,7 @@ async def wanted(fabric: Fabric, file: FabricFile, url: str, data_dir: Path | No
         fabric: where packages are put.
         file: says it all.
         url: how this command reaches the broker.
-        data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
+        data_dir: where the datasets' own files are; None: see `client_fn.data.datasets`.
 
     Raises:
         ClientError: the data can't be staged.

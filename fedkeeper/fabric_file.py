@@ -6,10 +6,10 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from broker import schema
 from broker.errors import UNREADABLE
-from broker.job import Data
-from broker.messages import ClientRecord
+from broker.messages.job import Data
+from broker.messages.register import ClientRecord
+from broker.support import validation
 from broker.topics import checked_id
 from fedkeeper.errors import BadFabric
 
@@ -56,7 +56,7 @@ class Holdings(_Section, frozen=True):
 
 
 class Hosting(_Section, frozen=True):
-    """The functions of one platform; see `broker.fabric.Function` for what is not explained here.
+    """The functions of one platform; see `broker.messages.function.Function` for what is not explained here.
 
     Attributes:
         kind: what platform it is; empty: its name says so.
@@ -116,7 +116,7 @@ def read(path: Path) -> FabricFile:
     try:
         file = msgspec.convert(raw, FabricFile)
     except msgspec.ValidationError as exc:
-        raise BadFabric(*schema.explained(exc, raw, FabricFile)) from exc
+        raise BadFabric(*validation.explained(exc, raw, FabricFile)) from exc
     _check(file)
     return file
 
@@ -141,7 +141,7 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
         file: says it.
         samples: the size of each client's shard, as far as it is known.
     """
-    from client_fn import shards
+    from client_fn.data import shards
 
     dealt = [
         ClientRecord(
@@ -172,7 +172,7 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
 
 def homes(file: FabricFile) -> Iterator[tuple[str, str]]:
     """Each of the deal's clients, and the platform that it lives on."""
-    from client_fn import shards
+    from client_fn.data import shards
 
     names = iter(shards.client_ids(file.data.deal))
     for platform, hosting in file.platforms.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from broker.progress import JobCancelled, JobCompleted, Progress
+from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from fedkeeper import plot, screen
 from fedkeeper.errors import JobLost, Missing
 from fedkeeper.recorder import Recorder

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker import messages
-from broker.errors import BadTensors
-from broker.job import Job
-from client_fn import datasets
+from broker.messages.errors import BadTensors
+from broker.messages.job import Job
+from broker.messages.round import seed
+from client_fn.data import datasets
 from client_fn.errors import ClientError
 from server.errors import LearningFailed
 from server.learning import Initial, Judgement
@@ -27,10 +27,10 @@ class TorchLearning:
 
     def initial(self, job: Job) -> Initial:
         """Build the model, and make sure that it can be judged later."""
-        from client_fn import models, tensors
+        from client_fn.training import models, tensors
 
         with _mapped():
-            module = models.build(job.model, seed=messages.seed(job.seed, "model"))
+            module = models.build(job.model, seed=seed(job.seed, "model"))
             if job.evaluation.every:
                 self._test_set(job.data.dataset)
             weights = tensors.to_bytes(tensors.tensors_of(module))
@@ -39,7 +39,7 @@ class TorchLearning:
 
     def judge(self, job: Job, weights: bytes) -> Judgement:
         """Accuracy and loss on the dataset's test set."""
-        from client_fn.evaluate import evaluate
+        from client_fn.training.evaluate import evaluate
 
         with _mapped():
             x, y = self._test_set(job.data.dataset)

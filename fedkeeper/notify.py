@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from broker.concurrency import task_group
+from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from broker.fabric import Deployed, Function
-from broker.messages import ClientRecord
+from broker.messages.function import Deployed, Function
+from broker.messages.register import ClientRecord
 from fedkeeper.fabric_file import FABRIC_LABEL
 
 Action = Literal["create", "update", "register", "change", "unregister", "delete"]

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import structlog
 
-from broker import progress, topics
+from broker import topics
 from broker.base import Delivery
-from broker.errors import BrokerError, DecodeError, Disconnected
-from broker.job import Data
-from broker.messages import ClientRecord
-from broker.progress import JobWaiting
-from client_fn import datasets, shards
+from broker.errors import BrokerError, CorruptPayload, Disconnected
+from broker.messages import progress
+from broker.messages.errors import DecodeError, MessageError
+from broker.messages.job import Data
+from broker.messages.progress import JobWaiting
+from broker.messages.register import ClientRecord
+from client_fn.data import datasets, shards
 from client_fn.errors import ClientError
 from fedkeeper.errors import NoSuchJob
 from fedkeeper.sdk import Fabric
@@ -26,7 +28,7 @@ async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: 
         fabric: where jobs wait and clients are registered.
         platform: the platform that the clients are registered on.
         shards_at: folder or fsspec URL for the clients' shards.
-        data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
+        data_dir: where the datasets' own files are; None: see `client_fn.data.datasets`.
     """
     waiting = topics.progress(topics.ANY, "job", "waiting")
     async with fabric.broker.subscribe(waiting, durable=f"provision-{platform}", prefetch=1) as deliveries:
@@ -38,7 +40,7 @@ async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: 
 async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
     try:
         said = progress.decode(await delivery.read())
-    except DecodeError as exc:
+    except (DecodeError, CorruptPayload) as exc:
         log.warning("unreadable progress event", topic=delivery.topic, error=str(exc))
         return
     try:
@@ -55,7 +57,7 @@ async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: 
         return
     except Disconnected:
         raise  # not acknowledged, so it is answered when the broker is back
-    except (ClientError, BrokerError) as exc:
+    except (ClientError, BrokerError, MessageError) as exc:
         # The job goes on waiting, and says so; whoever runs this bridge sees why.
         log.warning("can't stage the data that a job waits for", job=said.job, error=str(exc))
 

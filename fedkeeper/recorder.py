@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from broker import job as jobs
-from broker.job import Job
-from broker.progress import ENDS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
+from broker.messages import job as jobs
+from broker.messages.job import Job
+from broker.messages.progress import ENDS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
 
 
 @dataclass

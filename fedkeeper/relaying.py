@@ -7,7 +7,8 @@ import structlog
 
 import broker
 from bridges.relay import Relay, Settings
-from broker import BrokerUrl, schema
+from broker import BrokerUrl
+from broker.support import validation
 from fedkeeper import bridging, notify, system
 from fedkeeper.errors import BadFabric
 
@@ -26,7 +27,7 @@ def read(path: Path) -> Settings:
     try:
         return msgspec.convert(raw, Settings)
     except msgspec.ValidationError as exc:
-        raise BadFabric(*schema.explained(exc, raw, Settings)) from exc
+        raise BadFabric(*validation.explained(exc, raw, Settings)) from exc
 
 
 async def run_relay(settings: Settings) -> None:

@@ -7,14 +7,15 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 from bridges.errors import BridgeError
-from broker import heap
 from broker.errors import BrokerError
+from broker.messages.errors import MessageError
+from broker.support import heap
 from client_fn.errors import ClientError
 from fedkeeper import notify, screen
 from fedkeeper.errors import FedKeeperError
 from server.errors import ServerError
 
-MISTAKES: Final = (BrokerError, BridgeError, ClientError, FedKeeperError, ServerError)
+MISTAKES: Final = (BrokerError, MessageError, BridgeError, ClientError, FedKeeperError, ServerError)
 
 INTERRUPTED: Final = 130
 FAILED: Final = 1

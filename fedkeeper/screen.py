@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from broker import job as jobs
-from broker.job import Job
-from broker.progress import (
+from broker.messages import job as jobs
+from broker.messages.job import Job
+from broker.messages.progress import (
     ClientFailed,
     ClientRefused,
     ClientRestored,

@@ -14,19 +14,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
-import msgspec
-
 import broker
-from broker import fabric, messages, progress, records, topics
-from broker import job as jobs
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.concurrency import task_group
-from broker.errors import CorruptPayload, DecodeError
-from broker.fabric import Reply, Request, Verb
-from broker.job import Job
-from broker.messages import ClientRecord, Tally
-from broker.progress import ENDS, JobAccepted, JobRejected, Progress
-from broker.records import JobRecord
+from broker.errors import CorruptPayload
+from broker.messages import codec, progress
+from broker.messages import job as jobs
+from broker.messages.errors import DecodeError
+from broker.messages.function import Reply, Request, Verb
+from broker.messages.job import Job
+from broker.messages.job_record import JobRecord
+from broker.messages.progress import ENDS, JobAccepted, JobRejected, Progress
+from broker.messages.register import ClientRecord, Tally
+from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
 
 ANSWER_S: Final = 10.0
@@ -57,7 +57,7 @@ class Fabric:
         """
         job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(topics.submission(job_id), msgspec.json.encode(job))
+        await self.broker.publish(topics.submission(job_id), codec.encode(job))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._accepted(job_id)
@@ -101,12 +101,12 @@ class Fabric:
         found = await self.broker.get(topics.pointer(job))
         if found is None or found.payload is None:
             raise NoSuchJob(job)
-        return records.decode(found.payload)
+        return codec.decode(JobRecord, found.payload)
 
     async def jobs(self) -> list[JobRecord]:
         """Every job that the broker knows, the oldest first."""
         values = await self.broker.snapshot(topics.pointer(topics.ANY))
-        found = [records.decode(value.payload) for value in values.values() if value.payload is not None]
+        found = [codec.decode(JobRecord, value.payload) for value in values.values() if value.payload is not None]
         return sorted(found, key=lambda record: (record.created_s, record.id))
 
     async def clients(self) -> list[ClientRecord]:
@@ -116,14 +116,14 @@ class Fabric:
             DecodeError: an entry of it is unreadable.
         """
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        found = [messages.client_record(value.payload) for value in values.values() if value.payload]
+        found = [codec.decode(ClientRecord, value.payload) for value in values.values() if value.payload]
         return sorted(found, key=lambda client: client.id)
 
     async def register(self, clients: list[ClientRecord]) -> None:
         """Write clients into the register, or write them anew."""
         async with task_group() as group:
             for client in clients:
-                write = self.broker.put(topics.client(client.id), msgspec.json.encode(client))
+                write = self.broker.put(topics.client(client.id), codec.encode(client))
                 group.create_task(write, name=f"register {client.id}")
 
     async def client(self, client: str) -> ClientRecord | None:
@@ -133,7 +133,7 @@ class Fabric:
             DecodeError: it is unreadable.
         """
         found = await self.broker.get(topics.client(client))
-        return None if found is None or found.payload is None else messages.client_record(found.payload)
+        return None if found is None or found.payload is None else codec.decode(ClientRecord, found.payload)
 
     async def unregister(self, client: str) -> None:
         """Take a client out of the register, and forget its counts."""
@@ -143,7 +143,7 @@ class Fabric:
     async def tallies(self) -> dict[str, Tally]:
         """How the invocations of each client went so far, by client."""
         values = await self.broker.snapshot(topics.tally(topics.ANY))
-        found = [messages.tally(value.payload) for value in values.values() if value.payload]
+        found = [codec.decode(Tally, value.payload) for value in values.values() if value.payload]
         return {tally.client: tally for tally in found}
 
     async def ask(self, platform: str, verb: Verb, *, timeout_s: float, **what: Any) -> Reply:
@@ -161,8 +161,8 @@ class Fabric:
         request = Request(id=secrets.token_hex(16), deadline_s=time.time() + timeout_s, **what)
         try:
             async with asyncio.timeout(timeout_s), self.broker.subscribe(topics.reply(request.id)) as replies:
-                await self.broker.publish(topics.fabric(platform, verb), msgspec.json.encode(request))
-                return fabric.reply(await (await anext(replies)).read())
+                await self.broker.publish(topics.fabric(platform, verb), codec.encode(request))
+                return codec.decode(Reply, await (await anext(replies)).read())
         except TimeoutError:
             raise NoBridge(platform, verb, timeout_s) from None
 
@@ -197,7 +197,7 @@ async def _decoded(delivery: Delivery) -> Progress | None:
     """None for events of a newer server that we do not know, and for what is none at all."""
     try:
         return progress.decode(await delivery.read())
-    except DecodeError:
+    except (DecodeError, CorruptPayload):
         return None
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 import structlog
 
 import broker
-from bridges import Invoker, Runner, local, presence
+from bridges import Invoker, Runner, presence
+from bridges.local import pool
 from broker import BrokerUrl
 from broker.base import Broker
-from broker.concurrency import task_group
-from broker.embedded import NatsServer
 from broker.errors import ConnectFailed, Disconnected
+from broker.nats.server import NatsServer
+from broker.support.tasks import task_group
 from fedkeeper import notify
 from fedkeeper.sdk import Fabric
 
@@ -29,7 +30,7 @@ class Settings:
     Attributes:
         folder: broker's store, credentials and the clients' shards.
         workers: processes that train.
-        data_dir: where the datasets' own files are; None: see `client_fn.datasets`.
+        data_dir: where the datasets' own files are; None: see `client_fn.data.datasets`.
         platform: name of the local platform.
         device: what the workers train on, as torch names it.
         provision: deal the built-in datasets to clients here, when a job waits for them.
@@ -88,7 +89,7 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
     async def bridge() -> None:
         async with (
             broker.connect(url, name=f"bridge-{name}", will=presence.will(name)) as bus,
-            local.pool(url, workers=workers, name=name, device=settings.device) as platform,
+            pool.pool(url, workers=workers, name=name, device=settings.device) as platform,
             task_group() as group,
         ):
             if settings.provision:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.payload import DTYPES, FLOATS, Array, Layout, Tensors
+from broker.messages.tensors import DTYPES, FLOATS, Array, Layout, Tensors
 
 WEIGHT_HEADROOM_BITS: Final = 10
 """A weight may become 2^10 times as large as the base model's largest (or than 1) before its update is refused."""

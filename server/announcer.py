@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from broker import progress
 from broker.base import Broker
-from broker.concurrency import task_group
-from broker.progress import Event, Progress
+from broker.messages import progress
+from broker.messages.progress import Event, Progress
+from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 

@@ -3,10 +3,10 @@
 import random
 from collections.abc import Callable, Iterable
 
-from broker import messages
-from broker.job import Job
-from broker.messages import ClientRecord
-from broker.records import Member
+from broker.messages.job import Job
+from broker.messages.job_record import Member
+from broker.messages.register import ClientRecord
+from broker.messages.round import seed
 
 DATA_LABEL = "data"
 """Label of the register that says which deal a client's shard is part of."""
@@ -38,7 +38,7 @@ def holding(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord]:
 
 def choose(job: Job, round_: int, candidates: list[ClientRecord]) -> tuple[Member, ...]:
     """Draw a round's cohort without replacement; it depends on the seed, the round and the candidates alone."""
-    draw = random.Random(messages.seed(job.seed, "cohort", round_))  # noqa: S311 (a draw, not a secret)
+    draw = random.Random(seed(job.seed, "cohort", round_))  # noqa: S311 (a draw, not a secret)
     chosen = draw.sample(candidates, min(job.cohort.invited, len(candidates)))
     return tuple(
         Member(client.id, client.platform, client.url, client.data_loc, client.samples)

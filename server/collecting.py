@@ -6,17 +6,18 @@ from typing import Final
 
 import structlog
 
-from broker import progress
 from broker.base import Delivery
 from broker.errors import CorruptPayload
-from broker.messages import Invocation, UpdateHeader
-from broker.records import JobRecord, Member
+from broker.messages import progress
+from broker.messages.invocation import Invocation
+from broker.messages.job_record import JobRecord, Member
+from broker.messages.update import UpdateHeader
 from server import gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobFailed, Refused
 from server.gate import Address, Expected
-from server.inbox import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
+from server.job_events import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)

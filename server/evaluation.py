@@ -4,8 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from broker import progress
-from broker.job import Job
+from broker.messages import progress
+from broker.messages.job import Job
 from server.announcer import Announcer
 from server.learning import Learning
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from broker.base import Broker, Value
-from broker.concurrency import task_group
+from broker.support.tasks import task_group
 
 
 @contextlib.asynccontextmanager

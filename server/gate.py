@@ -1,7 +1,7 @@
 """What an update must be before it touches the sum. Pure: bytes and expectations in, tensors or a refusal out.
 
 An update comes from a machine that is not ours. safetensors itself accepts NaN, any shape and any name; see
-`broker.payload` for what is checked of the file.
+`broker.messages.tensors` for what is checked of the file.
 """
 
 import hmac
@@ -12,11 +12,14 @@ from typing import Final
 
 import numpy as np
 
-from broker import messages, payload, topics
-from broker.errors import BadTensors, BadTopic, DecodeError
-from broker.messages import BlobRef, UpdateHeader
-from broker.payload import Tensors
-from broker.records import Member
+from broker import topics
+from broker.errors import BadTopic
+from broker.messages import tensors as payload
+from broker.messages.errors import DecodeError
+from broker.messages.job_record import Member
+from broker.messages.round import BlobRef, token
+from broker.messages.tensors import Tensors
+from broker.messages.update import UpdateHeader
 from server.aggregator import Plan
 from server.errors import Refused
 
@@ -129,7 +132,7 @@ def check(update: bytes, where: Address, expected: Expected) -> tuple[UpdateHead
     try:
         tensors, metadata = payload.decode(update, expected=len(expected.plan.layout))
         header = UpdateHeader.from_metadata(metadata)
-    except (BadTensors, DecodeError) as exc:
+    except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
     _check_header(header, where, expected)
     _check_layout(tensors, expected.plan)
@@ -145,7 +148,7 @@ def _check_header(header: UpdateHeader, where: Address, expected: Expected) -> N
         raise Refused("foreign", f"it says it is {claimed}, but was published as {where}")
     if header.state is not None:
         _check_state(header.state, where)
-    if not hmac.compare_digest(header.token.encode(), messages.token(expected.nonce, where.client).encode()):
+    if not hmac.compare_digest(header.token.encode(), token(expected.nonce, where.client).encode()):
         raise Refused("token", "its token is not the one of this round's task")
     if header.base != expected.base:
         raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expected.base[:12]}")

@@ -2,13 +2,14 @@
 
 from typing import Final
 
-from broker import cloudevents, messages, topics
+from broker import topics
 from broker.base import Broker
-from broker.cloudevents import Envelope
-from broker.concurrency import task_group
 from broker.errors import PayloadTooLarge
-from broker.messages import RoundTask
-from broker.records import JobRecord, Member
+from broker.messages import cloudevents
+from broker.messages.cloudevents import Envelope
+from broker.messages.job_record import JobRecord, Member
+from broker.messages.round import RoundTask, seed, token
+from broker.support.tasks import task_group
 from server.strategy import Strategy
 
 TASK_BYTES: Final = 100_000
@@ -43,8 +44,8 @@ def task_for(member: Member, record: JobRecord, strategy: Strategy) -> RoundTask
         round=record.round,
         model=record.model,
         state=record.states.get(member.id),
-        token=messages.token(record.nonce, member.id),
-        seed=messages.seed(job.seed, record.round, member.id),
+        token=token(record.nonce, member.id),
+        seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
         max_attempts=job.cohort.max_attempts,
         told=strategy.told(record.round, member.id),

@@ -11,24 +11,26 @@ from typing import Final
 
 import structlog
 
-from broker import job as jobs
-from broker import payload, progress, records, topics
+from broker import topics
 from broker.base import Broker
-from broker.concurrency import task_group
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
-from broker.messages import BlobRef, ClientRecord
-from broker.progress import Event
-from broker.records import JobRecord
-from server import aggregator, cohort, inbox, invitations, strategy, timing
+from broker.messages import codec, job_record, progress, tensors
+from broker.messages import job as jobs
+from broker.messages.job_record import JobRecord
+from broker.messages.progress import Event
+from broker.messages.register import ClientRecord
+from broker.messages.round import BlobRef
+from broker.support.tasks import task_group
+from server import aggregator, cohort, invitations, job_events, strategy, timing
 from server.announcer import Announcer
-from server.attendance import Attendance
 from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expected
-from server.inbox import Inbox, TimeUp
+from server.job_events import Inbox, TimeUp
+from server.job_store import Ledger
 from server.learning import Initial, Learning
-from server.ledger import Ledger
+from server.presence import Attendance
 from server.registry import Registry
 from server.rounds import State
 from server.strategy import Finished, GlobalState
@@ -72,7 +74,7 @@ async def _run_once(job: str, around: Surroundings) -> bool:
     found = await around.broker.get(topics.pointer(job))
     if found is None or found.payload is None:
         return True
-    ledger = Ledger(around.broker, records.decode(found.payload), found.revision)
+    ledger = Ledger(around.broker, codec.decode(JobRecord, found.payload), found.revision)
     try:
         await _Running(ledger, around).to_the_end()
     except Conflict:
@@ -124,7 +126,7 @@ class _Running:
         if record.phase == "accepted":
             await self._said(progress.JobAccepted(name=self.job.name, job=jobs.to_toml(self.job)))
         sources = around.broker, around.registry, around.attendance
-        async with inbox.reading(*sources, job=record.id, since_s=since_s, clock=around.clock) as box:
+        async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=around.clock) as box:
             await self._begin()
             async with task_group() as background:
                 await self._steps(box, background)
@@ -142,7 +144,7 @@ class _Running:
             self._say(self.record.last, self.record.last.round)
 
     async def _start(self, initial: Initial) -> None:
-        weights, _ = payload.decode(initial.weights)
+        weights, _ = tensors.decode(initial.weights)
         self._state = self._strategy.init(weights)
         model, slots = await self._ledger.publish(self._state)
         await self._said(progress.JobStarted(model=model, parameters=sum(array.size for array in weights.values())))
@@ -247,7 +249,7 @@ class _Running:
             base=self._model.sha256,
             nonce=record.nonce,
             members={member.id: member for member in record.cohort},
-            plan=aggregator.plan(trained, payload.layout(trained), self._buffers, total),
+            plan=aggregator.plan(trained, tensors.layout(trained), self._buffers, total),
             max_samples=most,
         )
 
@@ -344,7 +346,7 @@ class _Running:
             await self._end("completed", f"{self.record.done} rounds are done")
         return self.record.ended
 
-    async def _end(self, phase: records.Phase, reason: str = "") -> None:
+    async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
         await self._ledger.move(phase=phase, cohort=(), nonce="", reason=reason, accuracy=accuracy, evaluated=evaluated)
         self._say(self._end_event())

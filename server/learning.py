@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from broker.job import Job
+from broker.messages.job import Job
 
 
 @dataclass(frozen=True, slots=True)

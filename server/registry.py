@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from broker import messages, topics
+from broker import topics
 from broker.base import Broker, Value
-from broker.errors import DecodeError
-from broker.messages import ClientRecord
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.register import ClientRecord
 from server.following import following
 
 log = structlog.get_logger(__name__)
@@ -49,7 +50,7 @@ class Registry:
 
     def _add(self, topic: str, payload: bytes) -> None:
         try:
-            self._clients[topic] = messages.client_record(payload)
+            self._clients[topic] = codec.decode(ClientRecord, payload)
         except DecodeError as exc:
             log.warning("unreadable entry of the client register", topic=topic, error=str(exc))
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import structlog
 
-from broker import records, topics
+from broker import topics
 from broker.base import Broker, Value
-from broker.concurrency import task_group
-from broker.errors import DecodeError, Disconnected
-from broker.records import JobRecord
-from server import attendance, jobs, registry
+from broker.errors import Disconnected
+from broker.messages import codec, job_record
+from broker.messages.errors import DecodeError
+from broker.messages.job_record import JobRecord
+from broker.support.tasks import task_group
+from server import jobs, presence, registry
 from server.announcer import announcing
 from server.jobs import Surroundings
 from server.learning import Learning
@@ -53,7 +55,7 @@ async def serve(
     async with (
         announcing(broker, clock) as announcer,
         registry.opened(broker) as clients,
-        attendance.opened(broker, clock) as bridges,
+        presence.opened(broker, clock) as bridges,
         task_group() as group,
     ):
         listening = asyncio.Barrier(3)
@@ -83,7 +85,7 @@ def _record(value: Value) -> JobRecord | None:
     if value.payload is None:
         return None
     try:
-        return records.decode(value.payload)
+        return codec.decode(JobRecord, value.payload)
     except DecodeError as exc:
         log.warning("unreadable record of a job", topic=value.topic, error=str(exc))
         return None
@@ -106,6 +108,6 @@ async def _fail(job: str, around: Surroundings, reason: str) -> None:
     found = await around.broker.get(topics.pointer(job))
     if found is None or found.payload is None:
         return
-    failed = records.failed(records.decode(found.payload), f"internal error: {reason}")
-    await around.broker.put(topics.pointer(job), records.encode(failed), revision=found.revision)
+    failed = job_record.failed(codec.decode(JobRecord, found.payload), f"internal error: {reason}")
+    await around.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
     await jobs.run(job, around)

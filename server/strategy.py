@@ -8,8 +8,8 @@ server publishes them beside the model, so they survive a crash.
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from broker.job import Job
-from broker.payload import Tensors
+from broker.messages.job import Job
+from broker.messages.tensors import Tensors
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from broker import cloudevents, job, progress, records, topics
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.errors import BadTopic, Conflict, DecodeError, JobError, PayloadTooLarge, StorageFull
-from broker.job import Job
-from broker.records import JobRecord
+from broker.errors import BadTopic, Conflict, CorruptPayload, PayloadTooLarge, StorageFull
+from broker.messages import cloudevents, codec, job, progress
+from broker.messages.errors import DecodeError, JobError
+from broker.messages.job import Job
+from broker.messages.job_record import JobRecord
 from server.announcer import Announcer
 
 log = structlog.get_logger(__name__)
@@ -52,7 +54,7 @@ class Desk:
                 await self.listening.wait()
             async for delivery in deliveries:
                 answer = await self.handle(delivery)
-                await delivery.answer(msgspec.json.encode(answer))
+                await delivery.answer(codec.encode(answer))
                 await delivery.ack()
 
     async def handle(self, delivery: Delivery) -> Answer:
@@ -67,13 +69,13 @@ class Desk:
             return await self._refuse(_id_for(delivery, payload, None), exc)
         except BadTopic as exc:
             return await self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
-        except (DecodeError, PayloadTooLarge, StorageFull) as exc:
+        except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
             return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
     async def _accept(self, job_id: str, wanted: Job) -> Answer:
         record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
         try:
-            await self.broker.put(topics.pointer(job_id), records.encode(record), revision=0)
+            await self.broker.put(topics.pointer(job_id), codec.encode(record), revision=0)
         except Conflict:
             return await self._taken(job_id, wanted)
         log.info("job accepted", job=job_id)
@@ -82,7 +84,7 @@ class Desk:
     async def _taken(self, job_id: str, wanted: Job) -> Answer:
         """A repetition is accepted as what it is; another job under the same id is not."""
         found = await self.broker.get(topics.pointer(job_id))
-        if found is not None and found.payload is not None and records.decode(found.payload).job == wanted:
+        if found is not None and found.payload is not None and codec.decode(JobRecord, found.payload).job == wanted:
             return Answer(job=job_id)
         log.warning("another job has this id", job=job_id)
         return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")

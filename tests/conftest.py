@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from broker import children
-from broker.embedded import USER, NatsServer
+from broker.nats.server import USER, NatsServer
+from broker.support import processes
 
 STORE_BYTES = 2 << 30
 
@@ -95,7 +95,7 @@ class Mosquitto:
                 config,
                 stdout=log,
                 stderr=log,
-                preexec_fn=children.dying_with_us(signal.SIGTERM),
+                preexec_fn=processes.dying_with_us(signal.SIGTERM),
             )
         await self._listens(self._process)
 

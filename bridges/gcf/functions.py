@@ -6,11 +6,11 @@ from typing import Any, Final
 import msgspec
 
 from bridges.errors import PlatformFailed
-from bridges.gcf.rest import Rest
+from bridges.gcf.api import Rest
+from bridges.gcf.pubsub import Topics, managing
 from bridges.gcf.settings import Settings
-from bridges.gcf.topics import Topics, managing
-from bridges.vault import variable
-from broker.fabric import Change, Deployed, Function
+from bridges.secrets import variable
+from broker.messages.function import Change, Deployed, Function
 
 MOST_S: Final = 540
 """How long an event-driven function may take."""

@@ -1,5 +1,5 @@
 """The `openfaas` platform: `opened(settings, vault, broker)` is a `bridges.platform.Host`."""
 
-from bridges.openfaas.adapter import OpenFaas, Settings, opened
+from bridges.openfaas.platform import OpenFaas, Settings, opened
 
 __all__ = ["OpenFaas", "Settings", "opened"]

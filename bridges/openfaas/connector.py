@@ -19,12 +19,14 @@ import structlog
 
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
-from bridges.held import Held
-from broker import backoff, topics
+from bridges.in_flight import Held
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.concurrency import task_group
-from broker.errors import UNREADABLE, BadTopic, DecodeError, Denied, Unsupported
-from broker.fabric import Deployed
+from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
+from broker.messages.errors import DecodeError
+from broker.messages.function import Deployed
+from broker.support import backoff
+from broker.support.tasks import task_group
 from broker.topics import Keep
 
 log = structlog.get_logger(__name__)
@@ -132,7 +134,7 @@ class Connector:
         try:
             payload = await delivery.read()
             await self._started(function, payload, _headers(delivery.topic, payload, call_id))
-        except DecodeError as exc:
+        except (DecodeError, CorruptPayload) as exc:
             log.warning("an event is passed over", function=function, topic=delivery.topic, reason=str(exc))
         except InvocationFailed as exc:
             if exc.retryable and delivery.attempt < MAX_ATTEMPTS:

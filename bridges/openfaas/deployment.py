@@ -8,7 +8,7 @@ import msgspec
 from bridges.annotations import DIGEST, FABRIC
 from bridges.errors import PlatformFailed
 from bridges.openfaas.answers import NAME
-from broker.fabric import Function
+from broker.messages.function import Function
 
 NAMESPACE: Final = "openfaas-fn"
 """Where functions are that are called without one."""

@@ -12,10 +12,10 @@ import msgspec
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformFailed
 from bridges.openfaas.answers import NAME, Answer, failure
+from bridges.openfaas.api import Gateway
 from bridges.openfaas.deployment import Deployment, deployment, secret_names
-from bridges.openfaas.gateway import Gateway
-from bridges.vault import Vault
-from broker.fabric import Change, Deployed, Function
+from bridges.secrets import Vault
+from broker.messages.function import Change, Deployed, Function
 
 LIST_TRIES: Final = 3
 VISIBLE_S: Final = 5.0

@@ -14,12 +14,12 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from bridges import annotations, vault
+from bridges import annotations, secrets
 from bridges.annotations import DIGEST, FABRIC, TOPIC
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
-from bridges.vault import Vault
+from bridges.secrets import Vault
 from broker.errors import UNREADABLE
-from broker.fabric import Change, Deployed, Function
+from broker.messages.function import Change, Deployed, Function
 
 CONTENT: Final = "fedkeeper.content"
 """Annotation: digest of all that was sent, so that another secret or another `kind` is a change as well."""
@@ -231,7 +231,7 @@ class Functions:
             raise PlatformFailed(self.name, what, reason)
         env = {**function.env, "FEDKEEPER_URL": function.broker, "FEDKEEPER_CLIENT": function.name}
         if function.password:
-            variable = vault.variable(function.password)
+            variable = secrets.variable(function.password)
             env[variable] = self.vault.value(function.password)
             env["FEDKEEPER_URL"] += f"{'&' if '?' in function.broker else '?'}password_env={variable}"
         if function.key:

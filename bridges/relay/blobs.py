@@ -11,7 +11,7 @@ import structlog
 from bridges.relay.side import Side
 from broker import topics
 from broker.errors import BadTopic
-from broker.messages import BlobRef, RoundTask
+from broker.messages.round import BlobRef, RoundTask
 
 log = structlog.get_logger(__name__)
 

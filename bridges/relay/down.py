@@ -6,16 +6,19 @@ from typing import Final
 
 import structlog
 
-from bridges.lapsed import Lapsed
+from bridges.closed_rounds import Lapsed
 from bridges.relay.blobs import Blobs
-from bridges.relay.carrier import Carrier
+from bridges.relay.forwarder import Carrier
 from bridges.relay.side import Side
-from broker import cloudevents, fabric, progress, topics
+from broker import topics
 from broker.base import Delivery
-from broker.cloudevents import Envelope
-from broker.errors import DecodeError
-from broker.messages import Invocation, RoundTask
-from broker.progress import ENDS, Progress, RoundCompleted, RoundFailed
+from broker.messages import cloudevents, codec, progress
+from broker.messages.cloudevents import Envelope
+from broker.messages.errors import DecodeError
+from broker.messages.function import Request
+from broker.messages.invocation import Invocation
+from broker.messages.progress import ENDS, Progress, RoundCompleted, RoundFailed
+from broker.messages.round import RoundTask
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +107,7 @@ class Down:
 
     async def _request(self, delivery: Delivery, payload: bytes) -> None:
         try:
-            request = fabric.request(payload)
+            request = codec.decode(Request, payload)
         except DecodeError:
             await self._carrier.as_it_is(delivery, payload)
             return

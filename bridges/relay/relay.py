@@ -12,16 +12,16 @@ from typing import Any
 
 import structlog
 
-from bridges.held import HEARTBEAT_S
+from bridges.in_flight import HEARTBEAT_S
 from bridges.relay.blobs import Blobs
-from bridges.relay.carrier import Carrier
 from bridges.relay.down import Down
+from bridges.relay.forwarder import Carrier
 from bridges.relay.settings import Settings
 from bridges.relay.side import Side
 from bridges.relay.up import Up
 from broker import topics
 from broker.base import Broker
-from broker.concurrency import task_group
+from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 

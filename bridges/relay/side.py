@@ -9,9 +9,10 @@ from typing import Final, Literal, TypeVar
 
 import structlog
 
-from broker import backoff, topics
+from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import Disconnected
+from broker.support import backoff
 
 T = TypeVar("T")
 

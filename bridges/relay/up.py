@@ -7,12 +7,12 @@ import msgspec
 import structlog
 
 from bridges.relay.blobs import digest
-from bridges.relay.carrier import Carrier
+from bridges.relay.forwarder import Carrier
 from bridges.relay.side import Side
 from broker import topics
 from broker.base import Delivery, Value
 from broker.errors import UNREADABLE, BadTopic, BrokerError
-from broker.messages import BlobRef
+from broker.messages.round import BlobRef
 
 log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 
 import broker
 from broker import Broker
-from broker.embedded import NatsServer
+from broker.nats.server import NatsServer
 from tests.contract import capabilities
 
 HASTE_S = 0.8

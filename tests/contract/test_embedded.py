@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import embedded
-from broker.embedded import NatsServer
 from broker.errors import ServerFailed
+from broker.nats import server as embedded
+from broker.nats.server import NatsServer
+from tests.support.paths import REPOSITORY
 
 
 async def test_it_serves_at_its_url_with_a_password_that_only_we_can_read(nats_server: NatsServer) -> None:
@@ -76,7 +77,7 @@ async def test_a_server_that_ignores_goodbyes_is_killed(
 ORPHAN = """
 import asyncio, sys
 from pathlib import Path
-from broker.embedded import NatsServer
+from broker.nats.server import NatsServer
 
 async def main():
     async with NatsServer(Path(sys.argv[1])) as server:
@@ -90,7 +91,7 @@ asyncio.run(main())
 
 async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", ORPHAN, tmp_path, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        sys.executable, "-c", ORPHAN, tmp_path, stdout=subprocess.PIPE, cwd=REPOSITORY
     )
     assert parent.stdout is not None
     line = b""

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import children, topics
-from broker.embedded import NatsServer, find_binary
+from broker import topics
+from broker.nats.server import NatsServer, find_binary
+from broker.support import processes
+from tests.support.paths import REPOSITORY
 
-EDGE = Path(__file__).parents[2] / "configs" / "edge"
+EDGE = REPOSITORY / "configs" / "edge"
 WITHIN_S = 60.0
 WEIGHTS = os.urandom(2_300_000)
 
@@ -48,7 +50,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         (tmp_path / "nats-leaf.secret").write_text(secret)
         process = await asyncio.create_subprocess_exec(
             *(find_binary(), "-c", leaf, "--log", tmp_path / "leaf.log"),
-            preexec_fn=children.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.dying_with_us(signal.SIGKILL),
         )
         try:
             await listens(port)

@@ -9,10 +9,11 @@ import pytest
 from paho.mqtt.client import MQTTv5, MQTTv311
 
 import broker
-from broker import Broker, BrokerUrl, Delivery, mqtt_client, topics
+from broker import Broker, BrokerUrl, Delivery, topics
 from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denied, PayloadTooLarge
-from broker.mqtt_client import Client, Message
-from broker.mqtt_contest import Lease
+from broker.mqtt import client as mqtt_client
+from broker.mqtt.claims import Lease
+from broker.mqtt.client import Client, Message
 from tests.conftest import Mosquitto
 from tests.contract.capabilities import DIFFERS, Promise
 
@@ -173,7 +174,7 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
 async def test_a_claim_that_was_never_used_is_cleared(
     bus: Broker, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.mqtt_values.MOVE", Lease(0.3, 0.1))
+    monkeypatch.setattr("broker.mqtt.values.MOVE", Lease(0.3, 0.1))
     await stranger.client.publish("fk/claims/fl/rounds/job-1/0", b"someone who crashed", retain=True)
     async with asyncio.timeout(SOON_S):
         await bus.put(POINTER, b"1", revision=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import Broker, Delivery, link, topics
+from broker import Broker, Delivery, reconnect, topics
 from broker.errors import Disconnected
 from tests.conftest import Mosquitto
 
@@ -126,7 +126,7 @@ async def test_what_is_called_during_an_outage_is_done_after_it(server: Mosquitt
 async def test_an_outage_without_end_is_an_error_in_the_end(
     server: Mosquitto, bus: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "CALL_S", 0.5)
+    monkeypatch.setattr(reconnect, "CALL_S", 0.5)
     await server.kill()
     async with asyncio.timeout(SOON_S):
         with pytest.raises(Disconnected):

@@ -10,13 +10,13 @@ import msgspec
 import pytest
 
 import broker
-from broker.progress import UpdateCounted
+from broker.messages.progress import UpdateCounted
 from fedkeeper.sdk import Fabric
 from server import serve
 from tests.conftest import Mosquitto
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, Fleet, running
 from tests.integration.test_crashes import train
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, Fleet, running
 
 JOB = {
     "name": "bare",

@@ -5,7 +5,9 @@ import sys
 
 import broker
 from bridges import presence
-from broker import messages, topics
+from broker import topics
+from broker.messages import codec
+from broker.messages.register import Presence
 from tests.conftest import Mosquitto
 
 WITHIN_S = 30.0
@@ -35,4 +37,4 @@ async def test_a_bridge_that_is_killed_is_gone_at_once(mosquitto: Mosquitto) -> 
     assert here.topic == gone.topic == topic
     assert here.payload is not None
     assert gone.payload is not None
-    assert [messages.presence(value).gone for value in (here.payload, gone.payload)] == [False, True]
+    assert [codec.decode(Presence, value).gone for value in (here.payload, gone.payload)] == [False, True]

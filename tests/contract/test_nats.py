@@ -13,10 +13,10 @@ from nats.aio.client import Client
 
 import broker
 from broker import Broker, Delivery, topics
-from broker.embedded import NatsServer
 from broker.errors import BrokerError, ConnectFailed, StorageFull
-from broker.nats_errors import mapped, mapped_connect
-from broker.nats_streams import settings
+from broker.nats.errors import mapped, mapped_connect
+from broker.nats.server import NatsServer
+from broker.nats.streams import settings
 
 ACK_WAIT_S = 0.5
 SOON_S = 10.0

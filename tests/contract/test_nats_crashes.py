@@ -10,9 +10,9 @@ import pytest
 from nats.aio.client import Client
 
 import broker
-from broker import Broker, Delivery, link, topics
-from broker.embedded import NatsServer
+from broker import Broker, Delivery, reconnect, topics
 from broker.errors import Disconnected, PayloadTooLarge
+from broker.nats.server import NatsServer
 
 SOON_S = 10.0
 PROGRESS = topics.progress("job-1", "round", "completed")
@@ -110,7 +110,7 @@ async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: Nat
 async def test_an_outage_without_end_is_an_error_in_the_end(
     nats_server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "CALL_S", 0.3)
+    monkeypatch.setattr(reconnect, "CALL_S", 0.3)
     async with connect() as bus:
         await nats_server.kill()
         with pytest.raises(Disconnected):
@@ -132,8 +132,8 @@ async def test_a_frozen_server_is_waited_for(nats_server: NatsServer, connect: C
 async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: Connect) -> None:
     pointer = topics.pointer("job-1")
     async with connect() as bus:
-        link = bus._link  # type: ignore[attr-defined]
-        connection = await link.connection()
+        reconnect = bus._link  # type: ignore[attr-defined]
+        connection = await reconnect.connection()
         request = connection.request
 
         async def lossy(subject: str, *args: object) -> object:

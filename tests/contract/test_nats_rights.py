@@ -9,8 +9,8 @@ import pytest
 
 import broker
 from broker import Broker, Delivery, topics
-from broker.embedded import NatsServer
 from broker.errors import BadUrl, ConnectFailed, Denied
+from broker.nats.server import NatsServer
 
 ACK_WAIT_S = 0.5
 PROGRESS = topics.progress("job-1", "round", "completed")

@@ -6,10 +6,11 @@ import os
 import pytest
 
 import broker
-from broker import nats_connection, topics
-from broker.embedded import NatsServer
+from broker import topics
 from broker.errors import Disconnected
-from tests.integration.wire import wire_to
+from broker.nats import connection as nats_connection
+from broker.nats.server import NatsServer
+from emulators.wire import wire_to
 
 MODEL = topics.model("job", "00")
 UPDATE = topics.update("job", 1, "client-1", 1)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from broker.embedded import NatsServer
-from broker.job import Data
+from broker.messages.job import Data
+from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
 from tests.conftest import Mosquitto
 from tests.e2e.program import Program, digest, run

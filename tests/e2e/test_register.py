@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.embedded import NatsServer
+from broker.nats.server import NatsServer
 from tests.e2e.program import run
 
 FABRIC = """

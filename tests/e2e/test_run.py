@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker import job as jobs
-from broker import payload
+from broker.messages import job as jobs
+from broker.messages import tensors as payload
 from tests.e2e.program import Program, digest, run, soon
 
 # Adam, so that optimizer state is carried from round to round.
@@ -49,7 +49,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_model_is_the_same(tmp
     _, undisturbed = await run("run", "quickstart", *SHORT, cwd=tmp_path)
     program = await Program("run", "quickstart", *SHORT, cwd=tmp_path).start()
     await program.says("update.counted")
-    os.kill(program.processes("client_fn.local")[0], signal.SIGKILL)
+    os.kill(program.processes("client_fn.handlers.local")[0], signal.SIGKILL)
     assert await program.ends() == 0, program.output
     assert digest(program.output) == digest(undisturbed)
     assert "client.failed" in program.output

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from broker.embedded import NatsServer, find_binary
+from broker.nats.server import NatsServer, find_binary
 from tests.e2e.program import Program, digest, run, soon
+from tests.support.paths import REPOSITORY
 
 # Adam, so that optimizer state is carried from round to round.
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -12,20 +12,21 @@ from typing import Any, Final
 import msgspec
 
 import broker
-from broker import cloudevents, progress, topics
+from broker import topics
 from broker.base import Broker
-from broker.concurrency import task_group
-from broker.embedded import NatsServer
-from broker.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
-from broker.messages import Invocation
-from broker.progress import ENDS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
+from broker.messages import cloudevents, progress
+from broker.messages.invocation import Invocation
+from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.progress import ENDS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
+from broker.nats.server import NatsServer
+from broker.support.tasks import task_group
 from fedkeeper import provision, system
 from fedkeeper.sdk import Fabric
 from server.cohort import DATA_LABEL
 from tests.edge.gate import gate
 from tests.edge.links import Backbone
 from tests.edge.station import Station, Uplink
-from tests.integration.fakes import running
+from tests.support.fakes import running
 
 WITHIN_S: Final = 120.0
 SITES: Final = 2

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from broker import children
+from broker.support import processes
 
 _CLONE_NEWNET: Final = 0x40000000
 _NOBODY: Final = "02:00:00:00:00:01"
@@ -283,7 +283,7 @@ async def _start(*command: str | Path, stdout: int, stderr: int = STDOUT, env: d
         env=env,
         start_new_session=True,
         # `ip netns exec` becomes the program, so this holds for it too.
-        preexec_fn=children.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.dying_with_us(signal.SIGKILL),
     )
 
 

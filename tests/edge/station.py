@@ -14,9 +14,8 @@ from typing import Final
 from tests.edge.gate import Gate
 from tests.edge.gated import GATE
 from tests.edge.links import Site
-from tests.integration.fakes import soon
-
-REPOSITORY: Final = Path(__file__).parents[2]
+from tests.support.fakes import soon
+from tests.support.paths import REPOSITORY
 
 Uplink = Callable[[Site, str, Path], AbstractAsyncContextManager[str]]
 """What joins a site to the broker at a URL, with a folder for its state and logs; yields the URL for the site."""

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from broker.progress import (
+from broker.messages.progress import (
     JobAccepted,
     JobCompleted,
     JobStarted,

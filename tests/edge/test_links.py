@@ -16,7 +16,8 @@ import pytest
 
 from tests.edge import links
 from tests.edge.links import Backbone, Site
-from tests.integration.fakes import soon
+from tests.support.fakes import soon
+from tests.support.paths import REPOSITORY
 
 Stream = tuple[StreamReader, StreamWriter]
 EMULATION = "netem" if links.netem() else "wire"
@@ -161,7 +162,7 @@ asyncio.run(main())
 
 
 async def test_what_a_killed_test_has_left_is_cleared_away(tmp_path: Path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     test = await asyncio.create_subprocess_exec(
         sys.executable, "-c", ABANDONED, cwd=tmp_path, env=env, stdout=asyncio.subprocess.PIPE
     )

@@ -6,7 +6,7 @@ import pytest
 
 import broker
 from broker.base import Broker
-from broker.embedded import NatsServer
+from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 
 

@@ -5,7 +5,7 @@ import os
 
 import broker
 from server import serve
-from tests.integration.fakes import FakeLearning
+from tests.support.fakes import FakeLearning
 
 
 async def main() -> None:

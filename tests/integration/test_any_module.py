@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 import broker
-from broker import job as jobs
-from broker import payload, progress
 from broker.base import Broker
-from broker.messages import RoundTask
-from broker.payload import Tensors
-from client_fn import datasets, shards
+from broker.messages import job as jobs
+from broker.messages import progress, tensors
+from broker.messages.round import RoundTask
+from broker.messages.tensors import Tensors
+from client_fn.data import datasets, shards
 from client_fn.function import Warm, handle
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.integration.fakes import Fleet, running
+from tests.support.fakes import Fleet, running
 
 CLIENTS = 2
 
@@ -39,7 +39,7 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
 
     job = jobs.from_dict(
         {
-            "model": {"type": f"tests.integration.modules:{module}"},
+            "model": {"type": f"tests.support.modules:{module}"},
             "training": {"local_epochs": 1, "batch_size": 100, **training},
             "data": {"dataset": "digits", "partition": "iid", "clients": CLIENTS},
             "cohort": {"clients": CLIENTS, "deadline_s": 100.0},
@@ -55,12 +55,12 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
                 found = await bus.get(said.event.model.topic)
                 initial = (found and found.payload) or b""
     assert said.event.what == "job.completed", said.event
-    return payload.decode(initial)[0], payload.decode(await fabric.model(name))[0]
+    return tensors.decode(initial)[0], tensors.decode(await fabric.model(name))[0]
 
 
 def changed(before: Tensors, after: Tensors) -> set[str]:
     """Names of the tensors that training has changed, the layout being the same."""
-    assert payload.layout(before) == payload.layout(after)
+    assert tensors.layout(before) == tensors.layout(after)
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 

@@ -8,15 +8,17 @@ import pytest
 
 from bridges import Activation, Invoker, Patience, Runner
 from bridges.errors import InvocationFailed
-from broker import cloudevents, topics
+from broker import topics
 from broker.base import Broker
-from broker.cloudevents import Envelope
-from broker.messages import Invocation, RoundTask
+from broker.messages import cloudevents
+from broker.messages.cloudevents import Envelope
+from broker.messages.invocation import Invocation
+from broker.messages.round import RoundTask
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, running
-from tests.tasks import task
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, running
+from tests.support.tasks import task
 
 WITHIN_S = 15.0
 

@@ -11,14 +11,16 @@ from typing import Any
 import msgspec
 
 import broker
-from broker import progress, records, topics
+from broker import topics
 from broker.base import Broker
-from broker.embedded import NatsServer
-from broker.messages import RoundTask
+from broker.messages import codec, progress
+from broker.messages.job_record import JobRecord
+from broker.messages.round import RoundTask
+from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, Fleet, running, soon
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, Fleet, running, soon
 
 ROUNDS = 3
 
@@ -79,7 +81,7 @@ async def over(bus: Broker, job: str) -> None:
     """Until a job's server has nothing more to do for it, as far as the record tells."""
     async with bus.watch(topics.pointer(job)) as values:
         async for value in values:
-            if value.payload is not None and records.decode(value.payload).over:
+            if value.payload is not None and codec.decode(JobRecord, value.payload).over:
                 return
 
 

@@ -13,8 +13,8 @@ from fedkeeper import deploy, fabric_file
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.fabric_file import FabricFile, Hosting
 from fedkeeper.sdk import Fabric
-from tests.integration.fakes import running
 from tests.integration.test_lifecycle import FakeHost
+from tests.support.fakes import running
 
 FABRIC = """
 name = "test"

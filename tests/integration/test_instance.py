@@ -17,20 +17,24 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 import broker
-from broker import payload, topics, work
+from broker import topics
 from broker.base import Broker
-from broker.concurrency import task_group
-from broker.embedded import NatsServer
-from broker.job import Model
-from broker.messages import UpdateHeader
-from broker.work import Order, Report
-from client_fn import datasets, instance, shards, tensors, training
+from broker.messages import codec
+from broker.messages import tensors as payload
+from broker.messages.invocation import Order, Report
+from broker.messages.job import Model
+from broker.messages.update import UpdateHeader
+from broker.nats.server import NatsServer
+from broker.support.tasks import task_group
+from client_fn.data import datasets, shards
 from client_fn.errors import NoRoute
-from client_fn.instance import Instance
-from client_fn.line import Line
-from client_fn.orders import Orders
-from client_fn.settings import Settings
-from tests.unit.function_site import Site, task_for
+from client_fn.runtime import instance
+from client_fn.runtime.connection import Line
+from client_fn.runtime.executor import Orders
+from client_fn.runtime.instance import Instance
+from client_fn.runtime.settings import Settings
+from client_fn.training import loop, tensors
+from tests.support.function_site import Site, task_for
 
 WITHIN_S = 30.0
 
@@ -71,7 +75,7 @@ class Place:
         """What the broker retains as the last report."""
         found = await self.bus.get(topics.report("local", "c1"))
         assert found is not None
-        return work.report(found.payload or b"")
+        return codec.decode(Report, found.payload or b"")
 
     async def update(self, attempt: int = 1) -> tuple[payload.Tensors, UpdateHeader]:
         found = await self.bus.get(topics.update("job", 1, "c1", attempt))
@@ -82,7 +86,7 @@ class Place:
 
 @contextlib.contextmanager
 def _counted(made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    train, connect = training.train, broker.connect
+    train, connect = loop.train, broker.connect
 
     def counted_train(*args: Any, **more: Any) -> dict[str, float]:
         made.trainings.append(1)
@@ -97,7 +101,7 @@ def _counted(made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return connect(url, name=name, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", counted_train)
+        patch.setattr(loop, "train", counted_train)
         patch.setattr(broker, "connect", counted_connect)
         yield
 
@@ -120,7 +124,7 @@ async def next_reports(place: Place, until: str) -> list[Report]:
     found: list[Report] = []
     async with asyncio.timeout(WITHIN_S), place.bus.watch(topics.report("local", topics.ANY)) as values:
         async for value in values:
-            found.append(work.report(value.payload or b""))
+            found.append(codec.decode(Report, value.payload or b""))
             if found[-1].state == until:
                 break
     return found
@@ -259,7 +263,7 @@ async def test_a_model_that_never_returns_does_not_keep_its_caller(
         released.wait(WITHIN_S)
         return {}
 
-    monkeypatch.setattr(training, "train", hangs)
+    monkeypatch.setattr(loop, "train", hangs)
     monkeypatch.setattr(instance, "GRACE_S", 0.1)
     begin_s = time.monotonic()
     report = await place.run(await place.order(deadline_s=time.time() + 1))
@@ -312,7 +316,7 @@ async def test_whatever_a_model_raises_is_reported_and_the_instance_lives_on(
         raise error
 
     with monkeypatch.context() as patch, capture_logs([merge_contextvars]) as logs:
-        patch.setattr(training, "train", raises)
+        patch.setattr(loop, "train", raises)
         report = await place.run(await place.order())
     assert (report.state, report.retryable) == ("failed", True)
     assert report.reason.startswith(type(error).__name__)
@@ -398,7 +402,7 @@ async def test_a_user_with_its_own_client_s_rights_alone_will_do(
                 assert (await asyncio.to_thread(limited.run, second)).state == "done"
             found = await bus.get(topics.report("local", "c1"))
             assert found is not None
-            assert work.report(found.payload or b"").attempt == 2
+            assert codec.decode(Report, found.payload or b"").attempt == 2
     finally:
         await server.kill()
 

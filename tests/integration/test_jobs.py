@@ -8,17 +8,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker import job as jobs
-from broker import payload, progress, topics
+from broker import topics
 from broker.base import Broker
-from broker.messages import BlobRef, Presence, RoundTask
-from broker.progress import Progress
+from broker.messages import job as jobs
+from broker.messages import progress, tensors
+from broker.messages.progress import Progress
+from broker.messages.register import Presence
+from broker.messages.round import BlobRef, RoundTask
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Fabric
 from server import serve
 from server.aggregator import Aggregate, plan
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, Fleet, running
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, Fleet, running
 
 WITHIN_S = 20.0
 FORGED = b'\xffFKCHUNKS1{"sha256":"' + b"0" * 64 + b'","size":9000000,"chunk_bytes":1048576}'
@@ -64,13 +66,13 @@ async def test_the_new_model_is_the_mean_weighted_by_samples(fabric: Fabric, bus
     async with running(serve(bus, FakeLearning()), fleet.serve()):
         job = await fabric.submit(fakes.job(stop={"rounds": 1}))
         await events(fabric, job)
-        model, _ = payload.decode(await fabric.model(job))
+        model, _ = tensors.decode(await fabric.model(job))
 
     weights = [fakes.number(task.client_id) + 1 for task in fleet.tasks]
     biases = [fakes.trained(fakes.INITIAL, task)["layer.bias"].astype(np.float64) for task in fleet.tasks]
     np.testing.assert_allclose(model["layer.bias"], np.average(biases, axis=0, weights=weights), rtol=1e-7)
     assert model["norm.num_batches_tracked"] == 3
-    assert payload.layout(model) == payload.layout(fakes.INITIAL)
+    assert tensors.layout(model) == tensors.layout(fakes.INITIAL)
 
 
 async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Fabric, bus: Broker) -> None:
@@ -321,7 +323,7 @@ async def test_a_refused_job_names_the_field_and_the_server_stays_up(
 
 def test_the_fold_is_what_an_auditor_would_compute() -> None:
     """The expected digest of a round can be computed from its updates alone, without a server."""
-    layout = payload.layout(fakes.INITIAL)
+    layout = tensors.layout(fakes.INITIAL)
     aggregate = Aggregate(plan(fakes.INITIAL, layout, frozenset(), 10))
     aggregate.add(fakes.INITIAL, 3)
     aggregate.add({name: array + array.dtype.type(1) for name, array in fakes.INITIAL.items()}, 1)

@@ -11,14 +11,16 @@ import pytest
 
 from bridges import Activation, Invoker, Lifecycle, Patience, Runner
 from bridges.errors import FunctionGone, PlatformFailed
-from broker import cloudevents, fabric, topics, work
+from broker import topics
 from broker.base import Broker
-from broker.cloudevents import Envelope
-from broker.fabric import Change, Deployed, Function, Reply, Request, Verb
-from broker.messages import BlobRef, Invocation, RoundTask
-from tests.integration.fakes import running
+from broker.messages import cloudevents, codec, invocation
+from broker.messages.cloudevents import Envelope
+from broker.messages.function import Change, Deployed, Function, Reply, Request, Verb
+from broker.messages.invocation import Invocation
+from broker.messages.round import BlobRef, RoundTask
 from tests.integration.test_bridge import WITHIN_S
-from tests.tasks import FAR, task
+from tests.support.fakes import running
+from tests.support.tasks import FAR, task
 
 ECHO = Function(name="client-00", fabric="test", image="echo:1")
 
@@ -76,7 +78,7 @@ async def ask(bus: Broker, verb: Verb, deadline_s: float = FAR, **what: object) 
     async with asyncio.timeout(WITHIN_S), bus.subscribe(topics.reply(request.id)) as replies:
         await bus.publish(topics.fabric("fake", verb), msgspec.json.encode(request))
         async for delivery in replies:
-            return fabric.reply(await delivery.read())
+            return codec.decode(Reply, await delivery.read())
     raise AssertionError
 
 
@@ -199,5 +201,5 @@ async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: B
 
 
 async def say(bus: Broker, one: RoundTask, state: str, attempt: int = 1) -> None:
-    report = work.Report(one.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
+    report = invocation.Report(one.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
     await bus.put(topics.report("fake", one.client_id), msgspec.json.encode(report))

@@ -19,12 +19,16 @@ import msgspec
 import numpy as np
 
 import broker
-from broker import children, payload, signature, topics, work
-from broker.embedded import NatsServer
-from broker.messages import RoundTask, UpdateHeader
-from broker.work import Order, Report
-from client_fn import package, shards
-from tests.unit.function_site import Site, task_for
+from broker import topics
+from broker.messages import codec, signature, tensors
+from broker.messages.invocation import Order, Report
+from broker.messages.round import RoundTask
+from broker.messages.update import UpdateHeader
+from broker.nats.server import NatsServer
+from broker.support import processes
+from client_fn import package
+from client_fn.data import shards
+from tests.support.function_site import Site, task_for
 
 WITHIN_S = 60.0
 KEY = "the bridge's key"
@@ -46,10 +50,10 @@ async def placed(server: NatsServer, tmp_path: Path) -> AsyncIterator[Site]:
 async def check_trained(site: Site, task: RoundTask, attempt: int, report: Report) -> None:
     found = await site.bus.get(topics.update(task.job, task.round, task.client_id, attempt))
     assert found is not None
-    assert UpdateHeader.from_metadata(payload.decode(found.payload or b"")[1]).samples == 10
+    assert UpdateHeader.from_metadata(tensors.decode(found.payload or b"")[1]).samples == 10
     retained = await site.bus.get(topics.report(task.client_type, task.client_id))
     assert retained is not None
-    assert work.report(retained.payload or b"") == report
+    assert codec.decode(Report, retained.payload or b"") == report
 
 
 def free_port() -> int:
@@ -67,7 +71,7 @@ async def served(url: str, folder: Path, *command: str, **environment: str) -> A
         cwd=folder,
         env=environment,
         start_new_session=True,
-        preexec_fn=children.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.dying_with_us(signal.SIGKILL),
     )
     try:
         async with asyncio.timeout(WITHIN_S), httpx.AsyncClient() as client:
@@ -107,7 +111,7 @@ async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: Na
         headers = signature.sign(KEY.encode(), body, "call-1", time.time())
         strangers = await client.post(url, content=chunked())
         answers = [await client.post(url, content=chunked(), headers=headers) for _ in range(2)]
-        report = work.report(answers[0].content)
+        report = codec.decode(Report, answers[0].content)
         assert [strangers.status_code, *(answer.status_code for answer in answers)] == [401, 200, 401]
         assert report == Report(task.id, "done", cold=True, attempt=2, activation="call-1")
         await check_trained(site, task, 2, report)
@@ -169,11 +173,11 @@ async def test_openwhisk_s_action_trains_and_stays_warm(nats_server: NatsServer,
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
-            preexec_fn=children.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.dying_with_us(signal.SIGKILL),
         )
         async with asyncio.timeout(WITHIN_S):
             output, _ = await action.communicate(lines)
-        reports = [work.report(line) for line in output.splitlines()]
+        reports = [codec.decode(Report, line) for line in output.splitlines()]
         assert reports == [
             Report(t.id, "done", cold=t.round == 1, attempt=1, activation=f"activation-{t.round}") for t in tasks
         ]

@@ -10,11 +10,11 @@ import nats as nats_py
 from nats.aio.client import Client
 
 import broker
-from broker.embedded import USER, NatsServer
+from broker.nats.server import USER, NatsServer
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, Fleet, running
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, Fleet, running
 
 JOB = {
     "name": "bare",

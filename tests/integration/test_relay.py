@@ -18,21 +18,23 @@ from structlog.testing import capture_logs
 import broker
 from bridges import Lifecycle
 from bridges.relay import Relay, Settings
-from broker import cloudevents, progress, topics
+from broker import topics
 from broker.base import Broker, Delivery
-from broker.cloudevents import Envelope
-from broker.embedded import NatsServer
-from broker.fabric import Function, Request
-from broker.messages import BlobRef, Invocation, RoundTask
+from broker.messages import cloudevents, progress
+from broker.messages.cloudevents import Envelope
+from broker.messages.function import Function, Request
+from broker.messages.invocation import Invocation
+from broker.messages.round import BlobRef, RoundTask
+from broker.nats.server import NatsServer
+from emulators.wire import Wire, wire_to
 from fedkeeper.sdk import Fabric
 from server import serve
 from tests.conftest import STORE_BYTES, Mosquitto
-from tests.integration import fakes
-from tests.integration.fakes import FakeLearning, Fleet, running, soon
 from tests.integration.test_bridge import FakePlatform, runner
 from tests.integration.test_lifecycle import FakeHost
-from tests.integration.wire import Wire, wire_to
-from tests.tasks import task
+from tests.support import fakes
+from tests.support.fakes import FakeLearning, Fleet, running, soon
+from tests.support.tasks import task
 
 WITHIN_S = 30.0
 ACK_WAIT_S = 1.0
@@ -444,7 +446,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
 async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
     wide: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.link.CALL_S", 1.0)
+    monkeypatch.setattr("broker.reconnect.CALL_S", 1.0)
     backbone, site = await wide.at("backbone"), await wide.at("site")
     linked = await wide.connect(await wide.wired("backbone"))
     wire = wide.wires["backbone"]

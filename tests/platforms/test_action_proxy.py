@@ -13,10 +13,11 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.integration.fakes import soon
-from tests.platforms.action_pool import Container
-from tests.platforms.openwhisk import AUTH
-from tests.platforms.whisk_rig import package
+from emulators.openwhisk.controller import AUTH
+from emulators.openwhisk.pool import Container
+from tests.support.fakes import soon
+from tests.support.openwhisk_site import package
+from tests.support.paths import REPOSITORY
 
 WITHIN_S = 30.0
 
@@ -120,8 +121,8 @@ def _is_alive(pid: int) -> bool:
 
 async def test_the_emulator_is_a_program_too(tmp_path: Path) -> None:
     whisk = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.platforms.openwhisk", "--tls", tmp_path, "--memory", "2048"),
-        cwd=Path(__file__).parents[2],
+        *(sys.executable, "-m", "emulators.openwhisk.controller", "--tls", tmp_path, "--memory", "2048"),
+        cwd=REPOSITORY,
         stdout=PIPE,
     )
     try:

@@ -16,10 +16,12 @@ import pytest
 
 from bridges.gcf import Settings
 from bridges.platform import Host
-from broker import children, work
-from tests.integration.fakes import soon
-from tests.platforms.gcf_fabric import Cloud
-from tests.platforms.gcf_site import (
+from broker.messages import codec
+from broker.messages.invocation import Order
+from broker.support import processes
+from emulators.gcf.cloud import Cloud
+from tests.support.fakes import soon
+from tests.support.gcf_site import (
     WITHIN_S,
     Sink,
     archive,
@@ -31,6 +33,7 @@ from tests.platforms.gcf_site import (
     sinking,
     task,
 )
+from tests.support.paths import REPOSITORY
 
 PARENT = "projects/test-project/locations/europe-west1"
 NAME = f"{PARENT}/functions/client-00"
@@ -70,7 +73,7 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
     assert first["type"] == "google.cloud.pubsub.topic.v1.messagePublished"
     assert first["source"] == "//pubsub.googleapis.com/projects/test-project/topics/fedkeeper-client-00"
     assert {first["id"], second["id"]} == set(ids)
-    orders = [work.order(base64.b64decode(call["data"]["message"]["data"])) for call in (first, second)]
+    orders = [codec.decode(Order, base64.b64decode(call["data"]["message"]["data"])) for call in (first, second)]
     assert sorted(one.attempt for one in orders) == [1, 2]
     assert orders[0].task == task()
     given = {name: value for name, value in first["env"].items() if name.startswith(("FEDKEEPER", "K_SERVICE"))}
@@ -231,16 +234,16 @@ async def test_the_program_serves_both_and_takes_its_functions_with_it(
         *(
             sys.executable,
             "-m",
-            "tests.platforms.gcf_fabric",
+            "emulators.gcf.cloud",
             "--operation-s",
             "0.01",
             "--secrets",
             str(tmp_path / "secrets"),
         ),
-        cwd=Path(__file__).parents[2],
+        cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(tmp_path)},  # for what a killed program leaves behind
         stdout=PIPE,
-        preexec_fn=children.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.dying_with_us(signal.SIGKILL),
     )
     assert program.stdout is not None
     try:

@@ -14,10 +14,10 @@ from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
 from bridges.openfaas.connector import MAX_ATTEMPTS, Connector
 from broker import topics
 from broker.base import Broker
-from broker.embedded import NatsServer
-from broker.fabric import Deployed
-from tests.integration.fakes import running, soon
-from tests.platforms.openfaas_site import site
+from broker.messages.function import Deployed
+from broker.nats.server import NatsServer
+from tests.support.fakes import running, soon
+from tests.support.openfaas_site import site
 
 WITHIN_S = 10.0
 PROBE = b"probe"

@@ -24,13 +24,15 @@ from bridges.errors import (
     PlatformDenied,
     PlatformFailed,
 )
-from bridges.gcf import topics as gcf_topics
-from bridges.gcf.adapter import Settings, event_bytes
-from broker import work
-from tests.platforms.gcf_fabric import Cloud
-from tests.platforms.gcf_site import archive, bridge, function, published, running, settings, task
-from tests.platforms.pubsub_push import envelope
-from tests.platforms.pubsub_subscription import Message, Subscription
+from bridges.gcf import pubsub as gcf_topics
+from bridges.gcf.platform import Settings, event_bytes
+from broker.messages import codec, invocation
+from broker.messages.invocation import Order
+from emulators.gcf.cloud import Cloud
+from emulators.gcf.push import envelope
+from emulators.gcf.subscription import Message, Subscription
+from tests.support.gcf_site import archive, bridge, function, published, running, settings, task
+from tests.support.paths import REPOSITORY
 
 PARENT = "projects/test-project/locations/europe-west1"
 TOPIC = "projects/test-project/topics/fedkeeper-client-00"
@@ -56,7 +58,7 @@ async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
     ((topic, message),) = cloud.pubsub.published
     assert (topic, message.id) == (TOPIC, sent)
     assert message.attributes == {"client": "client-00", "job": "job", "round": "3", "attempt": "2"}
-    assert work.order(message.data) == work.Order(task(), 2)
+    assert codec.decode(Order, message.data) == invocation.Order(task(), 2)
 
 
 @pytest.mark.parametrize("url", ["projects/test-project/topics/elsewhere", "elsewhere"])
@@ -332,7 +334,7 @@ def test_a_function_has_a_name_of_its_own_that_is_legal(client: str, name: str) 
 
 
 def test_the_example_for_operators_is_one() -> None:
-    text = (Path(__file__).parents[2] / "configs/bridges/gcf.toml").read_text(encoding="utf-8")
+    text = (REPOSITORY / "configs/bridges/gcf.toml").read_text(encoding="utf-8")
     assert msgspec.toml.decode(text, type=Settings).project
     every = "\n".join(line.removeprefix("# ") if " = " in line else "" for line in text.splitlines())
     raw = msgspec.toml.decode(every)

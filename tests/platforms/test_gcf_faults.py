@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from bridges import Patience, gcf
-from bridges.vault import Vault
-from broker.embedded import NatsServer
-from broker.progress import ClientFailed, ClientRestored, UpdateCounted
-from tests.platforms import gcf_fabric, rounds
-from tests.platforms.gcf_fabric import Cloud
-from tests.platforms.gcf_site import settings
-from tests.platforms.rounds import HASTY, Rounds
+from bridges.secrets import Vault
+from broker.messages.progress import ClientFailed, ClientRestored, UpdateCounted
+from broker.nats.server import NatsServer
+from emulators.gcf import cloud as gcf_fabric
+from emulators.gcf.cloud import Cloud
+from tests.support import platform_rounds
+from tests.support.gcf_site import settings
+from tests.support.platform_rounds import HASTY, Rounds
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ async def site(
 ) -> AsyncIterator[tuple[Rounds, Cloud]]:
     """A system that trains on an emulated Google Cloud, which no bridge leads to yet."""
     async with (
-        rounds.rounds(nats_server, tmp_path) as system,
+        platform_rounds.rounds(nats_server, tmp_path) as system,
         gcf_fabric.serving(retry_first_s=0.05, retry_most_s=0.2) as cloud,
     ):
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", cloud.pubsub.address)

@@ -11,9 +11,9 @@ from google.pubsub_v1.types import pubsub
 
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
 from bridges.platform import Host
-from broker.fabric import Deployed
-from tests.platforms.gcf_fabric import Cloud
-from tests.platforms.gcf_site import archive, bridge, function, running, settings
+from broker.messages.function import Deployed
+from emulators.gcf.cloud import Cloud
+from tests.support.gcf_site import archive, bridge, function, running, settings
 
 PARENT = "projects/test-project/locations/europe-west1"
 NAME = f"{PARENT}/functions/client-00"

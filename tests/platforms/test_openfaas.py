@@ -27,12 +27,14 @@ from bridges.errors import (
 )
 from bridges.openfaas import Settings
 from bridges.platform import Activation
-from broker import children, topics
+from broker import topics
 from broker.base import Broker
-from broker.messages import BlobRef
-from tests.integration.fakes import running, soon
-from tests.platforms.openfaas import Call
-from tests.platforms.openfaas_site import HANDLER, IMAGE, KEY, PASSWORD, ROOT, Site, site, task, write_code, write_vault
+from broker.messages.round import BlobRef
+from broker.support import processes
+from emulators.openfaas.gateway import Call
+from tests.support.fakes import running, soon
+from tests.support.openfaas_site import HANDLER, IMAGE, KEY, PASSWORD, Site, site, task, write_code, write_vault
+from tests.support.paths import REPOSITORY
 
 UPDATE = "fl.updates.job.1.c-1.ATTEMPT"
 
@@ -369,10 +371,10 @@ async def test_the_emulators_template_spoils_bytes_in_a_dict(tmp_path: Path) -> 
 async def test_the_emulator_is_a_program_that_ends_with_its_functions(tmp_path: Path) -> None:
     code = write_code(tmp_path / "code", "import os\ndef handle(event, context):\n    return str(os.getpid())\n")
     program = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.platforms.openfaas", "--image", f"x={code}"),
+        *(sys.executable, "-m", "emulators.openfaas.gateway", "--image", f"x={code}"),
         stdout=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        preexec_fn=children.dying_with_us(signal.SIGKILL),
+        cwd=REPOSITORY,
+        preexec_fn=processes.dying_with_us(signal.SIGKILL),
     )
     assert program.stdout is not None
     word, url = (await asyncio.wait_for(program.stdout.readline(), 20.0)).decode().split()
@@ -395,7 +397,7 @@ async def first_answer(http: httpx.AsyncClient, path: str) -> str:
 
 
 def test_the_shipped_configuration_shows_the_defaults() -> None:
-    lines = (ROOT / "configs" / "bridges" / "openfaas.toml").read_text().splitlines()
+    lines = (REPOSITORY / "configs" / "bridges" / "openfaas.toml").read_text().splitlines()
     msgspec.convert(tomllib.loads("\n".join(lines)), Settings)
     shown = tomllib.loads("\n".join(line[2:] for line in lines if re.match(r"# \w+ = ", line)))
     assert msgspec.convert(shown, Settings) == Settings()

@@ -12,24 +12,24 @@ import pytest
 from bridges import openfaas
 from bridges.openfaas import Settings
 from bridges.platform import Host
-from bridges.vault import Vault
+from bridges.secrets import Vault
 from broker import topics
 from broker.base import Broker
-from broker.embedded import NatsServer
-from broker.progress import ClientFailed, ClientRefused, ClientRestored, UpdateCounted
+from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, UpdateCounted
+from broker.nats.server import NatsServer
+from emulators.openfaas.gateway import Gateway, running
 from server import invitations
 from server.strategy import FedAvg
 from tests.e2e.program import Program, run, soon
-from tests.platforms import rounds
-from tests.platforms.openfaas import Gateway, running
-from tests.platforms.openfaas_site import KEY, PASSWORD, write_vault
-from tests.platforms.rounds import IMAGE, Rounds
+from tests.support import platform_rounds
+from tests.support.openfaas_site import KEY, PASSWORD, write_vault
+from tests.support.platform_rounds import IMAGE, Rounds
 
 
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
     """A system that trains on an emulated OpenFaaS, which no bridge leads to yet."""
-    async with rounds.rounds(nats_server, tmp_path) as system:
+    async with platform_rounds.rounds(nats_server, tmp_path) as system:
         write_vault(tmp_path / "vault")
         async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
             yield system, gateway
@@ -159,7 +159,7 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
 
 async def _invoked_by(second: Host, system: Rounds) -> None:
     """The open round's task, handed to its function by somebody else too."""
-    async with asyncio.timeout(rounds.WITHIN_S):
+    async with asyncio.timeout(platform_rounds.WITHIN_S):
         async for said in system.fabric.watch():
             if said.event.what == "round.opened":
                 record = await system.fabric.job(said.job)

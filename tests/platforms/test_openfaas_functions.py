@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from bridges.errors import InvocationFailed, PlatformAway, PlatformDenied, PlatformFailed, SecretMissing
-from broker.fabric import Deployed, Function
-from tests.integration.fakes import soon
-from tests.platforms.openfaas_site import IMAGE, KEY, Site, function, site, task
+from broker.messages.function import Deployed, Function
+from tests.support.fakes import soon
+from tests.support.openfaas_site import IMAGE, KEY, Site, function, site, task
 
 NATS_PASSWORD = "of the broker"  # noqa: S105 (of no broker)
 SOON_S = 1.0

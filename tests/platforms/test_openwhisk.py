@@ -12,9 +12,9 @@ import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformDenied
 from bridges.openwhisk import OpenWhisk
-from bridges.vault import Vault
-from tests.platforms.openwhisk import AUTH, Whisk, emulated
-from tests.platforms.whisk_rig import answering, bridged, function, package, run, secrets, task
+from bridges.secrets import Vault
+from emulators.openwhisk.controller import AUTH, Whisk, emulated
+from tests.support.openwhisk_site import answering, bridged, function, package, run, secrets, task
 
 
 @pytest.fixture

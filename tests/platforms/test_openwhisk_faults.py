@@ -8,12 +8,12 @@ import pytest
 
 from bridges import openwhisk
 from bridges.openwhisk import Settings
-from broker.embedded import NatsServer
-from broker.progress import ClientRefused, ClientRestored, ClientTraining, UpdateCounted
-from tests.platforms import rounds
-from tests.platforms.openwhisk import Whisk, emulated
-from tests.platforms.rounds import Rounds
-from tests.platforms.whisk_rig import secrets, settings
+from broker.messages.progress import ClientRefused, ClientRestored, ClientTraining, UpdateCounted
+from broker.nats.server import NatsServer
+from emulators.openwhisk.controller import Whisk, emulated
+from tests.support import platform_rounds
+from tests.support.openwhisk_site import secrets, settings
+from tests.support.platform_rounds import Rounds
 
 KIND = ["trigger", "action"]
 
@@ -21,7 +21,7 @@ KIND = ["trigger", "action"]
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Whisk]]:
     """A system that trains on an emulated OpenWhisk, which no bridge leads to yet."""
-    async with rounds.rounds(nats_server, tmp_path) as system, emulated() as whisk:
+    async with platform_rounds.rounds(nats_server, tmp_path) as system, emulated() as whisk:
         yield system, whisk
 
 

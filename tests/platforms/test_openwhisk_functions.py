@@ -20,12 +20,13 @@ from bridges.errors import (
     SecretMissing,
 )
 from bridges.openwhisk import OpenWhisk, Settings, opened
-from bridges.vault import Vault
-from broker.fabric import Deployed
-from tests.platforms.openwhisk import AUTH, Whisk, emulated
-from tests.platforms.whisk_rig import NAME, answering, bridged, function, package, run, secrets, settings
+from bridges.secrets import Vault
+from broker.messages.function import Deployed
+from emulators.openwhisk.controller import AUTH, Whisk, emulated
+from tests.support.openwhisk_site import NAME, answering, bridged, function, package, run, secrets, settings
+from tests.support.paths import REPOSITORY
 
-CONFIG = Path(__file__).parents[2] / "configs" / "bridges" / "openwhisk.toml"
+CONFIG = REPOSITORY / "configs" / "bridges" / "openwhisk.toml"
 
 THEIRS: dict[str, Any] = {"exec": {"kind": "python:3.11", "code": "def main(args): return args"}}
 

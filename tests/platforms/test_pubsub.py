@@ -10,9 +10,9 @@ import pytest
 from google.api_core import exceptions
 from google.cloud.pubsub_v1 import SubscriberClient
 
-from tests.platforms import pubsub_google
-from tests.platforms.pubsub import serving
-from tests.platforms.pubsub_site import CALL, GOOGLES, OURS, WITHIN_S, Endpoint, Service, clients, listening, pushes_to
+from emulators.gcf.pubsub import serving
+from tests.support import pubsub_google
+from tests.support.pubsub_site import CALL, GOOGLES, OURS, WITHIN_S, Endpoint, Service, clients, listening, pushes_to
 
 JAR: Final = pubsub_google.jar()
 

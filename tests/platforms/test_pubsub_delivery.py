@@ -9,10 +9,10 @@ import grpc
 import pytest
 from google.api_core import exceptions
 
-from tests.platforms.pubsub import PubSub, serving
-from tests.platforms.pubsub_push import EVENTARC_BYTES
-from tests.platforms.pubsub_site import OURS, WITHIN_S, Endpoint, Service, clients, listening, pushes_to
-from tests.platforms.pubsub_subscription import Subscription
+from emulators.gcf.pubsub import PubSub, serving
+from emulators.gcf.push import EVENTARC_BYTES
+from emulators.gcf.subscription import Subscription
+from tests.support.pubsub_site import OURS, WITHIN_S, Endpoint, Service, clients, listening, pushes_to
 
 
 @pytest.fixture

@@ -2,8 +2,7 @@
 
 import pytest
 
-from broker.messages import BlobRef
-from broker.progress import (
+from broker.messages.progress import (
     ClientFailed,
     ClientRefused,
     ClientRestored,
@@ -25,6 +24,7 @@ from broker.progress import (
     UpdateCounted,
     UpdateRefused,
 )
+from broker.messages.round import BlobRef
 
 MODEL = BlobRef(f"fl.models.demo.{'ab' * 32}", "ab" * 32, 1_590_040)
 
@@ -65,5 +65,5 @@ EVENTS: tuple[Event, ...] = (
 
 @pytest.fixture
 def events() -> tuple[Event, ...]:
-    """One example of each class of `broker.progress.Event`, in an order in which they may happen."""
+    """One example of each class of `broker.messages.progress.Event`, in an order in which they may happen."""
     return EVENTS

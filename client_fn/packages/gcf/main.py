@@ -2,8 +2,9 @@
 
 import functions_framework
 
-from client_fn import gcf, start
-from client_fn.instance import of_this_process
+from client_fn.handlers import gcf
+from client_fn.runtime import start
+from client_fn.runtime.instance import of_this_process
 
 start.prepare()
 # A function that is set up wrong shall say so now, not when the first order comes.

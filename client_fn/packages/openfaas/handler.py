@@ -1,8 +1,8 @@
 """What OpenFaaS's template python3-http imports when the container starts, and calls for every request."""
 
-from client_fn import start
-from client_fn.instance import of_this_process
-from client_fn.openfaas import handle
+from client_fn.handlers.openfaas import handle
+from client_fn.runtime import start
+from client_fn.runtime.instance import of_this_process
 
 __all__ = ["handle"]
 

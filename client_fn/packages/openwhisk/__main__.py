@@ -1,8 +1,8 @@
 """What OpenWhisk imports when it initialises the action, and calls `main` of for every activation."""
 
-from client_fn import start
-from client_fn.instance import of_this_process
-from client_fn.openwhisk import main
+from client_fn.handlers.openwhisk import main
+from client_fn.runtime import start
+from client_fn.runtime.instance import of_this_process
 
 __all__ = ["main"]
 

@@ -1,0 +1,1 @@
+"""The `local` platform: worker processes on the bridge's own machine."""

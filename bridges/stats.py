@@ -1,0 +1,92 @@
+"""Counts each client's invocations, failures and cold starts, and writes the counts down once a second."""
+
+import asyncio
+import contextlib
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker import topics
+from broker.base import Broker
+from broker.errors import BrokerError
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Invocation
+from broker.messages.register import Tally
+
+log = structlog.get_logger(__name__)
+
+EVERY_S: Final = 1.0
+"""What a bridge that dies has counted since it last wrote is forgotten: counts are for people to look at."""
+
+_FAILURES: Final = frozenset({"failed", "dead"})
+_RUNS: Final = frozenset({"accepted", "running", "succeeded", "failed", "dead"})
+
+
+class Tallies:
+    """One bridge's counts.
+
+    Args:
+        broker: keeps them.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._known: dict[str, Tally] = {}
+        self._fresh: dict[str, list[tuple[Invocation, float]]] = {}
+
+    def note(self, invocation: Invocation, now_s: float) -> None:
+        """Count something that happened."""
+        self._fresh.setdefault(invocation.client, []).append((invocation, now_s))
+
+    async def write(self) -> None:
+        """Write down what is new for ever, and a last time at the end."""
+        try:
+            while True:
+                await asyncio.sleep(EVERY_S)
+                await self.flush()
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVERY_S):
+                    await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what is new."""
+        fresh, self._fresh = self._fresh, {}
+        for client, events in fresh.items():
+            try:
+                tally = self._known.get(client) or await self._read(client)
+                for invocation, now_s in events:
+                    tally = counted(tally, invocation, now_s)
+                if tally is not None:
+                    self._known[client] = tally
+                    await self._broker.put(topics.tally(client), codec.encode(tally))
+            except BrokerError as exc:
+                log.warning("a client's counts are not written down", client=client, error=str(exc))
+
+    async def _read(self, client: str) -> Tally | None:
+        found = await self._broker.get(topics.tally(client))
+        try:
+            return None if found is None or found.payload is None else codec.decode(Tally, found.payload)
+        except DecodeError as exc:
+            log.warning("unreadable counts; beginning anew", client=client, error=str(exc))
+            return None
+
+
+def counted(before: Tally | None, invocation: Invocation, now_s: float) -> Tally:
+    """The tally with one more thing that happened; each run counts once, however much is heard of it."""
+    run = f"{invocation.job}.{invocation.round}.{invocation.attempt}"
+    tally = before or Tally(client=invocation.client, platform=invocation.platform, state="accepted", seen_s=now_s)
+    first = invocation.outcome in _RUNS and tally.run != run
+    return msgspec.structs.replace(
+        tally,
+        platform=invocation.platform,
+        state=invocation.outcome,
+        seen_s=now_s,
+        invocations=tally.invocations + first,
+        failures=tally.failures + (invocation.outcome in _FAILURES),
+        cold=tally.cold + (invocation.outcome == "running" and invocation.cold is True),
+        activation=invocation.activation or tally.activation,
+        run=run if first else tally.run,
+    )

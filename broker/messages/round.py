@@ -1,0 +1,71 @@
+"""A round's task, and what is derived for it: tokens and seeds."""
+
+import hashlib
+import hmac
+from typing import Any
+
+import msgspec
+
+from broker.messages.job import Model, Training
+
+
+class BlobRef(msgspec.Struct, frozen=True):
+    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does."""
+
+    topic: str
+    sha256: str
+    bytes: int
+
+
+class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
+    """What one client is asked to do in one round.
+
+    The first fields are those of the paper's Listing 1, by its names.
+
+    Attributes:
+        client_id: who.
+        client_type: the platform that hosts the client's function.
+        url: where that platform triggers it; empty where the platform needs none.
+        model_configuration: the model to build.
+        data_loc: fsspec URL of the client's shard.
+        training_hyperparameters: how to train.
+        model: the global model to start from.
+        state: the optimizer state to start from; None: afresh.
+        token: proves that an update answers this task; unguessable.
+        seed: of everything random in this training.
+        deadline_s: seconds since the epoch; no update is wanted after it.
+        max_attempts: how often the function may be invoked for this task.
+        told: what the strategy tells the client.
+    """
+
+    client_id: str
+    client_type: str
+    url: str
+    model_configuration: Model
+    data_loc: str
+    training_hyperparameters: Training
+    job: str
+    round: int
+    model: BlobRef
+    state: BlobRef | None
+    token: str
+    seed: int
+    deadline_s: float
+    max_attempts: int
+    told: dict[str, Any] = {}
+
+    @property
+    def id(self) -> str:
+        """Names the task: a second copy has the same."""
+        return f"{self.job}.{self.round}.{self.client_id}"
+
+
+def token(nonce: str, client: str) -> str:
+    """The token of a client's task in the round that the nonce belongs to (HMAC-SHA256, RFC 2104)."""
+    return hmac.new(nonce.encode(), client.encode(), hashlib.sha256).hexdigest()
+
+
+def seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part, and on nothing else."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,1 @@
+"""The broker on MQTT: retained messages, and claims that settle who has what."""

@@ -1,0 +1,1 @@
+"""What clients train on: built-in datasets, how they are dealt, and shards at any URL."""

@@ -1,0 +1,79 @@
+"""The handler of OpenFaaS: the one of its template python3-http, `handle(event, context)`."""
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from broker.messages import bundle, codec, signature
+from broker.messages.errors import BadSignature, DecodeError
+from broker.messages.invocation import Order
+from client_fn.runtime.instance import Instance, of_this_process
+
+HEALTH: Final = "/healthz"
+
+Response = tuple[bytes, int, dict[str, str]]
+"""What Flask takes as it is. The template would send bytes in a dict as the text that Python shows them by."""
+
+_JSON: Final = "application/json"
+
+_seen: Final[dict[str, float]] = {}
+_looking: Final = threading.Lock()
+
+
+class Event(Protocol):
+    """The template's request."""
+
+    @property
+    def body(self) -> bytes: ...  # noqa: D102 (Flask's names)
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...  # noqa: D102
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+
+
+def handle(event: Event, context: object) -> Response:  # noqa: ARG001 (the template passes two)
+    """Do what the bridge asks for: 200 with a report, or a parcel where the order came in one.
+
+    `/healthz` is answered at once. A call that is not the bridge's gets a 401 before anything of it is parsed, and one
+    that is no order a 400.
+    """
+    if event.path == HEALTH:
+        return b"", 200, {}
+    instance = of_this_process()
+    headers = {name.lower(): value for name, value in event.headers.items()}
+    try:
+        _admit(instance.settings.key, event.body, headers)
+        return _answered(instance, event.body, headers)
+    except BadSignature as exc:
+        return _refusal(401, exc)
+    except DecodeError as exc:
+        return _refusal(400, exc)
+
+
+def _admit(key: bytes | None, body: bytes, headers: Mapping[str, str]) -> None:
+    """Accept what the bridge signed; whatever comes, where no key was agreed upon."""
+    if key is not None:
+        with _looking:
+            signature.verify(key, body, headers, time.time(), _seen)
+
+
+def _answered(instance: Instance, body: bytes, headers: Mapping[str, str]) -> Response:
+    activation = headers.get(signature.CALL_ID.lower(), "")
+    if headers.get("content-type") != bundle.CONTENT_TYPE:
+        return (
+            codec.encode(instance.run(codec.decode(Order, body), activation=activation)),
+            200,
+            {"Content-Type": _JSON},
+        )
+    message, given = bundle.unpack(body)
+    report, written = instance.answer(codec.decode(Order, message), given, activation=activation)
+    if report.state != "done":
+        return codec.encode(report), 200, {"Content-Type": _JSON}
+    return bundle.pack(codec.encode(report), written), 200, {"Content-Type": bundle.CONTENT_TYPE}
+
+
+def _refusal(status: int, exc: DecodeError) -> Response:
+    return codec.encode({"reason": str(exc)}), status, {"Content-Type": _JSON}

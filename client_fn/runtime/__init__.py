@@ -1,0 +1,1 @@
+"""What an instance of the function is made of: settings, connection, executor, warm state."""

@@ -1,0 +1,191 @@
+"""The orders of an instance, in its event loop: each is worked on once, and answered as often as it is given."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Final, NamedTuple
+
+import structlog
+
+from broker import topics
+from broker.errors import BrokerError, Denied
+from broker.messages import codec, tensors
+from broker.messages.errors import BadTensors, MessageError
+from broker.messages.invocation import Order, Report
+from broker.messages.round import RoundTask
+from broker.support.tasks import task_group
+from client_fn.cache import keep
+from client_fn.errors import ClientError, NoRoute, TopicTaken, WrongClient
+from client_fn.exchange import Blobs, Exchange
+from client_fn.function import Warm, handle
+from client_fn.lease import Lease
+from client_fn.runtime.connection import Line
+from client_fn.runtime.failure import failed
+
+ANSWERS_KEPT: Final = 4
+"""Tasks of a client come one after the other; a copy of an older one finds its update with the broker."""
+
+REPORT_S: Final = 5.0
+"""A report that takes longer is given up: the platform gets it too, and the update is what counts."""
+
+_MANY_TENSORS: Final = 1 << 16
+
+log = structlog.get_logger(__name__)
+
+_Key = tuple[str, str, int]
+
+
+class Answer(NamedTuple):
+    """The last report of an order; of one that brought its blobs, also what the function wrote, by topic."""
+
+    report: Report
+    written: dict[str, bytes]
+
+
+class Orders:
+    """What an instance has done and is doing.
+
+    Args:
+        client: whose tasks are taken; empty: anybody's.
+        line: to the broker.
+        group: where the work is done.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, client: str, line: Line, group: asyncio.TaskGroup, clock: Callable[[], float]) -> None:
+        self._client, self._line, self._group, self._clock = client, line, group, clock
+        self._warm = Warm()
+        self._cold = True
+        self._under_way: dict[_Key, asyncio.Task[Answer]] = {}
+        self._done: dict[_Key, Answer] = {}
+
+    async def answer(self, order: Order, activation: str, given: Mapping[str, bytes] | None) -> Answer:
+        """Do what an order asks for, unless it is done or being done; a failure is a report too.
+
+        Args:
+            order: what to do.
+            activation: the platform's id of the run.
+            given: what the broker would have, by topic; None: the broker is asked.
+        """
+        key = (order.task.id, order.task.token, order.attempt)
+        if key in self._done:
+            return self._done[key]
+        if key not in self._under_way:
+            work = self._work(key, order, activation, given)
+            self._under_way[key] = self._group.create_task(work, name=order.task.id)
+        # Who gives up waiting does so for himself.
+        return await asyncio.shield(self._under_way[key])
+
+    def stop(self) -> None:
+        """Give up whatever is under way."""
+        for task in self._under_way.values():
+            task.cancel()
+
+    async def _work(self, key: _Key, order: Order, activation: str, given: Mapping[str, bytes] | None) -> Answer:
+        task = order.task
+        try:
+            with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
+                if given is None:
+                    answer, told = await self._over_broker(order, activation)
+                else:
+                    answer, told = await self._in_memory(order, activation, given)
+        finally:
+            del self._under_way[key]
+        if told and answer.report.state == "done":
+            keep(self._done, key, answer, most=ANSWERS_KEPT)
+        return answer
+
+    async def _over_broker(self, order: Order, activation: str) -> tuple[Answer, bool]:
+        """The answer, and whether the broker has it too."""
+        cold = self._first()
+        begun = Report(order.task.id, "training", cold=cold, attempt=order.attempt, activation=activation)
+        async with task_group() as telling:
+
+            def tell() -> None:
+                telling.create_task(self._tell(order.task, begun), name=f"report {begun.id}")
+
+            # Its end waits for that report, so that the last one comes last.
+            report = await self._outcome(order, activation, self._line.held(), tell, cold=cold)
+        return Answer(report, {}), await self._tell(order.task, report)
+
+    async def _in_memory(self, order: Order, activation: str, given: Mapping[str, bytes]) -> tuple[Answer, bool]:
+        blobs = Blobs(given)
+        report = await self._outcome(order, activation, contextlib.nullcontext(blobs), _nobody, cold=self._first())
+        return Answer(report, blobs.written if report.state == "done" else {}), True
+
+    def _first(self) -> bool:
+        cold, self._cold = self._cold, False
+        return cold
+
+    async def _outcome(
+        self,
+        order: Order,
+        activation: str,
+        opened: AbstractAsyncContextManager[Exchange],
+        on_training: Callable[[], None],
+        *,
+        cold: bool,
+    ) -> Report:
+        task, attempt = order.task, order.attempt
+        try:
+            async with Lease(task, self._clock).held():
+                self._check_client(task)
+                async with opened as exchange:
+                    if not await _is_there(exchange, order):
+                        await handle(
+                            task, exchange, self._warm, attempt=attempt, on_training=on_training, clock=self._clock
+                        )
+        except (ClientError, BrokerError, MessageError) as exc:
+            return failed(order, exc, activation)
+        except (Exception, SystemExit) as exc:
+            # The outermost loop of the function: the user's model may raise anything, and even exit.
+            log.exception("the function failed")
+            return failed(order, exc, activation)
+        return Report(task.id, "done", cold=cold, attempt=attempt, activation=activation)
+
+    def _check_client(self, task: RoundTask) -> None:
+        if self._client and task.client_id != self._client:
+            raise WrongClient(task.client_id, self._client)
+
+    async def _tell(self, task: RoundTask, report: Report) -> bool:
+        """Retain a report where the bridge looks for it; a task does not fail of that."""
+        try:
+            async with asyncio.timeout(REPORT_S), self._line.held() as bus:
+                await bus.put(topics.report(task.client_type, task.client_id), codec.encode(report))
+        except (BrokerError, NoRoute, TimeoutError) as exc:
+            log.warning("a report did not reach the broker", state=report.state, error=str(exc))
+            return False
+        return True
+
+
+def _nobody() -> None:
+    """Whoever sent the blobs waits for the response and hears of nothing before it."""
+
+
+async def _is_there(exchange: Exchange, order: Order) -> bool:
+    """Whether another instance has done it already.
+
+    Raises:
+        TopicTaken: something else is there, so an update would not be kept.
+    """
+    task = order.task
+    topic = topics.update(task.job, task.round, task.client_id, order.attempt)
+    try:
+        found = await exchange.get(topic)
+    except Denied as exc:
+        log.debug("nobody knows whether it is done already", error=str(exc))
+        return False
+    if found is None or found.payload is None:
+        return False
+    if _token_of(found.payload) != task.token:
+        raise TopicTaken(topic)
+    log.info("done already", topic=topic)
+    return True
+
+
+def _token_of(update: bytes) -> str:
+    try:
+        return tensors.decode(update, expected=_MANY_TENSORS)[1].get("token", "")
+    except BadTensors:
+        return ""

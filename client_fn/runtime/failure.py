@@ -1,0 +1,27 @@
+"""What is reported of an order that failed."""
+
+from typing import Final
+
+from broker.messages.invocation import Order, Report
+from client_fn.errors import ClientError
+
+REASON_CHARACTERS: Final = 1000
+"""What a user's model raises may be of any length; platforms take answers of 1 MB, and people read a line."""
+
+
+def failed(order: Order, exc: BaseException, activation: str = "") -> Report:
+    """The report of an order that an error ended; only our own errors know that another attempt is of no use."""
+    return Report(
+        order.task.id,
+        "failed",
+        reason=_shown(exc),
+        retryable=exc.retryable if isinstance(exc, ClientError) else True,
+        attempt=order.attempt,
+        activation=activation,
+    )
+
+
+def _shown(exc: BaseException) -> str:
+    # Not every text of Python's can be sent: half a surrogate pair can't.
+    text = f"{type(exc).__name__}: {exc}".encode(errors="replace").decode()
+    return text if len(text) <= REASON_CHARACTERS else f"{text[:REASON_CHARACTERS]}..."

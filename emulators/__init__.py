@@ -1,0 +1,1 @@
+"""The FaaS platforms, wrong answers included: for tests, `make fabric` and benchmarks."""

@@ -1,0 +1,1 @@
+"""Cloud Functions behind Pub/Sub."""

@@ -1,0 +1,102 @@
+"""How Pub/Sub pushes messages to an HTTP endpoint, by itself or on behalf of Eventarc."""
+
+import asyncio
+import base64
+import json
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+import structlog
+
+from broker.support.tasks import task_group
+from emulators.gcf.subscription import Message, Subscription
+
+log = structlog.get_logger(__name__)
+
+EVENTARC_BYTES: Final = 512_000
+
+
+@dataclass
+class Pusher:
+    """Pushes until each message is acknowledged.
+
+    Attributes:
+        retry_first_s: before the first repetition; doubles with each further one.
+        retry_most_s: no wait is longer.
+        statuses: what endpoints answered, in order; 0: nothing, or not in time.
+        dropped: events that were not delivered: larger than Eventarc takes, or refused where nothing is repeated.
+    """
+
+    http: aiohttp.ClientSession
+    retry_first_s: float = 10.0
+    retry_most_s: float = 600.0
+    statuses: list[int] = field(default_factory=list)
+    dropped: list[Message] = field(default_factory=list)
+
+    async def serve(self, subscription: Subscription) -> None:
+        """Push whatever comes, until cancelled."""
+        async with task_group() as group:
+            while True:
+                for ack_id, message in await subscription.next(100, lease_s=float("inf")):
+                    push = self._push(subscription, ack_id, message)
+                    group.create_task(push, name=f"push {message.id} to {subscription.name}")
+
+    async def _push(self, subscription: Subscription, ack_id: str, message: Message) -> None:
+        body = json.dumps(envelope(subscription, message)).encode()
+        if not (subscription.is_eventarc and len(body) > EVENTARC_BYTES):
+            wait_s = self.retry_first_s
+            while not await self._is_accepted(subscription, message, body) and subscription.retries:
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, self.retry_most_s)
+        else:
+            log.warning("larger than Eventarc takes", message=message.id, bytes=len(body))
+            self.dropped.append(message)
+        subscription.acknowledge(ack_id)
+
+    async def _is_accepted(self, subscription: Subscription, message: Message, body: bytes) -> bool:
+        headers = {"Content-Type": "application/json"}
+        if subscription.is_eventarc:
+            headers |= cloudevent(subscription, message)
+        status = await self._post(subscription, headers, body)
+        self.statuses.append(status)
+        accepted = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+        if not accepted and not subscription.retries:
+            self.dropped.append(message)
+        return accepted
+
+    async def _post(self, subscription: Subscription, headers: dict[str, str], body: bytes) -> int:
+        limit = aiohttp.ClientTimeout(total=subscription.ack_deadline_s)
+        try:
+            async with self.http.post(subscription.endpoint, data=body, headers=headers, timeout=limit) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError) as exc:
+            log.warning("push failed", endpoint=subscription.endpoint, error=repr(exc))
+            return 0
+
+
+def envelope(subscription: Subscription, message: Message) -> dict[str, Any]:
+    """The JSON body of a push. A field that is empty is left out, as protocol buffers do."""
+    at = message.published.isoformat().replace("+00:00", "Z")
+    fields: dict[str, Any] = {
+        "data": base64.b64encode(message.data).decode(),
+        "messageId": message.id,
+        "message_id": message.id,
+        "publishTime": at,
+        "publish_time": at,
+        "attributes": message.attributes,
+        "orderingKey": message.ordering_key,
+    }
+    return {"subscription": subscription.name, "message": {key: value for key, value in fields.items() if value}}
+
+
+def cloudevent(subscription: Subscription, message: Message) -> dict[str, str]:
+    """The headers that Eventarc adds: CloudEvents 1.0 over HTTP, binary mode."""
+    return {
+        "ce-id": message.id,
+        "ce-source": f"//pubsub.googleapis.com/{subscription.topic}",
+        "ce-specversion": "1.0",
+        "ce-type": "google.cloud.pubsub.topic.v1.messagePublished",
+        "ce-time": message.published.isoformat().replace("+00:00", "Z"),
+    }

@@ -1,0 +1,1 @@
+"""OpenFaaS CE: gateway, provider, watchdog and template."""

@@ -1,0 +1,1 @@
+"""OpenWhisk: controller, invoker and action containers."""

@@ -1,0 +1,97 @@
+"""What a job remembers: its record, moved by compare-and-set only, and the models that the record names."""
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from broker import topics
+from broker.base import Broker
+from broker.errors import CorruptPayload
+from broker.messages import codec, tensors
+from broker.messages.job_record import JobRecord
+from broker.messages.round import BlobRef
+from broker.messages.tensors import Tensors
+from server.strategy import GlobalState
+
+
+class Ledger:
+    """A job's record and models on a broker.
+
+    Attributes:
+        record: as this server last read or moved it.
+        weights: the global model that `record.model` names, as a safetensors file; empty before it is known.
+    """
+
+    def __init__(self, broker: Broker, record: JobRecord, revision: int) -> None:
+        self.record = record
+        self.weights = b""
+        self._broker = broker
+        self._revision = revision
+        self._before_last: BlobRef | None = None
+
+    async def move(self, **changes: Any) -> None:
+        """Change the record.
+
+        Raises:
+            Conflict: another server has moved it since we read it.
+        """
+        after = msgspec.structs.replace(self.record, **changes)
+        topic = topics.pointer(after.id)
+        self._revision = await self._broker.put(topic, codec.encode(after), revision=self._revision)
+        self.record = after
+
+    async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
+        """Publish a global model and the strategy's slots, each under its digest."""
+        self.weights = tensors.encode(state.weights)
+        model = await self._put(self.weights)
+        return model, await self._put(tensors.encode(state.slots)) if state.slots else None
+
+    async def recall(self) -> GlobalState:
+        """The global model and the slots that the record names.
+
+        Raises:
+            CorruptPayload: one of them is missing, or other bytes lie under its digest.
+        """
+        record = self.record
+        self.weights = b"" if record.model is None else await self._get(record.model)
+        slots: Tensors = {} if record.slots is None else tensors.decode(await self._get(record.slots))[0]
+        return GlobalState(tensors.decode(self.weights)[0], slots)
+
+    async def forget(self, before: JobRecord) -> None:
+        """Drop what nobody needs after a round: its updates, superseded optimizer states, the model before the last.
+
+        Args:
+            before: the record as it was while the round was open.
+        """
+        await self._broker.purge(topics.round_updates(before.id, before.round))
+        superseded, self._before_last = self._before_last, before.model
+        if superseded is not None and superseded not in (before.model, self.record.model):
+            await self._broker.purge(superseded.topic)
+        for client, state in before.states.items():
+            if self.record.states.get(client) != state:
+                await self._broker.purge(state.topic)
+
+    async def tidy(self) -> None:
+        """Drop the last committed round's updates, if a crash came before `forget`: they are no news any more."""
+        if self.record.last is not None:
+            await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
+
+    async def clean_up(self) -> None:
+        """Drop all of an ended job but its record, its progress and its last models."""
+        await self._broker.purge(topics.job_updates(self.record.id))
+        await self._broker.purge(topics.job_states(self.record.id))
+
+    async def _put(self, blob: bytes) -> BlobRef:
+        digest = hashlib.sha256(blob).hexdigest()
+        topic = topics.model(self.record.id, digest)
+        await self._broker.put(topic, blob)
+        return BlobRef(topic, digest, len(blob))
+
+    async def _get(self, blob: BlobRef) -> bytes:
+        found = await self._broker.get(blob.topic)
+        if found is None or found.payload is None:
+            raise CorruptPayload(blob.topic, "it is missing")
+        if hashlib.sha256(found.payload).hexdigest() != blob.sha256:
+            raise CorruptPayload(blob.topic, "its bytes do not have its digest")
+        return found.payload

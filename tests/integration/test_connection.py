@@ -1,0 +1,83 @@
+"""An instance's line to a real broker: opened once, kept, replaced."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+import broker
+from broker import topics
+from broker.base import Broker
+from broker.errors import ConnectFailed
+from broker.nats.server import NatsServer
+from broker.support.tasks import task_group
+from client_fn.runtime.connection import Line
+
+NOTHING = topics.pointer("job")
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of those that connect."""
+    names: list[str] = []
+    connect = broker.connect
+
+    def counted(url: str, *, name: str) -> contextlib.AbstractAsyncContextManager[Broker]:
+        names.append(name)
+        return connect(url, name=name)
+
+    monkeypatch.setattr(broker, "connect", counted)
+    return names
+
+
+async def use(line: Line) -> Broker:
+    async with line.held() as bus:
+        assert await bus.get(NOTHING) is None
+    return bus
+
+
+@pytest.mark.parametrize(("idle_s", "opened"), [(60.0, 1), (-1.0, 2)])
+async def test_a_connection_that_nobody_used_for_long_is_replaced(
+    nats_server: NatsServer, connections: list[str], idle_s: float, opened: int
+) -> None:
+    async with task_group() as group:
+        line = Line(nats_server.url, "one", group, idle_s=idle_s)
+        first, second = await use(line), await use(line)
+        line.hang_up()
+    assert (first is second) == (opened == 1)
+    assert connections == ["one"] * opened
+
+
+async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, connections: list[str]) -> None:
+    async with task_group() as group:
+        line = Line(nats_server.url, "one", group, idle_s=-1.0)
+        async with line.held() as bus:
+            assert await use(line) is bus
+            assert await bus.get(NOTHING) is None
+        line.hang_up()
+    assert connections == ["one"]
+
+
+async def test_who_gives_up_waiting_leaves_the_connection_to_others(
+    nats_server: NatsServer, connections: list[str]
+) -> None:
+    async with task_group() as group:
+        line = Line(nats_server.url, "one", group)
+        first, second = (group.create_task(use(line), name=f"user {i}") for i in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+        line.hang_up()
+    assert first.cancelled()
+    assert connections == ["one"]
+
+
+async def test_a_connection_that_could_not_be_opened_is_tried_again(nats_server: NatsServer) -> None:
+    await nats_server.kill()
+    async with task_group() as group:
+        line = Line(nats_server.url, "one", group)
+        with pytest.raises(ConnectFailed):
+            await use(line)
+        await nats_server.start()
+        await use(line)
+        line.hang_up()

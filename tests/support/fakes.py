@@ -1,0 +1,178 @@
+"""Clients and models that a test can follow by hand: no torch, no processes, every step under control."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from bridges import presence
+from broker import topics
+from broker.base import Broker
+from broker.messages import cloudevents
+from broker.messages import tensors as payload
+from broker.messages.job import Job
+from broker.messages.register import ClientRecord
+from broker.messages.round import RoundTask
+from broker.messages.tensors import Tensors
+from broker.messages.update import UpdateHeader
+from broker.support.tasks import task_group
+from server.errors import LearningFailed
+from server.learning import Initial, Judgement
+
+INITIAL: Tensors = {
+    "layer.weight": np.linspace(-0.5, 0.5, 12, dtype=np.float32).reshape(3, 4),
+    "layer.bias": np.zeros(3, np.float32),
+    "norm.running_mean": np.zeros(3, np.float32),
+    "norm.num_batches_tracked": np.array(0, np.int64),
+}
+
+
+@dataclass
+class FakeLearning:
+    """A model of four small tensors; its accuracy is the mean of its bias.
+
+    Attributes:
+        fails_on: datasets that are not there.
+    """
+
+    fails_on: str = ""
+
+    def initial(self, job: Job) -> Initial:
+        if job.data.dataset == self.fails_on:
+            raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
+        return Initial(payload.encode(INITIAL), (), ("norm.running_mean", "norm.num_batches_tracked"))
+
+    def judge(self, job: Job, weights: bytes) -> Judgement:  # noqa: ARG002 (the interface's arguments)
+        tensors, _ = payload.decode(weights)
+        return Judgement(float(tensors["layer.bias"].mean()), 0.5, 10)
+
+
+def job(name: str = "test", **sections: Any) -> Job:
+    """A job for four clients and two rounds; `sections` override it."""
+    base: dict[str, Any] = {
+        "name": name,
+        "data": {"dataset": "own", "clients": 10},
+        "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 20.0, "wait_s": 20.0},
+        "stop": {"rounds": 2},
+    }
+    for section, values in sections.items():
+        base[section] = {**base.get(section, {}), **values} if isinstance(values, Mapping) else values
+    return msgspec.convert(base, Job)
+
+
+def clients(count: int, data: str = "own", platform: str = "fake", first: int = 0) -> list[ClientRecord]:
+    """Clients that hold the data, numbered on from `first`; number i has i + 1 samples."""
+    return [
+        ClientRecord(id=f"client-{i:02d}", platform=platform, labels={"data": data}, samples=i + 1)
+        for i in range(first, first + count)
+    ]
+
+
+def number(client: str) -> int:
+    """The number in a client's id."""
+    return int(client.rpartition("-")[2])
+
+
+def trained(base: Tensors, task: RoundTask) -> Tensors:
+    """What a client makes of a model: depends on the client, the round and the task's seed, on nothing else."""
+    step = np.float32((number(task.client_id) + 1) / 64 + task.seed % 1000 / 65536)
+    return {
+        name: array + step
+        if payload.layout({name: array})[name][0] in payload.FLOATS
+        else array + number(task.client_id)
+        for name, array in base.items()
+    }
+
+
+def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
+    """The metadata of a right answer to a task, or of a wrong one."""
+    facts: dict[str, Any] = {
+        "job": task.job,
+        "round": task.round,
+        "attempt": attempt,
+        "client": task.client_id,
+        "samples": number(task.client_id) + 1,
+        "base": task.model.sha256,
+        "token": task.token,
+        "metrics": {"loss": 0.5},
+    }
+    return UpdateHeader(**{**facts, **changes})
+
+
+def update(tensors: Tensors, about: UpdateHeader) -> bytes:
+    """An update as it travels."""
+    return safetensors.numpy.save({name: np.asarray(array) for name, array in tensors.items()}, about.to_metadata())
+
+
+async def base_of(bus: Broker, task: RoundTask) -> Tensors:
+    """The global model that a task starts from."""
+    found = await bus.get(task.model.topic)
+    assert found is not None
+    assert found.payload is not None
+    return payload.decode(found.payload)[0]
+
+
+async def answer(bus: Broker, task: RoundTask, attempt: int = 1) -> None:
+    """Train and publish, as a client should."""
+    content = update(trained(await base_of(bus, task), task), header(task, attempt))
+    await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), content)
+
+
+@dataclass
+class Fleet:
+    """Fake clients behind a platform.
+
+    Attributes:
+        behave: what to do with a task; by default `answer` it.
+        asked: how often each (job, round, client) got a task.
+        tasks: every task, in the order of arrival.
+        platform: whose tasks they take.
+    """
+
+    bus: Broker
+    behave: Callable[[Broker, RoundTask], Awaitable[None]] = answer
+    asked: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    tasks: list[RoundTask] = field(default_factory=list)
+    platform: str = "fake"
+
+    async def serve(self) -> None:
+        """Take tasks until cancelled."""
+        name, durable = topics.platform_tasks(self.platform), f"fleet-{self.platform}"
+        async with task_group() as group, self.bus.subscribe(name, durable=durable) as deliveries:
+            group.create_task(presence.announce(self.bus, self.platform), name="presence")
+            async for delivery in deliveries:
+                task = cloudevents.data_of(await delivery.read(), RoundTask)
+                self.asked[task.job, task.round, task.client_id] += 1
+                self.tasks.append(task)
+                await delivery.ack()
+                group.create_task(self._behave(task), name=task.id)
+
+    async def _behave(self, task: RoundTask) -> None:
+        await self.behave(self.bus, task)
+
+
+@contextlib.asynccontextmanager
+async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
+    """Work in the background until the end of the block; an error in it fails the test."""
+
+    async def run(one: Awaitable[None]) -> None:
+        await one
+
+    async with task_group() as group:
+        tasks = [group.create_task(run(one), name=f"background {i}") for i, one in enumerate(work)]
+        yield
+        for task in tasks:
+            task.cancel()
+
+
+async def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Until something that no event tells is so."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 (see above)
+            await asyncio.sleep(0.01)

@@ -1,0 +1,157 @@
+"""An emulated OpenFaaS, a bridge's platform that uses it, and a function that does what its task tells it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import broker
+from bridges import openfaas
+from bridges.openfaas import OpenFaas, Settings
+from bridges.platform import Activation
+from bridges.secrets import Vault
+from broker.base import Broker
+from broker.messages.function import Function
+from broker.messages.round import RoundTask
+from emulators.openfaas.gateway import Gateway, running
+from tests.support import tasks
+from tests.support.paths import REPOSITORY
+
+FAR = 4e9
+PASSWORD = "of the gateway"  # noqa: S105 (of an emulator)
+KEY = "what calls are signed with"
+IMAGE = "docker.io/fedkeeper/client-fn:test"
+
+HANDLER = f"""
+import json, os, sys, time
+
+sys.path.insert(0, {str(REPOSITORY)!r})
+from broker.messages import bundle, signature
+from broker.messages.errors import BadSignature
+
+seen = {{}}
+
+def handle(event, context):
+    if event.path == "/healthz":
+        return {{"statusCode": 200, "body": "fine"}}
+    try:
+        if "FEDKEEPER_KEY_FILE" in os.environ:
+            with open(os.environ["FEDKEEPER_KEY_FILE"], "rb") as file:
+                signature.verify(file.read(), event.body, event.headers, time.time(), seen)
+    except BadSignature as exc:
+        return {{"statusCode": 401, "body": str(exc)}}
+    if event.headers["Content-Type"] != bundle.CONTENT_TYPE:
+        return act(json.loads(event.body))
+    message, blobs = bundle.unpack(event.body)
+    order = json.loads(message)
+    given = list(blobs.values())
+    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["told"]["topics"]]
+    report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
+    return bundle.pack(report, dict(zip(mine, [b"update of " + given[0], b"state of " + given[-1]]))), 200
+
+def name(task):
+    return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
+
+def act(order):
+    told = order["task"]["told"]
+    report = {{"id": name(order["task"]), "state": "done", "cold": True, "attempt": order["attempt"]}}
+    if "note" in told:
+        with open(told["note"], "a") as file:
+            file.write("begun;")
+    time.sleep(told.get("sleep", 0))
+    if "note" in told:
+        with open(told["note"], "a") as file:
+            file.write("done;")
+    match told.get("do"):
+        case "raise":
+            raise RuntimeError("no such model")
+        case "die":
+            os._exit(1)
+        case "say":
+            return told["body"], told["status"]
+        case "env":
+            report |= {{"reason": json.dumps(dict(os.environ)), "state": "failed"}}
+    return {{"statusCode": 200, "body": report | told.get("report", {{}})}}
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """All that a test needs.
+
+    Attributes:
+        gateway: the emulator.
+        platform: what the bridge uses.
+        bus: its broker.
+    """
+
+    gateway: Gateway
+    platform: OpenFaas
+    bus: Broker
+
+    async def deploy(self, name: str = "c-1", **spec: Any) -> None:
+        """A function of somebody else's, ready to be called."""
+        await self.gateway.provider.deploy({"service": name, "image": IMAGE, **spec})
+        await self.ready(name)
+
+    async def ready(self, name: str) -> None:
+        """Until a function's process listens."""
+        await self.platform.functions._until(f"call {name}", 20.0, lambda: self._silent(name))
+
+    async def _silent(self, name: str) -> str:
+        answer = await self.platform.gateway.call(
+            name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz"
+        )
+        return "" if answer.ok else f"{answer.status}"
+
+    async def invoke(self, one: RoundTask | None = None, attempt: int = 1, **told: Any) -> list[Activation]:
+        """Every activation of a task's run; the function is told what to do."""
+        asked = one or task(told=told)
+        return [activation async for activation in self.platform.invoke(asked, attempt)]
+
+
+@contextlib.asynccontextmanager
+async def site(
+    folder: Path, *, settings: dict[str, Any] | None = None, secrets: dict[str, str] | None = None, **knobs: Any
+) -> AsyncIterator[Site]:
+    """An OpenFaaS with the password, one image, and a platform connected to it.
+
+    Args:
+        folder: of the test.
+        settings: of the platform, other than the usual ones.
+        secrets: of the bridge, besides the gateway's password and the key.
+        knobs: of the emulator.
+    """
+    vault = write_vault(folder / "vault", **(secrets or {}))
+    async with running({IMAGE: write_code(folder / "code")}, password=PASSWORD, **knobs) as gateway:
+        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 20.0, "rebuild_s": 0.05}
+        chosen = Settings(**{**usual, **(settings or {})})
+        async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(chosen, vault, bus) as platform:
+            assert isinstance(platform, OpenFaas)
+            yield Site(gateway, platform, bus)
+
+
+def write_code(folder: Path, handler: str = HANDLER) -> Path:
+    """A function's code."""
+    folder.mkdir()
+    (folder / "handler.py").write_text(handler)
+    return folder
+
+
+def write_vault(folder: Path, **secrets: str) -> Vault:
+    """A bridge's secrets."""
+    folder.mkdir()
+    for name, value in {"gateway": PASSWORD, "trigger-key": KEY, **secrets}.items():
+        (folder / name).write_text(value)
+    return Vault(folder)
+
+
+def function(name: str = "c-1", **changes: Any) -> Function:
+    """A client's function."""
+    return Function(**{"name": name, "fabric": "test", "image": IMAGE, **changes})
+
+
+def task(client: str = "c-1", **changes: Any) -> RoundTask:
+    """A task for a client."""
+    return tasks.task(client, "openfaas", **changes)

@@ -1,0 +1,6 @@
+"""Where things lie in this checkout."""
+
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[2]

@@ -1,0 +1,137 @@
+"""Whole rounds over emulated platforms, for tests: broker, FL server, bridge, and the real function's processes."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+from zipfile import ZipFile
+
+import broker
+import server
+from bridges import Host, Patience
+from broker.base import Broker
+from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.progress import Event, RoundCompleted
+from broker.nats.server import NatsServer
+from client_fn import package
+from fedkeeper import bridging, deploy
+from fedkeeper.fabric_file import FabricFile, Holdings, Hosting
+from fedkeeper.learning import TorchLearning
+from fedkeeper.sdk import Fabric
+from tests.support.fakes import running
+from tests.support.paths import REPOSITORY
+
+WITHIN_S: Final = 90.0
+IMAGE: Final = "fedkeeper-client:test"
+HASTY: Final = Patience(retry_first_s=0.5, retry_most_s=2.0, start_s=60.0, run_s=60.0)
+
+
+@dataclass
+class Rounds:
+    """A broker with a server on it, and what happened.
+
+    Attributes:
+        bus: a connection to it.
+        fabric: the SDK on it.
+        url: of the broker.
+        folder: of the test.
+        events: of the last job.
+    """
+
+    bus: Broker
+    fabric: Fabric
+    url: str
+    folder: Path
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def faults(self) -> Path:
+        """Where models are told to misbehave."""
+        return self.folder / "faults"
+
+    def misbehave(self, client: str, how: str) -> None:
+        """Have a client's model do something."""
+        (self.faults / client).write_text(how)
+
+    def trainings(self, client: str) -> int:
+        """In how many processes and attempts a client's model was trained."""
+        file = self.faults / f"{client}.trainings"
+        return len(file.read_text()) if file.exists() else 0
+
+    def image(self) -> Path:
+        """The code of the image that OpenFaaS would run."""
+        folder = self.folder / "image"
+        ZipFile(BytesIO(package.build("openfaas"))).extractall(folder)
+        return folder
+
+    def file(self, platform: str, clients: int, **hosting: Any) -> FabricFile:
+        """A fabric on one platform."""
+        env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
+        found = Hosting(clients=clients, memory_mb=512, timeout_s=60, env=env, **hosting)
+        data = Holdings(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
+        return FabricFile(name="test", data=data, platforms={platform: found})
+
+    async def deploy(self, file: FabricFile) -> list[str]:
+        """Make it so; the clients' ids."""
+        wanted = await deploy.wanted(self.fabric, file, self.url)
+        steps = await deploy.needed(self.fabric, file, wanted)
+        await deploy.apply(self.fabric, steps, lambda _: None)
+        return [one.record.id for one in wanted]
+
+    @contextlib.asynccontextmanager
+    async def bridge(self, host: Host, patience: Patience = HASTY) -> AsyncIterator[None]:
+        """A bridge to a platform until the end of the block."""
+        name = f"bridge-{host.name}"
+        async with (
+            broker.connect(self.url, name=name, ack_wait_s=3.0) as bus,
+            running(bridging.serve(bus, host, patience)),
+        ):
+            yield
+
+    async def train(self, clients: int, **cohort: Any) -> RoundCompleted:
+        """One round of a job; every client is wanted, if nothing else is said."""
+        chosen: dict[str, Any] = {"clients": clients, "quorum": 1.0, "deadline_s": 60.0, "grace_s": 1.0, **cohort}
+        job = Job(
+            name="faults",
+            model=Model(type="tests.support.faulty:Faulty"),
+            training=Training(local_epochs=1),
+            data=_deal(clients),
+            cohort=Cohort(**chosen),
+            evaluation=Evaluation(every=0),
+            stop=Stop(rounds=1),
+        )
+        name = await self.fabric.submit(job)
+        async with asyncio.timeout(WITHIN_S), aclosing(self.fabric.watch(name)) as events:
+            self.events = [said.event async for said in events]
+        completed: RoundCompleted = self.one(RoundCompleted)
+        return completed
+
+    def one(self, kind: type[Any], **facts: Any) -> Any:
+        """The only event of a kind with those facts."""
+        (found,) = self.all(kind, **facts)
+        return found
+
+    def all(self, kind: type[Any], **facts: Any) -> list[Any]:
+        """The events of a kind with those facts."""
+        found = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in found if all(getattr(event, name) == value for name, value in facts.items())]
+
+
+def _deal(clients: int) -> Data:
+    return Data(dataset="digits", partition="iid", clients=clients)
+
+
+@contextlib.asynccontextmanager
+async def rounds(nats: NatsServer, folder: Path) -> AsyncIterator[Rounds]:
+    """A server that takes jobs until the end of the block."""
+    (folder / "faults").mkdir()
+    async with (
+        broker.connect(nats.url) as bus,
+        broker.connect(nats.url, name="server") as own,
+        running(server.serve(own, TorchLearning(None))),
+    ):
+        yield Rounds(bus, Fabric(bus), nats.url, folder)

@@ -1,0 +1,73 @@
+"""Google's own Pub/Sub emulator, where it is installed: tests of ours hold ours against it. Nothing needs it."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from broker.support import processes
+
+START_S: Final = 60.0
+_JAR: Final = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"
+
+
+def jar() -> Path | None:
+    """The emulator's program; None where it, or a Java to run it, is missing."""
+    found = (path for folder in _folders() for path in sorted(folder.glob(_JAR)))
+    return next(found, None) if shutil.which("java") else None
+
+
+@contextlib.contextmanager
+def serving(program: Path) -> Iterator[str]:
+    """Host and port of an emulator that runs until the end of the block."""
+    port = _free_port()
+    arguments = ["-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(program), "--host=127.0.0.1", f"--port={port}"]
+    process = subprocess.Popen(
+        ["java", *arguments],  # noqa: S607 (whichever Java is there)
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        preexec_fn=processes.dying_with_us(signal.SIGKILL),  # noqa: PLW1509 (see there)
+    )
+    try:
+        _wait(process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> None:
+    """Until it says that it listens; one that takes too long is killed, and then its output ends."""
+    patience = threading.Timer(START_S, process.kill)
+    patience.start()
+    said = b""
+    assert process.stdout is not None
+    try:
+        while b"listening on" not in said:
+            line = process.stdout.readline()
+            assert line, f"Google's emulator does not start:\n{said.decode()}"
+            said += line
+    finally:
+        patience.cancel()
+
+
+def _free_port() -> int:
+    """A port that was free a moment ago: asked for any, the emulator does not tell which one it got."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _folders() -> Iterator[Path]:
+    yield Path("/usr/lib/google-cloud-sdk")
+    if root := os.environ.get("CLOUDSDK_ROOT_DIR"):
+        yield Path(root)
+    if gcloud := shutil.which("gcloud"):
+        yield Path(gcloud).resolve().parent.parent
+    yield Path.home() / "google-cloud-sdk"

@@ -1,0 +1,30 @@
+"""A round's task as tests need it."""
+
+from typing import Any, Final
+
+from broker.messages.job import Model, Training
+from broker.messages.round import BlobRef, RoundTask
+
+FAR: Final = 4e9
+"""A deadline that no test sees, in seconds since the epoch."""
+
+
+def task(client: str = "client-00", platform: str = "fake", **changes: Any) -> RoundTask:
+    """A task that nobody trains for."""
+    facts: dict[str, Any] = {
+        "client_id": client,
+        "client_type": platform,
+        "url": "",
+        "model_configuration": Model(),
+        "data_loc": "",
+        "training_hyperparameters": Training(),
+        "job": "job",
+        "round": 1,
+        "model": BlobRef(f"fl.models.job.{'ab' * 32}", "ab" * 32, 5),
+        "state": None,
+        "token": "secret-token-of-this-task",
+        "seed": 1,
+        "deadline_s": FAR,
+        "max_attempts": 3,
+    }
+    return RoundTask(**{**facts, **changes})

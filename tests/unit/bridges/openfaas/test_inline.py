@@ -1,0 +1,159 @@
+"""Model and update on their way with a call, for a function that has no route to the broker."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+import pytest
+
+import broker
+from bridges.errors import InvocationFailed
+from bridges.openfaas.inline import Carrier
+from broker import topics
+from broker.base import Broker
+from broker.messages import bundle, codec
+from broker.messages.invocation import Order, Report
+from broker.messages.job import Model, Training
+from broker.messages.round import BlobRef, RoundTask
+
+MODEL = BlobRef(topics.model("job", "ab" * 32), "ab" * 32, 5)
+STATE = BlobRef(topics.optimizer_state("job", "c-1", 2, 1), "cd" * 32, 5)
+UPDATE_AT = topics.update("job", 3, "c-1", 2)
+STATE_AT = topics.optimizer_state("job", "c-1", 3, 2)
+TASK = RoundTask(
+    client_id="c-1",
+    client_type="openfaas",
+    url="",
+    model_configuration=Model(),
+    data_loc="",
+    training_hyperparameters=Training(),
+    job="job",
+    round=3,
+    model=MODEL,
+    state=STATE,
+    token="t",  # noqa: S106 (of no task)
+    seed=1,
+    deadline_s=4e9,
+    max_attempts=3,
+)
+ORDER = Order(TASK, 2)
+DONE = msgspec.json.encode(Report(TASK.id, "done"))
+
+
+@pytest.fixture
+async def bus(memory_url: str) -> AsyncIterator[Broker]:
+    """A broker that has the model and the state."""
+    async with broker.connect(memory_url) as connection:
+        await connection.put(MODEL.topic, b"model")
+        await connection.put(STATE.topic, b"state")
+        yield connection
+
+
+async def payload(bus: Broker, topic: str) -> bytes | None:
+    found = await bus.get(topic)
+    return None if found is None else found.payload
+
+
+async def test_a_parcel_has_the_order_and_what_it_names(bus: Broker) -> None:
+    message, blobs = bundle.unpack(await Carrier(bus).packed(ORDER))
+    assert codec.decode(Order, message) == ORDER
+    assert blobs == {MODEL.topic: b"model", STATE.topic: b"state"}
+
+
+async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None:
+    _, blobs = bundle.unpack(await Carrier(bus).packed(Order(msgspec.structs.replace(TASK, state=None), 2)))
+    assert blobs == {MODEL.topic: b"model"}
+
+
+async def test_a_model_that_is_not_there_is_told(bus: Broker) -> None:
+    await bus.delete(MODEL.topic)
+    with pytest.raises(InvocationFailed, match=f"{MODEL.topic} is not with the broker"):
+        await Carrier(bus).packed(ORDER)
+
+
+async def test_update_and_state_are_published_where_the_function_would_have(bus: Broker) -> None:
+    body = bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"})
+    assert (await Carrier(bus).unpacked(body, ORDER)).state == "done"
+    assert await payload(bus, UPDATE_AT) == b"update"
+    assert await payload(bus, STATE_AT) == b"new state"
+    async with bus.subscribe(topics.round_updates("job", 3)) as deliveries:
+        assert await (await anext(deliveries)).read() == b"update"
+
+
+async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    put, publish = bus._put, bus._publish
+
+    async def noted_put(topic: str, message: bytes, revision: int | None) -> int:
+        order.append(topic)
+        return await put(topic, message, revision)
+
+    async def noted_publish(topic: str, message: bytes, dedupe: str | None) -> broker.base.Receipt:
+        order.append(topic)
+        return await publish(topic, message, dedupe)
+
+    monkeypatch.setattr(bus, "_put", noted_put)
+    monkeypatch.setattr(bus, "_publish", noted_publish)
+    await Carrier(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), ORDER)
+    assert order == [STATE_AT, UPDATE_AT]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        topics.update("job", 3, "c-1", 1),
+        topics.update("job", 4, "c-1", 2),
+        topics.update("job", 3, "c-2", 2),
+        topics.update("other", 3, "c-1", 2),
+        topics.optimizer_state("job", "c-2", 3, 2),
+        topics.optimizer_state("job", "c-1", 3, 1),
+        topics.model("job", "ef" * 32),
+        topics.pointer("job"),
+        topics.client("c-1"),
+        "nonsense",
+    ],
+)
+async def test_what_is_not_its_own_is_refused_with_all_the_rest(bus: Broker, foreign: str) -> None:
+    body = bundle.pack(DONE, {UPDATE_AT: b"update", foreign: b"forged"})
+    with pytest.raises(InvocationFailed, match="it answers with 6 bytes for") as caught:
+        await Carrier(bus).unpacked(body, ORDER)
+    assert not caught.value.retryable
+    assert await payload(bus, UPDATE_AT) is None
+
+
+@pytest.mark.parametrize("topic", [UPDATE_AT, STATE_AT])
+async def test_what_is_empty_is_refused(bus: Broker, topic: str) -> None:
+    with pytest.raises(InvocationFailed, match="0 bytes"):
+        await Carrier(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", topic: b""}), ORDER)
+    assert await payload(bus, UPDATE_AT) is None
+
+
+@pytest.mark.parametrize("body", [DONE, bundle.pack(DONE, {}), bundle.pack(DONE, {STATE_AT: b"state"})])
+async def test_done_without_an_update_is_a_failure(bus: Broker, body: bytes) -> None:
+    with pytest.raises(InvocationFailed, match="sends no update"):
+        await Carrier(bus).unpacked(body, ORDER)
+    assert await payload(bus, STATE_AT) is None
+
+
+async def test_a_failure_may_be_a_bare_report_or_a_parcel_and_publishes_nothing(bus: Broker) -> None:
+    failed = Report(TASK.id, "failed", reason="BadShard", retryable=False)
+    message = msgspec.json.encode(failed)
+    assert await Carrier(bus).unpacked(message, ORDER) == failed
+    assert await Carrier(bus).unpacked(bundle.pack(message, {UPDATE_AT: b"update"}), ORDER) == failed
+    assert await payload(bus, UPDATE_AT) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "no report"),
+        (b"<html>", "no report"),
+        (bundle.pack(DONE, {UPDATE_AT: b"update"})[:-1], "no report"),
+        (bundle.pack(b'{"id": 1}', {UPDATE_AT: b"update"}), "no report"),
+        (msgspec.json.encode(Report("job.3.c-2", "failed")), "another task"),
+        (bundle.pack(msgspec.json.encode(Report("job.2.c-1", "done")), {UPDATE_AT: b"update"}), "another task"),
+    ],
+)
+async def test_what_is_no_answer_to_the_order_is_a_failure(bus: Broker, body: bytes, reason: str) -> None:
+    with pytest.raises(InvocationFailed, match=reason):
+        await Carrier(bus).unpacked(body, ORDER)
+    assert await payload(bus, UPDATE_AT) is None

@@ -1,0 +1,48 @@
+"""What a bridge at the edge pulls in: it shares a small board's memory with the functions."""
+
+import subprocess
+import sys
+
+from tests.support.paths import REPOSITORY
+
+CONFIG = REPOSITORY / "configs" / "bridges" / "openfaas.toml"
+
+HEAVY = "{'torch', 'numpy', 'ml_dtypes', 'safetensors', 'fsspec', 'sklearn', 'scipy', 'matplotlib', 'paho'}"
+"""And all that stages, trains or aggregates, which needs some of them."""
+
+OURS = (
+    "{'server.service', 'client_fn.function', 'client_fn.data.shards', 'client_fn.data.datasets', 'fedkeeper.learning'}"
+)
+
+
+def imported_by(program: str) -> set[str]:
+    """Which of these modules are there after a program, in a process of its own."""
+    told = f"import sys\n{program}\nprint(*(({HEAVY} | {OURS}) & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=60)
+    return set(run.stdout.split())
+
+
+def test_the_bridge_to_openfaas_imports_nothing_that_trains_stages_or_aggregates() -> None:
+    # All the way to the connection to its broker, which is not there.
+    program = f"""
+from fedkeeper import cli
+
+sys.argv = ["fedkeeper", "bridge", "openfaas", "--config", {str(CONFIG)!r}, "--url", "nats://127.0.0.1:9"]
+try:
+    cli.main()
+except SystemExit as exc:
+    assert exc.code == 1
+assert "bridges.openfaas.platform" in sys.modules
+assert "nats" in sys.modules
+"""
+    assert imported_by(program) == set()
+
+
+def test_neither_does_the_command_line_by_itself() -> None:
+    assert imported_by("import fedkeeper.cli") == set()
+
+
+def test_what_the_server_offers_is_there_when_it_is_wanted() -> None:
+    program = "import server\nassert callable(server.serve)\nassert server.Learning.__name__ == 'Learning'"
+    assert "server.service" in imported_by(program)
+    assert imported_by("import server.errors\nassert not hasattr(server, 'nonsense')") == set()

@@ -1,0 +1,125 @@
+"""What the fabric's programs say to each other: functions, requests, replies, orders, reports."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.function import Deployed, Function, Reply, Request
+from broker.messages.invocation import Order, Report
+from broker.messages.job import Model, Training
+from broker.messages.round import BlobRef, RoundTask
+
+FUNCTION = Function(
+    name="client-000",
+    fabric="home",
+    broker="nats://function@broker.example:4222",
+    password="broker-password",  # noqa: S106 (the secret's name)
+    key="bridge-key",
+    package=BlobRef("fl.packages.ab", "ab" * 32, 300_000),
+    env={"OMP_NUM_THREADS": "1"},
+    options={"kind": "python:3.11", "constraints": ["a", "b"]},
+)
+
+TASK = RoundTask(
+    client_id="client-000",
+    client_type="openwhisk",
+    url="",
+    model_configuration=Model(),
+    data_loc="",
+    training_hyperparameters=Training(),
+    job="job",
+    round=3,
+    model=BlobRef("fl.models.job.x", "ab" * 32, 5),
+    state=None,
+    token="t",  # noqa: S106 (no password)
+    seed=2**62,
+    deadline_s=1_700_000_000.5,
+    max_attempts=3,
+)
+
+MESSAGES: list[Any] = [
+    FUNCTION,
+    Request(id="r-1", deadline_s=1.5, function=FUNCTION),
+    Request(id="r-2", deadline_s=1.5, name="client-000"),
+    Request(id="r-3", deadline_s=1.5),
+    Reply(change="created", functions=(Deployed(name="a"), Deployed(name="b", topics=("t", "u")))),
+    Reply(error="no secret 'x' here"),
+    Order(TASK, 2),
+    Report("job.3.client-000", "training", cold=True, attempt=2, activation="a-1"),
+    Report("job.3.client-000", "failed", reason="BadModel: x", retryable=False),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_a_message_comes_back(message: object) -> None:
+    assert codec.decode(type(message), codec.encode(message)) == message
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"null", b"\xff", b"5", b"[" * 100_000, b'"\\ud800"'])
+@pytest.mark.parametrize("kind", [Function, Request, Reply, Order, Report])
+def test_what_is_no_message_is_refused(kind: type[object], garbage: bytes) -> None:
+    with pytest.raises(DecodeError):
+        codec.decode(kind, garbage)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        (Function, {"name": "a"}),
+        (Function, {"name": "a", "fabric": "b", "env": {"A": 1}}),
+        (Reply, {"change": "exploded"}),
+        (Order, {"task": msgspec.to_builtins(TASK)}),
+        (Order, {"task": {**msgspec.to_builtins(TASK), "round": "3"}, "attempt": 1}),
+        (Report, {"id": "a", "state": "asleep"}),
+    ],
+)
+def test_a_wrong_field_is_refused(kind: type[object], wrong: dict[str, Any]) -> None:
+    with pytest.raises(DecodeError):
+        codec.decode(kind, msgspec.json.encode(wrong))
+
+
+def test_an_error_names_the_field_and_shows_no_value() -> None:
+    wrong = {"task": {**msgspec.to_builtins(TASK), "token": ["hunter2"]}, "attempt": 1}
+    with pytest.raises(DecodeError, match=r"\$\.task\.token") as refused:
+        codec.decode(Order, msgspec.json.encode(wrong))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_function_s_digest_is_a_legal_label_and_the_same_in_every_release() -> None:
+    assert Function(name="client-000", fabric="home").digest == "92c39c9098b8fd54ce1c6331f021bf35"
+    assert len(FUNCTION.digest) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "client-001"},
+        {"broker": ""},
+        {"password": ""},
+        {"key": "other"},
+        {"image": "img:2"},
+        {"package": BlobRef("fl.packages.cd", "cd" * 32, 300_000)},
+        {"env": {}},
+        {"memory_mb": 512},
+        {"timeout_s": 60},
+        {"options": {"kind": "python:3.11", "constraints": ["b", "a"]}},
+    ],
+)
+def test_a_function_s_digest_tells_every_change(change: dict[str, Any]) -> None:
+    assert msgspec.structs.replace(FUNCTION, **change).digest != FUNCTION.digest
+
+
+def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_options() -> None:
+    one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    assert (
+        Function(name="a", fabric="b", env=one, options={"o": one}).digest
+        == Function(name="a", fabric="b", env=other, options={"o": other}).digest
+    )
+
+
+def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
+    assert len(msgspec.json.encode(Order(TASK, 1))) < 2000
+    assert msgspec.json.encode(Report("a", "done")) == b'{"id":"a","state":"done"}'

@@ -1,0 +1,377 @@
+"""The job: what is refused and in which words, and that TOML, JSON and overrides say the same."""
+
+import json
+import math
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from msgspec import inspect
+
+from broker.messages import job
+from broker.messages.errors import JobError
+from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from tests.support.paths import REPOSITORY
+
+FILES = (REPOSITORY / "configs").glob("*.toml")
+CONFIGS = sorted(path for path in FILES if not path.stem.startswith("fabric-"))
+
+WHOLE_1, WHOLE_0 = "expected a whole number >= 1", "expected a whole number >= 0"
+POSITIVE, NOT_NEGATIVE = "expected a number > 0", "expected a number >= 0"
+TEXT, TABLE = "expected a text", "expected a table"
+SHARE = "expected a number > 0 and <= 1"
+QUORUM = "expected a whole number >= 1 or a number > 0 and <= 1"
+ID = "use 1 to 40 of a-z, 0-9 and '-'"
+FINITE = "expected a finite number; whole ones up to 2^53 - 1"
+CLASS = "'nn', 'cnn' or a class as 'package.module:Class'"
+
+REFUSED: tuple[tuple[str, Any, str], ...] = (
+    ("id", 3, TEXT),
+    ("id", "", ID),
+    ("id", "a" * 41, ID),
+    ("name", None, TEXT),
+    ("name", "Quick", ID),
+    ("name", "a.b", ID),
+    ("name", "fl-*", ID),
+    ("seed", -1, WHOLE_0),
+    ("seed", 1.5, WHOLE_0),
+    ("seed", True, WHOLE_0),
+    ("seed", 2**53, FINITE),
+    ("model", "nn", TABLE),
+    ("model.type", 7, TEXT),
+    ("model.type", "resnet", CLASS),
+    ("model.type", "module:", CLASS),
+    ("model.type", ":Class", CLASS),
+    ("model.type", "a..b:C", CLASS),
+    ("model.type", "os.system('x'):C", CLASS),
+    ("model.args", [1], TABLE),
+    ("model.args.a", math.inf, FINITE),
+    ("model.args.a", 2**53, FINITE),
+    ("model.args.a", None, "expected texts, numbers, true or false, and tables and lists of these"),
+    ("model.args.a", date(2024, 1, 1), "expected texts, numbers, true or false, and tables and lists of these"),
+    ("training", [], TABLE),
+    ("training.optimizer", "rmsprop", "expected one of 'adam', 'nadam', 'sgd'"),
+    ("training.learning_rate", 0.0, POSITIVE),
+    ("training.learning_rate", -1e-3, POSITIVE),
+    ("training.learning_rate", "fast", POSITIVE),
+    ("training.learning_rate", math.inf, FINITE),
+    ("training.batch_size", 0, WHOLE_1),
+    ("training.local_epochs", 0, WHOLE_1),
+    ("training.optimizer_state", "keep", "expected one of 'carry', 'reset'"),
+    ("cohort", 10, TABLE),
+    ("cohort.clients", 0, WHOLE_1),
+    ("cohort.clients", "ten", WHOLE_1),
+    ("cohort.clients", 11, "with over_select at most data.clients, which is 10"),
+    ("cohort.over_select", -1, WHOLE_0),
+    ("cohort.quorum", 0, QUORUM),
+    ("cohort.quorum", 0.0, QUORUM),
+    ("cohort.quorum", 1.01, QUORUM),
+    ("cohort.quorum", math.nan, QUORUM),
+    ("cohort.quorum", "all", QUORUM),
+    ("cohort.quorum", 11, "at most cohort.clients, which is 10"),
+    ("cohort.grace_s", -0.1, NOT_NEGATIVE),
+    ("cohort.grace_s", math.nan, NOT_NEGATIVE),
+    ("cohort.grace_s", math.inf, FINITE),
+    ("cohort.deadline_s", 0, POSITIVE),
+    ("cohort.deadline_s", math.inf, FINITE),
+    ("cohort.max_attempts", 0, WHOLE_1),
+    ("cohort.on_failure", "panic", "expected one of 'retry', 'skip', 'stop'"),
+    ("cohort.max_failures", 0, WHOLE_1),
+    ("cohort.wait_s", 0.0, POSITIVE),
+    ("cohort.max_samples", 0, WHOLE_1),
+    ("cohort.presence", "maybe", "expected one of 'ignored', 'required'"),
+    ("cohort.max_samples", 10**12, "at most 429496729 for 10 clients"),
+    ("strategy.name", "fedprox", "expected one of 'fedavg'"),
+    ("data.dataset", "MNIST", ID),
+    ("data.dataset", 1, TEXT),
+    ("data.partition", "random", "expected one of 'dirichlet', 'iid', 'shards'"),
+    ("data.clients", 0, WHOLE_1),
+    ("data.shards_per_client", 0, WHOLE_1),
+    ("data.alpha", 0.0, POSITIVE),
+    ("data.alpha", math.inf, FINITE),
+    ("data.seed", -1, WHOLE_0),
+    ("evaluation.every", -1, WHOLE_0),
+    ("evaluation.batch_size", 0, WHOLE_1),
+    ("stop.rounds", 0, WHOLE_1),
+    ("stop.target_accuracy", 0.0, SHARE),
+    ("stop.target_accuracy", 1.5, SHARE),
+)
+
+
+DEFAULTS = """
+name = "job"
+seed = 1
+model = { type = "nn", args = {} }
+training = { optimizer = "adam", batch_size = 10, local_epochs = 5, optimizer_state = "carry", dry = false }
+strategy = { name = "fedavg" }
+data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
+evaluation = { every = 1, batch_size = 1000 }
+stop = { rounds = 20 }
+[cohort]
+clients = 10
+over_select = 0
+quorum = 1.0
+grace_s = 5.0
+deadline_s = 300.0
+max_attempts = 3
+on_failure = "retry"
+max_failures = 3
+wait_s = 600.0
+max_samples = 100_000
+presence = "required"
+"""
+
+
+def nested(field: str, value: Any) -> dict[str, Any]:
+    for key in reversed(field.split(".")):
+        value = {key: value}
+    return dict(value)
+
+
+def refusal(raw: object) -> JobError:
+    with pytest.raises(JobError) as refused:
+        job.from_dict(raw)
+    return refused.value
+
+
+def fields(kind: inspect.Type, path: str = "") -> dict[str, inspect.Type]:
+    if not isinstance(kind, inspect.StructType):
+        return {path: kind}
+    parts = [fields(field.type, f"{path}.{field.name}".strip(".")) for field in kind.fields]
+    return {name: part for found in parts for name, part in found.items()}
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), REFUSED)
+def test_a_value_is_refused_with_its_field_and_what_is_allowed(field: str, value: Any, allowed: str) -> None:
+    refused = refusal(nested(field, value))
+    assert refused.field == field
+    assert refused.value is value or refused.value == value or math.isnan(value)
+    assert refused.allowed == allowed
+    assert str(refused) == (f"{field}: {allowed}" if value is None else f"{field} = {value!r}: {allowed}")
+
+
+def test_the_table_above_has_every_field_that_has_a_rule() -> None:
+    ruled = {name for name, kind in fields(inspect.type_info(Job)).items() if not isinstance(kind, inspect.BoolType)}
+    assert ruled <= {field for field, _, _ in REFUSED}
+
+
+def test_rules_between_fields() -> None:
+    crowded = {"cohort": {"clients": 8, "over_select": 3}, "data": {"clients": 10}}
+    assert refusal(crowded).allowed == "with over_select at most data.clients, which is 10"
+    blind = refusal({"stop": {"target_accuracy": 0.9}, "evaluation": {"every": 0}})
+    assert (blind.field, blind.value) == ("stop.target_accuracy", 0.9)
+    assert blind.allowed == "needs evaluation.every of at least 1"
+
+
+def test_the_digits_are_too_small_for_the_convolutional_network() -> None:
+    assert refusal({"model": {"type": "cnn"}}).field == "model.type"
+    assert job.from_dict({"model": {"type": "cnn"}, "data": {"dataset": "mnist"}}).model.args == {"size": 28}
+
+
+def test_the_paper_s_models_are_fitted_to_the_data_unless_the_job_says_otherwise() -> None:
+    for dataset, args in (("digits", {"input_size": 64}), ("mnist", {"input_size": 784}), ("mine", {})):
+        assert job.from_dict({"data": {"dataset": dataset}}).model.args == args
+    assert job.from_dict({"model": {"args": {"input_size": 9, "hidden": 5}}}).model.args == {
+        "input_size": 9,
+        "hidden": 5,
+    }
+    assert job.from_dict({"model": {"args": {"hidden": 5}}}).model.args == {"hidden": 5, "input_size": 64}
+    assert job.from_dict({"model": {"type": "my.models:Net"}}).model.args == {}
+
+
+def test_a_cohort_s_samples_fit_the_exact_sum() -> None:
+    most = {"clients": 3, "over_select": 1, "max_samples": 2**30}
+    assert job.from_dict({"cohort": most}).cohort.max_samples == 2**30
+    refused = refusal({"cohort": most | {"max_samples": 2**30 + 1}})
+    assert str(refused) == "cohort.max_samples = 1073741825: at most 1073741824 for 4 clients"
+
+
+def test_the_defaults_are_the_paper_s() -> None:
+    assert tomllib.loads(job.to_toml(Job())) == tomllib.loads(DEFAULTS)
+
+
+def test_a_truth_value_must_be_one() -> None:
+    assert refusal({"training": {"dry": "yes"}}).field == "training.dry"
+
+
+SECTIONS = ["", *(name for name, part in msgspec.structs.asdict(Job()).items() if isinstance(part, msgspec.Struct))]
+
+
+def test_every_table_is_a_section() -> None:
+    assert SECTIONS == ["", "model", "training", "cohort", "strategy", "data", "evaluation", "stop"]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_misspelt_key_is_refused_with_the_key_that_was_meant(section: str) -> None:
+    table = getattr(Job(), section) if section else Job()
+    for name in (name for name in table.__struct_fields__ if len(name) > 3):
+        wrong = f"{section}.{name}s".strip(".")
+        refused = refusal(nested(wrong, 1))
+        assert refused.field == wrong
+        assert refused.allowed.startswith(f"no such key; did you mean '{name}'? known are ")
+
+
+def test_a_key_that_resembles_none_gets_the_list() -> None:
+    allowed = "no such key; known are every, batch_size"
+    assert refusal({"evaluation": {"xyz": 1}}).allowed == allowed
+
+
+@pytest.mark.parametrize("raw", [None, [], 3, "job", [{}], {1: 2}, {"name": b"x"}, {"model": {"args": {1: 2}}}])
+def test_what_is_no_table_of_tables_is_refused(raw: object) -> None:
+    refusal(raw)
+
+
+def test_a_giant_value_is_shown_in_part() -> None:
+    assert len(str(refusal({"name": ["x" * 100_000]}))) < 300
+    assert "thousands of digits" in str(refusal({"seed": -(10**5000)}))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_jobs_mean_the_same_in_toml_and_json_and_back(path: Path) -> None:
+    text = path.read_text()
+    got = job.from_toml(text)
+    assert job.from_json(json.dumps(tomllib.loads(text)).encode()) == got
+    assert job.from_json(msgspec.json.encode(got)) == got
+    assert job.from_toml(job.to_toml(got)) == got
+    assert got.name == path.stem
+
+
+def test_there_are_shipped_jobs() -> None:
+    assert "quickstart" in [path.stem for path in CONFIGS]
+
+
+def test_a_job_of_nothing_but_other_values_comes_back_from_toml_and_json() -> None:
+    got = Job(
+        id="mine-1",
+        name="mine",
+        seed=9,
+        model=Model(type="my.models:Net", args={"sizes": [1, 2], "deep": {"a": 1.5, "b": "x\"\n\0'"}, "on": True}),
+        training=Training(
+            optimizer="sgd", learning_rate=0.5, batch_size=3, local_epochs=1, optimizer_state="reset", dry=True
+        ),
+        cohort=Cohort(clients=3, over_select=1, quorum=2, grace_s=0.0, on_failure="skip", max_samples=10),
+        data=Data(dataset="my-data", partition="dirichlet", clients=4, alpha=1e-5, seed=2**53 - 1),
+        evaluation=Evaluation(every=2, batch_size=7),
+        stop=Stop(rounds=3, target_accuracy=0.99),
+    )
+    assert job.from_toml(job.to_toml(got)) == got
+    assert job.from_json(msgspec.json.encode(got)) == got
+
+
+def test_a_quorum_keeps_its_kind() -> None:
+    for quorum, needed in ((1, 1), (1.0, 10)):
+        got = job.from_toml(job.to_toml(Job(cohort=Cohort(quorum=quorum))))
+        assert type(got.cohort.quorum) is type(quorum)
+        assert got.cohort.needed == needed
+        assert job.from_json(msgspec.json.encode(got)) == got
+
+
+@pytest.mark.parametrize(
+    ("clients", "quorum", "needed"),
+    [(10, 8, 8), (10, 0.8, 8), (10, 0.75, 8), (10, 1.0, 10), (10, 1, 1), (100, 0.07, 7), (100, 0.071, 8), (3, 0.5, 2)],
+)
+def test_a_quorum_is_a_number_or_a_share(clients: int, quorum: float, needed: int) -> None:
+    assert Cohort(clients=clients, quorum=quorum).needed == needed
+
+
+def test_no_share_however_small_needs_no_update() -> None:
+    assert Cohort(clients=10, quorum=1e-12).needed == 1
+
+
+def test_over_selected_clients_are_invited_and_not_needed() -> None:
+    cohort = Cohort(clients=10, over_select=3, quorum=1.0)
+    assert (cohort.invited, cohort.needed) == (13, 10)
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 1e-3), ("nadam", 1e-3)])
+def test_the_learning_rate_defaults_to_the_paper_s(optimizer: str, rate: float) -> None:
+    assert job.from_dict({"training": {"optimizer": optimizer}}).training.rate == rate
+    assert job.from_dict({"training": {"optimizer": optimizer, "learning_rate": 0.5}}).training.rate == 0.5
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        (Data(), "digits-shards2-c10-s0"),
+        (Data(dataset="mnist", partition="iid", clients=100, seed=3), "mnist-iid-c100-s3"),
+        (Data(partition="dirichlet", alpha=0.25), "digits-dir0p25-c10-s0"),
+        (Data(partition="dirichlet", alpha=1.0), "digits-dir1-c10-s0"),
+    ],
+)
+def test_a_deal_has_a_short_name(data: Data, key: str) -> None:
+    assert data.key == key
+
+
+@pytest.mark.parametrize("text", ["[", "a = ", "= 1", "seed = 1\nseed = 2", "a = " + "[" * 50_000, "\0"])
+def test_what_is_no_toml_is_refused(text: str) -> None:
+    with pytest.raises(JobError, match=r"^not a TOML file: "):
+        job.from_toml(text)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"garbage",
+        b"{",
+        b'{"name": "\xff"}',
+        b'{"name": "\\ud800"}',
+        b'{"a":' * 50_000,
+        b"9" * 5000,
+        b'{"seed":NaN}',
+    ],
+)
+def test_what_is_no_json_is_refused(payload: bytes) -> None:
+    with pytest.raises(JobError, match=r"^not a JSON job object: "):
+        job.from_json(payload)
+
+
+def test_deep_arguments_are_refused() -> None:
+    deep = b'{"model":{"args":{"a":' + b"[" * 100 + b"]" * 100 + b"}}}"
+    with pytest.raises(JobError, match=r"^model.args.a: expected less deeply nested"):
+        job.from_json(deep)
+
+
+NASTY: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 3, 2**31, 2**53, 2**64, -(10**30), 10**400, 0.0, -0.0, 0.5, 1.0, 1e-300, 1e300),
+    *(math.nan, math.inf, -math.inf, "", "nn", "a-b", "\0", "\x7f", "ü", "\\", '"""', "x" * 50, "a:b", date(1, 1, 1)),
+    *([], [None], [[[]]], [1, "a"], {}, {"": 1}, {"a b": {"c.d": [1.5]}}, {"a": None}, {"x": math.inf}, b"x"),
+)
+
+
+def test_random_jobs_are_refused_or_mean_the_same_in_toml_and_json() -> None:
+    rng = np.random.default_rng(1)
+    names = [
+        *fields(inspect.type_info(Job)),
+        *SECTIONS[1:],
+        "more",
+        "cohort.more",
+        *["model.args.a", "model.args.b"] * 5,
+    ]
+    accepted = 0
+    for _ in range(3000):
+        raw: dict[str, Any] = {}
+        for name in rng.choice(names, size=rng.integers(1, 3)):
+            merge(raw, nested(name, NASTY[rng.integers(len(NASTY))]))
+        try:
+            got = job.from_dict(raw)
+        except JobError as refused:
+            str(refused).encode()
+            continue
+        accepted += 1
+        assert job.from_toml(job.to_toml(got)) == got
+        assert job.from_json(msgspec.json.encode(got)) == got
+        assert 1 <= got.cohort.needed <= got.cohort.clients
+    assert 200 < accepted < 2000
+
+
+def merge(table: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(table.get(key), dict):
+            merge(table[key], value)
+        else:
+            table[key] = value

@@ -1,0 +1,92 @@
+"""The job's record: back from its bytes, and what ends it."""
+
+import msgspec
+import pytest
+
+from broker.messages import codec, job_record
+from broker.messages.errors import DecodeError
+from broker.messages.job import Cohort, Job
+from broker.messages.job_record import JobRecord, Member
+from broker.messages.progress import Event, RoundCompleted
+from broker.messages.round import BlobRef
+
+MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
+
+
+@pytest.fixture
+def record(events: tuple[Event, ...]) -> JobRecord:
+    return JobRecord(
+        id="demo",
+        job=Job(name="demo", cohort=Cohort(quorum=0.8)),
+        phase="running",
+        created_s=1_700_000_000.125,
+        round=3,
+        model=MODEL,
+        slots=MODEL,
+        frozen=("embedding.weight",),
+        cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),
+        nonce="unguessable",
+        opened_s=1_700_000_001.0,
+        deadline_s=1_700_000_301.0,
+        invited=True,
+        closed=17,
+        failures=1,
+        states={"c-0": MODEL},
+        done=2,
+        last=next(event for event in events if isinstance(event, RoundCompleted)),
+        evaluated=2,
+        accuracy=0.5,
+        announced=True,
+    )
+
+
+def test_a_record_comes_back(record: JobRecord) -> None:
+    got = codec.decode(JobRecord, codec.encode(record))
+    assert got == record
+    assert isinstance(got.cohort[0], Member)
+
+
+def test_no_field_of_the_record_is_left_at_its_default(record: JobRecord) -> None:
+    # Otherwise a field that does not come back would not show above.
+    fresh = JobRecord(id="demo", job=record.job)
+    same = {name for name in JobRecord.__struct_fields__ if getattr(fresh, name) == getattr(record, name)}
+    assert same == {"id", "job", "reason"}
+
+
+def test_a_new_record_comes_back() -> None:
+    fresh = JobRecord(id="demo", job=Job())
+    assert codec.decode(JobRecord, codec.encode(fresh)) == fresh
+    assert (fresh.phase, fresh.ended, fresh.model) == ("accepted", False, None)
+
+
+@pytest.mark.parametrize(
+    ("phase", "ended"),
+    [("accepted", False), ("running", False), ("completed", True), ("failed", True), ("cancelled", True)],
+)
+def test_a_record_has_ended_in_each_last_phase(record: JobRecord, phase: job_record.Phase, ended: bool) -> None:  # noqa: FBT001 (a column of the table)
+    assert msgspec.structs.replace(record, phase=phase).ended is ended
+
+
+def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) -> None:
+    failed = job_record.failed(record, "no clients")
+    assert (failed.phase, failed.reason, failed.cohort, failed.nonce) == ("failed", "no clients", (), "")
+    assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"garbage",
+        b"[]",
+        b"{}",
+        b'{"id":"demo"}',
+        b'{"id":"\xff","job":{}}',
+        b'{"id":"demo","job":{"cohort":{"clients":0}}}',
+        b'{"id":"demo","job":{},"phase":"paused"}',
+        b'{"id":"demo","job":{},"more":' + b"[" * 50_000,
+    ],
+)
+def test_what_is_no_record_is_refused(payload: bytes) -> None:
+    with pytest.raises(DecodeError, match="not a valid JobRecord"):
+        codec.decode(JobRecord, payload)

@@ -1,0 +1,76 @@
+"""Progress events: each comes back from its bytes, under its own topic."""
+
+import json
+from typing import get_args
+
+import pytest
+
+from broker import topics
+from broker.errors import BadTopic
+from broker.messages import cloudevents, progress
+from broker.messages.cloudevents import Envelope
+from broker.messages.errors import DecodeError
+from broker.messages.progress import ENDS, Event, JobFailed, Progress, RoundQuorum
+
+
+def test_there_is_an_example_of_every_class(events: tuple[Event, ...]) -> None:
+    assert {type(event) for event in events} == set(get_args(Event))
+
+
+def test_every_event_comes_back(events: tuple[Event, ...]) -> None:
+    for event in events:
+        said = Progress("demo", event, 1_700_000_000.5, f"demo.{event.what}.1")
+        assert progress.decode(progress.encode(said)) == said
+
+
+def test_every_event_has_a_topic_of_its_own(events: tuple[Event, ...]) -> None:
+    got = {progress.topic_of("demo", event) for event in events}
+    assert len(got) == len(events)
+    assert all(topics.matches(topics.job_progress("demo"), topic) for topic in got)
+    assert all(topics.family_of(topic).name == "PROGRESS" for topic in got)
+
+
+def test_an_event_is_named_by_its_class(events: tuple[Event, ...]) -> None:
+    for event in events:
+        assert event.what.replace(".", "") == type(event).__name__.lower()
+
+
+def test_a_topic_needs_a_usable_job(events: tuple[Event, ...]) -> None:
+    with pytest.raises(BadTopic):
+        progress.topic_of("Demo", events[0])
+
+
+def test_the_job_is_the_event_s_subject() -> None:
+    raw = json.loads(progress.encode(Progress("demo", RoundQuorum(round=1, counted=2, grace_s=5.0), 1.0, "x")))
+    assert (raw["subject"], raw["type"], raw["id"]) == ("demo", "fedkeeper.round.quorum", "x")
+    assert raw["data"] == {"round": 1, "counted": 2, "grace_s": 5.0}
+
+
+def test_the_ends_are_those_after_which_nothing_happens() -> None:
+    assert {kind.what for kind in ENDS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
+
+
+def test_a_newer_server_s_fields_are_ignored() -> None:
+    blob = cloudevents.encode(Envelope("x", "/server", "job.failed", 1.0, "demo"), {"reason": "r", "hint": "h"})
+    assert progress.decode(blob).event == JobFailed(reason="r")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "reason"),
+    [
+        ("job.exploded", {}, "no such progress event: job.exploded"),
+        ("job.failed", {}, "not a valid JobFailed"),
+        ("job.failed", {"reason": 3}, "not a valid JobFailed"),
+        ("round.completed", {"round": 1}, "not a valid RoundCompleted"),
+        ("round.quorum", [], "not a valid RoundQuorum"),
+    ],
+)
+def test_an_event_that_we_do_not_know_is_refused(kind: str, data: object, reason: str) -> None:
+    with pytest.raises(DecodeError, match=reason):
+        progress.decode(cloudevents.encode(Envelope("x", "/server", kind, 1.0, "demo"), data))
+
+
+@pytest.mark.parametrize("payload", [b"", b"garbage", b"{}", b"\xff", b"[" * 50_000])
+def test_garbage_is_refused(payload: bytes) -> None:
+    with pytest.raises(DecodeError):
+        progress.decode(payload)

@@ -1,0 +1,161 @@
+"""A round's messages: an update's metadata, tokens, seeds."""
+
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.messages import cloudevents
+from broker.messages.cloudevents import Envelope
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Invocation
+from broker.messages.job import Model, Training
+from broker.messages.register import ClientRecord
+from broker.messages.round import BlobRef, RoundTask, seed, token
+from broker.messages.update import UpdateHeader
+
+HEADER = UpdateHeader(
+    job="demo",
+    round=3,
+    attempt=2,
+    client="c-0",
+    samples=600,
+    base="ab" * 32,
+    token="12345",  # noqa: S106 (a text that looks like a number)
+    metrics={"loss": 0.1, "accuracy": 1.0},
+    state=BlobRef("fl.state.demo.c-0.3.2", "cd" * 32, 9),
+    fetched=1_590_040,
+    seconds={"train": 1.5},
+)
+
+TASK = RoundTask(
+    client_id="c-0",
+    client_type="local",
+    url="",
+    model_configuration=Model(args={"hidden": 5}),
+    data_loc="file:///shards/c-0",
+    training_hyperparameters=Training(),
+    job="demo",
+    round=3,
+    model=BlobRef("fl.models.demo.x", "ab" * 32, 5),
+    state=None,
+    token="t",  # noqa: S106 (no password)
+    seed=2**62,
+    deadline_s=1_700_000_000.5,
+    max_attempts=3,
+    told={"mu": 0.1},
+)
+
+
+def bare(**changes: str) -> dict[str, str]:
+    required = {"job": "demo", "round": "3", "attempt": "1", "client": "c-0", "samples": "5", "base": "b", "token": "t"}
+    return required | changes
+
+
+def test_metadata_are_texts_that_come_back() -> None:
+    metadata = HEADER.to_metadata()
+    assert {type(value) for value in metadata.values()} == {str}
+    assert (metadata["token"], metadata["samples"]) == ("12345", "600")
+    assert UpdateHeader.from_metadata(metadata) == HEADER
+
+
+def test_metadata_may_leave_out_what_has_a_default() -> None:
+    got = UpdateHeader.from_metadata(bare())
+    assert (got.metrics, got.state, got.fetched, got.seconds) == ({}, None, 0, {})
+
+
+@pytest.mark.parametrize("name", ["job", "client", "base", "token"])
+@pytest.mark.parametrize("text", ["null", "5", '"x"', "", "\0"])
+def test_texts_are_taken_as_they_are(name: str, text: str) -> None:
+    assert getattr(UpdateHeader.from_metadata(bare(**{name: text})), name) == text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": ""},
+        {"samples": "five"},
+        {"samples": "5.5"},
+        {"samples": "true"},
+        {"samples": "null"},
+        {"samples": '"5"'},
+        {"samples": "9" * 5000},
+        {"samples": "[" * 50_000},
+        {"samples": "\ud800"},
+        {"round": "1e3"},
+        {"metrics": '{"loss": "low"}'},
+        {"metrics": '{"loss": NaN}'},
+        {"metrics": "[]"},
+        {"state": '{"topic": "t"}'},
+        {"more": "1"},
+    ],
+)
+def test_malformed_metadata_are_refused(changes: dict[str, str]) -> None:
+    with pytest.raises(DecodeError, match="not an update's metadata"):
+        UpdateHeader.from_metadata(bare(**changes))
+
+
+@pytest.mark.parametrize("name", ["job", "round", "attempt", "client", "samples", "base", "token"])
+def test_metadata_need_every_required_field(name: str) -> None:
+    metadata = bare()
+    del metadata[name]
+    with pytest.raises(DecodeError, match=name):
+        UpdateHeader.from_metadata(metadata)
+
+
+def test_a_client_that_says_little_may_be_invited_with_any_number_of_samples() -> None:
+    client = ClientRecord(id="c-0", platform="local")
+    assert (client.samples, client.paused, client.labels, client.secret) == (0, False, {}, "")
+
+
+def test_a_token_depends_on_the_nonce_and_the_client() -> None:
+    tokens = [token(nonce, client) for nonce in ("n1", "n2") for client in ("c-0", "c-1")]
+    assert len(set(tokens)) == 4
+    assert {len(token) for token in tokens} == {64}
+
+
+def test_a_token_is_hmac_sha256() -> None:
+    # RFC 4231, test case 2.
+    want = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert token("Jefe", "what do ya want for nothing?") == want
+
+
+def test_a_seed_is_the_same_in_every_release_and_fits_an_int64() -> None:
+    assert seed(1, "model") == 2857051937757529520
+    seeds = {seed(a, b) for a, b in itertools.product(range(50), ("x", "y"))}
+    assert len(seeds) == 100
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert max(seeds) > 2**61
+
+
+def test_a_seed_depends_on_the_order_of_its_parts() -> None:
+    assert len({seed(1, 2, "c"), seed(2, 1, "c"), seed(12, "c"), seed(1, "2c")}) == 4
+
+
+def test_a_task_comes_back_from_its_event_and_is_small() -> None:
+    blob = cloudevents.encode(Envelope(TASK.id, "/server", "round.task", 1.0), TASK)
+    assert cloudevents.data_of(blob, RoundTask) == TASK
+    assert len(blob) < 2000
+    assert TASK.id == "demo.3.c-0"
+
+
+def test_a_task_has_the_fields_of_the_paper_s_listing() -> None:
+    listing = ("client_id", "client_type", "url", "model_configuration", "data_loc", "training_hyperparameters")
+    assert RoundTask.__struct_fields__[:6] == listing
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [
+        (Invocation, {"outcome": "exploded"}),
+        (Invocation, {"outcome": None}),
+        (ClientRecord, {"id": 5}),
+        (ClientRecord, {"labels": {"data": 3}}),
+    ],
+)
+def test_a_message_with_a_wrong_value_is_refused(kind: type[Any], raw: dict[str, Any]) -> None:
+    good = {"job": "demo", "round": 1, "client": "c", "platform": "local", "attempt": 1, "outcome": "failed", "id": "c"}
+    msgspec.convert(good, kind)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(good | raw, kind)

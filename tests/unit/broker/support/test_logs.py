@@ -1,0 +1,39 @@
+"""Logs show what happened, and no variable's value."""
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from broker.support import logs
+
+HIDDEN = "hunter2"
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+def fails() -> None:
+    password = HIDDEN
+    raise ConnectionError(f"a password of {len(password)} characters is refused")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_traceback_shows_no_variables(
+    *, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    logs.configure()
+    try:
+        fails()
+    except ConnectionError:
+        structlog.get_logger().exception("no connection", user="u")
+    written = capsys.readouterr().err
+    for shown in ("no connection", "ConnectionError", "a password of 7 characters", "fails"):
+        assert shown in written
+    assert HIDDEN not in written

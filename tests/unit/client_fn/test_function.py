@@ -1,0 +1,204 @@
+"""The function against a broker: what it fetches, trains, keeps and publishes."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from broker import topics
+from broker.messages.job import Model, Training
+from broker.messages.round import BlobRef
+from client_fn.data import shards
+from client_fn.errors import (
+    DataMissing,
+)
+from client_fn.function import Warm, handle
+from client_fn.training import loop as training
+from client_fn.training import tensors
+from tests.support import function_site
+from tests.support.function_site import SMALL, Site, published_model, task_for, trained_here, update_of
+
+
+@pytest.fixture
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    async with function_site.opened(tmp_path, monkeypatch) as made:
+        yield made
+
+
+async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_shard(site: Site) -> None:
+    task = await task_for(site)
+    done = await handle(task, site.bus, Warm(), attempt=1)
+    got, header = await update_of(site)
+    expected, state = trained_here(site, tensors.initial(SMALL, 1)[0])
+    assert {name: array.tobytes() for name, array in got.items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in expected.items()
+    }
+    assert header == done.header
+    assert done.receipt.stored
+    assert (header.job, header.round, header.client, header.attempt) == ("job", 1, "c1", 1)
+    assert (header.samples, header.base, header.token) == (10, task.model.sha256, "t0ken")
+    assert header.metrics["loss"] < header.metrics["first_epoch_loss"]
+    assert header.metrics["steps"] == 6
+    assert header.seconds.keys() == {"fetch", "data", "build", "train"}
+    assert state is not None
+    assert header.state == BlobRef(
+        topics.optimizer_state("job", "c1", 1, 1), hashlib.sha256(state).hexdigest(), len(state)
+    )
+
+
+async def test_the_state_is_there_before_the_update(site: Site) -> None:
+    await handle(await task_for(site), site.bus, Warm(), attempt=2)
+    assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
+
+
+async def test_the_next_round_goes_on_from_the_state_that_its_task_names(site: Site) -> None:
+    first = await handle(await task_for(site), site.bus, Warm(), attempt=1)
+    await handle(await task_for(site, round=2, state=first.header.state), site.bus, Warm(), attempt=1)
+    got, _ = await update_of(site, round_=2)
+    base = tensors.initial(SMALL, 1)[0]
+    _, state = trained_here(site, base)
+    carried, afresh = trained_here(site, base, state)[0], trained_here(site, base)[0]
+    assert got["out.weight"].tobytes() == carried["out.weight"].numpy().tobytes()
+    assert got["out.weight"].tobytes() != afresh["out.weight"].numpy().tobytes()
+
+
+@pytest.mark.parametrize("how", [Training(optimizer="sgd"), Training(optimizer_state="reset")])
+async def test_no_state_is_put_where_there_is_none_or_none_is_wanted(site: Site, how: Training) -> None:
+    done = await handle(await task_for(site, training_hyperparameters=how), site.bus, Warm(), attempt=1)
+    assert done.header.state is None
+    assert site.writes == [topics.update("job", 1, "c1", 1)]
+
+
+async def test_warm_and_cold_instances_give_the_same_tensors(site: Site) -> None:
+    warm = Warm()
+    for attempt in (1, 2):
+        await handle(await task_for(site), site.bus, warm, attempt=attempt)
+    await handle(await task_for(site), site.bus, Warm(), attempt=3)
+    updates = [(await update_of(site, attempt=attempt))[0] for attempt in (1, 2, 3)]
+    for name, array in updates[0].items():
+        assert [update[name].tobytes() for update in updates] == [array.tobytes()] * 3
+
+
+async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = shards.read
+
+    def counted(url: str) -> tuple[Tensor, Tensor]:
+        reads.append(url)
+        return read(url)
+
+    monkeypatch.setattr(shards, "read", counted)
+    warm = Warm()
+    tasks = [await task_for(site, round=r, training_hyperparameters=Training(optimizer="sgd")) for r in (1, 2, 3)]
+    for task in tasks:
+        await handle(task, site.bus, warm, attempt=1)
+    assert site.gets == [tasks[0].model.topic]
+    assert reads == [site.data_loc]
+    other = await task_for(site, round=4, model=await published_model(site.bus, seed=2))
+    await handle(other, site.bus, warm, attempt=1)
+    assert site.gets == [tasks[0].model.topic, other.model.topic]
+    await handle(other, site.bus, Warm(), attempt=2)
+    assert site.gets[2:] == [other.model.topic]
+    assert reads == [site.data_loc] * 2
+
+
+async def test_what_is_kept_is_bounded(site: Site) -> None:
+    warm = Warm()
+    for hidden in range(2, 7):
+        model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
+        await handle(await task_for(site, model_configuration=model), site.bus, warm, attempt=hidden)
+    assert (len(warm.models), len(warm.modules), len(warm.shards)) == (2, 2, 1)
+
+
+async def test_models_with_other_args_never_share_a_module(site: Site) -> None:
+    warm = Warm()
+    for hidden in (5, 6, 5):
+        model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
+        await handle(await task_for(site, round=hidden, model_configuration=model), site.bus, warm, attempt=1)
+    modules = list(warm.modules.values())
+    assert len({id(module) for module in modules}) == 2
+    assert {module.get_parameter("hidden.weight").shape[0] for module in modules} == {5, 6}
+
+
+async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
+    task = await task_for(site)
+    first = await handle(task, site.bus, Warm(), attempt=1)
+    second = await handle(task, site.bus, Warm(), attempt=1)
+    assert (first.receipt.stored, second.receipt.stored) == (True, False)
+    assert first.header.state == second.header.state
+
+
+async def test_frozen_parameters_stay_out_of_the_update(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_frozen_model.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(4, 4), nn.Linear(4, 3))\n"
+        "        self[1].requires_grad_(False)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    await handle(
+        await task_for(site, model_configuration=Model(type="own_frozen_model:Net")), site.bus, Warm(), attempt=1
+    )
+    got, _ = await update_of(site)
+    assert sorted(got) == ["2.bias", "2.weight"]
+
+
+async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> None:
+    task = await task_for(site, training_hyperparameters=Training(dry=True))
+    done = await handle(task, site.bus, Warm(), attempt=1)
+    got, header = await update_of(site)
+    base = tensors.from_bytes(tensors.initial(SMALL, 1)[0])
+    assert {name: array.tobytes() for name, array in got.items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in base.items()
+    }
+    assert (header.samples, header.metrics, header.state) == (10, {}, None)
+    assert done.receipt.stored
+
+
+async def test_a_dry_round_needs_no_data(site: Site) -> None:
+    task = await task_for(site, training_hyperparameters=Training(dry=True), data_loc="")
+    assert (await handle(task, site.bus, Warm(), attempt=1)).header.samples == 1
+    with pytest.raises(DataMissing, match="data_loc"):
+        await handle(await task_for(site, data_loc="", round=2), site.bus, Warm(), attempt=1)
+
+
+async def test_the_callbacks_come_when_training_begins_and_when_it_is_over(site: Site) -> None:
+    seen: list[tuple[str, int, bool]] = []
+    warm = Warm()
+    await handle(
+        await task_for(site),
+        site.bus,
+        warm,
+        attempt=1,
+        on_training=lambda: seen.append(("training", len(site.gets), warm.turn.locked())),
+        on_trained=lambda: seen.append(("trained", len(site.writes), warm.turn.locked())),
+    )
+    assert seen == [("training", 1, True), ("trained", 0, False)]
+
+
+async def test_the_loop_lives_while_the_function_trains(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, released = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(*_: Any, **__: Any) -> dict[str, float]:
+        loop.call_soon_threadsafe(begun.set)
+        assert released.wait(10)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(training, "train", slow)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        work = group.create_task(handle(await task_for(site), site.bus, Warm(), attempt=1), name="handle")
+        await begun.wait()
+        assert await site.bus.get(topics.pointer("job")) is None
+        released.set()
+        assert (await work).header.metrics == {"loss": 1.0}

@@ -1,0 +1,28 @@
+"""What importing the function's code pulls in: on a platform that scales to zero, every cold start pays for it."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = "{'torch', 'numpy', 'msgspec', 'nats', 'paho', 'fsspec', 'sklearn', 'httpx', 'rich', 'server', 'bridges'}"
+
+
+def imported_with(statement: str) -> set[str]:
+    """Which heavy modules are there after a statement, in a process of its own."""
+    program = f"import sys\n{statement}\nprint(*({HEAVY} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    return set(run.stdout.split())
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imported_with("import client_fn") == set()
+
+
+@pytest.mark.parametrize("module", ["shards", "datasets", "partition"])
+def test_staging_needs_no_torch(module: str) -> None:
+    assert "torch" not in imported_with(f"import client_fn.data.{module}")
+
+
+def test_the_function_pulls_in_no_broker_client_and_nothing_that_it_may_never_need() -> None:
+    assert imported_with("import client_fn.function") == {"torch", "numpy", "msgspec"}

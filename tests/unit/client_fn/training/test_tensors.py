@@ -1,0 +1,217 @@
+"""Any torch module's tensors: named once, trained a step, and back from bytes as they were."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from broker.messages import tensors as payload
+from broker.messages.errors import BadTensors
+from broker.messages.job import Model, Training
+from client_fn.errors import TrainingFailed, WrongTensors
+from client_fn.training import loop, models, optimizers, tensors
+from client_fn.training.loop import Samples
+
+
+class Scaled(nn.Module):
+    """A 0-d parameter, and buffers of several kinds."""
+
+    mask: Tensor
+    steps: Tensor
+    cache: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mask", torch.tensor([True, True, False, True]))
+        self.register_buffer("steps", torch.tensor(0, dtype=torch.int64))
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.layer(x * self.mask)  # type: ignore[no-any-return]
+
+
+class Tied(nn.Module):
+    """A language model in the small: one tensor is the embedding and the output."""
+
+    def __init__(self, words: int = 7, width: int = 4) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, width)
+        self.out = nn.Linear(width, words, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.embedding(x).mean(dim=1))  # type: ignore[no-any-return]
+
+
+class OneNumber(nn.Module):
+    """A model with a single parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.pad(x[:, :1] * self.slope, (0, 2))
+
+
+def half_frozen() -> nn.Module:
+    module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    module[0].requires_grad_(requires_grad=False)
+    return module
+
+
+def normalised() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def of_dtype(dtype: torch.dtype) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).to(dtype)
+
+
+FLOATS = (torch.rand(12, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3)
+WORDS = (torch.arange(24).reshape(12, 2) % 7, torch.arange(12) % 7)
+
+ANY_MODULE: dict[str, tuple[Callable[[], nn.Module], Samples]] = {
+    "0-d parameter and buffers": (Scaled, FLOATS),
+    "tied weights": (Tied, WORDS),
+    "one parameter": (OneNumber, FLOATS),
+    "frozen parameters": (half_frozen, FLOATS),
+    "batch normalisation": (normalised, FLOATS),
+    "float16": (lambda: of_dtype(torch.float16), FLOATS),
+    "bfloat16": (lambda: of_dtype(torch.bfloat16), FLOATS),
+    "float64": (lambda: of_dtype(torch.float64), FLOATS),
+}
+
+
+def step(module: nn.Module, data: Samples, optimizer: str) -> dict[str, float]:
+    how = Training(optimizer=optimizer, batch_size=4, local_epochs=1)  # type: ignore[arg-type]
+    made = optimizers.make(how, module.parameters())
+    return loop.train(module, made, data, batch_size=4, epochs=1, seed=1)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
+@pytest.mark.parametrize("what", ANY_MODULE)
+def test_any_module_trains_and_comes_back_from_bytes(what: str, optimizer: str) -> None:
+    make, data = ANY_MODULE[what]
+    torch.manual_seed(0)
+    module, copy = make(), make()
+    before = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
+
+    step(module, data, optimizer)
+
+    after = tensors.tensors_of(module)
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    tensors.load(copy, tensors.from_bytes(tensors.to_bytes(after)))
+    for name, tensor in tensors.tensors_of(copy).items():
+        assert tensor.dtype == after[name].dtype
+        assert torch.equal(tensor, after[name])
+
+
+def test_persistent_buffers_are_tensors_of_the_module_and_others_are_not() -> None:
+    assert list(tensors.tensors_of(Scaled())) == ["scale", "mask", "steps", "layer.weight", "layer.bias"]
+
+
+def test_batch_normalisation_s_statistics_travel() -> None:
+    module = normalised()
+    step(module, FLOATS, "sgd")
+    got = tensors.from_bytes(tensors.to_bytes(tensors.trained_of(module)))
+    assert got["1.num_batches_tracked"].dtype == torch.int64
+    assert got["1.num_batches_tracked"].item() == 3
+    assert got["1.running_mean"].any()
+
+
+def test_tied_weights_travel_once_and_stay_tied() -> None:
+    module, other = Tied(), Tied()
+    assert list(tensors.tensors_of(module)) == ["embedding.weight"]
+    tensors.load(other, tensors.tensors_of(module))
+    assert torch.equal(other.out.weight, module.embedding.weight)
+
+
+def test_frozen_parameters_are_named_keep_their_value_and_stay_out_of_an_update() -> None:
+    module = half_frozen()
+    before = module.get_parameter("0.weight").clone()
+    step(module, FLOATS, "adam")
+    assert tensors.frozen_names(module) == ("0.weight", "0.bias")
+    assert list(tensors.trained_of(module)) == ["2.weight", "2.bias"]
+    assert list(tensors.tensors_of(module)) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert torch.equal(module.get_parameter("0.weight"), before)
+
+
+def test_a_model_that_is_all_frozen_says_so() -> None:
+    module = nn.Linear(4, 3).requires_grad_(requires_grad=False)
+    with pytest.raises(TrainingFailed, match="no parameter to train"):
+        step(module, FLOATS, "sgd")
+
+
+def test_an_embedding_of_300_mb_trains_and_travels() -> None:
+    # Without an initialisation that would take longer than all the rest.
+    weight = torch.zeros(1_200_000, 64)
+    module = nn.Sequential(nn.Embedding(1_200_000, 64, _weight=weight), nn.Flatten(), nn.Linear(64, 2))
+    data = torch.tensor([[1_199_999], [3]]), torch.tensor([0, 1])
+    optimizer = optimizers.make(Training(optimizer="sgd"), module.parameters())
+    loop.train(module, optimizer, data, batch_size=2, epochs=1, seed=1)
+    blob = tensors.to_bytes(tensors.tensors_of(module))
+    got = tensors.from_bytes(blob)["0.weight"]
+    assert len(blob) > 300_000_000
+    assert got[1_199_999].any()
+    assert got[3].any()
+    assert not got[4].any()
+
+
+def test_equal_tensors_give_equal_bytes_that_the_broker_s_gate_reads() -> None:
+    module = models.build(Model(), seed=1)
+    blob = tensors.to_bytes(tensors.tensors_of(module))
+    assert blob == tensors.to_bytes(tensors.tensors_of(models.build(Model(), seed=1)))
+    decoded, metadata = payload.decode(blob)
+    assert decoded.keys() == tensors.tensors_of(module).keys()
+    assert metadata == {}
+
+
+def test_metadata_is_part_of_the_file() -> None:
+    blob = tensors.to_bytes({"a": torch.ones(2)}, {"client": "c1"})
+    assert payload.decode(blob)[1] == {"client": "c1"}
+
+
+def test_tensors_that_share_memory_or_are_no_rows_are_written_as_they_are() -> None:
+    base = torch.arange(6.0).reshape(2, 3)
+    got = tensors.from_bytes(tensors.to_bytes({"base": base, "first": base[0], "turned": base.t()}))
+    assert torch.equal(got["first"], base[0])
+    assert torch.equal(got["turned"], base.t())
+
+
+def test_what_is_read_has_memory_of_its_own() -> None:
+    blob = tensors.to_bytes({"a": torch.zeros(2)})
+    tensors.from_bytes(blob)["a"].add_(1)
+    assert not tensors.from_bytes(blob)["a"].any()
+
+
+@pytest.mark.parametrize("garbage", [b"", b"garbage", json.dumps({"a": 1}).encode()])
+def test_garbage_is_refused(garbage: bytes) -> None:
+    with pytest.raises(BadTensors):
+        tensors.from_bytes(garbage)
+
+
+def test_loading_others_tensors_names_the_differences_and_changes_nothing() -> None:
+    module = nn.Linear(2, 2)
+    before = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
+    others = {"weight": torch.ones(2, 2), "bias": torch.ones(2, dtype=torch.float16), "more": torch.ones(1)}
+    with pytest.raises(WrongTensors, match="unexpected: more; of another shape or dtype: bias") as failed:
+        tensors.load(module, others)
+    assert failed.value.changed == ("bias",)
+    with pytest.raises(WrongTensors, match="missing: bias"):
+        tensors.load(module, {"weight": torch.ones(2, 2)})
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.tensors_of(module).items())
+
+
+def test_the_first_global_model_has_all_tensors_and_names_the_frozen() -> None:
+    blob, frozen = tensors.initial(Model(), seed=3)
+    again, _ = tensors.initial(Model(), seed=3)
+    assert blob == again
+    assert frozen == ()
+    assert list(tensors.from_bytes(blob)) == ["hidden.bias", "hidden.weight", "out.bias", "out.weight"]

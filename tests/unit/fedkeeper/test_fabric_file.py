@@ -1,0 +1,119 @@
+"""Fabric files: what they say, and what is said of their mistakes."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fedkeeper import deploy, fabric_file
+from fedkeeper.errors import BadFabric
+from tests.support.paths import REPOSITORY
+
+FABRIC = """
+name = "test"
+
+[broker]
+url = "nats://client@broker.example:4222"
+password = "broker-password"
+
+[data]
+deal = { dataset = "mnist", partition = "shards", clients = 100, shards_per_client = 2 }
+at = "/data"
+
+[platforms.openfaas]
+clients = 3
+image = "registry.example/client:1"
+key = "trigger-key"
+
+[platforms.cluster]
+kind = "openwhisk"
+clients = 7
+options = { kind = "python:3.11" }
+
+[platforms.gcf]
+clients = 90
+at = "gs://bucket/shards"
+
+[[clients]]
+id = "hospital"
+platform = "cluster"
+data_loc = "file:///data/own.safetensors"
+labels = { data = "xray" }
+"""
+
+
+def file(tmp_path: Path, text: str = FABRIC) -> Path:
+    path = tmp_path / "fabric.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_client_of_the_deal_has_a_home(tmp_path: Path) -> None:
+    fabric = fabric_file.read(file(tmp_path))
+    homes = list(fabric_file.homes(fabric))
+    assert len(homes) == len({client for client, _ in homes}) == 100
+    assert [platform for _, platform in homes] == ["openfaas"] * 3 + ["cluster"] * 7 + ["gcf"] * 90
+    assert homes[0][0] == "mnist-shards2-c100-s0-000"
+
+
+def test_the_register_learns_what_each_client_holds(tmp_path: Path) -> None:
+    fabric = fabric_file.read(file(tmp_path))
+    records = {record.id: record for record in fabric_file.records(fabric, {"mnist-shards2-c100-s0-000": 600})}
+    first, last = records["mnist-shards2-c100-s0-000"], records["mnist-shards2-c100-s0-099"]
+    assert (first.data_loc, first.samples, first.secret) == (
+        "file:///data/mnist-shards2-c100-s0-000/shard.safetensors",
+        600,
+        "trigger-key",
+    )
+    assert last.data_loc == "gs://bucket/shards/mnist-shards2-c100-s0-099/shard.safetensors"
+    assert last.labels == {"data": "mnist-shards2-c100-s0", "fabric": "test"}
+    own = records["hospital"]
+    assert (own.platform, own.data_loc, own.labels) == (
+        "cluster",
+        "file:///data/own.safetensors",
+        {"data": "xray", "fabric": "test"},
+    )
+
+
+def test_a_function_names_secrets_and_holds_none(tmp_path: Path) -> None:
+    fabric = fabric_file.read(file(tmp_path))
+    record = fabric_file.records(fabric, {})[0]
+    function = deploy.function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
+    assert (function.broker, function.password, function.key) == (
+        "nats://client@broker.example:4222",
+        "broker-password",
+        "trigger-key",
+    )
+    assert function.digest == deploy.function(fabric, record, None, "nats://elsewhere").digest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("clients = 90", "clients = 91"), "the platforms have 101 clients, the data is dealt to 100"),
+        (('kind = "openwhisk"', 'kind = "openwhiskey"'), "platforms"),
+        (('kind = "openwhisk"\n', ""), "platforms.cluster.kind"),
+        (("key = ", "keys = "), "keys"),
+        (('platform = "cluster"', 'platform = "moon"'), "one of openfaas, cluster, gcf"),
+        (("clients = 3", 'clients = "3"'), "clients"),
+        (("[data]", "[data"), "TOML"),
+    ],
+)
+def test_mistakes_are_said(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    assert change[0] in FABRIC
+    with pytest.raises(BadFabric, match=said):
+        fabric_file.read(file(tmp_path, FABRIC.replace(*change)))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadFabric, match="can be read"):
+        fabric_file.read(tmp_path / "nowhere.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "homes"),
+    [("paper", {"openfaas": 3, "openwhisk": 7, "gcf": 90}), ("dev", {"openfaas": 3, "openwhisk": 3, "gcf": 4})],
+)
+def test_the_fabrics_that_come_with_fedkeeper(name: str, homes: dict[str, int]) -> None:
+    fabric = fabric_file.read(REPOSITORY / "configs" / f"fabric-{name}.toml")
+    assert Counter(platform for _, platform in fabric_file.homes(fabric)) == homes

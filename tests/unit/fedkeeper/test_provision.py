@@ -1,0 +1,123 @@
+"""A job that waits for a built-in dataset's clients gets them; others go on waiting, and nothing breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import broker
+from broker import topics
+from broker.errors import Disconnected
+from broker.messages import codec, progress
+from broker.messages.job import Cohort, Data, Job
+from broker.messages.job_record import JobRecord, Phase
+from broker.messages.progress import JobWaiting, Progress
+from broker.messages.register import ClientRecord
+from client_fn.data import shards
+from client_fn.errors import BadDeal
+from fedkeeper.provision import deal, provision
+from fedkeeper.sdk import Fabric
+
+DIGITS = Data(clients=3)
+
+
+@pytest.fixture
+async def fabric() -> AsyncIterator[Fabric]:
+    async with asyncio.timeout(20), broker.connect("memory://provision", ack_wait_s=0.5) as bus:
+        yield Fabric(bus)
+
+
+async def waits(fabric: Fabric, job_id: str, data: Data, phase: Phase = "running") -> None:
+    """A job's record, and its word that it waits."""
+    record = JobRecord(id=job_id, job=Job(data=data, cohort=Cohort(clients=data.clients)), phase=phase)
+    await fabric.broker.put(topics.pointer(job_id), codec.encode(record))
+    await says_that_it_waits(fabric, job_id)
+
+
+async def says_that_it_waits(fabric: Fabric, job_id: str) -> None:
+    event = JobWaiting(reason="", data="", have=0, need=3, until_s=1.0)
+    said = progress.encode(Progress(job_id, event, 1.0, f"{job_id}.waiting"))
+    await fabric.broker.publish(progress.topic_of(job_id, event), said)
+
+
+async def registered(fabric: Fabric, to: Path, data: Data) -> list[ClientRecord]:
+    """Provision until all clients of that data are registered."""
+    missing = {topics.client(f"{data.key}-{number:03}") for number in range(data.clients)}
+    missing -= {topics.client(client.id) for client in await fabric.clients()}
+    async with asyncio.TaskGroup() as group:
+        work = provision(fabric, platform="local", shards_at=str(to), data_dir=None)
+        working = group.create_task(work, name="provision")
+        async with fabric.broker.watch(topics.client(topics.ANY)) as values:
+            while missing:
+                missing.discard((await anext(values)).topic)
+        working.cancel()
+    return await fabric.clients()
+
+
+async def test_a_waiting_job_gets_its_clients(fabric: Fabric, tmp_path: Path) -> None:
+    await waits(fabric, "demo", DIGITS)
+    got = await registered(fabric, tmp_path, DIGITS)
+    assert [client.id for client in got] == [f"{DIGITS.key}-00{number}" for number in range(3)]
+    assert {(client.platform, client.labels["data"], client.paused) for client in got} == {("local", DIGITS.key, False)}
+    for client in got:
+        x, y = await asyncio.to_thread(shards.read, client.data_loc)
+        assert client.data_loc.startswith(tmp_path.as_uri())
+        assert len(x) == len(y) == client.samples > 400
+
+
+async def test_clients_of_another_platform_stay_there(fabric: Fabric, tmp_path: Path) -> None:
+    elsewhere = ClientRecord(id=f"{DIGITS.key}-000", platform="edge", labels={"data": DIGITS.key})
+    await fabric.register([elsewhere])
+    await waits(fabric, "demo", DIGITS)
+    await registered(fabric, tmp_path, DIGITS)
+    found = await fabric.clients()
+    assert found[0] == elsewhere
+    assert [client.platform for client in found] == ["edge", "local", "local"]
+
+
+async def test_jobs_that_it_cant_help_are_passed_over(fabric: Fabric, tmp_path: Path) -> None:
+    await waits(fabric, "foreign", Data(dataset="hospital", clients=3))
+    await waits(fabric, "over", Data(clients=4), phase="cancelled")
+    await waits(fabric, "impossible", Data(clients=5000))
+    await says_that_it_waits(fabric, "unknown")
+    for garbage in (b"garbage", b"\xff"):
+        await fabric.broker.publish(topics.progress("demo", "job", "waiting"), garbage)
+    await waits(fabric, "demo", DIGITS)
+    got = await registered(fabric, tmp_path, DIGITS)
+    assert {client.labels["data"] for client in got} == {DIGITS.key}
+
+
+async def test_a_job_that_says_twice_that_it_waits_has_its_clients_once(fabric: Fabric, tmp_path: Path) -> None:
+    await waits(fabric, "demo", DIGITS)
+    await says_that_it_waits(fabric, "demo")
+    other = Data(clients=2, partition="iid")
+    await waits(fabric, "other", other)
+    got = await registered(fabric, tmp_path, other)
+    assert [client.labels["data"] for client in got] == [other.key] * 2 + [DIGITS.key] * 3
+
+
+def test_dealing_twice_gives_the_same_clients(tmp_path: Path) -> None:
+    first = deal(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None)
+    assert deal(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None) == first
+    assert {client.platform for client in first} == {"edge"}
+
+
+def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadDeal):
+        deal(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_broker_that_goes_away_leaves_the_job_to_the_next_try(
+    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: list[ClientRecord]) -> None:
+        raise Disconnected("gone")
+
+    await waits(fabric, "demo", DIGITS)
+    with monkeypatch.context() as patched:
+        patched.setattr(fabric, "register", gone)
+        with pytest.raises(Disconnected):
+            await provision(fabric, platform="local", shards_at=str(tmp_path), data_dir=None)
+    assert len(await registered(fabric, tmp_path, DIGITS)) == 3

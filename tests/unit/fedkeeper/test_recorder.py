@@ -1,0 +1,216 @@
+"""What a job leaves behind: each round once, in order, as soon as all of it is known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker.messages import job as jobs
+from broker.messages.job import Cohort, Evaluation, Job, Stop
+from broker.messages.progress import (
+    ClientTraining,
+    Event,
+    JobAccepted,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    ModelEvaluated,
+    Progress,
+    RoundCompleted,
+    RoundFailed,
+)
+from fedkeeper.recorder import Recorder
+
+
+class Log:
+    """A recorder, and what it has written."""
+
+    def __init__(self, folder: Path, example: RoundCompleted) -> None:
+        self.recorder = Recorder(folder)
+        self.folder = folder
+        self._example = example
+
+    def accept(self, *, every: int = 1, rounds: int = 10) -> None:
+        spec = Job(evaluation=Evaluation(every=every), stop=Stop(rounds=rounds), cohort=Cohort(on_failure="skip"))
+        self.note(JobAccepted(name="demo", job=jobs.to_toml(spec)))
+
+    def note(self, *events: Event) -> None:
+        for event in events:
+            self.recorder.note(Progress("demo", event, 1.0, "id"))
+
+    def complete(self, *rounds: int) -> None:
+        self.note(*(msgspec.structs.replace(self._example, round=round_) for round_ in rounds))
+
+    def judge(self, *rounds: int) -> None:
+        for round_ in rounds:
+            self.note(evaluated(round_))
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+    @property
+    def written(self) -> list[tuple[int, float | None]]:
+        assert [row["round"] for row in self.rows] == [row["round"] for row in self.recorder.rounds]
+        return [(row["round"], row["accuracy"]) for row in self.rows]
+
+
+def evaluated(round_: int) -> ModelEvaluated:
+    """Round 3 has accuracy 0.3."""
+    return ModelEvaluated(round=round_, accuracy=round_ / 10, loss=2.0, samples=360, evaluation_s=0.5, background=True)
+
+
+@pytest.fixture
+def log(tmp_path: Path, events: tuple[Event, ...]) -> Log:
+    return Log(tmp_path / "runs" / "demo", next(event for event in events if isinstance(event, RoundCompleted)))
+
+
+def test_a_row_has_all_that_a_plot_and_a_table_need(log: Log) -> None:
+    log.accept()
+    log.complete(1)
+    log.judge(1)
+    assert log.rows == [
+        {
+            "round": 1,
+            "accuracy": 0.1,
+            "loss": 2.0,
+            "clients": ["c-0", "c-1"],
+            "missing": ["c-2"],
+            "samples": 1200,
+            "invocation_s": 0.01,
+            "clients_start_s": 0.2,
+            "training_s": 1.5,
+            "aggregation_s": 0.04,
+            "round_s": 1.75,
+            "evaluation_s": 0.5,
+            "trained_s": 2.5,
+            "bytes_in": 3_180_080,
+            "bytes_out": 1_590_040,
+            "model": "ab" * 32,
+            "client_metrics": {"loss": 0.5},
+        }
+    ]
+
+
+def test_the_job_is_written_as_it_was_asked_for(log: Log) -> None:
+    log.accept(rounds=7)
+    assert log.recorder.job == jobs.from_toml((log.folder / "job.toml").read_text())
+    assert log.recorder.job is not None
+    assert log.recorder.job.stop.rounds == 7
+    assert log.rows == []
+
+
+def test_a_round_waits_for_its_evaluation(log: Log) -> None:
+    log.accept()
+    log.complete(1)
+    assert log.written == []
+    log.judge(1)
+    assert log.written == [(1, 0.1)]
+
+
+def test_an_evaluation_in_the_background_may_come_rounds_later(log: Log) -> None:
+    log.accept()
+    log.complete(1, 2, 3)
+    log.judge(2)
+    assert log.written == []
+    log.judge(1)
+    assert log.written == [(1, 0.1), (2, 0.2)]
+    log.judge(3)
+    assert log.written == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_without_evaluation_every_round_is_written_at_once(log: Log) -> None:
+    log.accept(every=0)
+    for round_ in (1, 2, 3):
+        log.complete(round_)
+        assert log.written[-1] == (round_, None)
+    log.note(RoundFailed(round=4, reason="", counted=(), policy="skip"))
+    assert len(log.written) == 3
+
+
+def test_every_second_round_is_evaluated(log: Log) -> None:
+    log.accept(every=2)
+    log.complete(1)
+    log.complete(2, 3)
+    assert log.written == [(1, None)]
+    log.judge(2)
+    assert log.written == [(1, None), (2, 0.2)]
+    log.complete(4)
+    assert log.written[2:] == [(3, None)]
+    log.judge(4)
+    assert log.written[2:] == [(3, None), (4, 0.4)]
+
+
+def test_every_third_round_is_evaluated(log: Log) -> None:
+    log.accept(every=3)
+    log.complete(1, 2, 3, 4)
+    assert log.written == [(1, None), (2, None)]
+    log.judge(3)
+    assert log.written == [(1, None), (2, None), (3, 0.3)]
+
+
+def test_the_last_round_is_evaluated_though_it_is_not_its_turn(log: Log) -> None:
+    log.accept(every=2, rounds=3)
+    log.complete(1, 2)
+    log.judge(2)
+    log.complete(3)
+    log.judge(3)
+    assert log.written == [(1, None), (2, 0.2), (3, 0.3)]
+
+
+def test_the_turn_counts_completed_rounds_where_failed_ones_are_skipped(log: Log) -> None:
+    log.accept(every=2)
+    log.complete(2, 5)
+    assert log.written == [(2, None)]
+    log.judge(5)
+    assert log.written == [(2, None), (5, 0.5)]
+
+
+def test_the_end_writes_what_no_evaluation_will_come_for(log: Log, events: tuple[Event, ...]) -> None:
+    for end in (event for event in events if isinstance(event, JobCompleted | JobFailed | JobCancelled)):
+        fresh = Log(log.folder / end.what, log._example)
+        fresh.accept()
+        fresh.complete(1, 2)
+        fresh.judge(2)
+        assert fresh.written == []
+        fresh.note(end)
+        assert fresh.written == [(1, None), (2, 0.2)]
+
+
+def test_events_said_twice_are_written_once(log: Log) -> None:
+    for _ in range(2):
+        log.accept()
+        log.complete(1)
+        log.complete(1)
+        log.judge(1)
+        log.judge(1)
+    assert log.written == [(1, 0.1)]
+    log.complete(2)
+    log.judge(2)
+    log.complete(1, 2)
+    log.note(JobCancelled(rounds=2, model=None))
+    assert log.written == [(1, 0.1), (2, 0.2)]
+
+
+def test_a_job_that_was_rejected_leaves_nothing(log: Log, events: tuple[Event, ...]) -> None:
+    log.note(next(event for event in events if event.what == "job.rejected"))
+    assert not log.folder.exists()
+
+
+def test_the_model_is_kept_as_it_is(log: Log) -> None:
+    log.accept()
+    path = log.recorder.keep_model(b"weights")
+    assert (path, path.read_bytes()) == (log.folder / "model.safetensors", b"weights")
+
+
+def test_it_is_written_down_which_client_answered_from_where(log: Log) -> None:
+    log.accept()
+    log.note(ClientTraining(round=1, client="c-0", platform="gcf", activation="act-7", attempt=2, cold=True))
+    log.complete(1, 1)
+    lines = [json.loads(line) for line in (log.folder / "clients.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"round": 1, "client": "c-0", "platform": "gcf", "activation": "act-7", "attempt": 2, "cold": True},
+        {"round": 1, "client": "c-1"},
+    ]
