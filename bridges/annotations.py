@@ -13,8 +13,6 @@ DIGEST: Final = "fedkeeper.digest"
 TOPIC: Final = "topic"
 """The annotation that OpenFaaS's own connectors go by."""
 
-TASKS: Final = "fl.tasks."
-
 _LEVEL: Final = r"(?:[A-Za-z0-9_-]+|\*)"
 _FILTER: Final = re.compile(rf"{_LEVEL}(?:\.{_LEVEL})*(?:\.>)?")
 _WILDCARDS: Final = {"+": topics.ANY, "#": ">"}
@@ -43,7 +41,7 @@ def serving(topic: str, functions: Iterable[Deployed]) -> Deployed | None:
 
 
 def _serves(wanted: str, topic: str) -> bool:
-    return wanted.startswith(TASKS) and topics.matches(wanted, topic)
+    return topics.matches(topics.ALL_TASKS, wanted) and topics.matches(wanted, topic)
 
 
 def _filter(topic: str) -> str:

@@ -54,7 +54,7 @@ class Lifecycle:
             BridgeError: it can't be created.
         """
         found = await self._broker.get(topics.function(self._host.name, client))
-        if found is None or found.payload is None:
+        if found is None:
             return None
         try:
             function = codec.decode(Function, found.payload)
@@ -78,7 +78,7 @@ class Lifecycle:
                 log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
 
     async def _answer(self, request: Request, delivery: Delivery) -> None:
-        verb = delivery.topic.rpartition(".")[2]
+        verb = topics.parse_fabric(delivery.topic).verb
         if self._clock() < request.deadline_s:
             reply = await self._reply(verb, request)
             log.info("asked by message", verb=verb, function=_name(request), change=reply.change, error=reply.error)
@@ -111,7 +111,7 @@ class Lifecycle:
         if function.package is None:
             return None
         found = await self._broker.get(function.package.topic)
-        if found is None or found.payload is None:
+        if found is None:
             raise PlatformFailed(self._host.name, f"create {function.name}", "its package is not with the broker")
         return found.payload
 

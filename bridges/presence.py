@@ -24,7 +24,7 @@ GOODBYE_S: Final = 1.0
 def will(platform: str) -> Will:
     """What a broker that can shall say for a bridge that vanishes."""
     gone = Presence(bridge=bridge_id(platform), platform=platform, every_s=EVERY_S, gone=True)
-    return Will(topics.presence(gone.bridge), codec.encode(gone))
+    return Will(topics.presence(gone.platform, gone.bridge), codec.encode(gone))
 
 
 def bridge_id(platform: str, host: str | None = None) -> str:
@@ -48,6 +48,6 @@ async def announce(broker: Broker, platform: str, *, every_s: float = EVERY_S) -
 
 async def _say(broker: Broker, presence: Presence) -> None:
     try:
-        await broker.put(topics.presence(presence.bridge), codec.encode(presence))
+        await broker.put(topics.presence(presence.platform, presence.bridge), codec.encode(presence))
     except BrokerError as exc:
         log.warning("nobody hears that this bridge is there", error=str(exc))

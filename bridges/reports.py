@@ -10,7 +10,7 @@ import structlog
 from bridges.errors import InvocationFailed
 from bridges.platform import Activation
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Deleted
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
@@ -59,14 +59,14 @@ class Reports:
     async def last(self, task: RoundTask) -> Report | None:
         """What the client's function said last of this very task."""
         found = await self._broker.get(topics.report(self._platform, task.client_id))
-        report = None if found is None or found.payload is None else _decoded(found.topic, found.payload)
+        report = None if found is None else _decoded(found.topic, found.payload)
         return report if report is not None and report.id == task.id else None
 
     async def follow(self) -> None:
         """Listen for ever."""
         async with self._broker.watch(topics.report(self._platform, topics.ANY)) as values:
             async for value in values:
-                report = None if value.payload is None else _decoded(value.topic, value.payload)
+                report = None if isinstance(value, Deleted) else _decoded(value.topic, value.payload)
                 if report is not None and report.id in self._waiting:
                     self._waiting[report.id].put_nowait(report)
 

@@ -64,7 +64,7 @@ class Runner:
         self._held = Held(heartbeat_s)
         self._lapsed = Lapsed()
         self._reports = Reports(broker, self._platform.name)
-        self._tallies = Tallies(broker)
+        self._tallies = Tallies(broker, self._platform.name)
         self._tried: set[str] = set()
 
     async def run(self) -> None:

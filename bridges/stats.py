@@ -29,10 +29,12 @@ class Tallies:
 
     Args:
         broker: keeps them.
+        platform: whose clients they are about.
     """
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, platform: str) -> None:
         self._broker = broker
+        self._platform = platform
         self._known: dict[str, Tally] = {}
         self._fresh: dict[str, list[tuple[Invocation, float]]] = {}
 
@@ -61,14 +63,14 @@ class Tallies:
                     tally = counted(tally, invocation, now_s)
                 if tally is not None:
                     self._known[client] = tally
-                    await self._broker.put(topics.tally(client), codec.encode(tally))
+                    await self._broker.put(topics.tally(self._platform, client), codec.encode(tally))
             except BrokerError as exc:
                 log.warning("a client's counts are not written down", client=client, error=str(exc))
 
     async def _read(self, client: str) -> Tally | None:
-        found = await self._broker.get(topics.tally(client))
+        found = await self._broker.get(topics.tally(self._platform, client))
         try:
-            return None if found is None or found.payload is None else codec.decode(Tally, found.payload)
+            return None if found is None else codec.decode(Tally, found.payload)
         except DecodeError as exc:
             log.warning("unreadable counts; beginning anew", client=client, error=str(exc))
             return None

@@ -6,15 +6,15 @@ into chunks here, so neither a caller nor a backend has to think of them.
 
 import abc
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from broker import chunks, topics
+from broker import chunks, families, topics
 from broker.errors import CorruptPayload, Unsupported
-from broker.topics import Keep
+from broker.families import Keep
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription without a durable name begins to read the log."""
@@ -50,10 +50,18 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A retained value; `payload` is None where the value was deleted."""
+    """A retained value."""
 
     topic: str
-    payload: bytes | None
+    payload: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A retained value was deleted; what `watch` yields then."""
+
+    topic: str
     revision: int
 
 
@@ -125,7 +133,6 @@ class Broker(abc.ABC):
         """
         return await self._publish(topic, await self._inline(topic, payload), dedupe)
 
-    @abc.abstractmethod
     def subscribe(
         self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
@@ -142,8 +149,17 @@ class Broker(abc.ABC):
             prefetch: how many un-acknowledged deliveries to hold at once, at the most.
 
         Raises:
-            Unsupported: the broker can't replay from there.
+            Unsupported: a queue is to be replayed, or to be read from elsewhere than its first message on; on entering,
+                another durable takes the same messages of a queue.
         """
+        if families.family_of(topic_filter).keep is Keep.QUEUE:
+            if durable is None:
+                raise Unsupported(f"{topic_filter}: a queue can't be replayed, it needs a durable name")
+            if start != "first":
+                raise Unsupported(f"{topic_filter}: a queue is read from its first message on")
+        if durable is None:
+            return self._replay(topic_filter, start, prefetch)
+        return self._consume(topic_filter, durable, start, prefetch)
 
     async def put(self, topic: str, payload: bytes, *, revision: int | None = None) -> int:
         """Retain a value and return its revision.
@@ -187,7 +203,7 @@ class Broker(abc.ABC):
         found = [await self._whole_or_none(value) for value in await self._snapshot(topic_filter)]
         return {value.topic: value for value in found if value is not None}
 
-    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value]]:
+    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
         """The values under a filter of LAST topics, each as it is now and then whenever it changes.
 
         Someone who is slower than the changes sees the last of them. A value whose chunks are missing is logged and
@@ -202,7 +218,7 @@ class Broker(abc.ABC):
         await self._purge(topics.chunks_of(topic_filter))
 
     @contextlib.asynccontextmanager
-    async def _watched(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
+    async def _watched(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
         async with self._watch(topic_filter) as values:
             yield _Wholes(values, self._whole_or_none)
 
@@ -218,8 +234,6 @@ class Broker(abc.ABC):
             return None
 
     async def _whole(self, value: Value) -> Value:
-        if value.payload is None:
-            return value
         return Value(value.topic, await self._assembled(value.topic, value.payload), value.revision)
 
     async def _inline(self, topic: str, payload: bytes) -> bytes:
@@ -237,9 +251,19 @@ class Broker(abc.ABC):
 
     async def _get_chunk(self, topic: str) -> bytes:
         found = await self._get(topic)
-        if found is None or found.payload is None:
+        if found is None:
             raise CorruptPayload(topic, "this chunk is missing")
         return found.payload
+
+    @abc.abstractmethod
+    def _replay(
+        self, topic_filter: str, start: Start, prefetch: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
+
+    @abc.abstractmethod
+    def _consume(
+        self, topic_filter: str, durable: str, start: Start, prefetch: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
 
     @abc.abstractmethod
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt: ...
@@ -257,30 +281,51 @@ class Broker(abc.ABC):
     async def _snapshot(self, topic_filter: str) -> list[Value]: ...
 
     @abc.abstractmethod
-    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value]]: ...
+    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]: ...
 
     @abc.abstractmethod
     async def _purge(self, topic_filter: str) -> None: ...
 
 
-class _Wholes(AsyncIterator[Value]):
+class _Wholes(AsyncIterator[Value | Deleted]):
     """Values with their chunks put together.
 
     No generator: that would be finished for good when a `wait_for` around its `anext` runs out of time.
     """
 
-    def __init__(self, values: AsyncIterator[Value], whole: Callable[[Value], Awaitable[Value | None]]) -> None:
+    def __init__(
+        self, values: AsyncIterator[Value | Deleted], whole: Callable[[Value], Awaitable[Value | None]]
+    ) -> None:
         self._values = values
         self._whole = whole
 
-    async def __anext__(self) -> Value:
-        while (value := await self._whole(await anext(self._values))) is None:
-            pass
-        return value
+    async def __anext__(self) -> Value | Deleted:
+        while True:
+            change = await anext(self._values)
+            if isinstance(change, Deleted):
+                return change
+            value = await self._whole(change)
+            if value is not None:
+                return value
 
 
 def _require(topic: str, *keeps: Keep) -> None:
-    family = topics.family_of(topic)
+    family = families.family_of(topic)
     if family.keep not in keeps:
         allowed = " or ".join(keep.name for keep in keeps)
         raise Unsupported(f"{topic}: this needs a topic kept as {allowed}, and {family.name} is {family.keep.name}")
+
+
+def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:
+    """Check that no other durable takes the same messages of a queue.
+
+    Args:
+        topic_filter: what a new durable is to take.
+        others: what the queue's other durables take.
+
+    Raises:
+        Unsupported: one of them takes a part of it.
+    """
+    for other in others:
+        if topics.overlap(other, topic_filter):
+            raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")

@@ -172,7 +172,7 @@ async def _base(ref: BlobRef, broker: Exchange, warm: Warm) -> dict[str, Tensor]
 
 async def _fetched(ref: BlobRef, broker: Exchange) -> bytes:
     value = await broker.get(ref.topic)
-    if value is None or value.payload is None:
+    if value is None:
         raise BlobMissing(ref.topic)
     digest = await asyncio.to_thread(_digest, value.payload)
     if digest != ref.sha256:

@@ -99,14 +99,14 @@ class Fabric:
             NoSuchJob: no job has that id.
         """
         found = await self.broker.get(topics.pointer(job))
-        if found is None or found.payload is None:
+        if found is None:
             raise NoSuchJob(job)
         return codec.decode(JobRecord, found.payload)
 
     async def jobs(self) -> list[JobRecord]:
         """Every job that the broker knows, the oldest first."""
         values = await self.broker.snapshot(topics.pointer(topics.ANY))
-        found = [codec.decode(JobRecord, value.payload) for value in values.values() if value.payload is not None]
+        found = [codec.decode(JobRecord, value.payload) for value in values.values()]
         return sorted(found, key=lambda record: (record.created_s, record.id))
 
     async def clients(self) -> list[ClientRecord]:
@@ -116,7 +116,7 @@ class Fabric:
             DecodeError: an entry of it is unreadable.
         """
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        found = [codec.decode(ClientRecord, value.payload) for value in values.values() if value.payload]
+        found = [codec.decode(ClientRecord, value.payload) for value in values.values()]
         return sorted(found, key=lambda client: client.id)
 
     async def register(self, clients: list[ClientRecord]) -> None:
@@ -133,18 +133,21 @@ class Fabric:
             DecodeError: it is unreadable.
         """
         found = await self.broker.get(topics.client(client))
-        return None if found is None or found.payload is None else codec.decode(ClientRecord, found.payload)
+        return None if found is None else codec.decode(ClientRecord, found.payload)
 
     async def unregister(self, client: str) -> None:
         """Take a client out of the register, and forget its counts."""
+        known = await self.client(client)
         await self.broker.delete(topics.client(client))
-        await self.broker.delete(topics.tally(client))
+        if known is not None:
+            await self.broker.delete(topics.tally(known.platform, client))
 
     async def tallies(self) -> dict[str, Tally]:
         """How the invocations of each client went so far, by client."""
-        values = await self.broker.snapshot(topics.tally(topics.ANY))
-        found = [codec.decode(Tally, value.payload) for value in values.values() if value.payload]
-        return {tally.client: tally for tally in found}
+        values = await self.broker.snapshot(topics.tally(topics.ANY, topics.ANY))
+        found = [codec.decode(Tally, value.payload) for value in values.values()]
+        # A client that moved to another platform has counts on both: the newer ones tell how it fares.
+        return {tally.client: tally for tally in sorted(found, key=lambda tally: tally.seen_s)}
 
     async def ask(self, platform: str, verb: Verb, *, timeout_s: float, **what: Any) -> Reply:
         """Have a platform's bridge create, delete or list functions.
@@ -175,7 +178,7 @@ class Fabric:
         """
         record = await self.job(job)
         found = None if record.model is None else await self.broker.get(record.model.topic)
-        if found is None or found.payload is None:
+        if found is None:
             raise CorruptPayload(topics.pointer(job), "there is no model")
         return found.payload
 

@@ -12,11 +12,12 @@ from broker.messages import progress
 from broker.messages.invocation import Invocation
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.update import UpdateHeader
+from broker.topics import UpdateTopic
 from server import gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobFailed, Refused
-from server.gate import Address, Expected
+from server.gate import Expected
 from server.job_events import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
 from server.rounds import Round, State
 
@@ -164,7 +165,7 @@ class Collector:
         except CorruptPayload as exc:
             raise Refused("malformed", str(exc)) from exc
 
-    def _count(self, update: bytes, where: Address, sequence: int) -> None:
+    def _count(self, update: bytes, where: UpdateTopic, sequence: int) -> None:
         header, tensors = gate.check(update, where, self._expected)
         self.collection.aggregate.add(tensors, header.samples)
         self.collection.headers[where.client] = header

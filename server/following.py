@@ -3,12 +3,12 @@
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
-from broker.base import Broker, Value
+from broker.base import Broker, Deleted, Value
 from broker.support.tasks import task_group
 
 
 @contextlib.asynccontextmanager
-async def following(broker: Broker, topic_filter: str, note: Callable[[Value], None]) -> AsyncIterator[None]:
+async def following(broker: Broker, topic_filter: str, note: Callable[[Value | Deleted], None]) -> AsyncIterator[None]:
     """Have every value under a filter noted: as they are when the block is entered, and then whenever one changes."""
     for value in (await broker.snapshot(topic_filter)).values():
         note(value)

@@ -20,6 +20,7 @@ from broker.messages.job_record import Member
 from broker.messages.round import BlobRef, token
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
+from broker.topics import UpdateTopic
 from server.aggregator import Plan
 from server.errors import Refused
 
@@ -76,35 +77,19 @@ class Expected:
         return tensors + _METADATA_BYTES + 1024 * len(layout)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """What an update's topic says: `fl.updates.<job>.<round>.<client>.<attempt>`."""
-
-    job: str
-    round: int
-    client: str
-    attempt: int
-
-
-def address(topic: str) -> Address:
+def address(topic: str) -> UpdateTopic:
     """Read an update's topic.
 
     Raises:
         Refused: it is no update's topic.
     """
     try:
-        _, _, job, round_, client, attempt = topic.split(".")
-        where = Address(job, int(round_), client, int(attempt))
-        canonical = topics.update(where.job, where.round, where.client, where.attempt)
-    except (ValueError, BadTopic) as exc:
+        return topics.parse_update(topic)
+    except BadTopic as exc:
         raise Refused("foreign", f"{topic} is no update's topic") from exc
-    if topic != canonical:
-        # int() reads 1_0 and +1 too: they would be second topics of one update.
-        raise Refused("foreign", f"{topic} is no update's topic")
-    return where
 
 
-def admit(where: Address, expected: Expected, counted: Container[str]) -> None:
+def admit(where: UpdateTopic, expected: Expected, counted: Container[str]) -> None:
     """Check what the topic alone tells, before the payload is fetched.
 
     Raises:
@@ -120,7 +105,7 @@ def admit(where: Address, expected: Expected, counted: Container[str]) -> None:
         raise Refused("duplicate", f"{where.client} is counted already")
 
 
-def check(update: bytes, where: Address, expected: Expected) -> tuple[UpdateHeader, Tensors]:
+def check(update: bytes, where: UpdateTopic, expected: Expected) -> tuple[UpdateHeader, Tensors]:
     """Check everything else.
 
     Returns:
@@ -142,8 +127,8 @@ def check(update: bytes, where: Address, expected: Expected) -> tuple[UpdateHead
     return header, tensors
 
 
-def _check_header(header: UpdateHeader, where: Address, expected: Expected) -> None:
-    claimed = Address(header.job, header.round, header.client, header.attempt)
+def _check_header(header: UpdateHeader, where: UpdateTopic, expected: Expected) -> None:
+    claimed = UpdateTopic(header.job, header.round, header.client, header.attempt)
     if claimed != where:
         raise Refused("foreign", f"it says it is {claimed}, but was published as {where}")
     if header.state is not None:
@@ -159,7 +144,7 @@ def _check_header(header: UpdateHeader, where: Address, expected: Expected) -> N
         raise Refused("finite", "a metric is not finite")
 
 
-def _check_state(state: BlobRef, where: Address) -> None:
+def _check_state(state: BlobRef, where: UpdateTopic) -> None:
     """The server hands a state on, and purges its topic once it is superseded: it must be the update's own."""
     own = topics.optimizer_state(where.job, where.client, where.round, where.attempt)
     if state.topic != own or not _SHA256.fullmatch(state.sha256):

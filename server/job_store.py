@@ -90,7 +90,7 @@ class Ledger:
 
     async def _get(self, blob: BlobRef) -> bytes:
         found = await self._broker.get(blob.topic)
-        if found is None or found.payload is None:
+        if found is None:
             raise CorruptPayload(blob.topic, "it is missing")
         if hashlib.sha256(found.payload).hexdigest() != blob.sha256:
             raise CorruptPayload(blob.topic, "its bytes do not have its digest")

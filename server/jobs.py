@@ -72,7 +72,7 @@ async def run(job: str, around: Surroundings) -> None:
 
 async def _run_once(job: str, around: Surroundings) -> bool:
     found = await around.broker.get(topics.pointer(job))
-    if found is None or found.payload is None:
+    if found is None:
         return True
     ledger = Ledger(around.broker, codec.decode(JobRecord, found.payload), found.revision)
     try:

@@ -9,7 +9,8 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker, Deleted, Value
+from broker.errors import BadTopic
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.register import Presence
@@ -66,11 +67,11 @@ class Attendance:
             await self._changed.wait()
         return self.version
 
-    def note(self, value: Value) -> None:
+    def note(self, value: Value | Deleted) -> None:
         """Take over what a bridge says; what can't be read is logged and left out."""
         try:
-            presence = None if value.payload is None else codec.decode(Presence, value.payload)
-        except DecodeError as exc:
+            presence = None if isinstance(value, Deleted) else _presence(value)
+        except (DecodeError, BadTopic) as exc:
             log.warning("unreadable presence", topic=value.topic, error=str(exc))
             return
         before = self._present()
@@ -93,9 +94,17 @@ class Attendance:
         self._changed = asyncio.Event()
 
 
+def _presence(value: Value) -> Presence:
+    """A bridge's word; who may write to one platform's topics must not speak for another's."""
+    presence = codec.decode(Presence, value.payload)
+    if presence.platform != topics.parse_presence(value.topic).platform:
+        raise DecodeError(f"a bridge of {presence.platform} does not belong there")
+    return presence
+
+
 @contextlib.asynccontextmanager
 async def opened(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[Attendance]:
     """The bridges, from the start and kept up to date until the end."""
     attendance = Attendance(clock)
-    async with following(broker, topics.presence(topics.ANY), attendance.note):
+    async with following(broker, topics.presence(topics.ANY, topics.ANY), attendance.note):
         yield attendance

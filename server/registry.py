@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import structlog
 
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker, Deleted, Value
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.register import ClientRecord
@@ -39,10 +39,10 @@ class Registry:
             await self._changed.wait()
         return self.version
 
-    def note(self, value: Value) -> None:
+    def note(self, value: Value | Deleted) -> None:
         """Take over a value of the register; an unreadable one is logged and left out."""
         self._clients.pop(value.topic, None)
-        if value.payload is not None:
+        if isinstance(value, Value):
             self._add(value.topic, value.payload)
         self.version += 1
         self._changed.set()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker, Deleted, Value
 from broker.errors import Disconnected
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError
@@ -81,8 +81,8 @@ async def _run_jobs(
                 running[record.id] = group.create_task(_run_job(record.id, around), name=f"job {record.id}")
 
 
-def _record(value: Value) -> JobRecord | None:
-    if value.payload is None:
+def _record(value: Value | Deleted) -> JobRecord | None:
+    if isinstance(value, Deleted):
         return None
     try:
         return codec.decode(JobRecord, value.payload)
@@ -106,7 +106,7 @@ async def _run_job(job: str, around: Surroundings) -> None:
 
 async def _fail(job: str, around: Surroundings, reason: str) -> None:
     found = await around.broker.get(topics.pointer(job))
-    if found is None or found.payload is None:
+    if found is None:
         return
     failed = job_record.failed(codec.decode(JobRecord, found.payload), f"internal error: {reason}")
     await around.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)

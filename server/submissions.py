@@ -61,7 +61,7 @@ class Desk:
         """Accept a job or refuse it; the same delivery again has the same outcome."""
         payload = b""
         try:
-            _check_topic(delivery.topic)
+            topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
             wanted = job.from_json(cloudevents.unwrapped(payload))
             return await self._accept(_id_for(delivery, payload, wanted), wanted)
@@ -84,7 +84,7 @@ class Desk:
     async def _taken(self, job_id: str, wanted: Job) -> Answer:
         """A repetition is accepted as what it is; another job under the same id is not."""
         found = await self.broker.get(topics.pointer(job_id))
-        if found is not None and found.payload is not None and codec.decode(JobRecord, found.payload).job == wanted:
+        if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
             return Answer(job=job_id)
         log.warning("another job has this id", job=job_id)
         return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
@@ -96,16 +96,11 @@ class Desk:
         return Answer(job=job_id, error=str(error), field=error.field)
 
 
-def _check_topic(topic: str) -> None:
-    """Anyone may publish to a topic whose id is none."""
-    if topic != topics.SUBMIT:
-        topics.checked_id(topic.split(".")[2])
-
-
 def _id_for(delivery: Delivery, payload: bytes, wanted: Job | None) -> str:
     """The submitter's id: in the topic, in the job, or else one that a second delivery gets too."""
-    if delivery.topic != topics.SUBMIT:
-        return delivery.topic.split(".")[2]
+    named = topics.parse_submission(delivery.topic).job
+    if named is not None:
+        return named
     if wanted is not None and wanted.id is not None:
         return wanted.id
     return _made_up("job" if wanted is None else wanted.name, delivery, payload)

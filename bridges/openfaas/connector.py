@@ -20,14 +20,14 @@ import structlog
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
 from bridges.in_flight import Held
-from broker import topics
+from broker import families, topics
 from broker.base import Broker, Delivery
 from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
+from broker.families import Keep
 from broker.messages.errors import DecodeError
 from broker.messages.function import Deployed
 from broker.support import backoff
 from broker.support.tasks import task_group
-from broker.topics import Keep
 
 log = structlog.get_logger(__name__)
 
@@ -104,10 +104,10 @@ class Connector:
 
     def _is_event(self, function: str, topic: str) -> bool:
         """Whether a topic may be handed on: tasks are the bridge's own work, and what lies in a queue is for one."""
-        if topic.startswith(annotations.TASKS):
+        if topics.matches(topics.ALL_TASKS, topic):
             return False
         with contextlib.suppress(BadTopic):
-            if annotations.is_filter(topic) and topics.family_of(topic).keep is not Keep.QUEUE:
+            if annotations.is_filter(topic) and families.family_of(topic).keep is not Keep.QUEUE:
                 return True
         self._ignore(function, topic, "no event has such a topic")
         return False

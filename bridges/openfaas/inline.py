@@ -52,7 +52,7 @@ class Carrier:
 
     async def _fetched(self, ref: BlobRef) -> bytes:
         value = await self.broker.get(ref.topic)
-        if value is None or value.payload is None:
+        if value is None:
             raise InvocationFailed(f"{ref.topic} is not with the broker")
         return value.payload
 

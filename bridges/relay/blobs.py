@@ -9,8 +9,9 @@ from weakref import WeakValueDictionary
 import structlog
 
 from bridges.relay.side import Side
-from broker import topics
+from broker import families, topics
 from broker.errors import BadTopic
+from broker.families import Relayed
 from broker.messages.round import BlobRef, RoundTask
 
 log = structlog.get_logger(__name__)
@@ -19,8 +20,6 @@ RECHECK_S: Final = 30.0
 """For so long it is believed that the site still has a blob: its broker may have lost its store."""
 
 REMEMBERED: Final = 4096
-
-_FAMILIES: Final = frozenset({"MODELS", "STATE", "PACKAGES"})
 
 
 class Blobs:
@@ -105,7 +104,7 @@ class Blobs:
 def _is_blob(topic: str) -> bool:
     """Messages come from others: what they name must not make the relay copy, say, the client register."""
     try:
-        return topics.family_of(topic).name in _FAMILIES
+        return families.family_of(topic).relayed is Relayed.BLOB
     except BadTopic:
         return False
 

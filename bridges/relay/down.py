@@ -90,7 +90,7 @@ class Down:
 
     async def _expired(self, task: RoundTask, delivery: Delivery, reason: str) -> None:
         log.warning("task expired", job=task.job, round=task.round, client=task.client_id, reason=reason)
-        platform = delivery.topic.split(".")[2]
+        platform = topics.parse_task(delivery.topic).platform
         invocation = Invocation(
             job=task.job,
             round=task.round,

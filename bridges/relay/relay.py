@@ -114,8 +114,8 @@ def _logs(platforms: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 def _values(platforms: tuple[str, ...]) -> Iterator[str]:
     """Filters of what comes up as retained values."""
-    yield topics.presence(topics.ANY)
-    yield topics.tally(topics.ANY)
     for platform in platforms:
+        yield topics.presence(platform, topics.ANY)
+        yield topics.tally(platform, topics.ANY)
         yield topics.report(platform, topics.ANY)
         yield topics.function(platform, topics.ANY)

@@ -9,7 +9,7 @@ from typing import Final, Literal, TypeVar
 
 import structlog
 
-from broker import topics
+from broker import families
 from broker.base import Broker, Delivery
 from broker.errors import Disconnected
 from broker.support import backoff
@@ -102,7 +102,7 @@ class Side:
     def reached_by(self, delivery: Delivery) -> None:
         """Count an event of the other side's that is here now, if it had waited for this side to be back."""
         if self._back_s is not None and delivery.time_s <= self._back_s:
-            self.late[topics.family_of(delivery.topic).name.lower()] += 1
+            self.late[families.family_of(delivery.topic).name.lower()] += 1
             self._wait_for_quiet()
 
     async def _until_done(self, call: Callable[[], Awaitable[T]], *, small: bool = False) -> T:

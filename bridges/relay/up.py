@@ -10,7 +10,7 @@ from bridges.relay.blobs import digest
 from bridges.relay.forwarder import Carrier
 from bridges.relay.side import Side
 from broker import topics
-from broker.base import Delivery, Value
+from broker.base import Deleted, Delivery, Value
 from broker.errors import UNREADABLE, BadTopic, BrokerError
 from broker.messages.round import BlobRef
 
@@ -44,7 +44,7 @@ class Up:
         self._backbone = backbone
         self._site = site
         self._group = group
-        self._latest: dict[str, Value] = {}
+        self._latest: dict[str, Value | Deleted] = {}
         self._busy: set[str] = set()
         self._gate = asyncio.Semaphore(VALUES_AT_ONCE)
 
@@ -89,9 +89,9 @@ class Up:
         finally:
             self._busy.discard(topic)
 
-    async def _copy_once(self, value: Value) -> None:
+    async def _copy_once(self, value: Value | Deleted) -> None:
         try:
-            if value.payload is None:
+            if isinstance(value, Deleted):
                 await self._backbone.delete(value.topic)
             else:
                 await self._backbone.put(value.topic, value.payload)
@@ -111,8 +111,8 @@ def state_of(topic: str, update: bytes) -> BlobRef | None:
     try:
         header = msgspec.json.decode(update[_LENGTH_BYTES : _LENGTH_BYTES + size], type=_Header)
         state = msgspec.json.decode(header.metadata.get("state", "null"), type=BlobRef | None)
-        _, _, job, round_, client, attempt = topic.split(".")
-        expected = topics.optimizer_state(job, client, int(round_), int(attempt))
+        job, round_, client, attempt = topics.parse_update(topic)
+        expected = topics.optimizer_state(job, client, round_, attempt)
     except (*UNREADABLE, BadTopic):
         # The server says what is wrong with it.
         return None

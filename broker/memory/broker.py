@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from broker import topics
-from broker.base import Broker, Delivery, Load, Receipt, Start, Value
+from broker import families
+from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, refuse_overlap
 from broker.errors import Unsupported
+from broker.families import FAMILIES, Family, Keep
 from broker.memory.log import Consumer, Log, Stored
-from broker.topics import FAMILIES, Family, Keep
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class _Hub:
     async def log(self, topic: str) -> Log:
         # A real broker's answer takes a moment in which others have their turn; so does this one's.
         await asyncio.sleep(0)
-        return self.logs[topics.family_of(topic).name]
+        return self.logs[families.family_of(topic).name]
 
     def wake(self, family: Family) -> None:
         for sleeper in self.sleepers[family.name]:
@@ -97,18 +97,21 @@ class MemoryBroker(Broker):
         self._ack_wait_s = ack_wait_s
 
     @contextlib.asynccontextmanager
-    async def subscribe(
-        self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
+    async def _replay(
+        self,
+        topic_filter: str,
+        start: Start,
+        prefetch: int,  # noqa: ARG002 (nothing is fetched)
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """See Broker.subscribe."""
         log = await self._hub.log(topic_filter)
-        if durable is not None:
-            consumer = self._consumer(log, durable, topic_filter, start)
-            yield _Shared(self._hub, consumer, self._assembled, self._ack_wait_s, prefetch)
-        elif log.family.keep is Keep.QUEUE:
-            raise Unsupported(f"{topic_filter}: a queue can't be replayed, it needs a durable name")
-        else:
-            yield _Tail(self._hub, log, topic_filter, self._first(log, start), self._replayed)
+        yield _Tail(self._hub, log, topic_filter, self._first(log, start), self._replayed)
+
+    @contextlib.asynccontextmanager
+    async def _consume(
+        self, topic_filter: str, durable: str, start: Start, prefetch: int
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        consumer = self._consumer(await self._hub.log(topic_filter), durable, topic_filter, start)
+        yield _Shared(self._hub, consumer, self._assembled, self._ack_wait_s, prefetch)
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         log = await self._hub.log(topic)
@@ -124,7 +127,7 @@ class MemoryBroker(Broker):
 
     async def _get(self, topic: str) -> Value | None:
         found = (await self._hub.log(topic)).value(topic)
-        return None if found is None or found.payload is None else _value(found)
+        return None if found is None or found.payload is None else Value(topic, found.payload, found.sequence)
 
     async def _delete(self, topic: str) -> None:
         log = await self._hub.log(topic)
@@ -135,11 +138,14 @@ class MemoryBroker(Broker):
             self._hub.wake(log.family)
 
     async def _snapshot(self, topic_filter: str) -> list[Value]:
-        return [_value(stored) for stored in (await self._hub.log(topic_filter)).values(topic_filter)]
+        log = await self._hub.log(topic_filter)
+        return [
+            Value(one.topic, one.payload, one.sequence) for one in log.values(topic_filter) if one.payload is not None
+        ]
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
-        yield _Tail(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _value)
+    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+        yield _Tail(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _change)
 
     async def _purge(self, topic_filter: str) -> None:
         (await self._hub.log(topic_filter)).purge(topic_filter)
@@ -169,18 +175,11 @@ class MemoryBroker(Broker):
             found.topic_filter = topic_filter
             return found
         if log.family.keep is Keep.QUEUE:
-            self._check_queue(log, topic_filter, start)
+            queue = [c.topic_filter for (family, _), c in self._hub.consumers.items() if family == log.family.name]
+            refuse_overlap(topic_filter, queue)
         made = Consumer(log, topic_filter, self._first(log, start))
         self._hub.consumers[log.family.name, durable] = made
         return made
-
-    def _check_queue(self, log: Log, topic_filter: str, start: Start) -> None:
-        if start != "first":
-            raise Unsupported(f"{topic_filter}: a queue is read from its first message on")
-        others = (c.topic_filter for (family, _), c in self._hub.consumers.items() if family == log.family.name)
-        for other in others:
-            if topics.overlap(other, topic_filter):
-                raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")
 
 
 class _Taken(Delivery):
@@ -259,5 +258,7 @@ class _Tail(AsyncIterator[T]):
         return message.payload is None and message.sequence <= self._began
 
 
-def _value(stored: Stored) -> Value:
+def _change(stored: Stored) -> Value | Deleted:
+    if stored.payload is None:
+        return Deleted(stored.topic, stored.sequence)
     return Value(stored.topic, stored.payload, stored.sequence)

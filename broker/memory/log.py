@@ -9,7 +9,7 @@ from typing import Final
 from broker import topics
 from broker.base import Receipt
 from broker.errors import Conflict
-from broker.topics import Family, Keep
+from broker.families import Family, Keep
 
 DEDUPE_WINDOW_S: Final = 120.0
 _COMPACT_AT: Final = 1024

@@ -6,9 +6,8 @@ from typing import Final
 
 import msgspec
 
-from broker import topics
-from broker.base import Broker, Delivery, Receipt, Start, Value, Will
-from broker.errors import Unsupported
+from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, Will, refuse_overlap
+from broker.families import Keep, family_of
 from broker.mqtt import feed, inbound, storage
 from broker.mqtt import link as mqtt_link
 from broker.mqtt.consumer import Shared
@@ -17,7 +16,6 @@ from broker.mqtt.link import Link
 from broker.mqtt.replay import MICRO, Replayed, Watched
 from broker.mqtt.storage import Name, Names
 from broker.mqtt.values import Values
-from broker.topics import Keep, family_of
 from broker.url import BrokerUrl
 
 INLINE_BYTES: Final = 4 << 20
@@ -49,20 +47,21 @@ class MqttBroker(Broker):
         self._recent: dict[tuple[str, str], Name] = {}
 
     @contextlib.asynccontextmanager
-    async def subscribe(
-        self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
+    async def _replay(
+        self,
+        topic_filter: str,
+        start: Start,
+        prefetch: int,  # noqa: ARG002 (MQTT has no credit for a subscription)
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """See Broker.subscribe."""
-        family = family_of(topic_filter)
-        load = self._fetched if family.keep is Keep.FIRST else self._assembled
-        if durable is None:
-            if family.keep is Keep.QUEUE:
-                raise Unsupported(f"{topic_filter}: a queue can't be replayed, it needs a durable name")
-            replayed = Replayed(topic_filter, start, load, self._names)
-            async with feed.following(self._link, (storage.entries_filter(topic_filter),), replayed):
-                yield replayed
-            return
-        settings = await self._settings(topic_filter, durable, start)
+        replayed = Replayed(topic_filter, start, self._load(topic_filter), self._names)
+        async with feed.following(self._link, (storage.entries_filter(topic_filter),), replayed):
+            yield replayed
+
+    @contextlib.asynccontextmanager
+    async def _consume(
+        self, topic_filter: str, durable: str, start: Start, prefetch: int
+    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+        settings, load = await self._settings(topic_filter, durable, start), self._load(topic_filter)
         async with inbound.taking_in(self._link, topic_filter, durable, self._names) as intake:
             shared = Shared(self._link, durable, settings, load=load, prefetch=prefetch, answers=intake)
             async with shared.running():
@@ -99,13 +98,16 @@ class MqttBroker(Broker):
         return await self._values.snapshot(topic_filter)
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
+    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
         watched = Watched(topic_filter, self._names)
         async with feed.following(self._link, (storage.mqtt(topic_filter),), watched):
             yield watched
 
     async def _purge(self, topic_filter: str) -> None:
         await self._values.purge(topic_filter)
+
+    def _load(self, topic_filter: str) -> Load:
+        return self._fetched if family_of(topic_filter).keep is Keep.FIRST else self._assembled
 
     async def _fetched(self, topic: str, index: bytes, at_most: int | None) -> bytes:
         """The payload of a write-once topic, of which only the index came."""
@@ -123,7 +125,7 @@ class MqttBroker(Broker):
         found = await self._link.fetch(f"{storage.GROUPS}+")
         known = {topic: msgspec.json.decode(one.payload, type=Settings) for topic, one in found.items()}
         if family_of(topic_filter).keep is Keep.QUEUE:
-            self._check_queue(topic_filter, start, [one.topic_filter for name, one in known.items() if name != key])
+            refuse_overlap(topic_filter, [one.topic_filter for name, one in known.items() if name != key])
         if key in known:
             settings = msgspec.structs.replace(known[key], topic_filter=topic_filter)
         else:
@@ -131,13 +133,6 @@ class MqttBroker(Broker):
         if known.get(key) != settings:
             await self._link.publish(key, msgspec.json.encode(settings))
         return settings
-
-    def _check_queue(self, topic_filter: str, start: Start, others: list[str]) -> None:
-        if start != "first":
-            raise Unsupported(f"{topic_filter}: a queue is read from its first message on")
-        for other in others:
-            if topics.overlap(other, topic_filter):
-                raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")
 
     async def _first(self, topic_filter: str, start: Start) -> int:
         """Sequence of the first event that concerns a new durable."""

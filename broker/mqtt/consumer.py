@@ -12,13 +12,13 @@ import structlog
 
 from broker.base import Delivery, Load
 from broker.errors import BrokerError, Disconnected
+from broker.families import Keep, family_of
 from broker.mqtt import feed, storage
 from broker.mqtt.client import Message
 from broker.mqtt.group import Group, Said, Settings
 from broker.mqtt.link import Link
 from broker.mqtt.storage import Entry
 from broker.support.tasks import task_group
-from broker.topics import Keep, family_of
 
 _log = structlog.get_logger(__name__)
 

@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from broker.errors import BrokerError, ConnectFailed, Disconnected
+from broker.families import Writer, family_of
 from broker.mqtt import client as mqtt_client
 from broker.mqtt import storage
 from broker.mqtt.client import Client, Message
@@ -21,12 +22,9 @@ from broker.mqtt.link import Link
 from broker.mqtt.storage import Entry, Names
 from broker.reconnect import CALL_S, pause
 from broker.support.tasks import task_group
-from broker.topics import family_of
 
 MOST_WAITING: Final = 1024
 SESSION_TAKEN: Final = "Session taken over"
-FOREIGN: Final = ("SUBMIT", "JOBS")
-"""Families that strangers may write to."""
 
 _log = structlog.get_logger(__name__)
 
@@ -123,7 +121,7 @@ async def taking_in(link: Link, topic_filter: str, durable: str, names: Names) -
         Denied: we may not read that.
         Disconnected: the broker did not get it done in time.
     """
-    if family_of(topic_filter).name not in FOREIGN:
+    if Writer.ANYONE not in family_of(topic_filter).writers:
         yield None
         return
     intake = Intake(link, topic_filter, durable, names)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final, Generic, TypeVar
 
-from broker.base import Delivery, Load, Start, Value
+from broker.base import Deleted, Delivery, Load, Start, Value
 from broker.mqtt import storage
 from broker.mqtt.client import Message
 from broker.mqtt.group import DEDUPE_WINDOW_US
@@ -83,7 +83,7 @@ class Replayed(_Inbox[Delivery]):
         return 0 < abs(entry.name.sequence - first) < DEDUPE_WINDOW_US
 
 
-class Watched(_Inbox[Value]):
+class Watched(_Inbox[Value | Deleted]):
     """Values as they are and as they change; those that were deleted before are no news."""
 
     def __init__(self, topic_filter: str, names: Names) -> None:
@@ -95,32 +95,33 @@ class Watched(_Inbox[Value]):
 
     def synced(self, found: dict[str, Message]) -> None:
         """See Listener."""
-        values = [value for message in found.values() if (value := self._value(message))]
+        changes = (self._change(message) for message in found.values())
+        values = [change for change in changes if isinstance(change, Value)]
         self._fetched = {value.topic: value.revision for value in values}
         for topic in [topic for topic in self._known if topic not in self._fetched]:
-            self._take(Value(topic, None, 0))
+            self._delete(topic)
         for value in sorted(values, key=lambda value: value.revision):
             self._take(value)
 
     def heard(self, message: Message) -> None:
         """See Listener."""
-        value = self._value(message)
-        if value is None:
-            return
-        if value.payload is not None and value.revision < self._fetched.pop(value.topic, 0):
-            return  # what was fetched is newer than this, and comes in its turn
-        if value.payload is not None or value.topic in self._known:
-            self._take(value)
+        change = self._change(message)
+        if isinstance(change, Deleted) and change.topic in self._known:
+            self._delete(change.topic)
+        # Otherwise what was fetched is newer than this, and comes in its turn.
+        elif isinstance(change, Value) and change.revision >= self._fetched.pop(change.topic, 0):
+            self._take(change)
 
-    def _value(self, message: Message) -> Value | None:
+    def _change(self, message: Message) -> Value | Deleted | None:
         topic = storage.bare(self._filter, message.topic)
         return None if topic is None else storage.unframed(topic, message.payload)[0]
 
     def _take(self, value: Value) -> None:
         known = self._known.get(value.topic)
-        if value.payload is None:
-            del self._known[value.topic]
-            self._lay(Value(value.topic, None, self._names.next().sequence))
-        elif known is None or known.revision != value.revision:
+        if known is None or known.revision != value.revision:
             self._known[value.topic] = value
             self._lay(value)
+
+    def _delete(self, topic: str) -> None:
+        del self._known[topic]
+        self._lay(Deleted(topic, self._names.next().sequence))

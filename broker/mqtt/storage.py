@@ -23,10 +23,10 @@ from typing import Final
 
 import msgspec
 
-from broker import topics
-from broker.base import Value
+from broker import families, topics
+from broker.base import Deleted, Value
 from broker.errors import BadTopic
-from broker.topics import Keep
+from broker.families import Keep
 
 INDEX: Final = "fk/index/"
 CLAIMS: Final = "fk/claims/"
@@ -130,7 +130,7 @@ def index_key(topic: str) -> str:
 
 def entries_filter(topic_filter: str) -> str:
     """MQTT filter of all entries under a filter of ours; what else it matches, `entry` tells."""
-    if topics.family_of(topic_filter).keep is Keep.FIRST:
+    if families.family_of(topic_filter).keep is Keep.FIRST:
         return index_key(topic_filter)
     return mqtt(topic_filter) if topic_filter.endswith(">") else f"{mqtt(topic_filter)}/#"
 
@@ -179,12 +179,17 @@ def framed(name: Name, payload: bytes) -> bytes:
     return b"fk %d %s\n" % (name.sequence, name.id.encode()) + payload
 
 
-def unframed(topic: str, message: bytes) -> tuple[Value, str]:
-    """A value and the id of whoever put it; a bare one, of a plain MQTT client, has its digest for a revision."""
+def unframed(topic: str, message: bytes) -> tuple[Value | Deleted, str]:
+    """A value, or that there is none, and the id of whoever put it.
+
+    A bare value, of a plain MQTT client, has its digest for a revision.
+    """
+    digest = hashlib.sha256(message).hexdigest()
+    if not message:
+        return Deleted(topic, 0), digest[:16]
     found = _VALUE.match(message)
     if found is None:
-        digest = hashlib.sha256(message).hexdigest()
-        return Value(topic, message or None, int(digest[:12], 16) if message else 0), digest[:16]
+        return Value(topic, message, int(digest[:12], 16)), digest[:16]
     return Value(topic, message[found.end() :], int(found[1])), found[2].decode()
 
 

@@ -8,17 +8,14 @@ import msgspec
 
 from broker.base import Receipt, Value
 from broker.errors import Conflict, CorruptPayload
+from broker.families import Keep, family_of
 from broker.mqtt import claims, storage
 from broker.mqtt.claims import MOVE, STORE
 from broker.mqtt.link import Connection, Link
 from broker.mqtt.storage import Entry, Index, Name, Names
 from broker.support.tasks import task_group
-from broker.topics import Keep, family_of, matches
 
 PURGES_AT_ONCE: Final = 32
-
-_BY_DIGEST: Final = ("fl.chunks.>", "fl.models.>", "fl.packages.>")
-"""Topics that are made of the payload's digest."""
 
 
 class Values:
@@ -53,7 +50,8 @@ class Values:
         key = storage.mqtt(topic)
         if family_of(topic).keep is Keep.LAST:
             found = await self._link.fetch(key)
-            return storage.unframed(topic, found[key].payload)[0] if key in found else None
+            value = storage.unframed(topic, found[key].payload)[0] if key in found else None
+            return value if isinstance(value, Value) else None
         index_key = storage.index_key(topic)
         found = await self._link.fetch(index_key, key)
         entry = storage.entry(topic, index_key, found[index_key].payload) if index_key in found else None
@@ -80,7 +78,8 @@ class Values:
         """See Broker.snapshot."""
         found = await self._link.fetch(storage.mqtt(topic_filter))
         named = ((storage.bare(topic_filter, key), message.payload) for key, message in found.items())
-        return [storage.unframed(topic, payload)[0] for topic, payload in named if topic is not None]
+        values = (storage.unframed(topic, payload)[0] for topic, payload in named if topic is not None)
+        return [value for value in values if isinstance(value, Value)]
 
     async def delete(self, topic: str) -> None:
         """Forget a LAST value."""
@@ -113,12 +112,13 @@ class Values:
 
     async def _first(self, topic: str, message: bytes, index: Index, connection: Connection) -> Receipt:
         key, index_key = storage.mqtt(topic), storage.index_key(topic)
-        max_age_s = family_of(topic).max_age_s
+        family = family_of(topic)
+        max_age_s = family.max_age_s
         known = await _indexed(connection, topic)
         if known is not None:
             return Receipt(known.sequence, stored=known.id == index.id)
         encoded = msgspec.json.encode(index)
-        if any(matches(one, topic) for one in _BY_DIGEST):
+        if family.by_digest:
             # Whoever writes it writes the same.
             await connection.publish(key, storage.escaped(message), expires_s=max_age_s)
             await connection.publish(index_key, encoded, expires_s=max_age_s)

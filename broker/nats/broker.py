@@ -11,18 +11,18 @@ from typing import Final
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.base import Broker, Delivery, Receipt, Start, Value
-from broker.errors import Conflict, Denied, Disconnected, Unsupported
+from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value
+from broker.errors import Conflict, Denied, Disconnected
+from broker.families import Keep, family_of
 from broker.nats import link as nats_link
 from broker.nats import streams
 from broker.nats.connection import REQUEST_S, Connection, decoded, new_id
 from broker.nats.consumers import Durable, Replay
-from broker.nats.deliveries import Inbox, Replayed, Shared, Watched, value_of
+from broker.nats.deliveries import Inbox, Replayed, Shared, Watched, change_of
 from broker.nats.errors import Taken, WrongRevision
 from broker.nats.link import Link
 from broker.nats.pull import Feed, Source
 from broker.reconnect import CALL_S
-from broker.topics import Keep, family_of
 from broker.url import BrokerUrl
 
 INLINE_BYTES: Final = 4 << 20
@@ -76,18 +76,15 @@ class NatsBroker(Broker):
         self._ack_wait_s = ack_wait_s
 
     @contextlib.asynccontextmanager
-    async def subscribe(
-        self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
+    async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+        async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
+            yield Replayed(feed, self._assembled)
+
+    @contextlib.asynccontextmanager
+    async def _consume(
+        self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        """See Broker.subscribe."""
-        family = family_of(topic_filter)
-        if durable is None and family.keep is Keep.QUEUE:
-            raise Unsupported(f"{topic_filter}: a queue can't be replayed, it needs a durable name")
-        if durable is None:
-            async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-                yield Replayed(feed, self._assembled)
-            return
-        inbox = Inbox(self._link) if family.keep is Keep.INBOX else None
+        inbox = Inbox(self._link) if family_of(topic_filter).keep is Keep.INBOX else None
         overhear = inbox.overhear if inbox else None
         source = Durable(topic_filter, durable, start, self._ack_wait_s, overhear)
         feed = Feed(self._link, source, prefetch=prefetch, name=f"{topic_filter} as {durable}")
@@ -147,17 +144,17 @@ class NatsBroker(Broker):
             await self._store(topic, b"", {_MSG_ID: new_id(), **_TOMBSTONE})
 
     async def _snapshot(self, topic_filter: str) -> list[Value]:
-        found: dict[str, Value] = {}
+        found: dict[str, Value | Deleted] = {}
         try:
             async with asyncio.timeout(CALL_S), self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
                 while (arrival := await feed.next_pending()) is not None:
-                    found[arrival.message.subject] = value_of(arrival)
+                    found[arrival.message.subject] = change_of(arrival)
         except TimeoutError as exc:
             raise Disconnected(f"{topic_filter}: not all values came within {CALL_S} s") from exc
-        return [value for value in found.values() if value.payload is not None]
+        return [value for value in found.values() if isinstance(value, Value)]
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value]]:
+    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
         async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
             yield Watched(feed)
 

@@ -10,10 +10,10 @@ import msgspec
 
 from broker.base import Start
 from broker.errors import BadTopic, Denied, Disconnected
+from broker.families import family_of
 from broker.nats.connection import Connection, Receive, new_id
 from broker.nats.errors import ConsumerExists, NotFound
 from broker.nats.pull import Arrival, Consumer
-from broker.topics import family_of
 
 MAX_ACK_PENDING: Final = 65_536
 MAX_WAITING: Final = 16_384

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.base import Delivery, Load, Value
+from broker.base import Deleted, Delivery, Load, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
 from broker.nats.replies import Pairing
@@ -34,26 +34,28 @@ class Replayed(AsyncIterator[Delivery]):
         )
 
 
-class Watched(AsyncIterator[Value]):
+class Watched(AsyncIterator[Value | Deleted]):
     """Values as they are and as they change; those that were deleted before are no news."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
         self._is_news = False
 
-    async def __anext__(self) -> Value:
+    async def __anext__(self) -> Value | Deleted:
         while True:
             arrival = await self._feed.next()
             is_news, self._is_news = self._is_news, self._is_news or arrival.pending == 0
-            value = value_of(arrival)
-            if is_news or value.payload is not None:
-                return value
+            change = change_of(arrival)
+            if is_news or isinstance(change, Value):
+                return change
 
 
-def value_of(arrival: Arrival) -> Value:
-    """The value that a message of a LAST topic is; an empty one is the tombstone of a deleted value."""
+def change_of(arrival: Arrival) -> Value | Deleted:
+    """What a message of a LAST topic says; an empty one is the tombstone of a deleted value."""
     message = arrival.message
-    return Value(message.subject, message.data or None, arrival.sequence)
+    if not message.data:
+        return Deleted(message.subject, arrival.sequence)
+    return Value(message.subject, message.data, arrival.sequence)
 
 
 class Inbox:

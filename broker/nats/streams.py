@@ -1,4 +1,4 @@
-"""The JetStream streams that keep our topics, derived from `broker.topics.FAMILIES`."""
+"""The JetStream streams that keep our topics, derived from `broker.families.FAMILIES`."""
 
 import asyncio
 from typing import Any, Final
@@ -7,23 +7,13 @@ import msgspec
 import structlog
 
 from broker.errors import Denied
+from broker.families import FAMILIES, Family, Keep
 from broker.nats.connection import Connection
 from broker.nats.errors import NotFound
 from broker.nats.link import Link
-from broker.topics import FAMILIES, Family, Keep
 
 DEDUPE_WINDOW_S: Final = 120.0
 _NS: Final = 1_000_000_000
-_MB: Final = 1 << 20
-
-MAX_BYTES: Final = {"SUBMIT": 32 * _MB, "DEAD": 32 * _MB, "JOBS": 32 * _MB, "PROGRESS": 256 * _MB}
-"""Bounds of streams, so that none takes another's place; the server reserves the space.
-
-Others of small messages have SMALL_BYTES. Weights are bounded by the server's `max_file` alone: reserving for each of
-their streams what one of them may need would ask for more than disks have.
-"""
-
-SMALL_BYTES: Final = 128 * _MB
 
 _OPERATORS: Final = ("max_bytes", "num_replicas")
 """Settings that an operator may change and that are left as they are."""
@@ -51,7 +41,7 @@ def settings(family: Family) -> dict[str, Any]:
         "discard": discard,
         "discard_new_per_subject": family.keep is Keep.FIRST,
         "max_msgs_per_subject": 1 if family.keep in (Keep.FIRST, Keep.LAST) else -1,
-        "max_bytes": -1 if family.keep is Keep.FIRST else MAX_BYTES.get(family.name, SMALL_BYTES),
+        "max_bytes": -1 if family.max_bytes is None else family.max_bytes,
         "max_age": int(family.max_age_s * _NS),
         "duplicate_window": int(DEDUPE_WINDOW_S * _NS),
         "allow_direct": True,

@@ -176,7 +176,7 @@ async def _is_there(exchange: Exchange, order: Order) -> bool:
     except Denied as exc:
         log.debug("nobody knows whether it is done already", error=str(exc))
         return False
-    if found is None or found.payload is None:
+    if found is None:
         return False
     if _token_of(found.payload) != task.token:
         raise TopicTaken(topic)

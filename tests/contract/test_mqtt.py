@@ -1,6 +1,7 @@
 """What MQTT adds to the contract, and what it can't promise: plain clients, limits, races between connections."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from paho.mqtt.client import MQTTv5, MQTTv311
 
 import broker
-from broker import Broker, BrokerUrl, Delivery, topics
+from broker import Broker, BrokerUrl, Delivery, families, topics
 from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denied, PayloadTooLarge
 from broker.mqtt import client as mqtt_client
 from broker.mqtt.claims import Lease
@@ -190,9 +191,8 @@ async def test_an_update_that_is_gone_is_corrupt(bus: Broker, stranger: Stranger
 
 
 async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = topics.family_of(PROGRESS)
-    brief = topics.Family(family.name, family.filters, family.keep, 1.0)
-    monkeypatch.setattr("broker.topics.FAMILIES", (brief,))
+    brief = dataclasses.replace(families.family_of(PROGRESS), max_age_s=1.0)
+    monkeypatch.setattr("broker.families.FAMILIES", (brief,))
     await bus.publish(PROGRESS, b"1")
     await asyncio.sleep(2.2)
     async with bus.subscribe(topics.job_progress("job-1")) as events:

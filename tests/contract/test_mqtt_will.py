@@ -9,6 +9,7 @@ from broker import topics
 from broker.messages import codec
 from broker.messages.register import Presence
 from tests.conftest import Mosquitto
+from tests.support.values import payload_of
 
 WITHIN_S = 30.0
 
@@ -26,8 +27,8 @@ asyncio.run(main())
 
 
 async def test_a_bridge_that_is_killed_is_gone_at_once(mosquitto: Mosquitto) -> None:
-    topic = topics.presence(presence.bridge_id("edge"))
-    async with broker.connect(mosquitto.url) as bus, bus.watch(topics.presence(topics.ANY)) as values:
+    topic = topics.presence("edge", presence.bridge_id("edge"))
+    async with broker.connect(mosquitto.url) as bus, bus.watch(topics.presence(topics.ANY, topics.ANY)) as values:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", BRIDGE, mosquitto.url)
         async with asyncio.timeout(WITHIN_S):
             here = await anext(values)
@@ -35,6 +36,4 @@ async def test_a_bridge_that_is_killed_is_gone_at_once(mosquitto: Mosquitto) -> 
             gone = await anext(values)
             await process.wait()
     assert here.topic == gone.topic == topic
-    assert here.payload is not None
-    assert gone.payload is not None
-    assert [codec.decode(Presence, value).gone for value in (here.payload, gone.payload)] == [False, True]
+    assert [codec.decode(Presence, payload_of(value)).gone for value in (here, gone)] == [False, True]

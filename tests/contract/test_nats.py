@@ -12,7 +12,7 @@ import pytest
 from nats.aio.client import Client
 
 import broker
-from broker import Broker, Delivery, topics
+from broker import Broker, Delivery, families, topics
 from broker.errors import BrokerError, ConnectFailed, StorageFull
 from broker.nats.errors import mapped, mapped_connect
 from broker.nats.server import NatsServer
@@ -51,7 +51,7 @@ async def test_a_full_stream_is_an_error_at_once(connect: Connect) -> None:
 async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
         client = await bare_client(server)
-        for family in topics.FAMILIES:  # an operator's streams, with nothing reserved
+        for family in families.FAMILIES:  # an operator's streams, with nothing reserved
             stream = settings(family) | {"max_bytes": -1}
             await client.request(f"$JS.API.STREAM.CREATE.{family.name}", json.dumps(stream).encode())
         await client.close()

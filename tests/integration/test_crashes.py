@@ -12,7 +12,7 @@ import msgspec
 
 import broker
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Value
 from broker.messages import codec, progress
 from broker.messages.job_record import JobRecord
 from broker.messages.round import RoundTask
@@ -81,7 +81,7 @@ async def over(bus: Broker, job: str) -> None:
     """Until a job's server has nothing more to do for it, as far as the record tells."""
     async with bus.watch(topics.pointer(job)) as values:
         async for value in values:
-            if value.payload is not None and codec.decode(JobRecord, value.payload).over:
+            if isinstance(value, Value) and codec.decode(JobRecord, value.payload).over:
                 return
 
 

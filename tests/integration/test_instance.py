@@ -35,6 +35,7 @@ from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import loop, tensors
 from tests.support.function_site import Site, task_for
+from tests.support.values import payload_of
 
 WITHIN_S = 30.0
 
@@ -75,12 +76,12 @@ class Place:
         """What the broker retains as the last report."""
         found = await self.bus.get(topics.report("local", "c1"))
         assert found is not None
-        return codec.decode(Report, found.payload or b"")
+        return codec.decode(Report, found.payload)
 
     async def update(self, attempt: int = 1) -> tuple[payload.Tensors, UpdateHeader]:
         found = await self.bus.get(topics.update("job", 1, "c1", attempt))
         assert found is not None
-        decoded, metadata = payload.decode(found.payload or b"")
+        decoded, metadata = payload.decode(found.payload)
         return decoded, UpdateHeader.from_metadata(metadata)
 
 
@@ -124,7 +125,7 @@ async def next_reports(place: Place, until: str) -> list[Report]:
     found: list[Report] = []
     async with asyncio.timeout(WITHIN_S), place.bus.watch(topics.report("local", topics.ANY)) as values:
         async for value in values:
-            found.append(codec.decode(Report, value.payload or b""))
+            found.append(codec.decode(Report, payload_of(value)))
             if found[-1].state == until:
                 break
     return found
@@ -336,7 +337,7 @@ async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> Non
     found = await place.bus.get(order.task.model.topic)
     assert found is not None
     with Instance(Settings()) as apart:
-        given = {order.task.model.topic: found.payload or b""}
+        given = {order.task.model.topic: found.payload}
         report, written = await asyncio.to_thread(apart.answer, order, given, activation="a")
         copy = await asyncio.to_thread(apart.answer, order, given)
         with pytest.raises(NoRoute):
@@ -354,7 +355,7 @@ async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> Non
     assert header.state is not None
     state = await place.bus.get(header.state.topic)
     assert state is not None
-    assert tensors.from_bytes(written[header.state.topic]).keys() == tensors.from_bytes(state.payload or b"").keys()
+    assert tensors.from_bytes(written[header.state.topic]).keys() == tensors.from_bytes(state.payload).keys()
     assert written[header.state.topic] == state.payload
 
 
@@ -402,7 +403,7 @@ async def test_a_user_with_its_own_client_s_rights_alone_will_do(
                 assert (await asyncio.to_thread(limited.run, second)).state == "done"
             found = await bus.get(topics.report("local", "c1"))
             assert found is not None
-            assert codec.decode(Report, found.payload or b"").attempt == 2
+            assert codec.decode(Report, found.payload).attempt == 2
     finally:
         await server.kill()
 

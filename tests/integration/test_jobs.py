@@ -379,7 +379,7 @@ async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadlin
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
     here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
-    await bus.put(topics.presence(here.bridge), msgspec.json.encode(here))
+    await bus.put(topics.presence(here.platform, here.bridge), msgspec.json.encode(here))
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
         spec = fakes.job(cohort={"quorum": 3, "grace_s": 1000.0, "deadline_s": 1000.0}, stop={"rounds": 1})
         said = await events(fabric, await fabric.submit(spec))
@@ -398,7 +398,7 @@ async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fa
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
     here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
-    await bus.put(topics.presence(here.bridge), msgspec.json.encode(here))
+    await bus.put(topics.presence(here.platform, here.bridge), msgspec.json.encode(here))
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
         job = await fabric.submit(fakes.job(cohort={"quorum": 1.0, "deadline_s": 1.5, "on_failure": "stop"}))
         said = await events(fabric, job)

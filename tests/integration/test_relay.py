@@ -19,7 +19,7 @@ import broker
 from bridges import Lifecycle
 from bridges.relay import Relay, Settings
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker, Delivery, Value
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.function import Function, Request
@@ -149,7 +149,7 @@ async def value(bus: Broker, topic: str, holding: bytes) -> None:
     """Until a retained value holds that."""
     async with asyncio.timeout(WITHIN_S), bus.watch(topic) as values:
         async for one in values:
-            if holding in (one.payload or b""):
+            if isinstance(one, Value) and holding in one.payload:
                 return
 
 
@@ -406,15 +406,15 @@ async def test_what_is_no_task_and_what_names_a_model_that_is_gone_is_left_to_th
 async def test_what_a_site_s_bridge_tells_is_told_on_the_backbone(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     async with running(relay(backbone, site).run(), runner(site, FakePlatform(name="edge-a")).run()):
-        await site.put(topics.presence("edge-a-board"), b"here")
+        await site.put(topics.presence("edge-a", "board"), b"here")
         await publish(backbone, task(platform="edge-a"))
         told = await events(backbone, topics.invocation("edge-a", "client-00"), 2)
         records = [cloudevents.data_of(await one.read(), Invocation) for one in told]
         assert [one.outcome for one in records] == ["running", "succeeded"]
-        await value(backbone, topics.presence("edge-a-board"), b"here")
-        await value(backbone, topics.tally("client-00"), b'"state":"succeeded"')
-        await site.delete(topics.presence("edge-a-board"))
-        await soon_gone(backbone, topics.presence("edge-a-board"))
+        await value(backbone, topics.presence("edge-a", "board"), b"here")
+        await value(backbone, topics.tally("edge-a", "client-00"), b'"state":"succeeded"')
+        await site.delete(topics.presence("edge-a", "board"))
+        await soon_gone(backbone, topics.presence("edge-a", "board"))
 
 
 async def soon_gone(bus: Broker, topic: str) -> None:

@@ -2,7 +2,8 @@ import pytest
 
 from broker import topics
 from broker.errors import BadTopic
-from broker.topics import FAMILIES, Keep, family_of, matches
+from broker.families import FAMILIES, Keep, family_of
+from broker.topics import matches
 
 SHA = "ab" * 32
 
@@ -25,6 +26,17 @@ NAMES = {
     topics.job_progress("j"): "fl.progress.j.>",
     topics.job_progress(topics.ANY): "fl.progress.*.>",
     topics.dead("p", "c"): "fl.dead.p.c",
+    topics.tally("p", "c"): "fl.tallies.p.c",
+    topics.presence("p", "b"): "fl.presence.p.b",
+    topics.submit(tenant="acme"): "flt.acme.jobs.submit",
+    topics.submission("j", tenant="acme"): "flt.acme.jobs.j.submit",
+    topics.cancellation("j", tenant="acme"): "flt.acme.jobs.j.cancel",
+    topics.model("j", SHA, tenant="acme"): f"flt.acme.models.j.{SHA}",
+    topics.pointer("j", tenant="acme"): "flt.acme.rounds.j",
+    topics.progress("j", "round", "completed", tenant="acme"): "flt.acme.progress.j.round.completed",
+    topics.job_progress(topics.ANY, tenant=topics.ANY): "flt.*.progress.*.>",
+    topics.chunk("flt.acme.models.j.m", SHA, 0): f"flt.acme.chunks.models.j.m.{SHA}.0",
+    topics.chunks_of("flt.acme.models.j.m"): "flt.acme.chunks.models.j.m.>",
     topics.chunk("fl.models.j.m", SHA, 0): f"fl.chunks.models.j.m.{SHA}.0",
     topics.chunks_of("fl.models.j.m"): "fl.chunks.models.j.m.>",
     topics.chunks_of("fl.updates.j.>"): "fl.chunks.updates.j.>",
@@ -88,3 +100,48 @@ def test_what_must_not_be_lost_or_doubled_is_kept_so() -> None:
     assert keeps["fl.rounds.j"] is Keep.LAST
     assert keeps["fl.progress.j.>"] is Keep.LOG
     assert keeps["fl.jobs.submit"] is Keep.INBOX
+
+
+def test_what_is_built_is_parsed() -> None:
+    assert topics.parse_update(topics.update("j", 3, "c", 2)) == ("j", 3, "c", 2)
+    assert topics.parse_task(topics.task("p", "c")) == ("p", "c")
+    assert topics.parse_fabric(topics.fabric("p", "create")) == ("p", "create")
+    assert topics.parse_presence(topics.presence("p", "b")) == ("p", "b")
+    assert topics.parse_submission(topics.SUBMIT) == ("default", None)
+    assert topics.parse_submission(topics.submission("j")) == ("default", "j")
+    assert topics.parse_submission(topics.submit(tenant="acme")) == ("acme", None)
+    assert topics.parse_submission(topics.submission("j", tenant="acme")) == ("acme", "j")
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "fl",
+        "flt",
+        "flt.acme",
+        "fl.jobs.J.submit",
+        "fl.jobs.submit.j",
+        "flt.default.jobs.submit",
+        "flt.A.jobs.submit",
+    ],
+)
+def test_what_is_no_submission_is_refused(topic: str) -> None:
+    with pytest.raises(BadTopic):
+        topics.parse_submission(topic)
+
+
+@pytest.mark.parametrize("topic", ["fl.tasks.p", "fl.tasks.p.c.d", "fl.dead.p.c", "flt.acme.tasks.p.c", "fl.tasks.P.c"])
+def test_what_is_no_task_s_topic_is_refused(topic: str) -> None:
+    with pytest.raises(BadTopic):
+        topics.parse_task(topic)
+
+
+def test_one_right_covers_all_that_is_a_tenant_s() -> None:
+    assert all(matches("flt.acme.>", name) for name in NAMES.values() if ".acme." in name)
+    assert not matches("flt.acme.>", "flt.other.rounds.j")
+
+
+def test_each_family_has_a_name_of_its_own_and_says_who_writes_there() -> None:
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+    assert all(family.writers for family in FAMILIES)

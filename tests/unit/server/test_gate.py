@@ -19,10 +19,11 @@ from broker.messages.job_record import Member
 from broker.messages.round import BlobRef, token
 from broker.messages.tensors import DTYPES, FLOATS, Tensors
 from broker.messages.update import UpdateHeader
+from broker.topics import UpdateTopic
 from server import aggregator, gate
 from server.aggregator import Aggregate
 from server.errors import Refused
-from server.gate import CODES, Address, Expected
+from server.gate import CODES, Expected
 
 BASE = "ab" * 32
 NONCE = "nonce-of-round-3"
@@ -270,7 +271,7 @@ def test_a_topic_that_no_update_has_is_refused(topic: str) -> None:
 
 
 def test_an_update_s_topic_is_read() -> None:
-    assert gate.address(topics.update("demo", 3, "c-0", 2)) == Address("demo", 3, "c-0", 2)
+    assert gate.address(topics.update("demo", 3, "c-0", 2)) == UpdateTopic("demo", 3, "c-0", 2)
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS))
@@ -307,7 +308,7 @@ def test_the_largest_update_has_room_for_long_names_and_little_more() -> None:
     expected = replace(EXPECTED, plan=plan)
     metrics = {f"metric-{i}": 1 / 3 for i in range(200)}
     blob = encoded(tensors, header_of(metrics=metrics, state=STATE))
-    gate.check(blob, Address("demo", 3, "c-0", 1), expected)
+    gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expected)
     assert len(blob) <= expected.largest < len(blob) + 400_000
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from broker import topics
-from broker.base import Value
+from broker.base import Deleted, Value
 from broker.messages.register import Presence
 from server.presence import Attendance
 
@@ -28,7 +28,7 @@ def attendance(clock: Clock) -> Attendance:
 
 def said(bridge: str = "site-1", platform: str = "edge", *, gone: bool = False) -> Value:
     presence = Presence(bridge=bridge, platform=platform, every_s=5.0, gone=gone)
-    return Value(topics.presence(bridge), msgspec.json.encode(presence), 1)
+    return Value(topics.presence(platform, bridge), msgspec.json.encode(presence), 1)
 
 
 def test_a_bridge_is_there_as_long_as_it_says_so(attendance: Attendance, clock: Clock) -> None:
@@ -70,7 +70,14 @@ def test_only_coming_and_going_is_a_change(attendance: Attendance, clock: Clock)
 
 
 def test_garbage_and_deleted_values_are_no_bridges(attendance: Attendance) -> None:
-    attendance.note(Value(topics.presence("site-1"), b"garbage", 1))
+    attendance.note(Value(topics.presence("edge", "site-1"), b"garbage", 1))
     attendance.note(said("site-2"))
-    attendance.note(Value(topics.presence("site-2"), None, 2))
+    attendance.note(Deleted(topics.presence("edge", "site-2"), 2))
     assert not attendance.is_present("edge")
+
+
+def test_a_bridge_speaks_for_its_own_platform_alone(attendance: Attendance) -> None:
+    presence = Presence(bridge="site-1", platform="edge", every_s=5.0)
+    attendance.note(Value(topics.presence("other", "site-1"), msgspec.json.encode(presence), 1))
+    assert not attendance.is_present("edge")
+    assert not attendance.is_present("other")

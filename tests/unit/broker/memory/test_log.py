@@ -5,12 +5,12 @@ import pytest
 from broker import topics
 from broker.base import Receipt
 from broker.errors import Conflict
+from broker.families import Family, Keep
 from broker.memory.log import DEDUPE_WINDOW_S, Consumer, Log
-from broker.topics import Family, Keep
 
 
 def log_of(keep: Keep, max_age_s: float = 0.0) -> Log:
-    return Log(Family("TEST", ("fl.>",), keep, max_age_s))
+    return Log(Family(name="TEST", filters=("fl.>",), keep=keep, writers=(), max_age_s=max_age_s))
 
 
 def topics_of(log: Log) -> list[str]:

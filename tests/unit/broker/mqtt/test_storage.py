@@ -1,6 +1,7 @@
 import pytest
 
 from broker import topics
+from broker.base import Deleted, Value
 from broker.errors import BadTopic
 from broker.mqtt import storage
 from broker.mqtt.storage import Name, Names
@@ -64,8 +65,8 @@ def test_payloads_come_back_as_they_were_and_are_never_empty(payload: bytes) -> 
 
 def test_a_value_has_its_revision_in_front_and_a_bare_one_its_digest() -> None:
     value, writer = storage.unframed("fl.rounds.j", storage.framed(Name(7, "0123456789abcdef"), b"v\n"))
-    assert (value.payload, value.revision, writer) == (b"v\n", 7, "0123456789abcdef")
+    assert (value, writer) == (Value("fl.rounds.j", b"v\n", 7), "0123456789abcdef")
     bare, _ = storage.unframed("fl.rounds.j", b"v")
-    assert bare.payload == b"v"
+    assert bare == Value("fl.rounds.j", b"v", bare.revision)
     assert bare.revision == storage.unframed("fl.rounds.j", b"v")[0].revision > 0
-    assert storage.unframed("fl.rounds.j", b"")[0].payload is None
+    assert storage.unframed("fl.rounds.j", b"")[0] == Deleted("fl.rounds.j", 0)

@@ -1,0 +1,9 @@
+"""What tests say of retained values."""
+
+from broker.base import Deleted, Value
+
+
+def payload_of(change: Value | Deleted | None) -> bytes:
+    """The payload of a value that must be there."""
+    assert isinstance(change, Value)
+    return change.payload
