@@ -15,7 +15,6 @@ from broker import topics
 from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import codec, job_record, progress, tensors
-from broker.messages import job as jobs
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord
@@ -124,7 +123,7 @@ class _Running:
         record, around = self.record, self._around
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
-            await self._said(progress.JobAccepted(name=self.job.name, job=jobs.to_toml(self.job)))
+            await self._said(progress.JobAccepted(name=self.job.name, job=self.job))
         sources = around.broker, around.registry, around.attendance
         async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=around.clock) as box:
             await self._begin()

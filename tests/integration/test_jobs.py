@@ -10,7 +10,6 @@ import pytest
 
 from broker import topics
 from broker.base import Broker
-from broker.messages import job as jobs
 from broker.messages import progress, tensors
 from broker.messages.progress import Progress
 from broker.messages.register import Presence
@@ -49,7 +48,7 @@ async def test_a_job_is_trained_round_by_round(fabric: Fabric, bus: Broker) -> N
         said = await events(fabric, job)
 
     whats = [one.event.what for one in said]
-    assert jobs.from_toml(said[0].event.job).stop.rounds == 2  # type: ignore[union-attr]
+    assert of(said, progress.JobAccepted)[0].job == fakes.job()
     assert whats[:2] == ["job.accepted", "job.started"]
     assert whats[-1] == "job.completed"
     assert whats.count("update.counted") == 8
