@@ -28,7 +28,7 @@ from server.evaluation import Evaluation
 from server.gate import Expected
 from server.job_events import Inbox, TimeUp
 from server.job_store import Ledger
-from server.learning import Initial, Learning
+from server.learning import Learning
 from server.presence import Attendance
 from server.registry import Registry
 from server.rounds import State
@@ -90,7 +90,6 @@ class _Running:
         self._ledger = ledger
         self._around = around
         self._strategy = strategy.of(record.job)
-        self._buffers: frozenset[str] = frozenset()
         self._state = GlobalState({})
         self._evaluation = Evaluation(
             record.evaluated, record.accuracy, around.learning, around.announcer, around.clock
@@ -132,22 +131,23 @@ class _Running:
 
     async def _begin(self) -> None:
         """The model: a new one, or the one that the record names."""
-        initial = await asyncio.to_thread(self._around.learning.initial, self.job)
-        self._buffers = frozenset(initial.buffers)
         if self.record.phase == "accepted":
-            await self._start(initial)
+            await self._start()
         else:
             self._state = await self._ledger.recall()
         if self.record.last is not None:
             # It may have been committed, but not said, before a server went down.
             self._say(self.record.last, self.record.last.round)
 
-    async def _start(self, initial: Initial) -> None:
-        weights, _ = tensors.decode(initial.weights)
-        self._state = self._strategy.init(weights)
+    async def _start(self) -> None:
+        initial = await asyncio.to_thread(self._around.learning.initial, self.job)
+        self._state = self._strategy.init(initial.weights)
         model, slots = await self._ledger.publish(self._state)
-        await self._said(progress.JobStarted(model=model, parameters=sum(array.size for array in weights.values())))
-        await self._ledger.move(phase="running", model=model, slots=slots, frozen=initial.frozen)
+        parameters = sum(array.size for array in initial.weights.values())
+        await self._said(progress.JobStarted(model=model, parameters=parameters))
+        await self._ledger.move(
+            phase="running", model=model, slots=slots, frozen=initial.frozen, buffers=initial.buffers
+        )
 
     async def _steps(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         while not self.record.ended:
@@ -248,7 +248,7 @@ class _Running:
             base=self._model.sha256,
             nonce=record.nonce,
             members={member.id: member for member in record.cohort},
-            plan=aggregator.plan(trained, tensors.layout(trained), self._buffers, total),
+            plan=aggregator.plan(trained, tensors.layout(trained), frozenset(record.buffers), total),
             max_samples=most,
         )
 

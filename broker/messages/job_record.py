@@ -34,6 +34,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         model: the global model that the open round starts from; in the end, the final one.
         slots: the strategy's own tensors; None where it has none.
         frozen: names of the model's tensors that clients do not train, so updates leave them out.
+        buffers: names of the model's tensors that are statistics, not weights.
         cohort: who was invited to the open round.
         nonce: secret of the open round that its tokens are made from.
         opened_s: when the round was opened, seconds since the epoch.
@@ -58,6 +59,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     model: BlobRef | None = None
     slots: BlobRef | None = None
     frozen: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
     cohort: tuple[Member, ...] = ()
     nonce: str = ""
     opened_s: float = 0.0

@@ -14,11 +14,13 @@ import broker
 from broker import topics
 from broker.base import Broker
 from broker.messages import codec, progress
+from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 from server import serve
+from server.learning import Initial
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running, soon
 
@@ -96,6 +98,32 @@ async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> 
         if not died:
             break
     assert writes > 10 * ROUNDS, "a round has more writes than that"
+
+
+class NoModel(FakeLearning):
+    """Builds no model any more."""
+
+    def initial(self, job: Job) -> Initial:
+        raise AssertionError(f"{job.name} has a model already")
+
+
+async def test_a_server_that_takes_a_job_over_builds_no_model() -> None:
+    undisturbed, _, _, _ = await train("memory://not-taken-over", None)
+    async with broker.connect("memory://taken-over") as bus:
+        fabric, job = Fabric(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        await fabric.register(fakes.clients(6))
+        async with running(Fleet(bus).serve()):
+            async with running(serve(bus, FakeLearning())):
+                await fabric.submit(msgspec.structs.replace(job, id="crashing"))
+                async for said in fabric.watch("crashing"):
+                    if isinstance(said.event, progress.RoundOpened):
+                        break
+            async with running(serve(bus, NoModel())):
+                await end_of(fabric, "crashing")
+        record = await fabric.job("crashing")
+    assert record.buffers == ("norm.running_mean", "norm.num_batches_tracked")
+    assert record.model is not None
+    assert record.model.sha256 == undisturbed
 
 
 async def start_server(url: str) -> asyncio.subprocess.Process:

@@ -24,6 +24,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         model=MODEL,
         slots=MODEL,
         frozen=("embedding.weight",),
+        buffers=("norm.running_mean",),
         cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),
         nonce="unguessable",
         opened_s=1_700_000_001.0,
