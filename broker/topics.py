@@ -47,6 +47,7 @@ FAMILIES: Final = (
     Family("UPDATES", ("fl.updates.>",), Keep.FIRST, 7 * _DAY),
     Family("MODELS", ("fl.models.>",), Keep.FIRST),
     Family("STATE", ("fl.state.>",), Keep.FIRST),
+    Family("SECRETS", ("fl.secrets.*",), Keep.FIRST),
     Family("CHUNKS", ("fl.chunks.>",), Keep.FIRST),
     Family("PACKAGES", ("fl.packages.*",), Keep.FIRST, 30 * _DAY),
     Family(
@@ -165,6 +166,11 @@ def job_states(job: str) -> str:
 def pointer(job: str) -> str:
     """The job's record: phase, round, model, cohort; moved by compare-and-set only."""
     return f"fl.rounds.{_part(job)}"
+
+
+def secret(job: str) -> str:
+    """What the tokens of a job's rounds are made from; for servers only."""
+    return f"fl.secrets.{_part(job)}"
 
 
 def client(client_id: str) -> str:

@@ -19,6 +19,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef
+from broker.messages.round import nonce as round_nonce
 from broker.support.tasks import task_group
 from server import aggregator, cohort, invitations, job_events, strategy, timing
 from server.announcer import Announcer
@@ -51,7 +52,7 @@ class Surroundings:
         attendance: whose bridge is there.
         learning: builds and judges models.
         clock: seconds since the epoch.
-        nonce: makes an unguessable text.
+        secret: makes an unguessable text, for a job that has none yet.
     """
 
     broker: Broker
@@ -60,7 +61,7 @@ class Surroundings:
     attendance: Attendance
     learning: Learning
     clock: Callable[[], float]
-    nonce: Callable[[], str]
+    secret: Callable[[], str]
 
 
 async def run(job: str, around: Surroundings) -> None:
@@ -91,6 +92,7 @@ class _Running:
         self._around = around
         self._strategy = strategy.of(record.job)
         self._state = GlobalState({})
+        self._secret = ""
         self._evaluation = Evaluation(
             record.evaluated, record.accuracy, around.learning, around.announcer, around.clock
         )
@@ -106,6 +108,11 @@ class _Running:
             raise JobFailed("it has no model yet")
         return self.record.model
 
+    @property
+    def _nonce(self) -> str:
+        """What the tokens of the open round are made from."""
+        return round_nonce(self._secret, self.record.id, self.record.round)
+
     async def to_the_end(self) -> None:
         """Every step until the job has ended, and everybody may know it."""
         if not self.record.ended:
@@ -115,11 +122,12 @@ class _Running:
             except (JobFailed, LearningFailed, *_BROKEN) as exc:
                 await self._end("failed", str(exc))
         await self._said(self._end_event())
-        await self._ledger.move(announced=True)
         await self._ledger.clean_up()
+        await self._ledger.move(announced=True)
 
     async def _train(self) -> None:
         record, around = self.record, self._around
+        self._secret = await self._ledger.secret(around.secret)
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
             await self._said(progress.JobAccepted(name=self.job.name, job=self.job))
@@ -167,7 +175,6 @@ class _Running:
         await self._ledger.move(
             round=round_,
             cohort=cohort.choose(self.job, round_, candidates),
-            nonce=self._around.nonce(),
             opened_s=now_s,
             deadline_s=now_s + self.job.cohort.deadline_s,
             invited=False,
@@ -233,7 +240,7 @@ class _Running:
         self._say(event, record.round, *(["resumed"] if record.invited else []))
         if record.invited:
             return record.opened_s
-        await invitations.send(self._around.broker, record, self._strategy)
+        await invitations.send(self._around.broker, record, self._nonce, self._strategy)
         invited_s = self._around.clock()
         await self._ledger.move(invited=True)
         return invited_s
@@ -246,7 +253,7 @@ class _Running:
             job=record.id,
             round=record.round,
             base=self._model.sha256,
-            nonce=record.nonce,
+            nonce=self._nonce,
             members={member.id: member for member in record.cohort},
             plan=aggregator.plan(trained, tensors.layout(trained), frozenset(record.buffers), total),
             max_samples=most,
@@ -276,7 +283,6 @@ class _Running:
             model=model,
             slots=slots,
             cohort=(),
-            nonce="",
             states=record.states | states,
             failures=0,
             done=record.done + 1,
@@ -317,7 +323,7 @@ class _Running:
         failures = record.failures + 1
         if policy == "stop" or failures >= self.job.cohort.max_failures:
             raise JobFailed(f"round {record.round} failed: {reason} ({failures} in a row)")
-        await self._ledger.move(cohort=(), nonce="", failures=failures)
+        await self._ledger.move(cohort=(), failures=failures)
 
     async def _evaluate_if_due(self, background: asyncio.TaskGroup) -> None:
         """Judge the newest model: here if the stop rule asks for it, else while the next round starts."""
@@ -347,7 +353,7 @@ class _Running:
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
-        await self._ledger.move(phase=phase, cohort=(), nonce="", reason=reason, accuracy=accuracy, evaluated=evaluated)
+        await self._ledger.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
         self._say(self._end_event())
 
     def _end_event(self) -> Event:

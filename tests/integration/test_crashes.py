@@ -16,7 +16,7 @@ from broker.base import Broker
 from broker.messages import codec, progress
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
-from broker.messages.round import RoundTask
+from broker.messages.round import RoundTask, nonce, token
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 from server import serve
@@ -25,6 +25,7 @@ from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running, soon
 
 ROUNDS = 3
+SECRETS = ("of the first server", "of the second server")
 
 
 class Crash(BaseException):
@@ -67,16 +68,25 @@ async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bo
             await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:
                 try:
-                    async with running(serve(dying(servers, writes), FakeLearning())):
+                    async with running(serve(dying(servers, writes), FakeLearning(), secret=lambda: SECRETS[0])):
                         await end_of(fabric, "crashing")
                         await over(bus, "crashing")
                 except Crash:
                     died = True
-            async with running(serve(bus, FakeLearning())):
+            async with running(serve(bus, FakeLearning(), secret=lambda: SECRETS[1])):
                 said = await end_of(fabric, "crashing")
+                await over(bus, "crashing")
         record = await fabric.job("crashing")
         assert record.model is not None
+        assert await bus.get(topics.secret("crashing")) is None, "the job is over, and its secret lies there"
+        secret = SECRETS[1] if writes is None else SECRETS[0]
+        assert [task.id for task in fleet.tasks if task.token != token_of(task, secret)] == []
         return record.model.sha256, fleet, said, died
+
+
+def token_of(task: RoundTask, secret: str) -> str:
+    """The task's token in a job that has this secret."""
+    return token(nonce(secret, task.job, task.round), task.client_id)
 
 
 async def over(bus: Broker, job: str) -> None:
