@@ -74,7 +74,10 @@ async def _run_once(job: str, around: Surroundings) -> bool:
     found = await around.broker.get(topics.pointer(job))
     if found is None or found.payload is None:
         return True
-    ledger = Ledger(around.broker, codec.decode(JobRecord, found.payload), found.revision)
+    record = codec.decode(JobRecord, found.payload)
+    if record.over:
+        return True
+    ledger = Ledger(around.broker, record, found.revision)
     try:
         await _Running(ledger, around).to_the_end()
     except Conflict:
@@ -354,7 +357,6 @@ class _Running:
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
         await self._ledger.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
-        self._say(self._end_event())
 
     def _end_event(self) -> Event:
         record = self.record

@@ -106,8 +106,10 @@ async def _run_job(job: str, around: Surroundings) -> None:
 
 async def _fail(job: str, around: Surroundings, reason: str) -> None:
     found = await around.broker.get(topics.pointer(job))
-    if found is None or found.payload is None:
+    record = None if found is None else _record(found)
+    if found is None or record is None or record.ended:
+        # A job has one end, also where what comes after it went wrong.
         return
-    failed = job_record.failed(codec.decode(JobRecord, found.payload), f"internal error: {reason}")
+    failed = job_record.failed(record, f"internal error: {reason}")
     await around.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
     await jobs.run(job, around)
