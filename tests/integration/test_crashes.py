@@ -19,8 +19,8 @@ from broker.messages.job_record import JobRecord
 from broker.messages.round import RoundTask, nonce, token
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
-from server import serve
 from server.learning import Initial
+from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running, soon
 

@@ -17,7 +17,7 @@ from broker.messages.progress import Event, Progress
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.integration.test_crashes import over
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running

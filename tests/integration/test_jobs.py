@@ -17,8 +17,9 @@ from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask, nonce, token
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Fabric
-from server import invitations, serve, strategy
+from server import invitations, strategy
 from server.aggregator import Aggregate, plan
+from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
 
