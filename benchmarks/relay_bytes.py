@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import broker
-import server
 from bridges import Activation, Invoker, Runner
 from bridges.relay import Relay, Settings
 from broker.base import Broker
@@ -33,6 +32,7 @@ from client_fn.function import Warm, handle
 from emulators.wire import Wire, wire_to
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
+from server import service
 
 PLATFORM: Final = "edge-a"
 MB: Final = 1e6
@@ -106,7 +106,7 @@ async def measure(hub: NatsServer, wire: Wire, clients: int, rounds: int) -> lis
     """Bytes down and up over the link, from each round's end to the next one's; the first round is left out."""
     marks = []
     async with broker.connect(hub.url, name="server") as bus, task_group() as group:
-        serving = group.create_task(server.serve(bus, TorchLearning(None)), name="server")
+        serving = group.create_task(service.serve(bus, TorchLearning(None)), name="server")
         fabric = Fabric(bus)
         await fabric.register(
             [ClientRecord(id=name, platform=PLATFORM, labels={"data": "nothing"}) for name in names(clients)]

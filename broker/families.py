@@ -127,6 +127,13 @@ FAMILIES: Final = (
         relayed=Relayed.BLOB,
     ),
     Family(
+        name="SECRETS",
+        filters=("fl.secrets.*",),
+        keep=Keep.FIRST,
+        writers=(Writer.SERVER,),
+        max_bytes=None,
+    ),
+    Family(
         name="CHUNKS",
         filters=("fl.chunks.>", "flt.*.chunks.>"),
         keep=Keep.FIRST,

@@ -196,6 +196,11 @@ def pointer(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
     return f"{_root(tenant)}.rounds.{_part(job)}"
 
 
+def secret(job: str) -> str:
+    """What the tokens of a job's rounds are made from; for servers only."""
+    return f"fl.secrets.{_part(job)}"
+
+
 def client(client_id: str) -> str:
     """One entry of the client register."""
     return f"fl.clients.{_part(client_id)}"

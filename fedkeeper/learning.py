@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from broker.messages.errors import BadTensors
 from broker.messages.job import Job
 from broker.messages.round import seed
+from broker.messages.tensors import DTYPES, Array
 from client_fn.data import datasets
 from client_fn.errors import ClientError
 from server.errors import LearningFailed
@@ -33,7 +34,7 @@ class TorchLearning:
             module = models.build(job.model, seed=seed(job.seed, "model"))
             if job.evaluation.every:
                 self._test_set(job.data.dataset)
-            weights = tensors.to_bytes(tensors.tensors_of(module))
+            weights = {name: _array(name, tensor) for name, tensor in tensors.tensors_of(module).items()}
         buffers = tuple(name for name, _ in module.named_buffers())
         return Initial(weights, tensors.frozen_names(module), buffers)
 
@@ -51,6 +52,25 @@ class TorchLearning:
 
         x, y = datasets.load_test(name, data_dir=self._data_dir)
         return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def _array(name: str, tensor: "Tensor") -> Array:
+    """A tensor's values for numpy, which knows bfloat16 from ml_dtypes only."""
+    import torch
+
+    whole = tensor.contiguous()
+    try:
+        is_bfloat16 = whole.dtype is torch.bfloat16
+        array = whole.view(torch.int16).numpy().view(DTYPES["BF16"]) if is_bfloat16 else whole.numpy()
+    except TypeError as exc:  # numpy has no such dtype
+        raise _unknown_dtype(name, tensor) from exc
+    if array.dtype not in DTYPES.values():
+        raise _unknown_dtype(name, tensor)
+    return array
+
+
+def _unknown_dtype(name: str, tensor: "Tensor") -> BadTensors:
+    return BadTensors(f"{name} has dtype {tensor.dtype}, known are {', '.join(DTYPES)}")
 
 
 @contextlib.contextmanager

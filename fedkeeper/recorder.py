@@ -31,8 +31,8 @@ class Recorder:
     def note(self, said: Progress) -> None:
         """Take an event into account; a round is written as soon as all of it is known."""
         match said.event:
-            case JobAccepted(job=text) if self.job is None:
-                self._start(text)
+            case JobAccepted(job=job) if self.job is None:
+                self._start(job)
             case ClientTraining() as training:
                 self._training[training.round, training.client] = training
             case RoundCompleted() as completed if (
@@ -55,10 +55,10 @@ class Recorder:
         path.write_bytes(model)
         return path
 
-    def _start(self, text: str) -> None:
-        self.job = jobs.from_toml(text)
+    def _start(self, job: Job) -> None:
+        self.job = job
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "job.toml").write_text(text)
+        (self.folder / "job.toml").write_text(jobs.to_toml(job))
         for name in ("metrics.jsonl", "clients.jsonl"):
             (self.folder / name).write_bytes(b"")
 

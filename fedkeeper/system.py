@@ -60,8 +60,8 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
     Raises:
         ConnectFailed: no broker is there at the start.
     """
-    import server
     from fedkeeper.learning import TorchLearning
+    from server import service
 
     is_ready, learning = ready or asyncio.Event(), TorchLearning(data_dir)
 
@@ -73,7 +73,7 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
 
     async def serve() -> None:
         async with broker.connect(url, name="server") as bus:
-            await server.serve(bus, learning, on_ready=takes_jobs)
+            await service.serve(bus, learning, on_ready=takes_jobs)
 
     await kept_up(serve)
 

@@ -73,6 +73,7 @@ class Collector:
         self._platforms = {member.platform for member in record.cohort} if cohort.presence == "required" else set()
         self._gone_s = gone_s
         self._given_up: set[str] = set()
+        self._heard: set[tuple[str, int, str]] = set()
         self.collection = Collection(
             Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expected.plan)
         )
@@ -195,8 +196,10 @@ class Collector:
         self._announcer.say(self._record.id, event, delivery.sequence)
 
     def _invoked(self, invocation: Invocation) -> None:
-        if invocation.round != self._record.round:
+        what = (invocation.client, invocation.attempt, invocation.outcome)
+        if invocation.round != self._record.round or what in self._heard:
             return
+        self._heard.add(what)
         match invocation.outcome:
             case "running":
                 self._training(invocation)

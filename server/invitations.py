@@ -16,20 +16,26 @@ TASK_BYTES: Final = 100_000
 """No trigger is larger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
 
-async def send(broker: Broker, record: JobRecord, strategy: Strategy) -> None:
+async def send(broker: Broker, record: JobRecord, nonce: str, strategy: Strategy) -> None:
     """Publish the tasks of the open round; returns when the broker has them all.
+
+    Args:
+        broker: takes them.
+        record: the job's.
+        nonce: the round's; the tokens are made from it.
+        strategy: the job's.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
     """
     async with task_group() as group:
         for member in record.cohort:
-            task = task_for(member, record, strategy)
+            task = task_for(member, record, nonce, strategy)
             group.create_task(_publish(broker, task, record.opened_s), name=f"invite {task.id}")
 
 
-def task_for(member: Member, record: JobRecord, strategy: Strategy) -> RoundTask:
-    """What a member is asked to do in the open round."""
+def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) -> RoundTask:
+    """What a member is asked to do in the open round; for the arguments see `send`."""
     job = record.job
     if record.model is None:
         raise ValueError(f"{record.id} has no model yet")
@@ -44,7 +50,7 @@ def task_for(member: Member, record: JobRecord, strategy: Strategy) -> RoundTask
         round=record.round,
         model=record.model,
         state=record.states.get(member.id),
-        token=token(record.nonce, member.id),
+        token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
         max_attempts=job.cohort.max_attempts,

@@ -1,6 +1,7 @@
 """What a job remembers: its record, moved by compare-and-set only, and the models that the record names."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -41,6 +42,10 @@ class Ledger:
         self._revision = await self._broker.put(topic, codec.encode(after), revision=self._revision)
         self.record = after
 
+    async def secret(self, make: Callable[[], str]) -> str:
+        """The job's secret; a job that has none yet gets one. See `keep_secret`."""
+        return await keep_secret(self._broker, self.record.id, make)
+
     async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
         """Publish a global model and the strategy's slots, each under its digest."""
         self.weights = tensors.encode(state.weights)
@@ -78,9 +83,10 @@ class Ledger:
             await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
 
     async def clean_up(self) -> None:
-        """Drop all of an ended job but its record, its progress and its last models."""
+        """Drop all of an ended job but its record, its progress and its last models; its secret goes too."""
         await self._broker.purge(topics.job_updates(self.record.id))
         await self._broker.purge(topics.job_states(self.record.id))
+        await self._broker.purge(topics.secret(self.record.id))
 
     async def _put(self, blob: bytes) -> BlobRef:
         digest = hashlib.sha256(blob).hexdigest()
@@ -95,3 +101,24 @@ class Ledger:
         if hashlib.sha256(found.payload).hexdigest() != blob.sha256:
             raise CorruptPayload(blob.topic, "its bytes do not have its digest")
         return found.payload
+
+
+async def keep_secret(broker: Broker, job: str, make: Callable[[], str]) -> str:
+    """The secret of a job: the one that was written first, whoever wrote it.
+
+    Args:
+        broker: keeps it.
+        job: the job's id.
+        make: makes an unguessable text, for a job that has no secret yet.
+
+    Raises:
+        CorruptPayload: the broker has lost it at once.
+    """
+    topic = topics.secret(job)
+    found = await broker.get(topic)
+    if found is None:
+        await broker.put(topic, make().encode())
+        found = await broker.get(topic)
+    if found is None or found.payload is None:
+        raise CorruptPayload(topic, "it is missing")
+    return found.payload.decode()

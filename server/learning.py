@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.messages.job import Job
+from broker.messages.tensors import Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,12 +12,12 @@ class Initial:
     """A job's model before training.
 
     Attributes:
-        weights: every tensor, as a safetensors file without metadata.
+        weights: every tensor, by name.
         frozen: names of the tensors that clients do not train, so updates leave them out.
         buffers: names of the tensors that are statistics, not weights.
     """
 
-    weights: bytes
+    weights: Tensors
     frozen: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
 

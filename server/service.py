@@ -28,8 +28,8 @@ def _nothing() -> None:
 
 
 def unguessable() -> str:
-    """128 random bits as text."""
-    return secrets.token_hex(16)
+    """256 random bits as text."""
+    return secrets.token_hex(32)
 
 
 async def serve(
@@ -37,7 +37,7 @@ async def serve(
     learning: Learning,
     *,
     clock: Callable[[], float] = time.time,
-    nonce: Callable[[], str] = unguessable,
+    secret: Callable[[], str] = unguessable,
     on_ready: Callable[[], None] = _nothing,
 ) -> None:
     """Be the FL server until cancelled. Jobs that were running when a server went down go on where they stood.
@@ -46,7 +46,7 @@ async def serve(
         broker: where jobs arrive and everything is kept.
         learning: builds and judges models.
         clock: seconds since the epoch.
-        nonce: makes an unguessable text.
+        secret: makes an unguessable text.
         on_ready: called when jobs are taken.
 
     Raises:
@@ -59,11 +59,11 @@ async def serve(
         task_group() as group,
     ):
         listening = asyncio.Barrier(3)
-        desk = Desk(broker, announcer, clock, listening)
+        desk = Desk(broker, announcer, clock, secret, listening)
         group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
-        around = Surroundings(broker, announcer, clients, bridges, learning, clock, nonce)
+        around = Surroundings(broker, announcer, clients, bridges, learning, clock, secret)
         await _run_jobs(around, group, listening, on_ready)
 
 
@@ -106,8 +106,10 @@ async def _run_job(job: str, around: Surroundings) -> None:
 
 async def _fail(job: str, around: Surroundings, reason: str) -> None:
     found = await around.broker.get(topics.pointer(job))
-    if found is None:
+    record = None if found is None else _record(found)
+    if found is None or record is None or record.ended:
+        # A job has one end, also where what comes after it went wrong.
         return
-    failed = job_record.failed(codec.decode(JobRecord, found.payload), f"internal error: {reason}")
+    failed = job_record.failed(record, f"internal error: {reason}")
     await around.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
     await jobs.run(job, around)

@@ -16,6 +16,7 @@ from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from server.announcer import Announcer
+from server.job_store import keep_secret
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +40,14 @@ class Desk:
         broker: where they come from.
         announcer: tells the world.
         clock: seconds since the epoch.
+        secret: makes an unguessable text.
         listening: passed by each of the server's subscriptions as soon as it hears; None: nobody waits for that.
     """
 
     broker: Broker
     announcer: Announcer
     clock: Callable[[], float]
+    secret: Callable[[], str]
     listening: asyncio.Barrier | None = None
 
     async def receive(self, topic_filter: str, durable: str) -> None:
@@ -73,7 +76,11 @@ class Desk:
             return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
     async def _accept(self, job_id: str, wanted: Job) -> Answer:
+        if await self.broker.get(topics.pointer(job_id)) is not None:
+            return await self._taken(job_id, wanted)
         record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
+        # Before the record: a job whose record is there has the secret that every server will find.
+        await keep_secret(self.broker, job_id, self.secret)
         try:
             await self.broker.put(topics.pointer(job_id), codec.encode(record), revision=0)
         except Conflict:

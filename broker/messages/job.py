@@ -16,6 +16,10 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
+QUORUM_RULE = "a share of cohort.clients, above 0 and up to 1, or a whole number from 2"
+Quorum = Annotated[AtLeastOne | Positive, Meta(description=QUORUM_RULE)]
+"""JSON has one number 1 (RFC 8259, section 6), so its value alone tells a share from a number of clients."""
+
 LARGEST_INTEGER = 2**53 - 1
 """JSON promises no larger ones (RFC 8259, section 6)."""
 
@@ -77,7 +81,8 @@ class Cohort(_Section, frozen=True):
     Attributes:
         clients: how many are wanted per round.
         over_select: how many more are invited.
-        quorum: how many counted updates make a round: a whole number, or a share of `clients`.
+        quorum: how many counted updates make a round: a share of `clients` (above 0, up to 1; 1 means all of them), or
+            a number of clients, from 2.
         grace_s: how long to wait for the others after the quorum.
         deadline_s: how long a round may take.
         max_attempts: how often a client's function is invoked in a round before it is given up.
@@ -91,7 +96,7 @@ class Cohort(_Section, frozen=True):
 
     clients: AtLeastOne = 10
     over_select: NotNegative = 0
-    quorum: AtLeastOne | Share = 1.0
+    quorum: Quorum = 1.0
     grace_s: Annotated[float, Meta(ge=0)] = 5.0
     deadline_s: Positive = 300.0
     max_attempts: AtLeastOne = 3
@@ -109,8 +114,8 @@ class Cohort(_Section, frozen=True):
     @property
     def needed(self) -> int:
         """How many counted updates make a round."""
-        if isinstance(self.quorum, int):
-            return self.quorum
+        if self.quorum > 1:
+            return int(self.quorum)
         # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not need 8.
         return max(1, math.ceil(round(self.quorum * self.clients, 9)))
 
@@ -286,6 +291,8 @@ def _check(job: Job) -> None:
         if name is not None:
             _check_id(field, name)
     cohort, data = job.cohort, job.data
+    if cohort.quorum > 1 and cohort.quorum != cohort.needed:
+        raise JobError("cohort.quorum", cohort.quorum, f"expected {QUORUM_RULE}")
     if cohort.needed > cohort.clients:
         raise JobError("cohort.quorum", cohort.quorum, f"at most cohort.clients, which is {cohort.clients}")
     if cohort.invited > data.clients:

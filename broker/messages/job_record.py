@@ -34,8 +34,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         model: the global model that the open round starts from; in the end, the final one.
         slots: the strategy's own tensors; None where it has none.
         frozen: names of the model's tensors that clients do not train, so updates leave them out.
+        buffers: names of the model's tensors that are statistics, not weights.
         cohort: who was invited to the open round.
-        nonce: secret of the open round that its tokens are made from.
         opened_s: when the round was opened, seconds since the epoch.
         deadline_s: when it must be over.
         invited: every task of the open round is with the broker.
@@ -58,8 +58,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     model: BlobRef | None = None
     slots: BlobRef | None = None
     frozen: tuple[str, ...] = ()
+    buffers: tuple[str, ...] = ()
     cohort: tuple[Member, ...] = ()
-    nonce: str = ""
     opened_s: float = 0.0
     deadline_s: float = 0.0
     invited: bool = False
@@ -86,4 +86,4 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def failed(record: JobRecord, reason: str) -> JobRecord:
     """The record of a job that can't go on."""
-    return msgspec.structs.replace(record, phase="failed", cohort=(), nonce="", reason=reason)
+    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)

@@ -11,6 +11,7 @@ from broker import topics
 from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
+from broker.messages.job import Job
 from broker.messages.round import BlobRef
 
 
@@ -21,11 +22,11 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobAccepted(_Event, frozen=True):
-    """The job is with the server; `job` is what was asked for, as TOML."""
+    """The job is with the server; `job` is what was asked for."""
 
     what: ClassVar = "job.accepted"
     name: str
-    job: str
+    job: Job
 
 
 class JobRejected(_Event, frozen=True):

@@ -60,6 +60,17 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.job}.{self.round}.{self.client_id}"
 
 
+def nonce(secret: str, job: str, round_: int) -> str:
+    """The nonce of one round: whoever knows the job's secret gets the same (HMAC-SHA256, RFC 2104).
+
+    Args:
+        secret: the job's.
+        job: its id.
+        round_: the round's number.
+    """
+    return hmac.new(secret.encode(), f"{job}/{round_}".encode(), hashlib.sha256).hexdigest()
+
+
 def token(nonce: str, client: str) -> str:
     """The token of a client's task in the round that the nonce belongs to (HMAC-SHA256, RFC 2104)."""
     return hmac.new(nonce.encode(), client.encode(), hashlib.sha256).hexdigest()

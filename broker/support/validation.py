@@ -71,6 +71,8 @@ def _allowed(schema: type[msgspec.Struct], path: str, what: str) -> str:
 
 def _described(kind: inspect.Type) -> str | None:
     match kind:
+        case inspect.Metadata(extra_json_schema={"description": str(description)}):
+            return description
         case inspect.UnionType():
             parts = [_described(part) for part in kind.types if not isinstance(part, inspect.NoneType)]
             return " or ".join(filter(None, parts))

@@ -12,7 +12,7 @@ import pytest
 import broker
 from broker.messages.progress import UpdateCounted
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.conftest import Mosquitto
 from tests.integration.test_crashes import train
 from tests.support import fakes

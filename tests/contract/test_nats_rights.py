@@ -59,6 +59,11 @@ authorization {
         publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.MODELS.fl.models.>",
                   "$JS.API.CONSUMER.MSG.NEXT.TASKS.client-7", "$JS.ACK.TASKS.client-7.>"],
         subscribe: ["_INBOX_client-7.>"] } },
+    { user: "viewer", password: "secret", permissions: {
+        publish: ["$JS.API.CONSUMER.*.VALUES.>", "$JS.API.CONSUMER.*.PROGRESS.>", "$JS.API.CONSUMER.MSG.NEXT.VALUES.>",
+                  "$JS.API.CONSUMER.MSG.NEXT.PROGRESS.>", "$JS.API.DIRECT.GET.VALUES.fl.rounds.>",
+                  "$JS.API.DIRECT.GET.MODELS.fl.models.>"],
+        subscribe: ["_INBOX_viewer.>"] } },
     { user: "mute", password: "secret", permissions: { subscribe: { deny: [">"] } } },
   ]
 }
@@ -102,6 +107,8 @@ async def test_a_client_with_few_rights_does_its_work(strict_server: NatsServer)
         lambda bus: bus.publish(topics.update("job-1", 1, "client-8", 1), b"forged"),
         lambda bus: bus.put(topics.model("job-1", "ab" * 32), b"forged"),
         lambda bus: bus.publish(topics.SUBMIT, b"{}"),
+        lambda bus: bus.get(topics.secret("job-1")),
+        lambda bus: bus.put(topics.secret("job-1"), b"forged"),
         lambda bus: bus.get(topics.update("job-1", 1, "client-7", 1)),
         lambda bus: bus.snapshot("fl.clients.*"),
         lambda bus: bus.purge("fl.updates.>"),
@@ -117,6 +124,24 @@ async def test_what_is_forbidden_is_denied_at_once(
     async with as_user(strict_server, "client-7", "secret") as bus, asyncio.timeout(1.0):
         with pytest.raises(Denied):
             await attempt(bus)
+
+
+async def test_someone_who_lists_and_watches_jobs_does_not_see_their_secrets(strict_server: NatsServer) -> None:
+    record, secret, model = topics.pointer("job-1"), topics.secret("job-1"), topics.model("job-1", "ab" * 32)
+    async with as_user(strict_server, "fedkeeper", "admin") as admin:
+        await admin.put(secret, b"unguessable")
+        await admin.put(record, b"{}")
+        await admin.put(model, b"model")
+        await admin.publish(PROGRESS, b"1")
+    async with as_user(strict_server, "viewer", "secret") as bus, asyncio.timeout(5.0):
+        assert list(await bus.snapshot(topics.pointer(topics.ANY))) == [record]
+        assert await bus.get(record) is not None
+        assert await bus.get(model) is not None
+        await _subscribed(bus.subscribe(topics.job_progress(topics.ANY)))
+        with pytest.raises(Denied):
+            await bus.get(secret)
+        with pytest.raises(Denied):
+            await _subscribed(bus.subscribe(topics.secret(topics.ANY)))
 
 
 async def _subscribed(subscription: AbstractAsyncContextManager[AsyncIterator[Delivery]]) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 
 import broker
-from server import serve
+from server.service import serve
 from tests.support.fakes import FakeLearning
 
 

@@ -18,7 +18,7 @@ from client_fn.data import datasets, shards
 from client_fn.function import Warm, handle
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.support.fakes import Fleet, running
 
 CLIENTS = 2

@@ -15,7 +15,7 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.invocation import Invocation
 from broker.messages.round import RoundTask
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, running
 from tests.support.tasks import task

@@ -12,7 +12,7 @@ from nats.aio.client import Client
 import broker
 from broker.nats.server import USER, NatsServer
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
 

@@ -28,7 +28,7 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from emulators.wire import Wire, wire_to
 from fedkeeper.sdk import Fabric
-from server import serve
+from server.service import serve
 from tests.conftest import STORE_BYTES, Mosquitto
 from tests.integration.test_bridge import FakePlatform, runner
 from tests.integration.test_lifecycle import FakeHost

@@ -16,6 +16,7 @@ from bridges.secrets import Vault
 from broker import topics
 from broker.base import Broker
 from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, UpdateCounted
+from broker.messages.round import nonce
 from broker.nats.server import NatsServer
 from emulators.openfaas.gateway import Gateway, running
 from server import invitations
@@ -163,7 +164,11 @@ async def _invoked_by(second: Host, system: Rounds) -> None:
         async for said in system.fabric.watch():
             if said.event.what == "round.opened":
                 record = await system.fabric.job(said.job)
-                task = invitations.task_for(record.cohort[0], record, FedAvg())
+                secret = await system.fabric.broker.get(topics.secret(record.id))
+                assert secret is not None
+                assert secret.payload is not None
+                round_nonce = nonce(secret.payload.decode(), record.id, record.round)
+                task = invitations.task_for(record.cohort[0], record, round_nonce, FedAvg())
                 assert [activation.state async for activation in second.invoke(task, 1)] == ["succeeded"]
                 return
 

@@ -46,7 +46,7 @@ class FakeLearning:
     def initial(self, job: Job) -> Initial:
         if job.data.dataset == self.fails_on:
             raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
-        return Initial(payload.encode(INITIAL), (), ("norm.running_mean", "norm.num_batches_tracked"))
+        return Initial(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
 
     def judge(self, job: Job, weights: bytes) -> Judgement:  # noqa: ARG002 (the interface's arguments)
         tensors, _ = payload.decode(weights)

@@ -11,7 +11,6 @@ from typing import Any, Final
 from zipfile import ZipFile
 
 import broker
-import server
 from bridges import Host, Patience
 from broker.base import Broker
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
@@ -22,6 +21,7 @@ from fedkeeper import bridging, deploy
 from fedkeeper.fabric_file import FabricFile, Holdings, Hosting
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
+from server import service
 from tests.support.fakes import running
 from tests.support.paths import REPOSITORY
 
@@ -132,6 +132,6 @@ async def rounds(nats: NatsServer, folder: Path) -> AsyncIterator[Rounds]:
     async with (
         broker.connect(nats.url) as bus,
         broker.connect(nats.url, name="server") as own,
-        running(server.serve(own, TorchLearning(None))),
+        running(service.serve(own, TorchLearning(None))),
     ):
         yield Rounds(bus, Fabric(bus), nats.url, folder)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from broker.messages.job import Job, Stop
 from broker.messages.progress import (
     ClientFailed,
     ClientRefused,
@@ -29,7 +30,7 @@ from broker.messages.round import BlobRef
 MODEL = BlobRef(f"fl.models.demo.{'ab' * 32}", "ab" * 32, 1_590_040)
 
 EVENTS: tuple[Event, ...] = (
-    JobAccepted(name="demo", job='name = "demo"\n[stop]\nrounds = 3\n'),
+    JobAccepted(name="demo", job=Job(name="demo", stop=Stop(rounds=3))),
     JobRejected(field="cohort.clients", value="0", reason="cohort.clients = 0: expected a whole number >= 1"),
     JobWaiting(reason="1 of 10 clients are registered", data="digits", have=1, need=10, until_s=1700000600.0),
     JobStarted(model=MODEL, parameters=397_510),

@@ -20,6 +20,7 @@ NAMES = {
     topics.optimizer_state("j", "c", 3, 2): "fl.state.j.c.3.2",
     topics.job_states("j"): "fl.state.j.>",
     topics.pointer("j"): "fl.rounds.j",
+    topics.secret("j"): "fl.secrets.j",
     topics.client("c"): "fl.clients.c",
     topics.invocation("p", "c"): "fl.invocations.p.c",
     topics.progress("j", "round", "completed"): "fl.progress.j.round.completed",
@@ -98,6 +99,7 @@ def test_what_must_not_be_lost_or_doubled_is_kept_so() -> None:
     assert keeps["fl.tasks.p.c"] is Keep.QUEUE
     assert keeps["fl.updates.j.3.c.2"] is Keep.FIRST
     assert keeps["fl.rounds.j"] is Keep.LAST
+    assert keeps["fl.secrets.j"] is Keep.FIRST
     assert keeps["fl.progress.j.>"] is Keep.LOG
     assert keeps["fl.jobs.submit"] is Keep.INBOX
 

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from broker.messages import job as jobs
-from broker.messages.job import Cohort, Evaluation, Job, Stop
 from broker.messages.progress import (
     ClientTraining,
     Event,
@@ -33,8 +32,8 @@ class Log:
         self._example = example
 
     def accept(self, *, every: int = 1, rounds: int = 10) -> None:
-        spec = Job(evaluation=Evaluation(every=every), stop=Stop(rounds=rounds), cohort=Cohort(on_failure="skip"))
-        self.note(JobAccepted(name="demo", job=jobs.to_toml(spec)))
+        wanted = {"evaluation": {"every": every}, "stop": {"rounds": rounds}, "cohort": {"on_failure": "skip"}}
+        self.note(JobAccepted(name="demo", job=jobs.from_dict(wanted)))
 
     def note(self, *events: Event) -> None:
         for event in events:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from server.submissions import MAX_BYTES, Answer, Desk
 
 DEMO = Job(name="demo", seed=5)
 PAYLOAD = msgspec.json.encode(DEMO)
+SECRETS = (f"secret-{number}" for number in itertools.count(1))
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Office:
         assert found.payload is not None
         return codec.decode(JobRecord, found.payload), found.revision
 
+    async def secret(self, job_id: str) -> bytes | None:
+        found = await self.bus.get(topics.secret(job_id))
+        return None if found is None else found.payload
+
     async def jobs(self) -> list[str]:
         return [topic.split(".")[2] for topic in await self.bus.snapshot(topics.pointer(topics.ANY))]
 
@@ -70,7 +76,7 @@ class Office:
 @pytest.fixture
 async def office() -> AsyncIterator[Office]:
     async with asyncio.timeout(10), broker.connect("memory://submissions") as bus, announcing(bus) as announcer:
-        yield Office(bus, announcer, Desk(bus, announcer, clock=lambda: 1_700_000_000.5))
+        yield Office(bus, announcer, Desk(bus, announcer, lambda: 1_700_000_000.5, lambda: next(SECRETS)))
 
 
 async def test_a_job_is_accepted_and_recorded(office: Office) -> None:
@@ -81,6 +87,43 @@ async def test_a_job_is_accepted_and_recorded(office: Office) -> None:
     record, _ = await office.record(answer.job)
     assert record == JobRecord(id=answer.job, job=wanted, created_s=1_700_000_000.5)
     assert await office.said() == [], "who runs the job announces it"
+
+
+async def test_a_job_has_its_secret_before_it_has_a_record(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, written = office.bus.put, list[str]()
+
+    async def noted(topic: str, payload: bytes, *, revision: int | None = None) -> int:
+        written.append(topic)
+        return await put(topic, payload, revision=revision)
+
+    monkeypatch.setattr(office.bus, "put", noted)
+    await office.submit(PAYLOAD, topics.submission("mine-1"))
+    assert written == ["fl.secrets.mine-1", "fl.rounds.mine-1"]
+
+
+async def test_a_server_that_takes_a_submission_over_keeps_the_first_secret(office: Office) -> None:
+    """The other one had written the secret, and went down before it wrote the record."""
+    await office.bus.put(topics.secret("mine-1"), b"of the one that went down")
+    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == Answer(job="mine-1")
+    assert await office.secret("mine-1") == b"of the one that went down"
+
+
+async def test_the_secret_is_nowhere_that_people_read(office: Office) -> None:
+    answer = await office.submit(PAYLOAD)
+    secret, value = await office.secret(answer.job), await office.bus.get(topics.pointer(answer.job))
+    assert secret is not None
+    assert value is not None
+    assert value.payload is not None
+    assert secret not in value.payload
+    assert secret.decode() not in str(answer)
+
+
+async def test_a_repetition_after_the_end_makes_no_new_secret(office: Office) -> None:
+    topic = topics.submission("mine-1")
+    await office.submit(PAYLOAD, topic)
+    await office.bus.purge(topics.secret("mine-1"))  # as at a job's end
+    assert await office.submit(PAYLOAD, topic) == Answer(job="mine-1")
+    assert await office.secret("mine-1") is None
 
 
 async def test_a_bare_object_is_a_job(office: Office) -> None:

@@ -24,7 +24,7 @@ WHOLE_1, WHOLE_0 = "expected a whole number >= 1", "expected a whole number >= 0
 POSITIVE, NOT_NEGATIVE = "expected a number > 0", "expected a number >= 0"
 TEXT, TABLE = "expected a text", "expected a table"
 SHARE = "expected a number > 0 and <= 1"
-QUORUM = "expected a whole number >= 1 or a number > 0 and <= 1"
+QUORUM = "expected a share of cohort.clients, above 0 and up to 1, or a whole number from 2"
 ID = "use 1 to 40 of a-z, 0-9 and '-'"
 FINITE = "expected a finite number; whole ones up to 2^53 - 1"
 CLASS = "'nn', 'cnn' or a class as 'package.module:Class'"
@@ -70,6 +70,9 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.quorum", 0, QUORUM),
     ("cohort.quorum", 0.0, QUORUM),
     ("cohort.quorum", 1.01, QUORUM),
+    ("cohort.quorum", 2.5, QUORUM),
+    ("cohort.quorum", -1, QUORUM),
+    ("cohort.quorum", math.inf, FINITE),
     ("cohort.quorum", math.nan, QUORUM),
     ("cohort.quorum", "all", QUORUM),
     ("cohort.quorum", 11, "at most cohort.clients, which is 10"),
@@ -262,17 +265,34 @@ def test_a_job_of_nothing_but_other_values_comes_back_from_toml_and_json() -> No
     assert job.from_json(msgspec.json.encode(got)) == got
 
 
-def test_a_quorum_keeps_its_kind() -> None:
-    for quorum, needed in ((1, 1), (1.0, 10)):
-        got = job.from_toml(job.to_toml(Job(cohort=Cohort(quorum=quorum))))
-        assert type(got.cohort.quorum) is type(quorum)
-        assert got.cohort.needed == needed
-        assert job.from_json(msgspec.json.encode(got)) == got
+@pytest.mark.parametrize(("written", "needed"), [("1", 10), ("1.0", 10), ("0.5", 5), ("2", 2), ("2.0", 2), ("10", 10)])
+def test_a_quorum_means_the_same_in_toml_and_json_whoever_wrote_the_number(written: str, needed: int) -> None:
+    from_toml = job.from_toml(f"cohort.quorum = {written}")
+    from_json = job.from_json(f'{{"cohort": {{"quorum": {written}}}}}'.encode())
+    assert from_toml == from_json
+    assert from_json.cohort.needed == needed
+    again = [job.from_toml(job.to_toml(from_json)), job.from_json(msgspec.json.encode(from_json))]
+    assert [each.cohort.needed for each in again] == [needed, needed]
+
+
+def test_json_that_lost_the_point_of_1_0_still_asks_for_all() -> None:
+    """JavaScript and jq write the number 1.0 as 1."""
+    assert Cohort(clients=4, quorum=1).needed == 4
 
 
 @pytest.mark.parametrize(
     ("clients", "quorum", "needed"),
-    [(10, 8, 8), (10, 0.8, 8), (10, 0.75, 8), (10, 1.0, 10), (10, 1, 1), (100, 0.07, 7), (100, 0.071, 8), (3, 0.5, 2)],
+    [
+        (10, 8, 8),
+        (10, 0.8, 8),
+        (10, 0.75, 8),
+        (10, 1.0, 10),
+        (10, 1, 10),
+        (10, 2, 2),
+        (100, 0.07, 7),
+        (100, 0.071, 8),
+        (3, 0.5, 2),
+    ],
 )
 def test_a_quorum_is_a_number_or_a_share(clients: int, quorum: float, needed: int) -> None:
     assert Cohort(clients=clients, quorum=quorum).needed == needed

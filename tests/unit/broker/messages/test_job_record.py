@@ -24,8 +24,8 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         model=MODEL,
         slots=MODEL,
         frozen=("embedding.weight",),
+        buffers=("norm.running_mean",),
         cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),
-        nonce="unguessable",
         opened_s=1_700_000_001.0,
         deadline_s=1_700_000_301.0,
         invited=True,
@@ -69,7 +69,7 @@ def test_a_record_has_ended_in_each_last_phase(record: JobRecord, phase: job_rec
 
 def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) -> None:
     failed = job_record.failed(record, "no clients")
-    assert (failed.phase, failed.reason, failed.cohort, failed.nonce) == ("failed", "no clients", (), "")
+    assert (failed.phase, failed.reason, failed.cohort) == ("failed", "no clients", ())
     assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
 
 

@@ -10,7 +10,8 @@ from broker.errors import BadTopic
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
-from broker.messages.progress import ENDS, Event, JobFailed, Progress, RoundQuorum
+from broker.messages.job import Job, Stop
+from broker.messages.progress import ENDS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
 
 
 def test_there_is_an_example_of_every_class(events: tuple[Event, ...]) -> None:
@@ -46,6 +47,12 @@ def test_the_job_is_the_event_s_subject() -> None:
     assert raw["data"] == {"round": 1, "counted": 2, "grace_s": 5.0}
 
 
+def test_the_accepted_job_is_a_json_object_that_needs_no_second_parser() -> None:
+    accepted = JobAccepted(name="mine", job=Job(name="mine", stop=Stop(rounds=7)))
+    raw = json.loads(progress.encode(Progress("mine", accepted, 1.0, "x")))
+    assert raw["data"]["job"]["stop"] == {"rounds": 7, "target_accuracy": None}
+
+
 def test_the_ends_are_those_after_which_nothing_happens() -> None:
     assert {kind.what for kind in ENDS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
 
@@ -60,6 +67,7 @@ def test_a_newer_server_s_fields_are_ignored() -> None:
     [
         ("job.exploded", {}, "no such progress event: job.exploded"),
         ("job.failed", {}, "not a valid JobFailed"),
+        ("job.accepted", {"name": "demo", "job": 'name = "demo"'}, "not a valid JobAccepted"),  # as 0.1 wrote it
         ("job.failed", {"reason": 3}, "not a valid JobFailed"),
         ("round.completed", {"round": 1}, "not a valid RoundCompleted"),
         ("round.quorum", [], "not a valid RoundQuorum"),

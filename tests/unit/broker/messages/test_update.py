@@ -12,7 +12,7 @@ from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.messages.job import Model, Training
 from broker.messages.register import ClientRecord
-from broker.messages.round import BlobRef, RoundTask, seed, token
+from broker.messages.round import BlobRef, RoundTask, nonce, seed, token
 from broker.messages.update import UpdateHeader
 
 HEADER = UpdateHeader(
@@ -109,8 +109,16 @@ def test_a_client_that_says_little_may_be_invited_with_any_number_of_samples() -
     assert (client.samples, client.paused, client.labels, client.secret) == (0, False, {}, "")
 
 
+def test_a_nonce_depends_on_the_secret_the_job_and_the_round() -> None:
+    asked = [(secret, job, round_) for secret in ("s1", "s2") for job in ("j1", "j1-1") for round_ in (1, 11)]
+    nonces = [nonce(*parts) for parts in asked]
+    assert len(set(nonces)) == len(asked)
+    assert nonces == [nonce(*parts) for parts in asked]
+    assert not any(secret in made for (secret, *_), made in zip(asked, nonces, strict=True))
+
+
 def test_a_token_depends_on_the_nonce_and_the_client() -> None:
-    tokens = [token(nonce, client) for nonce in ("n1", "n2") for client in ("c-0", "c-1")]
+    tokens = [token(of_round, client) for of_round in ("n1", "n2") for client in ("c-0", "c-1")]
     assert len(set(tokens)) == 4
     assert {len(token) for token in tokens} == {64}
 

@@ -1,0 +1,112 @@
+"""What a round expects of updates, and what is told of it when it is over. No broker, no clock."""
+
+import msgspec
+import numpy as np
+import pytest
+
+from broker.messages.job import Cohort, Job
+from broker.messages.job_record import JobRecord, Member
+from broker.messages.progress import RoundFailed, Split
+from broker.messages.round import BlobRef
+from broker.messages.tensors import Tensors
+from broker.messages.update import UpdateHeader
+from server import commit
+from server.aggregator import Aggregate
+from server.collecting import Collection
+from server.rounds import Round
+
+MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
+NEXT = BlobRef("fl.models.demo.y", "cd" * 32, 5)
+
+WEIGHTS: Tensors = {
+    "backbone": np.ones(3, np.float32),
+    "head": np.ones(2, np.float32),
+    "norm.mean": np.zeros(2, np.float32),
+}
+
+RECORD = JobRecord(
+    id="demo",
+    job=Job(cohort=Cohort(clients=3, quorum=2, max_samples=500, on_failure="skip")),
+    phase="running",
+    round=4,
+    model=MODEL,
+    frozen=("backbone",),
+    buffers=("norm.mean",),
+    cohort=(Member("c-0", "local", "", "", 600), Member("c-1", "gcf", "", "", 0), Member("c-2", "gcf", "", "", 30)),
+    opened_s=1000.0,
+    deadline_s=1300.0,
+    states={"c-1": MODEL, "c-9": MODEL},
+)
+
+
+def header(client: str, samples: int, *, state: BlobRef | None = None) -> UpdateHeader:
+    return UpdateHeader(
+        job="demo",
+        round=4,
+        attempt=1,
+        client=client,
+        samples=samples,
+        base=MODEL.sha256,
+        token="",
+        metrics={"loss": samples / 100},
+        state=state,
+        fetched=7,
+        seconds={"train": 1.5, "fetch": 9.0},
+    )
+
+
+def collected(*headers: UpdateHeader) -> Collection:
+    """A round that has counted these."""
+    expected = commit.expected(RECORD, WEIGHTS, "nonce")
+    collection = Collection(Round(frozenset(expected.members), 2, 5.0, 1300.0), Aggregate(expected.plan))
+    for one in headers:
+        collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, one.samples)
+        collection.headers[one.client] = one
+        collection.bytes_in += 100
+    collection.training_s, collection.last_s = 1003.0, 1010.0
+    return collection
+
+
+def test_an_update_is_expected_to_hold_what_clients_train() -> None:
+    expected = commit.expected(RECORD, WEIGHTS, "nonce")
+    assert (expected.job, expected.round, expected.base, expected.nonce) == ("demo", 4, MODEL.sha256, "nonce")
+    assert set(expected.members) == {"c-0", "c-1", "c-2"}
+    assert set(expected.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
+
+
+def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
+    assert commit.expected(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
+
+
+def test_statistics_may_go_further_from_the_base_than_weights() -> None:
+    plan = commit.expected(RECORD, WEIGHTS, "nonce").plan
+    assert plan.bounds["norm.mean"] > plan.bounds["head"]
+    as_weights = msgspec.structs.replace(RECORD, buffers=())
+    plan = commit.expected(as_weights, WEIGHTS, "nonce").plan
+    assert plan.bounds["norm.mean"] == plan.bounds["head"]
+
+
+def test_a_job_without_a_model_expects_nothing() -> None:
+    with pytest.raises(ValueError, match="demo has no model yet"):
+        commit.expected(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
+
+
+def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
+    collection = collected(header("c-2", 30), header("c-0", 10))
+    event = commit.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
+    assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
+    assert event.model == NEXT
+    assert event.split == Split(invocation_s=2.0, clients_start_s=1.0, training_s=7.0, aggregation_s=2.0, round_s=12.0)
+    assert (event.trained_s, event.bytes_in, event.bytes_out) == (3.0, 200, 14)
+    assert event.metrics == {"loss": pytest.approx((30 * 0.3 + 10 * 0.1) / 40)}
+
+
+def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
+    event = commit.failed_event(RECORD, collected(header("c-2", 30)))
+    assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
+
+
+def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
+    state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
+    collection = collected(header("c-0", 10), header("c-1", 5, state=state))
+    assert commit.states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
