@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import job as jobs
 from broker.messages.job import Job
 from broker.messages.progress import ENDS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
 
@@ -17,13 +16,14 @@ class Recorder:
 
     Attributes:
         folder: made when the first event comes.
-        job: what was asked for, once it is known.
+        job: what was asked for, once it is known; None too where a newer server accepted what this version can't read.
         rounds: what was written to metrics.jsonl.
     """
 
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    _started: bool = False
     _training: dict[tuple[int, str], ClientTraining] = field(default_factory=dict)
     _completed: dict[int, RoundCompleted] = field(default_factory=dict)
     _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)
@@ -31,8 +31,8 @@ class Recorder:
     def note(self, said: Progress) -> None:
         """Take an event into account; a round is written as soon as all of it is known."""
         match said.event:
-            case JobAccepted(job=text) if self.job is None:
-                self._start(text)
+            case JobAccepted() as accepted if not self._started:
+                self._start(accepted)
             case ClientTraining() as training:
                 self._training[training.round, training.client] = training
             case RoundCompleted() as completed if (
@@ -55,10 +55,10 @@ class Recorder:
         path.write_bytes(model)
         return path
 
-    def _start(self, text: str) -> None:
-        self.job = jobs.from_toml(text)
+    def _start(self, accepted: JobAccepted) -> None:
+        self._started, self.job = True, accepted.wanted
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "job.toml").write_text(text)
+        (self.folder / "job.toml").write_text(accepted.job)
         for name in ("metrics.jsonl", "clients.jsonl"):
             (self.folder / name).write_bytes(b"")
 

@@ -11,7 +11,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from broker.messages import job as jobs
 from broker.messages.job import Job
 from broker.messages.progress import (
     ClientFailed,
@@ -59,8 +58,8 @@ class JobView:
     def note(self, said: Progress) -> None:
         """Take an event into account."""
         match said.event:
-            case JobAccepted(job=text):
-                self.job, self.state = jobs.from_toml(text), "accepted"
+            case JobAccepted(wanted=job):
+                self.job, self.state = job, "accepted"
             case JobStarted(parameters=parameters):
                 self.parameters, self.state = parameters, "running"
             case RoundOpened(round=round_, cohort=cohort):

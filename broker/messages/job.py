@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.errors import UNREADABLE, BadTopic
-from broker.messages.errors import JobError
+from broker.messages.errors import DecodeError, JobError
 from broker.support import validation
 from broker.topics import checked_id
 
@@ -32,8 +32,8 @@ PIXELS = {"digits": 8, "mnist": 28}
 """Width and height of the built-in datasets' images."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the job file."""
+class _Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the job file. Programs send it on to each other, so it is strict only where a person's job is read."""
 
 
 class Model(_Section, frozen=True):
@@ -193,16 +193,16 @@ class Job(_Section, frozen=True):
 
 
 def from_dict(raw: object) -> Job:
-    """Make a job of decoded TOML or JSON.
+    """Make a job of decoded TOML or JSON, as a person wrote it.
 
     Raises:
         JobError: a field is unknown, has the wrong type or an impossible value.
     """
     try:
-        job = msgspec.convert(raw, Job)
-    except msgspec.ValidationError as exc:
-        mistake = validation.explained(exc, raw, Job)
-        raise JobError(mistake.field or "the job", mistake.value, mistake.allowed) from exc
+        job = validation.strict(raw, Job)
+    except validation.Invalid as exc:
+        field, value, allowed = exc.mistake
+        raise JobError(field or "the job", value, allowed) from exc
     _check(job)
     return _fitted(job)
 
@@ -237,6 +237,18 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     for override in overrides:
         _apply(raw, override)
     return from_dict(raw)
+
+
+def from_server(text: str) -> Job:
+    """Decode the TOML of a job that a server has accepted; keys that this version does not know are ignored.
+
+    Raises:
+        DecodeError: a newer server accepted values that this version does not know.
+    """
+    try:
+        return msgspec.toml.decode(text, type=Job)
+    except UNREADABLE as exc:
+        raise DecodeError(f"not a job that this version knows: {exc}") from exc
 
 
 def to_toml(job: Job) -> str:

@@ -9,8 +9,10 @@ import msgspec
 
 from broker import topics
 from broker.messages import cloudevents, codec
+from broker.messages import job as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
+from broker.messages.job import Job
 from broker.messages.round import BlobRef
 
 
@@ -26,6 +28,14 @@ class JobAccepted(_Event, frozen=True):
     what: ClassVar = "job.accepted"
     name: str
     job: str
+
+    @property
+    def wanted(self) -> Job | None:
+        """What was asked for; None: a newer server accepted what this version has no words for."""
+        try:
+            return jobs.from_server(self.job)
+        except DecodeError:
+            return None
 
 
 class JobRejected(_Event, frozen=True):
@@ -290,10 +300,12 @@ def decode(payload: bytes) -> Progress:
     """Read it back.
 
     Raises:
+        SchemaTooNew: it is of a newer schema.
         DecodeError: it is no progress event that we know.
     """
     envelope, data = cloudevents.decode(payload)
     kind = _KINDS.get(envelope.type)
     if kind is None:
         raise DecodeError(f"no such progress event: {envelope.type}")
+    codec.check_schema(kind, envelope.schema)
     return Progress(envelope.subject, codec.decode(kind, data), envelope.time_s, envelope.id)

@@ -2,10 +2,11 @@
 
 import hashlib
 import hmac
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
+from broker.messages import codec
 from broker.messages.job import Model, Training
 
 
@@ -36,7 +37,10 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: seconds since the epoch; no update is wanted after it.
         max_attempts: how often the function may be invoked for this task.
         told: what the strategy tells the client.
+        schema: version of the message.
     """
+
+    upgrade: ClassVar = "upgrade this bridge to the version of the server"
 
     client_id: str
     client_type: str
@@ -53,10 +57,26 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     max_attempts: int
     told: dict[str, Any] = {}
+    schema: int = codec.SCHEMA
 
     @property
     def id(self) -> str:
         """Names the task: a second copy has the same."""
+        return f"{self.job}.{self.round}.{self.client_id}"
+
+
+class TaskName(msgspec.Struct, frozen=True, kw_only=True):
+    """What names a task in a message of any schema, however little else of it can be read."""
+
+    client_id: str
+    client_type: str
+    job: str
+    round: int
+    token: str = ""
+
+    @property
+    def id(self) -> str:
+        """The task's."""
         return f"{self.job}.{self.round}.{self.client_id}"
 
 

@@ -96,10 +96,24 @@ def test_a_row_has_all_that_a_plot_and_a_table_need(log: Log) -> None:
 
 def test_the_job_is_written_as_it_was_asked_for(log: Log) -> None:
     log.accept(rounds=7)
-    assert log.recorder.job == jobs.from_toml((log.folder / "job.toml").read_text())
+    assert log.recorder.job == jobs.from_server((log.folder / "job.toml").read_text())
     assert log.recorder.job is not None
     assert log.recorder.job.stop.rounds == 7
     assert log.rows == []
+
+
+@pytest.mark.parametrize(
+    ("text", "rounds"),
+    [("[stop]\nrounds = 3\nwhen = 'tired'\n[privacy]\nepsilon = 1.0\n", 3), ('[strategy]\nname = "newer"\n', None)],
+)
+def test_a_job_that_a_newer_server_accepted_is_written_down(log: Log, text: str, rounds: int | None) -> None:
+    accepted = JobAccepted(name="demo", job=text)
+    log.note(accepted)
+    log.complete(1)
+    log.note(accepted)
+    assert (log.folder / "job.toml").read_text() == text
+    assert (log.recorder.job.stop.rounds if log.recorder.job else None) == rounds
+    assert (log.folder / "clients.jsonl").read_bytes(), "said twice, it begins anew once"
 
 
 def test_a_round_waits_for_its_evaluation(log: Log) -> None:
