@@ -30,20 +30,26 @@ class Keep(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Topics that are kept alike."""
+    """Topics that are kept alike.
+
+    Attributes:
+        content_type: media type of what our programs publish there, for brokers that pass one on; empty: they say none.
+    """
 
     name: str
     filters: tuple[str, ...]
     keep: Keep
     max_age_s: float = 0.0
+    content_type: str = ""
 
 
 _DAY: Final = 86_400.0
+_CLOUD_EVENT: Final = "application/cloudevents+json"
 
 FAMILIES: Final = (
     Family("SUBMIT", ("fl.jobs.submit",), Keep.INBOX, 7 * _DAY),
-    Family("JOBS", ("fl.jobs.*.submit", "fl.jobs.*.cancel"), Keep.LOG, 30 * _DAY),
-    Family("TASKS", ("fl.tasks.>",), Keep.QUEUE, 7 * _DAY),
+    Family("JOBS", ("fl.jobs.*.submit", "fl.jobs.*.cancel"), Keep.LOG, 30 * _DAY, content_type=_CLOUD_EVENT),
+    Family("TASKS", ("fl.tasks.>",), Keep.QUEUE, 7 * _DAY, content_type=_CLOUD_EVENT),
     Family("UPDATES", ("fl.updates.>",), Keep.FIRST, 7 * _DAY),
     Family("MODELS", ("fl.models.>",), Keep.FIRST),
     Family("STATE", ("fl.state.>",), Keep.FIRST),
@@ -56,8 +62,8 @@ FAMILIES: Final = (
     ),
     Family("FABRIC", ("fl.fabric.*.*",), Keep.QUEUE, _DAY),
     Family("REPLIES", ("fl.replies.*",), Keep.LOG, _DAY / 24),
-    Family("INVOCATIONS", ("fl.invocations.>",), Keep.LOG, 7 * _DAY),
-    Family("PROGRESS", ("fl.progress.>",), Keep.LOG, 30 * _DAY),
+    Family("INVOCATIONS", ("fl.invocations.>",), Keep.LOG, 7 * _DAY, content_type=_CLOUD_EVENT),
+    Family("PROGRESS", ("fl.progress.>",), Keep.LOG, 30 * _DAY, content_type=_CLOUD_EVENT),
     Family("DEAD", ("fl.dead.>",), Keep.LOG, 30 * _DAY),
 )
 
