@@ -24,7 +24,13 @@ MAX_BYTES = 1 << 20
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a requester gets back: the job's id, or the error and the field that it is about."""
+    """What a requester gets back: the job's id, or the error and the field that it is about.
+
+    Attributes:
+        job: the job's id; empty: none was given.
+        error: why the job was refused; empty: it was accepted.
+        field: the field of the job that the error is about; empty: all of it.
+    """
 
     job: str = ""
     error: str = ""

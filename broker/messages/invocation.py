@@ -40,7 +40,11 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What the bridge asks for."""
+    """What the bridge asks for.
+
+    Attributes:
+        task: what to do.
+    """
 
     upgrade: ClassVar = "package and deploy the functions with the version of the server"
 

@@ -52,7 +52,10 @@ class Training(_Section, frozen=True):
     """What each client does in a round; the names of the paper's Listing 1.
 
     Attributes:
+        optimizer: torch's, by its usual name.
         learning_rate: None means the paper's for the optimizer.
+        batch_size: examples per step.
+        local_epochs: how often a client goes through its data.
         optimizer_state: `carry` hands a client the state it ended its last counted round with (paper, section 3.3);
             `reset` starts every round afresh.
         dry: return the weights untrained; shows what the fabric alone costs.
@@ -130,6 +133,8 @@ class Data(_Section, frozen=True):
             `shards_per_client` of equal shards (paper, section 4.1), `iid` deals at random, `dirichlet` draws each
             client's share of each label from Dirichlet(`alpha`).
         clients: how many clients the data is dealt to.
+        shards_per_client: how many shards each client gets; for `shards`.
+        alpha: how alike the clients' data are, the larger the more; for `dirichlet`.
         seed: of the deal.
     """
 
@@ -178,6 +183,13 @@ class Job(_Section, frozen=True):
         id: chosen by the submitter; None lets the server choose one from `name`.
         name: for people, and the start of a chosen id.
         seed: everything random comes from it.
+        model: what is trained.
+        training: what each client does in a round.
+        cohort: who takes part in a round, and when it is over.
+        strategy: how a finished round becomes the next global model.
+        data: which clients' data the job is about.
+        evaluation: how the global model is judged.
+        stop: when the job is done.
     """
 
     id: str | None = None

@@ -36,6 +36,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge says that it is there, again and again.
 
     Attributes:
+        bridge: its name.
         platform: whose tasks it takes.
         every_s: how often it says so; one that was not heard for three times as long is not there.
         gone: it, or its broker for it, has said goodbye.
@@ -55,6 +56,7 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the client register (paper, section 3.1). Secrets are named, never held.
 
     Attributes:
+        function: name of the function on its platform.
         url: where the platform triggers the function; empty where it needs none.
         data_loc: fsspec URL of the client's shard.
         labels: what cohorts are chosen by; `data` names the deal that the shard is part of.

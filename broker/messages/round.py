@@ -11,7 +11,13 @@ from broker.messages.job import Model, Training
 
 
 class BlobRef(msgspec.Struct, frozen=True):
-    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does."""
+    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does.
+
+    Attributes:
+        topic: where they are retained.
+        sha256: their digest, 64 hexadecimal digits.
+        bytes: how many they are.
+    """
 
     topic: str
     sha256: str
