@@ -1,7 +1,5 @@
 """Writes every kind of message as this version's code writes it, for `tests/contract/test_stored_messages.py`.
 
-    python -m tests.support.store_messages FOLDER
-
 A small job is run on a real nats-server, with real workers, and what its parts publish is written down. What such a job
 does not say (failures, functions, parcels) is made from examples.
 """
@@ -32,6 +30,7 @@ from broker.messages.progress import ENDS, Progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
+from client_fn import package
 from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import deal
 from fedkeeper.sdk import Fabric
@@ -70,6 +69,9 @@ rounds = 2
 
 CLIENT: Final = "digits-shards2-c4-s0-000"
 """Whose task, order and update are kept: they belong together."""
+
+FUNCTION: Final = "function-openfaas.zip"
+"""This version's function as it is packaged, for the test that runs it against later servers."""
 
 LIMIT_S: Final = 300.0
 MANIFEST_BYTES: Final = 5 << 20
@@ -250,6 +252,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, payload in sorted(messages.items()):
         (folder / name).write_bytes(payload)
+    (folder / FUNCTION).write_bytes(package.build("openfaas"))
 
 
 if __name__ == "__main__":

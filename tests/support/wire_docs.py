@@ -99,6 +99,7 @@ INTRODUCTION: Final = f"""\
 Made by `scripts/wire-docs` from the types in `broker/messages`; a test compares. Everything between the parts of
 FedKeeper is one of these messages. A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids match
 `[a-z0-9-]{{1,40}}`.
+
 - **Files that people write are strict**, and so is a job where it is submitted: an unknown key is refused, with
   the one that was meant. **Messages that programs send are tolerant**: a field that a program does not know is
   ignored.
@@ -108,11 +109,11 @@ FedKeeper is one of these messages. A topic `fl.a.b` is the NATS subject `fl.a.b
   waits; a server refuses the update (code `schema`), and leaves a newer server's job alone.
 - **Neighbouring versions work together.** `tests/wire/` holds every kind of message as each released version
   wrote it, and its packaged function; tests read and run them with the code of today.
-- **Events are [CloudEvents
-  1.0](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md)** in structured JSON.
-  `type` is `{PREFIX}` and the event's name (version 0.1 wrote `fedkeeper.`, which is still read); `dataschema`
-  is `{SCHEMAS}/<schema>/<event>.json`. On MQTT 5 they have the content type `application/cloudevents+json`. An
-  event that is said again has the same `id` and `source`.
+- **Events are CloudEvents 1.0** in structured
+  [JSON](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md). `type` is
+  `{PREFIX}` and the event's name (version 0.1 wrote `fedkeeper.`, which is still read); `dataschema` is
+  `{SCHEMAS}/<schema>/<event>.json`. On MQTT 5 they have the content type
+  `application/cloudevents+json`. An event that is said again has the same `id` and `source`.
 - [`schemas/job.json`](schemas/job.json) and [`schemas/progress.json`](schemas/progress.json) are JSON Schemas
   (2020-12) of a job and of every progress event, for clients in any language. In the second, each event's
   `data` has its `dataschema` as its `$id`.
