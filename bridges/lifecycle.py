@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from bridges.errors import BridgeError, PlatformFailed
@@ -11,7 +12,7 @@ from bridges.in_flight import Held
 from bridges.platform import Host
 from broker import topics
 from broker.base import Broker, Delivery
-from broker.errors import BrokerError, CorruptPayload
+from broker.errors import BadTopic, BrokerError, CorruptPayload
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.function import Change, Function, Reply, Request
@@ -63,11 +64,12 @@ class Lifecycle:
         return (await self._create(function)).change
 
     async def _handle(self, delivery: Delivery) -> None:
+        payload = b""
         try:
-            request = codec.decode(Request, await delivery.read())
+            payload = await delivery.read()
+            request = codec.decode(Request, payload)
         except (DecodeError, CorruptPayload) as exc:
-            log.warning("no request", topic=delivery.topic, error=str(exc))
-            await delivery.ack()
+            await self._refuse(delivery, payload, str(exc))
             return
         if await self._held.is_known(request.id, delivery):
             return
@@ -76,6 +78,17 @@ class Lifecycle:
                 await self._answer(request, delivery)
             except BrokerError as exc:
                 log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
+
+    async def _refuse(self, delivery: Delivery, payload: bytes, reason: str) -> None:
+        """Answer what can't be read, so that whoever asked need not wait; if it says where."""
+        log.warning("no request", topic=delivery.topic, error=reason)
+        asked = codec.glimpse(_Asked, payload)
+        try:
+            if asked is not None:
+                await self._broker.publish(topics.reply(asked.id), codec.encode(Reply(error=reason)))
+        except BadTopic as exc:
+            log.warning("a request that can't be answered", topic=delivery.topic, error=str(exc))
+        await delivery.ack()
 
     async def _answer(self, request: Request, delivery: Delivery) -> None:
         verb = topics.parse_fabric(delivery.topic).verb
@@ -119,6 +132,12 @@ class Lifecycle:
         # Forgotten before it is deleted: a bridge that meets its absence must not create it again.
         await self._broker.delete(topics.function(self._host.name, name))
         return Reply(change=await self._host.delete(name))
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """Where the answer to a request of any schema goes."""
+
+    id: str
 
 
 def _name(request: Request) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 
 from bridges import presence
@@ -23,11 +24,11 @@ from bridges.stats import Tallies
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected
-from broker.messages import cloudevents
+from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation, Outcome, Report
-from broker.messages.round import RoundTask
+from broker.messages.round import RoundTask, TaskName
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
@@ -173,11 +174,66 @@ class Runner:
         self._tried.discard(task.id)
         await self._held[task.id].ack()
 
+    async def _note(
+        self,
+        task: RoundTask | TaskName,
+        outcome: Outcome,
+        activation: Activation,
+        *,
+        attempt: int,
+        started_s: float,
+        reason: str,
+    ) -> None:
+        """Put what becomes of an attempt on record."""
+        now_s, platform = self._clock(), self._platform.name
+        invocation = Invocation(
+            job=task.job,
+            round=task.round,
+            client=task.client_id,
+            platform=platform,
+            attempt=attempt,
+            outcome=outcome,
+            activation=activation.id,
+            cold=activation.cold,
+            reason=reason,
+            seconds=now_s - started_s,
+        )
+        self._tallies.note(invocation, now_s)
+        name = f"{task.id}.{task.token[:16]}.{attempt}.{outcome}"
+        envelope = Envelope(name, f"/bridges/{platform}", f"invocation.{outcome}", now_s, task.client_id)
+        topic = topics.invocation(platform, task.client_id)
+        try:
+            await self._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=name)
+        except Disconnected as exc:
+            if outcome in _FINAL:
+                raise
+            # A broker that is away is no reason to give a run up: its update waits as well.
+            log.warning("an outcome is not on record", outcome=outcome, error=str(exc))
+
     async def _bury(self, delivery: Delivery, payload: bytes, reason: str) -> None:
-        """What is no task is no client's either; keep it where a person can look at it."""
+        """Keep what can't be read where a person can look at it; the task that it names is given up."""
         log.error("no task", topic=delivery.topic, sequence=delivery.sequence, reason=reason)
-        await self._broker.publish(topics.dead(self._platform.name, UNREADABLE), payload or reason.encode())
+        task = self._named(payload, delivery.topic)
+        at = topics.dead(self._platform.name, UNREADABLE if task is None else task.client_id)
+        await self._broker.publish(at, payload or reason.encode())
+        if task is not None:
+            nothing, now_s = Activation("", "accepted"), self._clock()
+            await self._note(task, "dead", nothing, attempt=delivery.attempt, started_s=now_s, reason=reason)
         await delivery.ack()
+
+    def _named(self, payload: bytes, topic: str) -> TaskName | None:
+        """The task that an unreadable message is about, if it lies where that task belongs."""
+        event = codec.glimpse(_TaskEvent, payload)
+        try:
+            return event.data if event and topic == topics.task(self._platform.name, event.data.client_id) else None
+        except BadTopic:
+            return None
+
+
+class _TaskEvent(msgspec.Struct, frozen=True):
+    """A task's event, as far as it must be read to give the task up."""
+
+    data: TaskName
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,27 +246,6 @@ class _Record:
     started_s: float
 
     async def note(self, outcome: Outcome, activation: Activation, reason: str = "") -> None:
-        task, now_s, platform = self.task, self.runner._clock(), self.runner._platform.name
-        invocation = Invocation(
-            job=task.job,
-            round=task.round,
-            client=task.client_id,
-            platform=platform,
-            attempt=self.attempt,
-            outcome=outcome,
-            activation=activation.id,
-            cold=activation.cold,
-            reason=reason,
-            seconds=now_s - self.started_s,
+        await self.runner._note(
+            self.task, outcome, activation, attempt=self.attempt, started_s=self.started_s, reason=reason
         )
-        self.runner._tallies.note(invocation, now_s)
-        name = f"{task.id}.{task.token[:16]}.{self.attempt}.{outcome}"
-        envelope = Envelope(name, f"/bridges/{platform}", f"invocation.{outcome}", now_s, task.client_id)
-        topic = topics.invocation(platform, task.client_id)
-        try:
-            await self.runner._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=name)
-        except Disconnected as exc:
-            if outcome in _FINAL:
-                raise
-            # A broker that is away is no reason to give a run up: its update waits as well.
-            log.warning("an outcome is not on record", outcome=outcome, error=str(exc))

@@ -42,6 +42,7 @@ class Relayed(enum.Enum):
 
 _DAY: Final = 86_400.0
 _MB: Final = 1 << 20
+_CLOUD_EVENT: Final = "application/cloudevents+json"
 
 ROOM: Final = 128 * _MB
 """Room for a family of small messages. Bounds keep one family from taking another's place; NATS reserves the space."""
@@ -62,6 +63,7 @@ class Family:
         relaxed: the last second may be lost with the broker's machine: each payload is soon followed by a newer one.
         writers: who publishes there.
         relayed: whether a relay carries it.
+        content_type: media type of what our programs publish there, for brokers that pass one on; empty: they say none.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Family:
     by_digest: bool = False
     relaxed: bool = False
     relayed: Relayed = Relayed.NO
+    content_type: str = ""
 
 
 FAMILIES: Final = (
@@ -91,6 +94,7 @@ FAMILIES: Final = (
         writers=(Writer.ANYONE,),
         max_age_s=30 * _DAY,
         max_bytes=32 * _MB,
+        content_type=_CLOUD_EVENT,
     ),
     Family(
         name="TASKS",
@@ -99,6 +103,7 @@ FAMILIES: Final = (
         writers=(Writer.SERVER,),
         max_age_s=7 * _DAY,
         relayed=Relayed.DOWN,
+        content_type=_CLOUD_EVENT,
     ),
     Family(
         name="UPDATES",
@@ -200,6 +205,7 @@ FAMILIES: Final = (
         writers=(Writer.BRIDGE,),
         max_age_s=7 * _DAY,
         relayed=Relayed.UP,
+        content_type=_CLOUD_EVENT,
     ),
     Family(
         name="PROGRESS",
@@ -209,6 +215,7 @@ FAMILIES: Final = (
         max_age_s=30 * _DAY,
         max_bytes=256 * _MB,
         relayed=Relayed.DOWN,
+        content_type=_CLOUD_EVENT,
     ),
     Family(
         name="DEAD",

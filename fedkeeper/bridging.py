@@ -50,9 +50,9 @@ def read(kind: Kind, path: Path) -> BridgeFile:
     url, secrets = (_text(raw, name) for name in ("url", "secrets"))
     settings = _adapter(kind).Settings
     try:
-        return BridgeFile(url=url, secrets=secrets, platform=msgspec.convert(raw, settings))
-    except msgspec.ValidationError as exc:
-        raise BadFabric(*validation.explained(exc, raw, settings)) from exc
+        return BridgeFile(url=url, secrets=secrets, platform=validation.strict(raw, settings))
+    except validation.Invalid as exc:
+        raise BadFabric(*exc.mistake) from exc
 
 
 def table(path: Path) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from broker import BrokerUrl
 from broker.errors import ServerFailed
+from broker.messages import codec
 from broker.messages.job import Job
 from broker.support import logs
 from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, system
@@ -187,7 +187,7 @@ async def _watch(job: str | None, url: str, *, as_json: bool) -> None:
         async for said in fabric.watch(job):
             if as_json:
                 event = {"job": said.job, "what": said.event.what, "time_s": said.time_s, "event": said.event}
-                typer.echo(msgspec.json.encode(event))
+                typer.echo(codec.encode(event))
             else:
                 typer.echo(screen.line(said))
 

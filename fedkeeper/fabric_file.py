@@ -24,8 +24,8 @@ _AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the file; unknown keys are mistakes."""
+class _Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of the file."""
 
 
 class Reach(_Section, frozen=True):
@@ -114,9 +114,9 @@ def read(path: Path) -> FabricFile:
     except (OSError, *UNREADABLE) as exc:
         raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
     try:
-        file = msgspec.convert(raw, FabricFile)
-    except msgspec.ValidationError as exc:
-        raise BadFabric(*validation.explained(exc, raw, FabricFile)) from exc
+        file = validation.strict(raw, FabricFile)
+    except validation.Invalid as exc:
+        raise BadFabric(*exc.mistake) from exc
     _check(file)
     return file
 

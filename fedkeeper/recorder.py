@@ -17,13 +17,14 @@ class Recorder:
 
     Attributes:
         folder: made when the first event comes.
-        job: what was asked for, once it is known.
+        job: what was asked for, once it is known; None too where a newer server accepted what this version can't read.
         rounds: what was written to metrics.jsonl.
     """
 
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    _started: bool = False
     _training: dict[tuple[int, str], ClientTraining] = field(default_factory=dict)
     _completed: dict[int, RoundCompleted] = field(default_factory=dict)
     _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import msgspec
 import structlog
 
 import broker
@@ -25,9 +24,9 @@ def read(path: Path) -> Settings:
     """
     raw = bridging.table(path)
     try:
-        return msgspec.convert(raw, Settings)
-    except msgspec.ValidationError as exc:
-        raise BadFabric(*validation.explained(exc, raw, Settings)) from exc
+        return validation.strict(raw, Settings)
+    except validation.Invalid as exc:
+        raise BadFabric(*exc.mistake) from exc
 
 
 async def run_relay(settings: Settings) -> None:

@@ -18,8 +18,9 @@ import broker
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import CorruptPayload
-from broker.messages import codec, progress
+from broker.messages import cloudevents, codec, progress
 from broker.messages import job as jobs
+from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
@@ -57,7 +58,7 @@ class Fabric:
         """
         job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(topics.submission(job_id), codec.encode(job))
+        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", job))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._accepted(job_id)
@@ -90,7 +91,7 @@ class Fabric:
             NoSuchJob: no job has that id.
         """
         await self.job(job)
-        await self.broker.publish(topics.cancellation(job), b"{}")
+        await self.broker.publish(topics.cancellation(job), _event(job, "job.cancel", {}))
 
     async def job(self, job: str) -> JobRecord:
         """Where a job stands.
@@ -194,6 +195,10 @@ class Fabric:
 def new_id(name: str) -> str:
     """An id for a job of that name that no other job has."""
     return f"{name[:32]}-{secrets.token_hex(3)}"
+
+
+def _event(job: str, what: str, data: object) -> bytes:
+    return cloudevents.encode(Envelope(f"{job}.{what}.{secrets.token_hex(8)}", "/sdk", what, time.time(), job), data)
 
 
 async def _decoded(delivery: Delivery) -> Progress | None:

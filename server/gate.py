@@ -15,7 +15,7 @@ import numpy as np
 from broker import topics
 from broker.errors import BadTopic
 from broker.messages import tensors as payload
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import Member
 from broker.messages.round import BlobRef, token
 from broker.messages.tensors import Tensors
@@ -32,6 +32,7 @@ CODES: Final = (
     "base",  # trained from another global model
     "duplicate",  # this client is counted already
     "malformed",  # not a safetensors file with an update's metadata
+    "schema",  # a newer version's, which this server would misunderstand
     "layout",  # other names, shapes or dtypes than the model's
     "finite",  # NaN or infinity
     "magnitude",  # absurdly large
@@ -117,6 +118,8 @@ def check(update: bytes, where: UpdateTopic, expected: Expected) -> tuple[Update
     try:
         tensors, metadata = payload.decode(update, expected=len(expected.plan.layout))
         header = UpdateHeader.from_metadata(metadata)
+    except SchemaTooNew as exc:
+        raise Refused("schema", str(exc)) from exc
     except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
     _check_header(header, where, expected)

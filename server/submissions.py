@@ -25,7 +25,13 @@ MAX_BYTES = 1 << 20
 
 
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a requester gets back: the job's id, or the error and the field that it is about."""
+    """What a requester gets back: the job's id, or the error and the field that it is about.
+
+    Attributes:
+        job: the job's id; empty: none was given.
+        error: why the job was refused; empty: it was accepted.
+        field: the field of the job that the error is about; empty: all of it.
+    """
 
     job: str = ""
     error: str = ""
@@ -91,8 +97,13 @@ class Desk:
     async def _taken(self, job_id: str, wanted: Job) -> Answer:
         """A repetition is accepted as what it is; another job under the same id is not."""
         found = await self.broker.get(topics.pointer(job_id))
-        if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
-            return Answer(job=job_id)
+        try:
+            if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
+                return Answer(job=job_id)
+        except DecodeError as exc:
+            # Said to the requester alone: the job that has this id goes on.
+            log.warning("unreadable record of a job", job=job_id, error=str(exc))
+            return Answer(error=f"id = {job_id!r}: {exc}", field="id")
         log.warning("another job has this id", job=job_id)
         return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
 

@@ -3,7 +3,6 @@
 import asyncio
 from typing import Final
 
-import msgspec
 import structlog
 
 from bridges.relay.blobs import digest
@@ -11,22 +10,15 @@ from bridges.relay.forwarder import Carrier
 from bridges.relay.side import Side
 from broker import topics
 from broker.base import Deleted, Delivery, Value
-from broker.errors import UNREADABLE, BadTopic, BrokerError
+from broker.errors import BadTopic, BrokerError
+from broker.messages.errors import DecodeError
 from broker.messages.round import BlobRef
+from broker.messages.update import read_header
 
 log = structlog.get_logger(__name__)
 
 TOLD_AT_ONCE: Final = 64
 VALUES_AT_ONCE: Final = 16
-HEADER_CAP: Final = 8 << 20
-
-_LENGTH_BYTES: Final = 8
-
-
-class _Header(msgspec.Struct):
-    """The header of a safetensors file, as far as the relay looks at it."""
-
-    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
 
 
 class Up:
@@ -105,15 +97,12 @@ def state_of(topic: str, update: bytes) -> BlobRef | None:
 
     Updates come from clients: another topic that one names is none of theirs to have copied.
     """
-    size = int.from_bytes(update[:_LENGTH_BYTES], "little")
-    if size > min(HEADER_CAP, len(update)):
-        return None
     try:
-        header = msgspec.json.decode(update[_LENGTH_BYTES : _LENGTH_BYTES + size], type=_Header)
-        state = msgspec.json.decode(header.metadata.get("state", "null"), type=BlobRef | None)
-        job, round_, client, attempt = topics.parse_update(topic)
-        expected = topics.optimizer_state(job, client, round_, attempt)
-    except (*UNREADABLE, BadTopic):
+        header = read_header(update)
+        update_at = topics.update(header.job, header.round, header.client, header.attempt)
+        state_at = topics.optimizer_state(header.job, header.client, header.round, header.attempt)
+    except (DecodeError, BadTopic):
         # The server says what is wrong with it.
         return None
-    return state if state is not None and state.topic == expected else None
+    state = header.state
+    return state if state is not None and (topic, state.topic) == (update_at, state_at) else None

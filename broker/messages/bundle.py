@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from broker.errors import UNREADABLE
+from broker.messages import codec
 from broker.messages.errors import DecodeError
 
 CONTENT_TYPE: Final = "application/vnd.fedkeeper.parcel"
@@ -15,7 +15,7 @@ CONTENT_TYPE: Final = "application/vnd.fedkeeper.parcel"
 _LENGTH: Final = 8
 
 
-class _Head(msgspec.Struct, frozen=True):
+class _Parcel(msgspec.Struct, frozen=True):
     message: msgspec.Raw
     blobs: tuple[tuple[str, int], ...]
 
@@ -23,7 +23,7 @@ class _Head(msgspec.Struct, frozen=True):
 def pack(message: bytes, blobs: dict[str, bytes]) -> bytes:
     """Put a JSON message and blobs, by topic, into one body."""
     sizes = tuple((topic, len(blob)) for topic, blob in blobs.items())
-    head = msgspec.json.encode(_Head(msgspec.Raw(message), sizes))
+    head = codec.encode(_Parcel(msgspec.Raw(message), sizes))
     return b"".join((len(head).to_bytes(_LENGTH, "little"), head, *blobs.values()))
 
 
@@ -34,10 +34,7 @@ def unpack(body: bytes) -> tuple[bytes, dict[str, bytes]]:
         DecodeError: it is none.
     """
     end = _LENGTH + int.from_bytes(body[:_LENGTH], "little")
-    try:
-        head = msgspec.json.decode(body[_LENGTH:end], type=_Head)
-    except UNREADABLE as exc:
-        raise DecodeError(f"not a parcel: {exc}") from exc
+    head = codec.decode(_Parcel, body[_LENGTH:end])
     blobs: dict[str, bytes] = {}
     for topic, size in head.blobs:
         blobs[topic] = body[end : end + size]

@@ -2,6 +2,7 @@
 
 MessageError
 ├── DecodeError       bytes that are not the message they should be
+│   ├── SchemaTooNew  a message of a newer version
 │   ├── BadTensors    not a safetensors file that we accept
 │   └── BadSignature  a call that is not the bridge's, too old, or a repetition
 └── JobError          a job that can't be run: one field, its value, what is allowed
@@ -18,6 +19,24 @@ class MessageError(Exception):
 
 class DecodeError(MessageError):
     """Raised for bytes that are not the message they should be."""
+
+
+class SchemaTooNew(DecodeError):
+    """Raised for a message of a newer schema than this program knows.
+
+    Attributes:
+        kind: class of the message.
+        got: its schema.
+        known: the newest one that this program knows.
+        upgrade: which side to upgrade.
+    """
+
+    def __init__(self, kind: str, got: int, known: int, upgrade: str) -> None:
+        super().__init__(f"{kind} has schema {got}, this program knows {known}: {upgrade}")
+        self.kind = kind
+        self.got = got
+        self.known = known
+        self.upgrade = upgrade
 
 
 class BadTensors(DecodeError):

@@ -5,13 +5,16 @@ platform behind NAT is managed by whoever reaches the broker.
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import msgspec
 
+from broker.messages import codec
 from broker.messages.round import BlobRef
 
 Verb = Literal["create", "delete", "list"]
+
+_UPGRADE: Final = "upgrade this bridge to the version that deploys the functions"
 
 Change = Literal["created", "updated", "same", "deleted", "absent"]
 
@@ -32,7 +35,10 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
         memory_mb: memory of one instance, in MB.
         timeout_s: how long one invocation may take.
         options: what only this platform knows of (`kind`, `runtime`, `constraints`, ...).
+        schema: version of the message.
     """
+
+    upgrade: ClassVar = _UPGRADE
 
     name: str
     fabric: str
@@ -45,11 +51,15 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
     memory_mb: int = 2048
     timeout_s: int = 300
     options: dict[str, Any] = {}
+    schema: int = codec.SCHEMA
 
     @property
     def digest(self) -> str:
         """Tells two versions apart; 32 hexadecimal digits, so that it is a legal label everywhere."""
-        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:32]
+        fields = msgspec.to_builtins(self)
+        # How the message is written does not make it another function.
+        del fields["schema"]
+        return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()[:32]
 
 
 class Deployed(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +88,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         function: what to create, or to bring up to date.
         name: of the function to delete.
     """
+
+    upgrade: ClassVar = _UPGRADE
 
     id: str
     deadline_s: float

@@ -5,11 +5,11 @@ FaaS platform finds the order in its trigger, retains its report at `fl.reports.
 last one to the platform as well.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
-from broker.messages.round import RoundTask
+from broker.messages.round import RoundTask, TaskName
 
 Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "failed", "dead", "expired"]
 
@@ -40,9 +40,22 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What the bridge asks for."""
+    """What the bridge asks for.
+
+    Attributes:
+        task: what to do.
+    """
+
+    upgrade: ClassVar = "package and deploy the functions with the version of the server"
 
     task: RoundTask
+    attempt: int
+
+
+class OrderName(msgspec.Struct, frozen=True, kw_only=True):
+    """What names the task of an order of any schema, however little else of it can be read."""
+
+    task: TaskName
     attempt: int
 
 

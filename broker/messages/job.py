@@ -36,8 +36,8 @@ PIXELS = {"digits": 8, "mnist": 28}
 """Width and height of the built-in datasets' images."""
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A table of the job file."""
+class _Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the job file. Programs send it on to each other, so it is strict only where a person's job is read."""
 
 
 class Model(_Section, frozen=True):
@@ -56,7 +56,10 @@ class Training(_Section, frozen=True):
     """What each client does in a round; the names of the paper's Listing 1.
 
     Attributes:
+        optimizer: torch's, by its usual name.
         learning_rate: None means the paper's for the optimizer.
+        batch_size: examples per step.
+        local_epochs: how often a client goes through its data.
         optimizer_state: `carry` hands a client the state it ended its last counted round with (paper, section 3.3);
             `reset` starts every round afresh.
         dry: return the weights untrained; shows what the fabric alone costs.
@@ -135,6 +138,8 @@ class Data(_Section, frozen=True):
             `shards_per_client` of equal shards (paper, section 4.1), `iid` deals at random, `dirichlet` draws each
             client's share of each label from Dirichlet(`alpha`).
         clients: how many clients the data is dealt to.
+        shards_per_client: how many shards each client gets; for `shards`.
+        alpha: how alike the clients' data are, the larger the more; for `dirichlet`.
         seed: of the deal.
     """
 
@@ -183,6 +188,13 @@ class Job(_Section, frozen=True):
         id: chosen by the submitter; None lets the server choose one from `name`.
         name: for people, and the start of a chosen id.
         seed: everything random comes from it.
+        model: what is trained.
+        training: what each client does in a round.
+        cohort: who takes part in a round, and when it is over.
+        strategy: how a finished round becomes the next global model.
+        data: which clients' data the job is about.
+        evaluation: how the global model is judged.
+        stop: when the job is done.
     """
 
     id: str | None = None
@@ -198,16 +210,16 @@ class Job(_Section, frozen=True):
 
 
 def from_dict(raw: object) -> Job:
-    """Make a job of decoded TOML or JSON.
+    """Make a job of decoded TOML or JSON, as a person wrote it.
 
     Raises:
         JobError: a field is unknown, has the wrong type or an impossible value.
     """
     try:
-        job = msgspec.convert(raw, Job)
-    except msgspec.ValidationError as exc:
-        mistake = validation.explained(exc, raw, Job)
-        raise JobError(mistake.field or "the job", mistake.value, mistake.allowed) from exc
+        job = validation.strict(raw, Job)
+    except validation.Invalid as exc:
+        field, value, allowed = exc.mistake
+        raise JobError(field or "the job", value, allowed) from exc
     _check(job)
     return _fitted(job)
 

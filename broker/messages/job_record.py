@@ -1,9 +1,10 @@
 """The job's record: all that the server must remember of a job, in one retained value."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
+from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import BlobRef
@@ -48,7 +49,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         accuracy: measured then.
         reason: why the job ended.
         announced: its end is with the broker as an event too.
+        schema: version of the message.
     """
+
+    upgrade: ClassVar = "a newer server wrote it: upgrade this program"
 
     id: str
     job: Job
@@ -72,6 +76,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: float | None = None
     reason: str = ""
     announced: bool = False
+    schema: int = codec.SCHEMA
 
     @property
     def ended(self) -> bool:

@@ -22,7 +22,12 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobAccepted(_Event, frozen=True):
-    """The job is with the server; `job` is what was asked for."""
+    """The job is with the server.
+
+    Attributes:
+        name: the job's.
+        job: what was asked for, with every default written out.
+    """
 
     what: ClassVar = "job.accepted"
     name: str
@@ -30,7 +35,13 @@ class JobAccepted(_Event, frozen=True):
 
 
 class JobRejected(_Event, frozen=True):
-    """The job can't be run: the field, its value, what is allowed."""
+    """The job can't be run.
+
+    Attributes:
+        field: what of the job is wrong, such as `cohort.clients`; empty: all of it.
+        value: the field's value, as Python shows it.
+        reason: the field, its value and what is allowed, in a sentence.
+    """
 
     what: ClassVar = "job.rejected"
     field: str
@@ -39,7 +50,14 @@ class JobRejected(_Event, frozen=True):
 
 
 class JobWaiting(_Event, frozen=True):
-    """The job waits for something, at most until `until_s` (seconds since the epoch)."""
+    """The job waits for clients.
+
+    Attributes:
+        data: the deal whose clients it waits for.
+        have: how many there are.
+        need: how many a round needs.
+        until_s: when the job is given up, seconds since the epoch.
+    """
 
     what: ClassVar = "job.waiting"
     reason: str
@@ -50,7 +68,11 @@ class JobWaiting(_Event, frozen=True):
 
 
 class JobStarted(_Event, frozen=True):
-    """The initial model is published."""
+    """The initial model is published.
+
+    Attributes:
+        parameters: how many numbers the model has.
+    """
 
     what: ClassVar = "job.started"
     model: BlobRef
@@ -83,7 +105,14 @@ class JobCancelled(_Event, frozen=True):
 
 
 class RoundOpened(_Event, frozen=True):
-    """A cohort is chosen; its tasks are on their way."""
+    """A cohort is chosen; its tasks are on their way.
+
+    Attributes:
+        cohort: the invited clients.
+        quorum: how many counted updates make the round.
+        deadline_s: when it must be over, seconds since the epoch.
+        resumed: the server was started anew in the middle of the round.
+    """
 
     what: ClassVar = "round.opened"
     round: int
@@ -94,7 +123,12 @@ class RoundOpened(_Event, frozen=True):
 
 
 class RoundQuorum(_Event, frozen=True):
-    """Enough updates are counted; the others have `grace_s` left."""
+    """Enough updates are counted.
+
+    Attributes:
+        counted: how many.
+        grace_s: how long the other clients have left, in seconds.
+    """
 
     what: ClassVar = "round.quorum"
     round: int
@@ -149,7 +183,12 @@ class RoundCompleted(_Event, frozen=True):
 
 
 class RoundFailed(_Event, frozen=True):
-    """The round missed its quorum; `policy` says what follows."""
+    """The round missed its quorum.
+
+    Attributes:
+        counted: clients whose update had come.
+        policy: what follows: `retry`, `skip` or `stop`.
+    """
 
     what: ClassVar = "round.failed"
     round: int
@@ -171,7 +210,11 @@ class ClientTraining(_Event, frozen=True):
 
 
 class ClientFailed(_Event, frozen=True):
-    """An invocation failed; `final` if the client is given up for this round."""
+    """An invocation failed.
+
+    Attributes:
+        final: the client is given up for this round.
+    """
 
     what: ClassVar = "client.failed"
     round: int
@@ -205,7 +248,15 @@ class ClientRestored(_Event, frozen=True):
 
 
 class UpdateCounted(_Event, frozen=True):
-    """A client's update is in the round's sum."""
+    """A client's update is in the round's sum.
+
+    Attributes:
+        samples: how many examples it was trained on.
+        counted: how many updates are in the sum now.
+        of: how many clients were invited.
+        trained_s: how long the client trained, in seconds.
+        metrics: what the training measured.
+    """
 
     what: ClassVar = "update.counted"
     round: int
@@ -219,7 +270,12 @@ class UpdateCounted(_Event, frozen=True):
 
 
 class UpdateRefused(_Event, frozen=True):
-    """An update was not counted, and why; `code` is one of server.gate's."""
+    """An update was not counted.
+
+    Attributes:
+        topic: where it lies.
+        code: why, in a word: one of `server.gate.CODES`.
+    """
 
     what: ClassVar = "update.refused"
     topic: str
@@ -228,7 +284,15 @@ class UpdateRefused(_Event, frozen=True):
 
 
 class ModelEvaluated(_Event, frozen=True):
-    """The global model after a round was judged on the server's test set; `loss` is None where it is not finite."""
+    """The global model after a round was judged on the server's test set.
+
+    Attributes:
+        accuracy: share of right answers, 0 to 1.
+        loss: mean over the test set; null: it is not finite.
+        samples: how many examples it was judged on.
+        evaluation_s: how long that took, in seconds.
+        background: the next round had begun meanwhile.
+    """
 
     what: ClassVar = "model.evaluated"
     round: int
@@ -291,10 +355,12 @@ def decode(payload: bytes) -> Progress:
     """Read it back.
 
     Raises:
+        SchemaTooNew: it is of a newer schema.
         DecodeError: it is no progress event that we know.
     """
     envelope, data = cloudevents.decode(payload)
     kind = _KINDS.get(envelope.type)
     if kind is None:
         raise DecodeError(f"no such progress event: {envelope.type}")
+    codec.check_schema(kind, envelope.schema)
     return Progress(envelope.subject, codec.decode(kind, data), envelope.time_s, envelope.id)

@@ -1,7 +1,10 @@
 """Who is there: the client register's entries, how their invocations went, and which bridges are up."""
 
+from typing import ClassVar
+
 import msgspec
 
+from broker.messages import codec
 from broker.messages.invocation import Outcome
 
 
@@ -33,21 +36,27 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge says that it is there, again and again.
 
     Attributes:
+        bridge: its name.
         platform: whose tasks it takes.
         every_s: how often it says so; one that was not heard for three times as long is not there.
         gone: it, or its broker for it, has said goodbye.
+        schema: version of the message.
     """
+
+    upgrade: ClassVar = "upgrade the server to the version of the bridge"
 
     bridge: str
     platform: str
     every_s: float
     gone: bool = False
+    schema: int = codec.SCHEMA
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of the client register (paper, section 3.1). Secrets are named, never held.
 
     Attributes:
+        function: name of the function on its platform.
         url: where the platform triggers the function; empty where it needs none.
         data_loc: fsspec URL of the client's shard.
         labels: what cohorts are chosen by; `data` names the deal that the shard is part of.

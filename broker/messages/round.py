@@ -2,15 +2,22 @@
 
 import hashlib
 import hmac
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
+from broker.messages import codec
 from broker.messages.job import Model, Training
 
 
 class BlobRef(msgspec.Struct, frozen=True):
-    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does."""
+    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does.
+
+    Attributes:
+        topic: where they are retained.
+        sha256: their digest, 64 hexadecimal digits.
+        bytes: how many they are.
+    """
 
     topic: str
     sha256: str
@@ -36,7 +43,10 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: seconds since the epoch; no update is wanted after it.
         max_attempts: how often the function may be invoked for this task.
         told: what the strategy tells the client.
+        schema: version of the message.
     """
+
+    upgrade: ClassVar = "upgrade this bridge to the version of the server"
 
     client_id: str
     client_type: str
@@ -53,6 +63,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     max_attempts: int
     told: dict[str, Any] = {}
+    schema: int = codec.SCHEMA
 
     @property
     def id(self) -> str:
@@ -69,6 +80,21 @@ def nonce(secret: str, job: str, round_: int) -> str:
         round_: the round's number.
     """
     return hmac.new(secret.encode(), f"{job}/{round_}".encode(), hashlib.sha256).hexdigest()
+
+
+class TaskName(msgspec.Struct, frozen=True, kw_only=True):
+    """What names a task in a message of any schema, however little else of it can be read."""
+
+    client_id: str
+    client_type: str
+    job: str
+    round: int
+    token: str = ""
+
+    @property
+    def id(self) -> str:
+        """The task's."""
+        return f"{self.job}.{self.round}.{self.client_id}"
 
 
 def token(nonce: str, client: str) -> str:

@@ -1,12 +1,10 @@
 """Tensors <-> bytes: safetensors, read by a gate of our own.
 
 The safetensors library accepts duplicate keys, and takes seconds for a header of a million empty tensors
-(https://github.com/huggingface/safetensors#format describes the format). So the header is capped before it is parsed,
-and what it says is compared with what was expected before a tensor is touched. bfloat16 comes from ml_dtypes.
+(https://github.com/huggingface/safetensors#format describes the format). So `broker.messages.tensor_header` caps the
+header before it is parsed, and what it says is checked before a tensor is touched. bfloat16 comes from ml_dtypes.
 """
 
-import json
-import struct
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 
 Array = NDArray[Any]
@@ -38,11 +37,6 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
-
-HEADER_CAP: Final = 64 << 10
-"""Bytes of header that are always accepted; a larger one only if as many tensors are expected."""
-
-_HEADER_BYTES_PER_TENSOR: Final = 512
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,47 +65,11 @@ def decode(payload: bytes, *, expected: int = 0) -> tuple[Tensors, dict[str, str
     Raises:
         BadTensors: it is malformed in any way, has a duplicate name, a dtype that is not ours, or too large a header.
     """
-    header, start = _header(payload, max(HEADER_CAP, _HEADER_BYTES_PER_TENSOR * expected))
-    metadata = _converted(header.pop("__metadata__", {}), dict[str, str])
-    entries = {name: _converted(entry, _Entry) for name, entry in header.items()}
+    header, start = tensor_header.read(payload, expected=expected)
+    metadata = tensor_header.metadata(header)
+    entries = {name: tensor_header.converted(entry, _Entry) for name, entry in header.items() if name != "__metadata__"}
     _check_offsets(entries, len(payload) - start)
     return {name: _view(payload, start, name, entry) for name, entry in entries.items()}, metadata
-
-
-def _header(payload: bytes, cap: int) -> tuple[dict[str, Any], int]:
-    if len(payload) < 8:  # noqa: PLR2004 (the length field itself)
-        raise BadTensors(f"a file of {len(payload)} bytes is no safetensors file")
-    (size,) = struct.unpack_from("<Q", payload)
-    if size > min(cap, len(payload) - 8):
-        raise BadTensors(f"its header claims {size} bytes, at most {min(cap, len(payload) - 8)} are accepted")
-    return _parsed(payload[8 : 8 + size]), 8 + size
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    """The header's JSON object; the decoder of the standard library is the one that shows duplicate keys."""
-    try:
-        header = _DECODER.decode(text.decode())
-    except (ValueError, RecursionError) as exc:
-        raise BadTensors(f"its header is unreadable: {exc}") from exc
-    if not isinstance(header, dict):
-        raise BadTensors("its header is no JSON object")
-    return header
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a key stands in it twice")
-    # A lone surrogate ("\\ud800") is legal JSON and no text: whoever encodes it later would fail.
-    "".join(text for pair in pairs for text in pair if isinstance(text, str)).encode()
-    return table
-
-
-def _converted(value: object, kind: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as exc:
-        raise BadTensors(f"its header is malformed: {exc}") from exc
 
 
 def _check_offsets(entries: Mapping[str, _Entry], size: int) -> None:
@@ -149,6 +107,3 @@ def _elements(name: str, shape: tuple[int, ...]) -> int:
             raise BadTensors(f"{name} has shape {shape}")
         count *= side
     return count
-
-
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates)

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from broker import chunks
 from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, Will, refuse_overlap
 from broker.families import Keep, family_of
 from broker.mqtt import feed, inbound, storage
@@ -78,7 +79,9 @@ class MqttBroker(Broker):
         if dedupe is not None and known is not None:
             return Receipt(known.sequence, stored=False)
         key = storage.entry_key(topic, name)
-        await self._link.publish(key, storage.escaped(message), expires_s=family.max_age_s)
+        # A manifest of chunks is not what the family's events are.
+        content_type = "" if chunks.is_manifest(message) else family.content_type
+        await self._link.publish(key, storage.escaped(message), expires_s=family.max_age_s, content_type=content_type)
         self._recent[topic, name.id] = name
         return Receipt(name.sequence)
 

@@ -153,7 +153,14 @@ class Client:
             self._connected.exception()  # nobody else may have looked
 
     async def publish(
-        self, topic: str, payload: bytes, *, retain: bool, expires_s: float = 0.0, mark: bytes | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool,
+        expires_s: float = 0.0,
+        mark: bytes | None = None,
+        content_type: str = "",
     ) -> None:
         """Publish with QoS 1, and return when the broker has it.
 
@@ -162,7 +169,8 @@ class Client:
             payload: empty and retained: forget what lies there.
             retain: whether the broker keeps it.
             expires_s: for how long (MQTT 5 only); 0: for ever.
-            mark: correlation data of an answer.
+            mark: correlation data of an answer (MQTT 5 only).
+            content_type: media type of the payload (MQTT 5 only); empty: it is not said.
 
         Raises:
             Denied: we may not; MQTT 3.1.1 does not tell.
@@ -172,7 +180,7 @@ class Client:
         """
         if len(payload) > self.max_message_bytes:
             raise PayloadTooLarge(topic, len(payload), self.max_message_bytes)
-        properties = self._publish_properties(expires_s if payload else 0.0, mark)
+        properties = self._publish_properties(expires_s if payload else 0.0, mark, content_type)
         async with self._in_flight:
             self._check_up()
             info = self._paho.publish(topic, payload, qos=1, retain=retain, properties=properties)
@@ -336,7 +344,7 @@ class Client:
             return
         self._receive(Message(topic, bytes(message.payload), message.retain, message.mid, _answer_to(message)))
 
-    def _publish_properties(self, expires_s: float, mark: bytes | None) -> Properties | None:
+    def _publish_properties(self, expires_s: float, mark: bytes | None, content_type: str) -> Properties | None:
         if self.version != MQTTv5:
             return None
         properties = _properties(PacketTypes.PUBLISH)
@@ -344,6 +352,8 @@ class Client:
             properties.MessageExpiryInterval = int(expires_s)
         if mark is not None:
             properties.CorrelationData = mark
+        if content_type:
+            properties.ContentType = content_type
         return properties
 
     def _subscriptions(self, filters: Sequence[str], qos: int, *, retained: bool) -> list[Any]:

@@ -71,10 +71,19 @@ class Connection:
         return self._live.max_message_bytes
 
     async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = True, expires_s: float = 0.0, mark: bytes | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = True,
+        expires_s: float = 0.0,
+        mark: bytes | None = None,
+        content_type: str = "",
     ) -> None:
         """See Client.publish."""
-        await self._live.publish(topic, payload, retain=retain, expires_s=expires_s, mark=mark)
+        await self._live.publish(
+            topic, payload, retain=retain, expires_s=expires_s, mark=mark, content_type=content_type
+        )
 
     async def fetch(self, *filters: str) -> dict[str, Message]:
         """What is retained under MQTT filters, by topic.
@@ -182,9 +191,11 @@ class Link(reconnect.Link[Connection]):
         if len(cuts) == MOST_CUTS:
             raise PayloadTooLarge(cuts[-1].topic, cuts[-1].size) from cuts[-1]
 
-    async def publish(self, topic: str, payload: bytes, *, expires_s: float = 0.0) -> None:
+    async def publish(self, topic: str, payload: bytes, *, expires_s: float = 0.0, content_type: str = "") -> None:
         """Retain a message, an empty one to forget what is there, however often the connection ends meanwhile."""
-        await self.persist(lambda connection: connection.publish(topic, payload, expires_s=expires_s))
+        await self.persist(
+            lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
+        )
 
     async def fetch(self, *filters: str) -> dict[str, Message]:
         """See Connection.fetch."""

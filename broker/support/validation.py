@@ -1,15 +1,17 @@
-"""Turns msgspec's refusals into sentences that name the field, its value and what is allowed."""
+"""Reads what people write: unknown keys and wrong values are refused with the field, its value and what is allowed."""
 
 import difflib
 import re
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 from msgspec import inspect
 
+S = TypeVar("S", bound=msgspec.Struct)
+
 # msgspec keeps its facts in the text alone: "<what> - at `$.cohort.clients`".
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 
 
 class Mistake(NamedTuple):
@@ -20,35 +22,75 @@ class Mistake(NamedTuple):
     allowed: str
 
 
-def explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.Struct]) -> Mistake:
+class Invalid(ValueError):
+    """Raised for what does not fit its schema; `mistake` says where."""
+
+    def __init__(self, mistake: Mistake) -> None:
+        super().__init__(f"{mistake.field}: {mistake.allowed}")
+        self.mistake = mistake
+
+
+def strict(raw: object, schema: type[S]) -> S:
+    """Convert decoded TOML or JSON that a person wrote; a key that the schema does not have is a mistake.
+
+    Args:
+        raw: tables, lists and plain values.
+        schema: what it should be.
+
+    Raises:
+        Invalid: it has an unknown key, or a value that is not allowed.
+    """
+    for mistake in _unknown_keys(raw, _as_struct(schema), ""):
+        raise Invalid(mistake)
+    try:
+        return msgspec.convert(raw, schema)
+    except msgspec.ValidationError as exc:
+        raise Invalid(_explained(exc, raw, schema)) from exc
+
+
+def _explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.Struct]) -> Mistake:
     """What a refusal is about."""
     text = str(error)
     at = _AT.search(text)
     path = at["path"] if at else ""
-    what = _AT.sub("", text)
-    unknown = _UNKNOWN.search(what)
-    if unknown:
-        return _unknown_key(path, unknown["name"], raw, schema)
-    return Mistake(path, _value_at(raw, path), _allowed(schema, path, what))
+    return Mistake(path, _value_at(raw, path), _allowed(schema, path, _AT.sub("", text)))
 
 
-def _unknown_key(path: str, name: str, raw: object, schema: type[msgspec.Struct]) -> Mistake:
-    known = [field.name for field in _struct_at(schema, path).fields]
+def _unknown_keys(raw: object, kind: inspect.Type, path: str) -> Iterator[Mistake]:
+    """The keys in a value that its type does not have, the outer ones first."""
+    match kind:
+        case inspect.StructType() if isinstance(raw, Mapping):
+            known = {field.encode_name: field.type for field in kind.fields}
+            yield from (_unknown_key(f"{key}", raw[key], list(known), path) for key in raw if key not in known)
+            for key in known.keys() & raw.keys():
+                yield from _unknown_keys(raw[key], known[key], _below(path, key))
+        case inspect.DictType() if isinstance(raw, Mapping):
+            for key, value in raw.items():
+                yield from _unknown_keys(value, kind.value_type, _below(path, f"{key}"))
+        case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple):
+            for i, value in enumerate(raw):
+                yield from _unknown_keys(value, kind.item_type, f"{path}[{i}]")
+        case inspect.UnionType():
+            for part in kind.types:
+                yield from _unknown_keys(raw, part, path)
+        case _:
+            pass
+
+
+def _unknown_key(name: str, value: object, known: list[str], path: str) -> Mistake:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    field = f"{path}.{name}" if path else name
-    return Mistake(field, _value_at(raw, field), f"no such key; {hint}known are {', '.join(known)}")
+    return Mistake(_below(path, name), value, f"no such key; {hint}known are {', '.join(known)}")
+
+
+def _below(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
 
 
 def _value_at(raw: object, path: str) -> object:
     for key in filter(None, path.split(".")):
         raw = raw.get(key) if isinstance(raw, dict) else None
     return raw
-
-
-def _struct_at(schema: type[msgspec.Struct], path: str) -> inspect.StructType:
-    found = _type_at(schema, path)
-    return found if isinstance(found, inspect.StructType) else _as_struct(schema)
 
 
 def _as_struct(schema: type[msgspec.Struct]) -> inspect.StructType:
@@ -59,7 +101,7 @@ def _type_at(schema: type[msgspec.Struct], path: str) -> inspect.Type | None:
     found: inspect.Type | None = _as_struct(schema)
     for key in filter(None, path.split(".")):
         fields = found.fields if isinstance(found, inspect.StructType) else ()
-        found = next((field.type for field in fields if field.name == key), None)
+        found = next((field.type for field in fields if field.encode_name == key), None)
     return found
 
 

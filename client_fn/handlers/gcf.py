@@ -7,7 +7,7 @@ import structlog
 
 from broker.messages import codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order
+from broker.messages.invocation import Order, OrderName
 from client_fn.runtime.instance import of_this_process
 
 log = structlog.get_logger(__name__)
@@ -26,20 +26,23 @@ def train(event: CloudEvent) -> None:
     """Do what the order in a Pub/Sub message asks for; what becomes of it is reported to the broker alone.
 
     Returns normally whatever happens, which acknowledges the message: the bridge decides about another attempt, and a
-    message that is no order would be none the next time either.
+    message that is no order would be none the next time either. An order that can't be read, but names its task, is
+    reported as failed.
     """
+    content, activation = b"", event["id"]
     try:
-        order = _order(event.data)
+        content = _content(event.data)
+        report = of_this_process().run(codec.decode(Order, content), activation=activation)
     except DecodeError as exc:
-        log.error("no order", message=event["id"], reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
+        log.error("no order", message=activation, reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
+        if named := codec.glimpse(OrderName, content):
+            of_this_process().refuse(named, exc, activation=activation)
         return
-    report = of_this_process().run(order, activation=event["id"])
     log.info("order answered", task=report.id, state=report.state, reason=report.reason)
 
 
-def _order(data: Any) -> Order:
+def _content(data: Any) -> bytes:
     try:
-        content = base64.b64decode(data["message"]["data"], validate=True)
+        return base64.b64decode(data["message"]["data"], validate=True)
     except (TypeError, KeyError, ValueError) as exc:
         raise DecodeError(f"not a Pub/Sub message with data: {exc!r}") from exc
-    return codec.decode(Order, content)

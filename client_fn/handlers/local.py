@@ -15,12 +15,12 @@ import broker
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
-from broker.messages.errors import MessageError
-from broker.messages.invocation import Order, Report
+from broker.messages.errors import DecodeError, MessageError
+from broker.messages.invocation import Order, OrderName, Report
 from client_fn.errors import ClientError
 from client_fn.function import Warm, handle
 from client_fn.runtime import start
-from client_fn.runtime.failure import failed
+from client_fn.runtime.failure import failed, unreadable
 
 log = structlog.get_logger(__name__)
 
@@ -31,20 +31,35 @@ async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> No
     async with broker.connect(url, name=f"worker-{os.getpid()}") as bus, asyncio.TaskGroup() as group:
         first = True
         while line := await orders.readline():
-            order = codec.decode(Order, line)
+            order = _order(line, reports)
+            if order is None:
+                continue
             group.create_task(_work(order, bus, warm, reports, cold=first), name=order.task.id)
             first = False
         # A training in another thread can't be interrupted, and nobody waits for its update any more.
         os._exit(0)
 
 
+def _order(line: bytes, reports: BinaryIO) -> Order | None:
+    """The order in a line; None: it can't be read, and is reported as failed."""
+    try:
+        return codec.decode(Order, line)
+    except DecodeError as exc:
+        named = codec.glimpse(OrderName, line)
+        if named is None:
+            raise
+        _write(unreadable(named, exc), reports)
+        return None
+
+
+def _write(report: Report, reports: BinaryIO) -> None:
+    reports.write(codec.encode(report) + b"\n")
+    reports.flush()
+
+
 async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
     def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
-        write(Report(order.task.id, state, cold=cold))
-
-    def write(report: Report) -> None:
-        reports.write(codec.encode(report) + b"\n")
-        reports.flush()
+        _write(Report(order.task.id, state, cold=cold), reports)
 
     try:
         await handle(
@@ -56,11 +71,11 @@ async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, col
             on_trained=lambda: report("trained"),
         )
     except (ClientError, BrokerError, MessageError) as exc:
-        write(failed(order, exc))
+        _write(failed(order, exc), reports)
     except Exception as exc:
         # The outermost loop of the function: the user's model may raise anything.
         log.exception("the function failed", task=order.task.id)
-        write(failed(order, exc))
+        _write(failed(order, exc), reports)
     else:
         report("done")
 

@@ -10,10 +10,11 @@ import structlog
 
 from broker import topics
 from broker.errors import BrokerError, Denied
-from broker.messages import codec, tensors
-from broker.messages.errors import BadTensors, MessageError
+from broker.messages import codec
+from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import Order, Report
-from broker.messages.round import RoundTask
+from broker.messages.round import RoundTask, TaskName
+from broker.messages.update import read_header
 from broker.support.tasks import task_group
 from client_fn.cache import keep
 from client_fn.errors import ClientError, NoRoute, TopicTaken, WrongClient
@@ -28,8 +29,6 @@ ANSWERS_KEPT: Final = 4
 
 REPORT_S: Final = 5.0
 """A report that takes longer is given up: the platform gets it too, and the update is what counts."""
-
-_MANY_TENSORS: Final = 1 << 16
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +75,10 @@ class Orders:
             self._under_way[key] = self._group.create_task(work, name=order.task.id)
         # Who gives up waiting does so for himself.
         return await asyncio.shield(self._under_way[key])
+
+    async def refuse(self, task: TaskName, report: Report) -> None:
+        """Report that an order of that task can't be read, so that its round does not wait for it."""
+        await self._tell(task, report)
 
     def stop(self) -> None:
         """Give up whatever is under way."""
@@ -148,7 +151,7 @@ class Orders:
         if self._client and task.client_id != self._client:
             raise WrongClient(task.client_id, self._client)
 
-    async def _tell(self, task: RoundTask, report: Report) -> bool:
+    async def _tell(self, task: RoundTask | TaskName, report: Report) -> bool:
         """Retain a report where the bridge looks for it; a task does not fail of that."""
         try:
             async with asyncio.timeout(REPORT_S), self._line.held() as bus:
@@ -186,6 +189,6 @@ async def _is_there(exchange: Exchange, order: Order) -> bool:
 
 def _token_of(update: bytes) -> str:
     try:
-        return tensors.decode(update, expected=_MANY_TENSORS)[1].get("token", "")
-    except BadTensors:
+        return read_header(update).token
+    except DecodeError:
         return ""

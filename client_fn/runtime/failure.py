@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from broker.messages.invocation import Order, Report
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Order, OrderName, Report
 from client_fn.errors import ClientError
 
 REASON_CHARACTERS: Final = 1000
@@ -18,6 +19,13 @@ def failed(order: Order, exc: BaseException, activation: str = "") -> Report:
         retryable=exc.retryable if isinstance(exc, ClientError) else True,
         attempt=order.attempt,
         activation=activation,
+    )
+
+
+def unreadable(order: OrderName, exc: DecodeError, activation: str = "") -> Report:
+    """The report of an order of which little more than its task's name can be read; no attempt would read more."""
+    return Report(
+        order.task.id, "failed", reason=_shown(exc), retryable=False, attempt=order.attempt, activation=activation
     )
 
 

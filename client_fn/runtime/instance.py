@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from broker.messages.invocation import Order, Report
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Order, OrderName, Report
 from broker.support.tasks import task_group
 from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
 from client_fn.runtime.connection import Line
 from client_fn.runtime.executor import Answer, Orders
-from client_fn.runtime.failure import failed
+from client_fn.runtime.failure import failed, unreadable
 from client_fn.runtime.settings import Settings
 
 GRACE_S: Final = 10.0
@@ -96,6 +97,20 @@ class Instance:
         except TimeoutError:
             future.cancel()
             return Answer(failed(order, LeaseOver(order.task.id, order.task.deadline_s), activation), {})
+
+    def refuse(self, order: OrderName, exc: DecodeError, *, activation: str = "") -> Report:
+        """Report the failure of an order that can't be read, to the broker too, so that its round does not wait.
+
+        Args:
+            order: what can be read of it.
+            exc: what is wrong with it.
+            activation: the platform's id of this run.
+        """
+        report, running = unreadable(order, exc, activation), self._started()
+        telling = running.orders.refuse(order.task, report)
+        with contextlib.suppress(TimeoutError, concurrent.futures.CancelledError):
+            asyncio.run_coroutine_threadsafe(telling, running.loop).result(GRACE_S)
+        return report
 
     def close(self) -> None:
         """Give up what is under way, and end; the next order would start everything anew."""

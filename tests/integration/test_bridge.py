@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import msgspec
 import pytest
 
 from bridges import Activation, Invoker, Patience, Runner
@@ -226,6 +228,35 @@ async def test_a_bridge_that_dies_leaves_its_tasks_to_the_next(bus: Broker) -> N
     async with running(runner(bus, second).run()):
         await outcomes(bus, has("succeeded", 5))
     assert {client for client, _ in second.calls} == {f"client-{i:02d}" for i in range(5)}
+
+
+@pytest.mark.parametrize("change", [{"schema": 2, "model": "elsewhere"}, {"deadline_s": "soon"}])
+async def test_a_task_that_can_t_be_read_is_given_up_at_once_if_it_names_itself(
+    bus: Broker, change: dict[str, Any]
+) -> None:
+    event = cloudevents.encode(Envelope("1", "/server", "round.task", 0.0), msgspec.to_builtins(task()) | change)
+    async with running(runner(bus, platform := FakePlatform()).run()):
+        await bus.publish(topics.task("fake", "client-00"), event)
+        (dead,) = await outcomes(bus, has("dead"))
+        async for letter in dead_letters(bus):
+            assert letter == event
+            break
+    assert (dead.job, dead.round, dead.client, dead.attempt) == ("job", 1, "client-00", 1)
+    assert ("upgrade this bridge to the version of the server" in dead.reason) == ("schema" in change)
+    assert platform.calls == []
+
+
+async def test_an_unreadable_task_of_another_topic_gives_nothing_up(bus: Broker) -> None:
+    unreadable = msgspec.to_builtins(task()) | {"seed": ""}
+    event = cloudevents.encode(Envelope("1", "/server", "round.task", 0.0), unreadable)
+    async with running(runner(bus, FakePlatform()).run()):
+        await bus.publish(topics.task("fake", "client-01"), event)
+        async for letter in dead_letters(bus):
+            assert letter == event
+            break
+        await publish(bus, task("client-02"))
+        found = await outcomes(bus, has("succeeded"))
+    assert {one.client for one in found} == {"client-02"}
 
 
 async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Fabric, bus: Broker) -> None:

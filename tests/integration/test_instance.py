@@ -21,8 +21,10 @@ from broker import topics
 from broker.base import Broker
 from broker.messages import codec
 from broker.messages import tensors as payload
-from broker.messages.invocation import Order, Report
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import Order, OrderName, Report
 from broker.messages.job import Model
+from broker.messages.round import TaskName
 from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
@@ -414,3 +416,12 @@ def _counting(real: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
         return real(*args, **more)
 
     return counted
+
+
+async def test_an_order_that_can_t_be_read_is_reported_to_the_broker(place: Place) -> None:
+    """So the bridge hears of it whatever its platform tells; Pub/Sub tells nothing."""
+    name = OrderName(task=TaskName(client_id="c1", client_type="local", job="job", round=1), attempt=2)
+    report = await asyncio.to_thread(place.function.refuse, name, DecodeError("not a valid Order: x"), activation="m-1")
+    assert await place.reported() == report
+    assert (report.id, report.state, report.retryable, report.attempt) == (TASK, "failed", False, 2)
+    assert "not a valid Order: x" in report.reason

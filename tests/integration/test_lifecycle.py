@@ -200,6 +200,18 @@ async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: B
     ]
 
 
+@pytest.mark.parametrize("id_", ["asked", "No Id!"])
+async def test_a_request_of_a_newer_version_is_answered_with_what_to_upgrade(bus: Broker, id_: str) -> None:
+    newer = {"id": id_, "function": {"schema": 2}}
+    async with running(Lifecycle(bus, FakeHost()).serve()), bus.subscribe(topics.reply("asked")) as replies:
+        await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(newer))
+        if id_ == "asked":
+            async with asyncio.timeout(WITHIN_S):
+                reply = codec.decode(Reply, await (await anext(aiter(replies))).read())
+            assert "upgrade this bridge to the version that deploys the functions" in reply.error
+        assert (await ask(bus, "list")).functions == ()
+
+
 async def say(bus: Broker, one: RoundTask, state: str, attempt: int = 1) -> None:
     report = invocation.Report(one.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
     await bus.put(topics.report("fake", one.client_id), msgspec.json.encode(report))

@@ -59,9 +59,9 @@ async def test_a_bare_json_request_starts_training_and_everyone_can_watch(nats_s
     assert {event["specversion"] for event in seen} == {"1.0"}
     assert {event["subject"] for event in seen} == {job}
     types = [event["type"] for event in seen]
-    assert types[0] == "fedkeeper.job.accepted"
-    assert types.count("fedkeeper.round.completed") == 2
-    assert types.count("fedkeeper.update.counted") == 8
+    assert types[0] == "dev.fedkeeper.job.accepted"
+    assert types.count("dev.fedkeeper.round.completed") == 2
+    assert types.count("dev.fedkeeper.update.counted") == 8
 
 
 async def test_a_bad_request_gets_the_error_and_the_server_stays_up(nats_server: NatsServer) -> None:

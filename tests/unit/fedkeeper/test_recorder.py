@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from broker.messages import job as jobs
+from broker.messages.job import Job, Stop
 from broker.messages.progress import (
     ClientTraining,
     Event,
@@ -99,6 +100,14 @@ def test_the_job_is_written_as_it_was_asked_for(log: Log) -> None:
     assert log.recorder.job is not None
     assert log.recorder.job.stop.rounds == 7
     assert log.rows == []
+
+
+def test_a_job_that_is_accepted_twice_does_not_begin_anew(log: Log) -> None:
+    accepted = JobAccepted(name="demo", job=Job(name="demo", stop=Stop(rounds=3)))
+    log.note(accepted)
+    log.complete(1)
+    log.note(accepted)
+    assert (log.folder / "clients.jsonl").read_bytes()
 
 
 def test_a_round_waits_for_its_evaluation(log: Log) -> None:

@@ -14,6 +14,7 @@ import pytest
 import safetensors.numpy
 
 from broker import topics
+from broker.messages import tensor_header
 from broker.messages import tensors as payload
 from broker.messages.job_record import Member
 from broker.messages.round import BlobRef, token
@@ -172,7 +173,7 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     ),
     "no safetensors file": ("malformed", lambda: code_of(b"garbage")),
     "no metadata": ("malformed", lambda: code_of(payload.encode(MODEL))),
-    "an unknown field": ("malformed", lambda: code_of(metadata(more="1"))),
+    "a newer schema": ("schema", lambda: code_of(metadata(schema="2", samples="many"))),
     "metadata of text": ("malformed", lambda: code_of(metadata(samples="many"))),
     "metadata nested too deeply": ("malformed", lambda: code_of(metadata(metrics="[" * 50_000))),
     "a lone surrogate": ("malformed", lambda: code_of(metadata(base="\ud800"))),
@@ -298,7 +299,7 @@ def test_1e30_is_absurd(code: str) -> None:
 
 def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(bomb()) > 6_500_000
-    monkeypatch.setattr(payload, "_parsed", pytest.fail)
+    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
     assert code_of(bomb()) == "malformed"
 
 

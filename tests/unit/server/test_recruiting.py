@@ -48,7 +48,7 @@ class Place:
 
     def announce(self, platform: str) -> None:
         here = Presence(bridge=platform, platform=platform, every_s=5.0)
-        self.attendance.note(Value(topics.presence(platform), codec.encode(here), 1))
+        self.attendance.note(Value(topics.presence(platform, platform), codec.encode(here), 1))
 
     def happen(self, what: Happened) -> None:
         self.box._queue.put_nowait(what)

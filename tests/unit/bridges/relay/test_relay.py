@@ -122,8 +122,16 @@ def test_what_is_no_state_of_that_update_is_not_copied(content: bytes) -> None:
     assert state_of(UPDATE, content) is None
 
 
-@pytest.mark.parametrize("topic", ["fl.updates.job.1.client-00", "fl.updates.job.x.client-00.1", "fl.updates.J!.1.c.1"])
-def test_an_update_under_a_topic_that_is_none_has_no_state(topic: str) -> None:
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "fl.updates.job.2.client-00.1",
+        "fl.updates.job.1.client-00",
+        "fl.updates.job.x.client-00.1",
+        "fl.updates.J!.1.c.1",
+    ],
+)
+def test_an_update_under_a_topic_that_is_not_its_own_has_no_state(topic: str) -> None:
     assert state_of(topic, update({}, header(task(), state=STATE))) is None
 
 

@@ -56,7 +56,7 @@ def test_the_head_is_small_and_the_blobs_are_not_encoded() -> None:
     ],
 )
 def test_what_is_no_parcel_is_refused(garbage: bytes) -> None:
-    with pytest.raises(DecodeError, match="parcel"):
+    with pytest.raises(DecodeError, match="arcel"):
         bundle.unpack(garbage)
 
 

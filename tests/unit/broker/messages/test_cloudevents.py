@@ -9,7 +9,7 @@ import pytest
 
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import BlobRef
 
 ENVELOPE = Envelope("demo.1.c-0", "/server", "round.task", 1_700_000_000.25, "c-0")
@@ -28,10 +28,11 @@ def test_ours_has_what_the_specification_requires() -> None:
         "specversion": "1.0",
         "id": "demo.1.c-0",
         "source": "/server",
-        "type": "fedkeeper.round.task",
+        "type": "dev.fedkeeper.round.task",
         "subject": "c-0",
         "time": "2023-11-14T22:13:20.250000+00:00",
         "datacontenttype": "application/json",
+        "dataschema": "https://fedkeeper.dev/schemas/1/round.task.json",
         "data": {"topic": "fl.models.demo.x", "sha256": "ab" * 32, "bytes": 5},
     }
     assert datetime.fromisoformat(raw["time"]).timestamp() == ENVELOPE.time_s
@@ -50,6 +51,23 @@ def test_another_producer_s_event_is_read() -> None:
     got, data = cloudevents.decode(event(time="2023-11-14T22:13:20Z", traceparent="00-ab-cd-01", dataschema=None))
     assert got == Envelope("7", "/elsewhere", "job", 1_700_000_000.0)
     assert json.loads(data) == {"name": "demo"}
+
+
+def test_types_of_version_0_1_are_read() -> None:
+    assert cloudevents.decode(event(type="fedkeeper.round.task"))[0].type == "round.task"
+
+
+def test_data_of_a_newer_schema_are_refused() -> None:
+    newer = msgspec.structs.replace(ENVELOPE, schema=2)
+    blob = cloudevents.encode(newer, DATA)
+    assert cloudevents.decode(blob)[0] == newer
+    with pytest.raises(SchemaTooNew):
+        cloudevents.data_of(blob, BlobRef)
+
+
+@pytest.mark.parametrize("uri", [None, "", "https://elsewhere/2/x.json", f"{cloudevents.SCHEMAS}/x/y.json", "a b"])
+def test_another_data_schema_says_nothing_of_ours(uri: str | None) -> None:
+    assert cloudevents.decode(event(dataschema=uri))[0].schema == 1
 
 
 def test_an_event_without_a_time_happened_at_the_epoch() -> None:
@@ -78,9 +96,9 @@ def test_data_may_be_any_json(data: Any) -> None:
     ],
 )
 def test_what_is_no_event_is_refused(payload: bytes) -> None:
-    with pytest.raises(DecodeError, match="not a CloudEvent"):
+    with pytest.raises(DecodeError, match="not a valid CloudEvent"):
         cloudevents.decode(payload)
-    with pytest.raises(DecodeError, match="not a CloudEvent"):
+    with pytest.raises(DecodeError, match="not a valid CloudEvent"):
         cloudevents.data_of(payload, BlobRef)
 
 
@@ -103,5 +121,5 @@ def test_an_event_is_unwrapped_and_a_bare_object_is_not() -> None:
 
 
 def test_what_says_it_is_an_event_and_is_none_is_refused() -> None:
-    with pytest.raises(DecodeError, match="not a CloudEvent"):
+    with pytest.raises(DecodeError, match="not a valid CloudEvent"):
         cloudevents.unwrapped(event(data="absent"))

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from broker.messages import codec
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.function import Deployed, Function, Reply, Request
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import Order, OrderName, Report
 from broker.messages.job import Model, Training
+from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask
 
 FUNCTION = Function(
@@ -123,3 +124,55 @@ def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_o
 def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
     assert len(msgspec.json.encode(Order(TASK, 1))) < 2000
     assert msgspec.json.encode(Report("a", "done")) == b'{"id":"a","state":"done"}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "remedy"),
+    [
+        (RoundTask, {"schema": 2}, "upgrade this bridge to the version of the server"),
+        (Order, {"task": {"schema": 2, "client": "renamed"}}, "package and deploy the functions"),
+        (Function, {"schema": 2, "name": 7}, "upgrade this bridge to the version that deploys"),
+        (Request, {"function": {"schema": 2}}, "upgrade this bridge to the version that deploys"),
+        (Presence, {"schema": 2}, "upgrade the server to the version of the bridge"),
+    ],
+)
+def test_a_message_of_a_newer_schema_is_refused_with_the_side_to_upgrade(
+    kind: type[object], raw: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(SchemaTooNew, match=remedy) as refused:
+        codec.decode(kind, msgspec.json.encode(raw))
+    assert (refused.value.kind, refused.value.got, refused.value.known) == (kind.__name__, 2, 1)
+
+
+def test_a_newer_message_whose_fields_would_fit_is_refused_too() -> None:
+    newer = msgspec.structs.replace(TASK, schema=2)
+    with pytest.raises(SchemaTooNew):
+        codec.decode(Order, codec.encode(Order(newer, 1)))
+
+
+def test_a_message_without_a_schema_is_of_the_first() -> None:
+    raw = msgspec.to_builtins(TASK)
+    del raw["schema"]
+    assert codec.decode(RoundTask, msgspec.json.encode(raw)).schema == 1
+
+
+@pytest.mark.parametrize("schema", ["2", 1.5, None, [2]])
+def test_a_schema_that_is_no_number_is_a_wrong_field(schema: object) -> None:
+    raw = {**msgspec.to_builtins(TASK), "schema": schema}
+    with pytest.raises(DecodeError, match=r"\$\.schema"):
+        codec.decode(RoundTask, msgspec.json.encode(raw))
+
+
+def test_of_an_order_of_any_schema_the_name_of_its_task_is_read() -> None:
+    name = {"job": "j", "round": 3, "client_id": "c", "client_type": "gcf"}
+    found = codec.glimpse(OrderName, msgspec.json.encode({"task": {**name, "schema": 9, "model": 1}, "attempt": 2}))
+    assert found is not None
+    assert (found.task.id, found.attempt) == ("j.3.c", 2)
+    for other in (b"", b"{}", b'{"task": {}}', msgspec.json.encode({"task": name}), b"[" * 100_000):
+        assert codec.glimpse(OrderName, other) is None
+
+
+def test_any_json_is_read_as_it_is() -> None:
+    assert codec.plain('{"a": [1, null]}') == {"a": [1, None]}
+    with pytest.raises(DecodeError, match="not JSON"):
+        codec.plain(b"{")

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from broker.messages import codec, job_record
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Cohort, Job
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event, RoundCompleted
@@ -50,7 +50,7 @@ def test_no_field_of_the_record_is_left_at_its_default(record: JobRecord) -> Non
     # Otherwise a field that does not come back would not show above.
     fresh = JobRecord(id="demo", job=record.job)
     same = {name for name in JobRecord.__struct_fields__ if getattr(fresh, name) == getattr(record, name)}
-    assert same == {"id", "job", "reason"}
+    assert same == {"id", "job", "reason", "schema"}
 
 
 def test_a_new_record_comes_back() -> None:
@@ -90,3 +90,17 @@ def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) ->
 def test_what_is_no_record_is_refused(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="not a valid JobRecord"):
         codec.decode(JobRecord, payload)
+
+
+def test_what_a_newer_server_adds_to_a_record_or_its_job_is_ignored(record: JobRecord) -> None:
+    raw = msgspec.to_builtins(record)
+    raw["flushes"] = [1]
+    raw["job"]["cohort"]["select"] = "round-robin"
+    raw["job"]["buffer"] = {"size": 5}
+    assert codec.decode(JobRecord, msgspec.json.encode(raw)) == record
+
+
+def test_a_record_of_a_newer_schema_is_refused_whatever_is_in_it(record: JobRecord) -> None:
+    for raw in ({"schema": 2}, {**msgspec.to_builtins(record), "schema": 7}):
+        with pytest.raises(SchemaTooNew, match="upgrade this program"):
+            codec.decode(JobRecord, msgspec.json.encode(raw))

@@ -9,7 +9,7 @@ from broker import families, topics
 from broker.errors import BadTopic
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job, Stop
 from broker.messages.progress import ENDS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
 
@@ -43,7 +43,7 @@ def test_a_topic_needs_a_usable_job(events: tuple[Event, ...]) -> None:
 
 def test_the_job_is_the_event_s_subject() -> None:
     raw = json.loads(progress.encode(Progress("demo", RoundQuorum(round=1, counted=2, grace_s=5.0), 1.0, "x")))
-    assert (raw["subject"], raw["type"], raw["id"]) == ("demo", "fedkeeper.round.quorum", "x")
+    assert (raw["subject"], raw["type"], raw["id"]) == ("demo", "dev.fedkeeper.round.quorum", "x")
     assert raw["data"] == {"round": 1, "counted": 2, "grace_s": 5.0}
 
 
@@ -76,6 +76,11 @@ def test_a_newer_server_s_fields_are_ignored() -> None:
 def test_an_event_that_we_do_not_know_is_refused(kind: str, data: object, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         progress.decode(cloudevents.encode(Envelope("x", "/server", kind, 1.0, "demo"), data))
+
+
+def test_an_event_of_a_newer_schema_is_refused() -> None:
+    with pytest.raises(SchemaTooNew):
+        progress.decode(cloudevents.encode(Envelope("x", "/server", "job.failed", 1.0, "demo", 2), {"reason": "r"}))
 
 
 @pytest.mark.parametrize("payload", [b"", b"garbage", b"{}", b"\xff", b"[" * 50_000])

@@ -4,16 +4,18 @@ import itertools
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
+import safetensors.numpy
 
-from broker.messages import cloudevents
+from broker.messages import cloudevents, tensor_header
 from broker.messages.cloudevents import Envelope
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.invocation import Invocation
 from broker.messages.job import Model, Training
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef, RoundTask, nonce, seed, token
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, read_header
 
 HEADER = UpdateHeader(
     job="demo",
@@ -88,12 +90,36 @@ def test_texts_are_taken_as_they_are(name: str, text: str) -> None:
         {"metrics": '{"loss": NaN}'},
         {"metrics": "[]"},
         {"state": '{"topic": "t"}'},
-        {"more": "1"},
     ],
 )
 def test_malformed_metadata_are_refused(changes: dict[str, str]) -> None:
     with pytest.raises(DecodeError, match="not an update's metadata"):
         UpdateHeader.from_metadata(bare(**changes))
+
+
+@pytest.mark.parametrize("text", ["1", "", "no JSON", "\ud800"])
+def test_metadata_that_a_newer_function_adds_are_ignored_whatever_they_are(text: str) -> None:
+    assert UpdateHeader.from_metadata(bare(more=text)) == UpdateHeader.from_metadata(bare())
+
+
+def test_an_update_of_a_newer_schema_is_refused_before_its_fields_are_read() -> None:
+    with pytest.raises(SchemaTooNew, match="upgrade the server to the version of the functions") as refused:
+        UpdateHeader.from_metadata({"schema": "2"})
+    assert (refused.value.kind, refused.value.got, refused.value.known) == ("UpdateHeader", 2, 1)
+
+
+def test_the_header_of_an_update_is_read_whatever_its_tensors_are() -> None:
+    blob = safetensors.numpy.save({"w": np.zeros(3, np.float32)}, HEADER.to_metadata())
+    assert read_header(blob) == HEADER
+    assert read_header(blob[:-1]) == HEADER
+    with pytest.raises(DecodeError):
+        read_header(blob[:40])
+
+
+def test_a_header_that_is_too_large_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
+    with pytest.raises(DecodeError, match="at most 8388608 are accepted"):
+        read_header((9 << 20).to_bytes(8, "little") + bytes(9 << 20))
 
 
 @pytest.mark.parametrize("name", ["job", "round", "attempt", "client", "samples", "base", "token"])
@@ -167,3 +193,11 @@ def test_a_message_with_a_wrong_value_is_refused(kind: type[Any], raw: dict[str,
     msgspec.convert(good, kind)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(good | raw, kind)
+
+
+def test_what_a_newer_server_adds_to_a_task_is_ignored() -> None:
+    raw = msgspec.to_builtins(TASK)
+    raw |= {"priority": 1}
+    raw["training_hyperparameters"] |= {"proximal_mu": 0.1}
+    raw["model_configuration"] |= {"compile": True}
+    assert msgspec.convert(raw, RoundTask) == TASK

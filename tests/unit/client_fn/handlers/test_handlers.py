@@ -1,7 +1,10 @@
 """The platforms' handlers: what they take, what they answer, and what they keep to themselves."""
 
+import asyncio
 import base64
+import io
 import json
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +20,11 @@ from broker import topics
 from broker.messages import bundle, codec, signature
 from broker.messages import tensors as payload
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import Order, OrderName, Report
 from broker.messages.round import RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
-from client_fn.handlers import gcf, openfaas, openwhisk
+from client_fn.handlers import gcf, local, openfaas, openwhisk
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import tensors
@@ -271,3 +274,58 @@ def test_errors_of_ours_are_none_of_the_platform_s() -> None:
     with pytest.raises(DecodeError) as refused:
         codec.decode(Order, b'{"task": "hunter2"}')
     assert "hunter2" not in str(refused.value)
+
+
+def newer(deployed: Deployed) -> bytes:
+    """An order that this function can't read: of a newer schema, and with other fields."""
+    raw = msgspec.to_builtins(deployed.order(attempt=2))
+    raw["task"] = {**raw["task"], "schema": 2, "deadline_s": "soon"}
+    return msgspec.json.encode(raw)
+
+
+def check_refused(report: Report, activation: str) -> None:
+    assert (report.id, report.state, report.retryable) == ("job.1.c1", "failed", False)
+    assert (report.attempt, report.activation) == (2, activation)
+    assert "package and deploy the functions with the version of the server" in report.reason
+
+
+@pytest.mark.parametrize("content_type", ["application/json", bundle.CONTENT_TYPE])
+def test_openfaas_reports_an_order_of_a_newer_server(deployed: Deployed, content_type: str) -> None:
+    order = newer(deployed)
+    body = bundle.pack(order, {}) if content_type == bundle.CONTENT_TYPE else order
+    event = signed(body, f"newer {content_type}", **{"Content-Type": content_type})
+    answer, status, headers = openfaas.handle(event, None)
+    assert (status, headers) == (200, {"Content-Type": "application/json"})
+    check_refused(codec.decode(Report, answer), f"newer {content_type}")
+
+
+def test_openwhisk_reports_an_order_of_a_newer_server(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("__OW_ACTIVATION_ID", "a-1")
+    answer = openwhisk.main({"order": json.loads(newer(deployed))})
+    check_refused(msgspec.convert(answer, Report), "a-1")
+
+
+def test_gcf_reports_an_order_of_a_newer_server(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse, told = deployed.instance.refuse, list[Report]()
+
+    def refused(order: OrderName, exc: DecodeError, *, activation: str) -> Report:
+        told.append(refuse(order, exc, activation=activation))
+        return told[-1]
+
+    monkeypatch.setattr(deployed.instance, "refuse", refused)
+    gcf.train(CloudEvent({"message": {"data": base64.b64encode(newer(deployed)).decode()}}))
+    check_refused(told[0], "message-7")
+
+
+async def test_a_worker_reports_an_order_of_a_newer_server_and_lives_on(
+    deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    orders, reports = asyncio.StreamReader(), io.BytesIO()
+    orders.feed_data(newer(deployed) + b"\n" + newer(deployed) + b"\n")
+    orders.feed_eof()
+    await local.serve(deployed.instance.settings.url, orders, reports)
+    told = [codec.decode(Report, line) for line in reports.getvalue().splitlines()]
+    assert (len(told), ended) == (2, [0])
+    check_refused(told[1], "")

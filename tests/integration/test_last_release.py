@@ -1,0 +1,117 @@
+"""The last release's packaged function works with the server and the bridge of today, and trains the same model."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import broker
+from bridges import Invoker, Runner
+from bridges.local import pool
+from bridges.local.pool import LocalPlatform
+from broker.messages import job as jobs
+from broker.messages.progress import ENDS, JobCompleted
+from broker.nats.server import NatsServer
+from broker.support import processes
+from broker.support.tasks import task_group
+from fedkeeper.learning import TorchLearning
+from fedkeeper.provision import deal
+from fedkeeper.sdk import Fabric
+from server.service import serve
+from tests.support.paths import REPOSITORY
+from tests.support.store_messages import FUNCTION, JOB
+
+WITHIN_S: Final = 180.0
+
+
+def version(archive: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in archive.parent.name.split("."))
+
+
+LAST: Final = max((REPOSITORY / "tests/wire").glob(f"*/{FUNCTION}"), key=version)
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> Path:
+    """The last release's function, unpacked."""
+    with zipfile.ZipFile(LAST) as archive:
+        archive.extractall(tmp_path / "released")
+    return tmp_path / "released"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@contextlib.asynccontextmanager
+async def system(url: str, folder: Path) -> AsyncIterator[Fabric]:
+    """Today's server and local bridge, with one worker, and clients for the job."""
+    async with broker.connect(url) as bus, pool.pool(url, workers=1) as platform, task_group() as group:
+        fabric, ready = Fabric(bus), asyncio.Event()
+        data = jobs.from_toml(JOB).data
+        await fabric.register(deal(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+        parts = [
+            group.create_task(serve(bus, TorchLearning(None), on_ready=ready.set), name="server"),
+            group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
+        ]
+        await ready.wait()
+        yield fabric
+        for part in parts:
+            part.cancel()
+
+
+async def digest(url: str, folder: Path, job_id: str) -> str:
+    """Of the model that the job ends with."""
+    async with asyncio.timeout(WITHIN_S), system(url, folder) as fabric:
+        job = await fabric.submit(jobs.from_toml(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
+        said = [one.event async for one in fabric.watch(job)]
+    assert isinstance(said[-1], JobCompleted), said[-1]
+    assert [event.what for event in said if isinstance(event, ENDS)] == ["job.completed"]
+    return said[-1].model.sha256
+
+
+async def test_it_trains_the_same_model_as_today_s_worker(
+    nats_server: NatsServer, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Process] = []
+
+    async def start(platform: LocalPlatform) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "client_fn.handlers.local"),
+            stdin=PIPE,
+            stdout=PIPE,
+            cwd=released,
+            env={**environment(released), **platform._told},
+            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        )
+        started.append(process)
+        return process
+
+    today = await digest(nats_server.url, tmp_path, "today")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalPlatform, "_start", start)
+        assert await digest(nats_server.url, tmp_path, "released") == today
+    assert len(started) == 1, "it ended in the middle of the job"
+
+
+def test_its_worker_imports_nothing_of_today(released: Path) -> None:
+    program = "import broker, client_fn.handlers.local as c; print(broker.__file__, c.__file__, sep='\\n')"
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=released,
+        env=environment(released),
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+    )
+    assert all(Path(line).is_relative_to(released) for line in run.stdout.splitlines())

@@ -1,0 +1,278 @@
+"""Writes docs/wire.md and docs/schemas/ from the messages' own types and docstrings (scripts/wire-docs)."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import msgspec
+from msgspec import inspect as types
+
+from broker.messages import codec
+from broker.messages.cloudevents import PREFIX, SCHEMAS
+from broker.messages.function import Deployed, Function, Reply, Request
+from broker.messages.invocation import Invocation, Order, Report
+from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Strategy, Training
+from broker.messages.job_record import JobRecord, Member
+from broker.messages.progress import Event, Split
+from broker.messages.register import ClientRecord, Presence, Tally
+from broker.messages.round import BlobRef, RoundTask
+from broker.messages.update import UpdateHeader
+from server.submissions import Answer
+from tests.support.paths import REPOSITORY
+
+Kind = type[msgspec.Struct]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message, and what its type can't say of it."""
+
+    kind: Kind
+    topic: str
+    written_by: str
+    read_by: str
+    form: str = "JSON"
+
+
+MESSAGES: Final = (
+    Message(Job, "`fl.jobs.submit`, `fl.jobs.<job>.submit`", "anyone", "server", "JSON, bare or in a CloudEvent"),
+    Message(Answer, "the reply subject, or the response topic, of a request on `fl.jobs.submit`", "server", "anyone"),
+    Message(JobRecord, "`fl.rounds.<job>`", "server", "server, SDK"),
+    Message(RoundTask, "`fl.tasks.<platform>.<client>`", "server", "bridge", f"CloudEvent `{PREFIX}round.task`"),
+    Message(Order, "the platform's trigger", "bridge", "function"),
+    Message(
+        UpdateHeader,
+        "`fl.updates.<job>.<round>.<client>.<attempt>`",
+        "function",
+        "server",
+        "the `__metadata__` of a safetensors file: each value a text; JSON, but for fields that are texts",
+    ),
+    Message(Report, "`fl.reports.<platform>.<client>`, and the answer to the trigger", "function", "bridge"),
+    Message(
+        Invocation,
+        "`fl.invocations.<platform>.<client>`",
+        "bridge, relay",
+        "server",
+        f"CloudEvent `{PREFIX}invocation.<outcome>`",
+    ),
+    Message(Tally, "`fl.tallies.<client>`", "bridge", "SDK"),
+    Message(Presence, "`fl.presence.<bridge>`", "bridge", "server"),
+    Message(ClientRecord, "`fl.clients.<client>`", "SDK", "server"),
+    Message(Function, "`fl.functions.<platform>.<client>`", "bridge", "bridge"),
+    Message(Request, "`fl.fabric.<platform>.create`, `.delete`, `.list`", "SDK", "bridge"),
+    Message(Reply, "`fl.replies.<request>`", "bridge", "SDK"),
+)
+
+PARTS: Final[tuple[Kind, ...]] = (
+    *(BlobRef, Model, Training, Cohort, Strategy, Data, Evaluation, Stop, Member, Deployed, Split),
+)
+
+EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
+
+COMMON: Final = {
+    "accuracy": "on the server's test set, 0 to 1; null: not measured",
+    "activation": "the platform's id of the run; empty: it has none",
+    "attempt": "number of the invocation within the round, from 1",
+    "client": "the client's id",
+    "cold": "whether the function had to be started; null: not known",
+    "data_loc": "fsspec URL of the client's shard",
+    "id": "its id",
+    "job": "the job's id",
+    "model": "the global model",
+    "name": "its name",
+    "platform": "the name that the client's platform has here",
+    "reason": "why, for people",
+    "round": "number of the round, from 1",
+    "rounds": "how many rounds are done",
+    "samples": "how many examples",
+    "schema": "version of the message",
+    "url": "where the platform triggers the function; empty where it needs none",
+}
+"""What a field means wherever its class does not say otherwise."""
+
+INTRODUCTION: Final = f"""\
+# The wire
+
+Made by `scripts/wire-docs` from the types in `broker/messages`; a test compares. Everything between the parts of
+FedKeeper is one of these messages. A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids match
+`[a-z0-9-]{{1,40}}`.
+
+- **Files that people write are strict**, and so is a job where it is submitted: an unknown key is refused, with
+  the one that was meant. **Messages that programs send are tolerant**: a field that a program does not know is
+  ignored.
+- **`schema`** is the version of a message, {codec.SCHEMA} now; absent means 1. It grows only where an older
+  program would misunderstand. A newer one is refused before anything else of it is read, with a sentence that
+  says which side to upgrade: a bridge gives the task up, a function reports the failure, so that no round
+  waits; a server refuses the update (code `schema`), and leaves a newer server's job alone.
+- **Neighbouring versions work together.** `tests/wire/` holds every kind of message as each released version
+  wrote it, and its packaged function; tests read and run them with the code of today.
+- **Events are CloudEvents 1.0** in structured
+  [JSON](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md). `type` is
+  `{PREFIX}` and the event's name (version 0.1 wrote `fedkeeper.`, which is still read); `dataschema` is
+  `{SCHEMAS}/<schema>/<event>.json`. On MQTT 5 they have the content type
+  `application/cloudevents+json`. An event that is said again has the same `id` and `source`.
+- [`schemas/job.json`](schemas/job.json) and [`schemas/progress.json`](schemas/progress.json) are JSON Schemas
+  (2020-12) of a job and of every progress event, for clients in any language. In the second, each event's
+  `data` has its `dataschema` as its `$id`.
+- A payload above 4 MB, or above what the broker takes in one message, lies in chunks of up to 1 MB under
+  `fl.chunks.<topic without fl.>.<sha256>.<n>`; in its place is a manifest: the bytes `ff`, `FKCHUNKS1`, and
+  `{{"sha256", "size", "chunk_bytes"}}` in JSON.
+- Weights and optimizer states are safetensors files under `fl.models.<job>.<sha256>` and
+  `fl.state.<job>.<client>.<round>.<attempt>`; the archive of a function's code is under `fl.packages.<sha256>`.
+- A function without a route to the broker gets a *parcel* (`application/vnd.fedkeeper.parcel`): eight bytes,
+  little endian, that say how long the head is; the head, `{{"message": ..., "blobs": [[topic, bytes], ...]}}`
+  in JSON; the blobs one after the other. The message is an `Order` on the way there, a `Report` on the way
+  back.
+"""
+
+
+def wire_md() -> str:
+    """The content of docs/wire.md."""
+    messages = "\n".join(_message(message) for message in MESSAGES)
+    parts = "\n".join(_section(kind) for kind in PARTS)
+    events = "\n".join(_section(kind, f"`{kind.what}`") for kind in EVENTS)  # type: ignore[attr-defined]
+    where = f"CloudEvents `{PREFIX}<event>` on `fl.progress.<job>.<event>`, by the server, for whoever wants to know.\n"
+    return f"{INTRODUCTION}\n## Messages\n\n{messages}\n## Progress events\n\n{where}\n{events}\n## Parts\n\n{parts}"
+
+
+def job_schema() -> dict[str, Any]:
+    """A job as any client may submit it; strict, as the server is."""
+    at = f"{SCHEMAS}/{codec.SCHEMA}/job.json"
+    (job,), parts = msgspec.json.schema_components([Job], ref_template=f"{at}#/$defs/{{name}}")
+    for name, part in parts.items():
+        parts[name] = _described(part, name) | {"additionalProperties": False}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": at, **job, "$defs": parts}
+
+
+def progress_schema() -> dict[str, Any]:
+    """Every progress event with its envelope."""
+    at = f"{SCHEMAS}/{codec.SCHEMA}/progress.json"
+    _, parts = msgspec.json.schema_components(EVENTS, ref_template=f"{at}#/$defs/{{name}}")
+    named = {kind.__name__: f"{SCHEMAS}/{codec.SCHEMA}/{kind.what}.json" for kind in EVENTS}  # type: ignore[attr-defined]
+    texts = ("id", "source", "subject", "time", "datacontenttype", "dataschema")
+    either = [
+        {"properties": {"type": {"const": f"{PREFIX}{kind.what}"}, "data": {"$ref": named[kind.__name__]}}}  # type: ignore[attr-defined]
+        for kind in EVENTS
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": at,
+        "type": "object",
+        "required": ["specversion", "id", "source", "type", "data"],
+        "properties": {"specversion": {"const": "1.0"}, **{name: {"type": "string"} for name in texts}},
+        "oneOf": either,
+        "$defs": {
+            name: ({"$id": named[name]} if name in named else {}) | _described(part, name)
+            for name, part in parts.items()
+        },
+    }
+
+
+def files() -> dict[Path, str]:
+    """What this program writes, by file."""
+    docs = REPOSITORY / "docs"
+    schemas = {"job": job_schema(), "progress": progress_schema()}
+    written = {docs / f"schemas/{name}.json": _json(schema) for name, schema in schemas.items()}
+    return {docs / "wire.md": wire_md()} | written
+
+
+def _json(schema: dict[str, Any]) -> str:
+    return msgspec.json.format(msgspec.json.encode(schema), indent=2).decode() + "\n"
+
+
+def _described(part: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of a schema with one sentence for it, and one for each field."""
+    kinds: tuple[Kind, ...] = (Job, *PARTS, *EVENTS)
+    kind = next(kind for kind in kinds if kind.__name__ == name)
+    summary, _ = _docstring(kind)
+    fields = {field: {**how, "description": meaning_of(kind, field)} for field, how in part["properties"].items()}
+    return {**part, "description": summary, "properties": fields}
+
+
+def _message(message: Message) -> str:
+    about = f"- topic: {message.topic}\n- form: {message.form}\n- from: {message.written_by}; to: {message.read_by}"
+    return _section(message.kind, f"`{message.kind.__name__}`", about)
+
+
+def _section(kind: Kind, title: str = "", about: str = "") -> str:
+    summary, _ = _docstring(kind)
+    text = "\n\n".join(filter(None, (f"### {title or f'`{kind.__name__}`'}", summary, about)))
+    return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(_rows(kind))
+
+
+def _rows(kind: Kind) -> Iterator[str]:
+    for field in _fields(kind):
+        kept = "" if field.required else f", default `{_default(field)}`"
+        shown = f"{_shown(field.type)}{kept}".replace("|", "\\|")
+        yield f"| `{field.encode_name}` | {shown} | {meaning_of(kind, field.encode_name)} |\n"
+
+
+def _fields(kind: Kind) -> tuple[types.Field, ...]:
+    found = types.type_info(kind)
+    assert isinstance(found, types.StructType)
+    return found.fields
+
+
+def _default(field: types.Field) -> str:
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    return "{...}" if isinstance(value, msgspec.Struct) else msgspec.json.encode(value).decode()
+
+
+def meaning_of(kind: Kind, field: str) -> str:
+    """What a field of a message means.
+
+    Raises:
+        KeyError: neither its class nor the common table says so.
+    """
+    _, meanings = _docstring(kind)
+    return meanings.get(field) or COMMON[field]
+
+
+def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:
+    """The first paragraph, and what the attributes mean."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    summary = " ".join(text.split("\n\n")[0].split())
+    _, _, attributes = text.partition("\nAttributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
+    meanings = {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
+    # What Python's docstrings call None is null in JSON.
+    return summary, {name: re.sub(r"\bNone\b", "null", meaning) for name, meaning in meanings.items()}
+
+
+def _shown(kind: types.Type) -> str:
+    match kind:
+        case types.StructType(cls=cls):
+            return f"[{cls.__name__}](#{cls.__name__.lower()})"
+        case types.UnionType():
+            return " or ".join(_shown(part) for part in kind.types)
+        case types.LiteralType():
+            return ", ".join(f"`{value}`" for value in kind.values)
+        case types.DictType():
+            return f"table of {_shown(kind.value_type)}"
+        case types.VarTupleType():
+            return f"list of {_shown(kind.item_type)}"
+        case types.IntType() | types.FloatType():
+            return ("whole number" if isinstance(kind, types.IntType) else "number") + _bounds(kind)
+        case _:
+            return {types.StrType: "text", types.BoolType: "true or false", types.NoneType: "null"}.get(
+                type(kind), "any"
+            )
+
+
+def _bounds(kind: types.IntType | types.FloatType) -> str:
+    limits = {"≥": kind.ge, ">": kind.gt, "≤": kind.le, "<": kind.lt}
+    return "".join(f" {sign} {limit}" for sign, limit in limits.items() if limit is not None)
+
+
+def main() -> None:
+    """Write the files anew."""
+    for path, text in files().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
