@@ -9,11 +9,9 @@ from msgspec import Meta
 from broker.errors import UNREADABLE, BadTopic
 from broker.messages.errors import JobError
 from broker.support import validation
+from broker.support.validation import AtLeastOne, NotNegative, Positive
 from broker.topics import checked_id
 
-AtLeastOne = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 LARGEST_INTEGER = 2**53 - 1

@@ -1,11 +1,15 @@
-"""Turns msgspec's refusals into sentences that name the field, its value and what is allowed."""
+"""Bounds that several schemas share, and msgspec's refusals as a field, its value and what is allowed."""
 
 import difflib
 import re
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, cast
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
+
+AtLeastOne = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
 
 # msgspec keeps its facts in the text alone: "<what> - at `$.cohort.clients`".
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
