@@ -33,7 +33,7 @@ class Kind:
         extra: of FedKeeper, which installs the libraries that it needs; empty: none.
         files: the package whose files are added to the function's code to make an archive; empty: there is no archive.
         requirements: where the archive lists what must be installed.
-        sends_archive: whether a function is made from its archive, if a fabric file does not say otherwise.
+        sends_archive: whether a function is made from that archive, if a fabric file does not say otherwise.
         has_functions: whether clients there have functions, which `fedkeeper deploy` makes.
     """
 

@@ -167,7 +167,8 @@ def stage(file: FabricFile, data_dir: Path | None) -> dict[str, int]:
 
 async def _package(fabric: Fabric, file: FabricFile, platform: str) -> BlobRef | None:
     kind, hosting = fabric_file.kind_of(file, platform), file.platforms[platform]
-    if not (kind.sends_archive if hosting.package is None else hosting.package):
+    usual = kind.sends_archive and kind.files != ""
+    if not (usual if hosting.package is None else hosting.package):
         return None
     code = await asyncio.to_thread(archives.build, kind.name)
     digest = hashlib.sha256(code).hexdigest()

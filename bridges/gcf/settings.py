@@ -7,6 +7,7 @@ from urllib.parse import urlparse
 
 from msgspec import Meta
 
+from bridges import endpoint
 from bridges.errors import BadSettings
 from bridges.settings import PlatformSettings
 from broker.support.validation import AtLeastOne, Positive
@@ -73,7 +74,7 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
             allowed = "letters, digits and -._~+% with {client} in it, beginning with a letter but not with goog"
             raise BadSettings("topic", self.topic, allowed)
         url = urlparse(self.api)
-        if url.scheme != "https" and url.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        if url.scheme != "https" and url.hostname not in endpoint.LOOPBACK:
             raise BadSettings("api", self.api, "a token goes there: use https://")
 
     @property

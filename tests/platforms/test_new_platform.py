@@ -213,6 +213,16 @@ def test_its_archive_holds_its_own_files_beside_our_code() -> None:
     assert required.startswith((REPOSITORY / "client_fn/packages/requirements.txt").read_text())
 
 
+async def test_a_platform_without_files_of_its_own_gets_no_archive(
+    site_packages: Path, memory_url: str, tmp_path: Path
+) -> None:
+    init = site_packages / "acme_faas" / "__init__.py"
+    init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
+    async with broker.connect(memory_url) as bus:
+        wanted = await deploy.wanted(Fabric(bus), fabric(tmp_path), memory_url)
+    assert [one.function.package for one in wanted] == [None] * 3
+
+
 @pytest.mark.usefixtures("site_packages")
 def test_it_is_not_imported_before_it_is_used() -> None:
     kind = platforms.find("acme")
