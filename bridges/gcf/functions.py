@@ -156,7 +156,6 @@ class Functions:
         """The function as the API wants it, but for its source."""
         settings, options = self._settings, self._options(function, what)
         self._check(function, what)
-        env = environment.with_secret_variables(function)
         return {
             "name": settings.function_of(function.name),
             "environment": "GEN_2",
@@ -172,8 +171,7 @@ class Functions:
                 "maxInstanceCount": 1,
                 "maxInstanceRequestConcurrency": 1,
                 "minInstanceCount": options.min_instances,
-                "environmentVariables": env.plain,
-                "secretEnvironmentVariables": _references(env.secrets, settings.project),
+                **_environment(function, settings.project),
                 "ingressSettings": settings.ingress,
                 **({"vpcConnector": options.vpc_connector} if options.vpc_connector else {}),
                 **({"serviceAccountEmail": settings.service_account} if settings.service_account else {}),
@@ -205,8 +203,11 @@ class Functions:
         return PlatformFailed(self._settings.name, what, reason)
 
 
-def _references(secrets: dict[str, str], project: str) -> list[dict[str, str]]:
-    """Variables that Google's Secret Manager puts into a function's environment: no bridge ever has their values."""
-    return [
-        {"key": name, "projectId": project, "secret": secret, "version": "latest"} for name, secret in secrets.items()
+def _environment(function: Function, project: str) -> dict[str, Any]:
+    """A function's variables; Google's Secret Manager fills in those that are secret, and no bridge ever has them."""
+    env = environment.with_secret_variables(function)
+    secrets = [
+        {"key": name, "projectId": project, "secret": secret, "version": "latest"}
+        for name, secret in env.secrets.items()
     ]
+    return {"environmentVariables": env.plain, "secretEnvironmentVariables": secrets}
