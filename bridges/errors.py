@@ -10,7 +10,10 @@ BridgeError
 ├── PlatformFailed      a function could not be created, deleted or listed
 │   └── PlatformAway    because the platform was out of reach, or busy: later it may be
 ├── SecretMissing       this bridge does not have the secret of that name
-└── BadSettings         a bridge's configuration can't be used: one field, its value, what is allowed
+├── BadSettings         a bridge's configuration can't be used: one field, its value, what is allowed
+├── UnknownPlatform     no kind of platform has that name
+├── LibraryMissing      a platform's own library is not installed
+└── BadPlatform         a platform that another distribution adds can't be used
 """
 
 
@@ -90,4 +93,32 @@ class BadSettings(BridgeError):
         super().__init__(f"{field} = {value!r}: {reason}")
         self.field = field
         self.value = value
+        self.reason = reason
+
+
+class UnknownPlatform(BridgeError):
+    """Raised when no kind of platform has that name; `known` are those that would do."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"unknown platform {name!r}: use one of {', '.join(known)}")
+        self.name = name
+        self.known = known
+
+
+class LibraryMissing(BridgeError):
+    """Raised when a library that a platform needs is not installed."""
+
+    def __init__(self, platform: str, library: str, remedy: str) -> None:
+        super().__init__(f"the platform {platform!r} needs {library}, which is not installed: {remedy}")
+        self.platform = platform
+        self.library = library
+        self.remedy = remedy
+
+
+class BadPlatform(BridgeError):
+    """Raised when a platform that another distribution adds can't be used."""
+
+    def __init__(self, platform: str, reason: str) -> None:
+        super().__init__(f"the platform {platform!r} can't be used: {reason}")
+        self.platform = platform
         self.reason = reason

@@ -9,7 +9,7 @@ import structlog
 
 from bridges.errors import BridgeError, PlatformFailed
 from bridges.in_flight import Held
-from bridges.platform import Host
+from bridges.platform import Functions
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload
@@ -29,19 +29,23 @@ class Lifecycle:
 
     Args:
         broker: where requests come from, and where it is kept how each function should be.
-        host: the platform.
+        platform: its name.
+        functions: creates, deletes and lists them.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, broker: Broker, host: Host, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, broker: Broker, platform: str, functions: Functions, clock: Callable[[], float] = time.time
+    ) -> None:
         self._broker = broker
-        self._host = host
+        self._platform = platform
+        self._functions = functions
         self._clock = clock
         self._held = Held()
 
     async def serve(self) -> None:
         """Answer requests until cancelled."""
-        every, name = topics.fabric(self._host.name, topics.ANY), f"fabric-{self._host.name}"
+        every, name = topics.fabric(self._platform, topics.ANY), f"fabric-{self._platform}"
         async with task_group() as group:
             group.create_task(self._held.beat(), name=f"{name}.heartbeat")
             async with self._broker.subscribe(every, durable=name, prefetch=AT_ONCE) as deliveries:
@@ -54,13 +58,13 @@ class Lifecycle:
         Raises:
             BridgeError: it can't be created.
         """
-        found = await self._broker.get(topics.function(self._host.name, client))
+        found = await self._broker.get(topics.function(self._platform, client))
         if found is None:
             return None
         try:
             function = codec.decode(Function, found.payload)
         except DecodeError as exc:
-            raise PlatformFailed(self._host.name, f"create {client}", str(exc)) from exc
+            raise PlatformFailed(self._platform, f"create {client}", str(exc)) from exc
         return (await self._create(function)).change
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -108,16 +112,16 @@ class Lifecycle:
                 case "delete", _ if request.name:
                     return await self._delete(request.name)
                 case "list", _:
-                    return Reply(functions=tuple(await self._host.list()))
+                    return Reply(functions=tuple(await self._functions.list()))
                 case _:
                     return Reply(error=f"no such request: {verb}")
         except (BridgeError, CorruptPayload) as exc:
             return Reply(error=str(exc))
 
     async def _create(self, function: Function) -> Reply:
-        change, deployed = await self._host.create(function, await self._package(function))
+        change, deployed = await self._functions.create(function, await self._package(function))
         # Kept after it is made: what is kept here, a bridge may make again without asking.
-        await self._broker.put(topics.function(self._host.name, function.name), codec.encode(function))
+        await self._broker.put(topics.function(self._platform, function.name), codec.encode(function))
         return Reply(change=change, functions=(deployed,))
 
     async def _package(self, function: Function) -> bytes | None:
@@ -125,13 +129,13 @@ class Lifecycle:
             return None
         found = await self._broker.get(function.package.topic)
         if found is None:
-            raise PlatformFailed(self._host.name, f"create {function.name}", "its package is not with the broker")
+            raise PlatformFailed(self._platform, f"create {function.name}", "its package is not with the broker")
         return found.payload
 
     async def _delete(self, name: str) -> Reply:
         # Forgotten before it is deleted: a bridge that meets its absence must not create it again.
-        await self._broker.delete(topics.function(self._host.name, name))
-        return Reply(change=await self._host.delete(name))
+        await self._broker.delete(topics.function(self._platform, name))
+        return Reply(change=await self._functions.delete(name))
 
 
 class _Asked(msgspec.Struct, frozen=True):

@@ -1,11 +1,18 @@
-"""What a bridge needs of a FaaS platform."""
+"""What a bridge needs of a FaaS platform. A new platform's author writes what `opened` of `PlatformModule` yields."""
 
 from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from bridges.secrets import Vault
+from bridges.settings import PlatformSettings
+from broker.base import Broker
 from broker.messages.function import Change, Deployed, Function
 from broker.messages.round import RoundTask
+
+SettingsT = TypeVar("SettingsT", bound=PlatformSettings)
+FunctionsT = TypeVar("FunctionsT", bound="Functions | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Activation:
 
 
 class Platform(Protocol):
-    """A kind of place where functions run. One adapter each; the runner does the rest for all of them.
+    """What runs tasks: all that the runner needs.
 
     Attributes:
         name: the level of the task topics, `fl.tasks.<name>.<client>`.
@@ -50,23 +57,8 @@ class Platform(Protocol):
         """
 
 
-class Host(Platform, Protocol):
-    """A platform whose functions are created and deleted through its bridge.
-
-    Attributes:
-        per_minute: how many invocations the platform takes in a minute; 0: it does not say.
-        start_s: how long after `accepted` a function must have reported that it trains.
-        run_s: how long after that it must be done.
-    """
-
-    @property
-    def per_minute(self) -> int: ...  # noqa: D102
-
-    @property
-    def start_s(self) -> float: ...  # noqa: D102
-
-    @property
-    def run_s(self) -> float: ...  # noqa: D102
+class Functions(Protocol):
+    """The functions of a platform: created, deleted and listed through its bridge."""
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
         """Bring a function to what it should be, and wait until it can be invoked; harmless to do again.
@@ -98,9 +90,87 @@ class Host(Platform, Protocol):
         """
 
 
-@runtime_checkable
-class Connecting(Protocol):
-    """A host that also hands events to functions of others, which ask for them by an annotation."""
+class Host(Platform, Protocol):
+    """A platform as a bridge runs it: `BasePlatform` has all of this but `invoke` and `run_s`.
+
+    Attributes:
+        per_minute: how many invocations the platform takes in a minute; 0: it does not say.
+        start_s: how long after `accepted` a function must have reported that it trains.
+        run_s: how long after that it must be done.
+        functions: what creates them; None where clients need no function of their own.
+    """
+
+    @property
+    def per_minute(self) -> int: ...  # noqa: D102
+
+    @property
+    def start_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def run_s(self) -> float: ...  # noqa: D102
+
+    @property
+    def functions(self) -> Functions | None: ...  # noqa: D102
 
     async def serve(self) -> None:
-        """Do so until cancelled."""
+        """What else the bridge does for this platform: returns when there is nothing (more) to do, or is cancelled."""
+
+
+class BasePlatform(Generic[SettingsT, FunctionsT]):
+    """A platform made of its settings and its functions; subclasses add `run_s` and `invoke`. See `Host`.
+
+    Args:
+        settings: say what it is called and how much it may do at once.
+        functions: creates, deletes and lists them; None where clients need no function of their own.
+    """
+
+    def __init__(self, settings: SettingsT, functions: FunctionsT) -> None:
+        self.settings = settings
+        self.functions = functions
+
+    @property
+    def name(self) -> str:
+        """See `Platform`."""
+        return self.settings.name
+
+    @property
+    def concurrency(self) -> int:
+        """See `Platform`."""
+        return self.settings.concurrency
+
+    @property
+    def per_minute(self) -> int:
+        """See `Host`."""
+        return 0
+
+    @property
+    def start_s(self) -> float:
+        """See `Host`."""
+        return self.settings.start_s
+
+    async def serve(self) -> None:
+        """Nothing else; see `Host`."""
+
+
+class PlatformModule(Protocol):
+    """What the module of a platform offers.
+
+    Attributes:
+        Settings: the platform's part of a bridge's file.
+    """
+
+    Settings: type[PlatformSettings]
+
+    def opened(self, settings: Any, vault: Vault, broker: Broker) -> AbstractAsyncContextManager[Host]:
+        """The platform, until the end of the block. One that is out of reach now is no error: it may come back.
+
+        Args:
+            settings: of the package's `Settings`.
+            vault: holds the secrets that the settings and functions name.
+            broker: where the bridge's events come from and go to.
+
+        Raises:
+            BadSettings: a setting can't be used.
+            SecretMissing: a secret that the settings name is not here.
+            PlatformDenied: the platform refuses the credentials.
+        """

@@ -17,8 +17,7 @@ ClientError
 ├── TopicTaken         something else lies where the update should go
 ├── NoRoute            the function does not know where the broker is
 ├── InstanceEnded      the instance ended in the middle of the task
-├── BadSettings        the function's environment can't be used
-└── UnknownPlatform    there is no package for such a platform
+└── BadSettings        the function's environment can't be used
 """
 
 from typing import ClassVar
@@ -183,12 +182,3 @@ class BadSettings(ClientError):
         super().__init__(f"{name}: {reason}")
         self.name = name
         self.reason = reason
-
-
-class UnknownPlatform(ClientError):
-    """Raised when there is no package for a platform; `known` are those that there is one for."""
-
-    def __init__(self, platform: str, known: tuple[str, ...]) -> None:
-        super().__init__(f"no package for platform {platform!r}: there is one for {', '.join(known)}")
-        self.platform = platform
-        self.known = known

@@ -27,8 +27,8 @@ from rich.table import Table
 
 from broker.nats.server import NatsServer
 from broker.support import processes
-from client_fn import package
 from emulators.parts import started
+from fedkeeper import archives
 
 REPOSITORY: Final = Path(__file__).parents[1]
 IMAGE: Final = "fedkeeper-client:dev"
@@ -54,7 +54,7 @@ class Fabric:
         for name in ("secrets", "image", "logs"):
             (self.folder / name).mkdir(parents=True)
         self._make_secrets()
-        ZipFile(BytesIO(package.build("openfaas"))).extractall(self.folder / "image")
+        ZipFile(BytesIO(archives.build("openfaas"))).extractall(self.folder / "image")
         async with contextlib.AsyncExitStack() as stack:
             nats = await stack.enter_async_context(NatsServer(self.folder / "broker"))
             console.print(f"broker     {nats.url.partition('?')[0]}", markup=False)

@@ -1,18 +1,38 @@
 """`fedkeeper bridge`: the bridges, each in the foreground until Ctrl-C."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from bridges import platforms
+from bridges.errors import UnknownPlatform
+from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import bridging, relaying, running, system
-from fedkeeper.fabric_file import Kind
 from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, url_of
 from fedkeeper.system import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Run the bridge to a FaaS platform.")
+
+class _Bridges(TyperGroup):
+    """One command for each kind of platform, and the relay; the table is read when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (typer's)
+        return [*(kind.name for kind in platforms.known()), platforms.RELAY]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        found = super().get_command(ctx, cmd_name)
+        if found is not None:
+            return found
+        try:
+            return _command(platforms.find(cmd_name))
+        except UnknownPlatform:
+            return None
+
+
+app = typer.Typer(cls=_Bridges, no_args_is_help=True, help="Run the bridge to a FaaS platform.")
 
 Config = Annotated[Path, typer.Option(help="The bridge's file; configs/bridges/ has one for each platform.")]
 
@@ -27,7 +47,7 @@ Provision = Annotated[
 ]
 
 
-@app.command()
+@app.command(platforms.LOCAL.name, help=platforms.LOCAL.about)
 def local(
     url: Url = "",
     platform: Platform = "local",
@@ -38,38 +58,27 @@ def local(
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
-    """Warm worker processes on this machine: a site's own, or of a board with a GPU."""
+    """The bridge to this machine's own workers; it has options instead of a file."""
     logs.configure(verbose=verbose)
     settings = Settings(folder, workers or system.cores(), data, checked_id(platform), device, provision)
     running.run(system.run_local_bridge(url_of(url), settings))
 
 
-@app.command()
-def openfaas(config: Config, url: Url = "", verbose: Verbose = False) -> None:
-    """OpenFaaS: a gateway on a cluster, on faasd, or on a Jetson board."""
-    _run("openfaas", config, url, verbose=verbose)
-
-
-@app.command()
-def openwhisk(config: Config, url: Url = "", verbose: Verbose = False) -> None:
-    """Apache OpenWhisk: triggers and actions of one namespace."""
-    _run("openwhisk", config, url, verbose=verbose)
-
-
-@app.command()
-def gcf(config: Config, url: Url = "", verbose: Verbose = False) -> None:
-    """Google Cloud Functions, 2nd generation, behind Pub/Sub."""
-    _run("gcf", config, url, verbose=verbose)
-
-
-@app.command()
+@app.command(platforms.RELAY)
 def relay(config: Config, verbose: Verbose = False) -> None:
     """Join a site's own broker, NATS or MQTT, to the backbone: tasks go down, updates come up."""
     logs.configure(verbose=verbose)
     running.run(relaying.run_relay(relaying.read(config)))
 
 
-def _run(kind: Kind, config: Path, url: str, *, verbose: bool) -> None:
-    logs.configure(verbose=verbose)
-    file = bridging.read(kind, config)
-    running.run(bridging.run_bridge(kind, file, file.url or url_of(url)))
+def _command(kind: Kind) -> Any:
+    """The command that runs the bridge to a kind of platform."""
+    only = typer.Typer(add_completion=False)
+
+    @only.command(kind.name, help=kind.about)
+    def bridge(config: Config, url: Url = "", verbose: Verbose = False) -> None:
+        logs.configure(verbose=verbose)
+        file = bridging.read(kind, config)
+        running.run(bridging.run_bridge(kind, file, file.url or url_of(url)))
+
+    return typer.main.get_command(only)

@@ -1,13 +1,13 @@
 """`fedkeeper deploy` and `fedkeeper package`: functions and clients of a whole fabric."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from bridges import platforms
 from broker.support import logs
-from client_fn import package as packages
-from fedkeeper import fabric_file, running
+from fedkeeper import archives, fabric_file, running
 from fedkeeper.errors import BadOption
 from fedkeeper.fabric_file import FabricFile
 from fedkeeper.options import DataDir, Url, url_of
@@ -15,6 +15,10 @@ from fedkeeper.plan import Step
 from fedkeeper.sdk import connect
 
 app = typer.Typer()
+
+_PACKAGED: Final = (
+    f"One of {', '.join(kind.name for kind in platforms.KINDS if kind.files)}; or what another package adds."
+)
 
 
 @app.command()
@@ -52,12 +56,12 @@ def _show(step: Step) -> None:
 
 @app.command()
 def package(
-    platform: Annotated[str, typer.Argument(help="openfaas, openwhisk or gcf.")],
+    platform: Annotated[str, typer.Argument(help=_PACKAGED)],
     out: Annotated[Path, typer.Option(help="Folder for the archive.")] = Path(),
 ) -> None:
     """Write the archive of the function for a platform."""
     logs.configure(quiet=True)
     try:
-        typer.echo(packages.write(platform, out))
+        typer.echo(archives.write(platform, out))
     except OSError as exc:
         raise BadOption(f"--out {out}: {exc.strerror}") from exc

@@ -12,9 +12,8 @@ from broker import topics
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef
-from client_fn import package
 from client_fn.data import datasets, shards
-from fedkeeper import fabric_file
+from fedkeeper import archives, fabric_file
 from fedkeeper.errors import DeployFailed
 from fedkeeper.fabric_file import FabricFile
 from fedkeeper.plan import Step, Wanted, entry, plan
@@ -168,9 +167,10 @@ def stage(file: FabricFile, data_dir: Path | None) -> dict[str, int]:
 
 async def _package(fabric: Fabric, file: FabricFile, platform: str) -> BlobRef | None:
     kind, hosting = fabric_file.kind_of(file, platform), file.platforms[platform]
-    if not (kind != "openfaas" if hosting.package is None else hosting.package):
+    usual = kind.sends_archive and kind.files != ""
+    if not (usual if hosting.package is None else hosting.package):
         return None
-    code = await asyncio.to_thread(package.build, kind)
+    code = await asyncio.to_thread(archives.build, kind.name)
     digest = hashlib.sha256(code).hexdigest()
     ref = BlobRef(topics.package(digest), digest, len(code))
     await fabric.broker.put(ref.topic, code)

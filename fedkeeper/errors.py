@@ -15,6 +15,8 @@ FedKeeperError
 
 from typing import Final
 
+from bridges import platforms
+
 
 class FedKeeperError(Exception):
     """Root of the package's errors."""
@@ -81,9 +83,10 @@ class NoBridge(FedKeeperError):
     """Raised when no bridge answered a request in time."""
 
     def __init__(self, platform: str, verb: str, timeout_s: float) -> None:
+        kinds = "|".join(kind.name for kind in platforms.known() if kind.has_functions)
         super().__init__(
             f"no bridge answered for platform {platform!r} within {timeout_s:g} s (asked to {verb}); "
-            "is it running? `fedkeeper bridge openfaas|openwhisk|gcf --config FILE`"
+            f"is it running? `fedkeeper bridge {kinds} --config FILE`"
         )
         self.platform = platform
         self.verb = verb

@@ -2,26 +2,23 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from broker.errors import UNREADABLE
+from bridges import platforms
+from bridges.platforms import Kind
 from broker.messages.job import Data
 from broker.messages.register import ClientRecord
-from broker.support import validation
+from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
+from fedkeeper import strict_toml
 from fedkeeper.errors import BadFabric
-
-Kind = Literal["openfaas", "openwhisk", "gcf"]
 
 FABRIC_LABEL: Final = "fabric"
 """Label of the register that says which fabric file a client is part of."""
 
 DATA_LABEL: Final = "data"
-
-_AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
-_Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,20 +56,20 @@ class Hosting(_Section, frozen=True):
     """The functions of one platform; see `broker.messages.function.Function` for what is not explained here.
 
     Attributes:
-        kind: what platform it is; empty: its name says so.
+        kind: of platform, a name of the table in `bridges/platforms.py`; empty: the platform's own name says so.
         clients: how many of the deal's clients live here.
         at: where the shards of these clients are, if elsewhere than the others'.
-        package: send the function's code along; OpenFaaS has it in its image.
+        package: send the function's code along; None: as is usual for that kind (OpenFaaS has the code in its image).
     """
 
-    kind: Kind | Literal[""] = ""
-    clients: _Count = 0
+    kind: str = ""
+    clients: NotNegative = 0
     at: str = ""
     package: bool | None = None
     image: str = ""
     key: str = ""
-    memory_mb: _AtLeastOne = 2048
-    timeout_s: _AtLeastOne = 300
+    memory_mb: AtLeastOne = 2048
+    timeout_s: AtLeastOne = 300
     env: dict[str, str] = {}
     options: dict[str, Any] = {}
 
@@ -84,7 +81,7 @@ class Own(_Section, frozen=True):
     platform: str
     data_loc: str
     labels: dict[str, str] = {}
-    samples: _Count = 0
+    samples: NotNegative = 0
 
 
 class FabricFile(_Section, frozen=True):
@@ -109,29 +106,26 @@ def read(path: Path) -> FabricFile:
     Raises:
         BadFabric: it can't be read, or says what can't be.
     """
-    try:
-        raw = msgspec.toml.decode(path.read_text(encoding="utf-8"))
-    except (OSError, *UNREADABLE) as exc:
-        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
-    try:
-        file = validation.strict(raw, FabricFile)
-    except validation.Invalid as exc:
-        raise BadFabric(*exc.mistake) from exc
+    file = strict_toml.read(path, FabricFile)
     _check(file)
     return file
 
 
 def kind_of(file: FabricFile, platform: str) -> Kind:
-    """What platform it is.
+    """What kind of platform it is.
+
+    Args:
+        file: says it.
+        platform: its name there.
 
     Raises:
         BadFabric: neither its name nor the file says so.
     """
-    named = file.platforms[platform].kind or platform
-    for kind in ("openfaas", "openwhisk", "gcf"):
-        if named == kind:
-            return kind
-    raise BadFabric(f"platforms.{platform}.kind", "", "say which platform it is: openfaas, openwhisk or gcf")
+    said = file.platforms[platform].kind
+    kinds = {kind.name: kind for kind in platforms.known() if kind.has_functions}
+    if (said or platform) not in kinds:
+        raise BadFabric(f"platforms.{platform}.kind", said, f"say which kind it is: one of {', '.join(kinds)}")
+    return kinds[said or platform]
 
 
 def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
@@ -143,31 +137,30 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
     """
     from client_fn.data import shards
 
+    labels, at = {DATA_LABEL: file.data.deal.key}, file.data.at
     dealt = [
-        ClientRecord(
+        Own(
             id=client,
             platform=platform,
-            function=client,
-            data_loc=shards.place(file.platforms[platform].at or file.data.at, client),
-            labels={DATA_LABEL: file.data.deal.key, FABRIC_LABEL: file.name},
+            data_loc=shards.place(file.platforms[platform].at or at, client),
+            labels=labels,
             samples=samples.get(client, 0),
-            secret=file.platforms[platform].key,
         )
         for client, platform in homes(file)
     ]
-    own = [
-        ClientRecord(
-            id=client.id,
-            platform=client.platform,
-            function=client.id,
-            data_loc=client.data_loc,
-            labels={**client.labels, FABRIC_LABEL: file.name},
-            samples=client.samples,
-            secret=file.platforms[client.platform].key,
-        )
-        for client in file.clients
-    ]
-    return dealt + own
+    return [_record(file, client) for client in (*dealt, *file.clients)]
+
+
+def _record(file: FabricFile, client: Own) -> ClientRecord:
+    return ClientRecord(
+        id=client.id,
+        platform=client.platform,
+        function=client.id,
+        data_loc=client.data_loc,
+        labels={**client.labels, FABRIC_LABEL: file.name},
+        samples=client.samples,
+        secret=file.platforms[client.platform].key,
+    )
 
 
 def homes(file: FabricFile) -> Iterator[tuple[str, str]]:

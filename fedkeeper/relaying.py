@@ -7,9 +7,7 @@ import structlog
 import broker
 from bridges.relay import Relay, Settings
 from broker import BrokerUrl
-from broker.support import validation
-from fedkeeper import bridging, notify, system
-from fedkeeper.errors import BadFabric
+from fedkeeper import notify, restart, strict_toml
 
 log = structlog.get_logger(__name__)
 
@@ -22,11 +20,7 @@ def read(path: Path) -> Settings:
         BadSettings: a name in it is none, or both brokers are the same.
         BadUrl: an address in it can't be used.
     """
-    raw = bridging.table(path)
-    try:
-        return validation.strict(raw, Settings)
-    except validation.Invalid as exc:
-        raise BadFabric(*exc.mistake) from exc
+    return strict_toml.read(path, Settings)
 
 
 async def run_relay(settings: Settings) -> None:
@@ -47,4 +41,4 @@ async def run_relay(settings: Settings) -> None:
             notify.ready(f"relay {settings.name} is up between {addresses['backbone']} and {addresses['site']}")
             await Relay(settings, backbone, site).run()
 
-    await system.kept_up(relay)
+    await restart.kept_up(relay)

@@ -3,21 +3,21 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
 
 import broker
-from bridges import Invoker, Runner, presence
-from bridges.local import pool
+from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
-from broker.errors import ConnectFailed, Disconnected
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from fedkeeper import notify
+from fedkeeper import bridging, notify, restart
+from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Fabric
 
 log = structlog.get_logger(__name__)
@@ -75,7 +75,7 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
         async with broker.connect(url, name="server") as bus:
             await service.serve(bus, learning, on_ready=takes_jobs)
 
-    await kept_up(serve)
+    await restart.kept_up(serve)
 
 
 async def run_local_bridge(url: str, settings: Settings) -> None:
@@ -84,53 +84,23 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
     Raises:
         ConnectFailed: no broker is there at the start.
     """
-    name, workers = settings.platform, settings.workers
-
-    async def bridge() -> None:
-        async with (
-            broker.connect(url, name=f"bridge-{name}", will=presence.will(name)) as bus,
-            pool.pool(url, workers=workers, name=name, device=settings.device) as platform,
-            task_group() as group,
-        ):
-            if settings.provision:
-                group.create_task(_provide(bus, settings), name="provision")
-            log.info("the bridge is up", platform=name, workers=workers)
-            notify.ready(f"bridge {name} is up on {BrokerUrl.parse(url).address}, {workers} workers")
-            await Runner(bus, Invoker(platform)).run()
-
-    await kept_up(bridge)
+    workers = local.Settings(
+        name=settings.platform,
+        broker=url,
+        workers=settings.workers,
+        concurrency=2 * settings.workers,
+        device=settings.device,
+    )
+    file = BridgeFile(url=url, secrets="", platform=workers)
+    beside = partial(_provide, settings) if settings.provision else None
+    await bridging.run_bridge(platforms.LOCAL, file, url, beside)
 
 
-async def _provide(bus: Broker, settings: Settings) -> None:
+async def _provide(settings: Settings, bus: Broker) -> None:
     from fedkeeper.provision import provision
 
     at, data_dir = settings.shards_at, settings.data_dir
     await provision(Fabric(bus), platform=settings.platform, shards_at=at, data_dir=data_dir)
-
-
-async def kept_up(part: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
-    """Run a part for ever: whenever the broker was out of reach for too long, it starts over, as after a crash.
-
-    Args:
-        part: connects and works; everything that matters to it is with the broker.
-        pause_s: how long to wait before it starts over.
-
-    Raises:
-        ConnectFailed: it could not connect the first time.
-    """
-    worked = False
-    while True:
-        try:
-            await part()
-        except Disconnected as exc:
-            worked = True
-            log.warning("the broker is out of reach; starting over", error=str(exc))
-        except ConnectFailed as exc:
-            if not worked:
-                raise
-            log.warning("the broker is still out of reach", error=str(exc))
-        notify.status("the broker is out of reach; trying again")
-        await asyncio.sleep(pause_s)
 
 
 @contextlib.asynccontextmanager

@@ -5,7 +5,7 @@ https://cloud.google.com/functions/docs/reference/rest
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -41,8 +41,8 @@ _POLL_FACTOR: Final = 1.5
 _POLL_MOST_S: Final = 10.0
 
 
-class Rest:
-    """Calls the API.
+class Api:
+    """Calls the API. Use it as `async with connected(...) as api`.
 
     Args:
         settings: of the project.
@@ -155,6 +155,18 @@ class Rest:
             return dict(response.json())
         except (ValueError, TypeError) as exc:
             raise PlatformFailed(self._settings.name, what, "its answer is no JSON object") from exc
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: Settings, credentials: Any) -> AsyncIterator[Api]:
+    """The API; nothing is sent before it is used.
+
+    Args:
+        settings: where it is, and how long a call may take.
+        credentials: of google-auth; None: none, for an emulator.
+    """
+    async with httpx.AsyncClient(base_url=settings.api, timeout=settings.call_s) as http:
+        yield Api(settings, http, credentials)
 
 
 async def credentials_of(settings: Settings) -> Any:

@@ -5,11 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
+from bridges import environment
 from bridges.errors import PlatformFailed
-from bridges.gcf.api import Rest
+from bridges.gcf.api import Api
 from bridges.gcf.pubsub import Topics, managing
 from bridges.gcf.settings import Settings
-from bridges.secrets import variable
 from broker.messages.function import Change, Deployed, Function
 
 MOST_S: Final = 540
@@ -40,17 +40,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Functions:
-    """The functions of one project and location.
+    """The functions of one project and location; see `bridges.platform.Functions`.
 
     Args:
         settings: of the project.
-        rest: the Cloud Functions API.
+        api: of Cloud Functions.
         topics: the project's topics.
     """
 
-    def __init__(self, settings: Settings, rest: Rest, topics: Topics) -> None:
+    def __init__(self, settings: Settings, api: Api, topics: Topics) -> None:
         self._settings = settings
-        self._rest = rest
+        self._api = api
         self._topics = topics
 
     async def check(self) -> None:
@@ -58,7 +58,7 @@ class Functions:
         await self._page("check the credentials", {"pageSize": "1"})
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
-        """Bring a function and its topic to what they should be; see `bridges.platform.Host`."""
+        """Bring a function and its topic to what they should be; see `bridges.platform.Functions`."""
         what = f"create {function.name}"
         body = self._body(function, what)
         if package is None:
@@ -94,7 +94,7 @@ class Functions:
         await self._do("POST", path, what, json=body, params={"functionId": name})
 
     async def delete(self, name: str) -> Change:
-        """Delete a function of ours, and its topic; see `bridges.platform.Host`."""
+        """Delete a function of ours, and its topic; see `bridges.platform.Functions`."""
         what, topic = f"delete {name}", self._settings.topic_of(name)
         found = await self._ours(name, what)
         if found is not None:
@@ -116,30 +116,30 @@ class Functions:
             query["pageToken"] = page["nextPageToken"]
 
     async def _page(self, what: str, query: dict[str, str]) -> dict[str, Any]:
-        page = await self._rest.call("GET", f"{self._settings.parent}/functions", what, params=query)
+        page = await self._api.call("GET", f"{self._settings.parent}/functions", what, params=query)
         if page is None:
             raise self._failed(what, f"there is no {self._settings.parent}")
         return page
 
     async def _ours(self, name: str, what: str) -> dict[str, Any] | None:
-        found = await self._rest.call("GET", self._settings.function_of(name), what)
+        found = await self._api.call("GET", self._settings.function_of(name), what)
         if found is not None and _CLIENT not in found.get("labels", {}):
             raise self._failed(what, f"{found['name']} is somebody else's: it has no label {_CLIENT}")
         return found
 
     async def _do(self, method: str, path: str, what: str, **request: Any) -> None:
-        operation = await self._rest.call(method, path, what, **request)
+        operation = await self._api.call(method, path, what, **request)
         if operation is not None:
-            await self._rest.finish(operation, what)
+            await self._api.finish(operation, what)
         elif method != "DELETE":
             raise self._failed(what, f"there is no {path}")
 
     async def _uploaded(self, package: bytes, what: str) -> dict[str, Any]:
         path = f"{self._settings.parent}/functions:generateUploadUrl"
-        place = await self._rest.call("POST", path, what, json={})
+        place = await self._api.call("POST", path, what, json={})
         if place is None:
             raise self._failed(what, f"there is no {self._settings.parent}")
-        await self._rest.upload(place["uploadUrl"], package, what)
+        await self._api.upload(place["uploadUrl"], package, what)
         return {"storageSource": place["storageSource"]}
 
     def _deployed(self, found: dict[str, Any]) -> Deployed:
@@ -171,8 +171,7 @@ class Functions:
                 "maxInstanceCount": 1,
                 "maxInstanceRequestConcurrency": 1,
                 "minInstanceCount": options.min_instances,
-                "environmentVariables": environment(function),
-                "secretEnvironmentVariables": secrets(function, settings.project),
+                **_environment(function, settings.project),
                 "ingressSettings": settings.ingress,
                 **({"vpcConnector": options.vpc_connector} if options.vpc_connector else {}),
                 **({"serviceAccountEmail": settings.service_account} if settings.service_account else {}),
@@ -204,19 +203,11 @@ class Functions:
         return PlatformFailed(self._settings.name, what, reason)
 
 
-def environment(function: Function) -> dict[str, str]:
-    """A function's variables, but for its secrets; those of ours can't be overridden."""
-    url = function.broker
-    if function.password:
-        url += f"{'&' if '?' in url else '?'}password_env={variable(function.password)}"
-    return {**function.env, "FEDKEEPER_URL": url, "FEDKEEPER_CLIENT": function.name}
-
-
-def secrets(function: Function, project: str) -> list[dict[str, str]]:
-    """A function's secrets, which Google's Secret Manager puts into its environment: no bridge ever has them."""
-    named = {variable(function.password): function.password, "FEDKEEPER_KEY": function.key}
-    return [
-        {"key": key, "projectId": project, "secret": secret, "version": "latest"}
-        for key, secret in named.items()
-        if secret
+def _environment(function: Function, project: str) -> dict[str, Any]:
+    """A function's variables; Google's Secret Manager fills in those that are secret, and no bridge ever has them."""
+    env = environment.with_secret_variables(function)
+    secrets = [
+        {"key": name, "projectId": project, "secret": secret, "version": "latest"}
+        for name, secret in env.secrets.items()
     ]
+    return {"environmentVariables": env.plain, "secretEnvironmentVariables": secrets}

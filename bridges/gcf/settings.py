@@ -2,12 +2,15 @@
 
 import os
 import re
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlparse
 
-import msgspec
+from msgspec import Meta
 
+from bridges import endpoint
 from bridges.errors import BadSettings
+from bridges.settings import PlatformSettings
+from broker.support.validation import AtLeastOne, Positive
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
 """Google's own variable: its client library then speaks to that host and port, without credentials."""
@@ -23,12 +26,11 @@ _FUNCTION: Final = re.compile(r"(?!fk-)[a-z]([a-z0-9-]*[a-z0-9])?")
 RetryPolicy = Literal["RETRY_POLICY_RETRY", "RETRY_POLICY_DO_NOT_RETRY"]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(PlatformSettings, frozen=True, kw_only=True):
     """One project and location. Credentials are Google's application default credentials.
 
     Attributes:
         project: id of the project.
-        name: the platform's level of the task topics, `fl.tasks.<name>.<client>`.
         location: region of the functions.
         api: where the Cloud Functions API is.
         topic: id of a client's topic; `{client}` stands for the client's id.
@@ -39,9 +41,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ingress: who may call a function's URL; its trigger always may.
         retry_policy: whether an event that the function did not acknowledge comes again (10 to 600 s later, for 24 h).
             The function knows a task that it has done, so this does no harm.
-        concurrency: how many tasks may be under way at once.
-        start_s: how long after publishing a function must have reported that it trains. Covers its cold start.
-        run_s: how long after that it must be done. An event-driven function gets at most 540 s.
+        run_s: how long a function may train. An event-driven function gets at most 540 s.
         max_bytes: the largest event, as it is delivered: in JSON, with its data in base64. Eventarc takes 512 KB.
         call_s: how long one call to Google may take, its repetitions included.
         deploy_s: how long it may take to create, change or delete a function.
@@ -61,22 +61,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     service_account: str = ""
     ingress: Literal["ALLOW_ALL", "ALLOW_INTERNAL_ONLY", "ALLOW_INTERNAL_AND_GCLB"] = "ALLOW_INTERNAL_ONLY"
     retry_policy: RetryPolicy = "RETRY_POLICY_RETRY"
-    concurrency: int = 100
-    start_s: float = 120.0
-    run_s: float = 600.0
-    max_bytes: int = 512_000
-    call_s: float = 10.0
-    deploy_s: float = 600.0
-    poll_s: float = 1.0
+    concurrency: AtLeastOne = 100
+    run_s: Positive = 600.0
+    max_bytes: Annotated[int, Meta(ge=1, le=PUBSUB_BYTES)] = 512_000
+    call_s: Positive = 10.0
+    deploy_s: Positive = 600.0
+    poll_s: Positive = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "{client}" not in self.topic or not _TOPIC.fullmatch(self.topic.replace("{client}", "c")):
             allowed = "letters, digits and -._~+% with {client} in it, beginning with a letter but not with goog"
             raise BadSettings("topic", self.topic, allowed)
-        if not 0 < self.max_bytes <= PUBSUB_BYTES:
-            raise BadSettings("max_bytes", self.max_bytes, f"Pub/Sub takes 1 to {PUBSUB_BYTES} bytes")
         url = urlparse(self.api)
-        if url.scheme != "https" and url.hostname not in {"127.0.0.1", "localhost", "::1"}:
+        if url.scheme != "https" and url.hostname not in endpoint.LOOPBACK:
             raise BadSettings("api", self.api, "a token goes there: use https://")
 
     @property

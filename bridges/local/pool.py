@@ -1,7 +1,4 @@
-"""The `local` platform: warm worker processes on this machine, one torch thread each.
-
-A worker gets its next task as soon as it has trained, while it still publishes the last one's update.
-"""
+"""Warm worker processes on this machine, one torch thread each."""
 
 import asyncio
 import contextlib
@@ -10,14 +7,15 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
+from bridges import environment
 from bridges.errors import InvocationFailed
-from bridges.platform import Activation
+from bridges.local.settings import Settings
 from broker.messages import codec
 from broker.messages.invocation import Order, Report
 from broker.messages.round import RoundTask
@@ -58,68 +56,40 @@ class Worker:
         return queue
 
 
-class LocalPlatform:
-    """A pool of workers. Use it as `async with pool(...) as platform`.
+class Pool:
+    """Workers, each busy or idle. Use it as `async with started(settings) as pool`.
 
-    Attributes:
-        name: the level of the task topics.
-        concurrency: tasks held at once: one in training for each worker, and one that is next.
+    Args:
+        settings: what the workers are told.
     """
 
-    def __init__(self, url: str, workers: int, name: str, device: str) -> None:
-        self.name = name
-        self.concurrency = 2 * workers
-        self._told = {"FEDKEEPER_URL": url, "FEDKEEPER_DEVICE": device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    def __init__(self, settings: Settings) -> None:
+        self._environment = environment.of_worker(settings.broker, settings.device)
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
         self._names = itertools.count(1)
 
-    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Have an idle worker train and publish; see `bridges.platform.Platform`."""
-        worker = await self._idle_worker()
-        reports = worker.send(task, attempt)
-        activation = f"{worker.name}-{worker.count}"
-        busy = True
-        try:
-            while True:
-                report = await reports.get()
-                match report.state:
-                    case "training":
-                        yield Activation(activation, "running", report.cold)
-                    case "trained":
-                        busy = self._is_idle_again(worker)
-                    case "done":
-                        yield Activation(activation, "succeeded")
-                        return
-                    case _:
-                        raise InvocationFailed(report.reason, retryable=report.retryable, activation=activation)
-        finally:
-            del worker.reports[task.id]
-            if busy:
-                self._release(worker, given_up=sys.exc_info()[0] in (GeneratorExit, asyncio.CancelledError))
-
-    async def _idle_worker(self) -> Worker:
+    async def take(self) -> Worker:
+        """The next idle worker; nobody else gets it until it is put back."""
         while True:
             worker = await self._idle.get()
             if worker.process.returncode is None:
                 return worker
 
-    def _is_idle_again(self, worker: Worker) -> bool:
+    def put_back(self, worker: Worker) -> None:
+        """Let a worker have the next task; one that has ended is replaced anyway."""
         self._idle.put_nowait(worker)
-        return False
 
-    def _release(self, worker: Worker, *, given_up: bool) -> None:
-        """After a failure the worker is fit for the next task; one that is still training for nobody is replaced."""
-        if given_up and worker.process.returncode is None:
+    def replace(self, worker: Worker) -> None:
+        """Kill a worker that trains for nobody; another takes its place."""
+        if worker.process.returncode is None:
             log.info("worker is killed: its task was given up", worker=worker.name)
             worker.process.kill()
-        else:
-            self._idle.put_nowait(worker)
 
-    async def _keep_one_running(self) -> None:
-        """Start a worker, and another whenever it has ended."""
+    async def keep_one_running(self) -> None:
+        """Start a worker, and another whenever it has ended; until cancelled."""
         while True:
             worker = Worker(f"worker-{next(self._names)}", await self._start())
-            self._idle.put_nowait(worker)
+            self.put_back(worker)
             try:
                 await _listen(worker)
             finally:
@@ -134,7 +104,7 @@ class LocalPlatform:
             "client_fn.handlers.local",
             stdin=PIPE,
             stdout=PIPE,
-            env={**os.environ, **self._told},
+            env={**os.environ, **self._environment},
             limit=_LINE_BYTES,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we end our workers ourselves
             preexec_fn=processes.dying_with_us(signal.SIGKILL),
@@ -142,19 +112,13 @@ class LocalPlatform:
 
 
 @contextlib.asynccontextmanager
-async def pool(url: str, *, workers: int, name: str = "local", device: str = "cpu") -> AsyncIterator[LocalPlatform]:
-    """Warm workers until the end.
-
-    Args:
-        url: of the broker that the workers fetch models from and publish updates to.
-        workers: how many processes.
-        name: of the platform, if it is to be another than `local`.
-        device: what they train on, as torch names it.
-    """
-    platform = LocalPlatform(url, workers, name, device)
+async def started(settings: Settings) -> AsyncIterator[Pool]:
+    """Warm workers until the end of the block, as many as the settings say."""
+    pool = Pool(settings)
     async with task_group() as group:
-        keepers = [group.create_task(platform._keep_one_running(), name=f"worker {i}") for i in range(workers)]
-        yield platform
+        workers = range(settings.workers)
+        keepers = [group.create_task(pool.keep_one_running(), name=f"worker {i}") for i in workers]
+        yield pool
         for keeper in keepers:
             keeper.cancel()
 

@@ -1,5 +1,6 @@
 """The `openfaas` platform: `opened(settings, vault, broker)` is a `bridges.platform.Host`."""
 
-from bridges.openfaas.platform import OpenFaas, Settings, opened
+from bridges.openfaas.platform import OpenFaasPlatform, opened
+from bridges.openfaas.settings import Settings
 
-__all__ = ["OpenFaas", "Settings", "opened"]
+__all__ = ["OpenFaasPlatform", "Settings", "opened"]

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -12,8 +11,11 @@ from typing import Any, Final, NoReturn
 import httpx
 import msgspec
 
+from bridges import endpoint
 from bridges.errors import InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformDenied, PlatformFailed
 from bridges.openfaas.answers import Answer
+from bridges.openfaas.settings import Settings
+from bridges.secrets import Vault
 
 CONNECT_S: Final = 5.0
 WRITE_S: Final = 60.0
@@ -28,18 +30,16 @@ _NEVER_CONNECTED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolT
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
-    """A gateway that can be called. Use it as `async with connected(...) as gateway`.
+class Api:
+    """A gateway that can be called. Use it as `async with connected(...) as api`.
 
     Attributes:
-        platform: what errors call it.
-        address: of the gateway, for people.
+        settings: of the bridge.
         http: knows the address.
         auth: for `/system` alone: what goes to `/function` reaches the function, headers and all.
     """
 
-    platform: str
-    address: str
+    settings: Settings
     http: httpx.AsyncClient
     auth: httpx.BasicAuth | None
 
@@ -68,20 +68,20 @@ class Gateway:
             async with asyncio.timeout(SYSTEM_S):
                 answer = await self._answer(request, SYSTEM_BYTES, self.auth)
         except _TooLarge as exc:
-            raise PlatformFailed(self.platform, what, str(exc)) from exc
+            raise PlatformFailed(self.settings.name, what, str(exc)) from exc
         except TimeoutError as exc:
-            raise PlatformAway(self.platform, what, f"no answer within {SYSTEM_S:g} s") from exc
+            raise PlatformAway(self.settings.name, what, f"no answer within {SYSTEM_S:g} s") from exc
         except httpx.TransportError as exc:
-            raise PlatformAway(self.platform, what, _reason(exc)) from exc
+            raise PlatformAway(self.settings.name, what, _reason(exc)) from exc
         return self._accepted(answer, what)
 
     def _accepted(self, answer: Answer, what: str) -> Answer:
         match answer.status:
             case Http.UNAUTHORIZED | Http.FORBIDDEN:
                 remedy = "check the bridge's `username`, and the secret that `password` names"
-                raise PlatformDenied(self.platform, self.address, remedy)
+                raise PlatformDenied(self.settings.name, self.settings.gateway, remedy)
             case Http.TOO_MANY_REQUESTS | Http.BAD_GATEWAY | Http.SERVICE_UNAVAILABLE | Http.GATEWAY_TIMEOUT:
-                raise PlatformAway(self.platform, what, f"the gateway answers {answer.status}")
+                raise PlatformAway(self.settings.name, what, f"the gateway answers {answer.status}")
         return answer
 
     async def call(
@@ -141,24 +141,25 @@ class _TooLarge(Exception):
 
 
 @contextlib.asynccontextmanager
-async def connected(
-    address: str, trust: ssl.SSLContext, auth: httpx.BasicAuth | None, *, platform: str
-) -> AsyncIterator[Gateway]:
+async def connected(settings: Settings, vault: Vault) -> AsyncIterator[Api]:
     """A gateway's API; nothing is sent before it is used.
 
     Args:
-        address: URL of the gateway.
-        trust: which certificates to trust.
-        auth: for `/system`; None: it wants none.
-        platform: what errors call it.
+        settings: where it is, and which certificates to trust.
+        vault: holds the password that the settings name.
+
+    Raises:
+        BadSettings: the address or the certificates can't be used.
+        SecretMissing: the password is not here.
     """
+    url = endpoint.checked("gateway", settings.gateway, "with `username` and `password` apart")
+    auth = httpx.BasicAuth(settings.username, vault.value(settings.password)) if settings.password else None
     # How long an answer may take is up to each call; compressed ones could be of any size.
     timeout, headers = httpx.Timeout(None, connect=CONNECT_S, write=WRITE_S), {"Accept-Encoding": "identity"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-    async with httpx.AsyncClient(
-        base_url=address, verify=trust, timeout=timeout, limits=limits, headers=headers
-    ) as http:
-        yield Gateway(platform, address, http, auth)
+    trust = endpoint.trusted(settings.ca_file)
+    async with httpx.AsyncClient(base_url=url, verify=trust, timeout=timeout, limits=limits, headers=headers) as http:
+        yield Api(settings, http, auth)
 
 
 async def _read(response: httpx.Response, at_most: int) -> bytes:

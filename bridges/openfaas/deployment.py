@@ -5,13 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
+from bridges import environment
 from bridges.annotations import DIGEST, FABRIC
 from bridges.errors import PlatformFailed
 from bridges.openfaas.answers import NAME
 from broker.messages.function import Function
-
-NAMESPACE: Final = "openfaas-fn"
-"""Where functions are that are called without one."""
 
 SECRETS_AT: Final = "/var/openfaas/secrets"
 
@@ -91,7 +89,7 @@ def deployment(function: Function, namespace: str, platform: str) -> Deployment:
         "service": function.name,
         "image": function.image,
         "namespace": options.namespace or namespace,
-        "envVars": _timeouts(function) | function.env | _fedkeeper(function),
+        "envVars": _timeouts(function) | _environment(function),
         "constraints": options.constraints,
         "secrets": sorted(sources),
         "labels": options.labels,
@@ -134,17 +132,6 @@ def _timeouts(function: Function) -> dict[str, str]:
     }
 
 
-def _fedkeeper(function: Function) -> dict[str, str]:
-    env = {"FEDKEEPER_CLIENT": function.name}
-    if function.broker:
-        env["FEDKEEPER_URL"] = _url(function)
-    if function.key:
-        env["FEDKEEPER_KEY_FILE"] = f"{SECRETS_AT}/{_secret(function.name, _KEY)}"
-    return env
-
-
-def _url(function: Function) -> str:
-    if not function.password:
-        return function.broker
-    joint = "&" if "?" in function.broker else "?"
-    return f"{function.broker}{joint}password_file={SECRETS_AT}/{_secret(function.name, _PASSWORD)}"
+def _environment(function: Function) -> dict[str, str]:
+    files = {role: f"{SECRETS_AT}/{_secret(function.name, role)}" for role in (_PASSWORD, _KEY)}
+    return environment.with_secret_files(function, password_file=files[_PASSWORD], key_file=files[_KEY])

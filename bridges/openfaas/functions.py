@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus as Http
 from typing import Any, Final
@@ -12,8 +12,9 @@ import msgspec
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformFailed
 from bridges.openfaas.answers import NAME, Answer, failure
-from bridges.openfaas.api import Gateway
+from bridges.openfaas.api import Api
 from bridges.openfaas.deployment import Deployment, deployment, secret_names
+from bridges.openfaas.settings import Settings
 from bridges.secrets import Vault
 from broker.messages.function import Change, Deployed, Function
 
@@ -47,49 +48,49 @@ class Status(msgspec.Struct, frozen=True):
 
 @dataclass
 class Functions:
-    """What can be done with the functions of a gateway. See `bridges.platform.Host`.
+    """The functions of a gateway; see `bridges.platform.Functions`.
 
     Attributes:
-        gateway: connected.
+        settings: of the bridge.
+        api: of the gateway.
         vault: holds the secrets that functions need.
-        namespace: where functions are made and looked for first.
-        ready_s: how long a function may take until it can be invoked.
     """
 
-    gateway: Gateway
+    settings: Settings
+    api: Api
     vault: Vault
-    namespace: str
-    ready_s: float
 
-    async def create(self, function: Function) -> tuple[Change, Deployed]:
+    async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:  # noqa: ARG002 (OpenFaaS runs images)
         """Bring a function to what it should be, and wait until it can be invoked."""
         what = f"create {function.name}"
-        wanted = deployment(function, self.namespace, self.gateway.platform)
+        wanted = deployment(function, self.settings.namespace, self.settings.name)
         change = await self._brought_about(function, wanted, what)
-        await self._until(what, min(VISIBLE_S, self.ready_s), lambda: self._is_other(wanted, function.digest))
-        await self._until(what, self.ready_s, lambda: self._is_silent(wanted))
+        await self._until(
+            what, min(VISIBLE_S, self.settings.ready_s), lambda: self._why_not_shown(wanted, function.digest)
+        )
+        await self._until(what, self.settings.ready_s, lambda: self._why_not_ready(wanted))
         return change, self._deployed(Status(wanted.service, wanted.namespace, wanted.annotations))
 
     async def delete(self, name: str) -> Change:
-        """Delete a function of ours and its secrets, and wait until it is gone."""
+        """Delete a function of ours (`name.namespace` too) and its secrets, and wait until it is gone."""
         what = f"delete {name}"
         if not NAME.fullmatch(name):
-            raise PlatformFailed(self.gateway.platform, what, "that is no function's name")
+            raise PlatformFailed(self.settings.name, what, "that is no function's name")
         found = await self._found(name)
         if found is None:
             return "absent"
         self._require_ours(found, what)
         body, params = {"functionName": found.name, "namespace": found.namespace}, {"namespace": found.namespace}
         # faas-netes reads the namespace from the query, faasd from the body.
-        answer = await self.gateway.system("DELETE", "/functions", what, params=params, body=body)
+        answer = await self.api.system("DELETE", "/functions", what, params=params, body=body)
         if answer.status != Http.NOT_FOUND:
             self._require(answer, what)
-        await self._until(what, self.ready_s, lambda: self._is_there(found))
+        await self._until(what, self.settings.ready_s, lambda: self._why_not_gone(found))
         for secret in secret_names(found.name, found.secrets or []):
             await self._forget_secret(secret, found.namespace, what)
         return "deleted"
 
-    async def every(self) -> list[Deployed]:
+    async def list(self) -> list[Deployed]:
         """Every function of every namespace."""
         return [self._deployed(each) for namespace in await self._namespaces() for each in await self._in(namespace)]
 
@@ -107,7 +108,7 @@ class Functions:
         for name, value in secrets.items():
             await self._keep_secret(name, value, wanted.namespace, what)
         method = "POST" if have is None else "PUT"
-        self._require(await self.gateway.system(method, "/functions", what, body=wanted.body), what)
+        self._require(await self.api.system(method, "/functions", what, body=wanted.body), what)
         return "created" if have is None else "updated"
 
     async def _keep_secret(self, name: str, value: str, namespace: str, what: str) -> None:
@@ -121,7 +122,7 @@ class Functions:
                 answer = await self._secret("POST", body, what)
         if not answer.ok:
             # Not what the gateway says of it: it was told the secret.
-            raise PlatformFailed(self.gateway.platform, what, f"it refuses the secret {name} ({answer.status})")
+            raise PlatformFailed(self.settings.name, what, f"it refuses the secret {name} ({answer.status})")
 
     async def _forget_secret(self, name: str, namespace: str, what: str) -> None:
         answer = await self._secret("DELETE", {"name": name, "namespace": namespace}, what)
@@ -130,25 +131,25 @@ class Functions:
 
     async def _secret(self, method: str, body: dict[str, str], what: str) -> Answer:
         params = {"namespace": body["namespace"]}
-        return await self.gateway.system(method, "/secrets", what, params=params, body=body)
+        return await self.api.system(method, "/secrets", what, params=params, body=body)
 
-    async def _namespaces(self) -> list[str]:
+    async def _namespaces(self) -> Sequence[str]:
         """Our own, then the others; a gateway may know of none, or not even know the question."""
-        answer = await self.gateway.system("GET", "/namespaces", "list namespaces")
+        answer = await self.api.system("GET", "/namespaces", "list namespaces")
         others = self._decoded(answer, list[str] | None, "list namespaces") if answer.ok else None
-        return list(dict.fromkeys([self.namespace, *(others or [])]))
+        return list(dict.fromkeys([self.settings.namespace, *(others or [])]))
 
-    async def _in(self, namespace: str) -> list[Status]:
+    async def _in(self, namespace: str) -> Sequence[Status]:
         what = "list functions"
         for tries in itertools.count(1):
             try:
-                answer = await self.gateway.system("GET", "/functions", what, params={"namespace": namespace})
+                answer = await self.api.system("GET", "/functions", what, params={"namespace": namespace})
                 break
             except PlatformAway as exc:
                 # It drops this very call while there are functions and its Prometheus is out of reach.
                 if tries == LIST_TRIES:
                     reason = f"{exc.reason} (is the gateway's Prometheus up?)"
-                    raise PlatformAway(self.gateway.platform, what, reason) from exc
+                    raise PlatformAway(self.settings.name, what, reason) from exc
             await asyncio.sleep(_pause_s(tries))
         self._require(answer, what)
         return self._decoded(answer, list[Status] | None, what) or []
@@ -162,47 +163,47 @@ class Functions:
 
     async def _status(self, name: str, namespace: str) -> Status | None:
         what = f"look up {name}"
-        answer = await self.gateway.system("GET", f"/function/{name}", what, params={"namespace": namespace})
+        answer = await self.api.system("GET", f"/function/{name}", what, params={"namespace": namespace})
         if answer.status == Http.NOT_FOUND:
             return None
         self._require(answer, what)
         found: Status = self._decoded(answer, Status, what)
         return msgspec.structs.replace(found, namespace=found.namespace or namespace)
 
-    async def _until(self, what: str, within_s: float, lacking: Callable[[], Awaitable[str]]) -> None:
-        """Ask until nothing is lacking any more: the gateway tells nobody of its own accord."""
-        missing = ""
+    async def _until(self, what: str, within_s: float, why_not: Callable[[], Awaitable[str]]) -> None:
+        """Ask until there is no reason why not any more: the gateway tells nobody of its own accord."""
+        reason = ""
         try:
             async with asyncio.timeout(within_s):
                 for tries in itertools.count():
-                    missing = await self._or_away(lacking)
-                    if not missing:
+                    reason = await self._or_away(why_not)
+                    if not reason:
                         return
                     await asyncio.sleep(_pause_s(tries))
         except TimeoutError as exc:
-            reason = f"after {within_s:g} s {missing or 'the gateway does not answer'}"
-            raise PlatformFailed(self.gateway.platform, what, reason) from exc
+            late = f"after {within_s:g} s {reason or 'the gateway does not answer'}"
+            raise PlatformFailed(self.settings.name, what, late) from exc
 
-    async def _or_away(self, lacking: Callable[[], Awaitable[str]]) -> str:
+    async def _or_away(self, why_not: Callable[[], Awaitable[str]]) -> str:
         try:
-            return await lacking()
+            return await why_not()
         except PlatformAway as exc:
             return exc.reason
 
-    async def _is_there(self, gone: Status) -> str:
+    async def _why_not_gone(self, gone: Status) -> str:
         return "it is still there" if await self._status(gone.name, gone.namespace) else ""
 
-    async def _is_other(self, wanted: Deployment, digest: str) -> str:
+    async def _why_not_shown(self, wanted: Deployment, digest: str) -> str:
         found = await self._status(wanted.service, wanted.namespace)
         return "" if found and found.notes.get(DIGEST) == digest else "the gateway does not show what it accepted"
 
-    async def _is_silent(self, wanted: Deployment) -> str:
+    async def _why_not_ready(self, wanted: Deployment) -> str:
         found = await self._status(wanted.service, wanted.namespace)
         if found is None or found.available < 1:
             return "no replica is available"
         name = f"{wanted.service}.{wanted.namespace}"
         try:
-            answer = await self.gateway.call(
+            answer = await self.api.call(
                 name, b"", {}, within_s=PROBE_S, at_most=_PROBE_BYTES, method="GET", path=wanted.ready_path
             )
         except InvocationFailed as exc:
@@ -212,7 +213,7 @@ class Functions:
         return reason.reason if isinstance(reason, NotStarted | FunctionGone | LostSight) else ""
 
     def _deployed(self, status: Status) -> Deployed:
-        elsewhere = status.namespace not in ("", self.namespace)
+        elsewhere = status.namespace not in ("", self.settings.namespace)
         return Deployed(
             name=status.name,
             fabric=status.notes.get(FABRIC, ""),
@@ -223,17 +224,17 @@ class Functions:
 
     def _require_ours(self, status: Status, what: str) -> None:
         if not status.ours:
-            raise PlatformFailed(self.gateway.platform, what, "a function of that name is somebody else's")
+            raise PlatformFailed(self.settings.name, what, "a function of that name is somebody else's")
 
     def _require(self, answer: Answer, what: str) -> None:
         if not answer.ok:
-            raise PlatformFailed(self.gateway.platform, what, f"{answer.text or 'no reason given'} ({answer.status})")
+            raise PlatformFailed(self.settings.name, what, f"{answer.text or 'no reason given'} ({answer.status})")
 
     def _decoded(self, answer: Answer, kind: Any, what: str) -> Any:
         try:
             return msgspec.json.decode(answer.body, type=kind)
         except msgspec.DecodeError as exc:
-            raise PlatformFailed(self.gateway.platform, what, f"its answer is no OpenFaaS gateway's: {exc}") from exc
+            raise PlatformFailed(self.settings.name, what, f"its answer is no OpenFaaS gateway's: {exc}") from exc
 
 
 def _pause_s(tries: int) -> float:

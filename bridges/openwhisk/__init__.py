@@ -1,5 +1,6 @@
 """The `openwhisk` platform: `opened(settings, vault, broker)` is a `bridges.platform.Host`."""
 
-from bridges.openwhisk.platform import OpenWhisk, Settings, opened
+from bridges.openwhisk.platform import OpenWhiskPlatform, opened
+from bridges.openwhisk.settings import Settings
 
-__all__ = ["OpenWhisk", "Settings", "opened"]
+__all__ = ["OpenWhiskPlatform", "Settings", "opened"]

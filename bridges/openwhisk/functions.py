@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-import httpx
 import msgspec
 
-from bridges import annotations, secrets
+from bridges import annotations, environment
 from bridges.annotations import DIGEST, FABRIC, TOPIC
-from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
+from bridges.errors import PlatformFailed
+from bridges.openwhisk.api import Api
+from bridges.openwhisk.settings import Settings
 from bridges.secrets import Vault
 from broker.errors import UNREADABLE
 from broker.messages.function import Change, Deployed, Function
@@ -52,30 +53,22 @@ class Entity(msgspec.Struct, frozen=True):
         return next((str(one.get("value", "")) for one in self.annotations if one.get("key") == key), "")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Functions:
-    """Creates, deletes and lists functions; see `bridges.platform.Host`.
+    """The functions of a namespace; see `bridges.platform.Functions`.
 
     Attributes:
-        name: of the platform.
-        client: speaks to the namespace; paths are relative to it.
+        settings: of the bridge.
+        api: of the namespace.
         vault: has the functions' secrets.
-        where: the host, for people.
-        auth: name of the secret that is the namespace's key, for people.
-        kind: runtime of functions that name none in their options.
-        triggered: functions get a trigger and a rule.
     """
 
-    name: str
-    client: httpx.AsyncClient
+    settings: Settings
+    api: Api
     vault: Vault
-    where: str
-    auth: str
-    kind: str
-    triggered: bool
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
-        """Bring a function to what it should be; see `Host.create`."""
+        """Bring a function to what it should be; see `bridges.platform.Functions`."""
         what = f"create {function.name}"
         action = self._action(function, package, what)
         content = hashlib.sha256(msgspec.json.encode(action, order="sorted")).hexdigest()
@@ -90,65 +83,32 @@ class Functions:
             wanted = f"{what} with memory_mb = {function.memory_mb} and timeout_s = {function.timeout_s}"
             await self._put("actions", function.name, {**action, "annotations": all_notes}, wanted, found)
             change = "created" if found is None else "updated"
-        if self.triggered and not (trigger and rule and rule.status == "active"):
+        if self.settings.triggered and not (trigger and rule and rule.status == "active"):
             await self._connect(function.name, trigger, rule, _pairs({FABRIC: function.fabric}), what)
             change = "updated" if change == "same" else change
         return change, self._deployed(function.name, function.fabric, function.digest)
 
     async def delete(self, name: str) -> Change:
-        """Delete a function of ours; see `Host.delete`."""
+        """Delete a function of ours; see `bridges.platform.Functions`."""
         what = f"delete {name}"
         # The rule goes first: a rule that outlives its trigger or its action stays behind and dangles.
         parts = [("rules", rule_of(name)), ("triggers", trigger_of(name)), ("actions", name)]
         there = [part for part in parts if await self._ours(*part, what)]
         for collection, part in there:
-            await self.call("DELETE", _path(collection, part), what)
+            await self.api.call("DELETE", _path(collection, part), what)
         return "deleted" if there else "absent"
 
-    async def list(self) -> "list[Deployed]":
-        """Every action there; one of ours without its trigger or rule has no digest. See `Host.list`."""
+    async def list(self) -> list[Deployed]:
+        """Every action there; one of ours without its trigger or rule has no digest."""
         actions = await self._all("actions")
-        names = {found.name for kind in ("triggers", "rules") if self.triggered for found in await self._all(kind)}
+        names = {
+            found.name for kind in ("triggers", "rules") if self.settings.triggered for found in await self._all(kind)
+        }
         return [self._listed(action, names) for action in actions]
-
-    async def call(self, method: str, path: str, what: str, **request: Any) -> bytes | None:
-        """Ask the platform for something; None: it is not there.
-
-        Args:
-            method: of HTTP.
-            path: below the namespace.
-            what: completes "could not ..." for people.
-            request: more arguments for `httpx.AsyncClient.request`.
-
-        Raises:
-            PlatformFailed: it did not do it; PlatformAway, if it may do it later.
-            PlatformDenied: it refuses the credentials.
-        """
-        try:
-            response = await self.client.request(method, path, **request)
-        except httpx.TransportError as exc:
-            raise PlatformAway(self.name, what, f"{self.where} is out of reach: {type(exc).__name__} {exc}") from exc
-        match response.status_code:
-            case 404:
-                return None
-            case 401 | 403:
-                raise self.denied(response)
-            case 409 if method != "GET":
-                raise PlatformAway(self.name, what, f"somebody else changes it at this moment: {error_of(response)}")
-            case 429 | 500 | 502 | 503 | 504 as status:
-                raise PlatformAway(self.name, what, f"HTTP {status}: {error_of(response)}")
-            case status if status >= httpx.codes.BAD_REQUEST:
-                raise PlatformFailed(self.name, what, f"HTTP {status}: {error_of(response)}")
-        return response.content
-
-    def denied(self, response: httpx.Response) -> PlatformDenied:
-        """What to say of a response that refuses us."""
-        remedy = f"the secret {self.auth!r} must be the namespace's `uuid:key` ({error_of(response)})"
-        return PlatformDenied(self.name, self.where, remedy)
 
     async def _link(self, name: str, what: str) -> tuple[Entity | None, Entity | None]:
         """The trigger and the rule of a function, as far as they are there and wanted."""
-        if not self.triggered:
+        if not self.settings.triggered:
             return None, None
         return await self._ours("triggers", trigger_of(name), what), await self._ours("rules", rule_of(name), what)
 
@@ -164,14 +124,16 @@ class Functions:
         else:
             # A rule is inactive if somebody switched it off, and also if its trigger was deleted: this ties it to the
             # new one.
-            await self.call("POST", _path("rules", rule_of(name)), what, json={"status": "active"})
+            await self.api.call("POST", _path("rules", rule_of(name)), what, json={"status": "active"})
 
     async def _ours(self, collection: str, name: str, what: str) -> Entity | None:
         """What we made under that name; None: there is nothing. Raises PlatformFailed for somebody else's."""
-        content = await self.call("GET", _path(collection, name), what, params={"code": "false"})
+        content = await self.api.call("GET", _path(collection, name), what, params={"code": "false"})
         found = None if content is None else self._decoded(content, Entity, what)
         if found is not None and not found.annotation(FABRIC):
-            raise PlatformFailed(self.name, what, f"{name!r} among the {collection} is somebody else's; left alone")
+            raise PlatformFailed(
+                self.settings.name, what, f"{name!r} among the {collection} is somebody else's; left alone"
+            )
         return found
 
     async def _put(
@@ -179,14 +141,14 @@ class Functions:
     ) -> None:
         # What was not there a moment ago is not overwritten: it would be somebody else's by now.
         overwrite = {"overwrite": "true" if found else "false"}
-        if await self.call("PUT", _path(collection, name), what, params=overwrite, json=entity) is None:
-            raise PlatformFailed(self.name, what, f"HTTP 404 for {collection}/{name}: is the namespace right?")
+        if await self.api.call("PUT", _path(collection, name), what, params=overwrite, json=entity) is None:
+            raise PlatformFailed(self.settings.name, what, f"HTTP 404 for {collection}/{name}: is the namespace right?")
 
     async def _all(self, collection: str) -> Sequence[Entity]:
         found: tuple[Entity, ...] = ()
         while True:
             page = {"limit": PAGE, "skip": len(found)}
-            content = await self.call("GET", collection, f"list {collection}", params=page)
+            content = await self.api.call("GET", collection, f"list {collection}", params=page)
             more = self._decoded(content or b"[]", tuple[Entity, ...], f"list {collection}")
             found += more
             if len(more) < PAGE:
@@ -196,17 +158,21 @@ class Functions:
         try:
             return msgspec.json.decode(content, type=kind)
         except UNREADABLE as exc:
-            raise PlatformFailed(self.name, what, f"the answer of {self.where} is not OpenWhisk's: {exc}") from exc
+            raise PlatformFailed(
+                self.settings.name, what, f"the answer of {self.settings.host} is not OpenWhisk's: {exc}"
+            ) from exc
 
     def _listed(self, action: Entity, connected: set[str]) -> Deployed:
-        whole = not self.triggered or {trigger_of(action.name), rule_of(action.name)} <= connected
+        whole = not self.settings.triggered or {trigger_of(action.name), rule_of(action.name)} <= connected
         fabric = action.annotation(FABRIC)
         if fabric:
             return self._deployed(action.name, fabric, action.annotation(DIGEST) if whole else "")
         return Deployed(name=action.name, url=action.name, topics=annotations.filters(action.annotation(TOPIC)))
 
     def _deployed(self, name: str, fabric: str, digest: str) -> Deployed:
-        return Deployed(name=name, fabric=fabric, digest=digest, url=trigger_of(name) if self.triggered else name)
+        return Deployed(
+            name=name, fabric=fabric, digest=digest, url=trigger_of(name) if self.settings.triggered else name
+        )
 
     def _action(self, function: Function, package: bytes | None, what: str) -> dict[str, Any]:
         """What makes a function; its environment is that of the container, so it is there from the start."""
@@ -222,29 +188,15 @@ class Functions:
         if function.image:
             return {"kind": "blackbox", "image": function.image, "main": "main", **code}
         if not code:
-            raise PlatformFailed(self.name, what, "it has neither a package nor an image")
-        return {"kind": str(function.options.get("kind", self.kind)), "main": "main", **code}
+            raise PlatformFailed(self.settings.name, what, "it has neither a package nor an image")
+        return {"kind": str(function.options.get("kind", self.settings.kind)), "main": "main", **code}
 
     def _environment(self, function: Function, what: str) -> dict[str, str]:
         if not function.broker:
             reason = "it has no broker address, and an update is too large for an answer of OpenWhisk"
-            raise PlatformFailed(self.name, what, reason)
-        env = {**function.env, "FEDKEEPER_URL": function.broker, "FEDKEEPER_CLIENT": function.name}
-        if function.password:
-            variable = secrets.variable(function.password)
-            env[variable] = self.vault.value(function.password)
-            env["FEDKEEPER_URL"] += f"{'&' if '?' in function.broker else '?'}password_env={variable}"
-        if function.key:
-            env["FEDKEEPER_KEY"] = self.vault.value(function.key)
-        return env
-
-
-def error_of(response: httpx.Response) -> str:
-    """What the platform says is wrong: the `error` of its JSON, else the beginning of what it says."""
-    try:
-        return str(msgspec.json.decode(response.content, type=dict[str, Any])["error"])
-    except (*UNREADABLE, KeyError):
-        return " ".join(response.text[:200].split()) or response.reason_phrase
+            raise PlatformFailed(self.settings.name, what, reason)
+        env = environment.with_secret_variables(function)
+        return env.plain | {name: self.vault.value(secret) for name, secret in env.secrets.items()}
 
 
 def _pairs(values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,15 +1,11 @@
 """A relay's file."""
 
-from typing import Annotated
-
 import msgspec
 
 from bridges.errors import BadSettings
-from broker.errors import BadTopic
-from broker.topics import checked_id
+from bridges.settings import check_id
+from broker.support.validation import AtLeastOne
 from broker.url import BrokerUrl
-
-AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,17 +32,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     updates_at_once: AtLeastOne = 4
 
     def __post_init__(self) -> None:
-        _check_id("name", self.name)
+        check_id("name", self.name)
         for platform in self.platforms:
-            _check_id("platforms", platform)
+            check_id("platforms", platform)
         if not self.platforms or len(set(self.platforms)) < len(self.platforms):
             raise BadSettings("platforms", self.platforms, "name each of the site's platforms once, and at least one")
         if BrokerUrl.parse(self.backbone).address == BrokerUrl.parse(self.site).address:
             raise BadSettings("site", BrokerUrl.parse(self.site).address, "this is the backbone's address")
-
-
-def _check_id(field: str, value: str) -> None:
-    try:
-        checked_id(value)
-    except BadTopic as exc:
-        raise BadSettings(field, value, exc.rule) from exc

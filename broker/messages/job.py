@@ -9,15 +9,14 @@ from msgspec import Meta
 from broker.errors import UNREADABLE, BadTopic
 from broker.messages.errors import JobError
 from broker.support import validation
+from broker.support.validation import AtLeastOne, NotNegative, Positive
 from broker.topics import checked_id
 
-AtLeastOne = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, le=1)]
 
 QUORUM_RULE = "a share of cohort.clients, above 0 and up to 1, or a whole number from 2"
-Quorum = Annotated[AtLeastOne | Positive, Meta(description=QUORUM_RULE)]
+_QUORUM_SCHEMA = {"allOf": [{"anyOf": [{"type": "integer"}, {"maximum": 1}]}]}
+Quorum = Annotated[AtLeastOne | Positive, Meta(description=QUORUM_RULE, extra_json_schema=_QUORUM_SCHEMA)]
 """JSON has one number 1 (RFC 8259, section 6), so its value alone tells a share from a number of clients."""
 
 LARGEST_INTEGER = 2**53 - 1

@@ -3,10 +3,14 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 import msgspec
-from msgspec import inspect
+from msgspec import Meta, inspect
+
+AtLeastOne = Annotated[int, Meta(ge=1)]
+NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0)]
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> FabricFile:
 @contextlib.asynccontextmanager
 async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeHost, FakeHost]]:
     board, cluster = FakeHost("board"), FakeHost("cluster")
-    async with running(Lifecycle(bus, board).serve(), Lifecycle(bus, cluster).serve()):
+    async with running(Lifecycle(bus, board.name, board).serve(), Lifecycle(bus, cluster.name, cluster).serve()):
         yield board, cluster
 
 

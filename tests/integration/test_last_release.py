@@ -15,9 +15,9 @@ from typing import Final
 import pytest
 
 import broker
-from bridges import Invoker, Runner
-from bridges.local import pool
-from bridges.local.pool import LocalPlatform
+from bridges import Invoker, Runner, local
+from bridges.local.pool import Pool
+from bridges.secrets import Vault
 from broker.messages import job as jobs
 from broker.messages.progress import ENDS, JobCompleted
 from broker.nats.server import NatsServer
@@ -55,7 +55,8 @@ def environment(folder: Path) -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def system(url: str, folder: Path) -> AsyncIterator[Fabric]:
     """Today's server and local bridge, with one worker, and clients for the job."""
-    async with broker.connect(url) as bus, pool.pool(url, workers=1) as platform, task_group() as group:
+    workers, vault = local.Settings(broker=url), Vault(None)
+    async with broker.connect(url) as bus, local.opened(workers, vault, bus) as platform, task_group() as group:
         fabric, ready = Fabric(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data
         await fabric.register(deal(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
@@ -84,13 +85,13 @@ async def test_it_trains_the_same_model_as_today_s_worker(
 ) -> None:
     started: list[Process] = []
 
-    async def start(platform: LocalPlatform) -> Process:
+    async def start(pool: Pool) -> Process:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "client_fn.handlers.local"),
             stdin=PIPE,
             stdout=PIPE,
             cwd=released,
-            env={**environment(released), **platform._told},
+            env={**environment(released), **pool._environment},
             preexec_fn=processes.dying_with_us(signal.SIGKILL),
         )
         started.append(process)
@@ -98,7 +99,7 @@ async def test_it_trains_the_same_model_as_today_s_worker(
 
     today = await digest(nats_server.url, tmp_path, "today")
     with monkeypatch.context() as patch:
-        patch.setattr(LocalPlatform, "_start", start)
+        patch.setattr(Pool, "_start", start)
         assert await digest(nats_server.url, tmp_path, "released") == today
     assert len(started) == 1, "it ended in the middle of the job"
 

@@ -84,7 +84,7 @@ async def ask(bus: Broker, verb: Verb, deadline_s: float = FAR, **what: object) 
 
 async def test_functions_are_created_changed_listed_and_deleted(bus: Broker) -> None:
     host = FakeHost()
-    async with running(Lifecycle(bus, host).serve()):
+    async with running(Lifecycle(bus, host.name, host).serve()):
         assert (await ask(bus, "create", function=ECHO)).change == "created"
         assert (await ask(bus, "create", function=ECHO)).change == "same"
         newer = msgspec.structs.replace(ECHO, image="echo:2")
@@ -100,7 +100,7 @@ async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker
     ref = BlobRef(topics.package(hashlib.sha256(code).hexdigest()), hashlib.sha256(code).hexdigest(), len(code))
     await bus.put(ref.topic, code)
     host = FakeHost()
-    async with running(Lifecycle(bus, host).serve()):
+    async with running(Lifecycle(bus, host.name, host).serve()):
         await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=ref))
         missing = msgspec.structs.replace(ref, topic=topics.package("00"))
         refused = await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=missing))
@@ -109,7 +109,7 @@ async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker
 
 
 async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> None:
-    async with running(Lifecycle(bus, FakeHost(full=True)).serve()):
+    async with running(Lifecycle(bus, "fake", FakeHost(full=True)).serve()):
         assert (await ask(bus, "create", function=ECHO)).error == "fake could not create client-00: no room"
         assert "no such request" in (await ask(bus, "delete")).error
         assert await bus.get(topics.function("fake", "client-00")) is None
@@ -120,7 +120,7 @@ async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: B
     late = Request(id="late", deadline_s=1.0, function=ECHO)
     await bus.publish(topics.fabric("fake", "create"), b"garbage")
     await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(late))
-    async with running(Lifecycle(bus, host).serve()):
+    async with running(Lifecycle(bus, host.name, host).serve()):
         assert (await ask(bus, "list")).functions == ()
 
 
@@ -141,7 +141,7 @@ async def publish(bus: Broker, one: RoundTask) -> None:
 
 async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(bus: Broker) -> None:
     host = FakeHost()
-    lifecycle = Lifecycle(bus, host)
+    lifecycle = Lifecycle(bus, host.name, host)
     runner = Runner(bus, Invoker(host, restore=lifecycle.restore))
     async with running(lifecycle.serve(), runner.run()):
         await ask(bus, "create", function=ECHO)
@@ -154,7 +154,7 @@ async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(b
 
 async def test_a_deleted_function_is_not_created_again_by_a_task(bus: Broker) -> None:
     host = FakeHost()
-    lifecycle = Lifecycle(bus, host)
+    lifecycle = Lifecycle(bus, host.name, host)
     patience = Patience(retry_first_s=0.01)
     async with running(lifecycle.serve(), Runner(bus, Invoker(host, patience, restore=lifecycle.restore)).run()):
         await ask(bus, "create", function=ECHO)
@@ -203,7 +203,7 @@ async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: B
 @pytest.mark.parametrize("id_", ["asked", "No Id!"])
 async def test_a_request_of_a_newer_version_is_answered_with_what_to_upgrade(bus: Broker, id_: str) -> None:
     newer = {"id": id_, "function": {"schema": 2}}
-    async with running(Lifecycle(bus, FakeHost()).serve()), bus.subscribe(topics.reply("asked")) as replies:
+    async with running(Lifecycle(bus, "fake", FakeHost()).serve()), bus.subscribe(topics.reply("asked")) as replies:
         await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(newer))
         if id_ == "asked":
             async with asyncio.timeout(WITHIN_S):

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import yaml
 
+from bridges import platforms
+from bridges.errors import UnknownPlatform
 from broker import BrokerUrl, topics
-from client_fn import package
 from client_fn.data import shards
-from client_fn.errors import UnknownPlatform
+from fedkeeper import archives
 from tests.support.function_site import FAR
 from tests.support.paths import REPOSITORY
 
+PLATFORMS = [kind.name for kind in platforms.KINDS if kind.files]
 OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
 """What only who deals the data out imports."""
@@ -46,7 +48,7 @@ print(json.dumps(answer))
 
 
 def opened(platform: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(io.BytesIO(package.build(platform)))
+    return zipfile.ZipFile(io.BytesIO(archives.build(platform)))
 
 
 def unpacked(platform: str, folder: Path) -> Path:
@@ -91,7 +93,7 @@ def task(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("platform", package.PLATFORMS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_an_archive_has_all_of_our_code_and_nothing_that_is_made_from_it(platform: str) -> None:
     names = opened(platform).namelist()
     for folder in OURS:
@@ -114,10 +116,10 @@ def test_an_archive_has_its_platform_s_files_beside_the_code(platform: str, own:
     assert {name for name in opened(platform).namelist() if name.partition("/")[0] not in OURS} == own
 
 
-@pytest.mark.parametrize("platform", package.PLATFORMS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_the_same_sources_give_the_same_small_archive(platform: str, tmp_path: Path) -> None:
-    first = package.build(platform)
-    file = package.write(platform, tmp_path / "new folder")
+    first = archives.build(platform)
+    file = archives.write(platform, tmp_path / "new folder")
     assert file.name == f"fedkeeper-{platform}.zip"
     assert file.read_bytes() == first
     assert len(first) < 1_000_000
@@ -128,8 +130,8 @@ def test_the_same_sources_give_the_same_small_archive(platform: str, tmp_path: P
 
 def test_other_platforms_are_unknown(tmp_path: Path) -> None:
     with pytest.raises(UnknownPlatform) as unknown:
-        package.write("lambda", tmp_path)
-    assert str(unknown.value) == "no package for platform 'lambda': there is one for openfaas, openwhisk, gcf"
+        archives.write("lambda", tmp_path)
+    assert str(unknown.value) == "unknown platform 'lambda': use one of openfaas, openwhisk, gcf"
     assert not list(tmp_path.iterdir())
 
 
@@ -139,7 +141,7 @@ def requirements(platform: str) -> dict[str, str]:
     return {re.split(r"[<>=]", line)[0]: line for line in lines}
 
 
-@pytest.mark.parametrize("platform", package.PLATFORMS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_what_is_required_is_what_the_project_requires(platform: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     listed = [
@@ -153,7 +155,7 @@ def test_what_is_required_is_what_the_project_requires(platform: str) -> None:
     assert requirements(platform)["torch"] == known["torch"]
 
 
-@pytest.mark.parametrize("platform", package.PLATFORMS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_what_is_imported_is_required(platform: str) -> None:
     archive = opened(platform)
     files = [name for name in archive.namelist() if name.endswith(".py")]
@@ -196,7 +198,7 @@ import hashlib, json
 import index
 from broker.messages import bundle
 from broker.messages.job import Model
-from client_fn import tensors
+from client_fn.training import tensors
 
 client = index.app.test_client()
 task = json.loads(TASK)

@@ -26,8 +26,8 @@ from broker.messages.round import RoundTask
 from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
 from broker.support import processes
-from client_fn import package
 from client_fn.data import shards
+from fedkeeper import archives
 from tests.support.function_site import Site, task_for
 
 WITHIN_S = 60.0
@@ -35,7 +35,7 @@ KEY = "the bridge's key"
 
 
 def unpacked(platform: str, folder: Path) -> Path:
-    zipfile.ZipFile(io.BytesIO(package.build(platform))).extractall(folder)
+    zipfile.ZipFile(io.BytesIO(archives.build(platform))).extractall(folder)
     return folder
 
 

@@ -431,7 +431,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
     function = Function(name="client-00", fabric="test", package=package)
     host = FakeHost(name="edge-a")
     await backbone.put(package.topic, code)
-    async with running(relay(backbone, site).run(), Lifecycle(site, host).serve()):
+    async with running(relay(backbone, site).run(), Lifecycle(site, host.name, host).serve()):
         for i, late in enumerate((True, False)):
             deadline_s = time.time() + (-1 if late else WITHIN_S)
             request = Request(id=f"request-{i}", deadline_s=deadline_s, function=function)

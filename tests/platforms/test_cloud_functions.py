@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridges.gcf import Settings
-from bridges.platform import Host
+from bridges.gcf import GcfPlatform, Settings
 from broker.messages import codec
 from broker.messages.invocation import Order
 from broker.support import processes
@@ -46,7 +45,7 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def host(cloud: Cloud) -> AsyncIterator[Host]:
+async def host(cloud: Cloud) -> AsyncIterator[GcfPlatform]:
     async with bridge(settings(cloud)) as found:
         yield found
 
@@ -57,12 +56,12 @@ async def sink() -> AsyncIterator[Sink]:
         yield found
 
 
-async def deployed(host: Host, sink: Sink, *names: str, **changes: Any) -> None:
+async def deployed(host: GcfPlatform, sink: Sink, *names: str, **changes: Any) -> None:
     for name in names or ("client-00",):
-        await host.create(function(name, env={"SINK": sink.url}, **changes), archive())
+        await host.functions.create(function(name, env={"SINK": sink.url}, **changes), archive())
 
 
-async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     cloud.functions.secrets = {"broker-password": "pw", "trigger-key": "key"}
     await deployed(host, sink, password="broker-password", key="trigger-key")  # noqa: S106 (its name)
     service = cloud.functions.services[NAME]
@@ -87,14 +86,14 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
     assert "PUBSUB_EMULATOR_HOST" not in first["env"]
 
 
-async def test_the_largest_order_is_delivered(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_the_largest_order_is_delivered(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     await published(host, task(told={"text": "x" * 380_000}))
     assert len((await sink.calls.get())["data"]["message"]["data"]) > 500_000
     assert cloud.pubsub.pusher.dropped == []
 
 
-async def test_an_event_that_the_function_raised_for_comes_again(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_an_event_that_the_function_raised_for_comes_again(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     sink.answers.extend(["fail", "fail"])
     sent = await published(host, task())
@@ -119,7 +118,7 @@ async def test_without_retries_it_does_not_come_again(cloud: Cloud, sink: Sink) 
         assert [one.id for one in cloud.pubsub.pusher.dropped] == ids[:1]
 
 
-async def test_an_event_may_come_twice(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_an_event_may_come_twice(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     cloud.pubsub.twice = 1
     sent = await published(host, task())
@@ -127,7 +126,7 @@ async def test_an_event_may_come_twice(cloud: Cloud, host: Host, sink: Sink) -> 
 
 
 async def test_an_instance_that_crashes_is_replaced_and_gets_the_event_again(
-    cloud: Cloud, host: Host, sink: Sink
+    cloud: Cloud, host: GcfPlatform, sink: Sink
 ) -> None:
     await deployed(host, sink)
     sink.open.clear()
@@ -142,7 +141,7 @@ async def test_an_instance_that_crashes_is_replaced_and_gets_the_event_again(
     assert cloud.pubsub.pusher.statuses == [503, 200]
 
 
-async def test_a_function_has_one_event_at_a_time(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_a_function_has_one_event_at_a_time(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     cloud.functions.run.pending_s = 0.1
     await deployed(host, sink)
     sink.open.clear()
@@ -155,7 +154,7 @@ async def test_a_function_has_one_event_at_a_time(cloud: Cloud, host: Host, sink
     assert (await sink.calls.get())["data"]["message"]["attributes"]["attempt"] == "2"
 
 
-async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     cloud.functions.services[NAME].timeout_s = 0.2
     sink.open.clear()
@@ -166,7 +165,7 @@ async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, host: Ho
     assert cloud.pubsub.pusher.statuses[0] == HTTPStatus.GATEWAY_TIMEOUT
 
 
-async def test_no_more_instances_live_than_the_quota_allows(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_no_more_instances_live_than_the_quota_allows(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     cloud.functions.run.most = 2
     names = ["client-00", "client-01", "client-02"]
     await deployed(host, sink, *names)
@@ -180,32 +179,32 @@ async def test_no_more_instances_live_than_the_quota_allows(cloud: Cloud, host: 
 
 
 async def test_code_that_does_not_load_is_tried_again_and_its_reason_is_kept(
-    cloud: Cloud, host: Host, sink: Sink
+    cloud: Cloud, host: GcfPlatform, sink: Sink
 ) -> None:
-    await host.create(function(env={"SINK": sink.url}), archive("import no_such_module"))
+    await host.functions.create(function(env={"SINK": sink.url}), archive("import no_such_module"))
     await published(host, task())
     await cloud_is_quiet(cloud, 2)
     assert set(cloud.pubsub.pusher.statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}
     assert any("no_such_module" in line for line in cloud.functions.services[NAME].said)
 
 
-async def test_an_update_is_in_force_for_the_next_event(cloud: Cloud, host: Host, sink: Sink) -> None:
+async def test_an_update_is_in_force_for_the_next_event(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     await published(host, task())
     old = await sink.calls.get()
     await cloud_is_quiet(cloud, 1)
-    await host.create(function(env={"SINK": sink.url, "NEW": "1"}), archive())
+    await host.functions.create(function(env={"SINK": sink.url, "NEW": "1"}), archive())
     await published(host, task())
     new = await sink.calls.get()
     assert (old["env"].get("NEW"), new["env"].get("NEW")) == (None, "1")
 
 
-async def test_a_function_that_is_deleted_has_its_process_ended(host: Host, sink: Sink) -> None:
+async def test_a_function_that_is_deleted_has_its_process_ended(host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     await published(host, task())
     pid = (await sink.calls.get())["pid"]
     async with ended(pid):
-        await host.delete("client-00")
+        await host.functions.delete("client-00")
 
 
 @contextlib.asynccontextmanager

@@ -24,8 +24,9 @@ from bridges.errors import (
     PlatformDenied,
     PlatformFailed,
 )
+from bridges.gcf import Settings
 from bridges.gcf import pubsub as gcf_topics
-from bridges.gcf.platform import Settings, event_bytes
+from bridges.gcf.platform import event_bytes
 from broker.messages import codec, invocation
 from broker.messages.invocation import Order
 from emulators.gcf.cloud import Cloud
@@ -106,7 +107,7 @@ async def test_a_topic_that_is_gone_is_a_function_that_is_gone(cloud: Cloud) -> 
 async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud) -> None:
     """A function that somebody deleted leaves its topic, which swallows messages without a word."""
     async with bridge(settings(cloud)) as host:
-        await host.create(function(), archive())
+        await host.functions.create(function(), archive())
         await cloud.functions.remove(f"{PARENT}/functions/client-00")
         await published(host, task(), 1)
         with pytest.raises(FunctionGone, match="nothing is triggered"):
@@ -223,7 +224,7 @@ async def test_a_platform_that_is_away_at_the_start_may_come_later(cloud: Cloud)
     cloud.functions.refuse_next = [HTTPStatus(503)]
     with capture_logs() as logs:
         async with bridge(settings(cloud)) as host:
-            assert await host.list() == []
+            assert await host.functions.list() == []
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
         "the platform is out of reach for now"
     ]
@@ -264,10 +265,10 @@ async def test_a_token_goes_with_every_call_until_it_expires(
     account = Account("token-1", "token-2")
     monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
     async with bridge(settings(google_cloud)) as host:
-        await asyncio.gather(*(host.list() for _ in range(5)))
+        await asyncio.gather(*(host.functions.list() for _ in range(5)))
         assert account.refreshed == 1
         account.token, google_cloud.functions.bearer = None, "token-2"
-        await asyncio.gather(*(host.list() for _ in range(5)))
+        await asyncio.gather(*(host.functions.list() for _ in range(5)))
         assert account.refreshed == 2
 
 
@@ -297,8 +298,8 @@ async def test_a_token_service_that_is_away_may_come_later(
     monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
     async with bridge(settings(google_cloud)) as host:
         with pytest.raises(PlatformAway, match="no route"):
-            await host.list()
-        assert await host.list() == []
+            await host.functions.list()
+        assert await host.functions.list() == []
 
 
 async def test_a_machine_without_credentials_is_told_how_to_get_some(
@@ -316,8 +317,6 @@ async def test_a_machine_without_credentials_is_told_how_to_get_some(
         {"topic": "fedkeeper"},
         {"topic": "{client}/x"},
         {"topic": "goog-{client}"},
-        {"max_bytes": 0},
-        {"max_bytes": 10_000_001},
         {"api": "http://cloudfunctions.googleapis.com"},
     ],
 )

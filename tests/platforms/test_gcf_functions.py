@@ -10,7 +10,7 @@ import pytest
 from google.pubsub_v1.types import pubsub
 
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
-from bridges.platform import Host
+from bridges.gcf import GcfPlatform
 from broker.messages.function import Deployed
 from emulators.gcf.cloud import Cloud
 from tests.support.gcf_site import archive, bridge, function, running, settings
@@ -29,7 +29,7 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def host(cloud: Cloud) -> AsyncIterator[Host]:
+async def host(cloud: Cloud) -> AsyncIterator[GcfPlatform]:
     async with bridge(settings(cloud)) as found:
         yield found
 
@@ -39,9 +39,9 @@ def changes(cloud: Cloud) -> list[str]:
     return [call.partition(" ")[0] for call in cloud.functions.calls if not call.startswith("GET ")]
 
 
-async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, host: Host) -> None:
+async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, host: GcfPlatform) -> None:
     wanted = function(password="broker-password", key="trigger-key", env={"A": "B", "FEDKEEPER_URL": "mine"})  # noqa: S106 (its name)
-    change, deployed = await host.create(wanted, archive())
+    change, deployed = await host.functions.create(wanted, archive())
     assert (change, deployed) == ("created", Deployed(name="client-00", fabric="test", digest=wanted.digest, url=TOPIC))
     made = cloud.functions.functions[NAME]
     source = made["buildConfig"].pop("source")
@@ -91,7 +91,7 @@ async def test_settings_and_options_shape_the_function(cloud: Cloud) -> None:
     changed = settings(cloud, service_account=account, retry_policy="RETRY_POLICY_DO_NOT_RETRY", topic="t-{client}.x")
     options = {"runtime": "python312", "entry_point": "other", "min_instances": 1, "vpc_connector": "connector"}
     async with bridge(changed) as host:
-        await host.create(function(options=options, broker="tls://fl@broker:4222?ca_file=/ca.pem"), archive())
+        await host.functions.create(function(options=options, broker="tls://fl@broker:4222?ca_file=/ca.pem"), archive())
     made = cloud.functions.functions[NAME]
     assert (made["buildConfig"]["runtime"], made["buildConfig"]["entryPoint"]) == ("python312", "other")
     assert (made["serviceConfig"]["minInstanceCount"], made["serviceConfig"]["vpcConnector"]) == (1, "connector")
@@ -101,77 +101,77 @@ async def test_settings_and_options_shape_the_function(cloud: Cloud) -> None:
     assert made["serviceConfig"]["environmentVariables"]["FEDKEEPER_URL"] == "tls://fl@broker:4222?ca_file=/ca.pem"
 
 
-async def test_a_query_in_the_brokers_address_is_kept(cloud: Cloud, host: Host) -> None:
+async def test_a_query_in_the_brokers_address_is_kept(cloud: Cloud, host: GcfPlatform) -> None:
     wanted = function(broker="tls://fl@broker:4222?ca_file=/ca.pem", password="broker-password")  # noqa: S106 (its name)
-    await host.create(wanted, archive())
+    await host.functions.create(wanted, archive())
     url = cloud.functions.functions[NAME]["serviceConfig"]["environmentVariables"]["FEDKEEPER_URL"]
     assert url == "tls://fl@broker:4222?ca_file=/ca.pem&password_env=FEDKEEPER_SECRET_BROKER_PASSWORD"
 
 
-async def test_creating_it_again_changes_nothing(cloud: Cloud, host: Host) -> None:
-    _, first = await host.create(function(), archive())
+async def test_creating_it_again_changes_nothing(cloud: Cloud, host: GcfPlatform) -> None:
+    _, first = await host.functions.create(function(), archive())
     before = changes(cloud)
-    assert await host.create(function(), archive()) == ("same", first)
+    assert await host.functions.create(function(), archive()) == ("same", first)
     assert changes(cloud) == before
 
 
-async def test_what_is_not_as_it_should_be_is_updated(cloud: Cloud, host: Host) -> None:
-    await host.create(function(), archive())
+async def test_what_is_not_as_it_should_be_is_updated(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function(), archive())
     cloud.functions.functions[NAME]["labels"]["team"] = "fl"
     wanted = function(memory_mb=4096)
-    change, deployed = await host.create(wanted, archive())
+    change, deployed = await host.functions.create(wanted, archive())
     made = cloud.functions.functions[NAME]
     assert (change, deployed.digest) == ("updated", wanted.digest)
     assert (made["serviceConfig"]["availableMemory"], made["labels"]["team"]) == ("4096Mi", "fl")
     assert changes(cloud)[-1] == "PATCH"
-    assert await host.list() == [deployed]
+    assert await host.functions.list() == [deployed]
 
 
-async def test_a_function_whose_topic_is_gone_is_made_anew(cloud: Cloud, host: Host) -> None:
+async def test_a_function_whose_topic_is_gone_is_made_anew(cloud: Cloud, host: GcfPlatform) -> None:
     """Its trigger hangs on the deleted topic; a new topic of that name is another one."""
-    _, first = await host.create(function(), archive())
+    _, first = await host.functions.create(function(), archive())
     await cloud.pubsub.delete_topic(pubsub.DeleteTopicRequest(topic=TOPIC))
-    assert await host.create(function(), archive()) == ("updated", first)
+    assert await host.functions.create(function(), archive()) == ("updated", first)
     assert changes(cloud)[-3:] == ["POST", "DELETE", "POST"]
-    assert await host.create(function(), archive()) == ("same", first)
+    assert await host.functions.create(function(), archive()) == ("same", first)
 
 
-async def test_a_function_that_somebody_deleted_is_created(cloud: Cloud, host: Host) -> None:
-    await host.create(function(), archive())
+async def test_a_function_that_somebody_deleted_is_created(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function(), archive())
     await cloud.functions.remove(NAME)
-    change, _ = await host.create(function(), archive())
+    change, _ = await host.functions.create(function(), archive())
     assert change == "created"
 
 
-async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: Host) -> None:
+async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.fail_next = ["Build failed: no such module"]
     with pytest.raises(PlatformFailed, match="create client-00: Build failed: no such module"):
-        await host.create(function(), archive())
-    (left,) = await host.list()
+        await host.functions.create(function(), archive())
+    (left,) = await host.functions.list()
     assert (left.name, left.digest) == ("client-00", "")
-    await host.create(function(), archive())
-    (made,) = await host.list()
+    await host.functions.create(function(), archive())
+    (made,) = await host.functions.list()
     assert made.digest == function().digest
 
 
-async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: Host) -> None:
-    await host.create(function(), archive())
+async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function(), archive())
     cloud.functions.fail_next = ["quota exceeded"]
     with pytest.raises(PlatformFailed, match="quota exceeded"):
-        await host.create(function(memory_mb=4096), archive())
-    change, _ = await host.create(function(memory_mb=4096), archive())
+        await host.functions.create(function(memory_mb=4096), archive())
+    change, _ = await host.functions.create(function(memory_mb=4096), archive())
     assert change == "updated"
 
 
-async def test_a_package_that_is_none_is_told(cloud: Cloud, host: Host) -> None:
+async def test_a_package_that_is_none_is_told(cloud: Cloud, host: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="no zip"):
-        await host.create(function(), b"no zip")
+        await host.functions.create(function(), b"no zip")
     assert cloud.functions.functions[NAME]["state"] == "FAILED"
 
 
-async def test_a_secret_that_secret_manager_lacks_is_told(host: Host) -> None:
+async def test_a_secret_that_secret_manager_lacks_is_told(host: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="secrets/nowhere was not found"):
-        await host.create(function(password="nowhere"), archive())  # noqa: S106 (its name)
+        await host.functions.create(function(password="nowhere"), archive())  # noqa: S106 (its name)
 
 
 @pytest.mark.parametrize(
@@ -185,71 +185,71 @@ async def test_a_secret_that_secret_manager_lacks_is_told(host: Host) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused_before_anything_is_changed(
-    cloud: Cloud, host: Host, wrong: dict[str, Any], why: str
+    cloud: Cloud, host: GcfPlatform, wrong: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(PlatformFailed, match=why):
-        await host.create(function(**wrong), archive())
+        await host.functions.create(function(**wrong), archive())
     assert changes(cloud) == []
     assert not cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_a_function_without_code_is_refused(cloud: Cloud, host: Host) -> None:
+async def test_a_function_without_code_is_refused(cloud: Cloud, host: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="needs a package"):
-        await host.create(function(), None)
+        await host.functions.create(function(), None)
     assert changes(cloud) == []
 
 
-async def test_what_is_somebody_elses_is_left_alone(cloud: Cloud, host: Host) -> None:
+async def test_what_is_somebody_elses_is_left_alone(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.functions[NAME] = dict(FOREIGN)
     with pytest.raises(PlatformFailed, match="somebody else's"):
-        await host.create(function(), archive())
+        await host.functions.create(function(), archive())
     with pytest.raises(PlatformFailed, match="somebody else's"):
-        await host.delete("client-00")
+        await host.functions.delete("client-00")
     assert cloud.functions.functions[NAME] == FOREIGN
-    assert await host.list() == [Deployed(name="client-00")]
+    assert await host.functions.list() == [Deployed(name="client-00")]
 
 
-async def test_a_function_is_deleted_with_its_topic(cloud: Cloud, host: Host) -> None:
-    await host.create(function(), archive())
-    assert await host.delete("client-00") == "deleted"
+async def test_a_function_is_deleted_with_its_topic(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function(), archive())
+    assert await host.functions.delete("client-00") == "deleted"
     assert cloud.functions.functions == {}
     assert not cloud.pubsub.has_topic(TOPIC)
-    assert await host.delete("client-00") == "absent"
+    assert await host.functions.delete("client-00") == "absent"
 
 
-async def test_a_topic_that_was_left_behind_is_deleted_too(cloud: Cloud, host: Host) -> None:
-    await host.create(function(), archive())
+async def test_a_topic_that_was_left_behind_is_deleted_too(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function(), archive())
     await cloud.functions.remove(NAME)
-    assert await host.delete("client-00") == "absent"
+    assert await host.functions.delete("client-00") == "absent"
     assert not cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_a_topic_of_somebody_elses_is_not_deleted(cloud: Cloud, host: Host) -> None:
+async def test_a_topic_of_somebody_elses_is_not_deleted(cloud: Cloud, host: GcfPlatform) -> None:
     await cloud.pubsub.create_topic(pubsub.Topic(name=TOPIC, labels={"team": "other"}))
-    assert await host.delete("client-00") == "absent"
+    assert await host.functions.delete("client-00") == "absent"
     assert cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_every_page_is_listed(cloud: Cloud, host: Host) -> None:
+async def test_every_page_is_listed(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.page = 2
     names = [f"client-{number:02d}" for number in range(5)]
-    await asyncio.gather(*(host.create(function(name), archive()) for name in names))
+    await asyncio.gather(*(host.functions.create(function(name), archive()) for name in names))
     cloud.functions.functions[f"{PARENT}/functions/other"] = {**FOREIGN, "name": f"{PARENT}/functions/other"}
-    found = await host.list()
+    found = await host.functions.list()
     assert [one.name for one in found] == [*names, "other"]
     assert [one.fabric for one in found] == ["test"] * 5 + [""]
 
 
-async def test_a_clients_id_that_no_function_may_have_is_kept_as_a_label(cloud: Cloud, host: Host) -> None:
-    await host.create(function("007-"), archive())
+async def test_a_clients_id_that_no_function_may_have_is_kept_as_a_label(cloud: Cloud, host: GcfPlatform) -> None:
+    await host.functions.create(function("007-"), archive())
     assert list(cloud.functions.functions) == [f"{PARENT}/functions/fk-007--x"]
-    assert [one.name for one in await host.list()] == ["007-"]
-    assert await host.delete("007-") == "deleted"
+    assert [one.name for one in await host.functions.list()] == ["007-"]
+    assert await host.functions.delete("007-") == "deleted"
 
 
-async def test_an_operation_is_waited_for(cloud: Cloud, host: Host) -> None:
+async def test_an_operation_is_waited_for(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.2
-    await host.create(function(), archive())
+    await host.functions.create(function(), archive())
     assert cloud.functions.functions[NAME]["state"] == "ACTIVE"
     assert sum("/operations/" in call for call in cloud.functions.calls) >= 2
 
@@ -258,23 +258,23 @@ async def test_an_operation_that_does_not_end_is_not_waited_for_for_ever(cloud: 
     cloud.functions.operation_s = 30.0
     async with bridge(settings(cloud, deploy_s=0.2)) as host:
         with pytest.raises(PlatformAway, match=r"not done in 0\.2 s"):
-            await host.create(function(), archive())
+            await host.functions.create(function(), archive())
         with pytest.raises(PlatformAway, match="409"):  # for it is still under way
-            await host.delete("client-00")
+            await host.functions.delete("client-00")
 
 
-async def test_an_operation_is_asked_for_again_when_the_platform_is_away(cloud: Cloud, host: Host) -> None:
+async def test_an_operation_is_asked_for_again_when_the_platform_is_away(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.1
     cloud.functions.refuse_polls = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS]
-    change, _ = await host.create(function(), archive())
+    change, _ = await host.functions.create(function(), archive())
     assert (change, cloud.functions.refuse_polls) == ("created", [])
 
 
-async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, host: Host) -> None:
+async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, host: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.1
     cloud.functions.refuse_polls = [HTTPStatus.NOT_FOUND]
     with pytest.raises(PlatformFailed, match="is forgotten"):
-        await host.create(function(), archive())
+        await host.functions.create(function(), archive())
 
 
 @pytest.mark.parametrize(
@@ -290,10 +290,14 @@ async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, host: Hos
     ],
 )
 async def test_what_the_api_refuses_is_told_as_it_is(
-    cloud: Cloud, host: Host, status: int, error: type[Exception]
+    cloud: Cloud, host: GcfPlatform, status: int, error: type[Exception]
 ) -> None:
     cloud.functions.refuse = HTTPStatus(status)
-    for call in (host.create(function(), archive()), host.delete("client-00"), host.list()):
+    for call in (
+        host.functions.create(function(), archive()),
+        host.functions.delete("client-00"),
+        host.functions.list(),
+    ):
         with pytest.raises(error) as failed:
             await call
         assert failed.type is error
@@ -311,18 +315,18 @@ async def test_what_pubsub_refuses_is_told_as_it_is(
     cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
 ) -> None:
     async with bridge(settings(cloud, call_s=0.3)) as host:
-        for call in (host.create(function(), archive()), host.delete("client-00")):
+        for call in (host.functions.create(function(), archive()), host.functions.delete("client-00")):
             cloud.pubsub.refusals.extend([code] * 50)
             with pytest.raises(error) as failed:
                 await call
             assert failed.type is error
 
 
-async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, host: Host) -> None:
+async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, host: GcfPlatform) -> None:
     """The signed URL lets everybody who knows it upload."""
     cloud.functions.forget_uploads = True
     with pytest.raises(PlatformDenied) as denied:
-        await host.create(function(), archive())
+        await host.functions.create(function(), archive())
     assert "Signature=" not in str(denied.value)
 
 
@@ -331,7 +335,7 @@ async def test_an_api_that_is_not_there_is_away(cloud: Cloud) -> None:
         port = closed.sockets[0].getsockname()[1]
     async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}")) as host:
         with pytest.raises(PlatformAway, match="no answer"):
-            await host.list()
+            await host.functions.list()
 
 
 async def test_an_api_that_does_not_answer_is_away(cloud: Cloud) -> None:
@@ -343,7 +347,7 @@ async def test_an_api_that_does_not_answer_is_away(cloud: Cloud) -> None:
         port = silent.sockets[0].getsockname()[1]
         async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}", call_s=0.2)) as host:
             with pytest.raises(PlatformAway, match="ReadTimeout"):
-                await host.list()
+                await host.functions.list()
 
 
 async def test_a_page_of_some_proxy_is_no_answer(cloud: Cloud) -> None:

@@ -61,7 +61,7 @@ async def test_a_function_that_is_done_has_succeeded(faas: Site) -> None:
 
 async def test_the_gateways_password_never_reaches_a_function(faas: Site) -> None:
     await faas.invoke()
-    await faas.platform.list()
+    await faas.platform.functions.list()
     assert faas.gateway.calls
     assert not [call for call in faas.gateway.calls if "Authorization" in call.headers]
 
@@ -319,7 +319,7 @@ async def test_a_gateway_that_is_down_at_the_start_is_waited_for(tmp_path: Path)
         settings = Settings(gateway=faas.gateway.url, password="gateway")  # noqa: S106 (its name)
         async with openfaas.opened(settings, write_vault(tmp_path / "other"), faas.bus) as platform:
             await faas.gateway.up()
-            assert await platform.list() == []
+            assert await platform.functions.list() == []
 
 
 async def test_a_secret_that_is_missing_is_told_at_the_start(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridges.errors import InvocationFailed, PlatformAway, PlatformDenied, PlatformFailed, SecretMissing
@@ -42,6 +43,12 @@ def content(path: str) -> str:
     return Path(path).read_text()
 
 
+def wait(small: Site, ready_s: float) -> None:
+    """How long a new function may take until it can be called."""
+    functions = small.platform.functions
+    functions.settings = msgspec.structs.replace(functions.settings, ready_s=ready_s)
+
+
 async def environment(faas: Site) -> dict[str, str]:
     """A function's own, as its process has it."""
     with pytest.raises(InvocationFailed) as caught:
@@ -52,26 +59,26 @@ async def environment(faas: Site) -> dict[str, str]:
 
 async def test_a_function_is_created_once_and_can_be_called_at_once(faas: Site) -> None:
     faas.gateway.provider.available_after_s, faas.gateway.provider.cold_s = 0.2, 0.4
-    change, deployed = await faas.platform.create(full(), None)
+    change, deployed = await faas.platform.functions.create(full(), None)
     assert [each.state for each in await faas.invoke()] == ["succeeded"]
     assert change == "created"
     assert deployed == Deployed(name="c-1", fabric="test", digest=full().digest, url="c-1")
     starts, before = faas.gateway.watchdog("c-1").starts, faas.gateway.watchdog("c-1")
-    assert await faas.platform.create(full(), None) == ("same", deployed)
+    assert await faas.platform.functions.create(full(), None) == ("same", deployed)
     assert faas.gateway.watchdog("c-1") is before
     assert before.starts == starts
 
 
 async def test_a_function_that_should_be_otherwise_is_updated(faas: Site) -> None:
-    await faas.platform.create(full(), None)
+    await faas.platform.functions.create(full(), None)
     wanted = full(env={"OMP_NUM_THREADS": "1"})
-    change, deployed = await faas.platform.create(wanted, None)
+    change, deployed = await faas.platform.functions.create(wanted, None)
     assert (change, deployed.digest) == ("updated", wanted.digest)
     assert (await environment(faas))["OMP_NUM_THREADS"] == "1"
 
 
 async def test_a_function_finds_everything_in_its_environment(faas: Site) -> None:
-    await faas.platform.create(full(env={"MINE": "yes"}), None)
+    await faas.platform.functions.create(full(env={"MINE": "yes"}), None)
     env = await environment(faas)
     joined, _, path = env["FEDKEEPER_URL"].partition("&password_file=")
     assert joined == URL
@@ -84,7 +91,7 @@ async def test_a_function_finds_everything_in_its_environment(faas: Site) -> Non
 
 
 async def test_a_function_without_a_password_gets_the_bare_address(small: Site) -> None:
-    await small.platform.create(function(broker="nats://broker.example:4222"), None)
+    await small.platform.functions.create(function(broker="nats://broker.example:4222"), None)
     env = small.gateway.provider.functions["c-1"].spec["envVars"]
     assert env["FEDKEEPER_URL"] == "nats://broker.example:4222"
     assert "FEDKEEPER_KEY_FILE" not in env
@@ -92,14 +99,14 @@ async def test_a_function_without_a_password_gets_the_bare_address(small: Site) 
 
 
 async def test_a_function_without_a_route_to_the_broker_gets_no_address(small: Site) -> None:
-    await small.platform.create(function(), None)
+    await small.platform.functions.create(function(), None)
     assert "FEDKEEPER_URL" not in small.gateway.provider.functions["c-1"].spec["envVars"]
 
 
 async def test_a_secret_that_was_there_gets_its_new_value(faas: Site, tmp_path: Path) -> None:
-    await faas.platform.create(full(), None)
+    await faas.platform.functions.create(full(), None)
     (tmp_path / "vault" / "nats").write_text("new")
-    await faas.platform.create(full(memory_mb=512), None)
+    await faas.platform.functions.create(full(memory_mb=512), None)
     assert faas.gateway.provider.secrets["fedkeeper-c-1-password"] == b"new"
 
 
@@ -110,7 +117,7 @@ async def test_options_reach_the_platform(small: Site) -> None:
         "limits": {"cpu": "500m"},
         "requests": {"memory": "64Mi"},
     }
-    await small.platform.create(function(memory_mb=512, options=options), None)
+    await small.platform.functions.create(function(memory_mb=512, options=options), None)
     spec = small.gateway.provider.functions["c-1"].spec
     assert {key: spec[key] for key in options} == options | {"limits": {"memory": "512Mi", "cpu": "500m"}}
     assert spec["annotations"]["com.openfaas.health.http.path"] == "/_/health"
@@ -128,20 +135,20 @@ async def test_options_reach_the_platform(small: Site) -> None:
 )
 async def test_what_can_not_be_created_says_why(small: Site, changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PlatformFailed, match=f"^openfaas could not create c-1: .*{reason}"):
-        await small.platform.create(function(**changes), None)
+        await small.platform.functions.create(function(**changes), None)
     assert not small.gateway.provider.functions
 
 
 @pytest.mark.parametrize("name", ["../secrets", "c-1?x", "C-1", "", "-c", "c/1"])
 async def test_what_is_no_functions_name_is_not_asked_for(small: Site, name: str) -> None:
-    for refused in (small.platform.create(function(name), None), small.platform.delete(name)):
+    for refused in (small.platform.functions.create(function(name), None), small.platform.functions.delete(name)):
         with pytest.raises(PlatformFailed, match="is no function's name"):
             await refused
 
 
 async def test_a_missing_secret_is_told_before_anything_is_done(small: Site) -> None:
     with pytest.raises(SecretMissing, match="no-such"):
-        await small.platform.create(function(password="no-such", broker=URL, key="trigger-key"), None)  # noqa: S106
+        await small.platform.functions.create(function(password="no-such", broker=URL, key="trigger-key"), None)  # noqa: S106
     assert not small.gateway.provider.functions
     assert not small.gateway.provider.secrets
 
@@ -150,43 +157,48 @@ async def test_a_full_gateway_says_so(small: Site) -> None:
     small.gateway.provider.limit = 1
     await small.gateway.provider.deploy({"service": "theirs", "image": IMAGE})
     with pytest.raises(PlatformFailed, match="maximum number of functions reached"):
-        await small.platform.create(function(), None)
+        await small.platform.functions.create(function(), None)
 
 
 async def test_an_update_that_is_accepted_and_not_done_is_no_success(small: Site) -> None:
-    await small.platform.create(function(), None)
-    small.gateway.provider.lost_updates, small.platform.functions.ready_s = 1, SOON_S
+    await small.platform.functions.create(function(), None)
+    small.gateway.provider.lost_updates = 1
+    wait(small, SOON_S)
     with pytest.raises(PlatformFailed, match="after 1 s the gateway does not show what it accepted"):
-        await small.platform.create(function(memory_mb=1), None)
-    small.platform.functions.ready_s = 20.0
-    assert (await small.platform.create(function(memory_mb=1), None))[0] == "updated"
+        await small.platform.functions.create(function(memory_mb=1), None)
+    wait(small, 20.0)
+    assert (await small.platform.functions.create(function(memory_mb=1), None))[0] == "updated"
 
 
 async def test_a_function_whose_process_never_listens_is_not_ready(small: Site) -> None:
-    small.gateway.provider.cold_s, small.platform.functions.ready_s = 60.0, SOON_S
+    small.gateway.provider.cold_s = 60.0
+    wait(small, SOON_S)
     with pytest.raises(PlatformFailed, match=r"after 1 s cold start: the process of .* does not listen yet"):
-        await small.platform.create(function(), None)
+        await small.platform.functions.create(function(), None)
 
 
 async def test_a_function_without_a_replica_is_not_ready(small: Site) -> None:
-    small.gateway.provider.available_after_s, small.platform.functions.ready_s = 60.0, SOON_S
+    small.gateway.provider.available_after_s = 60.0
+    wait(small, SOON_S)
     with pytest.raises(PlatformFailed, match="after 1 s no replica is available"):
-        await small.platform.create(function(), None)
+        await small.platform.functions.create(function(), None)
 
 
 async def test_a_function_that_was_not_ready_is_waited_for_again(small: Site) -> None:
-    small.gateway.provider.available_after_s, small.platform.functions.ready_s = 60.0, SOON_S
+    small.gateway.provider.available_after_s = 60.0
+    wait(small, SOON_S)
     with pytest.raises(PlatformFailed):
-        await small.platform.create(function(), None)
-    small.gateway.provider.functions["c-1"].available_s, small.platform.functions.ready_s = 0.0, 20.0
-    assert (await small.platform.create(function(), None))[0] == "same"
+        await small.platform.functions.create(function(), None)
+    small.gateway.provider.functions["c-1"].available_s = 0.0
+    wait(small, 20.0)
+    assert (await small.platform.functions.create(function(), None))[0] == "same"
     assert await small.invoke()
 
 
 async def test_a_function_of_somebody_elses_is_left_alone(faas: Site) -> None:
     await faas.gateway.provider.deploy({"service": "c-1", "image": IMAGE})
     before = faas.gateway.watchdog("c-1")
-    for refused in (faas.platform.create(full(), None), faas.platform.delete("c-1")):
+    for refused in (faas.platform.functions.create(full(), None), faas.platform.functions.delete("c-1")):
         with pytest.raises(PlatformFailed, match="a function of that name is somebody else's"):
             await refused
     assert faas.gateway.watchdog("c-1") is before
@@ -194,26 +206,26 @@ async def test_a_function_of_somebody_elses_is_left_alone(faas: Site) -> None:
 
 
 async def test_a_function_is_deleted_with_its_secrets_and_no_others(faas: Site) -> None:
-    await faas.platform.create(full(), None)
+    await faas.platform.functions.create(full(), None)
     faas.gateway.provider.secrets["theirs"] = b"x"
-    assert await faas.platform.delete("c-1") == "deleted"
+    assert await faas.platform.functions.delete("c-1") == "deleted"
     assert not faas.gateway.provider.functions
     assert set(faas.gateway.provider.secrets) == {"theirs"}
-    assert await faas.platform.delete("c-1") == "absent"
+    assert await faas.platform.functions.delete("c-1") == "absent"
 
 
 async def test_a_deleted_function_can_be_created_again(faas: Site) -> None:
-    await faas.platform.create(full(), None)
+    await faas.platform.functions.create(full(), None)
     await faas.gateway.vanish("c-1")
-    assert (await faas.platform.create(full(), None))[0] == "created"
+    assert (await faas.platform.functions.create(full(), None))[0] == "created"
     assert await faas.invoke()
 
 
 async def test_all_functions_are_listed_with_what_others_want(faas: Site) -> None:
-    assert await faas.platform.list() == []
-    await faas.platform.create(full(), None)
+    assert await faas.platform.functions.list() == []
+    await faas.platform.functions.create(full(), None)
     await faas.gateway.provider.deploy({"service": "theirs", "image": IMAGE, "annotations": {"topic": "fl/progress/#"}})
-    assert sorted(await faas.platform.list(), key=lambda each: each.name) == [
+    assert sorted(await faas.platform.functions.list(), key=lambda each: each.name) == [
         Deployed(name="c-1", fabric="test", digest=full().digest, url="c-1"),
         Deployed(name="theirs", url="theirs", topics=("fl.progress.>",)),
     ]
@@ -221,54 +233,62 @@ async def test_all_functions_are_listed_with_what_others_want(faas: Site) -> Non
 
 async def test_without_prometheus_all_but_the_list_works(small: Site) -> None:
     small.gateway.prometheus = False
-    await small.platform.create(function(), None)
+    await small.platform.functions.create(function(), None)
     await small.invoke()
     with pytest.raises(PlatformAway, match=r"is the gateway's Prometheus up\?"):
-        await small.platform.list()
+        await small.platform.functions.list()
     assert small.gateway.dropped == 3
     await small.platform.connector.rebuild()
-    assert await small.platform.delete("c-1") == "deleted"
+    assert await small.platform.functions.delete("c-1") == "deleted"
 
 
 async def test_a_list_that_was_dropped_is_asked_for_again(small: Site) -> None:
-    await small.platform.create(function(), None)
+    await small.platform.functions.create(function(), None)
     small.gateway.prometheus = False
 
     async def recovers() -> None:
         await soon(lambda: small.gateway.dropped == 1)
         small.gateway.prometheus = True
 
-    listed, _ = await asyncio.gather(small.platform.list(), recovers())
+    listed, _ = await asyncio.gather(small.platform.functions.list(), recovers())
     assert [each.name for each in listed] == ["c-1"]
 
 
 async def test_a_gateway_that_is_down_may_be_back_later(small: Site) -> None:
     await small.gateway.down()
-    for wanted in (small.platform.create(function(), None), small.platform.delete("c-1"), small.platform.list()):
+    for wanted in (
+        small.platform.functions.create(function(), None),
+        small.platform.functions.delete("c-1"),
+        small.platform.functions.list(),
+    ):
         with pytest.raises(PlatformAway, match="ConnectError"):
             await wanted
     await small.gateway.up()
-    assert (await small.platform.create(function(), None))[0] == "created"
+    assert (await small.platform.functions.create(function(), None))[0] == "created"
 
 
 async def test_a_password_that_is_refused_later_is_told(small: Site) -> None:
     small.gateway.password = "another"  # noqa: S105 (of an emulator)
-    for refused in (small.platform.create(function(), None), small.platform.delete("c-1"), small.platform.list()):
+    for refused in (
+        small.platform.functions.create(function(), None),
+        small.platform.functions.delete("c-1"),
+        small.platform.functions.list(),
+    ):
         with pytest.raises(PlatformDenied):
             await refused
 
 
 async def test_the_emulator_clamps_replicas(small: Site) -> None:
-    await small.platform.create(function(), None)
+    await small.platform.functions.create(function(), None)
     found = small.gateway.provider.functions["c-1"]
     for asked, got in ((0, 1), (99, 5), (3, 3)):
         body = {"serviceName": "c-1", "replicas": asked}
-        answer = await small.platform.gateway.system("POST", "/scale-function/c-1", "scale", body=body)
+        answer = await small.platform.api.system("POST", "/scale-function/c-1", "scale", body=body)
         assert (answer.status, found.replicas) == (202, got)
 
 
 async def test_a_call_during_a_restart_of_the_process_is_a_cold_start(small: Site) -> None:
-    await small.platform.create(function(), None)
+    await small.platform.functions.create(function(), None)
     await small.gateway.watchdog("c-1").stop()
     begun_s = time.monotonic()
     with pytest.raises(InvocationFailed, match="cold start"):

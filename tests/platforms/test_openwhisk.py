@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformDenied
-from bridges.openwhisk import OpenWhisk
+from bridges.openwhisk import OpenWhiskPlatform
 from bridges.secrets import Vault
 from emulators.openwhisk.controller import AUTH, Whisk, emulated
 from tests.support.openwhisk_site import answering, bridged, function, package, run, secrets, task
@@ -29,35 +29,35 @@ def vault(tmp_path: Path) -> Vault:
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
     """By triggers, as it is by default."""
     async with bridged(whisk, vault) as platform:
         yield platform
 
 
 @pytest.fixture
-async def direct(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+async def direct(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
     """By actions."""
     async with bridged(whisk, vault, invoke="action") as platform:
         yield platform
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault, invoke=request.param) as platform:
         yield platform
 
 
-async def failing(platform: OpenWhisk, code: bytes, **facts: Any) -> InvocationFailed:
+async def failing(platform: OpenWhiskPlatform, code: bytes, **facts: Any) -> InvocationFailed:
     """Deploy, run, and hand over how it failed."""
-    await platform.create(function(**facts), code)
+    await platform.functions.create(function(**facts), code)
     with pytest.raises(InvocationFailed) as caught:
         await run(platform)
     return caught.value
 
 
-async def test_a_run_is_accepted_and_succeeds_first_cold_then_warm(whisk: Whisk, either: OpenWhisk) -> None:
-    _, deployed = await either.create(function(), package())
+async def test_a_run_is_accepted_and_succeeds_first_cold_then_warm(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+    _, deployed = await either.functions.create(function(), package())
     for cold in (True, False):
         accepted, succeeded = await run(either, task(url=deployed.url))
         assert (accepted.state, succeeded.state, succeeded.cold) == ("accepted", "succeeded", cold)
@@ -66,15 +66,15 @@ async def test_a_run_is_accepted_and_succeeds_first_cold_then_warm(whisk: Whisk,
     assert whisk.pool.started == 1
 
 
-async def test_without_an_address_the_client_s_own_trigger_or_action_is_meant(either: OpenWhisk) -> None:
-    await either.create(function(), package())
+async def test_without_an_address_the_client_s_own_trigger_or_action_is_meant(either: OpenWhiskPlatform) -> None:
+    await either.functions.create(function(), package())
     assert (await run(either))[-1].state == "succeeded"
 
 
 async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
-    whisk: Whisk, bridge: OpenWhisk
+    whisk: Whisk, bridge: OpenWhiskPlatform
 ) -> None:
-    await bridge.create(function(), package())
+    await bridge.functions.create(function(), package())
     whisk.delay_s, whisk.blind = 0.2, 2
     assert (await run(bridge))[-1].state == "succeeded"
     assert whisk.blind == 0
@@ -82,7 +82,7 @@ async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
 
 async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: Vault) -> None:
     async with bridged(whisk, vault, settle_s=0.3) as bridge:
-        await bridge.create(function(), package())
+        await bridge.functions.create(function(), package())
         whisk.lose_fires = 1
         with pytest.raises(LostSight, match="no record") as caught:
             await run(bridge)
@@ -92,7 +92,7 @@ async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, 
 
 async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: Vault) -> None:
     async with bridged(whisk, vault, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
-        await direct.create(function(), package())
+        await direct.functions.create(function(), package())
         whisk.lose_runs = 1
         activations = direct.invoke(task(), 1)
         accepted = await anext(activations)
@@ -101,32 +101,32 @@ async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, v
     assert (accepted.id, accepted.state) == (caught.value.activation, "accepted")
 
 
-async def test_a_trigger_without_an_active_rule_starts_nothing(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(), package())
+async def test_a_trigger_without_an_active_rule_starts_nothing(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+    await bridge.functions.create(function(), package())
     whisk.entities.set_status("client-01.rule", "inactive")
     with pytest.raises(FunctionGone, match="no active rule"):
         await run(bridge)
-    assert (await bridge.create(function(), package()))[0] == "updated"
+    assert (await bridge.functions.create(function(), package()))[0] == "updated"
     assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_what_the_platform_does_not_know_is_gone(either: OpenWhisk) -> None:
+async def test_what_the_platform_does_not_know_is_gone(either: OpenWhiskPlatform) -> None:
     with pytest.raises(FunctionGone, match="does not exist"):
         await run(either)
 
 
-async def test_an_action_that_was_deleted_behind_its_rule_is_gone(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(), package())
+async def test_an_action_that_was_deleted_behind_its_rule_is_gone(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+    await bridge.functions.create(function(), package())
     whisk.entities.delete("actions", "client-01")
     with pytest.raises(FunctionGone, match="does not exist"):
         await run(bridge)
-    assert (await bridge.create(function(), package()))[0] == "created"
+    assert (await bridge.functions.create(function(), package()))[0] == "created"
     assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_another_rule_of_the_trigger_is_not_ours(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(), package())
-    await bridge.create(function(name="client-02"), package())
+async def test_another_rule_of_the_trigger_is_not_ours(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+    await bridge.functions.create(function(), package())
+    await bridge.functions.create(function(name="client-02"), package())
     ends = {"trigger": "/_/client-01.trigger", "action": "/_/client-02"}
     whisk.entities.put("rules", "watcher", ends, overwrite=False)
     whisk.entities.get("triggers", "client-01.trigger")["rules"] = dict(
@@ -140,30 +140,32 @@ async def test_another_rule_of_the_trigger_is_not_ours(whisk: Whisk, bridge: Ope
 
 
 @pytest.mark.parametrize("limit", ["fires_per_minute", "invocations_per_minute", "concurrent_invocations"])
-async def test_too_many_requests_start_nothing(whisk: Whisk, bridge: OpenWhisk, limit: str) -> None:
-    await bridge.create(function(), package())
+async def test_too_many_requests_start_nothing(whisk: Whisk, bridge: OpenWhiskPlatform, limit: str) -> None:
+    await bridge.functions.create(function(), package())
     setattr(whisk.limits, limit, 0)
     with pytest.raises(NotStarted, match="Too many"):
         await run(bridge)
     assert whisk.pool.started == 0
 
 
-async def test_an_action_that_is_invoked_too_often_does_not_start(whisk: Whisk, direct: OpenWhisk) -> None:
-    await direct.create(function(), package())
+async def test_an_action_that_is_invoked_too_often_does_not_start(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
+    await direct.functions.create(function(), package())
     whisk.limits.invocations_per_minute = 0
     with pytest.raises(NotStarted, match=r"429: Too many requests in the last minute \(count: 1, allowed: 0\)"):
         await run(direct)
 
 
-async def test_a_task_that_is_too_large_is_not_sent(whisk: Whisk, either: OpenWhisk) -> None:
+async def test_a_task_that_is_too_large_is_not_sent(whisk: Whisk, either: OpenWhiskPlatform) -> None:
     with pytest.raises(InvocationFailed, match="1048576") as caught:
         await run(either, task(told={"text": "x" * (1 << 20)}))
     assert not caught.value.retryable
     assert not any(request.startswith("POST") for request in whisk.requests)
 
 
-async def test_a_task_that_the_caller_s_headers_make_too_large_fails_for_good(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(), package())
+async def test_a_task_that_the_caller_s_headers_make_too_large_fails_for_good(
+    whisk: Whisk, bridge: OpenWhiskPlatform
+) -> None:
+    await bridge.functions.create(function(), package())
     empty = len(msgspec.json.encode(task(told={"text": ""})))
     with pytest.raises(InvocationFailed, match="larger than allowed") as caught:
         await run(bridge, task(told={"text": "x" * ((1 << 20) - empty - 40)}))
@@ -173,7 +175,7 @@ async def test_a_task_that_the_caller_s_headers_make_too_large_fails_for_good(wh
 
 @pytest.mark.parametrize("status", [500, 503])
 async def test_a_controller_that_can_t_start_it_now_has_not_started_it(
-    whisk: Whisk, either: OpenWhisk, status: int
+    whisk: Whisk, either: OpenWhiskPlatform, status: int
 ) -> None:
     whisk.faults.append(status)
     with pytest.raises(NotStarted, match=str(status)):
@@ -182,7 +184,7 @@ async def test_a_controller_that_can_t_start_it_now_has_not_started_it(
 
 @pytest.mark.parametrize("status", [0, 502, 504])
 async def test_without_an_answer_of_the_controller_it_may_have_started(
-    whisk: Whisk, either: OpenWhisk, status: int
+    whisk: Whisk, either: OpenWhiskPlatform, status: int
 ) -> None:
     whisk.faults.append(status)
     with pytest.raises(LostSight, match="gave no answer" if status == 0 else str(status)):
@@ -198,7 +200,7 @@ async def test_a_platform_that_is_away_has_not_started_it(vault: Vault) -> None:
             await run(bridge)
 
 
-async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk, either: OpenWhisk) -> None:
+async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk, either: OpenWhiskPlatform) -> None:
     whisk.auth = "another:key"
     with pytest.raises(PlatformDenied, match="whisk-key") as caught:
         await run(either)
@@ -219,7 +221,7 @@ async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk
         ("report(args, state='failed', reason='no data')", "no data"),
     ],
 )
-async def test_a_run_that_fails_can_be_tried_again(direct: OpenWhisk, answer: str, reason: str) -> None:
+async def test_a_run_that_fails_can_be_tried_again(direct: OpenWhiskPlatform, answer: str, reason: str) -> None:
     failure = await failing(direct, answering(answer))
     assert failure.reason.startswith(reason)
     assert failure.retryable
@@ -233,20 +235,22 @@ async def test_a_run_that_fails_can_be_tried_again(direct: OpenWhisk, answer: st
         ("{'hello': 'world'}", "the action is not ours"),
     ],
 )
-async def test_a_run_that_can_only_fail_is_not_tried_again(direct: OpenWhisk, answer: str, reason: str) -> None:
+async def test_a_run_that_can_only_fail_is_not_tried_again(direct: OpenWhiskPlatform, answer: str, reason: str) -> None:
     failure = await failing(direct, answering(answer))
     assert failure.reason.startswith(reason)
     assert not failure.retryable
 
 
 @pytest.mark.parametrize("code", [package("def main(:"), package("import no_such_module"), b"no archive"])
-async def test_code_that_can_t_be_loaded_fails(direct: OpenWhisk, code: bytes) -> None:
+async def test_code_that_can_t_be_loaded_fails(direct: OpenWhiskPlatform, code: bytes) -> None:
     failure = await failing(direct, code)
     assert failure.reason.startswith("action developer error: ")
     assert failure.retryable
 
 
-async def test_a_run_whose_container_dies_can_be_tried_again_in_another(whisk: Whisk, bridge: OpenWhisk) -> None:
+async def test_a_run_whose_container_dies_can_be_tried_again_in_another(
+    whisk: Whisk, bridge: OpenWhiskPlatform
+) -> None:
     whisk.pool.kill_next = 1
     failure = await failing(bridge, package())
     assert "exited unexpectedly" in failure.reason
@@ -255,14 +259,16 @@ async def test_a_run_whose_container_dies_can_be_tried_again_in_another(whisk: W
     assert whisk.pool.started == 2
 
 
-async def test_a_run_that_takes_too_long_can_be_tried_again(direct: OpenWhisk) -> None:
+async def test_a_run_that_takes_too_long_can_be_tried_again(direct: OpenWhiskPlatform) -> None:
     failure = await failing(direct, answering("__import__('time').sleep(60)"), timeout_s=1)
     assert failure.reason == "action developer error: The action exceeded its time limits of 1000 milliseconds."
     assert failure.retryable
 
 
-async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(whisk: Whisk, direct: OpenWhisk) -> None:
-    await direct.create(function(image="example.org/client:1"), None)
+async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(
+    whisk: Whisk, direct: OpenWhiskPlatform
+) -> None:
+    await direct.functions.create(function(image="example.org/client:1"), None)
     with pytest.raises(InvocationFailed, match="whisk internal error: Failed to pull container image") as caught:
         await run(direct)
     assert caught.value.retryable
@@ -282,19 +288,19 @@ async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_i
     assert reasons[1] == "None"
 
 
-async def test_runs_at_the_same_time_have_containers_of_their_own(whisk: Whisk, direct: OpenWhisk) -> None:
+async def test_runs_at_the_same_time_have_containers_of_their_own(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
     slow = answering("__import__('time').sleep(0.5) or report(args)")
-    await direct.create(function(), slow)
+    await direct.functions.create(function(), slow)
     await asyncio.gather(*(run(direct) for _ in range(3)))
     assert whisk.pool.started == 3
     assert not (await run(direct))[-1].cold
 
 
-async def test_a_blocking_call_that_fails_is_502_with_its_activation(whisk: Whisk, direct: OpenWhisk) -> None:
+async def test_a_blocking_call_that_fails_is_502_with_its_activation(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
     """The bridge makes none; whoever does gets an id all the same, and so does the bridge."""
-    await direct.create(function(), answering("1 / 0"))
+    await direct.functions.create(function(), answering("1 / 0"))
     path = "actions/client-01?blocking=true"
-    response = await direct.client.post(path, json={"order": {}})
+    response = await direct.api.http.post(path, json={"order": {}})
     assert response.status_code == 502
     assert response.json()["response"] == {
         "status": "application error",
@@ -302,14 +308,14 @@ async def test_a_blocking_call_that_fails_is_502_with_its_activation(whisk: Whis
         "result": {"error": "division by zero"},
         "size": 29,
     }
-    assert await direct._post(path, b'{"order":{}}') in whisk.activations
+    assert await direct.api.start(path, b'{"order":{}}') in whisk.activations
 
 
 async def test_a_blocking_call_that_takes_too_long_becomes_one_that_does_not_block(
-    whisk: Whisk, direct: OpenWhisk
+    whisk: Whisk, direct: OpenWhiskPlatform
 ) -> None:
-    await direct.create(function(), answering("__import__('time').sleep(0.3) or report(args)"))
-    response = await direct.client.post("actions/client-01?blocking=true&timeout=10", json={})
+    await direct.functions.create(function(), answering("__import__('time').sleep(0.3) or report(args)"))
+    response = await direct.api.http.post("actions/client-01?blocking=true&timeout=10", json={})
     assert response.status_code == 202
     assert list(response.json()) == ["activationId"]
     assert whisk.in_flight == 1
@@ -319,15 +325,15 @@ async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_pa
     async with emulated(tls=tmp_path) as whisk:
         assert whisk.url.startswith("https://")
         async with bridged(whisk, vault) as bridge:
-            await bridge.create(function(), package())
+            await bridge.functions.create(function(), package())
             assert (await run(bridge))[-1].state == "succeeded"
         async with bridged(whisk, vault, ca_file="") as bridge:
             with pytest.raises(NotStarted, match="CERTIFICATE_VERIFY_FAILED"):
                 await run(bridge)
 
 
-async def test_what_an_action_prints_is_in_its_record(whisk: Whisk, direct: OpenWhisk) -> None:
-    await direct.create(function(), answering("print('on line', 1) or report(args)"))
+async def test_what_an_action_prints_is_in_its_record(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
+    await direct.functions.create(function(), answering("print('on line', 1) or report(args)"))
     for _ in range(2):
         activation = (await run(direct))[-1]
         (line,) = whisk.activations[activation.id]["logs"]

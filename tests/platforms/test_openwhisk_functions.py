@@ -19,7 +19,7 @@ from bridges.errors import (
     PlatformFailed,
     SecretMissing,
 )
-from bridges.openwhisk import OpenWhisk, Settings, opened
+from bridges.openwhisk import OpenWhiskPlatform, Settings, opened
 from bridges.secrets import Vault
 from broker.messages.function import Deployed
 from emulators.openwhisk.controller import AUTH, Whisk, emulated
@@ -45,13 +45,13 @@ def vault(tmp_path: Path) -> Vault:
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault, invoke=request.param) as platform:
         yield platform
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhisk]:
+async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault) as platform:
         yield platform
 
@@ -63,30 +63,30 @@ def changing(whisk: Whisk) -> list[str]:
     return [request.replace("/api/v1/namespaces/_/", "") for request in done]
 
 
-async def test_a_function_is_created_once_and_updated_when_it_differs(whisk: Whisk, either: OpenWhisk) -> None:
-    change, deployed = await either.create(function(), package())
+async def test_a_function_is_created_once_and_updated_when_it_differs(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+    change, deployed = await either.functions.create(function(), package())
     assert change == "created"
     assert deployed == Deployed(name=NAME, fabric="test", digest=function().digest, url=deployed.url)
     assert changing(whisk)
-    assert await either.create(function(), package()) == ("same", deployed)
+    assert await either.functions.create(function(), package()) == ("same", deployed)
     assert changing(whisk) == []
     for changed, code in ((function(memory_mb=256), package()), (function(memory_mb=256), package("main = dict"))):
-        assert (await either.create(changed, code))[0] == "updated"
+        assert (await either.functions.create(changed, code))[0] == "updated"
         assert changing(whisk) == ["PUT actions/client-01?overwrite=true"]
-    assert [one.digest for one in await either.list()] == [function(memory_mb=256).digest]
+    assert [one.digest for one in await either.functions.list()] == [function(memory_mb=256).digest]
 
 
-async def test_another_secret_is_another_version(whisk: Whisk, bridge: OpenWhisk, tmp_path: Path) -> None:
+async def test_another_secret_is_another_version(whisk: Whisk, bridge: OpenWhiskPlatform, tmp_path: Path) -> None:
     signed = function(key="sign-key")
-    await bridge.create(signed, package())
-    assert (await bridge.create(signed, package()))[0] == "same"
+    await bridge.functions.create(signed, package())
+    assert (await bridge.functions.create(signed, package()))[0] == "same"
     (tmp_path / "sign-key").write_text("k-4712", encoding="utf-8")
-    assert (await bridge.create(signed, package()))[0] == "updated"
-    assert "k-4712" not in str(await bridge.list()) + str(whisk.entities.get("actions", NAME)["annotations"])
+    assert (await bridge.functions.create(signed, package()))[0] == "updated"
+    assert "k-4712" not in str(await bridge.functions.list()) + str(whisk.entities.get("actions", NAME)["annotations"])
 
 
-async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(timeout_s=90, options={"kind": "python:3.12"}), package())
+async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+    await bridge.functions.create(function(timeout_s=90, options={"kind": "python:3.12"}), package())
     action = whisk.entities.get("actions", NAME)
     assert action["limits"] == {"timeout": 90_000, "memory": 512, "logs": 10, "concurrency": 1}
     assert (action["exec"]["kind"], action["exec"]["main"], action["exec"]["binary"]) == ("python:3.12", "main", True)
@@ -94,9 +94,9 @@ async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhi
     assert whisk.entities.get("rules", "client-01.rule")["status"] == "active"
 
 
-async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhisk) -> None:
+async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhiskPlatform) -> None:
     wanted = function(password="broker-password", key="sign-key", env={"OMP_NUM_THREADS": "1"})  # noqa: S106 (a name)
-    await bridge.create(wanted, TELLS_ENVIRONMENT)
+    await bridge.functions.create(wanted, TELLS_ENVIRONMENT)
     with pytest.raises(BridgeError) as caught:
         await run(bridge)
     env = msgspec.json.decode(str(caught.value), type=dict[str, str])
@@ -112,9 +112,9 @@ async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhisk) ->
     assert "__OW_API_KEY" not in env
 
 
-async def test_a_broker_address_may_have_options_already(whisk: Whisk, bridge: OpenWhisk) -> None:
+async def test_a_broker_address_may_have_options_already(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
     address = "tls://client-01@broker.example.org?ca_file=ca.pem"
-    await bridge.create(function(broker=address, password="broker-password"), package())  # noqa: S106 (a name)
+    await bridge.functions.create(function(broker=address, password="broker-password"), package())  # noqa: S106 (a name)
     parameters = {one["key"]: one for one in whisk.entities.get("actions", NAME)["parameters"]}
     assert parameters["FEDKEEPER_URL"] == {
         "key": "FEDKEEPER_URL",
@@ -125,38 +125,38 @@ async def test_a_broker_address_may_have_options_already(whisk: Whisk, bridge: O
 
 @pytest.mark.parametrize(("collection", "missing"), [("rules", "client-01.rule"), ("triggers", "client-01.trigger")])
 async def test_what_is_half_made_counts_as_not_made_and_is_completed(
-    whisk: Whisk, bridge: OpenWhisk, collection: str, missing: str
+    whisk: Whisk, bridge: OpenWhiskPlatform, collection: str, missing: str
 ) -> None:
-    await bridge.create(function(), package())
+    await bridge.functions.create(function(), package())
     whisk.entities.delete(collection, missing)
-    assert [(one.fabric, one.digest) for one in await bridge.list()] == [("test", "")]
+    assert [(one.fabric, one.digest) for one in await bridge.functions.list()] == [("test", "")]
     changing(whisk)
-    assert (await bridge.create(function(), package()))[0] == "updated"
+    assert (await bridge.functions.create(function(), package()))[0] == "updated"
     assert not [request for request in changing(whisk) if "actions" in request]
-    assert [one.digest for one in await bridge.list()] == [function().digest]
+    assert [one.digest for one in await bridge.functions.list()] == [function().digest]
     assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_a_platform_may_answer_a_put_without_a_body(whisk: Whisk, either: OpenWhisk) -> None:
+async def test_a_platform_may_answer_a_put_without_a_body(whisk: Whisk, either: OpenWhiskPlatform) -> None:
     whisk.empty_puts = True
-    assert (await either.create(function(), package()))[0] == "created"
+    assert (await either.functions.create(function(), package()))[0] == "created"
     assert (await run(either))[-1].state == "succeeded"
 
 
-async def test_deleting_leaves_nothing_behind(whisk: Whisk, either: OpenWhisk) -> None:
-    await either.create(function(), package())
+async def test_deleting_leaves_nothing_behind(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+    await either.functions.create(function(), package())
     changing(whisk)
-    assert await either.delete(NAME) == "deleted"
+    assert await either.functions.delete(NAME) == "deleted"
     order = ["DELETE rules/client-01.rule", "DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
-    assert changing(whisk) == (order if either.triggered else order[2:])
-    assert await either.delete(NAME) == "absent"
-    assert await either.list() == []
+    assert changing(whisk) == (order if either.settings.triggered else order[2:])
+    assert await either.functions.delete(NAME) == "absent"
+    assert await either.functions.list() == []
 
 
-async def test_deleting_goes_on_where_it_was_broken_off(whisk: Whisk, bridge: OpenWhisk) -> None:
-    await bridge.create(function(), package())
+async def test_deleting_goes_on_where_it_was_broken_off(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+    await bridge.functions.create(function(), package())
     whisk.entities.delete("rules", "client-01.rule")
-    assert await bridge.delete(NAME) == "deleted"
+    assert await bridge.functions.delete(NAME) == "deleted"
     assert changing(whisk)[-2:] == ["DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
 
 
@@ -165,42 +165,42 @@ async def test_deleting_goes_on_where_it_was_broken_off(whisk: Whisk, bridge: Op
     [("actions", NAME, THEIRS), ("triggers", "client-01.trigger", {}), ("triggers", NAME, {})],
 )
 async def test_what_others_made_is_left_alone(
-    whisk: Whisk, bridge: OpenWhisk, collection: str, name: str, content: dict[str, Any]
+    whisk: Whisk, bridge: OpenWhiskPlatform, collection: str, name: str, content: dict[str, Any]
 ) -> None:
     before = dict(whisk.entities.put(collection, name, content, overwrite=False))
     with pytest.raises(PlatformFailed, match=r"somebody else's|not in this collection"):
-        await bridge.create(function(), package())
+        await bridge.functions.create(function(), package())
     with pytest.raises(PlatformFailed, match=r"somebody else's|not in this collection"):
-        await bridge.delete(NAME)
+        await bridge.functions.delete(NAME)
     assert whisk.entities.get(collection, name) == before
     assert changing(whisk) == []
 
 
-async def test_an_action_that_appears_meanwhile_is_not_overwritten(whisk: Whisk, bridge: OpenWhisk) -> None:
+async def test_an_action_that_appears_meanwhile_is_not_overwritten(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
     async def be_first(request: httpx.Request) -> None:
         if request.method == "PUT" and whisk.entities.find("actions", NAME) is None:
             whisk.entities.put("actions", NAME, dict(THEIRS), overwrite=False)
 
-    bridge.client.event_hooks["request"] = [be_first]
+    bridge.api.http.event_hooks["request"] = [be_first]
     with pytest.raises(PlatformAway, match="resource already exists"):
-        await bridge.create(function(), package())
+        await bridge.functions.create(function(), package())
     assert whisk.entities.get("actions", NAME)["annotations"] == []
 
 
-async def test_functions_of_others_are_listed_too(whisk: Whisk, bridge: OpenWhisk) -> None:
+async def test_functions_of_others_are_listed_too(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
     notes = [{"key": "topic", "value": "fl/progress/+, fl.tasks.openwhisk.*"}]
     whisk.entities.put("actions", "theirs", {**THEIRS, "annotations": notes}, overwrite=False)
-    await bridge.create(function(), package())
-    assert {one.name: (one.fabric, one.url, one.topics) for one in await bridge.list()} == {
+    await bridge.functions.create(function(), package())
+    assert {one.name: (one.fabric, one.url, one.topics) for one in await bridge.functions.list()} == {
         "theirs": ("", "theirs", ("fl.progress.*", "fl.tasks.openwhisk.*")),
         NAME: ("test", "client-01.trigger", ()),
     }
 
 
-async def test_a_long_list_is_read_to_its_end(whisk: Whisk, either: OpenWhisk) -> None:
+async def test_a_long_list_is_read_to_its_end(whisk: Whisk, either: OpenWhiskPlatform) -> None:
     for i in range(401):
         whisk.entities.put("actions", f"action-{i}", dict(THEIRS), overwrite=False)
-    assert len({one.name for one in await either.list()}) == 401
+    assert len({one.name for one in await either.functions.list()}) == 401
 
 
 @pytest.mark.parametrize(
@@ -214,16 +214,18 @@ async def test_a_long_list_is_read_to_its_end(whisk: Whisk, either: OpenWhisk) -
     ],
 )
 async def test_what_the_platform_can_t_make_is_said_in_a_sentence(
-    bridge: OpenWhisk, *, changes: dict[str, Any], code: bool, reason: str
+    bridge: OpenWhiskPlatform, *, changes: dict[str, Any], code: bool, reason: str
 ) -> None:
     with pytest.raises(PlatformFailed, match=f"(?s)openwhisk could not create client-01.*{reason}") as caught:
-        await bridge.create(function(**changes), package() if code else None)
+        await bridge.functions.create(function(**changes), package() if code else None)
     assert not isinstance(caught.value, PlatformAway)
 
 
-async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(whisk: Whisk, bridge: OpenWhisk) -> None:
+async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(
+    whisk: Whisk, bridge: OpenWhiskPlatform
+) -> None:
     with pytest.raises(SecretMissing):
-        await bridge.create(function(key="no-such-key"), package())
+        await bridge.functions.create(function(key="no-such-key"), package())
     assert changing(whisk) == []
 
 
@@ -231,7 +233,11 @@ async def test_a_platform_that_is_away_may_be_back_later(vault: Vault) -> None:
     async with emulated() as whisk:
         pass
     async with bridged(whisk, vault) as bridge:
-        for attempt in (bridge.create(function(), package()), bridge.delete(NAME), bridge.list()):
+        for attempt in (
+            bridge.functions.create(function(), package()),
+            bridge.functions.delete(NAME),
+            bridge.functions.list(),
+        ):
             with pytest.raises(PlatformAway, match="out of reach"):
                 await attempt
 
@@ -239,7 +245,7 @@ async def test_a_platform_that_is_away_may_be_back_later(vault: Vault) -> None:
 @pytest.mark.parametrize("namespace", ["_", "guest"])
 async def test_a_namespace_has_a_name(whisk: Whisk, vault: Vault, namespace: str) -> None:
     async with bridged(whisk, vault, namespace=namespace) as bridge:
-        await bridge.create(function(), package())
+        await bridge.functions.create(function(), package())
         assert (await run(bridge))[-1].state == "succeeded"
 
 
@@ -326,5 +332,5 @@ async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vau
         with pytest.raises(NotStarted):
             await run(bridge)
         async with emulated(port=port):
-            await bridge.create(function(), package())
+            await bridge.functions.create(function(), package())
             assert (await run(bridge))[-1].state == "succeeded"

@@ -14,8 +14,7 @@ from aiohttp import web
 
 import broker
 from bridges import gcf
-from bridges.gcf import Settings
-from bridges.platform import Host
+from bridges.gcf import GcfPlatform, Settings
 from bridges.secrets import Vault
 from broker.messages.function import Function
 from broker.messages.round import BlobRef, RoundTask
@@ -90,13 +89,13 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 
 @contextlib.asynccontextmanager
-async def bridge(to: Settings, vault: Path | None = None) -> AsyncIterator[Host]:
+async def bridge(to: Settings, vault: Path | None = None) -> AsyncIterator[GcfPlatform]:
     """An open bridge."""
     async with broker.connect("memory://gcf") as bus, gcf.opened(to, Vault(vault), bus) as host:
         yield host
 
 
-async def published(host: Host, one: RoundTask, attempt: int = 1) -> str:
+async def published(host: GcfPlatform, one: RoundTask, attempt: int = 1) -> str:
     """Invoke; the message's id, once Pub/Sub has accepted it."""
     (activation,) = [activation async for activation in host.invoke(one, attempt)]
     assert (activation.state, activation.cold) == ("accepted", None)

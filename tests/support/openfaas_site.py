@@ -8,7 +8,7 @@ from typing import Any
 
 import broker
 from bridges import openfaas
-from bridges.openfaas import OpenFaas, Settings
+from bridges.openfaas import OpenFaasPlatform, Settings
 from bridges.platform import Activation
 from bridges.secrets import Vault
 from broker.base import Broker
@@ -87,7 +87,7 @@ class Site:
     """
 
     gateway: Gateway
-    platform: OpenFaas
+    platform: OpenFaasPlatform
     bus: Broker
 
     async def deploy(self, name: str = "c-1", **spec: Any) -> None:
@@ -100,9 +100,7 @@ class Site:
         await self.platform.functions._until(f"call {name}", 20.0, lambda: self._silent(name))
 
     async def _silent(self, name: str) -> str:
-        answer = await self.platform.gateway.call(
-            name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz"
-        )
+        answer = await self.platform.api.call(name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz")
         return "" if answer.ok else f"{answer.status}"
 
     async def invoke(self, one: RoundTask | None = None, attempt: int = 1, **told: Any) -> list[Activation]:
@@ -128,7 +126,6 @@ async def site(
         usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 20.0, "rebuild_s": 0.05}
         chosen = Settings(**{**usual, **(settings or {})})
         async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(chosen, vault, bus) as platform:
-            assert isinstance(platform, OpenFaas)
             yield Site(gateway, platform, bus)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import broker
-from bridges.openwhisk import OpenWhisk, Settings, opened
+from bridges.openwhisk import OpenWhiskPlatform, Settings, opened
 from bridges.platform import Activation
 from bridges.secrets import Vault
 from broker.messages.function import Function
@@ -86,17 +86,16 @@ def secrets(folder: Path, **values: str) -> Vault:
 
 
 @contextlib.asynccontextmanager
-async def bridged(whisk: Whisk, vault: Vault, **changes: Any) -> AsyncIterator[OpenWhisk]:
+async def bridged(whisk: Whisk, vault: Vault, **changes: Any) -> AsyncIterator[OpenWhiskPlatform]:
     """A bridge to the emulator."""
     async with (
         broker.connect("memory://whisk") as bus,
         opened(settings(whisk, **changes), vault, bus) as platform,
     ):
-        assert isinstance(platform, OpenWhisk)
         yield platform
 
 
-async def run(platform: OpenWhisk, one: RoundTask | None = None, attempt: int = 1) -> list[Activation]:
+async def run(platform: OpenWhiskPlatform, one: RoundTask | None = None, attempt: int = 1) -> list[Activation]:
     """Invoke, and follow to the end."""
     async with asyncio.timeout(WITHIN_S):
         return [activation async for activation in platform.invoke(one or task(), attempt)]

@@ -16,8 +16,7 @@ from broker.base import Broker
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
-from client_fn import package
-from fedkeeper import bridging, deploy
+from fedkeeper import archives, bridging, deploy
 from fedkeeper.fabric_file import FabricFile, Holdings, Hosting
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
@@ -65,7 +64,7 @@ class Rounds:
     def image(self) -> Path:
         """The code of the image that OpenFaaS would run."""
         folder = self.folder / "image"
-        ZipFile(BytesIO(package.build("openfaas"))).extractall(folder)
+        ZipFile(BytesIO(archives.build("openfaas"))).extractall(folder)
         return folder
 
     def file(self, platform: str, clients: int, **hosting: Any) -> FabricFile:

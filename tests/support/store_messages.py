@@ -12,11 +12,13 @@ import tempfile
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
-from bridges import Invoker, Runner
-from bridges.local import pool
+from bridges import Invoker, Runner, local
+from bridges.local import LocalPlatform
+from bridges.secrets import Vault
 from broker import chunks, topics
 from broker import connect as opened
 from broker.base import Broker
@@ -105,7 +107,7 @@ async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> Async
     fabric, learning, ready = Fabric(bus), TorchLearning(None), asyncio.Event()
     data = jobs.from_toml(JOB).data
     await fabric.register(deal(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
-    async with pool.pool(url, workers=2) as platform, task_group() as group:
+    async with _workers(url, bus) as platform, task_group() as group:
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
@@ -115,6 +117,10 @@ async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> Async
         yield fabric
         for part in parts:
             part.cancel()
+
+
+def _workers(url: str, bus: Broker) -> AbstractAsyncContextManager[LocalPlatform]:
+    return local.opened(local.Settings(broker=url, workers=2, concurrency=4), Vault(None), bus)
 
 
 def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:

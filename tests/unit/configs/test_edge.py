@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bridges import platforms
 from bridges.openfaas import Settings
 from broker import BrokerUrl
 from broker.nats.server import find_binary
@@ -68,7 +69,7 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
 
 
 def test_the_bridge_s_file_names_secrets_that_the_unit_hands_over() -> None:
-    file = bridging.read("openfaas", EDGE / "bridge.toml")
+    file = bridging.read(platforms.find("openfaas"), EDGE / "bridge.toml")
     assert file.secrets == SECRETS_AT
     assert isinstance(file.platform, Settings)
     url = BrokerUrl.parse(file.url)

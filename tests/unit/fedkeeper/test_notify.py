@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import Disconnected
 from fedkeeper import notify, running
-from fedkeeper.system import kept_up
+from fedkeeper.restart import kept_up
 
 WITHIN_S = 5.0
 

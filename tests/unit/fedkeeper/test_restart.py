@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.errors import ConnectFailed, Disconnected
-from fedkeeper.system import kept_up
+from fedkeeper.restart import kept_up
 
 
 async def test_a_part_starts_over_until_the_broker_is_back() -> None:

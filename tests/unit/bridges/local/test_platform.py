@@ -1,0 +1,129 @@
+"""When a local worker is put back, and when it is replaced."""
+
+import asyncio
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator
+from typing import cast
+
+import pytest
+
+from bridges.errors import InvocationFailed
+from bridges.local import LocalPlatform, Settings
+from bridges.local.pool import Pool, Worker
+from bridges.platform import Activation
+from broker.messages.invocation import Report
+from tests.support.tasks import task
+
+SETTINGS = Settings(broker="memory://here", workers=1)
+TASK = task("c-1", "local")
+
+
+class FakeProcess:
+    """A worker's process; it notes what was done to it."""
+
+    def __init__(self) -> None:
+        self.stdin = self
+        self.returncode: int | None = None
+        self.killed = False
+        self.orders: list[bytes] = []
+
+    def write(self, order: bytes) -> None:
+        self.orders.append(order)
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+class Site:
+    """A platform with one idle worker."""
+
+    def __init__(self) -> None:
+        self.process = FakeProcess()
+        self.worker = Worker("worker-1", cast("Process", self.process))
+        self.pool = Pool(SETTINGS)
+        self.pool.put_back(self.worker)
+        self.platform = LocalPlatform(SETTINGS, None, self.pool)
+
+    def reports(self, *states: str, reason: str = "") -> None:
+        for state in states:
+            report = Report(TASK.id, state, reason=reason)  # type: ignore[arg-type] # those of a Report
+            self.worker.reports[TASK.id].put_nowait(report)
+
+    def is_idle(self) -> bool:
+        return not self.pool._idle.empty()
+
+
+async def begun(site: Site) -> AsyncGenerator[Activation, None]:
+    """A run that trains."""
+    run = site.platform.invoke(TASK, 1)
+    first = asyncio.ensure_future(anext(run))
+    # The worker is idle, so one turn of the loop is enough to send the task.
+    await asyncio.sleep(0)
+    site.reports("training")
+    assert (await first).state == "running"
+    return run
+
+
+async def test_a_worker_takes_the_next_task_while_it_publishes() -> None:
+    site = Site()
+    run = await begun(site)
+    site.reports("trained")
+    publishing = asyncio.ensure_future(anext(run))
+    assert await asyncio.wait_for(site.pool.take(), 5.0) is site.worker
+    site.reports("done")
+    assert (await publishing).state == "succeeded"
+    assert [each async for each in run] == []
+    assert not site.is_idle()
+    assert site.worker.reports == {}
+    assert not site.process.killed
+
+
+async def test_a_worker_that_failed_takes_the_next_task() -> None:
+    site = Site()
+    run = await begun(site)
+    site.reports("failed", reason="no data")
+    with pytest.raises(InvocationFailed, match="no data"):
+        await anext(run)
+    assert site.is_idle()
+    assert not site.process.killed
+
+
+async def test_a_worker_that_trains_for_nobody_is_killed() -> None:
+    site = Site()
+    run = await begun(site)
+    await run.aclose()
+    assert site.process.killed
+    assert site.worker.reports == {}
+    assert not site.is_idle()
+
+
+async def test_so_is_one_whose_run_is_cancelled() -> None:
+    site = Site()
+    run = await begun(site)
+    waiting = asyncio.ensure_future(anext(run))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert site.process.killed
+    assert not site.is_idle()
+
+
+async def test_a_worker_that_has_trained_is_not_killed_when_its_run_is_given_up() -> None:
+    site = Site()
+    run = await begun(site)
+    site.reports("trained")
+    publishing = asyncio.ensure_future(anext(run))
+    assert await asyncio.wait_for(site.pool.take(), 5.0) is site.worker
+    publishing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await publishing
+    assert not site.process.killed
+
+
+async def test_a_worker_that_has_ended_gets_no_task() -> None:
+    site = Site()
+    site.process.returncode = -9
+    other = Worker("worker-2", cast("Process", FakeProcess()))
+    site.pool.put_back(other)
+    assert await site.pool.take() is other
