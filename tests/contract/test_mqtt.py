@@ -14,10 +14,10 @@ from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denie
 from broker.mqtt import client as mqtt_client
 from broker.mqtt.claims import Lease
 from broker.mqtt.client import Client, Message
-from tests.conftest import Mosquitto
 from tests.contract.capabilities import DIFFERS, Promise
+from tests.support.brokers import Mosquitto
 
-SOON_S = 5.0
+SOON_S = 60.0
 NEVER_S = 0.3
 PROGRESS = topics.progress("job-1", "round", "completed")
 POINTER = topics.pointer("job-1")

@@ -11,9 +11,9 @@ import pytest
 import broker
 from broker import Broker, Delivery, reconnect, topics
 from broker.errors import Disconnected
-from tests.conftest import Mosquitto
+from tests.support.brokers import Mosquitto
 
-SOON_S = 10.0
+SOON_S = 60.0
 PROGRESS = topics.progress("job-1", "round", "completed")
 TASK = topics.task("openfaas", "client-1")
 POINTER = topics.pointer("job-1")

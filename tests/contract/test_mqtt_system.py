@@ -13,10 +13,10 @@ import broker
 from broker.messages.progress import UpdateCounted
 from fedkeeper.sdk import Fabric
 from server import serve
-from tests.conftest import Mosquitto
-from tests.integration.test_crashes import train
 from tests.support import fakes
+from tests.support.brokers import Mosquitto
 from tests.support.fakes import FakeLearning, Fleet, running
+from tests.support.server_crashes import train
 
 JOB = {
     "name": "bare",

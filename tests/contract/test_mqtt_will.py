@@ -8,7 +8,7 @@ from bridges import presence
 from broker import topics
 from broker.messages import codec
 from broker.messages.register import Presence
-from tests.conftest import Mosquitto
+from tests.support.brokers import Mosquitto
 
 WITHIN_S = 30.0
 

@@ -19,7 +19,7 @@ from broker.nats.server import NatsServer
 from broker.nats.streams import settings
 
 ACK_WAIT_S = 0.5
-SOON_S = 10.0
+SOON_S = 60.0
 PROGRESS = topics.progress("job-1", "round", "completed")
 
 Connect = Callable[[], AbstractAsyncContextManager[Broker]]

@@ -14,7 +14,7 @@ from broker import Broker, Delivery, reconnect, topics
 from broker.errors import Disconnected, PayloadTooLarge
 from broker.nats.server import NatsServer
 
-SOON_S = 10.0
+SOON_S = 60.0
 PROGRESS = topics.progress("job-1", "round", "completed")
 TASK = topics.task("openfaas", "client-1")
 

@@ -9,7 +9,7 @@ import pytest
 from broker import Broker, Value, chunks, topics
 from broker.errors import CorruptPayload
 
-SOON_S = 10.0
+SOON_S = 60.0
 MODEL = topics.model("job-1", "ab" * 32)
 UPDATE = topics.update("job-1", 1, "client-1", 1)
 LARGE_BYTES = (5 << 20) + 1

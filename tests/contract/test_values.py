@@ -8,7 +8,7 @@ import pytest
 from broker import Broker, Value, topics
 from broker.errors import BadTopic, Conflict, Unsupported
 
-SOON_S = 5.0
+SOON_S = 60.0
 POINTER = topics.pointer("job-1")
 MODEL = topics.model("job-1", "ab" * 32)
 

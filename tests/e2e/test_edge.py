@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
-from tests.e2e.program import Program
+from tests.support.program import Program
 
 LISTENS = "0A"
 """The state in /proc/net/tcp."""

@@ -11,8 +11,8 @@ import msgspec
 from broker.messages.job import Data
 from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
-from tests.conftest import Mosquitto
-from tests.e2e.program import Program, digest, run
+from tests.support.brokers import Mosquitto
+from tests.support.program import Program, digest, run
 
 DEAL = Data(clients=6)
 HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")

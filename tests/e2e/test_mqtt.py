@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tests.conftest import Mosquitto
-from tests.e2e.program import digest, run
+from tests.support.brokers import Mosquitto
+from tests.support.program import digest, run
 
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
-from tests.e2e.program import run
+from tests.support.program import run
 
 FABRIC = """
 name = "lonely"

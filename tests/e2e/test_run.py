@@ -10,7 +10,8 @@ import pytest
 
 from broker.messages import job as jobs
 from broker.messages import tensors as payload
-from tests.e2e.program import Program, digest, run, soon
+from tests.support.fakes import soon
+from tests.support.program import Program, digest, run
 
 # Adam, so that optimizer state is carried from round to round.
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")

@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from broker.nats.server import NatsServer, find_binary
-from tests.e2e.program import Program, digest, run, soon
+from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
+from tests.support.program import Program, digest, run
 
 # Adam, so that optimizer state is carried from round to round.
 SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")

@@ -24,10 +24,10 @@ from broker.messages.progress import (
     UpdateCounted,
     UpdateRefused,
 )
-from tests.edge import links
-from tests.edge.fabric import CLIENTS, EACH, ROUNDS, Course, Spread, spread
-from tests.edge.links import Backbone
-from tests.edge.station import UPLINKS, Station
+from tests.support.edge import links
+from tests.support.edge.links import Backbone
+from tests.support.edge.site_programs import UPLINKS, Station
+from tests.support.edge.two_sites import CLIENTS, EACH, ROUNDS, Course, Spread, spread
 
 OUTAGE_S: Final = 30.0 if os.environ.get("FEDKEEPER_LONG") else 8.0
 GRACE_S: Final = 3.0

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge import links
-from tests.edge.links import Backbone, Site
+from tests.support.edge import links
+from tests.support.edge.links import Backbone, Site
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 
@@ -151,7 +151,7 @@ async def test_a_power_cut_ends_everything_and_the_site_comes_back(
 
 ABANDONED = """
 import asyncio, pathlib, sys
-from tests.edge import links
+from tests.support.edge import links
 async def main():
     async with links.backbone() as backbone, backbone.site() as site:
         async with site.running(sys.executable, "-c", "import time; time.sleep(600)", log=pathlib.Path("log")) as one:

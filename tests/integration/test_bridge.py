@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass, field
 
 import pytest
 
-from bridges import Activation, Invoker, Patience, Runner
+from bridges import Activation, Invoker, Runner
 from bridges.errors import InvocationFailed
 from broker import topics
 from broker.base import Broker
@@ -17,50 +16,9 @@ from broker.messages.round import RoundTask
 from fedkeeper.sdk import Fabric
 from server import serve
 from tests.support import fakes
+from tests.support.fake_platforms import WITHIN_S, FakePlatform, publish, runner
 from tests.support.fakes import FakeLearning, running
 from tests.support.tasks import task
-
-WITHIN_S = 15.0
-
-
-async def publish(bus: Broker, one: RoundTask, dedupe: str | None = None) -> None:
-    event = cloudevents.encode(Envelope(one.id, "/server", "round.task", 0.0), one)
-    await bus.publish(topics.task("fake", one.client_id), event, dedupe=dedupe)
-
-
-@dataclass
-class FakePlatform:
-    """Does what a test says.
-
-    Attributes:
-        behave: raises what an invocation should fail with, or returns.
-        calls: every invocation: client and attempt.
-        most: how many were under way at once, at the most.
-    """
-
-    behave: Callable[[RoundTask, int], "asyncio.Future[None] | None"] = lambda *_: None
-    calls: list[tuple[str, int]] = field(default_factory=list)
-    concurrency: int = 4
-    name: str = "fake"
-    under_way: int = 0
-    most: int = 0
-
-    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        self.calls.append((task.client_id, attempt))
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        try:
-            yield Activation(f"run-{len(self.calls)}", "running", cold=True)
-            waiting = self.behave(task, attempt)
-            if waiting is not None:
-                await waiting
-            yield Activation(f"run-{len(self.calls)}", "succeeded")
-        finally:
-            self.under_way -= 1
-
-
-def runner(bus: Broker, platform: FakePlatform) -> Runner:
-    return Runner(bus, Invoker(platform, Patience(retry_first_s=0.01)), heartbeat_s=0.2)
 
 
 async def outcomes(bus: Broker, until: Callable[[list[Invocation]], bool]) -> list[Invocation]:

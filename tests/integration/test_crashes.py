@@ -5,84 +5,18 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
 import broker
-from broker import topics
 from broker.base import Broker
-from broker.messages import codec, progress
-from broker.messages.job_record import JobRecord
+from broker.messages import progress
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 from server import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running, soon
-
-ROUNDS = 3
-
-
-class Crash(BaseException):
-    """The server is gone; nothing may catch this."""
-
-
-def dying(bus: Broker, writes: int) -> Broker:
-    """The same connection, which takes the server down at its n-th write: before it, so nothing is written."""
-    left = writes
-
-    def fragile(write: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def guarded(*args: Any, **more: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Crash
-            return await write(*args, **more)
-
-        return guarded
-
-    for name in ("publish", "put", "purge"):
-        setattr(bus, name, fragile(getattr(bus, name)))
-    return bus
-
-
-async def end_of(fabric: Fabric, job: str) -> list[str]:
-    """What was said of a job until its end, each with its round."""
-    async with asyncio.timeout(20):
-        said = [one.event async for one in fabric.watch(job)]
-    return [f"{event.what}.{getattr(event, 'round', '')}" for event in said]
-
-
-async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bool]:
-    """A job of three rounds, with a server that dies at a write and one that takes over; whether it did die."""
-    async with broker.connect(url) as bus, broker.connect(url) as servers:
-        fabric, fleet, died = Fabric(bus), Fleet(bus), False
-        await fabric.register(fakes.clients(6))
-        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
-        async with running(fleet.serve()):
-            await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
-            if writes is not None:
-                try:
-                    async with running(serve(dying(servers, writes), FakeLearning())):
-                        await end_of(fabric, "crashing")
-                        await over(bus, "crashing")
-                except Crash:
-                    died = True
-            async with running(serve(bus, FakeLearning())):
-                said = await end_of(fabric, "crashing")
-        record = await fabric.job("crashing")
-        assert record.model is not None
-        return record.model.sha256, fleet, said, died
-
-
-async def over(bus: Broker, job: str) -> None:
-    """Until a job's server has nothing more to do for it, as far as the record tells."""
-    async with bus.watch(topics.pointer(job)) as values:
-        async for value in values:
-            if value.payload is not None and codec.decode(JobRecord, value.payload).over:
-                return
+from tests.support.server_crashes import ROUNDS, end_of, train
 
 
 async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> None:
@@ -100,7 +34,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> 
 
 async def start_server(url: str) -> asyncio.subprocess.Process:
     env = {**os.environ, "FEDKEEPER_URL": url}
-    return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.integration.fake_server", env=env)
+    return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.fake_server", env=env)
 
 
 async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_server: NatsServer) -> None:

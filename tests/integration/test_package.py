@@ -196,7 +196,7 @@ import hashlib, json
 import index
 from broker.messages import bundle
 from broker.messages.job import Model
-from client_fn import tensors
+from client_fn.training import tensors
 
 client = index.app.test_client()
 task = json.loads(TASK)

@@ -20,10 +20,11 @@ from broker.nats.server import NatsServer
 from emulators.openfaas.gateway import Gateway, running
 from server import invitations
 from server.strategy import FedAvg
-from tests.e2e.program import Program, run, soon
 from tests.support import platform_rounds
+from tests.support.fakes import soon
 from tests.support.openfaas_site import KEY, PASSWORD, write_vault
 from tests.support.platform_rounds import IMAGE, Rounds
+from tests.support.program import Program, run
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from bridges.openfaas import Settings
 from broker import BrokerUrl
 from broker.nats.server import find_binary
 from fedkeeper import bridging, relaying
-from tests.conftest import Mosquitto
+from tests.support.brokers import Mosquitto
 from tests.support.paths import REPOSITORY
 
 EDGE = REPOSITORY / "configs" / "edge"

@@ -46,7 +46,7 @@ class Traffic(NamedTuple):
 
 @functools.cache
 def netem() -> bool:
-    """Whether the kernel can delay and lose packets itself; else `tests/edge/wire.py` does."""
+    """Whether the kernel can delay and lose packets itself; else `tests/support/edge/slow_link.py` does."""
     tried = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
     programs = all(map(shutil.which, ("unshare", "tc")))
     return programs and not subprocess.run(tried, check=False, capture_output=True).returncode
@@ -244,7 +244,7 @@ class Site:
     async def _detour(self, delay_ms: float, loss: float) -> AsyncIterator[None]:
         """Another way for the same addresses, so that connections live on."""
         here, there = f"{self.name}a", f"{self.name}b"
-        script = Path(__file__).with_name("wire.py")
+        script = Path(__file__).with_name("slow_link.py")
         wire = await _start(sys.executable, script, here, there, str(delay_ms / 1000), str(loss), stdout=PIPE)
         try:
             await _says_ready(wire)

@@ -14,7 +14,7 @@ class Gate:
     """Use it as `async with gate(path) as gate`.
 
     Attributes:
-        path: where trainings ask; see `tests.edge.gated`.
+        path: where trainings ask; see `tests.support.edge.gated_model`.
         passed: trainings that have begun, the held ones included.
     """
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import uuid
 from asyncio.subprocess import PIPE, STDOUT, Process
-from collections.abc import Callable
 from pathlib import Path
 
 WITHIN_S = 120.0
@@ -94,10 +93,3 @@ def digest(output: str) -> str:
     found = re.search(r"model digest +([0-9a-f]{64})", output)
     assert found, output
     return found[1]
-
-
-async def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    """Until something that no event tells is so."""
-    async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 (see above)
-            await asyncio.sleep(0.05)
