@@ -123,3 +123,9 @@ def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_o
 def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
     assert len(msgspec.json.encode(Order(TASK, 1))) < 2000
     assert msgspec.json.encode(Report("a", "done")) == b'{"id":"a","state":"done"}'
+
+
+def test_a_refusal_shows_nothing_of_what_was_sent() -> None:
+    with pytest.raises(DecodeError) as refused:
+        codec.decode(Order, b'{"task": "hunter2"}')
+    assert "hunter2" not in str(refused.value)
