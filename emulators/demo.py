@@ -29,8 +29,8 @@ from broker.nats.server import NatsServer
 from broker.support import processes
 from client_fn import package
 from emulators.parts import started
+from emulators.paths import REPOSITORY
 
-REPOSITORY: Final = Path(__file__).parents[1]
 IMAGE: Final = "fedkeeper-client:dev"
 
 

@@ -1,6 +1,6 @@
 """A function's process, as OpenFaaS's `python3-http` template runs it: Flask behind waitress.
 
-`python python3_http.py FOLDER FD` serves `handle(event, context)` of FOLDER/handler.py or FOLDER/function/handler.py,
+`python template.py FOLDER FD` serves `handle(event, context)` of FOLDER/handler.py or FOLDER/function/handler.py,
 on a socket that is bound already. It listens only when the handler is imported: until then calls are refused.
 """
 

@@ -21,7 +21,7 @@ from multidict import CIMultiDict
 
 from broker.support import processes
 
-TEMPLATE: Final = Path(__file__).with_name("python3_http.py")
+TEMPLATE: Final = Path(__file__).with_name("template.py")
 
 HOP_BY_HOP: Final = ("connection", "content-length", "host", "keep-alive", "transfer-encoding", "date", "server")
 

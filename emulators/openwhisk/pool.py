@@ -12,7 +12,6 @@ from asyncio.subprocess import PIPE, Process
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -20,12 +19,12 @@ import aiohttp
 
 from broker.support import processes
 from emulators.openwhisk.proxy import END
+from emulators.paths import REPOSITORY
 
 SUCCESS, APPLICATION_ERROR, DEVELOPER_ERROR, WHISK_ERROR = range(4)
 
 RESULT_BYTES: Final = 1 << 20
 
-_ROOT: Final = Path(__file__).parents[2]
 _LINE_BYTES: Final = 1 << 24
 _ENDED: Final = (aiohttp.ClientError, OSError)
 """What speaking to a container that is no more raises."""
@@ -86,7 +85,7 @@ class Container:
             fd = listening.fileno()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "emulators.openwhisk.proxy", str(fd), self._folder.name),
-                cwd=_ROOT,
+                cwd=REPOSITORY,
                 stdout=PIPE,
                 stderr=PIPE,
                 limit=_LINE_BYTES,

@@ -23,7 +23,7 @@ from broker.support import processes
 
 END: Final = "XXX_THE_END_OF_A_WHISK_ACTIVATION_XXX"
 
-LAUNCHER: Final = Path(__file__).with_name("action_launcher.py")
+LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 
 
 class Refused(Exception):

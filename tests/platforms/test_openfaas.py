@@ -32,8 +32,9 @@ from broker.base import Broker
 from broker.messages.round import BlobRef
 from broker.support import processes
 from emulators.openfaas.gateway import Call
+from emulators.openfaas.scripted import HANDLER, IMAGE, write_code
 from tests.support.fakes import running, soon
-from tests.support.openfaas_site import HANDLER, IMAGE, KEY, PASSWORD, Site, site, task, write_code, write_vault
+from tests.support.openfaas_site import KEY, PASSWORD, Site, site, task, write_vault
 from tests.support.paths import REPOSITORY
 
 UPDATE = "fl.updates.job.1.c-1.ATTEMPT"

@@ -11,8 +11,9 @@ import pytest
 
 from bridges.errors import InvocationFailed, PlatformAway, PlatformDenied, PlatformFailed, SecretMissing
 from broker.messages.function import Deployed, Function
+from emulators.openfaas.scripted import IMAGE
 from tests.support.fakes import soon
-from tests.support.openfaas_site import IMAGE, KEY, Site, function, site, task
+from tests.support.openfaas_site import KEY, Site, function, site, task
 
 NATS_PASSWORD = "of the broker"  # noqa: S105 (of no broker)
 SOON_S = 1.0
