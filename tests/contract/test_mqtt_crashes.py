@@ -34,8 +34,7 @@ async def bus(server: Mosquitto) -> AsyncIterator[Broker]:
 
 
 async def crash(server: Mosquitto) -> None:
-    # What it acknowledged last may not be in its file yet: it writes that a moment after the acknowledgement.
-    await asyncio.sleep(0.1)
+    await server.save()
     await server.kill()
     await server.start()
 
@@ -104,7 +103,7 @@ async def test_a_watcher_sees_what_changed_and_what_went_during_an_outage(server
 async def test_what_is_called_during_an_outage_is_done_after_it(server: Mosquitto, bus: Broker) -> None:
     update = topics.update("job-1", 1, "client-1", 1)
     await bus.put(POINTER, b"1")
-    await asyncio.sleep(0.1)
+    await server.save()
     await server.kill()
     calls = [
         asyncio.ensure_future(call)

@@ -10,7 +10,7 @@ from broker.messages import codec
 from broker.messages.register import Presence
 from tests.support.brokers import Mosquitto
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 BRIDGE = """
 import asyncio, sys

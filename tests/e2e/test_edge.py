@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
-from tests.support.program import Program
+from tests.support.program import WITHIN_S, Program
 
 LISTENS = "0A"
 """The state in /proc/net/tcp."""
@@ -55,7 +55,7 @@ async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
         told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
         command = ("bridge", kind, *options[kind], "--url", nats_server.url)
         program = await Program(*command, cwd=tmp_path, **told).start()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WITHIN_S):
             assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
             while not (said := await loop.sock_recv(systemd, 4096)).startswith(b"READY=1"):
                 assert said == b"WATCHDOG=1"

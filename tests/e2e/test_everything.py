@@ -12,14 +12,11 @@ from broker.messages.job import Data
 from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
 from tests.support.brokers import Mosquitto
-from tests.support.program import Program, digest, run
+from tests.support.program import SHORT, Program, digest, run
 
 DEAL = Data(clients=6)
 HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")
-JOB = (
-    *("quickstart", "--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam"),
-    *("--set", "data.clients=6", "--set", "cohort.clients=6", "--set", "cohort.quorum=1.0"),
-)
+JOB = ("quickstart", *SHORT, "--set", "data.clients=6", "--set", "cohort.clients=6")
 UP = "is up"
 
 
@@ -32,7 +29,7 @@ async def running(*arguments: str, ready: str, cwd: Path) -> AsyncIterator[None]
         yield
     finally:
         program.send(signal.SIGTERM)
-        await program.ends(30)
+        await program.ends()
 
 
 async def register(url: str, folder: Path) -> None:

@@ -3,9 +3,7 @@
 from pathlib import Path
 
 from tests.support.brokers import Mosquitto
-from tests.support.program import digest, run
-
-SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
+from tests.support.program import SHORT, digest, run
 
 
 async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitto, tmp_path: Path) -> None:

@@ -42,13 +42,13 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
             "model": {"type": f"tests.support.modules:{module}"},
             "training": {"local_epochs": 1, "batch_size": 100, **training},
             "data": {"dataset": "digits", "partition": "iid", "clients": CLIENTS},
-            "cohort": {"clients": CLIENTS, "deadline_s": 100.0},
+            "cohort": {"clients": CLIENTS, "deadline_s": 600.0},
             "evaluation": {"every": rounds},
             "stop": {"rounds": rounds},
         }
     )
     await fabric.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
-    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(100):
+    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(600):
         name, initial = await fabric.submit(job), b""
         async for said in fabric.watch(name):
             if isinstance(said.event, progress.JobStarted):

@@ -64,7 +64,7 @@ def answer_of(program: str, folder: Path, **environment: str) -> tuple[Any, str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1]), run.stdout + run.stderr

@@ -264,7 +264,7 @@ async def test_a_relay_that_dies_at_any_step_is_replaced_without_a_trace() -> No
             ]
             fleet = Fleet(site, with_state, platform="edge-a")
             await Fabric(backbone).register(fakes.clients(2, platform="edge-a"))
-            job = await submitted(backbone, cohort={"clients": 2, "grace_s": 0.0})
+            job = await submitted(backbone, cohort={"clients": 2})
             async with running(serve(backbone, FakeLearning()), fleet.serve()):
                 try:
                     async with running(Relay(settings(), *fused, heartbeat_s=0.03).run()):
@@ -517,8 +517,11 @@ async def test_a_site_s_broker_that_is_killed_in_the_middle_of_a_round_costs_not
         await fakes.answer(bus, one)
         if not killed.is_set():
             killed.set()
-            await wide.servers["site"].kill()
-            await wide.servers["site"].start()
+            server = wide.servers["site"]
+            if isinstance(server, Mosquitto):
+                await server.save()
+            await server.kill()
+            await server.start()
 
     fleet = Fleet(site, kill_once, platform="edge-a")
     await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))

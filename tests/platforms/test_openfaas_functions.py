@@ -159,7 +159,7 @@ async def test_an_update_that_is_accepted_and_not_done_is_no_success(small: Site
     small.gateway.provider.lost_updates, small.platform.functions.ready_s = 1, SOON_S
     with pytest.raises(PlatformFailed, match="after 1 s the gateway does not show what it accepted"):
         await small.platform.create(function(memory_mb=1), None)
-    small.platform.functions.ready_s = 20.0
+    small.platform.functions.ready_s = 240.0
     assert (await small.platform.create(function(memory_mb=1), None))[0] == "updated"
 
 
@@ -179,7 +179,7 @@ async def test_a_function_that_was_not_ready_is_waited_for_again(small: Site) ->
     small.gateway.provider.available_after_s, small.platform.functions.ready_s = 60.0, SOON_S
     with pytest.raises(PlatformFailed):
         await small.platform.create(function(), None)
-    small.gateway.provider.functions["c-1"].available_s, small.platform.functions.ready_s = 0.0, 20.0
+    small.gateway.provider.functions["c-1"].available_s, small.platform.functions.ready_s = 0.0, 240.0
     assert (await small.platform.create(function(), None))[0] == "same"
     assert await small.invoke()
 

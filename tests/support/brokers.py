@@ -31,6 +31,11 @@ set_tcp_nodelay true
 """
 
 
+REDELIVERY_S: Final = 3.0
+"""How long brokers under test wait for an acknowledgement where a test waits for the end of it: no pause of a loaded
+machine is as long."""
+
+
 class Mosquitto:
     """A mosquitto on a free loopback port, as docs/mqtt.md wants it configured; ended by its own pid.
 
@@ -86,6 +91,15 @@ class Mosquitto:
             await self._process.wait()
             self._process = None
 
+    async def save(self) -> None:
+        """Have everything that it has acknowledged in its store, as it is but a moment after an acknowledgement."""
+        store = self.folder / "mosquitto.db"
+        before = _written(store)
+        self.signal(signal.SIGUSR1)
+        async with asyncio.timeout(60):
+            while _written(store) == before:  # noqa: ASYNC110 (a file tells nobody that it was written)
+                await asyncio.sleep(0.005)
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self._process is not None
@@ -100,6 +114,15 @@ class Mosquitto:
                     return
                 await asyncio.sleep(0.01)
         pytest.fail(f"mosquitto ended: {(self.folder / 'mosquitto.log').read_text(encoding='utf-8')}")
+
+
+def _written(store: Path) -> tuple[int, int]:
+    """What is another after the store was written: a new file takes the old one's place."""
+    try:
+        found = store.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def free_port() -> int:

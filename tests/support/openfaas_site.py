@@ -44,7 +44,7 @@ class Site:
 
     async def ready(self, name: str) -> None:
         """Until a function's process listens."""
-        await self.platform.functions._until(f"call {name}", 20.0, lambda: self._silent(name))
+        await self.platform.functions._until(f"call {name}", 240.0, lambda: self._silent(name))
 
     async def _silent(self, name: str) -> str:
         answer = await self.platform.gateway.call(
@@ -72,7 +72,7 @@ async def site(
     """
     vault = write_vault(folder / "vault", **(secrets or {}))
     async with running({IMAGE: write_code(folder / "code")}, password=PASSWORD, **knobs) as gateway:
-        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 20.0, "rebuild_s": 0.05}
+        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 240.0, "rebuild_s": 0.05}
         chosen = Settings(**{**usual, **(settings or {})})
         async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(chosen, vault, bus) as platform:
             assert isinstance(platform, OpenFaas)

@@ -91,7 +91,7 @@ async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
         site.running(*relay, log=log, **environment),
     ):
         known = log.read_text().count(RELAY_UP) if log.exists() else 0
-        await soon(lambda: log.exists() and log.read_text().count(RELAY_UP) > known, within_s=30)
+        await soon(lambda: log.exists() and log.read_text().count(RELAY_UP) > known, within_s=120)
         yield local
 
 

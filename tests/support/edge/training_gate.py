@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-WITHIN_S: Final = 60.0
+WITHIN_S: Final = 300.0
 
 
 class Gate:

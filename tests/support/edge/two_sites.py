@@ -28,7 +28,7 @@ from tests.support.edge.site_programs import Station, Uplink
 from tests.support.edge.training_gate import gate
 from tests.support.fakes import running
 
-WITHIN_S: Final = 120.0
+WITHIN_S: Final = 300.0
 SITES: Final = 2
 EACH: Final = 2
 """Clients at a site, which has one worker."""

@@ -11,7 +11,7 @@ HEAVY = "{'torch', 'numpy', 'msgspec', 'nats', 'paho', 'fsspec', 'sklearn', 'htt
 def imported_with(statement: str) -> set[str]:
     """Which heavy modules are there after a statement, in a process of its own."""
     program = f"import sys\n{statement}\nprint(*({HEAVY} & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300)
     return set(run.stdout.split())
 
 
