@@ -159,6 +159,7 @@ def _table(round_: int, lines: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
+    """Run the demonstration that the command line describes."""
     parser = argparse.ArgumentParser(prog="python -m emulators.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".fedkeeper/fabric"), help="made anew")
     parser.add_argument("--fabric", type=Path, default=REPOSITORY / "configs/fabric-dev.toml")

@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus as Http
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -80,6 +81,7 @@ class Container:
         self._process: Process | None = None
 
     async def start(self) -> None:
+        """Start the runtime's proxy, which takes requests at once."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self._url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             fd = listening.fileno()
@@ -109,6 +111,7 @@ class Container:
         return found
 
     def kill(self) -> None:
+        """Kill the proxy's process, if it lives."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -156,6 +159,7 @@ class Pool:
         return outcome
 
     async def end(self) -> None:
+        """End every container."""
         for container in list(self._all):
             await self._discard(container)
 
@@ -177,7 +181,7 @@ class Pool:
                 began_s = time.monotonic()
                 status, answer = await container.post("/init", {"value": _init(call)})
                 init_s = time.monotonic() - began_s
-                if status != 200:
+                if status != Http.OK:
                     return Outcome(DEVELOPER_ERROR, {"error": answer["error"]}, await container.logs(), init_s)
             status, answer = await self._run(container, call)
         except _ENDED:
@@ -215,6 +219,6 @@ def _judged(status: int, answer: Any) -> tuple[int, Any]:
         text = f"The action produced a response that exceeded the allowed length: {size} > {RESULT_BYTES} bytes."
         return APPLICATION_ERROR, {"error": text}
     error = answer.get("error") if isinstance(answer, dict) else None
-    if status != 200:
+    if status != Http.OK:
         return DEVELOPER_ERROR, {"error": error or f"The action did not produce a valid JSON response: {answer}"}
     return (SUCCESS, answer) if error is None else (APPLICATION_ERROR, {"error": error})

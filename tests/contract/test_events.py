@@ -50,6 +50,7 @@ async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> No
     assert before_s - 1 < event.time_s < before_s + SOON_S
 
 
+@pytest.mark.slow
 async def test_what_nobody_acknowledged_comes_again_after_a_while(hasty_bus: Broker) -> None:
     await hasty_bus.publish(TASK, b"train")
     loop = asyncio.get_running_loop()
@@ -61,6 +62,7 @@ async def test_what_nobody_acknowledged_comes_again_after_a_while(hasty_bus: Bro
         assert loop.time() - taken_s > REDELIVERY_S * 0.9
 
 
+@pytest.mark.slow
 async def test_what_was_acknowledged_never_comes_again(hasty_bus: Broker) -> None:
     await hasty_bus.publish(TASK, b"train")
     async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
@@ -82,6 +84,7 @@ async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) ->
         assert (await following(events)).attempt == 3
 
 
+@pytest.mark.slow
 async def test_working_puts_redelivery_off(hasty_bus: Broker) -> None:
     await hasty_bus.publish(TASK, b"train")
     async with hasty_bus.subscribe(TASKS, durable="bridge") as events:

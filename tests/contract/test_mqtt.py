@@ -192,6 +192,7 @@ async def test_an_update_that_is_gone_is_corrupt(bus: Broker, stranger: Stranger
             await event.read()
 
 
+@pytest.mark.slow
 async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     family = topics.family_of(PROGRESS)
     brief = topics.Family(family.name, family.filters, family.keep, 1.0)

@@ -63,6 +63,7 @@ async def until_completed(watching: asyncio.subprocess.Process) -> list[dict[str
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_model(
     tmp_path: Path, first: int
@@ -83,6 +84,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_m
     assert writes > 30, "three rounds have more writes than that"
 
 
+@pytest.mark.slow
 async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> None:
     undisturbed, _, _, _ = await train("memory://undisturbed", None)
     server = Mosquitto(tmp_path, on_changes=True)

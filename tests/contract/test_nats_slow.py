@@ -16,6 +16,7 @@ MODEL = topics.model("job", "00")
 UPDATE = topics.update("job", 1, "client-1", 1)
 
 
+@pytest.mark.slow
 async def test_weights_get_through_in_both_directions(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     payload = os.urandom(3 << 20)
     async with broker.connect(nats_server.url) as near:

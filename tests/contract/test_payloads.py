@@ -20,6 +20,8 @@ async def read_update(bus: Broker, at_most: int | None = None) -> bytes:
         return await (await anext(events)).read(at_most=at_most)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 async def test_a_value_of_200_mb(bus: Broker) -> None:
     payload = os.urandom(200 << 20)
     revision = await bus.put(MODEL, payload)

@@ -86,6 +86,7 @@ async def test_a_snapshot_has_what_is_there_now(bus: Broker) -> None:
     }
 
 
+@pytest.mark.slow
 async def test_a_large_snapshot_is_complete(bus: Broker) -> None:
     await asyncio.gather(*(bus.put(topics.client(f"client-{number}"), b"here") for number in range(1500)))
     assert len(await bus.snapshot("fl.clients.*")) == 1500

@@ -64,6 +64,7 @@ def changed(before: Tensors, after: Tensors) -> set[str]:
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
 async def test_batch_norms_statistics_are_averaged_and_its_batches_counted(
     bus: Broker, tmp_path: Path, optimizer: str
@@ -74,6 +75,7 @@ async def test_batch_norms_statistics_are_averaged_and_its_batches_counted(
     assert (after["2.running_var"] > 0).all()
 
 
+@pytest.mark.slow
 async def test_a_parameter_without_dimensions(bus: Broker, tmp_path: Path) -> None:
     before, after = await train(bus, tmp_path, "Scalar")
     assert changed(before, after) == {"scale", "out.weight", "out.bias"}
@@ -102,6 +104,8 @@ async def test_a_model_of_one_parameter(bus: Broker, tmp_path: Path) -> None:
     assert changed(before, after) == {"slope"}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 async def test_an_embedding_of_300_mb(bus: Broker, tmp_path: Path) -> None:
     before, after = await train(bus, tmp_path, "Large", rounds=1, optimizer="sgd")
     assert changed(before, after) == {"table.weight"}

@@ -169,6 +169,7 @@ async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Br
     assert platform.most == platform.concurrency
 
 
+@pytest.mark.slow
 async def test_a_long_training_is_not_delivered_again_while_the_bridge_says_it_works(bus: Broker) -> None:
     def takes_longer_than_the_ack_wait(_: RoundTask, __: int) -> "asyncio.Future[None]":
         return asyncio.ensure_future(asyncio.sleep(2.5))

@@ -7,6 +7,8 @@ import signal
 import sys
 from typing import Any
 
+import pytest
+
 import broker
 from broker.base import Broker
 from broker.messages import progress
@@ -37,6 +39,7 @@ async def start_server(url: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.support.fake_server", env=env)
 
 
+@pytest.mark.slow
 async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_server: NatsServer) -> None:
     """SIGKILL after 3 of 10 updates: nobody trains again, and the digest is that of an undisturbed run."""
     first_three, all_others = asyncio.Event(), asyncio.Event()

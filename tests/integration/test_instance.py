@@ -259,6 +259,7 @@ async def test_a_training_that_is_too_slow_ends_at_the_deadline(place: Place) ->
     assert report.reason.startswith("LeaseOver")
 
 
+@pytest.mark.slow
 async def test_a_model_that_never_returns_does_not_keep_its_caller(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -416,6 +416,7 @@ async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
         assert of(await events(fabric, job), progress.RoundOpened)
 
 
+@pytest.mark.slow
 async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fabric: Fabric, bus: Broker) -> None:
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])

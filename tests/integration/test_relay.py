@@ -251,6 +251,7 @@ class _Fused:
             yield delivery
 
 
+@pytest.mark.slow
 async def test_a_relay_that_dies_at_any_step_is_replaced_without_a_trace() -> None:
     """At every call to either broker, and between each and its acknowledgement."""
     for steps in itertools.count():
@@ -436,6 +437,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
     assert host.packages == {"client-00": code}
 
 
+@pytest.mark.slow
 async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
     wide: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +472,7 @@ async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
     assert late["updates"] >= waiting
 
 
+@pytest.mark.slow
 async def test_a_task_that_expired_while_the_site_was_away_is_not_started(wide: World) -> None:
     backbone, site = await wide.at("backbone"), await wide.at("site")
     fleet = Fleet(site, _nothing, platform="edge-a")

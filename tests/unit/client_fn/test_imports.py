@@ -24,5 +24,6 @@ def test_staging_needs_no_torch(module: str) -> None:
     assert "torch" not in imported_with(f"import client_fn.data.{module}")
 
 
+@pytest.mark.slow
 def test_the_function_pulls_in_no_broker_client_and_nothing_that_it_may_never_need() -> None:
     assert imported_with("import client_fn.function") == {"torch", "numpy", "msgspec"}

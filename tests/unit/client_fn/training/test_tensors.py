@@ -149,6 +149,8 @@ def test_a_model_that_is_all_frozen_says_so() -> None:
         step(module, FLOATS, "sgd")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 def test_an_embedding_of_300_mb_trains_and_travels() -> None:
     # Without an initialisation that would take longer than all the rest.
     weight = torch.zeros(1_200_000, 64)

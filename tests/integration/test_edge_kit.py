@@ -52,7 +52,7 @@ def test_the_unit_watches_limits_and_starts_the_bridge_again() -> None:
 def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        pytest.skip("there is no systemd-analyze here; the keys are checked above")
+        pytest.fail("systemd-analyze is not installed: apt-get install systemd")
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
