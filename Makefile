@@ -19,7 +19,7 @@ fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Func
 	$(BIN)/python -m emulators.demo
 
 quick: $(VENV)/.test  ## the tests to run while writing: under a minute, without root
-	$(BIN)/pytest -q -n $(AT_ONCE) --dist loadgroup -m "not slow and not root" tests/unit tests/contract tests/integration
+	$(BIN)/pytest -q -n $(AT_ONCE) --dist loadgroup -m "not slow and not root" tests/unit tests/contract
 
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment; as root it installs what is missing
 	scripts/needs

@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from broker.messages.job import Data
 from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
 from tests.support.brokers import Mosquitto
 from tests.support.program import SHORT, Program, digest, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 DEAL = Data(clients=6)
 HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.support.brokers import Mosquitto
 from tests.support.program import SHORT, digest, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 
 async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitto, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from broker.messages import tensors as payload
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 
 async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) -> None:
     code, output = await run("run", "quickstart", *SHORT, cwd=tmp_path)

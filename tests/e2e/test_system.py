@@ -19,6 +19,8 @@ from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 from tests.support.program import SHORT, WITHIN_S, Program, digest, run
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 
 @pytest.fixture
 async def up(tmp_path: Path) -> AsyncIterator[tuple[Program, str]]:

@@ -29,6 +29,8 @@ from tests.support.edge.links import Backbone
 from tests.support.edge.site_programs import UPLINKS, Station
 from tests.support.edge.two_sites import CLIENTS, EACH, ROUNDS, Course, Spread, spread
 
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.torch]
+
 OUTAGE_S: Final = 30.0 if os.environ.get("FEDKEEPER_LONG") else 8.0
 GRACE_S: Final = 20.0
 """Two sites whose programs are warm are never so far apart."""

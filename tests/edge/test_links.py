@@ -19,6 +19,8 @@ from tests.support.edge.links import Backbone, Site
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 
+pytestmark = pytest.mark.root
+
 Stream = tuple[StreamReader, StreamWriter]
 EMULATION = "netem" if links.netem() else "wire"
 CROWD = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])"

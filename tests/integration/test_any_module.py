@@ -21,6 +21,8 @@ from fedkeeper.sdk import Fabric
 from server import serve
 from tests.support.fakes import Fleet, running
 
+pytestmark = pytest.mark.torch
+
 CLIENTS = 2
 
 

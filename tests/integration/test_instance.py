@@ -36,6 +36,8 @@ from client_fn.runtime.settings import Settings
 from client_fn.training import loop, tensors
 from tests.support.function_site import FAR, Site, task_for
 
+pytestmark = pytest.mark.torch
+
 WITHIN_S = 120.0
 
 TASK = "job.1.c1"

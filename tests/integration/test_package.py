@@ -22,6 +22,8 @@ from client_fn.errors import UnknownPlatform
 from tests.support.function_site import FAR
 from tests.support.paths import REPOSITORY
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
 """What only who deals the data out imports."""
@@ -212,7 +214,6 @@ answer += [client.post("/", data=b"no order").status_code]
 """
 
 
-@pytest.mark.slow
 def test_openfaas_s_archive_trains(tmp_path: Path) -> None:
     program = f"TASK = {json.dumps(task(tmp_path))!r}\n{OPENFAAS}"
     answer, _ = answer_of(program, unpacked("openfaas", tmp_path / "app"), FEDKEEPER_CLIENT="c1")
@@ -231,7 +232,6 @@ answer = [main(params), main({"order": 5, "__ow_headers": {"authorization": hidd
 """
 
 
-@pytest.mark.slow
 def test_openwhisk_s_archive_runs_as_its_runtime_runs_it(tmp_path: Path) -> None:
     folder = unpacked("openwhisk", tmp_path / "action")
     # As the runtime does; what it finds at this broker is that the model is not there.
@@ -262,7 +262,6 @@ answer = [send(json.dumps({"task": json.loads(TASK), "attempt": 1}).encode(), "m
 """
 
 
-@pytest.mark.slow
 def test_gcf_s_archive_acknowledges_orders_and_what_is_none(tmp_path: Path) -> None:
     program = f"TASK = {json.dumps(task(tmp_path))!r}\n{GCF}"
     answer, output = answer_of(program, unpacked("gcf", tmp_path / "source"), FEDKEEPER_URL="memory://alone")
@@ -274,7 +273,6 @@ def test_gcf_s_archive_acknowledges_orders_and_what_is_none(tmp_path: Path) -> N
     assert events[1]["message"] == "message-2"
 
 
-@pytest.mark.slow
 def test_an_instance_that_is_set_up_wrong_does_not_start(tmp_path: Path) -> None:
     folder = unpacked("openfaas", tmp_path / "app")
     with pytest.raises(AssertionError, match="FEDKEEPER_KEY_FILE: /nowhere can't be read"):

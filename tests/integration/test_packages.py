@@ -31,6 +31,8 @@ from client_fn import package
 from client_fn.data import shards
 from tests.support.function_site import Site, task_for
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 WITHIN_S = 120.0
 KEY = "the bridge's key"
 
@@ -87,7 +89,6 @@ async def served(url: str, folder: Path, *command: str, **environment: str) -> A
         await server.wait()
 
 
-@pytest.mark.slow
 async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: NatsServer, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "key").write_text(f"{KEY}\n", encoding="utf-8")
@@ -119,7 +120,6 @@ async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: Na
         await check_trained(site, task, 2, report)
 
 
-@pytest.mark.slow
 async def test_gcf_s_function_trains_in_a_server_that_forks(nats_server: NatsServer, tmp_path: Path) -> None:
     """functions-framework imports torch in one process and serves from its child."""
     folder, port = unpacked("gcf", tmp_path / "source"), free_port()
@@ -156,7 +156,6 @@ for line in sys.stdin:
 """As the runtime's own: what it reads comes from the proxy, and answers go to the third file."""
 
 
-@pytest.mark.slow
 async def test_openwhisk_s_action_trains_and_stays_warm(nats_server: NatsServer, tmp_path: Path) -> None:
     folder = unpacked("openwhisk", tmp_path / "action")
     (folder / "__main__.py").rename(folder / "main__.py")

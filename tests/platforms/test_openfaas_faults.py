@@ -26,6 +26,8 @@ from tests.support.openfaas_site import KEY, PASSWORD, write_vault
 from tests.support.platform_rounds import IMAGE, Rounds
 from tests.support.program import Program, run
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:

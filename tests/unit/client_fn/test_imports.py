@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.torch
+
 HEAVY = "{'torch', 'numpy', 'msgspec', 'nats', 'paho', 'fsspec', 'sklearn', 'httpx', 'rich', 'server', 'bridges'}"
 
 

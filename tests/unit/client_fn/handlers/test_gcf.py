@@ -11,6 +11,8 @@ from broker.messages.invocation import Order, Report
 from client_fn.handlers import gcf
 from tests.support.handler_calls import CloudEvent, Deployed
 
+pytestmark = pytest.mark.torch
+
 
 def test_does_what_a_message_says_and_acknowledges_it(deployed: Deployed) -> None:
     data = base64.b64encode(msgspec.json.encode(deployed.order(attempt=2))).decode()

@@ -17,6 +17,8 @@ from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from tests.support.handler_calls import KEY, Deployed, Event
 
+pytestmark = pytest.mark.torch
+
 
 def signed(body: bytes, call_id: str = "call-1", **headers: str) -> Event:
     return Event(body, {**signature.sign(KEY, body, call_id, time.time()), **headers})

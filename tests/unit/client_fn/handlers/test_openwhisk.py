@@ -13,6 +13,8 @@ from client_fn.data import shards
 from client_fn.handlers import openwhisk
 from tests.support.handler_calls import HIDDEN, Deployed
 
+pytestmark = pytest.mark.torch
+
 
 def test_returns_the_report(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__OW_ACTIVATION_ID", "0123456789abcdef")

@@ -12,6 +12,8 @@ from client_fn.errors import BadModel, TrainingFailed, WrongTensors
 from client_fn.training import models, tensors
 from client_fn.training.evaluate import MODULES_KEPT, _idle, evaluate
 
+pytestmark = pytest.mark.torch
+
 OWN = """
 import threading
 from torch import nn

@@ -11,6 +11,8 @@ from broker.messages.job import Training
 from client_fn.errors import Diverged, LeaseOver, TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 
+pytestmark = pytest.mark.torch
+
 
 def samples(count: int, *shape: int, classes: int = 3) -> loop.Samples:
     generator = torch.Generator().manual_seed(count)

@@ -15,6 +15,8 @@ from client_fn.errors import TrainingFailed, WrongTensors
 from client_fn.training import loop, models, optimizers, tensors
 from client_fn.training.loop import Samples
 
+pytestmark = pytest.mark.torch
+
 
 class Scaled(nn.Module):
     """A 0-d parameter, and buffers of several kinds."""
