@@ -38,6 +38,7 @@ def test_a_listener_would_be_seen() -> None:
         assert f"0100007F:{server.getsockname()[1]:04X}" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["openfaas", "local"])
 async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
     kind: str, nats_server: NatsServer, tmp_path: Path

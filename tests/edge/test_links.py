@@ -116,6 +116,7 @@ async def test_a_degraded_link_delays_both_ways_and_keeps_connections(
                 pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [EMULATION])
 async def test_a_degraded_link_loses_packets(backbone: Backbone, site: Site, by: str) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as receiver, site.socket(socket.SOCK_DGRAM) as sender:

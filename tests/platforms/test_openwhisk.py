@@ -282,6 +282,7 @@ async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_i
     assert reasons[1] == "None"
 
 
+@pytest.mark.slow
 async def test_runs_at_the_same_time_have_containers_of_their_own(whisk: Whisk, direct: OpenWhisk) -> None:
     slow = answering("__import__('time').sleep(2) or report(args)")
     await direct.create(function(), slow)

@@ -102,13 +102,25 @@ async def _claimed_network() -> str:
 
 
 async def sweep() -> None:
-    """Clear away what processes that are dead have left: their programs died with them, namespaces do not."""
+    """Clear away what processes that are dead have left: their programs died with them, namespaces do not.
+
+    Several tests may do so at the same time: what another one has cleared away meanwhile is none of our business.
+    """
     for name in filter(_is_orphan, await names()):
-        await _ip("netns", "del", name)
-    for line in (await _ip("-oneline", "address", "show", "dev", "lo")).splitlines():
+        with contextlib.suppress(NoLink):
+            await _ip("netns", "del", name)
+    for line in (await _addresses()).splitlines():
         address = re.search(r"inet (\S+)", line)
         if address and _is_orphan(line):
-            await _ip("address", "del", address[1], "dev", "lo")
+            with contextlib.suppress(NoLink):
+                await _ip("address", "del", address[1], "dev", "lo")
+    left = [*filter(_is_orphan, await names()), *filter(_is_orphan, (await _addresses()).splitlines())]
+    if left:
+        raise NoLink(f"dead tests have left what can't be cleared away: {', '.join(left)}")
+
+
+async def _addresses() -> str:
+    return await _ip("-oneline", "address", "show", "dev", "lo")
 
 
 async def names() -> list[str]:
