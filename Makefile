@@ -4,8 +4,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOB ?= quickstart
+# Tests wait more than they compute: more of them at once than there are cores.
+AT_ONCE ?= 4
 
-.PHONY: run fabric test check wheel-test benchmarks lock clean
+.PHONY: help run fabric quick test check wheel-test benchmarks lock clean
+
+help:  ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn.toml URL=mqtt://127.0.0.1:1883
 	$(BIN)/fedkeeper run $(JOB) $(if $(URL),--url $(URL))
@@ -13,10 +18,13 @@ run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
 	$(BIN)/python -m emulators.demo
 
-test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment
+quick: $(VENV)/.test  ## the tests to run while writing: under a minute, without root
+	$(BIN)/pytest -q -n $(AT_ONCE) --dist loadgroup -m "not slow and not root" tests/unit tests/contract
+
+test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment; as root it installs what is missing
 	scripts/needs
 	VENV=$(VENV) scripts/check
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(AT_ONCE) --dist loadgroup
 	VENV=$(VENV) scripts/wheel-test
 
 check: $(VENV)/.test  ## ruff, mypy, import-linter
@@ -33,7 +41,7 @@ benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 lock:  ## pin the newest versions of everything anew
 	scripts/lock
 
-clean:
+clean:  ## remove the environment and what runs have left
 	rm -rf $(VENV) dist runs .fedkeeper
 
 $(VENV)/.made:

@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,12 +27,13 @@ from broker.base import Broker
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.invocation import Invocation
-from broker.messages.round import BlobRef
+from broker.messages.job import Model, Training
+from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support import logs, processes
 from emulators.openfaas import gateway as openfaas
 from emulators.openfaas.gateway import Gateway
-from tests.support.openfaas_site import IMAGE, task, write_code
+from emulators.openfaas.scripted import IMAGE, write_code
 
 BAR_MB: Final = 80
 WITHIN_S: Final = 120.0
@@ -99,8 +101,7 @@ async def train(bus: Broker, clients: list[str], round_: int) -> None:
     ends = topics.invocation("openfaas", topics.ANY)
     async with asyncio.timeout(WITHIN_S), bus.subscribe(ends, start="first") as deliveries:
         for client in clients:
-            told = {"topics": [topics.update("job", round_, client, 1)]}
-            one = task(client, round=round_, model=ref, told=told)
+            one = task_for(client, round_, ref)
             await bus.publish(topics.task("openfaas", client), cloudevents.encode(_envelope(one.id), one))
         async for delivery in deliveries:
             said = cloudevents.data_of(await delivery.read(), Invocation)
@@ -108,6 +109,27 @@ async def train(bus: Broker, clients: list[str], round_: int) -> None:
                 waiting.discard(said.client)
             if not waiting:
                 return
+
+
+def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
+    """A task whose function returns its update with its answer, where the bridge asks for that."""
+    return RoundTask(
+        client_id=client,
+        client_type="openfaas",
+        url="",
+        model_configuration=Model(),
+        data_loc="",
+        training_hyperparameters=Training(),
+        job="job",
+        round=round_,
+        model=model,
+        state=None,
+        token="nobody checks it",  # noqa: S106 (no server takes part)
+        seed=1,
+        deadline_s=time.time() + WITHIN_S,
+        max_attempts=3,
+        told={"topics": [topics.update("job", round_, client, 1)]},
+    )
 
 
 def _envelope(name: str) -> Envelope:

@@ -20,7 +20,8 @@ from rich.console import Console
 from broker.messages.invocation import Order
 from broker.messages.job import Job
 from broker.messages.progress import ClientTraining, JobCompleted, RoundCompleted, RoundOpened
-from emulators.demo import IMAGE, REPOSITORY, Fabric, command
+from emulators.demo import IMAGE, Fabric, command
+from emulators.paths import REPOSITORY
 from fedkeeper import configs
 from fedkeeper.sdk import Fabric as FedKeeper
 from fedkeeper.sdk import connect

@@ -17,7 +17,6 @@ from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 from zipfile import ZipFile
@@ -28,9 +27,8 @@ from rich.table import Table
 from broker.nats.server import NatsServer
 from broker.support import processes
 from emulators.parts import started
-from fedkeeper import archives
+from emulators.paths import REPOSITORY
 
-REPOSITORY: Final = Path(__file__).parents[1]
 IMAGE: Final = "fedkeeper-client:dev"
 
 
@@ -54,7 +52,7 @@ class Fabric:
         for name in ("secrets", "image", "logs"):
             (self.folder / name).mkdir(parents=True)
         self._make_secrets()
-        ZipFile(BytesIO(archives.build("openfaas"))).extractall(self.folder / "image")
+        await self._make_image()
         async with contextlib.AsyncExitStack() as stack:
             nats = await stack.enter_async_context(NatsServer(self.folder / "broker"))
             console.print(f"broker     {nats.url.partition('?')[0]}", markup=False)
@@ -66,6 +64,16 @@ class Fabric:
             for kind in ("openfaas", "openwhisk", "gcf"):
                 await stack.enter_async_context(self._bridge(kind, nats.url, PUBSUB_EMULATOR_HOST=pubsub))
             yield nats.url
+
+    async def _make_image(self) -> None:
+        program = Path(sys.executable).with_name("fedkeeper")
+        packaging = await asyncio.create_subprocess_exec(
+            program, "package", "openfaas", "--out", self.folder, stdout=DEVNULL
+        )
+        if await packaging.wait():
+            raise SystemExit("the function can't be packaged")
+        with ZipFile(self.folder / "fedkeeper-openfaas.zip") as archive:
+            archive.extractall(self.folder / "image")
 
     def _make_secrets(self) -> None:
         whisk = f"{secrets.token_hex(16)}:{secrets.token_hex(32)}"
@@ -159,6 +167,7 @@ def _table(round_: int, lines: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
+    """Run the demonstration that the command line describes."""
     parser = argparse.ArgumentParser(prog="python -m emulators.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".fedkeeper/fabric"), help="made anew")
     parser.add_argument("--fabric", type=Path, default=REPOSITORY / "configs/fabric-dev.toml")

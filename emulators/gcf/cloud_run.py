@@ -149,7 +149,8 @@ class Service:
         return {**ours, **self.env, **googles}
 
     async def _listen(self, process: Process, address: "asyncio.Future[str]") -> None:
-        assert process.stdout is not None
+        if process.stdout is None:
+            raise ValueError("a process whose output is not read")
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip()
             self.said.append(text)

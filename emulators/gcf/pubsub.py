@@ -21,6 +21,8 @@ from emulators.gcf.push import Pusher
 from emulators.gcf.subscription import Message, Refused, Subscription
 
 REQUEST_BYTES: Final = 10_000_000
+ACK_LEAST_S: Final = 10
+ACK_MOST_S: Final = 600
 PULL_S: Final = 10.0
 """How long a pull waits for a first message."""
 
@@ -105,6 +107,7 @@ class PubSub:
             self.unsubscribe(name)
 
     async def create_topic(self, topic: Any) -> Any:
+        """Publisher.CreateTopic: refuses a topic that is there."""
         _checked(topic.name)
         if topic.name in self._topics:
             raise Refused(Code.ALREADY_EXISTS, "Topic already exists")
@@ -112,13 +115,16 @@ class PubSub:
         return topic
 
     async def get_topic(self, request: Any) -> Any:
+        """Publisher.GetTopic."""
         return self._topic(request.topic)
 
     async def list_topics(self, request: Any) -> Any:
+        """Publisher.ListTopics: all of a project's, on one page."""
         found = [name for name in self._topics if name.startswith(f"{request.project}/")]
         return pubsub.ListTopicsResponse(topics=[self._topic(name) for name in found])
 
     async def list_topic_subscriptions(self, request: Any) -> Any:
+        """Publisher.ListTopicSubscriptions: all of them, on one page."""
         self._topic(request.topic)
         found = [one.name for one in self._subscriptions.values() if one.topic == request.topic]
         return pubsub.ListTopicSubscriptionsResponse(subscriptions=found)
@@ -133,6 +139,7 @@ class PubSub:
         return Empty()
 
     async def publish(self, request: Any) -> Any:
+        """Publisher.Publish: refuses empty messages, and requests of more than 10 MB."""
         self._topic(request.topic)
         if not request.messages:
             raise Refused(Code.INVALID_ARGUMENT, "No messages to publish")
@@ -143,18 +150,20 @@ class PubSub:
         return pubsub.PublishResponse(message_ids=[self._accept(request.topic, one) for one in request.messages])
 
     async def create_subscription(self, request: Any) -> Any:
+        """Subscriber.CreateSubscription: pulled, or pushed to an endpoint."""
         _checked(request.name)
         endpoint = request.push_config.push_endpoint
         if endpoint and not endpoint.startswith(("http://", "https://")):
             raise Refused(Code.INVALID_ARGUMENT, "Unsupported push_endpoint")
         # Zero is the default of 10 s.
-        deadline_s = request.ack_deadline_seconds or 10
-        if not 10 <= deadline_s <= 600:
+        deadline_s = request.ack_deadline_seconds or ACK_LEAST_S
+        if not ACK_LEAST_S <= deadline_s <= ACK_MOST_S:
             raise Refused(Code.INVALID_ARGUMENT, "ack_deadline_secs out of bounds")
         self.subscribe(Subscription(request.name, request.topic, ack_deadline_s=deadline_s, endpoint=endpoint))
         return await self.get_subscription(pubsub.GetSubscriptionRequest(subscription=request.name))
 
     async def get_subscription(self, request: Any) -> Any:
+        """Subscriber.GetSubscription."""
         found = self.subscription(request.subscription)
         return pubsub.Subscription(
             name=found.name,
@@ -164,10 +173,12 @@ class PubSub:
         )
 
     async def delete_subscription(self, request: Any) -> Any:
+        """Subscriber.DeleteSubscription: what it still held is gone."""
         self.unsubscribe(request.subscription)
         return Empty()
 
     async def pull(self, request: Any) -> Any:
+        """Subscriber.Pull: waits a while for messages; a subscription that is pushed has none."""
         subscription = self.subscription(request.subscription)
         if request.max_messages < 1:
             raise Refused(Code.INVALID_ARGUMENT, "No max_messages specified")
@@ -180,12 +191,14 @@ class PubSub:
         return pubsub.PullResponse(received_messages=[_received(*one) for one in got])
 
     async def acknowledge(self, request: Any) -> Any:
+        """Subscriber.Acknowledge: an id that is too old is passed over."""
         subscription = self.subscription(request.subscription)
         for ack_id in request.ack_ids:
             subscription.acknowledge(ack_id)
         return Empty()
 
     async def modify_ack_deadline(self, request: Any) -> Any:
+        """Subscriber.ModifyAckDeadline: zero seconds give the message back."""
         subscription = self.subscription(request.subscription)
         for ack_id in request.ack_ids:
             subscription.extend(ack_id, request.ack_deadline_seconds)

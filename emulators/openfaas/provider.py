@@ -49,6 +49,7 @@ class Deployed:
 
     @property
     def is_available(self) -> bool:
+        """Whether its replicas are ready."""
         return time.monotonic() >= self.available_s
 
     def status(self) -> dict[str, Any]:
@@ -93,6 +94,7 @@ class Provider:
         return Response(200 if self.kind == "faasd" else 202)
 
     async def deploy(self, spec: dict[str, Any]) -> Response:
+        """POST /system/functions."""
         self._check(spec)
         name = spec["service"]
         if name in self.functions and self.kind == "faas-netes":
@@ -103,6 +105,7 @@ class Provider:
         return self.done
 
     async def update(self, spec: dict[str, Any]) -> Response:
+        """PUT /system/functions: the new process takes the place of the old one, which is ended first."""
         found = self._found(spec.get("service", ""))
         if self.lost_updates:
             self.lost_updates -= 1
@@ -131,9 +134,11 @@ class Provider:
         return Response(202)
 
     def status(self, name: str) -> dict[str, Any]:
+        """GET /system/function/NAME."""
         return self._found(name).status()
 
     async def keep_secret(self, method: str, request: dict[str, Any]) -> Response:
+        """POST, PUT or DELETE /system/secrets; a value is never shown."""
         name = request.get("name", "")
         raw = request.get("rawValue")
         value = base64.b64decode(raw) if raw else request.get("value", "").encode()

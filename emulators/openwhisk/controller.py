@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from hmac import compare_digest
+from http import HTTPStatus as Http
 from pathlib import Path
 from typing import Any, Final
 
@@ -194,7 +195,7 @@ class Whisk:
             activation = self._rule_run(name, rule, arguments)
         except Refused as exc:
             # The code is that of an activation; the HTTP status of the inner request is lost.
-            code = WHISK_ERROR if exc.status >= 500 else APPLICATION_ERROR
+            code = WHISK_ERROR if exc.status >= Http.INTERNAL_SERVER_ERROR else APPLICATION_ERROR
             return {**line, "statusCode": code, "success": False, "error": str(exc)}
         return {**line, "statusCode": SUCCESS, "success": True, "activationId": activation}
 
@@ -351,6 +352,7 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Serve until SIGTERM, as the command line describes."""
     parser = argparse.ArgumentParser(prog="python -m emulators.openwhisk.controller", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="of the loopback address; by default a free one")
     parser.add_argument("--auth", default=AUTH, help="the namespace's key, uuid:key (%(default)s)")

@@ -11,6 +11,7 @@ KINDS: Final = ("python:3.10", "python:3.11", "python:3.12", "python:default", "
 CODE_BYTES: Final = 48 << 20
 PAGE: Final = 200
 
+_NAME_CHARACTERS: Final = 256
 _NAME: Final = re.compile(r"\w([\w@ .-]*[\w@.-]+)?")
 _MISSING: Final = "The requested resource does not exist."
 _MALFORMED: Final = "The request content was malformed:\n"
@@ -65,6 +66,7 @@ class Entities:
         return None if found is None else found[1]
 
     def get(self, collection: str, name: str) -> Entity:
+        """One of them, a rule with its status; refuses a name that nothing has."""
         found = self.find(collection, name)
         if found is None:
             raise Refused(404, _MISSING)
@@ -72,7 +74,7 @@ class Entities:
 
     def put(self, collection: str, name: str, content: Entity, *, overwrite: bool) -> Entity:
         """Create or update; what the content leaves out stays as it was."""
-        if not _NAME.fullmatch(name) or len(name) > 256:
+        if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS:
             raise Refused(400, "The name of the entity contains illegal characters.")
         found = self.find(collection, name)
         if found is not None and not overwrite:
@@ -110,6 +112,7 @@ class Entities:
         trigger["rules"][f"{self.namespace}/{name}"] = {"action": rule["action"], "status": status}
 
     def status(self, rule: Entity) -> str:
+        """Whether a rule is active."""
         link = ((self._trigger_of(rule) or {}).get("rules") or {}).get(f"{self.namespace}/{rule['name']}", {})
         return str(link.get("status", "inactive"))
 

@@ -12,7 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from http import HTTPStatus as Http
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -20,12 +20,12 @@ import aiohttp
 
 from broker.support import processes
 from emulators.openwhisk.proxy import END
+from emulators.paths import REPOSITORY
 
 SUCCESS, APPLICATION_ERROR, DEVELOPER_ERROR, WHISK_ERROR = range(4)
 
 RESULT_BYTES: Final = 1 << 20
 
-_ROOT: Final = Path(__file__).parents[2]
 _LINE_BYTES: Final = 1 << 24
 _ENDED: Final = (aiohttp.ClientError, OSError)
 """What speaking to a container that is no more raises."""
@@ -81,12 +81,13 @@ class Container:
         self._process: Process | None = None
 
     async def start(self) -> None:
+        """Start the runtime's proxy, which takes requests at once."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self._url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             fd = listening.fileno()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "emulators.openwhisk.proxy", str(fd), self._folder.name),
-                cwd=_ROOT,
+                cwd=REPOSITORY,
                 stdout=PIPE,
                 stderr=PIPE,
                 limit=_LINE_BYTES,
@@ -110,6 +111,7 @@ class Container:
         return found
 
     def kill(self) -> None:
+        """Kill the proxy's process, if it lives."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
@@ -157,6 +159,7 @@ class Pool:
         return outcome
 
     async def end(self) -> None:
+        """End every container."""
         for container in list(self._all):
             await self._discard(container)
 
@@ -178,7 +181,7 @@ class Pool:
                 began_s = time.monotonic()
                 status, answer = await container.post("/init", {"value": _init(call)})
                 init_s = time.monotonic() - began_s
-                if status != 200:
+                if status != Http.OK:
                     return Outcome(DEVELOPER_ERROR, {"error": answer["error"]}, await container.logs(), init_s)
             status, answer = await self._run(container, call)
         except _ENDED:
@@ -216,6 +219,6 @@ def _judged(status: int, answer: Any) -> tuple[int, Any]:
         text = f"The action produced a response that exceeded the allowed length: {size} > {RESULT_BYTES} bytes."
         return APPLICATION_ERROR, {"error": text}
     error = answer.get("error") if isinstance(answer, dict) else None
-    if status != 200:
+    if status != Http.OK:
         return DEVELOPER_ERROR, {"error": error or f"The action did not produce a valid JSON response: {answer}"}
     return (SUCCESS, answer) if error is None else (APPLICATION_ERROR, {"error": error})

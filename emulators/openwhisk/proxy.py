@@ -90,7 +90,7 @@ class Runtime:
 
     def _start(self, value: dict[str, Any]) -> None:
         reading, writing = os.pipe()
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 (our own launcher)
             [sys.executable, LAUNCHER, str(writing), value.get("main") or "main"],
             cwd=self._folder,
             env={name: text if isinstance(text, str) else json.dumps(text) for name, text in value["env"].items()},
@@ -124,6 +124,7 @@ class Handler(BaseHTTPRequestHandler):
     runtime: Runtime
 
     def do_POST(self) -> None:
+        """Answer `/init` or `/run`; what the action printed ends with a marker."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ends = True
         try:
@@ -152,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
+    """Serve the socket and the folder that the command line names."""
     Handler.runtime = Runtime(Path(sys.argv[2]))
     server = HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
     server.socket.close()

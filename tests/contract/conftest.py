@@ -10,6 +10,7 @@ import broker
 from broker import Broker
 from broker.nats.server import NatsServer
 from tests.contract import capabilities
+from tests.support.brokers import REDELIVERY_S
 
 HASTE_S = 0.8
 """How long a hasty broker waits for an acknowledgement; the others wait longer than any test."""
@@ -58,5 +59,5 @@ async def bus(connect: Connect) -> AsyncIterator[Broker]:
 @pytest.fixture
 async def hasty_bus(url: str) -> AsyncIterator[Broker]:
     """A connection to the broker under test, that soon delivers again what nobody acknowledged."""
-    async with broker.connect(url, ack_wait_s=HASTE_S) as bus:
+    async with broker.connect(url, ack_wait_s=REDELIVERY_S) as bus:
         yield bus

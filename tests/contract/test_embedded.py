@@ -96,14 +96,14 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     assert parent.stdout is not None
     line = b""
     while not line.strip().isdigit():
-        line = await asyncio.wait_for(parent.stdout.readline(), 10)
+        line = await asyncio.wait_for(parent.stdout.readline(), 120)
         assert line
     pid = int(line)
     end = os.pidfd_open(pid)
     try:
         parent.kill()
         await parent.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             await _readable(end)
     finally:
         os.close(end)

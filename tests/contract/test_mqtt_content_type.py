@@ -15,8 +15,8 @@ from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from fedkeeper.sdk import Fabric
 from server.service import serve
-from tests.conftest import Mosquitto
 from tests.support import fakes
+from tests.support.brokers import Mosquitto
 from tests.support.fakes import FakeLearning, Fleet, running
 
 WITHIN_S = 20.0

@@ -13,10 +13,10 @@ import broker
 from broker.messages.progress import UpdateCounted
 from fedkeeper.sdk import Fabric
 from server.service import serve
-from tests.conftest import Mosquitto
-from tests.integration.test_crashes import train
 from tests.support import fakes
+from tests.support.brokers import Mosquitto
 from tests.support.fakes import FakeLearning, Fleet, running
+from tests.support.server_crashes import train
 
 JOB = {
     "name": "bare",
@@ -54,7 +54,7 @@ async def test_any_mqtt_client_can_submit_a_job_and_watch_it(mosquitto: Mosquitt
 async def until_completed(watching: asyncio.subprocess.Process) -> list[dict[str, Any]]:
     seen = []
     assert watching.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while line := await watching.stdout.readline():
             topic, _, text = line.decode().partition(" ")
             seen.append(json.loads(text))
@@ -63,6 +63,7 @@ async def until_completed(watching: asyncio.subprocess.Process) -> list[dict[str
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_model(
     tmp_path: Path, first: int
@@ -83,6 +84,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_m
     assert writes > 30, "three rounds have more writes than that"
 
 
+@pytest.mark.slow
 async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> None:
     undisturbed, _, _, _ = await train("memory://undisturbed", None)
     server = Mosquitto(tmp_path, on_changes=True)
@@ -90,14 +92,13 @@ async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> 
     crashes = 0
     async with broker.connect(server.url) as bus, broker.connect(server.url) as watching:
         await Fabric(bus).register(fakes.clients(6))
-        job = fakes.job(stop={"rounds": 3}, cohort={"grace_s": 0.0})
-        async with asyncio.timeout(60), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
-            name = await Fabric(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=20)
+        job = fakes.job(stop={"rounds": 3}, cohort={"quorum": 1.0})
+        async with asyncio.timeout(300), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
+            name = await Fabric(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=120)
             async for said in Fabric(watching).watch(name):
                 if isinstance(said.event, UpdateCounted) and said.event.counted == 2:
                     crashes += 1
-                    # Mosquitto writes its store a moment after it acknowledged.
-                    await asyncio.sleep(0.05)
+                    await server.save()
                     await server.kill()
                     await server.start()
         record = await Fabric(bus).job("crashing")

@@ -8,10 +8,10 @@ from bridges import presence
 from broker import topics
 from broker.messages import codec
 from broker.messages.register import Presence
-from tests.conftest import Mosquitto
+from tests.support.brokers import Mosquitto
 from tests.support.values import payload_of
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 BRIDGE = """
 import asyncio, sys

@@ -15,7 +15,7 @@ from broker.errors import Disconnected, PayloadTooLarge
 from broker.nats.server import NatsServer
 from tests.support.values import payload_of
 
-SOON_S = 10.0
+SOON_S = 60.0
 PROGRESS = topics.progress("job-1", "round", "completed")
 TASK = topics.task("openfaas", "client-1")
 

@@ -10,7 +10,7 @@ from broker import Broker, Value, chunks, topics
 from broker.errors import CorruptPayload
 from tests.support.values import payload_of
 
-SOON_S = 10.0
+SOON_S = 60.0
 MODEL = topics.model("job-1", "ab" * 32)
 UPDATE = topics.update("job-1", 1, "client-1", 1)
 LARGE_BYTES = (5 << 20) + 1
@@ -21,6 +21,8 @@ async def read_update(bus: Broker, at_most: int | None = None) -> bytes:
         return await (await anext(events)).read(at_most=at_most)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 async def test_a_value_of_200_mb(bus: Broker) -> None:
     payload = os.urandom(200 << 20)
     revision = await bus.put(MODEL, payload)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
-from tests.e2e.program import Program
+from tests.support.program import WITHIN_S, Program
 
 LISTENS = "0A"
 """The state in /proc/net/tcp."""
@@ -38,6 +38,7 @@ def test_a_listener_would_be_seen() -> None:
         assert f"0100007F:{server.getsockname()[1]:04X}" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["openfaas", "local"])
 async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
     kind: str, nats_server: NatsServer, tmp_path: Path
@@ -55,7 +56,7 @@ async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
         told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
         command = ("bridge", kind, *options[kind], "--url", nats_server.url)
         program = await Program(*command, cwd=tmp_path, **told).start()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WITHIN_S):
             assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
             while not (said := await loop.sock_recv(systemd, 4096)).startswith(b"READY=1"):
                 assert said == b"WATCHDOG=1"

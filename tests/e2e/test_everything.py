@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from broker.messages.job import Data
 from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
-from tests.conftest import Mosquitto
-from tests.e2e.program import Program, digest, run
+from tests.support.brokers import Mosquitto
+from tests.support.program import SHORT, Program, digest, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 DEAL = Data(clients=6)
 HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")
-JOB = (
-    *("quickstart", "--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam"),
-    *("--set", "data.clients=6", "--set", "cohort.clients=6", "--set", "cohort.quorum=1.0"),
-)
+JOB = ("quickstart", *SHORT, "--set", "data.clients=6", "--set", "cohort.clients=6")
 UP = "is up"
 
 
@@ -32,7 +32,7 @@ async def running(*arguments: str, ready: str, cwd: Path) -> AsyncIterator[None]
         yield
     finally:
         program.send(signal.SIGTERM)
-        await program.ends(30)
+        await program.ends()
 
 
 async def register(url: str, folder: Path) -> None:

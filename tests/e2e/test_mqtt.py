@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from tests.conftest import Mosquitto
-from tests.e2e.program import digest, run
+import pytest
 
-SHORT = ("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam")
+from tests.support.brokers import Mosquitto
+from tests.support.program import SHORT, digest, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 
 async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitto, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
-from tests.e2e.program import run
+from tests.support.program import run
 
 FABRIC = """
 name = "lonely"
@@ -23,6 +23,7 @@ async def cli(nats: NatsServer, folder: Path, *arguments: str, code: int = 0) ->
     return output
 
 
+@pytest.mark.slow
 async def test_clients_are_added_paused_listed_and_removed(nats_server: NatsServer, tmp_path: Path) -> None:
     added = await cli(
         nats_server, tmp_path, "clients", "add", "ward-7", "--platform", "openfaas", "--label", "data=xray"

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.edge import links
-from tests.edge.links import Backbone, Site
+from tests.support.edge import links
+from tests.support.edge.links import Backbone, Site
 
 
 @pytest.fixture

@@ -24,14 +24,16 @@ from broker.messages.progress import (
     UpdateCounted,
     UpdateRefused,
 )
-from tests.edge import links
-from tests.edge.fabric import CLIENTS, EACH, ROUNDS, Course, Spread, spread
-from tests.edge.links import Backbone
-from tests.edge.station import UPLINKS, Station
+from tests.support.edge import links
+from tests.support.edge.links import Backbone
+from tests.support.edge.site_programs import UPLINKS, Station
+from tests.support.edge.two_sites import CLIENTS, EACH, ROUNDS, Course, Spread, spread
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.torch]
 
 OUTAGE_S: Final = 30.0 if os.environ.get("FEDKEEPER_LONG") else 8.0
-GRACE_S: Final = 3.0
-"""Two sites that are equally fast are never so far apart."""
+GRACE_S: Final = 20.0
+"""Two sites whose programs are warm are never so far apart."""
 
 LASTING: Final = (JobAccepted, JobStarted, RoundOpened, UpdateCounted, RoundCompleted, JobCompleted)
 """What a run without faults says, whatever its pace."""
@@ -151,7 +153,7 @@ async def missing_a_round(fabric: Spread, *, cut: bool) -> Course:
     near, far = fabric.stations
     near.gate.hold_after(2 * EACH)
     far.gate.hold_after(EACH)
-    async with fabric.training(quorum=EACH, grace_s=GRACE_S) as course:
+    async with fabric.training(quorum=EACH, grace_s=GRACE_S, presence="ignored") as course:
         await far.gate.held()
         if cut:
             await far.site.cut(silent=True)
@@ -171,7 +173,8 @@ async def test_a_task_that_expired_while_its_site_was_away_is_not_started(fabric
     before = await fabric.trained(rounds=1)
     trainings = far.gate.passed
     await far.site.cut(silent=True)
-    async with fabric.training(rounds=1, quorum=EACH, grace_s=0.5, deadline_s=6.0) as course:
+    late = {"grace_s": 0.5, "deadline_s": 20.0, "presence": "ignored"}
+    async with fabric.training(rounds=1, quorum=EACH, **late) as course:
         opened = await course.reaches(RoundOpened)
     (closed,) = course.all(RoundCompleted)
     assert len(closed.missing) == EACH

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge import links
-from tests.edge.links import Backbone, Site
+from tests.support.edge import links
+from tests.support.edge.links import Backbone, Site
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
+
+pytestmark = pytest.mark.root
 
 Stream = tuple[StreamReader, StreamWriter]
 EMULATION = "netem" if links.netem() else "wire"
@@ -51,7 +53,7 @@ async def connected(site: Site, server: tuple[str, int]) -> AsyncIterator[Stream
         writer.close()
 
 
-async def echoed(stream: Stream, text: bytes, within_s: float = 10.0) -> bool:
+async def echoed(stream: Stream, text: bytes, within_s: float = 60.0) -> bool:
     reader, writer = stream
     writer.write(text)
     try:
@@ -59,6 +61,13 @@ async def echoed(stream: Stream, text: bytes, within_s: float = 10.0) -> bool:
             return await reader.readexactly(len(text)) == text
     except TimeoutError:
         return False
+
+
+async def echo_s(stream: Stream) -> float:
+    """How long an echo takes."""
+    begun_s = time.monotonic()
+    assert await echoed(stream, b"there and back")
+    return time.monotonic() - begun_s
 
 
 async def test_a_site_has_no_way_but_its_link(site: Site, server: tuple[str, int]) -> None:
@@ -100,19 +109,19 @@ async def test_a_degraded_link_delays_both_ways_and_keeps_connections(
 ) -> None:
     async with connected(site, server) as stream:
         async with site.degraded(delay_ms=100, loss=0.0):
-            begun = time.monotonic()
-            assert await echoed(stream, b"slow")
-            assert 0.2 <= time.monotonic() - begun < 1.0, by
-        begun = time.monotonic()
-        assert await echoed(stream, b"fast")
-        assert time.monotonic() - begun < 0.2
+            assert await echo_s(stream) >= 0.2, by
+        # A loaded machine is slow now and then; a link that still delayed would never be fast.
+        async with asyncio.timeout(60):
+            while await echo_s(stream) >= 0.2:
+                pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", [EMULATION])
 async def test_a_degraded_link_loses_packets(backbone: Backbone, site: Site, by: str) -> None:
     with socket.socket(type=socket.SOCK_DGRAM) as receiver, site.socket(socket.SOCK_DGRAM) as sender:
         receiver.bind((backbone.address, 0))
-        receiver.settimeout(0.5)
+        receiver.settimeout(3.0)
         async with site.degraded(delay_ms=1, loss=0.2):
             for _ in range(300):
                 sender.sendto(b"x", receiver.getsockname())
@@ -151,7 +160,7 @@ async def test_a_power_cut_ends_everything_and_the_site_comes_back(
 
 ABANDONED = """
 import asyncio, pathlib, sys
-from tests.edge import links
+from tests.support.edge import links
 async def main():
     async with links.backbone() as backbone, backbone.site() as site:
         async with site.running(sys.executable, "-c", "import time; time.sleep(600)", log=pathlib.Path("log")) as one:

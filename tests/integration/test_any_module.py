@@ -21,6 +21,8 @@ from fedkeeper.sdk import Fabric
 from server.service import serve
 from tests.support.fakes import Fleet, running
 
+pytestmark = pytest.mark.torch
+
 CLIENTS = 2
 
 
@@ -42,13 +44,13 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
             "model": {"type": f"tests.support.modules:{module}"},
             "training": {"local_epochs": 1, "batch_size": 100, **training},
             "data": {"dataset": "digits", "partition": "iid", "clients": CLIENTS},
-            "cohort": {"clients": CLIENTS, "deadline_s": 100.0},
+            "cohort": {"clients": CLIENTS, "deadline_s": 600.0},
             "evaluation": {"every": rounds},
             "stop": {"rounds": rounds},
         }
     )
     await fabric.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
-    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(100):
+    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(600):
         name, initial = await fabric.submit(job), b""
         async for said in fabric.watch(name):
             if isinstance(said.event, progress.JobStarted):
@@ -64,6 +66,7 @@ def changed(before: Tensors, after: Tensors) -> set[str]:
     return {name for name in before if not np.array_equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
 async def test_batch_norms_statistics_are_averaged_and_its_batches_counted(
     bus: Broker, tmp_path: Path, optimizer: str
@@ -74,6 +77,7 @@ async def test_batch_norms_statistics_are_averaged_and_its_batches_counted(
     assert (after["2.running_var"] > 0).all()
 
 
+@pytest.mark.slow
 async def test_a_parameter_without_dimensions(bus: Broker, tmp_path: Path) -> None:
     before, after = await train(bus, tmp_path, "Scalar")
     assert changed(before, after) == {"scale", "out.weight", "out.bias"}
@@ -102,6 +106,8 @@ async def test_a_model_of_one_parameter(bus: Broker, tmp_path: Path) -> None:
     assert changed(before, after) == {"slope"}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 async def test_an_embedding_of_300_mb(bus: Broker, tmp_path: Path) -> None:
     before, after = await train(bus, tmp_path, "Large", rounds=1, optimizer="sgd")
     assert changed(before, after) == {"table.weight"}

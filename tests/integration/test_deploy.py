@@ -13,7 +13,7 @@ from fedkeeper import deploy, fabric_file
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.fabric_file import FabricFile, Hosting
 from fedkeeper.sdk import Fabric
-from tests.integration.test_lifecycle import FakeHost
+from tests.support.fake_platforms import FakeHost
 from tests.support.fakes import running
 
 FABRIC = """

@@ -18,9 +18,9 @@ from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Fabric
 from server.service import serve
-from tests.integration.test_crashes import over
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
+from tests.support.server_crashes import over
 
 WITHIN_S = 60.0
 LAST = "client-03"

@@ -36,10 +36,12 @@ from client_fn.runtime.executor import Orders
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import loop, tensors
-from tests.support.function_site import Site, task_for
+from tests.support.function_site import FAR, Site, task_for
 from tests.support.values import payload_of
 
-WITHIN_S = 30.0
+pytestmark = pytest.mark.torch
+
+WITHIN_S = 120.0
 
 TASK = "job.1.c1"
 DIGITS = Model(args={"input_size": 64, "hidden": 8, "classes": 10})
@@ -250,12 +252,19 @@ async def test_another_client_s_order_is_refused(place: Place) -> None:
 
 async def test_a_training_that_is_too_slow_ends_at_the_deadline(place: Place) -> None:
     place.hold.set()
-    report = await place.run(await place.order(deadline_s=time.time() + 1))
+    late = threading.Event()
+    # The deadline comes when the training has begun, however long that took.
+    with Instance(place.function.settings, lambda: FAR if late.is_set() else 0.0) as slow:
+        async with task_group() as group:
+            running = group.create_task(place.run(await place.order(deadline_s=FAR), by=slow), name="run")
+            assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
+            late.set()
+            report = await running
     assert (report.state, report.retryable) == ("failed", False)
     assert report.reason.startswith("LeaseOver")
-    assert place.trainings
 
 
+@pytest.mark.slow
 async def test_a_model_that_never_returns_does_not_keep_its_caller(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,15 +275,18 @@ async def test_a_model_that_never_returns_does_not_keep_its_caller(
         released.wait(WITHIN_S)
         return {}
 
+    # Whatever takes long the first time is done before the clock runs.
+    assert (await place.run(await place.order())).state == "done"
+    place.begun.clear()
     monkeypatch.setattr(loop, "train", hangs)
     monkeypatch.setattr(instance, "GRACE_S", 0.1)
     begin_s = time.monotonic()
-    report = await place.run(await place.order(deadline_s=time.time() + 1))
+    report = await place.run(await place.order(attempt=2, deadline_s=time.time() + 5))
     took_s = time.monotonic() - begin_s
     released.set()
     assert (report.state, report.retryable) == ("failed", False)
     assert place.begun.is_set()
-    assert took_s < 5
+    assert took_s < WITHIN_S / 2
 
 
 async def test_a_broker_out_of_reach_is_a_failure_that_may_pass(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Progress
 from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask, nonce, token
+from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Fabric
 from server import invitations, strategy
@@ -23,7 +25,7 @@ from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
 
-WITHIN_S = 20.0
+WITHIN_S = 120.0
 KNOWN = "known to the test"
 FORGED = b'\xffFKCHUNKS1{"sha256":"' + b"0" * 64 + b'","size":9000000,"chunk_bytes":1048576}'
 
@@ -192,11 +194,15 @@ async def test_a_failed_round_is_done_again_with_fresh_tokens(fabric: Fabric, bu
 
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), Fleet(bus, late_the_first_time).serve()):
-        job = await fabric.submit(fakes.job(cohort={"deadline_s": 0.3}))
+        job = await fabric.submit(fakes.job(cohort={"deadline_s": 1.0, "max_failures": 100}))
         said = await events(fabric, job)
 
-    assert [one.round for one in of(said, progress.RoundFailed)] == [1]
-    assert [one.round for one in of(said, progress.RoundCompleted)] == [2, 3]
+    failed = [one.round for one in of(said, progress.RoundFailed)]
+    completed = [one.round for one in of(said, progress.RoundCompleted)]
+    # A machine that is too slow for the deadline fails more rounds than the first; each try has a number of its own.
+    assert failed[0] == 1
+    assert len(completed) == 2
+    assert sorted(failed + completed) == list(range(1, len(failed) + 3))
 
 
 async def test_a_job_waits_for_clients_says_so_and_goes_on(fabric: Fabric, bus: Broker) -> None:
@@ -388,12 +394,28 @@ async def test_clients_whose_bridge_is_not_there_are_not_invited(fabric: Fabric,
     assert "4 of them on away, whose bridge is not there" in failed.reason
 
 
+async def there_until_a_round_opens(fabric: Fabric, platform: str) -> None:
+    """A bridge that takes no tasks, and is not heard any more once a round is open."""
+    here = Presence(bridge=f"{platform}-1", platform=platform, every_s=0.1)
+    async with task_group() as group:
+
+        async def announce() -> None:
+            while True:
+                await fabric.broker.put(topics.presence(here.platform, here.bridge), msgspec.json.encode(here))
+                await asyncio.sleep(here.every_s / 2)
+
+        announcing = group.create_task(announce(), name=f"presence of {here.bridge}")
+        async with aclosing(fabric.watch()) as events:
+            async for said in events:
+                if isinstance(said.event, progress.RoundOpened):
+                    break
+        announcing.cancel()
+
+
 async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadline(fabric: Fabric, bus: Broker) -> None:
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
-    here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
-    await bus.put(topics.presence(here.platform, here.bridge), msgspec.json.encode(here))
-    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve(), there_until_a_round_opens(fabric, "dying")):
         spec = fakes.job(cohort={"quorum": 3, "grace_s": 1000.0, "deadline_s": 1000.0}, stop={"rounds": 1})
         said = await events(fabric, await fabric.submit(spec))
     assert "no bridge of dying is there" in of(said, progress.ClientFailed)[0].reason
@@ -407,13 +429,12 @@ async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
         assert of(await events(fabric, job), progress.RoundOpened)
 
 
+@pytest.mark.slow
 async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fabric: Fabric, bus: Broker) -> None:
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
-    here = Presence(bridge="dying-1", platform="dying", every_s=0.1)
-    await bus.put(topics.presence(here.platform, here.bridge), msgspec.json.encode(here))
-    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
-        job = await fabric.submit(fakes.job(cohort={"quorum": 1.0, "deadline_s": 1.5, "on_failure": "stop"}))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve(), there_until_a_round_opens(fabric, "dying")):
+        job = await fabric.submit(fakes.job(cohort={"quorum": 1.0, "deadline_s": 5.0, "on_failure": "stop"}))
         said = await events(fabric, job)
     assert not of(said, progress.ClientFailed)
     opened, failed = of(said, progress.RoundOpened)[0], of(said, progress.RoundFailed)[0]

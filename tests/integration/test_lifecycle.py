@@ -3,74 +3,22 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
 
 import msgspec
 import pytest
 
-from bridges import Activation, Invoker, Lifecycle, Patience, Runner
-from bridges.errors import FunctionGone, PlatformFailed
+from bridges import Invoker, Lifecycle, Patience, Runner
 from broker import topics
 from broker.base import Broker
 from broker.messages import cloudevents, codec, invocation
-from broker.messages.cloudevents import Envelope
-from broker.messages.function import Change, Deployed, Function, Reply, Request, Verb
+from broker.messages.function import Function, Reply, Request, Verb
 from broker.messages.invocation import Invocation
 from broker.messages.round import BlobRef, RoundTask
-from tests.integration.test_bridge import WITHIN_S
+from tests.support.fake_platforms import WITHIN_S, FakeHost, deployed, publish
 from tests.support.fakes import running
 from tests.support.tasks import FAR, task
 
 ECHO = Function(name="client-00", fabric="test", image="echo:1")
-
-
-@dataclass
-class FakeHost:
-    """Functions in a dict; each answers a task at once, by a report of its own if `silent`.
-
-    Attributes:
-        full: creating fails.
-        packages: what each function was created from.
-        invoked: every invocation: client and attempt.
-    """
-
-    name: str = "fake"
-    concurrency: int = 4
-    per_minute: int = 0
-    start_s: float = 5.0
-    run_s: float = 5.0
-    full: bool = False
-    silent: bool = False
-    functions: dict[str, Function] = field(default_factory=dict)
-    packages: dict[str, bytes | None] = field(default_factory=dict)
-    invoked: list[tuple[str, int]] = field(default_factory=list)
-
-    async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
-        if self.full:
-            raise PlatformFailed("fake", f"create {function.name}", "no room")
-        known = self.functions.get(function.name)
-        self.functions[function.name], self.packages[function.name] = function, package
-        change: Change = "created" if known is None else "same" if known.digest == function.digest else "updated"
-        return change, _deployed(function)
-
-    async def delete(self, name: str) -> Change:
-        return "deleted" if self.functions.pop(name, None) else "absent"
-
-    async def list(self) -> list[Deployed]:
-        return [_deployed(function) for function in self.functions.values()]
-
-    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        if task.client_id not in self.functions:
-            raise FunctionGone("404: no such function")
-        self.invoked.append((task.client_id, attempt))
-        yield Activation("a1", "accepted")
-        if not self.silent:
-            yield Activation("a1", "succeeded")
-
-
-def _deployed(function: Function) -> Deployed:
-    return Deployed(name=function.name, fabric=function.fabric, digest=function.digest, url=f"fake/{function.name}")
 
 
 async def ask(bus: Broker, verb: Verb, deadline_s: float = FAR, **what: object) -> Reply:
@@ -89,7 +37,7 @@ async def test_functions_are_created_changed_listed_and_deleted(bus: Broker) -> 
         assert (await ask(bus, "create", function=ECHO)).change == "same"
         newer = msgspec.structs.replace(ECHO, image="echo:2")
         assert (await ask(bus, "create", function=newer)).change == "updated"
-        assert (await ask(bus, "list")).functions == (_deployed(newer),)
+        assert (await ask(bus, "list")).functions == (deployed(newer),)
         assert (await ask(bus, "delete", name="client-00")).change == "deleted"
         assert (await ask(bus, "delete", name="client-00")).change == "absent"
         assert (await ask(bus, "list")).functions == ()
@@ -132,11 +80,6 @@ async def outcomes(bus: Broker, until: str) -> list[Invocation]:
             if found[-1].outcome == until:
                 break
     return found
-
-
-async def publish(bus: Broker, one: RoundTask) -> None:
-    event = cloudevents.encode(Envelope(one.id, "/server", "round.task", 0.0), one)
-    await bus.publish(topics.task("fake", one.client_id), event)
 
 
 async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(bus: Broker) -> None:

@@ -23,6 +23,8 @@ from fedkeeper import archives
 from tests.support.function_site import FAR
 from tests.support.paths import REPOSITORY
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 PLATFORMS = [kind.name for kind in platforms.KINDS if kind.files]
 OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
@@ -66,7 +68,7 @@ def answer_of(program: str, folder: Path, **environment: str) -> tuple[Any, str]
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1]), run.stdout + run.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import numpy as np
+import pytest
 
 import broker
 from broker import topics
@@ -30,7 +31,9 @@ from client_fn.data import shards
 from fedkeeper import archives
 from tests.support.function_site import Site, task_for
 
-WITHIN_S = 60.0
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
+WITHIN_S = 120.0
 KEY = "the bridge's key"
 
 

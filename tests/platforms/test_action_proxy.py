@@ -19,7 +19,7 @@ from tests.support.fakes import soon
 from tests.support.openwhisk_site import package
 from tests.support.paths import REPOSITORY
 
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 CODE = package("""
 import os

@@ -19,7 +19,7 @@ from broker.nats.server import NatsServer
 from tests.support.fakes import running, soon
 from tests.support.openfaas_site import site
 
-WITHIN_S = 10.0
+WITHIN_S = 120.0
 PROBE = b"probe"
 COMPLETED = topics.progress("job-1", "round", "completed")
 WANTED = "fl.progress.*.round.completed"

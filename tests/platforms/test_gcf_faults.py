@@ -16,6 +16,8 @@ from tests.support import platform_rounds
 from tests.support.gcf_site import settings
 from tests.support.platform_rounds import HASTY, Rounds
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 
 @pytest.fixture
 async def site(

@@ -21,10 +21,13 @@ from broker.nats.server import NatsServer
 from emulators.openfaas.gateway import Gateway, running
 from server import invitations
 from server.strategy import FedAvg
-from tests.e2e.program import Program, run, soon
 from tests.support import platform_rounds
+from tests.support.fakes import soon
 from tests.support.openfaas_site import KEY, PASSWORD, write_vault
 from tests.support.platform_rounds import IMAGE, Rounds
+from tests.support.program import Program, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[R
 
 
 def settings(gateway: Gateway, **changes: Any) -> Settings:
-    usual = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 30.0}
+    usual = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
     return Settings(**{**usual, **changes})
 
 
@@ -129,10 +132,13 @@ async def test_a_function_that_always_crashes(site: tuple[Rounds, Gateway]) -> N
     system, gateway = site
     async with bridged(system, gateway) as clients:
         system.misbehave(clients[2], "crash")
-        completed = await system.train(3, quorum=0.6, max_attempts=2, grace_s=50.0)
+        completed = await system.train(3, quorum=0.6, max_attempts=2)
     assert completed.missing == (clients[2],)
     assert [event.final for event in system.all(ClientFailed, client=clients[2])] == [False, True]
-    async with asyncio.timeout(10), system.bus.subscribe(topics.dead("openfaas", clients[2])) as letters:
+    async with (
+        asyncio.timeout(platform_rounds.WITHIN_S),
+        system.bus.subscribe(topics.dead("openfaas", clients[2])) as letters,
+    ):
         assert clients[2].encode() in await (await anext(letters)).read()
     counted_once(system, clients[:2])
 
@@ -185,7 +191,7 @@ async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rou
         system.misbehave(client, "slow")
     async with asyncio.TaskGroup() as group:
         training = group.create_task(system.train(5))
-        await soon(lambda: all(system.trainings(client) for client in clients), within_s=30)
+        await soon(lambda: all(system.trainings(client) for client in clients), platform_rounds.WITHIN_S)
         first.send(signal.SIGKILL)
         await first.ends()
         again = await Program(*command, cwd=system.folder).start()

@@ -12,8 +12,9 @@ import pytest
 
 from bridges.errors import InvocationFailed, PlatformAway, PlatformDenied, PlatformFailed, SecretMissing
 from broker.messages.function import Deployed, Function
+from emulators.openfaas.scripted import IMAGE
 from tests.support.fakes import soon
-from tests.support.openfaas_site import IMAGE, KEY, Site, function, site, task
+from tests.support.openfaas_site import KEY, Site, function, site, task
 
 NATS_PASSWORD = "of the broker"  # noqa: S105 (of no broker)
 SOON_S = 1.0
@@ -166,7 +167,7 @@ async def test_an_update_that_is_accepted_and_not_done_is_no_success(small: Site
     wait(small, SOON_S)
     with pytest.raises(PlatformFailed, match="after 1 s the gateway does not show what it accepted"):
         await small.platform.functions.create(function(memory_mb=1), None)
-    wait(small, 20.0)
+    wait(small, 240.0)
     assert (await small.platform.functions.create(function(memory_mb=1), None))[0] == "updated"
 
 
@@ -190,7 +191,7 @@ async def test_a_function_that_was_not_ready_is_waited_for_again(small: Site) ->
     with pytest.raises(PlatformFailed):
         await small.platform.functions.create(function(), None)
     small.gateway.provider.functions["c-1"].available_s = 0.0
-    wait(small, 20.0)
+    wait(small, 240.0)
     assert (await small.platform.functions.create(function(), None))[0] == "same"
     assert await small.invoke()
 

@@ -288,8 +288,9 @@ async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_i
     assert reasons[1] == "None"
 
 
+@pytest.mark.slow
 async def test_runs_at_the_same_time_have_containers_of_their_own(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
-    slow = answering("__import__('time').sleep(0.5) or report(args)")
+    slow = answering("__import__('time').sleep(2) or report(args)")
     await direct.functions.create(function(), slow)
     await asyncio.gather(*(run(direct) for _ in range(3)))
     assert whisk.pool.started == 3
@@ -314,7 +315,7 @@ async def test_a_blocking_call_that_fails_is_502_with_its_activation(whisk: Whis
 async def test_a_blocking_call_that_takes_too_long_becomes_one_that_does_not_block(
     whisk: Whisk, direct: OpenWhiskPlatform
 ) -> None:
-    await direct.functions.create(function(), answering("__import__('time').sleep(0.3) or report(args)"))
+    await direct.functions.create(function(), answering("__import__('time').sleep(5) or report(args)"))
     response = await direct.api.http.post("actions/client-01?blocking=true&timeout=10", json={})
     assert response.status_code == 202
     assert list(response.json()) == ["activationId"]

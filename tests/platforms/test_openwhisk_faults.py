@@ -15,6 +15,8 @@ from tests.support import platform_rounds
 from tests.support.openwhisk_site import secrets, settings
 from tests.support.platform_rounds import Rounds
 
+pytestmark = [pytest.mark.slow, pytest.mark.torch]
+
 KIND = ["trigger", "action"]
 
 

@@ -58,7 +58,7 @@ def job(name: str = "test", **sections: Any) -> Job:
     base: dict[str, Any] = {
         "name": name,
         "data": {"dataset": "own", "clients": 10},
-        "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 20.0, "wait_s": 20.0},
+        "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 600.0, "wait_s": 600.0},
         "stop": {"rounds": 2},
     }
     for section, values in sections.items():
@@ -171,7 +171,7 @@ async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def soon(condition: Callable[[], bool], within_s: float = 60.0) -> None:
     """Until something that no event tells is so."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 (see above)

@@ -15,65 +15,12 @@ from broker.base import Broker
 from broker.messages.function import Function
 from broker.messages.round import RoundTask
 from emulators.openfaas.gateway import Gateway, running
+from emulators.openfaas.scripted import IMAGE, write_code
 from tests.support import tasks
-from tests.support.paths import REPOSITORY
 
 FAR = 4e9
 PASSWORD = "of the gateway"  # noqa: S105 (of an emulator)
 KEY = "what calls are signed with"
-IMAGE = "docker.io/fedkeeper/client-fn:test"
-
-HANDLER = f"""
-import json, os, sys, time
-
-sys.path.insert(0, {str(REPOSITORY)!r})
-from broker.messages import bundle, signature
-from broker.messages.errors import BadSignature
-
-seen = {{}}
-
-def handle(event, context):
-    if event.path == "/healthz":
-        return {{"statusCode": 200, "body": "fine"}}
-    try:
-        if "FEDKEEPER_KEY_FILE" in os.environ:
-            with open(os.environ["FEDKEEPER_KEY_FILE"], "rb") as file:
-                signature.verify(file.read(), event.body, event.headers, time.time(), seen)
-    except BadSignature as exc:
-        return {{"statusCode": 401, "body": str(exc)}}
-    if event.headers["Content-Type"] != bundle.CONTENT_TYPE:
-        return act(json.loads(event.body))
-    message, blobs = bundle.unpack(event.body)
-    order = json.loads(message)
-    given = list(blobs.values())
-    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["told"]["topics"]]
-    report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
-    return bundle.pack(report, dict(zip(mine, [b"update of " + given[0], b"state of " + given[-1]]))), 200
-
-def name(task):
-    return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
-
-def act(order):
-    told = order["task"]["told"]
-    report = {{"id": name(order["task"]), "state": "done", "cold": True, "attempt": order["attempt"]}}
-    if "note" in told:
-        with open(told["note"], "a") as file:
-            file.write("begun;")
-    time.sleep(told.get("sleep", 0))
-    if "note" in told:
-        with open(told["note"], "a") as file:
-            file.write("done;")
-    match told.get("do"):
-        case "raise":
-            raise RuntimeError("no such model")
-        case "die":
-            os._exit(1)
-        case "say":
-            return told["body"], told["status"]
-        case "env":
-            report |= {{"reason": json.dumps(dict(os.environ)), "state": "failed"}}
-    return {{"statusCode": 200, "body": report | told.get("report", {{}})}}
-"""
 
 
 @dataclass(frozen=True)
@@ -97,7 +44,7 @@ class Site:
 
     async def ready(self, name: str) -> None:
         """Until a function's process listens."""
-        await self.platform.functions._until(f"call {name}", 20.0, lambda: self._silent(name))
+        await self.platform.functions._until(f"call {name}", 240.0, lambda: self._silent(name))
 
     async def _silent(self, name: str) -> str:
         answer = await self.platform.api.call(name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz")
@@ -123,17 +70,10 @@ async def site(
     """
     vault = write_vault(folder / "vault", **(secrets or {}))
     async with running({IMAGE: write_code(folder / "code")}, password=PASSWORD, **knobs) as gateway:
-        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 20.0, "rebuild_s": 0.05}
+        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 240.0, "rebuild_s": 0.05}
         chosen = Settings(**{**usual, **(settings or {})})
         async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(chosen, vault, bus) as platform:
             yield Site(gateway, platform, bus)
-
-
-def write_code(folder: Path, handler: str = HANDLER) -> Path:
-    """A function's code."""
-    folder.mkdir()
-    (folder / "handler.py").write_text(handler)
-    return folder
 
 
 def write_vault(folder: Path, **secrets: str) -> Vault:

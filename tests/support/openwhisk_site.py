@@ -18,7 +18,7 @@ from emulators.openwhisk.controller import AUTH, Whisk
 from tests.support import tasks
 
 NAME = "client-01"
-WITHIN_S = 30.0
+WITHIN_S = 120.0
 
 DONE = """
 import os

@@ -24,9 +24,9 @@ from server import service
 from tests.support.fakes import running
 from tests.support.paths import REPOSITORY
 
-WITHIN_S: Final = 90.0
+WITHIN_S: Final = 300.0
 IMAGE: Final = "fedkeeper-client:test"
-HASTY: Final = Patience(retry_first_s=0.5, retry_most_s=2.0, start_s=60.0, run_s=60.0)
+HASTY: Final = Patience(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Rounds:
     def file(self, platform: str, clients: int, **hosting: Any) -> FabricFile:
         """A fabric on one platform."""
         env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
-        found = Hosting(clients=clients, memory_mb=512, timeout_s=60, env=env, **hosting)
+        found = Hosting(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
         data = Holdings(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
         return FabricFile(name="test", data=data, platforms={platform: found})
 
@@ -93,7 +93,7 @@ class Rounds:
 
     async def train(self, clients: int, **cohort: Any) -> RoundCompleted:
         """One round of a job; every client is wanted, if nothing else is said."""
-        chosen: dict[str, Any] = {"clients": clients, "quorum": 1.0, "deadline_s": 60.0, "grace_s": 1.0, **cohort}
+        chosen: dict[str, Any] = {"clients": clients, "quorum": 1.0, "deadline_s": 600.0, "grace_s": 600.0, **cohort}
         job = Job(
             name="faults",
             model=Model(type="tests.support.faulty:Faulty"),

@@ -13,8 +13,8 @@ from aiohttp import web
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-WITHIN_S: Final = 30.0
-CALL: Final = {"retry": None, "timeout": 15.0}
+WITHIN_S: Final = 120.0
+CALL: Final = {"retry": None, "timeout": 60.0}
 
 
 @dataclass(frozen=True)

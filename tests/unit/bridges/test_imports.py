@@ -18,7 +18,7 @@ OURS = (
 def imported_by(program: str) -> set[str]:
     """Which of these modules are there after a program, in a process of its own."""
     told = f"import sys\n{program}\nprint(*(({HEAVY} | {OURS}) & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=300)
     return set(run.stdout.split())
 
 

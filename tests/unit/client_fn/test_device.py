@@ -15,6 +15,8 @@ from client_fn.function import Warm, handle, placed
 from client_fn.training import loop, optimizers
 from tests.support.function_site import opened, task_for
 
+pytestmark = pytest.mark.torch
+
 
 class Batched(nn.Module):
     """What a batch may go through: normalisation, dropout, a layer."""

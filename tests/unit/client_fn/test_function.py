@@ -23,6 +23,8 @@ from client_fn.training import tensors
 from tests.support import function_site
 from tests.support.function_site import SMALL, Site, published_model, task_for, trained_here, update_of
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.fixture
 async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:

@@ -46,7 +46,7 @@ def install(board: Path, *options: str, **environment: str) -> subprocess.Comple
     shell = shutil.which("dash") or "/bin/sh"
     wheel = ("--wheel", str(board / "fk.whl"), "--python", str(board / "stubs" / "python"))
     command = (shell, str(SCRIPT), *wheel, *options)
-    return subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=300)
 
 
 def calls(board: Path) -> list[str]:

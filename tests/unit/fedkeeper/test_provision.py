@@ -24,7 +24,7 @@ DIGITS = Data(clients=3)
 
 @pytest.fixture
 async def fabric() -> AsyncIterator[Fabric]:
-    async with asyncio.timeout(20), broker.connect("memory://provision", ack_wait_s=0.5) as bus:
+    async with asyncio.timeout(120), broker.connect("memory://provision", ack_wait_s=0.5) as bus:
         yield Fabric(bus)
 
 

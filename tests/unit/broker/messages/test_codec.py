@@ -176,3 +176,9 @@ def test_any_json_is_read_as_it_is() -> None:
     assert codec.plain('{"a": [1, null]}') == {"a": [1, None]}
     with pytest.raises(DecodeError, match="not JSON"):
         codec.plain(b"{")
+
+
+def test_a_refusal_shows_nothing_of_what_was_sent() -> None:
+    with pytest.raises(DecodeError) as refused:
+        codec.decode(Order, b'{"task": "hunter2"}')
+    assert "hunter2" not in str(refused.value)

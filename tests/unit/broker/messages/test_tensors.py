@@ -15,6 +15,8 @@ from broker.messages import tensors as payload
 from broker.messages.errors import BadTensors
 from broker.messages.tensors import DTYPES, Array
 
+pytestmark = pytest.mark.torch
+
 RNG = np.random.default_rng(1)
 
 

@@ -1,9 +1,10 @@
 """What people write is checked to the last key: the field, its value, and the key that was meant."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
+from msgspec import Meta
 
 from broker.support import validation
 from broker.support.validation import Invalid, Mistake
@@ -55,3 +56,53 @@ def test_a_wrong_value_is_told_with_what_is_allowed() -> None:
 @pytest.mark.parametrize("raw", [None, [], "text", {5: 1}, {"first-part": 3}, {"several": [1]}])
 def test_what_has_another_shape_is_refused(raw: object) -> None:
     mistake(raw)
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    clients: Annotated[int, Meta(ge=1)] = 1
+    share: Annotated[float, Meta(gt=0, le=1)] | int = 1.0
+    mode: Literal["a", "b"] | None = None
+    name: str = ""
+
+
+class Whole(msgspec.Struct, frozen=True, kw_only=True):
+    cohort: Section = Section()
+
+
+def mistake_in_whole(raw: dict[str, Any]) -> Mistake:
+    with pytest.raises(Invalid) as refused:
+        validation.strict(raw, Whole)
+    return refused.value.mistake
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("clients", 0, "expected a whole number >= 1"),
+        ("clients", "three", "expected a whole number >= 1"),
+        ("share", "all", "expected a number > 0 and <= 1 or a whole number"),
+        ("mode", "c", "expected one of 'a', 'b'"),
+        ("name", 5, "expected a text"),
+    ],
+)
+def test_a_field_is_named_with_its_value_and_what_is_allowed(field: str, value: object, allowed: str) -> None:
+    found = mistake_in_whole({"cohort": {field: value}})
+    assert found.field == f"cohort.{field}"
+    assert found.value == value
+    assert sorted(found.allowed.removeprefix("expected ").split(" or ")) == sorted(
+        allowed.removeprefix("expected ").split(" or ")
+    )
+
+
+def test_a_section_that_is_no_table_is_named() -> None:
+    assert mistake_in_whole({"cohort": 3}) == Mistake("cohort", 3, "expected a table")
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_and_all_known_ones() -> None:
+    found = mistake_in_whole({"cohort": {"client": 3}})
+    assert (found.field, found.value) == ("cohort.client", 3)
+    assert found.allowed == "no such key; did you mean 'clients'? known are clients, share, mode, name"
+
+
+def test_an_unknown_section_without_a_near_one_lists_those_there_are() -> None:
+    assert mistake_in_whole({"zzz": 1}) == Mistake("zzz", 1, "no such key; known are cohort")

@@ -1,93 +1,15 @@
-"""The built-in datasets: what is in them, where they are found, and what is said when they are not."""
+"""The built-in datasets: what is in them, and what is said of one that is not."""
 
-import gzip
 import hashlib
-import http.server
-import os
-import struct
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from client_fn.data import datasets, idx, mnist
-from client_fn.data.idx import File
-from client_fn.errors import BadData, DataMissing
-
-IMAGES = struct.pack(">BBBBIII", 0, 0, 8, 3, 2, 2, 2) + bytes([0, 51, 102, 255, 1, 2, 3, 4])
-LABELS = struct.pack(">BBBBI", 0, 0, 8, 1, 2) + bytes([7, 3])
-
-
-def described(name: str, content: bytes) -> File:
-    return File(name, len(content), hashlib.sha256(content).hexdigest())
-
-
-REAL = os.environ.get(mnist.DATA_VARIABLE, "")
-SMALL = (described("images", IMAGES), described("labels", LABELS))
-CONTENTS = {"images": IMAGES, "labels": LABELS}
-
-
-@pytest.fixture(autouse=True)
-def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the environment nor the user's cache has any data."""
-    monkeypatch.delenv(mnist.DATA_VARIABLE, raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def put(folder: Path, *, compressed: bool) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in CONTENTS.items():
-        if compressed:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content))
-        else:
-            (folder / name).write_bytes(content)
-    return folder
-
-
-class Mirror:
-    """A web server with files, that counts what it is asked for."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
-        mirror = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                mirror.asked.append(self.path)
-                content = files.get(self.path)
-                self.send_response(200 if content else 404)
-                self.send_header("content-length", str(len(content or b"")))
-                self.end_headers()
-                self.wfile.write(content or b"")
-
-            def log_message(self, *_: object) -> None:
-                """Not to stderr."""
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-
-
-def serving(files: dict[str, bytes]) -> Iterator[Mirror]:
-    mirror = Mirror(files)
-    thread = threading.Thread(target=mirror.server.serve_forever, args=(0.01,), name="mirror")
-    thread.start()
-    yield mirror
-    mirror.server.shutdown()
-    thread.join(10)
-    mirror.server.server_close()
-
-
-@pytest.fixture
-def good() -> Iterator[Mirror]:
-    yield from serving({f"/{name}.gz": gzip.compress(content) for name, content in CONTENTS.items()})
-
-
-@pytest.fixture
-def bad() -> Iterator[Mirror]:
-    """A mirror with another file under one name, none under the other."""
-    yield from serving({"/images.gz": gzip.compress(b"something else")})
+from client_fn.data import datasets, mnist
+from client_fn.errors import DataMissing
+from tests.support import idx_files
+from tests.support.idx_files import SMALL, described, put
 
 
 def test_digits_are_whole_scaled_and_split_once_and_for_all() -> None:
@@ -115,99 +37,6 @@ def test_an_unknown_dataset_is_answered_with_those_there_are() -> None:
         datasets.load("cifar")
 
 
-@pytest.mark.parametrize("compressed", [True, False])
-@pytest.mark.parametrize("below", ["", "mnist"])
-def test_a_named_folder_is_used_itself_or_its_subfolder(tmp_path: Path, below: str, *, compressed: bool) -> None:
-    there = put(tmp_path / "data" / below, compressed=compressed)
-    folder = mnist.folder(tmp_path / "data", mirrors=(), files=SMALL)
-    assert folder == there
-    assert mnist.read(folder, SMALL[0]).tolist() == [[[0, 51], [102, 255]], [[1, 2], [3, 4]]]
-    assert mnist.read(folder, SMALL[1]).tolist() == [7, 3]
-
-
-def test_the_environment_names_a_folder_when_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = put(tmp_path / "data", compressed=True)
-    monkeypatch.setenv(mnist.DATA_VARIABLE, str(there))
-    assert mnist.folder(mirrors=(), files=SMALL) == there
-
-
-def test_the_given_folder_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(mnist.DATA_VARIABLE, str(put(tmp_path / "other", compressed=True)))
-    there = put(tmp_path / "data", compressed=True)
-    assert mnist.folder(there, mirrors=(), files=SMALL) == there
-
-
-def test_a_named_folder_without_the_files_is_an_error_that_lists_them(tmp_path: Path, good: Mirror) -> None:
-    with pytest.raises(DataMissing, match=r"put images.gz, labels.gz there") as failed:
-        mnist.folder(tmp_path, mirrors=(good.url,), files=SMALL)
-    assert failed.value.where == str(tmp_path)
-    assert good.asked == []
-
-
-def test_a_download_fills_the_cache_once(tmp_path: Path, good: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
-    first = mnist.folder(mirrors=(good.url,), files=SMALL)
-    assert first == tmp_path / "cache" / "fedkeeper" / "mnist"
-    assert sorted(path.name for path in first.iterdir()) == ["images.gz", "labels.gz"]
-    assert mnist.read(first, SMALL[1]).tolist() == [7, 3]
-    mnist.folder(mirrors=(good.url,), files=SMALL)
-    assert good.asked == ["/images.gz", "/labels.gz"]
-    shown = capsys.readouterr()
-    assert "images" in shown.err
-    assert shown.out == ""
-
-
-def test_the_next_mirror_is_asked_for_what_the_first_has_not_or_has_wrong(bad: Mirror, good: Mirror) -> None:
-    folder = mnist.folder(mirrors=(bad.url, good.url), files=SMALL)
-    assert mnist.read(folder, SMALL[0]).shape == (2, 2, 2)
-    assert bad.asked == good.asked == ["/images.gz", "/labels.gz"]
-
-
-def test_only_what_is_missing_is_downloaded(tmp_path: Path, good: Mirror) -> None:
-    put(tmp_path / "cache" / "fedkeeper" / "mnist", compressed=True)
-    (tmp_path / "cache" / "fedkeeper" / "mnist" / "labels.gz").unlink()
-    mnist.folder(mirrors=(good.url,), files=SMALL)
-    assert good.asked == ["/labels.gz"]
-
-
-def test_offline_the_error_says_which_files_to_put_where(tmp_path: Path, bad: Mirror) -> None:
-    with pytest.raises(DataMissing) as failed:
-        mnist.folder(mirrors=(bad.url, "http://127.0.0.1:1/"), files=SMALL)
-    assert failed.value.where == str(tmp_path / "cache" / "fedkeeper" / "mnist")
-    for part in ("put images.gz, labels.gz there", mnist.DATA_VARIABLE, "SHA-256", "http://127.0.0.1:1/images.gz"):
-        assert part in failed.value.remedy
-    assert list((tmp_path / "cache" / "fedkeeper").rglob("*.gz")) == []
-
-
-def test_a_file_that_is_another_is_refused(tmp_path: Path) -> None:
-    folder = put(tmp_path / "data", compressed=True)
-    (folder / "labels.gz").write_bytes(gzip.compress(LABELS[:-1] + b"\x09"))
-    with pytest.raises(BadData, match=r"labels.gz.*SHA-256.*delete it"):
-        mnist.read(folder, SMALL[1])
-    (folder / "labels.gz").write_bytes(gzip.compress(LABELS)[:12] + b"\xff\xff\xff\xff")
-    with pytest.raises(BadData):
-        mnist.read(folder, SMALL[1])
-
-
-def test_a_file_that_swells_is_cut_off() -> None:
-    bomb = gzip.compress(bytes(50_000_000))
-    with pytest.raises(BadData):
-        idx.verified("bomb", bomb, SMALL[1])
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "no IDX file"),
-        (b"\0\0\x0d\1\0\0\0\1\0", "no IDX file of bytes"),
-        (IMAGES[:9], "ends within its header"),
-        (IMAGES[:-1], r"7 values for shape \(2, 2, 2\)"),
-    ],
-)
-def test_what_is_no_idx_file_is_refused(content: bytes, reason: str) -> None:
-    with pytest.raises(BadData, match=reason):
-        idx.parse("file", content)
-
-
 def test_mnist_s_images_are_scaled_and_its_labels_int64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = put(tmp_path / "data", compressed=True)
     for constant, file in zip(("TRAIN_IMAGES", "TRAIN_LABELS", "TEST_IMAGES", "TEST_LABELS"), SMALL * 2, strict=True):
@@ -221,22 +50,23 @@ def test_mnist_s_images_are_scaled_and_its_labels_int64(tmp_path: Path, monkeypa
     assert np.array_equal(datasets.load_test("mnist")[0], whole.test_x)
 
 
-@pytest.mark.skipif(not REAL, reason=f"{mnist.DATA_VARIABLE} names no folder with MNIST")
-def test_mnist_is_mnist() -> None:
-    whole = datasets.load("mnist", data_dir=Path(REAL))
-    assert (whole.train_x.shape, whole.test_x.shape) == ((60_000, 28, 28), (10_000, 28, 28))
-    assert whole.train_y[:5].tolist() == [5, 0, 4, 1, 9]
-    assert whole.train_x.mean(dtype=np.float64) == pytest.approx(0.1307, abs=1e-4)
-    assert whole.train_x.std(dtype=np.float64) == pytest.approx(0.3081, abs=1e-4)
-    assert np.bincount(whole.test_y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-def test_mnist_s_files_are_those_that_were_published() -> None:
-    assert [file.name for file in mnist.FILES] == [
-        "train-images-idx3-ubyte",
-        "train-labels-idx1-ubyte",
-        "t10k-images-idx3-ubyte",
-        "t10k-labels-idx1-ubyte",
-    ]
-    assert [file.bytes for file in mnist.FILES] == [16 + 60_000 * 784, 8 + 60_000, 16 + 10_000 * 784, 8 + 10_000]
-    assert all(len(file.sha256) == 64 for file in mnist.FILES)
+def test_files_of_mnist_s_kind_become_a_dataset_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generated images of MNIST's size stand for it: more of them to train with than to test."""
+    draw = np.random.default_rng(1)
+    arrays = {
+        "TRAIN_IMAGES": draw.integers(0, 256, (60, 28, 28), np.uint8),
+        "TRAIN_LABELS": draw.integers(0, 10, 60, np.uint8),
+        "TEST_IMAGES": draw.integers(0, 256, (10, 28, 28), np.uint8),
+        "TEST_LABELS": np.arange(10, dtype=np.uint8),
+    }
+    contents = {name: idx_files.idx(array) for name, array in arrays.items()}
+    for name, content in contents.items():
+        monkeypatch.setattr(mnist, name, described(name, content))
+    monkeypatch.setattr(mnist, "folder", lambda given: given)
+    folder = put(tmp_path / "data", compressed=False, contents=contents)
+    whole = datasets.load("mnist", data_dir=folder)
+    assert (whole.train_x.shape, whole.test_x.shape) == ((60, 28, 28), (10, 28, 28))
+    np.testing.assert_array_equal(np.rint(whole.train_x * 255), arrays["TRAIN_IMAGES"])
+    np.testing.assert_array_equal(whole.train_y, arrays["TRAIN_LABELS"])
+    np.testing.assert_array_equal(np.rint(whole.test_x * 255), arrays["TEST_IMAGES"])
+    assert whole.test_y.tolist() == list(range(10))

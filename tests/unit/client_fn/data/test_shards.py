@@ -14,6 +14,8 @@ from broker.messages.register import ClientRecord
 from client_fn.data import datasets, shards
 from client_fn.errors import BadDeal, BadShard, DataMissing
 
+pytestmark = pytest.mark.torch
+
 X = np.random.default_rng(1).random((5, 2, 3), dtype=np.float32)
 Y = np.array([0, 1, 2, 1, 0])
 

@@ -12,6 +12,8 @@ from client_fn.errors import BadModel, TrainingFailed, WrongTensors
 from client_fn.training import models, tensors
 from client_fn.training.evaluate import MODULES_KEPT, _idle, evaluate
 
+pytestmark = pytest.mark.torch
+
 OWN = """
 import threading
 from torch import nn
@@ -103,7 +105,7 @@ def test_threads_do_not_mix_their_weights(own: str) -> None:
         # The second pair finds a module that the first has left.
         for _ in range(2):
             judged = [pool.submit(evaluate, model, blob, X, Y, 4) for blob in (right, wrong)]
-            assert [each.result(timeout=30).accuracy for each in judged] == [0.75, 0.25]
+            assert [each.result(timeout=120).accuracy for each in judged] == [0.75, 0.25]
 
 
 def test_what_can_t_be_judged_is_explained() -> None:

@@ -11,6 +11,8 @@ from broker.messages.job import Training
 from client_fn.errors import Diverged, LeaseOver, TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 
+pytestmark = pytest.mark.torch
+
 
 def samples(count: int, *shape: int, classes: int = 3) -> loop.Samples:
     generator = torch.Generator().manual_seed(count)
@@ -65,6 +67,7 @@ def test_one_step_is_gradient_descent_on_cross_entropy() -> None:
     assert metrics["steps"] == 1
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     x = torch.cat([torch.rand(30, 2), torch.rand(30, 2) + 2])
     metrics = run(nn.Linear(2, 2), (x, torch.arange(60) // 30), epochs=40)
@@ -82,6 +85,7 @@ def test_each_epoch_shows_each_sample_once_in_an_order_of_its_own() -> None:
     assert first != sorted(first)
 
 
+@pytest.mark.slow
 def test_labels_stay_with_their_samples() -> None:
     x = torch.eye(6).repeat(3, 1)
     module = nn.Linear(6, 6)

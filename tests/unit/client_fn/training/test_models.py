@@ -12,6 +12,8 @@ from broker.messages.job import Model
 from client_fn.errors import BadModel
 from client_fn.training import models, tensors
 
+pytestmark = pytest.mark.torch
+
 OWN = """
 import torch
 from torch import nn

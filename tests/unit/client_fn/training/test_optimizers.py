@@ -14,6 +14,8 @@ from broker.messages.job import Training
 from client_fn.errors import BadState
 from client_fn.training import loop, optimizers, tensors
 
+pytestmark = pytest.mark.torch
+
 Name = Literal["sgd", "adam", "nadam"]
 
 REFERENCE: dict[Name, Callable[[Iterable[nn.Parameter]], Optimizer]] = {

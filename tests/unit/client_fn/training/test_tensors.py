@@ -15,6 +15,8 @@ from client_fn.errors import TrainingFailed, WrongTensors
 from client_fn.training import loop, models, optimizers, tensors
 from client_fn.training.loop import Samples
 
+pytestmark = pytest.mark.torch
+
 
 class Scaled(nn.Module):
     """A 0-d parameter, and buffers of several kinds."""
@@ -149,6 +151,8 @@ def test_a_model_that_is_all_frozen_says_so() -> None:
         step(module, FLOATS, "sgd")
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("much memory")
 def test_an_embedding_of_300_mb_trains_and_travels() -> None:
     # Without an initialisation that would take longer than all the rest.
     weight = torch.zeros(1_200_000, 64)

@@ -23,12 +23,12 @@ from broker.support.tasks import task_group
 from fedkeeper import provision, system
 from fedkeeper.sdk import Fabric
 from server.cohort import DATA_LABEL
-from tests.edge.gate import gate
-from tests.edge.links import Backbone
-from tests.edge.station import Station, Uplink
+from tests.support.edge.links import Backbone
+from tests.support.edge.site_programs import Station, Uplink
+from tests.support.edge.training_gate import gate
 from tests.support.fakes import running
 
-WITHIN_S: Final = 120.0
+WITHIN_S: Final = 300.0
 SITES: Final = 2
 EACH: Final = 2
 """Clients at a site, which has one worker."""
@@ -113,7 +113,7 @@ class Spread:
         chosen: dict[str, Any] = {"clients": CLIENTS, "quorum": 1.0, "deadline_s": WITHIN_S, "grace_s": 1.0, **cohort}
         job = Job(
             name="spread",
-            model=Model(type="tests.edge.gated:Gated"),
+            model=Model(type="tests.support.edge.gated_model:Gated"),
             training=Training(local_epochs=1),
             data=Data(dataset=_OURS, clients=CLIENTS),
             cohort=Cohort(**chosen),

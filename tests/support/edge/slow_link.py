@@ -1,6 +1,6 @@
 """A link that delays and loses packets, for kernels without netem: two tun interfaces, and this process between them.
 
-`python wire.py <one end> <other end> <delay in seconds, each way> <share that is lost>`
+`python slow_link.py <one end> <other end> <delay in seconds, each way> <share that is lost>`
 """
 
 import contextlib

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.edge.gate import Gate
-from tests.edge.gated import GATE
-from tests.edge.links import Site
+from tests.support.edge.gated_model import GATE
+from tests.support.edge.links import Site
+from tests.support.edge.training_gate import Gate
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 
@@ -23,7 +23,7 @@ Uplink = Callable[[Site, str, Path], AbstractAsyncContextManager[str]]
 BRIDGE: Final = """
 import sys
 from pathlib import Path
-from broker import logs
+from broker.support import logs
 from fedkeeper import running, system
 logs.configure(verbose=True)
 url, platform, folder = sys.argv[1:]
@@ -51,7 +51,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from broker import logs
+from broker.support import logs
 from fedkeeper import relaying, running
 logs.configure(verbose=True)
 while True:
@@ -91,7 +91,7 @@ async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
         site.running(*relay, log=log, **environment),
     ):
         known = log.read_text().count(RELAY_UP) if log.exists() else 0
-        await soon(lambda: log.exists() and log.read_text().count(RELAY_UP) > known, within_s=30)
+        await soon(lambda: log.exists() and log.read_text().count(RELAY_UP) > known, within_s=120)
         yield local
 
 

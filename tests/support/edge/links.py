@@ -46,7 +46,7 @@ class Traffic(NamedTuple):
 
 @functools.cache
 def netem() -> bool:
-    """Whether the kernel can delay and lose packets itself; else `tests/edge/wire.py` does."""
+    """Whether the kernel can delay and lose packets itself; else `tests/support/edge/slow_link.py` does."""
     tried = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms"]
     programs = all(map(shutil.which, ("unshare", "tc")))
     return programs and not subprocess.run(tried, check=False, capture_output=True).returncode
@@ -102,13 +102,25 @@ async def _claimed_network() -> str:
 
 
 async def sweep() -> None:
-    """Clear away what processes that are dead have left: their programs died with them, namespaces do not."""
+    """Clear away what processes that are dead have left: their programs died with them, namespaces do not.
+
+    Several tests may do so at the same time: what another one has cleared away meanwhile is none of our business.
+    """
     for name in filter(_is_orphan, await names()):
-        await _ip("netns", "del", name)
-    for line in (await _ip("-oneline", "address", "show", "dev", "lo")).splitlines():
+        with contextlib.suppress(NoLink):
+            await _ip("netns", "del", name)
+    for line in (await _addresses()).splitlines():
         address = re.search(r"inet (\S+)", line)
         if address and _is_orphan(line):
-            await _ip("address", "del", address[1], "dev", "lo")
+            with contextlib.suppress(NoLink):
+                await _ip("address", "del", address[1], "dev", "lo")
+    left = [*filter(_is_orphan, await names()), *filter(_is_orphan, (await _addresses()).splitlines())]
+    if left:
+        raise NoLink(f"dead tests have left what can't be cleared away: {', '.join(left)}")
+
+
+async def _addresses() -> str:
+    return await _ip("-oneline", "address", "show", "dev", "lo")
 
 
 async def names() -> list[str]:
@@ -244,7 +256,7 @@ class Site:
     async def _detour(self, delay_ms: float, loss: float) -> AsyncIterator[None]:
         """Another way for the same addresses, so that connections live on."""
         here, there = f"{self.name}a", f"{self.name}b"
-        script = Path(__file__).with_name("wire.py")
+        script = Path(__file__).with_name("slow_link.py")
         wire = await _start(sys.executable, script, here, there, str(delay_ms / 1000), str(loss), stdout=PIPE)
         try:
             await _says_ready(wire)

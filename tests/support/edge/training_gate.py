@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-WITHIN_S: Final = 60.0
+WITHIN_S: Final = 300.0
 
 
 class Gate:
     """Use it as `async with gate(path) as gate`.
 
     Attributes:
-        path: where trainings ask; see `tests.edge.gated`.
+        path: where trainings ask; see `tests.support.edge.gated_model`.
         passed: trainings that have begun, the held ones included.
     """
 

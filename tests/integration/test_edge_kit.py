@@ -15,7 +15,7 @@ from bridges.openfaas import Settings
 from broker import BrokerUrl
 from broker.nats.server import find_binary
 from fedkeeper import bridging, relaying
-from tests.conftest import Mosquitto
+from tests.support.brokers import Mosquitto
 from tests.support.paths import REPOSITORY
 
 EDGE = REPOSITORY / "configs" / "edge"
@@ -53,7 +53,7 @@ def test_the_unit_watches_limits_and_starts_the_bridge_again() -> None:
 def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
-        pytest.skip("there is no systemd-analyze here; the keys are checked above")
+        pytest.fail("systemd-analyze is not installed: apt-get install systemd")
     program = tmp_path / "program"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -61,7 +61,7 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
         text = re.sub(r"/opt/fedkeeper/bin/\S+", str(program), (EDGE / name).read_text())
         (tmp_path / name).write_text(text.replace("User=fedkeeper-nats", "User=root"))
         command = (analyze, "verify", str(tmp_path / name))
-        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
         # What a newer systemd knows, an older one passes over, as the unit says.
         said = [line for line in run.stderr.splitlines() if name in line and "RestartSteps" not in line]
         assert [line for line in said if "RestartMaxDelaySec" not in line] == []

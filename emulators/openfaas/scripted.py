@@ -1,0 +1,68 @@
+"""A function that trains nothing: it does what the task's `told` says, and answers as the real one would."""
+
+from pathlib import Path
+from typing import Final
+
+from emulators.paths import REPOSITORY
+
+IMAGE: Final = "docker.io/fedkeeper/client-fn:test"
+
+HANDLER: Final = f"""
+import json, os, sys, time
+
+sys.path.insert(0, {str(REPOSITORY)!r})
+from broker.messages import bundle, signature
+from broker.messages.errors import BadSignature
+
+seen = {{}}
+
+def handle(event, context):
+    if event.path == "/healthz":
+        return {{"statusCode": 200, "body": "fine"}}
+    try:
+        if "FEDKEEPER_KEY_FILE" in os.environ:
+            with open(os.environ["FEDKEEPER_KEY_FILE"], "rb") as file:
+                signature.verify(file.read(), event.body, event.headers, time.time(), seen)
+    except BadSignature as exc:
+        return {{"statusCode": 401, "body": str(exc)}}
+    if event.headers["Content-Type"] != bundle.CONTENT_TYPE:
+        return act(json.loads(event.body))
+    message, blobs = bundle.unpack(event.body)
+    order = json.loads(message)
+    given = list(blobs.values())
+    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["told"]["topics"]]
+    report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
+    return bundle.pack(report, dict(zip(mine, [b"update of " + given[0], b"state of " + given[-1]]))), 200
+
+def name(task):
+    return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
+
+def act(order):
+    told = order["task"]["told"]
+    report = {{"id": name(order["task"]), "state": "done", "cold": True, "attempt": order["attempt"]}}
+    if "note" in told:
+        with open(told["note"], "a") as file:
+            file.write("begun;")
+    time.sleep(told.get("sleep", 0))
+    if "note" in told:
+        with open(told["note"], "a") as file:
+            file.write("done;")
+    match told.get("do"):
+        case "raise":
+            raise RuntimeError("no such model")
+        case "die":
+            os._exit(1)
+        case "say":
+            return told["body"], told["status"]
+        case "env":
+            report |= {{"reason": json.dumps(dict(os.environ)), "state": "failed"}}
+    return {{"statusCode": 200, "body": report | told.get("report", {{}})}}
+"""
+"""Its `handler.py`, for OpenFaaS's `python3-http` template."""
+
+
+def write_code(folder: Path, handler: str = HANDLER) -> Path:
+    """Write a function's code into a new folder, and return the folder."""
+    folder.mkdir()
+    (folder / "handler.py").write_text(handler)
+    return folder

@@ -1,0 +1,62 @@
+"""What the platforms' handlers are called with, and an instance that they find."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from broker.messages import bundle
+from broker.messages.invocation import Order, Report
+from broker.messages.round import RoundTask
+from client_fn.runtime.instance import Instance
+
+KEY = b"bridge key"
+HIDDEN = "Basic czNjcmV0OnMzY3JldA=="
+
+
+@dataclass
+class Event:
+    """A request as OpenFaaS's template hands it over."""
+
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    path: str = "/"
+
+
+@dataclass
+class CloudEvent:
+    """An event as functions-framework hands it over."""
+
+    data: Any
+    id: str = "message-7"
+
+    def __getitem__(self, name: str) -> Any:
+        return {"id": self.id}[name]
+
+
+@dataclass
+class Deployed:
+    """An instance that the handlers find, and a task for it."""
+
+    instance: Instance
+    task: RoundTask
+    model: bytes
+
+    def order(self, attempt: int = 1, **changes: Any) -> Order:
+        return Order(msgspec.structs.replace(self.task, **changes), attempt)
+
+    def parcel(self, order: Order) -> bytes:
+        return bundle.pack(msgspec.json.encode(order), {order.task.model.topic: self.model})
+
+
+def newer(deployed: Deployed) -> bytes:
+    """An order that this function can't read: of a newer schema, and with other fields."""
+    raw = msgspec.to_builtins(deployed.order(attempt=2))
+    raw["task"] = {**raw["task"], "schema": 2, "deadline_s": "soon"}
+    return msgspec.json.encode(raw)
+
+
+def check_refused(report: Report, activation: str) -> None:
+    assert (report.id, report.state, report.retryable) == ("job.1.c1", "failed", False)
+    assert (report.attempt, report.activation) == (2, activation)
+    assert "package and deploy the functions with the version of the server" in report.reason

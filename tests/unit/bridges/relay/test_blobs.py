@@ -1,0 +1,116 @@
+"""What a relay copies to its site, how often, and when it drops it."""
+
+import asyncio
+import hashlib
+from typing import Any
+
+import pytest
+
+from bridges.relay.blobs import Blobs
+from broker import topics
+from broker.base import Broker
+from broker.messages.round import BlobRef
+from tests.support.relay_side import side
+from tests.support.tasks import task
+
+MODEL = b"a model"
+
+
+def ref(job: str = "job", content: bytes = MODEL) -> BlobRef:
+    sha256 = hashlib.sha256(content).hexdigest()
+    return BlobRef(topics.model(job, sha256), sha256, len(content))
+
+
+class Counting:
+    """Counts a broker's gets."""
+
+    def __init__(self, bus: Broker) -> None:
+        self.gets: list[str] = []
+        self._get = bus.get
+        bus.get = self.get  # type: ignore[method-assign]
+
+    async def get(self, topic: str) -> Any:
+        self.gets.append(topic)
+        return await self._get(topic)
+
+
+@pytest.fixture
+async def blobs(backbone: Broker, site: Broker) -> Blobs:
+    return Blobs(side(backbone), side(site))
+
+
+async def payload(bus: Broker, topic: str) -> bytes | None:
+    found = await bus.get(topic)
+    return None if found is None else found.payload
+
+
+async def test_a_blob_that_many_ask_for_crosses_once(backbone: Broker, site: Broker, blobs: Blobs) -> None:
+    await backbone.put(ref().topic, MODEL)
+    counting = Counting(backbone)
+    await asyncio.gather(*(blobs.bring(ref()) for _ in range(10)))
+    assert counting.gets == [ref().topic]
+    assert await payload(site, ref().topic) == MODEL
+
+
+async def test_who_gives_up_waiting_leaves_the_transfer_to_the_next(
+    backbone: Broker, site: Broker, blobs: Blobs
+) -> None:
+    await backbone.put(ref().topic, MODEL)
+    first, second = (asyncio.ensure_future(blobs.bring(ref())) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert await payload(site, ref().topic) == MODEL
+
+
+async def test_a_blob_with_other_bytes_than_announced_is_not_put_where_the_first_one_stays(
+    backbone: Broker, site: Broker, blobs: Blobs
+) -> None:
+    await backbone.put(ref().topic, b"something else")
+    await blobs.bring(ref())
+    assert await payload(site, ref().topic) is None
+
+
+async def test_a_blob_that_the_site_has_does_not_cross(backbone: Broker, site: Broker, blobs: Blobs) -> None:
+    await site.put(ref().topic, MODEL)
+    counting = Counting(backbone)
+    await blobs.bring(ref())
+    assert counting.gets == []
+
+
+async def test_a_site_that_lost_its_store_gets_its_blobs_again(
+    backbone: Broker, site: Broker, blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backbone.put(ref().topic, MODEL)
+    await blobs.bring(ref())
+    await site.delete(ref().topic)
+    await blobs.bring(ref())
+    assert await payload(site, ref().topic) is None, "it was seen a moment ago"
+    monkeypatch.setattr("bridges.relay.blobs.RECHECK_S", 0.0)
+    await blobs.bring(ref())
+    assert await payload(site, ref().topic) == MODEL
+
+
+async def test_models_stay_one_round_longer_than_they_are_needed(backbone: Broker, site: Broker, blobs: Blobs) -> None:
+    contents = [b"model %d" % i for i in range(3)]
+    for round_, content in enumerate(contents, start=1):
+        await backbone.put(ref(content=content).topic, content)
+        await blobs.for_task(task(round=round_, model=ref(content=content)))
+        await blobs.round_over("job", round_)
+    there = [await payload(site, ref(content=content).topic) for content in contents]
+    assert there == [None, None, contents[2]]
+
+
+async def test_a_state_is_dropped_when_the_client_s_next_one_is_named(
+    backbone: Broker, site: Broker, blobs: Blobs
+) -> None:
+    await backbone.put(ref().topic, MODEL)
+    states = [BlobRef(topics.optimizer_state("job", "client-00", n, 1), ref().sha256, len(MODEL)) for n in (1, 2)]
+    for round_, state in enumerate(states, start=2):
+        await backbone.put(state.topic, MODEL)
+        await blobs.for_task(task(round=round_, model=ref(), state=state))
+        await blobs.round_over("job", round_)
+    assert [await payload(site, state.topic) for state in states] == [None, MODEL]
+    await blobs.job_over("job")
+    assert await payload(site, states[1].topic) is None
+    assert await payload(site, ref().topic) is None

@@ -1,0 +1,46 @@
+"""Which optimizer state an update names."""
+
+import pytest
+
+from bridges.relay.up import state_of
+from broker import topics
+from broker.messages.round import BlobRef
+from tests.support.fakes import header, update
+from tests.support.tasks import task
+
+STATE = BlobRef(topics.optimizer_state("job", "client-00", 1, 1), "ab" * 32, 7)
+UPDATE = topics.update("job", 1, "client-00", 1)
+
+
+def test_an_update_s_own_state_is_found() -> None:
+    assert state_of(UPDATE, update({}, header(task(), state=STATE))) == STATE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"\xff" * 64,
+        (2).to_bytes(8, "little") + b"[]",
+        (9).to_bytes(8, "little") + b'{"a": [[[',
+        update({}, header(task())),
+        update({}, header(task(), state=BlobRef(topics.client("client-00"), "ab" * 32, 7))),
+        update({}, header(task(), state=BlobRef(topics.optimizer_state("job", "client-01", 1, 1), "ab" * 32, 7))),
+    ],
+)
+def test_what_is_no_state_of_that_update_is_not_copied(content: bytes) -> None:
+    assert state_of(UPDATE, content) is None
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "fl.updates.job.2.client-00.1",
+        "fl.updates.job.1.client-00",
+        "fl.updates.job.x.client-00.1",
+        "fl.updates.J!.1.c.1",
+    ],
+)
+def test_an_update_under_a_topic_that_is_not_its_own_has_no_state(topic: str) -> None:
+    assert state_of(topic, update({}, header(task(), state=STATE))) is None
