@@ -1,5 +1,6 @@
 """Creates, deletes and lists a platform's functions, as messages ask for it (the paper's FedKeeper, section 3.2)."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -86,13 +87,14 @@ class Lifecycle:
     async def _refuse(self, delivery: Delivery, payload: bytes, reason: str) -> None:
         """Answer what can't be read, so that whoever asked need not wait; if it says where."""
         log.warning("no request", topic=delivery.topic, error=reason)
-        asked = codec.glimpse(_Asked, payload)
         try:
-            if asked is not None:
-                await self._broker.publish(topics.reply(asked.id), codec.encode(Reply(error=reason)))
-        except BadTopic as exc:
-            log.warning("a request that can't be answered", topic=delivery.topic, error=str(exc))
-        await delivery.ack()
+            # Nobody waits for the answer to an id that no topic can have.
+            with contextlib.suppress(BadTopic):
+                if asked := codec.glimpse(_Asked, payload):
+                    await self._broker.publish(topics.reply(asked.id), codec.encode(Reply(error=reason)))
+            await delivery.ack()
+        except BrokerError as exc:
+            log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
 
     async def _answer(self, request: Request, delivery: Delivery) -> None:
         verb = topics.parse_fabric(delivery.topic).verb

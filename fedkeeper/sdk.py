@@ -58,7 +58,7 @@ class Fabric:
         """
         job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", job))
+        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", jobs.stated(job)))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._accepted(job_id)

@@ -11,7 +11,7 @@ from broker import topics
 from broker.base import Broker, Deleted, Value
 from broker.errors import Disconnected
 from broker.messages import codec, job_record
-from broker.messages.errors import DecodeError
+from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import JobRecord
 from broker.support.tasks import task_group
 from server import jobs, presence, registry
@@ -98,6 +98,8 @@ async def _run_job(job: str, around: Surroundings) -> None:
     except Disconnected:
         # No fault of the job's: it goes on from its record when the broker is back and the server starts over.
         raise
+    except SchemaTooNew as exc:
+        log.warning("the job is left to the newer server that has moved it", job=job, error=str(exc))
     except Exception as exc:
         # The outermost loop of a job: whatever is wrong with it must not take the other jobs down.
         log.exception("the job stopped because of an error of ours", job=job)

@@ -255,6 +255,18 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     return from_dict(raw)
 
 
+def stated(job: _Section) -> dict[str, Any]:
+    """The tables of a job, or one of them, without what has its default.
+
+    That is what is sent to a server: an older one need not know a field that nobody used.
+    """
+    default, found = type(job)(), dict[str, Any]()
+    for name, value in msgspec.structs.asdict(job).items():
+        if value != getattr(default, name):
+            found[name] = stated(value) if isinstance(value, _Section) else value
+    return found
+
+
 def to_toml(job: Job) -> str:
     """The job as a TOML file that `from_toml` reads."""
     return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()

@@ -340,6 +340,25 @@ async def test_a_refused_job_names_the_field_and_the_server_stays_up(
         assert (await events(fabric, good))[-1].event.what == "job.completed"
 
 
+async def test_a_job_that_a_newer_server_has_moved_is_left_to_it(fabric: Fabric, bus: Broker) -> None:
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()), asyncio.timeout(WITHIN_S):
+        job = await fabric.submit(fakes.job())
+        async for said in fabric.watch(job):
+            if said.event.what == "job.waiting":
+                break
+        found = await bus.get(topics.pointer(job))
+        assert found is not None
+        newer = msgspec.json.encode({"id": job, "schema": 2, "rounds": "in another shape"})
+        await bus.put(topics.pointer(job), newer, revision=found.revision)
+        await bus.publish(topics.cancellation(job), b"{}")
+        await fabric.register(fakes.clients(4))
+        good = await fabric.submit(fakes.job())
+        assert (await events(fabric, good))[-1].event.what == "job.completed"
+    left = await bus.get(topics.pointer(job))
+    assert left is not None
+    assert left.payload == newer
+
+
 def test_the_fold_is_what_an_auditor_would_compute() -> None:
     """The expected digest of a round can be computed from its updates alone, without a server."""
     layout = tensors.layout(fakes.INITIAL)

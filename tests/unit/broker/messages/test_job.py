@@ -13,7 +13,7 @@ import pytest
 from msgspec import inspect
 
 from broker.messages import job
-from broker.messages.errors import JobError
+from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from tests.support.paths import REPOSITORY
 
@@ -395,3 +395,26 @@ def merge(table: dict[str, Any], more: dict[str, Any]) -> None:
             merge(table[key], value)
         else:
             table[key] = value
+
+
+def test_what_is_sent_of_a_job_is_what_is_not_its_default() -> None:
+    assert job.stated(Job()) == {}
+    wanted = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
+    assert job.stated(wanted) == {
+        "seed": 9,
+        "model": {"args": {"hidden": 5}},
+        "cohort": {"clients": 3, "quorum": 2},
+    }
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_what_is_sent_of_a_shipped_job_is_the_same_job(path: Path) -> None:
+    got = job.from_toml(path.read_text())
+    assert job.from_dict(job.stated(got)) == got
+
+
+def test_an_accepted_job_may_have_keys_of_a_newer_server() -> None:
+    assert job.from_server("seed = 9\nprivacy = 1\n[cohort]\nselect = 2\n") == Job(seed=9)
+    for text in ("seed = -1", '[strategy]\nname = "newer"', "no TOML"):
+        with pytest.raises(DecodeError, match="not a job that this version knows"):
+            job.from_server(text)
