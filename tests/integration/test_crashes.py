@@ -90,7 +90,7 @@ def token_of(task: RoundTask, secret: str) -> str:
 
 async def over(bus: Broker, job: str) -> None:
     """Until a job's server has nothing more to do for it, as far as the record tells."""
-    async with bus.watch(topics.pointer(job)) as values:
+    async with asyncio.timeout(60), bus.watch(topics.pointer(job)) as values:
         async for value in values:
             if value.payload is not None and codec.decode(JobRecord, value.payload).over:
                 return
