@@ -136,7 +136,7 @@ async def test_someone_who_lists_and_watches_jobs_does_not_see_their_secrets(str
         await admin.put(record, b"{}")
         await admin.put(model, b"model")
         await admin.publish(PROGRESS, b"1")
-    async with as_user(strict_server, "viewer", "secret") as bus, asyncio.timeout(5.0):
+    async with as_user(strict_server, "viewer", "secret") as bus, asyncio.timeout(30.0):
         assert list(await bus.snapshot(topics.pointer(topics.ANY))) == [record]
         assert await bus.get(record) is not None
         assert await bus.get(model) is not None

@@ -69,7 +69,7 @@ async def test_a_job_that_is_over_is_not_ended_again(around: Surroundings) -> No
     before = await around.broker.get(topics.pointer("demo"))
     other = Announcer(now)
     nobody = Surroundings(around.broker, other, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await jobs.run("demo", nobody)
     assert await around.broker.get(topics.pointer("demo")) == before
     assert other._queue.empty()

@@ -56,7 +56,7 @@ class Place:
     async def recruited(self, job: Job = JOB) -> list[str]:
         """The ids of the candidates; nothing is waited for but what the test lets happen."""
         recruiter = Recruiter(job, self.registry, self.attendance, self.clock)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return [client.id for client in await recruiter.candidates(self.box, self.said.append)]
 
 
@@ -68,7 +68,7 @@ def place() -> Place:
 
 
 async def until_said(place: Place) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not place.said:  # noqa: ASYNC110 (a turn of the loop, not a time)
             await asyncio.sleep(0)
 
