@@ -106,17 +106,17 @@ async def sweep() -> None:
 
     Several tests may do so at the same time: what another one has cleared away meanwhile is none of our business.
     """
-    for name in filter(_is_orphan, await names()):
+    orphans = set(filter(_is_orphan, await names()))
+    for name in orphans:
         with contextlib.suppress(NoLink):
             await _ip("netns", "del", name)
-    for line in (await _addresses()).splitlines():
-        address = re.search(r"inet (\S+)", line)
-        if address and _is_orphan(line):
-            with contextlib.suppress(NoLink):
-                await _ip("address", "del", address[1], "dev", "lo")
-    left = [*filter(_is_orphan, await names()), *filter(_is_orphan, (await _addresses()).splitlines())]
+    lines = set(filter(_is_orphan, (await _addresses()).splitlines()))
+    for line in lines:
+        with contextlib.suppress(NoLink):
+            await _ip("address", "del", re.findall(r"inet (\S+)", line)[0], "dev", "lo")
+    left = orphans & set(await names()) | lines & set((await _addresses()).splitlines())
     if left:
-        raise NoLink(f"dead tests have left what can't be cleared away: {', '.join(left)}")
+        raise NoLink(f"dead tests have left what can't be cleared away: {', '.join(sorted(left))}")
 
 
 async def _addresses() -> str:
