@@ -56,8 +56,8 @@ authorization {
   users: [
     { user: "fedkeeper", password: "admin" },
     { user: "client-7", password: "secret", permissions: {
-        publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.MODELS.fl.models.>",
-                  "$JS.API.CONSUMER.MSG.NEXT.TASKS.client-7", "$JS.ACK.TASKS.client-7.>"],
+        publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>",
+                  "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_TASKS.client-7", "$JS.ACK.FEDKEEPER_TASKS.client-7.>"],
         subscribe: ["_INBOX_client-7.>"] } },
     { user: "mute", password: "secret", permissions: { subscribe: { deny: [">"] } } },
   ]
