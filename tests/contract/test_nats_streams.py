@@ -16,6 +16,7 @@ from broker.errors import BrokerError, ForeignStream, NoSystem, OldStore, Unsupp
 from broker.families import FAMILIES
 from broker.nats.old_store import STREAMS
 from broker.nats.server import NatsServer
+from tests.support.paths import REPOSITORY
 
 POINTER = topics.pointer("job-1")
 MODEL = topics.model("job-1", "ab" * 32)
@@ -214,40 +215,13 @@ async def test_who_only_reads_creates_nothing(nats_server: NatsServer, client: C
         assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
 
 
-ACCOUNTS = """
-accounts {
-  FL {
-    jetstream: enabled
-    users: [ { user: "fl", password: "1" } ]
-    exports: [
-      { service: "$JS.API.>", response_type: stream, accounts: [SITE] }
-      { service: "$JS.ACK.>", accounts: [SITE] }
-      { service: "fl.>", response_type: stream, accounts: [SITE] }
-      { service: "flt.>", response_type: stream, accounts: [SITE] }
-    ]
-  }
-  PLANT {
-    jetstream: enabled
-    users: [ { user: "plant", password: "1" } ]
-  }
-  SITE {
-    users: [ { user: "site", password: "1" } ]
-    imports: [
-      { service: { account: FL, subject: "$JS.API.>" }, to: "FK.API.>" }
-      { service: { account: FL, subject: "$JS.ACK.>" } }
-      { service: { account: FL, subject: "fl.>" } }
-      { service: { account: FL, subject: "flt.>" } }
-    ]
-  }
-}
-"""
-
-
 @pytest.fixture
 async def shared(tmp_path: Path) -> AsyncIterator[NatsServer]:
-    """A server with two accounts that have JetStream, and one that imports the first one's."""
+    """A server with the accounts of docs/nats.md: two have JetStream, one imports the first one's."""
     # A user outside of accounts and accounts exclude each other.
-    server = _WithoutUser(tmp_path / "shared", max_file_bytes=8 << 30, settings=ACCOUNTS)
+    text = (REPOSITORY / "docs" / "nats.md").read_text(encoding="utf-8")
+    (accounts,) = [block for block in text.split("```") if block.startswith("\naccounts {")]
+    server = _WithoutUser(tmp_path / "shared", max_file_bytes=8 << 30, settings=accounts.replace("PASSWORD", "1"))
     await server.start()
     yield server
     await server.kill()
