@@ -66,6 +66,7 @@ async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision
 
     Raises:
         ConnectFailed: nobody answers at that address, or the credentials are wrong.
+        Denied: a stream is missing, and this user may not create it.
         ForeignStream: a stream that is in our way belongs to someone else.
         NoSystem: the streams are missing, and we are not to create them.
         OldStore: the streams of version 0.1 are there.

@@ -5,7 +5,7 @@ topics under another name, belongs to someone else: it is refused and never chan
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -43,6 +43,9 @@ _REPAIRED: Final = (
 changed (persist_mode, which servers before 2.12 do not know)."""
 
 _ROOTS: Final = ("fl.", "flt.")
+_TAKEN: Final = (
+    "two streams can't keep one topic; use another NATS account, or ?streams=PREFIX if its name is PREFIX_..."
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -92,7 +95,8 @@ async def ensure(link: Link) -> None:
     It is harmless to do at the same time as others.
 
     Raises:
-        ForeignStream: a stream by one of our names, or over our topics, is someone else's.
+        Denied: a stream is missing, and we may not create it.
+        ForeignStream: a stream by one of our names, or over our topics, is someone else's. Nothing was created.
         OldStore: the streams of version 0.1 are there.
         StorageFull: the server has not the space that a stream reserves.
         Unsupported: the server can't mark a stream as ours, or the streams are another version's.
@@ -150,43 +154,58 @@ def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str
 
 
 async def _ensure_all(connection: Connection) -> None:
+    wanted = [settings(family, names.stream_name(connection.address, family.name)) for family in FAMILIES]
     try:
-        await _ensure(connection, FAMILIES[0])
+        first = await _found(connection, wanted[0])
     except Denied:
         _log.debug("streams are managed by someone else")
         return
-    await asyncio.gather(*(_ensure(connection, family) for family in FAMILIES[1:]))
+    found = [first, *await asyncio.gather(*(_found(connection, one) for one in wanted[1:]))]
+    missing = [one for one, config in zip(wanted, found, strict=True) if config is None]
+    if missing:
+        # Before any is created: half of a refused set would stand in the way of one under other names.
+        await _refuse_owners(connection, wanted)
+    # The first one last: whoever only reads takes it for a sign that all are there.
+    for some in (missing[1:], missing[:1]):
+        await asyncio.gather(*(_create(connection, one) for one in some))
+    pairs = zip(wanted, found, strict=True)
+    await asyncio.gather(*(_repair(connection, one, config) for one, config in pairs if config is not None))
 
 
-async def _ensure(connection: Connection, family: Family) -> None:
-    wanted = settings(family, names.stream_name(connection.address, family.name))
+async def _found(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any] | None:
+    """The configuration of a stream by one of our names; None if there is none."""
+    name = wanted["name"]
     try:
-        found = await _config(connection, wanted["name"])
+        config = (await connection.api(name, f"STREAM.INFO.{name}", {}, StreamInfo)).config
     except NotFound:
-        made = await _write(connection, "CREATE", wanted)
-        if MARK not in (made.get("metadata") or {}):
-            raise Unsupported(f"{connection.address.address}: NATS 2.10 or newer is needed") from None
-        return
-    refuse_foreign(wanted, found)
+        return None
+    refuse_foreign(wanted, config)
+    return config
+
+
+async def _create(connection: Connection, wanted: dict[str, Any]) -> None:
+    made = await _write(connection, "CREATE", wanted)
+    if MARK not in (made.get("metadata") or {}):
+        raise Unsupported(f"{connection.address.address}: NATS 2.10 or newer is needed")
+
+
+async def _repair(connection: Connection, wanted: dict[str, Any], found: dict[str, Any]) -> None:
     if changed := differences(wanted, found):
         _log.info("changing a stream", stream=wanted["name"], settings=list(changed))
         await _write(connection, "UPDATE", {**found, **changed})
 
 
 async def _expect(connection: Connection) -> None:
-    wanted = settings(FAMILIES[0], names.stream_name(connection.address, FAMILIES[0].name))
+    first = settings(FAMILIES[0], names.stream_name(connection.address, FAMILIES[0].name))
     try:
-        refuse_foreign(wanted, await _config(connection, wanted["name"]))
-    except NotFound:
-        if is_old_store(await _over_our_topics(connection)):
-            raise _old_store(connection) from None
-        raise NoSystem(connection.address.address) from None
+        if await _found(connection, first) is not None:
+            return
     except Denied:
         _log.debug("we may not look at streams; others have made them")
-
-
-async def _config(connection: Connection, name: str) -> dict[str, Any]:
-    return (await connection.api(name, f"STREAM.INFO.{name}", {}, StreamInfo)).config
+        return
+    if is_old_store(await _over_our_topics(connection)):
+        raise _old_store(connection)
+    raise NoSystem(connection.address.address)
 
 
 async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -194,26 +213,27 @@ async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> d
     name = config["name"]
     try:
         return (await connection.api(name, f"STREAM.{verb}.{name}", config, StreamInfo)).config
-    except SubjectsTaken:
-        owners = await _over_our_topics(connection)
+    except SubjectsTaken as exc:
+        # We may not have seen it before, or it is that new.
+        await _refuse_owners(connection, [config])
+        raise ForeignStream("that we may not see", tuple(config["subjects"]), _TAKEN) from exc
+
+
+async def _refuse_owners(connection: Connection, wanted: Sequence[Mapping[str, Any]]) -> None:
+    """Check that no stream but these keeps any of their topics, as far as we may see."""
+    owners = await _over_our_topics(connection)
     if is_old_store(owners):
         raise _old_store(connection)
-    others = {other: kept for other, kept in owners.items() if other != name and _collide(kept, config["subjects"])}
-    owner = min(others, default="(we may not see which)")
-    raise ForeignStream(
-        owner,
-        others.get(owner, tuple(config["subjects"])),
-        "two streams can't keep one topic; use another NATS account, or ?streams=PREFIX if its name is PREFIX_...",
-    )
+    ours = {one["name"] for one in wanted}
+    topics = [subject for one in wanted for subject in one["subjects"]]
+    for name, subjects in sorted(owners.items()):
+        if name not in ours and any(overlap(one, other) for one in subjects for other in topics):
+            raise ForeignStream(name, subjects, _TAKEN)
 
 
 def _old_store(connection: Connection) -> OldStore:
     remedy = "use an empty store or another NATS account, or delete its streams"
     return OldStore(connection.address.address, remedy)
-
-
-def _collide(ours: tuple[str, ...], others: list[str]) -> bool:
-    return any(overlap(one, other) for one in ours for other in others)
 
 
 async def _over_our_topics(connection: Connection) -> dict[str, tuple[str, ...]]:

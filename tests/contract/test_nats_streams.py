@@ -12,7 +12,7 @@ from nats.aio.client import Client
 
 import broker
 from broker import Broker, topics
-from broker.errors import BrokerError, ForeignStream, NoSystem, OldStore, Unsupported
+from broker.errors import BrokerError, Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES
 from broker.nats.old_store import STREAMS
 from broker.nats.server import NatsServer
@@ -141,22 +141,55 @@ async def test_a_stream_by_our_name_without_our_mark_is_refused(
     assert isinstance(error, ForeignStream)
     assert (error.stream, error.subjects) == ("FEDKEEPER_STATE", subjects)
     assert "?streams=PREFIX" in str(error)
-    assert (await streams(client))["FEDKEEPER_STATE"] == before
+    assert await streams(client) == {"FEDKEEPER_STATE": before}
 
 
 async def test_with_other_names_a_stream_by_our_name_does_no_harm(nats_server: NatsServer, client: Client) -> None:
     await create(client, "FEDKEEPER_STATE", "plant.*")
+    # Nothing that this leaves behind may be in the way of what it advises.
+    assert isinstance(await refusal(nats_server.url), ForeignStream)
     async with broker.connect(f"{nats_server.url}&streams=OTHER") as bus:
         await works(bus)
     assert await names(client) == {f"OTHER_{family.name}" for family in FAMILIES} | {"FEDKEEPER_STATE"}
 
 
 async def test_a_stream_that_keeps_our_topics_is_named(nats_server: NatsServer, client: Client) -> None:
-    await create(client, "EVERYTHING", "fl.>")
+    await create(client, "THEIRS", "fl.progress.*.mine.*")
     error = await refusal(nats_server.url)
     assert isinstance(error, ForeignStream)
-    assert (error.stream, error.subjects) == ("EVERYTHING", ("fl.>",))
-    assert await names(client) == {"EVERYTHING"}
+    assert (error.stream, error.subjects) == ("THEIRS", ("fl.progress.*.mine.*",))
+    assert await names(client) == {"THEIRS"}
+
+
+LIMITED = """
+authorization {
+  users: [
+    { user: "fedkeeper", password: "admin" },
+    { user: "limited", password: "1", permissions: { publish: { deny: "$JS.API.STREAM.LIST" } } },
+    { user: "reader", password: "1", permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } },
+  ]
+}
+"""
+
+
+async def test_a_stream_that_we_may_not_see_is_refused_too(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, max_file_bytes=2 << 30, settings=LIMITED) as server:
+        at = f"127.0.0.1:{server.port}"
+        client = await nats.connect(f"nats://{at}", user="fedkeeper", password="admin")  # noqa: S106
+        await create(client, "THEIRS", "fl.>")
+        error = await refusal(f"nats://limited:1@{at}")
+        assert isinstance(error, ForeignStream)
+        assert "the stream that we may not see (fl." in str(error)
+        assert await names(client) == {"THEIRS"}
+        await client.close()
+
+
+async def test_who_may_not_create_what_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, max_file_bytes=2 << 30, settings=LIMITED) as server:
+        url = f"nats://reader:1@127.0.0.1:{server.port}"
+        assert isinstance(await refusal(url), Denied)
+        async with broker.connect(f"nats://fedkeeper:admin@127.0.0.1:{server.port}"), broker.connect(url) as bus:
+            await works(bus)
 
 
 async def test_two_names_for_the_same_topics_are_refused(nats_server: NatsServer, client: Client) -> None:
@@ -165,7 +198,7 @@ async def test_two_names_for_the_same_topics_are_refused(nats_server: NatsServer
         error = await refusal(f"{nats_server.url}&streams=OTHER")
         assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
     assert isinstance(error, ForeignStream)
-    assert error.stream == "FEDKEEPER_SUBMIT"
+    assert error.stream.startswith("FEDKEEPER_")
     assert "another NATS account, or ?streams=PREFIX" in str(error)
     assert not [name for name in await names(client) if name.startswith("OTHER")]
 

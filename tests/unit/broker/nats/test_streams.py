@@ -7,7 +7,7 @@ from broker import BrokerUrl
 from broker.errors import ForeignStream, Unsupported
 from broker.families import FAMILIES, Keep
 from broker.nats.errors import NotFound
-from broker.nats.streams import StreamInfo, differences, ensure, refuse_foreign, settings
+from broker.nats.streams import differences, ensure, refuse_foreign, settings
 
 WANTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
 
@@ -91,9 +91,11 @@ class OldServer:
     async def persist(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
-    async def api(self, topic: str, call: str, request: dict[str, Any], response: type[StreamInfo]) -> StreamInfo:
+    async def api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
             raise NotFound(topic)
+        if call == "STREAM.LIST":
+            return response([])
         return response({key: value for key, value in request.items() if key != "metadata"})
 
 
