@@ -13,21 +13,32 @@ __all__ = ["ACK_WAIT_S", "Broker", "BrokerUrl", "Delivery", "Receipt", "Start", 
 
 
 def connect(
-    url: str, *, name: str = "fedkeeper", ack_wait_s: float = ACK_WAIT_S, will: Will | None = None
+    url: str,
+    *,
+    name: str = "fedkeeper",
+    ack_wait_s: float = ACK_WAIT_S,
+    will: Will | None = None,
+    provision: bool = True,
 ) -> AbstractAsyncContextManager[Broker]:
     """A connection to a broker, to be entered with `async with`; nothing is opened before that.
 
     Args:
         url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`; for MQTT
-            `mqtt://...` or `mqtts://...`, there with `&cert_file=PATH&key_file=PATH` for a client certificate.
+            `mqtt://...` or `mqtts://...`, there with `&cert_file=PATH&key_file=PATH` for a client certificate. On NATS,
+            `?streams=PREFIX` names our streams and `?js=SUBJECT` says where JetStream's API is; see BrokerUrl.
         name: who we are, in the broker's own logs.
         ack_wait_s: after how long an unacknowledged delivery is made again, for durables that this connection
             subscribes to first.
         will: what to retain for us when we vanish; a courtesy that only MQTT brokers have.
+        provision: make the broker ready for us where it is not yet. Without it nothing is created or changed at
+            connecting: for whoever only reads, or works for a system that runs.
 
     Raises:
         BadUrl: at once; the address can't be used.
         ConnectFailed: on entering; nobody answers there, or the credentials are wrong.
+        NoSystem: on entering without `provision`; no system has used the broker yet.
+        OldStore: on entering; the broker holds what version 0.1 stored.
+        ForeignStream: on entering; someone else's JetStream stream is in our way.
     """
     address = BrokerUrl.parse(url)
     if address.scheme == "memory":
@@ -37,7 +48,7 @@ def connect(
     if address.scheme in ("mqtt", "mqtts"):
         from broker.mqtt import broker as mqtt
 
-        return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s, will=will)
+        return mqtt.connect(address, name=name, ack_wait_s=ack_wait_s, will=will, provision=provision)
     from broker.nats import broker as nats
 
-    return nats.connect(address, name=name, ack_wait_s=ack_wait_s)
+    return nats.connect(address, name=name, ack_wait_s=ack_wait_s, provision=provision)

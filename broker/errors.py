@@ -6,6 +6,9 @@ BrokerError
 ├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
 ├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it died
 ├── Disconnected        the connection is gone, or the broker did not answer in time
+├── NoSystem            no FedKeeper system has used the broker yet
+├── OldStore            the broker holds what version 0.1 of FedKeeper stored
+├── ForeignStream       a JetStream stream is in our way and belongs to someone else
 ├── Denied              the broker forbids this user the operation
 ├── StorageFull         the broker has no room for the payload
 ├── PayloadTooLarge     one message is larger than the broker takes
@@ -52,6 +55,37 @@ class ServerFailed(BrokerError):
 
 class Disconnected(BrokerError):
     """Raised when the connection is gone or the broker did not answer in time."""
+
+
+class NoSystem(BrokerError):
+    """Raised when a broker that is only to be read has nothing of ours."""
+
+    def __init__(self, address: str, hint: str = "") -> None:
+        super().__init__(
+            f"no FedKeeper system has used {address} yet{hint}; `fedkeeper up`, `fedkeeper server` or a submitted job "
+            "makes it ready"
+        )
+        self.address = address
+
+
+class OldStore(BrokerError):
+    """Raised for a broker that holds what version 0.1 stored; nothing of it was changed."""
+
+    def __init__(self, address: str, remedy: str) -> None:
+        super().__init__(f"{address} holds a store of FedKeeper 0.1, which was left as it is: {remedy}")
+        self.address = address
+        self.remedy = remedy
+
+
+class ForeignStream(BrokerError):
+    """Raised for a JetStream stream that is in our way and belongs to someone else; it was not changed."""
+
+    def __init__(self, stream: str, subjects: tuple[str, ...], remedy: str) -> None:
+        kept = ", ".join(subjects) or "no subjects"
+        super().__init__(f"the stream {stream} ({kept}) is not ours to change and was left as it is: {remedy}")
+        self.stream = stream
+        self.subjects = subjects
+        self.remedy = remedy
 
 
 class Denied(BrokerError):

@@ -1,17 +1,31 @@
 """A broker's address, from which no password gets out."""
 
 import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
 
 from broker.errors import BadUrl
 
 SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
 _PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
-_ENCRYPTED: Final = {"ca_file": ("tls", "mqtts"), "cert_file": ("mqtts",), "key_file": ("mqtts",)}
-_OPTIONS: Final = ("ca_file", "cert_file", "key_file", "password_file", "password_env")
+_LOGIN: Final = ("password_file", "password_env")
+_JETSTREAM: Final = ("streams", "js")
+_OPTIONS: Final = {
+    "nats": (*_LOGIN, *_JETSTREAM),
+    "tls": ("ca_file", *_LOGIN, *_JETSTREAM),
+    "mqtt": _LOGIN,
+    "mqtts": ("ca_file", "cert_file", "key_file", *_LOGIN),
+}
+"""The options that an address may have, by scheme."""
+
+DEFAULT_STREAMS: Final = "FEDKEEPER"
+DEFAULT_JS: Final = "$JS.API"
+_STREAMS: Final = re.compile(r"[A-Z0-9_-]{1,32}")
+_JS: Final = re.compile(r"(?=.{1,128}$)[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*")
 _FORMS: Final = (
     "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH, "
     "and mqtt:// or mqtts:// likewise"
@@ -33,6 +47,9 @@ class BrokerUrl:
         ca_file: certificates to trust instead of the system's.
         cert_file: our own certificate, for brokers that know their clients by one (mqtts only).
         key_file: its private key.
+        streams: what the names of our JetStream streams begin with (nats and tls only).
+        js: what the subjects of JetStream's API begin with; `$JS.<domain>.API` for a domain, or the subject under which
+            an account imports the API of another (nats and tls only).
     """
 
     scheme: str
@@ -45,6 +62,8 @@ class BrokerUrl:
     password_env: str | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    streams: str = DEFAULT_STREAMS
+    js: str = DEFAULT_JS
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
@@ -95,8 +114,8 @@ class BrokerUrl:
 
     def __str__(self) -> str:
         user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
-        options = {name: getattr(self, name) for name in _OPTIONS}
-        query = "&".join(f"{name}={value}" for name, value in options.items() if value is not None)
+        options = {name: getattr(self, name) for name in _OPTIONS.get(self.scheme, ())}
+        query = "&".join(f"{name}={value}" for name, value in options.items() if value not in _DEFAULTS)
         address = self.address.replace("://", f"://{user}", 1)
         return f"{address}?{query}" if query else address
 
@@ -111,49 +130,66 @@ def _memory(parts: ParseResult) -> BrokerUrl:
 def _network(parts: ParseResult) -> BrokerUrl:
     if not parts.hostname or parts.path.strip("/") or parts.fragment:
         raise BadUrl(f"{parts.scheme}:// needs a host and no path; {_FORMS}")
-    options = _options(parts)
+    where = f"{parts.scheme}://{parts.hostname}"
+    options = _options(parts, where)
     user = unquote(parts.username or "") or None
     password = None if parts.password is None else unquote(parts.password)
-    given = (password is not None) + ("password_file" in options) + ("password_env" in options)
-    if given > 1:
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: give one of password, password_file and password_env")
-    if user is None and given:
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: a password without a user; {_FORMS}")
-    if user is not None and not given:
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: a user without a password; {_FORMS}")
-    return BrokerUrl(
-        parts.scheme,
-        parts.hostname,
-        _port(parts),
-        user,
-        password,
-        _path(options, "password_file"),
-        _path(options, "ca_file"),
-        options.get("password_env"),
-        _path(options, "cert_file"),
-        _path(options, "key_file"),
-    )
+    _check_login(where, user, passwords=(password is not None) + sum(name in options for name in _LOGIN))
+    return BrokerUrl(parts.scheme, parts.hostname, _port(parts), user, password, **options)
 
 
-def _path(options: dict[str, str], name: str) -> Path | None:
-    return Path(options[name]).expanduser() if name in options else None
+def _check_login(where: str, user: str | None, *, passwords: int) -> None:
+    if passwords > 1:
+        raise BadUrl(f"{where}: give one of password, password_file and password_env")
+    if user is None and passwords:
+        raise BadUrl(f"{where}: a password without a user; {_FORMS}")
+    if user is not None and not passwords:
+        raise BadUrl(f"{where}: a user without a password; {_FORMS}")
 
 
-def _options(parts: ParseResult) -> dict[str, str]:
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
-    for name, value in pairs:
-        if name not in _OPTIONS or not value:
-            raise BadUrl(f"{parts.scheme}://{parts.hostname}: unknown or empty option {name!r}; {_FORMS}")
-    options = dict(pairs)
-    for name in options:
-        schemes = _ENCRYPTED.get(name, (parts.scheme,))
+def _options(parts: ParseResult, where: str) -> dict[str, Any]:
+    """The options as BrokerUrl has them."""
+    options: dict[str, Any] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        schemes = [scheme for scheme, names in _OPTIONS.items() if name in names]
+        if not schemes or not value:
+            raise BadUrl(f"{where}: unknown or empty option {name!r}; {_FORMS}")
         if parts.scheme not in schemes:
-            wanted = " or ".join(f"{scheme}://" for scheme in schemes)
-            reason = "this connection is not encrypted" if parts.scheme in ("nats", "mqtt") else "NATS takes none"
-            raise BadUrl(f"{parts.scheme}://{parts.hostname}: {name} needs {wanted}, {reason}")
+            raise BadUrl(f"{where}: {name} needs {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        options[name] = _READERS.get(name, str)(value)
     if ("cert_file" in options) != ("key_file" in options):
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: cert_file and key_file go together")
+        raise BadUrl(f"{where}: cert_file and key_file go together")
     return options
+
+
+def _path(value: str) -> Path:
+    return Path(value).expanduser()
+
+
+def _streams(value: str) -> str:
+    if not _STREAMS.fullmatch(value):
+        raise BadUrl(f"streams={value}: streams can't be named like that; use 1 to 32 of A-Z, 0-9, '_' and '-'")
+    return value
+
+
+def _js(value: str) -> str:
+    if not _JS.fullmatch(value):
+        raise BadUrl(
+            f"js={value}: not a prefix of JetStream's API; use up to 128 characters such as $JS.hub.API, without "
+            "wildcards and without a dot at the end"
+        )
+    return value
+
+
+_READERS: Final[dict[str, Callable[[str], object]]] = {
+    "password_file": _path,
+    "ca_file": _path,
+    "cert_file": _path,
+    "key_file": _path,
+    "streams": _streams,
+    "js": _js,
+}
+_DEFAULTS: Final = (None, DEFAULT_STREAMS, DEFAULT_JS)
 
 
 def _port(parts: ParseResult) -> int:

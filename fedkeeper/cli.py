@@ -178,7 +178,7 @@ def watch(
 
 
 async def _watch(job: str | None, url: str, *, as_json: bool) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         if job is not None:
             await fabric.job(job)
             if not as_json:
@@ -200,7 +200,7 @@ def jobs(url: Url = "") -> None:
 
 
 async def _jobs(url: str) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         found = await fabric.jobs()
     rows = [
         (
@@ -223,7 +223,7 @@ def cancel(job: JobId, url: Url = "") -> None:
 
 
 async def _cancel(job: str, url: str) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         await fabric.cancel(job)
     typer.echo(f"asked for the end of {job}")
 

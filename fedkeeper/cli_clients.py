@@ -29,7 +29,7 @@ def clients(context: typer.Context, url: Url = "") -> None:
 
 
 async def _list(url: str) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         found, tallies = await fabric.clients(), await fabric.tallies()
     rows = [row(client, tallies.get(client.id), time.time()) for client in found]
     names = ("client", "platform", "state", "seen", "runs", "failed", "cold", "samples", "labels", "data")
@@ -107,7 +107,7 @@ def remove(ids: Ids, url: Url = "") -> None:
 
 
 async def _remove(ids: list[str], url: str) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         for client in ids:
             if await fabric.client(client) is None:
                 raise NoSuchClient(client)
@@ -125,7 +125,7 @@ def pause(
 
 
 async def _change(ids: list[str], url: str, change: Callable[[ClientRecord], ClientRecord]) -> None:
-    async with connect(url_of(url)) as fabric:
+    async with connect(url_of(url), provision=False) as fabric:
         for client in ids:
             known = await fabric.client(client)
             if known is None:

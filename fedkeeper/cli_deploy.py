@@ -37,7 +37,7 @@ def deploy(
 async def _deploy(file: FabricFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
     from fedkeeper import deploy as deploying
 
-    async with connect(url) as fabric:
+    async with connect(url, provision=not plan) as fabric:
         wanted = [] if remove else await deploying.wanted(fabric, file, url, data_dir)
         steps = await deploying.needed(fabric, file, wanted)
         if plan:

@@ -210,15 +210,20 @@ async def _decoded(delivery: Delivery) -> Progress | None:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str) -> AsyncIterator[Fabric]:
+async def connect(url: str, *, provision: bool = True) -> AsyncIterator[Fabric]:
     """A running system, by its broker's address.
 
     Args:
         url: see `broker.connect`.
+        provision: make the broker ready if no system has used it yet, so that jobs can be submitted before a server
+            runs. Without it nothing is created there: for programs that only read.
 
     Raises:
         BadUrl: the address can't be used.
         ConnectFailed: nobody answers there, or the credentials are wrong.
+        NoSystem: no system has used the broker yet, and `provision` is False.
+        OldStore: the broker holds what version 0.1 stored.
+        ForeignStream: someone else's JetStream stream is in our way.
     """
-    async with broker.connect(url, name="fedkeeper") as bus:
+    async with broker.connect(url, name="fedkeeper", provision=provision) as bus:
         yield Fabric(bus)

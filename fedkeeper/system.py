@@ -14,11 +14,11 @@ import broker
 from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
-from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from fedkeeper import bridging, notify, restart
 from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Fabric
+from fedkeeper.store import opened
 
 log = structlog.get_logger(__name__)
 
@@ -109,10 +109,10 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
 
     Args:
         settings: see there.
-        store: the broker's data folder.
+        store: the broker's data folder; one that version 0.1 made is put aside.
         port: of the broker on the loopback address; 0: a free one.
     """
-    async with NatsServer(store, port=port) as nats, task_group() as group:
+    async with opened(store, port=port) as nats, task_group() as group:
         watching = group.create_task(nats.lives(), name="nats-server")
         async with parts(nats.url, settings):
             yield nats.url

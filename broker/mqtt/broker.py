@@ -9,7 +9,7 @@ import msgspec
 from broker import chunks
 from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, Will, refuse_overlap
 from broker.families import Keep, family_of
-from broker.mqtt import feed, inbound, storage
+from broker.mqtt import feed, inbound, storage, store
 from broker.mqtt import link as mqtt_link
 from broker.mqtt.consumer import Shared
 from broker.mqtt.group import DEDUPE_WINDOW_US, Settings
@@ -25,14 +25,25 @@ DEDUPE_S: Final = DEDUPE_WINDOW_US / MICRO
 
 @contextlib.asynccontextmanager
 async def connect(
-    address: BrokerUrl, *, name: str, ack_wait_s: float, will: Will | None = None
+    address: BrokerUrl, *, name: str, ack_wait_s: float, will: Will | None = None, provision: bool = True
 ) -> AsyncIterator[Broker]:
-    """Connect.
+    """Connect, and make sure that what the broker retains is ours.
+
+    Args:
+        address: of the broker.
+        name: who we are.
+        ack_wait_s: after how long an unacknowledged delivery is made again.
+        will: what to retain for us when we vanish.
+        provision: mark the broker as ours if it retains nothing of ours yet.
 
     Raises:
         ConnectFailed: nobody answers at that address, the credentials are wrong, or it retains nothing.
+        NoSystem: nothing of ours is there, and we are not to mark it.
+        OldStore: the broker retains what version 0.1 stored.
+        Unsupported: what it retains is another version's.
     """
     async with mqtt_link.opened(address, name, will) as link:
+        await store.ensure(link, provision=provision)
         yield MqttBroker(link, ack_wait_s)
 
 

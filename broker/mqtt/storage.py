@@ -9,6 +9,7 @@ A topic `fl.a.b` is the MQTT topic `fl/a/b`.
 | FIRST | `fl/a/b`, and `fk/index/fl/a/b` | the payload; and what can be known without fetching it |
 | (claims) | `fk/claims/...` | who may write next; see `mqtt_contest` |
 | (groups) | `fk/groups/<durable>/...` | who has which event; see `mqtt_group` |
+| (mark) | `fk/store` | that all of this is ours, and of which version; see `store` |
 
 What is needed to read a message is in its topic or its payload: MQTT 3.1.1 and bridges drop properties.
 """

@@ -15,11 +15,11 @@ from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
 from broker.families import Keep, family_of
 from broker.nats import link as nats_link
-from broker.nats import streams
-from broker.nats.connection import REQUEST_S, Connection, decoded, new_id
+from broker.nats import names, streams
+from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import Inbox, Replayed, Shared, Watched, change_of
-from broker.nats.errors import Taken, WrongRevision
+from broker.nats.errors import Taken, WrongRevision, decoded
 from broker.nats.link import Link
 from broker.nats.pull import Feed, Source
 from broker.reconnect import CALL_S
@@ -55,15 +55,26 @@ class _Stored:
 
 
 @contextlib.asynccontextmanager
-async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float) -> AsyncIterator[Broker]:
+async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision: bool) -> AsyncIterator[Broker]:
     """Connect, and make sure that the streams are there.
+
+    Args:
+        address: of the server.
+        name: who we are.
+        ack_wait_s: after how long an unacknowledged delivery is made again.
+        provision: create the streams that are missing, and set right those that differ.
 
     Raises:
         ConnectFailed: nobody answers at that address, or the credentials are wrong.
-        Denied: streams are missing, and this user may not create them.
+        Denied: a stream is missing, and this user may not create it.
+        ForeignStream: a stream that is in our way belongs to someone else.
+        NoSystem: the streams are missing, and we are not to create them.
+        OldStore: the streams of version 0.1 are there.
+        StorageFull: the server has not the space that a stream reserves.
+        Unsupported: the server is too old, or the streams are another version's.
     """
     async with nats_link.opened(address, name) as link:
-        await streams.ensure(link)
+        await (streams.ensure(link) if provision else streams.expect(link))
         yield NatsBroker(link, ack_wait_s)
 
 
@@ -162,7 +173,7 @@ class NatsBroker(Broker):
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
 
     async def _purge(self, topic_filter: str) -> None:
-        stream = family_of(topic_filter).name
+        stream = names.stream_of(self._link.address, topic_filter)
         await self._link.api(topic_filter, f"STREAM.PURGE.{stream}", {"filter": topic_filter}, _Purged)
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
@@ -173,7 +184,8 @@ class NatsBroker(Broker):
 
     async def _last(self, topic: str) -> _Stored | None:
         """The last message under a topic, by direct get: no consumer, and readable by subject permissions."""
-        subject = f"$JS.API.DIRECT.GET.{family_of(topic).name}.{topic}"
+        stream = names.stream_of(self._link.address, topic)
+        subject = names.api_subject(self._link.address, f"DIRECT.GET.{stream}.{topic}")
 
         async def attempt(connection: Connection) -> Msg:
             async with connection.large_in:

@@ -22,7 +22,8 @@ from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
-from broker.nats.errors import ApiError, Busy, api_error, denied_subject, mapped, mapped_connect
+from broker.nats import names
+from broker.nats.errors import Busy, decoded, denied_subject, mapped, mapped_connect
 from broker.nats.traffic import Progress
 from broker.url import BrokerUrl
 
@@ -145,13 +146,19 @@ class Connection:
             raise Busy(f"{subject}: nobody answers there")
         return answer
 
-    async def api(self, topic: str, subject: str, request: object, response: type[T]) -> T:
+    async def api(self, topic: str, call: str, request: object, response: type[T]) -> T:
         """Ask JetStream something in JSON.
+
+        Args:
+            topic: what it is about, for errors.
+            call: of its API, such as `STREAM.INFO.<stream>`.
+            request: what is encoded.
+            response: what the answer is decoded as.
 
         Raises:
             BrokerError: what the answer says is wrong, about `topic`.
         """
-        answer = await self.request(f"$JS.API.{subject}", msgspec.json.encode(request))
+        answer = await self.request(names.api_subject(self.address, call), msgspec.json.encode(request))
         return decoded(topic, answer.data, response)
 
     async def send(
@@ -359,25 +366,6 @@ class Connection:
 
 _UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
 """nats-py drops messages beyond its limits; what may be under way is bounded by what we ask for."""
-
-
-def decoded(topic: str, data: bytes, response: type[T]) -> T:
-    """A JetStream answer.
-
-    Raises:
-        BrokerError: it says that something is wrong, or is no answer of JetStream's.
-    """
-    try:
-        error = msgspec.json.decode(data, type=_MaybeError).error
-        if error is None:
-            return msgspec.json.decode(data, type=response)
-    except msgspec.DecodeError as exc:
-        raise Busy(f"{topic}: an answer that is not JetStream's: {exc}") from exc
-    raise api_error(topic, error)
-
-
-class _MaybeError(msgspec.Struct):
-    error: ApiError | None = None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import msgspec
 
 from broker.base import Start
 from broker.errors import BadTopic, Denied, Disconnected
-from broker.families import family_of
+from broker.nats import names
 from broker.nats.connection import Connection, Receive, new_id
 from broker.nats.errors import ConsumerExists, NotFound
 from broker.nats.pull import Arrival, Consumer
@@ -59,7 +59,6 @@ class Durable:
         if not _DURABLE.fullmatch(name):
             raise BadTopic(name, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-' for a durable")
         self._filter = topic_filter
-        self._stream = family_of(topic_filter).name
         self._name = name
         self._ack_wait_s = ack_wait_s
         self._overhear = overhear
@@ -79,7 +78,7 @@ class Durable:
     async def opened(self, connection: Connection) -> AsyncIterator[Consumer]:
         """See Source."""
         ack_wait_s = await self._ensured(connection)
-        consumer = Consumer(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}", ack_wait_s=ack_wait_s)
+        consumer = Consumer(_next_subject(connection, self._filter, self._name), ack_wait_s=ack_wait_s)
         if self._overhear is None:
             yield consumer
             return
@@ -101,7 +100,8 @@ class Durable:
         try:
             info = await _create(connection, self._filter, self._config, "create")
         except ConsumerExists:
-            info = await connection.api(self._filter, f"CONSUMER.INFO.{self._stream}.{self._name}", {}, ConsumerInfo)
+            stream = names.stream_of(connection.address, self._filter)
+            info = await connection.api(self._filter, f"CONSUMER.INFO.{stream}.{self._name}", {}, ConsumerInfo)
             if info.config["filter_subject"] != self._filter:
                 moved = {**info.config, "filter_subject": self._filter}
                 info = await _create(connection, self._filter, moved, "update")
@@ -113,7 +113,6 @@ class Replay:
 
     def __init__(self, topic_filter: str, start: Start = "first") -> None:
         self._filter = topic_filter
-        self._stream = family_of(topic_filter).name
         self._start = start
         self._last: int | None = None  # the sequence number before the next one that we want
         self._consumer_sequence = 0
@@ -128,11 +127,12 @@ class Replay:
             self._last = info.delivered.stream_seq
         self._consumer_sequence = 0
         try:
-            yield Consumer(f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{name}", info.num_pending, math.inf)
+            yield Consumer(_next_subject(connection, self._filter, name), info.num_pending, math.inf)
         finally:
             # Else the server forgets it by itself a little later.
+            stream = names.stream_of(connection.address, self._filter)
             with contextlib.suppress(Disconnected, Denied, NotFound):
-                await connection.api(self._filter, f"CONSUMER.DELETE.{self._stream}.{name}", {}, _Deleted)
+                await connection.api(self._filter, f"CONSUMER.DELETE.{stream}.{name}", {}, _Deleted)
 
     def accept(self, arrival: Arrival) -> bool:
         """Nothing may be missing."""
@@ -159,8 +159,14 @@ class _Deleted(msgspec.Struct):
     success: bool = False
 
 
+def _next_subject(connection: Connection, topic_filter: str, consumer: str) -> str:
+    """Where a consumer is asked for messages."""
+    stream = names.stream_of(connection.address, topic_filter)
+    return names.api_subject(connection.address, f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
+
+
 async def _create(connection: Connection, topic_filter: str, config: dict[str, Any], action: str) -> ConsumerInfo:
-    stream = family_of(topic_filter).name
+    stream = names.stream_of(connection.address, topic_filter)
     request = {"stream_name": stream, "config": config, "action": action}
     # With the filter in the subject, what one may read can be granted.
     subject = f"CONSUMER.CREATE.{stream}.{config['name']}.{topic_filter}"

@@ -3,12 +3,14 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import nats.errors
 
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge, StorageFull, Unsupported
+
+T = TypeVar("T")
 
 _VIOLATION: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^" ]+)', re.IGNORECASE)
 
@@ -32,6 +34,7 @@ _CONSUMER_EXISTS: Final = (10148, 10105, 10013)
 _QUEUE_RULES: Final = (10084, 10098, 10099, 10100, 10101)
 _NO_JETSTREAM: Final = (10039, 10076)
 _NOT_FOUND: Final = (10014, 10059)
+_SUBJECTS_TAKEN: Final = 10065
 
 
 class ApiError(msgspec.Struct, frozen=True):
@@ -58,6 +61,10 @@ class ConsumerExists(BrokerError):
     """Raised inside the NATS backend when a durable exists with other settings."""
 
 
+class SubjectsTaken(BrokerError):
+    """Raised inside the NATS backend when another stream keeps a stream's subjects."""
+
+
 class NotFound(BrokerError):
     """Raised inside the NATS backend when there is no such stream or consumer."""
 
@@ -79,11 +86,32 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
             return ConsumerExists(topic)
         case code if code in _NOT_FOUND:
             return NotFound(f"{topic}: {text}")
+        case code if code == _SUBJECTS_TAKEN:
+            return SubjectsTaken(f"{topic}: {text}")
         case code if code == _TOO_LARGE:
             return PayloadTooLarge(topic)
         case code if code in _QUEUE_RULES or code in _NO_JETSTREAM:
             return Unsupported(f"{topic}: {text}")
     return BrokerError(f"{topic}: {text}")
+
+
+def decoded(topic: str, data: bytes, response: type[T]) -> T:
+    """A JetStream answer.
+
+    Raises:
+        BrokerError: it says that something is wrong, or is no answer of JetStream's.
+    """
+    try:
+        error = msgspec.json.decode(data, type=_MaybeError).error
+        if error is None:
+            return msgspec.json.decode(data, type=response)
+    except msgspec.DecodeError as exc:
+        raise Busy(f"{topic}: an answer that is not JetStream's: {exc}") from exc
+    raise api_error(topic, error)
+
+
+class _MaybeError(msgspec.Struct):
+    error: ApiError | None = None
 
 
 def denied_subject(error: Exception) -> str | None:

@@ -19,13 +19,9 @@ _log = structlog.get_logger(__name__)
 class Link(reconnect.Link[Connection]):
     """See broker.reconnect.Link."""
 
-    async def api(self, topic: str, subject: str, request: object, response: type[T]) -> T:
-        """Ask JetStream something in JSON, until it answers.
-
-        Raises:
-            BrokerError: what the answer says is wrong, about `topic`.
-        """
-        return await self.persist(lambda connection: connection.api(topic, subject, request, response))
+    async def api(self, topic: str, call: str, request: object, response: type[T]) -> T:
+        """See Connection.api; asks until JetStream answers."""
+        return await self.persist(lambda connection: connection.api(topic, call, request, response))
 
     async def send(self, subject: str, payload: bytes) -> None:
         """Send what may as well get lost, such as an acknowledgement: without it, the event just comes again."""

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> None:
     """Work on orders until their stream ends."""
     warm = Warm()
-    async with broker.connect(url, name=f"worker-{os.getpid()}") as bus, asyncio.TaskGroup() as group:
+    async with broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus, asyncio.TaskGroup() as group:
         first = True
         while line := await orders.readline():
             order = _order(line, reports)

@@ -83,7 +83,7 @@ class Line:
 
     async def _keep(self, call: _Call) -> None:
         try:
-            async with broker.connect(self._url, name=self._name) as bus:
+            async with broker.connect(self._url, name=self._name, provision=False) as bus:
                 call.ready.set_result(bus)
                 await call.over.wait()
         except BrokerError as exc:

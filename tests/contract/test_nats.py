@@ -55,8 +55,8 @@ async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
         client = await bare_client(server)
         for family in families.FAMILIES:  # an operator's streams, with nothing reserved
-            stream = settings(family) | {"max_bytes": -1}
-            await client.request(f"$JS.API.STREAM.CREATE.{family.name}", json.dumps(stream).encode())
+            stream = settings(family, f"FEDKEEPER_{family.name}") | {"max_bytes": -1}
+            await client.request(f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode())
         await client.close()
         async with broker.connect(server.url) as bus, asyncio.timeout(AT_ONCE_S):
             with pytest.raises(StorageFull):
@@ -136,11 +136,11 @@ async def test_a_changed_stream_is_changed_back_but_for_the_operators_settings(
     client = await bare_client(nats_server)
     try:
         manager = client.jsm()
-        config = (await manager.stream_info("PROGRESS")).config
+        config = (await manager.stream_info("FEDKEEPER_PROGRESS")).config
         await manager.update_stream(config.evolve(max_age=600.0, max_bytes=1 << 20))
         async with connect():
             pass
-        repaired = (await manager.stream_info("PROGRESS")).config
+        repaired = (await manager.stream_info("FEDKEEPER_PROGRESS")).config
     finally:
         await client.close()
     assert (repaired.max_age, repaired.max_bytes) == (30 * 86_400.0, 1 << 20)

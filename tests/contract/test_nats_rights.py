@@ -59,13 +59,14 @@ authorization {
   users: [
     { user: "fedkeeper", password: "admin" },
     { user: "client-7", password: "secret", permissions: {
-        publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.MODELS.fl.models.>",
-                  "$JS.API.CONSUMER.MSG.NEXT.TASKS.client-7", "$JS.ACK.TASKS.client-7.>"],
+        publish: ["fl.updates.*.*.client-7.*", "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>",
+                  "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_TASKS.client-7", "$JS.ACK.FEDKEEPER_TASKS.client-7.>"],
         subscribe: ["_INBOX_client-7.>"] } },
     { user: "viewer", password: "secret", permissions: {
-        publish: ["$JS.API.CONSUMER.*.VALUES.>", "$JS.API.CONSUMER.*.PROGRESS.>", "$JS.API.CONSUMER.MSG.NEXT.VALUES.>",
-                  "$JS.API.CONSUMER.MSG.NEXT.PROGRESS.>", "$JS.API.DIRECT.GET.VALUES.fl.rounds.>",
-                  "$JS.API.DIRECT.GET.MODELS.fl.models.>"],
+        publish: ["$JS.API.CONSUMER.*.FEDKEEPER_RECORDS.>", "$JS.API.CONSUMER.*.FEDKEEPER_PROGRESS.>",
+                  "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_RECORDS.>", "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_PROGRESS.>",
+                  "$JS.API.DIRECT.GET.FEDKEEPER_RECORDS.fl.rounds.*",
+                  "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>"],
         subscribe: ["_INBOX_viewer.>"] } },
     { user: "mute", password: "secret", permissions: { subscribe: { deny: [">"] } } },
   ]

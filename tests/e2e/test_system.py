@@ -11,10 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 import yaml
 
+from broker.nats import old_store
 from broker.nats.server import NatsServer, find_binary
+from tests.support.brokers import Mosquitto
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 from tests.support.program import SHORT, WITHIN_S, Program, digest, run
@@ -118,6 +121,44 @@ async def test_a_broker_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     code, output = await run("jobs", "--url", "nats://127.0.0.1:1", cwd=tmp_path)
     assert (code, "Traceback" in output) == (1, False)
     assert "can't connect to" in output
+
+
+@pytest.fixture(params=["nats_server", "mosquitto"])
+def unused_url(request: pytest.FixtureRequest) -> str:
+    """A broker that no system has used."""
+    server: NatsServer | Mosquitto = request.getfixturevalue(request.param)
+    return server.url
+
+
+async def test_commands_that_only_read_make_no_broker_ready(unused_url: str, tmp_path: Path) -> None:
+    commands = (("jobs",), ("watch",), ("cancel", "x"), ("clients",), ("clients", "remove", "x"))
+    # Nor would the second one find what the first one made.
+    for command in (*commands, ("jobs",)):
+        code, output = await run(*command, "--url", unused_url, cwd=tmp_path)
+        assert (code, "Traceback" in output) == (1, False)
+        assert "no FedKeeper system has used" in output
+
+
+async def test_up_puts_a_store_of_0_1_aside(tmp_path: Path) -> None:
+    store = tmp_path / ".fedkeeper" / "broker"
+    async with NatsServer(store, max_file_bytes=2 << 30) as server:
+        client = await nats.connect(
+            f"nats://127.0.0.1:{server.port}", user="fedkeeper", password=server.password_file.read_text()
+        )
+        for name, subjects in old_store.STREAMS.items():
+            await client.jetstream().add_stream(name=name, subjects=list(subjects))
+        await client.jetstream().publish("fl.rounds.job-1", b"theirs")
+        code, output = await run("jobs", "--url", server.url, cwd=tmp_path)
+        assert (code, "holds a store of FedKeeper 0.1, which was left as it is" in output) == (1, True)
+        await client.close()
+    program = await Program("up", "--workers", "1", cwd=tmp_path).start()
+    await program.says("ready: ")
+    code, listed = await run("jobs", cwd=tmp_path)
+    program.send(signal.SIGINT)
+    assert await program.ends(20) == 130, program.output
+    assert (code, "job-1" in listed) == (0, False)
+    assert program.output.count("a store of version 0.1 was put aside") == 1
+    assert set(old_store.STREAMS) == {path.name for path in (store.parent / "broker-0.1").glob("jetstream/*/streams/*")}
 
 
 async def test_a_submission_without_a_server_is_kept(nats_server: NatsServer, tmp_path: Path) -> None:

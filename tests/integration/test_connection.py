@@ -2,18 +2,26 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import pytest
 
 import broker
 from broker import topics
 from broker.base import Broker
-from broker.errors import ConnectFailed
+from broker.errors import ConnectFailed, NoSystem
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.runtime.connection import Line
 
 NOTHING = topics.pointer("job")
+
+
+@pytest.fixture(autouse=True)
+async def _system(nats_server: NatsServer) -> None:
+    """A system has used the broker: functions make nothing ready."""
+    async with broker.connect(nats_server.url):
+        pass
 
 
 @pytest.fixture
@@ -22,9 +30,9 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     connect = broker.connect
 
-    def counted(url: str, *, name: str) -> contextlib.AbstractAsyncContextManager[Broker]:
+    def counted(url: str, *, name: str, provision: bool) -> contextlib.AbstractAsyncContextManager[Broker]:
         names.append(name)
-        return connect(url, name=name)
+        return connect(url, name=name, provision=provision)
 
     monkeypatch.setattr(broker, "connect", counted)
     return names
@@ -70,6 +78,13 @@ async def test_who_gives_up_waiting_leaves_the_connection_to_others(
         line.hang_up()
     assert first.cancelled()
     assert connections == ["one"]
+
+
+async def test_a_function_makes_no_broker_ready(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path / "unused", max_file_bytes=2 << 30) as unused, task_group() as group:
+        for _ in range(2):
+            with pytest.raises(NoSystem):
+                await use(Line(unused.url, "one", group))
 
 
 async def test_a_connection_that_could_not_be_opened_is_tried_again(nats_server: NatsServer) -> None:

@@ -393,7 +393,8 @@ authorization {
     { user: "fedkeeper", password: "admin" },
     { user: "c1", password: "s3cret", permissions: {
         publish: ["fl.updates.*.*.c1.*", "fl.state.*.c1.*.*", "fl.reports.*.c1",
-                  "$JS.API.DIRECT.GET.MODELS.fl.models.>", "$JS.API.DIRECT.GET.STATE.fl.state.*.c1.>"],
+                  "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>",
+                  "$JS.API.DIRECT.GET.FEDKEEPER_STATE.fl.state.*.c1.>"],
         subscribe: ["_INBOX_c1.>"] } },
   ]
 }

@@ -48,7 +48,19 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
         ("nats://u:p@host?password_env=PW", "give one of"),
         ("nats://u@host?password_env=PW&password_file=/a", "give one of"),
         ("memory://a?password_env=PW", "a name"),
-        ("nats://host?ca_file=/a", "not encrypted"),
+        ("nats://host?ca_file=/a", "ca_file needs tls:// or mqtts://"),
+        ("nats://host?streams=", "'streams'"),
+        ("nats://host?streams=fed", "use 1 to 32 of A-Z"),
+        ("nats://host?streams=A.B", "use 1 to 32 of A-Z"),
+        (f"nats://host?streams={'A' * 33}", "use 1 to 32 of A-Z"),
+        ("mqtt://host?streams=OTHER", "streams needs nats:// or tls://"),
+        ("memory://a?streams=OTHER", "a name"),
+        ("nats://host?js=", "'js'"),
+        ("nats://host?js=$JS.hub.API.", "such as $JS.hub.API"),
+        ("nats://host?js=$JS.*.API", "such as $JS.hub.API"),
+        ("nats://host?js=a%20b", "such as $JS.hub.API"),
+        (f"nats://host?js={'a' * 129}", "such as $JS.hub.API"),
+        ("mqtts://host?js=$JS.hub.API", "js needs nats:// or tls://"),
         ("nats://[::1", "unreadable"),
     ],
 )
@@ -62,6 +74,9 @@ def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
     "text",
     [
         f"nats://u:{HIDDEN}@host?colour=red",
+        f"nats://u:{HIDDEN}@host?streams=other",
+        f"nats://u:{HIDDEN}@host?js=a..b",
+        f"nats://u:{HIDDEN}@host?ca_file=ca.pem",
         f"nats://u:{HIDDEN}@host:99999",
         f"nats://u:{HIDDEN}@host/path",
         f"nats://u:{HIDDEN}@host?password_file=/a",
@@ -78,6 +93,18 @@ def test_no_error_shows_a_password(text: str) -> None:
     with pytest.raises(BadUrl) as error:
         BrokerUrl.parse(text)
     assert HIDDEN not in f"{error.value} {error.value!r} {error.value.__cause__}"
+
+
+@pytest.mark.parametrize("scheme", ["nats", "tls"])
+def test_names_of_streams_and_a_prefix_of_jetstreams_api(scheme: str) -> None:
+    text = f"{scheme}://host:4222?streams=PLANT_2-B&js=$JS.hub.API"
+    url = BrokerUrl.parse(text)
+    assert (url.streams, url.js) == ("PLANT_2-B", "$JS.hub.API")
+    assert str(url) == text
+    assert BrokerUrl.parse(str(url)) == url
+    default = BrokerUrl.parse(f"{scheme}://host")
+    assert (default.streams, default.js) == ("FEDKEEPER", "$JS.API")
+    assert str(default) == f"{scheme}://host:4222"
 
 
 def test_no_representation_shows_a_password() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from msgspec import inspect
 
-from broker.messages import job
+from broker.messages import codec, job
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from tests.support.paths import REPOSITORY

@@ -1,0 +1,18 @@
+from broker.families import FAMILIES
+from broker.nats.old_store import STREAMS, is_old_store
+
+OLD = {name: tuple(subjects) for name, subjects in STREAMS.items()}
+
+
+def test_all_streams_of_0_1_with_their_subjects_are_its_store() -> None:
+    assert is_old_store(OLD)
+    assert is_old_store(OLD | {"PLANT": ("fl.plant",)})
+
+
+def test_anything_else_is_not() -> None:
+    assert not is_old_store({})
+    assert not is_old_store({f"FEDKEEPER_{family.name}": family.filters for family in FAMILIES})
+    for name, kept in OLD.items():
+        assert not is_old_store({other: subjects for other, subjects in OLD.items() if other != name})
+        assert not is_old_store(OLD | {name: ("plant.*",)})
+        assert not is_old_store(OLD | {name: (*kept, "plant.*")})
