@@ -40,7 +40,7 @@ _BROKEN: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class JobContext:
     """What a job is run with.
 
     Attributes:
@@ -62,22 +62,22 @@ class Surroundings:
     secret: Callable[[], str]
 
 
-async def run(job: str, around: Surroundings) -> None:
+async def run(job: str, context: JobContext) -> None:
     """Run a job to its end, from wherever its record stands."""
-    while not await _run_once(job, around):
+    while not await _run_once(job, context):
         log.info("another server moved this job; going on from its record", job=job)
 
 
-async def _run_once(job: str, around: Surroundings) -> bool:
-    found = await around.broker.get(topics.pointer(job))
+async def _run_once(job: str, context: JobContext) -> bool:
+    found = await context.broker.get(topics.pointer(job))
     if found is None:
         return True
     record = codec.decode(JobRecord, found.payload)
     if record.over:
         return True
-    ledger = Ledger(around.broker, record, found.revision)
+    ledger = Ledger(context.broker, record, found.revision)
     try:
-        await _Running(ledger, around).run_to_the_end()
+        await _Running(ledger, context).run_to_the_end()
     except Conflict:
         return False
     return True
@@ -89,17 +89,17 @@ class _Running:
     The methods stand in the order in which a job comes to them.
     """
 
-    def __init__(self, ledger: Ledger, around: Surroundings) -> None:
+    def __init__(self, ledger: Ledger, context: JobContext) -> None:
         record = ledger.record
         self.job = record.job
         self._ledger = ledger
-        self._around = around
-        self._recruiter = Recruiter(record.job, around.registry, around.attendance, around.clock)
+        self._context = context
+        self._recruiter = Recruiter(record.job, context.registry, context.attendance, context.clock)
         self._strategy = strategy.of(record.job)
         self._state = GlobalState({})
         self._secret = ""
         self._evaluation = Evaluation(
-            record.evaluated, record.accuracy, around.learning, around.announcer, around.clock
+            record.evaluated, record.accuracy, context.learning, context.announcer, context.clock
         )
 
     @property
@@ -120,13 +120,13 @@ class _Running:
         await self._ledger.move(announced=True)
 
     async def _train(self) -> None:
-        record, around = self.record, self._around
-        self._secret = await self._ledger.secret(around.secret)
+        record, context = self.record, self._context
+        self._secret = await self._ledger.secret(context.secret)
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
             await self._said(progress.JobAccepted(name=self.job.name, job=self.job))
-        sources = around.broker, around.registry, around.attendance
-        async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=around.clock) as box:
+        sources = context.broker, context.registry, context.attendance
+        async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=context.clock) as box:
             if record.phase == "accepted":
                 await self._publish_first_model()
             else:
@@ -135,7 +135,7 @@ class _Running:
                 await self._run_rounds(box, background)
 
     async def _publish_first_model(self) -> None:
-        initial = await asyncio.to_thread(self._around.learning.initial, self.job)
+        initial = await asyncio.to_thread(self._context.learning.initial, self.job)
         self._state = self._strategy.init(initial.weights)
         model, slots = await self._ledger.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
@@ -186,7 +186,7 @@ class _Running:
         if box.cancel_asked:
             await self._end("cancelled")
             return
-        now_s, round_ = self._around.clock(), self.record.round + 1
+        now_s, round_ = self._context.clock(), self.record.round + 1
         await self._ledger.move(
             round=round_,
             cohort=cohort.choose(self.job, round_, candidates),
@@ -200,10 +200,10 @@ class _Running:
 
     async def _run_round(self, box: Inbox, background: asyncio.TaskGroup) -> None:
         """From the open cohort in the record to the next global model, or to a failed round."""
-        before, around = self.record, self._around
+        before, context = self.record, self._context
         nonce = round_nonce(self._secret, before.id, before.round)
         expected = commit.expected(before, self._state.weights, nonce)
-        collector = Collector(before, expected, around.announcer, around.clock, around.attendance.gone_s)
+        collector = Collector(before, expected, context.announcer, context.clock, context.attendance.gone_s)
         invited_s = await self._invite(nonce)
         if before.closed is None:
             await self._close_round(await collector.run(box), invited_s)
@@ -224,8 +224,8 @@ class _Running:
         self._say(event, record.round, *(["resumed"] if record.invited else []))
         if record.invited:
             return record.opened_s
-        await invitations.send(self._around.broker, record, nonce, self._strategy)
-        invited_s = self._around.clock()
+        await invitations.send(self._context.broker, record, nonce, self._strategy)
+        invited_s = self._context.clock()
         await self._ledger.move(invited=True)
         return invited_s
 
@@ -246,7 +246,7 @@ class _Running:
         finished = Finished(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
         self._state = self._strategy.apply(self._state, finished)
         model, slots = await self._ledger.publish(self._state)
-        committed_s = self._around.clock()
+        committed_s = self._context.clock()
         event = commit.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await self._evaluation.settled()
         await self._ledger.move(
@@ -277,11 +277,11 @@ class _Running:
         await self._ledger.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
 
     def _say(self, event: Event, *about: object) -> None:
-        self._around.announcer.say(self.record.id, event, *about)
+        self._context.announcer.say(self.record.id, event, *about)
 
     async def _said(self, event: Event, *about: object) -> None:
         """Say what must not be lost, before the record moves on."""
-        await self._around.announcer.said(self.record.id, event, *about)
+        await self._context.announcer.said(self.record.id, event, *about)
 
 
 def _rounds_over(record: JobRecord) -> bool:

@@ -16,7 +16,7 @@ from broker.messages.job_record import JobRecord
 from broker.support.tasks import task_group
 from server import jobs, presence, registry
 from server.announcer import announcing
-from server.jobs import Surroundings
+from server.jobs import JobContext
 from server.learning import Learning
 from server.submissions import Desk
 
@@ -63,22 +63,22 @@ async def serve(
         group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")
-        around = Surroundings(broker, announcer, clients, bridges, learning, clock, secret)
-        await _run_jobs(around, group, listening, on_ready)
+        context = JobContext(broker, announcer, clients, bridges, learning, clock, secret)
+        await _run_jobs(context, group, listening, on_ready)
 
 
 async def _run_jobs(
-    around: Surroundings, group: asyncio.TaskGroup, listening: asyncio.Barrier, on_ready: Callable[[], None]
+    context: JobContext, group: asyncio.TaskGroup, listening: asyncio.Barrier, on_ready: Callable[[], None]
 ) -> None:
     """Run each job that has not ended, from the moment its record appears."""
     running: dict[str, asyncio.Task[None]] = {}
-    async with around.broker.watch(topics.pointer(topics.ANY)) as values:
+    async with context.broker.watch(topics.pointer(topics.ANY)) as values:
         await listening.wait()
         on_ready()
         async for value in values:
             record = _record(value)
             if record is not None and not record.over and (record.id not in running or running[record.id].done()):
-                running[record.id] = group.create_task(_run_job(record.id, around), name=f"job {record.id}")
+                running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
 
 
 def _record(value: Value | Deleted) -> JobRecord | None:
@@ -91,10 +91,10 @@ def _record(value: Value | Deleted) -> JobRecord | None:
         return None
 
 
-async def _run_job(job: str, around: Surroundings) -> None:
+async def _run_job(job: str, context: JobContext) -> None:
     structlog.contextvars.bind_contextvars(job=job)
     try:
-        await jobs.run(job, around)
+        await jobs.run(job, context)
     except Disconnected:
         # No fault of the job's: it goes on from its record when the broker is back and the server starts over.
         raise
@@ -103,15 +103,15 @@ async def _run_job(job: str, around: Surroundings) -> None:
     except Exception as exc:
         # The outermost loop of a job: whatever is wrong with it must not take the other jobs down.
         log.exception("the job stopped because of an error of ours", job=job)
-        await _fail(job, around, f"{type(exc).__name__}: {exc}")
+        await _fail(job, context, f"{type(exc).__name__}: {exc}")
 
 
-async def _fail(job: str, around: Surroundings, reason: str) -> None:
-    found = await around.broker.get(topics.pointer(job))
+async def _fail(job: str, context: JobContext, reason: str) -> None:
+    found = await context.broker.get(topics.pointer(job))
     record = None if found is None else _record(found)
     if found is None or record is None or record.ended:
         # A job has one end, also where what comes after it went wrong.
         return
     failed = job_record.failed(record, f"internal error: {reason}")
-    await around.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
-    await jobs.run(job, around)
+    await context.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
+    await jobs.run(job, context)

@@ -14,7 +14,7 @@ from broker.messages.progress import JobFailed, Progress
 from broker.messages.round import BlobRef
 from server import jobs, service
 from server.announcer import Announcer, announcing
-from server.jobs import Surroundings
+from server.jobs import JobContext
 from server.presence import Attendance
 from server.registry import Registry
 from tests.support import fakes
@@ -26,9 +26,9 @@ COMPLETED = JobRecord(
 
 
 @pytest.fixture
-async def around(memory_url: str) -> AsyncIterator[Surroundings]:
+async def around(memory_url: str) -> AsyncIterator[JobContext]:
     async with broker.connect(memory_url) as bus, announcing(bus) as announcer:
-        yield Surroundings(bus, announcer, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
+        yield JobContext(bus, announcer, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
 
 
 def now() -> float:
@@ -54,7 +54,7 @@ async def said(bus: Broker, announcer: Announcer) -> list[Progress]:
     return found[:-1]
 
 
-async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: Surroundings) -> None:
+async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: JobContext) -> None:
     """As after a crash between the record's end and its announcement."""
     await around.broker.put(topics.pointer("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", around)
@@ -62,13 +62,13 @@ async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: Surrounding
     assert (await record(around.broker)).over
 
 
-async def test_a_job_that_is_over_is_not_ended_again(around: Surroundings) -> None:
+async def test_a_job_that_is_over_is_not_ended_again(around: JobContext) -> None:
     """As where the server learns late, by an older state of the record, of a job that it has ended itself."""
     await around.broker.put(topics.pointer("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", around)
     before = await around.broker.get(topics.pointer("demo"))
     other = Announcer(now)
-    nobody = Surroundings(around.broker, other, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
+    nobody = JobContext(around.broker, other, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
     async with asyncio.timeout(30):
         await jobs.run("demo", nobody)
     assert await around.broker.get(topics.pointer("demo")) == before
@@ -76,7 +76,7 @@ async def test_a_job_that_is_over_is_not_ended_again(around: Surroundings) -> No
 
 
 async def test_an_error_after_the_end_does_not_make_another_end(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+    around: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(topic_filter: str) -> None:
         raise RuntimeError(topic_filter)
@@ -88,9 +88,7 @@ async def test_an_error_after_the_end_does_not_make_another_end(
     assert (await record(around.broker)).phase == "completed"
 
 
-async def test_an_error_of_ours_ends_the_job_and_is_named(
-    around: Surroundings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_of_ours_ends_the_job_and_is_named(around: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise ZeroDivisionError("by nothing")
 
