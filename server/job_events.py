@@ -16,7 +16,7 @@ from broker.messages import cloudevents
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.support.tasks import task_group
-from server.presence import Attendance
+from server.presence import BridgePresence
 from server.registry import Registry
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class RegisterChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class AttendanceChanged:
+class PresenceChanged:
     """Bridges came or went."""
 
 
@@ -59,7 +59,7 @@ class TimeUp:
     """The time that was asked for has come."""
 
 
-Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | AttendanceChanged | TimeUp
+Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | PresenceChanged | TimeUp
 
 
 class Inbox:
@@ -109,11 +109,11 @@ class Inbox:
             version = await registry.changed(version)
             await self._queue.put(RegisterChanged())
 
-    async def _attendance(self, attendance: Attendance) -> None:
+    async def _attendance(self, attendance: BridgePresence) -> None:
         version = attendance.version
         while True:
             version = await attendance.changed(version)
-            await self._queue.put(AttendanceChanged())
+            await self._queue.put(PresenceChanged())
 
 
 async def _invocation(delivery: Delivery) -> Invocation | None:
@@ -126,7 +126,13 @@ async def _invocation(delivery: Delivery) -> Invocation | None:
 
 @contextlib.asynccontextmanager
 async def reading(
-    broker: Broker, registry: Registry, attendance: Attendance, *, job: str, since_s: float, clock: Callable[[], float]
+    broker: Broker,
+    registry: Registry,
+    attendance: BridgePresence,
+    *,
+    job: str,
+    since_s: float,
+    clock: Callable[[], float],
 ) -> AsyncIterator[Inbox]:
     """The inbox of a job; invocations are replayed from `since_s` (seconds since the epoch) on."""
     inbox = Inbox(clock)

@@ -27,7 +27,7 @@ from server.evaluation import Evaluation
 from server.job_events import Inbox
 from server.job_store import Ledger
 from server.learning import Learning
-from server.presence import Attendance
+from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
 from server.rounds import State
@@ -56,7 +56,7 @@ class JobContext:
     broker: Broker
     announcer: Announcer
     registry: Registry
-    attendance: Attendance
+    attendance: BridgePresence
     learning: Learning
     clock: Callable[[], float]
     secret: Callable[[], str]

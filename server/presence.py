@@ -37,7 +37,7 @@ class _Heard:
         return self.until_s + MISSED * self.presence.every_s
 
 
-class Attendance:
+class BridgePresence:
     """Every bridge that was heard of. Use it as `async with opened(broker, clock) as attendance`.
 
     Attributes:
@@ -103,8 +103,8 @@ def _presence(value: Value) -> Presence:
 
 
 @contextlib.asynccontextmanager
-async def opened(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[Attendance]:
+async def opened(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[BridgePresence]:
     """The bridges, from the start and kept up to date until the end."""
-    attendance = Attendance(clock)
+    attendance = BridgePresence(clock)
     async with following(broker, topics.presence(topics.ANY, topics.ANY), attendance.note):
         yield attendance

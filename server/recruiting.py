@@ -9,7 +9,7 @@ from broker.messages.register import ClientRecord
 from server import cohort
 from server.errors import JobFailed
 from server.job_events import Inbox, TimeUp
-from server.presence import Attendance
+from server.presence import BridgePresence
 from server.registry import Registry
 
 
@@ -26,7 +26,7 @@ class Recruiter:
 
     job: Job
     registry: Registry
-    attendance: Attendance
+    attendance: BridgePresence
     clock: Callable[[], float]
 
     async def candidates(self, box: Inbox, say: Callable[[JobWaiting], None]) -> list[ClientRecord]:

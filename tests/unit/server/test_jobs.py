@@ -15,7 +15,7 @@ from broker.messages.round import BlobRef
 from server import jobs, service
 from server.announcer import Announcer, announcing
 from server.jobs import JobContext
-from server.presence import Attendance
+from server.presence import BridgePresence
 from server.registry import Registry
 from tests.support import fakes
 from tests.support.fakes import FakeLearning
@@ -28,7 +28,7 @@ COMPLETED = JobRecord(
 @pytest.fixture
 async def around(memory_url: str) -> AsyncIterator[JobContext]:
     async with broker.connect(memory_url) as bus, announcing(bus) as announcer:
-        yield JobContext(bus, announcer, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
+        yield JobContext(bus, announcer, Registry(), BridgePresence(now), FakeLearning(), now, lambda: "unguessable")
 
 
 def now() -> float:
@@ -68,7 +68,9 @@ async def test_a_job_that_is_over_is_not_ended_again(around: JobContext) -> None
     await jobs.run("demo", around)
     before = await around.broker.get(topics.pointer("demo"))
     other = Announcer(now)
-    nobody = JobContext(around.broker, other, Registry(), Attendance(now), FakeLearning(), now, lambda: "unguessable")
+    nobody = JobContext(
+        around.broker, other, Registry(), BridgePresence(now), FakeLearning(), now, lambda: "unguessable"
+    )
     async with asyncio.timeout(30):
         await jobs.run("demo", nobody)
     assert await around.broker.get(topics.pointer("demo")) == before

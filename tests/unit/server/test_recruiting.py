@@ -13,8 +13,8 @@ from broker.messages.job import Cohort, Data, Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
 from server.errors import JobFailed
-from server.job_events import AttendanceChanged, CancelAsked, Happened, Inbox, RegisterChanged
-from server.presence import Attendance
+from server.job_events import CancelAsked, Happened, Inbox, PresenceChanged, RegisterChanged
+from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
 from tests.support import fakes
@@ -39,7 +39,7 @@ class Place:
 
     def __post_init__(self) -> None:
         self.registry = Registry()
-        self.attendance = Attendance(self.clock)
+        self.attendance = BridgePresence(self.clock)
         self.box = Inbox(self.clock)
 
     def register(self, *clients: ClientRecord) -> None:
@@ -84,7 +84,7 @@ async def test_too_few_are_waited_for_and_that_is_said_once(place: Place) -> Non
     async with asyncio.TaskGroup() as group:
         recruiting = group.create_task(place.recruited(), name="recruiting")
         await until_said(place)
-        place.happen(AttendanceChanged())
+        place.happen(PresenceChanged())
         place.register(*fakes.clients(1, first=1))
         place.happen(RegisterChanged())
     assert recruiting.result() == ["client-00", "client-01"]
@@ -99,7 +99,7 @@ async def test_a_bridge_that_comes_makes_its_clients_candidates(place: Place) ->
         recruiting = group.create_task(place.recruited(), name="recruiting")
         await until_said(place)
         place.announce("away")
-        place.happen(AttendanceChanged())
+        place.happen(PresenceChanged())
     assert recruiting.result() == ["client-00", "client-01"]
     assert place.said[0].reason.endswith("are registered, 2 of them on away, whose bridge is not there")
 
