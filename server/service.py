@@ -18,7 +18,7 @@ from server import jobs, presence, registry
 from server.announcer import announcing
 from server.jobs import JobContext
 from server.learning import Learning
-from server.submissions import Desk
+from server.submissions import SubmissionHandler
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +59,7 @@ async def serve(
         task_group() as group,
     ):
         listening = asyncio.Barrier(3)
-        desk = Desk(broker, announcer, clock, secret, listening)
+        desk = SubmissionHandler(broker, announcer, clock, secret, listening)
         group.create_task(desk.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         named = topics.submission(topics.ANY)
         group.create_task(desk.receive(named, "server-submissions"), name="submissions with an id")

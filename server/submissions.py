@@ -39,7 +39,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class SubmissionHandler:
     """Where submissions are handled.
 
     Attributes:

@@ -22,7 +22,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobFailed, JobRejected, Progress
 from server.announcer import Announcer, announcing
-from server.submissions import MAX_BYTES, Answer, Desk
+from server.submissions import MAX_BYTES, Answer, SubmissionHandler
 
 DEMO = Job(name="demo", seed=5)
 PAYLOAD = msgspec.json.encode(DEMO)
@@ -35,7 +35,7 @@ class Office:
 
     bus: Broker
     announcer: Announcer
-    desk: Desk
+    desk: SubmissionHandler
 
     async def deliver(self, payload: bytes, topic: str = topics.SUBMIT) -> Delivery:
         receipt = await self.bus.publish(topic, payload)
@@ -76,7 +76,7 @@ class Office:
 @pytest.fixture
 async def office() -> AsyncIterator[Office]:
     async with asyncio.timeout(10), broker.connect("memory://submissions") as bus, announcing(bus) as announcer:
-        yield Office(bus, announcer, Desk(bus, announcer, lambda: 1_700_000_000.5, lambda: next(SECRETS)))
+        yield Office(bus, announcer, SubmissionHandler(bus, announcer, lambda: 1_700_000_000.5, lambda: next(SECRETS)))
 
 
 async def test_a_job_is_accepted_and_recorded(office: Office) -> None:
