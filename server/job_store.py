@@ -16,7 +16,7 @@ from broker.messages.tensors import Tensors
 from server.strategy import GlobalState
 
 
-class Ledger:
+class JobStore:
     """A job's record and models on a broker.
 
     Attributes:

@@ -25,7 +25,7 @@ from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
 from server.job_events import Inbox
-from server.job_store import Ledger
+from server.job_store import JobStore
 from server.learning import Learning
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
@@ -75,9 +75,9 @@ async def _run_once(job: str, context: JobContext) -> bool:
     record = codec.decode(JobRecord, found.payload)
     if record.over:
         return True
-    ledger = Ledger(context.broker, record, found.revision)
+    store = JobStore(context.broker, record, found.revision)
     try:
-        await _Running(ledger, context).run_to_the_end()
+        await _Running(store, context).run_to_the_end()
     except Conflict:
         return False
     return True
@@ -89,10 +89,10 @@ class _Running:
     The methods stand in the order in which a job comes to them.
     """
 
-    def __init__(self, ledger: Ledger, context: JobContext) -> None:
-        record = ledger.record
+    def __init__(self, store: JobStore, context: JobContext) -> None:
+        record = store.record
         self.job = record.job
-        self._ledger = ledger
+        self._store = store
         self._context = context
         self._recruiter = Recruiter(record.job, context.registry, context.attendance, context.clock)
         self._strategy = strategy.of(record.job)
@@ -105,23 +105,23 @@ class _Running:
     @property
     def record(self) -> JobRecord:
         """Where the job stands."""
-        return self._ledger.record
+        return self._store.record
 
     async def run_to_the_end(self) -> None:
         """Take every step until the job has ended, and everybody may know it."""
         if not self.record.ended:
-            await self._ledger.tidy()
+            await self._store.tidy()
             try:
                 await self._train()
             except (JobFailed, LearningFailed, *_BROKEN) as exc:
                 await self._end("failed", str(exc))
         await self._said(_end_event(self.record))
-        await self._ledger.clean_up()
-        await self._ledger.move(announced=True)
+        await self._store.clean_up()
+        await self._store.move(announced=True)
 
     async def _train(self) -> None:
         record, context = self.record, self._context
-        self._secret = await self._ledger.secret(context.secret)
+        self._secret = await self._store.secret(context.secret)
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
             await self._said(progress.JobAccepted(name=self.job.name, job=self.job))
@@ -137,15 +137,15 @@ class _Running:
     async def _publish_first_model(self) -> None:
         initial = await asyncio.to_thread(self._context.learning.initial, self.job)
         self._state = self._strategy.init(initial.weights)
-        model, slots = await self._ledger.publish(self._state)
+        model, slots = await self._store.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
         await self._said(progress.JobStarted(model=model, parameters=parameters))
-        await self._ledger.move(
+        await self._store.move(
             phase="running", model=model, slots=slots, frozen=initial.frozen, buffers=initial.buffers
         )
 
     async def _resume(self) -> None:
-        self._state = await self._ledger.recall()
+        self._state = await self._store.recall()
         if self.record.last is not None:
             # It may have been committed, but not said, before a server went down.
             self._say(self.record.last, self.record.last.round)
@@ -166,7 +166,7 @@ class _Running:
         last = _rounds_over(record) and not record.cohort
         if record.last is None or not self._evaluation.due(self.job, record.last.round, record.done, last=last):
             return
-        about = (record.id, self.job, record.last.round, self._ledger.weights)
+        about = (record.id, self.job, record.last.round, self._store.weights)
         if last or self.job.stop.target_accuracy is not None:
             await judge(*about, in_background=False)
         else:
@@ -187,7 +187,7 @@ class _Running:
             await self._end("cancelled")
             return
         now_s, round_ = self._context.clock(), self.record.round + 1
-        await self._ledger.move(
+        await self._store.move(
             round=round_,
             cohort=cohort.choose(self.job, round_, candidates),
             opened_s=now_s,
@@ -209,7 +209,7 @@ class _Running:
             await self._close_round(await collector.run(box), invited_s)
         else:
             await self._commit_round(await collector.replay(box, before.closed), invited_s)
-        background.create_task(self._ledger.forget(before), name=f"{before.id}.forget.{before.round}")
+        background.create_task(self._store.forget(before), name=f"{before.id}.forget.{before.round}")
 
     async def _invite(self, nonce: str) -> float:
         """See to it that every member of the cohort has a task; returns when that was."""
@@ -226,14 +226,14 @@ class _Running:
             return record.opened_s
         await invitations.send(self._context.broker, record, nonce, self._strategy)
         invited_s = self._context.clock()
-        await self._ledger.move(invited=True)
+        await self._store.move(invited=True)
         return invited_s
 
     async def _close_round(self, collection: Collection, invited_s: float) -> None:
         match collection.round.state:
             case State.CLOSED:
                 # From here on a replay counts the same updates, even if a clock decided.
-                await self._ledger.move(closed=collection.sequence)
+                await self._store.move(closed=collection.sequence)
                 await self._commit_round(collection, invited_s)
             case State.CANCELLED:
                 await self._end("cancelled")
@@ -245,11 +245,11 @@ class _Running:
         record, aggregate = self.record, collection.aggregate
         finished = Finished(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
         self._state = self._strategy.apply(self._state, finished)
-        model, slots = await self._ledger.publish(self._state)
+        model, slots = await self._store.publish(self._state)
         committed_s = self._context.clock()
         event = commit.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await self._evaluation.settled()
-        await self._ledger.move(
+        await self._store.move(
             model=model,
             slots=slots,
             cohort=(),
@@ -270,11 +270,11 @@ class _Running:
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             raise JobFailed(f"round {record.round} failed: {event.reason} ({failures} in a row)")
-        await self._ledger.move(cohort=(), failures=failures)
+        await self._store.move(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
-        await self._ledger.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
+        await self._store.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
 
     def _say(self, event: Event, *about: object) -> None:
         self._context.announcer.say(self.record.id, event, *about)

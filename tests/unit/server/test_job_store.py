@@ -13,7 +13,7 @@ from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
-from server.job_store import Ledger
+from server.job_store import JobStore
 from server.strategy import GlobalState
 from tests.support import fakes
 
@@ -26,9 +26,9 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
         yield connection
 
 
-def ledger(bus: Broker, revision: int = 0, **facts: object) -> Ledger:
+def store(bus: Broker, revision: int = 0, **facts: object) -> JobStore:
     record = JobRecord(id="job-1", job=fakes.job(), created_s=1.0)
-    return Ledger(bus, msgspec.structs.replace(record, **facts), revision)
+    return JobStore(bus, msgspec.structs.replace(record, **facts), revision)
 
 
 async def stored(bus: Broker, topic: str) -> bytes | None:
@@ -37,7 +37,7 @@ async def stored(bus: Broker, topic: str) -> bytes | None:
 
 
 async def test_a_record_that_was_moved_is_what_the_broker_has(bus: Broker) -> None:
-    mine = ledger(bus)
+    mine = store(bus)
     await mine.move(round=1)
     await mine.move(round=2)
     assert mine.record.round == 2
@@ -45,7 +45,7 @@ async def test_a_record_that_was_moved_is_what_the_broker_has(bus: Broker) -> No
 
 
 async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> None:
-    mine, other = ledger(bus), ledger(bus)
+    mine, other = store(bus), store(bus)
     await other.move(round=7)
     with pytest.raises(Conflict):
         await mine.move(round=1)
@@ -54,37 +54,37 @@ async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> 
 
 
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
-    mine = ledger(bus)
+    mine = store(bus)
     model, slots = await mine.publish(GlobalState(fakes.INITIAL, {"momentum": np.ones(3, np.float32)}))
     assert slots is not None
-    again = ledger(bus, model=model, slots=slots)
+    again = store(bus, model=model, slots=slots)
     state = await again.recall()
     assert tensors.encode(state.weights) == mine.weights == again.weights
     np.testing.assert_array_equal(state.slots["momentum"], np.ones(3, np.float32))
 
 
 async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -> None:
-    model, _ = await ledger(bus).publish(STATE)
+    model, _ = await store(bus).publish(STATE)
     await bus.purge(model.topic)
     with pytest.raises(CorruptPayload, match="missing"):
-        await ledger(bus, model=model).recall()
+        await store(bus, model=model).recall()
     await bus.put(model.topic, b"something else")
     with pytest.raises(CorruptPayload, match="digest"):
-        await ledger(bus, model=model).recall()
+        await store(bus, model=model).recall()
 
 
 async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_dropped(bus: Broker) -> None:
     old, new = (BlobRef(topics.optimizer_state("job-1", "c-1", n, 1), "ab" * 32, 1) for n in (1, 2))
-    models = [(await ledger(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}, {})))[0] for n in range(3)]
+    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}, {})))[0] for n in range(3)]
     for ref in (old, new):
         await bus.put(ref.topic, b"state")
     update = topics.update("job-1", 2, "c-1", 1)
     await bus.publish(update, b"update")
 
-    mine = ledger(bus, model=models[1])
-    await mine.forget(ledger(bus, round=1, model=models[0]).record)
+    mine = store(bus, model=models[1])
+    await mine.forget(store(bus, round=1, model=models[0]).record)
     assert await stored(bus, models[0].topic) is not None, "the model before the last stays for those who are late"
     await mine.move(model=models[2], states={"c-1": new})
-    await mine.forget(ledger(bus, round=2, model=models[1], states={"c-1": old}).record)
+    await mine.forget(store(bus, round=2, model=models[1], states={"c-1": old}).record)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, one.topic) is not None for one in models] == [False, True, True]
