@@ -12,13 +12,13 @@ from broker.messages.progress import ENDS, Progress, RoundCompleted, RoundFailed
 log = structlog.get_logger(__name__)
 
 
-class Lapsed:
+class ClosedRounds:
     """Follows every job's rounds from now on."""
 
     def __init__(self) -> None:
         self._over: dict[str, float] = {}
 
-    def has(self, job: str, round_: int) -> bool:
+    def contains(self, job: str, round_: int) -> bool:
         """Whether the round is over."""
         return round_ <= self._over.get(job, 0)
 

@@ -15,7 +15,7 @@ import structlog
 
 from bridges import presence
 from bridges.attempt import Invoker, follow
-from bridges.closed_rounds import Lapsed
+from bridges.closed_rounds import ClosedRounds
 from bridges.errors import InvocationFailed
 from bridges.in_flight import HEARTBEAT_S, Held
 from bridges.platform import Activation
@@ -63,7 +63,7 @@ class Runner:
         self._platform = invoker.platform
         self._clock = clock
         self._held = Held(heartbeat_s)
-        self._lapsed = Lapsed()
+        self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
         self._tallies = Tallies(broker, self._platform.name)
         self._tried: set[str] = set()
@@ -73,7 +73,9 @@ class Runner:
         tasks, name = topics.platform_tasks(self._platform.name), f"bridge-{self._platform.name}"
         async with task_group() as group:
             for subject in ("job", "round"):
-                group.create_task(self._lapsed.follow(self._broker, subject), name=f"{name}.lapsed.{subject}")
+                group.create_task(
+                    self._closed_rounds.follow(self._broker, subject), name=f"{name}.closed_rounds.{subject}"
+                )
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._tallies.write(), name=f"{name}.tallies")
             group.create_task(presence.announce(self._broker, self._platform.name), name=f"{name}.presence")
@@ -112,7 +114,7 @@ class Runner:
 
     async def _attempt(self, record: "_Record") -> None:
         task = record.task
-        if self._lapsed.has(task.job, task.round) or record.started_s >= task.deadline_s:
+        if self._closed_rounds.contains(task.job, task.round) or record.started_s >= task.deadline_s:
             await self._give_up(record, "expired", "its round was over before it began")
             return
         try:

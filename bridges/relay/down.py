@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from bridges.closed_rounds import Lapsed
+from bridges.closed_rounds import ClosedRounds
 from bridges.relay.blobs import Blobs
 from bridges.relay.forwarder import Carrier
 from bridges.relay.side import Side
@@ -54,7 +54,7 @@ class Down:
         self._blobs = blobs
         self._on_round = on_round
         self._clock = clock
-        self._lapsed = Lapsed()
+        self._closed_rounds = ClosedRounds()
 
     async def tasks(self, platform: str, at_once: int) -> None:
         """Put a platform's tasks down. The queue takes one durable: the relay stands in for the bridge there."""
@@ -78,7 +78,7 @@ class Down:
             # Its bridge keeps it where a person can look at it.
             await self._carrier.as_it_is(delivery, payload)
             return
-        if self._lapsed.has(task.job, task.round) or self._clock() >= task.deadline_s:
+        if self._closed_rounds.contains(task.job, task.round) or self._clock() >= task.deadline_s:
             await self._expired(task, delivery, "its round was over before it could be put down to its site")
             return
         try:
@@ -126,7 +126,7 @@ class Down:
             await self._carrier.as_it_is(delivery, payload)
             return
         # Before the site hears it: it may be away, and its tasks with it.
-        self._lapsed.note(said)
+        self._closed_rounds.note(said)
         await self._carrier.as_it_is(delivery, payload)
         await self._tidy(said)
 

@@ -5,12 +5,12 @@ import asyncio
 import pytest
 
 import broker
-from bridges.closed_rounds import Lapsed
+from bridges.closed_rounds import ClosedRounds
 from broker.messages import progress
 from broker.messages.progress import ENDS, Event, JobWaiting, Progress, RoundCompleted, RoundFailed, RoundOpened
 
 
-class Listening(Lapsed):
+class Listening(ClosedRounds):
     """Tells when it has heard something."""
 
     def __init__(self) -> None:
@@ -34,70 +34,70 @@ def failed(round_: int) -> RoundFailed:
     return RoundFailed(round=round_, reason="", counted=(), policy="retry")
 
 
-def over(lapsed: Lapsed, job: str = "demo") -> list[int]:
-    return [round_ for round_ in range(1, 10) if lapsed.has(job, round_)]
+def over(closed_rounds: ClosedRounds, job: str = "demo") -> list[int]:
+    return [round_ for round_ in range(1, 10) if closed_rounds.contains(job, round_)]
 
 
 def test_nothing_is_over_before_anything_was_said() -> None:
-    assert over(Lapsed()) == []
+    assert over(ClosedRounds()) == []
 
 
 def test_an_open_round_is_not_over_and_all_before_it_are() -> None:
-    lapsed = Lapsed()
-    lapsed.note(said(opened(3)))
-    assert over(lapsed) == [1, 2]
+    closed_rounds = ClosedRounds()
+    closed_rounds.note(said(opened(3)))
+    assert over(closed_rounds) == [1, 2]
 
 
 def test_the_first_round_is_not_over_when_it_opens() -> None:
-    lapsed = Lapsed()
-    lapsed.note(said(opened(1)))
-    assert over(lapsed) == []
+    closed_rounds = ClosedRounds()
+    closed_rounds.note(said(opened(1)))
+    assert over(closed_rounds) == []
 
 
 def test_a_completed_or_failed_round_is_over(events: tuple[Event, ...]) -> None:
     completed = next(event for event in events if isinstance(event, RoundCompleted))
     for event in (completed, failed(1)):
-        lapsed = Lapsed()
-        lapsed.note(said(event))
-        assert over(lapsed) == [1]
+        closed_rounds = ClosedRounds()
+        closed_rounds.note(said(event))
+        assert over(closed_rounds) == [1]
 
 
 def test_late_news_do_not_open_a_round_again() -> None:
-    lapsed = Lapsed()
+    closed_rounds = ClosedRounds()
     for event in (failed(5), opened(5), failed(2), opened(1)):
-        lapsed.note(said(event))
-    assert over(lapsed) == [1, 2, 3, 4, 5]
+        closed_rounds.note(said(event))
+    assert over(closed_rounds) == [1, 2, 3, 4, 5]
 
 
 def test_an_ended_job_has_no_round_left(events: tuple[Event, ...]) -> None:
     for end in (event for event in events if isinstance(event, ENDS)):
-        lapsed = Lapsed()
-        lapsed.note(said(end))
-        lapsed.note(said(opened(1)))
-        assert lapsed.has("demo", 10**9)
+        closed_rounds = ClosedRounds()
+        closed_rounds.note(said(end))
+        closed_rounds.note(said(opened(1)))
+        assert closed_rounds.contains("demo", 10**9)
 
 
 def test_other_events_and_other_jobs_change_nothing(events: tuple[Event, ...]) -> None:
-    lapsed = Lapsed()
+    closed_rounds = ClosedRounds()
     for event in events:
         if not isinstance(event, (RoundOpened, RoundCompleted, RoundFailed, *ENDS)):
-            lapsed.note(said(event))
-    lapsed.note(said(failed(7), "other"))
-    assert over(lapsed) == []
-    assert over(lapsed, "other") == [1, 2, 3, 4, 5, 6, 7]
+            closed_rounds.note(said(event))
+    closed_rounds.note(said(failed(7), "other"))
+    assert over(closed_rounds) == []
+    assert over(closed_rounds, "other") == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"\xff", b"[" * 50_000])
 async def test_it_follows_one_subject_of_every_job_and_survives_what_it_cant_read(garbage: bytes) -> None:
     waiting = JobWaiting(reason="", data="", have=0, need=1, until_s=1.0)
-    async with broker.connect("memory://lapsed") as bus, asyncio.timeout(5), asyncio.TaskGroup() as group:
-        lapsed = Listening()
-        following = group.create_task(lapsed.follow(bus, "round"), name="follow")
+    async with broker.connect("memory://closed_rounds") as bus, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        closed_rounds = Listening()
+        following = group.create_task(closed_rounds.follow(bus, "round"), name="follow")
         await asyncio.sleep(0)  # its first step: it subscribes
         await bus.publish(progress.topic_of("demo", opened(9)), garbage)
         for job, event in (("demo", waiting), ("demo", failed(2)), ("other", opened(4))):
             await bus.publish(progress.topic_of(job, event), progress.encode(said(event, job)))
-        assert [(await lapsed.noted.get()).job for _ in range(2)] == ["demo", "other"]
+        assert [(await closed_rounds.noted.get()).job for _ in range(2)] == ["demo", "other"]
         following.cancel()
-    assert over(lapsed) == [1, 2]
-    assert over(lapsed, "other") == [1, 2, 3]
+    assert over(closed_rounds) == [1, 2]
+    assert over(closed_rounds, "other") == [1, 2, 3]
