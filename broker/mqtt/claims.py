@@ -41,7 +41,7 @@ STORE: Final = Lease(60.0, 0.0)
 its connection then, is not worth a wait after every lost connection."""
 
 
-class Contest:
+class ClaimLock:
     """A contest that we hear; see `heard`."""
 
     def __init__(self, connection: Connection, claim: str, subject: str, me: str, lease: Lease) -> None:
@@ -111,7 +111,7 @@ class Contest:
 
 
 @asynccontextmanager
-async def heard(connection: Connection, claim: str, subject: str, me: str, lease: Lease) -> AsyncIterator[Contest]:
+async def heard(connection: Connection, claim: str, subject: str, me: str, lease: Lease) -> AsyncIterator[ClaimLock]:
     """Take part in a contest.
 
     Args:
@@ -121,6 +121,6 @@ async def heard(connection: Connection, claim: str, subject: str, me: str, lease
         me: tells us from the others; the same when we try again.
         lease: how much time there is.
     """
-    contest = Contest(connection, claim, subject, me, lease)
+    contest = ClaimLock(connection, claim, subject, me, lease)
     async with connection.hearing((contest._claim,), contest._heard):
         yield contest
