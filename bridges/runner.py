@@ -20,7 +20,7 @@ from bridges.errors import InvocationFailed
 from bridges.in_flight import HEARTBEAT_S, Held
 from bridges.platform import Activation
 from bridges.reports import Ended, Heard, Reports
-from bridges.stats import Tallies
+from bridges.stats import StatsRecorder
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected
@@ -65,7 +65,7 @@ class Runner:
         self._held = Held(heartbeat_s)
         self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
-        self._tallies = Tallies(broker, self._platform.name)
+        self._tallies = StatsRecorder(broker, self._platform.name)
         self._tried: set[str] = set()
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
-from broker.messages.register import Tally
+from broker.messages.register import ClientStats
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ _FAILURES: Final = frozenset({"failed", "dead"})
 _RUNS: Final = frozenset({"accepted", "running", "succeeded", "failed", "dead"})
 
 
-class Tallies:
+class StatsRecorder:
     """One bridge's counts.
 
     Args:
@@ -35,7 +35,7 @@ class Tallies:
     def __init__(self, broker: Broker, platform: str) -> None:
         self._broker = broker
         self._platform = platform
-        self._known: dict[str, Tally] = {}
+        self._known: dict[str, ClientStats] = {}
         self._fresh: dict[str, list[tuple[Invocation, float]]] = {}
 
     def note(self, invocation: Invocation, now_s: float) -> None:
@@ -63,23 +63,25 @@ class Tallies:
                     tally = counted(tally, invocation, now_s)
                 if tally is not None:
                     self._known[client] = tally
-                    await self._broker.put(topics.tally(self._platform, client), codec.encode(tally))
+                    await self._broker.put(topics.client_stats(self._platform, client), codec.encode(tally))
             except BrokerError as exc:
                 log.warning("a client's counts are not written down", client=client, error=str(exc))
 
-    async def _read(self, client: str) -> Tally | None:
-        found = await self._broker.get(topics.tally(self._platform, client))
+    async def _read(self, client: str) -> ClientStats | None:
+        found = await self._broker.get(topics.client_stats(self._platform, client))
         try:
-            return None if found is None else codec.decode(Tally, found.payload)
+            return None if found is None else codec.decode(ClientStats, found.payload)
         except DecodeError as exc:
             log.warning("unreadable counts; beginning anew", client=client, error=str(exc))
             return None
 
 
-def counted(before: Tally | None, invocation: Invocation, now_s: float) -> Tally:
+def counted(before: ClientStats | None, invocation: Invocation, now_s: float) -> ClientStats:
     """The tally with one more thing that happened; each run counts once, however much is heard of it."""
     run = f"{invocation.job}.{invocation.round}.{invocation.attempt}"
-    tally = before or Tally(client=invocation.client, platform=invocation.platform, state="accepted", seen_s=now_s)
+    tally = before or ClientStats(
+        client=invocation.client, platform=invocation.platform, state="accepted", seen_s=now_s
+    )
     first = invocation.outcome in _RUNS and tally.run != run
     return msgspec.structs.replace(
         tally,

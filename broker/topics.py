@@ -246,7 +246,7 @@ def report(platform: str, client_id: str) -> str:
     return f"fl.reports.{_part(platform)}.{_part(client_id)}"
 
 
-def tally(platform: str, client_id: str) -> str:
+def client_stats(platform: str, client_id: str) -> str:
     """How a client's invocations went so far on a platform."""
     return f"fl.tallies.{_part(platform)}.{_part(client_id)}"
 

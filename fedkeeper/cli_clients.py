@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from broker.messages.register import ClientRecord, Tally
+from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import running, screen
@@ -36,7 +36,7 @@ async def _list(url: str) -> None:
     screen.show_list(names, rows)
 
 
-def row(client: ClientRecord, tally: Tally | None, now_s: float) -> tuple[str, ...]:
+def row(client: ClientRecord, tally: ClientStats | None, now_s: float) -> tuple[str, ...]:
     """A client as a row of the list."""
     counts = ("", "0", "0", "0") if tally is None else _counts(tally, now_s)
     return (
@@ -50,7 +50,7 @@ def row(client: ClientRecord, tally: Tally | None, now_s: float) -> tuple[str, .
     )
 
 
-def _counts(tally: Tally, now_s: float) -> tuple[str, ...]:
+def _counts(tally: ClientStats, now_s: float) -> tuple[str, ...]:
     return ago(now_s - tally.seen_s), str(tally.invocations), str(tally.failures), str(tally.cold)
 
 

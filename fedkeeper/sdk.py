@@ -26,7 +26,7 @@ from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import ENDS, JobAccepted, JobRejected, Progress
-from broker.messages.register import ClientRecord, Tally
+from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
 
@@ -141,12 +141,12 @@ class Fabric:
         known = await self.client(client)
         await self.broker.delete(topics.client(client))
         if known is not None:
-            await self.broker.delete(topics.tally(known.platform, client))
+            await self.broker.delete(topics.client_stats(known.platform, client))
 
-    async def tallies(self) -> dict[str, Tally]:
+    async def tallies(self) -> dict[str, ClientStats]:
         """How the invocations of each client went so far, by client."""
-        values = await self.broker.snapshot(topics.tally(topics.ANY, topics.ANY))
-        found = [codec.decode(Tally, value.payload) for value in values.values()]
+        values = await self.broker.snapshot(topics.client_stats(topics.ANY, topics.ANY))
+        found = [codec.decode(ClientStats, value.payload) for value in values.values()]
         # A client that moved to another platform has counts on both: the newer ones tell how it fares.
         return {tally.client: tally for tally in sorted(found, key=lambda tally: tally.seen_s)}
 

@@ -116,6 +116,6 @@ def _values(platforms: tuple[str, ...]) -> Iterator[str]:
     """Filters of what comes up as retained values."""
     for platform in platforms:
         yield topics.presence(platform, topics.ANY)
-        yield topics.tally(platform, topics.ANY)
+        yield topics.client_stats(platform, topics.ANY)
         yield topics.report(platform, topics.ANY)
         yield topics.function(platform, topics.ANY)

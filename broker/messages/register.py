@@ -8,7 +8,7 @@ from broker.messages import codec
 from broker.messages.invocation import Outcome
 
 
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
+class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
     """How a client's invocations went so far, as its bridge keeps count.
 
     Attributes:

@@ -19,7 +19,7 @@ from broker.messages.function import Function, Reply, Request
 from broker.messages.invocation import Invocation, Order, Report
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
-from broker.messages.register import ClientRecord, Presence, Tally
+from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import RoundTask, nonce
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
@@ -97,7 +97,7 @@ READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     "report": bare(Report),
     "request": bare(Request),
     "state": lambda _path, payload: tensors.decode(payload),
-    "tally": bare(Tally),
+    "tally": bare(ClientStats),
     "task": event(RoundTask),
     "update": update,
 }

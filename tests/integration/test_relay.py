@@ -406,7 +406,7 @@ async def test_what_a_site_s_bridge_tells_is_told_on_the_backbone(world: World) 
         records = [cloudevents.data_of(await one.read(), Invocation) for one in told]
         assert [one.outcome for one in records] == ["running", "succeeded"]
         await value(backbone, topics.presence("edge-a", "board"), b"here")
-        await value(backbone, topics.tally("edge-a", "client-00"), b'"state":"succeeded"')
+        await value(backbone, topics.client_stats("edge-a", "client-00"), b'"state":"succeeded"')
         await site.delete(topics.presence("edge-a", "board"))
         await soon_gone(backbone, topics.presence("edge-a", "board"))
 

@@ -17,7 +17,7 @@ from broker.messages.invocation import Invocation, Order, Report
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Strategy, Training
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event, Split
-from broker.messages.register import ClientRecord, Presence, Tally
+from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from server.submissions import Answer
@@ -58,7 +58,7 @@ MESSAGES: Final = (
         "server",
         f"CloudEvent `{PREFIX}invocation.<outcome>`",
     ),
-    Message(Tally, "`fl.tallies.<client>`", "bridge", "SDK"),
+    Message(ClientStats, "`fl.tallies.<client>`", "bridge", "SDK"),
     Message(Presence, "`fl.presence.<bridge>`", "bridge", "server"),
     Message(ClientRecord, "`fl.clients.<client>`", "SDK", "server"),
     Message(Function, "`fl.functions.<platform>.<client>`", "bridge", "bridge"),

@@ -1,11 +1,11 @@
 import pytest
 
 import broker
-from bridges.stats import Tallies, counted
+from bridges.stats import StatsRecorder, counted
 from broker import topics
 from broker.messages import codec
 from broker.messages.invocation import Invocation, Outcome
-from broker.messages.register import Tally
+from broker.messages.register import ClientStats
 
 
 def invocation(outcome: Outcome, *, attempt: int = 1, round_: int = 1, cold: bool | None = None) -> Invocation:
@@ -21,8 +21,8 @@ def invocation(outcome: Outcome, *, attempt: int = 1, round_: int = 1, cold: boo
     )
 
 
-def tallied(*events: Invocation) -> Tally:
-    tally: Tally | None = None
+def tallied(*events: Invocation) -> ClientStats:
+    tally: ClientStats | None = None
     for now_s, event in enumerate(events):
         tally = counted(tally, event, now_s)
     assert tally is not None
@@ -50,9 +50,9 @@ def test_what_never_ran_is_no_invocation(outcome: Outcome) -> None:
 async def test_a_bridge_goes_on_counting_where_the_last_one_stopped(memory_url: str) -> None:
     async with broker.connect(memory_url) as bus:
         for round_ in (1, 2):
-            tallies = Tallies(bus, "edge")
+            tallies = StatsRecorder(bus, "edge")
             tallies.note(invocation("running", round_=round_), 1.0)
             await tallies.flush()
-        found = await bus.get(topics.tally("edge", "client-00"))
+        found = await bus.get(topics.client_stats("edge", "client-00"))
     assert found is not None
-    assert codec.decode(Tally, found.payload).invocations == 2
+    assert codec.decode(ClientStats, found.payload).invocations == 2

@@ -27,7 +27,7 @@ NAMES = {
     topics.job_progress("j"): "fl.progress.j.>",
     topics.job_progress(topics.ANY): "fl.progress.*.>",
     topics.dead("p", "c"): "fl.dead.p.c",
-    topics.tally("p", "c"): "fl.tallies.p.c",
+    topics.client_stats("p", "c"): "fl.tallies.p.c",
     topics.presence("p", "b"): "fl.presence.p.b",
     topics.submit(tenant="acme"): "flt.acme.jobs.submit",
     topics.submission("j", tenant="acme"): "flt.acme.jobs.j.submit",
