@@ -5,7 +5,7 @@ from bridges.lifecycle import Lifecycle
 from bridges.platform import Activation, BasePlatform, Functions, Host, Platform
 from bridges.rate_limit import Pace
 from bridges.runner import Runner
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 
 __all__ = [
     "Activation",
@@ -18,5 +18,5 @@ __all__ = [
     "Patience",
     "Platform",
     "Runner",
-    "Vault",
+    "SecretStore",
 ]

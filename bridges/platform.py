@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from bridges.settings import PlatformSettings
 from broker.base import Broker
 from broker.messages.function import Change, Deployed, Function
@@ -161,7 +161,7 @@ class PlatformModule(Protocol):
 
     Settings: type[PlatformSettings]
 
-    def opened(self, settings: Any, vault: Vault, broker: Broker) -> AbstractAsyncContextManager[Host]:
+    def opened(self, settings: Any, vault: SecretStore, broker: Broker) -> AbstractAsyncContextManager[Host]:
         """The platform, until the end of the block. One that is out of reach now is no error: it may come back.
 
         Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from bridges.errors import SecretMissing
 
 
-class Vault:
+class SecretStore:
     """Secrets by name.
 
     Args:

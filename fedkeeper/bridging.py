@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 import broker
-from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, Vault, presence
+from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, SecretStore, presence
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from broker.base import Broker
@@ -74,7 +74,7 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, beside: Beside | No
         PlatformDenied: the platform refuses the credentials.
         SecretMissing: a secret that the bridge itself needs is not there.
     """
-    opened, vault = kind.load().opened, Vault(Path(file.secrets) if file.secrets else None)
+    opened, vault = kind.load().opened, SecretStore(Path(file.secrets) if file.secrets else None)
     name = file.platform.name
 
     async def bridge() -> None:

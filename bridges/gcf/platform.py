@@ -15,7 +15,7 @@ from bridges.gcf.functions import Functions
 from bridges.gcf.pubsub import Topics, invoking
 from bridges.gcf.settings import Settings, is_emulated
 from bridges.platform import Activation, BasePlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.messages import codec
 from broker.messages.invocation import Order
@@ -76,7 +76,7 @@ def event_bytes(data: bytes, attributes: dict[str, str]) -> int:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: Vault, broker: Broker) -> AsyncIterator[GcfPlatform]:  # noqa: ARG001 (every platform's)
+async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[GcfPlatform]:  # noqa: ARG001 (every platform's)
     """The functions of a project; see `bridges.platform.PlatformModule`.
 
     The vault is not asked: functions get their secrets from Google's Secret Manager.

@@ -11,7 +11,7 @@ from bridges.errors import InvocationFailed
 from bridges.local.pool import Pool, started
 from bridges.local.settings import Settings
 from bridges.platform import Activation, BasePlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.messages.round import RoundTask
 
@@ -66,7 +66,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: Vault, broker: Broker) -> AsyncIterator[LocalPlatform]:  # noqa: ARG001 (every platform's)
+async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[LocalPlatform]:  # noqa: ARG001 (every platform's)
     """Warm workers; see `bridges.platform.PlatformModule`. They have connections of their own to the broker."""
     async with started(settings) as pool:
         yield LocalPlatform(settings, None, pool)

@@ -15,7 +15,7 @@ from bridges import endpoint
 from bridges.errors import InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformDenied, PlatformFailed
 from bridges.openfaas.answers import Answer
 from bridges.openfaas.settings import Settings
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 
 CONNECT_S: Final = 5.0
 WRITE_S: Final = 60.0
@@ -141,7 +141,7 @@ class _TooLarge(Exception):
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, vault: Vault) -> AsyncIterator[Api]:
+async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api]:
     """A gateway's API; nothing is sent before it is used.
 
     Args:

@@ -15,7 +15,7 @@ from bridges.openfaas.answers import NAME, Answer, failure
 from bridges.openfaas.api import Api
 from bridges.openfaas.deployment import Deployment, deployment, secret_names
 from bridges.openfaas.settings import Settings
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages.function import Change, Deployed, Function
 
 LIST_TRIES: Final = 3
@@ -58,7 +58,7 @@ class Functions:
 
     settings: Settings
     api: Api
-    vault: Vault
+    vault: SecretStore
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:  # noqa: ARG002 (OpenFaaS runs images)
         """Bring a function to what it should be, and wait until it can be invoked."""

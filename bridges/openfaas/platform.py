@@ -20,7 +20,7 @@ from bridges.openfaas.functions import Functions
 from bridges.openfaas.inline import Carrier, report_of
 from bridges.openfaas.settings import NAMESPACE, Settings
 from bridges.platform import Activation, BasePlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker import topics
 from broker.base import Broker
 from broker.messages import bundle, codec, signature
@@ -143,7 +143,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: Vault, broker: Broker) -> AsyncIterator[OpenFaasPlatform]:
+async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[OpenFaasPlatform]:
     """A gateway whose functions can be called; see `bridges.platform.PlatformModule`."""
     key = vault.value(settings.key).encode() if settings.key else b""
     async with connected(settings, vault) as api:

@@ -25,7 +25,7 @@ from bridges.errors import (
     PlatformFailed,
 )
 from bridges.openwhisk.settings import Settings
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.errors import UNREADABLE
 
 log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ class Api:
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, vault: Vault) -> AsyncIterator[Api]:
+async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api]:
     """A namespace's API; nothing is sent before it is used.
 
     Args:
@@ -156,7 +156,7 @@ def quoted(name: str) -> str:
     return quote(name, safe="")
 
 
-def _key(settings: Settings, vault: Vault) -> tuple[str, str]:
+def _key(settings: Settings, vault: SecretStore) -> tuple[str, str]:
     user, _, password = vault.value(settings.auth).strip().partition(":")
     if not user or not password:
         raise BadSettings("auth", settings.auth, "the secret of that name is not `uuid:key`")

@@ -18,7 +18,7 @@ from bridges.annotations import DIGEST, FABRIC, TOPIC
 from bridges.errors import PlatformFailed
 from bridges.openwhisk.api import Api
 from bridges.openwhisk.settings import Settings
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.errors import UNREADABLE
 from broker.messages.function import Change, Deployed, Function
 
@@ -65,7 +65,7 @@ class Functions:
 
     settings: Settings
     api: Api
-    vault: Vault
+    vault: SecretStore
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
         """Bring a function to what it should be; see `bridges.platform.Functions`."""

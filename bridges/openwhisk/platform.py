@@ -20,7 +20,7 @@ from bridges.openwhisk.api import Api, connected, quoted
 from bridges.openwhisk.functions import Functions, trigger_of
 from bridges.openwhisk.settings import Settings
 from bridges.platform import Activation, BasePlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.errors import UNREADABLE
 from broker.messages import codec
@@ -144,7 +144,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: Vault, broker: Broker) -> AsyncIterator[OpenWhiskPlatform]:  # noqa: ARG001 (every platform's)
+async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[OpenWhiskPlatform]:  # noqa: ARG001 (every platform's)
     """A namespace whose functions can be invoked; see `bridges.platform.PlatformModule`."""
     async with connected(settings, vault) as api:
         platform = OpenWhiskPlatform(settings, Functions(settings, api, vault), api)

@@ -17,7 +17,7 @@ import pytest
 import broker
 from bridges import Invoker, Runner, local
 from bridges.local.pool import Pool
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages import job as jobs
 from broker.messages.progress import ENDS, JobCompleted
 from broker.nats.server import NatsServer
@@ -55,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def system(url: str, folder: Path) -> AsyncIterator[Fabric]:
     """Today's server and local bridge, with one worker, and clients for the job."""
-    workers, vault = local.Settings(broker=url), Vault(None)
+    workers, vault = local.Settings(broker=url), SecretStore(None)
     async with broker.connect(url) as bus, local.opened(workers, vault, bus) as platform, task_group() as group:
         fabric, ready = Fabric(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridges import Patience, gcf
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages.progress import ClientFailed, ClientRestored, UpdateCounted
 from broker.nats.server import NatsServer
 from emulators.gcf import cloud as gcf_fabric
@@ -35,7 +35,7 @@ async def site(
 @contextlib.asynccontextmanager
 async def bridged(system: Rounds, cloud: Cloud, patience: Patience = HASTY) -> AsyncIterator[list[str]]:
     """A bridge, and three clients deployed through it; yields their ids."""
-    async with gcf.opened(settings(cloud), Vault(), system.bus) as host, system.bridge(host, patience):
+    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as host, system.bridge(host, patience):
         yield await system.deploy(system.file("gcf", 3))
 
 

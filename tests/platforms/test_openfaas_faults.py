@@ -12,7 +12,7 @@ import pytest
 from bridges import openfaas
 from bridges.openfaas import Settings
 from bridges.platform import Host
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker import topics
 from broker.base import Broker
 from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, UpdateCounted
@@ -53,7 +53,7 @@ async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes:
 
 @contextlib.asynccontextmanager
 async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[Host]:
-    async with openfaas.opened(settings(gateway, **changes), Vault(folder / "vault"), bus) as platform:
+    async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "vault"), bus) as platform:
         yield platform
 
 

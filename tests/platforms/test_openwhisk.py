@@ -12,7 +12,7 @@ import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformDenied
 from bridges.openwhisk import OpenWhiskPlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from emulators.openwhisk.controller import AUTH, Whisk, emulated
 from tests.support.openwhisk_site import answering, bridged, function, package, run, secrets, task
 
@@ -24,26 +24,26 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
+def vault(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path)
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
+async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     """By triggers, as it is by default."""
     async with bridged(whisk, vault) as platform:
         yield platform
 
 
 @pytest.fixture
-async def direct(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
+async def direct(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     """By actions."""
     async with bridged(whisk, vault, invoke="action") as platform:
         yield platform
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
+async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault, invoke=request.param) as platform:
         yield platform
 
@@ -80,7 +80,7 @@ async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
     assert whisk.blind == 0
 
 
-async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: Vault) -> None:
+async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
     async with bridged(whisk, vault, settle_s=0.3) as bridge:
         await bridge.functions.create(function(), package())
         whisk.lose_fires = 1
@@ -90,7 +90,7 @@ async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, 
     assert caught.value.activation not in whisk.activations
 
 
-async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: Vault) -> None:
+async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
     async with bridged(whisk, vault, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
         await direct.functions.create(function(), package())
         whisk.lose_runs = 1
@@ -191,7 +191,7 @@ async def test_without_an_answer_of_the_controller_it_may_have_started(
         await run(either)
 
 
-async def test_a_platform_that_is_away_has_not_started_it(vault: Vault) -> None:
+async def test_a_platform_that_is_away_has_not_started_it(vault: SecretStore) -> None:
     async with emulated() as whisk:
         pass
     async with bridged(whisk, vault) as bridge:
@@ -277,7 +277,7 @@ async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(
 
 
 async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_invokes_does_not(
-    whisk: Whisk, vault: Vault
+    whisk: Whisk, vault: SecretStore
 ) -> None:
     told = answering("report(args, state='failed', reason=str(args.get('__ow_headers', {}).get('authorization')))")
     reasons = []
@@ -322,7 +322,7 @@ async def test_a_blocking_call_that_takes_too_long_becomes_one_that_does_not_blo
     assert whisk.in_flight == 1
 
 
-async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, vault: Vault) -> None:
+async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, vault: SecretStore) -> None:
     async with emulated(tls=tmp_path) as whisk:
         assert whisk.url.startswith("https://")
         async with bridged(whisk, vault) as bridge:

@@ -20,7 +20,7 @@ from bridges.errors import (
     SecretMissing,
 )
 from bridges.openwhisk import OpenWhiskPlatform, Settings, opened
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages.function import Deployed
 from emulators.openwhisk.controller import AUTH, Whisk, emulated
 from tests.support.openwhisk_site import NAME, answering, bridged, function, package, run, secrets, settings
@@ -40,18 +40,18 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Vault:
+def vault(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path, **{"broker-password": "p-4711", "sign-key": "k-4711"})
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
+async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault, invoke=request.param) as platform:
         yield platform
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: Vault) -> AsyncIterator[OpenWhiskPlatform]:
+async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     async with bridged(whisk, vault) as platform:
         yield platform
 
@@ -229,7 +229,7 @@ async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(
     assert changing(whisk) == []
 
 
-async def test_a_platform_that_is_away_may_be_back_later(vault: Vault) -> None:
+async def test_a_platform_that_is_away_may_be_back_later(vault: SecretStore) -> None:
     async with emulated() as whisk:
         pass
     async with bridged(whisk, vault) as bridge:
@@ -243,13 +243,13 @@ async def test_a_platform_that_is_away_may_be_back_later(vault: Vault) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["_", "guest"])
-async def test_a_namespace_has_a_name(whisk: Whisk, vault: Vault, namespace: str) -> None:
+async def test_a_namespace_has_a_name(whisk: Whisk, vault: SecretStore, namespace: str) -> None:
     async with bridged(whisk, vault, namespace=namespace) as bridge:
         await bridge.functions.create(function(), package())
         assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_a_namespace_of_others_is_refused(whisk: Whisk, vault: Vault) -> None:
+async def test_a_namespace_of_others_is_refused(whisk: Whisk, vault: SecretStore) -> None:
     with pytest.raises(PlatformDenied, match="not authorized to access this resource"):
         async with bridged(whisk, vault, namespace="whisk.system"):
             pass
@@ -275,7 +275,7 @@ async def test_a_key_that_is_refused_is_told_at_once_and_without_the_key(whisk: 
     ],
 )
 async def test_the_namespace_s_limits_hold(
-    whisk: Whisk, vault: Vault, document: Any, invoke: str, expected: tuple[int, int]
+    whisk: Whisk, vault: SecretStore, document: Any, invoke: str, expected: tuple[int, int]
 ) -> None:
     whisk.limits_document = document
     async with bridged(whisk, vault, invoke=invoke) as bridge:
@@ -312,7 +312,7 @@ def test_the_example_s_comments_are_the_defaults() -> None:
     assert msgspec.structs.replace(msgspec.convert(full, Settings), ca_file="") == written
 
 
-async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, vault: Vault) -> None:
+async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, vault: SecretStore) -> None:
     async with bridged(whisk, vault, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
         assert (bridge.name, bridge.start_s, bridge.run_s) == ("openwhisk", 7.0, 230.0)
 
@@ -325,7 +325,7 @@ async def test_an_emulator_refuses_whoever_has_no_key(whisk: Whisk) -> None:
     assert AUTH not in response.text
 
 
-async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vault: Vault) -> None:
+async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vault: SecretStore) -> None:
     async with emulated() as whisk:
         port = int(whisk.url.rpartition(":")[2])
     async with bridged(whisk, vault, invoke="action") as bridge:

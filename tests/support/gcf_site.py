@@ -15,7 +15,7 @@ from aiohttp import web
 import broker
 from bridges import gcf
 from bridges.gcf import GcfPlatform, Settings
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages.function import Function
 from broker.messages.round import BlobRef, RoundTask
 from emulators.gcf import cloud as gcf_fabric
@@ -91,7 +91,7 @@ async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 @contextlib.asynccontextmanager
 async def bridge(to: Settings, vault: Path | None = None) -> AsyncIterator[GcfPlatform]:
     """An open bridge."""
-    async with broker.connect("memory://gcf") as bus, gcf.opened(to, Vault(vault), bus) as host:
+    async with broker.connect("memory://gcf") as bus, gcf.opened(to, SecretStore(vault), bus) as host:
         yield host
 
 

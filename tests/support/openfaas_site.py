@@ -10,7 +10,7 @@ import broker
 from bridges import openfaas
 from bridges.openfaas import OpenFaasPlatform, Settings
 from bridges.platform import Activation
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.messages.function import Function
 from broker.messages.round import RoundTask
@@ -76,12 +76,12 @@ async def site(
             yield Site(gateway, platform, bus)
 
 
-def write_vault(folder: Path, **secrets: str) -> Vault:
+def write_vault(folder: Path, **secrets: str) -> SecretStore:
     """A bridge's secrets."""
     folder.mkdir()
     for name, value in {"gateway": PASSWORD, "trigger-key": KEY, **secrets}.items():
         (folder / name).write_text(value)
-    return Vault(folder)
+    return SecretStore(folder)
 
 
 def function(name: str = "c-1", **changes: Any) -> Function:

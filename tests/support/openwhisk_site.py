@@ -11,7 +11,7 @@ from typing import Any
 import broker
 from bridges.openwhisk import OpenWhiskPlatform, Settings, opened
 from bridges.platform import Activation
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker.messages.function import Function
 from broker.messages.round import RoundTask
 from emulators.openwhisk.controller import AUTH, Whisk
@@ -78,15 +78,15 @@ def settings(whisk: Whisk, **changes: Any) -> Settings:
     return Settings(**{**facts, **changes})
 
 
-def secrets(folder: Path, **values: str) -> Vault:
+def secrets(folder: Path, **values: str) -> SecretStore:
     """A vault with the namespace's key and other secrets."""
     for name, value in {"whisk-key": AUTH, **values}.items():
         (folder / name).write_text(value + "\n", encoding="utf-8")
-    return Vault(folder)
+    return SecretStore(folder)
 
 
 @contextlib.asynccontextmanager
-async def bridged(whisk: Whisk, vault: Vault, **changes: Any) -> AsyncIterator[OpenWhiskPlatform]:
+async def bridged(whisk: Whisk, vault: SecretStore, **changes: Any) -> AsyncIterator[OpenWhiskPlatform]:
     """A bridge to the emulator."""
     async with (
         broker.connect("memory://whisk") as bus,

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bridges import Invoker, Runner, local
 from bridges.local import LocalPlatform
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 from broker import chunks, topics
 from broker import connect as opened
 from broker.base import Broker
@@ -120,7 +120,7 @@ async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> Async
 
 
 def _workers(url: str, bus: Broker) -> AbstractAsyncContextManager[LocalPlatform]:
-    return local.opened(local.Settings(broker=url, workers=2, concurrency=4), Vault(None), bus)
+    return local.opened(local.Settings(broker=url, workers=2, concurrency=4), SecretStore(None), bus)
 
 
 def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bridges import secrets as vault
 from bridges.errors import SecretMissing
-from bridges.secrets import Vault
+from bridges.secrets import SecretStore
 
 HIDDEN = "s3cret"
 
@@ -14,7 +14,7 @@ HIDDEN = "s3cret"
 def test_a_secret_is_its_file_without_the_last_line_break(tmp_path: Path) -> None:
     for name, content in {"plain": HIDDEN, "line": f"{HIDDEN}\n", "inner": f"{HIDDEN}\n\nmore \n"}.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
-    secrets = Vault(tmp_path)
+    secrets = SecretStore(tmp_path)
     assert [secrets.value(name) for name in ("plain", "line", "inner")] == [HIDDEN, HIDDEN, f"{HIDDEN}\n\nmore "]
 
 
@@ -29,18 +29,18 @@ def test_a_secret_is_its_file_without_the_last_line_break(tmp_path: Path) -> Non
 def test_a_secret_may_be_in_the_environment(name: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert vault.variable(name) == expected
     monkeypatch.setenv(expected, HIDDEN)
-    assert Vault().value(name) == HIDDEN
+    assert SecretStore().value(name) == HIDDEN
 
 
 def test_the_file_comes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDKEEPER_SECRET_KEY", "the environment's")
     (tmp_path / "key").write_text(HIDDEN, encoding="utf-8")
-    assert Vault(tmp_path).value("key") == HIDDEN
-    assert Vault(tmp_path / "elsewhere").value("key") == "the environment's"
+    assert SecretStore(tmp_path).value("key") == HIDDEN
+    assert SecretStore(tmp_path / "elsewhere").value("key") == "the environment's"
 
 
 def test_a_secret_is_read_when_it_is_wanted(tmp_path: Path) -> None:
-    secrets = Vault(tmp_path)
+    secrets = SecretStore(tmp_path)
     for content in ("first", "second"):
         (tmp_path / "key").write_text(content, encoding="utf-8")
         assert secrets.value("key") == content
@@ -48,19 +48,19 @@ def test_a_secret_is_read_when_it_is_wanted(tmp_path: Path) -> None:
 
 def test_a_missing_secret_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SecretMissing) as missing:
-        Vault(tmp_path).value("bridge-key")
+        SecretStore(tmp_path).value("bridge-key")
     assert missing.value.name == "bridge-key"
     assert str(tmp_path / "bridge-key") in str(missing.value)
     assert "FEDKEEPER_SECRET_BRIDGE_KEY" in str(missing.value)
     with pytest.raises(SecretMissing, match="name a folder"):
-        Vault().value("bridge-key")
+        SecretStore().value("bridge-key")
 
 
 @pytest.mark.parametrize("content", ["", "\n"])
 def test_an_empty_secret_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(content, encoding="utf-8")
     with pytest.raises(SecretMissing):
-        Vault(tmp_path).value("key")
+        SecretStore(tmp_path).value("key")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", ".", "", "key\n", "a" * 64])
@@ -71,7 +71,7 @@ def test_a_name_leads_nowhere_but_into_the_folder(name: str, tmp_path: Path) -> 
     for inside in (folder / "a" / "b", folder / "key"):
         inside.write_text(HIDDEN, encoding="utf-8")
     with pytest.raises(SecretMissing):
-        Vault(folder).value(name)
+        SecretStore(folder).value(name)
 
 
 def test_a_secret_that_can_t_be_read_is_said_so(tmp_path: Path) -> None:
@@ -79,4 +79,4 @@ def test_a_secret_that_can_t_be_read_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for name in ("key", "folder"):
         with pytest.raises(SecretMissing, match="can't be read"):
-            Vault(tmp_path).value(name)
+            SecretStore(tmp_path).value(name)
