@@ -14,7 +14,7 @@ from bridges.settings import PlatformSettings
 from broker.base import Broker
 from broker.support.tasks import task_group
 from fedkeeper import notify, restart, strict_toml
-from fedkeeper.errors import BadFabric
+from fedkeeper.errors import BadDeploymentFile
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +44,7 @@ def read(kind: Kind, path: Path) -> BridgeFile:
         path: of the file.
 
     Raises:
-        BadFabric: it can't be read, or a field of it can't be.
+        BadDeploymentFile: it can't be read, or a field of it can't be.
         BadSettings: the same, for what only the platform knows to be wrong.
         LibraryMissing: a library that the platform needs is not installed.
     """
@@ -56,7 +56,7 @@ def read(kind: Kind, path: Path) -> BridgeFile:
 def _text(raw: dict[str, object], name: str) -> str:
     value = raw.pop(name, "")
     if not isinstance(value, str):
-        raise BadFabric(name, value, "expected a text")
+        raise BadDeploymentFile(name, value, "expected a text")
     return value
 
 

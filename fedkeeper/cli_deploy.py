@@ -9,7 +9,7 @@ from bridges import platforms
 from broker.support import logs
 from fedkeeper import archives, fabric_file, running
 from fedkeeper.errors import BadOption
-from fedkeeper.fabric_file import FabricFile
+from fedkeeper.fabric_file import DeploymentFile
 from fedkeeper.options import DataDir, Url, url_of
 from fedkeeper.plan import Step
 from fedkeeper.sdk import connect
@@ -34,7 +34,7 @@ def deploy(
     running.run(_deploy(fabric_file.read(file), url_of(url), data, plan=plan, remove=remove))
 
 
-async def _deploy(file: FabricFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
+async def _deploy(file: DeploymentFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
     from fedkeeper import deploy as deploying
 
     async with connect(url, provision=not plan) as fabric:

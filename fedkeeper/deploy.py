@@ -15,7 +15,7 @@ from broker.messages.round import BlobRef
 from client_fn.data import datasets, shards
 from fedkeeper import archives, fabric_file
 from fedkeeper.errors import DeployFailed
-from fedkeeper.fabric_file import FabricFile
+from fedkeeper.fabric_file import DeploymentFile
 from fedkeeper.plan import Step, Wanted, entry, plan
 from fedkeeper.sdk import Fabric
 
@@ -31,7 +31,7 @@ CREATE_S: Final = 900.0
 Tell = Callable[[Step], None]
 
 
-async def needed(fabric: Fabric, file: FabricFile, wanted: list[Wanted]) -> list[list[Step]]:
+async def needed(fabric: Fabric, file: DeploymentFile, wanted: list[Wanted]) -> list[list[Step]]:
     """What there is to do, by client.
 
     Args:
@@ -115,7 +115,7 @@ async def _see_to(fabric: Fabric, steps: list[Step], on_done: Tell) -> str:
     return ""
 
 
-async def wanted(fabric: Fabric, file: FabricFile, url: str, data_dir: Path | None = None) -> list[Wanted]:
+async def wanted(fabric: Fabric, file: DeploymentFile, url: str, data_dir: Path | None = None) -> list[Wanted]:
     """Every client of a fabric as it should be; puts its packages with the broker, and stages its data if it says so.
 
     Args:
@@ -135,7 +135,7 @@ async def wanted(fabric: Fabric, file: FabricFile, url: str, data_dir: Path | No
     ]
 
 
-def function(file: FabricFile, record: ClientRecord, code: BlobRef | None, url: str) -> Function:
+def function(file: DeploymentFile, record: ClientRecord, code: BlobRef | None, url: str) -> Function:
     """A client's function as its fabric file says."""
     hosting = file.platforms[record.platform]
     return Function(
@@ -153,7 +153,7 @@ def function(file: FabricFile, record: ClientRecord, code: BlobRef | None, url: 
     )
 
 
-def stage(file: FabricFile, data_dir: Path | None) -> dict[str, int]:
+def stage(file: DeploymentFile, data_dir: Path | None) -> dict[str, int]:
     """Deal the data and write each client's shard to its place; returns their sizes.
 
     Raises:
@@ -165,7 +165,7 @@ def stage(file: FabricFile, data_dir: Path | None) -> dict[str, int]:
     return {record.id: record.samples for record in shards.stage(dataset, deal, places, platform="")}
 
 
-async def _package(fabric: Fabric, file: FabricFile, platform: str) -> BlobRef | None:
+async def _package(fabric: Fabric, file: DeploymentFile, platform: str) -> BlobRef | None:
     kind, hosting = fabric_file.kind_of(file, platform), file.platforms[platform]
     usual = kind.sends_archive and kind.files != ""
     if not (usual if hosting.package is None else hosting.package):

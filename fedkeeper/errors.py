@@ -5,7 +5,7 @@ FedKeeperError
 ├── JobRefused      the server refused the job
 ├── JobLost         the job ended without a model
 ├── NoSuchJob       no job has that id
-├── BadFabric       a fabric file, or a bridge's, that can't be used: one field, its value, what is allowed
+├── BadDeploymentFile       a fabric file, or a bridge's, that can't be used: one field, its value, what is allowed
 ├── NoBridge        no bridge answered a request
 ├── DeployFailed    something of a fabric could not be made, or removed
 ├── NoSuchClient    no client has that id
@@ -69,7 +69,7 @@ class BadOption(FedKeeperError):
     """Raised for an option that can't be used; the message says what can."""
 
 
-class BadFabric(FedKeeperError):
+class BadDeploymentFile(FedKeeperError):
     """Raised for a fabric file, or a bridge's file, that can't be used."""
 
     def __init__(self, field: str, value: object, reason: str) -> None:

@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
 from fedkeeper import strict_toml
-from fedkeeper.errors import BadFabric
+from fedkeeper.errors import BadDeploymentFile
 
 FABRIC_LABEL: Final = "fabric"
 """Label of the register that says which fabric file a client is part of."""
@@ -84,7 +84,7 @@ class Own(_Section, frozen=True):
     samples: NotNegative = 0
 
 
-class FabricFile(_Section, frozen=True):
+class DeploymentFile(_Section, frozen=True):
     """A fabric.
 
     Attributes:
@@ -100,18 +100,18 @@ class FabricFile(_Section, frozen=True):
     clients: tuple[Own, ...] = ()
 
 
-def read(path: Path) -> FabricFile:
+def read(path: Path) -> DeploymentFile:
     """Read a fabric file.
 
     Raises:
-        BadFabric: it can't be read, or says what can't be.
+        BadDeploymentFile: it can't be read, or says what can't be.
     """
-    file = strict_toml.read(path, FabricFile)
+    file = strict_toml.read(path, DeploymentFile)
     _check(file)
     return file
 
 
-def kind_of(file: FabricFile, platform: str) -> Kind:
+def kind_of(file: DeploymentFile, platform: str) -> Kind:
     """What kind of platform it is.
 
     Args:
@@ -119,16 +119,16 @@ def kind_of(file: FabricFile, platform: str) -> Kind:
         platform: its name there.
 
     Raises:
-        BadFabric: neither its name nor the file says so.
+        BadDeploymentFile: neither its name nor the file says so.
     """
     said = file.platforms[platform].kind
     kinds = {kind.name: kind for kind in platforms.known() if kind.has_functions}
     if (said or platform) not in kinds:
-        raise BadFabric(f"platforms.{platform}.kind", said, f"say which kind it is: one of {', '.join(kinds)}")
+        raise BadDeploymentFile(f"platforms.{platform}.kind", said, f"say which kind it is: one of {', '.join(kinds)}")
     return kinds[said or platform]
 
 
-def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
+def records(file: DeploymentFile, samples: dict[str, int]) -> list[ClientRecord]:
     """What the register should know of each client; where it is triggered, its platform will tell.
 
     Args:
@@ -151,7 +151,7 @@ def records(file: FabricFile, samples: dict[str, int]) -> list[ClientRecord]:
     return [_record(file, client) for client in (*dealt, *file.clients)]
 
 
-def _record(file: FabricFile, client: Own) -> ClientRecord:
+def _record(file: DeploymentFile, client: Own) -> ClientRecord:
     return ClientRecord(
         id=client.id,
         platform=client.platform,
@@ -163,7 +163,7 @@ def _record(file: FabricFile, client: Own) -> ClientRecord:
     )
 
 
-def homes(file: FabricFile) -> Iterator[tuple[str, str]]:
+def homes(file: DeploymentFile) -> Iterator[tuple[str, str]]:
     """Each of the deal's clients, and the platform that it lives on."""
     from client_fn.data import shards
 
@@ -173,7 +173,7 @@ def homes(file: FabricFile) -> Iterator[tuple[str, str]]:
             yield next(names), platform
 
 
-def _check(file: FabricFile) -> None:
+def _check(file: DeploymentFile) -> None:
     """What no single field's type can say."""
     checked_id(file.name)
     for platform in file.platforms:
@@ -182,8 +182,8 @@ def _check(file: FabricFile) -> None:
     wanted = sum(hosting.clients for hosting in file.platforms.values())
     if wanted > file.data.deal.clients:
         reason = f"the platforms have {wanted} clients, the data is dealt to {file.data.deal.clients}"
-        raise BadFabric("data.deal.clients", file.data.deal.clients, reason)
+        raise BadDeploymentFile("data.deal.clients", file.data.deal.clients, reason)
     for i, client in enumerate(file.clients):
         checked_id(client.id)
         if client.platform not in file.platforms:
-            raise BadFabric(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
+            raise BadDeploymentFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")

@@ -16,7 +16,7 @@ def read(path: Path) -> Settings:
     """Read a relay's file.
 
     Raises:
-        BadFabric: it can't be read, or says what can't be.
+        BadDeploymentFile: it can't be read, or says what can't be.
         BadSettings: a name in it is none, or both brokers are the same.
         BadUrl: an address in it can't be used.
     """

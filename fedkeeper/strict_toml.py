@@ -7,7 +7,7 @@ import msgspec
 
 from broker.errors import UNREADABLE
 from broker.support import validation
-from fedkeeper.errors import BadFabric
+from fedkeeper.errors import BadDeploymentFile
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -20,7 +20,7 @@ def read(path: Path, schema: type[T]) -> T:
         schema: what it is read as; unknown keys are refused.
 
     Raises:
-        BadFabric: it can't be read, or a field of it can't be.
+        BadDeploymentFile: it can't be read, or a field of it can't be.
     """
     return converted(table(path), schema)
 
@@ -29,12 +29,12 @@ def table(path: Path) -> dict[str, Any]:
     """A file's content, unchecked.
 
     Raises:
-        BadFabric: it can't be read.
+        BadDeploymentFile: it can't be read.
     """
     try:
         raw: dict[str, Any] = msgspec.toml.decode(path.read_text(encoding="utf-8"))
     except (OSError, *UNREADABLE) as exc:
-        raise BadFabric("", path.name, f"no TOML file that can be read: {exc}") from exc
+        raise BadDeploymentFile("", path.name, f"no TOML file that can be read: {exc}") from exc
     return raw
 
 
@@ -46,9 +46,9 @@ def converted(raw: dict[str, Any], schema: type[T]) -> T:
         schema: what it is read as; unknown keys are refused.
 
     Raises:
-        BadFabric: a field of it can't be; says its value, and what is allowed.
+        BadDeploymentFile: a field of it can't be; says its value, and what is allowed.
     """
     try:
         return validation.strict(raw, schema)
     except validation.Invalid as exc:
-        raise BadFabric(*exc.mistake) from exc
+        raise BadDeploymentFile(*exc.mistake) from exc

@@ -17,7 +17,7 @@ from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Trai
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from fedkeeper import archives, bridging, deploy
-from fedkeeper.fabric_file import FabricFile, Holdings, Hosting
+from fedkeeper.fabric_file import DeploymentFile, Holdings, Hosting
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Fabric
 from server import service
@@ -67,14 +67,14 @@ class Rounds:
         ZipFile(BytesIO(archives.build("openfaas"))).extractall(folder)
         return folder
 
-    def file(self, platform: str, clients: int, **hosting: Any) -> FabricFile:
+    def file(self, platform: str, clients: int, **hosting: Any) -> DeploymentFile:
         """A fabric on one platform."""
         env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
         found = Hosting(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
         data = Holdings(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
-        return FabricFile(name="test", data=data, platforms={platform: found})
+        return DeploymentFile(name="test", data=data, platforms={platform: found})
 
-    async def deploy(self, file: FabricFile) -> list[str]:
+    async def deploy(self, file: DeploymentFile) -> list[str]:
         """Make it so; the clients' ids."""
         wanted = await deploy.wanted(self.fabric, file, self.url)
         steps = await deploy.needed(self.fabric, file, wanted)

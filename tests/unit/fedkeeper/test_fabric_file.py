@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fedkeeper import deploy, fabric_file
-from fedkeeper.errors import BadFabric
+from fedkeeper.errors import BadDeploymentFile
 from tests.support.paths import REPOSITORY
 
 FABRIC = """
@@ -102,12 +102,12 @@ def test_a_function_names_secrets_and_holds_none(tmp_path: Path) -> None:
 )
 def test_mistakes_are_said(tmp_path: Path, change: tuple[str, str], said: str) -> None:
     assert change[0] in FABRIC
-    with pytest.raises(BadFabric, match=said):
+    with pytest.raises(BadDeploymentFile, match=said):
         fabric_file.read(file(tmp_path, FABRIC.replace(*change)))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadFabric, match="can be read"):
+    with pytest.raises(BadDeploymentFile, match="can be read"):
         fabric_file.read(tmp_path / "nowhere.toml")
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bridges.relay import Settings
 from fedkeeper import relaying
 from fedkeeper.cli import app
-from fedkeeper.errors import BadFabric
+from fedkeeper.errors import BadDeploymentFile
 from tests.support.paths import REPOSITORY
 
 CONFIG = REPOSITORY / "configs" / "bridges" / "relay.toml"
@@ -33,13 +33,13 @@ def test_a_file_that_is_wrong_names_the_field(text: str, field: str, tmp_path: P
     file = tmp_path / "relay.toml"
     rest = [line for line in CONFIG.read_text(encoding="utf-8").splitlines() if not line.startswith(field)]
     file.write_text("\n".join([*rest, text]), encoding="utf-8")
-    with pytest.raises(BadFabric) as refused:
+    with pytest.raises(BadDeploymentFile) as refused:
         relaying.read(file)
     assert refused.value.field == field
 
 
 def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(BadFabric, match=r"relay\.toml"):
+    with pytest.raises(BadDeploymentFile, match=r"relay\.toml"):
         relaying.read(tmp_path / "relay.toml")
 
 
