@@ -1,9 +1,9 @@
 """Triggers: one package per FaaS platform (`platforms.py` lists them), and one runner for all of them."""
 
-from bridges.attempt import Invoker, Patience
+from bridges.attempt import Invoker, RetryPolicy
 from bridges.lifecycle import Lifecycle
 from bridges.platform import Activation, BasePlatform, Functions, Host, Platform
-from bridges.rate_limit import Pace
+from bridges.rate_limit import RateLimiter
 from bridges.runner import Runner
 from bridges.secrets import SecretStore
 
@@ -14,9 +14,9 @@ __all__ = [
     "Host",
     "Invoker",
     "Lifecycle",
-    "Pace",
-    "Patience",
     "Platform",
+    "RateLimiter",
+    "RetryPolicy",
     "Runner",
     "SecretStore",
 ]

@@ -10,7 +10,7 @@ import structlog
 
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, SecretMissing, Silent
 from bridges.platform import Activation, Platform
-from bridges.rate_limit import Pace
+from bridges.rate_limit import RateLimiter
 from bridges.reports import Ended, Heard
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
@@ -25,7 +25,7 @@ Note = Callable[[Outcome, Activation, str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for what. Seconds.
 
     Attributes:
@@ -64,8 +64,8 @@ class Invoker:
     """
 
     platform: Platform
-    patience: Patience = Patience()
-    pace: Pace = field(default_factory=Pace)
+    patience: RetryPolicy = RetryPolicy()
+    pace: RateLimiter = field(default_factory=RateLimiter)
     restore: Callable[[str], Awaitable[Change | None]] = _nothing_to_restore
     rng: random.Random = field(default_factory=random.Random)
 
@@ -137,7 +137,7 @@ async def _tell(platform: Platform, task: RoundTask, attempt: int, heard: asynci
     heard.put_nowait(Ended(failure))
 
 
-async def follow(attempt: int, heard: asyncio.Queue[Heard], patience: Patience, note: Note) -> None:
+async def follow(attempt: int, heard: asyncio.Queue[Heard], patience: RetryPolicy, note: Note) -> None:
     """Follow a run to its end; the first to know of it, platform or function, is believed.
 
     Raises:
@@ -164,7 +164,7 @@ class _Run:
     """
 
     attempt: int
-    patience: Patience
+    patience: RetryPolicy
     note: Note
     done: bool = False
     patience_s: float | None = None

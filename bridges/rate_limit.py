@@ -10,7 +10,7 @@ WINDOW_S: Final = 61.0
 """Platforms count by the minute; a second more allows for clocks that disagree on when it begins."""
 
 
-class Pace:
+class RateLimiter:
     """At most so many turns within any minute, first come first served.
 
     Args:

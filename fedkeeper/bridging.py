@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 import broker
-from bridges import Host, Invoker, Lifecycle, Pace, Patience, Runner, SecretStore, presence
+from bridges import Host, Invoker, Lifecycle, RateLimiter, RetryPolicy, Runner, SecretStore, presence
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from broker.base import Broker
@@ -87,7 +87,7 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, beside: Beside | No
                 group.create_task(_run(beside, bus), name=f"beside bridge-{name}")
             log.info("the bridge is up", platform=name, at_once=host.concurrency, per_minute=host.per_minute)
             notify.ready(f"bridge {name} is up on {broker.BrokerUrl.parse(url).address}")
-            await serve(bus, host, Patience(start_s=host.start_s, run_s=host.run_s))
+            await serve(bus, host, RetryPolicy(start_s=host.start_s, run_s=host.run_s))
 
     await restart.kept_up(bridge)
 
@@ -96,7 +96,7 @@ async def _run(beside: Beside, bus: Broker) -> None:
     await beside(bus)
 
 
-async def serve(bus: Broker, host: Host, patience: Patience) -> None:
+async def serve(bus: Broker, host: Host, patience: RetryPolicy) -> None:
     """Bring a platform's tasks to their end, and see to its functions, until cancelled.
 
     Args:
@@ -104,7 +104,7 @@ async def serve(bus: Broker, host: Host, patience: Patience) -> None:
         host: the platform.
         patience: how long to wait for what.
     """
-    invoker = Invoker(host, patience, Pace(lambda: host.per_minute))
+    invoker = Invoker(host, patience, RateLimiter(lambda: host.per_minute))
     async with task_group() as group:
         if host.functions is not None:
             lifecycle = Lifecycle(bus, host.name, host.functions)

@@ -7,7 +7,7 @@ import time
 import msgspec
 import pytest
 
-from bridges import Invoker, Lifecycle, Patience, Runner
+from bridges import Invoker, Lifecycle, RetryPolicy, Runner
 from broker import topics
 from broker.base import Broker
 from broker.messages import cloudevents, codec, invocation
@@ -98,7 +98,7 @@ async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(b
 async def test_a_deleted_function_is_not_created_again_by_a_task(bus: Broker) -> None:
     host = FakeHost()
     lifecycle = Lifecycle(bus, host.name, host)
-    patience = Patience(retry_first_s=0.01)
+    patience = RetryPolicy(retry_first_s=0.01)
     async with running(lifecycle.serve(), Runner(bus, Invoker(host, patience, restore=lifecycle.restore)).run()):
         await ask(bus, "create", function=ECHO)
         await ask(bus, "delete", name="client-00")
@@ -129,7 +129,7 @@ async def test_a_bridge_that_comes_after_another_looks_first_at_what_the_functio
 
 async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: Broker) -> None:
     one, host = task(), FakeHost(functions={"client-00": ECHO}, silent=True)
-    async with running(Runner(bus, Invoker(host, Patience(start_s=WITHIN_S))).run()):
+    async with running(Runner(bus, Invoker(host, RetryPolicy(start_s=WITHIN_S))).run()):
         await publish(bus, one)
         await outcomes(bus, "accepted")
         await say(bus, one, "training", attempt=1)

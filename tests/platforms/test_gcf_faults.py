@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridges import Patience, gcf
+from bridges import RetryPolicy, gcf
 from bridges.secrets import SecretStore
 from broker.messages.progress import ClientFailed, ClientRestored, UpdateCounted
 from broker.nats.server import NatsServer
@@ -33,7 +33,7 @@ async def site(
 
 
 @contextlib.asynccontextmanager
-async def bridged(system: Rounds, cloud: Cloud, patience: Patience = HASTY) -> AsyncIterator[list[str]]:
+async def bridged(system: Rounds, cloud: Cloud, patience: RetryPolicy = HASTY) -> AsyncIterator[list[str]]:
     """A bridge, and three clients deployed through it; yields their ids."""
     async with gcf.opened(settings(cloud), SecretStore(), system.bus) as host, system.bridge(host, patience):
         yield await system.deploy(system.file("gcf", 3))
@@ -64,7 +64,7 @@ async def test_a_function_that_raises_once_is_invoked_again(site: tuple[Rounds, 
 
 async def test_a_function_that_was_deleted_behind_our_back_and_left_its_topic(site: tuple[Rounds, Cloud]) -> None:
     system, cloud = site
-    async with bridged(system, cloud, Patience(retry_first_s=0.5, start_s=15.0)) as clients:
+    async with bridged(system, cloud, RetryPolicy(retry_first_s=0.5, start_s=15.0)) as clients:
         (name,) = (name for name in cloud.functions.functions if name.endswith(clients[0]))
         await cloud.functions.remove(name)
         await system.train(3)

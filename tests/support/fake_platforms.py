@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from bridges import Activation, Invoker, Patience, Runner
+from bridges import Activation, Invoker, RetryPolicy, Runner
 from bridges.errors import FunctionGone, PlatformFailed
 from broker import topics
 from broker.base import Broker
@@ -57,7 +57,7 @@ class FakePlatform:
 
 def runner(bus: Broker, platform: FakePlatform) -> Runner:
     """A bridge's runner that soon tries again."""
-    return Runner(bus, Invoker(platform, Patience(retry_first_s=0.01)), heartbeat_s=0.2)
+    return Runner(bus, Invoker(platform, RetryPolicy(retry_first_s=0.01)), heartbeat_s=0.2)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any, Final
 from zipfile import ZipFile
 
 import broker
-from bridges import Host, Patience
+from bridges import Host, RetryPolicy
 from broker.base import Broker
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from broker.messages.progress import Event, RoundCompleted
@@ -26,7 +26,7 @@ from tests.support.paths import REPOSITORY
 
 WITHIN_S: Final = 300.0
 IMAGE: Final = "fedkeeper-client:test"
-HASTY: Final = Patience(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
+HASTY: Final = RetryPolicy(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Rounds:
         return [one.record.id for one in wanted]
 
     @contextlib.asynccontextmanager
-    async def bridge(self, host: Host, patience: Patience = HASTY) -> AsyncIterator[None]:
+    async def bridge(self, host: Host, patience: RetryPolicy = HASTY) -> AsyncIterator[None]:
         """A bridge to a platform until the end of the block."""
         name = f"bridge-{host.name}"
         async with (

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterable
 
 import pytest
 
-from bridges import Activation, Invoker, Patience
+from bridges import Activation, Invoker, RetryPolicy
 from bridges.attempt import follow
 from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, Silent
 from bridges.reports import Ended, Heard
@@ -14,7 +14,7 @@ from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
 from tests.support.tasks import task
 
-IMPATIENT = Patience(retry_first_s=0.0, start_s=0.0, run_s=0.0)
+IMPATIENT = RetryPolicy(retry_first_s=0.0, start_s=0.0, run_s=0.0)
 TASK = task()
 
 
@@ -134,7 +134,7 @@ class Scripted:
 
 
 async def invoked(platform: Scripted, **how: object) -> Notes:
-    patience = Patience(retry_first_s=1e-6)
+    patience = RetryPolicy(retry_first_s=1e-6)
     invoker = Invoker(platform, **{"patience": patience, **how})  # type: ignore[arg-type]
     notes = Notes()
     async with asyncio.timeout(5):
@@ -152,7 +152,7 @@ async def test_a_platform_that_refuses_is_asked_again_within_the_same_attempt() 
 async def test_a_platform_that_refuses_for_too_long_costs_an_attempt() -> None:
     platform = Scripted([NotStarted("away")] * 99)
     with pytest.raises(NotStarted, match="away"):
-        await invoked(platform, patience=Patience(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3))
+        await invoked(platform, patience=RetryPolicy(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3))
     assert platform.calls > 5
 
 

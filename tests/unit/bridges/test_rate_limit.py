@@ -1,6 +1,6 @@
 import pytest
 
-from bridges.rate_limit import WINDOW_S, Pace
+from bridges.rate_limit import WINDOW_S, RateLimiter
 
 
 class Clock:
@@ -18,7 +18,7 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
         clock.now_s += seconds
 
     monkeypatch.setattr("bridges.rate_limit.asyncio.sleep", sleep)
-    pace = Pace(lambda: 5, clock)
+    pace = RateLimiter(lambda: 5, clock)
     for _ in range(23):
         await pace.turn()
         starts.append(clock.now_s)
@@ -29,6 +29,6 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
 
 
 async def test_without_a_limit_nobody_waits() -> None:
-    pace = Pace()
+    pace = RateLimiter()
     for _ in range(1000):
         await pace.turn()
