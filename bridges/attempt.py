@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, SecretMissing, Silent
+from bridges.errors import (
+    FunctionGone,
+    InvocationFailed,
+    NoReport,
+    NotStarted,
+    OutcomeUnknown,
+    PlatformFailed,
+    SecretMissing,
+)
 from bridges.platform import Activation, Platform
 from bridges.rate_limit import RateLimiter
 from bridges.reports import Ended, Heard
@@ -93,7 +101,7 @@ class Invoker:
                 if refused_s > self.patience.refused_s:
                     raise
                 await self._refused(exc, delay_s, note)
-            except (FunctionGone, Silent) as exc:
+            except (FunctionGone, NoReport) as exc:
                 if restored or not await self._restored(task, exc, note):
                     raise
                 restored = True
@@ -111,15 +119,15 @@ class Invoker:
         await note("refused", Activation(refusal.activation, "accepted"), refusal.reason)
         await asyncio.sleep(delay_s)
 
-    async def _restored(self, task: RoundTask, gone: FunctionGone | Silent, note: Note) -> bool:
+    async def _restored(self, task: RoundTask, gone: FunctionGone | NoReport, note: Note) -> bool:
         """Whether the function was missing, or not what it should be, and is there now."""
         log.warning("the function seems to be gone", reason=gone.reason)
         try:
             change = await self.restore(task.client_id)
-        except (PlatformFailed, SecretMissing, Silent) as exc:
+        except (PlatformFailed, SecretMissing, NoReport) as exc:
             # Another attempt tries it anew: the platform may be busy, or a person is about to help.
             raise InvocationFailed(f"{gone.reason}, and it can't be created again: {exc}") from exc
-        if change is None or (change == "same" and isinstance(gone, Silent)):
+        if change is None or (change == "same" and isinstance(gone, NoReport)):
             return False
         await note("restored", Activation("", "accepted"), f"{gone.reason}; created again")
         return True
@@ -206,7 +214,7 @@ class _Run:
 
     def silence(self) -> InvocationFailed:
         """What it means that nothing was heard for so long."""
-        kind = InvocationFailed if "running" in self._noted else Silent
+        kind = InvocationFailed if "running" in self._noted else NoReport
         return kind(f"nothing was heard of it for {self.patience_s:g} s", activation=self.id)
 
     def _ended(self, failure: InvocationFailed | None) -> None:
@@ -214,6 +222,6 @@ class _Run:
         if isinstance(failure, NotStarted) and trains:
             # The platform found no process to call, because this run had ended it.
             raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
-        if failure is not None and not (isinstance(failure, LostSight) and trains):
+        if failure is not None and not (isinstance(failure, OutcomeUnknown) and trains):
             raise failure
         self.patience_s = self.patience.run_s if trains else self.patience.start_s

@@ -3,9 +3,9 @@
 BridgeError
 ├── InvocationFailed    the platform or the function did not bring the task to its end
 │   ├── NotStarted      the platform was out of reach or refused: nothing ran, so it counts as no attempt
-│   ├── Silent          the platform took it, and the function was never heard of
+│   ├── NoReport          the platform took it, and the function was never heard of
 │   ├── FunctionGone    the platform does not know the function (any more): it can be created again
-│   └── LostSight       the platform can't tell what became of the run; it may go on
+│   └── OutcomeUnknown       the platform can't tell what became of the run; it may go on
 ├── PlatformDenied      the platform refuses our credentials
 ├── PlatformFailed      a function could not be created, deleted or listed
 │   └── PlatformAway    because the platform was out of reach, or busy: later it may be
@@ -41,7 +41,7 @@ class NotStarted(InvocationFailed):
     """Raised when nothing ran: the platform was out of reach, or had no room for the call now."""
 
 
-class Silent(InvocationFailed):
+class NoReport(InvocationFailed):
     """Raised when the platform took a call, and nothing was heard of the function; it may not be there any more."""
 
 
@@ -49,7 +49,7 @@ class FunctionGone(InvocationFailed):
     """Raised when the platform does not know the function, or would trigger nothing."""
 
 
-class LostSight(InvocationFailed):
+class OutcomeUnknown(InvocationFailed):
     """Raised when the platform can't tell what became of a run (it timed out, its record is missing)."""
 
 

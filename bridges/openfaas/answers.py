@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus as Http
 from typing import Final
 
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
+from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
 
 AT_ONCE_S: Final = 1.0
 """A watchdog or a gateway that reaches nobody says so at once; one that says it later had reached somebody."""
@@ -59,9 +59,9 @@ def failure(answer: Answer, function: str) -> InvocationFailed | None:
         case _ if answer.ok:
             return None
         case Http.GATEWAY_TIMEOUT:
-            return LostSight(f"{function} outlived its exec_timeout or a proxy's patience (504)")
+            return OutcomeUnknown(f"{function} outlived its exec_timeout or a proxy's patience (504)")
         case Http.BAD_GATEWAY if late:
-            return LostSight(f"{function} outlived the gateway's upstream_timeout (502)")
+            return OutcomeUnknown(f"{function} outlived the gateway's upstream_timeout (502)")
         case Http.BAD_GATEWAY:
             return NotStarted("the gateway does not reach its provider (502)")
         case Http.NOT_FOUND if _UNKNOWN in answer.text:

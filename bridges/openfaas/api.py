@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from bridges import endpoint
-from bridges.errors import InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformDenied, PlatformFailed
+from bridges.errors import InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformDenied, PlatformFailed
 from bridges.openfaas.answers import Answer
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
@@ -108,7 +108,7 @@ class Api:
 
         Raises:
             NotStarted: there was no connection, so nothing ran.
-            LostSight: no answer in time, or the connection broke after the call had begun.
+            OutcomeUnknown: no answer in time, or the connection broke after the call had begun.
             InvocationFailed: the answer is larger than that.
         """
         url = f"/function/{function}{path}"
@@ -121,9 +121,9 @@ class Api:
         except _NEVER_CONNECTED as exc:
             raise NotStarted(f"the gateway is out of reach: {_reason(exc)}") from exc
         except TimeoutError as exc:
-            raise LostSight(f"no answer of {function} within {within_s:g} s") from exc
+            raise OutcomeUnknown(f"no answer of {function} within {within_s:g} s") from exc
         except httpx.TransportError as exc:
-            raise LostSight(f"the connection broke during the call of {function}: {_reason(exc)}") from exc
+            raise OutcomeUnknown(f"the connection broke during the call of {function}: {_reason(exc)}") from exc
 
     async def _answer(self, request: httpx.Request, at_most: int, auth: httpx.BasicAuth | None) -> Answer:
         begun_s = time.monotonic()

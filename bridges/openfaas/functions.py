@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway, PlatformFailed
+from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformFailed
 from bridges.openfaas.answers import NAME, Answer, failure
 from bridges.openfaas.api import Api
 from bridges.openfaas.deployment import Deployment, deployment, secret_names
@@ -210,7 +210,7 @@ class Functions:
             return exc.reason
         # Whatever the function itself says of a call that is not signed: it is there.
         reason = failure(answer, name)
-        return reason.reason if isinstance(reason, NotStarted | FunctionGone | LostSight) else ""
+        return reason.reason if isinstance(reason, NotStarted | FunctionGone | OutcomeUnknown) else ""
 
     def _deployed(self, status: Status) -> Deployed:
         elsewhere = status.namespace not in ("", self.settings.namespace)

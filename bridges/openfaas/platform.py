@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway
+from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway
 from bridges.openfaas.answers import NAME, Answer, failure
 from bridges.openfaas.api import Api, connected
 from bridges.openfaas.connector import Connector
@@ -105,7 +105,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         carrier, at_most = Carrier(self._broker), PARCEL_BYTES + PARCEL_MODELS * task.model.bytes
         try:
             answer = await self._called(function, await carrier.packed(order), bundle.CONTENT_TYPE, call_id, at_most)
-        except LostSight as exc:
+        except OutcomeUnknown as exc:
             # Whatever becomes of the run, its update is lost with the answer.
             raise InvocationFailed(exc.reason) from exc
         return await carrier.unpacked(answer.body, order)

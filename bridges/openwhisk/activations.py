@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted
+from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
 from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.errors import DecodeError
@@ -46,12 +46,12 @@ def decoded(content: bytes, activation: str) -> Record:
     """Decode a record.
 
     Raises:
-        LostSight: it is none.
+        OutcomeUnknown: it is none.
     """
     try:
         return msgspec.json.decode(content, type=Record)
     except UNREADABLE as exc:
-        raise LostSight(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
+        raise OutcomeUnknown(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
 
 
 def run_of(fire: Record, action: str, activation: str) -> str:
@@ -68,9 +68,9 @@ def run_of(fire: Record, action: str, activation: str) -> str:
     try:
         rules = [msgspec.json.decode(line, type=_Rule) for line in fire.logs]
     except UNREADABLE as exc:
-        raise LostSight(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
+        raise OutcomeUnknown(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
     if not rules:
-        raise LostSight(f"the record of {activation} tells of no rule", activation=activation)
+        raise OutcomeUnknown(f"the record of {activation} tells of no rule", activation=activation)
     # A trigger may have rules of others as well.
     ours = [rule for rule in rules if rule.action.rpartition("/")[2] == action]
     if not ours:

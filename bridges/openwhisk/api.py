@@ -18,8 +18,8 @@ from bridges.errors import (
     BadSettings,
     FunctionGone,
     InvocationFailed,
-    LostSight,
     NotStarted,
+    OutcomeUnknown,
     PlatformAway,
     PlatformDenied,
     PlatformFailed,
@@ -105,7 +105,7 @@ class Api:
         except _NOTHING_SENT as exc:
             raise NotStarted(f"{self.settings.host} is out of reach: {type(exc).__name__} {exc}") from exc
         except httpx.TransportError as exc:
-            raise LostSight(f"{self.settings.host} gave no answer: {type(exc).__name__} {exc}") from exc
+            raise OutcomeUnknown(f"{self.settings.host} gave no answer: {type(exc).__name__} {exc}") from exc
         # Whatever the status: a 502 with an activation is the answer to a run that failed, and its record says why.
         activation = _activation_in(response)
         if not activation:
@@ -126,7 +126,7 @@ class Api:
                 return NotStarted(reason)
             case 502 | 504:
                 # From what stands before the controller, which may have taken the call.
-                return LostSight(reason)
+                return OutcomeUnknown(reason)
         return InvocationFailed(reason, retryable=False)
 
 

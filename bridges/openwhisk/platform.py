@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from bridges.errors import InvocationFailed, LostSight, PlatformAway, PlatformFailed
+from bridges.errors import InvocationFailed, OutcomeUnknown, PlatformAway, PlatformFailed
 from bridges.openwhisk import activations
 from bridges.openwhisk.activations import Record
 from bridges.openwhisk.api import Api, connected, quoted
@@ -102,7 +102,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
         """The record of an activation, which is there some time after its end.
 
         Raises:
-            LostSight: it was not there in time.
+            OutcomeUnknown: it was not there in time.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -114,7 +114,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
                         return record
         except TimeoutError:
             pass
-        raise LostSight(f"no record of activation {activation} after {within_s:g} s", activation=activation)
+        raise OutcomeUnknown(f"no record of activation {activation} after {within_s:g} s", activation=activation)
 
     async def _stored(self, activation: str) -> Record | None:
         """The record as it is now; None: not stored yet, or the platform is away for the moment."""
@@ -124,7 +124,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
             log.warning("can't look at an activation now", activation=activation, error=str(exc))
             return None
         except PlatformFailed as exc:
-            raise LostSight(str(exc), activation=activation) from exc
+            raise OutcomeUnknown(str(exc), activation=activation) from exc
         return None if content is None else activations.decoded(content, activation)
 
     async def learn_limits(self) -> None:

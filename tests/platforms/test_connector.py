@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 import broker
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformAway
+from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway
 from bridges.openfaas.connector import MAX_ATTEMPTS, Connector
 from broker import topics
 from broker.base import Broker
@@ -132,7 +132,7 @@ async def test_an_event_whose_call_fails_is_handed_over_again_under_the_same_id(
     place = Place([theirs(WANTED)])
     async with running(connector(bus, place).serve()):
         await subscribed(bus, place)
-        place.failures = [InvocationFailed("it raised"), LostSight("504"), FunctionGone("404")]
+        place.failures = [InvocationFailed("it raised"), OutcomeUnknown("504"), FunctionGone("404")]
         await bus.publish(COMPLETED, b"1")
         await soon(lambda: len(place.calls) == 4)
         await bus.publish(COMPLETED, b"2")

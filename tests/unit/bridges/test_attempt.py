@@ -7,7 +7,7 @@ import pytest
 
 from bridges import Activation, Invoker, RetryPolicy
 from bridges.attempt import follow
-from bridges.errors import FunctionGone, InvocationFailed, LostSight, NotStarted, PlatformFailed, Silent
+from bridges.errors import FunctionGone, InvocationFailed, NoReport, NotStarted, OutcomeUnknown, PlatformFailed
 from bridges.reports import Ended, Heard
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
@@ -83,12 +83,12 @@ async def test_a_report_that_it_is_done_ends_the_wait_for_a_platform_that_hangs(
 
 
 async def test_a_run_that_its_platform_lost_sight_of_goes_on_if_it_was_seen_training() -> None:
-    assert (await followed(training(), Ended(LostSight("504")), done())).outcomes == ["running", "succeeded"]
+    assert (await followed(training(), Ended(OutcomeUnknown("504")), done())).outcomes == ["running", "succeeded"]
 
 
 async def test_a_run_that_its_platform_lost_sight_of_and_that_never_trained_has_failed() -> None:
-    with pytest.raises(LostSight, match="504"):
-        await followed(Ended(LostSight("504")), done())
+    with pytest.raises(OutcomeUnknown, match="504"):
+        await followed(Ended(OutcomeUnknown("504")), done())
 
 
 async def test_a_function_that_dies_while_it_trains_has_failed_whatever_its_platform_makes_of_it() -> None:
@@ -176,9 +176,9 @@ async def test_a_function_that_was_never_heard_of_is_looked_after(change: Change
     async def restore(_: str) -> Change:
         return change
 
-    platform = Scripted([Silent("nothing was heard of it"), None])
+    platform = Scripted([NoReport("nothing was heard of it"), None])
     if outcomes is None:
-        with pytest.raises(Silent):
+        with pytest.raises(NoReport):
             await invoked(platform, restore=restore)
     else:
         assert (await invoked(platform, restore=restore)).outcomes == outcomes
