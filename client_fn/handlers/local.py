@@ -1,6 +1,6 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one task at a time.
 
-Orders come on standard input, reports of them go to standard output; `broker.messages.invocation` says what they look
+Requests come on standard input, reports of them go to standard output; `broker.messages.invocation` says what they look
 like. The end of the input is the end of the process, even in the middle of a training.
 """
 

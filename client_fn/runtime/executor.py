@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     written: dict[str, bytes]
 
 
-class Orders:
+class TaskExecutor:
     """What an instance has done and is doing.
 
     Args:

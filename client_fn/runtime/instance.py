@@ -21,7 +21,7 @@ from broker.support.tasks import task_group
 from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
 from client_fn.runtime.connection import Line
-from client_fn.runtime.executor import Answer, Orders
+from client_fn.runtime.executor import Answer, TaskExecutor
 from client_fn.runtime.failure import failed, unreadable
 from client_fn.runtime.settings import Settings
 
@@ -35,7 +35,7 @@ START_S: Final = 10.0
 class _Running:
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
-    orders: Orders
+    orders: TaskExecutor
     stop: asyncio.Event
 
 
@@ -137,7 +137,7 @@ def of_this_process() -> Instance:
     return Instance(settings.read(os.environ))
 
 
-_Begun = tuple[asyncio.AbstractEventLoop, Orders, asyncio.Event]
+_Begun = tuple[asyncio.AbstractEventLoop, TaskExecutor, asyncio.Event]
 
 
 def _start(how: Settings, clock: Callable[[], float]) -> _Running:
@@ -156,10 +156,10 @@ async def _serve(how: Settings, clock: Callable[[], float], begun: "concurrent.f
 
 
 @contextlib.asynccontextmanager
-async def _orders(how: Settings, clock: Callable[[], float]) -> AsyncIterator[Orders]:
+async def _orders(how: Settings, clock: Callable[[], float]) -> AsyncIterator[TaskExecutor]:
     async with task_group() as group:
         line = Line(how.url, f"function-{how.client or os.getpid()}", group)
-        orders = Orders(how.client, line, group, clock)
+        orders = TaskExecutor(how.client, line, group, clock)
         yield orders
         orders.stop()
         line.hang_up()

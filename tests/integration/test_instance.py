@@ -32,7 +32,7 @@ from client_fn.data import datasets, shards
 from client_fn.errors import NoRoute
 from client_fn.runtime import instance
 from client_fn.runtime.connection import Line
-from client_fn.runtime.executor import Orders
+from client_fn.runtime.executor import TaskExecutor
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import loop, tensors
@@ -200,7 +200,7 @@ async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> N
     order = await place.order()
     async with task_group() as group:
         own = Line(place.server.url, "own", group)
-        orders = Orders("c1", own, group, time.time)
+        orders = TaskExecutor("c1", own, group, time.time)
         waiting = [group.create_task(orders.answer(order, "", None), name=f"waiting {i}") for i in range(2)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         waiting[0].cancel()
