@@ -17,7 +17,7 @@ import msgspec
 import tomli_w
 from rich.console import Console
 
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from broker.messages.job import Job
 from broker.messages.progress import ClientTraining, JobCompleted, RoundCompleted, RoundOpened
 from emulators.demo import IMAGE, Fabric, command
@@ -110,7 +110,7 @@ async def train(fabric: FedKeeper, job: Job) -> None:
                 record = await fabric.job(name)
                 # Any nonce gives a token of this length.
                 task = invitations.task_for(record.cohort[0], record, "", FedAvg())
-                print(f"{len(msgspec.json.encode(Order(task, 1)))} bytes per trigger")
+                print(f"{len(msgspec.json.encode(InvocationRequest(task, 1)))} bytes per trigger")
             case ClientTraining(cold=started):
                 cold[started] += 1
             case RoundCompleted() as completed:

@@ -18,7 +18,7 @@ from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.messages import codec
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from broker.messages.round import RoundTask
 
 log = structlog.get_logger(__name__)
@@ -46,21 +46,21 @@ class GcfPlatform(BasePlatform[Settings, Functions]):
         return self.settings.run_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Publish an order; how the run goes, the function itself reports. See `bridges.platform.Platform`."""
-        order = codec.encode(Order(task, attempt))
+        """Publish a request; how the run goes, the function itself reports. See `bridges.platform.Platform`."""
+        request = codec.encode(InvocationRequest(task, attempt))
         attributes = {
             "client": task.client_id,
             "job": task.job,
             "round": str(task.round),
             "attempt": str(attempt),
         }
-        self._check_size(order, attributes)
+        self._check_size(request, attributes)
         topic = self.settings.topic_of(task.client_id, task.url)
         with invoking(self.settings, topic):
             # A topic without a subscription swallows messages. Asked only once something has gone wrong.
             if attempt > 1 and await self._topics.swallows(topic):
                 raise FunctionGone(f"nothing is triggered by {topic}")
-            message = await self._topics.publish(topic, order, attributes)
+            message = await self._topics.publish(topic, request, attributes)
         yield Activation(message, "accepted")
 
     def _check_size(self, data: bytes, attributes: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from bridges import environment
 from bridges.errors import InvocationFailed
 from bridges.local.settings import Settings
 from broker.messages import codec
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask
 from broker.support import processes
 from broker.support.tasks import task_group
@@ -52,7 +52,7 @@ class Worker:
             raise InvocationFailed(f"{self.name} has no input")
         self.count += 1
         queue = self.reports[task.id] = asyncio.Queue()
-        self.process.stdin.write(codec.encode(Order(task, attempt)) + b"\n")
+        self.process.stdin.write(codec.encode(InvocationRequest(task, attempt)) + b"\n")
         return queue
 
 

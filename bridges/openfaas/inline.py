@@ -7,7 +7,7 @@ from broker import topics
 from broker.base import Broker
 from broker.messages import bundle, codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import BlobRef
 
 
@@ -21,22 +21,22 @@ class Carrier:
 
     broker: Broker
 
-    async def packed(self, order: Order) -> bytes:
-        """A parcel of the order, the model that it names, and the optimizer state if it names one.
+    async def packed(self, request: InvocationRequest) -> bytes:
+        """A parcel of the request, the model that it names, and the optimizer state if it names one.
 
         Raises:
             InvocationFailed: one of them is not with the broker.
         """
-        refs = [ref for ref in (order.task.model, order.task.state) if ref is not None]
+        refs = [ref for ref in (request.task.model, request.task.state) if ref is not None]
         blobs = {ref.topic: await self._fetched(ref) for ref in refs}
-        return bundle.pack(codec.encode(order), blobs)
+        return bundle.pack(codec.encode(request), blobs)
 
-    async def unpacked(self, body: bytes, order: Order) -> Report:
+    async def unpacked(self, body: bytes, request: InvocationRequest) -> Report:
         """The report in a function's answer; before that, what came with it is put where the function would have.
 
         Args:
             body: a parcel of the report and the blobs to publish, or the bare report of a failure.
-            order: what the function was asked for; only its own update and its own optimizer state are taken.
+            request: what the function was asked for; only its own update and its own optimizer state are taken.
 
         Raises:
             InvocationFailed: it is no such answer; nothing was published.
@@ -45,9 +45,9 @@ class Carrier:
             message, blobs = bundle.unpack(body)
         except DecodeError:
             message, blobs = body, {}
-        report = report_of(message, order)
+        report = report_of(message, request)
         if report.state == "done":
-            await self._publish(blobs, order)
+            await self._publish(blobs, request)
         return report
 
     async def _fetched(self, ref: BlobRef) -> bytes:
@@ -56,10 +56,10 @@ class Carrier:
             raise InvocationFailed(f"{ref.topic} is not with the broker")
         return value.payload
 
-    async def _publish(self, blobs: dict[str, bytes], order: Order) -> None:
-        task = order.task
-        update = topics.update(task.job, task.round, task.client_id, order.attempt)
-        state = topics.optimizer_state(task.job, task.client_id, task.round, order.attempt)
+    async def _publish(self, blobs: dict[str, bytes], request: InvocationRequest) -> None:
+        task = request.task
+        update = topics.update(task.job, task.round, task.client_id, request.attempt)
+        state = topics.optimizer_state(task.job, task.client_id, task.round, request.attempt)
         for topic, blob in blobs.items():
             if topic not in (update, state) or not blob:
                 raise InvocationFailed(f"it answers with {len(blob)} bytes for {topic}", retryable=False)
@@ -71,7 +71,7 @@ class Carrier:
         await self.broker.publish(update, blobs[update])
 
 
-def report_of(message: bytes, order: Order) -> Report:
+def report_of(message: bytes, request: InvocationRequest) -> Report:
     """The last report of a function, as it answers its platform with it.
 
     Raises:
@@ -81,6 +81,6 @@ def report_of(message: bytes, order: Order) -> Report:
         report = codec.decode(Report, message)
     except DecodeError as exc:
         raise InvocationFailed(f"its answer is no report: {exc}") from exc
-    if report.id != order.task.id:
+    if report.id != request.task.id:
         raise InvocationFailed("it answers for another task")
     return report

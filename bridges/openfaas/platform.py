@@ -24,7 +24,7 @@ from bridges.secrets import SecretStore
 from broker import topics
 from broker.base import Broker
 from broker.messages import bundle, codec, signature
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask
 
 log = structlog.get_logger(__name__)
@@ -90,25 +90,25 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         """
         call_id = str(uuid.uuid4())  # as the gateway itself would make one
         try:
-            report = _done(await self._asked(Order(task, attempt), call_id))
+            report = _done(await self._asked(InvocationRequest(task, attempt), call_id))
         except InvocationFailed as exc:
             exc.activation = call_id
             raise
         yield Activation(call_id, "succeeded", report.cold)
 
-    async def _asked(self, order: Order, call_id: str) -> Report:
-        task = order.task
+    async def _asked(self, request: InvocationRequest, call_id: str) -> Report:
+        task = request.task
         function = task.url or self.connector.serving(topics.task(self.name, task.client_id)) or task.client_id
         if self.settings.reply == "broker":
-            answer = await self._called(function, codec.encode(order), "application/json", call_id, REPORT_BYTES)
-            return report_of(answer.body, order)
+            answer = await self._called(function, codec.encode(request), "application/json", call_id, REPORT_BYTES)
+            return report_of(answer.body, request)
         carrier, at_most = Carrier(self._broker), PARCEL_BYTES + PARCEL_MODELS * task.model.bytes
         try:
-            answer = await self._called(function, await carrier.packed(order), bundle.CONTENT_TYPE, call_id, at_most)
+            answer = await self._called(function, await carrier.packed(request), bundle.CONTENT_TYPE, call_id, at_most)
         except OutcomeUnknown as exc:
             # Whatever becomes of the run, its update is lost with the answer.
             raise InvocationFailed(exc.reason) from exc
-        return await carrier.unpacked(answer.body, order)
+        return await carrier.unpacked(answer.body, request)
 
     async def _called(self, function: str, body: bytes, kind: str, call_id: str, at_most: int) -> Answer:
         headers = {signature.CALL_ID: call_id, "Content-Type": kind}

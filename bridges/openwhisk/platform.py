@@ -24,7 +24,7 @@ from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.errors import UNREADABLE
 from broker.messages import codec
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from broker.messages.round import RoundTask
 from broker.support import backoff
 
@@ -78,7 +78,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
         """Trigger the function and follow the run to its record; see `Platform.invoke`."""
-        body = codec.encode({"order": Order(task, attempt)})
+        body = codec.encode({"order": InvocationRequest(task, attempt)})
         if len(body) > BODY_BYTES:
             reason = f"a task of {len(body)} bytes is more than OpenWhisk takes ({BODY_BYTES})"
             raise InvocationFailed(reason, retryable=False)

@@ -1,8 +1,8 @@
 """What a bridge and a function say to each other about one task.
 
-A worker process on the bridge's machine gets an `Order` per line and answers with a `Report` per line. A function on a
-FaaS platform finds the order in its trigger, retains its report at `fl.reports.<platform>.<client>`, and returns the
-last one to the platform as well.
+A worker process on the bridge's machine gets an `InvocationRequest` per line and answers with a `Report` per line. A
+function on a FaaS platform finds the request in its trigger, retains its report at `fl.reports.<platform>.<client>`, and
+returns the last one to the platform as well.
 """
 
 from typing import ClassVar, Literal
@@ -39,7 +39,7 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
-class Order(msgspec.Struct, frozen=True):
+class InvocationRequest(msgspec.Struct, frozen=True):
     """What the bridge asks for.
 
     Attributes:
@@ -52,7 +52,7 @@ class Order(msgspec.Struct, frozen=True):
     attempt: int
 
 
-class OrderName(msgspec.Struct, frozen=True, kw_only=True):
+class RequestName(msgspec.Struct, frozen=True, kw_only=True):
     """What names the task of an order of any schema, however little else of it can be read."""
 
     task: TaskName
@@ -69,7 +69,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         cold: whether it is the first task of this process.
         reason: why it failed.
         retryable: whether another attempt may have another outcome.
-        attempt: the order's.
+        attempt: the request's.
         activation: the platform's id of the run, as the function knows it; empty: it does not.
     """
 

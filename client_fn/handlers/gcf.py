@@ -7,7 +7,7 @@ import structlog
 
 from broker.messages import codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, OrderName
+from broker.messages.invocation import InvocationRequest, RequestName
 from client_fn.runtime.instance import of_this_process
 
 log = structlog.get_logger(__name__)
@@ -26,19 +26,19 @@ def train(event: CloudEvent) -> None:
     """Do what the order in a Pub/Sub message asks for; what becomes of it is reported to the broker alone.
 
     Returns normally whatever happens, which acknowledges the message: the bridge decides about another attempt, and a
-    message that is no order would be none the next time either. An order that can't be read, but names its task, is
+    message that is no request would be none the next time either. A request that can't be read, but names its task, is
     reported as failed.
     """
     content, activation = b"", event["id"]
     try:
         content = _content(event.data)
-        report = of_this_process().run(codec.decode(Order, content), activation=activation)
+        report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
-        log.error("no order", message=activation, reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
-        if named := codec.glimpse(OrderName, content):
+        log.error("no request", message=activation, reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
+        if named := codec.glimpse(RequestName, content):
             of_this_process().refuse(named, exc, activation=activation)
         return
-    log.info("order answered", task=report.id, state=report.state, reason=report.reason)
+    log.info("request answered", task=report.id, state=report.state, reason=report.reason)
 
 
 def _content(data: Any) -> bytes:

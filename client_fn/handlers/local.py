@@ -16,7 +16,7 @@ from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
 from client_fn.function import Warm, handle
 from client_fn.runtime import start
@@ -31,21 +31,21 @@ async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> No
     async with broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus, asyncio.TaskGroup() as group:
         first = True
         while line := await orders.readline():
-            order = _order(line, reports)
-            if order is None:
+            request = _order(line, reports)
+            if request is None:
                 continue
-            group.create_task(_work(order, bus, warm, reports, cold=first), name=order.task.id)
+            group.create_task(_work(request, bus, warm, reports, cold=first), name=request.task.id)
             first = False
         # A training in another thread can't be interrupted, and nobody waits for its update any more.
         os._exit(0)
 
 
-def _order(line: bytes, reports: BinaryIO) -> Order | None:
-    """The order in a line; None: it can't be read, and is reported as failed."""
+def _order(line: bytes, reports: BinaryIO) -> InvocationRequest | None:
+    """The request in a line; None: it can't be read, and is reported as failed."""
     try:
-        return codec.decode(Order, line)
+        return codec.decode(InvocationRequest, line)
     except DecodeError as exc:
-        named = codec.glimpse(OrderName, line)
+        named = codec.glimpse(RequestName, line)
         if named is None:
             raise
         _write(unreadable(named, exc), reports)
@@ -57,25 +57,25 @@ def _write(report: Report, reports: BinaryIO) -> None:
     reports.flush()
 
 
-async def _work(order: Order, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
+async def _work(request: InvocationRequest, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
     def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
-        _write(Report(order.task.id, state, cold=cold), reports)
+        _write(Report(request.task.id, state, cold=cold), reports)
 
     try:
         await handle(
-            order.task,
+            request.task,
             bus,
             warm,
-            attempt=order.attempt,
+            attempt=request.attempt,
             on_training=lambda: report("training", cold=cold),
             on_trained=lambda: report("trained"),
         )
     except (ClientError, BrokerError, MessageError) as exc:
-        _write(failed(order, exc), reports)
+        _write(failed(request, exc), reports)
     except Exception as exc:
         # The outermost loop of the function: the user's model may raise anything.
-        log.exception("the function failed", task=order.task.id)
-        _write(failed(order, exc), reports)
+        log.exception("the function failed", task=request.task.id)
+        _write(failed(request, exc), reports)
     else:
         report("done")
 

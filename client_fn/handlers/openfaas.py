@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from broker.messages import bundle, codec, signature
 from broker.messages.errors import BadSignature, DecodeError
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.runtime.instance import Instance, of_this_process
 
 HEALTH: Final = "/healthz"
@@ -38,7 +38,7 @@ def handle(event: Event, context: object) -> Response:  # noqa: ARG001 (the temp
     """Do what the bridge asks for: 200 with a report, or a parcel where the order came in one.
 
     `/healthz` is answered at once. A call that is not the bridge's gets a 401 before anything of it is parsed, and one
-    that is no order a 400; an order that can't be read, but names its task, is reported as failed.
+    that is no request a 400; a request that can't be read, but names its task, is reported as failed.
     """
     if event.path == HEALTH:
         return b"", 200, {}
@@ -64,9 +64,9 @@ def _answered(instance: Instance, body: bytes, headers: Mapping[str, str]) -> Re
     activation = headers.get(signature.CALL_ID.lower(), "")
     message, given = (body, None) if headers.get("content-type") != bundle.CONTENT_TYPE else bundle.unpack(body)
     try:
-        report, written = instance.answer(codec.decode(Order, message), given, activation=activation)
+        report, written = instance.answer(codec.decode(InvocationRequest, message), given, activation=activation)
     except DecodeError as exc:
-        named = codec.glimpse(OrderName, message)
+        named = codec.glimpse(RequestName, message)
         if named is None:
             raise
         return _told(instance.refuse(named, exc, activation=activation))

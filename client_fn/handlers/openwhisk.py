@@ -8,14 +8,14 @@ import msgspec
 from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, OrderName
+from broker.messages.invocation import InvocationRequest, RequestName
 from client_fn.runtime.instance import of_this_process
 
 
 def main(params: dict[str, Any]) -> dict[str, Any]:
     """Do what `params["order"]` asks for; returns the report.
 
-    An order that can't be read, but names its task, is reported as failed. What names none is answered with `error`,
+    A request that can't be read, but names its task, is reported as failed. What names none is answered with `error`,
     which OpenWhisk takes for the application's failure.
     """
     # A fired trigger hands the caller's HTTP headers on, the namespace's key among them: nobody here shall see it.
@@ -24,9 +24,9 @@ def main(params: dict[str, Any]) -> dict[str, Any]:
     content, activation = b"", os.environ.get("__OW_ACTIVATION_ID", "")
     try:
         content = _encoded(params.get("order"))
-        report = of_this_process().run(codec.decode(Order, content), activation=activation)
+        report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
-        named = codec.glimpse(OrderName, content)
+        named = codec.glimpse(RequestName, content)
         if named is None:
             return {"error": str(exc)}
         report = of_this_process().refuse(named, exc, activation=activation)
@@ -39,4 +39,4 @@ def _encoded(value: object) -> bytes:
     try:
         return codec.encode(value)
     except UNREADABLE as exc:
-        raise DecodeError(f"not a valid Order: {exc}") from exc
+        raise DecodeError(f"not a valid InvocationRequest: {exc}") from exc

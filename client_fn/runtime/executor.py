@@ -12,7 +12,7 @@ from broker import topics
 from broker.errors import BrokerError, Denied
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask, TaskName
 from broker.messages.update import read_header
 from broker.support.tasks import task_group
@@ -36,7 +36,7 @@ _Key = tuple[str, str, int]
 
 
 class Answer(NamedTuple):
-    """The last report of an order; of one that brought its blobs, also what the function wrote, by topic."""
+    """The last report of a request; of one that brought its blobs, also what the function wrote, by topic."""
 
     report: Report
     written: dict[str, bytes]
@@ -59,20 +59,20 @@ class TaskExecutor:
         self._under_way: dict[_Key, asyncio.Task[Answer]] = {}
         self._done: dict[_Key, Answer] = {}
 
-    async def answer(self, order: Order, activation: str, given: Mapping[str, bytes] | None) -> Answer:
-        """Do what an order asks for, unless it is done or being done; a failure is a report too.
+    async def answer(self, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None) -> Answer:
+        """Do what a request asks for, unless it is done or being done; a failure is a report too.
 
         Args:
-            order: what to do.
+            request: what to do.
             activation: the platform's id of the run.
             given: what the broker would have, by topic; None: the broker is asked.
         """
-        key = (order.task.id, order.task.token, order.attempt)
+        key = (request.task.id, request.task.token, request.attempt)
         if key in self._done:
             return self._done[key]
         if key not in self._under_way:
-            work = self._work(key, order, activation, given)
-            self._under_way[key] = self._group.create_task(work, name=order.task.id)
+            work = self._work(key, request, activation, given)
+            self._under_way[key] = self._group.create_task(work, name=request.task.id)
         # Who gives up waiting does so for himself.
         return await asyncio.shield(self._under_way[key])
 
@@ -85,36 +85,40 @@ class TaskExecutor:
         for task in self._under_way.values():
             task.cancel()
 
-    async def _work(self, key: _Key, order: Order, activation: str, given: Mapping[str, bytes] | None) -> Answer:
-        task = order.task
+    async def _work(
+        self, key: _Key, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None
+    ) -> Answer:
+        task = request.task
         try:
             with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
                 if given is None:
-                    answer, told = await self._over_broker(order, activation)
+                    answer, told = await self._over_broker(request, activation)
                 else:
-                    answer, told = await self._in_memory(order, activation, given)
+                    answer, told = await self._in_memory(request, activation, given)
         finally:
             del self._under_way[key]
         if told and answer.report.state == "done":
             keep(self._done, key, answer, most=ANSWERS_KEPT)
         return answer
 
-    async def _over_broker(self, order: Order, activation: str) -> tuple[Answer, bool]:
+    async def _over_broker(self, request: InvocationRequest, activation: str) -> tuple[Answer, bool]:
         """The answer, and whether the broker has it too."""
         cold = self._first()
-        begun = Report(order.task.id, "training", cold=cold, attempt=order.attempt, activation=activation)
+        begun = Report(request.task.id, "training", cold=cold, attempt=request.attempt, activation=activation)
         async with task_group() as telling:
 
             def tell() -> None:
-                telling.create_task(self._tell(order.task, begun), name=f"report {begun.id}")
+                telling.create_task(self._tell(request.task, begun), name=f"report {begun.id}")
 
             # Its end waits for that report, so that the last one comes last.
-            report = await self._outcome(order, activation, self._line.held(), tell, cold=cold)
-        return Answer(report, {}), await self._tell(order.task, report)
+            report = await self._outcome(request, activation, self._line.held(), tell, cold=cold)
+        return Answer(report, {}), await self._tell(request.task, report)
 
-    async def _in_memory(self, order: Order, activation: str, given: Mapping[str, bytes]) -> tuple[Answer, bool]:
+    async def _in_memory(
+        self, request: InvocationRequest, activation: str, given: Mapping[str, bytes]
+    ) -> tuple[Answer, bool]:
         blobs = Blobs(given)
-        report = await self._outcome(order, activation, contextlib.nullcontext(blobs), _nobody, cold=self._first())
+        report = await self._outcome(request, activation, contextlib.nullcontext(blobs), _nobody, cold=self._first())
         return Answer(report, blobs.written if report.state == "done" else {}), True
 
     def _first(self) -> bool:
@@ -123,28 +127,28 @@ class TaskExecutor:
 
     async def _outcome(
         self,
-        order: Order,
+        request: InvocationRequest,
         activation: str,
         opened: AbstractAsyncContextManager[Exchange],
         on_training: Callable[[], None],
         *,
         cold: bool,
     ) -> Report:
-        task, attempt = order.task, order.attempt
+        task, attempt = request.task, request.attempt
         try:
             async with Lease(task, self._clock).held():
                 self._check_client(task)
                 async with opened as exchange:
-                    if not await _is_there(exchange, order):
+                    if not await _is_there(exchange, request):
                         await handle(
                             task, exchange, self._warm, attempt=attempt, on_training=on_training, clock=self._clock
                         )
         except (ClientError, BrokerError, MessageError) as exc:
-            return failed(order, exc, activation)
+            return failed(request, exc, activation)
         except (Exception, SystemExit) as exc:
             # The outermost loop of the function: the user's model may raise anything, and even exit.
             log.exception("the function failed")
-            return failed(order, exc, activation)
+            return failed(request, exc, activation)
         return Report(task.id, "done", cold=cold, attempt=attempt, activation=activation)
 
     def _check_client(self, task: RoundTask) -> None:
@@ -166,14 +170,14 @@ def _nobody() -> None:
     """Whoever sent the blobs waits for the response and hears of nothing before it."""
 
 
-async def _is_there(exchange: Exchange, order: Order) -> bool:
+async def _is_there(exchange: Exchange, request: InvocationRequest) -> bool:
     """Whether another instance has done it already.
 
     Raises:
         TopicTaken: something else is there, so an update would not be kept.
     """
-    task = order.task
-    topic = topics.update(task.job, task.round, task.client_id, order.attempt)
+    task = request.task
+    topic = topics.update(task.job, task.round, task.client_id, request.attempt)
     try:
         found = await exchange.get(topic)
     except Denied as exc:

@@ -1,31 +1,31 @@
-"""What is reported of an order that failed."""
+"""What is reported of a request that failed."""
 
 from typing import Final
 
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
 
 REASON_CHARACTERS: Final = 1000
 """What a user's model raises may be of any length; platforms take answers of 1 MB, and people read a line."""
 
 
-def failed(order: Order, exc: BaseException, activation: str = "") -> Report:
-    """The report of an order that an error ended; only our own errors know that another attempt is of no use."""
+def failed(request: InvocationRequest, exc: BaseException, activation: str = "") -> Report:
+    """The report of a request that an error ended; only our own errors know that another attempt is of no use."""
     return Report(
-        order.task.id,
+        request.task.id,
         "failed",
         reason=_shown(exc),
         retryable=exc.retryable if isinstance(exc, ClientError) else True,
-        attempt=order.attempt,
+        attempt=request.attempt,
         activation=activation,
     )
 
 
-def unreadable(order: OrderName, exc: DecodeError, activation: str = "") -> Report:
+def unreadable(request: RequestName, exc: DecodeError, activation: str = "") -> Report:
     """The report of an order of which little more than its task's name can be read; no attempt would read more."""
     return Report(
-        order.task.id, "failed", reason=_shown(exc), retryable=False, attempt=order.attempt, activation=activation
+        request.task.id, "failed", reason=_shown(exc), retryable=False, attempt=request.attempt, activation=activation
     )
 
 

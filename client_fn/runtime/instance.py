@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from broker.support.tasks import task_group
 from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
@@ -42,7 +42,7 @@ class _Running:
 class Instance:
     """One for each process; as long as it is not closed, everything warm stays.
 
-    Making one starts nothing: a server may fork before the first order comes.
+    Making one starts nothing: a server may fork before the first request comes.
 
     Args:
         settings: where the broker is, and whose function this is.
@@ -64,56 +64,58 @@ class Instance:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, order: Order, *, activation: str = "") -> Report:
+    def run(self, request: InvocationRequest, *, activation: str = "") -> Report:
         """Train, publish the update to the broker, and retain a report there when training begins and at the end.
 
         Returns by the task's deadline, or little later; may be called from any thread. A failure is returned as a
         report that says `failed`, and never raised: platforms shall see an ordinary answer, not a crash. If the broker
-        is out of reach, what is returned is the only report that there is. A copy of an order that is done, or being
+        is out of reach, what is returned is the only report that there is. A copy of a request that is done, or being
         done, here or elsewhere gets the same answer without another training.
 
         Args:
-            order: what to do.
+            request: what to do.
             activation: the platform's id of this run.
         """
-        return self.answer(order, activation=activation).report
+        return self.answer(request, activation=activation).report
 
-    def answer(self, order: Order, given: Mapping[str, bytes] | None = None, *, activation: str = "") -> Answer:
+    def answer(
+        self, request: InvocationRequest, given: Mapping[str, bytes] | None = None, *, activation: str = ""
+    ) -> Answer:
         """As `run`; with blobs, for a function without a route to the broker, what it would publish is returned too.
 
         Args:
-            order: what to do.
+            request: what to do.
             given: the model and the state that the task starts from, by topic; None: the broker has them.
             activation: the platform's id of this run.
         """
         running = self._started()
-        work = running.orders.answer(order, activation, given)
+        work = running.orders.answer(request, activation, given)
         future = asyncio.run_coroutine_threadsafe(work, running.loop)
-        left_s = max(0.0, order.task.deadline_s - self._clock()) + GRACE_S
+        left_s = max(0.0, request.task.deadline_s - self._clock()) + GRACE_S
         try:
             return future.result(min(left_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:
-            return Answer(failed(order, InstanceEnded("the instance was stopped"), activation), {})
+            return Answer(failed(request, InstanceEnded("the instance was stopped"), activation), {})
         except TimeoutError:
             future.cancel()
-            return Answer(failed(order, LeaseOver(order.task.id, order.task.deadline_s), activation), {})
+            return Answer(failed(request, LeaseOver(request.task.id, request.task.deadline_s), activation), {})
 
-    def refuse(self, order: OrderName, exc: DecodeError, *, activation: str = "") -> Report:
-        """Report the failure of an order that can't be read, to the broker too, so that its round does not wait.
+    def refuse(self, request: RequestName, exc: DecodeError, *, activation: str = "") -> Report:
+        """Report the failure of a request that can't be read, to the broker too, so that its round does not wait.
 
         Args:
-            order: what can be read of it.
+            request: what can be read of it.
             exc: what is wrong with it.
             activation: the platform's id of this run.
         """
-        report, running = unreadable(order, exc, activation), self._started()
-        telling = running.orders.refuse(order.task, report)
+        report, running = unreadable(request, exc, activation), self._started()
+        telling = running.orders.refuse(request.task, report)
         with contextlib.suppress(TimeoutError, concurrent.futures.CancelledError):
             asyncio.run_coroutine_threadsafe(telling, running.loop).result(GRACE_S)
         return report
 
     def close(self) -> None:
-        """Give up what is under way, and end; the next order would start everything anew."""
+        """Give up what is under way, and end; the next request would start everything anew."""
         with self._starting:
             if self._running is not None and self._running.thread.is_alive():
                 self._running.loop.call_soon_threadsafe(self._running.stop.set)

@@ -16,7 +16,7 @@ from broker.messages import bundle, cloudevents, codec, progress, tensors
 from broker.messages import job as jobs
 from broker.messages.errors import DecodeError
 from broker.messages.function import Function, Reply, Request
-from broker.messages.invocation import Invocation, Order, Report
+from broker.messages.invocation import Invocation, InvocationRequest, Report
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.register import ClientRecord, ClientStats, Presence
@@ -61,10 +61,10 @@ def manifest(_path: Path, payload: bytes) -> None:
     assert asyncio.run(chunks.load(chunk, topics.model("job", "ab" * 32), payload)) == bytes(5 << 20)
 
 
-def parcel(path: Path, payload: bytes) -> Order | Report:
+def parcel(path: Path, payload: bytes) -> InvocationRequest | Report:
     message, blobs = bundle.unpack(payload)
     assert len(blobs) == 1
-    return codec.decode(Order, message) if "order" in path.name else codec.decode(Report, message)
+    return codec.decode(InvocationRequest, message) if "order" in path.name else codec.decode(Report, message)
 
 
 def update(_path: Path, payload: bytes) -> UpdateHeader:
@@ -87,7 +87,7 @@ READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     "job": job,
     "manifest": manifest,
     "model": lambda _path, payload: tensors.decode(payload),
-    "order": bare(Order),
+    "order": bare(InvocationRequest),
     "parcel": parcel,
     "presence": bare(Presence),
     "progress": lambda _path, payload: progress.decode(payload).event,
@@ -172,18 +172,18 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
 @by_version
 async def test_the_function_does_what_an_older_server_ordered(folder: Path, tmp_path: Path) -> None:
     message, given = bundle.unpack((folder / "parcel.order.bin").read_bytes())
-    order, shard = codec.decode(Order, message), str(tmp_path / "shard.safetensors")
+    request, shard = codec.decode(InvocationRequest, message), str(tmp_path / "shard.safetensors")
     rng = np.random.default_rng(1)
     shards.write(shard, rng.random((20, 8, 8), dtype=np.float32), np.arange(20) % 10)
-    task = msgspec.structs.replace(order.task, data_loc=shard)
+    task = msgspec.structs.replace(request.task, data_loc=shard)
     blobs = Blobs(given)
-    await handle(task, blobs, Warm(), attempt=order.attempt, clock=lambda: 0.0)
-    update_at = topics.update(task.job, task.round, task.client_id, order.attempt)
+    await handle(task, blobs, Warm(), attempt=request.attempt, clock=lambda: 0.0)
+    update_at = topics.update(task.job, task.round, task.client_id, request.attempt)
     trained, metadata = tensors.decode(blobs.written[update_at])
     header = UpdateHeader.from_metadata(metadata)
-    assert (header.samples, header.token, header.base) == (20, task.token, order.task.model.sha256)
-    assert hashlib.sha256(given[order.task.model.topic]).hexdigest() == order.task.model.sha256
-    assert tensors.layout(trained) == tensors.layout(tensors.decode(given[order.task.model.topic])[0])
+    assert (header.samples, header.token, header.base) == (20, task.token, request.task.model.sha256)
+    assert hashlib.sha256(given[request.task.model.topic]).hexdigest() == request.task.model.sha256
+    assert tensors.layout(trained) == tensors.layout(tensors.decode(given[request.task.model.topic])[0])
 
 
 @by_version

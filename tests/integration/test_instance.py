@@ -22,7 +22,7 @@ from broker.base import Broker
 from broker.messages import codec
 from broker.messages import tensors as payload
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from broker.messages.job import Model
 from broker.messages.round import TaskName
 from broker.messages.update import UpdateHeader
@@ -70,11 +70,11 @@ class Place:
     def bus(self) -> Broker:
         return self.site.bus
 
-    async def order(self, attempt: int = 1, **changes: Any) -> Order:
-        return Order(await task_for(self.site, **{"model_configuration": DIGITS, **changes}), attempt)
+    async def request(self, attempt: int = 1, **changes: Any) -> InvocationRequest:
+        return InvocationRequest(await task_for(self.site, **{"model_configuration": DIGITS, **changes}), attempt)
 
-    async def run(self, order: Order, activation: str = "", by: Instance | None = None) -> Report:
-        return await asyncio.to_thread((by or self.function).run, order, activation=activation)
+    async def run(self, request: InvocationRequest, activation: str = "", by: Instance | None = None) -> Report:
+        return await asyncio.to_thread((by or self.function).run, request, activation=activation)
 
     async def reported(self) -> Report:
         """What the broker retains as the last report."""
@@ -137,16 +137,16 @@ async def next_reports(place: Place, until: str) -> list[Report]:
 
 async def test_an_order_is_trained_published_and_reported(place: Place) -> None:
     place.hold.set()
-    order = await place.order(attempt=2)
+    request = await place.request(attempt=2)
     async with task_group() as group:
-        running = group.create_task(place.run(order, "activation-1"), name="run")
+        running = group.create_task(place.run(request, "activation-1"), name="run")
         begun = await next_reports(place, "training")
         place.hold.clear()
         report = await running
     assert begun == [Report(TASK, "training", cold=True, attempt=2, activation="activation-1")]
     assert report == await place.reported() == Report(TASK, "done", cold=True, attempt=2, activation="activation-1")
     arrays, header = await place.update(attempt=2)
-    assert (header.samples, header.attempt, header.token) == (40, 2, order.task.token)
+    assert (header.samples, header.attempt, header.token) == (40, 2, request.task.token)
     assert arrays["hidden.weight"].shape == (8, 64)
 
 
@@ -156,7 +156,7 @@ async def test_an_instance_keeps_its_connection_its_model_and_its_data(
     read: list[str] = []
     monkeypatch.setattr(shards, "read", _counting(shards.read, read))
     for attempt in (1, 2, 3):
-        assert (await place.run(await place.order(attempt))).state == "done"
+        assert (await place.run(await place.request(attempt))).state == "done"
     assert place.connections == ["function-c1"]
     assert [thread.name for thread in threading.enumerate()].count("instance") == 1
     assert len(read) == 1
@@ -168,7 +168,7 @@ async def test_only_the_first_order_is_cold(place: Place) -> None:
     for attempt in (1, 2):
         place.hold.set()
         async with task_group() as group:
-            group.create_task(place.run(await place.order(attempt)), name="run")
+            group.create_task(place.run(await place.request(attempt)), name="run")
             reports = [report for report in await next_reports(place, "training") if report.attempt == attempt]
             colds += [report.cold for report in reports]
             place.hold.clear()
@@ -176,18 +176,18 @@ async def test_only_the_first_order_is_cold(place: Place) -> None:
 
 
 async def test_a_copy_of_an_order_that_is_done_gets_the_same_answer(place: Place) -> None:
-    order = await place.order()
-    first = await place.run(order, "activation-1")
+    request = await place.request()
+    first = await place.run(request, "activation-1")
     await place.server.kill()
-    assert await place.run(order, "activation-2") == first
+    assert await place.run(request, "activation-2") == first
     assert len(place.trainings) == 1
 
 
 async def test_a_copy_of_an_order_that_is_being_done_waits_for_it(place: Place) -> None:
     place.hold.set()
-    order = await place.order()
+    request = await place.request()
     with ThreadPoolExecutor(4) as threads:
-        runs = [threads.submit(place.function.run, order, activation=f"activation-{i}") for i in range(4)]
+        runs = [threads.submit(place.function.run, request, activation=f"activation-{i}") for i in range(4)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         place.hold.clear()
         reports = {await asyncio.wrap_future(run) for run in runs}
@@ -197,11 +197,11 @@ async def test_a_copy_of_an_order_that_is_being_done_waits_for_it(place: Place) 
 
 async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> None:
     place.hold.set()
-    order = await place.order()
+    request = await place.request()
     async with task_group() as group:
         own = Line(place.server.url, "own", group)
         orders = TaskExecutor("c1", own, group, time.time)
-        waiting = [group.create_task(orders.answer(order, "", None), name=f"waiting {i}") for i in range(2)]
+        waiting = [group.create_task(orders.answer(request, "", None), name=f"waiting {i}") for i in range(2)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         waiting[0].cancel()
         place.hold.clear()
@@ -211,30 +211,30 @@ async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> N
 
 
 async def test_another_instance_finds_the_update_and_trains_nothing(place: Place) -> None:
-    order = await place.order()
-    await place.run(order, "activation-1")
+    request = await place.request()
+    await place.run(request, "activation-1")
     with Instance(place.function.settings) as other:
-        report = await place.run(order, "activation-2", other)
+        report = await place.run(request, "activation-2", other)
     assert report == await place.reported() == Report(TASK, "done", cold=True, attempt=1, activation="activation-2")
     assert len(place.trainings) == 1
 
 
 @pytest.mark.parametrize("other", ["garbage", "another answer"])
 async def test_what_lies_in_the_update_s_place_costs_an_attempt(place: Place, other: str) -> None:
-    order = await place.order()
+    request = await place.request()
     if other == "garbage":
         await place.bus.publish(topics.update("job", 1, "c1", 1), b"garbage")
     else:
-        await place.run(order)
-        order = await place.order(token="another round's")  # noqa: S106 (nobody's)
-    report = await place.run(order)
+        await place.run(request)
+        request = await place.request(token="another round's")  # noqa: S106 (nobody's)
+    report = await place.run(request)
     assert (report.state, report.retryable) == ("failed", True)
     assert report.reason.startswith("TopicTaken")
-    assert (await place.run(msgspec.structs.replace(order, attempt=2))).state == "done"
+    assert (await place.run(msgspec.structs.replace(request, attempt=2))).state == "done"
 
 
 async def test_an_order_whose_time_is_over_is_not_begun(place: Place) -> None:
-    report = await place.run(await place.order(deadline_s=time.time() - 1))
+    report = await place.run(await place.request(deadline_s=time.time() - 1))
     assert (report.state, report.retryable) == ("failed", False)
     assert report.reason.startswith("LeaseOver")
     assert report == await place.reported()
@@ -242,12 +242,12 @@ async def test_an_order_whose_time_is_over_is_not_begun(place: Place) -> None:
 
 
 async def test_another_client_s_order_is_refused(place: Place) -> None:
-    order = await place.order(client_id="c2")
-    report = await place.run(order)
+    request = await place.request(client_id="c2")
+    report = await place.run(request)
     assert (report.state, report.retryable) == ("failed", False)
     assert report.reason.startswith("WrongClient: a task for c2, and this is the function of c1")
     with Instance(Settings(place.server.url)) as anybody_s:
-        assert (await place.run(order, by=anybody_s)).state == "done"
+        assert (await place.run(request, by=anybody_s)).state == "done"
 
 
 async def test_a_training_that_is_too_slow_ends_at_the_deadline(place: Place) -> None:
@@ -256,7 +256,7 @@ async def test_a_training_that_is_too_slow_ends_at_the_deadline(place: Place) ->
     # The deadline comes when the training has begun, however long that took.
     with Instance(place.function.settings, lambda: FAR if late.is_set() else 0.0) as slow:
         async with task_group() as group:
-            running = group.create_task(place.run(await place.order(deadline_s=FAR), by=slow), name="run")
+            running = group.create_task(place.run(await place.request(deadline_s=FAR), by=slow), name="run")
             assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
             late.set()
             report = await running
@@ -276,12 +276,12 @@ async def test_a_model_that_never_returns_does_not_keep_its_caller(
         return {}
 
     # Whatever takes long the first time is done before the clock runs.
-    assert (await place.run(await place.order())).state == "done"
+    assert (await place.run(await place.request())).state == "done"
     place.begun.clear()
     monkeypatch.setattr(loop, "train", hangs)
     monkeypatch.setattr(instance, "GRACE_S", 0.1)
     begin_s = time.monotonic()
-    report = await place.run(await place.order(attempt=2, deadline_s=time.time() + 5))
+    report = await place.run(await place.request(attempt=2, deadline_s=time.time() + 5))
     took_s = time.monotonic() - begin_s
     released.set()
     assert (report.state, report.retryable) == ("failed", False)
@@ -290,7 +290,7 @@ async def test_a_model_that_never_returns_does_not_keep_its_caller(
 
 
 async def test_a_broker_out_of_reach_is_a_failure_that_may_pass(place: Place) -> None:
-    orders = [await place.order(attempt) for attempt in (1, 2)]
+    orders = [await place.request(attempt) for attempt in (1, 2)]
     await place.server.kill()
     report = await place.run(orders[0])
     assert (report.state, report.retryable, report.attempt) == ("failed", True, 1)
@@ -300,7 +300,7 @@ async def test_a_broker_out_of_reach_is_a_failure_that_may_pass(place: Place) ->
 
 
 async def test_a_connection_that_is_lost_between_two_orders_is_opened_again(place: Place) -> None:
-    orders = [await place.order(attempt) for attempt in (1, 2)]
+    orders = [await place.request(attempt) for attempt in (1, 2)]
     assert (await place.run(orders[0])).state == "done"
     await place.server.kill()
     await place.server.start()
@@ -309,16 +309,16 @@ async def test_a_connection_that_is_lost_between_two_orders_is_opened_again(plac
 
 
 async def test_a_report_that_can_t_be_told_fails_no_task(place: Place) -> None:
-    order = await place.order(client_type="No_Platform")
+    request = await place.request(client_type="No_Platform")
     with capture_logs() as logs:
-        report = await place.run(order)
+        report = await place.run(request)
     assert report.state == "done"
     unheard = [entry for entry in logs if entry["event"] == "a report did not reach the broker"]
     assert [entry["state"] for entry in unheard] == ["training", "done"]
     assert {entry["log_level"] for entry in unheard} == {"warning"}
     # A copy is another chance to tell it.
     with capture_logs() as logs:
-        assert (await place.run(order)).state == "done"
+        assert (await place.run(request)).state == "done"
     assert [entry["event"] for entry in logs] == ["done already", "a report did not reach the broker"]
     assert len(place.trainings) == 1
 
@@ -332,7 +332,7 @@ async def test_whatever_a_model_raises_is_reported_and_the_instance_lives_on(
 
     with monkeypatch.context() as patch, capture_logs([merge_contextvars]) as logs:
         patch.setattr(loop, "train", raises)
-        report = await place.run(await place.order())
+        report = await place.run(await place.request())
     assert (report.state, report.retryable) == ("failed", True)
     assert report.reason.startswith(type(error).__name__)
     assert len(report.reason) < 1100
@@ -340,20 +340,20 @@ async def test_whatever_a_model_raises_is_reported_and_the_instance_lives_on(
     assert [(entry["event"], entry["client"]) for entry in logs if entry["log_level"] == "error"] == [
         ("the function failed", "c1")
     ]
-    assert (await place.run(await place.order())).state == "done"
+    assert (await place.run(await place.request())).state == "done"
     assert place.connections == ["function-c1"]
 
 
 async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> None:
-    order = await place.order()
-    await place.run(order)
+    request = await place.request()
+    await place.run(request)
     arrays, header = await place.update()
-    found = await place.bus.get(order.task.model.topic)
+    found = await place.bus.get(request.task.model.topic)
     assert found is not None
     with Instance(Settings()) as apart:
-        given = {order.task.model.topic: found.payload}
-        report, written = await asyncio.to_thread(apart.answer, order, given, activation="a")
-        copy = await asyncio.to_thread(apart.answer, order, given)
+        given = {request.task.model.topic: found.payload}
+        report, written = await asyncio.to_thread(apart.answer, request, given, activation="a")
+        copy = await asyncio.to_thread(apart.answer, request, given)
         with pytest.raises(NoRoute):
             async with task_group() as group, Line("", "nobody", group).held():
                 pass
@@ -375,16 +375,16 @@ async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> Non
 
 async def test_closing_gives_up_what_is_under_way(place: Place) -> None:
     place.hold.set()
-    order = await place.order()
+    request = await place.request()
     with ThreadPoolExecutor(1) as threads:
-        run = threads.submit(place.function.run, order)
+        run = threads.submit(place.function.run, request)
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         await asyncio.to_thread(place.function.close)
         report = await asyncio.wrap_future(run)
     assert (report.state, report.retryable) == ("failed", True)
     assert report.reason.startswith("InstanceEnded")
     place.hold.clear()
-    assert (await place.run(order)).state == "done"
+    assert (await place.run(request)).state == "done"
 
 
 RIGHTS = """
@@ -413,7 +413,7 @@ async def test_a_user_with_its_own_client_s_rights_alone_will_do(
         async with broker.connect(f"nats://fedkeeper:admin@127.0.0.1:{server.port}") as bus:
             url = f"nats://c1@127.0.0.1:{server.port}?password_env=BROKER_PASSWORD"
             with Instance(Settings(url, "c1")) as limited:
-                first, second = [Order(await task_for(Site(bus, data_loc)), attempt) for attempt in (1, 2)]
+                first, second = [InvocationRequest(await task_for(Site(bus, data_loc)), attempt) for attempt in (1, 2)]
                 assert (await asyncio.to_thread(limited.run, first)).state == "done"
                 assert (await asyncio.to_thread(limited.run, second)).state == "done"
             found = await bus.get(topics.report("local", "c1"))
@@ -433,8 +433,10 @@ def _counting(real: Callable[..., Any], calls: list[Any]) -> Callable[..., Any]:
 
 async def test_an_order_that_can_t_be_read_is_reported_to_the_broker(place: Place) -> None:
     """So the bridge hears of it whatever its platform tells; Pub/Sub tells nothing."""
-    name = OrderName(task=TaskName(client_id="c1", client_type="local", job="job", round=1), attempt=2)
-    report = await asyncio.to_thread(place.function.refuse, name, DecodeError("not a valid Order: x"), activation="m-1")
+    name = RequestName(task=TaskName(client_id="c1", client_type="local", job="job", round=1), attempt=2)
+    report = await asyncio.to_thread(
+        place.function.refuse, name, DecodeError("not a valid InvocationRequest: x"), activation="m-1"
+    )
     assert await place.reported() == report
     assert (report.id, report.state, report.retryable, report.attempt) == (TASK, "failed", False, 2)
-    assert "not a valid Order: x" in report.reason
+    assert "not a valid InvocationRequest: x" in report.reason

@@ -22,7 +22,7 @@ import pytest
 import broker
 from broker import topics
 from broker.messages import codec, signature, tensors
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask
 from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
@@ -104,7 +104,7 @@ async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: Na
         httpx.AsyncClient(timeout=WITHIN_S) as client,
     ):
         task = await task_for(site)
-        body = msgspec.json.encode(Order(task, 2))
+        body = msgspec.json.encode(InvocationRequest(task, 2))
 
         async def chunked() -> AsyncIterator[bytes]:
             # As the gateway and the watchdog send it on: without its length.
@@ -132,7 +132,7 @@ async def test_gcf_s_function_trains_in_a_server_that_forks(nats_server: NatsSer
         httpx.AsyncClient(timeout=WITHIN_S) as client,
     ):
         task = await task_for(site)
-        data = base64.b64encode(msgspec.json.encode(Order(task, 1))).decode()
+        data = base64.b64encode(msgspec.json.encode(InvocationRequest(task, 1))).decode()
         headers = {
             "ce-id": "message-1",
             "ce-source": "//pubsub.googleapis.com/projects/p/topics/t",
@@ -163,7 +163,10 @@ async def test_openwhisk_s_action_trains_and_stays_warm(nats_server: NatsServer,
     async with placed(nats_server, tmp_path) as site:
         tasks = [await task_for(site, round=round_) for round_ in (1, 2)]
         runs = [
-            {"value": {"order": msgspec.to_builtins(Order(task, 1))}, "activation_id": f"activation-{task.round}"}
+            {
+                "value": {"order": msgspec.to_builtins(InvocationRequest(task, 1))},
+                "activation_id": f"activation-{task.round}",
+            }
             for task in tasks
         ]
         lines = b"".join(msgspec.json.encode(run) + b"\n" for run in runs)

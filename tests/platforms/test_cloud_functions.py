@@ -16,7 +16,7 @@ import pytest
 
 from bridges.gcf import GcfPlatform, Settings
 from broker.messages import codec
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from broker.support import processes
 from emulators.gcf.cloud import Cloud
 from tests.support.fakes import soon
@@ -72,7 +72,9 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
     assert first["type"] == "google.cloud.pubsub.topic.v1.messagePublished"
     assert first["source"] == "//pubsub.googleapis.com/projects/test-project/topics/fedkeeper-client-00"
     assert {first["id"], second["id"]} == set(ids)
-    orders = [codec.decode(Order, base64.b64decode(call["data"]["message"]["data"])) for call in (first, second)]
+    orders = [
+        codec.decode(InvocationRequest, base64.b64decode(call["data"]["message"]["data"])) for call in (first, second)
+    ]
     assert sorted(one.attempt for one in orders) == [1, 2]
     assert orders[0].task == task()
     given = {name: value for name, value in first["env"].items() if name.startswith(("FEDKEEPER", "K_SERVICE"))}

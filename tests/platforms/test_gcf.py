@@ -28,7 +28,7 @@ from bridges.gcf import Settings
 from bridges.gcf import pubsub as gcf_topics
 from bridges.gcf.platform import event_bytes
 from broker.messages import codec, invocation
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from emulators.gcf.cloud import Cloud
 from emulators.gcf.push import envelope
 from emulators.gcf.subscription import Message, Subscription
@@ -59,7 +59,7 @@ async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
     ((topic, message),) = cloud.pubsub.published
     assert (topic, message.id) == (TOPIC, sent)
     assert message.attributes == {"client": "client-00", "job": "job", "round": "3", "attempt": "2"}
-    assert codec.decode(Order, message.data) == invocation.Order(task(), 2)
+    assert codec.decode(InvocationRequest, message.data) == invocation.InvocationRequest(task(), 2)
 
 
 @pytest.mark.parametrize("url", ["projects/test-project/topics/elsewhere", "elsewhere"])

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from broker.messages import bundle
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask
 from client_fn.runtime.instance import Instance
 
@@ -42,16 +42,16 @@ class Deployed:
     task: RoundTask
     model: bytes
 
-    def order(self, attempt: int = 1, **changes: Any) -> Order:
-        return Order(msgspec.structs.replace(self.task, **changes), attempt)
+    def request(self, attempt: int = 1, **changes: Any) -> InvocationRequest:
+        return InvocationRequest(msgspec.structs.replace(self.task, **changes), attempt)
 
-    def parcel(self, order: Order) -> bytes:
-        return bundle.pack(msgspec.json.encode(order), {order.task.model.topic: self.model})
+    def parcel(self, request: InvocationRequest) -> bytes:
+        return bundle.pack(msgspec.json.encode(request), {request.task.model.topic: self.model})
 
 
 def newer(deployed: Deployed) -> bytes:
-    """An order that this function can't read: of a newer schema, and with other fields."""
-    raw = msgspec.to_builtins(deployed.order(attempt=2))
+    """A request that this function can't read: of a newer schema, and with other fields."""
+    raw = msgspec.to_builtins(deployed.request(attempt=2))
     raw["task"] = {**raw["task"], "schema": 2, "deadline_s": "soon"}
     return msgspec.json.encode(raw)
 

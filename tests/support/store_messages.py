@@ -26,7 +26,7 @@ from broker.messages import bundle, cloudevents, codec, progress
 from broker.messages import job as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.function import Deployed, Function, Reply, Request
-from broker.messages.invocation import Invocation, Order, Report
+from broker.messages.invocation import Invocation, InvocationRequest, Report
 from broker.messages.progress import ENDS, Progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
@@ -70,7 +70,7 @@ rounds = 2
 """
 
 CLIENT: Final = "digits-shards2-c4-s0-000"
-"""Whose task, order and update are kept: they belong together."""
+"""Whose task, request and update are kept: they belong together."""
 
 FUNCTION: Final = "function-openfaas.zip"
 """This version's function as it is packaged, for the test that runs it against later servers."""
@@ -183,12 +183,12 @@ def _note(found: Messages, topic: str, payload: bytes) -> None:
 def _made_of(found: Messages) -> Messages:
     """What a task becomes on its way to the function and back."""
     task = cloudevents.data_of(found["task.json"], RoundTask)
-    order = codec.encode(Order(task, 1))
+    request = codec.encode(InvocationRequest(task, 1))
     update = topics.update(task.job, task.round, task.client_id, 1)
     done = codec.encode(Report(task.id, "done", cold=True, attempt=1, activation="a1"))
     return {
-        "order.json": order,
-        "parcel.order.bin": bundle.pack(order, {task.model.topic: found["model.safetensors"]}),
+        "order.json": request,
+        "parcel.order.bin": bundle.pack(request, {task.model.topic: found["model.safetensors"]}),
         "parcel.report.bin": bundle.pack(done, {update: found["update.safetensors"]}),
         "job.toml": JOB.encode(),
         "job.bare.json": json.dumps(tomllib.loads(JOB)).encode(),

@@ -13,7 +13,7 @@ from msgspec import inspect as types
 from broker.messages import codec
 from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
-from broker.messages.invocation import Invocation, Order, Report
+from broker.messages.invocation import Invocation, InvocationRequest, Report
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Strategy, Training
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event, Split
@@ -42,7 +42,7 @@ MESSAGES: Final = (
     Message(Answer, "the reply subject, or the response topic, of a request on `fl.jobs.submit`", "server", "anyone"),
     Message(JobRecord, "`fl.rounds.<job>`", "server", "server, SDK"),
     Message(RoundTask, "`fl.tasks.<platform>.<client>`", "server", "bridge", f"CloudEvent `{PREFIX}round.task`"),
-    Message(Order, "the platform's trigger", "bridge", "function"),
+    Message(InvocationRequest, "the platform's trigger", "bridge", "function"),
     Message(
         UpdateHeader,
         "`fl.updates.<job>.<round>.<client>.<attempt>`",
@@ -124,7 +124,7 @@ FedKeeper is one of these messages. A topic `fl.a.b` is the NATS subject `fl.a.b
   `fl.state.<job>.<client>.<round>.<attempt>`; the archive of a function's code is under `fl.packages.<sha256>`.
 - A function without a route to the broker gets a *parcel* (`application/vnd.fedkeeper.parcel`): eight bytes,
   little endian, that say how long the head is; the head, `{{"message": ..., "blobs": [[topic, bytes], ...]}}`
-  in JSON; the blobs one after the other. The message is an `Order` on the way there, a `Report` on the way
+  in JSON; the blobs one after the other. The message is an `InvocationRequest` on the way there, a `Report` on the way
   back.
 """
 

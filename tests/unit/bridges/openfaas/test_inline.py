@@ -11,7 +11,7 @@ from bridges.openfaas.inline import Carrier
 from broker import topics
 from broker.base import Broker
 from broker.messages import bundle, codec
-from broker.messages.invocation import Order, Report
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.job import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 
@@ -35,7 +35,7 @@ TASK = RoundTask(
     deadline_s=4e9,
     max_attempts=3,
 )
-ORDER = Order(TASK, 2)
+ORDER = InvocationRequest(TASK, 2)
 DONE = msgspec.json.encode(Report(TASK.id, "done"))
 
 
@@ -55,12 +55,12 @@ async def payload(bus: Broker, topic: str) -> bytes | None:
 
 async def test_a_parcel_has_the_order_and_what_it_names(bus: Broker) -> None:
     message, blobs = bundle.unpack(await Carrier(bus).packed(ORDER))
-    assert codec.decode(Order, message) == ORDER
+    assert codec.decode(InvocationRequest, message) == ORDER
     assert blobs == {MODEL.topic: b"model", STATE.topic: b"state"}
 
 
 async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None:
-    _, blobs = bundle.unpack(await Carrier(bus).packed(Order(msgspec.structs.replace(TASK, state=None), 2)))
+    _, blobs = bundle.unpack(await Carrier(bus).packed(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2)))
     assert blobs == {MODEL.topic: b"model"}
 
 
@@ -80,21 +80,21 @@ async def test_update_and_state_are_published_where_the_function_would_have(bus:
 
 
 async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
+    request: list[str] = []
     put, publish = bus._put, bus._publish
 
     async def noted_put(topic: str, message: bytes, revision: int | None) -> int:
-        order.append(topic)
+        request.append(topic)
         return await put(topic, message, revision)
 
     async def noted_publish(topic: str, message: bytes, dedupe: str | None) -> broker.base.Receipt:
-        order.append(topic)
+        request.append(topic)
         return await publish(topic, message, dedupe)
 
     monkeypatch.setattr(bus, "_put", noted_put)
     monkeypatch.setattr(bus, "_publish", noted_publish)
     await Carrier(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), ORDER)
-    assert order == [STATE_AT, UPDATE_AT]
+    assert request == [STATE_AT, UPDATE_AT]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from broker.messages import codec
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.function import Deployed, Function, Reply, Request
-from broker.messages.invocation import Order, OrderName, Report
+from broker.messages.invocation import InvocationRequest, Report, RequestName
 from broker.messages.job import Model, Training
 from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask
@@ -48,7 +48,7 @@ MESSAGES: list[Any] = [
     Request(id="r-3", deadline_s=1.5),
     Reply(change="created", functions=(Deployed(name="a"), Deployed(name="b", topics=("t", "u")))),
     Reply(error="no secret 'x' here"),
-    Order(TASK, 2),
+    InvocationRequest(TASK, 2),
     Report("job.3.client-000", "training", cold=True, attempt=2, activation="a-1"),
     Report("job.3.client-000", "failed", reason="BadModel: x", retryable=False),
 ]
@@ -60,7 +60,7 @@ def test_a_message_comes_back(message: object) -> None:
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"null", b"\xff", b"5", b"[" * 100_000, b'"\\ud800"'])
-@pytest.mark.parametrize("kind", [Function, Request, Reply, Order, Report])
+@pytest.mark.parametrize("kind", [Function, Request, Reply, InvocationRequest, Report])
 def test_what_is_no_message_is_refused(kind: type[object], garbage: bytes) -> None:
     with pytest.raises(DecodeError):
         codec.decode(kind, garbage)
@@ -72,8 +72,8 @@ def test_what_is_no_message_is_refused(kind: type[object], garbage: bytes) -> No
         (Function, {"name": "a"}),
         (Function, {"name": "a", "fabric": "b", "env": {"A": 1}}),
         (Reply, {"change": "exploded"}),
-        (Order, {"task": msgspec.to_builtins(TASK)}),
-        (Order, {"task": {**msgspec.to_builtins(TASK), "round": "3"}, "attempt": 1}),
+        (InvocationRequest, {"task": msgspec.to_builtins(TASK)}),
+        (InvocationRequest, {"task": {**msgspec.to_builtins(TASK), "round": "3"}, "attempt": 1}),
         (Report, {"id": "a", "state": "asleep"}),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_wrong_field_is_refused(kind: type[object], wrong: dict[str, Any]) -> 
 def test_an_error_names_the_field_and_shows_no_value() -> None:
     wrong = {"task": {**msgspec.to_builtins(TASK), "token": ["hunter2"]}, "attempt": 1}
     with pytest.raises(DecodeError, match=r"\$\.task\.token") as refused:
-        codec.decode(Order, msgspec.json.encode(wrong))
+        codec.decode(InvocationRequest, msgspec.json.encode(wrong))
     assert "hunter2" not in str(refused.value)
 
 
@@ -122,7 +122,7 @@ def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_o
 
 
 def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
-    assert len(msgspec.json.encode(Order(TASK, 1))) < 2000
+    assert len(msgspec.json.encode(InvocationRequest(TASK, 1))) < 2000
     assert msgspec.json.encode(Report("a", "done")) == b'{"id":"a","state":"done"}'
 
 
@@ -130,7 +130,7 @@ def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() 
     ("kind", "raw", "remedy"),
     [
         (RoundTask, {"schema": 2}, "upgrade this bridge to the version of the server"),
-        (Order, {"task": {"schema": 2, "client": "renamed"}}, "package and deploy the functions"),
+        (InvocationRequest, {"task": {"schema": 2, "client": "renamed"}}, "package and deploy the functions"),
         (Function, {"schema": 2, "name": 7}, "upgrade this bridge to the version that deploys"),
         (Request, {"function": {"schema": 2}}, "upgrade this bridge to the version that deploys"),
         (Presence, {"schema": 2}, "upgrade the server to the version of the bridge"),
@@ -147,7 +147,7 @@ def test_a_message_of_a_newer_schema_is_refused_with_the_side_to_upgrade(
 def test_a_newer_message_whose_fields_would_fit_is_refused_too() -> None:
     newer = msgspec.structs.replace(TASK, schema=2)
     with pytest.raises(SchemaTooNew):
-        codec.decode(Order, codec.encode(Order(newer, 1)))
+        codec.decode(InvocationRequest, codec.encode(InvocationRequest(newer, 1)))
 
 
 def test_a_message_without_a_schema_is_of_the_first() -> None:
@@ -165,11 +165,11 @@ def test_a_schema_that_is_no_number_is_a_wrong_field(schema: object) -> None:
 
 def test_of_an_order_of_any_schema_the_name_of_its_task_is_read() -> None:
     name = {"job": "j", "round": 3, "client_id": "c", "client_type": "gcf"}
-    found = codec.glimpse(OrderName, msgspec.json.encode({"task": {**name, "schema": 9, "model": 1}, "attempt": 2}))
+    found = codec.glimpse(RequestName, msgspec.json.encode({"task": {**name, "schema": 9, "model": 1}, "attempt": 2}))
     assert found is not None
     assert (found.task.id, found.attempt) == ("j.3.c", 2)
     for other in (b"", b"{}", b'{"task": {}}', msgspec.json.encode({"task": name}), b"[" * 100_000):
-        assert codec.glimpse(OrderName, other) is None
+        assert codec.glimpse(RequestName, other) is None
 
 
 def test_any_json_is_read_as_it_is() -> None:
@@ -180,5 +180,5 @@ def test_any_json_is_read_as_it_is() -> None:
 
 def test_a_refusal_shows_nothing_of_what_was_sent() -> None:
     with pytest.raises(DecodeError) as refused:
-        codec.decode(Order, b'{"task": "hunter2"}')
+        codec.decode(InvocationRequest, b'{"task": "hunter2"}')
     assert "hunter2" not in str(refused.value)

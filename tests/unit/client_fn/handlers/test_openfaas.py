@@ -42,7 +42,7 @@ def test_refuses_what_is_not_signed_before_it_looks_into_it(
 
     monkeypatch.setattr(codec, "decode", looked)
     monkeypatch.setattr(bundle, "unpack", looked)
-    body = msgspec.json.encode(deployed.order())
+    body = msgspec.json.encode(deployed.request())
     other = signature.sign(b"another key", body, "call-2", time.time())
     for headers in ({}, other, {"Content-Type": bundle.CONTENT_TYPE}):
         answer = openfaas.handle(Event(body, headers), None)
@@ -51,7 +51,7 @@ def test_refuses_what_is_not_signed_before_it_looks_into_it(
 
 
 def test_answers_a_signed_order_with_a_report(deployed: Deployed) -> None:
-    event = signed(msgspec.json.encode(deployed.order()), "call-of-a-report")
+    event = signed(msgspec.json.encode(deployed.request()), "call-of-a-report")
     body, status, headers = openfaas.handle(event, None)
     report = codec.decode(Report, body)
     assert (status, headers) == (200, {"Content-Type": "application/json"})
@@ -60,7 +60,7 @@ def test_answers_a_signed_order_with_a_report(deployed: Deployed) -> None:
 
 
 def test_takes_a_call_once(deployed: Deployed) -> None:
-    event = signed(msgspec.json.encode(deployed.order()), "call-of-a-replay")
+    event = signed(msgspec.json.encode(deployed.request()), "call-of-a-replay")
     assert openfaas.handle(event, None)[1] == 200
     answer = openfaas.handle(event, None)
     assert (answer[1], "before" in reason_of(answer)) == (401, True)
@@ -79,14 +79,14 @@ def test_says_what_is_wrong_with_an_order(deployed: Deployed, content_type: str)
 def test_takes_any_call_where_no_key_was_agreed_upon(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     with Instance(Settings()) as unguarded:
         monkeypatch.setattr(openfaas, "of_this_process", lambda: unguarded)
-        body, status, _ = openfaas.handle(Event(msgspec.json.encode(deployed.order())), None)
+        body, status, _ = openfaas.handle(Event(msgspec.json.encode(deployed.request())), None)
     assert (status, codec.decode(Report, body).state) == (200, "failed")
     assert "FEDKEEPER_URL" in codec.decode(Report, body).reason
     assert not codec.decode(Report, body).retryable
 
 
 def test_answers_a_parcel_with_a_parcel(deployed: Deployed) -> None:
-    body = deployed.parcel(deployed.order(attempt=2))
+    body = deployed.parcel(deployed.request(attempt=2))
     event = signed(body, "call-of-a-parcel", **{"content-type": bundle.CONTENT_TYPE})
     content, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": bundle.CONTENT_TYPE})
@@ -103,7 +103,7 @@ def test_answers_a_parcel_with_a_parcel(deployed: Deployed) -> None:
 
 
 def test_answers_a_parcel_that_fails_with_a_report(deployed: Deployed) -> None:
-    body = bundle.pack(msgspec.json.encode(deployed.order()), {})
+    body = bundle.pack(msgspec.json.encode(deployed.request()), {})
     event = signed(body, "call-of-a-bad-parcel", **{"Content-Type": bundle.CONTENT_TYPE})
     content, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": "application/json"})
@@ -112,8 +112,8 @@ def test_answers_a_parcel_that_fails_with_a_report(deployed: Deployed) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", bundle.CONTENT_TYPE])
 def test_reports_an_order_of_a_newer_server(deployed: Deployed, content_type: str) -> None:
-    order = newer(deployed)
-    body = bundle.pack(order, {}) if content_type == bundle.CONTENT_TYPE else order
+    request = newer(deployed)
+    body = bundle.pack(request, {}) if content_type == bundle.CONTENT_TYPE else request
     event = signed(body, f"newer {content_type}", **{"Content-Type": content_type})
     answer, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": "application/json"})

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.torch
 
 def test_returns_the_report(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__OW_ACTIVATION_ID", "0123456789abcdef")
-    answer = openwhisk.main({"order": msgspec.to_builtins(deployed.order(attempt=3))})
+    answer = openwhisk.main({"order": msgspec.to_builtins(deployed.request(attempt=3))})
     report = codec.decode(Report, json.dumps(answer, allow_nan=False).encode())
     assert (report.id, report.state, report.attempt) == ("job.1.c1", "failed", 3)
     assert report.activation == "0123456789abcdef"
@@ -30,7 +30,7 @@ def test_returns_the_report(deployed: Deployed, monkeypatch: pytest.MonkeyPatch)
 def test_answers_what_is_no_order_with_an_error(params: dict[str, Any]) -> None:
     answer = openwhisk.main(params)
     assert answer.keys() == {"error"}
-    assert "not a valid Order" in answer["error"]
+    assert "not a valid InvocationRequest" in answer["error"]
     json.dumps(answer, allow_nan=False).encode()
 
 
@@ -46,8 +46,8 @@ def test_lets_nobody_see_the_caller_s_headers(
     monkeypatch.setattr(shards, "read", fails)
     seen: list[Any] = []
     with capture_logs() as logs:
-        for order in (msgspec.to_builtins(deployed.order()), None, {"token": 5}):
-            params = {"__ow_headers": headers, "__ow_user": HIDDEN, "order": order}
+        for request in (msgspec.to_builtins(deployed.request()), None, {"token": 5}):
+            params = {"__ow_headers": headers, "__ow_user": HIDDEN, "order": request}
             seen.append(openwhisk.main(params))
             assert params.keys() == {"order"}
     assert [answer.get("state", "error") for answer in seen] == ["failed", "error", "error"]

@@ -1,13 +1,13 @@
-"""What is reported of an order that failed."""
+"""What is reported of a request that failed."""
 
 import pytest
 
-from broker.messages.invocation import Order
+from broker.messages.invocation import InvocationRequest
 from client_fn.errors import BadData, LeaseOver
 from client_fn.runtime.failure import REASON_CHARACTERS, failed
 from tests.support.tasks import task
 
-ORDER = Order(task(), 2)
+ORDER = InvocationRequest(task(), 2)
 
 
 def test_the_report_names_the_task_the_attempt_and_the_run() -> None:
