@@ -1,8 +1,8 @@
 """What a bridge and a function say to each other about one task.
 
 A worker process on the bridge's machine gets an `InvocationRequest` per line and answers with a `Report` per line. A
-function on a FaaS platform finds the request in its trigger, retains its report at `fl.reports.<platform>.<client>`, and
-returns the last one to the platform as well.
+function on a FaaS platform finds the request in its trigger, retains its report at `fl.reports.<platform>.<client>`,
+and returns the last one to the platform as well.
 """
 
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""An instance's line to the broker: opened when it is first wanted, and kept from call to call."""
+"""An instance's connection to the broker: opened when it is first wanted, and kept from connection to connection."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from client_fn.errors import NoRoute
 
 IDLE_S: Final = 60.0
 """A process that its platform freezes between two calls answers no pings. After so long the broker may have hung up,
-or something on the way has without telling anybody; that costs ten seconds to find out, and a new line a hundredth."""
+or something on the way has without telling anybody; that costs ten seconds to find out, and a new connection a hundredth."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass
-class _Call:
+class _OpenConnection:
     """One connection: `ready` when it is open, until `over` is set."""
 
     ready: "asyncio.Future[Broker]"
@@ -30,7 +30,7 @@ class _Call:
     ended: bool = False
 
 
-class Line:
+class LazyConnection:
     """A connection to the broker; where it is lost, it is opened again.
 
     Args:
@@ -42,7 +42,7 @@ class Line:
 
     def __init__(self, url: str, name: str, group: asyncio.TaskGroup, *, idle_s: float = IDLE_S) -> None:
         self._url, self._name, self._group, self._idle_s = url, name, group, idle_s
-        self._call: _Call | None = None
+        self._current: _OpenConnection | None = None
         self._users = 0
         self._used_s = 0.0
 
@@ -56,41 +56,41 @@ class Line:
         """
         loop = asyncio.get_running_loop()
         if not self._users and loop.time() - self._used_s > self._idle_s:
-            self.hang_up()
+            self.close()
         self._users += 1
         try:
             # Others may wait for the same connection: giving up is no reason to close it.
-            yield await asyncio.shield(self._current().ready)
+            yield await asyncio.shield(self._opened().ready)
         finally:
             self._users -= 1
             self._used_s = loop.time()
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         """Have the connection closed, if there is one; nobody waits for that."""
-        if self._call is not None:
-            self._call.over.set()
-            self._call = None
+        if self._current is not None:
+            self._current.over.set()
+            self._current = None
 
-    def _current(self) -> _Call:
+    def _opened(self) -> _OpenConnection:
         if not self._url:
             raise NoRoute
-        if self._call is None or self._call.ended:
-            self._call = _Call(asyncio.get_running_loop().create_future())
+        if self._current is None or self._current.ended:
+            self._current = _OpenConnection(asyncio.get_running_loop().create_future())
             # What it logs is not about the task that it happens to be opened for.
             apart = contextvars.Context()
-            self._group.create_task(self._keep(self._call), name=f"line of {self._name}", context=apart)
-        return self._call
+            self._group.create_task(self._keep(self._current), name=f"connection of {self._name}", context=apart)
+        return self._current
 
-    async def _keep(self, call: _Call) -> None:
+    async def _keep(self, connection: _OpenConnection) -> None:
         try:
             async with broker.connect(self._url, name=self._name, provision=False) as bus:
-                call.ready.set_result(bus)
-                await call.over.wait()
+                connection.ready.set_result(bus)
+                await connection.over.wait()
         except BrokerError as exc:
             log.warning("no connection to the broker", error=str(exc))
-            if not call.ready.done():
-                call.ready.set_exception(exc)
+            if not connection.ready.done():
+                connection.ready.set_exception(exc)
                 # Whoever waited may have given up, and asyncio complains of errors that nobody looks at.
-                call.ready.exception()
+                connection.ready.exception()
         finally:
-            call.ended = True
+            connection.ended = True

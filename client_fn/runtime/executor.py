@@ -21,7 +21,7 @@ from client_fn.errors import ClientError, NoRoute, TopicTaken, WrongClient
 from client_fn.exchange import Blobs, Exchange
 from client_fn.function import Warm, handle
 from client_fn.lease import Lease
-from client_fn.runtime.connection import Line
+from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.failure import failed
 
 ANSWERS_KEPT: Final = 4
@@ -47,13 +47,15 @@ class TaskExecutor:
 
     Args:
         client: whose tasks are taken; empty: anybody's.
-        line: to the broker.
+        connection: to the broker.
         group: where the work is done.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, client: str, line: Line, group: asyncio.TaskGroup, clock: Callable[[], float]) -> None:
-        self._client, self._line, self._group, self._clock = client, line, group, clock
+    def __init__(
+        self, client: str, connection: LazyConnection, group: asyncio.TaskGroup, clock: Callable[[], float]
+    ) -> None:
+        self._client, self._connection, self._group, self._clock = client, connection, group, clock
         self._warm = Warm()
         self._cold = True
         self._under_way: dict[_Key, asyncio.Task[Answer]] = {}
@@ -111,7 +113,7 @@ class TaskExecutor:
                 telling.create_task(self._tell(request.task, begun), name=f"report {begun.id}")
 
             # Its end waits for that report, so that the last one comes last.
-            report = await self._outcome(request, activation, self._line.held(), tell, cold=cold)
+            report = await self._outcome(request, activation, self._connection.held(), tell, cold=cold)
         return Answer(report, {}), await self._tell(request.task, report)
 
     async def _in_memory(
@@ -158,7 +160,7 @@ class TaskExecutor:
     async def _tell(self, task: RoundTask | TaskName, report: Report) -> bool:
         """Retain a report where the bridge looks for it; a task does not fail of that."""
         try:
-            async with asyncio.timeout(REPORT_S), self._line.held() as bus:
+            async with asyncio.timeout(REPORT_S), self._connection.held() as bus:
                 await bus.put(topics.report(task.client_type, task.client_id), codec.encode(report))
         except (BrokerError, NoRoute, TimeoutError) as exc:
             log.warning("a report did not reach the broker", state=report.state, error=str(exc))

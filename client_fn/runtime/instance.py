@@ -20,7 +20,7 @@ from broker.messages.invocation import InvocationRequest, Report, RequestName
 from broker.support.tasks import task_group
 from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
-from client_fn.runtime.connection import Line
+from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import Answer, TaskExecutor
 from client_fn.runtime.failure import failed, unreadable
 from client_fn.runtime.settings import Settings
@@ -160,8 +160,8 @@ async def _serve(how: Settings, clock: Callable[[], float], begun: "concurrent.f
 @contextlib.asynccontextmanager
 async def _orders(how: Settings, clock: Callable[[], float]) -> AsyncIterator[TaskExecutor]:
     async with task_group() as group:
-        line = Line(how.url, f"function-{how.client or os.getpid()}", group)
-        orders = TaskExecutor(how.client, line, group, clock)
+        connection = LazyConnection(how.url, f"function-{how.client or os.getpid()}", group)
+        orders = TaskExecutor(how.client, connection, group, clock)
         yield orders
         orders.stop()
-        line.hang_up()
+        connection.close()

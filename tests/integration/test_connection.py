@@ -12,7 +12,7 @@ from broker.base import Broker
 from broker.errors import ConnectFailed, NoSystem
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from client_fn.runtime.connection import Line
+from client_fn.runtime.connection import LazyConnection
 
 NOTHING = topics.pointer("job")
 
@@ -38,7 +38,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-async def use(line: Line) -> Broker:
+async def use(line: LazyConnection) -> Broker:
     async with line.held() as bus:
         assert await bus.get(NOTHING) is None
     return bus
@@ -49,20 +49,20 @@ async def test_a_connection_that_nobody_used_for_long_is_replaced(
     nats_server: NatsServer, connections: list[str], idle_s: float, opened: int
 ) -> None:
     async with task_group() as group:
-        line = Line(nats_server.url, "one", group, idle_s=idle_s)
+        line = LazyConnection(nats_server.url, "one", group, idle_s=idle_s)
         first, second = await use(line), await use(line)
-        line.hang_up()
+        line.close()
     assert (first is second) == (opened == 1)
     assert connections == ["one"] * opened
 
 
 async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, connections: list[str]) -> None:
     async with task_group() as group:
-        line = Line(nats_server.url, "one", group, idle_s=-1.0)
+        line = LazyConnection(nats_server.url, "one", group, idle_s=-1.0)
         async with line.held() as bus:
             assert await use(line) is bus
             assert await bus.get(NOTHING) is None
-        line.hang_up()
+        line.close()
     assert connections == ["one"]
 
 
@@ -70,12 +70,12 @@ async def test_who_gives_up_waiting_leaves_the_connection_to_others(
     nats_server: NatsServer, connections: list[str]
 ) -> None:
     async with task_group() as group:
-        line = Line(nats_server.url, "one", group)
+        line = LazyConnection(nats_server.url, "one", group)
         first, second = (group.create_task(use(line), name=f"user {i}") for i in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await second
-        line.hang_up()
+        line.close()
     assert first.cancelled()
     assert connections == ["one"]
 
@@ -84,15 +84,15 @@ async def test_a_function_makes_no_broker_ready(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "unused", max_file_bytes=2 << 30) as unused, task_group() as group:
         for _ in range(2):
             with pytest.raises(NoSystem):
-                await use(Line(unused.url, "one", group))
+                await use(LazyConnection(unused.url, "one", group))
 
 
 async def test_a_connection_that_could_not_be_opened_is_tried_again(nats_server: NatsServer) -> None:
     await nats_server.kill()
     async with task_group() as group:
-        line = Line(nats_server.url, "one", group)
+        line = LazyConnection(nats_server.url, "one", group)
         with pytest.raises(ConnectFailed):
             await use(line)
         await nats_server.start()
         await use(line)
-        line.hang_up()
+        line.close()

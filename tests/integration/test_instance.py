@@ -31,7 +31,7 @@ from broker.support.tasks import task_group
 from client_fn.data import datasets, shards
 from client_fn.errors import NoRoute
 from client_fn.runtime import instance
-from client_fn.runtime.connection import Line
+from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import TaskExecutor
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
@@ -199,14 +199,14 @@ async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> N
     place.hold.set()
     request = await place.request()
     async with task_group() as group:
-        own = Line(place.server.url, "own", group)
+        own = LazyConnection(place.server.url, "own", group)
         orders = TaskExecutor("c1", own, group, time.time)
         waiting = [group.create_task(orders.answer(request, "", None), name=f"waiting {i}") for i in range(2)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         waiting[0].cancel()
         place.hold.clear()
         assert (await waiting[1]).report.state == "done"
-        own.hang_up()
+        own.close()
     assert len(place.trainings) == 1
 
 
@@ -355,7 +355,7 @@ async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> Non
         report, written = await asyncio.to_thread(apart.answer, request, given, activation="a")
         copy = await asyncio.to_thread(apart.answer, request, given)
         with pytest.raises(NoRoute):
-            async with task_group() as group, Line("", "nobody", group).held():
+            async with task_group() as group, LazyConnection("", "nobody", group).held():
                 pass
     assert report == Report(TASK, "done", cold=True, attempt=1, activation="a")
     assert copy == (report, written)
