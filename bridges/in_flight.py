@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 HEARTBEAT_S: Final = ACK_WAIT_S / 3
 
 
-class Held:
+class InFlight:
     """What this process works on, by a name for the work.
 
     Args:
@@ -29,7 +29,7 @@ class Held:
     def __getitem__(self, name: str) -> Delivery:
         return self._deliveries[name]
 
-    async def is_known(self, name: str, delivery: Delivery) -> bool:
+    async def adopt_or_ack_duplicate(self, name: str, delivery: Delivery) -> bool:
         """Whether this very work is under way already; a second copy of its message is acknowledged."""
         held = self._deliveries.get(name)
         if held is None:
@@ -50,7 +50,7 @@ class Held:
         finally:
             del self._deliveries[name]
 
-    async def beat(self) -> None:
+    async def heartbeat(self) -> None:
         """Tell the broker for ever."""
         while True:
             await asyncio.sleep(self._heartbeat_s)

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from bridges.errors import BridgeError, PlatformFailed
-from bridges.in_flight import Held
+from bridges.in_flight import InFlight
 from bridges.platform import Functions
 from broker import topics
 from broker.base import Broker, Delivery
@@ -42,13 +42,13 @@ class Lifecycle:
         self._platform = platform
         self._functions = functions
         self._clock = clock
-        self._held = Held()
+        self._in_flight = InFlight()
 
     async def serve(self) -> None:
         """Answer requests until cancelled."""
         every, name = topics.fabric(self._platform, topics.ANY), f"fabric-{self._platform}"
         async with task_group() as group:
-            group.create_task(self._held.beat(), name=f"{name}.heartbeat")
+            group.create_task(self._in_flight.heartbeat(), name=f"{name}.heartbeat")
             async with self._broker.subscribe(every, durable=name, prefetch=AT_ONCE) as deliveries:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
@@ -76,9 +76,9 @@ class Lifecycle:
         except (DecodeError, CorruptPayload) as exc:
             await self._refuse(delivery, payload, str(exc))
             return
-        if await self._held.is_known(request.id, delivery):
+        if await self._in_flight.adopt_or_ack_duplicate(request.id, delivery):
             return
-        with self._held.working(request.id, delivery):
+        with self._in_flight.working(request.id, delivery):
             try:
                 await self._answer(request, delivery)
             except BrokerError as exc:
@@ -104,7 +104,7 @@ class Lifecycle:
             await self._broker.publish(topics.reply(request.id), codec.encode(reply))
         else:
             log.info("a request that nobody waits for any longer", verb=verb, function=_name(request))
-        await self._held[request.id].ack()
+        await self._in_flight[request.id].ack()
 
     async def _reply(self, verb: str, request: Request) -> Reply:
         try:

@@ -17,7 +17,7 @@ from bridges import presence
 from bridges.attempt import Invoker, follow
 from bridges.closed_rounds import ClosedRounds
 from bridges.errors import InvocationFailed
-from bridges.in_flight import HEARTBEAT_S, Held
+from bridges.in_flight import HEARTBEAT_S, InFlight
 from bridges.platform import Activation
 from bridges.reports import Ended, Heard, Reports
 from bridges.stats import StatsRecorder
@@ -62,7 +62,7 @@ class Runner:
         self._invoker = invoker
         self._platform = invoker.platform
         self._clock = clock
-        self._held = Held(heartbeat_s)
+        self._in_flight = InFlight(heartbeat_s)
         self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
         self._tallies = StatsRecorder(broker, self._platform.name)
@@ -79,7 +79,7 @@ class Runner:
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._tallies.write(), name=f"{name}.tallies")
             group.create_task(presence.announce(self._broker, self._platform.name), name=f"{name}.presence")
-            group.create_task(self._held.beat(), name=f"{name}.heartbeat")
+            group.create_task(self._in_flight.heartbeat(), name=f"{name}.heartbeat")
             async with self._broker.subscribe(tasks, durable=name, prefetch=self._platform.concurrency) as deliveries:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
@@ -93,7 +93,7 @@ class Runner:
             await self._bury(delivery, payload, str(exc))
             return
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
-            if not await self._held.is_known(task.id, delivery):
+            if not await self._in_flight.adopt_or_ack_duplicate(task.id, delivery):
                 await self._work_on(task, delivery)
 
     def _task(self, payload: bytes, topic: str) -> RoundTask:
@@ -105,7 +105,7 @@ class Runner:
 
     async def _work_on(self, task: RoundTask, delivery: Delivery) -> None:
         record = _Record(self, task, delivery.attempt, self._clock())
-        with self._held.working(task.id, delivery):
+        with self._in_flight.working(task.id, delivery):
             try:
                 await self._attempt(record)
             except BrokerError as exc:
@@ -159,7 +159,7 @@ class Runner:
         delay_s = self._invoker.patience.delay_s(record.attempt, self._invoker.rng)
         log.warning("invocation failed", attempt=record.attempt, reason=failure.reason, again_in_s=round(delay_s, 3))
         await record.note("failed", activation, failure.reason)
-        await self._held[record.task.id].nak(delay_s)
+        await self._in_flight[record.task.id].nak(delay_s)
 
     async def _give_up(
         self, record: "_Record", outcome: Outcome, reason: str, activation: Activation | None = None
@@ -167,14 +167,14 @@ class Runner:
         log.warning("task given up", outcome=outcome, attempt=record.attempt, reason=reason)
         if outcome == "dead":
             topic = topics.dead(self._platform.name, record.task.client_id)
-            payload = await self._held[record.task.id].read()
+            payload = await self._in_flight[record.task.id].read()
             await self._broker.publish(topic, payload, dedupe=f"{record.task.id}.dead")
         await record.note(outcome, activation or Activation("", "accepted"), reason)
         await self._done(record.task)
 
     async def _done(self, task: RoundTask) -> None:
         self._tried.discard(task.id)
-        await self._held[task.id].ack()
+        await self._in_flight[task.id].ack()
 
     async def _note(
         self,

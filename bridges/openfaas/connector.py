@@ -19,7 +19,7 @@ import structlog
 
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
-from bridges.in_flight import Held
+from bridges.in_flight import InFlight
 from broker import families, topics
 from broker.base import Broker, Delivery
 from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
@@ -67,7 +67,7 @@ class Connector:
     _known: list[Deployed] = field(default_factory=list)
     _current: bool = True
     _ignored: set[tuple[str, str]] = field(default_factory=set)
-    _held: Held = field(default_factory=Held)
+    _in_flight: InFlight = field(default_factory=InFlight)
 
     def serving(self, topic: str) -> str | None:
         """The function of somebody else's that asked for a client's tasks."""
@@ -89,7 +89,7 @@ class Connector:
         """Keep the map and hand events over, until cancelled."""
         feeds: dict[_Feed, asyncio.Task[None]] = {}
         async with task_group() as group:
-            group.create_task(self._held.beat(), name=f"connector-{self.platform}.heartbeat")
+            group.create_task(self._in_flight.heartbeat(), name=f"connector-{self.platform}.heartbeat")
             while True:
                 await self.rebuild()
                 wanted = {(each.url, topic) for each in self._known for topic in each.topics}
@@ -124,7 +124,7 @@ class Connector:
             async with self.broker.subscribe(topic, durable=durable, start="new", prefetch=1) as deliveries:
                 async for delivery in deliveries:
                     name = f"{durable}.{delivery.sequence}"
-                    with self._held.working(name, delivery):
+                    with self._in_flight.working(name, delivery):
                         await self._hand_over(function, delivery, name)
         except (BadTopic, Denied, Unsupported) as exc:
             # Somebody's annotation is no reason to end the bridge.

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from bridges.in_flight import Held
+from bridges.in_flight import InFlight
 from bridges.relay.side import Side
 from broker.base import Delivery, Start
 from broker.errors import BrokerError, CorruptPayload
@@ -40,13 +40,13 @@ class Carrier:
         self._source = source
         self._target = target
         self._group = group
-        self._held = Held(heartbeat_s)
+        self._in_flight = InFlight(heartbeat_s)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._across: OrderedDict[str, None] = OrderedDict()
 
     async def beat(self) -> None:
         """Tell the source for ever what is on its way, so that nothing comes again meanwhile."""
-        await self._held.beat()
+        await self._in_flight.heartbeat()
 
     async def follow(
         self, topic_filter: str, durable: str, carry: Carry, *, start: Start = "first", at_once: int
@@ -71,17 +71,17 @@ class Carrier:
 
     async def _bring(self, delivery: Delivery, carry: Carry) -> None:
         name = f"{delivery.topic}#{delivery.sequence}"
-        if await self._held.is_known(name, delivery):
+        if await self._in_flight.adopt_or_ack_duplicate(name, delivery):
             return
-        with self._held.working(name, delivery):
+        with self._in_flight.working(name, delivery):
             async with self._turns.setdefault(delivery.topic, asyncio.Lock()):
                 try:
                     await self._bring_once(name, delivery, carry)
                 except BrokerError as exc:
                     log.warning("an event can't be brought across now", topic=delivery.topic, error=str(exc))
-                    await self._held[name].nak(AGAIN_S)
+                    await self._in_flight[name].nak(AGAIN_S)
                 else:
-                    await self._held[name].ack()
+                    await self._in_flight[name].ack()
 
     async def _bring_once(self, name: str, delivery: Delivery, carry: Carry) -> None:
         if name in self._across:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from bridges.in_flight import Held
+from bridges.in_flight import InFlight
 from broker.base import Delivery
 from broker.errors import Disconnected
 
@@ -42,37 +42,37 @@ async def _unread(*_: object) -> bytes:
 
 
 async def test_work_that_nobody_does_is_not_known() -> None:
-    assert not await Held().is_known("task", Recorded(1))
+    assert not await InFlight().adopt_or_ack_duplicate("task", Recorded(1))
 
 
 async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
-    held, first, copy = Held(), Recorded(1), Recorded(2)
+    held, first, copy = InFlight(), Recorded(1), Recorded(2)
     with held.working("task", first):
-        assert await held.is_known("task", copy)
+        assert await held.adopt_or_ack_duplicate("task", copy)
         assert held["task"] is first
     assert (first.calls, copy.calls) == ([], ["ack"])
-    assert not await held.is_known("task", copy)
+    assert not await held.adopt_or_ack_duplicate("task", copy)
 
 
 async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> None:
-    held, first, again = Held(), Recorded(1), Recorded(1)
+    held, first, again = InFlight(), Recorded(1), Recorded(1)
     with held.working("task", first):
-        assert await held.is_known("task", again)
+        assert await held.adopt_or_ack_duplicate("task", again)
         assert held["task"] is again
     assert again.calls == []
 
 
 async def test_work_that_fails_is_held_no_more() -> None:
-    held = Held()
+    held = InFlight()
     with pytest.raises(ValueError, match="ours"), held.working("task", Recorded(1)):
         raise ValueError("ours")
-    assert not await held.is_known("task", Recorded(1))
+    assert not await held.adopt_or_ack_duplicate("task", Recorded(1))
 
 
 async def test_the_broker_is_told_of_all_work_even_when_it_hears_of_one_no_more() -> None:
-    held, lost, other = Held(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
+    held, lost, other = InFlight(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
     with held.working("lost", lost), held.working("other", other):
-        beating = asyncio.ensure_future(held.beat())
+        beating = asyncio.ensure_future(held.heartbeat())
         async with asyncio.timeout(60):
             await other.told.wait()
             lost.told.clear()
