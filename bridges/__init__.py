@@ -2,7 +2,7 @@
 
 from bridges.attempt import Invoker, RetryPolicy
 from bridges.lifecycle import Lifecycle
-from bridges.platform import Activation, BasePlatform, Functions, Host, Platform
+from bridges.platform import Activation, BasePlatform, Functions, ManagedPlatform, Platform
 from bridges.rate_limit import RateLimiter
 from bridges.runner import Runner
 from bridges.secrets import SecretStore
@@ -11,9 +11,9 @@ __all__ = [
     "Activation",
     "BasePlatform",
     "Functions",
-    "Host",
     "Invoker",
     "Lifecycle",
+    "ManagedPlatform",
     "Platform",
     "RateLimiter",
     "RetryPolicy",

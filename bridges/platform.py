@@ -90,7 +90,7 @@ class Functions(Protocol):
         """
 
 
-class Host(Platform, Protocol):
+class ManagedPlatform(Platform, Protocol):
     """A platform as a bridge runs it: `BasePlatform` has all of this but `invoke` and `run_s`.
 
     Attributes:
@@ -117,7 +117,7 @@ class Host(Platform, Protocol):
 
 
 class BasePlatform(Generic[SettingsT, FunctionsT]):
-    """A platform made of its settings and its functions; subclasses add `run_s` and `invoke`. See `Host`.
+    """A platform made of its settings and its functions; subclasses add `run_s` and `invoke`. See `ManagedPlatform`.
 
     Args:
         settings: say what it is called and how much it may do at once.
@@ -140,16 +140,16 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
 
     @property
     def per_minute(self) -> int:
-        """See `Host`."""
+        """See `ManagedPlatform`."""
         return 0
 
     @property
     def start_s(self) -> float:
-        """See `Host`."""
+        """See `ManagedPlatform`."""
         return self.settings.start_s
 
     async def serve(self) -> None:
-        """Nothing else; see `Host`."""
+        """Nothing else; see `ManagedPlatform`."""
 
 
 class PlatformModule(Protocol):
@@ -161,7 +161,7 @@ class PlatformModule(Protocol):
 
     Settings: type[PlatformSettings]
 
-    def opened(self, settings: Any, vault: SecretStore, broker: Broker) -> AbstractAsyncContextManager[Host]:
+    def opened(self, settings: Any, vault: SecretStore, broker: Broker) -> AbstractAsyncContextManager[ManagedPlatform]:
         """The platform, until the end of the block. One that is out of reach now is no error: it may come back.
 
         Args:

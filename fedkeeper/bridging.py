@@ -8,7 +8,7 @@ import msgspec
 import structlog
 
 import broker
-from bridges import Host, Invoker, Lifecycle, RateLimiter, RetryPolicy, Runner, SecretStore, presence
+from bridges import Invoker, Lifecycle, ManagedPlatform, RateLimiter, RetryPolicy, Runner, SecretStore, presence
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from broker.base import Broker
@@ -96,7 +96,7 @@ async def _run(beside: Beside, bus: Broker) -> None:
     await beside(bus)
 
 
-async def serve(bus: Broker, host: Host, patience: RetryPolicy) -> None:
+async def serve(bus: Broker, host: ManagedPlatform, patience: RetryPolicy) -> None:
     """Bring a platform's tasks to their end, and see to its functions, until cancelled.
 
     Args:

@@ -42,7 +42,7 @@ class GcfPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.Host`."""
+        """See `bridges.platform.ManagedPlatform`."""
         return self.settings.run_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:

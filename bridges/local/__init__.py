@@ -1,4 +1,4 @@
-"""The `local` platform: `opened(settings, vault, broker)` is a `bridges.platform.Host`.
+"""The `local` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`.
 
 It has no `functions.py`, since its workers serve every client, and no `api.py`: `pool.py` starts them itself.
 """

@@ -31,7 +31,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.Host`."""
+        """See `bridges.platform.ManagedPlatform`."""
         return self.settings.run_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:

@@ -71,12 +71,12 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def per_minute(self) -> int:
-        """See `bridges.platform.Host`."""
+        """See `bridges.platform.ManagedPlatform`."""
         return self.settings.per_minute
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.Host`."""
+        """See `bridges.platform.ManagedPlatform`."""
         return self.settings.run_s
 
     async def serve(self) -> None:

@@ -1,4 +1,4 @@
-"""The `openwhisk` platform: `opened(settings, vault, broker)` is a `bridges.platform.Host`."""
+"""The `openwhisk` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`."""
 
 from bridges.openwhisk.platform import OpenWhiskPlatform, opened
 from bridges.openwhisk.settings import Settings

@@ -60,20 +60,20 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def concurrency(self) -> int:
-        """See `bridges.platform.Host`."""
+        """See `bridges.platform.ManagedPlatform`."""
         limit = self._limits.concurrent_invocations if self._limits else None
         return min(self.settings.concurrency, limit or self.settings.concurrency)
 
     @property
     def per_minute(self) -> int:
-        """See `bridges.platform.Host`. A fire counts as one, and the invocation that it leads to as another."""
+        """See `bridges.platform.ManagedPlatform`. A fire counts as one, and the invocation that it leads to as another."""
         limits = self._limits or _Limits()
         fires = limits.fires_per_minute if self.settings.triggered else None
         return min([rate for rate in (limits.invocations_per_minute, fires) if rate], default=0)
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.Host`. Twice the time limit: a run may have had to wait for one that takes as long."""
+        """See `bridges.platform.ManagedPlatform`. Twice the time limit: a run may have had to wait for one that takes as long."""
         return 2 * self.settings.timeout_s + self.settings.settle_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:

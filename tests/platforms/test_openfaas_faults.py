@@ -11,7 +11,7 @@ import pytest
 
 from bridges import openfaas
 from bridges.openfaas import Settings
-from bridges.platform import Host
+from bridges.platform import ManagedPlatform
 from bridges.secrets import SecretStore
 from broker import topics
 from broker.base import Broker
@@ -52,7 +52,7 @@ async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes:
 
 
 @contextlib.asynccontextmanager
-async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[Host]:
+async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[ManagedPlatform]:
     async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "vault"), bus) as platform:
         yield platform
 
@@ -164,7 +164,7 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
     counted_once(system, clients)
 
 
-async def _invoked_by(second: Host, system: Rounds) -> None:
+async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
     """The open round's task, handed to its function by somebody else too."""
     async with asyncio.timeout(platform_rounds.WITHIN_S):
         async for said in system.fabric.watch():

@@ -11,7 +11,7 @@ from typing import Any, Final
 from zipfile import ZipFile
 
 import broker
-from bridges import Host, RetryPolicy
+from bridges import ManagedPlatform, RetryPolicy
 from broker.base import Broker
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from broker.messages.progress import Event, RoundCompleted
@@ -82,7 +82,7 @@ class Rounds:
         return [one.record.id for one in wanted]
 
     @contextlib.asynccontextmanager
-    async def bridge(self, host: Host, patience: RetryPolicy = HASTY) -> AsyncIterator[None]:
+    async def bridge(self, host: ManagedPlatform, patience: RetryPolicy = HASTY) -> AsyncIterator[None]:
         """A bridge to a platform until the end of the block."""
         name = f"bridge-{host.name}"
         async with (

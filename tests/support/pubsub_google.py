@@ -25,7 +25,7 @@ def jar() -> Path | None:
 
 @contextlib.contextmanager
 def serving(program: Path) -> Iterator[str]:
-    """Host and port of an emulator that runs until the end of the block."""
+    """ManagedPlatform and port of an emulator that runs until the end of the block."""
     port = _free_port()
     arguments = ["-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(program), "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen(
