@@ -12,7 +12,7 @@ from broker.messages.round import BlobRef
 
 
 @dataclass(frozen=True, slots=True)
-class Carrier:
+class InlineTransfer:
     """Carries models and optimizer states there, and updates and optimizer states back.
 
     Attributes:

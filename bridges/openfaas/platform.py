@@ -17,7 +17,7 @@ from bridges.openfaas.answers import NAME, Answer, failure
 from bridges.openfaas.api import Api, connected
 from bridges.openfaas.connector import Connector
 from bridges.openfaas.functions import Functions
-from bridges.openfaas.inline import Carrier, report_of
+from bridges.openfaas.inline import InlineTransfer, report_of
 from bridges.openfaas.settings import NAMESPACE, Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
@@ -102,7 +102,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         if self.settings.reply == "broker":
             answer = await self._called(function, codec.encode(request), "application/json", call_id, REPORT_BYTES)
             return report_of(answer.body, request)
-        carrier, at_most = Carrier(self._broker), PARCEL_BYTES + PARCEL_MODELS * task.model.bytes
+        carrier, at_most = InlineTransfer(self._broker), PARCEL_BYTES + PARCEL_MODELS * task.model.bytes
         try:
             answer = await self._called(function, await carrier.packed(request), bundle.CONTENT_TYPE, call_id, at_most)
         except OutcomeUnknown as exc:

@@ -8,7 +8,7 @@ import structlog
 
 from bridges.closed_rounds import ClosedRounds
 from bridges.relay.blobs import Blobs
-from bridges.relay.forwarder import Carrier
+from bridges.relay.forwarder import Forwarder
 from bridges.relay.side import Side
 from broker import topics
 from broker.base import Delivery
@@ -41,7 +41,7 @@ class Down:
     def __init__(
         self,
         site: str,
-        carrier: Carrier,
+        carrier: Forwarder,
         backbone: Side,
         blobs: Blobs,
         *,

@@ -26,7 +26,7 @@ REMEMBERED: Final = 4096
 """An acknowledgement may get lost with the link; what was brought across lately is known all the same."""
 
 
-class Carrier:
+class Forwarder:
     """Everything that goes in one direction; events of one topic stay in order.
 
     Args:

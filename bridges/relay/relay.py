@@ -15,7 +15,7 @@ import structlog
 from bridges.in_flight import HEARTBEAT_S
 from bridges.relay.blobs import Blobs
 from bridges.relay.down import Down
-from bridges.relay.forwarder import Carrier
+from bridges.relay.forwarder import Forwarder
 from bridges.relay.settings import Settings
 from bridges.relay.side import Side
 from bridges.relay.up import Up
@@ -79,8 +79,8 @@ class Relay:
 
     def _work(self, group: asyncio.TaskGroup) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         backbone, site, platforms = self._backbone, self._site, self._settings.platforms
-        downward = Carrier(backbone, site, group, self._heartbeat_s)
-        upward = Carrier(site, backbone, group, self._heartbeat_s)
+        downward = Forwarder(backbone, site, group, self._heartbeat_s)
+        upward = Forwarder(site, backbone, group, self._heartbeat_s)
         blobs, name = Blobs(backbone, site), self._settings.name
         down = Down(name, downward, backbone, blobs, on_round=self._tell, clock=self._clock)
         up = Up(upward, backbone, site, group)

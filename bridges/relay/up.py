@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from bridges.relay.blobs import digest
-from bridges.relay.forwarder import Carrier
+from bridges.relay.forwarder import Forwarder
 from bridges.relay.side import Side
 from broker import topics
 from broker.base import Deleted, Delivery, Value
@@ -31,7 +31,7 @@ class Up:
         group: where values are copied.
     """
 
-    def __init__(self, carrier: Carrier, backbone: Side, site: Side, group: asyncio.TaskGroup) -> None:
+    def __init__(self, carrier: Forwarder, backbone: Side, site: Side, group: asyncio.TaskGroup) -> None:
         self._carrier = carrier
         self._backbone = backbone
         self._site = site
