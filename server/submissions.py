@@ -24,7 +24,7 @@ MAX_BYTES = 1 << 20
 """No job message is larger."""
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class SubmissionReply(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a requester gets back: the job's id, or the error and the field that it is about.
 
     Attributes:
@@ -66,7 +66,7 @@ class SubmissionHandler:
                 await delivery.answer(codec.encode(answer))
                 await delivery.ack()
 
-    async def handle(self, delivery: Delivery) -> Answer:
+    async def handle(self, delivery: Delivery) -> SubmissionReply:
         """Accept a job or refuse it; the same delivery again has the same outcome."""
         payload = b""
         try:
@@ -81,7 +81,7 @@ class SubmissionHandler:
         except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
             return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
-    async def _accept(self, job_id: str, wanted: Job) -> Answer:
+    async def _accept(self, job_id: str, wanted: Job) -> SubmissionReply:
         if await self.broker.get(topics.pointer(job_id)) is not None:
             return await self._taken(job_id, wanted)
         record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
@@ -92,26 +92,26 @@ class SubmissionHandler:
         except Conflict:
             return await self._taken(job_id, wanted)
         log.info("job accepted", job=job_id)
-        return Answer(job=job_id)
+        return SubmissionReply(job=job_id)
 
-    async def _taken(self, job_id: str, wanted: Job) -> Answer:
+    async def _taken(self, job_id: str, wanted: Job) -> SubmissionReply:
         """A repetition is accepted as what it is; another job under the same id is not."""
         found = await self.broker.get(topics.pointer(job_id))
         try:
             if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
-                return Answer(job=job_id)
+                return SubmissionReply(job=job_id)
         except DecodeError as exc:
             # Said to the requester alone: the job that has this id goes on.
             log.warning("unreadable record of a job", job=job_id, error=str(exc))
-            return Answer(error=f"id = {job_id!r}: {exc}", field="id")
+            return SubmissionReply(error=f"id = {job_id!r}: {exc}", field="id")
         log.warning("another job has this id", job=job_id)
-        return Answer(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
+        return SubmissionReply(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
 
-    async def _refuse(self, job_id: str, error: JobError) -> Answer:
+    async def _refuse(self, job_id: str, error: JobError) -> SubmissionReply:
         log.warning("job refused", job=job_id, field=error.field, reason=str(error))
         event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
         await self.announcer.said(job_id, event)
-        return Answer(job=job_id, error=str(error), field=error.field)
+        return SubmissionReply(job=job_id, error=str(error), field=error.field)
 
 
 def _id_for(delivery: Delivery, payload: bytes, wanted: Job | None) -> str:

@@ -22,7 +22,7 @@ _SHOWN: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GatewayResponse:
     """A whole response.
 
     Attributes:
@@ -48,7 +48,7 @@ class Answer:
         return " ".join(self.body[: 4 * _SHOWN].decode(errors="replace").split())[:_SHOWN]
 
 
-def failure(answer: Answer, function: str) -> InvocationFailed | None:
+def failure(answer: GatewayResponse, function: str) -> InvocationFailed | None:
     """Why a call of a function did not do what it should; None: it did.
 
     FunctionGone is but a suspicion here: a function without a ready replica gets the same answers as one that is not
@@ -76,7 +76,7 @@ def failure(answer: Answer, function: str) -> InvocationFailed | None:
             return _functions_own(answer, function)
 
 
-def _platforms_own(answer: Answer, function: str, *, late: bool) -> InvocationFailed:
+def _platforms_own(answer: GatewayResponse, function: str, *, late: bool) -> InvocationFailed:
     if late:
         return InvocationFailed(f"the process of {function} ended while it worked ({answer.status})")
     if answer.internal == "of-watchdog":
@@ -84,7 +84,7 @@ def _platforms_own(answer: Answer, function: str, *, late: bool) -> InvocationFa
     return NotStarted(f"{answer.internal} does not reach {function} ({answer.status})")
 
 
-def _functions_own(answer: Answer, function: str) -> InvocationFailed:
+def _functions_own(answer: GatewayResponse, function: str) -> InvocationFailed:
     if answer.status >= Http.INTERNAL_SERVER_ERROR:
         return InvocationFailed(f"{function} raised ({answer.status})")
     if answer.status == Http.UNAUTHORIZED:

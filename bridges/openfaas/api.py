@@ -13,7 +13,7 @@ import msgspec
 
 from bridges import endpoint
 from bridges.errors import InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformDenied, PlatformFailed
-from bridges.openfaas.answers import Answer
+from bridges.openfaas.answers import GatewayResponse
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
 
@@ -45,7 +45,7 @@ class Api:
 
     async def system(
         self, method: str, path: str, what: str, *, params: Mapping[str, str] | None = None, body: Any = None
-    ) -> Answer:
+    ) -> GatewayResponse:
         """Call the gateway's own API.
 
         Args:
@@ -75,7 +75,7 @@ class Api:
             raise PlatformAway(self.settings.name, what, _reason(exc)) from exc
         return self._accepted(answer, what)
 
-    def _accepted(self, answer: Answer, what: str) -> Answer:
+    def _accepted(self, answer: GatewayResponse, what: str) -> GatewayResponse:
         match answer.status:
             case Http.UNAUTHORIZED | Http.FORBIDDEN:
                 remedy = "check the bridge's `username`, and the secret that `password` names"
@@ -94,7 +94,7 @@ class Api:
         at_most: int,
         method: str = "POST",
         path: str = "",
-    ) -> Answer:
+    ) -> GatewayResponse:
         """Call a function and wait for its answer.
 
         Args:
@@ -125,7 +125,7 @@ class Api:
         except httpx.TransportError as exc:
             raise OutcomeUnknown(f"the connection broke during the call of {function}: {_reason(exc)}") from exc
 
-    async def _answer(self, request: httpx.Request, at_most: int, auth: httpx.BasicAuth | None) -> Answer:
+    async def _answer(self, request: httpx.Request, at_most: int, auth: httpx.BasicAuth | None) -> GatewayResponse:
         begun_s = time.monotonic()
         response = await self.http.send(request, stream=True, auth=auth)
         try:
@@ -133,7 +133,7 @@ class Api:
         finally:
             await response.aclose()
         took_s = _number(response.headers.get(_DURATION), time.monotonic() - begun_s)
-        return Answer(response.status_code, response.headers.get(_INTERNAL, ""), body, took_s)
+        return GatewayResponse(response.status_code, response.headers.get(_INTERNAL, ""), body, took_s)
 
 
 class _TooLarge(Exception):

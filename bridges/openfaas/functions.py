@@ -11,7 +11,7 @@ import msgspec
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformFailed
-from bridges.openfaas.answers import NAME, Answer, failure
+from bridges.openfaas.answers import NAME, GatewayResponse, failure
 from bridges.openfaas.api import Api
 from bridges.openfaas.deployment import Deployment, deployment, secret_names
 from bridges.openfaas.settings import Settings
@@ -129,7 +129,7 @@ class Functions:
         if answer.status != Http.NOT_FOUND:
             self._require(answer, what)
 
-    async def _secret(self, method: str, body: dict[str, str], what: str) -> Answer:
+    async def _secret(self, method: str, body: dict[str, str], what: str) -> GatewayResponse:
         params = {"namespace": body["namespace"]}
         return await self.api.system(method, "/secrets", what, params=params, body=body)
 
@@ -226,11 +226,11 @@ class Functions:
         if not status.ours:
             raise PlatformFailed(self.settings.name, what, "a function of that name is somebody else's")
 
-    def _require(self, answer: Answer, what: str) -> None:
+    def _require(self, answer: GatewayResponse, what: str) -> None:
         if not answer.ok:
             raise PlatformFailed(self.settings.name, what, f"{answer.text or 'no reason given'} ({answer.status})")
 
-    def _decoded(self, answer: Answer, kind: Any, what: str) -> Any:
+    def _decoded(self, answer: GatewayResponse, kind: Any, what: str) -> Any:
         try:
             return msgspec.json.decode(answer.body, type=kind)
         except msgspec.DecodeError as exc:

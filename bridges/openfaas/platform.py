@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway
-from bridges.openfaas.answers import NAME, Answer, failure
+from bridges.openfaas.answers import NAME, GatewayResponse, failure
 from bridges.openfaas.api import Api, connected
 from bridges.openfaas.connector import Connector
 from bridges.openfaas.functions import Functions
@@ -110,7 +110,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
             raise InvocationFailed(exc.reason) from exc
         return await carrier.unpacked(answer.body, request)
 
-    async def _called(self, function: str, body: bytes, kind: str, call_id: str, at_most: int) -> Answer:
+    async def _called(self, function: str, body: bytes, kind: str, call_id: str, at_most: int) -> GatewayResponse:
         headers = {signature.CALL_ID: call_id, "Content-Type": kind}
         if self._key:
             headers |= signature.sign(self._key, body, call_id, self._clock())
@@ -120,7 +120,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         """Hand an event to somebody else's function; what it answers is of no interest."""
         await self._call(function, payload, headers, PARCEL_BYTES)
 
-    async def _call(self, function: str, body: bytes, headers: dict[str, str], at_most: int) -> Answer:
+    async def _call(self, function: str, body: bytes, headers: dict[str, str], at_most: int) -> GatewayResponse:
         if not NAME.fullmatch(function):
             raise InvocationFailed(f"{function!r} is no function's name", retryable=False)
         within_s, namespace = self.settings.start_s + self.settings.run_s, self.settings.namespace

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 _Key = tuple[str, str, int]
 
 
-class Answer(NamedTuple):
+class ExecutionResult(NamedTuple):
     """The last report of a request; of one that brought its blobs, also what the function wrote, by topic."""
 
     report: Report
@@ -58,10 +58,12 @@ class TaskExecutor:
         self._client, self._connection, self._group, self._clock = client, connection, group, clock
         self._warm = Warm()
         self._cold = True
-        self._under_way: dict[_Key, asyncio.Task[Answer]] = {}
-        self._done: dict[_Key, Answer] = {}
+        self._under_way: dict[_Key, asyncio.Task[ExecutionResult]] = {}
+        self._done: dict[_Key, ExecutionResult] = {}
 
-    async def answer(self, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None) -> Answer:
+    async def answer(
+        self, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None
+    ) -> ExecutionResult:
         """Do what a request asks for, unless it is done or being done; a failure is a report too.
 
         Args:
@@ -89,7 +91,7 @@ class TaskExecutor:
 
     async def _work(
         self, key: _Key, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None
-    ) -> Answer:
+    ) -> ExecutionResult:
         task = request.task
         try:
             with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
@@ -103,7 +105,7 @@ class TaskExecutor:
             keep(self._done, key, answer, most=ANSWERS_KEPT)
         return answer
 
-    async def _over_broker(self, request: InvocationRequest, activation: str) -> tuple[Answer, bool]:
+    async def _over_broker(self, request: InvocationRequest, activation: str) -> tuple[ExecutionResult, bool]:
         """The answer, and whether the broker has it too."""
         cold = self._first()
         begun = Report(request.task.id, "training", cold=cold, attempt=request.attempt, activation=activation)
@@ -114,14 +116,14 @@ class TaskExecutor:
 
             # Its end waits for that report, so that the last one comes last.
             report = await self._outcome(request, activation, self._connection.held(), tell, cold=cold)
-        return Answer(report, {}), await self._tell(request.task, report)
+        return ExecutionResult(report, {}), await self._tell(request.task, report)
 
     async def _in_memory(
         self, request: InvocationRequest, activation: str, given: Mapping[str, bytes]
-    ) -> tuple[Answer, bool]:
+    ) -> tuple[ExecutionResult, bool]:
         blobs = Blobs(given)
         report = await self._outcome(request, activation, contextlib.nullcontext(blobs), _nobody, cold=self._first())
-        return Answer(report, blobs.written if report.state == "done" else {}), True
+        return ExecutionResult(report, blobs.written if report.state == "done" else {}), True
 
     def _first(self) -> bool:
         cold, self._cold = self._cold, False

@@ -21,7 +21,7 @@ from broker.support.tasks import task_group
 from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
 from client_fn.runtime.connection import LazyConnection
-from client_fn.runtime.executor import Answer, TaskExecutor
+from client_fn.runtime.executor import ExecutionResult, TaskExecutor
 from client_fn.runtime.failure import failed, unreadable
 from client_fn.runtime.settings import Settings
 
@@ -80,7 +80,7 @@ class Instance:
 
     def answer(
         self, request: InvocationRequest, given: Mapping[str, bytes] | None = None, *, activation: str = ""
-    ) -> Answer:
+    ) -> ExecutionResult:
         """As `run`; with blobs, for a function without a route to the broker, what it would publish is returned too.
 
         Args:
@@ -95,10 +95,10 @@ class Instance:
         try:
             return future.result(min(left_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:
-            return Answer(failed(request, InstanceEnded("the instance was stopped"), activation), {})
+            return ExecutionResult(failed(request, InstanceEnded("the instance was stopped"), activation), {})
         except TimeoutError:
             future.cancel()
-            return Answer(failed(request, LeaseOver(request.task.id, request.task.deadline_s), activation), {})
+            return ExecutionResult(failed(request, LeaseOver(request.task.id, request.task.deadline_s), activation), {})
 
     def refuse(self, request: RequestName, exc: DecodeError, *, activation: str = "") -> Report:
         """Report the failure of a request that can't be read, to the broker too, so that its round does not wait.

@@ -27,7 +27,7 @@ from client_fn.exchange import Blobs
 from client_fn.function import Warm, handle
 from server import aggregator, gate
 from server.gate import Expected
-from server.submissions import Answer
+from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 
 VERSIONS: Final = sorted((REPOSITORY / "tests/wire").glob("[0-9]*"))
@@ -80,7 +80,7 @@ def event(kind: type[Any]) -> Callable[[Path, bytes], Any]:
 
 
 READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
-    "answer": bare(Answer),
+    "answer": bare(SubmissionReply),
     "client": bare(ClientRecord),
     "function": bare(Function),
     "invocation": event(Invocation),

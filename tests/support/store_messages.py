@@ -36,7 +36,7 @@ from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import deal
 from fedkeeper.sdk import Fabric
 from server.service import serve
-from server.submissions import Answer
+from server.submissions import SubmissionReply
 from tests.support.events import EVENTS
 
 JOB: Final = """\
@@ -224,8 +224,10 @@ def _examples() -> Messages:
         "request.list.json": codec.encode(Request(id="ef" * 16, deadline_s=now_s)),
         "reply.created.json": codec.encode(Reply(change="created", functions=(deployed,))),
         "reply.error.json": codec.encode(Reply(error="no such request: pause")),
-        "answer.accepted.json": codec.encode(Answer(job="job-1")),
-        "answer.refused.json": codec.encode(Answer(job="job-1", error="cohort.clients: wrong", field="cohort.clients")),
+        "answer.accepted.json": codec.encode(SubmissionReply(job="job-1")),
+        "answer.refused.json": codec.encode(
+            SubmissionReply(job="job-1", error="cohort.clients: wrong", field="cohort.clients")
+        ),
         **{f"report.{report.state}.json": codec.encode(report) for report in reports},
         **{f"invocation.{outcome}.json": _invocation(outcome, now_s) for outcome in outcomes},
         **{

@@ -20,7 +20,7 @@ from broker.messages.progress import Event, Split
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
-from server.submissions import Answer
+from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 
 Kind = type[msgspec.Struct]
@@ -39,7 +39,12 @@ class Message:
 
 MESSAGES: Final = (
     Message(Job, "`fl.jobs.submit`, `fl.jobs.<job>.submit`", "anyone", "server", "JSON, bare or in a CloudEvent"),
-    Message(Answer, "the reply subject, or the response topic, of a request on `fl.jobs.submit`", "server", "anyone"),
+    Message(
+        SubmissionReply,
+        "the reply subject, or the response topic, of a request on `fl.jobs.submit`",
+        "server",
+        "anyone",
+    ),
     Message(JobRecord, "`fl.rounds.<job>`", "server", "server, SDK"),
     Message(RoundTask, "`fl.tasks.<platform>.<client>`", "server", "bridge", f"CloudEvent `{PREFIX}round.task`"),
     Message(InvocationRequest, "the platform's trigger", "bridge", "function"),

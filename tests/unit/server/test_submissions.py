@@ -22,7 +22,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobFailed, JobRejected, Progress
 from server.announcer import Announcer, announcing
-from server.submissions import MAX_BYTES, Answer, SubmissionHandler
+from server.submissions import MAX_BYTES, SubmissionHandler, SubmissionReply
 
 DEMO = Job(name="demo", seed=5)
 PAYLOAD = msgspec.json.encode(DEMO)
@@ -45,7 +45,7 @@ class Office:
                     return delivery
         raise AssertionError(topic)
 
-    async def submit(self, payload: bytes, topic: str = topics.SUBMIT) -> Answer:
+    async def submit(self, payload: bytes, topic: str = topics.SUBMIT) -> SubmissionReply:
         return await self.desk.handle(await self.deliver(payload, topic))
 
     async def record(self, job_id: str) -> tuple[JobRecord, int]:
@@ -82,7 +82,7 @@ async def office() -> AsyncIterator[Office]:
 async def test_a_job_is_accepted_and_recorded(office: Office) -> None:
     answer = await office.submit(PAYLOAD)
     wanted = job.from_json(PAYLOAD)
-    assert answer == Answer(job=answer.job)
+    assert answer == SubmissionReply(job=answer.job)
     assert answer.job.startswith("demo-")
     record, _ = await office.record(answer.job)
     assert record == JobRecord(id=answer.job, job=wanted, created_s=1_700_000_000.5)
@@ -104,7 +104,7 @@ async def test_a_job_has_its_secret_before_it_has_a_record(office: Office, monke
 async def test_a_server_that_takes_a_submission_over_keeps_the_first_secret(office: Office) -> None:
     """The other one had written the secret, and went down before it wrote the record."""
     await office.bus.put(topics.secret("mine-1"), b"of the one that went down")
-    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == Answer(job="mine-1")
+    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
     assert await office.secret("mine-1") == b"of the one that went down"
 
 
@@ -122,7 +122,7 @@ async def test_a_repetition_after_the_end_makes_no_new_secret(office: Office) ->
     topic = topics.submission("mine-1")
     await office.submit(PAYLOAD, topic)
     await office.bus.purge(topics.secret("mine-1"))  # as at a job's end
-    assert await office.submit(PAYLOAD, topic) == Answer(job="mine-1")
+    assert await office.submit(PAYLOAD, topic) == SubmissionReply(job="mine-1")
     assert await office.secret("mine-1") is None
 
 
@@ -158,12 +158,12 @@ async def test_the_same_job_submitted_twice_is_two_jobs(office: Office) -> None:
 
 
 async def test_an_id_is_taken_from_the_topic(office: Office) -> None:
-    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == Answer(job="mine-1")
+    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
     assert (await office.record("mine-1"))[0].id == "mine-1"
 
 
 async def test_an_id_is_taken_from_the_job(office: Office) -> None:
-    assert await office.submit(b'{"id": "mine-2"}') == Answer(job="mine-2")
+    assert await office.submit(b'{"id": "mine-2"}') == SubmissionReply(job="mine-2")
 
 
 async def test_a_long_name_still_gives_an_id(office: Office) -> None:
@@ -198,7 +198,7 @@ async def test_a_job_may_come_as_a_cloud_event(office: Office) -> None:
 async def test_a_bad_field_is_refused_with_its_name_and_announced(office: Office) -> None:
     answer = await office.submit(b'{"cohort": {"clients": 0}}', topics.submission("mine-1"))
     reason = "cohort.clients = 0: expected a whole number >= 1"
-    assert answer == Answer(job="mine-1", error=reason, field="cohort.clients")
+    assert answer == SubmissionReply(job="mine-1", error=reason, field="cohort.clients")
     (said,) = await office.said()
     assert (said.job, said.event) == ("mine-1", JobRejected(field="cohort.clients", value="0", reason=reason))
     assert await office.jobs() == []

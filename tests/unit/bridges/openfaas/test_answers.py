@@ -3,14 +3,14 @@
 import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
-from bridges.openfaas.answers import AT_ONCE_S, Answer, failure
+from bridges.openfaas.answers import AT_ONCE_S, GatewayResponse, failure
 
 WATCHDOG, PROXY, MIDDLEWARE = "of-watchdog", "proxy", "faas-middleware"
 NO_ENDPOINT = b"No endpoints available for: c-1."
 
 
-def answer(status: int, internal: str = "", body: bytes = b"", took_s: float = 0.0) -> Answer:
-    return Answer(status, internal, body, took_s)
+def answer(status: int, internal: str = "", body: bytes = b"", took_s: float = 0.0) -> GatewayResponse:
+    return GatewayResponse(status, internal, body, took_s)
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -41,7 +41,7 @@ def test_a_success_is_no_failure(status: int) -> None:
         (answer(302), InvocationFailed, False),
     ],
 )
-def test_a_failure_is_of_its_kind(given: Answer, kind: type[InvocationFailed], *, retryable: bool) -> None:
+def test_a_failure_is_of_its_kind(given: GatewayResponse, kind: type[InvocationFailed], *, retryable: bool) -> None:
     found = failure(given, "c-1")
     assert type(found) is kind
     assert found.retryable is retryable
