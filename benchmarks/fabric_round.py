@@ -23,7 +23,7 @@ from broker.messages.progress import ClientTraining, JobCompleted, RoundComplete
 from emulators.demo import IMAGE, Fabric, command
 from emulators.paths import REPOSITORY
 from fedkeeper import configs
-from fedkeeper.sdk import Fabric as FedKeeper
+from fedkeeper.sdk import Client as FedKeeper
 from fedkeeper.sdk import connect
 from server import invitations
 from server.strategy import FedAvg

@@ -20,7 +20,7 @@ from broker.messages.progress import RoundCompleted, RoundOpened
 from broker.messages.register import ClientRecord
 from broker.support import heap, logs
 from fedkeeper import system
-from fedkeeper.sdk import Fabric, connect
+from fedkeeper.sdk import Client, connect
 from fedkeeper.system import Settings
 
 WARM_UP: Final = 2
@@ -47,7 +47,7 @@ def job(clients: int, rounds: int, model: dict[str, Any]) -> Job:
 
 
 async def measure(
-    fabric: Fabric, clients: int, rounds: int, model: dict[str, Any]
+    fabric: Client, clients: int, rounds: int, model: dict[str, Any]
 ) -> tuple[list[RoundCompleted], list[float]]:
     """The measured rounds, and the wall time from each one's opening to the next one's."""
     names = [f"noop-{i:05d}" for i in range(clients)]

@@ -31,7 +31,7 @@ from broker.support.tasks import task_group
 from client_fn.function import Warm, handle
 from emulators.wire import Wire, wire_to
 from fedkeeper.learning import TorchLearning
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server import service
 
 PLATFORM: Final = "edge-a"
@@ -107,7 +107,7 @@ async def measure(hub: NatsServer, wire: Wire, clients: int, rounds: int) -> lis
     marks = []
     async with broker.connect(hub.url, name="server") as bus, task_group() as group:
         serving = group.create_task(service.serve(bus, TorchLearning(None)), name="server")
-        fabric = Fabric(bus)
+        fabric = Client(bus)
         await fabric.register(
             [ClientRecord(id=name, platform=PLATFORM, labels={"data": "nothing"}) for name in names(clients)]
         )

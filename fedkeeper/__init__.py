@@ -4,8 +4,8 @@ from importlib.metadata import version
 
 from broker.messages.job import Job
 from broker.messages.progress import Progress
-from fedkeeper.sdk import Fabric, connect
+from fedkeeper.sdk import Client, connect
 
 __version__ = version("fedkeeper")
 
-__all__ = ["Fabric", "Job", "Progress", "__version__", "connect"]
+__all__ = ["Client", "Job", "Progress", "__version__", "connect"]

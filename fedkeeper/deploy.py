@@ -17,7 +17,7 @@ from fedkeeper import archives, fabric_file
 from fedkeeper.errors import DeployFailed
 from fedkeeper.fabric_file import DeploymentFile
 from fedkeeper.plan import Step, Wanted, entry, plan
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ CREATE_S: Final = 900.0
 Tell = Callable[[Step], None]
 
 
-async def needed(fabric: Fabric, file: DeploymentFile, wanted: list[Wanted]) -> list[list[Step]]:
+async def needed(fabric: Client, file: DeploymentFile, wanted: list[Wanted]) -> list[list[Step]]:
     """What there is to do, by client.
 
     Args:
@@ -51,7 +51,7 @@ async def needed(fabric: Fabric, file: DeploymentFile, wanted: list[Wanted]) -> 
     return plan(wanted, deployed, register, fabric=file.name)
 
 
-async def listed(fabric: Fabric, platform: str) -> tuple[Deployed, ...]:
+async def listed(fabric: Client, platform: str) -> tuple[Deployed, ...]:
     """The functions that a platform has.
 
     Raises:
@@ -64,7 +64,7 @@ async def listed(fabric: Fabric, platform: str) -> tuple[Deployed, ...]:
     return reply.functions
 
 
-async def apply(fabric: Fabric, steps: Iterable[list[Step]], on_done: Tell) -> None:
+async def apply(fabric: Client, steps: Iterable[list[Step]], on_done: Tell) -> None:
     """Do it, each client's steps one after the other; what fails does not keep the others from being done.
 
     Args:
@@ -91,7 +91,7 @@ async def apply(fabric: Fabric, steps: Iterable[list[Step]], on_done: Tell) -> N
         raise DeployFailed(failures)
 
 
-async def _see_to(fabric: Fabric, steps: list[Step], on_done: Tell) -> str:
+async def _see_to(fabric: Client, steps: list[Step], on_done: Tell) -> str:
     """Do a client's steps; returns why one of them failed, or nothing."""
     made: Deployed | None = None
     for step in steps:
@@ -115,7 +115,7 @@ async def _see_to(fabric: Fabric, steps: list[Step], on_done: Tell) -> str:
     return ""
 
 
-async def wanted(fabric: Fabric, file: DeploymentFile, url: str, data_dir: Path | None = None) -> list[Wanted]:
+async def wanted(fabric: Client, file: DeploymentFile, url: str, data_dir: Path | None = None) -> list[Wanted]:
     """Every client of a fabric as it should be; puts its packages with the broker, and stages its data if it says so.
 
     Args:
@@ -165,7 +165,7 @@ def stage(file: DeploymentFile, data_dir: Path | None) -> dict[str, int]:
     return {record.id: record.samples for record in shards.stage(dataset, deal, places, platform="")}
 
 
-async def _package(fabric: Fabric, file: DeploymentFile, platform: str) -> BlobRef | None:
+async def _package(fabric: Client, file: DeploymentFile, platform: str) -> BlobRef | None:
     kind, hosting = fabric_file.kind_of(file, platform), file.platforms[platform]
     usual = kind.sends_archive and kind.files != ""
     if not (usual if hosting.package is None else hosting.package):

@@ -12,10 +12,10 @@ from fedkeeper import plot, screen
 from fedkeeper.errors import JobLost, Missing
 from fedkeeper.recorder import Recorder
 from fedkeeper.screen import JobView
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 
 
-async def follow(fabric: Fabric, job: str, console: Console, *, folder: Path | None = None) -> None:
+async def follow(fabric: Client, job: str, console: Console, *, folder: Path | None = None) -> None:
     """Show a job until it has ended.
 
     Args:
@@ -53,7 +53,7 @@ def _shown(view: JobView, console: Console) -> Iterator[None]:
         yield
 
 
-async def _leave(fabric: Fabric, job: str, recorder: Recorder, console: Console) -> None:
+async def _leave(fabric: Client, job: str, recorder: Recorder, console: Console) -> None:
     record = await fabric.job(job)
     if record.model is None or not recorder.rounds:
         return

@@ -16,12 +16,12 @@ from broker.messages.register import ClientRecord
 from client_fn.data import datasets, shards
 from client_fn.errors import ClientError
 from fedkeeper.errors import NoSuchJob
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 
 log = structlog.get_logger(__name__)
 
 
-async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: Path | None) -> None:
+async def provision(fabric: Client, *, platform: str, shards_at: str, data_dir: Path | None) -> None:
     """Answer waiting jobs until cancelled.
 
     Args:
@@ -37,7 +37,7 @@ async def provision(fabric: Fabric, *, platform: str, shards_at: str, data_dir: 
             await delivery.ack()
 
 
-async def _answer(fabric: Fabric, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
+async def _answer(fabric: Client, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
     try:
         said = progress.decode(await delivery.read())
     except (DecodeError, CorruptPayload) as exc:

@@ -34,7 +34,7 @@ ANSWER_S: Final = 10.0
 """How long a server may take to accept a job."""
 
 
-class Fabric:
+class Client:
     """A running FedKeeper system, seen through its broker.
 
     Attributes:
@@ -210,7 +210,7 @@ async def _decoded(delivery: Delivery) -> Progress | None:
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, provision: bool = True) -> AsyncIterator[Fabric]:
+async def connect(url: str, *, provision: bool = True) -> AsyncIterator[Client]:
     """A running system, by its broker's address.
 
     Args:
@@ -226,4 +226,4 @@ async def connect(url: str, *, provision: bool = True) -> AsyncIterator[Fabric]:
         ForeignStream: someone else's JetStream stream is in our way.
     """
     async with broker.connect(url, name="fedkeeper", provision=provision) as bus:
-        yield Fabric(bus)
+        yield Client(bus)

@@ -17,7 +17,7 @@ from broker.base import Broker
 from broker.support.tasks import task_group
 from fedkeeper import bridging, notify, restart
 from fedkeeper.bridging import BridgeFile
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from fedkeeper.store import opened
 
 log = structlog.get_logger(__name__)
@@ -100,7 +100,7 @@ async def _provide(settings: Settings, bus: Broker) -> None:
     from fedkeeper.provision import provision
 
     at, data_dir = settings.shards_at, settings.data_dir
-    await provision(Fabric(bus), platform=settings.platform, shards_at=at, data_dir=data_dir)
+    await provision(Client(bus), platform=settings.platform, shards_at=at, data_dir=data_dir)
 
 
 @contextlib.asynccontextmanager

@@ -13,7 +13,7 @@ import broker
 from broker import topics
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.brokers import Mosquitto
@@ -109,7 +109,7 @@ async def test_all_that_a_job_says_is_told_apart(mosquitto: Mosquitto) -> None:
     """Whatever has a content type is a CloudEvent, and every event of the job has one."""
     ready = asyncio.Event()
     async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as heard:
-        fabric = Fabric(bus)
+        fabric = Client(bus)
         await fabric.register(fakes.clients(4))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()

@@ -11,7 +11,7 @@ import pytest
 
 import broker
 from broker.messages.progress import UpdateCounted
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.brokers import Mosquitto
@@ -32,7 +32,7 @@ async def test_any_mqtt_client_can_submit_a_job_and_watch_it(mosquitto: Mosquitt
     ready = asyncio.Event()
     port = ("-p", str(mosquitto.port))
     async with broker.connect(mosquitto.url) as bus:
-        await Fabric(bus).register(fakes.clients(10))
+        await Client(bus).register(fakes.clients(10))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
             watching = await asyncio.create_subprocess_exec(
@@ -45,7 +45,7 @@ async def test_any_mqtt_client_can_submit_a_job_and_watch_it(mosquitto: Mosquitt
             seen = await until_completed(watching)
             watching.terminate()
             await watching.wait()
-        [record] = await Fabric(bus).jobs()
+        [record] = await Client(bus).jobs()
     assert record.id.startswith("bare-")
     assert {event["specversion"] for event in seen} == {"1.0"}
     assert {event["subject"] for event in seen} == {record.id}
@@ -91,17 +91,17 @@ async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> 
     await server.start()
     crashes = 0
     async with broker.connect(server.url) as bus, broker.connect(server.url) as watching:
-        await Fabric(bus).register(fakes.clients(6))
+        await Client(bus).register(fakes.clients(6))
         job = fakes.job(stop={"rounds": 3}, cohort={"quorum": 1.0})
         async with asyncio.timeout(300), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
-            name = await Fabric(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=120)
-            async for said in Fabric(watching).watch(name):
+            name = await Client(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=120)
+            async for said in Client(watching).watch(name):
                 if isinstance(said.event, UpdateCounted) and said.event.counted == 2:
                     crashes += 1
                     await server.save()
                     await server.kill()
                     await server.start()
-        record = await Fabric(bus).job("crashing")
+        record = await Client(bus).job("crashing")
     await server.kill()
     assert crashes == 3
     assert record.model is not None

@@ -7,7 +7,7 @@ import pytest
 import broker
 from broker.base import Broker
 from broker.nats.server import NatsServer
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 
 
 @pytest.fixture(params=["memory_url", "nats_server"], ids=["memory", "nats"])
@@ -25,6 +25,6 @@ async def bus(url: str) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-def fabric(bus: Broker) -> Fabric:
+def fabric(bus: Broker) -> Client:
     """The SDK on it."""
-    return Fabric(bus)
+    return Client(bus)

@@ -17,7 +17,7 @@ from broker.messages.tensors import Tensors
 from client_fn.data import datasets, shards
 from client_fn.function import Warm, handle
 from fedkeeper.learning import TorchLearning
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support.fakes import Fleet, running
 
@@ -34,7 +34,7 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
     """A few rounds of one epoch; the initial and the final model."""
-    warm, fabric = Warm(), Fabric(bus)
+    warm, fabric = Warm(), Client(bus)
 
     async def function(bus: Broker, task: RoundTask) -> None:
         await handle(task, bus, warm, attempt=1)

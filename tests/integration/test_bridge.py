@@ -15,7 +15,7 @@ from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.invocation import Invocation
 from broker.messages.round import RoundTask
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fake_platforms import WITHIN_S, FakePlatform, publish, runner
@@ -226,7 +226,7 @@ async def test_an_unreadable_task_of_another_topic_gives_nothing_up(bus: Broker)
     assert {one.client for one in found} == {"client-02"}
 
 
-async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Fabric, bus: Broker) -> None:
+async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Client, bus: Broker) -> None:
     """A round closes at quorum; what its stragglers were to do is not begun any more."""
     release = asyncio.Event()
 

@@ -16,7 +16,7 @@ from broker.messages import progress
 from broker.messages.job import Job
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.learning import Initial
 from server.service import serve
 from tests.support import fakes
@@ -48,7 +48,7 @@ class NoModel(FakeLearning):
 async def test_a_server_that_takes_a_job_over_builds_no_model() -> None:
     undisturbed, _, _, _ = await train("memory://not-taken-over", None)
     async with broker.connect("memory://taken-over") as bus:
-        fabric, job = Fabric(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        fabric, job = Client(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
         await fabric.register(fakes.clients(6))
         async with running(Fleet(bus).serve()):
             async with running(serve(bus, FakeLearning())):
@@ -89,7 +89,7 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
 
     url = nats_server.url
     async with broker.connect(url) as bus:
-        fabric, job = Fabric(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
+        fabric, job = Client(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
         await fabric.register(fakes.clients(10))
         undisturbed = await finished(fabric, Fleet(bus), job, url)
 
@@ -118,7 +118,7 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
     assert set(fleet.asked.values()) == {1}, "a client was asked to train again"
 
 
-async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str) -> str:
+async def finished(fabric: Client, fleet: Fleet, job: Any, url: str) -> str:
     server = await start_server(url)
     async with running(fleet.serve()):
         name = await fabric.submit(job, timeout_s=120)
@@ -133,7 +133,7 @@ async def finished(fabric: Fabric, fleet: Fleet, job: Any, url: str) -> str:
 
 async def test_a_broker_that_is_killed_in_the_middle_of_a_round_costs_nothing(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
-        fabric, fleet, job = Fabric(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
+        fabric, fleet, job = Client(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
         await fabric.register(fakes.clients(10))
         async with running(serve(bus, FakeLearning()), fleet.serve()), asyncio.timeout(300):
             undisturbed = await fabric.submit(job)

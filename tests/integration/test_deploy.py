@@ -12,7 +12,7 @@ from broker.base import Broker
 from fedkeeper import deploy, fabric_file
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.fabric_file import DeploymentFile, Hosting
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from tests.support.fake_platforms import FakeHost
 from tests.support.fakes import running
 
@@ -45,7 +45,7 @@ async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeHost, FakeHost]]:
         yield board, cluster
 
 
-async def deployed(fabric: Fabric, file: DeploymentFile, *, remove: bool = False) -> list[str]:
+async def deployed(fabric: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
     """Do it; what was done, sorted."""
     wanted = [] if remove else await deploy.wanted(fabric, file, "nats://here")
     done: list[str] = []
@@ -59,7 +59,7 @@ def with_board(file: DeploymentFile, **changes: object) -> DeploymentFile:
     return msgspec.structs.replace(file, platforms={**file.platforms, "board": board})
 
 
-async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Fabric, file: DeploymentFile) -> None:
+async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
     async with two_hosts(bus) as (board, cluster):
         first = await deployed(fabric, file)
         assert await deployed(fabric, file) == []
@@ -73,7 +73,7 @@ async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Fabric, 
     ]
 
 
-async def test_an_edit_changes_only_what_differs(bus: Broker, fabric: Fabric, file: DeploymentFile) -> None:
+async def test_an_edit_changes_only_what_differs(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
     async with two_hosts(bus) as (board, _):
         await deployed(fabric, file)
         assert await deployed(fabric, with_board(file, image="client:2")) == ["update 000"]
@@ -82,7 +82,7 @@ async def test_an_edit_changes_only_what_differs(bus: Broker, fabric: Fabric, fi
 
 
 async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(
-    bus: Broker, fabric: Fabric, file: DeploymentFile
+    bus: Broker, fabric: Client, file: DeploymentFile
 ) -> None:
     async with two_hosts(bus) as (board, cluster):
         await deployed(fabric, file)
@@ -94,7 +94,7 @@ async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(
 
 
 async def test_what_failed_is_said_and_the_next_time_completes_it(
-    bus: Broker, fabric: Fabric, file: DeploymentFile
+    bus: Broker, fabric: Client, file: DeploymentFile
 ) -> None:
     async with two_hosts(bus) as (board, cluster):
         cluster.full = True
@@ -106,7 +106,7 @@ async def test_what_failed_is_said_and_the_next_time_completes_it(
         assert await deployed(fabric, file) == ["create 001", "create 002", "register 001", "register 002"]
 
 
-async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric: Fabric, file: DeploymentFile) -> None:
+async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
     async with two_hosts(bus) as (board, cluster):
         await deployed(fabric, file)
         foreign = msgspec.structs.replace(next(iter(board.functions.values())), name="foreign", fabric="another")
@@ -118,6 +118,6 @@ async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric:
         assert await fabric.clients() == []
 
 
-async def test_a_platform_without_a_bridge_is_named(fabric: Fabric) -> None:
+async def test_a_platform_without_a_bridge_is_named(fabric: Client) -> None:
     with pytest.raises(NoBridge, match="no bridge answered for platform 'nowhere'"):
         await fabric.ask("nowhere", "list", timeout_s=0.3)

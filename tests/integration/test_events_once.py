@@ -16,7 +16,7 @@ from broker.messages.invocation import Invocation, Outcome
 from broker.messages.progress import Event, Progress
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
@@ -101,7 +101,7 @@ async def invoked(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = 
 
 async def test_all_that_can_happen_to_jobs_is_said_once(buses: tuple[Broker, Broker]) -> None:
     bus, servers = buses
-    fabric, said = Fabric(bus), Said()
+    fabric, said = Client(bus), Said()
 
     async def eventful(bus: Broker, task: RoundTask) -> None:
         """Job `done`: whatever can happen to an update that counts. Job `failing`: nobody answers."""

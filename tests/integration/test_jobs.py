@@ -18,7 +18,7 @@ from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask, nonce, token
 from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server import invitations, strategy
 from server.aggregator import Aggregate, plan
 from server.service import serve
@@ -30,7 +30,7 @@ KNOWN = "known to the test"
 FORGED = b'\xffFKCHUNKS1{"sha256":"' + b"0" * 64 + b'","size":9000000,"chunk_bytes":1048576}'
 
 
-async def events(fabric: Fabric, job: str) -> list[Progress]:
+async def events(fabric: Client, job: str) -> list[Progress]:
     async with asyncio.timeout(WITHIN_S):
         return [said async for said in fabric.watch(job)]
 
@@ -39,13 +39,13 @@ def of(said: list[Progress], kind: type[Any]) -> list[Any]:
     return [one.event for one in said if isinstance(one.event, kind)]
 
 
-async def digest(fabric: Fabric, job: str) -> str:
+async def digest(fabric: Client, job: str) -> str:
     record = await fabric.job(job)
     assert record.model is not None
     return record.model.sha256
 
 
-async def test_a_job_is_trained_round_by_round(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_is_trained_round_by_round(fabric: Client, bus: Broker) -> None:
     fleet = Fleet(bus)
     await fabric.register(fakes.clients(10))
     async with running(serve(bus, FakeLearning()), fleet.serve()):
@@ -64,7 +64,7 @@ async def test_a_job_is_trained_round_by_round(fabric: Fabric, bus: Broker) -> N
     assert (record.phase, record.done) == ("completed", 2)
 
 
-async def test_the_new_model_is_the_mean_weighted_by_samples(fabric: Fabric, bus: Broker) -> None:
+async def test_the_new_model_is_the_mean_weighted_by_samples(fabric: Client, bus: Broker) -> None:
     fleet = Fleet(bus)
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), fleet.serve()):
@@ -79,7 +79,7 @@ async def test_the_new_model_is_the_mean_weighted_by_samples(fabric: Fabric, bus
     assert tensors.layout(model) == tensors.layout(fakes.INITIAL)
 
 
-async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Fabric, bus: Broker) -> None:
+async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Client, bus: Broker) -> None:
     async def twice(bus: Broker, task: RoundTask) -> None:
         for attempt in (1, 1, 2):
             await fakes.answer(bus, task, attempt)
@@ -106,7 +106,7 @@ async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Fa
     assert len(of(said, progress.UpdateCounted)) == 8
 
 
-async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(fabric: Fabric, bus: Broker) -> None:
+async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(fabric: Client, bus: Broker) -> None:
     async def with_rubbish(bus: Broker, task: RoundTask) -> None:
         good = fakes.trained(await fakes.base_of(bus, task), task)
         bad = {name: array.copy() for name, array in good.items()}
@@ -143,7 +143,7 @@ async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(fabric: 
     assert codes & {"duplicate", "late"}
 
 
-async def test_a_round_closes_at_quorum_when_a_client_stays_silent(fabric: Fabric, bus: Broker) -> None:
+async def test_a_round_closes_at_quorum_when_a_client_stays_silent(fabric: Client, bus: Broker) -> None:
     async def one_is_silent(bus: Broker, task: RoundTask) -> None:
         if task.client_id != "client-02":
             await fakes.answer(bus, task)
@@ -159,7 +159,7 @@ async def test_a_round_closes_at_quorum_when_a_client_stays_silent(fabric: Fabri
     assert len(of(said, progress.RoundQuorum)) == 2
 
 
-async def test_the_time_split_adds_up(fabric: Fabric, bus: Broker) -> None:
+async def test_the_time_split_adds_up(fabric: Client, bus: Broker) -> None:
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
         job = await fabric.submit(fakes.job())
@@ -174,7 +174,7 @@ async def test_the_time_split_adds_up(fabric: Fabric, bus: Broker) -> None:
 
 
 @pytest.mark.parametrize(("policy", "failed"), [("stop", 1), ("retry", 3), ("skip", 3)])
-async def test_a_round_without_quorum_fails_loudly(fabric: Fabric, bus: Broker, policy: str, failed: int) -> None:
+async def test_a_round_without_quorum_fails_loudly(fabric: Client, bus: Broker, policy: str, failed: int) -> None:
     async def silent(bus: Broker, task: RoundTask) -> None:
         """Never an answer."""
 
@@ -187,7 +187,7 @@ async def test_a_round_without_quorum_fails_loudly(fabric: Fabric, bus: Broker, 
     assert f"round {failed} failed: 0 of 4 needed updates" in of(said, progress.JobFailed)[0].reason
 
 
-async def test_a_failed_round_is_done_again_with_fresh_tokens(fabric: Fabric, bus: Broker) -> None:
+async def test_a_failed_round_is_done_again_with_fresh_tokens(fabric: Client, bus: Broker) -> None:
     async def late_the_first_time(bus: Broker, task: RoundTask) -> None:
         if task.round > 1:
             await fakes.answer(bus, task)
@@ -205,7 +205,7 @@ async def test_a_failed_round_is_done_again_with_fresh_tokens(fabric: Fabric, bu
     assert sorted(failed + completed) == list(range(1, len(failed) + 3))
 
 
-async def test_a_job_waits_for_clients_says_so_and_goes_on(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_waits_for_clients_says_so_and_goes_on(fabric: Client, bus: Broker) -> None:
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
         job = await fabric.submit(fakes.job())
         async for said in fabric.watch(job):
@@ -215,14 +215,14 @@ async def test_a_job_waits_for_clients_says_so_and_goes_on(fabric: Fabric, bus: 
         assert (await fabric.job(job)).phase == "completed"
 
 
-async def test_a_job_does_not_wait_for_ever(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_does_not_wait_for_ever(fabric: Client, bus: Broker) -> None:
     async with running(serve(bus, FakeLearning())):
         job = await fabric.submit(fakes.job(cohort={"wait_s": 0.2}))
         said = await events(fabric, job)
     assert "0 of 4 clients that hold" in of(said, progress.JobFailed)[0].reason
 
 
-async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Fabric, bus: Broker) -> None:
+async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Client, bus: Broker) -> None:
     hold = asyncio.Event()
 
     async def hold_round_two(bus: Broker, task: RoundTask) -> None:
@@ -240,7 +240,7 @@ async def test_a_cancelled_job_ends_and_keeps_its_model(fabric: Fabric, bus: Bro
         assert await fabric.model(job)
 
 
-async def test_a_job_that_waits_for_clients_can_be_cancelled(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_that_waits_for_clients_can_be_cancelled(fabric: Client, bus: Broker) -> None:
     async with running(serve(bus, FakeLearning())):
         job = await fabric.submit(fakes.job())
         async with asyncio.timeout(WITHIN_S):
@@ -250,7 +250,7 @@ async def test_a_job_that_waits_for_clients_can_be_cancelled(fabric: Fabric, bus
         assert (await fabric.job(job)).phase == "cancelled"
 
 
-async def test_the_target_accuracy_ends_a_job_early(fabric: Fabric, bus: Broker) -> None:
+async def test_the_target_accuracy_ends_a_job_early(fabric: Client, bus: Broker) -> None:
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
         job = await fabric.submit(fakes.job(stop={"rounds": 50, "target_accuracy": 0.1}))
@@ -259,7 +259,7 @@ async def test_the_target_accuracy_ends_a_job_early(fabric: Fabric, bus: Broker)
     assert "reached the target 0.1" in of(said, progress.JobCompleted)[0].reason
 
 
-async def test_a_job_whose_record_has_no_secret_gets_one(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_whose_record_has_no_secret_gets_one(fabric: Client, bus: Broker) -> None:
     fleet, record = Fleet(bus), JobRecord(id="bare", job=fakes.job())
     await fabric.register(fakes.clients(4))
     await bus.put(topics.pointer("bare"), codec.encode(record))
@@ -269,7 +269,7 @@ async def test_a_job_whose_record_has_no_secret_gets_one(fabric: Fabric, bus: Br
     assert [task.token for task in fleet.tasks] == wanted
 
 
-async def test_several_jobs_run_at_once_and_one_that_fails_harms_no_other(fabric: Fabric, bus: Broker) -> None:
+async def test_several_jobs_run_at_once_and_one_that_fails_harms_no_other(fabric: Client, bus: Broker) -> None:
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning(fails_on="missing")), Fleet(bus).serve()):
         good = [await fabric.submit(fakes.job(f"good-{i}")) for i in range(3)]
@@ -281,7 +281,7 @@ async def test_several_jobs_run_at_once_and_one_that_fails_harms_no_other(fabric
     assert len({await digest(fabric, job) for job in good}) == 1
 
 
-async def test_two_servers_on_one_broker_agree(fabric: Fabric, bus: Broker) -> None:
+async def test_two_servers_on_one_broker_agree(fabric: Client, bus: Broker) -> None:
     fleet = Fleet(bus)
     await fabric.register(fakes.clients(10))
     async with running(serve(bus, FakeLearning()), fleet.serve()):
@@ -297,7 +297,7 @@ async def test_two_servers_on_one_broker_agree(fabric: Fabric, bus: Broker) -> N
     assert len(tokens) == len({task.id for task in fleet.tasks}), "a task was sent with two tokens"
 
 
-async def test_a_clients_next_task_names_the_state_of_its_last_counted_update(fabric: Fabric, bus: Broker) -> None:
+async def test_a_clients_next_task_names_the_state_of_its_last_counted_update(fabric: Client, bus: Broker) -> None:
     async def with_state(bus: Broker, task: RoundTask) -> None:
         topic = topics.optimizer_state(task.job, task.client_id, task.round, 1)
         await bus.put(topic, b"moments")
@@ -325,7 +325,7 @@ async def test_a_clients_next_task_names_the_state_of_its_last_counted_update(fa
     ],
 )
 async def test_a_refused_job_names_the_field_and_the_server_stays_up(
-    fabric: Fabric, bus: Broker, job: dict[str, Any], field: str
+    fabric: Client, bus: Broker, job: dict[str, Any], field: str
 ) -> None:
     import msgspec
 
@@ -340,7 +340,7 @@ async def test_a_refused_job_names_the_field_and_the_server_stays_up(
         assert (await events(fabric, good))[-1].event.what == "job.completed"
 
 
-async def test_a_job_that_a_newer_server_has_moved_is_left_to_it(fabric: Fabric, bus: Broker) -> None:
+async def test_a_job_that_a_newer_server_has_moved_is_left_to_it(fabric: Client, bus: Broker) -> None:
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()), asyncio.timeout(WITHIN_S):
         job = await fabric.submit(fakes.job())
         async for said in fabric.watch(job):
@@ -368,7 +368,7 @@ def test_the_fold_is_what_an_auditor_would_compute() -> None:
     np.testing.assert_allclose(aggregate.mean()["layer.bias"], [0.25] * 3)
 
 
-async def test_rubbish_in_the_register_and_in_a_manifest_takes_nothing_down(fabric: Fabric, bus: Broker) -> None:
+async def test_rubbish_in_the_register_and_in_a_manifest_takes_nothing_down(fabric: Client, bus: Broker) -> None:
     async def after_a_bad_manifest(bus: Broker, task: RoundTask) -> None:
         # What a chunked payload starts with, and then bytes that are no UTF-8.
         await bus._publish(topics.update(task.job, task.round, task.client_id, 1), b"\xffFKCHUNKS1\xff\xfe", None)
@@ -383,7 +383,7 @@ async def test_rubbish_in_the_register_and_in_a_manifest_takes_nothing_down(fabr
     assert {one.code for one in of(said, progress.UpdateRefused)} == {"malformed"}
 
 
-async def test_forged_manifests_on_the_open_topics_harm_no_job(fabric: Fabric, bus: Broker) -> None:
+async def test_forged_manifests_on_the_open_topics_harm_no_job(fabric: Client, bus: Broker) -> None:
     async def after_forgeries(bus: Broker, task: RoundTask) -> None:
         # As a manifest it announces chunks that nobody has stored.
         for topic in (
@@ -400,7 +400,7 @@ async def test_forged_manifests_on_the_open_topics_harm_no_job(fabric: Fabric, b
     assert said[-1].event.what == "job.completed"
 
 
-async def test_clients_whose_bridge_is_not_there_are_not_invited(fabric: Fabric, bus: Broker) -> None:
+async def test_clients_whose_bridge_is_not_there_are_not_invited(fabric: Client, bus: Broker) -> None:
     absent = [msgspec.structs.replace(client, platform="away") for client in fakes.clients(8)[4:]]
     await fabric.register([*fakes.clients(4), *absent])
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
@@ -413,7 +413,7 @@ async def test_clients_whose_bridge_is_not_there_are_not_invited(fabric: Fabric,
     assert "4 of them on away, whose bridge is not there" in failed.reason
 
 
-async def there_until_a_round_opens(fabric: Fabric, platform: str) -> None:
+async def there_until_a_round_opens(fabric: Client, platform: str) -> None:
     """A bridge that takes no tasks, and is not heard any more once a round is open."""
     here = Presence(bridge=f"{platform}-1", platform=platform, every_s=0.1)
     async with task_group() as group:
@@ -431,7 +431,7 @@ async def there_until_a_round_opens(fabric: Fabric, platform: str) -> None:
         announcing.cancel()
 
 
-async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadline(fabric: Fabric, bus: Broker) -> None:
+async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadline(fabric: Client, bus: Broker) -> None:
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve(), there_until_a_round_opens(fabric, "dying")):
@@ -441,7 +441,7 @@ async def test_a_bridge_that_dies_in_a_round_is_not_waited_for_until_the_deadlin
     assert of(said, progress.RoundCompleted)[0].missing == (dying[0].id,)
 
 
-async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
+async def test_presence_may_be_ignored(fabric: Client, bus: Broker) -> None:
     await fabric.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning())):
         job = await fabric.submit(fakes.job(cohort={"presence": "ignored", "deadline_s": 0.2, "on_failure": "stop"}))
@@ -449,7 +449,7 @@ async def test_presence_may_be_ignored(fabric: Fabric, bus: Broker) -> None:
 
 
 @pytest.mark.slow
-async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fabric: Fabric, bus: Broker) -> None:
+async def test_a_bridge_that_has_gone_is_waited_for_where_the_quorum_needs_it(fabric: Client, bus: Broker) -> None:
     dying = [msgspec.structs.replace(client, platform="dying") for client in fakes.clients(4)[3:]]
     await fabric.register([*fakes.clients(3), *dying])
     async with running(serve(bus, FakeLearning()), Fleet(bus).serve(), there_until_a_round_opens(fabric, "dying")):

@@ -25,7 +25,7 @@ from broker.support import processes
 from broker.support.tasks import task_group
 from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import deal
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support.paths import REPOSITORY
 from tests.support.store_messages import FUNCTION, JOB
@@ -53,11 +53,11 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def system(url: str, folder: Path) -> AsyncIterator[Fabric]:
+async def system(url: str, folder: Path) -> AsyncIterator[Client]:
     """Today's server and local bridge, with one worker, and clients for the job."""
     workers, vault = local.Settings(broker=url), SecretStore(None)
     async with broker.connect(url) as bus, local.opened(workers, vault, bus) as platform, task_group() as group:
-        fabric, ready = Fabric(bus), asyncio.Event()
+        fabric, ready = Client(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data
         await fabric.register(deal(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
         parts = [

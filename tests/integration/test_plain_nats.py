@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import nats as nats_py
-from nats.aio.client import Client
+from nats.aio.client import Client as NatsClient
 
 import broker
 from broker.nats.server import USER, NatsServer
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
@@ -24,18 +24,18 @@ JOB = {
 }
 
 
-async def client(server: NatsServer) -> Client:
+async def client(server: NatsServer) -> NatsClient:
     return await nats_py.connect(
         f"nats://127.0.0.1:{server.port}", user=USER, password=server.password_file.read_text().strip()
     )
 
 
 @contextlib.asynccontextmanager
-async def at_work(server: NatsServer) -> AsyncIterator[Client]:
+async def at_work(server: NatsServer) -> AsyncIterator[NatsClient]:
     """A system that takes jobs and has clients for them; yields a connection of someone who knows nothing of it."""
     ready = asyncio.Event()
     async with broker.connect(server.url) as bus:
-        await Fabric(bus).register(fakes.clients(10))
+        await Client(bus).register(fakes.clients(10))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
             nc = await client(server)
@@ -81,7 +81,7 @@ async def test_a_bad_request_gets_the_error_and_the_server_stays_up(nats_server:
 
 async def test_a_job_published_while_no_server_runs_is_done_when_one_does(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
-        fabric = Fabric(bus)
+        fabric = Client(bus)
         await fabric.register(fakes.clients(10))
         nc = await client(nats_server)
         await nc.publish("fl.jobs.submit", json.dumps(JOB).encode())

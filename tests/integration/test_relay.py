@@ -26,7 +26,7 @@ from broker.messages.invocation import Invocation
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from emulators.wire import Wire, wire_to
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.brokers import STORE_BYTES, Mosquitto
@@ -101,12 +101,12 @@ def relay(backbone: Broker, site: Broker, about: Settings | None = None) -> Rela
     return Relay(about or settings(), backbone, site, heartbeat_s=ACK_WAIT_S / 4)
 
 
-async def said_of(fabric: Fabric, job: str) -> list[progress.Event]:
+async def said_of(fabric: Client, job: str) -> list[progress.Event]:
     async with asyncio.timeout(WITHIN_S):
         return [one.event async for one in fabric.watch(job)]
 
 
-async def digest(fabric: Fabric, job: str) -> str:
+async def digest(fabric: Client, job: str) -> str:
     record = await fabric.job(job)
     assert record.phase == "completed", record.reason
     assert record.model is not None
@@ -118,7 +118,7 @@ async def trained(backbone: Broker, job_id: str = "", count: int = 4) -> tuple[s
 
     All clients are in its cohort, or it would depend on whose bridge was heard first.
     """
-    fabric = Fabric(backbone)
+    fabric = Client(backbone)
     job = job_id or await fabric.submit(fakes.job(cohort={"clients": count}))
     said = await said_of(fabric, job)
     counted = Counter(f"{e.round} {e.client}" for e in said if isinstance(e, progress.UpdateCounted))
@@ -128,7 +128,7 @@ async def trained(backbone: Broker, job_id: str = "", count: int = 4) -> tuple[s
 async def undisturbed(count: int) -> str:
     """The digest of the same job where all clients are connected to the FL server's broker."""
     async with broker.connect("memory://undisturbed") as bus:
-        await Fabric(bus).register(fakes.clients(count))
+        await Client(bus).register(fakes.clients(count))
         async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
             return (await trained(bus, count=count))[0]
 
@@ -154,7 +154,7 @@ async def value(bus: Broker, topic: str, holding: bytes) -> None:
 async def test_a_site_trains_behind_its_relay_and_the_model_crosses_once(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     fleet, carried = Fleet(site, platform="edge-a"), relay(backbone, site)
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     async with running(serve(backbone, FakeLearning()), carried.run(), fleet.serve()):
         with capture_logs() as logs:
             got, counted = await trained(backbone)
@@ -169,7 +169,7 @@ async def test_a_site_trains_behind_its_relay_and_the_model_crosses_once(world: 
 
 async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     fleet = Fleet(site, platform="edge-a")
     async with running(serve(backbone, FakeLearning()), relay(backbone, site).run(), fleet.serve()):
         with capture_logs() as logs:
@@ -183,7 +183,7 @@ async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:
 
 async def test_two_sites_and_the_backbone_train_one_job_as_one_site_would(world: World) -> None:
     backbone, north, south = [await world.at(place) for place in ("backbone", "north", "south")]
-    fabric = Fabric(backbone)
+    fabric = Client(backbone)
     for first, platform in ((0, "edge-a"), (2, "edge-b"), (4, "fake")):
         await fabric.register(fakes.clients(2, platform=platform, first=first))
     fleets = [Fleet(north, platform="edge-a"), Fleet(south, platform="edge-b"), Fleet(backbone)]
@@ -264,19 +264,19 @@ async def test_a_relay_that_dies_at_any_step_is_replaced_without_a_trace() -> No
                 for place in ("backbone", "site")
             ]
             fleet = Fleet(site, with_state, platform="edge-a")
-            await Fabric(backbone).register(fakes.clients(2, platform="edge-a"))
+            await Client(backbone).register(fakes.clients(2, platform="edge-a"))
             job = await submitted(backbone, cohort={"clients": 2})
             async with running(serve(backbone, FakeLearning()), fleet.serve()):
                 try:
                     async with running(Relay(settings(), *fused, heartbeat_s=0.03).run()):
-                        await said_of(Fabric(backbone), job)
+                        await said_of(Client(backbone), job)
                         await forgotten(site, job)
                     died = False
                 except Crash:
                     died = True
                     replaced = [await world.connect(await world.url(place), 0.1) for place in ("backbone", "site")]
                     async with running(Relay(settings(), *replaced, heartbeat_s=0.03).run()):
-                        said = await said_of(Fabric(backbone), job)
+                        said = await said_of(Client(backbone), job)
                         counted = [one.client for one in said if isinstance(one, progress.UpdateCounted)]
                         assert Counter(counted) == {"client-00": 2, "client-01": 2}, f"step {steps}"
                         assert set(fleet.asked.values()) == {1}, f"trained twice after a crash at step {steps}"
@@ -318,7 +318,7 @@ def state_of(one: RoundTask, round_: int) -> bytes:
 
 async def test_an_optimizer_state_is_there_before_its_update_and_for_the_next_task(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     fleet = Fleet(site, with_state, platform="edge-a")
     async with running(serve(backbone, FakeLearning()), relay(backbone, site).run(), fleet.serve()):
         with capture_logs() as logs:
@@ -452,10 +452,10 @@ async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
         await fakes.answer(bus, one)
 
     fleet = Fleet(site, cut_then_answer, platform="edge-a")
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     with capture_logs() as logs:
         async with running(serve(backbone, FakeLearning()), relay(linked, site).run(), fleet.serve()):
-            job = await Fabric(backbone).submit(fakes.job())
+            job = await Client(backbone).submit(fakes.job())
             await soon(lambda: any(line["event"] == "site is cut off" for line in logs))
             # Whatever was put down by then is trained; nothing of it has come through.
             waiting = len(fleet.tasks)
@@ -527,7 +527,7 @@ async def test_a_site_s_broker_that_is_killed_in_the_middle_of_a_round_costs_not
             await server.start()
 
     fleet = Fleet(site, kill_once, platform="edge-a")
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     async with running(serve(backbone, FakeLearning()), relay(backbone, site).run(), fleet.serve()):
         got, counted = await trained(backbone)
     assert got == await undisturbed(4)
@@ -536,7 +536,7 @@ async def test_a_site_s_broker_that_is_killed_in_the_middle_of_a_round_costs_not
 
 async def test_two_relays_of_one_name_share_the_work(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
-    await Fabric(backbone).register(fakes.clients(4, platform="edge-a"))
+    await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     fleet = Fleet(site, with_state, platform="edge-a")
     relays = [relay(backbone, site).run() for _ in range(2)]
     async with running(serve(backbone, FakeLearning()), *relays, fleet.serve()):

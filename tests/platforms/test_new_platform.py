@@ -18,7 +18,7 @@ from broker.messages.progress import RoundCompleted
 from broker.nats.server import NatsServer
 from fedkeeper import archives, bridging, deploy, fabric_file
 from fedkeeper.errors import BadDeploymentFile
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, running
@@ -163,7 +163,7 @@ async def test_its_functions_are_deployed_and_train_a_round(
         broker.connect(url) as bus,
         running(serve(bus, FakeLearning()), bridge),
     ):
-        sdk = Fabric(bus)
+        sdk = Client(bus)
         wanted = await deploy.wanted(sdk, file, url)
         await deploy.apply(sdk, await deploy.needed(sdk, file, wanted), lambda _: None)
         clients = await sdk.clients()
@@ -219,7 +219,7 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        wanted = await deploy.wanted(Fabric(bus), fabric(tmp_path), memory_url)
+        wanted = await deploy.wanted(Client(bus), fabric(tmp_path), memory_url)
     assert [one.function.package for one in wanted] == [None] * 3
 
 

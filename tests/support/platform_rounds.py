@@ -19,7 +19,7 @@ from broker.nats.server import NatsServer
 from fedkeeper import archives, bridging, deploy
 from fedkeeper.fabric_file import DeploymentFile, Holdings, Hosting
 from fedkeeper.learning import TorchLearning
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server import service
 from tests.support.fakes import running
 from tests.support.paths import REPOSITORY
@@ -42,7 +42,7 @@ class Rounds:
     """
 
     bus: Broker
-    fabric: Fabric
+    fabric: Client
     url: str
     folder: Path
     events: list[Event] = field(default_factory=list)
@@ -133,4 +133,4 @@ async def rounds(nats: NatsServer, folder: Path) -> AsyncIterator[Rounds]:
         broker.connect(nats.url, name="server") as own,
         running(service.serve(own, TorchLearning(None))),
     ):
-        yield Rounds(bus, Fabric(bus), nats.url, folder)
+        yield Rounds(bus, Client(bus), nats.url, folder)

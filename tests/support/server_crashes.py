@@ -12,7 +12,7 @@ from broker.base import Broker, Value
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.round import RoundTask, nonce, token
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
@@ -45,7 +45,7 @@ def dying(bus: Broker, writes: int) -> Broker:
     return bus
 
 
-async def end_of(fabric: Fabric, job: str) -> list[str]:
+async def end_of(fabric: Client, job: str) -> list[str]:
     """The ids of what was said of a job until its end, such as `update.counted.1.client-03`."""
     async with asyncio.timeout(WITHIN_S):
         return [one.id.removeprefix(f"{job}.") async for one in fabric.watch(job)]
@@ -54,7 +54,7 @@ async def end_of(fabric: Fabric, job: str) -> list[str]:
 async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bool]:
     """A job of three rounds, with a server that dies at a write and one that takes over; whether it did die."""
     async with broker.connect(url) as bus, broker.connect(url) as servers:
-        fabric, fleet, died = Fabric(bus), Fleet(bus), False
+        fabric, fleet, died = Client(bus), Fleet(bus), False
         await fabric.register(fakes.clients(6))
         job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
         async with running(fleet.serve()):

@@ -34,7 +34,7 @@ from broker.support.tasks import task_group
 from client_fn import package
 from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import deal
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.service import serve
 from server.submissions import SubmissionReply
 from tests.support.events import EVENTS
@@ -101,10 +101,10 @@ async def _forget(topic: str, chunk: bytes) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> AsyncIterator[Fabric]:
+async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> AsyncIterator[Client]:
     """Server, bridge, workers and clients on one connection, of which everything that is published is written down."""
     _tap(bus, lambda topic, payload: _note(found, topic, payload))
-    fabric, learning, ready = Fabric(bus), TorchLearning(None), asyncio.Event()
+    fabric, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
     data = jobs.from_toml(JOB).data
     await fabric.register(deal(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
     async with _workers(url, bus) as platform, task_group() as group:
@@ -135,7 +135,7 @@ def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:
         setattr(bus, verb, shown)
 
 
-async def _run(fabric: Fabric, found: Messages) -> None:
+async def _run(fabric: Client, found: Messages) -> None:
     job = await fabric.submit(jobs.from_toml(JOB))
     async for said in fabric.watch(job):
         if isinstance(said.event, ENDS):

@@ -21,7 +21,7 @@ from broker.messages.progress import ENDS, Event, JobCompleted, Progress, RoundC
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from fedkeeper import provision, system
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 from server.cohort import DATA_LABEL
 from tests.support.edge.links import Backbone
 from tests.support.edge.site_programs import Station, Uplink
@@ -122,7 +122,7 @@ class Spread:
         )
         try:
             async with asyncio.timeout(WITHIN_S), task_group() as group:
-                course = Course(await Fabric(self.bus).submit(job))
+                course = Course(await Client(self.bus).submit(job))
                 group.create_task(course._follow(self.bus), name=f"course of {course.job}")
                 yield course
         except TimeoutError as exc:
@@ -189,4 +189,4 @@ async def _register(bus: Broker, sites: list[str], shards_at: Path) -> None:
         msgspec.structs.replace(one, platform=sites[number // EACH], labels={DATA_LABEL: _OURS})
         for number, one in enumerate(dealt)
     ]
-    await Fabric(bus).register(clients)
+    await Client(bus).register(clients)

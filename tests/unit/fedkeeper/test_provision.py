@@ -17,31 +17,31 @@ from broker.messages.register import ClientRecord
 from client_fn.data import shards
 from client_fn.errors import BadDeal
 from fedkeeper.provision import deal, provision
-from fedkeeper.sdk import Fabric
+from fedkeeper.sdk import Client
 
 DIGITS = Data(clients=3)
 
 
 @pytest.fixture
-async def fabric() -> AsyncIterator[Fabric]:
+async def fabric() -> AsyncIterator[Client]:
     async with asyncio.timeout(120), broker.connect("memory://provision", ack_wait_s=0.5) as bus:
-        yield Fabric(bus)
+        yield Client(bus)
 
 
-async def waits(fabric: Fabric, job_id: str, data: Data, phase: Phase = "running") -> None:
+async def waits(fabric: Client, job_id: str, data: Data, phase: Phase = "running") -> None:
     """A job's record, and its word that it waits."""
     record = JobRecord(id=job_id, job=Job(data=data, cohort=Cohort(clients=data.clients)), phase=phase)
     await fabric.broker.put(topics.pointer(job_id), codec.encode(record))
     await says_that_it_waits(fabric, job_id)
 
 
-async def says_that_it_waits(fabric: Fabric, job_id: str) -> None:
+async def says_that_it_waits(fabric: Client, job_id: str) -> None:
     event = JobWaiting(reason="", data="", have=0, need=3, until_s=1.0)
     said = progress.encode(Progress(job_id, event, 1.0, f"{job_id}.waiting"))
     await fabric.broker.publish(progress.topic_of(job_id, event), said)
 
 
-async def registered(fabric: Fabric, to: Path, data: Data) -> list[ClientRecord]:
+async def registered(fabric: Client, to: Path, data: Data) -> list[ClientRecord]:
     """Provision until all clients of that data are registered."""
     missing = {topics.client(f"{data.key}-{number:03}") for number in range(data.clients)}
     missing -= {topics.client(client.id) for client in await fabric.clients()}
@@ -55,7 +55,7 @@ async def registered(fabric: Fabric, to: Path, data: Data) -> list[ClientRecord]
     return await fabric.clients()
 
 
-async def test_a_waiting_job_gets_its_clients(fabric: Fabric, tmp_path: Path) -> None:
+async def test_a_waiting_job_gets_its_clients(fabric: Client, tmp_path: Path) -> None:
     await waits(fabric, "demo", DIGITS)
     got = await registered(fabric, tmp_path, DIGITS)
     assert [client.id for client in got] == [f"{DIGITS.key}-00{number}" for number in range(3)]
@@ -66,7 +66,7 @@ async def test_a_waiting_job_gets_its_clients(fabric: Fabric, tmp_path: Path) ->
         assert len(x) == len(y) == client.samples > 400
 
 
-async def test_clients_of_another_platform_stay_there(fabric: Fabric, tmp_path: Path) -> None:
+async def test_clients_of_another_platform_stay_there(fabric: Client, tmp_path: Path) -> None:
     elsewhere = ClientRecord(id=f"{DIGITS.key}-000", platform="edge", labels={"data": DIGITS.key})
     await fabric.register([elsewhere])
     await waits(fabric, "demo", DIGITS)
@@ -76,7 +76,7 @@ async def test_clients_of_another_platform_stay_there(fabric: Fabric, tmp_path: 
     assert [client.platform for client in found] == ["edge", "local", "local"]
 
 
-async def test_jobs_that_it_cant_help_are_passed_over(fabric: Fabric, tmp_path: Path) -> None:
+async def test_jobs_that_it_cant_help_are_passed_over(fabric: Client, tmp_path: Path) -> None:
     await waits(fabric, "foreign", Data(dataset="hospital", clients=3))
     await waits(fabric, "over", Data(clients=4), phase="cancelled")
     await waits(fabric, "impossible", Data(clients=5000))
@@ -88,7 +88,7 @@ async def test_jobs_that_it_cant_help_are_passed_over(fabric: Fabric, tmp_path: 
     assert {client.labels["data"] for client in got} == {DIGITS.key}
 
 
-async def test_a_job_that_says_twice_that_it_waits_has_its_clients_once(fabric: Fabric, tmp_path: Path) -> None:
+async def test_a_job_that_says_twice_that_it_waits_has_its_clients_once(fabric: Client, tmp_path: Path) -> None:
     await waits(fabric, "demo", DIGITS)
     await says_that_it_waits(fabric, "demo")
     other = Data(clients=2, partition="iid")
@@ -110,7 +110,7 @@ def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_broker_that_goes_away_leaves_the_job_to_the_next_try(
-    fabric: Fabric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fabric: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def gone(_: list[ClientRecord]) -> None:
         raise Disconnected("gone")
