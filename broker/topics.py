@@ -191,7 +191,7 @@ def job_states(job: str) -> str:
     return f"fl.state.{_part(job)}.>"
 
 
-def pointer(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
+def job_record(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
     """The job's record: phase, round, model, cohort; moved by compare-and-set only."""
     return f"{_root(tenant)}.rounds.{_part(job)}"
 

@@ -99,14 +99,14 @@ class Client:
         Raises:
             NoSuchJob: no job has that id.
         """
-        found = await self.broker.get(topics.pointer(job))
+        found = await self.broker.get(topics.job_record(job))
         if found is None:
             raise NoSuchJob(job)
         return codec.decode(JobRecord, found.payload)
 
     async def jobs(self) -> list[JobRecord]:
         """Every job that the broker knows, the oldest first."""
-        values = await self.broker.snapshot(topics.pointer(topics.ANY))
+        values = await self.broker.snapshot(topics.job_record(topics.ANY))
         found = [codec.decode(JobRecord, value.payload) for value in values.values()]
         return sorted(found, key=lambda record: (record.created_s, record.id))
 
@@ -180,7 +180,7 @@ class Client:
         record = await self.job(job)
         found = None if record.model is None else await self.broker.get(record.model.topic)
         if found is None:
-            raise CorruptPayload(topics.pointer(job), "there is no model")
+            raise CorruptPayload(topics.job_record(job), "there is no model")
         return found.payload
 
     async def _accepted(self, job_id: str) -> None:

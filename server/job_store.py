@@ -38,7 +38,7 @@ class JobStore:
             Conflict: another server has moved it since we read it.
         """
         after = msgspec.structs.replace(self.record, **changes)
-        topic = topics.pointer(after.id)
+        topic = topics.job_record(after.id)
         self._revision = await self._broker.put(topic, codec.encode(after), revision=self._revision)
         self.record = after
 

@@ -69,7 +69,7 @@ async def run(job: str, context: JobContext) -> None:
 
 
 async def _run_once(job: str, context: JobContext) -> bool:
-    found = await context.broker.get(topics.pointer(job))
+    found = await context.broker.get(topics.job_record(job))
     if found is None:
         return True
     record = codec.decode(JobRecord, found.payload)

@@ -72,7 +72,7 @@ async def _run_jobs(
 ) -> None:
     """Run each job that has not ended, from the moment its record appears."""
     running: dict[str, asyncio.Task[None]] = {}
-    async with context.broker.watch(topics.pointer(topics.ANY)) as values:
+    async with context.broker.watch(topics.job_record(topics.ANY)) as values:
         await listening.wait()
         on_ready()
         async for value in values:
@@ -107,11 +107,11 @@ async def _run_job(job: str, context: JobContext) -> None:
 
 
 async def _fail(job: str, context: JobContext, reason: str) -> None:
-    found = await context.broker.get(topics.pointer(job))
+    found = await context.broker.get(topics.job_record(job))
     record = None if found is None else _record(found)
     if found is None or record is None or record.ended:
         # A job has one end, also where what comes after it went wrong.
         return
     failed = job_record.failed(record, f"internal error: {reason}")
-    await context.broker.put(topics.pointer(job), codec.encode(failed), revision=found.revision)
+    await context.broker.put(topics.job_record(job), codec.encode(failed), revision=found.revision)
     await jobs.run(job, context)

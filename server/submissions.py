@@ -82,13 +82,13 @@ class SubmissionHandler:
             return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
 
     async def _accept(self, job_id: str, wanted: Job) -> SubmissionReply:
-        if await self.broker.get(topics.pointer(job_id)) is not None:
+        if await self.broker.get(topics.job_record(job_id)) is not None:
             return await self._taken(job_id, wanted)
         record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
         # Before the record: a job whose record is there has the secret that every server will find.
         await keep_secret(self.broker, job_id, self.secret)
         try:
-            await self.broker.put(topics.pointer(job_id), codec.encode(record), revision=0)
+            await self.broker.put(topics.job_record(job_id), codec.encode(record), revision=0)
         except Conflict:
             return await self._taken(job_id, wanted)
         log.info("job accepted", job=job_id)
@@ -96,7 +96,7 @@ class SubmissionHandler:
 
     async def _taken(self, job_id: str, wanted: Job) -> SubmissionReply:
         """A repetition is accepted as what it is; another job under the same id is not."""
-        found = await self.broker.get(topics.pointer(job_id))
+        found = await self.broker.get(topics.job_record(job_id))
         try:
             if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
                 return SubmissionReply(job=job_id)

@@ -24,7 +24,7 @@ AT_ONCE_S = 20.0
 
 NEVER_S = 0.3
 PROGRESS = topics.progress("job-1", "round", "completed")
-POINTER = topics.pointer("job-1")
+POINTER = topics.job_record("job-1")
 
 
 @pytest.fixture(params=["mosquitto", "nats-mqtt"])

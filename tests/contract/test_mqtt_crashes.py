@@ -18,7 +18,7 @@ from tests.support.values import payload_of
 SOON_S = 60.0
 PROGRESS = topics.progress("job-1", "round", "completed")
 TASK = topics.task("openfaas", "client-1")
-POINTER = topics.pointer("job-1")
+POINTER = topics.job_record("job-1")
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_a_durable_loses_nothing_over_a_crash(server: Mosquitto, bus: Brok
 
 
 async def test_a_watcher_sees_what_changed_and_what_went_during_an_outage(server: Mosquitto, bus: Broker) -> None:
-    gone = topics.pointer("job-2")
+    gone = topics.job_record("job-2")
     async with broker.connect(server.url) as other, bus.watch("fl.rounds.*") as values:
         revision = await bus.put(POINTER, b"1", revision=0)
         assert payload_of(await asyncio.wait_for(anext(values), SOON_S)) == b"1"

@@ -18,7 +18,7 @@ from tests.support.paths import REPOSITORY
 
 SOON_S = 10.0
 MARK = "fk/store"
-POINTER = topics.pointer("job-1")
+POINTER = topics.job_record("job-1")
 OLD = ("fk/groups/server", "fl/rounds/job-1")
 
 

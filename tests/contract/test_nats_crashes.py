@@ -80,7 +80,7 @@ async def test_a_durable_loses_nothing_over_a_crash(nats_server: NatsServer, con
 
 
 async def test_a_watcher_sees_the_change_made_after_a_crash(nats_server: NatsServer, connect: Connect) -> None:
-    pointer = topics.pointer("job-1")
+    pointer = topics.job_record("job-1")
     async with connect() as bus, bus.watch("fl.rounds.*") as values:
         revision = await bus.put(pointer, b"1", revision=0)
         assert payload_of(await asyncio.wait_for(anext(values), SOON_S)) == b"1"
@@ -90,7 +90,7 @@ async def test_a_watcher_sees_the_change_made_after_a_crash(nats_server: NatsSer
 
 
 async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: NatsServer, connect: Connect) -> None:
-    update, pointer = topics.update("job-1", 1, "client-1", 1), topics.pointer("job-1")
+    update, pointer = topics.update("job-1", 1, "client-1", 1), topics.job_record("job-1")
     async with connect() as bus:
         await bus.put(pointer, b"1")
         await nats_server.kill()
@@ -131,7 +131,7 @@ async def test_a_frozen_server_is_waited_for(nats_server: NatsServer, connect: C
 
 
 async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: Connect) -> None:
-    pointer = topics.pointer("job-1")
+    pointer = topics.job_record("job-1")
     async with connect() as bus:
         reconnect = bus._link  # type: ignore[attr-defined]
         connection = await reconnect.connection()

@@ -131,14 +131,14 @@ async def test_what_is_forbidden_is_denied_at_once(
 
 
 async def test_someone_who_lists_and_watches_jobs_does_not_see_their_secrets(strict_server: NatsServer) -> None:
-    record, secret, model = topics.pointer("job-1"), topics.secret("job-1"), topics.model("job-1", "ab" * 32)
+    record, secret, model = topics.job_record("job-1"), topics.secret("job-1"), topics.model("job-1", "ab" * 32)
     async with as_user(strict_server, "fedkeeper", "admin") as admin:
         await admin.put(secret, b"unguessable")
         await admin.put(record, b"{}")
         await admin.put(model, b"model")
         await admin.publish(PROGRESS, b"1")
     async with as_user(strict_server, "viewer", "secret") as bus, asyncio.timeout(30.0):
-        assert list(await bus.snapshot(topics.pointer(topics.ANY))) == [record]
+        assert list(await bus.snapshot(topics.job_record(topics.ANY))) == [record]
         assert await bus.get(record) is not None
         assert await bus.get(model) is not None
         await _subscribed(bus.subscribe(topics.job_progress(topics.ANY)))

@@ -18,7 +18,7 @@ from broker.nats.old_store import STREAMS
 from broker.nats.server import NatsServer
 from tests.support.paths import REPOSITORY
 
-POINTER = topics.pointer("job-1")
+POINTER = topics.job_record("job-1")
 MODEL = topics.model("job-1", "ab" * 32)
 SOON_S = 10.0
 
@@ -74,7 +74,7 @@ async def works(bus: Broker) -> None:
         delivery = await anext(tasks)
         assert await delivery.read() == b"train"
         await delivery.ack()
-    assert list(await bus.snapshot(topics.pointer(topics.ANY))) == [POINTER]
+    assert list(await bus.snapshot(topics.job_record(topics.ANY))) == [POINTER]
     await bus.purge("fl.models.>")
     assert await bus.get(MODEL) is None
 

@@ -11,7 +11,7 @@ from broker.errors import BadTopic, Conflict, Unsupported
 from tests.support.values import payload_of
 
 SOON_S = 60.0
-POINTER = topics.pointer("job-1")
+POINTER = topics.job_record("job-1")
 MODEL = topics.model("job-1", "ab" * 32)
 
 

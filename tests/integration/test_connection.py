@@ -14,7 +14,7 @@ from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.runtime.connection import LazyConnection
 
-NOTHING = topics.pointer("job")
+NOTHING = topics.job_record("job")
 
 
 @pytest.fixture(autouse=True)

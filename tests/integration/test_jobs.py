@@ -262,7 +262,7 @@ async def test_the_target_accuracy_ends_a_job_early(fabric: Client, bus: Broker)
 async def test_a_job_whose_record_has_no_secret_gets_one(fabric: Client, bus: Broker) -> None:
     fleet, record = Fleet(bus), JobRecord(id="bare", job=fakes.job())
     await fabric.register(fakes.clients(4))
-    await bus.put(topics.pointer("bare"), codec.encode(record))
+    await bus.put(topics.job_record("bare"), codec.encode(record))
     async with running(serve(bus, FakeLearning(), secret=lambda: KNOWN), fleet.serve()):
         assert (await events(fabric, "bare"))[-1].event.what == "job.completed"
     wanted = [token(nonce(KNOWN, "bare", task.round), task.client_id) for task in fleet.tasks]
@@ -346,15 +346,15 @@ async def test_a_job_that_a_newer_server_has_moved_is_left_to_it(fabric: Client,
         async for said in fabric.watch(job):
             if said.event.what == "job.waiting":
                 break
-        found = await bus.get(topics.pointer(job))
+        found = await bus.get(topics.job_record(job))
         assert found is not None
         newer = msgspec.json.encode({"id": job, "schema": 2, "rounds": "in another shape"})
-        await bus.put(topics.pointer(job), newer, revision=found.revision)
+        await bus.put(topics.job_record(job), newer, revision=found.revision)
         await bus.publish(topics.cancellation(job), b"{}")
         await fabric.register(fakes.clients(4))
         good = await fabric.submit(fakes.job())
         assert (await events(fabric, good))[-1].event.what == "job.completed"
-    left = await bus.get(topics.pointer(job))
+    left = await bus.get(topics.job_record(job))
     assert left is not None
     assert left.payload == newer
 

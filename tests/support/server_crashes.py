@@ -84,7 +84,7 @@ def token_of(task: RoundTask, secret: str) -> str:
 
 async def over(bus: Broker, job: str) -> None:
     """Until a job's server has nothing more to do for it, as far as the record tells."""
-    async with bus.watch(topics.pointer(job)) as values:
+    async with bus.watch(topics.job_record(job)) as values:
         async for value in values:
             if isinstance(value, Value) and codec.decode(JobRecord, value.payload).over:
                 return

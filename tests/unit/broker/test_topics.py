@@ -19,7 +19,7 @@ NAMES = {
     topics.model("j", SHA): f"fl.models.j.{SHA}",
     topics.optimizer_state("j", "c", 3, 2): "fl.state.j.c.3.2",
     topics.job_states("j"): "fl.state.j.>",
-    topics.pointer("j"): "fl.rounds.j",
+    topics.job_record("j"): "fl.rounds.j",
     topics.secret("j"): "fl.secrets.j",
     topics.client("c"): "fl.clients.c",
     topics.invocation("p", "c"): "fl.invocations.p.c",
@@ -33,7 +33,7 @@ NAMES = {
     topics.submission("j", tenant="acme"): "flt.acme.jobs.j.submit",
     topics.cancellation("j", tenant="acme"): "flt.acme.jobs.j.cancel",
     topics.model("j", SHA, tenant="acme"): f"flt.acme.models.j.{SHA}",
-    topics.pointer("j", tenant="acme"): "flt.acme.rounds.j",
+    topics.job_record("j", tenant="acme"): "flt.acme.rounds.j",
     topics.progress("j", "round", "completed", tenant="acme"): "flt.acme.progress.j.round.completed",
     topics.job_progress(topics.ANY, tenant=topics.ANY): "flt.*.progress.*.>",
     topics.chunk("flt.acme.models.j.m", SHA, 0): f"flt.acme.chunks.models.j.m.{SHA}.0",
@@ -53,7 +53,7 @@ def test_names_are_as_documented_and_kept_somewhere(built: str, name: str) -> No
 @pytest.mark.parametrize("job", ["", "a" * 41, "A", "a.b", "a*", ">", "a b", "ä", "a\n", "a/b"])
 def test_what_is_no_id_is_refused(job: str) -> None:
     with pytest.raises(BadTopic, match="1 to 40"):
-        topics.pointer(job)
+        topics.job_record(job)
 
 
 @pytest.mark.parametrize(

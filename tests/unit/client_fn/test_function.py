@@ -201,6 +201,6 @@ async def test_the_loop_lives_while_the_function_trains(site: Site, monkeypatch:
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         work = group.create_task(handle(await task_for(site), site.bus, Warm(), attempt=1), name="handle")
         await begun.wait()
-        assert await site.bus.get(topics.pointer("job")) is None
+        assert await site.bus.get(topics.job_record("job")) is None
         released.set()
         assert (await work).header.metrics == {"loss": 1.0}

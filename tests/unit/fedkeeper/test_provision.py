@@ -31,7 +31,7 @@ async def fabric() -> AsyncIterator[Client]:
 async def waits(fabric: Client, job_id: str, data: Data, phase: Phase = "running") -> None:
     """A job's record, and its word that it waits."""
     record = JobRecord(id=job_id, job=Job(data=data, cohort=Cohort(clients=data.clients)), phase=phase)
-    await fabric.broker.put(topics.pointer(job_id), codec.encode(record))
+    await fabric.broker.put(topics.job_record(job_id), codec.encode(record))
     await says_that_it_waits(fabric, job_id)
 
 

@@ -41,7 +41,7 @@ async def test_a_record_that_was_moved_is_what_the_broker_has(bus: Broker) -> No
     await mine.move(round=1)
     await mine.move(round=2)
     assert mine.record.round == 2
-    assert codec.decode(JobRecord, await stored(bus, topics.pointer("job-1")) or b"") == mine.record
+    assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"") == mine.record
 
 
 async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> None:
@@ -50,7 +50,7 @@ async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> 
     with pytest.raises(Conflict):
         await mine.move(round=1)
     assert mine.record.round == 0
-    assert codec.decode(JobRecord, await stored(bus, topics.pointer("job-1")) or b"").round == 7
+    assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"").round == 7
 
 
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:

@@ -36,7 +36,7 @@ def now() -> float:
 
 
 async def record(bus: Broker) -> JobRecord:
-    found = await bus.get(topics.pointer("demo"))
+    found = await bus.get(topics.job_record("demo"))
     assert found is not None
     assert found.payload is not None
     return codec.decode(JobRecord, found.payload)
@@ -56,7 +56,7 @@ async def said(bus: Broker, announcer: Announcer) -> list[Progress]:
 
 async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: JobContext) -> None:
     """As after a crash between the record's end and its announcement."""
-    await around.broker.put(topics.pointer("demo"), codec.encode(COMPLETED))
+    await around.broker.put(topics.job_record("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", around)
     assert [one.event.what for one in await said(around.broker, around.announcer)] == ["job.completed"]
     assert (await record(around.broker)).over
@@ -64,16 +64,16 @@ async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: JobContext)
 
 async def test_a_job_that_is_over_is_not_ended_again(around: JobContext) -> None:
     """As where the server learns late, by an older state of the record, of a job that it has ended itself."""
-    await around.broker.put(topics.pointer("demo"), codec.encode(COMPLETED))
+    await around.broker.put(topics.job_record("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", around)
-    before = await around.broker.get(topics.pointer("demo"))
+    before = await around.broker.get(topics.job_record("demo"))
     other = Announcer(now)
     nobody = JobContext(
         around.broker, other, Registry(), BridgePresence(now), FakeLearning(), now, lambda: "unguessable"
     )
     async with asyncio.timeout(30):
         await jobs.run("demo", nobody)
-    assert await around.broker.get(topics.pointer("demo")) == before
+    assert await around.broker.get(topics.job_record("demo")) == before
     assert other._queue.empty()
 
 
@@ -83,7 +83,7 @@ async def test_an_error_after_the_end_does_not_make_another_end(
     async def broken(topic_filter: str) -> None:
         raise RuntimeError(topic_filter)
 
-    await around.broker.put(topics.pointer("demo"), codec.encode(COMPLETED))
+    await around.broker.put(topics.job_record("demo"), codec.encode(COMPLETED))
     monkeypatch.setattr(around.broker, "purge", broken)
     await service._run_job("demo", around)
     assert [one.event.what for one in await said(around.broker, around.announcer)] == ["job.completed"]
@@ -94,7 +94,7 @@ async def test_an_error_of_ours_ends_the_job_and_is_named(around: JobContext, mo
     def broken(_: object) -> None:
         raise ZeroDivisionError("by nothing")
 
-    await around.broker.put(topics.pointer("demo"), codec.encode(JobRecord(id="demo", job=fakes.job())))
+    await around.broker.put(topics.job_record("demo"), codec.encode(JobRecord(id="demo", job=fakes.job())))
     monkeypatch.setattr(around.learning, "initial", broken)
     await service._run_job("demo", around)
     events = [one.event for one in await said(around.broker, around.announcer)]

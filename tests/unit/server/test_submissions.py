@@ -49,7 +49,7 @@ class Office:
         return await self.desk.handle(await self.deliver(payload, topic))
 
     async def record(self, job_id: str) -> tuple[JobRecord, int]:
-        found = await self.bus.get(topics.pointer(job_id))
+        found = await self.bus.get(topics.job_record(job_id))
         assert found is not None
         assert found.payload is not None
         return codec.decode(JobRecord, found.payload), found.revision
@@ -59,7 +59,7 @@ class Office:
         return None if found is None else found.payload
 
     async def jobs(self) -> list[str]:
-        return [topic.split(".")[2] for topic in await self.bus.snapshot(topics.pointer(topics.ANY))]
+        return [topic.split(".")[2] for topic in await self.bus.snapshot(topics.job_record(topics.ANY))]
 
     async def said(self) -> list[Progress]:
         """Everything that was announced so far."""
@@ -110,7 +110,7 @@ async def test_a_server_that_takes_a_submission_over_keeps_the_first_secret(offi
 
 async def test_the_secret_is_nowhere_that_people_read(office: Office) -> None:
     answer = await office.submit(PAYLOAD)
-    secret, value = await office.secret(answer.job), await office.bus.get(topics.pointer(answer.job))
+    secret, value = await office.secret(answer.job), await office.bus.get(topics.job_record(answer.job))
     assert secret is not None
     assert value is not None
     assert value.payload is not None
@@ -146,7 +146,7 @@ async def test_a_repetition_finds_its_job_though_it_has_moved_on(office: Office)
     answer = await office.desk.handle(delivery)
     record, revision = await office.record(answer.job)
     moved = msgspec.structs.replace(record, phase="running", round=4)
-    await office.bus.put(topics.pointer(answer.job), codec.encode(moved), revision=revision)
+    await office.bus.put(topics.job_record(answer.job), codec.encode(moved), revision=revision)
     assert await office.desk.handle(delivery) == answer
     assert (await office.record(answer.job))[0] == moved
 
@@ -184,7 +184,7 @@ async def test_an_id_of_another_job_is_refused_and_that_job_is_left_alone(office
 
 
 async def test_an_id_whose_record_is_unreadable_is_refused(office: Office) -> None:
-    await office.bus.put(topics.pointer("mine-1"), b"garbage")
+    await office.bus.put(topics.job_record("mine-1"), b"garbage")
     answer = await office.submit(PAYLOAD, topics.submission("mine-1"))
     assert "not a valid JobRecord" in answer.error
 
@@ -298,7 +298,7 @@ async def test_the_desk_handles_one_submission_after_the_other_and_none_twice(of
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
             working = group.create_task(office.desk.receive("fl.jobs.*.submit", "desk"), name="desk")
-            async with office.bus.watch(topics.pointer("m-1")) as values:
+            async with office.bus.watch(topics.job_record("m-1")) as values:
                 await office.bus.publish(topics.submission("m-1"), PAYLOAD)
                 await anext(values)
             working.cancel()

@@ -109,7 +109,7 @@ async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: py
         topics.optimizer_state("job", "c-2", 3, 2),
         topics.optimizer_state("job", "c-1", 3, 1),
         topics.model("job", "ef" * 32),
-        topics.pointer("job"),
+        topics.job_record("job"),
         topics.client("c-1"),
         "nonsense",
     ],

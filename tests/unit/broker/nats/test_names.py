@@ -9,7 +9,7 @@ OTHER = BrokerUrl.parse("nats://host?streams=PLANT_2&js=$JS.hub.API")
 
 
 def test_streams_are_named_by_the_family_behind_the_address_s_prefix() -> None:
-    assert names.stream_of(DEFAULT, topics.pointer("job-1")) == "FEDKEEPER_RECORDS"
+    assert names.stream_of(DEFAULT, topics.job_record("job-1")) == "FEDKEEPER_RECORDS"
     assert names.stream_of(OTHER, "fl.tasks.>") == "PLANT_2_TASKS"
     assert names.stream_name(OTHER, "SUBMIT") == "PLANT_2_SUBMIT"
     with pytest.raises(BadTopic):
