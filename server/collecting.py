@@ -18,7 +18,7 @@ from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobFailed, Refused
 from server.gate import Expected
-from server.job_events import CancelAsked, Happened, Inbox, Invoked, TimeUp, UpdateArrived
+from server.job_events import CancelAsked, Happened, Invoked, JobEvents, TimeUp, UpdateArrived
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class Collector:
             Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expected.plan)
         )
 
-    async def run(self, inbox: Inbox) -> Collection:
+    async def run(self, inbox: JobEvents) -> Collection:
         """Collect until the round is over."""
         while self.collection.round.open:
             await self._take(await inbox.next(self._wakes_s()))
@@ -122,7 +122,7 @@ class Collector:
         self._announcer.say(self._record.id, event, self._record.round, member.id, "absent")
         self._step(rounds.lost(self.collection.round, member.id, self._clock()))
 
-    async def replay(self, inbox: Inbox, closed: int) -> Collection:
+    async def replay(self, inbox: JobEvents, closed: int) -> Collection:
         """Count what was counted before: everything up to `closed` in the log, whatever the clock says now.
 
         Raises:

@@ -62,7 +62,7 @@ class TimeUp:
 Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | PresenceChanged | TimeUp
 
 
-class Inbox:
+class JobEvents:
     """Use it as `async with reading(...) as inbox`.
 
     Attributes:
@@ -133,9 +133,9 @@ async def reading(
     job: str,
     since_s: float,
     clock: Callable[[], float],
-) -> AsyncIterator[Inbox]:
+) -> AsyncIterator[JobEvents]:
     """The inbox of a job; invocations are replayed from `since_s` (seconds since the epoch) on."""
-    inbox = Inbox(clock)
+    inbox = JobEvents(clock)
     async with task_group() as group:
         readers = [
             group.create_task(inbox._updates(broker, job), name=f"{job}.updates"),

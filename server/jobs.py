@@ -24,7 +24,7 @@ from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
-from server.job_events import Inbox
+from server.job_events import JobEvents
 from server.job_store import JobStore
 from server.learning import Learning
 from server.presence import BridgePresence
@@ -150,7 +150,7 @@ class _Running:
             # It may have been committed, but not said, before a server went down.
             self._say(self.record.last, self.record.last.round)
 
-    async def _run_rounds(self, box: Inbox, background: asyncio.TaskGroup) -> None:
+    async def _run_rounds(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
         while not self.record.ended:
             await self._evaluate_if_due(background)
             if self.record.cohort:
@@ -180,7 +180,7 @@ class _Running:
             return f"test accuracy {accuracy:.4f} reached the target {target:g}"
         return f"{self.record.done} rounds are done" if _rounds_over(self.record) else ""
 
-    async def _open_round(self, box: Inbox) -> None:
+    async def _open_round(self, box: JobEvents) -> None:
         """Choose the next round's cohort as soon as there are clients enough."""
         candidates = await self._recruiter.candidates(box, lambda event: self._say(event, self.record.round))
         if box.cancel_asked:
@@ -198,7 +198,7 @@ class _Running:
             accuracy=self._evaluation.accuracy,
         )
 
-    async def _run_round(self, box: Inbox, background: asyncio.TaskGroup) -> None:
+    async def _run_round(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
         """From the open cohort in the record to the next global model, or to a failed round."""
         before, context = self.record, self._context
         nonce = round_nonce(self._secret, before.id, before.round)

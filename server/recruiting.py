@@ -8,7 +8,7 @@ from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
 from server import cohort
 from server.errors import JobFailed
-from server.job_events import Inbox, TimeUp
+from server.job_events import JobEvents, TimeUp
 from server.presence import BridgePresence
 from server.registry import Registry
 
@@ -29,7 +29,7 @@ class Recruiter:
     attendance: BridgePresence
     clock: Callable[[], float]
 
-    async def candidates(self, box: Inbox, say: Callable[[JobWaiting], None]) -> list[ClientRecord]:
+    async def candidates(self, box: JobEvents, say: Callable[[JobWaiting], None]) -> list[ClientRecord]:
         """Clients enough for a cohort; or fewer, if the job was cancelled meanwhile.
 
         Args:

@@ -74,8 +74,8 @@ class MqttBroker(Broker):
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         settings, load = await self._settings(topic_filter, durable, start), self._load(topic_filter)
-        async with inbound.taking_in(self._link, topic_filter, durable, self._names) as intake:
-            shared = Shared(self._link, durable, settings, load=load, prefetch=prefetch, answers=intake)
+        async with inbound.taking_in(self._link, topic_filter, durable, self._names) as inbound_session:
+            shared = Shared(self._link, durable, settings, load=load, prefetch=prefetch, answers=inbound_session)
             async with shared.running():
                 yield shared
 

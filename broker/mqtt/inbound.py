@@ -29,8 +29,8 @@ SESSION_TAKEN: Final = "Session taken over"
 _log = structlog.get_logger(__name__)
 
 
-class Intake:
-    """Use it as `async with taking_in(...) as intake`."""
+class InboundSession:
+    """Use it as `async with taking_in(...) as inbound_session`."""
 
     def __init__(self, link: Link, topic_filter: str, durable: str, names: Names) -> None:
         self._link = link
@@ -80,7 +80,9 @@ class Intake:
             await client.subscribe([storage.mqtt(self._filter)], qos=1, retained=True)
             self.opened.set()
             async with task_group() as group:
-                taking = group.create_task(self._take_all(client, queue), name=f"mqtt intake of {self._filter}")
+                taking = group.create_task(
+                    self._take_all(client, queue), name=f"mqtt inbound_session of {self._filter}"
+                )
                 await client.lost.wait()
                 taking.cancel()
         if SESSION_TAKEN in client.reason:
@@ -114,7 +116,7 @@ class Intake:
 
 
 @contextlib.asynccontextmanager
-async def taking_in(link: Link, topic_filter: str, durable: str, names: Names) -> AsyncIterator[Intake | None]:
+async def taking_in(link: Link, topic_filter: str, durable: str, names: Names) -> AsyncIterator[InboundSession | None]:
     """Take in what plain clients publish under a filter; None where strangers do not write.
 
     Raises:
@@ -124,13 +126,13 @@ async def taking_in(link: Link, topic_filter: str, durable: str, names: Names) -
     if Writer.ANYONE not in family_of(topic_filter).writers:
         yield None
         return
-    intake = Intake(link, topic_filter, durable, names)
+    inbound_session = InboundSession(link, topic_filter, durable, names)
     async with task_group() as group:
-        task = group.create_task(intake.run(), name=f"mqtt session of {durable}")
+        task = group.create_task(inbound_session.run(), name=f"mqtt session of {durable}")
         try:
             async with asyncio.timeout(CALL_S):
-                await intake.opened.wait()
+                await inbound_session.opened.wait()
         except TimeoutError as exc:
             raise Disconnected(f"{topic_filter}: no session after {CALL_S} s") from exc
-        yield intake
+        yield inbound_session
         task.cancel()

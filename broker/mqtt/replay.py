@@ -17,7 +17,7 @@ T = TypeVar("T")
 MICRO: Final = 1_000_000
 
 
-class _Inbox(AsyncIterator[T], Generic[T]):
+class _Backlog(AsyncIterator[T], Generic[T]):
     """What came and was not looked at yet."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class _Inbox(AsyncIterator[T], Generic[T]):
         self._arrived.set()
 
 
-class Replayed(_Inbox[Delivery]):
+class Replayed(_Backlog[Delivery]):
     """A log: what lies there, by the clocks of those who published it, and then whatever comes, as it comes."""
 
     def __init__(self, topic_filter: str, start: Start, load: Load, names: Names) -> None:
@@ -83,7 +83,7 @@ class Replayed(_Inbox[Delivery]):
         return 0 < abs(entry.name.sequence - first) < DEDUPE_WINDOW_US
 
 
-class Watched(_Inbox[Value | Deleted]):
+class Watched(_Backlog[Value | Deleted]):
     """Values as they are and as they change; those that were deleted before are no news."""
 
     def __init__(self, topic_filter: str, names: Names) -> None:

@@ -18,7 +18,7 @@ from broker.nats import link as nats_link
 from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
-from broker.nats.deliveries import Inbox, Replayed, Shared, Watched, change_of
+from broker.nats.deliveries import Replayed, ReplyInbox, Shared, Watched, change_of
 from broker.nats.errors import Taken, WrongRevision, decoded
 from broker.nats.link import Link
 from broker.nats.pull import Feed, Source
@@ -95,7 +95,7 @@ class NatsBroker(Broker):
     async def _consume(
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        inbox = Inbox(self._link) if family_of(topic_filter).keep is Keep.INBOX else None
+        inbox = ReplyInbox(self._link) if family_of(topic_filter).keep is Keep.INBOX else None
         overhear = inbox.overhear if inbox else None
         source = Durable(topic_filter, durable, start, self._ack_wait_s, overhear)
         feed = Feed(self._link, source, prefetch=prefetch, name=f"{topic_filter} as {durable}")

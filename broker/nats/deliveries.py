@@ -58,7 +58,7 @@ def change_of(arrival: Arrival) -> Value | Deleted:
     return Value(message.subject, message.data, arrival.sequence)
 
 
-class Inbox:
+class ReplyInbox:
     """Answers for those who sent a request to a topic that a stream keeps."""
 
     def __init__(self, link: Link) -> None:
@@ -82,7 +82,7 @@ class Inbox:
 class Shared(AsyncIterator[Delivery]):
     """One subscriber's share of a durable's messages."""
 
-    def __init__(self, feed: Feed, link: Link, load: Load, inbox: Inbox | None) -> None:
+    def __init__(self, feed: Feed, link: Link, load: Load, inbox: ReplyInbox | None) -> None:
         self._feed = feed
         self._link = link
         self._load = load
@@ -95,7 +95,7 @@ class Shared(AsyncIterator[Delivery]):
 class _Held(Delivery):
     """A message that a subscriber has until it acknowledges it or `ack_wait` is over."""
 
-    def __init__(self, arrival: Arrival, feed: Feed, link: Link, load: Load, inbox: Inbox | None) -> None:
+    def __init__(self, arrival: Arrival, feed: Feed, link: Link, load: Load, inbox: ReplyInbox | None) -> None:
         super().__init__(
             arrival.message.subject,
             arrival.message.data,

@@ -13,7 +13,7 @@ from broker.messages.job import Cohort, Data, Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
 from server.errors import JobFailed
-from server.job_events import CancelAsked, Happened, Inbox, PresenceChanged, RegisterChanged
+from server.job_events import CancelAsked, Happened, JobEvents, PresenceChanged, RegisterChanged
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
@@ -40,7 +40,7 @@ class Place:
     def __post_init__(self) -> None:
         self.registry = Registry()
         self.attendance = BridgePresence(self.clock)
-        self.box = Inbox(self.clock)
+        self.box = JobEvents(self.clock)
 
     def register(self, *clients: ClientRecord) -> None:
         for client in clients:
