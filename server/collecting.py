@@ -18,7 +18,7 @@ from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobFailed, Refused
 from server.gate import Expected
-from server.job_events import CancelAsked, Happened, Invoked, JobEvents, TimeUp, UpdateArrived
+from server.job_events import CancelAsked, Invoked, JobEvent, JobEvents, TimeUp, UpdateArrived
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -139,7 +139,7 @@ class Collector:
                     pass
         return self.collection
 
-    async def _take(self, happened: Happened) -> None:
+    async def _take(self, happened: JobEvent) -> None:
         match happened:
             case UpdateArrived(delivery):
                 await self._update(delivery)

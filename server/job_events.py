@@ -59,7 +59,7 @@ class TimeUp:
     """The time that was asked for has come."""
 
 
-Happened = UpdateArrived | Invoked | CancelAsked | RegisterChanged | PresenceChanged | TimeUp
+JobEvent = UpdateArrived | Invoked | CancelAsked | RegisterChanged | PresenceChanged | TimeUp
 
 
 class JobEvents:
@@ -73,9 +73,9 @@ class JobEvents:
         self.cancel_asked = False
         self._clock = clock
         # Updates wait in the broker, not here: a few are enough to keep the aggregator busy.
-        self._queue: asyncio.Queue[Happened] = asyncio.Queue(8)
+        self._queue: asyncio.Queue[JobEvent] = asyncio.Queue(8)
 
-    async def next(self, until_s: float) -> Happened:
+    async def next(self, until_s: float) -> JobEvent:
         """What happened next, or TimeUp at `until_s` (seconds since the epoch)."""
         try:
             async with asyncio.timeout(max(0.0, until_s - self._clock())):

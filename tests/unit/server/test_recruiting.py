@@ -13,7 +13,7 @@ from broker.messages.job import Cohort, Data, Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
 from server.errors import JobFailed
-from server.job_events import CancelAsked, Happened, JobEvents, PresenceChanged, RegisterChanged
+from server.job_events import CancelAsked, JobEvent, JobEvents, PresenceChanged, RegisterChanged
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
@@ -50,7 +50,7 @@ class Place:
         here = Presence(bridge=platform, platform=platform, every_s=5.0)
         self.attendance.note(Value(topics.presence(platform, platform), codec.encode(here), 1))
 
-    def happen(self, what: Happened) -> None:
+    def happen(self, what: JobEvent) -> None:
         self.box._queue.put_nowait(what)
 
     async def recruited(self, job: Job = JOB) -> list[str]:
