@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Announcement:
     progress: Progress
     published: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -27,9 +27,9 @@ class Announcer:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._queue: asyncio.Queue[_Said | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Announcement | None] = asyncio.Queue()
 
-    def say(self, job: str, event: Event, *about: object) -> None:
+    def announce(self, job: str, event: Event, *about: object) -> None:
         """Announce an event of a job.
 
         Args:
@@ -38,11 +38,11 @@ class Announcer:
             about: what tells it from others of its kind (a round, a client, an attempt); said again after a crash, it
                 has the same id.
         """
-        self._queue.put_nowait(_Said(self._progress(job, event, about)))
+        self._queue.put_nowait(_Announcement(self._progress(job, event, about)))
 
-    async def said(self, job: str, event: Event, *about: object) -> None:
+    async def announce_and_wait(self, job: str, event: Event, *about: object) -> None:
         """Announce an event as `say` does, and return when the broker has it."""
-        one = _Said(self._progress(job, event, about))
+        one = _Announcement(self._progress(job, event, about))
         self._queue.put_nowait(one)
         await one.published.wait()
 
@@ -51,9 +51,9 @@ class Announcer:
 
     async def _publish(self, broker: Broker) -> None:
         while (one := await self._queue.get()) is not None:
-            said = one.progress
-            log.debug(said.event.what, job=said.job, id=said.id)
-            await broker.publish(progress.topic_of(said.job, said.event), progress.encode(said), dedupe=said.id)
+            event = one.progress
+            log.debug(event.event.what, job=event.job, id=event.id)
+            await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
             one.published.set()
 
     def _end(self) -> None:

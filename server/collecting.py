@@ -119,7 +119,7 @@ class Collector:
             reason=f"no bridge of {member.platform} is there any more",
             final=True,
         )
-        self._announcer.say(self._record.id, event, self._record.round, member.id, "absent")
+        self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
         self._step(rounds.lost(self.collection.round, member.id, self._clock()))
 
     async def replay(self, inbox: JobEvents, closed: int) -> Collection:
@@ -173,11 +173,11 @@ class Collector:
         self.collection.bytes_in += len(update)
         self.collection.sequence = sequence
         self.collection.last_s = self._clock()
-        self._say_counted(header)
+        self._announce_counted(header)
         if self.collection.round.open:
             self._step(rounds.answered(self.collection.round, where.client, self._clock()))
 
-    def _say_counted(self, header: UpdateHeader) -> None:
+    def _announce_counted(self, header: UpdateHeader) -> None:
         event = progress.UpdateCounted(
             round=header.round,
             client=header.client,
@@ -188,12 +188,12 @@ class Collector:
             trained_s=header.seconds.get("train", 0.0),
             metrics=header.metrics,
         )
-        self._announcer.say(self._record.id, event, header.round, header.client)
+        self._announcer.announce(self._record.id, event, header.round, header.client)
 
     def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
-        self._announcer.say(self._record.id, event, delivery.sequence)
+        self._announcer.announce(self._record.id, event, delivery.sequence)
 
     def _invoked(self, invocation: Invocation) -> None:
         what = (invocation.client, invocation.attempt, invocation.outcome)
@@ -221,7 +221,7 @@ class Collector:
             reason=invocation.reason,
         )
         about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
-        self._announcer.say(self._record.id, event, *about)
+        self._announcer.announce(self._record.id, event, *about)
 
     def _training(self, invocation: Invocation) -> None:
         if self.collection.training_s is None:
@@ -234,7 +234,7 @@ class Collector:
             attempt=invocation.attempt,
             cold=invocation.cold,
         )
-        self._announcer.say(self._record.id, event, invocation.round, invocation.client, invocation.attempt)
+        self._announcer.announce(self._record.id, event, invocation.round, invocation.client, invocation.attempt)
 
     def _failed(self, invocation: Invocation) -> None:
         final = invocation.outcome in _LOST
@@ -247,7 +247,7 @@ class Collector:
             final=final,
         )
         about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
-        self._announcer.say(self._record.id, event, *about)
+        self._announcer.announce(self._record.id, event, *about)
         if final:
             self._step(rounds.lost(self.collection.round, invocation.client, self._clock()))
 
@@ -257,4 +257,4 @@ class Collector:
         if reached:
             counted = len(after.counted)
             event = progress.RoundQuorum(round=self._record.round, counted=counted, grace_s=after.grace_s)
-            self._announcer.say(self._record.id, event, self._record.round)
+            self._announcer.announce(self._record.id, event, self._record.round)

@@ -53,7 +53,7 @@ class Evaluation:
                 evaluation_s=self._clock() - started_s,
                 background=in_background,
             )
-            await self._announcer.said(job_id, event, round_)
+            await self._announcer.announce_and_wait(job_id, event, round_)
             self.round, self.accuracy = round_, judged.accuracy
             self._settled.set()
 

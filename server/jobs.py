@@ -115,7 +115,7 @@ class _Running:
                 await self._train()
             except (JobFailed, LearningFailed, *_BROKEN) as exc:
                 await self._end("failed", str(exc))
-        await self._said(_end_event(self.record))
+        await self._announce_and_wait(_end_event(self.record))
         await self._store.clean_up()
         await self._store.move(announced=True)
 
@@ -124,7 +124,7 @@ class _Running:
         self._secret = await self._store.secret(context.secret)
         since_s = record.opened_s or record.created_s
         if record.phase == "accepted":
-            await self._said(progress.JobAccepted(name=self.job.name, job=self.job))
+            await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
         sources = context.broker, context.registry, context.attendance
         async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=context.clock) as box:
             if record.phase == "accepted":
@@ -139,7 +139,7 @@ class _Running:
         self._state = self._strategy.init(initial.weights)
         model, slots = await self._store.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
-        await self._said(progress.JobStarted(model=model, parameters=parameters))
+        await self._announce_and_wait(progress.JobStarted(model=model, parameters=parameters))
         await self._store.move(
             phase="running", model=model, slots=slots, frozen=initial.frozen, buffers=initial.buffers
         )
@@ -148,7 +148,7 @@ class _Running:
         self._state = await self._store.recall()
         if self.record.last is not None:
             # It may have been committed, but not said, before a server went down.
-            self._say(self.record.last, self.record.last.round)
+            self._announce(self.record.last, self.record.last.round)
 
     async def _run_rounds(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
         while not self.record.ended:
@@ -182,7 +182,7 @@ class _Running:
 
     async def _open_round(self, box: JobEvents) -> None:
         """Choose the next round's cohort as soon as there are clients enough."""
-        candidates = await self._recruiter.candidates(box, lambda event: self._say(event, self.record.round))
+        candidates = await self._recruiter.candidates(box, lambda event: self._announce(event, self.record.round))
         if box.cancel_asked:
             await self._end("cancelled")
             return
@@ -221,7 +221,7 @@ class _Running:
             deadline_s=record.deadline_s,
             resumed=record.invited,
         )
-        self._say(event, record.round, *(["resumed"] if record.invited else []))
+        self._announce(event, record.round, *(["resumed"] if record.invited else []))
         if record.invited:
             return record.opened_s
         await invitations.send(self._context.broker, record, nonce, self._strategy)
@@ -260,13 +260,13 @@ class _Running:
             evaluated=self._evaluation.round,
             accuracy=self._evaluation.accuracy,
         )
-        self._say(event, event.round)
+        self._announce(event, event.round)
 
     async def _fail_round(self, collection: Collection) -> None:
         """The round has no quorum: do as the job's policy says."""
         record, policy = self.record, self.job.cohort
         event = commit.failed_event(record, collection)
-        await self._said(event, record.round)
+        await self._announce_and_wait(event, record.round)
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             raise JobFailed(f"round {record.round} failed: {event.reason} ({failures} in a row)")
@@ -276,12 +276,12 @@ class _Running:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
         await self._store.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
 
-    def _say(self, event: Event, *about: object) -> None:
-        self._context.announcer.say(self.record.id, event, *about)
+    def _announce(self, event: Event, *about: object) -> None:
+        self._context.announcer.announce(self.record.id, event, *about)
 
-    async def _said(self, event: Event, *about: object) -> None:
+    async def _announce_and_wait(self, event: Event, *about: object) -> None:
         """Say what must not be lost, before the record moves on."""
-        await self._context.announcer.said(self.record.id, event, *about)
+        await self._context.announcer.announce_and_wait(self.record.id, event, *about)
 
 
 def _rounds_over(record: JobRecord) -> bool:

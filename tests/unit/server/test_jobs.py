@@ -44,7 +44,7 @@ async def record(bus: Broker) -> JobRecord:
 
 async def said(bus: Broker, announcer: Announcer) -> list[Progress]:
     """Everything that was announced so far."""
-    await announcer.said("last", JobFailed(reason=""))
+    await announcer.announce_and_wait("last", JobFailed(reason=""))
     found: list[Progress] = []
     async with bus.subscribe(topics.job_progress(topics.ANY)) as deliveries:
         async for delivery in deliveries:

@@ -63,7 +63,7 @@ class Office:
 
     async def said(self) -> list[Progress]:
         """Everything that was announced so far."""
-        self.announcer.say("end", JobFailed(reason=""))
+        self.announcer.announce("end", JobFailed(reason=""))
         found: list[Progress] = []
         async with self.bus.subscribe(topics.job_progress(topics.ANY)) as deliveries:
             async for delivery in deliveries:
