@@ -128,7 +128,7 @@ def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
         seed=1,
         deadline_s=time.time() + WITHIN_S,
         max_attempts=3,
-        told={"topics": [topics.update("job", round_, client, 1)]},
+        client_config={"topics": [topics.update("job", round_, client, 1)]},
     )
 
 

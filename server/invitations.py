@@ -54,7 +54,7 @@ def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) 
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
         max_attempts=job.cohort.max_attempts,
-        told=strategy.told(record.round, member.id),
+        client_config=strategy.client_config(record.round, member.id),
     )
 
 

@@ -51,7 +51,7 @@ class Strategy(Protocol):
     def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
         """The state after a round. Deterministic: two servers must get the same bytes."""
 
-    def told(self, round_: int, client: str) -> dict[str, Any]:
+    def client_config(self, round_: int, client: str) -> dict[str, Any]:
         """What a client's task says beyond the job's hyper-parameters; JSON values."""
 
 
@@ -66,7 +66,7 @@ class FedAvg:
         """The mean, beside the tensors that nobody trains."""
         return GlobalState({**state.weights, **finished.mean})
 
-    def told(self, round_: int, client: str) -> dict[str, Any]:  # noqa: ARG002 (the interface's arguments)
+    def client_config(self, round_: int, client: str) -> dict[str, Any]:  # noqa: ARG002 (the interface's arguments)
         """Nothing."""
         return {}
 

@@ -94,7 +94,7 @@ class Relay:
             yield f"down.requests.{platform}", down.requests(platform)
         yield "up.updates", up.updates(self._settings.updates_at_once)
         for durable, topic_filter in _logs(platforms):
-            yield f"up.{durable}", up.told(topic_filter, durable)
+            yield f"up.{durable}", up.events(topic_filter, durable)
         for topic_filter in _values(platforms):
             yield f"up.{topic_filter}", up.values(topic_filter)
 

@@ -44,7 +44,7 @@ class Up:
         """Bring every update up; the backbone keeps the first of each topic, so none counts twice."""
         await self._carrier.follow(topics.job_updates(topics.ANY), "relay-updates", self._update, at_once=at_once)
 
-    async def told(self, topic_filter: str, durable: str) -> None:
+    async def events(self, topic_filter: str, durable: str) -> None:
         """Bring up what bridges tell under a filter of topics that are kept as a log."""
         await self._carrier.follow(topic_filter, durable, self._carrier.as_it_is, at_once=TOLD_AT_ONCE)
 

@@ -42,7 +42,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         seed: of everything random in this training.
         deadline_s: seconds since the epoch; no update is wanted after it.
         max_attempts: how often the function may be invoked for this task.
-        told: what the strategy tells the client.
+        client_config: what the strategy tells the client.
         schema: version of the message.
     """
 
@@ -62,7 +62,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     deadline_s: float
     max_attempts: int
-    told: dict[str, Any] = {}
+    client_config: dict[str, Any] = {}
     schema: int = codec.SCHEMA
 
     @property

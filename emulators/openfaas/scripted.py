@@ -1,4 +1,4 @@
-"""A function that trains nothing: it does what the task's `told` says, and answers as the real one would."""
+"""A function that trains nothing: it does what the task's `config` says, and answers as the real one would."""
 
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ def handle(event, context):
     message, blobs = bundle.unpack(event.body)
     order = json.loads(message)
     given = list(blobs.values())
-    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["told"]["topics"]]
+    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["client_config"]["topics"]]
     report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
     return bundle.pack(report, dict(zip(mine, [b"update of " + given[0], b"state of " + given[-1]]))), 200
 
@@ -38,25 +38,25 @@ def name(task):
     return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
 
 def act(order):
-    told = order["task"]["told"]
+    config = order["task"]["client_config"]
     report = {{"id": name(order["task"]), "state": "done", "cold": True, "attempt": order["attempt"]}}
-    if "note" in told:
-        with open(told["note"], "a") as file:
+    if "note" in config:
+        with open(config["note"], "a") as file:
             file.write("begun;")
-    time.sleep(told.get("sleep", 0))
-    if "note" in told:
-        with open(told["note"], "a") as file:
+    time.sleep(config.get("sleep", 0))
+    if "note" in config:
+        with open(config["note"], "a") as file:
             file.write("done;")
-    match told.get("do"):
+    match config.get("do"):
         case "raise":
             raise RuntimeError("no such model")
         case "die":
             os._exit(1)
         case "say":
-            return told["body"], told["status"]
+            return config["body"], config["status"]
         case "env":
             report |= {{"reason": json.dumps(dict(os.environ)), "state": "failed"}}
-    return {{"statusCode": 200, "body": report | told.get("report", {{}})}}
+    return {{"statusCode": 200, "body": report | config.get("report", {{}})}}
 """
 """Its `handler.py`, for OpenFaaS's `python3-http` template."""
 

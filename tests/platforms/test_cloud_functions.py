@@ -90,7 +90,7 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
 
 async def test_the_largest_order_is_delivered(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
-    await published(host, task(told={"text": "x" * 380_000}))
+    await published(host, task(client_config={"text": "x" * 380_000}))
     assert len((await sink.calls.get())["data"]["message"]["data"]) > 500_000
     assert cloud.pubsub.pusher.dropped == []
 

@@ -81,7 +81,7 @@ async def test_a_hundred_orders_go_out_at_once(cloud: Cloud) -> None:
 async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> None:
     await triggered(cloud)
     # Under the limit as it is, and above it in base64.
-    large = task(told={"text": "x" * 400_000})
+    large = task(client_config={"text": "x" * 400_000})
     async with bridge(settings(cloud)) as host:
         with pytest.raises(InvocationFailed, match="512000 may be delivered") as failed:
             await published(host, large)

@@ -269,7 +269,7 @@ async def carried(bus: Broker, faas: Site, wanted: list[str]) -> list[Activation
     model, state = task().model, BlobRef("fl.state.job.c-1.0.1", "cd" * 32, 5)
     await bus.put(model.topic, b"model")
     await bus.put(state.topic, b"state")
-    return await faas.invoke(task(state=state, told={"topics": wanted}), attempt=2)
+    return await faas.invoke(task(state=state, client_config={"topics": wanted}), attempt=2)
 
 
 async def test_a_function_without_a_route_to_the_broker_gets_and_gives_all_with_the_call(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ async def test_a_model_of_many_megabytes_travels(tmp_path: Path) -> None:
     model = b"\x00\xff" * (10 << 20)
     async with site(tmp_path, settings={"reply": "response"}) as faas:
         await faas.deploy()
-        one = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), told={"topics": [UPDATE]})
+        one = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), client_config={"topics": [UPDATE]})
         await faas.bus.put(one.model.topic, model)
         await faas.invoke(one)
         update = await faas.bus.get(topics.update("job", 1, "c-1", 1))

@@ -52,7 +52,7 @@ class Site:
 
     async def invoke(self, one: RoundTask | None = None, attempt: int = 1, **told: Any) -> list[Activation]:
         """Every activation of a task's run; the function is told what to do."""
-        asked = one or task(told=told)
+        asked = one or task(client_config=told)
         return [activation async for activation in self.platform.invoke(asked, attempt)]
 
 

@@ -24,7 +24,7 @@ def test_federated_averaging_takes_the_mean_and_keeps_what_nobody_trains() -> No
 def test_federated_averaging_starts_with_the_weights_and_tells_clients_nothing() -> None:
     weights = {"w": np.zeros(2)}
     assert FedAvg().init(weights) == GlobalState(weights, {})
-    assert FedAvg().told(1, "c-0") == {}
+    assert FedAvg().client_config(1, "c-0") == {}
 
 
 def test_a_job_gets_the_strategy_that_it_names() -> None:

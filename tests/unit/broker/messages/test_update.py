@@ -46,7 +46,7 @@ TASK = RoundTask(
     seed=2**62,
     deadline_s=1_700_000_000.5,
     max_attempts=3,
-    told={"mu": 0.1},
+    client_config={"mu": 0.1},
 )
 
 
