@@ -47,21 +47,23 @@ class JobStore:
         return await keep_secret(self._broker, self.record.id, make)
 
     async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
-        """Publish a global model and the strategy's slots, each under its digest."""
+        """Publish a global model and the strategy's server_state, each under its digest."""
         self.weights = tensors.encode(state.weights)
         model = await self._put(self.weights)
-        return model, await self._put(tensors.encode(state.slots)) if state.slots else None
+        return model, await self._put(tensors.encode(state.server_state)) if state.server_state else None
 
     async def recall(self) -> GlobalState:
-        """The global model and the slots that the record names.
+        """The global model and the server_state that the record names.
 
         Raises:
             CorruptPayload: one of them is missing, or other bytes lie under its digest.
         """
         record = self.record
         self.weights = b"" if record.model is None else await self._get(record.model)
-        slots: Tensors = {} if record.slots is None else tensors.decode(await self._get(record.slots))[0]
-        return GlobalState(tensors.decode(self.weights)[0], slots)
+        server_state: Tensors = (
+            {} if record.server_state is None else tensors.decode(await self._get(record.server_state))[0]
+        )
+        return GlobalState(tensors.decode(self.weights)[0], server_state)
 
     async def forget(self, before: JobRecord) -> None:
         """Drop what nobody needs after a round: its updates, superseded optimizer states, the model before the last.

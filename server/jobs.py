@@ -137,11 +137,11 @@ class _Running:
     async def _publish_first_model(self) -> None:
         initial = await asyncio.to_thread(self._context.learning.initial, self.job)
         self._state = self._strategy.init(initial.weights)
-        model, slots = await self._store.publish(self._state)
+        model, server_state = await self._store.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
         await self._announce_and_wait(progress.JobStarted(model=model, parameters=parameters))
         await self._store.move(
-            phase="running", model=model, slots=slots, frozen=initial.frozen, buffers=initial.buffers
+            phase="running", model=model, server_state=server_state, frozen=initial.frozen, buffers=initial.buffers
         )
 
     async def _resume(self) -> None:
@@ -245,13 +245,13 @@ class _Running:
         record, aggregate = self.record, collection.aggregate
         finished = Finished(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
         self._state = self._strategy.apply(self._state, finished)
-        model, slots = await self._store.publish(self._state)
+        model, server_state = await self._store.publish(self._state)
         committed_s = self._context.clock()
         event = commit.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await self._evaluation.settled()
         await self._store.move(
             model=model,
-            slots=slots,
+            server_state=server_state,
             cohort=(),
             states=commit.states(record, collection),
             failures=0,

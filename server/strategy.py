@@ -1,7 +1,7 @@
 """How a finished round becomes the next global model. A strategy is a pair of pure functions and a word to clients.
 
 A later strategy is one more class with these three methods and one more line in STRATEGIES; the rounds, the gate and
-the aggregator do not know which one runs. Whatever a strategy remembers between rounds are tensors in `slots`; the
+the aggregator do not know which one runs. Whatever a strategy remembers between rounds are tensors in `server_state`; the
 server publishes them beside the model, so they survive a crash.
 """
 
@@ -18,11 +18,11 @@ class GlobalState:
 
     Attributes:
         weights: the global model, every tensor of it.
-        slots: the strategy's own tensors, such as a server optimizer's momentum.
+        server_state: the strategy's own tensors, such as a server optimizer's momentum.
     """
 
     weights: Tensors
-    slots: Tensors = field(default_factory=dict)
+    server_state: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

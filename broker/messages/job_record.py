@@ -33,7 +33,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         created_s: when it was accepted, seconds since the epoch.
         round: the open round, or the last one.
         model: the global model that the open round starts from; in the end, the final one.
-        slots: the strategy's own tensors; None where it has none.
+        server_state: the strategy's own tensors; None where it has none.
         frozen: names of the model's tensors that clients do not train, so updates leave them out.
         buffers: names of the model's tensors that are statistics, not weights.
         cohort: who was invited to the open round.
@@ -60,7 +60,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_s: float = 0.0
     round: int = 0
     model: BlobRef | None = None
-    slots: BlobRef | None = None
+    server_state: BlobRef | None = None
     frozen: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     cohort: tuple[Member, ...] = ()

@@ -55,12 +55,12 @@ async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> 
 
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
     mine = store(bus)
-    model, slots = await mine.publish(GlobalState(fakes.INITIAL, {"momentum": np.ones(3, np.float32)}))
-    assert slots is not None
-    again = store(bus, model=model, slots=slots)
+    model, server_state = await mine.publish(GlobalState(fakes.INITIAL, {"momentum": np.ones(3, np.float32)}))
+    assert server_state is not None
+    again = store(bus, model=model, server_state=server_state)
     state = await again.recall()
     assert tensors.encode(state.weights) == mine.weights == again.weights
-    np.testing.assert_array_equal(state.slots["momentum"], np.ones(3, np.float32))
+    np.testing.assert_array_equal(state.server_state["momentum"], np.ones(3, np.float32))
 
 
 async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -> None:

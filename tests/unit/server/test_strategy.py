@@ -17,7 +17,7 @@ def test_federated_averaging_takes_the_mean_and_keeps_what_nobody_trains() -> No
     mean = {"w": np.array([3.0, 4.0])}
     after = FedAvg().apply(before, Finished(1, mean, samples=10, updates=2))
     assert {name: array.tolist() for name, array in after.weights.items()} == {"frozen": [7.0], "w": [3.0, 4.0]}
-    assert after.slots == {}
+    assert after.server_state == {}
     assert before.weights["w"].tolist() == [1.0, 2.0]
 
 

@@ -22,7 +22,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         created_s=1_700_000_000.125,
         round=3,
         model=MODEL,
-        slots=MODEL,
+        server_state=MODEL,
         frozen=("embedding.weight",),
         buffers=("norm.running_mean",),
         cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),
