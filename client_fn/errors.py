@@ -3,7 +3,7 @@
 ClientError
 ├── DataMissing        a dataset or a shard is not where it was looked for
 ├── BadData            a dataset's file is not the one it should be
-├── BadDeal            the samples can't be dealt to so many clients
+├── BadPartition            the samples can't be dealt to so many clients
 ├── BadShard           a shard that is no shard
 ├── BadModel           a model that can't be imported, constructed or sent
 ├── WrongTensors       tensors that are not the model's
@@ -55,7 +55,7 @@ class BadData(ClientError):
         self.remedy = remedy
 
 
-class BadDeal(ClientError):
+class BadPartition(ClientError):
     """Raised when the samples can't be dealt as asked: every client needs at least one."""
 
     def __init__(self, samples: int, needed: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.messages.job import Data
-from client_fn.errors import BadDeal
+from client_fn.errors import BadPartition
 
 Indices = NDArray[np.int64]
 
@@ -19,7 +19,7 @@ def deal(labels: NDArray[np.integer[Any]], data: Data) -> list[Indices]:
         data: the job's data section.
 
     Raises:
-        BadDeal: there are fewer samples than clients, or than shards.
+        BadPartition: there are fewer samples than clients, or than shards.
     """
     generator = np.random.default_rng(data.seed)
     match data.partition:
@@ -72,4 +72,4 @@ def _without_empty(parts: list[Indices]) -> list[Indices]:
 
 def _check(samples: int, needed: int) -> None:
     if samples < needed:
-        raise BadDeal(samples, needed)
+        raise BadPartition(samples, needed)

@@ -96,7 +96,7 @@ def stage(
         What the register should know of each client.
 
     Raises:
-        BadDeal: there are too few samples.
+        BadPartition: there are too few samples.
         BadTopic: the data's name is too long to name clients by.
         BadShard: it can't be written there.
     """

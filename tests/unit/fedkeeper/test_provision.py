@@ -15,7 +15,7 @@ from broker.messages.job_record import JobRecord, Phase
 from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
 from client_fn.data import shards
-from client_fn.errors import BadDeal
+from client_fn.errors import BadPartition
 from fedkeeper.provision import deal, provision
 from fedkeeper.sdk import Client
 
@@ -104,7 +104,7 @@ def test_dealing_twice_gives_the_same_clients(tmp_path: Path) -> None:
 
 
 def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadDeal):
+    with pytest.raises(BadPartition):
         deal(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
     assert list(tmp_path.iterdir()) == []
 

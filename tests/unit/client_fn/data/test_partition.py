@@ -7,7 +7,7 @@ import pytest
 
 from broker.messages.job import Data
 from client_fn.data.partition import deal
-from client_fn.errors import BadDeal
+from client_fn.errors import BadPartition
 
 LABELS = np.random.default_rng(3).integers(0, 10, size=1437)
 
@@ -79,7 +79,7 @@ def test_a_small_alpha_is_more_uneven_than_a_large_one() -> None:
 
 @pytest.mark.parametrize("data", [of("iid", clients=6), of("dirichlet", clients=6), of("shards", clients=3)])
 def test_too_few_samples_for_all_is_an_error(data: Data) -> None:
-    with pytest.raises(BadDeal) as failed:
+    with pytest.raises(BadPartition) as failed:
         deal(np.zeros(5, dtype=np.int64), data)
     assert (failed.value.samples, failed.value.needed) == (5, 6)
 

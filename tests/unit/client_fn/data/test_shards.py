@@ -12,7 +12,7 @@ from broker.errors import BadTopic
 from broker.messages.job import Data
 from broker.messages.register import ClientRecord
 from client_fn.data import datasets, shards
-from client_fn.errors import BadDeal, BadShard, DataMissing
+from client_fn.errors import BadPartition, BadShard, DataMissing
 
 pytestmark = pytest.mark.torch
 
@@ -179,7 +179,7 @@ def test_more_than_a_thousand_clients_are_still_in_order(tmp_path: Path) -> None
 
 def test_what_can_t_be_staged_is_refused(tmp_path: Path) -> None:
     digits = datasets.load("digits")
-    with pytest.raises(BadDeal):
+    with pytest.raises(BadPartition):
         shards.stage(digits, Data(partition="iid", clients=1438), str(tmp_path), platform="local")
     with pytest.raises(BadTopic):
         shards.stage(digits, Data(dataset="d" * 40), str(tmp_path), platform="local")
