@@ -1,8 +1,8 @@
 """How a finished round becomes the next global model. A strategy is a pair of pure functions and a word to clients.
 
 A later strategy is one more class with these three methods and one more line in STRATEGIES; the rounds, the gate and
-the aggregator do not know which one runs. Whatever a strategy remembers between rounds are tensors in `server_state`; the
-server publishes them beside the model, so they survive a crash.
+the aggregator do not know which one runs. Whatever a strategy remembers between rounds are tensors in `server_state`;
+the server publishes them beside the model, so they survive a crash.
 """
 
 from dataclasses import dataclass, field

@@ -66,14 +66,14 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def per_minute(self) -> int:
-        """See `bridges.platform.ManagedPlatform`. A fire counts as one, and the invocation that it leads to as another."""
+        """Calls per minute: a fire counts as one, and the invocation that it leads to as another."""
         limits = self._limits or _Limits()
         fires = limits.fires_per_minute if self.settings.triggered else None
         return min([rate for rate in (limits.invocations_per_minute, fires) if rate], default=0)
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.ManagedPlatform`. Twice the time limit: a run may have had to wait for one that takes as long."""
+        """Twice the time limit: a run may have had to wait for one that takes as long. Seconds."""
         return 2 * self.settings.timeout_s + self.settings.settle_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:

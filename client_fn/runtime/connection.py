@@ -16,7 +16,7 @@ from client_fn.errors import NoRoute
 
 IDLE_S: Final = 60.0
 """A process that its platform freezes between two calls answers no pings. After so long the broker may have hung up,
-or something on the way has without telling anybody; that costs ten seconds to find out, and a new connection a hundredth."""
+or something on the way has without a word; that costs ten seconds to find out, and a new connection a hundredth."""
 
 log = structlog.get_logger(__name__)
 
