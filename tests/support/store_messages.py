@@ -31,7 +31,7 @@ from broker.messages.progress import ENDS, Progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from client_fn import package
+from fedkeeper import archives
 from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import deal
 from fedkeeper.sdk import Client
@@ -262,7 +262,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, payload in sorted(messages.items()):
         (folder / name).write_bytes(payload)
-    (folder / FUNCTION).write_bytes(package.build("openfaas"))
+    (folder / FUNCTION).write_bytes(archives.build("openfaas"))
 
 
 if __name__ == "__main__":
