@@ -51,7 +51,12 @@ async def test_clients_are_added_paused_listed_and_removed(nats_server: NatsServ
 async def test_mistakes_are_sentences(
     nats_server: NatsServer, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    await cli(nats_server, tmp_path, "clients", "add", "somebody", "--platform", "openfaas")
     assert said in await cli(nats_server, tmp_path, "clients", *arguments, code=1)
+
+
+async def test_a_broker_that_no_system_has_used_has_no_clients(nats_server: NatsServer, tmp_path: Path) -> None:
+    assert "no FedKeeper system has used" in await cli(nats_server, tmp_path, "clients", "remove", "nobody", code=1)
 
 
 async def test_a_fabric_file_with_a_mistake_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
