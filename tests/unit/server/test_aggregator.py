@@ -1,4 +1,4 @@
-"""The exact sum: the same bytes in any order, the right mean, and no overflow."""
+"""The exact sum: the same bytes in any order, the correct mean, no overflow."""
 
 import tracemalloc
 from typing import Any
@@ -49,7 +49,7 @@ def exact_mean(arrays: list[Array], samples: list[int]) -> NDArray[np.longdouble
 
 
 def steps_apart(one: Array, other: Array) -> Any:
-    """How many floating-point numbers of their dtype lie between them."""
+    """Distance in floating-point numbers of their dtype."""
     kind = np.dtype(f"i{one.dtype.itemsize}")
     magnitude = (1 << (8 * one.dtype.itemsize - 1)) - 1
 

@@ -1,4 +1,4 @@
-"""Who is invited."""
+"""Which clients are invited."""
 
 import numpy as np
 
@@ -26,17 +26,17 @@ REGISTER = [client(number) for number in range(20)]
 
 
 def drawn(job: Job, round_: int, register: list[ClientRecord] = REGISTER) -> tuple[str, ...]:
-    return tuple(member.id for member in cohort.choose(job, round_, cohort.eligible(job, register)))
+    return tuple(member.id for member in cohort.choose(job, round_, cohort.eligible_clients(job, register)))
 
 
 def test_paused_foreign_and_unlabelled_clients_are_left_out() -> None:
     others = [client(20, data="mnist-iid-c5-s0"), client(21, paused=True), ClientRecord(id="c-22", platform="local")]
-    assert cohort.eligible(JOB, [*others, *REGISTER]) == REGISTER
+    assert cohort.eligible_clients(JOB, [*others, *REGISTER]) == REGISTER
 
 
-def test_a_label_may_name_the_deal_or_the_whole_dataset() -> None:
+def test_a_label_may_name_the_partition_or_the_whole_dataset() -> None:
     whole = client(30, data=JOB.data.dataset)
-    assert cohort.eligible(JOB, [whole, client(31, data="digits-iid-c20-s0")]) == [whole]
+    assert cohort.eligible_clients(JOB, [whole, client(31, data="digits-iid-c20-s0")]) == [whole]
 
 
 def test_a_cohort_has_those_wanted_and_those_over_selected_once_and_by_id() -> None:

@@ -1,4 +1,4 @@
-"""What a round expects of updates, and what is told of it when it is over. No broker, no clock."""
+"""What a round expects of updates, and the events of its end. No broker, no clock."""
 
 import msgspec
 import numpy as np
@@ -56,9 +56,9 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
 
 
 def collected(*headers: UpdateHeader) -> Collection:
-    """A round that has counted these."""
-    expected = commit.expected(RECORD, WEIGHTS, "nonce")
-    collection = Collection(Round(frozenset(expected.members), 2, 5.0, 1300.0), Aggregate(expected.plan))
+    """A round that has counted updates with these headers."""
+    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
     for one in headers:
         collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, one.samples)
         collection.headers[one.client] = one
@@ -68,27 +68,32 @@ def collected(*headers: UpdateHeader) -> Collection:
 
 
 def test_an_update_is_expected_to_hold_what_clients_train() -> None:
-    expected = commit.expected(RECORD, WEIGHTS, "nonce")
-    assert (expected.job, expected.round, expected.base, expected.nonce) == ("demo", 4, MODEL.sha256, "nonce")
-    assert set(expected.members) == {"c-0", "c-1", "c-2"}
-    assert set(expected.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
+    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    assert (expectation.job, expectation.round, expectation.base, expectation.nonce) == (
+        "demo",
+        4,
+        MODEL.sha256,
+        "nonce",
+    )
+    assert set(expectation.members) == {"c-0", "c-1", "c-2"}
+    assert set(expectation.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
 
 
 def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
-    assert commit.expected(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
+    assert commit.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
 
 
 def test_statistics_may_go_further_from_the_base_than_weights() -> None:
-    plan = commit.expected(RECORD, WEIGHTS, "nonce").plan
+    plan = commit.expectation(RECORD, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] > plan.bounds["head"]
     as_weights = msgspec.structs.replace(RECORD, buffers=())
-    plan = commit.expected(as_weights, WEIGHTS, "nonce").plan
+    plan = commit.expectation(as_weights, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] == plan.bounds["head"]
 
 
 def test_a_job_without_a_model_expects_nothing() -> None:
     with pytest.raises(ValueError, match="demo has no model yet"):
-        commit.expected(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
+        commit.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
 
 
 def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
@@ -109,4 +114,4 @@ def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
     state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
     collection = collected(header("c-0", 10), header("c-1", 5, state=state))
-    assert commit.states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
+    assert commit.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}

@@ -1,4 +1,4 @@
-"""What the gate lets through and what it refuses, each with its code; whatever the bytes, nothing else comes out."""
+"""Which updates the gate accepts and refuses, each with its code. Any bytes are either accepted or refused."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ from broker.topics import UpdateTopic
 from server import aggregator, gate
 from server.aggregator import Aggregate
 from server.errors import Refused
-from server.gate import CODES, Expected
+from server.gate import CODES, Expectation
 
 BASE = "ab" * 32
 NONCE = "nonce-of-round-3"
@@ -47,7 +47,7 @@ MEMBERS = {
     "c-2": Member("c-2", "local", "", "", 50),
 }
 
-EXPECTED = Expected("demo", 3, BASE, NONCE, MEMBERS, PLAN, max_samples=1000)
+EXPECTED = Expectation("demo", 3, BASE, NONCE, MEMBERS, PLAN, max_samples=1000)
 
 HEADER = UpdateHeader(
     job="demo",
@@ -76,7 +76,7 @@ def update(client: str = "c-0", tensors: Tensors | None = None, **changes: Any) 
 
 
 def rewritten(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """An update whose header's JSON was changed, and nothing else."""
+    """An update with a changed JSON header."""
     blob = update()
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])
@@ -96,16 +96,16 @@ def metadata(**changes: str) -> bytes:
 def received(
     blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()
 ) -> tuple[UpdateHeader, Tensors]:
-    """The way of an update into the sum."""
-    where = gate.address(topic)
-    gate.admit(where, EXPECTED, counted)
-    return gate.check(blob, where, EXPECTED)
+    """Pass an update through the gate."""
+    address = gate.parse_topic(topic)
+    gate.admit(address, EXPECTED, counted)
+    return gate.check(blob, address, EXPECTED)
 
 
 def code_of(blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()) -> str:
     with pytest.raises(Refused) as refused:
         received(blob, topic, counted)
-    # It is published: JSON must be able to say it.
+    # The reason is published as JSON.
     msgspec.json.encode(refused.value.reason)
     assert NONCE not in refused.value.reason
     assert HEADER.token not in refused.value.reason
@@ -128,7 +128,7 @@ def without(name: str) -> Tensors:
 
 @functools.cache
 def bomb() -> bytes:
-    """A header of 100,000 empty tensors, which takes a parser long and costs the sender 7 MB."""
+    """A header of 100,000 empty tensors: 7 MB for the sender, and slow to parse."""
     empties = {f"t{i:06}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
     return framed(json.dumps({**empties, "__metadata__": HEADER.to_metadata()}).encode(), b"")
 
@@ -267,12 +267,12 @@ def test_a_replay_of_the_same_update_is_a_duplicate_before_it_is_read() -> None:
 )
 def test_a_topic_that_no_update_has_is_refused(topic: str) -> None:
     with pytest.raises(Refused) as refused:
-        gate.address(topic)
+        gate.parse_topic(topic)
     assert refused.value.code == "foreign"
 
 
 def test_an_update_s_topic_is_read() -> None:
-    assert gate.address(topics.update("demo", 3, "c-0", 2)) == UpdateTopic("demo", 3, "c-0", 2)
+    assert gate.parse_topic(topics.update("demo", 3, "c-0", 2)) == UpdateTopic("demo", 3, "c-0", 2)
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS))
@@ -306,16 +306,16 @@ def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_largest_update_has_room_for_long_names_and_little_more() -> None:
     tensors = {f"{'encoder.layer.' * 20}{i}.weight": np.zeros(100, np.float32) for i in range(300)}
     plan = aggregator.plan(tensors, payload.layout(tensors), frozenset(), 1000)
-    expected = replace(EXPECTED, plan=plan)
+    expectation = replace(EXPECTED, plan=plan)
     metrics = {f"metric-{i}": 1 / 3 for i in range(200)}
     blob = encoded(tensors, header_of(metrics=metrics, state=STATE))
-    gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expected)
-    assert len(blob) <= expected.largest < len(blob) + 400_000
+    gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expectation)
+    assert len(blob) <= expectation.max_bytes < len(blob) + 400_000
 
 
 def test_the_largest_update_of_a_small_model_has_room_for_many_metrics() -> None:
     blob = update(metrics={f"metric-{i}": 1 / 3 for i in range(1800)})
-    assert 50_000 < len(blob) <= EXPECTED.largest
+    assert 50_000 < len(blob) <= EXPECTED.max_bytes
     received(blob)
 
 
@@ -323,7 +323,7 @@ def test_the_largest_update_of_the_paper_s_network_is_little_more_than_its_weigh
     shapes = {"hidden.weight": (500, 784), "hidden.bias": (500,), "out.weight": (10, 500), "out.bias": (10,)}
     tensors: Tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     plan = aggregator.plan(tensors, payload.layout(tensors), frozenset(), 1000)
-    assert 1_590_040 < replace(EXPECTED, plan=plan).largest < 1.05 * 1_590_040
+    assert 1_590_040 < replace(EXPECTED, plan=plan).max_bytes < 1.05 * 1_590_040
 
 
 def test_a_truncated_update_is_malformed_wherever_it_ends() -> None:
@@ -332,7 +332,7 @@ def test_a_truncated_update_is_malformed_wherever_it_ends() -> None:
 
 
 def verdict(blob: bytes) -> str:
-    """A code, or `accepted`; any other error ends the test."""
+    """The code of the refusal, `accepted` or `poisoned`. Any other error ends the test."""
     try:
         _, tensors = received(blob)
     except Refused as refused:
