@@ -13,7 +13,7 @@ DATA_LABEL = "data"
 
 
 def eligible_clients(
-    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool] = lambda _: True
+    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool]
 ) -> list[ClientRecord]:
     """Clients that hold the job's data, are not paused, and whose platform has a bridge; sorted by id.
 

@@ -52,6 +52,13 @@ class Collection:
 class Collector:
     """Applies a job's events to the open round, and announces the results.
 
+    Args:
+        record: the job's record while the round is open.
+        expectation: what the round expects of an update.
+        announcer: publishes progress events.
+        clock: seconds since the epoch.
+        give_up_s: returns when to give up the clients of a platform, seconds since the epoch; None: never.
+
     Attributes:
         collection: what the round has collected.
     """

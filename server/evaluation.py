@@ -13,6 +13,13 @@ from server.learning import Learning
 class Evaluation:
     """The evaluations of one job.
 
+    Args:
+        round_: the last round that is evaluated; 0: none.
+        accuracy: the result of that evaluation.
+        learning: evaluates models.
+        announcer: publishes the results.
+        clock: seconds since the epoch.
+
     Attributes:
         round: the last round whose evaluation is announced.
         accuracy: its result, 0 to 1; None before the first evaluation.

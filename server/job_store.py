@@ -19,6 +19,11 @@ from server.strategy import GlobalState
 class JobStore:
     """A job's record and models on a broker.
 
+    Args:
+        broker: keeps them.
+        record: the job's record.
+        revision: the record's revision on the broker, for the next compare-and-set; 0: it is not there yet.
+
     Attributes:
         record: the job's record, as this server last read or changed it.
         weights: the global model that `record.model` names, as a safetensors file; empty before it is loaded.
@@ -47,6 +52,10 @@ class JobStore:
 
         Returns:
             The references to the model and to the server state; None if there is no server state.
+
+        Raises:
+            PayloadTooLarge: the broker does not take a value of this size.
+            StorageFull: the broker has no room.
         """
         self.weights = tensors.encode(state.weights)
         model = await self._put(self.weights)

@@ -72,6 +72,7 @@ async def run(job: str, context: JobContext) -> None:
     Raises:
         DecodeError: the record is unreadable.
         SchemaTooNew: a newer server has changed the record.
+        Disconnected: the broker was unreachable for longer than a call may take.
     """
     while True:
         value = await context.broker.get(topics.job_record(job))
@@ -106,7 +107,6 @@ class _JobRun:
 
     @property
     def record(self) -> JobRecord:
-        """The job's record."""
         return self._store.record
 
     async def run(self) -> None:
@@ -127,7 +127,8 @@ class _JobRun:
         self._secret = await get_or_create_secret(context.broker, record.id, context.make_secret)
         if record.phase == "accepted":
             await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
-        sources, since_s = (context.broker, context.registry, context.presence), record.opened_s or record.created_s
+        sources = context.broker, context.registry, context.presence
+        since_s = record.opened_s or record.created_s
         async with open_job_events(*sources, job=record.id, since_s=since_s, clock=context.clock) as events:
             if record.phase == "accepted":
                 await self._publish_initial_model()

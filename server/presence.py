@@ -57,7 +57,8 @@ class BridgePresence(Versioned):
 
         None if no bridge of the platform ever announced itself: bridges that send no presence can't be missed.
         """
-        return max((one.give_up_s for one in self._bridges.values() if one.presence.platform == platform), default=None)
+        bridges = [bridge for bridge in self._bridges.values() if bridge.presence.platform == platform]
+        return max((bridge.give_up_s for bridge in bridges), default=None)
 
     def note(self, value: Value | Deleted) -> None:
         """Apply a bridge's presence message. An unreadable one is logged and left out."""

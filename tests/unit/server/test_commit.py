@@ -55,13 +55,13 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
     )
 
 
-def collected(*headers: UpdateHeader) -> Collection:
+def collect(*headers: UpdateHeader) -> Collection:
     """A round that has counted updates with these headers."""
     expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
     collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
-    for one in headers:
-        collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, one.samples)
-        collection.headers[one.client] = one
+    for each in headers:
+        collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
+        collection.headers[each.client] = each
         collection.bytes_in += 100
     collection.training_s, collection.last_s = 1003.0, 1010.0
     return collection
@@ -97,7 +97,7 @@ def test_a_job_without_a_model_expects_nothing() -> None:
 
 
 def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
-    collection = collected(header("c-2", 30), header("c-0", 10))
+    collection = collect(header("c-2", 30), header("c-0", 10))
     event = commit.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
     assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
     assert event.model == NEXT
@@ -107,11 +107,11 @@ def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -
 
 
 def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
-    event = commit.failed_event(RECORD, collected(header("c-2", 30)))
+    event = commit.failed_event(RECORD, collect(header("c-2", 30)))
     assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
     state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
-    collection = collected(header("c-0", 10), header("c-1", 5, state=state))
+    collection = collect(header("c-0", 10), header("c-1", 5, state=state))
     assert commit.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}

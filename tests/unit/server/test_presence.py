@@ -26,43 +26,49 @@ def presence(clock: Clock) -> BridgePresence:
     return BridgePresence(clock)
 
 
-def announced(bridge: str = "site-1", platform: str = "edge", *, gone: bool = False) -> Value:
+def presence_value(bridge: str = "site-1", platform: str = "edge", *, gone: bool = False) -> Value:
     message = Presence(bridge=bridge, platform=platform, every_s=5.0, gone=gone)
     return Value(topics.presence(platform, bridge), msgspec.json.encode(message), 1)
 
 
 def test_a_bridge_is_there_as_long_as_it_says_so(presence: BridgePresence, clock: Clock) -> None:
     assert not presence.is_present("edge")
-    presence.note(announced())
+    presence.note(presence_value())
     clock.now_s += 14.9
     assert presence.is_present("edge")
     clock.now_s += 0.2
     assert not presence.is_present("edge")
-    presence.note(announced())
+    presence.note(presence_value())
     assert presence.is_present("edge")
 
 
 def test_its_tasks_are_given_up_only_when_it_had_time_to_come_back(presence: BridgePresence, clock: Clock) -> None:
     assert presence.give_up_s("edge") is None
-    presence.note(announced())
+    presence.note(presence_value())
     assert presence.give_up_s("edge") == 1030.0
     clock.now_s += 1
-    presence.note(announced(gone=True))
+    presence.note(presence_value(gone=True))
     assert not presence.is_present("edge"), "it announced goodbye"
     assert presence.give_up_s("edge") == 1016.0
 
 
 def test_one_of_several_bridges_is_enough(presence: BridgePresence) -> None:
-    presence.note(announced("site-1"))
-    presence.note(announced("site-2"))
-    presence.note(announced("site-1", gone=True))
+    presence.note(presence_value("site-1"))
+    presence.note(presence_value("site-2"))
+    presence.note(presence_value("site-1", gone=True))
     assert presence.is_present("edge")
     assert not presence.is_present("local")
 
 
 def test_only_coming_and_going_is_a_change(presence: BridgePresence, clock: Clock) -> None:
     versions = []
-    for value in (announced(), announced(), announced(gone=True), announced(gone=True), announced()):
+    for value in (
+        presence_value(),
+        presence_value(),
+        presence_value(gone=True),
+        presence_value(gone=True),
+        presence_value(),
+    ):
         presence.note(value)
         versions.append(presence.version)
         clock.now_s += 1
@@ -71,7 +77,7 @@ def test_only_coming_and_going_is_a_change(presence: BridgePresence, clock: Cloc
 
 def test_garbage_and_deleted_values_are_no_bridges(presence: BridgePresence) -> None:
     presence.note(Value(topics.presence("edge", "site-1"), b"garbage", 1))
-    presence.note(announced("site-2"))
+    presence.note(presence_value("site-2"))
     presence.note(Deleted(topics.presence("edge", "site-2"), 2))
     assert not presence.is_present("edge")
 

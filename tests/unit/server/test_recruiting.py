@@ -53,7 +53,7 @@ class Inputs:
     def put(self, event: JobEvent) -> None:
         self.events._queue.put_nowait(event)
 
-    async def recruited(self, job: Job = JOB) -> list[str]:
+    async def candidates(self, job: Job = JOB) -> list[str]:
         """Wait for candidates, and return their ids."""
         recruiter = Recruiter(job, self.registry, self.presence, self.clock)
         async with asyncio.timeout(60):
@@ -75,14 +75,14 @@ async def until_announced(inputs: Inputs) -> None:
 
 async def test_clients_enough_are_all_candidates_and_nothing_is_said(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(3))
-    assert await inputs.recruited() == ["client-00", "client-01", "client-02"]
+    assert await inputs.candidates() == ["client-00", "client-01", "client-02"]
     assert inputs.announced == []
 
 
 async def test_too_few_are_waited_for_and_that_is_said_once(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(1))
     async with asyncio.TaskGroup() as group:
-        recruiting = group.create_task(inputs.recruited(), name="recruiting")
+        recruiting = group.create_task(inputs.candidates(), name="recruiting")
         await until_announced(inputs)
         inputs.put(PresenceChanged())
         inputs.register(*fakes.clients(1, first=1))
@@ -96,7 +96,7 @@ async def test_a_bridge_that_comes_makes_its_clients_candidates(inputs: Inputs) 
     away = [msgspec.structs.replace(client, platform="away") for client in fakes.clients(2)]
     inputs.register(*away)
     async with asyncio.TaskGroup() as group:
-        recruiting = group.create_task(inputs.recruited(), name="recruiting")
+        recruiting = group.create_task(inputs.candidates(), name="recruiting")
         await until_announced(inputs)
         inputs.announce("away")
         inputs.put(PresenceChanged())
@@ -108,7 +108,7 @@ async def test_where_presence_is_ignored_the_register_is_enough() -> None:
     inputs = Inputs()
     inputs.register(*fakes.clients(2))
     ignoring = msgspec.structs.replace(JOB, cohort=Cohort(clients=2, presence="ignored"))
-    assert await inputs.recruited(ignoring) == ["client-00", "client-01"]
+    assert await inputs.candidates(ignoring) == ["client-00", "client-01"]
 
 
 async def test_the_wait_ends_with_a_reason_and_a_remedy(inputs: Inputs) -> None:
@@ -124,7 +124,7 @@ async def test_the_wait_ends_with_a_reason_and_a_remedy(inputs: Inputs) -> None:
 
 async def failure(inputs: Inputs) -> str:
     with pytest.raises(JobFailed) as failed:
-        await inputs.recruited()
+        await inputs.candidates()
     return str(failed.value)
 
 
@@ -132,4 +132,4 @@ async def test_a_cancellation_ends_the_wait_with_what_there_is(inputs: Inputs) -
     inputs.register(*fakes.clients(1))
     inputs.events.cancel_requested = True
     inputs.put(CancelRequested())
-    assert await inputs.recruited() == ["client-00"]
+    assert await inputs.candidates() == ["client-00"]
