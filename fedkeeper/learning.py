@@ -13,7 +13,7 @@ from broker.messages.tensors import DTYPES, Array
 from client_fn.data import datasets
 from client_fn.errors import ClientError
 from server.errors import LearningFailed
-from server.learning import Initial, Judgement
+from server.learning import EvaluationResult, InitialModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class TorchLearning:
         self._data_dir = data_dir
         self._test_set = lru_cache(maxsize=4)(self._load)
 
-    def initial(self, job: Job) -> Initial:
+    def initial_model(self, job: Job) -> InitialModel:
         """Build the model, and make sure that it can be judged later."""
         from client_fn.training import models, tensors
 
@@ -36,16 +36,16 @@ class TorchLearning:
                 self._test_set(job.data.dataset)
             weights = {name: _array(name, tensor) for name, tensor in tensors.tensors_of(module).items()}
         buffers = tuple(name for name, _ in module.named_buffers())
-        return Initial(weights, tensors.frozen_names(module), buffers)
+        return InitialModel(weights, tensors.frozen_names(module), buffers)
 
-    def judge(self, job: Job, weights: bytes) -> Judgement:
+    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Accuracy and loss on the dataset's test set."""
         from client_fn.training.evaluate import evaluate
 
         with _mapped():
             x, y = self._test_set(job.data.dataset)
             found = evaluate(job.model, weights, x, y, job.evaluation.batch_size)
-        return Judgement(found.accuracy, found.loss, found.samples)
+        return EvaluationResult(found.accuracy, found.loss, found.samples)
 
     def _load(self, name: str) -> "tuple[Tensor, Tensor]":
         import torch

@@ -1,5 +1,5 @@
-"""Decides: jobs, cohorts, rounds, aggregation, evaluation. Needs a broker and a `Learning`, and no torch.
+"""The FL server: jobs, cohorts, rounds, aggregation, evaluation. It needs a broker and a `Learning`, and no torch.
 
-`server.service.serve` is the server. The package itself imports nothing, so that a program that only knows the errors
-of `server.errors` loads no numpy.
+`server.service.serve` runs the server. The package itself imports nothing, so a program that needs only the errors of
+`server.errors` does not load numpy.
 """

@@ -1,4 +1,4 @@
-"""Tells the world what happens: progress events, in order, without making a round wait for each."""
+"""Publishes progress events in order, and does not make a round wait for each of them."""
 
 import asyncio
 import contextlib
@@ -23,48 +23,58 @@ class _Announcement:
 
 
 class Announcer:
-    """Use it as `async with announcing(broker) as announcer`; leaving it waits until all is said."""
+    """A queue of progress events. `open_announcer` publishes them."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._queue: asyncio.Queue[_Announcement | None] = asyncio.Queue()
 
-    def announce(self, job: str, event: Event, *about: object) -> None:
-        """Announce an event of a job.
+    def announce(self, job: str, event: Event, *key: object) -> None:
+        """Queue an event of a job.
 
         Args:
-            job: its id.
-            event: what happened.
-            about: what tells it from others of its kind (a round, a client, an attempt); said again after a crash, it
-                has the same id.
+            job: the job's id.
+            event: the event.
+            key: tells the event from others of its kind (a round, a client, an attempt). The event's id is made from
+                it, so an event that is announced again after a crash has the same id.
         """
-        self._queue.put_nowait(_Announcement(self._progress(job, event, about)))
+        self._put(job, event, key)
 
-    async def announce_and_wait(self, job: str, event: Event, *about: object) -> None:
-        """Announce an event as `say` does, and return when the broker has it."""
-        one = _Announcement(self._progress(job, event, about))
-        self._queue.put_nowait(one)
-        await one.published.wait()
+    async def announce_and_wait(self, job: str, event: Event, *key: object) -> None:
+        """Queue an event of a job, and return when the broker has it.
 
-    def _progress(self, job: str, event: Event, about: tuple[object, ...]) -> Progress:
-        return Progress(job, event, self._clock(), ".".join((job, event.what, *map(str, about))))
+        Args:
+            job: the job's id.
+            event: the event.
+            key: as for `announce`.
+        """
+        await self._put(job, event, key).published.wait()
+
+    def _put(self, job: str, event: Event, key: tuple[object, ...]) -> _Announcement:
+        event_id = ".".join((job, event.what, *map(str, key)))
+        announcement = _Announcement(Progress(job, event, self._clock(), event_id))
+        self._queue.put_nowait(announcement)
+        return announcement
 
     async def _publish(self, broker: Broker) -> None:
-        while (one := await self._queue.get()) is not None:
-            event = one.progress
+        """Publish the queue until its end, which is None."""
+        while (announcement := await self._queue.get()) is not None:
+            event = announcement.progress
             log.debug(event.event.what, job=event.job, id=event.id)
             await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
-            one.published.set()
-
-    def _end(self) -> None:
-        self._queue.put_nowait(None)
+            announcement.published.set()
 
 
 @contextlib.asynccontextmanager
-async def announcing(broker: Broker, clock: Callable[[], float] = time.time) -> AsyncIterator[Announcer]:
-    """An announcer on a broker."""
+async def open_announcer(broker: Broker, clock: Callable[[], float] = time.time) -> AsyncIterator[Announcer]:
+    """Open an announcer; leaving the context waits until every queued event is published.
+
+    Args:
+        broker: takes the events.
+        clock: seconds since the epoch.
+    """
     announcer = Announcer(clock)
     async with task_group() as group:
         group.create_task(announcer._publish(broker), name="announcer.publish")
         yield announcer
-        announcer._end()
+        announcer._queue.put_nowait(None)

@@ -1,4 +1,4 @@
-"""Who is invited to a round. Pure: the register's entries in, members out."""
+"""Chooses the clients of a round. Pure: entries of the register in, members of the cohort out."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -9,38 +9,49 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import seed
 
 DATA_LABEL = "data"
-"""Label of the register that says which deal a client's shard is part of."""
+"""Label in the register that names the partition (or the dataset) that a client's shard belongs to."""
 
 
-def eligible(
-    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool] = lambda _: True
+def eligible_clients(
+    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool]
 ) -> list[ClientRecord]:
-    """Clients that hold the job's data, are not paused, and whose platform has a bridge that is there; by id.
+    """Clients that hold the job's data, are not paused, and whose platform has a bridge; sorted by id.
 
     Args:
-        job: says what data, and whether bridges must be there.
-        clients: the register.
-        is_present: tells whether a platform has such a bridge.
+        job: names the data, and says whether bridges must be present.
+        clients: the registered clients.
+        is_present: tells whether a platform has a bridge.
     """
-    found = holding(job, clients)
+    holders = data_holders(job, clients)
     if job.cohort.presence == "ignored":
-        return found
-    present = {platform for platform in {client.platform for client in found} if is_present(platform)}
-    return [client for client in found if client.platform in present]
+        return holders
+    present = {platform for platform in {client.platform for client in holders} if is_present(platform)}
+    return [client for client in holders if client.platform in present]
 
 
-def holding(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord]:
-    """Clients that hold the job's data and are not paused, by id."""
-    wanted = (job.data.key, job.data.dataset)
-    found = [client for client in clients if client.labels.get(DATA_LABEL) in wanted and not client.paused]
-    return sorted(found, key=lambda client: client.id)
+def data_holders(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord]:
+    """Clients that hold the job's data and are not paused; sorted by id.
+
+    Args:
+        job: names the data.
+        clients: the registered clients.
+    """
+    labels = (job.data.key, job.data.dataset)
+    holders = [client for client in clients if client.labels.get(DATA_LABEL) in labels and not client.paused]
+    return sorted(holders, key=lambda client: client.id)
 
 
 def choose(job: Job, round_: int, candidates: list[ClientRecord]) -> tuple[Member, ...]:
-    """Draw a round's cohort without replacement; it depends on the seed, the round and the candidates alone."""
+    """Draw a round's cohort without replacement. The result depends only on the seed, the round and the candidates.
+
+    Args:
+        job: has the seed and the size of the cohort.
+        round_: number of the round.
+        candidates: clients to choose from, sorted by id.
+    """
     draw = random.Random(seed(job.seed, "cohort", round_))  # noqa: S311 (a draw, not a secret)
-    chosen = draw.sample(candidates, min(job.cohort.invited, len(candidates)))
+    sample = draw.sample(candidates, min(job.cohort.invited, len(candidates)))
     return tuple(
         Member(client.id, client.platform, client.url, client.data_loc, client.samples)
-        for client in sorted(chosen, key=lambda client: client.id)
+        for client in sorted(sample, key=lambda client: client.id)
     )

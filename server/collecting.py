@@ -1,4 +1,4 @@
-"""One round's updates, from the first to the one that closes it: checked, counted once, added."""
+"""Collects one round's updates: each is checked, counted once and added to the sum."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,37 +10,34 @@ from broker.base import Delivery
 from broker.errors import CorruptPayload
 from broker.messages import progress
 from broker.messages.invocation import Invocation
-from broker.messages.job_record import JobRecord, Member
+from broker.messages.job_record import JobRecord
 from broker.messages.update import UpdateHeader
-from broker.topics import UpdateTopic
-from server import gate, rounds
+from server import client_events, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobFailed, Refused
-from server.gate import Expected
-from server.job_events import CancelAsked, Invoked, JobEvent, JobEvents, TimeUp, UpdateArrived
+from server.gate import Expectation
+from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
 
 REPLAY_S: Final = 300.0
-"""Far more than it takes to read what is in the log; 230 MB take half a second."""
-
-_LOST: Final = frozenset({"dead", "expired"})
+"""Far more than a replay of the log takes: 230 MB take half a second."""
 
 
 @dataclass
 class Collection:
-    """What a round has brought so far.
+    """What a round has collected.
 
     Attributes:
-        round: where the round stands.
-        aggregate: the sum of what was counted.
-        headers: the metadata of what was counted, by client.
-        sequence: place in the log of the last update that was counted.
-        bytes_in: size of what was counted.
-        training_s: when the first client began to train, seconds since the epoch; None: nobody said so.
-        last_s: when the last counted update was here.
+        round: the round's state.
+        aggregate: the sum of the counted updates.
+        headers: the metadata of the counted updates, by client id.
+        sequence: position of the last counted update in the log.
+        bytes_in: size of the counted updates.
+        training_s: when the first client began to train, seconds since the epoch; None: no bridge has reported it.
+        last_s: when the last counted update arrived, seconds since the epoch.
     """
 
     round: Round
@@ -53,208 +50,152 @@ class Collection:
 
 
 class Collector:
-    """Turns what happens into a round's steps, and says what it did."""
+    """Applies a job's events to the open round, and announces the results.
+
+    Args:
+        record: the job's record while the round is open.
+        expectation: what the round expects of an update.
+        announcer: publishes progress events.
+        clock: seconds since the epoch.
+        give_up_s: returns when to give up the clients of a platform, seconds since the epoch; None: never.
+
+    Attributes:
+        collection: what the round has collected.
+    """
 
     def __init__(
         self,
         record: JobRecord,
-        expected: Expected,
+        expectation: Expectation,
         announcer: Announcer,
         clock: Callable[[], float],
-        gone_s: Callable[[str], float | None] = lambda _: None,
+        give_up_s: Callable[[str], float | None],
     ) -> None:
         cohort = record.job.cohort
         needed = min(cohort.needed, len(record.cohort))
         members = frozenset(member.id for member in record.cohort)
+        self.collection = Collection(
+            Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expectation.plan)
+        )
         self._record = record
-        self._expected = expected
+        self._expectation = expectation
         self._announcer = announcer
         self._clock = clock
         self._platforms = {member.platform for member in record.cohort} if cohort.presence == "required" else set()
-        self._gone_s = gone_s
-        self._given_up: set[str] = set()
-        self._heard: set[tuple[str, int, str]] = set()
-        self.collection = Collection(
-            Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expected.plan)
-        )
+        self._give_up_s = give_up_s
+        self._absent: set[str] = set()
+        self._reported: set[tuple[str, int, str]] = set()
 
-    async def run(self, inbox: JobEvents) -> Collection:
+    async def run(self, events: JobEvents) -> Collection:
         """Collect until the round is over."""
-        while self.collection.round.open:
-            await self._take(await inbox.next(self._wakes_s()))
-            if self.collection.round.open:
+        while self.collection.round.is_open:
+            deadlines = [self._give_up_s(platform) for platform in self._platforms - self._absent]
+            until_s = min([self.collection.round.next_tick_s, *(at_s for at_s in deadlines if at_s is not None)])
+            match await events.next(until_s):
+                case UpdateArrived(delivery):
+                    await self._take_update(delivery)
+                case InvocationReported(invocation):
+                    self._take_invocation(invocation)
+                case CancelRequested():
+                    self._move_to(rounds.cancel(self.collection.round, self._clock()))
+                case TimedOut():
+                    self._move_to(rounds.tick(self.collection.round, self._clock()))
+                case _:
+                    pass  # the register or the bridges have changed
+            if self.collection.round.is_open:
                 self._give_up_absent()
         return self.collection
 
-    def _wakes_s(self) -> float:
-        """When something may have to be done, whatever happens until then."""
-        gone = [self._gone_s(platform) for platform in self._platforms - self._given_up]
-        return min([self.collection.round.wakes_s, *(at_s for at_s in gone if at_s is not None)])
+    async def replay(self, events: JobEvents, closed: int) -> Collection:
+        """Count again what was counted before a crash. The clock plays no part.
 
-    def _give_up_absent(self) -> None:
-        """Do not wait for clients whose bridge has gone; an update that comes all the same still counts.
-
-        Where the quorum needs them, they are waited for: a site may come back before the deadline.
-        """
-        now_s = self._clock()
-        gone = {platform for platform in self._platforms if (self._gone_s(platform) or now_s + 1) <= now_s}
-        fresh, self._given_up = gone - self._given_up, gone
-        for member in self._record.cohort if fresh else ():
-            round_ = self.collection.round
-            enough = len(round_.cohort) - len(round_.lost) > round_.needed
-            if member.platform in fresh and member.id in self._outstanding and round_.open and enough:
-                self._bridge_gone(member)
-
-    @property
-    def _outstanding(self) -> frozenset[str]:
-        round_ = self.collection.round
-        return round_.cohort - round_.lost - self.collection.headers.keys()
-
-    def _bridge_gone(self, member: Member) -> None:
-        event = progress.ClientFailed(
-            round=self._record.round,
-            client=member.id,
-            platform=member.platform,
-            attempt=0,
-            reason=f"no bridge of {member.platform} is there any more",
-            final=True,
-        )
-        self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
-        self._step(rounds.lost(self.collection.round, member.id, self._clock()))
-
-    async def replay(self, inbox: JobEvents, closed: int) -> Collection:
-        """Count what was counted before: everything up to `closed` in the log, whatever the clock says now.
+        Args:
+            events: the job's events.
+            closed: position of the last counted update in the log.
 
         Raises:
-            JobFailed: the log does not hold it any more.
+            JobFailed: the log does not hold the updates any more.
         """
         until_s = self._clock() + REPLAY_S
         while self.collection.sequence < closed:
-            match await inbox.next(until_s):
+            match await events.next(until_s):
                 case UpdateArrived(delivery) if delivery.sequence <= closed:
-                    await self._update(delivery)
-                case TimeUp():
+                    await self._take_update(delivery)
+                case TimedOut():
                     raise JobFailed(f"the updates of round {self._record.round} are in the log no longer")
                 case _:
                     pass
         return self.collection
 
-    async def _take(self, happened: JobEvent) -> None:
-        match happened:
-            case UpdateArrived(delivery):
-                await self._update(delivery)
-            case Invoked(invocation):
-                self._invoked(invocation)
-            case CancelAsked():
-                self._step(rounds.cancelled(self.collection.round, self._clock()))
-            case TimeUp():
-                self._step(rounds.tick(self.collection.round, self._clock()))
-            case _:
-                pass
-
-    async def _update(self, delivery: Delivery) -> None:
+    async def _take_update(self, delivery: Delivery) -> None:
+        """Check an update and add it to the sum, or announce why it is refused."""
+        collection = self.collection
         try:
-            where = gate.address(delivery.topic)
-            gate.admit(where, self._expected, self.collection.headers)
-            self._count(await self._read(delivery), where, delivery.sequence)
+            topic = gate.parse_topic(delivery.topic)
+            gate.admit(topic, self._expectation, collection.headers)
+            update = await delivery.read(at_most=self._expectation.max_bytes)
+            header, tensors = gate.check(update, topic, self._expectation)
+        except CorruptPayload as exc:
+            self._refuse(delivery, Refused("malformed", str(exc)))
+            return
         except Refused as refusal:
             self._refuse(delivery, refusal)
-
-    async def _read(self, delivery: Delivery) -> bytes:
-        try:
-            return await delivery.read(at_most=self._expected.largest)
-        except CorruptPayload as exc:
-            raise Refused("malformed", str(exc)) from exc
-
-    def _count(self, update: bytes, where: UpdateTopic, sequence: int) -> None:
-        header, tensors = gate.check(update, where, self._expected)
-        self.collection.aggregate.add(tensors, header.samples)
-        self.collection.headers[where.client] = header
-        self.collection.bytes_in += len(update)
-        self.collection.sequence = sequence
-        self.collection.last_s = self._clock()
-        self._announce_counted(header)
-        if self.collection.round.open:
-            self._step(rounds.answered(self.collection.round, where.client, self._clock()))
-
-    def _announce_counted(self, header: UpdateHeader) -> None:
-        event = progress.UpdateCounted(
-            round=header.round,
-            client=header.client,
-            attempt=header.attempt,
-            samples=header.samples,
-            counted=len(self.collection.headers),
-            of=len(self._record.cohort),
-            trained_s=header.seconds.get("train", 0.0),
-            metrics=header.metrics,
-        )
+            return
+        collection.aggregate.add(tensors, header.samples)
+        collection.headers[header.client] = header
+        collection.bytes_in += len(update)
+        collection.sequence = delivery.sequence
+        collection.last_s = self._clock()
+        event = client_events.update_counted(header, len(collection.headers), len(self._record.cohort))
         self._announcer.announce(self._record.id, event, header.round, header.client)
+        if collection.round.is_open:
+            self._move_to(rounds.add_answer(collection.round, header.client, self._clock()))
 
     def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
         self._announcer.announce(self._record.id, event, delivery.sequence)
 
-    def _invoked(self, invocation: Invocation) -> None:
-        what = (invocation.client, invocation.attempt, invocation.outcome)
-        if invocation.round != self._record.round or what in self._heard:
+    def _take_invocation(self, invocation: Invocation) -> None:
+        """Announce an invocation's outcome once. A final failure makes the client lost."""
+        report = (invocation.client, invocation.attempt, invocation.outcome)
+        if invocation.round != self._record.round or report in self._reported:
             return
-        self._heard.add(what)
-        match invocation.outcome:
-            case "running":
-                self._training(invocation)
-            case "refused" | "restored":
-                self._repaired(invocation)
-            case "failed" | "dead" | "expired":
-                self._failed(invocation)
-            case _:
-                pass
+        self._reported.add(report)
+        event = client_events.from_invocation(invocation)
+        if event is None:
+            return
+        key: tuple[object, ...] = (invocation.round, *report)
+        if isinstance(event, progress.ClientTraining):
+            key = (invocation.round, invocation.client, invocation.attempt)
+            if self.collection.training_s is None:
+                self.collection.training_s = self._clock()
+        self._announcer.announce(self._record.id, event, *key)
+        if isinstance(event, progress.ClientFailed) and event.final:
+            self._move_to(rounds.add_loss(self.collection.round, invocation.client, self._clock()))
 
-    def _repaired(self, invocation: Invocation) -> None:
-        """The bridge met an obstacle on the way to the function, and goes on."""
-        kind = progress.ClientRefused if invocation.outcome == "refused" else progress.ClientRestored
-        event = kind(
-            round=invocation.round,
-            client=invocation.client,
-            platform=invocation.platform,
-            attempt=invocation.attempt,
-            reason=invocation.reason,
-        )
-        about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
-        self._announcer.announce(self._record.id, event, *about)
+    def _give_up_absent(self) -> None:
+        """Give up the clients whose bridge is gone. Their updates still count if they arrive in time.
 
-    def _training(self, invocation: Invocation) -> None:
-        if self.collection.training_s is None:
-            self.collection.training_s = self._clock()
-        event = progress.ClientTraining(
-            round=invocation.round,
-            client=invocation.client,
-            platform=invocation.platform,
-            activation=invocation.activation,
-            attempt=invocation.attempt,
-            cold=invocation.cold,
-        )
-        self._announcer.announce(self._record.id, event, invocation.round, invocation.client, invocation.attempt)
+        The round keeps waiting for clients that the quorum needs: their site may come back before the deadline.
+        """
+        now_s, before = self._clock(), self._absent
+        self._absent = {name for name in self._platforms if (self._give_up_s(name) or now_s + 1) <= now_s}
+        if self._absent <= before:
+            return
+        for member in self._record.cohort:
+            round_ = self.collection.round
+            is_outstanding = member.id not in round_.lost and member.id not in self.collection.headers
+            is_quorum_safe = len(round_.cohort) - len(round_.lost) > round_.needed
+            if member.platform in self._absent - before and is_outstanding and is_quorum_safe and round_.is_open:
+                event = client_events.bridge_absent(member, self._record.round)
+                self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
+                self._move_to(rounds.add_loss(round_, member.id, self._clock()))
 
-    def _failed(self, invocation: Invocation) -> None:
-        final = invocation.outcome in _LOST
-        event = progress.ClientFailed(
-            round=invocation.round,
-            client=invocation.client,
-            platform=invocation.platform,
-            attempt=invocation.attempt,
-            reason=invocation.reason,
-            final=final,
-        )
-        about = (invocation.round, invocation.client, invocation.attempt, invocation.outcome)
-        self._announcer.announce(self._record.id, event, *about)
-        if final:
-            self._step(rounds.lost(self.collection.round, invocation.client, self._clock()))
-
-    def _step(self, after: Round) -> None:
-        reached = after.state is State.GRACE and self.collection.round.state is State.COLLECTING
+    def _move_to(self, after: Round) -> None:
+        """Replace the round by its next state, and announce the quorum when it is reached."""
+        has_quorum = after.state is State.GRACE and self.collection.round.state is State.COLLECTING
         self.collection.round = after
-        if reached:
-            counted = len(after.counted)
-            event = progress.RoundQuorum(round=self._record.round, counted=counted, grace_s=after.grace_s)
+        if has_quorum:
+            event = progress.RoundQuorum(round=self._record.round, counted=len(after.counted), grace_s=after.grace_s)
             self._announcer.announce(self._record.id, event, self._record.round)

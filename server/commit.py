@@ -1,37 +1,59 @@
-"""What a round is to bring, and what it brought. Pure: the record and what was collected in, facts out."""
+"""What a round expects of its updates, what it leaves behind, and its progress events. Pure: the record in, facts out.
+
+`server.client_events` has the events about single clients.
+"""
 
 from broker.messages import tensors
 from broker.messages.job_record import JobRecord
-from broker.messages.progress import RoundCompleted, RoundFailed
+from broker.messages.progress import (
+    Event,
+    JobCancelled,
+    JobCompleted,
+    JobFailed,
+    RoundCompleted,
+    RoundFailed,
+    RoundOpened,
+)
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
 from server import aggregator, timing
 from server.collecting import Collection
-from server.gate import Expected
+from server.gate import Expectation
 
 
-def expected(record: JobRecord, weights: Tensors, nonce: str) -> Expected:
+def opened_event(record: JobRecord) -> RoundOpened:
+    """The event of the open round."""
+    return RoundOpened(
+        round=record.round,
+        cohort=tuple(member.id for member in record.cohort),
+        quorum=min(record.job.cohort.needed, len(record.cohort)),
+        deadline_s=record.deadline_s,
+        resumed=record.invited,
+    )
+
+
+def expectation(record: JobRecord, weights: Tensors, nonce: str) -> Expectation:
     """What the open round expects of an update.
 
     Args:
-        record: the job's.
+        record: the job's record.
         weights: the global model that the round starts from.
-        nonce: the round's.
+        nonce: secret text from which the round's tokens are made.
 
     Raises:
         ValueError: the job has no model yet.
     """
-    most = record.job.cohort.max_samples
+    max_samples = record.job.cohort.max_samples
     trained = {name: array for name, array in weights.items() if name not in record.frozen}
-    total = sum(member.samples or most for member in record.cohort)
-    return Expected(
+    total = sum(member.samples or max_samples for member in record.cohort)
+    return Expectation(
         job=record.id,
         round=record.round,
         base=model_of(record).sha256,
         nonce=nonce,
         members={member.id: member for member in record.cohort},
         plan=aggregator.plan(trained, tensors.layout(trained), frozenset(record.buffers), total),
-        max_samples=most,
+        max_samples=max_samples,
     )
 
 
@@ -39,7 +61,7 @@ def model_of(record: JobRecord) -> BlobRef:
     """The job's global model.
 
     Raises:
-        ValueError: it is not published yet.
+        ValueError: the job has no model yet.
     """
     if record.model is None:
         raise ValueError(f"{record.id} has no model yet")
@@ -49,13 +71,13 @@ def model_of(record: JobRecord) -> BlobRef:
 def completed_event(
     record: JobRecord, collection: Collection, model: BlobRef, *, invited_s: float, committed_s: float
 ) -> RoundCompleted:
-    """What a round that is committed is announced as.
+    """The event of a round whose result is the next global model.
 
     Args:
-        record: the job's, while the round is open.
-        collection: what was counted.
+        record: the job's record while the round is open.
+        collection: what the round has collected.
         model: the new global model.
-        invited_s: when every task was with the broker, seconds since the epoch.
+        invited_s: when the broker had every task, seconds since the epoch.
         committed_s: when the new model was committed, seconds since the epoch.
     """
     headers = collection.headers
@@ -73,20 +95,46 @@ def completed_event(
             committed_s=committed_s,
         ),
         trained_s=sum(header.seconds.get("train", 0.0) for header in headers.values()),
-        metrics=timing.weighted({client: (header.samples, header.metrics) for client, header in headers.items()}),
+        metrics=timing.weighted_means({client: (each.samples, each.metrics) for client, each in headers.items()}),
         bytes_in=collection.bytes_in,
         bytes_out=sum(header.fetched for header in headers.values()),
     )
 
 
 def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
-    """What a round without quorum is announced as; for the arguments see `completed_event`."""
+    """The event of a round without quorum.
+
+    Args:
+        record: the job's record while the round is open.
+        collection: what the round has collected.
+    """
     counted = tuple(sorted(collection.headers))
     reason = f"{len(counted)} of {collection.round.needed} needed updates"
     return RoundFailed(round=record.round, reason=reason, counted=counted, policy=record.job.cohort.on_failure)
 
 
-def states(record: JobRecord, collection: Collection) -> dict[str, BlobRef]:
-    """The optimizer state that each client's next task names, once the round is committed."""
+def optimizer_states(record: JobRecord, collection: Collection) -> dict[str, BlobRef]:
+    """The optimizer state that each client's next task names, by client id.
+
+    Args:
+        record: the job's record while the round is open.
+        collection: what the round has collected.
+    """
     new = {client: header.state for client, header in collection.headers.items() if header.state is not None}
     return record.states | new
+
+
+def end_event(record: JobRecord) -> Event:
+    """The event of an ended job.
+
+    Raises:
+        ValueError: the job is completed and has no model.
+    """
+    match record.phase:
+        case "failed":
+            return JobFailed(reason=record.reason)
+        case "cancelled":
+            return JobCancelled(rounds=record.done, model=record.model)
+        case _:
+            model, accuracy = model_of(record), record.accuracy
+            return JobCompleted(reason=record.reason, rounds=record.done, accuracy=accuracy, model=model)

@@ -1,10 +1,10 @@
-"""Everything that the server package raises.
+"""Every error that the server package raises.
 
 ServerError
-├── IllegalTransition   a round was told something that can't happen in its state
-├── Refused             an update that does not count, with a code and a reason
-├── LearningFailed      the model can't be built or judged (its class, its data)
-└── JobFailed           the job can't go on
+├── IllegalTransition   an event is impossible in the round's state
+├── Refused             an update does not count; has a code and a reason
+├── LearningFailed      the model can't be built or evaluated (its class, its data)
+└── JobFailed           the job can't continue
 """
 
 
@@ -13,16 +13,26 @@ class ServerError(Exception):
 
 
 class IllegalTransition(ServerError):
-    """Raised when a round is told something that can't happen in its state; nothing changed."""
+    """Raised when an event is impossible in a round's state; the round is unchanged.
 
-    def __init__(self, state: object, happening: object) -> None:
-        super().__init__(f"{happening} can't happen to a round that is {state}")
+    Attributes:
+        state: the round's state.
+        event: the event.
+    """
+
+    def __init__(self, state: object, event: object) -> None:
+        super().__init__(f"{event} can't happen to a round that is {state}")
         self.state = state
-        self.happening = happening
+        self.event = event
 
 
 class Refused(ServerError):
-    """Raised for an update that does not count."""
+    """Raised when an update does not count.
+
+    Attributes:
+        code: one of `server.gate.CODES`.
+        reason: the explanation for a person.
+    """
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
@@ -31,8 +41,8 @@ class Refused(ServerError):
 
 
 class LearningFailed(ServerError):
-    """Raised when the model can't be built or judged."""
+    """Raised when the model can't be built or evaluated."""
 
 
 class JobFailed(ServerError):
-    """Raised when the job can't go on."""
+    """Raised when the job can't continue."""

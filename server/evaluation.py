@@ -1,4 +1,4 @@
-"""Judges global models, one at a time, while the next round may already be on its way."""
+"""Evaluates a job's global models, one at a time. The next round may run meanwhile."""
 
 import asyncio
 import math
@@ -11,11 +11,18 @@ from server.learning import Learning
 
 
 class Evaluation:
-    """A job's evaluations.
+    """The evaluations of one job.
+
+    Args:
+        round_: the last round that is evaluated; 0: none.
+        accuracy: the result of that evaluation.
+        learning: evaluates models.
+        announcer: publishes the results.
+        clock: seconds since the epoch.
 
     Attributes:
-        round: the last round whose model was judged, and that is with the broker.
-        accuracy: measured then; None before the first.
+        round: the last round whose evaluation is announced.
+        accuracy: its result, 0 to 1; None before the first evaluation.
     """
 
     def __init__(
@@ -27,38 +34,52 @@ class Evaluation:
         self._learning = learning
         self._announcer = announcer
         self._clock = clock
-        self._one_at_a_time = asyncio.Lock()
-        self._settled = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._finished = asyncio.Event()
 
-    def due(self, job: Job, round_: int, done: int, *, last: bool) -> bool:
-        """Whether the model after a round is to be judged and is not yet; `done` counts completed rounds."""
+    def is_due(self, job: Job, round_: int, done: int, *, is_last: bool) -> bool:
+        """Whether the model of a round is to be evaluated, and its evaluation has not started.
+
+        Args:
+            job: says after how many rounds an evaluation is due.
+            round_: number of the round.
+            done: number of completed rounds.
+            is_last: the job has no further round.
+        """
         every = job.evaluation.every
-        return bool(every) and round_ > self._started and (last or done % every == 0)
+        return bool(every) and round_ > self._started and (is_last or done % every == 0)
 
-    async def judge(self, job_id: str, job: Job, round_: int, weights: bytes, *, in_background: bool) -> None:
-        """Judge the model after a round, and say how good it is.
+    async def evaluate(self, job_id: str, job: Job, round_: int, weights: bytes, *, in_background: bool) -> None:
+        """Evaluate the model of a round, and announce the result.
+
+        Args:
+            job_id: the job's id.
+            job: names the model and the dataset.
+            round_: number of the round.
+            weights: the model, a safetensors file.
+            in_background: whether the next round runs meanwhile.
 
         Raises:
             LearningFailed: the model or the test data can't be used.
         """
         self._started = round_
-        async with self._one_at_a_time:
+        async with self._lock:
             started_s = self._clock()
-            judged = await asyncio.to_thread(self._learning.judge, job, weights)
+            result = await asyncio.to_thread(self._learning.evaluate, job, weights)
             event = progress.ModelEvaluated(
                 round=round_,
-                accuracy=judged.accuracy,
-                loss=judged.loss if math.isfinite(judged.loss) else None,  # JSON has no NaN
-                samples=judged.samples,
+                accuracy=result.accuracy,
+                loss=result.loss if math.isfinite(result.loss) else None,  # JSON has no NaN
+                samples=result.samples,
                 evaluation_s=self._clock() - started_s,
                 background=in_background,
             )
             await self._announcer.announce_and_wait(job_id, event, round_)
-            self.round, self.accuracy = round_, judged.accuracy
-            self._settled.set()
+            self.round, self.accuracy = round_, result.accuracy
+            self._finished.set()
 
-    async def settled(self) -> None:
-        """Return when no evaluation is under way: a crash can then cost none but the next."""
+    async def wait(self) -> None:
+        """Wait until no evaluation is running. After that, a crash can't lose an evaluation that was started."""
         while self.round < self._started:
-            self._settled.clear()
-            await self._settled.wait()
+            self._finished.clear()
+            await self._finished.wait()

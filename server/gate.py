@@ -1,7 +1,7 @@
-"""What an update must be before it touches the sum. Pure: bytes and expectations in, tensors or a refusal out.
+"""Checks an update before it is added to the sum. Pure: bytes and an expectation in, tensors or a refusal out.
 
-An update comes from a machine that is not ours. safetensors itself accepts NaN, any shape and any name; see
-`broker.messages.tensors` for what is checked of the file.
+Updates come from machines that the server does not control. safetensors itself accepts NaN, any shape and any name;
+`broker.messages.tensors` checks the file format.
 """
 
 import hmac
@@ -17,7 +17,7 @@ from broker.errors import BadTopic
 from broker.messages import tensors as payload
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import Member
-from broker.messages.round import BlobRef, token
+from broker.messages.round import token
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
 from broker.topics import UpdateTopic
@@ -28,16 +28,17 @@ CODES: Final = (
     "late",  # its round is over
     "early",  # its round is not open yet
     "foreign",  # another job, a client outside the cohort, or a topic that is not its own
-    "token",  # it answers no task of this round
+    "token",  # not the token of a task of this round
     "base",  # trained from another global model
-    "duplicate",  # this client is counted already
+    "duplicate",  # this client is already counted
     "malformed",  # not a safetensors file with an update's metadata
-    "schema",  # a newer version's, which this server would misunderstand
+    "schema",  # written by a newer version, which this server would misunderstand
     "layout",  # other names, shapes or dtypes than the model's
     "finite",  # NaN or infinity
-    "magnitude",  # absurdly large
-    "samples",  # none, or more than the client can have
+    "magnitude",  # values far too large
+    "samples",  # zero, or more than the client can have
 )
+"""The codes of refusals."""
 
 _METADATA_BYTES: Final = 64 << 10
 
@@ -45,17 +46,17 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class Expectation:
     """What the open round expects of an update.
 
     Attributes:
         job: the job's id.
-        round: the open round's number.
-        base: digest of the global model that it starts from.
-        nonce: what its tokens are made from.
+        round: number of the open round.
+        base: SHA-256 of the global model that the round starts from, in hex.
+        nonce: secret text from which the round's tokens are made.
         members: the cohort, by client id.
-        plan: names, shapes, dtypes and bounds.
-        max_samples: for clients whose shard's size the register does not know.
+        plan: names, shapes, dtypes and bounds of the tensors.
+        max_samples: limit for clients whose shard size is not in the register.
     """
 
     job: str
@@ -66,23 +67,23 @@ class Expected:
     plan: Plan
     max_samples: int
 
-    def most_samples(self, client: str) -> int:
-        """How many samples the client can claim at the most."""
+    def max_samples_of(self, client: str) -> int:
+        """The largest number of samples that a client may claim."""
         return self.members[client].samples or self.max_samples
 
     @property
-    def largest(self) -> int:
-        """Bytes that no update of this round exceeds."""
+    def max_bytes(self) -> int:
+        """Upper bound of an update's size in bytes."""
         layout = self.plan.layout
         tensors = sum(payload.DTYPES[dtype].itemsize * int(np.prod(shape)) for dtype, shape in layout.values())
         return tensors + _METADATA_BYTES + 1024 * len(layout)
 
 
-def address(topic: str) -> UpdateTopic:
-    """Read an update's topic.
+def parse_topic(topic: str) -> UpdateTopic:
+    """Parse an update's topic.
 
     Raises:
-        Refused: it is no update's topic.
+        Refused: the topic is not an update's.
     """
     try:
         return topics.parse_update(topic)
@@ -90,87 +91,88 @@ def address(topic: str) -> UpdateTopic:
         raise Refused("foreign", f"{topic} is no update's topic") from exc
 
 
-def admit(where: UpdateTopic, expected: Expected, counted: Container[str]) -> None:
-    """Check what the topic alone tells, before the payload is fetched.
+def admit(topic: UpdateTopic, expectation: Expectation, counted: Container[str]) -> None:
+    """Check the topic of an update, before its payload is fetched.
+
+    Args:
+        topic: the update's topic.
+        expectation: what the open round expects.
+        counted: ids of the clients that are already counted.
 
     Raises:
         Refused: the update can't count.
     """
-    if where.round < expected.round:
-        raise Refused("late", f"round {where.round} is over, round {expected.round} is open")
-    if where.round > expected.round:
-        raise Refused("early", f"round {where.round} is not open yet, round {expected.round} is")
-    if where.job != expected.job or where.client not in expected.members:
-        raise Refused("foreign", f"{where.client} is not in the cohort of round {expected.round}")
-    if where.client in counted:
-        raise Refused("duplicate", f"{where.client} is counted already")
+    if topic.round < expectation.round:
+        raise Refused("late", f"round {topic.round} is over, round {expectation.round} is open")
+    if topic.round > expectation.round:
+        raise Refused("early", f"round {topic.round} is not open yet, round {expectation.round} is")
+    if topic.job != expectation.job or topic.client not in expectation.members:
+        raise Refused("foreign", f"{topic.client} is not in the cohort of round {expectation.round}")
+    if topic.client in counted:
+        raise Refused("duplicate", f"{topic.client} is counted already")
 
 
-def check(update: bytes, where: UpdateTopic, expected: Expected) -> tuple[UpdateHeader, Tensors]:
-    """Check everything else.
+def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> tuple[UpdateHeader, Tensors]:
+    """Check the payload of an update.
+
+    Args:
+        update: the safetensors file.
+        topic: the update's topic.
+        expectation: what the open round expects.
 
     Returns:
         The update's metadata, and its tensors as views of `update`.
 
     Raises:
-        Refused: it does not count, and why.
+        Refused: the update does not count.
     """
     try:
-        tensors, metadata = payload.decode(update, expected=len(expected.plan.layout))
+        tensors, metadata = payload.decode(update, expected=len(expectation.plan.layout))
         header = UpdateHeader.from_metadata(metadata)
     except SchemaTooNew as exc:
         raise Refused("schema", str(exc)) from exc
     except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
-    _check_header(header, where, expected)
-    _check_layout(tensors, expected.plan)
-    for name, tensor in tensors.items():
-        if name in expected.plan.bounds:
-            _check_values(name, tensor, expected.plan.bounds[name])
+    _check_header(header, topic, expectation)
+    _check_tensors(tensors, expectation.plan)
     return header, tensors
 
 
-def _check_header(header: UpdateHeader, where: UpdateTopic, expected: Expected) -> None:
-    claimed = UpdateTopic(header.job, header.round, header.client, header.attempt)
-    if claimed != where:
-        raise Refused("foreign", f"it says it is {claimed}, but was published as {where}")
+def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:
+    claim = UpdateTopic(header.job, header.round, header.client, header.attempt)
+    if claim != topic:
+        raise Refused("foreign", f"it says it is {claim}, but was published as {topic}")
     if header.state is not None:
-        _check_state(header.state, where)
-    if not hmac.compare_digest(header.token.encode(), token(expected.nonce, where.client).encode()):
+        # The server names a state in the next task and purges its topic later, so it must belong to the update.
+        own = topics.optimizer_state(topic.job, topic.client, topic.round, topic.attempt)
+        if header.state.topic != own or not _SHA256.fullmatch(header.state.sha256):
+            raise Refused("foreign", "the optimizer state that it names is not its own")
+    if not hmac.compare_digest(header.token.encode(), token(expectation.nonce, topic.client).encode()):
         raise Refused("token", "its token is not the one of this round's task")
-    if header.base != expected.base:
-        raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expected.base[:12]}")
-    most = expected.most_samples(where.client)
+    if header.base != expectation.base:
+        raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expectation.base[:12]}")
+    most = expectation.max_samples_of(topic.client)
     if not 1 <= header.samples <= most:
         raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible")
     if not all(np.isfinite(value) for value in header.metrics.values()):
         raise Refused("finite", "a metric is not finite")
 
 
-def _check_state(state: BlobRef, where: UpdateTopic) -> None:
-    """The server hands a state on, and purges its topic once it is superseded: it must be the update's own."""
-    own = topics.optimizer_state(where.job, where.client, where.round, where.attempt)
-    if state.topic != own or not _SHA256.fullmatch(state.sha256):
-        raise Refused("foreign", "the optimizer state that it names is not its own")
-
-
-def _check_layout(tensors: Tensors, plan: Plan) -> None:
-    got = payload.layout(tensors)
-    if got.keys() != plan.layout.keys():
-        missing, extra = sorted(plan.layout.keys() - got.keys()), sorted(got.keys() - plan.layout.keys())
+def _check_tensors(tensors: Tensors, plan: Plan) -> None:
+    layout = payload.layout(tensors)
+    if layout.keys() != plan.layout.keys():
+        missing, extra = sorted(plan.layout.keys() - layout.keys()), sorted(layout.keys() - plan.layout.keys())
         raise Refused("layout", f"tensors missing: {missing[:5]}, not asked for: {extra[:5]}")
-    for name, wanted in plan.layout.items():
-        if got[name] != wanted:
-            raise Refused("layout", f"{name} is {got[name]}, the model's is {wanted}")
-
-
-def _check_values(name: str, tensor: payload.Array, bound: float) -> None:
-    if not tensor.size:
-        return
-    # Two passes without a temporary: NaN makes both extremes NaN, and infinities show in one of them.
-    with np.errstate(invalid="ignore"):  # bfloat16's NaN would be a warning on top
-        low, high = float(tensor.min()), float(tensor.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise Refused("finite", f"{name} holds NaN or infinity")
-    if max(-low, high) > bound:
-        raise Refused("magnitude", f"{name} reaches {max(-low, high):g}, at most {bound:g} is accepted")
+    for name, entry in plan.layout.items():
+        if layout[name] != entry:
+            raise Refused("layout", f"{name} is {layout[name]}, the model's is {entry}")
+    for name, tensor in tensors.items():
+        if name not in plan.bounds or not tensor.size:
+            continue
+        # Two passes without a temporary: NaN makes both extremes NaN, and infinity is one of them.
+        with np.errstate(invalid="ignore"):  # bfloat16's NaN also causes a warning
+            low, high = float(tensor.min()), float(tensor.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise Refused("finite", f"{name} holds NaN or infinity")
+        if max(-low, high) > plan.bounds[name]:
+            raise Refused("magnitude", f"{name} reaches {max(-low, high):g}, at most {plan.bounds[name]:g} is accepted")

@@ -1,4 +1,4 @@
-"""A round's tasks: one small message for each member of the cohort."""
+"""Invites a round's cohort: one small task message for each member."""
 
 from typing import Final
 
@@ -10,23 +10,25 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import RoundTask, seed, token
 from broker.support.tasks import task_group
+from server.commit import model_of
 from server.strategy import Strategy
 
 TASK_BYTES: Final = 100_000
-"""No trigger is larger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
+"""Limit of a trigger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
 
 async def send(broker: Broker, record: JobRecord, nonce: str, strategy: Strategy) -> None:
-    """Publish the tasks of the open round; returns when the broker has them all.
+    """Publish the tasks of the open round; return when the broker has them all.
 
     Args:
-        broker: takes them.
-        record: the job's.
-        nonce: the round's; the tokens are made from it.
-        strategy: the job's.
+        broker: takes the tasks.
+        record: the job's record.
+        nonce: secret text from which the round's tokens are made.
+        strategy: the job's strategy.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
+        ValueError: the job has no model yet.
     """
     async with task_group() as group:
         for member in record.cohort:
@@ -35,10 +37,18 @@ async def send(broker: Broker, record: JobRecord, nonce: str, strategy: Strategy
 
 
 def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) -> RoundTask:
-    """What a member is asked to do in the open round; for the arguments see `send`."""
+    """Make a member's task for the open round.
+
+    Args:
+        member: the member of the cohort.
+        record: the job's record.
+        nonce: secret text from which the round's tokens are made.
+        strategy: the job's strategy.
+
+    Raises:
+        ValueError: the job has no model yet.
+    """
     job = record.job
-    if record.model is None:
-        raise ValueError(f"{record.id} has no model yet")
     return RoundTask(
         client_id=member.id,
         client_type=member.platform,
@@ -48,7 +58,7 @@ def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) 
         training_hyperparameters=job.training,
         job=record.id,
         round=record.round,
-        model=record.model,
+        model=model_of(record),
         state=record.states.get(member.id),
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),

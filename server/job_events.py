@@ -1,4 +1,4 @@
-"""Everything that can happen to one job, in one queue: updates, invocations, a cancellation, the register's changes."""
+"""A job's events in one queue: updates, invocations, a cancellation, changes of the register and of the bridges."""
 
 import asyncio
 import contextlib
@@ -16,134 +16,137 @@ from broker.messages import cloudevents
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.support.tasks import task_group
+from server.following import Versioned
 from server.presence import BridgePresence
 from server.registry import Registry
 
 log = structlog.get_logger(__name__)
 
 _CLOCK_SKEW_S: Final = 60.0
-"""Invocations are replayed from a little before the round was opened; stale ones are told by their round."""
+"""The replay of invocations starts this much before the round was opened. Older ones are recognised by their round."""
+
+_QUEUE_SIZE: Final = 8
+"""Updates wait in the broker, not in memory: a few are enough to keep the aggregator busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateArrived:
-    """An update lies in the log."""
+    """An update is in the log."""
 
     delivery: Delivery
 
 
 @dataclass(frozen=True, slots=True)
-class Invoked:
-    """A bridge says what became of an invocation."""
+class InvocationReported:
+    """A bridge has reported an invocation's outcome."""
 
     invocation: Invocation
 
 
 @dataclass(frozen=True, slots=True)
-class CancelAsked:
-    """Someone wants the job to end."""
+class CancelRequested:
+    """A person wants the job to end."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisterChanged:
-    """Clients came, went or changed."""
+    """The client register has changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceChanged:
-    """Bridges came or went."""
+    """The set of platforms with a bridge has changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class TimeUp:
-    """The time that was asked for has come."""
+class TimedOut:
+    """The wait for the next event is over."""
 
 
-JobEvent = UpdateArrived | Invoked | CancelAsked | RegisterChanged | PresenceChanged | TimeUp
+JobEvent = UpdateArrived | InvocationReported | CancelRequested | RegisterChanged | PresenceChanged | TimedOut
 
 
 class JobEvents:
-    """Use it as `async with reading(...) as inbox`.
+    """The queue of a job's events. `open_job_events` fills it.
 
     Attributes:
-        cancel_asked: someone wants the job to end, whether or not that was taken out of the queue yet.
+        cancel_requested: whether the job is to be cancelled; set before the event leaves the queue.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.cancel_asked = False
+        self.cancel_requested = False
         self._clock = clock
-        # Updates wait in the broker, not here: a few are enough to keep the aggregator busy.
-        self._queue: asyncio.Queue[JobEvent] = asyncio.Queue(8)
+        self._queue: asyncio.Queue[JobEvent] = asyncio.Queue(_QUEUE_SIZE)
 
     async def next(self, until_s: float) -> JobEvent:
-        """What happened next, or TimeUp at `until_s` (seconds since the epoch)."""
+        """Wait for the next event; return `TimedOut` at `until_s` (seconds since the epoch)."""
         try:
             async with asyncio.timeout(max(0.0, until_s - self._clock())):
                 return await self._queue.get()
         except TimeoutError:
-            return TimeUp()
+            return TimedOut()
 
-    async def _updates(self, broker: Broker, job: str) -> None:
+    async def _read_updates(self, broker: Broker, job: str) -> None:
         async with broker.subscribe(topics.job_updates(job), start="first") as deliveries:
             async for delivery in deliveries:
                 await self._queue.put(UpdateArrived(delivery))
 
-    async def _invocations(self, broker: Broker, job: str, since_s: float) -> None:
-        every = topics.invocation(topics.ANY, topics.ANY)
+    async def _read_invocations(self, broker: Broker, job: str, since_s: float) -> None:
+        topic_filter = topics.invocation(topics.ANY, topics.ANY)
         since = datetime.fromtimestamp(since_s - _CLOCK_SKEW_S, UTC)
-        async with broker.subscribe(every, start=since, prefetch=64) as deliveries:
+        async with broker.subscribe(topic_filter, start=since, prefetch=64) as deliveries:
             async for delivery in deliveries:
-                invocation = await _invocation(delivery)
-                if invocation is not None and invocation.job == job:
-                    await self._queue.put(Invoked(invocation))
+                try:
+                    invocation = cloudevents.data_of(await delivery.read(), Invocation)
+                except (DecodeError, CorruptPayload) as exc:
+                    log.warning("unreadable invocation record", topic=delivery.topic, error=str(exc))
+                    continue
+                if invocation.job == job:
+                    await self._queue.put(InvocationReported(invocation))
 
-    async def _cancellations(self, broker: Broker, job: str) -> None:
+    async def _read_cancellations(self, broker: Broker, job: str) -> None:
         async with broker.subscribe(topics.cancellation(job), start="first", prefetch=1) as deliveries:
             async for _ in deliveries:
-                self.cancel_asked = True
-                await self._queue.put(CancelAsked())
+                self.cancel_requested = True
+                await self._queue.put(CancelRequested())
 
-    async def _register(self, registry: Registry) -> None:
-        version = registry.version
+    async def _read_changes(self, view: Versioned, event: RegisterChanged | PresenceChanged) -> None:
+        version = view.version
         while True:
-            version = await registry.changed(version)
-            await self._queue.put(RegisterChanged())
-
-    async def _attendance(self, attendance: BridgePresence) -> None:
-        version = attendance.version
-        while True:
-            version = await attendance.changed(version)
-            await self._queue.put(PresenceChanged())
-
-
-async def _invocation(delivery: Delivery) -> Invocation | None:
-    try:
-        return cloudevents.data_of(await delivery.read(), Invocation)
-    except (DecodeError, CorruptPayload) as exc:
-        log.warning("unreadable invocation record", topic=delivery.topic, error=str(exc))
-        return None
+            version = await view.wait_for_change(version)
+            await self._queue.put(event)
 
 
 @contextlib.asynccontextmanager
-async def reading(
+async def open_job_events(
     broker: Broker,
     registry: Registry,
-    attendance: BridgePresence,
+    presence: BridgePresence,
     *,
     job: str,
     since_s: float,
     clock: Callable[[], float],
 ) -> AsyncIterator[JobEvents]:
-    """The inbox of a job; invocations are replayed from `since_s` (seconds since the epoch) on."""
-    inbox = JobEvents(clock)
+    """Open the event queue of a job. Updates are replayed from the first one in the log.
+
+    Args:
+        broker: delivers updates, invocations and cancellations.
+        registry: the registered clients.
+        presence: the bridges.
+        job: the job's id.
+        since_s: invocations are replayed from then on, seconds since the epoch.
+        clock: seconds since the epoch.
+    """
+    events = JobEvents(clock)
+    readers = {
+        "updates": events._read_updates(broker, job),
+        "invocations": events._read_invocations(broker, job, since_s),
+        "cancellations": events._read_cancellations(broker, job),
+        "register": events._read_changes(registry, RegisterChanged()),
+        "presence": events._read_changes(presence, PresenceChanged()),
+    }
     async with task_group() as group:
-        readers = [
-            group.create_task(inbox._updates(broker, job), name=f"{job}.updates"),
-            group.create_task(inbox._invocations(broker, job, since_s), name=f"{job}.invocations"),
-            group.create_task(inbox._cancellations(broker, job), name=f"{job}.cancellations"),
-            group.create_task(inbox._register(registry), name=f"{job}.register"),
-            group.create_task(inbox._attendance(attendance), name=f"{job}.attendance"),
-        ]
-        yield inbox
-        for reader in readers:
-            reader.cancel()
+        tasks = [group.create_task(reader, name=f"{job}.{name}") for name, reader in readers.items()]
+        yield events
+        for task in tasks:
+            task.cancel()

@@ -1,4 +1,4 @@
-"""What a job remembers: its record, moved by compare-and-set only, and the models that the record names."""
+"""A job's memory on the broker: its record, changed by compare-and-set only, and the models that the record names."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,9 +19,14 @@ from server.strategy import GlobalState
 class JobStore:
     """A job's record and models on a broker.
 
+    Args:
+        broker: keeps them.
+        record: the job's record.
+        revision: the record's revision on the broker, for the next compare-and-set; 0: it is not there yet.
+
     Attributes:
-        record: as this server last read or moved it.
-        weights: the global model that `record.model` names, as a safetensors file; empty before it is known.
+        record: the job's record, as this server last read or changed it.
+        weights: the global model that `record.model` names, as a safetensors file; empty before it is loaded.
     """
 
     def __init__(self, broker: Broker, record: JobRecord, revision: int) -> None:
@@ -29,34 +34,38 @@ class JobStore:
         self.weights = b""
         self._broker = broker
         self._revision = revision
-        self._before_last: BlobRef | None = None
+        self._previous_model: BlobRef | None = None
 
-    async def move(self, **changes: Any) -> None:
-        """Change the record.
+    async def change(self, **changes: Any) -> None:
+        """Change fields of the record.
 
         Raises:
-            Conflict: another server has moved it since we read it.
+            Conflict: another server has changed the record since this one read it.
         """
-        after = msgspec.structs.replace(self.record, **changes)
-        topic = topics.job_record(after.id)
-        self._revision = await self._broker.put(topic, codec.encode(after), revision=self._revision)
-        self.record = after
-
-    async def secret(self, make: Callable[[], str]) -> str:
-        """The job's secret; a job that has none yet gets one. See `keep_secret`."""
-        return await keep_secret(self._broker, self.record.id, make)
+        record = msgspec.structs.replace(self.record, **changes)
+        topic = topics.job_record(record.id)
+        self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
+        self.record = record
 
     async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
-        """Publish a global model and the strategy's server_state, each under its digest."""
+        """Publish a global state, the model and the server state each under its digest.
+
+        Returns:
+            The references to the model and to the server state; None if there is no server state.
+
+        Raises:
+            PayloadTooLarge: the broker does not take a value of this size.
+            StorageFull: the broker has no room.
+        """
         self.weights = tensors.encode(state.weights)
         model = await self._put(self.weights)
         return model, await self._put(tensors.encode(state.server_state)) if state.server_state else None
 
-    async def recall(self) -> GlobalState:
-        """The global model and the server_state that the record names.
+    async def load_state(self) -> GlobalState:
+        """Load the global state that the record names.
 
         Raises:
-            CorruptPayload: one of them is missing, or other bytes lie under its digest.
+            CorruptPayload: the model or the server state is missing or does not match its digest.
         """
         record = self.record
         self.weights = b"" if record.model is None else await self._get(record.model)
@@ -65,27 +74,27 @@ class JobStore:
         )
         return GlobalState(tensors.decode(self.weights)[0], server_state)
 
-    async def forget(self, before: JobRecord) -> None:
-        """Drop what nobody needs after a round: its updates, superseded optimizer states, the model before the last.
+    async def delete_superseded(self, opened: JobRecord) -> None:
+        """Delete a round's updates, superseded optimizer states and the model before the previous one.
 
         Args:
-            before: the record as it was while the round was open.
+            opened: the record as it was while the round was open.
         """
-        await self._broker.purge(topics.round_updates(before.id, before.round))
-        superseded, self._before_last = self._before_last, before.model
-        if superseded is not None and superseded not in (before.model, self.record.model):
+        await self._broker.purge(topics.round_updates(opened.id, opened.round))
+        superseded, self._previous_model = self._previous_model, opened.model
+        if superseded is not None and superseded not in (opened.model, self.record.model):
             await self._broker.purge(superseded.topic)
-        for client, state in before.states.items():
+        for client, state in opened.states.items():
             if self.record.states.get(client) != state:
                 await self._broker.purge(state.topic)
 
-    async def tidy(self) -> None:
-        """Drop the last committed round's updates, if a crash came before `forget`: they are no news any more."""
+    async def delete_last_updates(self) -> None:
+        """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
         if self.record.last is not None:
             await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
 
     async def clean_up(self) -> None:
-        """Drop all of an ended job but its record, its progress and its last models; its secret goes too."""
+        """Delete an ended job's updates, optimizer states and secret. The record, progress and last models stay."""
         await self._broker.purge(topics.job_updates(self.record.id))
         await self._broker.purge(topics.job_states(self.record.id))
         await self._broker.purge(topics.secret(self.record.id))
@@ -97,30 +106,30 @@ class JobStore:
         return BlobRef(topic, digest, len(blob))
 
     async def _get(self, blob: BlobRef) -> bytes:
-        found = await self._broker.get(blob.topic)
-        if found is None:
+        value = await self._broker.get(blob.topic)
+        if value is None:
             raise CorruptPayload(blob.topic, "it is missing")
-        if hashlib.sha256(found.payload).hexdigest() != blob.sha256:
+        if hashlib.sha256(value.payload).hexdigest() != blob.sha256:
             raise CorruptPayload(blob.topic, "its bytes do not have its digest")
-        return found.payload
+        return value.payload
 
 
-async def keep_secret(broker: Broker, job: str, make: Callable[[], str]) -> str:
-    """The secret of a job: the one that was written first, whoever wrote it.
+async def get_or_create_secret(broker: Broker, job: str, make_secret: Callable[[], str]) -> str:
+    """Return a job's secret. If several servers create one, the first write wins.
 
     Args:
-        broker: keeps it.
+        broker: keeps the secret.
         job: the job's id.
-        make: makes an unguessable text, for a job that has no secret yet.
+        make_secret: returns an unguessable text, for a job without a secret.
 
     Raises:
-        CorruptPayload: the broker has lost it at once.
+        CorruptPayload: the broker does not return the secret that was just written.
     """
     topic = topics.secret(job)
-    found = await broker.get(topic)
-    if found is None:
-        await broker.put(topic, make().encode())
-        found = await broker.get(topic)
-    if found is None or found.payload is None:
+    value = await broker.get(topic)
+    if value is None:
+        await broker.put(topic, make_secret().encode())
+        value = await broker.get(topic)
+    if value is None:
         raise CorruptPayload(topic, "it is missing")
-    return found.payload.decode()
+    return value.payload.decode()

@@ -1,7 +1,7 @@
-"""A job from its acceptance to its end: initial model, rounds, commits, evaluations.
+"""Runs a job from its acceptance to its end: initial model, rounds, commits, evaluations.
 
-The record is moved by compare-and-set before anything that follows from it is done, and every step can be done twice:
-whoever picks the record up after a crash goes on from where it stands and gets the same model.
+The record is changed by compare-and-set before anything that follows from the change is done, and every step can be
+repeated. A server that takes a job over after a crash continues from the record and gets the same model.
 """
 
 import asyncio
@@ -19,83 +19,86 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
 from broker.support.tasks import task_group
-from server import cohort, commit, invitations, job_events, strategy
+from server import cohort, commit, invitations, strategy
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobFailed, LearningFailed
 from server.evaluation import Evaluation
-from server.job_events import JobEvents
-from server.job_store import JobStore
+from server.job_events import JobEvents, open_job_events
+from server.job_store import JobStore, get_or_create_secret
 from server.learning import Learning
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
 from server.rounds import State
-from server.strategy import Finished, GlobalState
+from server.strategy import GlobalState, RoundResult
 
 log = structlog.get_logger(__name__)
 
-_BROKEN: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
+_PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
 """Broker errors that a retry cannot fix; they fail the job."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """What a job is run with.
+    """What every job of a server uses.
 
     Attributes:
-        broker: where everything is kept.
-        announcer: tells the world.
-        registry: who could take part.
-        attendance: whose bridge is there.
-        learning: builds and judges models.
+        broker: keeps records, models and updates.
+        announcer: publishes progress events.
+        registry: the registered clients.
+        presence: the bridges.
+        learning: builds and evaluates models.
         clock: seconds since the epoch.
-        secret: makes an unguessable text, for a job that has none yet.
+        make_secret: returns an unguessable text, for a job without a secret.
     """
 
     broker: Broker
     announcer: Announcer
     registry: Registry
-    attendance: BridgePresence
+    presence: BridgePresence
     learning: Learning
     clock: Callable[[], float]
-    secret: Callable[[], str]
+    make_secret: Callable[[], str]
 
 
 async def run(job: str, context: JobContext) -> None:
-    """Run a job to its end, from wherever its record stands."""
-    while not await _run_once(job, context):
-        log.info("another server moved this job; going on from its record", job=job)
+    """Run a job to its end, starting from its record.
 
+    Args:
+        job: the job's id.
+        context: what the job uses.
 
-async def _run_once(job: str, context: JobContext) -> bool:
-    found = await context.broker.get(topics.job_record(job))
-    if found is None:
-        return True
-    record = codec.decode(JobRecord, found.payload)
-    if record.over:
-        return True
-    store = JobStore(context.broker, record, found.revision)
-    try:
-        await _Running(store, context).run_to_the_end()
-    except Conflict:
-        return False
-    return True
-
-
-class _Running:
-    """A job that this server runs.
-
-    The methods stand in the order in which a job comes to them.
+    Raises:
+        DecodeError: the record is unreadable.
+        SchemaTooNew: a newer server has changed the record.
+        Disconnected: the broker was unreachable for longer than a call may take.
     """
+    while True:
+        value = await context.broker.get(topics.job_record(job))
+        if value is None:
+            return
+        record = codec.decode(JobRecord, value.payload)
+        if record.over:
+            return
+        try:
+            await _JobRun(JobStore(context.broker, record, value.revision), context).run()
+        except Conflict:
+            log.info("another server moved this job; going on from its record", job=job)
+        else:
+            return
+
+
+class _JobRun:
+    """One run of a job on this server. The methods stand in the order of a job's life."""
 
     def __init__(self, store: JobStore, context: JobContext) -> None:
         record = store.record
         self.job = record.job
         self._store = store
         self._context = context
-        self._recruiter = Recruiter(record.job, context.registry, context.attendance, context.clock)
-        self._strategy = strategy.of(record.job)
+        self._recruiter = Recruiter(record.job, context.registry, context.presence, context.clock)
+        self._strategy = strategy.create(record.job)
         self._state = GlobalState({})
         self._secret = ""
         self._evaluation = Evaluation(
@@ -104,90 +107,88 @@ class _Running:
 
     @property
     def record(self) -> JobRecord:
-        """Where the job stands."""
         return self._store.record
 
-    async def run_to_the_end(self) -> None:
-        """Take every step until the job has ended, and everybody may know it."""
+    async def run(self) -> None:
+        """Train until the job ends, announce the end, and delete what is no longer needed."""
         if not self.record.ended:
-            await self._store.tidy()
+            await self._store.delete_last_updates()
             try:
                 await self._train()
-            except (JobFailed, LearningFailed, *_BROKEN) as exc:
+            except (JobFailed, LearningFailed, *_PERMANENT) as exc:
                 await self._end("failed", str(exc))
-        await self._announce_and_wait(_end_event(self.record))
+        await self._announce_and_wait(commit.end_event(self.record))
         await self._store.clean_up()
-        await self._store.move(announced=True)
+        await self._store.change(announced=True)
 
     async def _train(self) -> None:
+        """Start or resume the job, and run rounds until it ends."""
         record, context = self.record, self._context
-        self._secret = await self._store.secret(context.secret)
-        since_s = record.opened_s or record.created_s
+        self._secret = await get_or_create_secret(context.broker, record.id, context.make_secret)
         if record.phase == "accepted":
             await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
-        sources = context.broker, context.registry, context.attendance
-        async with job_events.reading(*sources, job=record.id, since_s=since_s, clock=context.clock) as box:
+        sources = context.broker, context.registry, context.presence
+        since_s = record.opened_s or record.created_s
+        async with open_job_events(*sources, job=record.id, since_s=since_s, clock=context.clock) as events:
             if record.phase == "accepted":
-                await self._publish_first_model()
+                await self._publish_initial_model()
             else:
-                await self._resume()
+                self._state = await self._store.load_state()
+                if record.last is not None:
+                    # The server may have crashed after the commit and before the announcement.
+                    self._announce(record.last, record.last.round)
             async with task_group() as background:
-                await self._run_rounds(box, background)
+                while not self.record.ended:
+                    await self._evaluate_if_due(background)
+                    if self.record.cohort:
+                        await self._run_round(events, background)
+                    elif reason := self._stop_reason():
+                        await self._end("completed", reason)
+                    else:
+                        await self._open_round(events)
 
-    async def _publish_first_model(self) -> None:
-        initial = await asyncio.to_thread(self._context.learning.initial, self.job)
+    async def _publish_initial_model(self) -> None:
+        initial = await asyncio.to_thread(self._context.learning.initial_model, self.job)
         self._state = self._strategy.init(initial.weights)
         model, server_state = await self._store.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
         await self._announce_and_wait(progress.JobStarted(model=model, parameters=parameters))
-        await self._store.move(
+        await self._store.change(
             phase="running", model=model, server_state=server_state, frozen=initial.frozen, buffers=initial.buffers
         )
 
-    async def _resume(self) -> None:
-        self._state = await self._store.recall()
-        if self.record.last is not None:
-            # It may have been committed, but not said, before a server went down.
-            self._announce(self.record.last, self.record.last.round)
-
-    async def _run_rounds(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
-        while not self.record.ended:
-            await self._evaluate_if_due(background)
-            if self.record.cohort:
-                await self._run_round(box, background)
-            elif reason := self._stop_reason():
-                await self._end("completed", reason)
-            else:
-                await self._open_round(box)
-
     async def _evaluate_if_due(self, background: asyncio.TaskGroup) -> None:
-        """Judge the newest model: here if the stop rule asks for it, else while the next round starts."""
-        record, judge = self.record, self._evaluation.judge
-        last = _rounds_over(record) and not record.cohort
-        if record.last is None or not self._evaluation.due(self.job, record.last.round, record.done, last=last):
+        """Evaluate the newest model: now if the stop rule needs the result, else while the next round runs."""
+        record, completed = self.record, self.record.last
+        is_last = _has_done_all_rounds(record) and not record.cohort
+        if completed is None or not self._evaluation.is_due(self.job, completed.round, record.done, is_last=is_last):
             return
-        about = (record.id, self.job, record.last.round, self._store.weights)
-        if last or self.job.stop.target_accuracy is not None:
-            await judge(*about, in_background=False)
+        in_background = not is_last and self.job.stop.target_accuracy is None
+        evaluation = self._evaluation.evaluate(
+            record.id, self.job, completed.round, self._store.weights, in_background=in_background
+        )
+        if in_background:
+            background.create_task(evaluation, name=f"{record.id}.evaluate.{completed.round}")
         else:
-            name = f"{record.id}.evaluate.{record.last.round}"
-            background.create_task(judge(*about, in_background=True), name=name)
+            await evaluation
 
     def _stop_reason(self) -> str:
-        """Why the job's stop rule is met; empty: it is not."""
+        """Say why the job's stop rule is met; empty if it is not met."""
         target, accuracy = self.job.stop.target_accuracy, self._evaluation.accuracy
         if target is not None and accuracy is not None and accuracy >= target:
             return f"test accuracy {accuracy:.4f} reached the target {target:g}"
-        return f"{self.record.done} rounds are done" if _rounds_over(self.record) else ""
+        return f"{self.record.done} rounds are done" if _has_done_all_rounds(self.record) else ""
 
-    async def _open_round(self, box: JobEvents) -> None:
-        """Choose the next round's cohort as soon as there are clients enough."""
-        candidates = await self._recruiter.candidates(box, lambda event: self._announce(event, self.record.round))
-        if box.cancel_asked:
+    async def _open_round(self, events: JobEvents) -> None:
+        """Wait for enough clients, and choose the next round's cohort."""
+        candidates = await self._recruiter.wait_for_candidates(
+            events, lambda event: self._announce(event, self.record.round)
+        )
+        if events.cancel_requested:
             await self._end("cancelled")
             return
         now_s, round_ = self._context.clock(), self.record.round + 1
-        await self._store.move(
+        await self._store.change(
             round=round_,
             cohort=cohort.choose(self.job, round_, candidates),
             opened_s=now_s,
@@ -198,62 +199,47 @@ class _Running:
             accuracy=self._evaluation.accuracy,
         )
 
-    async def _run_round(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
-        """From the open cohort in the record to the next global model, or to a failed round."""
-        before, context = self.record, self._context
-        nonce = round_nonce(self._secret, before.id, before.round)
-        expected = commit.expected(before, self._state.weights, nonce)
-        collector = Collector(before, expected, context.announcer, context.clock, context.attendance.gone_s)
-        invited_s = await self._invite(nonce)
-        if before.closed is None:
-            await self._close_round(await collector.run(box), invited_s)
+    async def _run_round(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
+        """Invite the cohort, collect its updates, and commit their mean as the next global model."""
+        opened, context = self.record, self._context
+        nonce = round_nonce(self._secret, opened.id, opened.round)
+        expectation = commit.expectation(opened, self._state.weights, nonce)
+        collector = Collector(opened, expectation, context.announcer, context.clock, context.presence.give_up_s)
+        self._announce(commit.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
+        invited_s = opened.opened_s
+        if not opened.invited:
+            await invitations.send(context.broker, opened, nonce, self._strategy)
+            invited_s = context.clock()
+            await self._store.change(invited=True)
+        if opened.closed is not None:
+            await self._commit(await collector.replay(events, opened.closed), invited_s)
         else:
-            await self._commit_round(await collector.replay(box, before.closed), invited_s)
-        background.create_task(self._store.forget(before), name=f"{before.id}.forget.{before.round}")
+            collection = await collector.run(events)
+            match collection.round.state:
+                case State.CLOSED:
+                    # After this, a replay counts the same updates even if the clock closed the round.
+                    await self._store.change(closed=collection.sequence)
+                    await self._commit(collection, invited_s)
+                case State.CANCELLED:
+                    await self._end("cancelled")
+                case _:
+                    await self._fail_round(collection)
+        background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    async def _invite(self, nonce: str) -> float:
-        """See to it that every member of the cohort has a task; returns when that was."""
-        record = self.record
-        event = progress.RoundOpened(
-            round=record.round,
-            cohort=tuple(member.id for member in record.cohort),
-            quorum=min(self.job.cohort.needed, len(record.cohort)),
-            deadline_s=record.deadline_s,
-            resumed=record.invited,
-        )
-        self._announce(event, record.round, *(["resumed"] if record.invited else []))
-        if record.invited:
-            return record.opened_s
-        await invitations.send(self._context.broker, record, nonce, self._strategy)
-        invited_s = self._context.clock()
-        await self._store.move(invited=True)
-        return invited_s
-
-    async def _close_round(self, collection: Collection, invited_s: float) -> None:
-        match collection.round.state:
-            case State.CLOSED:
-                # From here on a replay counts the same updates, even if a clock decided.
-                await self._store.move(closed=collection.sequence)
-                await self._commit_round(collection, invited_s)
-            case State.CANCELLED:
-                await self._end("cancelled")
-            case _:
-                await self._fail_round(collection)
-
-    async def _commit_round(self, collection: Collection, invited_s: float) -> None:
-        """Make the sum the next global model."""
+    async def _commit(self, collection: Collection, invited_s: float) -> None:
+        """Make the mean of a round's updates the next global model."""
         record, aggregate = self.record, collection.aggregate
-        finished = Finished(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
-        self._state = self._strategy.apply(self._state, finished)
+        result = RoundResult(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
+        self._state = self._strategy.apply(self._state, result)
         model, server_state = await self._store.publish(self._state)
         committed_s = self._context.clock()
         event = commit.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
-        await self._evaluation.settled()
-        await self._store.move(
+        await self._evaluation.wait()
+        await self._store.change(
             model=model,
             server_state=server_state,
             cohort=(),
-            states=commit.states(record, collection),
+            states=commit.optimizer_states(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,
@@ -263,38 +249,27 @@ class _Running:
         self._announce(event, event.round)
 
     async def _fail_round(self, collection: Collection) -> None:
-        """The round has no quorum: do as the job's policy says."""
+        """Announce that the round has no quorum, and apply the job's policy for failures."""
         record, policy = self.record, self.job.cohort
         event = commit.failed_event(record, collection)
         await self._announce_and_wait(event, record.round)
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             raise JobFailed(f"round {record.round} failed: {event.reason} ({failures} in a row)")
-        await self._store.move(cohort=(), failures=failures)
+        await self._store.change(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
-        await self._store.move(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
+        await self._store.change(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
 
-    def _announce(self, event: Event, *about: object) -> None:
-        self._context.announcer.announce(self.record.id, event, *about)
+    def _announce(self, event: Event, *key: object) -> None:
+        self._context.announcer.announce(self.record.id, event, *key)
 
-    async def _announce_and_wait(self, event: Event, *about: object) -> None:
-        """Say what must not be lost, before the record moves on."""
-        await self._context.announcer.announce_and_wait(self.record.id, event, *about)
+    async def _announce_and_wait(self, event: Event, *key: object) -> None:
+        """Announce an event that must be with the broker before the record changes."""
+        await self._context.announcer.announce_and_wait(self.record.id, event, *key)
 
 
-def _rounds_over(record: JobRecord) -> bool:
+def _has_done_all_rounds(record: JobRecord) -> bool:
     counted = record.round if record.job.cohort.on_failure == "skip" else record.done
     return counted >= record.job.stop.rounds
-
-
-def _end_event(record: JobRecord) -> Event:
-    match record.phase:
-        case "failed":
-            return progress.JobFailed(reason=record.reason)
-        case "cancelled":
-            return progress.JobCancelled(rounds=record.done, model=record.model)
-        case _:
-            model, accuracy = commit.model_of(record), record.accuracy
-            return progress.JobCompleted(reason=record.reason, rounds=record.done, accuracy=accuracy, model=model)

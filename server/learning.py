@@ -1,4 +1,7 @@
-"""What the server needs of the model's framework. It is handed in, so that the server itself needs no torch."""
+"""The interface between the server and the model's framework.
+
+The caller of `server.service.serve` passes an implementation, so the server itself needs no torch.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,12 +11,12 @@ from broker.messages.tensors import Tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Initial:
+class InitialModel:
     """A job's model before training.
 
     Attributes:
         weights: every tensor, by name.
-        frozen: names of the tensors that clients do not train, so updates leave them out.
+        frozen: names of the tensors that clients do not train; updates leave them out.
         buffers: names of the tensors that are statistics, not weights.
     """
 
@@ -23,8 +26,8 @@ class Initial:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """How good a model is on the server's test set.
+class EvaluationResult:
+    """A model's quality on the server's test set.
 
     Attributes:
         accuracy: share of right answers, 0 to 1.
@@ -38,14 +41,22 @@ class Judgement:
 
 
 class Learning(Protocol):
-    """Builds and judges models. Both are called in a thread, one call per job at a time.
+    """Builds and evaluates models. The server calls both methods in a thread, one call per job at a time."""
 
-    Raises:
-        server.errors.LearningFailed: the class or the data can't be used; the message says what to do.
-    """
+    def initial_model(self, job: Job) -> InitialModel:
+        """Build the job's initial model; the same job and seed give the same model.
 
-    def initial(self, job: Job) -> Initial:
-        """The job's model with its initial weights, the same for the same job and seed."""
+        Raises:
+            LearningFailed: the model's class or the data can't be used; the message says what to do.
+        """
 
-    def judge(self, job: Job, weights: bytes) -> Judgement:
-        """Evaluate a model on the test set of the job's dataset."""
+    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
+        """Evaluate a model on the test set of the job's dataset.
+
+        Args:
+            job: names the model and the dataset.
+            weights: the model, a safetensors file.
+
+        Raises:
+            LearningFailed: the model's class or the data can't be used; the message says what to do.
+        """

@@ -1,6 +1,5 @@
-"""Which platforms have a bridge that is there, as the bridges themselves and their silence tell."""
+"""Which platforms have a bridge, from the presence messages of the bridges and from their absence."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,97 +13,89 @@ from broker.errors import BadTopic
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.register import Presence
-from server.following import following
+from server.following import Versioned, follow
 
 log = structlog.get_logger(__name__)
 
-MISSED: Final = 3
-"""So many times may a bridge not be heard before it counts as absent; after as many more its tasks are given up. One
-that only starts anew is back before."""
+MAX_MISSED: Final = 3
+"""A bridge is absent after this many missed messages, and its tasks are given up after as many more. A bridge that only
+restarts is back before."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
+class _Bridge:
     presence: Presence
-    at_s: float
+    received_s: float
 
     @property
-    def until_s(self) -> float:
-        return self.at_s if self.presence.gone else self.at_s + MISSED * self.presence.every_s
+    def present_until_s(self) -> float:
+        return self.received_s if self.presence.gone else self.received_s + MAX_MISSED * self.presence.every_s
 
     @property
-    def gone_s(self) -> float:
-        return self.until_s + MISSED * self.presence.every_s
+    def give_up_s(self) -> float:
+        return self.present_until_s + MAX_MISSED * self.presence.every_s
 
 
-class BridgePresence:
-    """Every bridge that was heard of. Use it as `async with opened(broker, clock) as attendance`.
+class BridgePresence(Versioned):
+    """The known bridges. `open_presence` keeps them up to date.
 
     Attributes:
-        version: counts the changes.
+        version: number of times that the set of present platforms has changed.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.version = 0
+        super().__init__()
         self._clock = clock
-        self._bridges: dict[str, _Heard] = {}
-        self._changed = asyncio.Event()
+        self._bridges: dict[str, _Bridge] = {}
 
     def is_present(self, platform: str) -> bool:
-        """Whether one of a platform's bridges is there."""
-        return any(one.until_s > self._clock() for one in self._of(platform))
+        """Whether a platform has a bridge."""
+        return platform in self._present_platforms()
 
-    def gone_s(self, platform: str) -> float | None:
-        """When a platform's tasks are to be given up, if no bridge is heard till then; None: there never was one.
+    def give_up_s(self, platform: str) -> float | None:
+        """When to give up a platform's tasks unless a bridge announces itself before, in seconds since the epoch.
 
-        A platform whose bridges never say that they are there can't be missed either.
+        None if no bridge of the platform ever announced itself: bridges that send no presence can't be missed.
         """
-        return max((one.gone_s for one in self._of(platform)), default=None)
-
-    async def changed(self, since: int) -> int:
-        """Return the version as soon as it is another than `since`."""
-        while self.version == since:
-            await self._changed.wait()
-        return self.version
+        bridges = [bridge for bridge in self._bridges.values() if bridge.presence.platform == platform]
+        return max((bridge.give_up_s for bridge in bridges), default=None)
 
     def note(self, value: Value | Deleted) -> None:
-        """Take over what a bridge says; what can't be read is logged and left out."""
+        """Apply a bridge's presence message. An unreadable one is logged and left out."""
         try:
-            presence = None if isinstance(value, Deleted) else _presence(value)
+            presence = None if isinstance(value, Deleted) else _decode_presence(value)
         except (DecodeError, BadTopic) as exc:
             log.warning("unreadable presence", topic=value.topic, error=str(exc))
             return
-        before = self._present()
+        before = self._present_platforms()
         if presence is None:
             self._bridges.pop(value.topic, None)
         else:
-            self._bridges[value.topic] = _Heard(presence, self._clock())
-        if self._present() != before:
-            self._tell()
+            self._bridges[value.topic] = _Bridge(presence, self._clock())
+        if self._present_platforms() != before:
+            self.mark_changed()
 
-    def _of(self, platform: str) -> list[_Heard]:
-        return [one for one in self._bridges.values() if one.presence.platform == platform]
-
-    def _present(self) -> set[str]:
-        return {one.presence.platform for one in self._bridges.values() if one.until_s > self._clock()}
-
-    def _tell(self) -> None:
-        self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-def _presence(value: Value) -> Presence:
-    """A bridge's word; who may write to one platform's topics must not speak for another's."""
-    presence = codec.decode(Presence, value.payload)
-    if presence.platform != topics.parse_presence(value.topic).platform:
-        raise DecodeError(f"a bridge of {presence.platform} does not belong there")
-    return presence
+    def _present_platforms(self) -> set[str]:
+        now_s = self._clock()
+        return {bridge.presence.platform for bridge in self._bridges.values() if bridge.present_until_s > now_s}
 
 
 @contextlib.asynccontextmanager
-async def opened(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[BridgePresence]:
-    """The bridges, from the start and kept up to date until the end."""
-    attendance = BridgePresence(clock)
-    async with following(broker, topics.presence(topics.ANY, topics.ANY), attendance.note):
-        yield attendance
+async def open_presence(broker: Broker, clock: Callable[[], float]) -> AsyncIterator[BridgePresence]:
+    """Open the view of bridges: complete when the context starts, up to date until it ends.
+
+    Args:
+        broker: keeps the presence messages.
+        clock: seconds since the epoch.
+    """
+    presence = BridgePresence(clock)
+    async with follow(broker, topics.presence(topics.ANY, topics.ANY), presence.note):
+        yield presence
+
+
+def _decode_presence(value: Value) -> Presence:
+    presence = codec.decode(Presence, value.payload)
+    # A bridge that may write to one platform's topics must not speak for another platform.
+    if presence.platform != topics.parse_presence(value.topic).platform:
+        raise DecodeError(f"a bridge of {presence.platform} does not belong there")
+    return presence

@@ -1,6 +1,5 @@
-"""The client register, as the broker's retained values show it (paper, section 3.1)."""
+"""The client register, read from the broker's retained values (paper, section 3.1)."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -11,53 +10,41 @@ from broker.base import Broker, Deleted, Value
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.register import ClientRecord
-from server.following import following
+from server.following import Versioned, follow
 
 log = structlog.get_logger(__name__)
 
 
-class Registry:
-    """Every registered client, kept up to date. Use it as `async with opened(broker) as registry`.
+class Registry(Versioned):
+    """The registered clients. `open_registry` keeps them up to date.
 
     Attributes:
-        version: counts the changes.
+        version: number of changes so far.
     """
 
     def __init__(self) -> None:
-        self.version = 0
+        super().__init__()
         self._clients: dict[str, ClientRecord] = {}
-        self._changed = asyncio.Event()
 
     @property
     def clients(self) -> list[ClientRecord]:
-        """The register as it is now."""
+        """All registered clients."""
         return list(self._clients.values())
 
-    async def changed(self, since: int) -> int:
-        """Return the version as soon as it is another than `since`."""
-        while self.version == since:
-            await self._changed.wait()
-        return self.version
-
     def note(self, value: Value | Deleted) -> None:
-        """Take over a value of the register; an unreadable one is logged and left out."""
+        """Apply a change of the register. An unreadable entry is logged and left out."""
         self._clients.pop(value.topic, None)
         if isinstance(value, Value):
-            self._add(value.topic, value.payload)
-        self.version += 1
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _add(self, topic: str, payload: bytes) -> None:
-        try:
-            self._clients[topic] = codec.decode(ClientRecord, payload)
-        except DecodeError as exc:
-            log.warning("unreadable entry of the client register", topic=topic, error=str(exc))
+            try:
+                self._clients[value.topic] = codec.decode(ClientRecord, value.payload)
+            except DecodeError as exc:
+                log.warning("unreadable entry of the client register", topic=value.topic, error=str(exc))
+        self.mark_changed()
 
 
 @contextlib.asynccontextmanager
-async def opened(broker: Broker) -> AsyncIterator[Registry]:
-    """The register, complete from the start and kept up to date until the end."""
+async def open_registry(broker: Broker) -> AsyncIterator[Registry]:
+    """Open the register: complete when the context starts, up to date until it ends."""
     registry = Registry()
-    async with following(broker, topics.client(topics.ANY), registry.note):
+    async with follow(broker, topics.client(topics.ANY), registry.note):
         yield registry

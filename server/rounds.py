@@ -1,7 +1,7 @@
-"""A round as a state machine. Everything that decides when a round is over lives here, and does no I/O.
+"""A round as a state machine: this module alone decides when a round is over. It does no I/O and reads no clock.
 
-A round is over when all invited clients answered or are lost, at the quorum once the grace has passed, or at the
-deadline if there is a quorum then; else it fails.
+A round closes when every invited client has answered or is lost, when the grace period after the quorum ends, or at
+the deadline if the quorum is reached. Otherwise it fails.
 """
 
 import enum
@@ -12,17 +12,17 @@ from server.errors import IllegalTransition
 
 
 class State(enum.StrEnum):
-    """Where a round stands."""
+    """The state of a round."""
 
     COLLECTING = "collecting"  # below quorum
-    GRACE = "in grace"  # quorum reached, waiting for the others
+    GRACE = "in grace"  # quorum reached, waiting for the other clients
     CLOSED = "closed"  # the updates that count are known
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-class Happening(enum.StrEnum):
-    """What can happen to a round."""
+class RoundEvent(enum.StrEnum):
+    """An event that can change a round's state."""
 
     ANSWER = "an answer"
     QUORUM = "the answer that makes the quorum"
@@ -34,25 +34,25 @@ class Happening(enum.StrEnum):
     CANCEL = "a cancellation"
 
 
-_S, _H = State, Happening
+_S, _E = State, RoundEvent
 
-TRANSITIONS: Final[dict[State, dict[Happening, State]]] = {
+TRANSITIONS: Final[dict[State, dict[RoundEvent, State]]] = {
     _S.COLLECTING: {
-        _H.ANSWER: _S.COLLECTING,
-        _H.LOSS: _S.COLLECTING,
-        _H.QUORUM: _S.GRACE,
-        _H.LAST: _S.CLOSED,
-        _H.HOPELESS: _S.FAILED,
-        _H.DEADLINE: _S.FAILED,
-        _H.CANCEL: _S.CANCELLED,
+        _E.ANSWER: _S.COLLECTING,
+        _E.LOSS: _S.COLLECTING,
+        _E.QUORUM: _S.GRACE,
+        _E.LAST: _S.CLOSED,
+        _E.HOPELESS: _S.FAILED,
+        _E.DEADLINE: _S.FAILED,
+        _E.CANCEL: _S.CANCELLED,
     },
     _S.GRACE: {
-        _H.ANSWER: _S.GRACE,
-        _H.LOSS: _S.GRACE,
-        _H.LAST: _S.CLOSED,
-        _H.GRACE_OVER: _S.CLOSED,
-        _H.DEADLINE: _S.CLOSED,
-        _H.CANCEL: _S.CANCELLED,
+        _E.ANSWER: _S.GRACE,
+        _E.LOSS: _S.GRACE,
+        _E.LAST: _S.CLOSED,
+        _E.GRACE_OVER: _S.CLOSED,
+        _E.DEADLINE: _S.CLOSED,
+        _E.CANCEL: _S.CANCELLED,
     },
     _S.CLOSED: {},
     _S.FAILED: {},
@@ -62,17 +62,17 @@ TRANSITIONS: Final[dict[State, dict[Happening, State]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round as it stands; every step returns a new one.
+    """A round; every step returns a new one.
 
     Attributes:
-        cohort: who was invited.
-        needed: how many counted updates make the quorum.
-        grace_s: how long to wait for the others after the quorum.
-        deadline_s: when it must be over; seconds, on the clock that the steps are told.
-        state: where it stands.
-        counted: whose update counts, in the order of the log.
-        lost: who was given up.
-        grace_until_s: when the grace is over; None before the quorum.
+        cohort: ids of the invited clients.
+        needed: number of counted updates that makes the quorum.
+        grace_s: seconds to wait for the other clients after the quorum.
+        deadline_s: latest end, in seconds on the clock of the `now_s` arguments.
+        state: the state.
+        counted: ids of the clients whose update counts, in log order.
+        lost: ids of the clients that the round no longer waits for.
+        grace_until_s: end of the grace period, on the same clock; None before the quorum.
     """
 
     cohort: frozenset[str]
@@ -85,33 +85,45 @@ class Round:
     grace_until_s: float | None = None
 
     @property
-    def open(self) -> bool:
-        """Whether anything can still happen."""
+    def is_open(self) -> bool:
+        """Whether any event is still possible."""
         return bool(TRANSITIONS[self.state])
 
     @property
-    def wakes_s(self) -> float:
-        """When to call `tick` at the latest."""
+    def next_tick_s(self) -> float:
+        """Latest time for the next call of `tick`."""
         return self.deadline_s if self.grace_until_s is None else min(self.grace_until_s, self.deadline_s)
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Invited clients that are not counted."""
+        """Ids of the invited clients that are not counted, sorted."""
         return tuple(sorted(self.cohort.difference(self.counted)))
 
 
-def answered(round_: Round, client: str, now_s: float) -> Round:
-    """A valid update of an invited client that had none yet.
+def add_answer(round_: Round, client: str, now_s: float) -> Round:
+    """Count a client's valid update. A client that was lost is lost no longer.
+
+    Args:
+        round_: the round.
+        client: id of an invited client that is not counted yet.
+        now_s: current time in seconds.
 
     Raises:
         IllegalTransition: the round is over.
     """
     after = replace(round_, counted=(*round_.counted, client), lost=round_.lost - {client})
-    return _step(after, _answer_is(after), now_s)
+    if _is_everyone_done(after) and len(after.counted) >= after.needed:
+        return _step(after, RoundEvent.LAST, now_s)
+    return _step(after, RoundEvent.QUORUM if len(after.counted) == after.needed else RoundEvent.ANSWER, now_s)
 
 
-def lost(round_: Round, client: str, now_s: float) -> Round:
-    """A client was given up. If it is not invited or already counted, nothing changes.
+def add_loss(round_: Round, client: str, now_s: float) -> Round:
+    """Stop waiting for a client. The round is unchanged if the client is not invited or is already counted.
+
+    Args:
+        round_: the round.
+        client: the client's id.
+        now_s: current time in seconds.
 
     Raises:
         IllegalTransition: the round is over.
@@ -119,51 +131,49 @@ def lost(round_: Round, client: str, now_s: float) -> Round:
     if client not in round_.cohort or client in round_.counted:
         return round_
     after = replace(round_, lost=round_.lost | {client})
-    return _step(after, _loss_is(after), now_s)
+    if len(after.cohort) - len(after.lost) < after.needed:
+        return _step(after, RoundEvent.HOPELESS, now_s)
+    return _step(after, RoundEvent.LAST if _is_everyone_done(after) else RoundEvent.LOSS, now_s)
 
 
 def tick(round_: Round, now_s: float) -> Round:
-    """Time has passed; early calls change nothing.
+    """Apply the passage of time. Early calls change nothing.
+
+    Args:
+        round_: the round.
+        now_s: current time in seconds.
 
     Raises:
         IllegalTransition: the round is over.
     """
     if now_s >= round_.deadline_s:
-        return _step(round_, Happening.DEADLINE, now_s)
+        return _step(round_, RoundEvent.DEADLINE, now_s)
     if round_.grace_until_s is not None and now_s >= round_.grace_until_s:
-        return _step(round_, Happening.GRACE_OVER, now_s)
+        return _step(round_, RoundEvent.GRACE_OVER, now_s)
     return round_
 
 
-def cancelled(round_: Round, now_s: float) -> Round:
-    """Someone asked for the end.
+def cancel(round_: Round, now_s: float) -> Round:
+    """Cancel the round.
+
+    Args:
+        round_: the round.
+        now_s: current time in seconds.
 
     Raises:
         IllegalTransition: the round is over.
     """
-    return _step(round_, Happening.CANCEL, now_s)
+    return _step(round_, RoundEvent.CANCEL, now_s)
 
 
-def _answer_is(after: Round) -> Happening:
-    if _none_outstanding(after) and len(after.counted) >= after.needed:
-        return Happening.LAST
-    return Happening.QUORUM if len(after.counted) == after.needed else Happening.ANSWER
-
-
-def _loss_is(after: Round) -> Happening:
-    if len(after.cohort) - len(after.lost) < after.needed:
-        return Happening.HOPELESS
-    return Happening.LAST if _none_outstanding(after) else Happening.LOSS
-
-
-def _none_outstanding(round_: Round) -> bool:
+def _is_everyone_done(round_: Round) -> bool:
     return len(round_.counted) + len(round_.lost) == len(round_.cohort)
 
 
-def _step(round_: Round, happening: Happening, now_s: float) -> Round:
-    target = TRANSITIONS[round_.state].get(happening)
+def _step(round_: Round, event: RoundEvent, now_s: float) -> Round:
+    target = TRANSITIONS[round_.state].get(event)
     if target is None:
-        raise IllegalTransition(round_.state, happening)
+        raise IllegalTransition(round_.state, event)
     starts_grace = target is State.GRACE and round_.grace_until_s is None
-    until = now_s + round_.grace_s if starts_grace else round_.grace_until_s
-    return replace(round_, state=target, grace_until_s=until)
+    grace_until_s = now_s + round_.grace_s if starts_grace else round_.grace_until_s
+    return replace(round_, state=target, grace_until_s=grace_until_s)

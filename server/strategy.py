@@ -1,8 +1,8 @@
-"""How a finished round becomes the next global model. A strategy is a pair of pure functions and a word to clients.
+"""Strategies: how a finished round becomes the next global model, and what clients are told beyond the job.
 
-A later strategy is one more class with these three methods and one more line in STRATEGIES; the rounds, the gate and
-the aggregator do not know which one runs. Whatever a strategy remembers between rounds are tensors in `server_state`;
-the server publishes them beside the model, so they survive a crash.
+A further strategy is a class with the methods of `Strategy` and an entry in STRATEGIES. The rounds, the gate and the
+aggregator do not depend on the strategy. A strategy's memory between rounds is tensors in `server_state`; the server
+publishes them beside the model, so they survive a crash.
 """
 
 from dataclasses import dataclass, field
@@ -14,10 +14,10 @@ from broker.messages.tensors import Tensors
 
 @dataclass(frozen=True, slots=True)
 class GlobalState:
-    """What a job has learned so far.
+    """The global state of a job.
 
     Attributes:
-        weights: the global model, every tensor of it.
+        weights: every tensor of the global model.
         server_state: the strategy's own tensors, such as a server optimizer's momentum.
     """
 
@@ -26,14 +26,14 @@ class GlobalState:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
-    """What a round brought.
+class RoundResult:
+    """The result of a round.
 
     Attributes:
-        round: its number.
-        mean: the exact mean of the counted updates, weighted by samples; only tensors that clients train.
-        samples: the sum of their samples.
-        updates: how many there were.
+        round: number of the round.
+        mean: exact mean of the counted updates, weighted by samples; only tensors that clients train.
+        samples: sum of the updates' samples.
+        updates: number of counted updates.
     """
 
     round: int
@@ -43,37 +43,47 @@ class Finished:
 
 
 class Strategy(Protocol):
-    """What the server asks of a strategy."""
+    """The server's half of a strategy. Deterministic: two servers get the same bytes."""
 
     def init(self, weights: Tensors) -> GlobalState:
-        """The state before the first round."""
+        """Return the state before the first round."""
 
-    def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
-        """The state after a round. Deterministic: two servers must get the same bytes."""
+    def apply(self, state: GlobalState, result: RoundResult) -> GlobalState:
+        """Return the state after a round.
+
+        Args:
+            state: the state before the round.
+            result: the round's result.
+        """
 
     def client_config(self, round_: int, client: str) -> dict[str, Any]:
-        """What a client's task says beyond the job's hyper-parameters; JSON values."""
+        """Return what a client's task says beyond the job's hyper-parameters, as JSON values.
+
+        Args:
+            round_: number of the round.
+            client: the client's id.
+        """
 
 
 class FedAvg:
     """Federated averaging: the mean is the new model (McMahan et al. 2017, arXiv 1602.05629; paper, section 2.1)."""
 
     def init(self, weights: Tensors) -> GlobalState:
-        """The initial weights, and nothing to remember."""
+        """Implements `Strategy.init`: the initial weights and no server state."""
         return GlobalState(weights)
 
-    def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
-        """The mean, beside the tensors that nobody trains."""
-        return GlobalState({**state.weights, **finished.mean})
+    def apply(self, state: GlobalState, result: RoundResult) -> GlobalState:
+        """Implements `Strategy.apply`: the mean replaces the weights; frozen tensors stay."""
+        return GlobalState({**state.weights, **result.mean})
 
     def client_config(self, round_: int, client: str) -> dict[str, Any]:  # noqa: ARG002 (the interface's arguments)
-        """Nothing."""
+        """Implements `Strategy.client_config`: empty."""
         return {}
 
 
 STRATEGIES: Final[dict[str, type[Strategy]]] = {"fedavg": FedAvg}
 
 
-def of(job: Job) -> Strategy:
-    """The strategy that the job names."""
+def create(job: Job) -> Strategy:
+    """Create the strategy that the job names."""
     return STRATEGIES[job.strategy.name]()

@@ -1,4 +1,4 @@
-"""Job messages become records: validated, given an id, accepted or refused with a reason."""
+"""Validates submitted jobs, gives each an id, and writes its record or refuses it with a reason."""
 
 import asyncio
 import hashlib
@@ -16,16 +16,16 @@ from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from server.announcer import Announcer
-from server.job_store import keep_secret
+from server.job_store import get_or_create_secret
 
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 1 << 20
-"""No job message is larger."""
+"""Limit of a job message's size."""
 
 
 class SubmissionReply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a requester gets back: the job's id, or the error and the field that it is about.
+    """The reply to a submission: the job's id, or the error and the field that it is about.
 
     Attributes:
         job: the job's id; empty: none was given.
@@ -40,68 +40,74 @@ class SubmissionReply(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class SubmissionHandler:
-    """Where submissions are handled.
+    """Accepts or refuses submitted jobs.
 
     Attributes:
-        broker: where they come from.
-        announcer: tells the world.
+        broker: delivers the submissions and keeps the records.
+        announcer: publishes progress events.
         clock: seconds since the epoch.
-        secret: makes an unguessable text.
-        listening: passed by each of the server's subscriptions as soon as it hears; None: nobody waits for that.
+        make_secret: returns an unguessable text.
+        subscribed: barrier that each subscription of the server passes once it is active; None: no barrier.
     """
 
     broker: Broker
     announcer: Announcer
     clock: Callable[[], float]
-    secret: Callable[[], str]
-    listening: asyncio.Barrier | None = None
+    make_secret: Callable[[], str]
+    subscribed: asyncio.Barrier | None = None
 
     async def receive(self, topic_filter: str, durable: str) -> None:
-        """Handle submissions for ever."""
+        """Handle submissions until cancelled.
+
+        Args:
+            topic_filter: selects the submissions.
+            durable: name of the durable subscription.
+        """
         async with self.broker.subscribe(topic_filter, durable=durable) as deliveries:
-            if self.listening is not None:
-                await self.listening.wait()
+            if self.subscribed is not None:
+                await self.subscribed.wait()
             async for delivery in deliveries:
-                answer = await self.handle(delivery)
-                await delivery.answer(codec.encode(answer))
+                reply = await self.handle(delivery)
+                await delivery.answer(codec.encode(reply))
                 await delivery.ack()
 
     async def handle(self, delivery: Delivery) -> SubmissionReply:
-        """Accept a job or refuse it; the same delivery again has the same outcome."""
+        """Accept or refuse a job. The same delivery again has the same result."""
         payload = b""
         try:
             topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
-            wanted = job.from_json(cloudevents.unwrapped(payload))
-            return await self._accept(_id_for(delivery, payload, wanted), wanted)
+            submitted = job.from_json(cloudevents.unwrapped(payload))
+            return await self._accept(_job_id(delivery, payload, submitted), submitted)
         except JobError as exc:
-            return await self._refuse(_id_for(delivery, payload, None), exc)
+            return await self._refuse(_job_id(delivery, payload, None), exc)
         except BadTopic as exc:
-            return await self._refuse(_made_up("job", delivery, payload), JobError("id", exc.name, exc.rule))
+            return await self._refuse(_generated_id("job", delivery, payload), JobError("id", exc.name, exc.rule))
         except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
-            return await self._refuse(_id_for(delivery, payload, None), JobError("", None, str(exc)))
+            return await self._refuse(_job_id(delivery, payload, None), JobError("", None, str(exc)))
 
-    async def _accept(self, job_id: str, wanted: Job) -> SubmissionReply:
+    async def _accept(self, job_id: str, submitted: Job) -> SubmissionReply:
+        """Write the job's record, unless the id has one."""
         if await self.broker.get(topics.job_record(job_id)) is not None:
-            return await self._taken(job_id, wanted)
-        record = JobRecord(id=job_id, job=wanted, created_s=self.clock())
-        # Before the record: a job whose record is there has the secret that every server will find.
-        await keep_secret(self.broker, job_id, self.secret)
+            return await self._compare(job_id, submitted)
+        record = JobRecord(id=job_id, job=submitted, created_s=self.clock())
+        # The secret is written before the record, so every server finds the secret of a job that has a record.
+        await get_or_create_secret(self.broker, job_id, self.make_secret)
         try:
             await self.broker.put(topics.job_record(job_id), codec.encode(record), revision=0)
         except Conflict:
-            return await self._taken(job_id, wanted)
+            return await self._compare(job_id, submitted)
         log.info("job accepted", job=job_id)
         return SubmissionReply(job=job_id)
 
-    async def _taken(self, job_id: str, wanted: Job) -> SubmissionReply:
-        """A repetition is accepted as what it is; another job under the same id is not."""
-        found = await self.broker.get(topics.job_record(job_id))
+    async def _compare(self, job_id: str, submitted: Job) -> SubmissionReply:
+        """Accept a repeated submission; refuse another job with the same id."""
+        value = await self.broker.get(topics.job_record(job_id))
         try:
-            if found is not None and codec.decode(JobRecord, found.payload).job == wanted:
+            if value is not None and codec.decode(JobRecord, value.payload).job == submitted:
                 return SubmissionReply(job=job_id)
         except DecodeError as exc:
-            # Said to the requester alone: the job that has this id goes on.
+            # The reply goes to the requester only, without an event: the job that has this id continues.
             log.warning("unreadable record of a job", job=job_id, error=str(exc))
             return SubmissionReply(error=f"id = {job_id!r}: {exc}", field="id")
         log.warning("another job has this id", job=job_id)
@@ -114,16 +120,17 @@ class SubmissionHandler:
         return SubmissionReply(job=job_id, error=str(error), field=error.field)
 
 
-def _id_for(delivery: Delivery, payload: bytes, wanted: Job | None) -> str:
-    """The submitter's id: in the topic, in the job, or else one that a second delivery gets too."""
-    named = topics.parse_submission(delivery.topic).job
-    if named is not None:
-        return named
-    if wanted is not None and wanted.id is not None:
-        return wanted.id
-    return _made_up("job" if wanted is None else wanted.name, delivery, payload)
+def _job_id(delivery: Delivery, payload: bytes, submitted: Job | None) -> str:
+    """The id in the topic, else the id in the job, else a generated one."""
+    topic_id = topics.parse_submission(delivery.topic).job
+    if topic_id is not None:
+        return topic_id
+    if submitted is not None and submitted.id is not None:
+        return submitted.id
+    return _generated_id("job" if submitted is None else submitted.name, delivery, payload)
 
 
-def _made_up(name: str, delivery: Delivery, payload: bytes) -> str:
+def _generated_id(name: str, delivery: Delivery, payload: bytes) -> str:
+    """An id that a second delivery of the same message gets too."""
     digest = hashlib.sha256(payload + str(delivery.sequence).encode()).hexdigest()
     return f"{name[:32]}-{digest[:7]}"

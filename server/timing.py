@@ -1,4 +1,4 @@
-"""Where a round's wall time went, in the terms of the paper's Figure 5. Pure."""
+"""Splits a round's wall time as the paper's Figure 5 does, and averages the clients' metrics. Pure."""
 
 from collections.abc import Mapping
 
@@ -6,14 +6,16 @@ from broker.messages.progress import Split
 
 
 def split(*, opened_s: float, invited_s: float, training_s: float | None, last_s: float, committed_s: float) -> Split:
-    """Cut a round's time at the moments when something changed hands; the parts add up.
+    """Split a round's time into invocation, start of the clients, training and aggregation. The parts add up.
+
+    All arguments are in seconds since the epoch.
 
     Args:
-        opened_s: the cohort was chosen.
-        invited_s: every task was with the broker.
-        training_s: the first client began to train; None: nobody said so.
-        last_s: the last counted update was here.
-        committed_s: the new global model was committed.
+        opened_s: when the cohort was chosen.
+        invited_s: when the broker had every task.
+        training_s: when the first client began to train; None: no bridge has reported it.
+        last_s: when the last counted update arrived.
+        committed_s: when the new global model was committed.
     """
     started_s = invited_s if training_s is None else max(invited_s, training_s)
     arrived_s = max(started_s, last_s)
@@ -26,11 +28,13 @@ def split(*, opened_s: float, invited_s: float, training_s: float | None, last_s
     )
 
 
-def weighted(reports: Mapping[str, tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-    """The mean of each metric over the clients that report it, weighted by samples; in the clients' order by id.
+def weighted_means(reports: Mapping[str, tuple[int, Mapping[str, float]]]) -> dict[str, float]:
+    """Mean of each metric over the clients that report it, weighted by samples.
+
+    The sum runs over the clients by id, so the result is the same to the bit in any order of `reports`.
 
     Args:
-        reports: per client, its samples and metrics.
+        reports: samples and metrics of each client, by client id.
     """
     sums: dict[str, float] = {}
     samples: dict[str, int] = {}

@@ -78,7 +78,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_m
         finally:
             await server.kill()
         assert digest == undisturbed, f"another model after a crash at write {writes}"
-        assert max(fleet.asked.values()) <= 2
+        assert max(fleet.task_counts.values()) <= 2
         if not died:
             break
     assert writes > 30, "three rounds have more writes than that"

@@ -26,7 +26,7 @@ from client_fn.data import shards
 from client_fn.exchange import Blobs
 from client_fn.function import Warm, handle
 from server import aggregator, gate
-from server.gate import Expected
+from server.gate import Expectation
 from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 
@@ -151,7 +151,7 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
     task = cloudevents.data_of((folder / "task.json").read_bytes(), RoundTask)
     model, _ = tensors.decode((folder / "model.safetensors").read_bytes())
     assert record.model is not None
-    expected = Expected(
+    expectation = Expectation(
         job=record.id,
         round=record.round,
         base=record.model.sha256,
@@ -160,9 +160,9 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
         plan=aggregator.plan(model, tensors.layout(model), frozenset(), 10_000),
         max_samples=record.job.cohort.max_samples,
     )
-    where = gate.address(topics.update(task.job, task.round, task.client_id, 1))
-    gate.admit(where, expected, ())
-    header, trained = gate.check((folder / "update.safetensors").read_bytes(), where, expected)
+    where = gate.parse_topic(topics.update(task.job, task.round, task.client_id, 1))
+    gate.admit(where, expectation, ())
+    header, trained = gate.check((folder / "update.safetensors").read_bytes(), where, expectation)
     assert (header.samples, header.metrics["steps"], trained.keys()) == (360, 36.0, model.keys())
     following = cloudevents.data_of((folder / "task.carry.json").read_bytes(), RoundTask)
     assert header.state is not None

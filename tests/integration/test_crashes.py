@@ -17,11 +17,11 @@ from broker.messages.job import Job
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from fedkeeper.sdk import Client
-from server.learning import Initial
+from server.learning import InitialModel
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running, soon
-from tests.support.server_crashes import ROUNDS, end_of, train
+from tests.support.server_crashes import ROUNDS, event_ids, train
 
 
 async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> None:
@@ -32,7 +32,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> 
         assert digest == undisturbed, f"another model after a crash at write {writes}"
         # The broker passes a repetition over by its id: with another id it would be here as well.
         assert lasting_of(said) == lasting, f"an event is lost, or has two ids, after a crash at write {writes}"
-        assert max(fleet.asked.values()) <= 2
+        assert max(fleet.task_counts.values()) <= 2
         if not died:
             break
     assert writes > 10 * ROUNDS, "a round has more writes than that"
@@ -41,7 +41,7 @@ async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> 
 class NoModel(FakeLearning):
     """Builds no model any more."""
 
-    def initial(self, job: Job) -> Initial:
+    def initial_model(self, job: Job) -> InitialModel:
         raise AssertionError(f"{job.name} has a model already")
 
 
@@ -57,7 +57,7 @@ async def test_a_server_that_takes_a_job_over_builds_no_model() -> None:
                     if isinstance(said.event, progress.RoundOpened):
                         break
             async with running(serve(bus, NoModel())):
-                await end_of(fabric, "crashing")
+                await event_ids(fabric, "crashing")
         record = await fabric.job("crashing")
     assert record.buffers == ("norm.running_mean", "norm.num_batches_tracked")
     assert record.model is not None
@@ -103,7 +103,7 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
                     break
             server.send_signal(signal.SIGKILL)
             await server.wait()
-            await soon(lambda: len(fleet.asked) == 10)
+            await soon(lambda: len(fleet.task_counts) == 10)
             all_others.set()
             server = await start_server(url)
             async with asyncio.timeout(300):
@@ -115,7 +115,7 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
     assert record.model is not None
     assert whats[-1] == "job.completed"
     assert record.model.sha256 == undisturbed
-    assert set(fleet.asked.values()) == {1}, "a client was asked to train again"
+    assert set(fleet.task_counts.values()) == {1}, "a client was asked to train again"
 
 
 async def finished(fabric: Client, fleet: Fleet, job: Any, url: str) -> str:
@@ -137,7 +137,7 @@ async def test_a_broker_that_is_killed_in_the_middle_of_a_round_costs_nothing(na
         await fabric.register(fakes.clients(10))
         async with running(serve(bus, FakeLearning()), fleet.serve()), asyncio.timeout(300):
             undisturbed = await fabric.submit(job)
-            await end_of(fabric, undisturbed)
+            await event_ids(fabric, undisturbed)
             disturbed = await fabric.submit(job)
             async for said in fabric.watch(disturbed):
                 if isinstance(said.event, progress.UpdateCounted) and said.event.counted in (1, 5):

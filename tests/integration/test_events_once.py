@@ -20,7 +20,7 @@ from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
-from tests.support.server_crashes import over
+from tests.support.server_crashes import wait_until_over
 
 WITHIN_S = 60.0
 LAST = "client-03"
@@ -130,7 +130,7 @@ async def test_all_that_can_happen_to_jobs_is_said_once(buses: tuple[Broker, Bro
             await bus.publish(topics.submission("rejected"), b'{"seed": -1}')
             await said.until("rejected", progress.JobRejected)
             for job in ("done", "cancelled", "failing"):
-                await over(bus, job)
+                await wait_until_over(bus, job)
 
     ids = [one.id for one in said.events]
     assert sorted(ids) == sorted(set(ids)), "an event was said twice"

@@ -59,7 +59,7 @@ async def test_a_job_is_trained_round_by_round(fabric: Client, bus: Broker) -> N
     assert whats.count("update.counted") == 8
     assert [one.round for one in of(said, progress.RoundCompleted)] == [1, 2]
     assert [one.round for one in of(said, progress.ModelEvaluated)] == [1, 2]
-    assert set(fleet.asked.values()) == {1}
+    assert set(fleet.task_counts.values()) == {1}
     record = await fabric.job(job)
     assert (record.phase, record.done) == ("completed", 2)
 
@@ -91,7 +91,7 @@ async def test_every_task_and_every_update_twice_gives_the_same_model(fabric: Cl
                 said = progress.decode(await delivery.read())
                 record = await fabric.job(said.job)
                 round_nonce = nonce(KNOWN, record.id, record.round)
-                await invitations.send(bus, record, round_nonce, strategy.of(record.job))
+                await invitations.send(bus, record, round_nonce, strategy.create(record.job))
 
     once, doubled = Fleet(bus), Fleet(bus, twice)
     await fabric.register(fakes.clients(10))

@@ -162,7 +162,7 @@ async def test_a_site_trains_behind_its_relay_and_the_model_crosses_once(world: 
     assert got == await undisturbed(4)
     assert set(counted.values()) == {1}
     assert len(counted) == 8
-    assert set(fleet.asked.values()) == {1}
+    assert set(fleet.task_counts.values()) == {1}
     assert sum(line["event"] == "blob is at the site" for line in logs) == 2, "each round's model crosses once"
     assert sum(line.get("bytes_up", 0) for line in logs) <= carried.crossed.up
 
@@ -279,7 +279,7 @@ async def test_a_relay_that_dies_at_any_step_is_replaced_without_a_trace() -> No
                         said = await said_of(Client(backbone), job)
                         counted = [one.client for one in said if isinstance(one, progress.UpdateCounted)]
                         assert Counter(counted) == {"client-00": 2, "client-01": 2}, f"step {steps}"
-                        assert set(fleet.asked.values()) == {1}, f"trained twice after a crash at step {steps}"
+                        assert set(fleet.task_counts.values()) == {1}, f"trained twice after a crash at step {steps}"
                         refused = [one for one in said if isinstance(one, progress.UpdateRefused)]
                         assert not refused, f"step {steps}"
         if not died:
@@ -466,7 +466,7 @@ async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
             await soon(lambda: any(line["event"] == "what had waited is delivered" for line in logs))
     assert got == await undisturbed(4)
     assert set(counted.values()) == {1}
-    assert set(fleet.asked.values()) == {1}
+    assert set(fleet.task_counts.values()) == {1}
     assert any(line["event"] == "site is back" and line["away_s"] > 0 for line in logs)
     late = next(line["late"] for line in logs if line["event"] == "what had waited is delivered")
     assert late["updates"] >= waiting
@@ -542,4 +542,4 @@ async def test_two_relays_of_one_name_share_the_work(world: World) -> None:
     async with running(serve(backbone, FakeLearning()), *relays, fleet.serve()):
         _, counted = await trained(backbone)
     assert set(counted.values()) == {1}
-    assert set(fleet.asked.values()) == {1}
+    assert set(fleet.task_counts.values()) == {1}

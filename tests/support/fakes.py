@@ -1,4 +1,4 @@
-"""Clients and models that a test can follow by hand: no torch, no processes, every step under control."""
+"""Fake clients and models for tests: no torch, no processes, results that can be checked by hand."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
 from broker.support.tasks import task_group
 from server.errors import LearningFailed
-from server.learning import Initial, Judgement
+from server.learning import EvaluationResult, InitialModel
 
 INITIAL: Tensors = {
     "layer.weight": np.linspace(-0.5, 0.5, 12, dtype=np.float32).reshape(3, 4),
@@ -38,23 +38,23 @@ class FakeLearning:
     """A model of four small tensors; its accuracy is the mean of its bias.
 
     Attributes:
-        fails_on: datasets that are not there.
+        fails_on: name of a dataset that is missing.
     """
 
     fails_on: str = ""
 
-    def initial(self, job: Job) -> Initial:
+    def initial_model(self, job: Job) -> InitialModel:
         if job.data.dataset == self.fails_on:
             raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
-        return Initial(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
+        return InitialModel(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
 
-    def judge(self, job: Job, weights: bytes) -> Judgement:  # noqa: ARG002 (the interface's arguments)
+    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002 (the interface's arguments)
         tensors, _ = payload.decode(weights)
-        return Judgement(float(tensors["layer.bias"].mean()), 0.5, 10)
+        return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10)
 
 
 def job(name: str = "test", **sections: Any) -> Job:
-    """A job for four clients and two rounds; `sections` override it."""
+    """A job for four clients and two rounds; `sections` override its sections."""
     base: dict[str, Any] = {
         "name": name,
         "data": {"dataset": "own", "clients": 10},
@@ -67,7 +67,7 @@ def job(name: str = "test", **sections: Any) -> Job:
 
 
 def clients(count: int, data: str = "own", platform: str = "fake", first: int = 0) -> list[ClientRecord]:
-    """Clients that hold the data, numbered on from `first`; number i has i + 1 samples."""
+    """Clients that hold the data, numbered from `first`; number i has i + 1 samples."""
     return [
         ClientRecord(id=f"client-{i:02d}", platform=platform, labels={"data": data}, samples=i + 1)
         for i in range(first, first + count)
@@ -80,7 +80,7 @@ def number(client: str) -> int:
 
 
 def trained(base: Tensors, task: RoundTask) -> Tensors:
-    """What a client makes of a model: depends on the client, the round and the task's seed, on nothing else."""
+    """The tensors that a client returns; they depend only on the client, the round and the task's seed."""
     step = np.float32((number(task.client_id) + 1) / 64 + task.seed % 1000 / 65536)
     return {
         name: array + step
@@ -91,8 +91,8 @@ def trained(base: Tensors, task: RoundTask) -> Tensors:
 
 
 def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
-    """The metadata of a right answer to a task, or of a wrong one."""
-    facts: dict[str, Any] = {
+    """The metadata of an update; `changes` replace fields of the correct one."""
+    fields: dict[str, Any] = {
         "job": task.job,
         "round": task.round,
         "attempt": attempt,
@@ -102,24 +102,23 @@ def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
         "token": task.token,
         "metrics": {"loss": 0.5},
     }
-    return UpdateHeader(**{**facts, **changes})
+    return UpdateHeader(**{**fields, **changes})
 
 
-def update(tensors: Tensors, about: UpdateHeader) -> bytes:
-    """An update as it travels."""
-    return safetensors.numpy.save({name: np.asarray(array) for name, array in tensors.items()}, about.to_metadata())
+def update(tensors: Tensors, metadata: UpdateHeader) -> bytes:
+    """An update as a safetensors file."""
+    return safetensors.numpy.save({name: np.asarray(array) for name, array in tensors.items()}, metadata.to_metadata())
 
 
 async def base_of(bus: Broker, task: RoundTask) -> Tensors:
     """The global model that a task starts from."""
-    found = await bus.get(task.model.topic)
-    assert found is not None
-    assert found.payload is not None
-    return payload.decode(found.payload)[0]
+    value = await bus.get(task.model.topic)
+    assert value is not None
+    return payload.decode(value.payload)[0]
 
 
 async def answer(bus: Broker, task: RoundTask, attempt: int = 1) -> None:
-    """Train and publish, as a client should."""
+    """Train and publish the update of a task."""
     content = update(trained(await base_of(bus, task), task), header(task, attempt))
     await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), content)
 
@@ -129,15 +128,16 @@ class Fleet:
     """Fake clients behind a platform.
 
     Attributes:
-        behave: what to do with a task; by default `answer` it.
-        asked: how often each (job, round, client) got a task.
+        bus: delivers the tasks and takes the updates.
+        behave: handles a task; by default `answer`.
+        task_counts: number of tasks of each (job, round, client).
         tasks: every task, in the order of arrival.
-        platform: whose tasks they take.
+        platform: the platform whose tasks the clients take.
     """
 
     bus: Broker
     behave: Callable[[Broker, RoundTask], Awaitable[None]] = answer
-    asked: Counter[tuple[str, int, str]] = field(default_factory=Counter)
+    task_counts: Counter[tuple[str, int, str]] = field(default_factory=Counter)
     tasks: list[RoundTask] = field(default_factory=list)
     platform: str = "fake"
 
@@ -148,7 +148,7 @@ class Fleet:
             group.create_task(presence.announce(self.bus, self.platform), name="presence")
             async for delivery in deliveries:
                 task = cloudevents.data_of(await delivery.read(), RoundTask)
-                self.asked[task.job, task.round, task.client_id] += 1
+                self.task_counts[task.job, task.round, task.client_id] += 1
                 self.tasks.append(task)
                 await delivery.ack()
                 group.create_task(self._behave(task), name=task.id)
@@ -159,20 +159,20 @@ class Fleet:
 
 @contextlib.asynccontextmanager
 async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
-    """Work in the background until the end of the block; an error in it fails the test."""
+    """Run awaitables in the background until the context ends. An error in one of them fails the test."""
 
-    async def run(one: Awaitable[None]) -> None:
-        await one
+    async def run(awaitable: Awaitable[None]) -> None:
+        await awaitable
 
     async with task_group() as group:
-        tasks = [group.create_task(run(one), name=f"background {i}") for i, one in enumerate(work)]
+        tasks = [group.create_task(run(awaitable), name=f"background {i}") for i, awaitable in enumerate(work)]
         yield
         for task in tasks:
             task.cancel()
 
 
 async def soon(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    """Until something that no event tells is so."""
+    """Wait until a condition holds that no event announces."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 (see above)
+        while not condition():  # noqa: ASYNC110 (no event to wait for)
             await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ def wanted(module: str, **args: object) -> Job:
 def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str) -> None:
     job = wanted(f"tests.support.modules:{module}")
     built = models.build(job.model, seed=seed(job.seed, "model"))
-    initial = TorchLearning(None).initial(job)
+    initial = TorchLearning(None).initial_model(job)
     assert payload.encode(initial.weights) == tensors.to_bytes(tensors.tensors_of(built))
     assert initial.frozen == tensors.frozen_names(built)
     assert initial.buffers == tuple(name for name, _ in built.named_buffers())
@@ -39,4 +39,4 @@ def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str
 @pytest.mark.parametrize("dtype", ["complex64", "float8_e4m3fn"])
 def test_a_dtype_that_no_update_carries_is_named(dtype: str) -> None:
     with pytest.raises(LearningFailed, match=f"angle has dtype torch.{dtype}, known are F64"):
-        TorchLearning(None).initial(wanted(f"{__name__}:Angle", dtype=dtype))
+        TorchLearning(None).initial_model(wanted(f"{__name__}:Angle", dtype=dtype))

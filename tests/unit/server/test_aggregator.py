@@ -1,4 +1,4 @@
-"""The exact sum: the same bytes in any order, the right mean, and no overflow."""
+"""The exact sum: the same bytes in any order, the correct mean, no overflow."""
 
 import tracemalloc
 from typing import Any
@@ -28,7 +28,7 @@ def mean_of(plan: Plan, updates: list[Update]) -> Tensors:
     return aggregate.mean()
 
 
-def one(value: float, dtype: str = "F64") -> Tensors:
+def single(value: float, dtype: str = "F64") -> Tensors:
     return {"w": np.array([value], DTYPES[dtype])}
 
 
@@ -48,16 +48,16 @@ def exact_mean(arrays: list[Array], samples: list[int]) -> NDArray[np.longdouble
     return np.asarray(total / np.longdouble(sum(samples)), np.longdouble)
 
 
-def steps_apart(one: Array, other: Array) -> Any:
-    """How many floating-point numbers of their dtype lie between them."""
-    kind = np.dtype(f"i{one.dtype.itemsize}")
-    magnitude = (1 << (8 * one.dtype.itemsize - 1)) - 1
+def steps_apart(first: Array, second: Array) -> Any:
+    """Distance in floating-point numbers of their dtype."""
+    kind = np.dtype(f"i{first.dtype.itemsize}")
+    magnitude = (1 << (8 * first.dtype.itemsize - 1)) - 1
 
     def place(array: Array) -> NDArray[np.int64]:
         bits = np.ascontiguousarray(array).view(kind).astype(np.int64)
         return np.where(bits < 0, -(bits & magnitude), bits)
 
-    return np.abs(place(one) - place(other))
+    return np.abs(place(first) - place(second))
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +117,13 @@ def test_other_floats_get_the_exact_mean_cast_once(plan: Plan, updates: list[Upd
 
 
 def test_two_clients_by_hand() -> None:
-    got = mean_of(plan_for(one(0.0), 4), [(one(1.0), 1), (one(5.0), 3)])
+    got = mean_of(plan_for(single(0.0), 4), [(single(1.0), 1), (single(5.0), 3)])
     assert got["w"].tolist() == [4.0]
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS))
 def test_by_hand_in_each_float_dtype(code: str) -> None:
-    got = mean_of(plan_for(one(0.0, code), 100), [(one(-2.0, code), 25), (one(0.5, code), 75)])
+    got = mean_of(plan_for(single(0.0, code), 100), [(single(-2.0, code), 25), (single(0.5, code), 75)])
     assert got["w"].dtype == DTYPES[code]
     assert got["w"].astype(float).tolist() == [-0.125]
 
@@ -196,33 +196,33 @@ def test_a_mean_stays_what_it_was_when_more_is_added() -> None:
 @pytest.mark.parametrize("clients", [1, 5])
 def test_nothing_overflows_at_the_bound_with_all_samples(code: str, max_samples: int, clients: int) -> None:
     clients = min(clients, max_samples)
-    plan = plan_for(one(1.0, code), max_samples)
+    plan = plan_for(single(1.0, code), max_samples)
     samples = [max_samples // clients] * (clients - 1)
     samples.append(max_samples - sum(samples))
     for sign in (1.0, -1.0):
-        extreme = one(sign * plan.bounds["w"], code)
+        extreme = single(sign * plan.bounds["w"], code)
         assert mean_of(plan, [(extreme, count) for count in samples])["w"] == extreme["w"]
 
 
 def test_opposite_extremes_cancel() -> None:
-    plan = plan_for(one(1.0), 2**20)
+    plan = plan_for(single(1.0), 2**20)
     bound = plan.bounds["w"]
-    assert mean_of(plan, [(one(bound), 2**19), (one(-bound), 2**19)])["w"] == 0.0
+    assert mean_of(plan, [(single(bound), 2**19), (single(-bound), 2**19)])["w"] == 0.0
 
 
 def test_more_samples_than_planned_are_refused_and_change_nothing() -> None:
-    aggregate = Aggregate(plan_for(one(1.0), 10))
-    aggregate.add(one(1.0), 9)
+    aggregate = Aggregate(plan_for(single(1.0), 10))
+    aggregate.add(single(1.0), 9)
     with pytest.raises(ValueError, match="11 samples, planned for 10"):
-        aggregate.add(one(5.0), 2)
+        aggregate.add(single(5.0), 2)
     assert (aggregate.samples, aggregate.updates, float(aggregate.mean()["w"][0])) == (9, 1, 1.0)
 
 
 def test_sums_of_other_plans_and_too_many_samples_do_not_merge() -> None:
-    plan = plan_for(one(1.0), 10)
-    parts = [Aggregate(plan), Aggregate(plan), Aggregate(plan_for(one(2.0), 10))]
+    plan = plan_for(single(1.0), 10)
+    parts = [Aggregate(plan), Aggregate(plan), Aggregate(plan_for(single(2.0), 10))]
     for part in parts:
-        part.add(one(1.0), 6)
+        part.add(single(1.0), 6)
     for other in parts[1:]:
         with pytest.raises(ValueError, match="do not belong to one round"):
             parts[0].merge(other)
@@ -231,7 +231,7 @@ def test_sums_of_other_plans_and_too_many_samples_do_not_merge() -> None:
 
 def test_there_is_no_mean_of_no_updates() -> None:
     with pytest.raises(ValueError, match="the mean of no updates"):
-        Aggregate(plan_for(one(1.0), 10)).mean()
+        Aggregate(plan_for(single(1.0), 10)).mean()
 
 
 @pytest.mark.parametrize(
@@ -251,9 +251,9 @@ def test_running_statistics_may_get_a_thousand_times_as_far() -> None:
 
 
 def test_the_largest_float64_has_a_bound() -> None:
-    plan = plan_for(one(1e308), 1000)
+    plan = plan_for(single(1e308), 1000)
     assert plan.bounds["w"] == 2.0**1023
-    assert mean_of(plan, [(one(2.0**1023), 500), (one(-(2.0**1022)), 500)])["w"] == 2.0**1021
+    assert mean_of(plan, [(single(2.0**1023), 500), (single(-(2.0**1022)), 500)])["w"] == 2.0**1021
 
 
 def test_random_models_are_never_further_off_than_one_unit_of_their_scale() -> None:

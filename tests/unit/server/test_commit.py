@@ -1,4 +1,4 @@
-"""What a round expects of updates, and what is told of it when it is over. No broker, no clock."""
+"""What a round expects of updates, and the events of its end. No broker, no clock."""
 
 import msgspec
 import numpy as np
@@ -55,44 +55,49 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
     )
 
 
-def collected(*headers: UpdateHeader) -> Collection:
-    """A round that has counted these."""
-    expected = commit.expected(RECORD, WEIGHTS, "nonce")
-    collection = Collection(Round(frozenset(expected.members), 2, 5.0, 1300.0), Aggregate(expected.plan))
-    for one in headers:
-        collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, one.samples)
-        collection.headers[one.client] = one
+def collect(*headers: UpdateHeader) -> Collection:
+    """A round that has counted updates with these headers."""
+    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
+    for each in headers:
+        collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
+        collection.headers[each.client] = each
         collection.bytes_in += 100
     collection.training_s, collection.last_s = 1003.0, 1010.0
     return collection
 
 
 def test_an_update_is_expected_to_hold_what_clients_train() -> None:
-    expected = commit.expected(RECORD, WEIGHTS, "nonce")
-    assert (expected.job, expected.round, expected.base, expected.nonce) == ("demo", 4, MODEL.sha256, "nonce")
-    assert set(expected.members) == {"c-0", "c-1", "c-2"}
-    assert set(expected.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
+    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    assert (expectation.job, expectation.round, expectation.base, expectation.nonce) == (
+        "demo",
+        4,
+        MODEL.sha256,
+        "nonce",
+    )
+    assert set(expectation.members) == {"c-0", "c-1", "c-2"}
+    assert set(expectation.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
 
 
 def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
-    assert commit.expected(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
+    assert commit.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
 
 
 def test_statistics_may_go_further_from_the_base_than_weights() -> None:
-    plan = commit.expected(RECORD, WEIGHTS, "nonce").plan
+    plan = commit.expectation(RECORD, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] > plan.bounds["head"]
     as_weights = msgspec.structs.replace(RECORD, buffers=())
-    plan = commit.expected(as_weights, WEIGHTS, "nonce").plan
+    plan = commit.expectation(as_weights, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] == plan.bounds["head"]
 
 
 def test_a_job_without_a_model_expects_nothing() -> None:
     with pytest.raises(ValueError, match="demo has no model yet"):
-        commit.expected(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
+        commit.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
 
 
 def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
-    collection = collected(header("c-2", 30), header("c-0", 10))
+    collection = collect(header("c-2", 30), header("c-0", 10))
     event = commit.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
     assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
     assert event.model == NEXT
@@ -102,11 +107,11 @@ def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -
 
 
 def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
-    event = commit.failed_event(RECORD, collected(header("c-2", 30)))
+    event = commit.failed_event(RECORD, collect(header("c-2", 30)))
     assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
     state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
-    collection = collected(header("c-0", 10), header("c-1", 5, state=state))
-    assert commit.states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
+    collection = collect(header("c-0", 10), header("c-1", 5, state=state))
+    assert commit.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}

@@ -1,4 +1,4 @@
-"""What the gate lets through and what it refuses, each with its code; whatever the bytes, nothing else comes out."""
+"""Which updates the gate accepts and refuses, each with its code. Any bytes are either accepted or refused."""
 
 import functools
 import itertools
@@ -24,7 +24,7 @@ from broker.topics import UpdateTopic
 from server import aggregator, gate
 from server.aggregator import Aggregate
 from server.errors import Refused
-from server.gate import CODES, Expected
+from server.gate import CODES, Expectation
 
 BASE = "ab" * 32
 NONCE = "nonce-of-round-3"
@@ -47,7 +47,7 @@ MEMBERS = {
     "c-2": Member("c-2", "local", "", "", 50),
 }
 
-EXPECTED = Expected("demo", 3, BASE, NONCE, MEMBERS, PLAN, max_samples=1000)
+EXPECTED = Expectation("demo", 3, BASE, NONCE, MEMBERS, PLAN, max_samples=1000)
 
 HEADER = UpdateHeader(
     job="demo",
@@ -67,45 +67,45 @@ def header_of(client: str = "c-0", **changes: Any) -> UpdateHeader:
     return msgspec.structs.replace(HEADER, **(own | changes))
 
 
-def encoded(tensors: Tensors, header: UpdateHeader) -> bytes:
+def encode(tensors: Tensors, header: UpdateHeader) -> bytes:
     return safetensors.numpy.save(tensors, header.to_metadata())
 
 
 def update(client: str = "c-0", tensors: Tensors | None = None, **changes: Any) -> bytes:
-    return encoded(MODEL if tensors is None else tensors, header_of(client, **changes))
+    return encode(MODEL if tensors is None else tensors, header_of(client, **changes))
 
 
-def rewritten(change: Callable[[dict[str, Any]], object]) -> bytes:
-    """An update whose header's JSON was changed, and nothing else."""
+def rewrite_header(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """An update with a changed JSON header."""
     blob = update()
     size = int.from_bytes(blob[:8], "little")
     header = json.loads(blob[8 : 8 + size])
     change(header)
     # Sorted: safetensors writes metadata in another order every time.
-    return framed(json.dumps(header, sort_keys=True).encode(), blob[8 + size :])
+    return frame(json.dumps(header, sort_keys=True).encode(), blob[8 + size :])
 
 
-def framed(text: bytes, body: bytes) -> bytes:
+def frame(text: bytes, body: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + body
 
 
 def metadata(**changes: str) -> bytes:
-    return rewritten(lambda header: header["__metadata__"].update(changes))
+    return rewrite_header(lambda header: header["__metadata__"].update(changes))
 
 
-def received(
+def pass_gate(
     blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()
 ) -> tuple[UpdateHeader, Tensors]:
-    """The way of an update into the sum."""
-    where = gate.address(topic)
-    gate.admit(where, EXPECTED, counted)
-    return gate.check(blob, where, EXPECTED)
+    """Pass an update through the gate."""
+    address = gate.parse_topic(topic)
+    gate.admit(address, EXPECTED, counted)
+    return gate.check(blob, address, EXPECTED)
 
 
 def code_of(blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()) -> str:
     with pytest.raises(Refused) as refused:
-        received(blob, topic, counted)
-    # It is published: JSON must be able to say it.
+        pass_gate(blob, topic, counted)
+    # The reason is published as JSON.
     msgspec.json.encode(refused.value.reason)
     assert NONCE not in refused.value.reason
     assert HEADER.token not in refused.value.reason
@@ -116,7 +116,7 @@ def with_tensor(name: str, value: Any) -> Tensors:
     return {**MODEL, name: np.asarray(value, MODEL[name].dtype)}
 
 
-def spoilt(code: str, value: float, place: int = 0) -> Tensors:
+def replace_element(code: str, value: float, place: int = 0) -> Tensors:
     tensor = MODEL[code].copy()
     tensor.reshape(-1)[place] = value
     return {**MODEL, code: tensor}
@@ -128,9 +128,9 @@ def without(name: str) -> Tensors:
 
 @functools.cache
 def bomb() -> bytes:
-    """A header of 100,000 empty tensors, which takes a parser long and costs the sender 7 MB."""
+    """A header of 100,000 empty tensors: 7 MB for the sender, and slow to parse."""
     empties = {f"t{i:06}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_000)}
-    return framed(json.dumps({**empties, "__metadata__": HEADER.to_metadata()}).encode(), b"")
+    return frame(json.dumps({**empties, "__metadata__": HEADER.to_metadata()}).encode(), b"")
 
 
 STATE = BlobRef("fl.state.demo.c-0.3.1", "cd" * 32, 100)
@@ -165,11 +165,11 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     "another dtype": ("layout", lambda: code_of(update(tensors={**MODEL, "F64": MODEL["F64"].view(np.int64)}))),
     "empty tensors of 2^50 sides": (
         "layout",
-        lambda: code_of(rewritten(lambda header: header["none"].update(shape=[0, 2**50]))),
+        lambda: code_of(rewrite_header(lambda header: header["none"].update(shape=[0, 2**50]))),
     ),
     "empty tensors of 2^63 sides": (
         "malformed",
-        lambda: code_of(rewritten(lambda header: header["none"].update(shape=[0, 2**63]))),
+        lambda: code_of(rewrite_header(lambda header: header["none"].update(shape=[0, 2**63]))),
     ),
     "no safetensors file": ("malformed", lambda: code_of(b"garbage")),
     "no metadata": ("malformed", lambda: code_of(payload.encode(MODEL))),
@@ -185,9 +185,9 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     "a key twice": ("malformed", lambda: code_of(update().replace(b'"F16":{', b'"F32":{', 1))),
     "a header bomb": ("malformed", lambda: code_of(bomb())),
     "trailing bytes": ("malformed", lambda: code_of(update() + b"\0")),
-    "NaN": ("finite", lambda: code_of(update(tensors=spoilt("F32", np.nan, 5)))),
-    "infinity": ("finite", lambda: code_of(update(tensors=spoilt("F64", -np.inf, 1)))),
-    "absurdly large": ("magnitude", lambda: code_of(update(tensors=spoilt("F32", 1e30)))),
+    "NaN": ("finite", lambda: code_of(update(tensors=replace_element("F32", np.nan, 5)))),
+    "infinity": ("finite", lambda: code_of(update(tensors=replace_element("F64", -np.inf, 1)))),
+    "absurdly large": ("magnitude", lambda: code_of(update(tensors=replace_element("F32", 1e30)))),
 }
 
 
@@ -208,7 +208,7 @@ def test_a_refused_update_changes_nothing() -> None:
         for _, attempt in REFUSED.values():
             attempt()
         blob = update(client, with_tensor("F64", [0.25, len(counted)]), samples=50)
-        header, tensors = received(blob, f"fl.updates.demo.3.{client}.1", tuple(counted))
+        header, tensors = pass_gate(blob, f"fl.updates.demo.3.{client}.1", tuple(counted))
         counted.append(header.client)
         aggregate.add(tensors, header.samples)
         undisturbed.add(payload.decode(blob)[0], 50)
@@ -217,19 +217,19 @@ def test_a_refused_update_changes_nothing() -> None:
 
 
 def test_a_good_update_comes_out_as_it_went_in() -> None:
-    header, tensors = received(update(samples=600, state=STATE))
+    header, tensors = pass_gate(update(samples=600, state=STATE))
     assert header == header_of(samples=600, state=STATE)
     assert payload.encode(tensors) == payload.encode(MODEL)
 
 
 def test_a_client_whose_shard_the_register_does_not_know_may_claim_the_job_s_most() -> None:
     topic = "fl.updates.demo.3.c-1.1"
-    assert received(update("c-1", samples=1000), topic)[0].samples == 1000
+    assert pass_gate(update("c-1", samples=1000), topic)[0].samples == 1000
     assert code_of(update("c-1", samples=1001), topic) == "samples"
 
 
 def test_one_sample_is_enough() -> None:
-    assert received(update(samples=1))[0].samples == 1
+    assert pass_gate(update(samples=1))[0].samples == 1
 
 
 def test_a_refusal_names_the_tensors_that_differ() -> None:
@@ -237,10 +237,10 @@ def test_a_refusal_names_the_tensors_that_differ() -> None:
         (without("F32"), r"missing: \['F32'\], not asked for: \[\]"),
         ({**MODEL, "more": np.zeros(1)}, r"missing: \[\], not asked for: \['more'\]"),
         ({**MODEL, "F32": MODEL["F32"].T}, r"F32 is \('F32', \(4, 3\)\), the model's is \('F32', \(3, 4\)\)"),
-        (spoilt("F64", 2048.0), r"F64 reaches 2048, at most 1024 is accepted"),
+        (replace_element("F64", 2048.0), r"F64 reaches 2048, at most 1024 is accepted"),
     ):
         with pytest.raises(Refused, match=reason):
-            received(update(tensors=tensors))
+            pass_gate(update(tensors=tensors))
 
 
 def test_a_replay_of_the_same_update_is_a_duplicate_before_it_is_read() -> None:
@@ -267,19 +267,19 @@ def test_a_replay_of_the_same_update_is_a_duplicate_before_it_is_read() -> None:
 )
 def test_a_topic_that_no_update_has_is_refused(topic: str) -> None:
     with pytest.raises(Refused) as refused:
-        gate.address(topic)
+        gate.parse_topic(topic)
     assert refused.value.code == "foreign"
 
 
 def test_an_update_s_topic_is_read() -> None:
-    assert gate.address(topics.update("demo", 3, "c-0", 2)) == UpdateTopic("demo", 3, "c-0", 2)
+    assert gate.parse_topic(topics.update("demo", 3, "c-0", 2)) == UpdateTopic("demo", 3, "c-0", 2)
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_no_float_gets_through_that_is_not_finite(code: str, value: float) -> None:
     for place in range(MODEL[code].size):
-        assert code_of(update(tensors=spoilt(code, value, place))) == "finite"
+        assert code_of(update(tensors=replace_element(code, value, place))) == "finite"
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -287,14 +287,14 @@ def test_no_float_gets_through_that_is_not_finite(code: str, value: float) -> No
 def test_the_bound_is_the_largest_magnitude_that_gets_through(code: str, sign: int) -> None:
     bound, dtype = PLAN.bounds[code], MODEL[code].dtype
     assert bound == 1024.0
-    received(update(tensors=spoilt(code, sign * bound)))
+    pass_gate(update(tensors=replace_element(code, sign * bound)))
     beyond = float(np.nextafter(np.array(bound, dtype), np.array(np.inf, dtype)))
-    assert code_of(update(tensors=spoilt(code, sign * beyond))) == "magnitude"
+    assert code_of(update(tensors=replace_element(code, sign * beyond))) == "magnitude"
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS - {"F16"}))
 def test_1e30_is_absurd(code: str) -> None:
-    assert code_of(update(tensors=spoilt(code, 1e30))) == "magnitude"
+    assert code_of(update(tensors=replace_element(code, 1e30))) == "magnitude"
 
 
 def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,24 +306,24 @@ def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_largest_update_has_room_for_long_names_and_little_more() -> None:
     tensors = {f"{'encoder.layer.' * 20}{i}.weight": np.zeros(100, np.float32) for i in range(300)}
     plan = aggregator.plan(tensors, payload.layout(tensors), frozenset(), 1000)
-    expected = replace(EXPECTED, plan=plan)
+    expectation = replace(EXPECTED, plan=plan)
     metrics = {f"metric-{i}": 1 / 3 for i in range(200)}
-    blob = encoded(tensors, header_of(metrics=metrics, state=STATE))
-    gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expected)
-    assert len(blob) <= expected.largest < len(blob) + 400_000
+    blob = encode(tensors, header_of(metrics=metrics, state=STATE))
+    gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expectation)
+    assert len(blob) <= expectation.max_bytes < len(blob) + 400_000
 
 
 def test_the_largest_update_of_a_small_model_has_room_for_many_metrics() -> None:
     blob = update(metrics={f"metric-{i}": 1 / 3 for i in range(1800)})
-    assert 50_000 < len(blob) <= EXPECTED.largest
-    received(blob)
+    assert 50_000 < len(blob) <= EXPECTED.max_bytes
+    pass_gate(blob)
 
 
 def test_the_largest_update_of_the_paper_s_network_is_little_more_than_its_weights() -> None:
     shapes = {"hidden.weight": (500, 784), "hidden.bias": (500,), "out.weight": (10, 500), "out.bias": (10,)}
     tensors: Tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     plan = aggregator.plan(tensors, payload.layout(tensors), frozenset(), 1000)
-    assert 1_590_040 < replace(EXPECTED, plan=plan).largest < 1.05 * 1_590_040
+    assert 1_590_040 < replace(EXPECTED, plan=plan).max_bytes < 1.05 * 1_590_040
 
 
 def test_a_truncated_update_is_malformed_wherever_it_ends() -> None:
@@ -332,9 +332,9 @@ def test_a_truncated_update_is_malformed_wherever_it_ends() -> None:
 
 
 def verdict(blob: bytes) -> str:
-    """A code, or `accepted`; any other error ends the test."""
+    """The code of the refusal, `accepted` or `poisoned`. Any other error ends the test."""
     try:
-        _, tensors = received(blob)
+        _, tensors = pass_gate(blob)
     except Refused as refused:
         msgspec.json.encode(refused.reason)
         return refused.code
@@ -344,7 +344,7 @@ def verdict(blob: bytes) -> str:
 
 def test_random_bytes_are_refused_or_finite() -> None:
     rng = np.random.default_rng(1)
-    blob = np.frombuffer(rewritten(dict), np.uint8)
+    blob = np.frombuffer(rewrite_header(dict), np.uint8)
     body = 8 + int.from_bytes(blob[:8].tobytes(), "little")
     verdicts: Counter[str] = Counter()
     for number in range(2000):
@@ -398,7 +398,7 @@ def test_headers_with_nasty_values_are_refused_or_finite() -> None:
     changed = [(outer, {**header[outer], inner: bad}) for outer in header for inner in header[outer] for bad in NASTY]
     changed += itertools.product(header, NASTY)
     texts = (json.dumps({**header, outer: fields}).encode() for outer, fields in changed)
-    verdicts = Counter(verdict(framed(text, blob[8 + size :])) for text in texts)
+    verdicts = Counter(verdict(frame(text, blob[8 + size :])) for text in texts)
     assert verdicts.keys() <= {*CODES, "accepted"}
     assert verdicts["malformed"] > 900
     assert min(verdicts["foreign"], verdicts["token"], verdicts["base"]) > 0

@@ -1,4 +1,4 @@
-"""A round's tasks: what a member is asked to do."""
+"""The tasks of a round."""
 
 import msgspec
 import pytest

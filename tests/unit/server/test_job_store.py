@@ -1,4 +1,4 @@
-"""A job's record and models: moved by one server at a time, believed by their digest, dropped when superseded."""
+"""A job's record and models: changed by one server at a time, checked by digest, deleted when superseded."""
 
 from collections.abc import AsyncIterator
 
@@ -32,23 +32,23 @@ def store(bus: Broker, revision: int = 0, **facts: object) -> JobStore:
 
 
 async def stored(bus: Broker, topic: str) -> bytes | None:
-    found = await bus.get(topic)
-    return None if found is None else found.payload
+    value = await bus.get(topic)
+    return None if value is None else value.payload
 
 
 async def test_a_record_that_was_moved_is_what_the_broker_has(bus: Broker) -> None:
     mine = store(bus)
-    await mine.move(round=1)
-    await mine.move(round=2)
+    await mine.change(round=1)
+    await mine.change(round=2)
     assert mine.record.round == 2
     assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"") == mine.record
 
 
 async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> None:
     mine, other = store(bus), store(bus)
-    await other.move(round=7)
+    await other.change(round=7)
     with pytest.raises(Conflict):
-        await mine.move(round=1)
+        await mine.change(round=1)
     assert mine.record.round == 0
     assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"").round == 7
 
@@ -58,7 +58,7 @@ async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
     model, server_state = await mine.publish(GlobalState(fakes.INITIAL, {"momentum": np.ones(3, np.float32)}))
     assert server_state is not None
     again = store(bus, model=model, server_state=server_state)
-    state = await again.recall()
+    state = await again.load_state()
     assert tensors.encode(state.weights) == mine.weights == again.weights
     np.testing.assert_array_equal(state.server_state["momentum"], np.ones(3, np.float32))
 
@@ -67,10 +67,10 @@ async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -
     model, _ = await store(bus).publish(STATE)
     await bus.purge(model.topic)
     with pytest.raises(CorruptPayload, match="missing"):
-        await store(bus, model=model).recall()
+        await store(bus, model=model).load_state()
     await bus.put(model.topic, b"something else")
     with pytest.raises(CorruptPayload, match="digest"):
-        await store(bus, model=model).recall()
+        await store(bus, model=model).load_state()
 
 
 async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_dropped(bus: Broker) -> None:
@@ -82,9 +82,9 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     await bus.publish(update, b"update")
 
     mine = store(bus, model=models[1])
-    await mine.forget(store(bus, round=1, model=models[0]).record)
+    await mine.delete_superseded(store(bus, round=1, model=models[0]).record)
     assert await stored(bus, models[0].topic) is not None, "the model before the last stays for those who are late"
-    await mine.move(model=models[2], states={"c-1": new})
-    await mine.forget(store(bus, round=2, model=models[1], states={"c-1": old}).record)
+    await mine.change(model=models[2], states={"c-1": new})
+    await mine.delete_superseded(store(bus, round=2, model=models[1], states={"c-1": old}).record)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, one.topic) is not None for one in models] == [False, True, True]

@@ -1,4 +1,4 @@
-"""A round: its whole transition table, and when it is over."""
+"""The transition table of a round, and when a round is over."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from server import rounds
 from server.errors import IllegalTransition
-from server.rounds import Happening, Round, State
+from server.rounds import Round, RoundEvent, State
 
 TABLE = """
             ANSWER      LOSS        QUORUM  LAST    HOPELESS  GRACE_OVER  DEADLINE  CANCEL
@@ -20,12 +20,12 @@ CANCELLED   -           -           -       -       -         -           -     
 """
 
 
-def cells() -> list[tuple[State, Happening, State | None]]:
+def cells() -> list[tuple[State, RoundEvent, State | None]]:
     head, *rows = (line.split() for line in TABLE.strip().splitlines())
     return [
-        (State[name], Happening[happening], None if target == "-" else State[target])
+        (State[name], RoundEvent[event], None if target == "-" else State[target])
         for name, *targets in rows
-        for happening, target in zip(head, targets, strict=True)
+        for event, target in zip(head, targets, strict=True)
     ]
 
 
@@ -33,33 +33,31 @@ def opened(*clients: str, needed: int = 2, grace_s: float = 5.0, deadline_s: flo
     return Round(frozenset(clients or "abc"), needed, grace_s, deadline_s)
 
 
-@pytest.mark.parametrize(("state", "happening", "target"), cells())
-def test_each_pair_of_state_and_happening_moves_or_raises(
-    state: State, happening: Happening, target: State | None
-) -> None:
+@pytest.mark.parametrize(("state", "event", "target"), cells())
+def test_each_pair_of_state_and_event_moves_or_raises(state: State, event: RoundEvent, target: State | None) -> None:
     before = replace(opened(), state=state)
     if target is not None:
-        assert rounds._step(before, happening, 1.0).state is target
+        assert rounds._step(before, event, 1.0).state is target
         return
     with pytest.raises(IllegalTransition) as failed:
-        rounds._step(before, happening, 1.0)
-    assert (failed.value.state, failed.value.happening) == (state, happening)
+        rounds._step(before, event, 1.0)
+    assert (failed.value.state, failed.value.event) == (state, event)
     assert before == replace(opened(), state=state)
 
 
 def test_the_table_above_has_every_pair() -> None:
-    assert len(cells()) == len(State) * len(Happening) == 40
+    assert len(cells()) == len(State) * len(RoundEvent) == 40
 
 
 @pytest.mark.parametrize("state", [State.CLOSED, State.FAILED, State.CANCELLED])
 def test_nothing_happens_to_a_round_that_is_over(state: State) -> None:
     over = replace(opened(), state=state)
-    assert not over.open
+    assert not over.is_open
     steps: tuple[Callable[[], Round], ...] = (
-        lambda: rounds.answered(over, "a", 1.0),
-        lambda: rounds.lost(over, "a", 1.0),
+        lambda: rounds.add_answer(over, "a", 1.0),
+        lambda: rounds.add_loss(over, "a", 1.0),
         lambda: rounds.tick(over, 100.0),
-        lambda: rounds.cancelled(over, 1.0),
+        lambda: rounds.cancel(over, 1.0),
     )
     for step in steps:
         with pytest.raises(IllegalTransition):
@@ -69,12 +67,12 @@ def test_nothing_happens_to_a_round_that_is_over(state: State) -> None:
 
 def test_an_illegal_transition_reads_as_a_sentence() -> None:
     with pytest.raises(IllegalTransition, match=r"^a cancellation can't happen to a round that is closed$"):
-        rounds.cancelled(replace(opened(), state=State.CLOSED), 1.0)
+        rounds.cancel(replace(opened(), state=State.CLOSED), 1.0)
 
 
 def test_a_step_returns_a_new_round_and_leaves_the_old_one() -> None:
     before = opened()
-    after = rounds.answered(before, "a", 1.0)
+    after = rounds.add_answer(before, "a", 1.0)
     assert before == opened()
     assert after.counted == ("a",)
     assert after.missing == ("b", "c")
@@ -83,8 +81,8 @@ def test_a_step_returns_a_new_round_and_leaves_the_old_one() -> None:
 def test_all_answered_closes_at_once() -> None:
     round_ = opened()
     for client in "abc":
-        assert round_.open
-        round_ = rounds.answered(round_, client, 1.0)
+        assert round_.is_open
+        round_ = rounds.add_answer(round_, client, 1.0)
     assert round_.state is State.CLOSED
     assert round_.counted == ("a", "b", "c")
     assert round_.missing == ()
@@ -92,12 +90,12 @@ def test_all_answered_closes_at_once() -> None:
 
 def test_the_quorum_starts_a_grace_that_later_answers_do_not_extend() -> None:
     round_ = opened(*"abcd", grace_s=5.0)
-    round_ = rounds.answered(round_, "a", 10.0)
-    assert (round_.state, round_.wakes_s) == (State.COLLECTING, 100.0)
-    round_ = rounds.answered(round_, "b", 11.0)
-    assert (round_.state, round_.wakes_s) == (State.GRACE, 16.0)
-    round_ = rounds.answered(round_, "c", 15.0)
-    assert (round_.state, round_.wakes_s) == (State.GRACE, 16.0)
+    round_ = rounds.add_answer(round_, "a", 10.0)
+    assert (round_.state, round_.next_tick_s) == (State.COLLECTING, 100.0)
+    round_ = rounds.add_answer(round_, "b", 11.0)
+    assert (round_.state, round_.next_tick_s) == (State.GRACE, 16.0)
+    round_ = rounds.add_answer(round_, "c", 15.0)
+    assert (round_.state, round_.next_tick_s) == (State.GRACE, 16.0)
     assert rounds.tick(round_, 15.999) is round_
     closed = rounds.tick(round_, 16.0)
     assert (closed.state, closed.missing) == (State.CLOSED, ("d",))
@@ -106,14 +104,14 @@ def test_the_quorum_starts_a_grace_that_later_answers_do_not_extend() -> None:
 def test_the_deadline_ends_the_grace() -> None:
     round_ = opened(grace_s=50.0, deadline_s=100.0)
     for client in "ab":
-        round_ = rounds.answered(round_, client, 90.0)
-    assert round_.wakes_s == 100.0
-    assert rounds.tick(round_, 99.9).open
+        round_ = rounds.add_answer(round_, client, 90.0)
+    assert round_.next_tick_s == 100.0
+    assert rounds.tick(round_, 99.9).is_open
     assert rounds.tick(round_, 100.0).state is State.CLOSED
 
 
 def test_the_deadline_without_a_quorum_fails() -> None:
-    round_ = rounds.answered(opened(), "a", 1.0)
+    round_ = rounds.add_answer(opened(), "a", 1.0)
     assert rounds.tick(round_, 100.0).state is State.FAILED
 
 
@@ -124,13 +122,13 @@ def test_early_ticks_change_nothing() -> None:
 
 
 def test_a_loss_that_puts_the_quorum_out_of_reach_fails_at_once() -> None:
-    round_ = rounds.lost(opened(), "a", 1.0)
+    round_ = rounds.add_loss(opened(), "a", 1.0)
     assert round_.state is State.COLLECTING
-    assert rounds.lost(round_, "b", 2.0).state is State.FAILED
+    assert rounds.add_loss(round_, "b", 2.0).state is State.FAILED
 
 
 def test_the_same_loss_twice_counts_once() -> None:
-    round_ = rounds.lost(rounds.lost(opened(), "a", 1.0), "a", 2.0)
+    round_ = rounds.add_loss(rounds.add_loss(opened(), "a", 1.0), "a", 2.0)
     assert round_.state is State.COLLECTING
     assert round_.lost == {"a"}
 
@@ -138,61 +136,61 @@ def test_the_same_loss_twice_counts_once() -> None:
 def test_the_last_outstanding_loss_closes_a_round_with_a_quorum() -> None:
     round_ = opened()
     for client in "ab":
-        round_ = rounds.answered(round_, client, 1.0)
-    closed = rounds.lost(round_, "c", 2.0)
+        round_ = rounds.add_answer(round_, client, 1.0)
+    closed = rounds.add_loss(round_, "c", 2.0)
     assert (closed.state, closed.missing) == (State.CLOSED, ("c",))
 
 
 def test_the_last_outstanding_answer_after_a_loss_closes() -> None:
-    round_ = rounds.lost(opened(), "c", 1.0)
-    round_ = rounds.answered(round_, "a", 2.0)
-    assert rounds.answered(round_, "b", 3.0).state is State.CLOSED
+    round_ = rounds.add_loss(opened(), "c", 1.0)
+    round_ = rounds.add_answer(round_, "a", 2.0)
+    assert rounds.add_answer(round_, "b", 3.0).state is State.CLOSED
 
 
 def test_a_loss_after_the_answer_and_of_a_stranger_change_nothing() -> None:
-    round_ = rounds.answered(opened(), "a", 1.0)
-    assert rounds.lost(round_, "a", 2.0) is round_
-    assert rounds.lost(round_, "stranger", 2.0) is round_
+    round_ = rounds.add_answer(opened(), "a", 1.0)
+    assert rounds.add_loss(round_, "a", 2.0) is round_
+    assert rounds.add_loss(round_, "stranger", 2.0) is round_
 
 
 def test_an_answer_after_the_loss_counts() -> None:
-    round_ = rounds.lost(opened(), "a", 1.0)
-    round_ = rounds.answered(round_, "a", 2.0)
+    round_ = rounds.add_loss(opened(), "a", 1.0)
+    round_ = rounds.add_answer(round_, "a", 2.0)
     assert (round_.counted, round_.lost) == (("a",), frozenset())
     # With the loss taken back, a second loss leaves the quorum in reach.
-    assert rounds.lost(round_, "b", 3.0).state is State.COLLECTING
+    assert rounds.add_loss(round_, "b", 3.0).state is State.COLLECTING
 
 
 def test_a_quorum_of_one_of_one_closes_with_the_answer() -> None:
-    assert rounds.answered(opened("a", needed=1), "a", 1.0).state is State.CLOSED
+    assert rounds.add_answer(opened("a", needed=1), "a", 1.0).state is State.CLOSED
 
 
 def test_a_quorum_of_one_of_many_starts_the_grace() -> None:
-    assert rounds.answered(opened(needed=1), "b", 1.0).state is State.GRACE
+    assert rounds.add_answer(opened(needed=1), "b", 1.0).state is State.GRACE
 
 
 def test_without_grace_the_next_tick_closes() -> None:
-    round_ = rounds.answered(opened(needed=1, grace_s=0.0), "b", 7.0)
+    round_ = rounds.add_answer(opened(needed=1, grace_s=0.0), "b", 7.0)
     assert rounds.tick(round_, 7.0).state is State.CLOSED
 
 
 def test_everyone_lost_fails_though_one_would_do() -> None:
     round_ = opened(needed=1)
     for client in "ab":
-        round_ = rounds.lost(round_, client, 1.0)
-        assert round_.open
-    assert rounds.lost(round_, "c", 1.0).state is State.FAILED
+        round_ = rounds.add_loss(round_, client, 1.0)
+        assert round_.is_open
+    assert rounds.add_loss(round_, "c", 1.0).state is State.FAILED
 
 
 @pytest.mark.parametrize("needed", [1, 2])
 def test_a_cancellation_ends_a_round_with_and_without_quorum(needed: int) -> None:
-    round_ = rounds.answered(opened(needed=needed), "a", 1.0)
-    cancelled = rounds.cancelled(round_, 2.0)
-    assert (cancelled.state, cancelled.open) == (State.CANCELLED, False)
+    round_ = rounds.add_answer(opened(needed=needed), "a", 1.0)
+    cancelled = rounds.cancel(round_, 2.0)
+    assert (cancelled.state, cancelled.is_open) == (State.CANCELLED, False)
 
 
 def is_over(counted: int, lost: int, size: int, needed: int, *, grace_over: bool, late: bool) -> State:
-    """The closing rules in other words than the module's."""
+    """The closing rules, written in another way than in the module."""
     if size - lost < needed:
         return State.FAILED
     if counted < needed:
@@ -209,14 +207,14 @@ def test_random_rounds_close_by_the_rules() -> None:
         needed = int(rng.integers(1, size + 1))
         round_ = opened(*clients, needed=needed, grace_s=float(rng.integers(0, 9)), deadline_s=20.0)
         now_s, quorum_s = 0.0, float("inf")
-        while round_.open:
+        while round_.is_open:
             now_s += float(rng.integers(0, 5))
             client = clients[rng.integers(size)]
             match rng.integers(3):
                 case 0 if client not in round_.counted:
-                    round_ = rounds.answered(round_, client, now_s)
+                    round_ = rounds.add_answer(round_, client, now_s)
                 case 1:
-                    round_ = rounds.lost(round_, client, now_s)
+                    round_ = rounds.add_loss(round_, client, now_s)
                 case _:
                     round_ = rounds.tick(round_, now_s)
                     ticked = round_.deadline_s <= now_s, quorum_s + round_.grace_s <= now_s

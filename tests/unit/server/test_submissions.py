@@ -1,4 +1,4 @@
-"""Job messages: accepted once under one id, or refused with a reason; whatever is sent, the desk goes on."""
+"""Submitted jobs: accepted once under one id, or refused with a reason. No message stops the handler."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from broker.messages.cloudevents import encode as as_event
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobFailed, JobRejected, Progress
-from server.announcer import Announcer, announcing
+from server.announcer import Announcer, open_announcer
 from server.submissions import MAX_BYTES, SubmissionHandler, SubmissionReply
 
 DEMO = Job(name="demo", seed=5)
@@ -30,12 +30,12 @@ SECRETS = (f"secret-{number}" for number in itertools.count(1))
 
 
 @dataclass
-class Office:
-    """A desk on a broker of its own."""
+class Harness:
+    """A handler with its own broker."""
 
     bus: Broker
     announcer: Announcer
-    desk: SubmissionHandler
+    handler: SubmissionHandler
 
     async def deliver(self, payload: bytes, topic: str = topics.SUBMIT) -> Delivery:
         receipt = await self.bus.publish(topic, payload)
@@ -46,162 +46,160 @@ class Office:
         raise AssertionError(topic)
 
     async def submit(self, payload: bytes, topic: str = topics.SUBMIT) -> SubmissionReply:
-        return await self.desk.handle(await self.deliver(payload, topic))
+        return await self.handler.handle(await self.deliver(payload, topic))
 
     async def record(self, job_id: str) -> tuple[JobRecord, int]:
-        found = await self.bus.get(topics.job_record(job_id))
-        assert found is not None
-        assert found.payload is not None
-        return codec.decode(JobRecord, found.payload), found.revision
+        value = await self.bus.get(topics.job_record(job_id))
+        assert value is not None
+        return codec.decode(JobRecord, value.payload), value.revision
 
     async def secret(self, job_id: str) -> bytes | None:
-        found = await self.bus.get(topics.secret(job_id))
-        return None if found is None else found.payload
+        value = await self.bus.get(topics.secret(job_id))
+        return None if value is None else value.payload
 
     async def jobs(self) -> list[str]:
         return [topic.split(".")[2] for topic in await self.bus.snapshot(topics.job_record(topics.ANY))]
 
-    async def said(self) -> list[Progress]:
-        """Everything that was announced so far."""
+    async def announced(self) -> list[Progress]:
+        """All events that were announced so far."""
         self.announcer.announce("end", JobFailed(reason=""))
-        found: list[Progress] = []
+        messages: list[Progress] = []
         async with self.bus.subscribe(topics.job_progress(topics.ANY)) as deliveries:
             async for delivery in deliveries:
-                found.append(progress.decode(await delivery.read()))
-                if found[-1].job == "end":
+                messages.append(progress.decode(await delivery.read()))
+                if messages[-1].job == "end":
                     break
-        return found[:-1]
+        return messages[:-1]
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    async with asyncio.timeout(10), broker.connect("memory://submissions") as bus, announcing(bus) as announcer:
-        yield Office(bus, announcer, SubmissionHandler(bus, announcer, lambda: 1_700_000_000.5, lambda: next(SECRETS)))
+async def harness() -> AsyncIterator[Harness]:
+    async with asyncio.timeout(10), broker.connect("memory://submissions") as bus, open_announcer(bus) as announcer:
+        yield Harness(bus, announcer, SubmissionHandler(bus, announcer, lambda: 1_700_000_000.5, lambda: next(SECRETS)))
 
 
-async def test_a_job_is_accepted_and_recorded(office: Office) -> None:
-    answer = await office.submit(PAYLOAD)
-    wanted = job.from_json(PAYLOAD)
-    assert answer == SubmissionReply(job=answer.job)
-    assert answer.job.startswith("demo-")
-    record, _ = await office.record(answer.job)
-    assert record == JobRecord(id=answer.job, job=wanted, created_s=1_700_000_000.5)
-    assert await office.said() == [], "who runs the job announces it"
+async def test_a_job_is_accepted_and_recorded(harness: Harness) -> None:
+    reply = await harness.submit(PAYLOAD)
+    submitted = job.from_json(PAYLOAD)
+    assert reply == SubmissionReply(job=reply.job)
+    assert reply.job.startswith("demo-")
+    record, _ = await harness.record(reply.job)
+    assert record == JobRecord(id=reply.job, job=submitted, created_s=1_700_000_000.5)
+    assert await harness.announced() == [], "who runs the job announces it"
 
 
-async def test_a_job_has_its_secret_before_it_has_a_record(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    put, written = office.bus.put, list[str]()
+async def test_a_job_has_its_secret_before_it_has_a_record(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, written = harness.bus.put, list[str]()
 
-    async def noted(topic: str, payload: bytes, *, revision: int | None = None) -> int:
+    async def recording_put(topic: str, payload: bytes, *, revision: int | None = None) -> int:
         written.append(topic)
         return await put(topic, payload, revision=revision)
 
-    monkeypatch.setattr(office.bus, "put", noted)
-    await office.submit(PAYLOAD, topics.submission("mine-1"))
+    monkeypatch.setattr(harness.bus, "put", recording_put)
+    await harness.submit(PAYLOAD, topics.submission("mine-1"))
     assert written == ["fl.secrets.mine-1", "fl.rounds.mine-1"]
 
 
-async def test_a_server_that_takes_a_submission_over_keeps_the_first_secret(office: Office) -> None:
-    """The other one had written the secret, and went down before it wrote the record."""
-    await office.bus.put(topics.secret("mine-1"), b"of the one that went down")
-    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
-    assert await office.secret("mine-1") == b"of the one that went down"
+async def test_a_server_that_takes_a_submission_over_keeps_the_first_secret(harness: Harness) -> None:
+    """The first server wrote the secret, and crashed before it wrote the record."""
+    await harness.bus.put(topics.secret("mine-1"), b"of the one that went down")
+    assert await harness.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
+    assert await harness.secret("mine-1") == b"of the one that went down"
 
 
-async def test_the_secret_is_nowhere_that_people_read(office: Office) -> None:
-    answer = await office.submit(PAYLOAD)
-    secret, value = await office.secret(answer.job), await office.bus.get(topics.job_record(answer.job))
+async def test_the_secret_is_nowhere_that_people_read(harness: Harness) -> None:
+    reply = await harness.submit(PAYLOAD)
+    secret, value = await harness.secret(reply.job), await harness.bus.get(topics.job_record(reply.job))
     assert secret is not None
     assert value is not None
-    assert value.payload is not None
     assert secret not in value.payload
-    assert secret.decode() not in str(answer)
+    assert secret.decode() not in str(reply)
 
 
-async def test_a_repetition_after_the_end_makes_no_new_secret(office: Office) -> None:
+async def test_a_repetition_after_the_end_makes_no_new_secret(harness: Harness) -> None:
     topic = topics.submission("mine-1")
-    await office.submit(PAYLOAD, topic)
-    await office.bus.purge(topics.secret("mine-1"))  # as at a job's end
-    assert await office.submit(PAYLOAD, topic) == SubmissionReply(job="mine-1")
-    assert await office.secret("mine-1") is None
+    await harness.submit(PAYLOAD, topic)
+    await harness.bus.purge(topics.secret("mine-1"))  # as at a job's end
+    assert await harness.submit(PAYLOAD, topic) == SubmissionReply(job="mine-1")
+    assert await harness.secret("mine-1") is None
 
 
-async def test_a_bare_object_is_a_job(office: Office) -> None:
-    answer = await office.submit(b"{}")
-    assert answer.job.startswith("job-")
-    assert (await office.record(answer.job))[0].job == job.from_dict({})
+async def test_a_bare_object_is_a_job(harness: Harness) -> None:
+    reply = await harness.submit(b"{}")
+    assert reply.job.startswith("job-")
+    assert (await harness.record(reply.job))[0].job == job.from_dict({})
 
 
-async def test_the_same_delivery_twice_is_one_job(office: Office) -> None:
-    delivery = await office.deliver(PAYLOAD)
-    first = await office.desk.handle(delivery)
-    before = await office.record(first.job)
-    assert await office.desk.handle(delivery) == first
-    assert await office.record(first.job) == before
-    assert await office.jobs() == [first.job]
+async def test_the_same_delivery_twice_is_one_job(harness: Harness) -> None:
+    delivery = await harness.deliver(PAYLOAD)
+    first = await harness.handler.handle(delivery)
+    before = await harness.record(first.job)
+    assert await harness.handler.handle(delivery) == first
+    assert await harness.record(first.job) == before
+    assert await harness.jobs() == [first.job]
 
 
-async def test_a_repetition_finds_its_job_though_it_has_moved_on(office: Office) -> None:
-    delivery = await office.deliver(PAYLOAD)
-    answer = await office.desk.handle(delivery)
-    record, revision = await office.record(answer.job)
+async def test_a_repetition_finds_its_job_though_it_has_moved_on(harness: Harness) -> None:
+    delivery = await harness.deliver(PAYLOAD)
+    reply = await harness.handler.handle(delivery)
+    record, revision = await harness.record(reply.job)
     moved = msgspec.structs.replace(record, phase="running", round=4)
-    await office.bus.put(topics.job_record(answer.job), codec.encode(moved), revision=revision)
-    assert await office.desk.handle(delivery) == answer
-    assert (await office.record(answer.job))[0] == moved
+    await harness.bus.put(topics.job_record(reply.job), codec.encode(moved), revision=revision)
+    assert await harness.handler.handle(delivery) == reply
+    assert (await harness.record(reply.job))[0] == moved
 
 
-async def test_the_same_job_submitted_twice_is_two_jobs(office: Office) -> None:
-    answers = [await office.submit(PAYLOAD) for _ in range(2)]
-    assert answers[0].job != answers[1].job
-    assert set(await office.jobs()) == {answer.job for answer in answers}
+async def test_the_same_job_submitted_twice_is_two_jobs(harness: Harness) -> None:
+    replies = [await harness.submit(PAYLOAD) for _ in range(2)]
+    assert replies[0].job != replies[1].job
+    assert set(await harness.jobs()) == {reply.job for reply in replies}
 
 
-async def test_an_id_is_taken_from_the_topic(office: Office) -> None:
-    assert await office.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
-    assert (await office.record("mine-1"))[0].id == "mine-1"
+async def test_an_id_is_taken_from_the_topic(harness: Harness) -> None:
+    assert await harness.submit(PAYLOAD, topics.submission("mine-1")) == SubmissionReply(job="mine-1")
+    assert (await harness.record("mine-1"))[0].id == "mine-1"
 
 
-async def test_an_id_is_taken_from_the_job(office: Office) -> None:
-    assert await office.submit(b'{"id": "mine-2"}') == SubmissionReply(job="mine-2")
+async def test_an_id_is_taken_from_the_job(harness: Harness) -> None:
+    assert await harness.submit(b'{"id": "mine-2"}') == SubmissionReply(job="mine-2")
 
 
-async def test_a_long_name_still_gives_an_id(office: Office) -> None:
-    answer = await office.submit(json.dumps({"name": "x" * 40}).encode())
-    assert topics.checked_id(answer.job) == answer.job
-    assert len(answer.job) == 40
+async def test_a_long_name_still_gives_an_id(harness: Harness) -> None:
+    reply = await harness.submit(json.dumps({"name": "x" * 40}).encode())
+    assert topics.checked_id(reply.job) == reply.job
+    assert len(reply.job) == 40
 
 
-async def test_an_id_of_another_job_is_refused_and_that_job_is_left_alone(office: Office) -> None:
+async def test_an_id_of_another_job_is_refused_and_that_job_is_left_alone(harness: Harness) -> None:
     topic = topics.submission("mine-1")
-    await office.submit(PAYLOAD, topic)
-    before = await office.record("mine-1")
-    answer = await office.submit(b'{"seed": 6}', topic)
-    assert (answer.job, answer.field) == ("", "id")
-    assert answer.error == "id = 'mine-1': another job has this id; choose another, or none"
-    assert await office.record("mine-1") == before
-    assert await office.said() == [], "that job's watchers would take it for their own"
+    await harness.submit(PAYLOAD, topic)
+    before = await harness.record("mine-1")
+    reply = await harness.submit(b'{"seed": 6}', topic)
+    assert (reply.job, reply.field) == ("", "id")
+    assert reply.error == "id = 'mine-1': another job has this id; choose another, or none"
+    assert await harness.record("mine-1") == before
+    assert await harness.announced() == [], "that job's watchers would take it for their own"
 
 
-async def test_an_id_whose_record_is_unreadable_is_refused(office: Office) -> None:
-    await office.bus.put(topics.job_record("mine-1"), b"garbage")
-    answer = await office.submit(PAYLOAD, topics.submission("mine-1"))
-    assert "not a valid JobRecord" in answer.error
+async def test_an_id_whose_record_is_unreadable_is_refused(harness: Harness) -> None:
+    await harness.bus.put(topics.job_record("mine-1"), b"garbage")
+    reply = await harness.submit(PAYLOAD, topics.submission("mine-1"))
+    assert "not a valid JobRecord" in reply.error
 
 
-async def test_a_job_may_come_as_a_cloud_event(office: Office) -> None:
+async def test_a_job_may_come_as_a_cloud_event(harness: Harness) -> None:
     event = as_event(Envelope("7", "/elsewhere", "job", 1.0), DEMO)
-    answer = await office.submit(event)
-    assert (await office.record(answer.job))[0].job == job.from_json(PAYLOAD)
+    reply = await harness.submit(event)
+    assert (await harness.record(reply.job))[0].job == job.from_json(PAYLOAD)
 
 
-async def test_a_bad_field_is_refused_with_its_name_and_announced(office: Office) -> None:
-    answer = await office.submit(b'{"cohort": {"clients": 0}}', topics.submission("mine-1"))
+async def test_a_bad_field_is_refused_with_its_name_and_announced(harness: Harness) -> None:
+    reply = await harness.submit(b'{"cohort": {"clients": 0}}', topics.submission("mine-1"))
     reason = "cohort.clients = 0: expected a whole number >= 1"
-    assert answer == SubmissionReply(job="mine-1", error=reason, field="cohort.clients")
-    (said,) = await office.said()
-    assert (said.job, said.event) == ("mine-1", JobRejected(field="cohort.clients", value="0", reason=reason))
-    assert await office.jobs() == []
+    assert reply == SubmissionReply(job="mine-1", error=reason, field="cohort.clients")
+    (message,) = await harness.announced()
+    assert (message.job, message.event) == ("mine-1", JobRejected(field="cohort.clients", value="0", reason=reason))
+    assert await harness.jobs() == []
 
 
 GARBAGE: dict[str, bytes] = {
@@ -224,35 +222,35 @@ GARBAGE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-async def test_garbage_is_refused_announced_and_leaves_no_job(office: Office, what: str) -> None:
-    delivery = await office.deliver(GARBAGE[what])
-    answers = [await office.desk.handle(delivery) for _ in range(2)]
-    assert answers[0] == answers[1]
-    assert answers[0].error
-    assert len(msgspec.json.encode(answers[0])) < 1000
-    said = await office.said()
-    assert {(each.job, type(each.event)) for each in said} == {(answers[0].job, JobRejected)}
-    assert await office.jobs() == []
-    assert (await office.submit(PAYLOAD)).error == ""
+async def test_garbage_is_refused_announced_and_leaves_no_job(harness: Harness, what: str) -> None:
+    delivery = await harness.deliver(GARBAGE[what])
+    replies = [await harness.handler.handle(delivery) for _ in range(2)]
+    assert replies[0] == replies[1]
+    assert replies[0].error
+    assert len(msgspec.json.encode(replies[0])) < 1000
+    events = await harness.announced()
+    assert {(each.job, type(each.event)) for each in events} == {(replies[0].job, JobRejected)}
+    assert await harness.jobs() == []
+    assert (await harness.submit(PAYLOAD)).error == ""
 
 
 @pytest.mark.parametrize("payload", [PAYLOAD, b"garbage"])
 @pytest.mark.parametrize("name", ["UPPER", "with space", "x" * 41, "ümlaut", "$SYS"])
-async def test_a_topic_whose_id_is_none_is_refused(office: Office, name: str, payload: bytes) -> None:
-    answer = await office.submit(payload, f"fl.jobs.{name}.submit")
-    assert (answer.field, topics.ID_RULE in answer.error) == ("id", True)
-    (said,) = await office.said()
-    assert (said.job, type(said.event)) == (answer.job, JobRejected)
-    assert await office.jobs() == []
+async def test_a_topic_whose_id_is_none_is_refused(harness: Harness, name: str, payload: bytes) -> None:
+    reply = await harness.submit(payload, f"fl.jobs.{name}.submit")
+    assert (reply.field, topics.ID_RULE in reply.error) == ("id", True)
+    (message,) = await harness.announced()
+    assert (message.job, type(message.event)) == (reply.job, JobRejected)
+    assert await harness.jobs() == []
 
 
 @dataclass
-class Asked(Delivery):
-    """A delivery whose requester waits for the answer."""
+class Request(Delivery):
+    """A delivery whose requester waits for the reply."""
 
     topic: str
     payload: bytes
-    heard: list[str] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
     sequence: int = 1
 
     async def read(self, *, at_most: int | None = None) -> bytes:
@@ -260,29 +258,29 @@ class Asked(Delivery):
         return self.payload
 
     async def answer(self, payload: bytes) -> None:
-        self.heard.append(payload.decode())
+        self.sent.append(payload.decode())
 
     async def ack(self) -> None:
-        self.heard.append("acknowledged")
+        self.sent.append("acknowledged")
 
 
 async def test_each_requester_is_answered_and_then_the_delivery_is_acknowledged(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [
-        Asked(topics.submission("a-1"), PAYLOAD),
-        Asked(topics.submission("a-2"), b'{"seed": -1}'),
-        Asked(topics.submission("a-1"), b'{"seed": 9}'),
+    requests = [
+        Request(topics.submission("a-1"), PAYLOAD),
+        Request(topics.submission("a-2"), b'{"seed": -1}'),
+        Request(topics.submission("a-1"), b'{"seed": 9}'),
     ]
 
     @contextlib.asynccontextmanager
-    async def subscribe(_: str, **how: Any) -> AsyncIterator[AsyncIterator[Delivery]]:
-        assert how["durable"] == "submissions"
-        yield each(iter(asked))
+    async def subscribe(_: str, **options: Any) -> AsyncIterator[AsyncIterator[Delivery]]:
+        assert options["durable"] == "submissions"
+        yield each(iter(requests))
 
-    monkeypatch.setattr(office.bus, "subscribe", subscribe)
-    await office.desk.receive("fl.jobs.*.submit", "submissions")
-    assert [one.heard for one in asked] == [
+    monkeypatch.setattr(harness.bus, "subscribe", subscribe)
+    await harness.handler.receive("fl.jobs.*.submit", "submissions")
+    assert [request.sent for request in requests] == [
         ['{"job":"a-1"}', "acknowledged"],
         ['{"job":"a-2","error":"seed = -1: expected a whole number >= 0","field":"seed"}', "acknowledged"],
         ['{"error":"id = \'a-1\': another job has this id; choose another, or none","field":"id"}', "acknowledged"],
@@ -294,24 +292,24 @@ async def each(deliveries: Iterator[Delivery]) -> AsyncIterator[Delivery]:
         yield delivery
 
 
-async def test_the_desk_handles_one_submission_after_the_other_and_none_twice(office: Office) -> None:
+async def test_submissions_are_handled_one_after_the_other_and_none_twice(harness: Harness) -> None:
     async with asyncio.TaskGroup() as group:
         for _ in range(2):
-            working = group.create_task(office.desk.receive("fl.jobs.*.submit", "desk"), name="desk")
-            async with office.bus.watch(topics.job_record("m-1")) as values:
-                await office.bus.publish(topics.submission("m-1"), PAYLOAD)
+            working = group.create_task(harness.handler.receive("fl.jobs.*.submit", "handler"), name="handler")
+            async with harness.bus.watch(topics.job_record("m-1")) as values:
+                await harness.bus.publish(topics.submission("m-1"), PAYLOAD)
                 await anext(values)
             working.cancel()
-    assert await office.jobs() == ["m-1"]
+    assert await harness.jobs() == ["m-1"]
 
 
 async def test_a_broker_without_room_refuses_the_job_and_not_the_server(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(topic: str, *_: object, **__: object) -> int:
         raise StorageFull(topic, "maximum bytes exceeded")
 
-    monkeypatch.setattr(office.bus, "put", full)
-    answer = await office.submit(PAYLOAD)
-    assert "no room" in answer.error
-    assert [said.event.what for said in await office.said()] == ["job.rejected"]
+    monkeypatch.setattr(harness.bus, "put", full)
+    reply = await harness.submit(PAYLOAD)
+    assert "no room" in reply.error
+    assert [message.event.what for message in await harness.announced()] == ["job.rejected"]

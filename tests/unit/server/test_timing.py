@@ -1,4 +1,4 @@
-"""Where a round's time went."""
+"""The parts of a round's time, and the means of metrics."""
 
 import numpy as np
 import pytest
@@ -40,23 +40,23 @@ def test_the_parts_add_up_and_none_is_negative() -> None:
 
 
 def test_metrics_are_weighted_by_samples() -> None:
-    got = timing.weighted({"a": (1, {"loss": 1.0}), "b": (3, {"loss": 5.0})})
+    got = timing.weighted_means({"a": (1, {"loss": 1.0}), "b": (3, {"loss": 5.0})})
     assert got == {"loss": 4.0}
 
 
 def test_a_metric_counts_those_who_report_it() -> None:
-    got = timing.weighted({"a": (10, {"loss": 1.0, "f1": 0.5}), "b": (30, {"loss": 3.0}), "c": (5, {})})
+    got = timing.weighted_means({"a": (10, {"loss": 1.0, "f1": 0.5}), "b": (30, {"loss": 3.0}), "c": (5, {})})
     assert got == {"loss": 2.5, "f1": 0.5}
 
 
 def test_metrics_are_the_same_to_the_bit_in_any_order() -> None:
     rng = np.random.default_rng(4)
     reports = {f"c{i}": (int(rng.integers(1, 1000)), {"loss": float(rng.normal())}) for i in range(50)}
-    want = timing.weighted(reports)
+    want = timing.weighted_means(reports)
     for _ in range(20):
         names = rng.permutation(list(reports)).tolist()
-        assert timing.weighted({name: reports[name] for name in names}) == want
+        assert timing.weighted_means({name: reports[name] for name in names}) == want
 
 
 def test_no_reports_are_no_metrics() -> None:
-    assert timing.weighted({}) == {}
+    assert timing.weighted_means({}) == {}

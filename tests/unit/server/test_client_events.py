@@ -1,0 +1,63 @@
+"""Events about one client: each outcome of an invocation, an absent bridge, a counted update."""
+
+import pytest
+
+from broker.messages.invocation import Invocation, Outcome
+from broker.messages.job_record import Member
+from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, ClientTraining, Event, UpdateCounted
+from broker.messages.update import UpdateHeader
+from server import client_events
+
+
+def invocation(outcome: Outcome, *, reason: str = "") -> Invocation:
+    return Invocation(
+        job="demo",
+        round=3,
+        client="c-0",
+        platform="edge",
+        attempt=2,
+        outcome=outcome,
+        activation="a-7",
+        cold=True,
+        reason=reason,
+    )
+
+
+EVENTS: dict[Outcome, Event | None] = {
+    "accepted": None,
+    "running": ClientTraining(round=3, client="c-0", platform="edge", activation="a-7", attempt=2, cold=True),
+    "succeeded": None,
+    "refused": ClientRefused(round=3, client="c-0", platform="edge", attempt=2, reason="why"),
+    "restored": ClientRestored(round=3, client="c-0", platform="edge", attempt=2, reason="why"),
+    "failed": ClientFailed(round=3, client="c-0", platform="edge", attempt=2, reason="why", final=False),
+    "dead": ClientFailed(round=3, client="c-0", platform="edge", attempt=2, reason="why", final=True),
+    "expired": ClientFailed(round=3, client="c-0", platform="edge", attempt=2, reason="why", final=True),
+}
+
+
+@pytest.mark.parametrize("outcome", EVENTS)
+def test_an_outcome_is_announced_as_its_event(outcome: Outcome) -> None:
+    assert client_events.from_invocation(invocation(outcome, reason="why")) == EVENTS[outcome]
+
+
+def test_a_client_without_a_bridge_has_failed_before_its_first_attempt() -> None:
+    event = client_events.bridge_absent(Member("c-0", "edge", "", "", 10), 3)
+    reason = "no bridge of edge is there any more"
+    assert event == ClientFailed(round=3, client="c-0", platform="edge", attempt=0, reason=reason, final=True)
+
+
+def test_a_counted_update_is_announced_with_its_metrics_and_its_time() -> None:
+    header = UpdateHeader(
+        job="demo",
+        round=3,
+        attempt=1,
+        client="c-0",
+        samples=10,
+        base="",
+        token="",
+        metrics={"loss": 0.5},
+        seconds={"train": 1.5, "fetch": 9.0},
+    )
+    assert client_events.update_counted(header, 2, 4) == UpdateCounted(
+        round=3, client="c-0", attempt=1, samples=10, counted=2, of=4, trained_s=1.5, metrics={"loss": 0.5}
+    )
