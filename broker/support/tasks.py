@@ -2,18 +2,49 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
 
 
 @contextlib.asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises its first error itself and not an ExceptionGroup around it.
+    """A TaskGroup that raises its first error itself, without an ExceptionGroup around it.
 
-    Callers of a broker handle `Conflict` or `CorruptPayload`; that tasks are at work behind a call is no
-    concern of theirs. The same goes for their own errors in the body of `async with broker.connect(...)`.
+    Callers of a broker handle `Conflict` or `CorruptPayload` and need not know that a call uses tasks. The same goes
+    for errors in the body of `async with broker.connect(...)`.
+
+    If the caller is cancelled at the same time, its next `await` raises the CancelledError.
     """
+    caller = asyncio.current_task()
+    cancellations = caller.cancelling() if caller else 0
+    aborted_in_body = False
     try:
         async with asyncio.TaskGroup() as group:
-            yield group
+            try:
+                yield group
+            finally:
+                aborted_in_body = _has_cancelled_caller(group)
     except BaseExceptionGroup as errors:
+        if caller is not None and sys.version_info < (3, 13):
+            _restore_cancellation(caller, group, cancellations, aborted_in_body=aborted_in_body)
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
+
+
+def _restore_cancellation(
+    caller: "asyncio.Task[object]", group: asyncio.TaskGroup, before: int, *, aborted_in_body: bool
+) -> None:
+    """Do what a TaskGroup of Python 3.13 does itself (https://github.com/python/cpython/issues/116720).
+
+    An older one counts its own cancellation of the caller as one from outside, if a task failed after the body, and
+    drops one from outside behind the error: a caller that handles the error and goes on would never end.
+    """
+    if _has_cancelled_caller(group) and not aborted_in_body:
+        caller.uncancel()
+    if caller.cancelling() > before:
+        caller.uncancel()
+        caller.cancel()
+
+
+def _has_cancelled_caller(group: asyncio.TaskGroup) -> bool:
+    # No public attribute tells it.
+    return bool(getattr(group, "_parent_cancel_requested", False))
