@@ -111,7 +111,7 @@ class MemoryBroker(Broker):
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         consumer = self._consumer(await self._hub.log(topic_filter), durable, topic_filter, start)
-        yield _Shared(self._hub, consumer, self._assembled, self._ack_wait_s, prefetch)
+        yield _Shared(self._hub, consumer, self._load_payload, self._ack_wait_s, prefetch)
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         log = await self._hub.log(topic)
@@ -154,7 +154,7 @@ class MemoryBroker(Broker):
         return Delivery(
             stored.topic,
             stored.payload or b"",
-            self._assembled,
+            self._load_payload,
             sequence=stored.sequence,
             attempt=1,
             time_s=stored.time_s,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker import topics
+from broker import filters
 from broker.base import Receipt
 from broker.errors import Conflict
 from broker.families import Family, Keep
@@ -75,7 +75,7 @@ class Log:
 
     def values(self, topic_filter: str) -> list[Stored]:
         """The values under a filter, oldest change first."""
-        found = [self._messages[n] for topic, n in self._by_topic.items() if topics.matches(topic_filter, topic)]
+        found = [self._messages[n] for topic, n in self._by_topic.items() if filters.matches(topic_filter, topic)]
         return sorted((m for m in found if m.payload is not None), key=lambda message: message.sequence)
 
     def get(self, sequence: int) -> Stored | None:
@@ -86,7 +86,7 @@ class Log:
         """The messages under a filter that come after a number, in order."""
         for index in range(bisect.bisect_right(self._order, sequence), len(self._order)):
             message = self._messages.get(self._order[index])
-            if message is not None and topics.matches(topic_filter, message.topic):
+            if message is not None and filters.matches(topic_filter, message.topic):
                 yield message
 
     def before(self, time_s: float) -> int:

@@ -89,7 +89,7 @@ class NatsBroker(Broker):
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
         async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield Replayed(feed, self._assembled)
+            yield Replayed(feed, self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -101,7 +101,7 @@ class NatsBroker(Broker):
         feed = Feed(self._link, source, prefetch=prefetch, name=f"{topic_filter} as {durable}")
         try:
             async with feed.running():
-                yield Shared(feed, self._link, self._assembled, inbox)
+                yield Shared(feed, self._link, self._load_payload, inbox)
         finally:
             for arrival in feed.abandoned():
                 await self._link.send(arrival.message.reply, b"-NAK")

@@ -3,12 +3,12 @@ import pytest
 from broker import topics
 from broker.errors import BadTopic
 from broker.families import FAMILIES, Keep, family_of
-from broker.topics import matches
+from broker.filters import matches
 
 SHA = "ab" * 32
 
 NAMES = {
-    topics.SUBMIT: "fl.jobs.submit",
+    topics.submission(): topics.SUBMIT,
     topics.submission("j"): "fl.jobs.j.submit",
     topics.cancellation("j"): "fl.jobs.j.cancel",
     topics.task("p", "c"): "fl.tasks.p.c",
@@ -29,7 +29,7 @@ NAMES = {
     topics.dead("p", "c"): "fl.dead.p.c",
     topics.client_stats("p", "c"): "fl.tallies.p.c",
     topics.presence("p", "b"): "fl.presence.p.b",
-    topics.submit(tenant="acme"): "flt.acme.jobs.submit",
+    topics.submission(tenant="acme"): "flt.acme.jobs.submit",
     topics.submission("j", tenant="acme"): "flt.acme.jobs.j.submit",
     topics.cancellation("j", tenant="acme"): "flt.acme.jobs.j.cancel",
     topics.model("j", SHA, tenant="acme"): f"flt.acme.models.j.{SHA}",
@@ -54,28 +54,6 @@ def test_names_are_as_documented_and_kept_somewhere(built: str, name: str) -> No
 def test_what_is_no_id_is_refused(job: str) -> None:
     with pytest.raises(BadTopic, match="1 to 40"):
         topics.job_record(job)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "topic", "expected"),
-    [
-        ("fl.a", "fl.a", True),
-        ("fl.a", "fl.b", False),
-        ("fl.a", "fl.a.b", False),
-        ("fl.a.b", "fl.a", False),
-        ("fl.*", "fl.a", True),
-        ("fl.*", "fl.a.b", False),
-        ("fl.*", "fl.>", False),
-        ("fl.*", "fl.*", True),
-        ("fl.>", "fl.a.b", True),
-        ("fl.>", "fl", False),
-        ("fl.>", "fl.*.b", True),
-        ("fl.*.b", "fl.a.b", True),
-        ("fl.a.b", "fl.*.b", False),
-    ],
-)
-def test_matching(pattern: str, topic: str, *, expected: bool) -> None:
-    assert matches(pattern, topic) is expected
 
 
 def test_every_topic_has_one_family() -> None:
@@ -111,7 +89,7 @@ def test_what_is_built_is_parsed() -> None:
     assert topics.parse_presence(topics.presence("p", "b")) == ("p", "b")
     assert topics.parse_submission(topics.SUBMIT) == ("default", None)
     assert topics.parse_submission(topics.submission("j")) == ("default", "j")
-    assert topics.parse_submission(topics.submit(tenant="acme")) == ("acme", None)
+    assert topics.parse_submission(topics.submission(tenant="acme")) == ("acme", None)
     assert topics.parse_submission(topics.submission("j", tenant="acme")) == ("acme", "j")
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 
-from broker import topics
 from broker.base import Receipt
 from broker.errors import Conflict
 from broker.families import Family, Keep
@@ -96,19 +95,3 @@ def test_what_was_purged_is_not_delivered_again() -> None:
     log.purge("fl.a")
     assert consumer.take(1, 31.0, 30.0) is None
     assert consumer.next_due_s() is None
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ("fl.a", "fl.a", True),
-        ("fl.a", "fl.b", False),
-        ("fl.*", "fl.b", True),
-        ("fl.a.>", "fl.*.b", True),
-        ("fl.a.>", "fl.b.>", False),
-        ("fl.a.>", "fl.a", False),
-        ("fl.a", "fl.a.b", False),
-    ],
-)
-def test_overlap(one: str, other: str, *, expected: bool) -> None:
-    assert topics.overlap(one, other) is topics.overlap(other, one) is expected
