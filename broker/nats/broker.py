@@ -125,7 +125,7 @@ class NatsBroker(Broker):
             while (known := await feed.next_pending()) is not None:
                 if message_id_of(known.message) == dedupe:
                     return Receipt(known.sequence, stored=False)
-            return await self._link.persist(functools.partial(_confirmed, feed, topic, message, message_id))
+            return await self._link.retry(functools.partial(_confirmed, feed, topic, message, message_id))
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
         message_id, expected = new_id(), revision
@@ -180,7 +180,7 @@ class NatsBroker(Broker):
         async def attempt(connection: Connection) -> PubAck:
             return decoded(topic, (await connection.request(topic, message, headers)).data, PubAck)
 
-        return await self._link.persist(attempt)
+        return await self._link.retry(attempt)
 
     async def _last(self, topic: str) -> _Stored | None:
         """The last message under a topic, by direct get: no consumer, and readable by subject permissions."""
@@ -191,7 +191,7 @@ class NatsBroker(Broker):
             async with connection.large_in:
                 return await connection.request(subject, b"")
 
-        answer = await self._link.persist(attempt)
+        answer = await self._link.retry(attempt)
         headers = answer.headers or {}
         if headers.get("Status") == _NOT_FOUND and "Nats-Sequence" not in headers:
             return None

@@ -21,7 +21,7 @@ class Link(reconnect.Link[Connection]):
 
     async def api(self, topic: str, call: str, request: object, response: type[T]) -> T:
         """See Connection.api; asks until JetStream answers."""
-        return await self.persist(lambda connection: connection.api(topic, call, request, response))
+        return await self.retry(lambda connection: connection.api(topic, call, request, response))
 
     async def send(self, subject: str, payload: bytes) -> None:
         """Send what may as well get lost, such as an acknowledgement: without it, the event just comes again."""

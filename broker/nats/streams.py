@@ -101,7 +101,7 @@ async def ensure(link: Link) -> None:
         StorageFull: the server has not the space that a stream reserves.
         Unsupported: the server can't mark a stream as ours, or the streams are another version's.
     """
-    await link.persist(_ensure_all)
+    await link.retry(_ensure_all)
 
 
 async def expect(link: Link) -> None:
@@ -113,7 +113,7 @@ async def expect(link: Link) -> None:
         OldStore: the streams of version 0.1 are there.
         Unsupported: the streams are another version's.
     """
-    await link.persist(_expect)
+    await link.retry(_expect)
 
 
 def refuse_foreign(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Background tasks whose errors reach the caller as they are."""
+"""Task groups that raise the error of a task directly."""
 
 import asyncio
 import contextlib
@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 
 @contextlib.asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup that raises its first error itself and not an ExceptionGroup around it.
+    """Open a TaskGroup that raises its first error instead of an ExceptionGroup.
 
-    Callers of a broker handle `Conflict` or `CorruptPayload`; that tasks are at work behind a call is no
-    concern of theirs. The same goes for their own errors in the body of `async with broker.connect(...)`.
+    Callers of a broker handle `Conflict` or `CorruptPayload`, and need not know that a call runs tasks. The same holds
+    for errors in the body of `async with broker.connect(...)`.
+
+    Raises:
+        BaseException: the first error of the tasks or of the body.
     """
     try:
         async with asyncio.TaskGroup() as group:

@@ -64,7 +64,7 @@ def test_a_delivery_belongs_to_its_holder_until_it_is_due() -> None:
     first = consumer.take(1, 0.0, 30.0)
     assert first is not None
     assert first[1] == 1
-    assert consumer.held(1, 29.0) == [30.0]
+    assert consumer.due_times_s(1, 29.0) == [30.0]
     assert consumer.take(2, 29.0, 30.0) is None
     consumer.extend(1, 50.0)
     assert consumer.take(2, 49.0, 30.0) is None
@@ -81,7 +81,7 @@ def test_what_was_given_back_is_held_by_nobody() -> None:
     consumer = Consumer(log, "fl.>")
     consumer.take(1, 0.0, 30.0)
     consumer.nak(1, 5.0)
-    assert consumer.held(1, 0.0) == []
+    assert consumer.due_times_s(1, 0.0) == []
     assert consumer.next_due_s() == 5.0
     assert consumer.take(1, 4.0, 30.0) is None
     assert consumer.take(1, 5.0, 30.0) is not None

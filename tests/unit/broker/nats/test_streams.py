@@ -88,7 +88,7 @@ class OldServer:
 
     address = BrokerUrl.parse("nats://host")
 
-    async def persist(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
+    async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
     async def api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
