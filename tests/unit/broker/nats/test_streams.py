@@ -91,7 +91,7 @@ class OldServer:
     async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
-    async def api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
+    async def call_api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
             raise NotFound(topic)
         if call == "STREAM.LIST":
