@@ -200,7 +200,7 @@ class NatsServer:
                 stderr=asyncio.subprocess.DEVNULL,
                 # Ctrl-C in a terminal must not reach the server: we stop it after all clients have disconnected.
                 start_new_session=True,
-                preexec_fn=processes.dying_with_us(signal.SIGTERM),
+                preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
             )
             if await _wait_until_ready(self._process, self.host, self.port, self._name):
                 _log.info("nats-server is ready", port=self.port, pid=self._process.pid, folder=str(self.folder))

@@ -11,7 +11,7 @@ _PR_SET_PDEATHSIG: Final = 1
 """prctl(2)."""
 
 
-def dying_with_us(number: signal.Signals) -> Callable[[], None] | None:
+def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:
     """Return a `preexec_fn`: the kernel sends the signal to the child when this process dies. None if not on Linux."""
     if sys.platform != "linux":
         return None
