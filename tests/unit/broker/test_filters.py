@@ -21,7 +21,7 @@ from broker.filters import matches, overlap
         ("fl.a.b", "fl.*.b", False),
     ],
 )
-def test_matching(pattern: str, topic: str, *, expected: bool) -> None:
+def test_matches(pattern: str, topic: str, *, expected: bool) -> None:
     assert matches(pattern, topic) is expected
 
 

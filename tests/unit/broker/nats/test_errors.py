@@ -25,7 +25,7 @@ from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongR
         (1, "something new", BrokerError),
     ],
 )
-def test_what_jetstream_says_has_a_meaning(code: int, description: str, meaning: type[BrokerError]) -> None:
+def test_errors_of_jetstream_are_mapped(code: int, description: str, meaning: type[BrokerError]) -> None:
     error = api_error("fl.topic", ApiError(400, code, description))
     assert type(error) is meaning
     assert "fl.topic" in str(error)

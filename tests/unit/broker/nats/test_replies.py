@@ -15,7 +15,7 @@ def test_the_answer_may_come_first() -> None:
     assert matcher.add_request(b"job", "reply-2", 0.1) is None
 
 
-def test_equal_requests_are_answered_in_their_order() -> None:
+def test_equal_requests_are_answered_in_order() -> None:
     matcher = ReplyMatcher()
     matcher.add_request(b"job", "reply-1", 0.0)
     matcher.add_request(b"job", "reply-2", 0.0)
@@ -23,7 +23,7 @@ def test_equal_requests_are_answered_in_their_order() -> None:
     assert matcher.add_answer(b"job", b"", 0.1) == "reply-2"
 
 
-def test_someone_who_waits_for_no_answer_takes_none_from_others() -> None:
+def test_a_publisher_without_reply_subject_takes_no_answer_from_others() -> None:
     matcher = ReplyMatcher()
     matcher.add_request(b"job", "", 0.0)
     matcher.add_request(b"job", "reply-2", 0.0)
@@ -31,20 +31,20 @@ def test_someone_who_waits_for_no_answer_takes_none_from_others() -> None:
     assert matcher.add_answer(b"job", b"", 0.1) == "reply-2"
 
 
-def test_other_payloads_do_not_matter() -> None:
+def test_other_payloads_do_not_match() -> None:
     matcher = ReplyMatcher()
     matcher.add_request(b"job", "reply-1", 0.0)
     assert matcher.add_answer(b"other", b"", 0.1) is None
 
 
-def test_nobody_waits_for_ever() -> None:
+def test_requests_and_answers_expire() -> None:
     matcher = ReplyMatcher()
     matcher.add_request(b"job", "reply-1", 0.0)
     assert matcher.add_answer(b"job", b"", REQUEST_WAITS_S + 1) is None
     assert matcher.add_request(b"job", "reply-2", REQUEST_WAITS_S + 2 + ANSWER_WAITS_S) is None
 
 
-def test_a_flood_is_bounded() -> None:
+def test_the_number_of_waiting_requests_is_limited() -> None:
     matcher = ReplyMatcher()
     for number in range(MOST + 1):
         matcher.add_request(str(number).encode(), "reply", 0.0)
