@@ -128,7 +128,7 @@ class Link(Generic[C]):
                 pause_s = pause(tries)
                 if asyncio.get_running_loop().time() + pause_s > deadline:
                     raise
-                _log.debug("trying again", error=str(exc), attempt=tries + 1, pause_s=round(pause_s, 3))
+                _log.debug("retrying", error=str(exc), attempt=tries + 1, pause_s=round(pause_s, 3))
             await asyncio.sleep(pause_s)
         raise AssertionError  # itertools.count() never ends
 

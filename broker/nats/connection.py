@@ -324,7 +324,7 @@ class Connection:
         subject = denied_subject(error)
         if subject is None:
             self._last_error = str(error)
-            _log.debug("nats complains", error=str(error), address=self.address.address)
+            _log.debug("error from nats", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))
         if subject == f"{self._inbox}.*".lower():
@@ -333,7 +333,7 @@ class Connection:
             self._waiters.deny(denied)
         # A denied echo of `_round_trip` is normal.
         if not subject.startswith(f"{self._inbox}.".lower()) or self._waiters.failure is not None:
-            _log.warning("the broker denies us something", subject=subject, reason=denied.reason)
+            _log.warning("the broker denied a subject", subject=subject, reason=denied.reason)
 
     async def _on_closed(self) -> None:
         self._mark_lost(self._last_error or "the server closed the connection")

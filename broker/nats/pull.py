@@ -199,7 +199,7 @@ class Feed:
             try:
                 await self._read(connection)
             except Disconnected as exc:
-                _log.debug("receiving anew", subscription=self._name, error=str(exc))
+                _log.debug("the subscription starts again", subscription=self._name, error=str(exc))
             failures = 0 if self._has_heard else failures + 1
             await asyncio.sleep(pause(failures))
 

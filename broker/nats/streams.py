@@ -160,7 +160,7 @@ async def _ensure_all(connection: Connection) -> None:
     try:
         first = await _actual(connection, expected[0])
     except Denied:
-        _log.debug("streams are managed by someone else")
+        _log.debug("no permission to manage the streams")
         return
     actual = [first, *await asyncio.gather(*(_actual(connection, config) for config in expected[1:]))]
     missing = [config for config, existing in zip(expected, actual, strict=True) if existing is None]
@@ -203,7 +203,7 @@ async def _expect(connection: Connection) -> None:
         if await _actual(connection, first) is not None:
             return
     except Denied:
-        _log.debug("we may not look at streams; others have made them")
+        _log.debug("no permission to check the streams; assuming that they exist")
         return
     if is_old_store(await _owners_of_our_topics(connection)):
         raise _old_store(connection)
