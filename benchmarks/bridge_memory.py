@@ -58,7 +58,7 @@ async def bridge(folder: Path, url: str, gateway: str, reply: str) -> AsyncItera
     config = folder / f"{reply}.toml"
     config.write_text(f'gateway = "{gateway}"\nreply = "{reply}"\nconcurrency = {CONCURRENCY[reply]}\n')
     command = (sys.executable, "-m", "fedkeeper", "bridge", "openfaas", "--config", str(config), "--url", url)
-    dying = processes.dying_with_us(signal.SIGKILL)
+    dying = processes.signal_on_parent_death(signal.SIGKILL)
     process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE, preexec_fn=dying)
     try:
         await _up(process)

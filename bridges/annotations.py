@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from broker import topics
+from broker.filters import matches
 from broker.messages.function import Deployed
 
 FABRIC: Final = "fedkeeper.fabric"
@@ -41,7 +42,7 @@ def serving(topic: str, functions: Iterable[Deployed]) -> Deployed | None:
 
 
 def _serves(wanted: str, topic: str) -> bool:
-    return topics.matches(topics.ALL_TASKS, wanted) and topics.matches(wanted, topic)
+    return matches(topics.ALL_TASKS, wanted) and matches(wanted, topic)
 
 
 def _filter(topic: str) -> str:

@@ -1,4 +1,4 @@
-"""How messages travel: events and retained values over NATS, over MQTT, or inside one process.
+"""Transport of messages: events and retained values over NATS, over MQTT, or inside one process.
 
 async with broker.connect("nats://fedkeeper@127.0.0.1:4222?password_file=data/password") as bus:
     await bus.publish(topics.SUBMIT, job)
@@ -20,25 +20,26 @@ def connect(
     will: Will | None = None,
     provision: bool = True,
 ) -> AbstractAsyncContextManager[Broker]:
-    """A connection to a broker, to be entered with `async with`; nothing is opened before that.
+    """Return a connection to a broker; `async with` opens it.
 
     Args:
         url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`; for MQTT
             `mqtt://...` or `mqtts://...`, there with `&cert_file=PATH&key_file=PATH` for a client certificate. On NATS,
-            `?streams=PREFIX` names our streams and `?js=SUBJECT` says where JetStream's API is; see BrokerUrl.
-        name: who we are, in the broker's own logs.
-        ack_wait_s: after how long an unacknowledged delivery is made again, for durables that this connection
-            subscribes to first.
-        will: what to retain for us when we vanish; a courtesy that only MQTT brokers have.
-        provision: make the broker ready for us where it is not yet. Without it nothing is created or changed at
-            connecting: for whoever only reads, or works for a system that runs.
+            `?streams=PREFIX` sets the names of our streams and `?js=SUBJECT` the prefix of JetStream's API.
+            `BrokerUrl` describes every option.
+        name: name of this client in the broker's logs.
+        ack_wait_s: time in seconds after which an unacknowledged delivery is made again. It applies to the durables
+            that this connection creates.
+        will: value that the broker retains when the connection ends unexpectedly; only MQTT brokers support it.
+        provision: create what is missing on the broker (on NATS, the streams). Readers, and programs of a running
+            system, pass False: then connecting changes nothing on the broker.
 
     Raises:
-        BadUrl: at once; the address can't be used.
-        ConnectFailed: on entering; nobody answers there, or the credentials are wrong.
-        NoSystem: on entering without `provision`; no system has used the broker yet.
-        OldStore: on entering; the broker holds what version 0.1 stored.
-        ForeignStream: on entering; someone else's JetStream stream is in our way.
+        BadUrl: the URL is not valid; raised by the call itself.
+        ConnectFailed: on entering: the broker can't be reached, or the credentials are wrong.
+        NoSystem: on entering without `provision`: no system has used the broker yet.
+        OldStore: on entering: the broker holds a store of version 0.1.
+        ForeignStream: on entering: a JetStream stream of another program conflicts with ours.
     """
     address = BrokerUrl.parse(url)
     if address.scheme == "memory":

@@ -1,7 +1,7 @@
-"""What a broker does: events (at least once, acknowledged) and retained values (the last one per topic).
+"""The interface of every broker: events (at least once, acknowledged) and retained values (one per topic).
 
-Backends override the methods with a leading underscore. Payloads above the backend's inline limit are cut
-into chunks here, so neither a caller nor a backend has to think of them.
+A backend implements the methods with a leading underscore. This module splits payloads above the backend's inline
+limit into chunks, so callers and backends never see chunks.
 """
 
 import abc
@@ -12,23 +12,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from broker import chunks, families, topics
+from broker import chunks, families, filters, topics
 from broker.errors import CorruptPayload, Unsupported
 from broker.families import Keep
 
 Start = Literal["first", "new"] | datetime
-"""Where a subscription without a durable name begins to read the log."""
+"""Where a subscription begins to read the log: the first event, the next new event, or a time."""
 
 Load = Callable[[str, bytes, int | None], Awaitable[bytes]]
-"""Topic, message, at most how many bytes: the payload that the message is or stands for."""
+"""Takes a topic, a message and the largest payload to accept (bytes, or None); returns the payload of the message."""
 
 ACK_WAIT_S: Final = 15.0
-"""A delivery that is neither acknowledged nor reported as `working` for so long is delivered again."""
+"""A delivery that is neither acknowledged nor extended by `working` for this long is delivered again. Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """A value that the broker retains for us when our connection ends without a goodbye, where it can (MQTT)."""
+    """A value that the broker publishes and retains when our connection ends unexpectedly (MQTT only).
+
+    Attributes:
+        topic: a topic kept as LAST.
+        payload: the value.
+    """
 
     topic: str
     payload: bytes
@@ -36,12 +41,12 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The broker has the payload durably.
+    """The broker's confirmation that it has stored a payload durably.
 
     Attributes:
-        sequence: its place in the log; 0 where the broker does not number its messages.
-        stored: False if a write-once topic held a payload already (or the same `dedupe` was seen), and this
-            copy was dropped.
+        sequence: position in the log; 0 if the broker does not number its messages.
+        stored: False if the broker dropped this copy, because a write-once topic already has a payload or because
+            it has already seen the same `dedupe` id.
     """
 
     sequence: int
@@ -50,7 +55,13 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A retained value."""
+    """A retained value.
+
+    Attributes:
+        topic: the topic that holds the value.
+        payload: the complete payload; never empty.
+        revision: number of the last write, for compare-and-set.
+    """
 
     topic: str
     payload: bytes
@@ -59,20 +70,27 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """A retained value was deleted; what `watch` yields then."""
+    """The deletion of a retained value, as `watch` yields it.
+
+    Attributes:
+        topic: the topic that held the value.
+        revision: number of the deletion.
+    """
 
     topic: str
     revision: int
 
 
 class Delivery:
-    """One event on its way to one subscriber; one without a durable name has nothing to acknowledge.
+    """One event, delivered to one subscriber.
+
+    `ack`, `nak` and `working` do nothing for a subscriber without a durable name.
 
     Attributes:
-        topic: the topic it was published to.
-        sequence: its place in the log, increasing; 0 where the broker does not number its messages.
-        attempt: 1 on the first delivery, more when it was delivered before.
-        time_s: when the broker stored it, seconds since the epoch.
+        topic: the topic of the event.
+        sequence: position in the log, increasing; 0 if the broker does not number its messages.
+        attempt: 1 for the first delivery, higher for each redelivery.
+        time_s: when the broker stored the event. Seconds since the epoch.
     """
 
     def __init__(self, topic: str, message: bytes, load: Load, *, sequence: int, attempt: int, time_s: float) -> None:
@@ -84,54 +102,59 @@ class Delivery:
         self._load = load
 
     async def read(self, *, at_most: int | None = None) -> bytes:
-        """The payload, put together and checked if it came in chunks.
+        """Return the payload; fetch and check its chunks if it has any.
 
         Args:
-            at_most: refuse a payload that has (or announces) more bytes, before anything is fetched for it.
+            at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
 
         Raises:
-            CorruptPayload: it is larger than that, chunks are missing, or the bytes do not have the announced
-                digest.
+            CorruptPayload: the payload is larger than `at_most`, a chunk is missing, or the digest is wrong.
         """
         return await self._load(self.topic, self._message, at_most)
 
     async def ack(self) -> None:
-        """Done: do not deliver it again. Acks are not durable: a consumer must be idempotent all the same."""
+        """Acknowledge the event, so that it is not delivered again.
+
+        An acknowledgement can get lost, so consumers must be idempotent.
+        """
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        """Not done: deliver it again, to any consumer of the group, not before the delay is over."""
+        """Give the event back, for redelivery to any consumer of the group after `delay_s` seconds."""
 
     async def working(self) -> None:
-        """Still at it: start the time until redelivery anew."""
+        """Restart the acknowledgement timeout, because the work on the event continues."""
 
     async def answer(self, payload: bytes) -> None:
-        """Reply to whoever asked, if the broker knows of someone (topics kept as INBOX only)."""
+        """Send a reply to the publisher of the event, if it waits for one (topics kept as INBOX only)."""
 
 
 class Broker(abc.ABC):
-    """A connection to a broker, opened by `async with broker.connect(url)`, usable by many tasks at once.
+    """A connection to a broker, opened by `async with broker.connect(url)`. Many tasks may share it.
 
-    Every call is bounded in time and survives a reconnection; what can't be done raises a BrokerError.
+    Every call has a time limit and continues after a reconnection. A call that fails raises a BrokerError;
+    BadTopic if the topic belongs to no family.
+
+    Attributes:
+        inline_limit: payloads above this size are sent in chunks. Bytes.
     """
 
     inline_limit: int
-    """Larger payloads are sent in chunks. Bytes."""
 
     async def publish(self, topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
-        """Publish an event; returns when the broker has it durably.
+        """Publish an event; return once the broker has stored it durably.
 
         Args:
             topic: a name built by `broker.topics`.
             payload: any bytes, of any size.
-            dedupe: events with an id that the broker saw in the last two minutes are dropped; a courtesy and
-                not a promise (MQTT has no such thing).
+            dedupe: id of the event. The broker drops an event whose id it has seen in the last two minutes. This is
+                an optimization without guarantee; MQTT ignores it.
 
         Raises:
             StorageFull: the broker has no room.
-            Denied: this user may not publish there.
-            Disconnected: the broker did not take it in time; it may have it all the same.
+            Denied: this user may not publish to the topic.
+            Disconnected: the broker did not confirm the event in time; it may still have stored it.
         """
-        return await self._publish(topic, await self._inline(topic, payload), dedupe)
+        return await self._publish(topic, await self._to_message(topic, payload), dedupe)
 
     def subscribe(
         self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
@@ -139,18 +162,18 @@ class Broker(abc.ABC):
         """Receive events in the order of the log.
 
         Args:
-            topic_filter: a topic; `*` stands for one level, a last `>` for all further ones. It must lie within
-                one family of `broker.topics`.
-            durable: name of a group of competing consumers that the broker remembers. Every event goes to
-                one of them and is delivered again until one acknowledges it; `start` is for the group's first
-                time only. Without a name the subscriber is alone, sees every event and has nothing to
-                acknowledge; a broker's restart neither loses nor repeats events for it.
-            start: `first`, `new`, or the time from which on to replay.
-            prefetch: how many un-acknowledged deliveries to hold at once, at the most.
+            topic_filter: a topic; `*` matches one level, a final `>` matches one or more levels. All its topics must
+                belong to one family of `broker.families`.
+            durable: name of a group of competing consumers that the broker remembers. Each event goes to one of
+                them and is delivered again until one acknowledges it. `start` applies only when the group is
+                created. Without a name, the subscriber receives every event and acknowledges none; a restart of the
+                broker neither loses nor repeats events.
+            start: `first`, `new`, or the time at which the replay begins.
+            prefetch: maximum number of unacknowledged deliveries.
 
         Raises:
-            Unsupported: a queue is to be replayed, or to be read from elsewhere than its first message on; on entering,
-                another durable takes the same messages of a queue.
+            Unsupported: the topic is a queue, and `durable` is missing or `start` is not `first`. On entering:
+                another durable already receives the same messages of the queue.
         """
         if families.family_of(topic_filter).keep is Keep.QUEUE:
             if durable is None:
@@ -162,69 +185,86 @@ class Broker(abc.ABC):
         return self._consume(topic_filter, durable, start, prefetch)
 
     async def put(self, topic: str, payload: bytes, *, revision: int | None = None) -> int:
-        """Retain a value and return its revision.
+        """Store a value and return its revision.
 
-        On a write-once topic that has a value already, that value stays, and its revision is returned.
+        If the topic is write-once and already has a value, keep that value and return its revision.
 
         Args:
             topic: a topic kept as LAST or FIRST.
-            payload: not empty.
-            revision: compare-and-set: only if this is the value's revision now (0: only if there is none).
+            payload: any bytes, but not empty.
+            revision: for compare-and-set: store the value only if the current one has this revision. 0 means that
+                there must be no value.
 
         Raises:
-            Conflict: the value is at another revision.
+            Conflict: the current value has another revision.
             Unsupported: the topic keeps no values, or the payload is empty.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
         if not payload:
             raise Unsupported(f"{topic}: a value can't be empty")
-        return await self._put(topic, await self._inline(topic, payload), revision)
+        return await self._put(topic, await self._to_message(topic, payload), revision)
 
     async def get(self, topic: str) -> Value | None:
-        """The retained value, or None.
+        """Return the retained value, or None if there is none.
 
         Raises:
-            CorruptPayload: its chunks are missing, or do not have the announced digest.
+            CorruptPayload: a chunk of the value is missing, or the digest is wrong.
             Unsupported: the topic keeps no values.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
-        found = await self._get(topic)
-        return None if found is None else await self._whole(found)
+        value = await self._get(topic)
+        return None if value is None else await self._load_chunks(value)
 
     async def delete(self, topic: str) -> None:
-        """Forget a retained value and its chunks, if there is one; watchers of a LAST topic see it go."""
+        """Delete the retained value and its chunks, if there is one.
+
+        Watchers of a LAST topic receive a `Deleted`.
+
+        Raises:
+            Unsupported: the topic keeps no values.
+        """
         _require(topic, Keep.FIRST, Keep.LAST)
         await self._delete(topic)
         await self._purge(topics.chunks_of(topic))
 
     async def snapshot(self, topic_filter: str) -> dict[str, Value]:
-        """The values under a filter of LAST topics as they are now, by topic; deleted ones are left out."""
-        _require(topic_filter, Keep.LAST)
-        found = [await self._whole_or_none(value) for value in await self._snapshot(topic_filter)]
-        return {value.topic: value for value in found if value is not None}
+        """Return the current values of the LAST topics that match a filter, by topic.
 
-    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
-        """The values under a filter of LAST topics, each as it is now and then whenever it changes.
+        Values whose chunks are missing are logged and left out.
 
-        Someone who is slower than the changes sees the last of them. A value whose chunks are missing is logged and
-        passed over, here as in a snapshot: whoever may write one value must not end the readers of all.
+        Raises:
+            Unsupported: the filter is not one of LAST topics.
         """
         _require(topic_filter, Keep.LAST)
-        return self._watched(topic_filter)
+        values = [await self._load_chunks_or_skip(value) for value in await self._snapshot(topic_filter)]
+        return {value.topic: value for value in values if value is not None}
+
+    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+        """Receive the current values of the LAST topics that match a filter, and then every change.
+
+        A slow reader may miss intermediate changes, but always receives the last one. Values whose chunks are missing
+        are logged and skipped, as in `snapshot`: the writer of one bad value must not stop the readers of all values.
+
+        Raises:
+            Unsupported: the filter is not one of LAST topics.
+        """
+        _require(topic_filter, Keep.LAST)
+        return self._watch_loaded(topic_filter)
 
     async def purge(self, topic_filter: str) -> None:
-        """Forget every event or write-once value under a filter, and its chunks."""
+        """Delete every event or write-once value that matches a filter, and its chunks."""
         await self._purge(topic_filter)
         await self._purge(topics.chunks_of(topic_filter))
 
     @contextlib.asynccontextmanager
-    async def _watched(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
-        async with self._watch(topic_filter) as values:
-            yield _Wholes(values, self._whole_or_none)
+    async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+        async with self._watch(topic_filter) as changes:
+            yield _LoadedChanges(changes, self._load_chunks_or_skip)
 
-    async def _whole_or_none(self, value: Value) -> Value | None:
+    async def _load_chunks_or_skip(self, value: Value) -> Value | None:
+        """Return the value with its complete payload; log and return None if that is corrupt."""
         try:
-            return await self._whole(value)
+            return await self._load_chunks(value)
         except CorruptPayload as exc:
             # Functions import this module at every cold start, and hardly ever log.
             import structlog
@@ -233,27 +273,28 @@ class Broker(abc.ABC):
             log.warning("a value that can't be read is passed over", topic=value.topic, error=str(exc))
             return None
 
-    async def _whole(self, value: Value) -> Value:
-        return Value(value.topic, await self._assembled(value.topic, value.payload), value.revision)
+    async def _load_chunks(self, value: Value) -> Value:
+        return Value(value.topic, await self._load_payload(value.topic, value.payload), value.revision)
 
-    async def _inline(self, topic: str, payload: bytes) -> bytes:
-        """What to send as the message itself: the payload, or the manifest of chunks stored before it."""
+    async def _to_message(self, topic: str, payload: bytes) -> bytes:
+        """Return the message to send: the payload, or a manifest after storing the chunks."""
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
         chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
         return await chunks.store(self._put_chunk, topic, payload, chunk_bytes=chunk_bytes)
 
-    async def _assembled(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
+    async def _load_payload(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
+        """Return the payload of a message: the message itself, or the chunks that it announces."""
         return await chunks.load(self._get_chunk, topic, message, at_most=at_most)
 
-    async def _put_chunk(self, topic: str, payload: bytes) -> None:
-        await self._put(topic, payload, None)
+    async def _put_chunk(self, topic: str, chunk: bytes) -> None:
+        await self._put(topic, chunk, None)
 
     async def _get_chunk(self, topic: str) -> bytes:
-        found = await self._get(topic)
-        if found is None:
+        value = await self._get(topic)
+        if value is None:
             raise CorruptPayload(topic, "this chunk is missing")
-        return found.payload
+        return value.payload
 
     @abc.abstractmethod
     def _replay(
@@ -287,24 +328,39 @@ class Broker(abc.ABC):
     async def _purge(self, topic_filter: str) -> None: ...
 
 
-class _Wholes(AsyncIterator[Value | Deleted]):
-    """Values with their chunks put together.
+def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:
+    """Check that no other durable receives the same messages of a queue.
 
-    No generator: that would be finished for good when a `wait_for` around its `anext` runs out of time.
+    Args:
+        topic_filter: filter of the new durable.
+        others: filters of the queue's other durables.
+
+    Raises:
+        Unsupported: the new filter overlaps one of the others.
+    """
+    for other in others:
+        if filters.overlap(other, topic_filter):
+            raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")
+
+
+class _LoadedChanges(AsyncIterator[Value | Deleted]):
+    """The changes of a watch, each value with its complete payload.
+
+    This is not an async generator: cancelling `anext` (as `wait_for` does on a timeout) would end a generator.
     """
 
     def __init__(
-        self, values: AsyncIterator[Value | Deleted], whole: Callable[[Value], Awaitable[Value | None]]
+        self, changes: AsyncIterator[Value | Deleted], load_or_skip: Callable[[Value], Awaitable[Value | None]]
     ) -> None:
-        self._values = values
-        self._whole = whole
+        self._changes = changes
+        self._load_or_skip = load_or_skip
 
     async def __anext__(self) -> Value | Deleted:
         while True:
-            change = await anext(self._values)
+            change = await anext(self._changes)
             if isinstance(change, Deleted):
                 return change
-            value = await self._whole(change)
+            value = await self._load_or_skip(change)
             if value is not None:
                 return value
 
@@ -314,18 +370,3 @@ def _require(topic: str, *keeps: Keep) -> None:
     if family.keep not in keeps:
         allowed = " or ".join(keep.name for keep in keeps)
         raise Unsupported(f"{topic}: this needs a topic kept as {allowed}, and {family.name} is {family.keep.name}")
-
-
-def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:
-    """Check that no other durable takes the same messages of a queue.
-
-    Args:
-        topic_filter: what a new durable is to take.
-        others: what the queue's other durables take.
-
-    Raises:
-        Unsupported: one of them takes a part of it.
-    """
-    for other in others:
-        if topics.overlap(other, topic_filter):
-            raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")

@@ -1,8 +1,8 @@
-"""Payloads too large for one message: 1 MB chunks first, then a manifest in the payload's own place.
+"""Splits large payloads into chunks: first the chunks are stored, then a manifest is sent in place of the payload.
 
-Chunks lie under write-once topics that carry the payload's digest, so sending one twice is harmless and a
-half-sent payload can never be mistaken for a whole one. The manifest starts with bytes that neither JSON nor
-safetensors can start with; a payload that happens to start with them is sent in chunks whatever its size.
+The topic of a chunk is write-once and contains the digest of the payload, so storing a chunk twice is harmless and
+a reader can't take an incomplete payload for a complete one. The manifest begins with bytes with which neither JSON
+nor safetensors can begin; a payload that begins with these bytes is always sent in chunks.
 """
 
 import asyncio
@@ -17,16 +17,17 @@ from broker.errors import UNREADABLE, CorruptPayload
 from broker.support.tasks import task_group
 
 CHUNK_BYTES: Final = 1 << 20
-"""Larger chunks cost the broker memory (613 MB at 4 MB each for a 500 MB payload), and are no faster."""
+"""Larger chunks are not faster, and need more memory in the broker (613 MB for a 500 MB payload in 4 MB chunks)."""
 
 MAX_BYTES: Final = 8 << 30
-"""A manifest that announces more is refused before anything is allocated."""
+"""A manifest that announces a larger payload is refused before memory is allocated."""
 
 MAX_CHUNKS: Final = MAX_BYTES // CHUNK_BYTES
-"""A manifest with tiny chunks would make the reader ask for billions of them."""
+"""Without this limit, a manifest with tiny chunks would make the reader request billions of them."""
 
 STORES_AT_ONCE: Final = 8
 LOADS_AT_ONCE: Final = 4
+"""Concurrent requests for one payload."""
 
 _MAGIC: Final = b"\xffFKCHUNKS1"
 
@@ -35,12 +36,12 @@ Load = Callable[[str], Awaitable[bytes]]
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Stands for a payload that lies in chunks.
+    """The message that replaces a payload stored in chunks.
 
     Attributes:
-        sha256: digest of the payload; a part of the chunks' topics, so nothing but hex digits.
-        size: bytes of the payload.
-        chunk_bytes: bytes of each chunk but the last.
+        sha256: digest of the payload. It becomes part of the chunks' topics, so only hex digits are allowed.
+        size: size of the payload in bytes.
+        chunk_bytes: size in bytes of each chunk except the last.
     """
 
     sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -49,94 +50,96 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def count(self) -> int:
-        """How many chunks there are."""
+        """Number of chunks."""
         return -(-self.size // self.chunk_bytes)
 
     def length(self, index: int) -> int:
-        """How many bytes the chunk at `index` has."""
+        """Return the size in bytes of the chunk at `index`."""
         return min(self.chunk_bytes, self.size - index * self.chunk_bytes)
 
 
 def is_manifest(message: bytes) -> bool:
-    """Whether a message stands for chunks."""
+    """Return whether a message is a manifest."""
     return message.startswith(_MAGIC)
 
 
 async def store(put: Store, topic: str, payload: bytes, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
-    """Store a payload's chunks; returns the manifest to send in its place.
+    """Store the chunks of a payload and return the manifest to send in its place.
 
     Args:
         put: stores a chunk under a topic.
-        topic: where the manifest will be sent.
-        payload: not empty.
-        chunk_bytes: how large each chunk is to be.
+        topic: the topic of the manifest.
+        payload: the bytes to split; not empty.
+        chunk_bytes: size of each chunk except the last.
 
     Raises:
-        BrokerError: what `put` raised first; some of the chunks may be stored by then.
+        BrokerError: the first error of `put`; some chunks may be stored already.
     """
-    # Hashing 200 MB takes 0.1 s, in which the event loop has other subscribers to serve.
+    # Hashing 200 MB takes 0.1 s; a thread keeps the event loop free for other subscribers.
     digest = await asyncio.to_thread(hashlib.sha256, payload)
     manifest = Manifest(digest.hexdigest(), len(payload), chunk_bytes)
-    gate = asyncio.Semaphore(STORES_AT_ONCE)
+    limit = asyncio.Semaphore(STORES_AT_ONCE)
     view = memoryview(payload)
 
-    async def put_one(index: int) -> None:
-        async with gate:
+    async def put_chunk(index: int) -> None:
+        async with limit:
             start = index * chunk_bytes
             await put(topics.chunk(topic, manifest.sha256, index), bytes(view[start : start + chunk_bytes]))
 
     async with task_group() as group:
         for index in range(manifest.count):
-            group.create_task(put_one(index), name=f"put chunk {index} of {topic}")
+            group.create_task(put_chunk(index), name=f"put chunk {index} of {topic}")
     return _MAGIC + msgspec.json.encode(manifest)
 
 
 async def load(get: Load, topic: str, message: bytes, *, at_most: int | None = None) -> bytes:
-    """The payload that a message is, or that it stands for: then its chunks are fetched and checked.
+    """Return the payload of a message; if the message is a manifest, fetch and check the chunks.
 
     Args:
         get: returns the chunk under a topic, or raises CorruptPayload if there is none.
-        topic: where the message was found.
+        topic: the topic of the message.
         message: a payload or a manifest.
-        at_most: refuse a payload of more bytes before anything is fetched.
+        at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
 
     Raises:
-        CorruptPayload: it is larger than that, or the manifest, a chunk or the digest is wrong.
-        BrokerError: what else `get` raised first.
+        CorruptPayload: the payload is larger than `at_most`, or the manifest, a chunk or the digest is wrong.
+        BrokerError: the first other error of `get`.
     """
     if is_manifest(message):
-        return await _fetch(get, topic, _decode(topic, message, MAX_BYTES if at_most is None else at_most))
+        return await _fetch(get, topic, _decode_manifest(topic, message, MAX_BYTES if at_most is None else at_most))
     if at_most is not None and len(message) > at_most:
         raise CorruptPayload(topic, f"it has {len(message)} bytes, at most {at_most} are taken")
     return message
 
 
 async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
-    gate = asyncio.Semaphore(LOADS_AT_ONCE)
+    """Fetch and check all chunks; fail on the first wrong one."""
+    limit = asyncio.Semaphore(LOADS_AT_ONCE)
     digest = hashlib.sha256()
     parts: list[bytes] = []
 
-    async def get_one(index: int) -> bytes:
-        async with gate:
-            part = await get(topics.chunk(topic, manifest.sha256, index))
-        if len(part) != manifest.length(index):
-            raise CorruptPayload(topic, f"chunk {index} has {len(part)} bytes instead of {manifest.length(index)}")
-        return part
+    async def get_chunk(index: int) -> bytes:
+        async with limit:
+            chunk = await get(topics.chunk(topic, manifest.sha256, index))
+        if len(chunk) != manifest.length(index):
+            raise CorruptPayload(topic, f"chunk {index} has {len(chunk)} bytes instead of {manifest.length(index)}")
+        return chunk
 
     async with task_group() as group:
         fetches = [
-            group.create_task(get_one(index), name=f"get chunk {index} of {topic}") for index in range(manifest.count)
+            group.create_task(get_chunk(index), name=f"get chunk {index} of {topic}") for index in range(manifest.count)
         ]
         for fetch in fetches:
-            part = await fetch
-            digest.update(part)
-            parts.append(part)
+            chunk = await fetch
+            digest.update(chunk)
+            parts.append(chunk)
     if digest.hexdigest() != manifest.sha256:
         raise CorruptPayload(topic, "its chunks do not have the digest that was announced")
     return b"".join(parts)
 
 
-def _decode(topic: str, message: bytes, at_most: int) -> Manifest:
+def _decode_manifest(topic: str, message: bytes, at_most: int) -> Manifest:
+    """Decode a manifest and check its limits, because anyone who may write the topic can forge it."""
     try:
         manifest = msgspec.json.decode(message.removeprefix(_MAGIC), type=Manifest)
     except UNREADABLE as exc:

@@ -1,34 +1,39 @@
-"""What brokers raise; what is wrong with a message is in `broker.messages.errors`.
+"""The errors of brokers; `broker.messages.errors` has those of messages.
 
 BrokerError
-├── BadTopic            a name that no topic may have
-├── BadUrl              a broker address that can't be used
+├── BadTopic            an id or topic breaks the naming rules
+├── BadUrl              a broker URL is not valid
 ├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
-├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it died
-├── Disconnected        the connection is gone, or the broker did not answer in time
+├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it ended
+├── Disconnected        the connection is lost, or the broker did not answer in time
 ├── NoSystem            no FedKeeper system has used the broker yet
-├── OldStore            the broker holds what version 0.1 of FedKeeper stored
-├── ForeignStream       a JetStream stream is in our way and belongs to someone else
-├── Denied              the broker forbids this user the operation
+├── OldStore            the broker holds a store of FedKeeper 0.1
+├── ForeignStream       a JetStream stream of another program conflicts with ours
+├── Denied              the broker does not permit this user the operation
 ├── StorageFull         the broker has no room for the payload
-├── PayloadTooLarge     one message is larger than the broker takes
-├── Conflict            compare-and-set: someone else moved the value first
-├── Unsupported         this broker can't promise what was asked of it
-└── CorruptPayload      chunks are missing, or bytes do not have the digest that was announced
+├── PayloadTooLarge     a message is larger than the broker accepts
+├── Conflict            compare-and-set: the value has another revision
+├── Unsupported         this broker can't provide the requested guarantee
+└── CorruptPayload      chunks are missing, or the digest is wrong
 """
 
 from typing import Final
 
 UNREADABLE: Final = (ValueError, RecursionError)
-"""What decoders raise for bytes from others: msgspec's and Unicode's errors are ValueErrors, the rest is nesting."""
+"""Errors of decoders for invalid bytes. Those of msgspec and Unicode are ValueErrors; deep nesting is the other."""
 
 
 class BrokerError(Exception):
-    """Root of the transport's errors."""
+    """Base class of all errors of brokers."""
 
 
 class BadTopic(BrokerError):
-    """Raised for an id or topic outside the naming rules."""
+    """Raised for an id or topic that breaks the naming rules.
+
+    Attributes:
+        name: the id or topic.
+        rule: the rule that it breaks.
+    """
 
     def __init__(self, name: str, rule: str) -> None:
         super().__init__(f"{name!r} is not a usable name: {rule}")
@@ -37,11 +42,16 @@ class BadTopic(BrokerError):
 
 
 class BadUrl(BrokerError):
-    """Raised for a broker address that can't be used; never shows a password."""
+    """Raised for a broker URL that is not valid; the message never contains the password."""
 
 
 class ConnectFailed(BrokerError):
-    """Raised when no connection could be opened."""
+    """Raised when no connection could be opened.
+
+    Attributes:
+        address: of the broker, without credentials.
+        reason: why, for a person.
+    """
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(f"can't connect to {address}: {reason}")
@@ -50,15 +60,19 @@ class ConnectFailed(BrokerError):
 
 
 class ServerFailed(BrokerError):
-    """Raised when the embedded server can't run; says what to do about it."""
+    """Raised when the embedded server can't run; the message says how to fix it."""
 
 
 class Disconnected(BrokerError):
-    """Raised when the connection is gone or the broker did not answer in time."""
+    """Raised when the connection is lost or the broker did not answer in time."""
 
 
 class NoSystem(BrokerError):
-    """Raised when a broker that is only to be read has nothing of ours."""
+    """Raised when a read-only connection finds no FedKeeper system on the broker.
+
+    Attributes:
+        address: of the broker, without credentials.
+    """
 
     def __init__(self, address: str, hint: str = "") -> None:
         super().__init__(
@@ -69,7 +83,12 @@ class NoSystem(BrokerError):
 
 
 class OldStore(BrokerError):
-    """Raised for a broker that holds what version 0.1 stored; nothing of it was changed."""
+    """Raised when the broker holds a store of version 0.1; the store is unchanged.
+
+    Attributes:
+        address: of the broker, without credentials.
+        remedy: what the operator can do.
+    """
 
     def __init__(self, address: str, remedy: str) -> None:
         super().__init__(f"{address} holds a store of FedKeeper 0.1, which was left as it is: {remedy}")
@@ -78,7 +97,13 @@ class OldStore(BrokerError):
 
 
 class ForeignStream(BrokerError):
-    """Raised for a JetStream stream that is in our way and belongs to someone else; it was not changed."""
+    """Raised when a JetStream stream of another program conflicts with ours; the stream is unchanged.
+
+    Attributes:
+        stream: name of the stream.
+        subjects: the subjects that it keeps.
+        remedy: what the operator can do.
+    """
 
     def __init__(self, stream: str, subjects: tuple[str, ...], remedy: str) -> None:
         kept = ", ".join(subjects) or "no subjects"
@@ -89,7 +114,12 @@ class ForeignStream(BrokerError):
 
 
 class Denied(BrokerError):
-    """Raised when the broker forbids this user the operation."""
+    """Raised when the broker does not permit this user the operation.
+
+    Attributes:
+        topic: the topic or subject of the operation.
+        reason: the broker's own words.
+    """
 
     def __init__(self, topic: str, reason: str) -> None:
         super().__init__(f"the broker denies {topic}: {reason}")
@@ -98,7 +128,12 @@ class Denied(BrokerError):
 
 
 class StorageFull(BrokerError):
-    """Raised when the broker has no room for the payload."""
+    """Raised when the broker has no room for the payload.
+
+    Attributes:
+        topic: the topic of the payload.
+        reason: which limit is reached.
+    """
 
     def __init__(self, topic: str, reason: str) -> None:
         super().__init__(f"the broker has no room for {topic}: {reason}")
@@ -107,7 +142,13 @@ class StorageFull(BrokerError):
 
 
 class PayloadTooLarge(BrokerError):
-    """Raised for a message that the broker does not take; `size` and `limit` are None if it did not tell them."""
+    """Raised for a message that is larger than the broker accepts.
+
+    Attributes:
+        topic: the topic of the message.
+        size: size of the message in bytes; None if unknown.
+        limit: largest size that the broker accepts, in bytes; None if unknown.
+    """
 
     def __init__(self, topic: str, size: int | None = None, limit: int | None = None) -> None:
         known = f"{size} bytes in one message, the broker takes {limit}"
@@ -118,7 +159,12 @@ class PayloadTooLarge(BrokerError):
 
 
 class Conflict(BrokerError):
-    """Raised by compare-and-set when someone else moved the value first."""
+    """Raised by compare-and-set when the value has another revision.
+
+    Attributes:
+        topic: the topic of the value.
+        expected: the revision that the caller expected.
+    """
 
     def __init__(self, topic: str, expected: int) -> None:
         super().__init__(f"{topic} is no longer at revision {expected}")
@@ -127,11 +173,16 @@ class Conflict(BrokerError):
 
 
 class Unsupported(BrokerError):
-    """Raised when this broker can't promise what was asked of it."""
+    """Raised when this broker can't provide the requested guarantee."""
 
 
 class CorruptPayload(BrokerError):
-    """Raised when chunks are missing or their bytes do not have the announced digest."""
+    """Raised when chunks are missing or the digest is wrong.
+
+    Attributes:
+        topic: the topic of the payload.
+        reason: what is wrong, for a person.
+    """
 
     def __init__(self, topic: str, reason: str) -> None:
         super().__init__(f"{topic}: {reason}")

@@ -1,28 +1,28 @@
-"""How the broker keeps what is published: one row for each family of topics, and all that is said of it.
+"""The table of topic families: how the broker keeps each one, for how long, how large, and who may write it.
 
-A new family is one row; brokers, relays and documents of rights derive what they do from the columns.
+Brokers, relays and the permission documents derive their behaviour from the columns, so a new family is one row.
 """
 
 import enum
 from dataclasses import dataclass
 from typing import Final
 
-from broker import topics
+from broker import filters
 from broker.errors import BadTopic
 
 
 class Keep(enum.Enum):
-    """What the broker does with a payload once it has it."""
+    """Which payloads the broker keeps."""
 
-    LOG = "log"  # every payload in order, replayable
-    QUEUE = "queue"  # until one consumer has acknowledged it
-    FIRST = "first"  # the first payload per topic; later ones are dropped. Readable by topic and as a log
-    LAST = "last"  # the last payload per topic, with a revision for compare-and-set
-    INBOX = "inbox"  # a log that any client may write to, and that a requester may get an answer from
+    LOG = "log"  # every payload, in order; can be replayed
+    QUEUE = "queue"  # every payload until one consumer has acknowledged it
+    FIRST = "first"  # the first payload of each topic; later ones are dropped. Readable by topic and as a log
+    LAST = "last"  # the last payload of each topic, with a revision for compare-and-set
+    INBOX = "inbox"  # a log to which any client may publish, also as a request that gets a reply
 
 
 class Writer(enum.Enum):
-    """Who publishes there; rights are granted by it."""
+    """The roles that publish to topics; permissions are granted by role."""
 
     ANYONE = "anyone"
     OPERATOR = "operator"
@@ -32,11 +32,11 @@ class Writer(enum.Enum):
 
 
 class Relayed(enum.Enum):
-    """Whether a relay carries it between a site's broker and the backbone."""
+    """Whether and how a relay forwards a family between a site's broker and the backbone."""
 
     NO = "no"
-    DOWN = "down"  # from the backbone to the site, as it comes
-    BLOB = "blob"  # from the backbone to the site, when a task or a request names it
+    DOWN = "down"  # from the backbone to the site, every payload
+    BLOB = "blob"  # from the backbone to the site, only when a task or a request refers to it
     UP = "up"  # from the site to the backbone
 
 
@@ -45,25 +45,25 @@ _MB: Final = 1 << 20
 _CLOUD_EVENT: Final = "application/cloudevents+json"
 
 ROOM: Final = 128 * _MB
-"""Room for a family of small messages. Bounds keep one family from taking another's place; NATS reserves the space."""
+"""Default size limit of a family. Limits keep one family from filling the space of another; NATS reserves them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """Topics that are kept alike; a row of FAMILIES is all that is said of them.
+    """A set of topics that the broker keeps in the same way.
 
     Attributes:
-        name: unique; backends name what they keep the family in by it.
-        filters: which topics belong to it.
-        keep: what the broker does with a payload.
-        max_age_s: payloads older than that are forgotten; 0: never. Seconds.
-        max_bytes: how much may lie there; None: as much as the broker has room for. Reserving for each family of
-            weights what one of them may need would ask for more than disks have.
-        by_digest: a topic names the digest of its payload, so whoever writes it writes the same.
-        relaxed: the last second may be lost with the broker's machine: each payload is soon followed by a newer one.
-        writers: who publishes there.
-        relayed: whether a relay carries it.
-        content_type: media type of what our programs publish there, for brokers that pass one on; empty: they say none.
+        name: unique name; backends derive the names of their stores from it.
+        filters: filters for the topics of the family.
+        keep: which payloads the broker keeps.
+        writers: the roles that publish to the topics.
+        max_age_s: age after which payloads are deleted, in seconds; 0 for never.
+        max_bytes: size limit; None for no limit but the disk. Families of weights have none: the sum of what each
+            of them might need is larger than the disk.
+        by_digest: the topic contains the digest of the payload, so all writers of a topic write the same bytes.
+        relaxed: the writes of the last second may be lost in a crash, because a newer payload follows soon.
+        relayed: whether and how a relay forwards the family.
+        content_type: media type of the payloads, for brokers that transmit one; empty for none.
     """
 
     name: str
@@ -230,12 +230,12 @@ FAMILIES: Final = (
 
 
 def family_of(topic: str) -> Family:
-    """The family that a topic or filter belongs to.
+    """Return the family of a topic or filter.
 
     Raises:
-        BadTopic: nothing of ours is kept under that name.
+        BadTopic: the topic belongs to no family.
     """
     for family in FAMILIES:
-        if any(topics.matches(pattern, topic) for pattern in family.filters):
+        if any(filters.matches(pattern, topic) for pattern in family.filters):
             return family
     raise BadTopic(topic, "it is in none of the families of broker.families.FAMILIES")

@@ -1,4 +1,4 @@
-"""A connection that is always there again: replaced when it ends, and calls repeated across that."""
+"""Keeps a connection to a broker: replaces it when it ends, and retries calls until one succeeds."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from broker.url import BrokerUrl
 T = TypeVar("T")
 
 CALL_S: Final = 30.0
-"""Whatever a caller wants of the broker is done by then, or has failed. A broker that crashed is back before."""
+"""Time limit of every call, seconds. A broker that crashed restarts within this time."""
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
@@ -27,11 +27,12 @@ _random = random.SystemRandom()
 
 
 class Connection(Protocol):
-    """One connection, that is used until it ends.
+    """One connection, used until it ends and never reopened.
 
     Attributes:
-        address: of the broker.
+        address: the broker's address.
         lost: set when the connection has ended.
+        max_message_bytes: size of the largest payload of one message.
     """
 
     @property
@@ -47,53 +48,53 @@ class Connection(Protocol):
         """Connect.
 
         Raises:
-            ConnectFailed: nobody answers there, or refuses us.
+            ConnectFailed: the broker can't be reached, or refuses the connection.
         """
 
     async def close(self) -> None:
-        """End it."""
+        """Close the connection."""
 
 
 C = TypeVar("C", bound=Connection)
 
 
 class Link(Generic[C]):
-    """The current connection, and patience.
+    """Holds the current connection, replaces it when it is lost, and retries calls for up to CALL_S seconds.
 
     Args:
-        another: makes a connection that is yet to be opened.
+        make_connection: returns a new connection that is not open.
     """
 
-    def __init__(self, another: Callable[[], C]) -> None:
-        self._another = another
-        self._connection = another()
-        self._up = asyncio.Event()
-        self._reason = ""
+    def __init__(self, make_connection: Callable[[], C]) -> None:
+        self._make_connection = make_connection
+        self._connection = make_connection()
+        self._connected = asyncio.Event()
+        self._connect_error = ""
 
     @property
     def address(self) -> BrokerUrl:
-        """Where the broker is."""
+        """The broker's address."""
         return self._connection.address
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest payload that goes into one message."""
+        """Size of the largest payload of one message."""
         return self._connection.max_message_bytes
 
     async def connection(self) -> C:
-        """The current connection, as soon as there is one."""
-        await self._up.wait()
+        """Return the current connection; wait while there is none."""
+        await self._connected.wait()
         return self._connection
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Be up from the start to the end of the block.
+        """Keep a connection open during the block.
 
         Raises:
-            ConnectFailed: nobody answers there, or refuses us. Only the first connection is that impatient.
+            ConnectFailed: the first connection failed. Later ones are retried without limit.
         """
         await self._connection.open()
-        self._up.set()
+        self._connected.set()
         try:
             async with task_group() as group:
                 supervisor = group.create_task(self._supervise(), name=f"link to {self.address.address}")
@@ -102,16 +103,23 @@ class Link(Generic[C]):
         finally:
             await self._connection.close()
 
-    async def persist(self, attempt: Callable[[C], Awaitable[T]]) -> T:
-        """Try something until it works; it must be harmless to do twice.
+    async def retry(self, attempt: Callable[[C], Awaitable[T]]) -> T:
+        """Call `attempt` with a connection until it succeeds, and return its result.
+
+        Args:
+            attempt: takes the current connection. It must be safe to run more than once.
 
         Raises:
-            Disconnected: it did not work in time.
-            BrokerError: whatever else the attempt raised.
+            Disconnected: no attempt succeeded within CALL_S seconds.
+            BrokerError: any other error of the attempt; it is not retried.
         """
         deadline, failures = asyncio.get_running_loop().time() + CALL_S, list[Disconnected]()
         for tries in itertools.count():
-            connection = await self._connection_by(deadline)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    connection = await self.connection()
+            except TimeoutError as exc:
+                raise Disconnected(f"no connection for {CALL_S} s: {self._connect_error}") from exc
             try:
                 return await attempt(connection)
             except Disconnected as exc:
@@ -120,46 +128,40 @@ class Link(Generic[C]):
                 pause_s = pause(tries)
                 if asyncio.get_running_loop().time() + pause_s > deadline:
                     raise
-                _log.debug("trying again", error=str(exc), attempt=tries + 1, pause_s=round(pause_s, 3))
+                _log.debug("retrying", error=str(exc), attempt=tries + 1, pause_s=round(pause_s, 3))
             await asyncio.sleep(pause_s)
         raise AssertionError  # itertools.count() never ends
 
     def reconsider(self, failures: list[Disconnected]) -> None:
-        """Called after each failure of one attempt; may raise what they mean together."""
+        """Raise an error if a retry makes no sense after these failures; subclasses override this."""
 
     async def _supervise(self) -> None:
-        """Open another connection whenever the current one ends."""
+        """Open a new connection whenever the current one ends."""
         while True:
             await self._connection.lost.wait()
-            self._up.clear()
+            self._connected.clear()
             _log.warning("connection lost", address=self.address.address)
             await self._connection.close()
-            await self._reopen()
-            self._up.set()
+            self._connection = await self._open_next()
+            self._connected.set()
             _log.info("connected again", address=self.address.address)
 
-    async def _reopen(self) -> None:
+    async def _open_next(self) -> C:
+        """Try to open a new connection until it succeeds."""
         for tries in itertools.count():
-            fresh = self._another()
+            connection = self._make_connection()
             try:
-                await fresh.open()
+                await connection.open()
             except BrokerError as exc:
-                # Refused credentials too: a password file may be renewed while the broker is away.
-                self._reason = str(exc)
-                _log.debug("can't connect", error=self._reason, attempt=tries + 1)
+                # Refused credentials are retried too: the password file may change while the broker is offline.
+                self._connect_error = str(exc)
+                _log.debug("can't connect", error=self._connect_error, attempt=tries + 1)
                 await asyncio.sleep(pause(tries))
             else:
-                self._connection = fresh
-                return
-
-    async def _connection_by(self, deadline: float) -> C:
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await self.connection()
-        except TimeoutError as exc:
-            raise Disconnected(f"no connection for {CALL_S} s: {self._reason}") from exc
+                return connection
+        raise AssertionError  # itertools.count() never ends
 
 
 def pause(tries: int) -> float:
-    """How long to wait before trying again, seconds."""
+    """Return the time to wait before the next try, in seconds; `tries` counts the earlier ones."""
     return backoff.delay_s(tries, _random.uniform, first_s=FIRST_PAUSE_S, most_s=LONGEST_PAUSE_S)

@@ -1,12 +1,10 @@
-"""Every topic's name, built and parsed; `broker.families` says how the broker keeps what is published there.
+"""Builds and parses every topic name; `broker.families` says how the broker keeps each topic.
 
-A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`. No other module builds a name or takes one
-apart. A tenant's topics are the plain ones with `flt.<tenant>` in place of `fl`, for jobs, rounds, progress and models,
-so that one right (`flt.acme.>`) covers them; the plain ones are the tenant `default`'s. Ids are unique over all
-tenants.
+The topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`. No other module builds or parses names.
+Jobs, rounds, progress and models of a tenant begin with `flt.<tenant>` instead of `fl`, so that one permission
+(`flt.acme.>`) covers them; those of the tenant `default` begin with `fl`. Ids are unique across all tenants.
 """
 
-import itertools
 import re
 from typing import Final, NamedTuple
 
@@ -17,69 +15,34 @@ _ID: Final = re.compile(r"[a-z0-9-]{1,40}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 ANY: Final = "*"
-"""Stands for one level in a filter."""
+"""Matches one level in a filter. Every builder accepts it in place of an id."""
 
 DEFAULT_TENANT: Final = "default"
 """The tenant whose topics begin with `fl` alone."""
 
-
-def matches(pattern: str, topic: str) -> bool:
-    """Whether a topic (or a narrower filter) lies under a pattern with `*` (one level) and `>` (the rest)."""
-    wanted, got = pattern.split("."), topic.split(".")
-    for i, level in enumerate(wanted):
-        if level == ">":
-            return len(got) > i
-        if i >= len(got) or (level not in (ANY, got[i])) or (level == ANY and got[i] == ">"):
-            return False
-    return len(got) == len(wanted)
-
-
-def overlap(one: str, other: str) -> bool:
-    """Whether a topic could lie under both filters."""
-    for a, b in itertools.zip_longest(one.split("."), other.split(".")):
-        if a is None or b is None:
-            return False
-        if ">" in (a, b):
-            return True
-        if a != b and ANY not in (a, b):
-            return False
-    return True
-
-
-def checked_id(name: str) -> str:
-    """The id itself, if it is one.
-
-    Raises:
-        BadTopic: it has characters that a topic or a function name can't have.
-    """
-    if not _ID.fullmatch(name):
-        raise BadTopic(name, ID_RULE)
-    return name
-
-
 SUBMIT: Final = "fl.jobs.submit"
-"""Where anyone may publish a bare JSON job object."""
+"""Topic to which anyone may publish a JSON job object."""
 
 ALL_TASKS: Final = "fl.tasks.>"
-"""Filter: every platform's tasks."""
+"""Filter for the tasks of all platforms."""
 
 
 class SubmissionTopic(NamedTuple):
-    """What a submission's topic says; `job` is None where the server is to choose the id."""
+    """The parts of a submission's topic; `job` is None if the server chooses the id."""
 
     tenant: str
     job: str | None
 
 
 class ClientTopic(NamedTuple):
-    """What the topic of something of a platform's client says."""
+    """The parts of a task's topic."""
 
     platform: str
     client: str
 
 
 class UpdateTopic(NamedTuple):
-    """What an update's topic says."""
+    """The parts of an update's topic."""
 
     job: str
     round: int
@@ -88,218 +51,322 @@ class UpdateTopic(NamedTuple):
 
 
 class PresenceTopic(NamedTuple):
-    """What the topic of a bridge's presence says."""
+    """The parts of the topic of a bridge's presence."""
 
     platform: str
     bridge: str
 
 
 class RequestTopic(NamedTuple):
-    """What the topic of a request to a bridge says."""
+    """The parts of the topic of a request to a bridge."""
 
     platform: str
     verb: str
 
 
-def submit(tenant: str = DEFAULT_TENANT) -> str:
-    """A submission whose id the server is to choose."""
-    return f"{_root(tenant)}.jobs.submit"
+def checked_id(name: str) -> str:
+    """Return the id unchanged after checking it.
+
+    Raises:
+        BadTopic: the id has characters that a topic or a function name can't have.
+    """
+    if not _ID.fullmatch(name):
+        raise BadTopic(name, ID_RULE)
+    return name
 
 
-def submission(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """A submission under an id that the submitter chose."""
-    return f"{_root(tenant)}.jobs.{_part(job)}.submit"
+def submission(job: str | None = None, *, tenant: str = DEFAULT_TENANT) -> str:
+    """Return the topic to which a job is submitted.
+
+    Args:
+        job: id of the job; None if the server chooses it.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.jobs.submit" if job is None else f"{_root(tenant)}.jobs.{_checked_level(job)}.submit"
 
 
 def parse_submission(topic: str) -> SubmissionTopic:
-    """What a topic of `submit` or `submission` says.
+    """Parse a topic of `submission`.
 
     Raises:
-        BadTopic: it is another topic, or what stands for an id is not one.
+        BadTopic: it is another topic, or an id in it is not valid.
     """
-    tenant, levels = _of_tenant(topic)
+    tenant, levels = _split_tenant(topic)
     checked_id(tenant)
     if levels == ["jobs", "submit"]:
         return SubmissionTopic(tenant, None)
-    (job,) = _parsed(topic, levels, "jobs", _ID, "submit")
+    (job,) = _parse(topic, levels, "jobs", _ID, "submit")
     return SubmissionTopic(tenant, job)
 
 
 def cancellation(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """A request to end a job."""
-    return f"{_root(tenant)}.jobs.{_part(job)}.cancel"
+    """Return the topic of requests to cancel a job.
+
+    Args:
+        job: id of the job.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.jobs.{_checked_level(job)}.cancel"
 
 
 def task(platform: str, client: str) -> str:
-    """A round's task for one client."""
-    return f"fl.tasks.{_part(platform)}.{_part(client)}"
+    """Return the topic of a client's round tasks.
+
+    Args:
+        platform: id of the client's platform.
+        client: id of the client.
+    """
+    return f"fl.tasks.{_checked_level(platform)}.{_checked_level(client)}"
 
 
 def parse_task(topic: str) -> ClientTopic:
-    """What a topic of `task` says.
+    """Parse a topic of `task`.
 
     Raises:
         BadTopic: it is another topic.
     """
-    platform, client = _parsed(topic, _plain(topic), "tasks", _ID, _ID)
+    platform, client = _parse(topic, _fl_levels(topic), "tasks", _ID, _ID)
     return ClientTopic(platform, client)
 
 
 def platform_tasks(platform: str) -> str:
-    """Filter: every task of one platform's clients."""
-    return f"fl.tasks.{_part(platform)}.>"
+    """Return the filter for all tasks of one platform."""
+    return f"fl.tasks.{_checked_level(platform)}.>"
 
 
 def update(job: str, round_: int, client: str, attempt: int) -> str:
-    """A client's update."""
-    return f"fl.updates.{_part(job)}.{round_}.{_part(client)}.{attempt}"
+    """Return the topic of a client's update.
+
+    Args:
+        job: id of the job.
+        round_: number of the round.
+        client: id of the client.
+        attempt: number of the attempt.
+    """
+    return f"fl.updates.{_checked_level(job)}.{round_}.{_checked_level(client)}.{attempt}"
 
 
 def parse_update(topic: str) -> UpdateTopic:
-    """What a topic of `update` says.
+    """Parse a topic of `update`.
 
     Raises:
-        BadTopic: it is another topic; also one whose numbers are written in another way (`+1`, `01`), which would be a
+        BadTopic: it is another topic, or a number has a sign or leading zeros (`+1`, `01`), which would make it a
             second topic of the same update.
     """
-    job, round_, client, attempt = _parsed(topic, _plain(topic), "updates", _ID, _NUMBER, _ID, _NUMBER)
+    job, round_, client, attempt = _parse(topic, _fl_levels(topic), "updates", _ID, _NUMBER, _ID, _NUMBER)
     return UpdateTopic(job, int(round_), client, int(attempt))
 
 
 def round_updates(job: str, round_: int) -> str:
-    """Filter: every update of one round."""
-    return f"fl.updates.{_part(job)}.{round_}.>"
+    """Return the filter for all updates of one round.
+
+    Args:
+        job: id of the job.
+        round_: number of the round.
+    """
+    return f"fl.updates.{_checked_level(job)}.{round_}.>"
 
 
 def job_updates(job: str) -> str:
-    """Filter: every update of one job."""
-    return f"fl.updates.{_part(job)}.>"
+    """Return the filter for all updates of one job."""
+    return f"fl.updates.{_checked_level(job)}.>"
 
 
 def model(job: str, sha256: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """A model under its own digest."""
-    return f"{_root(tenant)}.models.{_part(job)}.{sha256}"
+    """Return the topic of a model's weights.
+
+    Args:
+        job: id of the job.
+        sha256: digest of the weights, in hex.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.models.{_checked_level(job)}.{sha256}"
 
 
 def optimizer_state(job: str, client: str, round_: int, attempt: int) -> str:
-    """Optimizer state that came with an update."""
-    return f"fl.state.{_part(job)}.{_part(client)}.{round_}.{attempt}"
+    """Return the topic of the optimizer state of an update.
+
+    Args:
+        job: id of the job.
+        client: id of the client.
+        round_: number of the round.
+        attempt: number of the attempt.
+    """
+    return f"fl.state.{_checked_level(job)}.{_checked_level(client)}.{round_}.{attempt}"
 
 
 def job_states(job: str) -> str:
-    """Filter: every optimizer state of one job."""
-    return f"fl.state.{_part(job)}.>"
+    """Return the filter for all optimizer states of one job."""
+    return f"fl.state.{_checked_level(job)}.>"
 
 
 def job_record(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """The job's record: phase, round, model, cohort; moved by compare-and-set only."""
-    return f"{_root(tenant)}.rounds.{_part(job)}"
+    """Return the topic of a job's record (phase, round, model, cohort), which only compare-and-set changes.
+
+    Args:
+        job: id of the job.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.rounds.{_checked_level(job)}"
 
 
 def secret(job: str) -> str:
-    """What the tokens of a job's rounds are made from; for servers only."""
-    return f"fl.secrets.{_part(job)}"
+    """Return the topic of the secret from which a job's round tokens are derived; only servers may read it."""
+    return f"fl.secrets.{_checked_level(job)}"
 
 
 def client(client_id: str) -> str:
-    """One entry of the client register."""
-    return f"fl.clients.{_part(client_id)}"
+    """Return the topic of a client's entry in the register."""
+    return f"fl.clients.{_checked_level(client_id)}"
 
 
 def invocation(platform: str, client_id: str) -> str:
-    """What became of a client's invocations."""
-    return f"fl.invocations.{_part(platform)}.{_part(client_id)}"
+    """Return the topic of the events of a client's invocations.
+
+    Args:
+        platform: id of the client's platform.
+        client_id: id of the client.
+    """
+    return f"fl.invocations.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
 def package(sha256: str) -> str:
-    """An archive of functions' code, under its own digest."""
+    """Return the topic of an archive of function code, by its digest in hex."""
     return f"fl.packages.{sha256}"
 
 
 def function(platform: str, client_id: str) -> str:
-    """A client's function as it should be on a platform."""
-    return f"fl.functions.{_part(platform)}.{_part(client_id)}"
+    """Return the topic of the desired state of a client's function.
+
+    Args:
+        platform: id of the platform that hosts the function.
+        client_id: id of the client.
+    """
+    return f"fl.functions.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
 def fabric(platform: str, verb: str) -> str:
-    """A request to a platform's bridge (`*`: any verb)."""
-    return f"fl.fabric.{_part(platform)}.{_part(verb)}"
+    """Return the topic of a request to a platform's bridge.
+
+    Args:
+        platform: id of the platform.
+        verb: the kind of request; `*` for any.
+    """
+    return f"fl.fabric.{_checked_level(platform)}.{_checked_level(verb)}"
 
 
 def parse_fabric(topic: str) -> RequestTopic:
-    """What a topic of `fabric` says.
+    """Parse a topic of `fabric`.
 
     Raises:
         BadTopic: it is another topic.
     """
-    platform, verb = _parsed(topic, _plain(topic), "fabric", _ID, _ID)
+    platform, verb = _parse(topic, _fl_levels(topic), "fabric", _ID, _ID)
     return RequestTopic(platform, verb)
 
 
 def reply(request: str) -> str:
-    """The answer to one request."""
-    return f"fl.replies.{_part(request)}"
+    """Return the topic of the reply to a request, by the request's id."""
+    return f"fl.replies.{_checked_level(request)}"
 
 
 def report(platform: str, client_id: str) -> str:
-    """What a client's function said last of a task."""
-    return f"fl.reports.{_part(platform)}.{_part(client_id)}"
+    """Return the topic of the last report of a client's function.
+
+    Args:
+        platform: id of the client's platform.
+        client_id: id of the client.
+    """
+    return f"fl.reports.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
 def client_stats(platform: str, client_id: str) -> str:
-    """How a client's invocations went so far on a platform."""
-    return f"fl.tallies.{_part(platform)}.{_part(client_id)}"
+    """Return the topic of the statistics of a client's invocations.
+
+    Args:
+        platform: id of the client's platform.
+        client_id: id of the client.
+    """
+    return f"fl.tallies.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
 def presence(platform: str, bridge: str) -> str:
-    """Whether a platform's bridge is there."""
-    return f"fl.presence.{_part(platform)}.{_part(bridge)}"
+    """Return the topic on which a bridge publishes whether it is online.
+
+    Args:
+        platform: id of the bridge's platform.
+        bridge: id of the bridge.
+    """
+    return f"fl.presence.{_checked_level(platform)}.{_checked_level(bridge)}"
 
 
 def parse_presence(topic: str) -> PresenceTopic:
-    """What a topic of `presence` says.
+    """Parse a topic of `presence`.
 
     Raises:
         BadTopic: it is another topic.
     """
-    platform, bridge = _parsed(topic, _plain(topic), "presence", _ID, _ID)
+    platform, bridge = _parse(topic, _fl_levels(topic), "presence", _ID, _ID)
     return PresenceTopic(platform, bridge)
 
 
 def progress(job: str, subject: str, verb: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """Something that a person may want to see."""
-    return f"{_root(tenant)}.progress.{_part(job)}.{_part(subject)}.{_part(verb)}"
+    """Return the topic of a progress event.
+
+    Args:
+        job: id of the job.
+        subject: the kind of object that the event is about, such as `round`.
+        verb: the event, such as `completed`.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.progress.{_checked_level(job)}.{_checked_level(subject)}.{_checked_level(verb)}"
 
 
 def job_progress(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
-    """Filter: everything that happens to a job (`*`: to any job)."""
-    return f"{_root(tenant)}.progress.{_part(job)}.>"
+    """Return the filter for all progress events of a job.
+
+    Args:
+        job: id of the job; `*` for any.
+        tenant: the tenant that owns the job; `*` for any but `default`.
+    """
+    return f"{_root(tenant)}.progress.{_checked_level(job)}.>"
 
 
 def dead(platform: str, client_id: str) -> str:
-    """A task that was given up, with its reason."""
-    return f"fl.dead.{_part(platform)}.{_part(client_id)}"
+    """Return the topic of tasks that a bridge gave up, with the reason.
+
+    Args:
+        platform: id of the client's platform.
+        client_id: id of the client.
+    """
+    return f"fl.dead.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
 def chunk(topic: str, sha256: str, index: int) -> str:
-    """One chunk of a payload that is too large for one message of `topic`; of the same tenant as that."""
-    tenant, levels = _of_tenant(topic)
+    """Return the topic of one chunk of a large payload; it belongs to the same tenant as the payload.
+
+    Args:
+        topic: the payload's topic.
+        sha256: digest of the payload, in hex.
+        index: number of the chunk, from 0.
+    """
+    tenant, levels = _split_tenant(topic)
     return ".".join((_root(tenant), "chunks", *levels, sha256, str(index)))
 
 
 def chunks_of(topic_filter: str) -> str:
-    """Filter: every chunk under a topic, or under a filter that ends in `>`."""
-    tenant, levels = _of_tenant(topic_filter)
+    """Return the filter for all chunks of a topic, or of a filter that ends in `>`."""
+    tenant, levels = _split_tenant(topic_filter)
     chunks = ".".join((_root(tenant), "chunks", *levels))
     return chunks if chunks.endswith(">") else f"{chunks}.>"
 
 
 def _root(tenant: str) -> str:
-    return "fl" if tenant == DEFAULT_TENANT else f"flt.{_part(tenant)}"
+    return "fl" if tenant == DEFAULT_TENANT else f"flt.{_checked_level(tenant)}"
 
 
-def _of_tenant(topic: str) -> tuple[str, list[str]]:
-    """The tenant that a topic belongs to, and its levels behind `fl` or `flt.<tenant>`."""
+def _split_tenant(topic: str) -> tuple[str, list[str]]:
+    """Return a topic's tenant, and the levels after `fl` or `flt.<tenant>`."""
     first, *levels = topic.split(".")
     if first == "flt" and levels and levels[0] != DEFAULT_TENANT:
         return levels[0], levels[1:]
@@ -308,27 +375,26 @@ def _of_tenant(topic: str) -> tuple[str, list[str]]:
     return DEFAULT_TENANT, levels
 
 
-def _plain(topic: str) -> list[str]:
-    """The levels behind `fl` of a topic that all tenants share."""
+def _fl_levels(topic: str) -> list[str]:
     first, *levels = topic.split(".")
     return levels if first == "fl" else []
 
 
-def _parsed(topic: str, levels: list[str], *pattern: str | re.Pattern[str]) -> list[str]:
-    """The levels that stand where the pattern has an expression and no text."""
+def _parse(topic: str, levels: list[str], *pattern: str | re.Pattern[str]) -> list[str]:
+    """Match levels against fixed texts and expressions; return the levels that match an expression."""
     if len(levels) != len(pattern):
         raise BadTopic(topic, f"{len(pattern) + 1} levels are expected")
-    found: list[str] = []
-    for level, wanted in zip(levels, pattern, strict=True):
-        if isinstance(wanted, str):
-            if level != wanted:
-                raise BadTopic(topic, f"{wanted!r} is expected where {level!r} stands")
-        elif not wanted.fullmatch(level):
-            raise BadTopic(level, ID_RULE if wanted is _ID else "use a whole number without a sign or leading zeros")
+    values: list[str] = []
+    for level, expected in zip(levels, pattern, strict=True):
+        if isinstance(expected, str):
+            if level != expected:
+                raise BadTopic(topic, f"{expected!r} is expected where {level!r} stands")
+        elif not expected.fullmatch(level):
+            raise BadTopic(level, ID_RULE if expected is _ID else "use a whole number without a sign or leading zeros")
         else:
-            found.append(level)
-    return found
+            values.append(level)
+    return values
 
 
-def _part(level: str) -> str:
+def _checked_level(level: str) -> str:
     return level if level == ANY else checked_id(level)

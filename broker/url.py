@@ -1,31 +1,58 @@
-"""A broker's address, from which no password gets out."""
+"""Parses broker URLs; no error and no representation of one shows the password."""
 
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
 
 from broker.errors import BadUrl
 
-SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
-_PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
-_LOGIN: Final = ("password_file", "password_env")
-_JETSTREAM: Final = ("streams", "js")
-_OPTIONS: Final = {
-    "nats": (*_LOGIN, *_JETSTREAM),
-    "tls": ("ca_file", *_LOGIN, *_JETSTREAM),
-    "mqtt": _LOGIN,
-    "mqtts": ("ca_file", "cert_file", "key_file", *_LOGIN),
-}
-"""The options that an address may have, by scheme."""
-
 DEFAULT_STREAMS: Final = "FEDKEEPER"
 DEFAULT_JS: Final = "$JS.API"
-_STREAMS: Final = re.compile(r"[A-Z0-9_-]{1,32}")
-_JS: Final = re.compile(r"(?=.{1,128}$)[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*")
+
+_SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
+_PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
+
+
+class _Option(NamedTuple):
+    """A query parameter of a broker URL.
+
+    Attributes:
+        schemes: the schemes that accept it.
+        is_path: whether its value is a path.
+        pattern: expression that the value must match; None if any text is valid.
+        rule: how the error describes the pattern.
+    """
+
+    schemes: tuple[str, ...]
+    is_path: bool = False
+    pattern: re.Pattern[str] | None = None
+    rule: str = ""
+
+
+_OPTIONS: Final = {
+    "ca_file": _Option(("tls", "mqtts"), is_path=True),
+    "cert_file": _Option(("mqtts",), is_path=True),
+    "key_file": _Option(("mqtts",), is_path=True),
+    "password_file": _Option(("nats", "tls", "mqtt", "mqtts"), is_path=True),
+    "password_env": _Option(("nats", "tls", "mqtt", "mqtts")),
+    "streams": _Option(
+        ("nats", "tls"),
+        pattern=re.compile(r"[A-Z0-9_-]{1,32}"),
+        rule="streams can't be named like that; use 1 to 32 of A-Z, 0-9, '_' and '-'",
+    ),
+    "js": _Option(
+        ("nats", "tls"),
+        pattern=re.compile(r"(?=.{1,128}$)[A-Za-z0-9_$-]+(\.[A-Za-z0-9_$-]+)*"),
+        rule="not a prefix of JetStream's API; use up to 128 characters such as $JS.hub.API, without wildcards and "
+        "without a dot at the end",
+    ),
+}
+"""In the order in which a URL shows them."""
+
+_DEFAULTS: Final = (None, DEFAULT_STREAMS, DEFAULT_JS)
 _FORMS: Final = (
     "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH, "
     "and mqtt:// or mqtts:// likewise"
@@ -34,22 +61,22 @@ _FORMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """A broker's address, checked.
+    """A broker's address and options.
 
     Attributes:
-        scheme: one of SCHEMES.
+        scheme: `memory`, `nats`, `tls`, `mqtt` or `mqtts`.
         host: host name or IP address; for `memory`, the broker's name.
         port: TCP port; 0 for `memory`.
         user: None for a broker without users.
-        password: as it stood in the URL; `secret()` is what to send.
-        password_file: where to read the password from when connecting.
-        password_env: the environment's variable that holds it, where files are hard to come by.
+        password: the password in the URL. `secret()` returns the password to send.
+        password_file: file that contains the password; read at connecting.
         ca_file: certificates to trust instead of the system's.
-        cert_file: our own certificate, for brokers that know their clients by one (mqtts only).
-        key_file: its private key.
-        streams: what the names of our JetStream streams begin with (nats and tls only).
-        js: what the subjects of JetStream's API begin with; `$JS.<domain>.API` for a domain, or the subject under which
-            an account imports the API of another (nats and tls only).
+        password_env: environment variable that contains the password, for environments without files.
+        cert_file: client certificate, for brokers that identify clients by certificate (mqtts only).
+        key_file: private key of the client certificate.
+        streams: prefix of the names of our JetStream streams (nats and tls only).
+        js: prefix of the subjects of JetStream's API: `$JS.<domain>.API` for a domain, or the subject under which an
+            account imports the API of another account (nats and tls only).
     """
 
     scheme: str
@@ -67,35 +94,43 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
-        """Read an address; no I/O.
+        """Parse a URL, without I/O.
 
         Raises:
-            BadUrl: something in it is wrong; the message never shows the password.
+            BadUrl: the URL is not valid; the message never shows the password.
         """
         try:
             parts = urlparse(url)
         except ValueError:
-            # Its message may show the password.
+            # `from None`, because the message of the ValueError may show the password.
             raise BadUrl(f"an unreadable address; {_FORMS}") from None
-        if parts.scheme not in SCHEMES:
-            allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        if parts.scheme not in _SCHEMES:
+            allowed = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise BadUrl(f"a broker's address starts with one of {allowed}, not with {parts.scheme or 'nothing'}")
-        return _memory(parts) if parts.scheme == "memory" else _network(parts)
+        if parts.scheme != "memory":
+            return _parse_network(parts)
+        name = parts.netloc + parts.path
+        if not name or parts.query or "@" in name:
+            raise BadUrl("memory:// takes a name and nothing else: memory://NAME")
+        return cls("memory", name)
 
     @property
     def address(self) -> str:
-        """Where it is, without user and options: for logs and errors."""
+        """The URL without user and options, for logs and errors."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}" if self.port else f"{self.scheme}://{host}"
 
     def secret(self) -> str | None:
-        """The password to send, read now from its file or the environment if the address says so.
+        """Return the password to send; read its file or environment variable now, if the URL names one.
 
         Raises:
-            BadUrl: the file can't be read, or there is nothing in it; the same for the environment.
+            BadUrl: the file can't be read, or the file or variable is empty.
         """
         if self.password_env is not None:
-            return self._from_environment(self.password_env)
+            secret = os.environ.get(self.password_env, "")
+            if not secret:
+                raise BadUrl(f"{self.address}: there is no password in the environment's {self.password_env}")
+            return secret
         if self.password_file is None:
             return self.password
         try:
@@ -106,95 +141,49 @@ class BrokerUrl:
             raise BadUrl(f"{self.address}: the password file {self.password_file} is empty")
         return secret
 
-    def _from_environment(self, name: str) -> str:
-        secret = os.environ.get(name, "")
-        if not secret:
-            raise BadUrl(f"{self.address}: there is no password in the environment's {name}")
-        return secret
-
     def __str__(self) -> str:
         user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
-        options = {name: getattr(self, name) for name in _OPTIONS.get(self.scheme, ())}
+        options = {name: getattr(self, name) for name in _OPTIONS}
         query = "&".join(f"{name}={value}" for name, value in options.items() if value not in _DEFAULTS)
         address = self.address.replace("://", f"://{user}", 1)
         return f"{address}?{query}" if query else address
 
 
-def _memory(parts: ParseResult) -> BrokerUrl:
-    name = parts.netloc + parts.path
-    if not name or parts.query or "@" in name:
-        raise BadUrl("memory:// takes a name and nothing else: memory://NAME")
-    return BrokerUrl("memory", name)
-
-
-def _network(parts: ParseResult) -> BrokerUrl:
+def _parse_network(parts: ParseResult) -> BrokerUrl:
+    """Check the URL of a network broker."""
     if not parts.hostname or parts.path.strip("/") or parts.fragment:
         raise BadUrl(f"{parts.scheme}:// needs a host and no path; {_FORMS}")
     where = f"{parts.scheme}://{parts.hostname}"
-    options = _options(parts, where)
+    options = _parse_options(parts, where)
     user = unquote(parts.username or "") or None
     password = None if parts.password is None else unquote(parts.password)
-    _check_login(where, user, passwords=(password is not None) + sum(name in options for name in _LOGIN))
-    return BrokerUrl(parts.scheme, parts.hostname, _port(parts), user, password, **options)
-
-
-def _check_login(where: str, user: str | None, *, passwords: int) -> None:
+    passwords = (password is not None) + ("password_file" in options) + ("password_env" in options)
     if passwords > 1:
         raise BadUrl(f"{where}: give one of password, password_file and password_env")
     if user is None and passwords:
         raise BadUrl(f"{where}: a password without a user; {_FORMS}")
     if user is not None and not passwords:
         raise BadUrl(f"{where}: a user without a password; {_FORMS}")
+    try:
+        port = parts.port or _PORTS[parts.scheme]
+    except ValueError:
+        # Not in the message: if the host is missing, the password may be in the place of the port.
+        raise BadUrl(f"{where}: the port must be a number up to 65535") from None
+    return BrokerUrl(parts.scheme, parts.hostname, port, user, password, **options)
 
 
-def _options(parts: ParseResult, where: str) -> dict[str, Any]:
-    """The options as BrokerUrl has them."""
+def _parse_options(parts: ParseResult, where: str) -> dict[str, Any]:
+    """Return the query parameters, as keyword arguments of BrokerUrl."""
     options: dict[str, Any] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        schemes = [scheme for scheme, names in _OPTIONS.items() if name in names]
-        if not schemes or not value:
+        option = _OPTIONS.get(name)
+        if option is None or not value:
             raise BadUrl(f"{where}: unknown or empty option {name!r}; {_FORMS}")
-        if parts.scheme not in schemes:
-            raise BadUrl(f"{where}: {name} needs {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        options[name] = _READERS.get(name, str)(value)
+        if parts.scheme not in option.schemes:
+            raise BadUrl(f"{where}: {name} needs {' or '.join(f'{scheme}://' for scheme in option.schemes)}")
+        if option.pattern is not None and not option.pattern.fullmatch(value):
+            raise BadUrl(f"{name}={value}: {option.rule}")
+        options[name] = Path(value).expanduser() if option.is_path else value
     if ("cert_file" in options) != ("key_file" in options):
         raise BadUrl(f"{where}: cert_file and key_file go together")
     return options
-
-
-def _path(value: str) -> Path:
-    return Path(value).expanduser()
-
-
-def _streams(value: str) -> str:
-    if not _STREAMS.fullmatch(value):
-        raise BadUrl(f"streams={value}: streams can't be named like that; use 1 to 32 of A-Z, 0-9, '_' and '-'")
-    return value
-
-
-def _js(value: str) -> str:
-    if not _JS.fullmatch(value):
-        raise BadUrl(
-            f"js={value}: not a prefix of JetStream's API; use up to 128 characters such as $JS.hub.API, without "
-            "wildcards and without a dot at the end"
-        )
-    return value
-
-
-_READERS: Final[dict[str, Callable[[str], object]]] = {
-    "password_file": _path,
-    "ca_file": _path,
-    "cert_file": _path,
-    "key_file": _path,
-    "streams": _streams,
-    "js": _js,
-}
-_DEFAULTS: Final = (None, DEFAULT_STREAMS, DEFAULT_JS)
-
-
-def _port(parts: ParseResult) -> int:
-    try:
-        return parts.port or _PORTS[parts.scheme]
-    except ValueError:
-        # What stands for the port may be a password whose user forgot the host.
-        raise BadUrl(f"{parts.scheme}://{parts.hostname}: the port must be a number up to 65535") from None

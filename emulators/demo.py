@@ -141,7 +141,7 @@ async def command(console: Console, *arguments: str, url: str, quiet: bool = Fal
         "--url",
         url,
         stdout=DEVNULL if quiet else None,
-        preexec_fn=processes.dying_with_us(signal.SIGTERM),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
     )
     if code := await process.wait():
         raise SystemExit(code)

@@ -51,7 +51,7 @@ async def _start(command: tuple[str | Path, ...], environment: dict[str, str]) -
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, **environment},
         start_new_session=True,  # a terminal's Ctrl-C is for whoever started us
-        preexec_fn=processes.dying_with_us(signal.SIGTERM),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
     )
 
 

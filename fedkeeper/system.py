@@ -113,7 +113,7 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
         port: of the broker on the loopback address; 0: a free one.
     """
     async with opened(store, port=port) as nats, task_group() as group:
-        watching = group.create_task(nats.lives(), name="nats-server")
+        watching = group.create_task(nats.wait(), name="nats-server")
         async with parts(nats.url, settings):
             yield nats.url
         watching.cancel()

@@ -107,7 +107,7 @@ class Pool:
             env={**os.environ, **self._environment},
             limit=_LINE_BYTES,
             start_new_session=True,  # a terminal's Ctrl-C is for us; we end our workers ourselves
-            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
 
 

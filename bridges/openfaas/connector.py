@@ -20,7 +20,7 @@ import structlog
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
 from bridges.in_flight import InFlight
-from broker import families, topics
+from broker import families, filters, topics
 from broker.base import Broker, Delivery
 from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
 from broker.families import Keep
@@ -104,7 +104,7 @@ class Connector:
 
     def _is_event(self, function: str, topic: str) -> bool:
         """Whether a topic may be handed on: tasks are the bridge's own work, and what lies in a queue is for one."""
-        if topics.matches(topics.ALL_TASKS, topic):
+        if filters.matches(topics.ALL_TASKS, topic):
             return False
         with contextlib.suppress(BadTopic):
             if annotations.is_filter(topic) and families.family_of(topic).keep is not Keep.QUEUE:

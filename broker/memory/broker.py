@@ -1,6 +1,6 @@
-"""A broker inside the process, with the promises of the real ones: for tests, and for one-process systems.
+"""A broker inside the process, with the guarantees of the real ones, for tests and one-process systems.
 
-`memory://NAME` is one broker for all who hold that name; it forgets everything when the last of them is gone.
+All connections to `memory://NAME` share one broker. It loses its data when the last connection closes.
 """
 
 import asyncio
@@ -20,48 +20,61 @@ from broker.memory.log import Consumer, Log, Stored
 T = TypeVar("T")
 
 INLINE_BYTES: Final = 4 << 20
-"""As on a real broker, so that the same payloads take the way through chunks."""
+"""The same limit as on NATS, so that the same payloads are split into chunks."""
 
 
 @dataclass
 class _Hub:
-    """What all brokers of one name share."""
+    """The state that all connections to one name share.
+
+    Attributes:
+        loop: the event loop of all connections.
+        logs: the log of each family, by the family's name.
+        consumers: the durables, by family and name.
+        waiters: the events to set when a family's log changes, by the family's name.
+        connections: number of open connections.
+        subscriber_ids: numbers for new subscribers.
+        clock_offset_s: wall-clock time minus the time of the event loop, in seconds.
+    """
 
     loop: asyncio.AbstractEventLoop
     logs: dict[str, Log] = field(default_factory=lambda: {family.name: Log(family) for family in FAMILIES})
     consumers: dict[tuple[str, str], Consumer] = field(default_factory=dict)
-    sleepers: dict[str, set[asyncio.Event]] = field(default_factory=lambda: {f.name: set() for f in FAMILIES})
-    holders: int = 0
-    names: Iterator[int] = field(default_factory=itertools.count)
-    epoch_s: float = field(init=False)
+    waiters: dict[str, set[asyncio.Event]] = field(default_factory=lambda: {family.name: set() for family in FAMILIES})
+    connections: int = 0
+    subscriber_ids: Iterator[int] = field(default_factory=itertools.count)
+    clock_offset_s: float = field(init=False)
 
     def __post_init__(self) -> None:
-        # Wall-clock times that never run backwards, and differ from the loop's clock by a constant.
-        self.epoch_s = time.time() - self.loop.time()
+        # Derived from the loop's clock, wall-clock times never run backwards.
+        self.clock_offset_s = time.time() - self.loop.time()
 
     def now_s(self) -> float:
-        return self.epoch_s + self.loop.time()
+        """Return the wall-clock time, in seconds since the epoch."""
+        return self.clock_offset_s + self.loop.time()
 
     async def log(self, topic: str) -> Log:
-        # A real broker's answer takes a moment in which others have their turn; so does this one's.
+        """Return the log of a topic's family."""
+        # Calls of a real broker let other tasks run; so does this one.
         await asyncio.sleep(0)
         return self.logs[families.family_of(topic).name]
 
     def wake(self, family: Family) -> None:
-        for sleeper in self.sleepers[family.name]:
-            sleeper.set()
+        """Wake all tasks that wait for a change of a family's log or consumers."""
+        for waiter in self.waiters[family.name]:
+            waiter.set()
 
-    async def sleep(self, family: Family, until_s: float | None) -> None:
-        """Until something happens in a family, or a time has come."""
-        awake = asyncio.Event()
-        self.sleepers[family.name].add(awake)
+    async def wait(self, family: Family, until_s: float | None) -> None:
+        """Wait for the next `wake` of a family, or until a time (wall clock, seconds)."""
+        waiter = asyncio.Event()
+        self.waiters[family.name].add(waiter)
         try:
-            async with asyncio.timeout_at(None if until_s is None else until_s - self.epoch_s):
-                await awake.wait()
+            async with asyncio.timeout_at(None if until_s is None else until_s - self.clock_offset_s):
+                await waiter.wait()
         except TimeoutError:
             return
         finally:
-            self.sleepers[family.name].discard(awake)
+            self.waiters[family.name].discard(waiter)
 
 
 _HUBS: Final[dict[str, _Hub]] = {}
@@ -69,26 +82,30 @@ _HUBS: Final[dict[str, _Hub]] = {}
 
 @contextlib.asynccontextmanager
 async def connect(name: str, *, ack_wait_s: float) -> AsyncIterator[Broker]:
-    """Hold the broker of that name, making it if nobody holds it yet.
+    """Connect to the broker of that name; create it for the first connection.
+
+    Args:
+        name: name of the broker.
+        ack_wait_s: time in seconds after which an unacknowledged delivery is made again.
 
     Raises:
-        Unsupported: it belongs to another event loop.
+        Unsupported: the broker belongs to another event loop.
     """
     loop = asyncio.get_running_loop()
     hub = _HUBS.setdefault(name, _Hub(loop))
     if hub.loop is not loop:
         raise Unsupported(f"memory://{name} belongs to another event loop; use a real broker between threads")
-    hub.holders += 1
+    hub.connections += 1
     try:
         yield MemoryBroker(hub, ack_wait_s)
     finally:
-        hub.holders -= 1
-        if not hub.holders:
+        hub.connections -= 1
+        if not hub.connections:
             del _HUBS[name]
 
 
 class MemoryBroker(Broker):
-    """One holder's view of a broker in this process."""
+    """One connection to a broker in this process."""
 
     inline_limit = INLINE_BYTES
 
@@ -104,14 +121,33 @@ class MemoryBroker(Broker):
         prefetch: int,  # noqa: ARG002 (nothing is fetched)
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         log = await self._hub.log(topic_filter)
-        yield _Tail(self._hub, log, topic_filter, self._first(log, start), self._replayed)
+
+        def to_delivery(stored: Stored) -> Delivery:
+            return Delivery(
+                stored.topic,
+                stored.payload or b"",
+                self._load_payload,
+                sequence=stored.sequence,
+                attempt=1,
+                time_s=stored.time_s,
+            )
+
+        yield _LogReader(self._hub, log, topic_filter, _cursor(log, start), to_delivery)
 
     @contextlib.asynccontextmanager
     async def _consume(
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        consumer = self._consumer(await self._hub.log(topic_filter), durable, topic_filter, start)
-        yield _Shared(self._hub, consumer, self._assembled, self._ack_wait_s, prefetch)
+        log = await self._hub.log(topic_filter)
+        consumer = self._hub.consumers.get((log.family.name, durable))
+        if consumer is None:
+            if log.family.keep is Keep.QUEUE:
+                others = [each for (family, _), each in self._hub.consumers.items() if family == log.family.name]
+                refuse_overlap(topic_filter, [other.topic_filter for other in others])
+            consumer = Consumer(log, topic_filter, _cursor(log, start))
+            self._hub.consumers[log.family.name, durable] = consumer
+        consumer.topic_filter = topic_filter
+        yield _DurableDeliveries(self._hub, consumer, self._load_payload, self._ack_wait_s, prefetch)
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         log = await self._hub.log(topic)
@@ -121,13 +157,13 @@ class MemoryBroker(Broker):
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
         log = await self._hub.log(topic)
-        stored = log.put(topic, message, self._hub.now_s(), revision)
+        new_revision = log.put(topic, message, self._hub.now_s(), revision)
         self._hub.wake(log.family)
-        return stored
+        return new_revision
 
     async def _get(self, topic: str) -> Value | None:
-        found = (await self._hub.log(topic)).value(topic)
-        return None if found is None or found.payload is None else Value(topic, found.payload, found.sequence)
+        stored = (await self._hub.log(topic)).value(topic)
+        return None if stored is None or stored.payload is None else Value(topic, stored.payload, stored.sequence)
 
     async def _delete(self, topic: str) -> None:
         log = await self._hub.log(topic)
@@ -140,52 +176,23 @@ class MemoryBroker(Broker):
     async def _snapshot(self, topic_filter: str) -> list[Value]:
         log = await self._hub.log(topic_filter)
         return [
-            Value(one.topic, one.payload, one.sequence) for one in log.values(topic_filter) if one.payload is not None
+            Value(stored.topic, stored.payload, stored.sequence)
+            for stored in log.values(topic_filter)
+            if stored.payload is not None
         ]
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
-        yield _Tail(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _change)
+        yield _LogReader(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _to_change)
 
     async def _purge(self, topic_filter: str) -> None:
         (await self._hub.log(topic_filter)).purge(topic_filter)
 
-    def _replayed(self, stored: Stored) -> Delivery:
-        return Delivery(
-            stored.topic,
-            stored.payload or b"",
-            self._assembled,
-            sequence=stored.sequence,
-            attempt=1,
-            time_s=stored.time_s,
-        )
 
-    def _first(self, log: Log, start: Start) -> int:
-        match start:
-            case "first":
-                return 0
-            case "new":
-                return log.last_sequence
-            case _:
-                return log.before(start.timestamp())
+class _AckableDelivery(Delivery):
+    """A delivery to a subscriber of a durable."""
 
-    def _consumer(self, log: Log, durable: str, topic_filter: str, start: Start) -> Consumer:
-        found = self._hub.consumers.get((log.family.name, durable))
-        if found is not None:
-            found.topic_filter = topic_filter
-            return found
-        if log.family.keep is Keep.QUEUE:
-            queue = [c.topic_filter for (family, _), c in self._hub.consumers.items() if family == log.family.name]
-            refuse_overlap(topic_filter, queue)
-        made = Consumer(log, topic_filter, self._first(log, start))
-        self._hub.consumers[log.family.name, durable] = made
-        return made
-
-
-class _Taken(Delivery):
-    """A message that a subscriber of a durable holds."""
-
-    def __init__(self, shared: "_Shared", stored: Stored, attempt: int, load: Load) -> None:
+    def __init__(self, deliveries: "_DurableDeliveries", stored: Stored, attempt: int, load: Load) -> None:
         super().__init__(
             stored.topic,
             stored.payload or b"",
@@ -194,28 +201,28 @@ class _Taken(Delivery):
             attempt=attempt,
             time_s=stored.time_s,
         )
-        self._shared = shared
+        self._deliveries = deliveries
 
     async def ack(self) -> None:
-        self._shared.consumer.ack(self.sequence)
-        self._shared.wake()
+        self._deliveries.consumer.ack(self.sequence)
+        self._deliveries.wake()
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        self._shared.consumer.nak(self.sequence, self._shared.hub.now_s() + delay_s)
-        self._shared.wake()
+        self._deliveries.consumer.nak(self.sequence, self._deliveries.hub.now_s() + delay_s)
+        self._deliveries.wake()
 
     async def working(self) -> None:
-        self._shared.consumer.extend(self.sequence, self._shared.hub.now_s() + self._shared.ack_wait_s)
+        self._deliveries.consumer.extend(self.sequence, self._deliveries.hub.now_s() + self._deliveries.ack_wait_s)
 
 
-class _Shared(AsyncIterator[Delivery]):
-    """One subscriber of a durable."""
+class _DurableDeliveries(AsyncIterator[Delivery]):
+    """The deliveries to one subscriber of a durable."""
 
     def __init__(self, hub: _Hub, consumer: Consumer, load: Load, ack_wait_s: float, prefetch: int) -> None:
         self.hub, self.consumer, self.ack_wait_s = hub, consumer, ack_wait_s
         self._load = load
         self._prefetch = prefetch
-        self._name = next(hub.names)
+        self._subscriber = next(hub.subscriber_ids)
 
     def wake(self) -> None:
         self.hub.wake(self.consumer.log.family)
@@ -224,41 +231,60 @@ class _Shared(AsyncIterator[Delivery]):
         await asyncio.sleep(0)
         while True:
             now_s = self.hub.now_s()
-            held = self.consumer.held(self._name, now_s)
+            due_times_s = self.consumer.due_times_s(self._subscriber, now_s)
             due_s: float | None
-            if len(held) >= self._prefetch:
-                due_s = min(held)
-            elif taken := self.consumer.take(self._name, now_s, self.ack_wait_s):
-                return _Taken(self, *taken, self._load)
+            if len(due_times_s) >= self._prefetch:
+                due_s = min(due_times_s)
+            elif message := self.consumer.take(self._subscriber, now_s, self.ack_wait_s):
+                return _AckableDelivery(self, *message, self._load)
             else:
                 due_s = self.consumer.next_due_s()
-            await self.hub.sleep(self.consumer.log.family, due_s)
+            await self.hub.wait(self.consumer.log.family, due_s)
 
 
-class _Tail(AsyncIterator[T]):
-    """A log from a place on, for ever."""
+class _LogReader(AsyncIterator[T]):
+    """Reads a log from a position on, without end.
 
-    def __init__(self, hub: _Hub, log: Log, topic_filter: str, cursor: int, show: Callable[[Stored], T]) -> None:
-        self._hub, self._log, self._filter, self._cursor, self._show = hub, log, topic_filter, cursor, show
-        self._began = log.last_sequence
+    Args:
+        hub: the shared state.
+        log: the log to read.
+        topic_filter: filter for the topics.
+        cursor: sequence of the last message to skip; 0 for none.
+        convert: makes an item from a message.
+    """
+
+    def __init__(self, hub: _Hub, log: Log, topic_filter: str, cursor: int, convert: Callable[[Stored], T]) -> None:
+        self._hub = hub
+        self._log = log
+        self._filter = topic_filter
+        self._cursor = cursor
+        self._convert = convert
+        self._start = log.last_sequence
 
     async def __anext__(self) -> T:
         await asyncio.sleep(0)
-        while (found := self._next()) is None:
+        while True:
+            for message in self._log.after(self._cursor, self._filter):
+                # A value that was deleted before the reader started is not reported.
+                if message.payload is not None or message.sequence > self._start:
+                    self._cursor = message.sequence
+                    return self._convert(message)
             self._cursor = self._log.last_sequence
-            await self._hub.sleep(self._log.family, None)
-        self._cursor = found.sequence
-        return self._show(found)
-
-    def _next(self) -> Stored | None:
-        """The next message; values that had been deleted before the beginning are no news."""
-        return next((m for m in self._log.after(self._cursor, self._filter) if not self._is_old_news(m)), None)
-
-    def _is_old_news(self, message: Stored) -> bool:
-        return message.payload is None and message.sequence <= self._began
+            await self._hub.wait(self._log.family, None)
 
 
-def _change(stored: Stored) -> Value | Deleted:
+def _cursor(log: Log, start: Start) -> int:
+    """Return the sequence of the last message before the start of a subscription."""
+    match start:
+        case "first":
+            return 0
+        case "new":
+            return log.last_sequence
+        case _:
+            return log.before(start.timestamp())
+
+
+def _to_change(stored: Stored) -> Value | Deleted:
     if stored.payload is None:
         return Deleted(stored.topic, stored.sequence)
     return Value(stored.topic, stored.payload, stored.sequence)

@@ -121,11 +121,11 @@ class MqttBroker(Broker):
         await self._values.purge(topic_filter)
 
     def _load(self, topic_filter: str) -> Load:
-        return self._fetched if family_of(topic_filter).keep is Keep.FIRST else self._assembled
+        return self._fetched if family_of(topic_filter).keep is Keep.FIRST else self._load_payload
 
     async def _fetched(self, topic: str, index: bytes, at_most: int | None) -> bytes:
         """The payload of a write-once topic, of which only the index came."""
-        return await self._assembled(topic, await self._values.load(topic, index, at_most), at_most)
+        return await self._load_payload(topic, await self._values.load(topic, index, at_most), at_most)
 
     def _remembered(self, topic: str, name: Name) -> Name | None:
         """What was published with the same id in the last two minutes, by us."""

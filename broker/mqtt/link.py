@@ -193,13 +193,13 @@ class Link(reconnect.Link[Connection]):
 
     async def publish(self, topic: str, payload: bytes, *, expires_s: float = 0.0, content_type: str = "") -> None:
         """Retain a message, an empty one to forget what is there, however often the connection ends meanwhile."""
-        await self.persist(
+        await self.retry(
             lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
         )
 
     async def fetch(self, *filters: str) -> dict[str, Message]:
         """See Connection.fetch."""
-        return await self.persist(lambda connection: connection.fetch(*filters))
+        return await self.retry(lambda connection: connection.fetch(*filters))
 
 
 @contextlib.asynccontextmanager

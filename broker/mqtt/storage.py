@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from broker import families, topics
+from broker import families, filters, topics
 from broker.base import Deleted, Value
 from broker.errors import BadTopic
 from broker.families import Keep
@@ -143,7 +143,7 @@ def entry(topic_filter: str, key: str, payload: bytes) -> Entry | None:
     parent, _, last = key.rpartition("/")
     found = _ENTRY.fullmatch(last)
     topic = parent.replace("/", ".")
-    if found is None or not topics.matches(topic_filter, topic):
+    if found is None or not filters.matches(topic_filter, topic):
         return None
     return Entry(key, topic, Name(int(found[1]), found[2]), unescaped(payload))
 
@@ -151,7 +151,7 @@ def entry(topic_filter: str, key: str, payload: bytes) -> Entry | None:
 def bare(topic_filter: str, key: str) -> str | None:
     """The topic of an event that a plain MQTT client published; None if it is not one under our filter."""
     topic = key.replace("/", ".")
-    return topic if topics.matches(topic_filter, topic) else None
+    return topic if filters.matches(topic_filter, topic) else None
 
 
 def group_key(durable: str) -> str:
@@ -200,6 +200,6 @@ def _indexed(topic_filter: str, key: str, payload: bytes) -> Entry | None:
         index = msgspec.json.decode(payload, type=Index)
     except msgspec.DecodeError:
         return None
-    if not topics.matches(topic_filter, topic):
+    if not filters.matches(topic_filter, topic):
         return None
     return Entry(key, topic, Name(index.sequence, index.id), payload)

@@ -39,7 +39,7 @@ class Values:
             return receipt.sequence
         if revision is not None:
             name = self._names.next(after=revision)
-            return await self._link.persist(functools.partial(self._moved, topic, message, revision, name))
+            return await self._link.retry(functools.partial(self._moved, topic, message, revision, name))
         found = await self.get(topic)
         name = self._names.next(after=0 if found is None else found.revision)
         await self._link.publish(storage.mqtt(topic), storage.framed(name, message))
@@ -108,7 +108,7 @@ class Values:
         """Store a payload unless there is one under that topic."""
         name = self._names.next()
         index = Index(name.sequence, name.id, len(message))
-        return await self._link.persist(functools.partial(self._first, topic, message, index))
+        return await self._link.retry(functools.partial(self._first, topic, message, index))
 
     async def _first(self, topic: str, message: bytes, index: Index, connection: Connection) -> Receipt:
         key, index_key = storage.mqtt(topic), storage.index_key(topic)

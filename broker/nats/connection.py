@@ -1,8 +1,7 @@
-"""One nats-py client from its connect to its end. It does not reconnect: `broker.nats.link` opens another one.
+"""One nats-py client from connect to close. It does not reconnect; `broker.nats.link` opens a new connection instead.
 
-nats-py's own reconnection gives up for good on some errors, keeps requests that can't be answered any more waiting,
-and sends what was published meanwhile although the publisher has given up. With one way to lose a connection and
-one way to get it back, none of that happens.
+nats-py's own reconnection stops permanently on some errors, leaves requests waiting that can't be answered any more,
+and sends messages later although their publisher has already failed. Without it, these problems do not exist.
 """
 
 import asyncio
@@ -11,6 +10,7 @@ import itertools
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -18,13 +18,13 @@ import nats.aio.client
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names
-from broker.nats.errors import Busy, decoded, denied_subject, mapped, mapped_connect
-from broker.nats.traffic import Progress
+from broker.nats.errors import decode, denied_subject, map_connect_errors, map_errors
+from broker.nats.traffic import TrafficMonitor
+from broker.nats.waiters import Waiters
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -33,10 +33,10 @@ Receive = Callable[[Msg], Awaitable[None]]
 
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 5
-"""Requests in flight fail at once when the connection ends; this is for answers that get lost."""
+"""Timeout of a request. It matters when an answer gets lost; when the connection ends, requests fail at once."""
 
 SLOW_S: Final = 300.0
-"""An answer may take so long while large messages move on a slow link."""
+"""Timeout of a request while large messages still move on a slow link."""
 
 CLOSE_S: Final = 2.0
 PING_S: Final = 5
@@ -44,39 +44,38 @@ PINGS_UNANSWERED: Final = 2
 PENDING_BYTES: Final = 64 << 20
 LARGE_BYTES: Final = 256 << 10
 LARGE_AT_ONCE: Final = 4
-"""Large requests under way at once, in each direction. More are no faster: asyncio copies what is not sent yet."""
+"""Concurrent large requests, in each direction. More are not faster, because asyncio copies unsent data."""
 
 HEADROOM_BYTES: Final = 16 << 10
-"""Room for headers, which count as payload."""
+"""Room for headers, which NATS counts as payload."""
 
-# nats-py reads 32 kB at a time, and pauses the socket at 64 kB: 70 rounds through the loop for an update of 2.3 MB.
+# By default nats-py reads 32 kB at a time and pauses the socket at 64 kB: 70 loop iterations for an update of 2.3 MB.
 nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
 
 _NO_RESPONDERS: Final = "503"
+_UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
+"""Above its limits nats-py drops messages; we limit the pending messages by what we request."""
 
 _log = structlog.get_logger(__name__)
 
 
 def new_id() -> str:
-    """A unique name that is safe in a subject."""
+    """Return a unique name that is valid in a subject."""
     return NUID().next().decode()
 
 
-class _Waiting:
-    """Someone to be told when the connection ends or a subject turns out to be forbidden."""
-
-    def __init__(self, subjects: tuple[str, ...]) -> None:
-        # The server's complaint names the subject in lower case only.
-        self.subjects = tuple(subject.lower() for subject in subjects)
-        self.future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
 class Connection:
-    """A connection that is up until `lost` is set; see `opened`."""
+    """A connection to a NATS server, used until `lost` is set.
+
+    Args:
+        address: the server's address.
+        name: name of this client in the server's logs.
+
+    Attributes:
+        lost: set when the connection has ended.
+        address: the server's address.
+        large_answers: limits the concurrent requests whose answers may be large.
+    """
 
     def __init__(self, address: BrokerUrl, name: str) -> None:
         self.lost = asyncio.Event()
@@ -84,217 +83,206 @@ class Connection:
         self._name = name
         self._client = Client()
         self._loop = asyncio.get_running_loop()
-        self._complaints: list[str] = []
-        self._deaf: Denied | None = None
-        # What may be read is granted per user, so the user is part of the name.
+        self._last_error = ""
+        self._waiters = Waiters()
+        # Users have permissions for their own inbox only, so the user is part of the name.
         self._inbox = f"_INBOX_{re.sub(r'[^A-Za-z0-9_-]', '_', address.user or name)}.{new_id()}"
         self._tokens = itertools.count()
-        self._requests: dict[str, _Waiting] = {}
-        self._waiting: set[_Waiting] = set()
-        self._large_out = asyncio.Semaphore(LARGE_AT_ONCE)
-        self.large_in = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._large_requests = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def open(self) -> None:
-        """Connect and prepare for answers.
+        """Connect and subscribe to answers.
 
         Raises:
-            ConnectFailed: nobody answers there, or refuses us.
-            BadUrl: a file that the address names can't be read.
+            ConnectFailed: the server can't be reached, or refuses the connection.
+            BadUrl: a file in the address can't be read.
         """
-        password = await self._password()
-        trust = await asyncio.to_thread(_trust, self.address) if self.address.scheme == "tls" else None
+        password = await self._password_callback()
+        tls = await asyncio.to_thread(_tls_context, self.address) if self.address.scheme == "tls" else None
         try:
-            with mapped_connect(self.address.address, self._complaints), _uncancelled():
+            with map_connect_errors(self.address.address), _restore_cancellation():
                 async with asyncio.timeout(CONNECT_S):
-                    await self._connect(password, trust)
+                    await self._connect(password, tls)
                     await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
         except BaseException:
             await self.close()
             raise
-        self._spare(Progress(self._client))
+        self._forgive_pings(TrafficMonitor(self._client))
 
     async def close(self) -> None:
-        """End it; bounded, as nats-py waits for a server that may be frozen."""
-        self._lose("the connection was closed")
-        with contextlib.suppress(TimeoutError), _uncancelled():
+        """Close the connection, within CLOSE_S: nats-py waits for the server, which may not respond."""
+        self._mark_lost("the connection was closed")
+        with contextlib.suppress(TimeoutError), _restore_cancellation():
             async with asyncio.timeout(CLOSE_S):
                 await self._client.close()
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest payload that goes into one message, with room for its headers."""
+        """Size of the largest payload of one message; leaves room for headers."""
         return self._client.max_payload - HEADROOM_BYTES
 
     def new_inbox(self) -> str:
-        """A subject that only this connection listens to, and that is no answer to a request."""
+        """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
 
     async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
-        """Ask and wait for the answer.
-
-        Raises:
-            Denied: we may not ask that.
-            Disconnected: the connection ended, nobody is there to answer, or no answer came in time.
-            PayloadTooLarge: the server would cut the connection.
-        """
-        reply = f"{self._inbox}.{next(self._tokens)}"
-        async with self._large_out if len(payload) > LARGE_BYTES else contextlib.nullcontext():
-            with self._expecting(reply, subject) as waiting:
-                await self.send(subject, payload, reply=reply, headers=headers)
-                answer = await self._outcome(subject, waiting)
-        if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
-            raise Busy(f"{subject}: nobody answers there")
-        return answer
-
-    async def api(self, topic: str, call: str, request: object, response: type[T]) -> T:
-        """Ask JetStream something in JSON.
+        """Send a request and return the answer.
 
         Args:
-            topic: what it is about, for errors.
-            call: of its API, such as `STREAM.INFO.<stream>`.
-            request: what is encoded.
-            response: what the answer is decoded as.
+            subject: subject of the request.
+            payload: payload of the request.
+            headers: headers of the request.
 
         Raises:
-            BrokerError: what the answer says is wrong, about `topic`.
+            Denied: this user may not publish to the subject.
+            Disconnected: the connection ended, no one serves the subject, or no answer came in time.
+            PayloadTooLarge: the payload is larger than the server accepts.
+        """
+        reply = f"{self._inbox}.{next(self._tokens)}"
+        async with self._large_requests if len(payload) > LARGE_BYTES else contextlib.nullcontext():
+            with self._waiters.expect(reply, subject) as future:
+                await self.send(subject, payload, reply=reply, headers=headers)
+                answer = await self._wait_for_answer(subject, future)
+        if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
+            raise Disconnected(f"{subject}: nobody answers there")
+        return answer
+
+    async def call_api(self, topic: str, call: str, request: object, response: type[T]) -> T:
+        """Call JetStream's API.
+
+        Args:
+            topic: the topic to name in errors.
+            call: the call without prefix, such as `STREAM.INFO.<stream>`.
+            request: the request, to encode as JSON.
+            response: type of the response.
+
+        Raises:
+            Disconnected: no answer came in time.
+            BrokerError: the error in the answer.
         """
         answer = await self.request(names.api_subject(self.address, call), msgspec.json.encode(request))
-        return decoded(topic, answer.data, response)
+        return decode(topic, answer.data, response)
 
     async def send(
         self, subject: str, payload: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Send without waiting for anything.
+        """Send a message without confirmation.
+
+        Args:
+            subject: subject of the message.
+            payload: payload of the message.
+            reply: subject for the answer; empty for none.
+            headers: headers of the message.
 
         Raises:
             Disconnected: the connection has ended.
-            PayloadTooLarge: the server would cut the connection.
+            PayloadTooLarge: the payload is too large; the server would close the connection.
         """
         if len(payload) > self.max_message_bytes:
             raise PayloadTooLarge(subject, len(payload), self.max_message_bytes)
-        self._notice_end()
+        self._check_closed()
         if self.lost.is_set():
             raise Disconnected(f"{self.address.address}: the connection is gone")
-        with mapped(subject), _uncancelled():
+        with map_errors(subject), _restore_cancellation():
             await self._client.publish(subject, payload, reply=reply, headers=headers)
 
-    async def deliver(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Send, and know that the server has read it; what it then does with it, nobody says.
+    async def send_and_confirm(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        """Send a message, and return once the server has read it; the server may still fail to process it.
+
+        Args:
+            subject: subject of the message.
+            payload: payload of the message.
+            headers: headers of the message.
 
         Raises:
-            Denied: we may not send that.
-            Disconnected: the connection ended, or the server did not read it in time.
+            Denied: this user may not publish to the subject.
+            Disconnected: the connection ended, or the server did not read the message in time.
+            PayloadTooLarge: the payload is too large; the server would close the connection.
         """
-        async with self._taken_note_of(subject):
+        async with self._confirm(subject):
             await self.send(subject, payload, headers=headers)
 
     @contextlib.asynccontextmanager
-    async def listening(self, subject: str, receive: Receive) -> AsyncIterator[None]:
-        """Have every message on a subject handed over, in order, from now on; `receive` must not raise.
+    async def listen(self, subject: str, receive: Receive) -> AsyncIterator[None]:
+        """Pass every message on a subject to `receive`, in order, during the block.
+
+        Args:
+            subject: the subject, which may contain wildcards.
+            receive: called with each message; must not raise.
 
         Raises:
-            Denied: we may not listen to that.
+            Denied: this user may not subscribe to the subject.
             Disconnected: the connection ended, or the server did not answer in time.
         """
-        async with self._taken_note_of(subject):
-            with mapped(subject):
+        async with self._confirm(subject):
+            with map_errors(subject):
                 subscription = await self._client.subscribe(subject, cb=receive, **_UNLIMITED)
         try:
             yield
         finally:
             with contextlib.suppress(Disconnected, TimeoutError):
-                await self._stop(subscription)
+                # Messages in transit still go to `receive`, because the server counts them as delivered. nats-py's
+                # `unsubscribe` would drop them, and its `drain` relies on `flush`.
+                await self._client._send_unsubscribe(subscription._id)
+                await self._round_trip()
+                async with asyncio.timeout(REQUEST_S):
+                    await subscription._pending_queue.join()
+                with map_errors("unsubscribe"):
+                    await subscription.unsubscribe()
 
-    async def _stop(self, subscription: Subscription) -> None:
-        """Listen no longer, but hand over what is under way: the server counts it as delivered.
-
-        nats-py's `unsubscribe` drops that, and its `drain` relies on `flush`.
-        """
-        await self._client._send_unsubscribe(subscription._id)
-        await self._round_trip()
-        async with asyncio.timeout(REQUEST_S):
-            await subscription._pending_queue.join()
-        with mapped("unsubscribe"):
-            await subscription.unsubscribe()
-
-    @contextlib.contextmanager
-    def trouble(self, *subjects: str) -> Iterator["asyncio.Future[Msg]"]:
-        """A future that fails when the connection ends, or with Denied about one of the subjects."""
-        with self._waits(*subjects) as waiting:
-            yield waiting.future
+    def watch(self, *subjects: str) -> AbstractContextManager["asyncio.Future[Msg]"]:
+        """Return a context with a future that fails when the connection ends or a subject is denied."""
+        return self._waiters.watch(*subjects)
 
     @contextlib.asynccontextmanager
-    async def _taken_note_of(self, subject: str) -> AsyncIterator[None]:
-        """Do something without an answer, and wait until the server has read it or refused it."""
-        with self._waits(subject) as waiting:
+    async def _confirm(self, subject: str) -> AsyncIterator[None]:
+        """Wait after the block until the server has read what the block sent, or has denied the subject."""
+        with self._waiters.watch(subject) as future:
             yield
             await self._round_trip()
-            if waiting.future.done():
-                waiting.future.result()
+            if future.done():
+                future.result()
 
     async def _round_trip(self) -> None:
-        """Wait until the server has read what we sent, and we what it sent: send something to ourselves.
+        """Wait until both sides have read everything sent before: send a message to ourselves.
 
-        nats-py's `flush` will not do: its ping overtakes what is not written yet, and if it is cancelled, the
-        late pong ends nats-py's read loop. Where we may not write to ourselves, the refusal does as well.
+        nats-py's `flush` is not enough: its ping overtakes data that is not written yet, and if it is cancelled, the
+        late pong ends nats-py's read loop. If publishing to our inbox is denied, the denial confirms as well.
         """
         echo = f"{self._inbox}.{next(self._tokens)}"
-        with self._expecting(echo, echo) as returning, contextlib.suppress(Denied):
+        with self._waiters.expect(echo, echo) as future, contextlib.suppress(Denied):
             await self.send(echo, b"")
-            await self._outcome(echo, returning)
+            await self._wait_for_answer(echo, future)
 
-    @contextlib.contextmanager
-    def _expecting(self, reply: str, subject: str) -> Iterator[_Waiting]:
-        with self._waits(subject) as waiting:
-            self._requests[reply] = waiting
-            try:
-                yield waiting
-            finally:
-                del self._requests[reply]
-
-    async def _outcome(self, subject: str, waiting: _Waiting) -> Msg:
-        progress, since_s = Progress(self._client), self._loop.time()
-        progress.goes_on()
-        while self._loop.time() - since_s < SLOW_S:
-            if (await asyncio.wait([waiting.future], timeout=REQUEST_S))[0]:
-                return waiting.future.result()
-            if not progress.goes_on():
+    async def _wait_for_answer(self, subject: str, future: "asyncio.Future[Msg]") -> Msg:
+        """Wait for REQUEST_S, or up to SLOW_S while data still moves on the connection."""
+        traffic, start_s = TrafficMonitor(self._client), self._loop.time()
+        traffic.has_moved()
+        while self._loop.time() - start_s < SLOW_S:
+            if (await asyncio.wait([future], timeout=REQUEST_S))[0]:
+                return future.result()
+            if not traffic.has_moved():
                 break
-        self._notice_end()
-        raise Disconnected(f"{subject}: no answer within {self._loop.time() - since_s:.0f} s")
+        self._check_closed()
+        raise Disconnected(f"{subject}: no answer within {self._loop.time() - start_s:.0f} s")
 
-    def _spare(self, progress: Progress) -> None:
-        """A pong waits behind what is under way: as long as that moves, the server is there."""
+    def _forgive_pings(self, traffic: TrafficMonitor) -> None:
+        """Reset the count of missing pongs while data moves, because a pong waits behind the data in transit."""
         if self.lost.is_set():
             return
-        if progress.goes_on():
+        if traffic.has_moved():
             self._client._pings_outstanding = 0
-        self._loop.call_later(PING_S, self._spare, progress)
+        self._loop.call_later(PING_S, self._forgive_pings, traffic)
 
-    @contextlib.contextmanager
-    def _waits(self, *subjects: str) -> Iterator[_Waiting]:
-        waiting = _Waiting(subjects)
-        self._waiting.add(waiting)
-        if self._deaf is not None:
-            waiting.fail(self._deaf)
-        if self.lost.is_set():
-            waiting.fail(Disconnected(f"{self.address.address}: the connection is gone"))
-        try:
-            yield waiting
-        finally:
-            self._waiting.discard(waiting)
-            # Nobody may have looked at its error, and asyncio complains about that.
-            if not waiting.future.cancel() and not waiting.future.cancelled():
-                waiting.future.exception()
-
-    async def _connect(self, password: Callable[[], str] | None, trust: ssl.SSLContext | None) -> None:
+    async def _connect(self, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
         scheme, host = self.address.scheme, self.address.address.partition("://")[2]
         await self._client.connect(
             servers=[f"{scheme}://{host}"],
             name=self._name,
             user=self.address.user,
             password=password,
-            tls=trust,
+            tls=tls,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
@@ -311,77 +299,72 @@ class Connection:
             raise ConnectFailed(self.address.address, "the server's greeting is not understood")
 
     def _check_encrypted(self) -> None:
-        # nats-py encrypts only if the server asks for it.
+        # nats-py encrypts only if the server requires it.
         if self.address.scheme == "tls" and not self._client._server_info.get("tls_required"):
             raise ConnectFailed(self.address.address, "the server does not offer TLS")
 
-    async def _password(self) -> Callable[[], str] | None:
+    async def _password_callback(self) -> Callable[[], str] | None:
+        """Return the function from which nats-py gets the password; None without a password."""
         secret = await asyncio.to_thread(self.address.secret)
         if secret is None:
             return None
 
-        def reveal() -> str:
-            # nats-py asks for it once the server has made itself known, and before it is sent.
+        def password() -> str:
+            # nats-py calls this after the server's greeting and before it sends the password.
             self._check_encrypted()
             return secret
 
-        return reveal
+        return password
 
     async def _on_answer(self, message: Msg) -> None:
-        waiting = self._requests.get(message.subject)
-        if waiting is not None and not waiting.future.done():
-            waiting.future.set_result(message)
+        self._waiters.resolve(message)
 
     async def _on_error(self, error: Exception) -> None:
-        # nats-py's read loop ends silently if this raises.
+        # This must not raise: that would end nats-py's read loop silently.
         subject = denied_subject(error)
         if subject is None:
-            self._complaints = [str(error)]
-            _log.debug("nats complains", error=str(error), address=self.address.address)
+            self._last_error = str(error)
+            _log.debug("error from nats", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))
         if subject == f"{self._inbox}.*".lower():
-            self._deaf = denied
-        if not subject.startswith(f"{self._inbox}.".lower()) or self._deaf:
-            _log.warning("the broker denies us something", subject=subject, reason=denied.reason)
-        for waiting in list(self._waiting):
-            if self._deaf is not None or subject in waiting.subjects:
-                waiting.fail(denied)
+            self._waiters.fail_all(denied)
+        else:
+            self._waiters.deny(denied)
+        # A denied echo of `_round_trip` is normal.
+        if not subject.startswith(f"{self._inbox}.".lower()) or self._waiters.failure is not None:
+            _log.warning("the broker denied a subject", subject=subject, reason=denied.reason)
 
     async def _on_closed(self) -> None:
-        self._lose(self._complaints[-1] if self._complaints else "the server closed the connection")
+        self._mark_lost(self._last_error or "the server closed the connection")
 
-    def _notice_end(self) -> None:
-        # While it closes, nats-py waits for the server, which may be frozen, and tells us only afterwards.
+    def _check_closed(self) -> None:
+        # nats-py calls `_on_closed` only after it has waited for the server, which may not respond.
         if self._client.is_closed:
-            self._lose("the server does not answer")
+            self._mark_lost("the server does not answer")
 
-    def _lose(self, reason: str) -> None:
+    def _mark_lost(self, reason: str) -> None:
         if self.lost.is_set():
             return
         self.lost.set()
-        for waiting in list(self._waiting):
-            waiting.fail(Disconnected(f"{self.address.address}: {reason}"))
-
-
-_UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
-"""nats-py drops messages beyond its limits; what may be under way is bounded by what we ask for."""
+        address = self.address.address
+        self._waiters.fail_all(Disconnected(f"{address}: {reason}"), Disconnected(f"{address}: the connection is gone"))
 
 
 @contextlib.contextmanager
-def _uncancelled() -> Iterator[None]:
-    """Raise the cancellation that nats-py swallows while it connects, closes, or waits for room in its buffer."""
+def _restore_cancellation() -> Iterator[None]:
+    """Raise the cancellation that nats-py suppresses while it connects, closes, or waits for room in its buffer."""
     task = asyncio.current_task()
-    before = task.cancelling() if task else 0
+    cancellations = task.cancelling() if task else 0
     try:
         yield
     finally:
-        # Whatever nats-py made of it, an error of its own included.
-        if task and task.cancelling() > before:
+        # Also if nats-py has turned the cancellation into an error of its own.
+        if task and task.cancelling() > cancellations:
             raise asyncio.CancelledError
 
 
-def _trust(address: BrokerUrl) -> ssl.SSLContext:
+def _tls_context(address: BrokerUrl) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=address.ca_file)
     except (OSError, ssl.SSLError) as exc:

@@ -1,4 +1,4 @@
-"""The two kinds of JetStream consumers that we read: durable ones that others share, and replays of our own."""
+"""The two kinds of JetStream consumers that we use: shared durable consumers, and private replays."""
 
 import contextlib
 import math
@@ -18,7 +18,7 @@ from broker.nats.pull import Arrival, Consumer
 MAX_ACK_PENDING: Final = 65_536
 MAX_WAITING: Final = 16_384
 IDLE_S: Final = 60.0
-"""The server forgets a replay that nobody reads for so long; it is made anew where it ended."""
+"""The server deletes a replay that is not read for this long. The replay is then created again at its position."""
 
 _NS: Final = 1_000_000_000
 _DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -29,7 +29,14 @@ class _Delivered(msgspec.Struct):
 
 
 class ConsumerInfo(msgspec.Struct):
-    """JetStream's answer about a consumer."""
+    """JetStream's answer about a consumer.
+
+    Attributes:
+        name: name of the consumer.
+        config: its configuration, as in JetStream's API.
+        delivered: its position in the stream.
+        num_pending: number of messages that it has not delivered yet.
+    """
 
     name: str
     config: dict[str, Any]
@@ -38,14 +45,17 @@ class ConsumerInfo(msgspec.Struct):
 
 
 class Durable:
-    """A consumer that the server remembers, and that others may read too.
+    """A consumer that the server keeps, and that several subscribers may share.
 
     Args:
-        topic_filter: what it reads.
-        name: what it is called.
+        topic_filter: filter for the topics.
+        name: name of the durable.
         start: where it begins, if it is new.
-        ack_wait_s: when an unacknowledged delivery is made again, if it is new.
-        overhear: called with every message as its publisher sent it, while the consumer is read.
+        ack_wait_s: time in seconds after which an unacknowledged delivery is made again, if the consumer is new.
+        on_request: called with each message that comes directly from its publisher; None if not needed.
+
+    Raises:
+        BadTopic: the name is not valid for a durable.
     """
 
     def __init__(
@@ -54,14 +64,14 @@ class Durable:
         name: str,
         start: Start,
         ack_wait_s: float,
-        overhear: Receive | None = None,
+        on_request: Receive | None = None,
     ) -> None:
         if not _DURABLE.fullmatch(name):
             raise BadTopic(name, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-' for a durable")
         self._filter = topic_filter
         self._name = name
         self._ack_wait_s = ack_wait_s
-        self._overhear = overhear
+        self._on_request = on_request
         self._config = {
             "durable_name": name,
             "name": name,
@@ -71,78 +81,86 @@ class Durable:
             "max_deliver": -1,
             "max_ack_pending": MAX_ACK_PENDING,
             "max_waiting": MAX_WAITING,
-            **_deliver_from(start),
+            **_start_policy(start),
         }
 
     @contextlib.asynccontextmanager
-    async def opened(self, connection: Connection) -> AsyncIterator[Consumer]:
-        """See Source."""
-        ack_wait_s = await self._ensured(connection)
+    async def open(self, connection: Connection) -> AsyncIterator[Consumer]:
+        """Implements `Source.open`."""
+        try:
+            ack_wait_s = await self._create(connection)
+        except Denied:
+            # A user without the permission to create consumers may read an existing one. If there is none, reading
+            # is denied.
+            ack_wait_s = self._ack_wait_s
         consumer = Consumer(_next_subject(connection, self._filter, self._name), ack_wait_s=ack_wait_s)
-        if self._overhear is None:
+        if self._on_request is None:
             yield consumer
             return
-        async with connection.listening(self._filter, self._overhear):
+        async with connection.listen(self._filter, self._on_request):
             yield consumer
 
     def accept(self, _arrival: Arrival) -> bool:
-        """Anything may come, again and in any order."""
+        """Implements `Source.accept`: messages may come again and in any order."""
         return True
 
-    async def _ensured(self, connection: Connection) -> float:
-        try:
-            return await self._created(connection)
-        except Denied:
-            # Whoever may not create consumers may read one that was made for it; if there is none, we are denied.
-            return self._ack_wait_s
-
-    async def _created(self, connection: Connection) -> float:
+    async def _create(self, connection: Connection) -> float:
+        """Create the consumer or adopt an existing one; return its `ack_wait` in seconds."""
         try:
             info = await _create(connection, self._filter, self._config, "create")
         except ConsumerExists:
             stream = names.stream_of(connection.address, self._filter)
-            info = await connection.api(self._filter, f"CONSUMER.INFO.{stream}.{self._name}", {}, ConsumerInfo)
+            info = await connection.call_api(self._filter, f"CONSUMER.INFO.{stream}.{self._name}", {}, ConsumerInfo)
             if info.config["filter_subject"] != self._filter:
-                moved = {**info.config, "filter_subject": self._filter}
-                info = await _create(connection, self._filter, moved, "update")
+                config = {**info.config, "filter_subject": self._filter}
+                info = await _create(connection, self._filter, config, "update")
         return float(info.config["ack_wait"]) / _NS
 
 
 class Replay:
-    """A consumer of our own that reads the log in order, without loss or repetition over any number of connections."""
+    """A private consumer that reads the log in order, without loss or repetition across reconnections.
+
+    Args:
+        topic_filter: filter for the topics.
+        start: where it begins.
+    """
 
     def __init__(self, topic_filter: str, start: Start = "first") -> None:
         self._filter = topic_filter
         self._start = start
-        self._last: int | None = None  # the sequence number before the next one that we want
+        self._last: int | None = None  # sequence after which it continues; None before the first connection
         self._consumer_sequence = 0
 
     @contextlib.asynccontextmanager
-    async def opened(self, connection: Connection) -> AsyncIterator[Consumer]:
-        """See Source."""
+    async def open(self, connection: Connection) -> AsyncIterator[Consumer]:
+        """Implements `Source.open`."""
         name = new_id()
-        info = await self._created(connection, name)
+        info = await self._create(connection, name)
         if self._last is None:
-            # From now on it does not matter what "new" means.
+            # A later consumer continues here, even if the replay began with "new".
             self._last = info.delivered.stream_seq
         self._consumer_sequence = 0
         try:
             yield Consumer(_next_subject(connection, self._filter, name), info.num_pending, math.inf)
         finally:
-            # Else the server forgets it by itself a little later.
+            # If this fails, the server deletes the consumer after IDLE_S.
             stream = names.stream_of(connection.address, self._filter)
             with contextlib.suppress(Disconnected, Denied, NotFound):
-                await connection.api(self._filter, f"CONSUMER.DELETE.{stream}.{name}", {}, _Deleted)
+                await connection.call_api(self._filter, f"CONSUMER.DELETE.{stream}.{name}", {}, _Deleted)
 
     def accept(self, arrival: Arrival) -> bool:
-        """Nothing may be missing."""
+        """Implements `Source.accept`: no message may be missing."""
         self._consumer_sequence += 1
         if arrival.consumer_sequence != self._consumer_sequence:
             return False
         self._last = arrival.sequence
         return True
 
-    async def _created(self, connection: Connection, name: str) -> ConsumerInfo:
+    async def _create(self, connection: Connection, name: str) -> ConsumerInfo:
+        if self._last is None:
+            start = _start_policy(self._start)
+        else:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last + 1}
         config = {
             "name": name,
             "filter_subject": self._filter,
@@ -150,7 +168,7 @@ class Replay:
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": int(IDLE_S * _NS),
-            **(_deliver_from(self._start) if self._last is None else _deliver_after(self._last)),
+            **start,
         }
         return await _create(connection, self._filter, config, "create")
 
@@ -160,7 +178,7 @@ class _Deleted(msgspec.Struct):
 
 
 def _next_subject(connection: Connection, topic_filter: str, consumer: str) -> str:
-    """Where a consumer is asked for messages."""
+    """Return the subject on which a consumer takes pull requests."""
     stream = names.stream_of(connection.address, topic_filter)
     return names.api_subject(connection.address, f"CONSUMER.MSG.NEXT.{stream}.{consumer}")
 
@@ -168,12 +186,12 @@ def _next_subject(connection: Connection, topic_filter: str, consumer: str) -> s
 async def _create(connection: Connection, topic_filter: str, config: dict[str, Any], action: str) -> ConsumerInfo:
     stream = names.stream_of(connection.address, topic_filter)
     request = {"stream_name": stream, "config": config, "action": action}
-    # With the filter in the subject, what one may read can be granted.
+    # The filter in the subject lets an operator grant permissions by topic.
     subject = f"CONSUMER.CREATE.{stream}.{config['name']}.{topic_filter}"
-    return await connection.api(topic_filter, subject, request, ConsumerInfo)
+    return await connection.call_api(topic_filter, subject, request, ConsumerInfo)
 
 
-def _deliver_from(start: Start) -> dict[str, Any]:
+def _start_policy(start: Start) -> dict[str, Any]:
     match start:
         case "first":
             return {"deliver_policy": "all"}
@@ -181,7 +199,3 @@ def _deliver_from(start: Start) -> dict[str, Any]:
             return {"deliver_policy": "new"}
         case _:
             return {"deliver_policy": "by_start_time", "opt_start_time": start.astimezone().isoformat()}
-
-
-def _deliver_after(sequence: int) -> dict[str, Any]:
-    return {"deliver_policy": "by_start_sequence", "opt_start_seq": sequence + 1}

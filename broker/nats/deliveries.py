@@ -1,4 +1,4 @@
-"""What subscribers get: deliveries with or without acknowledgement, and values."""
+"""The iterators that subscribers receive: deliveries with and without acknowledgement, and changes of values."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,13 +10,13 @@ from nats.aio.msg import Msg
 from broker.base import Deleted, Delivery, Load, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
-from broker.nats.replies import Pairing
+from broker.nats.replies import ReplyMatcher
 
 _NS: Final = 1_000_000_000
 
 
-class Replayed(AsyncIterator[Delivery]):
-    """The log for one subscriber alone."""
+class ReplayDeliveries(AsyncIterator[Delivery]):
+    """The deliveries of a replay; there is nothing to acknowledge."""
 
     def __init__(self, feed: Feed, load: Load) -> None:
         self._feed = feed
@@ -34,24 +34,24 @@ class Replayed(AsyncIterator[Delivery]):
         )
 
 
-class Watched(AsyncIterator[Value | Deleted]):
-    """Values as they are and as they change; those that were deleted before are no news."""
+class ValueChanges(AsyncIterator[Value | Deleted]):
+    """The current values and their changes; values that were deleted before the start are left out."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._is_news = False
+        self._is_past_start = False
 
     async def __anext__(self) -> Value | Deleted:
         while True:
             arrival = await self._feed.next()
-            is_news, self._is_news = self._is_news, self._is_news or arrival.pending == 0
-            change = change_of(arrival)
-            if is_news or isinstance(change, Value):
+            is_change, self._is_past_start = self._is_past_start, self._is_past_start or arrival.pending == 0
+            change = to_change(arrival)
+            if is_change or isinstance(change, Value):
                 return change
 
 
-def change_of(arrival: Arrival) -> Value | Deleted:
-    """What a message of a LAST topic says; an empty one is the tombstone of a deleted value."""
+def to_change(arrival: Arrival) -> Value | Deleted:
+    """Convert a message of a LAST topic; an empty payload is the tombstone of a deleted value."""
     message = arrival.message
     if not message.data:
         return Deleted(message.subject, arrival.sequence)
@@ -59,28 +59,33 @@ def change_of(arrival: Arrival) -> Value | Deleted:
 
 
 class ReplyInbox:
-    """Answers for those who sent a request to a topic that a stream keeps."""
+    """Sends answers to the publishers of requests on an INBOX topic."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._pairing = Pairing()
+        self._matcher = ReplyMatcher()
         self._loop = asyncio.get_running_loop()
 
-    async def overhear(self, message: Msg) -> None:
-        """A message, as its publisher sent it."""
-        answer = self._pairing.asked(message.data, message.reply, self._loop.time())
+    async def on_request(self, message: Msg) -> None:
+        """Handle a request that came directly from its publisher; answer it if the answer is known already."""
+        answer = self._matcher.add_request(message.data, message.reply, self._loop.time())
         if answer is not None and message.reply:
             await self._link.send(message.reply, answer)
 
     async def answer(self, payload: bytes, answer: bytes) -> None:
-        """Answer whoever sent that payload."""
-        reply = self._pairing.answered(payload, answer, self._loop.time())
+        """Answer a request.
+
+        Args:
+            payload: payload of the request.
+            answer: the answer to send.
+        """
+        reply = self._matcher.add_answer(payload, answer, self._loop.time())
         if reply:
             await self._link.send(reply, answer)
 
 
-class Shared(AsyncIterator[Delivery]):
-    """One subscriber's share of a durable's messages."""
+class DurableDeliveries(AsyncIterator[Delivery]):
+    """The deliveries to one subscriber of a durable."""
 
     def __init__(self, feed: Feed, link: Link, load: Load, inbox: ReplyInbox | None) -> None:
         self._feed = feed
@@ -89,11 +94,11 @@ class Shared(AsyncIterator[Delivery]):
         self._inbox = inbox
 
     async def __anext__(self) -> Delivery:
-        return _Held(await self._feed.next(), self._feed, self._link, self._load, self._inbox)
+        return _AckableDelivery(await self._feed.next(), self._feed, self._link, self._load, self._inbox)
 
 
-class _Held(Delivery):
-    """A message that a subscriber has until it acknowledges it or `ack_wait` is over."""
+class _AckableDelivery(Delivery):
+    """A delivery that the subscriber acknowledges or gives back before `ack_wait` ends."""
 
     def __init__(self, arrival: Arrival, feed: Feed, link: Link, load: Load, inbox: ReplyInbox | None) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What nats-py and JetStream complain about, in the package's own terms."""
+"""Maps the errors of nats-py and JetStream to ours."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 _VIOLATION: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^" ]+)', re.IGNORECASE)
 
-# Codes of server/errors.json in nats-server 2.15. Its own descriptions are not stable, except where noted.
+# Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
 _FULL: Final = {
     10002: "the account's limit is reached",
     10023: "the server's limit is reached",
@@ -38,48 +38,55 @@ _SUBJECTS_TAKEN: Final = 10065
 
 
 class ApiError(msgspec.Struct, frozen=True):
-    """The error in a JetStream response."""
+    """The error in a JetStream response.
+
+    Attributes:
+        code: HTTP-like status.
+        err_code: JetStream's own error code.
+        description: text for a person.
+    """
 
     code: int = 0
     err_code: int = 0
     description: str = ""
 
 
-class Busy(Disconnected):
-    """Raised inside the NATS backend when trying again a little later helps."""
-
-
 class Taken(BrokerError):
-    """Raised inside the NATS backend when a write-once topic has a payload already."""
+    """Raised inside the NATS backend when a write-once topic already has a payload."""
 
 
 class WrongRevision(BrokerError):
-    """Raised inside the NATS backend when compare-and-set found another revision."""
+    """Raised inside the NATS backend when a value has another revision than expected."""
 
 
 class ConsumerExists(BrokerError):
-    """Raised inside the NATS backend when a durable exists with other settings."""
+    """Raised inside the NATS backend when a durable already exists with other settings."""
 
 
 class SubjectsTaken(BrokerError):
-    """Raised inside the NATS backend when another stream keeps a stream's subjects."""
+    """Raised inside the NATS backend when another stream already keeps a subject of a new one."""
 
 
 class NotFound(BrokerError):
-    """Raised inside the NATS backend when there is no such stream or consumer."""
+    """Raised inside the NATS backend when a stream or consumer does not exist."""
 
 
 def api_error(topic: str, error: ApiError) -> BrokerError:
-    """What a JetStream error about a topic means."""
+    """Return our error for an error of JetStream.
+
+    Args:
+        topic: the topic to name in the error.
+        error: JetStream's error.
+    """
     text = f"{error.description} ({error.code}/{error.err_code})"
     match error.err_code:
-        # One code for both, and only the description tells them apart.
+        # One code has two meanings; only the description distinguishes them.
         case code if code == _TAKEN_OR_FULL and "per subject" in error.description:
             return Taken(topic)
         case code if code == _TAKEN_OR_FULL or code in _FULL:
             return StorageFull(topic, text)
         case code if code in _BUSY:
-            return Busy(f"{topic}: {text}")
+            return Disconnected(f"{topic}: {text}")
         case code if code in _WRONG_REVISION:
             return WrongRevision(topic)
         case code if code in _CONSUMER_EXISTS:
@@ -95,18 +102,23 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
     return BrokerError(f"{topic}: {text}")
 
 
-def decoded(topic: str, data: bytes, response: type[T]) -> T:
-    """A JetStream answer.
+def decode(topic: str, data: bytes, response: type[T]) -> T:
+    """Decode an answer of JetStream.
+
+    Args:
+        topic: the topic to name in errors.
+        data: the answer, in JSON.
+        response: type of the answer.
 
     Raises:
-        BrokerError: it says that something is wrong, or is no answer of JetStream's.
+        BrokerError: the error in the answer; Disconnected if the answer is not from JetStream.
     """
     try:
         error = msgspec.json.decode(data, type=_MaybeError).error
         if error is None:
             return msgspec.json.decode(data, type=response)
     except msgspec.DecodeError as exc:
-        raise Busy(f"{topic}: an answer that is not JetStream's: {exc}") from exc
+        raise Disconnected(f"{topic}: an answer that is not JetStream's: {exc}") from exc
     raise api_error(topic, error)
 
 
@@ -115,40 +127,45 @@ class _MaybeError(msgspec.Struct):
 
 
 def denied_subject(error: Exception) -> str | None:
-    """The subject, in lower case, that a permission violation is about; None if it is no such thing."""
-    found = _VIOLATION.search(str(error))
-    return found.group(1).lower() if found else None
+    """Return the subject of a permission violation, in lower case; None for other errors."""
+    match = _VIOLATION.search(str(error))
+    return match.group(1).lower() if match else None
 
 
 @contextlib.contextmanager
-def mapped(what: str) -> Iterator[None]:
-    """Turn whatever nats-py raises while the connection is in use into our errors."""
+def map_errors(subject: str) -> Iterator[None]:
+    """Map the errors that nats-py raises on an open connection to ours.
+
+    Raises:
+        Disconnected: the connection is lost, or a call timed out.
+        PayloadTooLarge: the payload is larger than the server accepts.
+        Unsupported: the subject or a header is not valid in NATS.
+    """
     try:
         yield
     except nats.errors.MaxPayloadError as exc:
-        raise PayloadTooLarge(what) from exc
+        raise PayloadTooLarge(subject) from exc
     except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as exc:
-        raise Unsupported(f"{what}: {exc}") from exc
+        raise Unsupported(f"{subject}: {exc}") from exc
     except (nats.errors.Error, OSError) as exc:
-        raise Disconnected(f"{what}: {exc or type(exc).__name__}") from exc
+        raise Disconnected(f"{subject}: {exc or type(exc).__name__}") from exc
 
 
 @contextlib.contextmanager
-def mapped_connect(address: str, complaints: list[str]) -> Iterator[None]:
-    """Turn whatever nats-py raises while connecting into ConnectFailed, with the reason that it keeps to itself."""
+def map_connect_errors(address: str) -> Iterator[None]:
+    """Map the errors that nats-py raises while connecting to ConnectFailed.
+
+    Raises:
+        ConnectFailed: with the reason, in words for a person.
+    """
     try:
         yield
     except TimeoutError as exc:
         raise ConnectFailed(address, "no answer in time") from exc
     except (nats.errors.Error, OSError, UnicodeError) as exc:
-        raise ConnectFailed(address, _reason(complaints[-1] if complaints else str(exc))) from exc
-
-
-def _reason(complaint: str) -> str:
-    """What to tell a person."""
-    text = complaint.removeprefix("nats: ").strip("'")
-    if "authorization violation" in text.lower():
-        return "wrong user or password"
-    if "maximum connections exceeded" in text.lower():
-        return "the server takes no more connections"
-    return text
+        reason = str(exc).removeprefix("nats: ").strip("'")
+        if "authorization violation" in reason.lower():
+            reason = "wrong user or password"
+        elif "maximum connections exceeded" in reason.lower():
+            reason = "the server takes no more connections"
+        raise ConnectFailed(address, reason) from exc

@@ -1,27 +1,37 @@
-"""What our streams and the calls of JetStream's API are called, which a broker's address may change."""
+"""The names of our streams and of JetStream's API calls; options of the broker URL change their prefixes."""
 
 from broker.families import family_of
 from broker.url import BrokerUrl
 
 
 def stream_of(address: BrokerUrl, topic: str) -> str:
-    """The name of the stream that keeps a topic, or a filter's topics.
+    """Return the name of the stream that keeps a topic, or the topics of a filter.
 
     Args:
-        address: the broker's; says what the names of streams begin with.
+        address: the broker's address, with the prefix of the stream names.
         topic: a topic or filter.
 
     Raises:
-        BadTopic: nothing of ours is kept under that name.
+        BadTopic: the topic belongs to no family.
     """
     return stream_name(address, family_of(topic).name)
 
 
 def stream_name(address: BrokerUrl, family: str) -> str:
-    """The name of the stream that keeps a family, by the family's name."""
+    """Return the name of the stream that keeps a family.
+
+    Args:
+        address: the broker's address, with the prefix of the stream names.
+        family: name of the family.
+    """
     return f"{address.streams}_{family}"
 
 
 def api_subject(address: BrokerUrl, call: str) -> str:
-    """Where JetStream takes a call, such as `STREAM.INFO.<stream>`."""
+    """Return the subject of an API call.
+
+    Args:
+        address: the broker's address, with the prefix of the API.
+        call: the call without prefix, such as `STREAM.INFO.<stream>`.
+    """
     return f"{address.js}.{call}"

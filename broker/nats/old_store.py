@@ -1,4 +1,4 @@
-"""The streams that version 0.1 made: named without a prefix, and without a mark of ours."""
+"""Recognizes the streams of version 0.1, whose names have no prefix and which have no metadata of ours."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -21,11 +21,11 @@ STREAMS: Final[dict[str, frozenset[str]]] = {
     "PROGRESS": frozenset({"fl.progress.>"}),
     "DEAD": frozenset({"fl.dead.>"}),
 }
-"""Name and subjects of every stream of 0.1."""
+"""The subjects of every stream of version 0.1, by its name."""
 
 
 def is_old_store(streams: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether all of 0.1's streams are among these, each with exactly its subjects.
+    """Return whether these streams include all streams of version 0.1, each with exactly its subjects.
 
     Args:
         streams: the subjects of each stream, by its name.

@@ -1,7 +1,7 @@
-"""Receiving from a JetStream consumer: a pull request is always under way, so that a message comes when it is there.
+"""Receives from a JetStream consumer. A pull request is always open, so that messages arrive without delay.
 
-nats-py's `fetch` waits until a batch is full or its time is over, and takes the loss of a consumer for silence. Here
-the server sends a heartbeat while there is nothing to send; without it everything is set up anew.
+nats-py's `fetch` waits until a batch is full or times out, and does not notice when the consumer is gone. Here the
+server sends a heartbeat while there are no messages; without heartbeats the consumer is set up again.
 """
 
 import asyncio
@@ -28,10 +28,10 @@ HEARTBEAT_S: Final = 5.0
 SILENCE_S: Final = 2.5 * HEARTBEAT_S
 EXPIRES_S: Final = 60.0
 REQUESTED_BYTES: Final = 32 << 20
-"""Asked for at once by one subscriber; a server cuts a connection that has 64 MB to send."""
+"""Bytes that one subscriber requests at a time. The server closes a connection with 64 MB of unsent data."""
 
 LARGEST_BYTES: Final = 9 << 20
-"""A request for less than the largest message would never get it."""
+"""Minimum of `max_bytes` in a pull request, so that the largest message fits."""
 
 _NS: Final = 1_000_000_000
 _REQUEST_DONE: Final = ("Batch Completed", "Message Size Exceeds MaxBytes")
@@ -42,7 +42,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message from a consumer, with what JetStream says about it."""
+    """A message from a consumer, with JetStream's metadata.
+
+    Attributes:
+        message: the message.
+        sequence: position in the stream.
+        consumer_sequence: number of the delivery by this consumer, from 1.
+        attempt: number of deliveries of this message, from 1.
+        time_s: when it was stored. Seconds since the epoch.
+        pending: number of messages that the consumer has not delivered yet.
+    """
 
     message: Msg
     sequence: int
@@ -54,12 +63,13 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """A consumer that is there.
+    """A consumer that exists on the server.
 
     Attributes:
-        next_subject: where to ask it for messages.
-        pending: how many wait to be read; -1 if that is not known.
-        ack_wait_s: how long a delivery may stay unacknowledged; infinite where nothing is acknowledged.
+        next_subject: subject for pull requests.
+        pending: number of messages to read; -1 if unknown.
+        ack_wait_s: time in seconds after which an unacknowledged delivery is made again; infinite without
+            acknowledgements.
     """
 
     next_subject: str
@@ -68,33 +78,42 @@ class Consumer:
 
 
 class Source(Protocol):
-    """Where a feed gets its messages from."""
+    """A description of the consumer that a feed reads."""
 
-    def opened(self, connection: Connection) -> AbstractAsyncContextManager[Consumer]:
-        """Make sure that the consumer is there, on every new connection; and clean up after it."""
+    def open(self, connection: Connection) -> AbstractAsyncContextManager[Consumer]:
+        """Create the consumer if necessary, and clean up at the end; the feed calls this on every new connection."""
 
     def accept(self, arrival: Arrival) -> bool:
-        """Take note of a message; False if one is missing before it."""
+        """Record a message; return False if a message before it is missing."""
 
 
 @dataclass(slots=True)
 class _Session:
-    """One consumer on one connection."""
+    """The state of one consumer on one connection.
+
+    Attributes:
+        consumer: the consumer.
+        last_heard_s: when the server sent something last, or we sent a request. Seconds, loop time.
+        outstanding: number of messages requested and not received.
+        end_reason: why the session ended; empty while it runs.
+    """
 
     consumer: Consumer
-    heard_s: float
-    outstanding: int = 0  # messages asked for and not yet sent
-    ended: str = ""
+    last_heard_s: float
+    outstanding: int = 0
+    end_reason: str = ""
 
 
 class Feed:
-    """What one subscriber receives, over however many connections.
+    """The messages of one subscriber, across reconnections.
+
+    A message is in use from its arrival until `release`, or until its `ack_wait` ends.
 
     Args:
-        link: where from.
+        link: the link to the server.
         source: the consumer to read.
-        prefetch: how many messages to hold at once, at the most; one is held until it is released.
-        name: for logs.
+        prefetch: maximum number of messages in use.
+        name: name of the subscription in logs.
     """
 
     def __init__(self, link: Link, source: Source, *, prefetch: int, name: str) -> None:
@@ -104,113 +123,121 @@ class Feed:
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._buffer: deque[Arrival] = deque()
-        self._held: dict[int, float] = {}  # sequence: when it is ours no longer
+        self._in_use: dict[int, float] = {}  # by sequence: when `ack_wait` ends, loop time
         self._ack_wait_s = math.inf
         self._pending = -1
-        self._opened = False
-        self._answering = False
-        self._changed = asyncio.Event()  # for the pump
-        self._arrived = asyncio.Event()  # for the reader
+        self._is_open = False
+        self._has_heard = False  # from the server, in this session
+        self._changed = asyncio.Event()  # wakes the task that sends pull requests
+        self._arrived = asyncio.Event()  # wakes the subscriber
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Receive; the consumer is there when this is entered.
+        """Receive messages during the block; the consumer exists when the block begins.
 
         Raises:
-            Denied: we may not read that.
-            Disconnected: the server did not get it done in time.
+            Denied: this user may not read the topic.
+            Disconnected: the consumer was not ready within CALL_S seconds.
         """
         async with task_group() as group:
             pump = group.create_task(self._run(), name=f"nats pull of {self._name}")
             try:
                 async with asyncio.timeout(CALL_S):
-                    await self._until(lambda: self._opened)
+                    await self._wait_until(lambda: self._is_open)
             except TimeoutError as exc:
                 raise Disconnected(f"{self._name}: no consumer after {CALL_S} s") from exc
             yield self
             pump.cancel()
 
     async def next(self) -> Arrival:
-        """The next message, as soon as it is there."""
+        """Return the next message; wait until there is one."""
         while True:
-            await self._until(lambda: bool(self._buffer))
-            if arrival := self._taken():
+            await self._wait_until(lambda: bool(self._buffer))
+            if arrival := self._pop():
                 return arrival
 
     async def next_pending(self) -> Arrival | None:
-        """The next message, or None once everything is read that is there now."""
-        await self._until(lambda: bool(self._buffer) or self._pending == 0)
-        return self._taken() if self._buffer else None
+        """Return the next message, or None after the last message in the stream."""
+        await self._wait_until(lambda: bool(self._buffer) or self._pending == 0)
+        return self._pop() if self._buffer else None
 
     def release(self, sequence: int) -> None:
-        """That message is held no longer: there is room for another one."""
-        self._held.pop(sequence, None)
+        """Mark a message as no longer in use, which makes room for another one."""
+        self._in_use.pop(sequence, None)
         self._changed.set()
 
     def extend(self, sequence: int) -> None:
-        """That message is held for another `ack_wait`."""
-        if sequence in self._held:
-            self._held[sequence] = self._loop.time() + self._ack_wait_s
+        """Restart the `ack_wait` of a message."""
+        if sequence in self._in_use:
+            self._in_use[sequence] = self._loop.time() + self._ack_wait_s
 
-    def abandoned(self) -> Iterator[Arrival]:
-        """The messages that nobody took."""
+    def drain(self) -> Iterator[Arrival]:
+        """Remove and yield the messages that `next` has not returned."""
         while self._buffer:
             yield self._buffer.popleft()
 
-    def _taken(self) -> Arrival | None:
-        """The oldest message in the buffer, unless it lay there for so long that it is delivered again."""
+    def _pop(self) -> Arrival | None:
+        """Remove the oldest message from the buffer; return None if its `ack_wait` has ended."""
         arrival = self._buffer.popleft()
-        if self._held.get(arrival.sequence, 0.0) <= self._loop.time():
+        if self._in_use.get(arrival.sequence, 0.0) <= self._loop.time():
             return None
         if self._ack_wait_s == math.inf:
             self.release(arrival.sequence)
         return arrival
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
         while not condition():
             self._arrived.clear()
             await self._arrived.wait()
 
     async def _run(self) -> None:
+        """Read from one connection after another, with a backoff while the server is silent."""
         failures = 0
         while True:
             connection = await self._link.connection()
-            self._answering = False
+            self._has_heard = False
             try:
                 await self._read(connection)
             except Disconnected as exc:
-                _log.debug("receiving anew", subscription=self._name, error=str(exc))
-            failures = 0 if self._answering else failures + 1
+                _log.debug("the subscription starts again", subscription=self._name, error=str(exc))
+            failures = 0 if self._has_heard else failures + 1
             await asyncio.sleep(pause(failures))
 
     async def _read(self, connection: Connection) -> None:
-        """Receive until the connection or the consumer is gone."""
+        """Receive until the connection or the consumer is lost."""
         inbox = connection.new_inbox()
-        async with self._source.opened(connection) as consumer:
+        async with self._source.open(connection) as consumer:
             session = _Session(consumer, self._loop.time())
             self._ack_wait_s = consumer.ack_wait_s
-            self._opened, self._pending = True, consumer.pending
+            self._is_open, self._pending = True, consumer.pending
             self._arrived.set()
-            with connection.trouble(inbox, consumer.next_subject) as trouble:
-                trouble.add_done_callback(lambda _: self._changed.set())
-                async with connection.listening(inbox, functools.partial(self._receive, session)):
-                    await self._pump(connection, session, inbox, trouble)
+            with connection.watch(inbox, consumer.next_subject) as failure:
+                failure.add_done_callback(lambda _: self._changed.set())
+                async with connection.listen(inbox, functools.partial(self._receive, session)):
+                    await self._request_messages(connection, session, inbox, failure)
 
-    async def _pump(self, connection: Connection, session: _Session, inbox: str, trouble: asyncio.Future[Msg]) -> None:
-        while not session.ended:
+    async def _request_messages(
+        self, connection: Connection, session: _Session, inbox: str, failure: asyncio.Future[Msg]
+    ) -> None:
+        """Keep a pull request open until the session ends."""
+        while not session.end_reason:
             self._changed.clear()
-            if trouble.done():
-                trouble.result()
-            if room := self._room(session):
-                session.outstanding += room
-                session.heard_s = self._loop.time()
-                await connection.send(session.consumer.next_subject, _pull(room, self._prefetch), reply=inbox)
-            await self._change(session)
-        raise Disconnected(session.ended)
+            if failure.done():
+                failure.result()
+            if batch := self._next_batch(session):
+                session.outstanding += batch
+                session.last_heard_s = self._loop.time()
+                request = _PullRequest(batch, max(REQUESTED_BYTES * batch // self._prefetch, LARGEST_BYTES))
+                await connection.send(session.consumer.next_subject, msgspec.json.encode(request), reply=inbox)
+            await self._wait_for_change(session)
+        raise Disconnected(session.end_reason)
 
-    async def _change(self, session: _Session) -> None:
-        """Wait for news, for a held message to become overdue, or for the server to be silent for too long."""
-        until_s = session.heard_s + SILENCE_S if session.outstanding else min(self._held.values(), default=math.inf)
+    async def _wait_for_change(self, session: _Session) -> None:
+        """Wait for a change, for the end of an `ack_wait`, or for a missing heartbeat."""
+        if session.outstanding:
+            until_s = session.last_heard_s + SILENCE_S
+        else:
+            until_s = min(self._in_use.values(), default=math.inf)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(None if until_s == math.inf else until_s):
                 await self._changed.wait()
@@ -218,47 +245,49 @@ class Feed:
         if session.outstanding:
             raise Disconnected(f"no heartbeat of the consumer for {SILENCE_S} s")
 
-    def _room(self, session: _Session) -> int:
-        """How many messages to ask for now; by halves, as every request costs the server something."""
+    def _next_batch(self, session: _Session) -> int:
+        """Return the number of messages to request now; 0 while half of `prefetch` is requested, to save requests."""
         now_s = self._loop.time()
-        for sequence in [sequence for sequence, due_s in self._held.items() if due_s <= now_s]:
-            del self._held[sequence]
+        for sequence in [sequence for sequence, end_s in self._in_use.items() if end_s <= now_s]:
+            del self._in_use[sequence]
         if session.outstanding > self._prefetch // 2:
             return 0
-        return max(0, self._prefetch - session.outstanding - len(self._held))
+        return max(0, self._prefetch - session.outstanding - len(self._in_use))
 
     async def _receive(self, session: _Session, message: Msg) -> None:
-        session.heard_s = self._loop.time()
-        if not message.reply:
-            self._status(session, message)
-        else:
+        session.last_heard_s = self._loop.time()
+        if message.reply:
             self._deliver(session, arrival_of(message))
+        else:
+            self._handle_status(session, message)
         self._changed.set()
 
     def _deliver(self, session: _Session, arrival: Arrival) -> None:
+        """Put a message into the buffer; end the session if a message before it is missing."""
         session.outstanding = max(0, session.outstanding - 1)
-        if session.ended or not self._source.accept(arrival):
-            session.ended = session.ended or "a message is missing"
+        if session.end_reason or not self._source.accept(arrival):
+            session.end_reason = session.end_reason or "a message is missing"
             return
-        if arrival.attempt > 1:  # an earlier copy may lie in the buffer still
+        if arrival.attempt > 1:
+            # An earlier delivery may still be in the buffer.
             self._buffer = deque(other for other in self._buffer if other.sequence != arrival.sequence)
-        self._answering = True
-        self._held[arrival.sequence] = self._loop.time() + self._ack_wait_s
+        self._has_heard = True
+        self._in_use[arrival.sequence] = self._loop.time() + self._ack_wait_s
         self._pending = arrival.pending
         self._buffer.append(arrival)
         self._arrived.set()
 
-    def _status(self, session: _Session, message: Msg) -> None:
-        """What the server says instead of sending a message."""
+    def _handle_status(self, session: _Session, message: Msg) -> None:
+        """Handle a heartbeat, the end of a pull request, or an error of the consumer."""
         headers = message.headers or {}
         status, description = headers.get("Status", ""), headers.get("Description", "").strip()
         if status == "100":  # heartbeat
-            self._answering = True
+            self._has_heard = True
         elif status in ("404", "408") or description in _REQUEST_DONE:
             unsent = int(headers.get("Nats-Pending-Messages", "0"))
             session.outstanding = max(0, session.outstanding - unsent)
         else:
-            session.ended = f"{session.consumer.next_subject}: {status} {description}"
+            session.end_reason = f"{session.consumer.next_subject}: {status} {description}"
 
 
 class _PullRequest(msgspec.Struct):
@@ -268,15 +297,10 @@ class _PullRequest(msgspec.Struct):
     idle_heartbeat: int = int(HEARTBEAT_S * _NS)
 
 
-def _pull(batch: int, prefetch: int) -> bytes:
-    share = max(REQUESTED_BYTES * batch // prefetch, LARGEST_BYTES)
-    return msgspec.json.encode(_PullRequest(batch, share))
-
-
 def arrival_of(message: Msg) -> Arrival:
-    """A message with what its reply subject says about it."""
+    """Parse the metadata in a message's reply subject."""
     tokens = message.reply.split(".")
-    # Newer servers put domain and account in front: `$JS.ACK.<domain>.<account>.<stream>...`
+    # Newer servers insert domain and account: `$JS.ACK.<domain>.<account>.<stream>...`
     first = 4 if len(tokens) == _ACK_TOKENS else 6
     attempt, sequence, consumer_sequence, time_ns, pending = (int(token) for token in tokens[first : first + 5])
     return Arrival(message, sequence, consumer_sequence, attempt, time_ns / _NS, pending)

@@ -1,7 +1,7 @@
-"""Who waits for an answer to a message that came out of a stream.
+"""Matches the answers to messages of a stream with the requests that wait for them. No I/O, no clock.
 
-JetStream keeps the message but not the requester's reply subject. So whoever serves an INBOX also hears the request
-itself, and the two are brought together here by the payload's digest, in order.
+JetStream stores a message without the requester's reply subject. So the subscriber of an INBOX topic also receives each
+request directly, and this module pairs both by the digest of the payload, in order.
 """
 
 import hashlib
@@ -12,22 +12,24 @@ T = TypeVar("T")
 
 REQUEST_WAITS_S: Final = 60.0
 ANSWER_WAITS_S: Final = 2.0
-"""The request comes within milliseconds of the stream's delivery, or not at all: a replay has no requester."""
+"""A request arrives within milliseconds of the stream's delivery, or never: a replayed message has no requester."""
 
 MOST: Final = 1024
+"""Maximum number of waiting requests, and of waiting answers. The oldest is dropped first."""
 
 
-class _Shelf(Generic[T]):
-    """Things that wait for someone who names the same payload, oldest first, for a while only."""
+class _ExpiringQueue(Generic[T]):
+    """FIFO of items keyed by payload digest; items expire after `waits_s` seconds."""
 
     def __init__(self, waits_s: float) -> None:
         self._waits_s = waits_s
         self._entries: deque[tuple[float, bytes, T]] = deque(maxlen=MOST)
 
-    def lay(self, digest: bytes, thing: T, now_s: float) -> None:
-        self._entries.append((now_s + self._waits_s, digest, thing))
+    def put(self, digest: bytes, item: T, now_s: float) -> None:
+        self._entries.append((now_s + self._waits_s, digest, item))
 
-    def take(self, digest: bytes, now_s: float) -> T | None:
+    def pop(self, digest: bytes, now_s: float) -> T | None:
+        """Remove and return the oldest item with that digest."""
         while self._entries and self._entries[0][0] < now_s:
             self._entries.popleft()
         for entry in self._entries:
@@ -37,25 +39,37 @@ class _Shelf(Generic[T]):
         return None
 
 
-class Pairing:
-    """Requests that wait for their answer, and answers that wait for their request."""
+class ReplyMatcher:
+    """Holds requests until their answer is known, and answers until their request arrives."""
 
     def __init__(self) -> None:
-        self._requests: _Shelf[str] = _Shelf(REQUEST_WAITS_S)
-        self._answers: _Shelf[bytes] = _Shelf(ANSWER_WAITS_S)
+        self._requests: _ExpiringQueue[str] = _ExpiringQueue(REQUEST_WAITS_S)
+        self._answers: _ExpiringQueue[bytes] = _ExpiringQueue(ANSWER_WAITS_S)
 
-    def asked(self, payload: bytes, reply: str, now_s: float) -> bytes | None:
-        """A request came, `reply` being empty if nobody waits: the answer to send at once, if it is there."""
+    def add_request(self, payload: bytes, reply: str, now_s: float) -> bytes | None:
+        """Add a request; return its answer if that is known already.
+
+        Args:
+            payload: payload of the request.
+            reply: subject for the answer; empty if the publisher expects none.
+            now_s: the current time, in seconds.
+        """
         digest = hashlib.sha256(payload).digest()
-        answer = self._answers.take(digest, now_s)
+        answer = self._answers.pop(digest, now_s)
         if answer is None:
-            self._requests.lay(digest, reply, now_s)
+            self._requests.put(digest, reply, now_s)
         return answer
 
-    def answered(self, payload: bytes, answer: bytes, now_s: float) -> str | None:
-        """The message with that payload is answered: where to send it at once, if the request is there."""
+    def add_answer(self, payload: bytes, answer: bytes, now_s: float) -> str | None:
+        """Add an answer; return the reply subject of its request if that has arrived already.
+
+        Args:
+            payload: payload of the request.
+            answer: the answer to it.
+            now_s: the current time, in seconds.
+        """
         digest = hashlib.sha256(payload).digest()
-        reply = self._requests.take(digest, now_s)
+        reply = self._requests.pop(digest, now_s)
         if reply is None:
-            self._answers.lay(digest, answer, now_s)
+            self._answers.put(digest, answer, now_s)
         return reply

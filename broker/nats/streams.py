@@ -1,7 +1,7 @@
-"""The JetStream streams that keep our topics, derived from `broker.families.FAMILIES`.
+"""Creates and checks the JetStream streams that keep our topics, one for each family of `broker.families`.
 
-A stream of ours has a name of our own and a mark in its metadata. What has our name and not our mark, or keeps our
-topics under another name, belongs to someone else: it is refused and never changed.
+Our streams have our names and a mark in their metadata. A stream with our name but without the mark, or with our topics
+but another name, belongs to another program; we refuse to work with it and never change it.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ import structlog
 
 from broker.errors import Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES, Family, Keep
+from broker.filters import overlap
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import NotFound, SubjectsTaken
 from broker.nats.link import Link
 from broker.nats.old_store import is_old_store
-from broker.topics import overlap
 
 DEDUPE_WINDOW_S: Final = 120.0
 MARK: Final = "fedkeeper.schema"
 SCHEMA: Final = "1"
-"""How topics are cut into streams, and what lies in them. Another number is another store."""
+"""Version of the store: how topics map to streams, and the format of the messages."""
 
 _NS: Final = 1_000_000_000
 
 _ESSENTIAL: Final = ("retention", "storage", "max_msgs_per_subject")
-"""Settings that our promises rest on. To change them on a stream would drop what lies there."""
+"""Settings on which our guarantees depend. Changing them on an existing stream would delete its messages."""
 
 _REPAIRED: Final = (
     "subjects",
@@ -39,8 +39,8 @@ _REPAIRED: Final = (
     "allow_direct",
     "no_ack",
 )
-"""Settings that are set right where they differ. Others are the operator's (max_bytes, num_replicas), or can't be
-changed (persist_mode, which servers before 2.12 do not know)."""
+"""Settings that we correct when they differ. The others belong to the operator (max_bytes, num_replicas) or can't be
+changed (persist_mode, which servers before 2.12 do not have)."""
 
 _ROOTS: Final = ("fl.", "flt.")
 _TAKEN: Final = (
@@ -51,7 +51,11 @@ _log = structlog.get_logger(__name__)
 
 
 class StreamInfo(msgspec.Struct):
-    """JetStream's answer about a stream."""
+    """JetStream's answer about a stream.
+
+    Attributes:
+        config: its configuration, as in JetStream's API.
+    """
 
     config: dict[str, Any]
 
@@ -61,14 +65,14 @@ class _StreamList(msgspec.Struct):
 
 
 def settings(family: Family, name: str) -> dict[str, Any]:
-    """A family's stream, as JetStream wants it in JSON; times in nanoseconds.
+    """Return the configuration of a family's stream, as in JetStream's API; times are in nanoseconds.
 
     Args:
-        family: what it keeps.
-        name: what it is called.
+        family: the family that the stream keeps.
+        name: name of the stream.
     """
-    # A log forgets its oldest part when it is full. What is a request or a result must not be lost
-    # silently: there the publisher is told.
+    # A full log deletes its oldest messages. Requests and results must not get lost silently, so a full stream of
+    # these refuses new messages.
     discard = "old" if family.keep is Keep.LOG else "new"
     return {
         "name": name,
@@ -83,52 +87,50 @@ def settings(family: Family, name: str) -> dict[str, Any]:
         "max_age": int(family.max_age_s * _NS),
         "duplicate_window": int(DEDUPE_WINDOW_S * _NS),
         "allow_direct": True,
-        # The requester wants the answer of whoever handles the message, and JetStream's own would come first.
+        # The requester expects the answer of the subscriber; JetStream's acknowledgement would arrive first.
         "no_ack": family.keep is Keep.INBOX,
         "metadata": {MARK: SCHEMA},
     } | ({"persist_mode": "async"} if family.relaxed else {})
 
 
 async def ensure(link: Link) -> None:
-    """Create the streams that are missing, and set those of ours right that differ.
-
-    It is harmless to do at the same time as others.
+    """Create missing streams, and correct the changed settings of ours. Several clients may do this concurrently.
 
     Raises:
-        Denied: a stream is missing, and we may not create it.
-        ForeignStream: a stream by one of our names, or over our topics, is someone else's. Nothing was created.
-        OldStore: the streams of version 0.1 are there.
-        StorageFull: the server has not the space that a stream reserves.
-        Unsupported: the server can't mark a stream as ours, or the streams are another version's.
+        Denied: a stream is missing, and this user may not create it.
+        ForeignStream: a stream of another program has one of our names or topics. Nothing was created.
+        OldStore: the server has the streams of version 0.1.
+        StorageFull: the server has less space than a stream reserves.
+        Unsupported: the server can't store our mark, or another version made the streams.
     """
-    await link.persist(_ensure_all)
+    await link.retry(_ensure_all)
 
 
 async def expect(link: Link) -> None:
-    """Make sure that the streams were made by someone; change nothing.
+    """Check that the streams exist; change nothing.
 
     Raises:
-        ForeignStream: the first stream is someone else's.
-        NoSystem: there are none.
-        OldStore: the streams of version 0.1 are there.
-        Unsupported: the streams are another version's.
+        ForeignStream: the first stream belongs to another program.
+        NoSystem: the streams do not exist.
+        OldStore: the server has the streams of version 0.1.
+        Unsupported: another version made the streams.
     """
-    await link.persist(_expect)
+    await link.retry(_expect)
 
 
-def refuse_foreign(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Check that a stream by one of our names is ours.
+def refuse_foreign(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    """Check that a stream with one of our names is ours.
 
     Args:
-        wanted: its configuration, as `settings` has it.
-        found: its configuration, as it is.
+        expected: the configuration from `settings`.
+        actual: the configuration on the server.
 
     Raises:
-        ForeignStream: it has no mark of ours, keeps topics of others, or keeps them otherwise than we need it.
-        Unsupported: another version made it.
+        ForeignStream: the stream has no mark of ours, keeps other topics, or has an essential setting changed.
+        Unsupported: another version made the stream.
     """
-    name, subjects = found["name"], tuple(found.get("subjects") or ())
-    schema = (found.get("metadata") or {}).get(MARK)
+    name, subjects = actual["name"], tuple(actual.get("subjects") or ())
+    schema = (actual.get("metadata") or {}).get(MARK)
     if schema is None or not all(subject.startswith(_ROOTS) for subject in subjects):
         raise ForeignStream(name, subjects, "choose other names for ours with ?streams=PREFIX in the broker's URL")
     if schema != SCHEMA:
@@ -137,73 +139,73 @@ def refuse_foreign(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             "left as it is: use that version, or another NATS account"
         )
     for key in _ESSENTIAL:
-        if found.get(key) != wanted[key]:
-            remedy = f"its {key} is {found.get(key)} and must be {wanted[key]}; set it right, or delete the stream"
+        if actual.get(key) != expected[key]:
+            remedy = f"its {key} is {actual.get(key)} and must be {expected[key]}; set it right, or delete the stream"
             raise ForeignStream(name, subjects, remedy)
 
 
-def differences(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stream of ours that are to be set right.
+def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings to correct on a stream of ours.
 
     Args:
-        wanted: its configuration, as `settings` has it.
-        found: its configuration, as it is.
+        expected: the configuration from `settings`.
+        actual: the configuration on the server.
     """
-    # The server leaves out what is false or zero.
-    return {key: wanted[key] for key in _REPAIRED if (found.get(key) or False) != (wanted[key] or False)}
+    # The server omits settings that are false or zero.
+    return {key: expected[key] for key in _REPAIRED if (actual.get(key) or False) != (expected[key] or False)}
 
 
 async def _ensure_all(connection: Connection) -> None:
-    wanted = [settings(family, names.stream_name(connection.address, family.name)) for family in FAMILIES]
+    expected = [settings(family, names.stream_name(connection.address, family.name)) for family in FAMILIES]
     try:
-        first = await _found(connection, wanted[0])
+        first = await _actual(connection, expected[0])
     except Denied:
-        _log.debug("streams are managed by someone else")
+        _log.debug("no permission to manage the streams")
         return
-    found = [first, *await asyncio.gather(*(_found(connection, one) for one in wanted[1:]))]
-    missing = [one for one, config in zip(wanted, found, strict=True) if config is None]
+    actual = [first, *await asyncio.gather(*(_actual(connection, config) for config in expected[1:]))]
+    missing = [config for config, existing in zip(expected, actual, strict=True) if existing is None]
     if missing:
-        # Before any is created: half of a refused set would stand in the way of one under other names.
-        await _refuse_owners(connection, wanted)
-    # The first one last: whoever only reads takes it for a sign that all are there.
-    for some in (missing[1:], missing[:1]):
-        await asyncio.gather(*(_create(connection, one) for one in some))
-    pairs = zip(wanted, found, strict=True)
-    await asyncio.gather(*(_repair(connection, one, config) for one, config in pairs if config is not None))
+        # Before any stream is created: half of a refused set would conflict with a set under other names.
+        await _refuse_owners(connection, expected)
+    # The first stream comes last, because `expect` takes it as a sign that all exist.
+    for group in (missing[1:], missing[:1]):
+        await asyncio.gather(*(_create(connection, config) for config in group))
+    pairs = [(config, existing) for config, existing in zip(expected, actual, strict=True) if existing is not None]
+    await asyncio.gather(*(_repair(connection, config, existing) for config, existing in pairs))
 
 
-async def _found(connection: Connection, wanted: dict[str, Any]) -> dict[str, Any] | None:
-    """The configuration of a stream by one of our names; None if there is none."""
-    name = wanted["name"]
+async def _actual(connection: Connection, expected: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the configuration on the server of one of our streams; None if it does not exist."""
+    name = expected["name"]
     try:
-        config = (await connection.api(name, f"STREAM.INFO.{name}", {}, StreamInfo)).config
+        config = (await connection.call_api(name, f"STREAM.INFO.{name}", {}, StreamInfo)).config
     except NotFound:
         return None
-    refuse_foreign(wanted, config)
+    refuse_foreign(expected, config)
     return config
 
 
-async def _create(connection: Connection, wanted: dict[str, Any]) -> None:
-    made = await _write(connection, "CREATE", wanted)
-    if MARK not in (made.get("metadata") or {}):
+async def _create(connection: Connection, config: dict[str, Any]) -> None:
+    created = await _write(connection, "CREATE", config)
+    if MARK not in (created.get("metadata") or {}):
         raise Unsupported(f"{connection.address.address}: NATS 2.10 or newer is needed")
 
 
-async def _repair(connection: Connection, wanted: dict[str, Any], found: dict[str, Any]) -> None:
-    if changed := differences(wanted, found):
-        _log.info("changing a stream", stream=wanted["name"], settings=list(changed))
-        await _write(connection, "UPDATE", {**found, **changed})
+async def _repair(connection: Connection, expected: dict[str, Any], actual: dict[str, Any]) -> None:
+    if changed := differences(expected, actual):
+        _log.info("changing a stream", stream=expected["name"], settings=list(changed))
+        await _write(connection, "UPDATE", {**actual, **changed})
 
 
 async def _expect(connection: Connection) -> None:
     first = settings(FAMILIES[0], names.stream_name(connection.address, FAMILIES[0].name))
     try:
-        if await _found(connection, first) is not None:
+        if await _actual(connection, first) is not None:
             return
     except Denied:
-        _log.debug("we may not look at streams; others have made them")
+        _log.debug("no permission to check the streams; assuming that they exist")
         return
-    if is_old_store(await _over_our_topics(connection)):
+    if is_old_store(await _owners_of_our_topics(connection)):
         raise _old_store(connection)
     raise NoSystem(connection.address.address)
 
@@ -212,22 +214,22 @@ async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> d
     """Create or update a stream, and return its configuration."""
     name = config["name"]
     try:
-        return (await connection.api(name, f"STREAM.{verb}.{name}", config, StreamInfo)).config
+        return (await connection.call_api(name, f"STREAM.{verb}.{name}", config, StreamInfo)).config
     except SubjectsTaken as exc:
-        # We may not have seen it before, or it is that new.
+        # The owner is not known yet if this user may not list streams, or if the stream is new.
         await _refuse_owners(connection, [config])
         raise ForeignStream("that we may not see", tuple(config["subjects"]), _TAKEN) from exc
 
 
-async def _refuse_owners(connection: Connection, wanted: Sequence[Mapping[str, Any]]) -> None:
-    """Check that no stream but these keeps any of their topics, as far as we may see."""
-    owners = await _over_our_topics(connection)
+async def _refuse_owners(connection: Connection, ours: Sequence[Mapping[str, Any]]) -> None:
+    """Check that no stream but ours keeps our topics, as far as this user may list streams."""
+    owners = await _owners_of_our_topics(connection)
     if is_old_store(owners):
         raise _old_store(connection)
-    ours = {one["name"] for one in wanted}
-    topics = [subject for one in wanted for subject in one["subjects"]]
+    our_names = {config["name"] for config in ours}
+    our_subjects = [subject for config in ours for subject in config["subjects"]]
     for name, subjects in sorted(owners.items()):
-        if name not in ours and any(overlap(one, other) for one in subjects for other in topics):
+        if name not in our_names and any(overlap(theirs, our) for theirs in subjects for our in our_subjects):
             raise ForeignStream(name, subjects, _TAKEN)
 
 
@@ -236,14 +238,15 @@ def _old_store(connection: Connection) -> OldStore:
     return OldStore(connection.address.address, remedy)
 
 
-async def _over_our_topics(connection: Connection) -> dict[str, tuple[str, ...]]:
-    """The subjects of each stream that keeps topics below `fl` or `flt`, as far as we may see them."""
-    found: dict[str, tuple[str, ...]] = {}
+async def _owners_of_our_topics(connection: Connection) -> dict[str, tuple[str, ...]]:
+    """Return the subjects of each stream that keeps topics below `fl` or `flt`; empty if listing is denied."""
+    owners: dict[str, tuple[str, ...]] = {}
     for root in _ROOTS:
         try:
-            # One page is enough: 256 streams.
-            listed = await connection.api(root, "STREAM.LIST", {"subject": f"{root}>"}, _StreamList)
+            # One page of the list is enough: it has 256 streams.
+            page = await connection.call_api(root, "STREAM.LIST", {"subject": f"{root}>"}, _StreamList)
         except Denied:
             return {}
-        found |= {one.config["name"]: tuple(one.config.get("subjects") or ()) for one in listed.streams or ()}
-    return found
+        configs = [stream.config for stream in page.streams or ()]
+        owners |= {config["name"]: tuple(config.get("subjects") or ()) for config in configs}
+    return owners

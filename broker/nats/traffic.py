@@ -1,4 +1,4 @@
-"""Whether bytes still move on a connection: on a slow link, silence means nothing as long as they do."""
+"""Detects whether data still moves on a connection, because a slow link can delay answers for a long time."""
 
 import contextlib
 import fcntl
@@ -11,47 +11,47 @@ from nats.aio.client import Client
 from nats.protocol.parser import AWAITING_MSG_PAYLOAD
 
 LARGE_BYTES: Final = 64 << 10
-"""Less than that is a matter of moments on any link."""
+"""Smaller messages pass every link in a moment, so they are no sign of progress."""
 
 
-class Progress:
-    """What is under way in either direction.
+class TrafficMonitor:
+    """Compares the amounts of data in transit on a connection.
 
     Args:
-        client: whose connection it is.
+        client: the client that owns the connection.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._before = (0, 0)
+        self._previous = (0, 0)
 
-    def goes_on(self) -> bool:
-        """Whether something was under way, now or then, and has moved since this was asked last."""
-        now = self._outgoing(), self._incoming()
-        before, self._before = self._before, now
-        return now != before
+    def has_moved(self) -> bool:
+        """Return whether the data in transit, in either direction, has changed since the last call."""
+        current = self._unacknowledged_bytes(), self._received_bytes()
+        previous, self._previous = self._previous, current
+        return current != previous
 
-    def _outgoing(self) -> int:
-        """Bytes that the server has not acknowledged yet."""
+    def _unacknowledged_bytes(self) -> int:
+        """Return the bytes sent that the server has not acknowledged (TCP)."""
         writer = getattr(self._client._transport, "_io_writer", None)
         if writer is None or writer.is_closing():
             return 0
         waiting = self._client._pending_data_size + writer.transport.get_write_buffer_size()
-        return int(waiting) + _in_kernel(writer.get_extra_info("socket"))
+        return int(waiting) + _kernel_send_queue(writer.get_extra_info("socket"))
 
-    def _incoming(self) -> int:
-        """Bytes of a large message that is not complete yet."""
+    def _received_bytes(self) -> int:
+        """Return the bytes received of an incomplete large message."""
         parser = self._client._ps
-        large = parser.state == AWAITING_MSG_PAYLOAD and parser.needed > LARGE_BYTES
-        return len(parser.buf) if large else 0
+        is_large = parser.state == AWAITING_MSG_PAYLOAD and parser.needed > LARGE_BYTES
+        return len(parser.buf) if is_large else 0
 
 
-def _in_kernel(socket: object) -> int:
-    """What the kernel still holds of what was sent (tcp(7), SIOCOUTQ)."""
+def _kernel_send_queue(socket: object) -> int:
+    """Return the bytes in the kernel's send queue (tcp(7), SIOCOUTQ); 0 if unknown."""
     fileno = getattr(socket, "fileno", lambda: -1)()
     if fileno < 0 or sys.platform != "linux":
         return 0
     with contextlib.suppress(OSError):
-        answer: int = struct.unpack("i", fcntl.ioctl(fileno, termios.TIOCOUTQ, bytes(4)))[0]
-        return answer
+        queued: int = struct.unpack("i", fcntl.ioctl(fileno, termios.TIOCOUTQ, bytes(4)))[0]
+        return queued
     return 0

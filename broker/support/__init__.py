@@ -1,1 +1,1 @@
-"""What every package needs and no package is about: tasks, processes, logs, waiting, validation."""
+"""Utilities for all packages: tasks, processes, logs, backoff, validation."""

@@ -1,6 +1,7 @@
-"""Tells glibc to keep large blocks: an update of 2.3 MB is allocated and freed several times on its way.
+"""Configures glibc to reuse large memory blocks, because an update of 2.3 MB is allocated and freed several times.
 
-By default each of those is a fresh mapping whose pages the kernel has to clear: a tenth of a dry round's time.
+By default every such block is a new mapping, and the kernel has to zero its pages: 10 % of the time of a round
+without training.
 """
 
 import ctypes
@@ -14,11 +15,11 @@ _M_MMAP_THRESHOLD: Final = -3
 
 _KEPT_BYTES: Final = 128 << 20
 _LARGEST_KEPT_BYTES: Final = 32 << 20
-"""What mallopt accepts at the most for the threshold of a mapping of its own."""
+"""The largest value that mallopt accepts for M_MMAP_THRESHOLD."""
 
 
 def keep_large_blocks() -> None:
-    """For this process, from now on; up to 128 MB that are free stay with it. Does nothing but on glibc."""
+    """Keep up to 128 MB of free memory in this process from now on. Without glibc, do nothing."""
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
     libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)

@@ -1,4 +1,4 @@
-"""Logs: pretty on a terminal, JSON elsewhere, always on standard error."""
+"""Configures logs: readable on a terminal, JSON elsewhere, always on standard error."""
 
 import logging
 import sys
@@ -13,23 +13,23 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     """Set up structlog for this process.
 
     Args:
-        verbose: everything, down to debug.
-        quiet: warnings and errors only; for commands that show something better.
+        verbose: show all messages, including debug.
+        quiet: show only warnings and errors, for commands that display their own progress.
     """
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
-    # A traceback shows no variables: they may hold a password, a token, or a client's data.
+    # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-    last: structlog.typing.Processor = JSONRenderer()
+    renderer: structlog.typing.Processor = JSONRenderer()
     if sys.stderr.isatty():
-        traceback = _as_it_is
-        last = ConsoleRenderer(exception_formatter=plain_traceback)
+        traceback = _keep_exception
+        renderer = ConsoleRenderer(exception_formatter=plain_traceback)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             traceback,
-            last,
+            renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -37,5 +37,6 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     )
 
 
-def _as_it_is(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _keep_exception(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Leave the exception in the event, because ConsoleRenderer formats it itself."""
     return event

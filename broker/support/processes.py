@@ -1,7 +1,6 @@
-"""Processes that we start must not outlive us, however we end."""
+"""Child processes that end when their parent ends, even if it is killed."""
 
 import ctypes
-import functools
 import os
 import signal
 import sys
@@ -12,13 +11,16 @@ _PR_SET_PDEATHSIG: Final = 1
 """prctl(2)."""
 
 
-def dying_with_us(number: signal.Signals) -> Callable[[], None] | None:
-    """A `preexec_fn` that has the kernel send a signal to the new process when this one dies; None but on Linux."""
-    return functools.partial(_die_with, os.getpid(), number) if sys.platform == "linux" else None
+def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:
+    """Return a `preexec_fn`: the kernel sends the signal to the child when this process dies. None if not on Linux."""
+    if sys.platform != "linux":
+        return None
+    parent = os.getpid()
 
+    def request_signal() -> None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+        # If the parent has died before this call, the kernel sends no signal.
+        if os.getppid() != parent:
+            os._exit(1)
 
-def _die_with(parent: int, number: signal.Signals) -> None:
-    """In the new process. The parent may be dead already, and then no signal comes."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
-    if os.getppid() != parent:
-        os._exit(1)
+    return request_signal

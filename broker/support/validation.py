@@ -1,4 +1,4 @@
-"""Reads what people write: unknown keys and wrong values are refused with the field, its value and what is allowed."""
+"""Strict validation of files that people write: errors name the field, its value and what is allowed."""
 
 import difflib
 import re
@@ -14,12 +14,18 @@ Positive = Annotated[float, Meta(gt=0)]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-# msgspec keeps its facts in the text alone: "<what> - at `$.cohort.clients`".
+# msgspec gives the path only in the text of its error: "<reason> - at `$.cohort.clients`".
 _AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 
 
 class Mistake(NamedTuple):
-    """A field (`cohort.clients`; empty: the whole), its value, and what would have been right."""
+    """What is wrong with a file.
+
+    Attributes:
+        field: path of the field, such as `cohort.clients`; empty for the whole file.
+        value: the value in the file.
+        allowed: what is allowed instead.
+    """
 
     field: str
     value: object
@@ -27,7 +33,11 @@ class Mistake(NamedTuple):
 
 
 class Invalid(ValueError):
-    """Raised for what does not fit its schema; `mistake` says where."""
+    """Raised when data does not match its schema.
+
+    Attributes:
+        mistake: the first mistake.
+    """
 
     def __init__(self, mistake: Mistake) -> None:
         super().__init__(f"{mistake.field}: {mistake.allowed}")
@@ -35,42 +45,41 @@ class Invalid(ValueError):
 
 
 def strict(raw: object, schema: type[S]) -> S:
-    """Convert decoded TOML or JSON that a person wrote; a key that the schema does not have is a mistake.
+    """Convert decoded TOML or JSON to a struct; unknown keys are errors.
 
     Args:
-        raw: tables, lists and plain values.
-        schema: what it should be.
+        raw: the decoded data: tables, lists and plain values.
+        schema: the struct to return.
 
     Raises:
-        Invalid: it has an unknown key, or a value that is not allowed.
+        Invalid: the data has an unknown key, or a value that is not allowed.
     """
     for mistake in _unknown_keys(raw, _as_struct(schema), ""):
         raise Invalid(mistake)
     try:
         return msgspec.convert(raw, schema)
     except msgspec.ValidationError as exc:
-        raise Invalid(_explained(exc, raw, schema)) from exc
-
-
-def _explained(error: msgspec.ValidationError, raw: object, schema: type[msgspec.Struct]) -> Mistake:
-    """What a refusal is about."""
-    text = str(error)
-    at = _AT.search(text)
-    path = at["path"] if at else ""
-    return Mistake(path, _value_at(raw, path), _allowed(schema, path, _AT.sub("", text)))
+        text = str(exc)
+        match = _AT.search(text)
+        path = match["path"] if match else ""
+        kind = _type_at(schema, path)
+        description = None if kind is None else _describe(kind)
+        reason = _AT.sub("", text)
+        allowed = f"expected {description}" if description else reason[:1].lower() + reason[1:]
+        raise Invalid(Mistake(path, _value_at(raw, path), allowed)) from exc
 
 
 def _unknown_keys(raw: object, kind: inspect.Type, path: str) -> Iterator[Mistake]:
-    """The keys in a value that its type does not have, the outer ones first."""
+    """Yield the keys of a value that its type does not have, outer keys first."""
     match kind:
         case inspect.StructType() if isinstance(raw, Mapping):
             known = {field.encode_name: field.type for field in kind.fields}
             yield from (_unknown_key(f"{key}", raw[key], list(known), path) for key in raw if key not in known)
             for key in known.keys() & raw.keys():
-                yield from _unknown_keys(raw[key], known[key], _below(path, key))
+                yield from _unknown_keys(raw[key], known[key], _join(path, key))
         case inspect.DictType() if isinstance(raw, Mapping):
             for key, value in raw.items():
-                yield from _unknown_keys(value, kind.value_type, _below(path, f"{key}"))
+                yield from _unknown_keys(value, kind.value_type, _join(path, f"{key}"))
         case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple):
             for i, value in enumerate(raw):
                 yield from _unknown_keys(value, kind.item_type, f"{path}[{i}]")
@@ -84,10 +93,10 @@ def _unknown_keys(raw: object, kind: inspect.Type, path: str) -> Iterator[Mistak
 def _unknown_key(name: str, value: object, known: list[str], path: str) -> Mistake:
     close = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return Mistake(_below(path, name), value, f"no such key; {hint}known are {', '.join(known)}")
+    return Mistake(_join(path, name), value, f"no such key; {hint}known are {', '.join(known)}")
 
 
-def _below(path: str, key: str) -> str:
+def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
@@ -102,25 +111,20 @@ def _as_struct(schema: type[msgspec.Struct]) -> inspect.StructType:
 
 
 def _type_at(schema: type[msgspec.Struct], path: str) -> inspect.Type | None:
-    found: inspect.Type | None = _as_struct(schema)
+    kind: inspect.Type | None = _as_struct(schema)
     for key in filter(None, path.split(".")):
-        fields = found.fields if isinstance(found, inspect.StructType) else ()
-        found = next((field.type for field in fields if field.encode_name == key), None)
-    return found
+        fields = kind.fields if isinstance(kind, inspect.StructType) else ()
+        kind = next((field.type for field in fields if field.encode_name == key), None)
+    return kind
 
 
-def _allowed(schema: type[msgspec.Struct], path: str, what: str) -> str:
-    wanted = _type_at(schema, path)
-    described = None if wanted is None else _described(wanted)
-    return f"expected {described}" if described else what[:1].lower() + what[1:]
-
-
-def _described(kind: inspect.Type) -> str | None:
+def _describe(kind: inspect.Type) -> str | None:
+    """Return a description of a type for people; None if there is no short one."""
     match kind:
         case inspect.Metadata(extra_json_schema={"description": str(description)}):
             return description
         case inspect.UnionType():
-            parts = [_described(part) for part in kind.types if not isinstance(part, inspect.NoneType)]
+            parts = [_describe(part) for part in kind.types if not isinstance(part, inspect.NoneType)]
             return " or ".join(filter(None, parts))
         case inspect.LiteralType():
             return "one of " + ", ".join(repr(value) for value in kind.values)
@@ -138,5 +142,5 @@ def _described(kind: inspect.Type) -> str | None:
 
 def _bounds(kind: inspect.IntType | inspect.FloatType) -> str:
     limits: dict[str, Any] = {">=": kind.ge, ">": kind.gt, "<=": kind.le, "<": kind.lt}
-    shown = [f"{sign} {limit}" for sign, limit in limits.items() if limit is not None]
-    return f" {' and '.join(shown)}" if shown else ""
+    bounds = [f"{sign} {limit}" for sign, limit in limits.items() if limit is not None]
+    return f" {' and '.join(bounds)}" if bounds else ""

@@ -79,7 +79,7 @@ class Watchdog:
                 stderr=log,
                 env=self.env,
                 pass_fds=(bound.fileno(),),
-                preexec_fn=processes.dying_with_us(signal.SIGKILL),
+                preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
             )
         self.starts += 1
         self._awake_s = time.monotonic() + self.cold_s

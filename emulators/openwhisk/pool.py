@@ -92,7 +92,7 @@ class Container:
                 stderr=PIPE,
                 limit=_LINE_BYTES,
                 pass_fds=[fd],
-                preexec_fn=processes.dying_with_us(signal.SIGKILL),
+                preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
             )
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -97,7 +97,7 @@ class Runtime:
             stdin=subprocess.PIPE,
             pass_fds=[writing],
             # This server has one thread, its first: the signal comes when the thread that started the process ends.
-            preexec_fn=processes.dying_with_us(signal.SIGKILL),  # noqa: PLW1509 (one thread)
+            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (one thread)
         )
         os.close(writing)
         self._answers = os.fdopen(reading, encoding="utf-8")

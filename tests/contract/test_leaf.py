@@ -50,7 +50,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         (tmp_path / "nats-leaf.secret").write_text(secret)
         process = await asyncio.create_subprocess_exec(
             *(find_binary(), "-c", leaf, "--log", tmp_path / "leaf.log"),
-            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
         try:
             await listens(port)

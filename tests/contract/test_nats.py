@@ -14,7 +14,7 @@ from nats.aio.client import Client
 import broker
 from broker import Broker, Delivery, families, topics
 from broker.errors import BrokerError, ConnectFailed, StorageFull
-from broker.nats.errors import mapped, mapped_connect
+from broker.nats.errors import map_connect_errors, map_errors
 from broker.nats.server import NatsServer
 from broker.nats.streams import settings
 
@@ -151,10 +151,10 @@ def test_no_error_of_nats_py_is_left_unmapped() -> None:
         # Made without the arguments that its text is made of.
         readable: Any = type(error.__name__, (error,), {"__str__": lambda _: "reason"})
         instance: Exception = readable.__new__(readable)
-        with pytest.raises(BrokerError) as raised, mapped("fl.topic"):
+        with pytest.raises(BrokerError) as raised, map_errors("fl.topic"):
             raise instance
         assert raised.value.__cause__ is instance
-        with pytest.raises(ConnectFailed), mapped_connect("nats://host:4222", ["refused"]):
+        with pytest.raises(ConnectFailed), map_connect_errors("nats://host:4222"):
             raise instance
 
 

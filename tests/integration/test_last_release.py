@@ -92,7 +92,7 @@ async def test_it_trains_the_same_model_as_today_s_worker(
             stdout=PIPE,
             cwd=released,
             env={**environment(released), **pool._environment},
-            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
         started.append(process)
         return process

@@ -74,7 +74,7 @@ async def served(url: str, folder: Path, *command: str, **environment: str) -> A
         cwd=folder,
         env=environment,
         start_new_session=True,
-        preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
     )
     try:
         async with asyncio.timeout(WITHIN_S), httpx.AsyncClient() as client:
@@ -179,7 +179,7 @@ async def test_openwhisk_s_action_trains_and_stays_warm(nats_server: NatsServer,
             stdin=PIPE,
             stdout=PIPE,
             stderr=DEVNULL,
-            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
         async with asyncio.timeout(WITHIN_S):
             output, _ = await action.communicate(lines)

@@ -244,7 +244,7 @@ async def test_the_program_serves_both_and_takes_its_functions_with_it(
         cwd=REPOSITORY,
         env={**os.environ, "TMPDIR": str(tmp_path)},  # for what a killed program leaves behind
         stdout=PIPE,
-        preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
     )
     assert program.stdout is not None
     try:

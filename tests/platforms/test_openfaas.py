@@ -374,7 +374,7 @@ async def test_the_emulator_is_a_program_that_ends_with_its_functions(tmp_path: 
         *(sys.executable, "-m", "emulators.openfaas.gateway", "--image", f"x={code}"),
         stdout=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,
-        preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
     )
     assert program.stdout is not None
     word, url = (await asyncio.wait_for(program.stdout.readline(), 120.0)).decode().split()

@@ -79,7 +79,7 @@ class Mosquitto:
                 config,
                 stdout=log,
                 stderr=log,
-                preexec_fn=processes.dying_with_us(signal.SIGTERM),
+                preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
             )
         await self._listens(self._process)
 

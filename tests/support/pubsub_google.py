@@ -32,7 +32,7 @@ def serving(program: Path) -> Iterator[str]:
         ["java", *arguments],  # noqa: S607 (whichever Java is there)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=processes.dying_with_us(signal.SIGKILL),  # noqa: PLW1509 (see there)
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (see there)
     )
     try:
         _wait(process)

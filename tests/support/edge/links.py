@@ -295,7 +295,7 @@ async def _start(*command: str | Path, stdout: int, stderr: int = STDOUT, env: d
         env=env,
         start_new_session=True,
         # `ip netns exec` becomes the program, so this holds for it too.
-        preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
     )
 
 

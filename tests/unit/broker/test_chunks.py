@@ -17,7 +17,7 @@ class Store(dict[str, bytes]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.under_way = self.most_under_way = 0
+        self.concurrent = self.most_concurrent = 0
 
     async def store(self, topic: str, chunk: bytes) -> None:
         self.setdefault(topic, chunk)
@@ -30,10 +30,10 @@ class Store(dict[str, bytes]):
         return self[topic]
 
     async def _count(self) -> None:
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.concurrent += 1
+        self.most_concurrent = max(self.most_concurrent, self.concurrent)
         await asyncio.sleep(0)
-        self.under_way -= 1
+        self.concurrent -= 1
 
 
 @pytest.fixture
@@ -42,41 +42,41 @@ def store() -> Store:
 
 
 @pytest.mark.parametrize("size", [1, chunks.CHUNK_BYTES, chunks.CHUNK_BYTES + 1, 20 * chunks.CHUNK_BYTES])
-async def test_what_is_stored_is_loaded(store: Store, size: int) -> None:
+async def test_a_stored_payload_can_be_loaded(store: Store, size: int) -> None:
     payload = os.urandom(size)
     message = await chunks.store(store.store, TOPIC, payload)
     assert len(store) == -(-size // chunks.CHUNK_BYTES)
     assert await chunks.load(store.load, TOPIC, message) == payload
 
 
-async def test_few_chunks_are_under_way_at_once(store: Store) -> None:
+async def test_concurrent_requests_are_limited(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(20 * chunks.CHUNK_BYTES))
-    assert store.most_under_way == chunks.STORES_AT_ONCE
-    store.most_under_way = 0
+    assert store.most_concurrent == chunks.STORES_AT_ONCE
+    store.most_concurrent = 0
     await chunks.load(store.load, TOPIC, message)
-    assert store.most_under_way == chunks.LOADS_AT_ONCE
+    assert store.most_concurrent == chunks.LOADS_AT_ONCE
 
 
-async def test_chunks_are_as_small_as_the_broker_wants_them(store: Store) -> None:
+async def test_chunks_have_the_requested_size(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     assert [len(chunk) for chunk in store.values()] == [300, 300, 300, 100]
     assert await chunks.load(store.load, TOPIC, message) == bytes(1000)
 
 
-async def test_a_message_that_is_no_manifest_is_the_payload(store: Store) -> None:
+async def test_a_message_without_manifest_is_the_payload(store: Store) -> None:
     assert await chunks.load(store.load, TOPIC, b"payload", at_most=7) == b"payload"
     with pytest.raises(CorruptPayload, match="7 bytes, at most 6"):
         await chunks.load(store.load, TOPIC, b"payload", at_most=6)
 
 
-async def test_too_large_a_payload_is_refused_before_anything_is_loaded(store: Store) -> None:
+async def test_a_payload_that_is_too_large_is_refused_before_a_chunk_is_loaded(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     store.clear()
     with pytest.raises(CorruptPayload, match="1000 bytes, at most 999"):
         await chunks.load(store.load, TOPIC, message, at_most=999)
 
 
-async def test_a_missing_chunk_is_one_error_and_no_group(store: Store) -> None:
+async def test_a_missing_chunk_raises_a_single_error(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     store.clear()
     with pytest.raises(CorruptPayload, match="missing"):
@@ -86,7 +86,7 @@ async def test_a_missing_chunk_is_one_error_and_no_group(store: Store) -> None:
 @pytest.mark.parametrize(
     "damage", [lambda chunk: chunk[:-1], lambda chunk: chunk + b"x", lambda chunk: b"x" + chunk[1:]]
 )
-async def test_a_damaged_chunk_is_noticed(store: Store, damage: Callable[[bytes], bytes]) -> None:
+async def test_a_damaged_chunk_is_detected(store: Store, damage: Callable[[bytes], bytes]) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     second = list(store)[1]
     store[second] = damage(store[second])
@@ -94,7 +94,7 @@ async def test_a_damaged_chunk_is_noticed(store: Store, damage: Callable[[bytes]
         await chunks.load(store.load, TOPIC, message)
 
 
-async def test_exchanged_chunks_are_noticed(store: Store) -> None:
+async def test_swapped_chunks_are_detected(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, os.urandom(900), chunk_bytes=300)
     first, second, _ = store
     store[first], store[second] = store[second], store[first]
@@ -102,7 +102,7 @@ async def test_exchanged_chunks_are_noticed(store: Store) -> None:
         await chunks.load(store.load, TOPIC, message)
 
 
-async def test_the_brokers_error_comes_out_as_it_is() -> None:
+async def test_an_error_of_the_broker_is_raised_unchanged() -> None:
     async def fail(*_: object) -> bytes:
         raise Disconnected("gone")
 

@@ -22,7 +22,7 @@ HIDDEN = "s3cret"
         ("nats://[::1]:4333", BrokerUrl("nats", "::1", 4333)),
     ],
 )
-def test_addresses(text: str, expected: BrokerUrl) -> None:
+def test_valid_urls(text: str, expected: BrokerUrl) -> None:
     assert BrokerUrl.parse(text) == expected
 
 
@@ -64,7 +64,7 @@ def test_addresses(text: str, expected: BrokerUrl) -> None:
         ("nats://[::1", "unreadable"),
     ],
 )
-def test_what_is_wrong_is_said(text: str, complaint: str) -> None:
+def test_the_error_names_the_mistake(text: str, complaint: str) -> None:
     with pytest.raises(BadUrl) as error:
         broker.connect(text)
     assert complaint in str(error.value)
@@ -96,7 +96,7 @@ def test_no_error_shows_a_password(text: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["nats", "tls"])
-def test_names_of_streams_and_a_prefix_of_jetstreams_api(scheme: str) -> None:
+def test_options_for_jetstream(scheme: str) -> None:
     text = f"{scheme}://host:4222?streams=PLANT_2-B&js=$JS.hub.API"
     url = BrokerUrl.parse(text)
     assert (url.streams, url.js) == ("PLANT_2-B", "$JS.hub.API")
@@ -114,7 +114,7 @@ def test_no_representation_shows_a_password() -> None:
     assert url.secret() == HIDDEN
 
 
-def test_the_password_is_read_from_its_file_when_it_is_wanted(tmp_path: Path) -> None:
+def test_the_password_file_is_read_on_demand(tmp_path: Path) -> None:
     path = tmp_path / "password"
     url = BrokerUrl.parse(f"nats://u@host?password_file={path}")
     assert str(url) == f"nats://u@host:4222?password_file={path}"
@@ -127,7 +127,7 @@ def test_the_password_is_read_from_its_file_when_it_is_wanted(tmp_path: Path) ->
     assert url.secret() == HIDDEN
 
 
-def test_the_password_is_read_from_the_environment_when_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_variable_is_read_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
     url = BrokerUrl.parse("tls://u@host?password_env=BROKER_PASSWORD&ca_file=ca.pem")
     assert str(url) == "tls://u@host:4222?ca_file=ca.pem&password_env=BROKER_PASSWORD"
     assert BrokerUrl.parse(str(url)) == url
@@ -153,7 +153,7 @@ def test_the_password_is_read_from_the_environment_when_it_is_wanted(monkeypatch
         ),
     ],
 )
-def test_mqtt_addresses(text: str, expected: BrokerUrl) -> None:
+def test_valid_mqtt_urls(text: str, expected: BrokerUrl) -> None:
     assert BrokerUrl.parse(text) == expected
     assert BrokerUrl.parse(str(expected)) == expected
 
@@ -166,6 +166,6 @@ def test_mqtt_addresses(text: str, expected: BrokerUrl) -> None:
         ("tls://host?cert_file=a&key_file=b", "cert_file needs mqtts://"),
     ],
 )
-def test_what_is_wrong_with_certificates_is_said(text: str, complaint: str) -> None:
+def test_the_error_names_a_mistake_with_certificates(text: str, complaint: str) -> None:
     with pytest.raises(BadUrl, match=complaint):
         BrokerUrl.parse(text)

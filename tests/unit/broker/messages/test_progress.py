@@ -5,7 +5,7 @@ from typing import get_args
 
 import pytest
 
-from broker import families, topics
+from broker import families, filters, topics
 from broker.errors import BadTopic
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
@@ -27,7 +27,7 @@ def test_every_event_comes_back(events: tuple[Event, ...]) -> None:
 def test_every_event_has_a_topic_of_its_own(events: tuple[Event, ...]) -> None:
     got = {progress.topic_of("demo", event) for event in events}
     assert len(got) == len(events)
-    assert all(topics.matches(topics.job_progress("demo"), topic) for topic in got)
+    assert all(filters.matches(topics.job_progress("demo"), topic) for topic in got)
     assert all(families.family_of(topic).name == "PROGRESS" for topic in got)
 
 

@@ -1,8 +1,8 @@
 import nats.errors
 import pytest
 
-from broker.errors import BrokerError, PayloadTooLarge, StorageFull, Unsupported
-from broker.nats.errors import ApiError, Busy, ConsumerExists, NotFound, Taken, WrongRevision, api_error, denied_subject
+from broker.errors import BrokerError, Disconnected, PayloadTooLarge, StorageFull, Unsupported
+from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongRevision, api_error, denied_subject
 
 
 @pytest.mark.parametrize(
@@ -14,8 +14,8 @@ from broker.nats.errors import ApiError, Busy, ConsumerExists, NotFound, Taken, 
         (10047, "insufficient storage resources available", StorageFull),
         (10002, "resource limits exceeded for account", StorageFull),
         (10023, "insufficient resources", StorageFull),
-        (10167, "too many requests", Busy),
-        (10008, "jetstream system temporarily unavailable", Busy),
+        (10167, "too many requests", Disconnected),
+        (10008, "jetstream system temporarily unavailable", Disconnected),
         (10071, "wrong last sequence: 3", WrongRevision),
         (10148, "consumer already exists", ConsumerExists),
         (10059, "stream not found", NotFound),
@@ -25,7 +25,7 @@ from broker.nats.errors import ApiError, Busy, ConsumerExists, NotFound, Taken, 
         (1, "something new", BrokerError),
     ],
 )
-def test_what_jetstream_says_has_a_meaning(code: int, description: str, meaning: type[BrokerError]) -> None:
+def test_errors_of_jetstream_are_mapped(code: int, description: str, meaning: type[BrokerError]) -> None:
     error = api_error("fl.topic", ApiError(400, code, description))
     assert type(error) is meaning
     assert "fl.topic" in str(error)

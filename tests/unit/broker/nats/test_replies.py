@@ -1,52 +1,52 @@
-from broker.nats.replies import ANSWER_WAITS_S, MOST, REQUEST_WAITS_S, Pairing
+from broker.nats.replies import ANSWER_WAITS_S, MOST, REQUEST_WAITS_S, ReplyMatcher
 
 
 def test_the_request_may_come_first() -> None:
-    pairing = Pairing()
-    assert pairing.asked(b"job", "reply-1", 0.0) is None
-    assert pairing.answered(b"job", b"accepted", 0.1) == "reply-1"
-    assert pairing.answered(b"job", b"accepted", 0.1) is None
+    matcher = ReplyMatcher()
+    assert matcher.add_request(b"job", "reply-1", 0.0) is None
+    assert matcher.add_answer(b"job", b"accepted", 0.1) == "reply-1"
+    assert matcher.add_answer(b"job", b"accepted", 0.1) is None
 
 
 def test_the_answer_may_come_first() -> None:
-    pairing = Pairing()
-    assert pairing.answered(b"job", b"accepted", 0.0) is None
-    assert pairing.asked(b"job", "reply-1", 0.1) == b"accepted"
-    assert pairing.asked(b"job", "reply-2", 0.1) is None
+    matcher = ReplyMatcher()
+    assert matcher.add_answer(b"job", b"accepted", 0.0) is None
+    assert matcher.add_request(b"job", "reply-1", 0.1) == b"accepted"
+    assert matcher.add_request(b"job", "reply-2", 0.1) is None
 
 
-def test_equal_requests_are_answered_in_their_order() -> None:
-    pairing = Pairing()
-    pairing.asked(b"job", "reply-1", 0.0)
-    pairing.asked(b"job", "reply-2", 0.0)
-    assert pairing.answered(b"job", b"", 0.1) == "reply-1"
-    assert pairing.answered(b"job", b"", 0.1) == "reply-2"
+def test_equal_requests_are_answered_in_order() -> None:
+    matcher = ReplyMatcher()
+    matcher.add_request(b"job", "reply-1", 0.0)
+    matcher.add_request(b"job", "reply-2", 0.0)
+    assert matcher.add_answer(b"job", b"", 0.1) == "reply-1"
+    assert matcher.add_answer(b"job", b"", 0.1) == "reply-2"
 
 
-def test_someone_who_waits_for_no_answer_takes_none_from_others() -> None:
-    pairing = Pairing()
-    pairing.asked(b"job", "", 0.0)
-    pairing.asked(b"job", "reply-2", 0.0)
-    assert pairing.answered(b"job", b"", 0.1) == ""
-    assert pairing.answered(b"job", b"", 0.1) == "reply-2"
+def test_a_publisher_without_reply_subject_takes_no_answer_from_others() -> None:
+    matcher = ReplyMatcher()
+    matcher.add_request(b"job", "", 0.0)
+    matcher.add_request(b"job", "reply-2", 0.0)
+    assert matcher.add_answer(b"job", b"", 0.1) == ""
+    assert matcher.add_answer(b"job", b"", 0.1) == "reply-2"
 
 
-def test_other_payloads_do_not_matter() -> None:
-    pairing = Pairing()
-    pairing.asked(b"job", "reply-1", 0.0)
-    assert pairing.answered(b"other", b"", 0.1) is None
+def test_other_payloads_do_not_match() -> None:
+    matcher = ReplyMatcher()
+    matcher.add_request(b"job", "reply-1", 0.0)
+    assert matcher.add_answer(b"other", b"", 0.1) is None
 
 
-def test_nobody_waits_for_ever() -> None:
-    pairing = Pairing()
-    pairing.asked(b"job", "reply-1", 0.0)
-    assert pairing.answered(b"job", b"", REQUEST_WAITS_S + 1) is None
-    assert pairing.asked(b"job", "reply-2", REQUEST_WAITS_S + 2 + ANSWER_WAITS_S) is None
+def test_requests_and_answers_expire() -> None:
+    matcher = ReplyMatcher()
+    matcher.add_request(b"job", "reply-1", 0.0)
+    assert matcher.add_answer(b"job", b"", REQUEST_WAITS_S + 1) is None
+    assert matcher.add_request(b"job", "reply-2", REQUEST_WAITS_S + 2 + ANSWER_WAITS_S) is None
 
 
-def test_a_flood_is_bounded() -> None:
-    pairing = Pairing()
+def test_the_number_of_waiting_requests_is_limited() -> None:
+    matcher = ReplyMatcher()
     for number in range(MOST + 1):
-        pairing.asked(str(number).encode(), "reply", 0.0)
-    assert pairing.answered(b"0", b"", 0.1) is None
-    assert pairing.answered(b"1", b"", 0.1) == "reply"
+        matcher.add_request(str(number).encode(), "reply", 0.0)
+    assert matcher.add_answer(b"0", b"", 0.1) is None
+    assert matcher.add_answer(b"1", b"", 0.1) == "reply"

@@ -9,52 +9,52 @@ from broker.families import FAMILIES, Keep
 from broker.nats.errors import NotFound
 from broker.nats.streams import differences, ensure, refuse_foreign, settings
 
-WANTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
+EXPECTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
 
 
-def as_answered(wanted: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """A stream's configuration as the server tells it: without what is false or zero, and with things of its own."""
-    told = {key: value for key, value in wanted.items() if value}
-    return told | {"compression": "none", "metadata": {"_nats.ver": "2.15.1", **wanted["metadata"]}} | more
+def on_server(expected: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a configuration as the server returns it: without false or zero settings, and with some of its own."""
+    config = {key: value for key, value in expected.items() if value}
+    return config | {"compression": "none", "metadata": {"_nats.ver": "2.15.1", **expected["metadata"]}} | changes
 
 
-@pytest.mark.parametrize("name", WANTED)
-def test_a_stream_as_it_was_made_is_ours_and_right(name: str) -> None:
-    found = as_answered(WANTED[name])
-    refuse_foreign(WANTED[name], found)
-    assert differences(WANTED[name], found) == {}
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_new_stream_is_ours_and_needs_no_repair(name: str) -> None:
+    actual = on_server(EXPECTED[name])
+    refuse_foreign(EXPECTED[name], actual)
+    assert differences(EXPECTED[name], actual) == {}
 
 
-def test_what_may_be_lost_is_stored_later_and_nothing_else() -> None:
-    assert {name for name, wanted in WANTED.items() if "persist_mode" in wanted} == {"STATUS"}
+def test_only_the_relaxed_family_is_written_asynchronously() -> None:
+    assert {name for name, config in EXPECTED.items() if "persist_mode" in config} == {"STATUS"}
 
 
 def test_write_once_families_refuse_a_second_payload() -> None:
     for family in FAMILIES:
-        once = WANTED[family.name]["discard_new_per_subject"], WANTED[family.name]["max_msgs_per_subject"]
+        once = EXPECTED[family.name]["discard_new_per_subject"], EXPECTED[family.name]["max_msgs_per_subject"]
         assert (once == (True, 1)) == (family.keep is Keep.FIRST)
 
 
-def test_servers_that_know_no_persist_mode_are_asked_for_no_update() -> None:
-    found = as_answered(WANTED["STATUS"])
-    del found["persist_mode"]
-    assert differences(WANTED["STATUS"], found) == {}
+def test_a_server_without_persist_mode_needs_no_update() -> None:
+    actual = on_server(EXPECTED["STATUS"])
+    del actual["persist_mode"]
+    assert differences(EXPECTED["STATUS"], actual) == {}
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_bytes", 1), ("num_replicas", 3), ("description", "watched by ops")])
-def test_what_an_operator_set_is_left(key: str, value: object) -> None:
-    found = as_answered(WANTED["PROGRESS"], **{key: value})
-    refuse_foreign(WANTED["PROGRESS"], found)
-    assert differences(WANTED["PROGRESS"], found) == {}
+def test_settings_of_the_operator_stay(key: str, value: object) -> None:
+    actual = on_server(EXPECTED["PROGRESS"], **{key: value})
+    refuse_foreign(EXPECTED["PROGRESS"], actual)
+    assert differences(EXPECTED["PROGRESS"], actual) == {}
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("max_age", 1), ("subjects", ["fl.progress.>"]), ("discard", "new"), ("allow_direct", False)]
 )
-def test_only_what_differs_is_set_right(key: str, value: object) -> None:
-    found = as_answered(WANTED["PROGRESS"], **{key: value})
-    refuse_foreign(WANTED["PROGRESS"], found)
-    assert differences(WANTED["PROGRESS"], found) == {key: WANTED["PROGRESS"][key]}
+def test_only_changed_settings_are_repaired(key: str, value: object) -> None:
+    actual = on_server(EXPECTED["PROGRESS"], **{key: value})
+    refuse_foreign(EXPECTED["PROGRESS"], actual)
+    assert differences(EXPECTED["PROGRESS"], actual) == {key: EXPECTED["PROGRESS"][key]}
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_only_what_differs_is_set_right(key: str, value: object) -> None:
         ({"max_msgs_per_subject": 1}, "max_msgs_per_subject is 1 and must be -1"),
     ],
 )
-def test_what_is_not_ours_is_refused(change: dict[str, Any], complaint: str) -> None:
-    found = as_answered(WANTED["PROGRESS"]) | change
+def test_a_foreign_stream_is_refused(change: dict[str, Any], complaint: str) -> None:
+    actual = on_server(EXPECTED["PROGRESS"]) | change
     with pytest.raises(ForeignStream) as refused:
-        refuse_foreign(WANTED["PROGRESS"], found)
+        refuse_foreign(EXPECTED["PROGRESS"], actual)
     assert complaint in str(refused.value)
-    assert (refused.value.stream, refused.value.subjects) == ("FEDKEEPER_PROGRESS", tuple(found["subjects"]))
+    assert (refused.value.stream, refused.value.subjects) == ("FEDKEEPER_PROGRESS", tuple(actual["subjects"]))
 
 
-def test_another_schema_is_another_version_s() -> None:
-    found = as_answered(WANTED["PROGRESS"]) | {"metadata": {"fedkeeper.schema": "2"}}
+def test_another_schema_is_refused() -> None:
+    actual = on_server(EXPECTED["PROGRESS"]) | {"metadata": {"fedkeeper.schema": "2"}}
     with pytest.raises(Unsupported, match=r"schema 2, this one has 1"):
-        refuse_foreign(WANTED["PROGRESS"], found)
+        refuse_foreign(EXPECTED["PROGRESS"], actual)
 
 
 class OldServer:
@@ -88,10 +88,10 @@ class OldServer:
 
     address = BrokerUrl.parse("nats://host")
 
-    async def persist(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
+    async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
-    async def api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
+    async def call_api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
             raise NotFound(topic)
         if call == "STREAM.LIST":
@@ -99,7 +99,7 @@ class OldServer:
         return response({key: value for key, value in request.items() if key != "metadata"})
 
 
-async def test_a_server_that_keeps_no_mark_is_too_old() -> None:
+async def test_a_server_without_metadata_is_too_old() -> None:
     link: Any = OldServer()
     with pytest.raises(Unsupported, match=r"NATS 2.10 or newer"):
         await ensure(link)

@@ -10,5 +10,5 @@ def test_the_bound_doubles_up_to_the_cap() -> None:
     assert longest(10_000) == 2.0
 
 
-def test_any_time_below_the_bound_may_come() -> None:
+def test_the_delay_may_be_any_time_below_the_bound() -> None:
     assert delay_s(3, lambda least, _: least, first_s=0.05, most_s=2.0) == 0.0

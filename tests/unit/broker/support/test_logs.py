@@ -1,4 +1,4 @@
-"""Logs show what happened, and no variable's value."""
+"""Logs contain the error but no values of variables."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What people write is checked to the last key: the field, its value, and the key that was meant."""
+"""Validation errors name the field, its value and what is allowed."""
 
 from typing import Annotated, Any, Literal
 
@@ -29,10 +29,10 @@ def mistake(raw: object) -> Mistake:
     return refused.value.mistake
 
 
-def test_what_is_right_is_converted() -> None:
+def test_valid_data_is_converted() -> None:
     raw = {"first-part": {"size": 2, "names": {"any": "key"}, "anything": {"any": ["thing"]}}, "several": [{"size": 3}]}
-    got = validation.strict(raw, File)
-    assert (got.first_part.size, got.first_part.anything, got.several) == (2, {"any": ["thing"]}, (Part(size=3),))
+    file = validation.strict(raw, File)
+    assert (file.first_part.size, file.first_part.anything, file.several) == (2, {"any": ["thing"]}, (Part(size=3),))
 
 
 @pytest.mark.parametrize(
@@ -44,17 +44,17 @@ def test_what_is_right_is_converted() -> None:
         ({"several": [{}, {"sizes": 5}]}, "several[1].sizes"),
     ],
 )
-def test_a_misspelt_key_is_found_wherever_it_is(raw: dict[str, Any], field: str) -> None:
+def test_a_misspelt_key_is_found_at_any_depth(raw: dict[str, Any], field: str) -> None:
     allowed = "no such key; did you mean 'size'? known are size, names, anything"
     assert mistake(raw) == Mistake(field, 5, allowed)
 
 
-def test_a_wrong_value_is_told_with_what_is_allowed() -> None:
+def test_the_error_for_a_wrong_value_says_what_is_allowed() -> None:
     assert mistake({"first-part": {"size": "big"}}) == Mistake("first-part.size", "big", "expected a whole number")
 
 
 @pytest.mark.parametrize("raw", [None, [], "text", {5: 1}, {"first-part": 3}, {"several": [1]}])
-def test_what_has_another_shape_is_refused(raw: object) -> None:
+def test_data_of_another_shape_is_refused(raw: object) -> None:
     mistake(raw)
 
 
@@ -85,24 +85,24 @@ def mistake_in_whole(raw: dict[str, Any]) -> Mistake:
         ("name", 5, "expected a text"),
     ],
 )
-def test_a_field_is_named_with_its_value_and_what_is_allowed(field: str, value: object, allowed: str) -> None:
-    found = mistake_in_whole({"cohort": {field: value}})
-    assert found.field == f"cohort.{field}"
-    assert found.value == value
-    assert sorted(found.allowed.removeprefix("expected ").split(" or ")) == sorted(
+def test_the_error_names_field_value_and_allowed_values(field: str, value: object, allowed: str) -> None:
+    error = mistake_in_whole({"cohort": {field: value}})
+    assert error.field == f"cohort.{field}"
+    assert error.value == value
+    assert sorted(error.allowed.removeprefix("expected ").split(" or ")) == sorted(
         allowed.removeprefix("expected ").split(" or ")
     )
 
 
-def test_a_section_that_is_no_table_is_named() -> None:
+def test_the_error_names_a_section_that_is_no_table() -> None:
     assert mistake_in_whole({"cohort": 3}) == Mistake("cohort", 3, "expected a table")
 
 
-def test_an_unknown_key_is_answered_with_the_nearest_and_all_known_ones() -> None:
-    found = mistake_in_whole({"cohort": {"client": 3}})
-    assert (found.field, found.value) == ("cohort.client", 3)
-    assert found.allowed == "no such key; did you mean 'clients'? known are clients, share, mode, name"
+def test_the_error_for_an_unknown_key_suggests_the_nearest_and_lists_all() -> None:
+    error = mistake_in_whole({"cohort": {"client": 3}})
+    assert (error.field, error.value) == ("cohort.client", 3)
+    assert error.allowed == "no such key; did you mean 'clients'? known are clients, share, mode, name"
 
 
-def test_an_unknown_section_without_a_near_one_lists_those_there_are() -> None:
+def test_the_error_for_an_unknown_section_lists_all() -> None:
     assert mistake_in_whole({"zzz": 1}) == Mistake("zzz", 1, "no such key; known are cohort")
