@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from broker import topics
-from broker.filters import matches
 from broker.messages.function import Deployed
+from broker.support.filters import matches
 
 FABRIC: Final = "fedkeeper.fabric"
 DIGEST: Final = "fedkeeper.digest"

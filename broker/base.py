@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from broker import chunks, families, filters, topics
+from broker import chunks, families, topics
 from broker.errors import CorruptPayload, Unsupported
 from broker.families import Keep
+from broker.support import filters
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription begins to read the log: the first event, the next new event, or a time."""

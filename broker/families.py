@@ -7,8 +7,8 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from broker import filters
 from broker.errors import BadTopic
+from broker.support import filters
 
 
 class Keep(enum.Enum):

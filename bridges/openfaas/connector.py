@@ -20,13 +20,13 @@ import structlog
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
 from bridges.in_flight import InFlight
-from broker import families, filters, topics
+from broker import families, topics
 from broker.base import Broker, Delivery
 from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
 from broker.families import Keep
 from broker.messages.errors import DecodeError
 from broker.messages.function import Deployed
-from broker.support import backoff
+from broker.support import backoff, filters
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker import filters
 from broker.base import Receipt
 from broker.errors import Conflict
 from broker.families import Family, Keep
+from broker.support import filters
 
 DEDUPE_WINDOW_S: Final = 120.0
 _COMPACT_AT: Final = 1024

@@ -24,10 +24,11 @@ from typing import Final
 
 import msgspec
 
-from broker import families, filters, topics
+from broker import families, topics
 from broker.base import Deleted, Value
 from broker.errors import BadTopic
 from broker.families import Keep
+from broker.support import filters
 
 INDEX: Final = "fk/index/"
 CLAIMS: Final = "fk/claims/"

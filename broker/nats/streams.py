@@ -13,12 +13,12 @@ import structlog
 
 from broker.errors import Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES, Family, Keep
-from broker.filters import overlap
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import NotFound, SubjectsTaken
 from broker.nats.link import Link
 from broker.nats.old_store import is_old_store
+from broker.support.filters import overlap
 
 DEDUPE_WINDOW_S: Final = 120.0
 MARK: Final = "fedkeeper.schema"

@@ -3,7 +3,7 @@ import pytest
 from broker import topics
 from broker.errors import BadTopic
 from broker.families import FAMILIES, Keep, family_of
-from broker.filters import matches
+from broker.support.filters import matches
 
 SHA = "ab" * 32
 

@@ -5,13 +5,14 @@ from typing import get_args
 
 import pytest
 
-from broker import families, filters, topics
+from broker import families, topics
 from broker.errors import BadTopic
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job, Stop
 from broker.messages.progress import ENDS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
+from broker.support import filters
 
 
 def test_there_is_an_example_of_every_class(events: tuple[Event, ...]) -> None:

@@ -1,8 +1,10 @@
 """Topic filters: `*` matches one level, a final `>` matches one or more levels, as in NATS subjects."""
 
 import itertools
+from typing import Final
 
-from broker.topics import ANY
+ANY: Final = "*"
+"""Matches one level."""
 
 
 def matches(pattern: str, topic: str) -> bool:

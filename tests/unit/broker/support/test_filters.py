@@ -1,6 +1,6 @@
 import pytest
 
-from broker.filters import matches, overlap
+from broker.support.filters import matches, overlap
 
 
 @pytest.mark.parametrize(
