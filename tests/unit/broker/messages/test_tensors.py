@@ -178,7 +178,7 @@ def test_a_header_is_not_parsed_if_it_is_far_too_large_for_what_is_expected(monk
     empty = json.dumps(tensor(shape=[0], offsets=[0, 0]))
     bomb = file(("{" + ",".join(f'"tensor-{i:06}":{empty}' for i in range(100_000)) + "}").encode())
     assert len(bomb) > 6_800_000
-    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
+    monkeypatch.setattr(tensor_header, "_parse_header", pytest.fail)
     with pytest.raises(BadTensors, match="at most 65536 are accepted"):
         payload.decode(bomb, expected=100)
 

@@ -117,7 +117,7 @@ def test_the_header_of_an_update_is_read_whatever_its_tensors_are() -> None:
 
 
 def test_a_header_that_is_too_large_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
+    monkeypatch.setattr(tensor_header, "_parse_header", pytest.fail)
     with pytest.raises(DecodeError, match="at most 8388608 are accepted"):
         read_header((9 << 20).to_bytes(8, "little") + bytes(9 << 20))
 
