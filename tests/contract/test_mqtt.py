@@ -39,7 +39,7 @@ async def stranger(kind: str, url: str) -> AsyncIterator["Stranger"]:
     """A client that knows nothing of ours."""
     stranger = Stranger()
     version = MQTTv5 if kind == "mosquitto" else MQTTv311
-    async with mqtt_client.opened(
+    async with mqtt_client.open_client(
         BrokerUrl.parse(url), "stranger", version=version, receive=stranger.heard.put_nowait
     ) as client:
         stranger.client = client
@@ -111,7 +111,7 @@ async def test_a_stranger_that_cancels_is_heard_without_a_durable(bus: Broker, s
 
 async def test_a_stranger_that_asks_is_answered_where_mqtt_can(kind: str, bus: Broker, url: str) -> None:
     if Promise.STRANGERS_ANSWERED in DIFFERS[kind]:
-        assert await mqtt_client.version_of(BrokerUrl.parse(url), "asks") == MQTTv311
+        assert await mqtt_client.detect_version(BrokerUrl.parse(url), "asks") == MQTTv311
         return
     port = BrokerUrl.parse(url).port
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:

@@ -1,4 +1,4 @@
-"""The mark that tells a broker that keeps our messages from one that keeps those of version 0.1."""
+"""The mark that distinguishes a broker with our messages from one with the messages of version 0.1."""
 
 from typing import Final
 
@@ -11,36 +11,36 @@ from broker.mqtt.link import Link
 
 KEY: Final = "fk/store"
 SCHEMA: Final = 1
-"""How topics, values and claims lie on a broker. Another number is another store."""
+"""Version of the layout of topics, values and claims. A different number means an incompatible layout."""
 
 _OF_0_1: Final = (f"{storage.GROUPS}+", "fl/rounds/+")
-"""MQTT filters: what every system retains, and always did."""
+"""MQTT filters of messages that every version retains."""
 
 _log = structlog.get_logger(__name__)
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What is retained under KEY."""
+    """The value that is retained under KEY."""
 
     schema: int
 
 
 async def ensure(link: Link, *, provision: bool) -> None:
-    """Make sure that what the broker retains is ours, or nothing yet.
+    """Check that the broker retains messages of this version, and mark it if it retains none.
 
     Args:
-        link: to the broker.
-        provision: mark a broker that retains nothing of ours.
+        link: the link to the broker.
+        provision: whether to mark a broker that retains nothing of ours.
 
     Raises:
-        NoSystem: nothing of ours is there, and we are not to mark it.
-        OldStore: it retains what version 0.1 stored.
-        Unsupported: what it retains is another version's.
+        NoSystem: the broker has no mark, and `provision` is False.
+        OldStore: the broker retains messages of version 0.1.
+        Unsupported: the broker retains messages of another version.
     """
     if await _is_marked(link):
         return
-    # A system of this version may have begun just now; its mark came before anything else.
-    if await _retained(link, *_OF_0_1) and not await _is_marked(link):
+    # Another program of this version may have started meanwhile; it sets the mark before anything else.
+    if await _fetch_readable(link, *_OF_0_1) and not await _is_marked(link):
         remedy = "use another broker, or clear it as docs/mqtt.md says"
         raise OldStore(link.address.address, remedy)
     if not provision:
@@ -52,11 +52,11 @@ async def ensure(link: Link, *, provision: bool) -> None:
 
 
 async def _is_marked(link: Link) -> bool:
-    found = await _retained(link, KEY)
-    if KEY not in found:
+    payloads = await _fetch_readable(link, KEY)
+    if KEY not in payloads:
         return False
     try:
-        schema: object = msgspec.json.decode(found[KEY], type=Mark).schema
+        schema: object = msgspec.json.decode(payloads[KEY], type=Mark).schema
     except msgspec.DecodeError:
         schema = "unknown"
     if schema != SCHEMA:
@@ -67,9 +67,9 @@ async def _is_marked(link: Link) -> bool:
     return True
 
 
-async def _retained(link: Link, *filters: str) -> dict[str, bytes]:
-    """What is retained under MQTT filters, by topic; nothing where we may not read."""
+async def _fetch_readable(link: Link, *filters: str) -> dict[str, bytes]:
+    """Fetch retained messages; return none if this user may not read them."""
     try:
-        return {topic: message.payload for topic, message in (await link.fetch(*filters)).items()}
+        return await link.fetch(*filters)
     except Denied:
         return {}
