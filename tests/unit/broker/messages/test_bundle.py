@@ -1,4 +1,4 @@
-"""A message and its blobs in one body."""
+"""Bundles: packing, unpacking and malformed bodies."""
 
 import msgspec
 import pytest

@@ -42,7 +42,7 @@ def test_a_pending_event_is_not_claimed_again() -> None:
     assert group.claim_next(WAIT_S) == (entry(1), 2)
 
 
-def test_the_oldest_event_is_claimed_first_in_whatever_order_they_came() -> None:
+def test_the_oldest_event_is_claimed_first() -> None:
     group = new_group()
     for number in (2, 1):
         group.add(entry(number))
