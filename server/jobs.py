@@ -73,7 +73,7 @@ async def _run_once(job: str, context: JobContext) -> bool:
     if found is None:
         return True
     record = codec.decode(JobRecord, found.payload)
-    if record.over:
+    if record.is_over:
         return True
     store = JobStore(context.broker, record, found.revision)
     try:
@@ -109,7 +109,7 @@ class _Running:
 
     async def run_to_the_end(self) -> None:
         """Take every step until the job has ended, and everybody may know it."""
-        if not self.record.ended:
+        if not self.record.has_ended:
             await self._store.tidy()
             try:
                 await self._train()
@@ -151,7 +151,7 @@ class _Running:
             self._announce(self.record.last, self.record.last.round)
 
     async def _run_rounds(self, box: JobEvents, background: asyncio.TaskGroup) -> None:
-        while not self.record.ended:
+        while not self.record.has_ended:
             await self._evaluate_if_due(background)
             if self.record.cohort:
                 await self._run_round(box, background)

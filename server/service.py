@@ -77,7 +77,7 @@ async def _run_jobs(
         on_ready()
         async for value in values:
             record = _record(value)
-            if record is not None and not record.over and (record.id not in running or running[record.id].done()):
+            if record is not None and not record.is_over and (record.id not in running or running[record.id].done()):
                 running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
 
 
@@ -109,9 +109,9 @@ async def _run_job(job: str, context: JobContext) -> None:
 async def _fail(job: str, context: JobContext, reason: str) -> None:
     found = await context.broker.get(topics.job_record(job))
     record = None if found is None else _record(found)
-    if found is None or record is None or record.ended:
+    if found is None or record is None or record.has_ended:
         # A job has one end, also where what comes after it went wrong.
         return
-    failed = job_record.failed(record, f"internal error: {reason}")
+    failed = job_record.as_failed(record, f"internal error: {reason}")
     await context.broker.put(topics.job_record(job), codec.encode(failed), revision=found.revision)
     await jobs.run(job, context)

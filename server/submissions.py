@@ -72,7 +72,7 @@ class SubmissionHandler:
         try:
             topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
-            wanted = job.from_json(cloudevents.unwrapped(payload))
+            wanted = job.from_json(cloudevents.unwrap(payload))
             return await self._accept(_id_for(delivery, payload, wanted), wanted)
         except JobError as exc:
             return await self._refuse(_id_for(delivery, payload, None), exc)

@@ -112,11 +112,11 @@ def data_of(payload: bytes, kind: type[T]) -> T:
     return codec.decode(kind, data)
 
 
-def unwrapped(payload: bytes) -> bytes:
+def unwrap(payload: bytes) -> bytes:
     """Return the data of a CloudEvent, or the payload itself if it is not a CloudEvent.
 
     Raises:
         DecodeError: the payload has a `specversion` but is not a valid CloudEvent.
     """
-    raw = codec.glimpse(object, payload)
+    raw = codec.decode_partial(object, payload)
     return decode(payload)[1] if isinstance(raw, dict) and "specversion" in raw else payload

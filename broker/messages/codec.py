@@ -68,7 +68,7 @@ def check_schema(kind: type, schema: object) -> None:
         raise SchemaTooNew(kind.__name__, schema, SCHEMA, getattr(kind, "upgrade", "upgrade this program"))
 
 
-def plain(payload: bytes | str) -> Any:
+def decode_any(payload: bytes | str) -> Any:
     """Decode any JSON into tables, lists and plain values.
 
     Raises:
@@ -80,7 +80,7 @@ def plain(payload: bytes | str) -> Any:
         raise DecodeError(f"not JSON: {exc}") from exc
 
 
-def glimpse(kind: type[T], payload: bytes) -> T | None:
+def decode_partial(kind: type[T], payload: bytes) -> T | None:
     """Decode the few fields of a class from a message of any schema, or return None if they are not there.
 
     Args:

@@ -261,7 +261,7 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     return from_dict(raw)
 
 
-def stated(job: _Section) -> dict[str, Any]:
+def without_defaults(job: _Section) -> dict[str, Any]:
     """Return a job, or one of its tables, without the fields that have their default.
 
     Programs submit this form, so that an older server does not refuse a new field that the job does not use.
@@ -269,7 +269,7 @@ def stated(job: _Section) -> dict[str, Any]:
     default, table = type(job)(), dict[str, Any]()
     for name, value in msgspec.structs.asdict(job).items():
         if value != getattr(default, name):
-            table[name] = stated(value) if isinstance(value, _Section) else value
+            table[name] = without_defaults(value) if isinstance(value, _Section) else value
     return table
 
 

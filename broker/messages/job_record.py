@@ -86,17 +86,17 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = codec.SCHEMA
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the job is in one of its last phases: the model does not change any more."""
         return self.phase in ("completed", "failed", "cancelled")
 
     @property
-    def over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether the job has ended and its end is announced: the server has nothing left to do."""
-        return self.ended and self.announced
+        return self.has_ended and self.announced
 
 
-def failed(record: JobRecord, reason: str) -> JobRecord:
+def as_failed(record: JobRecord, reason: str) -> JobRecord:
     """Return the record with the phase `failed` and no cohort.
 
     Args:

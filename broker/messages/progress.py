@@ -326,7 +326,7 @@ Event = (
 
 _KINDS: dict[str, type[Event]] = {kind.what: kind for kind in get_args(Event)}
 
-ENDS = (JobRejected, JobCompleted, JobFailed, JobCancelled)
+FINAL_EVENTS = (JobRejected, JobCompleted, JobFailed, JobCancelled)
 """A job's last event is one of these."""
 
 

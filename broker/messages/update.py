@@ -59,9 +59,9 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
             DecodeError: a field is missing or has the wrong type.
         """
         try:
-            codec.check_schema(cls, codec.plain(metadata.get("schema", "1")))
+            codec.check_schema(cls, codec.decode_any(metadata.get("schema", "1")))
             known = {name: metadata[name] for name in cls.__struct_fields__ if name in metadata}
-            fields = {k: v if k in _TEXT_FIELDS else codec.plain(v) for k, v in known.items()}
+            fields = {k: v if k in _TEXT_FIELDS else codec.decode_any(v) for k, v in known.items()}
             return msgspec.convert(fields, cls)
         except SchemaTooNew:
             raise

@@ -86,5 +86,5 @@ async def over(bus: Broker, job: str) -> None:
     """Until a job's server has nothing more to do for it, as far as the record tells."""
     async with bus.watch(topics.job_record(job)) as values:
         async for value in values:
-            if isinstance(value, Value) and codec.decode(JobRecord, value.payload).over:
+            if isinstance(value, Value) and codec.decode(JobRecord, value.payload).is_over:
                 return

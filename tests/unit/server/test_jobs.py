@@ -59,7 +59,7 @@ async def test_an_end_that_nobody_heard_of_is_said_and_noted(around: JobContext)
     await around.broker.put(topics.job_record("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", around)
     assert [one.event.what for one in await said(around.broker, around.announcer)] == ["job.completed"]
-    assert (await record(around.broker)).over
+    assert (await record(around.broker)).is_over
 
 
 async def test_a_job_that_is_over_is_not_ended_again(around: JobContext) -> None:

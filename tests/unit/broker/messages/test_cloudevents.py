@@ -115,11 +115,11 @@ def test_deep_data_are_refused() -> None:
 
 
 def test_an_event_is_unwrapped_and_a_bare_object_is_not() -> None:
-    assert json.loads(cloudevents.unwrapped(event())) == {"name": "demo"}
+    assert json.loads(cloudevents.unwrap(event())) == {"name": "demo"}
     for bare in (b'{"name": "demo"}', b"[1]", b"garbage", b"", b'{"a": "\xff"}', b'{"a":' * 50_000):
-        assert cloudevents.unwrapped(bare) == bare
+        assert cloudevents.unwrap(bare) == bare
 
 
 def test_an_invalid_event_is_not_taken_for_a_bare_object() -> None:
     with pytest.raises(DecodeError, match="not a valid CloudEvent"):
-        cloudevents.unwrapped(event(data="absent"))
+        cloudevents.unwrap(event(data="absent"))

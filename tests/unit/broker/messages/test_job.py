@@ -398,9 +398,9 @@ def merge(table: dict[str, Any], more: dict[str, Any]) -> None:
 
 
 def test_fields_with_their_default_are_left_out() -> None:
-    assert job.stated(Job()) == {}
+    assert job.without_defaults(Job()) == {}
     smaller = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
-    assert job.stated(smaller) == {
+    assert job.without_defaults(smaller) == {
         "seed": 9,
         "model": {"args": {"hidden": 5}},
         "cohort": {"clients": 3, "quorum": 2},
@@ -410,7 +410,7 @@ def test_fields_with_their_default_are_left_out() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
     got = job.from_toml(path.read_text())
-    assert job.from_dict(job.stated(got)) == got
+    assert job.from_dict(job.without_defaults(got)) == got
 
 
 def test_a_job_in_a_message_may_have_keys_of_a_newer_version() -> None:

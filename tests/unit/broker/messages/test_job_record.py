@@ -56,7 +56,7 @@ def test_no_field_of_the_record_is_left_at_its_default(record: JobRecord) -> Non
 def test_a_new_record_comes_back() -> None:
     fresh = JobRecord(id="demo", job=Job())
     assert codec.decode(JobRecord, codec.encode(fresh)) == fresh
-    assert (fresh.phase, fresh.ended, fresh.model) == ("accepted", False, None)
+    assert (fresh.phase, fresh.has_ended, fresh.model) == ("accepted", False, None)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_a_new_record_comes_back() -> None:
     [("accepted", False), ("running", False), ("completed", True), ("failed", True), ("cancelled", True)],
 )
 def test_a_record_has_ended_in_each_last_phase(record: JobRecord, phase: job_record.Phase, ended: bool) -> None:  # noqa: FBT001 (a column of the table)
-    assert msgspec.structs.replace(record, phase=phase).ended is ended
+    assert msgspec.structs.replace(record, phase=phase).has_ended is ended
 
 
 def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) -> None:
-    failed = job_record.failed(record, "no clients")
+    failed = job_record.as_failed(record, "no clients")
     assert (failed.phase, failed.reason, failed.cohort) == ("failed", "no clients", ())
     assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
 

@@ -11,7 +11,7 @@ from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job, Stop
-from broker.messages.progress import ENDS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
+from broker.messages.progress import FINAL_EVENTS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
 
 
 def test_there_is_an_example_of_every_class(events: tuple[Event, ...]) -> None:
@@ -54,7 +54,7 @@ def test_the_accepted_job_is_a_json_object_that_needs_no_second_parser() -> None
 
 
 def test_the_last_events_of_a_job() -> None:
-    assert {kind.what for kind in ENDS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
+    assert {kind.what for kind in FINAL_EVENTS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
 
 
 def test_a_newer_server_s_fields_are_ignored() -> None:
