@@ -1,7 +1,7 @@
 """Writes every kind of message as this version's code writes it, for `tests/contract/test_stored_messages.py`.
 
 A small job is run on a real nats-server, with real workers, and what its parts publish is written down. What such a job
-does not say (failures, functions, parcels) is made from examples.
+does not say (failures, functions, bundles) is made from examples.
 """
 
 import asyncio
