@@ -217,7 +217,7 @@ class GroupConsumer(AsyncIterator[Delivery]):
         try:
             await self._publish(entry.key, message)
         except Disconnected as exc:
-            _log.debug("not said", what=message.what, topic=entry.topic, error=str(exc))
+            _log.debug("group message not published", what=message.what, topic=entry.topic, error=str(exc))
 
     async def _publish(self, entry_key: str, message: GroupMessage) -> None:
         payload = msgspec.json.encode(message)

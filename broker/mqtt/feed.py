@@ -63,7 +63,7 @@ async def _run(link: Link, filters: Sequence[str], listener: Listener, ready: as
                 ready.set()
                 await connection.lost.wait()
         except Disconnected as exc:
-            _log.debug("subscribing anew", filter=filters[0], error=str(exc))
+            _log.debug("subscribing again", filter=filters[0], error=str(exc))
             await asyncio.sleep(pause(min(tries, 8)))
 
 

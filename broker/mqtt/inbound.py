@@ -82,7 +82,7 @@ class InboundSession:
             await connection.publish(topic, payload, retain=False, correlation=correlation)
         except BrokerError as exc:
             # The topic is the plain client's, so a failure must not end the consumer.
-            _log.warning("not answered", topic=topic, error=str(exc))
+            _log.warning("reply not published", topic=topic, error=str(exc))
 
     async def _serve(self) -> bool:
         """Serve one connection. True: another program has taken the session over."""
@@ -105,7 +105,7 @@ class InboundSession:
                 await client.lost.wait()
                 task.cancel()
         if SESSION_TAKEN in client.reason:
-            _log.warning("another one takes in what plain clients publish", filter=self._filter)
+            _log.warning("another program receives the messages of plain clients now", filter=self._filter)
             return True
         return False
 

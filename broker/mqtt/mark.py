@@ -48,7 +48,7 @@ async def ensure(link: Link, *, provision: bool) -> None:
     try:
         await link.publish(KEY, msgspec.json.encode(Mark(SCHEMA)))
     except Denied:
-        _log.debug("the broker is managed by someone else", topic=KEY)
+        _log.debug("this user may not write the mark", topic=KEY)
 
 
 async def _is_marked(link: Link) -> bool:

@@ -1,4 +1,4 @@
-"""The mark by which a broker's retained messages are known to be ours."""
+"""The mark of a broker with our retained messages."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def link(url: str) -> AsyncIterator[Link]:
 
 
 async def retained(link: Link, *topics: str) -> dict[str, bytes]:
-    """What lies under these topics, once something lies under each: nats-server shows it a moment later."""
+    """Return the retained messages of these topics, once each has one: nats-server shows them with a delay."""
     found: dict[str, bytes] = {}
     async with asyncio.timeout(SOON_S):
         while len(found) < len(topics):

@@ -1,4 +1,4 @@
-"""A trigger is accepted from its bridge alone, and once."""
+"""Signatures: a function accepts a trigger only from its bridge, and only once."""
 
 import hashlib
 import hmac

@@ -1,4 +1,4 @@
-"""Tensors to bytes and back, and what is refused on the way."""
+"""Tensors: encoding, decoding and malformed files."""
 
 import json
 from collections.abc import Callable
