@@ -7,7 +7,7 @@ from broker.base import Broker
 from broker.errors import CorruptPayload
 from broker.messages import progress
 from broker.messages.errors import DecodeError
-from broker.messages.progress import ENDS, Progress, RoundCompleted, RoundFailed, RoundOpened
+from broker.messages.progress import FINAL_EVENTS, Progress, RoundCompleted, RoundFailed, RoundOpened
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,7 @@ class ClosedRounds:
                 self._over[said.job] = max(self._over.get(said.job, 0), round_ - 1)
             case RoundCompleted(round=round_) | RoundFailed(round=round_):
                 self._over[said.job] = max(self._over.get(said.job, 0), round_)
-            case event if isinstance(event, ENDS):
+            case event if isinstance(event, FINAL_EVENTS):
                 self._over[said.job] = float("inf")
 
     async def follow(self, broker: Broker, subject: str) -> None:

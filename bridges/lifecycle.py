@@ -90,7 +90,7 @@ class Lifecycle:
         try:
             # Nobody waits for the answer to an id that no topic can have.
             with contextlib.suppress(BadTopic):
-                if asked := codec.glimpse(_Asked, payload):
+                if asked := codec.decode_partial(_Asked, payload):
                     await self._broker.publish(topics.reply(asked.id), codec.encode(Reply(error=reason)))
             await delivery.ack()
         except BrokerError as exc:

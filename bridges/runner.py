@@ -225,7 +225,7 @@ class Runner:
 
     def _named(self, payload: bytes, topic: str) -> TaskName | None:
         """The task that an unreadable message is about, if it lies where that task belongs."""
-        event = codec.glimpse(_TaskEvent, payload)
+        event = codec.decode_partial(_TaskEvent, payload)
         try:
             return event.data if event and topic == topics.task(self._platform.name, event.data.client_id) else None
         except BadTopic:

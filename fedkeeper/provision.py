@@ -45,7 +45,7 @@ async def _answer(fabric: Client, delivery: Delivery, platform: str, shards_at: 
         return
     try:
         record = await fabric.job(said.job)
-        if isinstance(said.event, JobWaiting) and not record.ended and record.job.data.dataset in datasets.NAMES:
+        if isinstance(said.event, JobWaiting) and not record.has_ended and record.job.data.dataset in datasets.NAMES:
             data = record.job.data
             staged = await asyncio.to_thread(deal, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
             # Clients of another platform stay there: two such bridges would take them from each other for ever.

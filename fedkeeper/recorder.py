@@ -8,7 +8,7 @@ import msgspec
 
 from broker.messages import job as jobs
 from broker.messages.job import Job
-from broker.messages.progress import ENDS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
+from broker.messages.progress import FINAL_EVENTS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Recorder:
             case ModelEvaluated() as evaluated:
                 self._evaluated[evaluated.round] = evaluated
                 self._write_known()
-            case event if isinstance(event, ENDS):
+            case event if isinstance(event, FINAL_EVENTS):
                 self._write_known(ended=True)
             case _:
                 pass

@@ -25,7 +25,7 @@ from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
-from broker.messages.progress import ENDS, JobAccepted, JobRejected, Progress
+from broker.messages.progress import FINAL_EVENTS, JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
@@ -58,7 +58,7 @@ class Client:
         """
         job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", jobs.stated(job)))
+        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", jobs.without_defaults(job)))
         try:
             async with asyncio.timeout(timeout_s):
                 await self._accepted(job_id)
@@ -81,7 +81,7 @@ class Client:
                     continue
                 seen.add(said.id)
                 yield said
-                if job is not None and isinstance(said.event, ENDS):
+                if job is not None and isinstance(said.event, FINAL_EVENTS):
                     return
 
     async def cancel(self, job: str) -> None:

@@ -79,7 +79,7 @@ async def run(job: str, context: JobContext) -> None:
         if value is None:
             return
         record = codec.decode(JobRecord, value.payload)
-        if record.over:
+        if record.is_over:
             return
         try:
             await _JobRun(JobStore(context.broker, record, value.revision), context).run()
@@ -111,7 +111,7 @@ class _JobRun:
 
     async def run(self) -> None:
         """Train until the job ends, announce the end, and delete what is no longer needed."""
-        if not self.record.ended:
+        if not self.record.has_ended:
             await self._store.delete_last_updates()
             try:
                 await self._train()
@@ -138,7 +138,7 @@ class _JobRun:
                     # The server may have crashed after the commit and before the announcement.
                     self._announce(record.last, record.last.round)
             async with task_group() as background:
-                while not self.record.ended:
+                while not self.record.has_ended:
                     await self._evaluate_if_due(background)
                     if self.record.cohort:
                         await self._run_round(events, background)

@@ -69,7 +69,11 @@ async def serve(
                 on_ready()
             async for value in values:
                 record = _decode_record(value)
-                if record is not None and not record.over and (record.id not in running or running[record.id].done()):
+                if (
+                    record is not None
+                    and not record.is_over
+                    and (record.id not in running or running[record.id].done())
+                ):
                     running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
 
 
@@ -92,10 +96,10 @@ async def _run_job(job: str, context: JobContext) -> None:
 async def _fail_job(job: str, context: JobContext, reason: str) -> None:
     value = await context.broker.get(topics.job_record(job))
     record = None if value is None else _decode_record(value)
-    if value is None or record is None or record.ended:
+    if value is None or record is None or record.has_ended:
         # A job ends once, even if an error follows its end.
         return
-    failed = job_record.failed(record, reason)
+    failed = job_record.as_failed(record, reason)
     await context.broker.put(topics.job_record(job), codec.encode(failed), revision=value.revision)
     await jobs.run(job, context)
 

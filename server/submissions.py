@@ -77,7 +77,7 @@ class SubmissionHandler:
         try:
             topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
-            submitted = job.from_json(cloudevents.unwrapped(payload))
+            submitted = job.from_json(cloudevents.unwrap(payload))
             return await self._accept(_job_id(delivery, payload, submitted), submitted)
         except JobError as exc:
             return await self._refuse(_job_id(delivery, payload, None), exc)

@@ -17,7 +17,7 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.function import Request
 from broker.messages.invocation import Invocation
-from broker.messages.progress import ENDS, Progress, RoundCompleted, RoundFailed
+from broker.messages.progress import FINAL_EVENTS, Progress, RoundCompleted, RoundFailed
 from broker.messages.round import RoundTask
 
 log = structlog.get_logger(__name__)
@@ -135,5 +135,5 @@ class Down:
             case RoundCompleted(round=round_) | RoundFailed(round=round_):
                 self._on_round(said.job, round_)
                 await self._blobs.round_over(said.job, round_)
-            case event if isinstance(event, ENDS):
+            case event if isinstance(event, FINAL_EVENTS):
                 await self._blobs.job_over(said.job)

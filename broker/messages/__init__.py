@@ -1,1 +1,1 @@
-"""What travels: every message's type, and the one codec that encodes and decodes them."""
+"""The types of all messages, and the codec that encodes and decodes them."""

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in JSON, structured mode: how job, task, invocation and progress messages travel.
+"""CloudEvents 1.0 in JSON, structured mode: the form of job, task, invocation and progress messages.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 """
@@ -15,17 +15,39 @@ from broker.messages.errors import DecodeError
 T = TypeVar("T")
 
 PREFIX: Final = "dev.fedkeeper."
-"""In front of every type: reverse DNS, as the specification wants it."""
+"""Prefix of every event type: reverse DNS, as the specification recommends."""
 
 _PREFIX_OF_0_1: Final = "fedkeeper."
 
 SCHEMAS: Final = "https://fedkeeper.dev/schemas"
-"""What `dataschema` begins with; the number of the schema and the event's name follow. docs/schemas/ has the files."""
+"""Base of `dataschema`; the schema number and the event's name follow. The files are in docs/schemas/."""
 
 _SCHEMA: Final = re.compile(re.escape(SCHEMAS) + r"/([0-9]{1,9})/.+")
 
 
+class Envelope(msgspec.Struct, frozen=True):
+    """The attributes of an event, without its data.
+
+    Attributes:
+        id: unique within `source`; a repeated event has the same id.
+        source: the producer, a path such as `/server` or `/bridges/local`.
+        type: the event type, without the prefix.
+        time_s: when the event happened, in seconds since the epoch.
+        subject: the job or client that the event is about.
+        schema: schema number of the data.
+    """
+
+    id: str
+    source: str
+    type: str
+    time_s: float
+    subject: str = ""
+    schema: int = codec.SCHEMA
+
+
 class _CloudEvent(msgspec.Struct, kw_only=True):
+    """An event as it is on the wire."""
+
     id: str
     source: str
     type: str
@@ -37,28 +59,13 @@ class _CloudEvent(msgspec.Struct, kw_only=True):
     dataschema: str | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
-    """What an event says of itself.
-
-    Attributes:
-        id: unique within `source`; a repetition has the same.
-        source: who says it, a path such as `/server` or `/bridges/local`.
-        type: what it is, without the prefix.
-        time_s: when it happened, seconds since the epoch.
-        subject: whom it is about.
-        schema: version of its data.
-    """
-
-    id: str
-    source: str
-    type: str
-    time_s: float
-    subject: str = ""
-    schema: int = codec.SCHEMA
-
-
 def encode(envelope: Envelope, data: Any) -> bytes:
-    """The event as JSON; `data` is anything that msgspec encodes."""
+    """Encode an event as JSON.
+
+    Args:
+        envelope: the event's attributes.
+        data: any value that msgspec can encode.
+    """
     return codec.encode(
         _CloudEvent(
             id=envelope.id,
@@ -73,35 +80,43 @@ def encode(envelope: Envelope, data: Any) -> bytes:
 
 
 def decode(payload: bytes) -> tuple[Envelope, bytes]:
-    """An event's envelope, and its data as JSON.
+    """Return an event's envelope, and its data as JSON.
 
     Raises:
-        DecodeError: it is no CloudEvent.
+        DecodeError: the payload is not a CloudEvent.
     """
     event = codec.decode(_CloudEvent, payload)
     try:
-        at = datetime.fromisoformat(event.time).timestamp() if event.time else 0.0
+        time_s = datetime.fromisoformat(event.time).timestamp() if event.time else 0.0
     except ValueError as exc:
         raise DecodeError(f"not a valid CloudEvent: {exc}") from exc
-    kind = event.type.removeprefix(PREFIX).removeprefix(_PREFIX_OF_0_1)
-    schema = _SCHEMA.fullmatch(event.dataschema or "")
-    of = int(schema[1]) if schema else codec.SCHEMA
-    return Envelope(event.id, event.source, kind, at, event.subject or "", of), bytes(event.data)
+    name = event.type.removeprefix(PREFIX).removeprefix(_PREFIX_OF_0_1)
+    match = _SCHEMA.fullmatch(event.dataschema or "")
+    schema = int(match[1]) if match else codec.SCHEMA
+    return Envelope(event.id, event.source, name, time_s, event.subject or "", schema), bytes(event.data)
 
 
 def data_of(payload: bytes, kind: type[T]) -> T:
-    """The data of an event, decoded.
+    """Decode an event and return its data.
+
+    Args:
+        payload: the event in JSON.
+        kind: class of the data.
 
     Raises:
-        SchemaTooNew: its data is of a newer schema.
-        DecodeError: it is no CloudEvent, or its data is not of that kind.
+        SchemaTooNew: the data has a newer schema than this program knows.
+        DecodeError: the payload is not a CloudEvent, or its data does not fit the class.
     """
     envelope, data = decode(payload)
     codec.check_schema(kind, envelope.schema)
     return codec.decode(kind, data)
 
 
-def unwrapped(payload: bytes) -> bytes:
-    """The data of a CloudEvent, or the payload itself if it is a bare JSON object."""
-    raw = codec.glimpse(object, payload)
+def unwrap(payload: bytes) -> bytes:
+    """Return the data of a CloudEvent, or the payload itself if it is not a CloudEvent.
+
+    Raises:
+        DecodeError: the payload has a `specversion` but is not a valid CloudEvent.
+    """
+    raw = codec.decode_partial(object, payload)
     return decode(payload)[1] if isinstance(raw, dict) and "specversion" in raw else payload

@@ -1,8 +1,8 @@
-"""The codec of every JSON message.
+"""Encodes and decodes every JSON message.
 
-Files that people write are strict; messages that programs send are tolerant: a field that this version does not know is
-ignored, so that neighbouring versions work together. A message that older versions would misunderstand has a higher
-`schema`, and they refuse it.
+Files that people write are strict. Messages that programs send are tolerant: a decoder ignores a field that it does not
+know, so that neighbouring versions work together. A message that an older version would misunderstand carries a higher
+`schema`, and the older version refuses it.
 """
 
 from typing import Any, Final, TypeVar
@@ -15,11 +15,12 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 T = TypeVar("T")
 
 SCHEMA: Final = 1
-"""Version of the messages. It changes only where older programs would misunderstand; a new field alone is ignored."""
+"""Schema number of the messages. It grows only when an older program would misunderstand a message, not for every new
+field."""
 
 
-class _Marks(msgspec.Struct):
-    """Where a message, or the one inside it, says its schema; absent in those of version 0.1."""
+class _Schemas(msgspec.Struct):
+    """The places where a message, or the message inside it, carries its schema. Version 0.1 wrote none."""
 
     schema: Any = SCHEMA
     task: Any = None
@@ -27,26 +28,26 @@ class _Marks(msgspec.Struct):
 
 
 def encode(message: Any) -> bytes:
-    """The JSON of a message; the same message always gives the same bytes."""
+    """Encode a message as JSON. Equal messages give equal bytes."""
     return msgspec.json.encode(message)
 
 
 def decode(kind: type[T], payload: bytes) -> T:
-    """The message in some JSON.
+    """Decode a message from JSON.
 
     Args:
-        kind: the class of the message. Where it has an attribute `upgrade`, the message's schema is checked first.
-        payload: what was received.
+        kind: class of the message. If it has an attribute `upgrade`, the message's schema is checked first.
+        payload: the JSON.
 
     Raises:
-        SchemaTooNew: it is of a newer schema, whether or not its fields would fit.
-        DecodeError: it is not such a message.
+        SchemaTooNew: the message has a newer schema than this program knows, even if its fields would fit.
+        DecodeError: the payload is not such a message.
     """
     try:
         if hasattr(kind, "upgrade"):
-            marks = msgspec.json.decode(payload, type=_Marks)
-            inside = (part.get("schema") for part in (marks.task, marks.function) if isinstance(part, dict))
-            for schema in (marks.schema, *inside):
+            schemas = msgspec.json.decode(payload, type=_Schemas)
+            inner = (part.get("schema") for part in (schemas.task, schemas.function) if isinstance(part, dict))
+            for schema in (schemas.schema, *inner):
                 check_schema(kind, schema)
         return msgspec.json.decode(payload, type=kind)
     except UNREADABLE as exc:
@@ -54,24 +55,24 @@ def decode(kind: type[T], payload: bytes) -> T:
 
 
 def check_schema(kind: type, schema: object) -> None:
-    """Refuse a message of a newer schema.
+    """Refuse a message with a newer schema.
 
     Args:
-        kind: the class of the message; its `upgrade` says what is to be done then.
-        schema: what the message says; no number, and the fields' own check refuses it.
+        kind: class of the message; its `upgrade` says which side to upgrade.
+        schema: the message's schema. A value that is not a number passes: the decoder refuses it later.
 
     Raises:
-        SchemaTooNew: it is newer.
+        SchemaTooNew: the schema is newer than this program knows.
     """
     if isinstance(schema, int) and schema > SCHEMA:
         raise SchemaTooNew(kind.__name__, schema, SCHEMA, getattr(kind, "upgrade", "upgrade this program"))
 
 
-def plain(payload: bytes | str) -> Any:
-    """Any JSON, as tables, lists and plain values.
+def decode_any(payload: bytes | str) -> Any:
+    """Decode any JSON into tables, lists and plain values.
 
     Raises:
-        DecodeError: it is none.
+        DecodeError: the payload is not JSON.
     """
     try:
         return msgspec.json.decode(payload)
@@ -79,12 +80,12 @@ def plain(payload: bytes | str) -> Any:
         raise DecodeError(f"not JSON: {exc}") from exc
 
 
-def glimpse(kind: type[T], payload: bytes) -> T | None:
-    """What can be read of a message of any schema; None: not even that.
+def decode_partial(kind: type[T], payload: bytes) -> T | None:
+    """Decode the few fields of a class from a message of any schema, or return None if they are not there.
 
     Args:
-        kind: a struct of the few fields that are wanted.
-        payload: what was received.
+        kind: a struct with the fields to read.
+        payload: the JSON.
     """
     try:
         return msgspec.json.decode(payload, type=kind)

@@ -1,16 +1,16 @@
-"""What is wrong with a message; what is wrong with its transport is in `broker.errors`.
+"""Errors of messages. Errors of their transport are in `broker.errors`.
 
 MessageError
-├── DecodeError       bytes that are not the message they should be
-│   ├── SchemaTooNew  a message of a newer version
-│   ├── BadTensors    not a safetensors file that we accept
-│   └── BadSignature  a call that is not the bridge's, too old, or a repetition
-└── JobError          a job that can't be run: one field, its value, what is allowed
+├── DecodeError       bytes that are not the expected message
+│   ├── SchemaTooNew  a message of a newer schema
+│   ├── BadTensors    not an acceptable safetensors file
+│   └── BadSignature  a call that the bridge did not sign, that is too old, or that was made before
+└── JobError          a job that cannot run: one field, its value, what is allowed
 """
 
 from typing import Final
 
-_SHOWN: Final = 200
+_MAX_SHOWN: Final = 200
 
 
 class MessageError(Exception):
@@ -18,16 +18,16 @@ class MessageError(Exception):
 
 
 class DecodeError(MessageError):
-    """Raised for bytes that are not the message they should be."""
+    """Raised for bytes that are not the expected message."""
 
 
 class SchemaTooNew(DecodeError):
-    """Raised for a message of a newer schema than this program knows.
+    """Raised for a message with a newer schema than this program knows.
 
     Attributes:
-        kind: class of the message.
-        got: its schema.
-        known: the newest one that this program knows.
+        kind: class name of the message.
+        got: the message's schema.
+        known: the newest schema that this program knows.
         upgrade: which side to upgrade.
     """
 
@@ -40,15 +40,21 @@ class SchemaTooNew(DecodeError):
 
 
 class BadTensors(DecodeError):
-    """Raised for bytes that are not a safetensors file that we accept."""
+    """Raised for bytes that are not an acceptable safetensors file."""
 
 
 class BadSignature(DecodeError):
-    """Raised for a call that is not the bridge's, too old, or a repetition."""
+    """Raised for a call that the bridge did not sign, that is too old, or that was made before."""
 
 
 class JobError(MessageError):
-    """Raised for a job that can't be run."""
+    """Raised for a job that cannot run.
+
+    Attributes:
+        field: dotted name of the wrong field, such as `cohort.clients`; empty: the whole job.
+        value: the field's value; None: there is no value to show.
+        allowed: what the field allows.
+    """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
         self.field = field
@@ -59,10 +65,10 @@ class JobError(MessageError):
 
     @property
     def shown(self) -> str:
-        """The value as a text that fits on a few lines."""
+        """The value as a text of at most a few lines."""
         try:
             text = repr(self.value)
         except ValueError:
-            # Python writes no integer of more than 4300 digits.
+            # Python refuses to write an integer of more than 4300 digits.
             return "a number of thousands of digits"
-        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."

@@ -1,7 +1,7 @@
-"""The messages that a platform's functions are created, listed and deleted by.
+"""Messages that create, list and delete a platform's functions.
 
-A request goes to `fl.fabric.<platform>.<verb>`, and the platform's bridge answers on `fl.replies.<request's id>`; so a
-platform behind NAT is managed by whoever reaches the broker.
+A client sends a request to `fl.fabric.<platform>.<verb>`. The platform's bridge replies on
+`fl.replies.<the request's id>`, so any client of the broker can manage a platform behind NAT.
 """
 
 import hashlib
@@ -20,22 +20,22 @@ Change = Literal["created", "updated", "same", "deleted", "absent"]
 
 
 class Function(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's function as it should be on its platform. Secrets are named, never held.
+    """The desired state of a client's function on its platform. It names secrets and never contains them.
 
     Attributes:
-        name: of the function on the platform; also the client's id.
-        fabric: name of the fabric file that it is part of.
-        broker: address of the broker as the function reaches it, with a user but without a password; empty: it has no
-            route there, and its update comes back in the response.
-        password: name of the secret that is the broker's password; empty: the broker wants none.
-        key: name of the secret that the bridge signs triggers with; empty: triggers are not signed.
-        image: container image, where the platform runs one.
-        package: archive of the function's code, where the platform takes one.
-        env: further environment of the function.
+        name: name of the function on the platform; also the client's id.
+        fabric: name of the fabric file that defines the function.
+        broker: the broker's address as the function reaches it, with a user but without a password; empty: the
+            function has no route to the broker, and returns its update in the response.
+        password: name of the secret that holds the broker's password; empty: the broker needs no password.
+        key: name of the secret that signs triggers; empty: triggers are not signed.
+        image: container image, on platforms that run containers.
+        package: archive of the function's code, on platforms that take an archive.
+        env: additional environment variables of the function.
         memory_mb: memory of one instance, in MB.
-        timeout_s: how long one invocation may take.
-        options: what only this platform knows of (`kind`, `runtime`, `constraints`, ...).
-        schema: version of the message.
+        timeout_s: time limit of one invocation, in seconds.
+        options: options of this platform only (`kind`, `runtime`, `constraints`, ...).
+        schema: schema number of the message.
     """
 
     upgrade: ClassVar = _UPGRADE
@@ -55,9 +55,9 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """Tells two versions apart; 32 hexadecimal digits, so that it is a legal label everywhere."""
+        """Digest of all fields: 32 hexadecimal digits, a legal label on every platform."""
         fields = msgspec.to_builtins(self)
-        # How the message is written does not make it another function.
+        # The schema describes the message, not the function.
         del fields["schema"]
         return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()[:32]
 
@@ -66,10 +66,12 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
     """A function as its platform lists it.
 
     Attributes:
-        fabric: the fabric file that it was made from; empty: somebody else made it.
-        digest: of the `Function` that it was made from; empty: somebody else made it, or it is incomplete.
+        name: name of the function on the platform.
+        fabric: name of the fabric file that defines the function; empty: FedKeeper did not create it.
+        digest: digest of the `Function` that it was created from; empty: FedKeeper did not create it, or its creation
+            was interrupted.
         url: where the platform triggers it: a URL, or the name of a topic or trigger.
-        topics: what a function of somebody else's wants to be called for (annotation `topic`).
+        topics: topics that a function of another owner subscribes to (annotation `topic`).
     """
 
     name: str
@@ -80,13 +82,13 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a bridge is asked to do.
+    """A request to a bridge to create, delete or list functions.
 
     Attributes:
-        id: where the answer goes; unguessable.
-        deadline_s: seconds since the epoch; nobody waits for the answer any longer.
-        function: what to create, or to bring up to date.
-        name: of the function to delete.
+        id: last level of the reply's topic; unguessable.
+        deadline_s: seconds since the epoch after which the requester no longer waits for the reply.
+        function: the function to create or update.
+        name: name of the function to delete.
     """
 
     upgrade: ClassVar = _UPGRADE
@@ -98,12 +100,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of it.
+    """A bridge's reply to a request.
 
     Attributes:
-        error: why it was not done; empty: it was done.
-        change: what was done.
-        functions: what the platform has now: the one that was created, or all.
+        error: why the request failed; empty: it succeeded.
+        change: what the request changed.
+        functions: the function that was created, or all functions of the platform.
     """
 
     error: str = ""

@@ -1,8 +1,8 @@
-"""What a bridge and a function say to each other about one task.
+"""Messages between a bridge and a function about one task.
 
-A worker process on the bridge's machine gets an `InvocationRequest` per line and answers with a `Report` per line. A
+A worker process on the bridge's machine reads one `InvocationRequest` per line and writes one `Report` per line. A
 function on a FaaS platform finds the request in its trigger, retains its report at `fl.reports.<platform>.<client>`,
-and returns the last one to the platform as well.
+and also returns its last report to the platform.
 """
 
 from typing import ClassVar, Literal
@@ -15,16 +15,16 @@ Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "fa
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one invocation of a client's function.
+    """The progress or outcome of one invocation of a client's function.
 
     Attributes:
-        outcome: `accepted` by the platform, `running` (data and model are there, training begins), `succeeded` (the
-            update is published), `refused` (the platform was away or busy; nothing ran, and it is asked again),
-            `restored` (the function had vanished and was created again), `failed` (it will be invoked again), `dead`
-            (given up), `expired` (its time was over).
+        outcome: `accepted` by the platform; `running` (model and data are loaded, training begins); `succeeded` (the
+            update is published); `refused` (the platform was unreachable or busy; nothing ran, and the bridge tries
+            again); `restored` (the function was missing and was created again); `failed` (it will be invoked again);
+            `dead` (given up); `expired` (the task's deadline has passed).
         activation: the platform's id of the run.
-        cold: whether the function had to be started for it; None: not known.
-        seconds: since the bridge took the task.
+        cold: whether the invocation was a cold start; None: not known.
+        seconds: time since the bridge took the task, in seconds.
     """
 
     job: str
@@ -40,10 +40,10 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvocationRequest(msgspec.Struct, frozen=True):
-    """What the bridge asks for.
+    """A bridge's request to a function to execute a task.
 
     Attributes:
-        task: what to do.
+        task: the task to execute.
     """
 
     upgrade: ClassVar = "package and deploy the functions with the version of the server"
@@ -53,24 +53,24 @@ class InvocationRequest(msgspec.Struct, frozen=True):
 
 
 class RequestName(msgspec.Struct, frozen=True, kw_only=True):
-    """What names the task of an order of any schema, however little else of it can be read."""
+    """The fields of an invocation request that identify its task. They are the same in every schema."""
 
     task: TaskName
     attempt: int
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What becomes of it.
+    """A function's report about an invocation request.
 
     Attributes:
-        id: the task's.
-        state: `training` has begun; `trained`, so the next task may come; `done`, the update is with the broker; or
-            `failed`.
-        cold: whether it is the first task of this process.
-        reason: why it failed.
-        retryable: whether another attempt may have another outcome.
-        attempt: the request's.
-        activation: the platform's id of the run, as the function knows it; empty: it does not.
+        id: the task's id.
+        state: `training` (training has begun), `trained` (the function can take the next task), `done` (the broker has
+            the update), or `failed`.
+        cold: whether this is the first task of this process.
+        reason: why the invocation failed.
+        retryable: whether another attempt can succeed.
+        attempt: the request's attempt.
+        activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The job: what a person asks for, as a TOML file or a JSON message of one and the same schema."""
+"""The job: what a person submits, as a TOML file or as a JSON message with the same schema."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -17,34 +17,34 @@ Share = Annotated[float, Meta(gt=0, le=1)]
 QUORUM_RULE = "a share of cohort.clients, above 0 and up to 1, or a whole number from 2"
 _QUORUM_SCHEMA = {"allOf": [{"anyOf": [{"type": "integer"}, {"maximum": 1}]}]}
 Quorum = Annotated[AtLeastOne | Positive, Meta(description=QUORUM_RULE, extra_json_schema=_QUORUM_SCHEMA)]
-"""JSON has one number 1 (RFC 8259, section 6), so its value alone tells a share from a number of clients."""
+"""JSON does not distinguish 1 from 1.0 (RFC 8259, section 6), so the value decides: a share up to 1, clients from 2."""
 
 LARGEST_INTEGER = 2**53 - 1
-"""JSON promises no larger ones (RFC 8259, section 6)."""
+"""Largest integer that JSON programs exchange exactly (RFC 8259, section 6)."""
 
-MOST_SAMPLES = 2**32
-"""That a cohort can claim at the most: with more, the exact sum has too few bits left for the weights."""
+MAX_COHORT_SAMPLES = 2**32
+"""Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
 
-_DEEPEST = 16
+_MAX_DEPTH = 16
+"""Most levels of nested tables and lists in a job."""
 
 LEARNING_RATES = {"sgd": 0.1, "adam": 1e-3, "nadam": 1e-3}
-"""The paper's grid search (section 4.2)."""
-
+"""Default learning rate per optimizer: the paper's grid search (section 4.2)."""
 
 PIXELS = {"digits": 8, "mnist": 28}
-"""Width and height of the built-in datasets' images."""
+"""Width (and height) of the built-in datasets' images."""
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of the job file. Programs send it on to each other, so it is strict only where a person's job is read."""
+    """Base of the job file's tables. Programs forward them to each other, so only `from_dict` reads them strictly."""
 
 
 class Model(_Section, frozen=True):
-    """What is trained.
+    """The model to train.
 
     Attributes:
-        type: `nn` or `cnn` (paper, section 4.1), or the user's own `package.module:Class`.
-        args: keyword arguments of its constructor; `nn` and `cnn` are fitted to a built-in dataset's images.
+        type: `nn` or `cnn` (paper, section 4.1), or a class of the user's as `package.module:Class`.
+        args: keyword arguments of its constructor; for `nn` and `cnn`, a built-in dataset gives the input size.
     """
 
     type: str = "nn"
@@ -52,16 +52,16 @@ class Model(_Section, frozen=True):
 
 
 class Training(_Section, frozen=True):
-    """What each client does in a round; the names of the paper's Listing 1.
+    """How each client trains in a round; the names are those of the paper's Listing 1.
 
     Attributes:
-        optimizer: torch's, by its usual name.
-        learning_rate: None means the paper's for the optimizer.
+        optimizer: torch's optimizer of that name.
+        learning_rate: None: the paper's learning rate for the optimizer.
         batch_size: examples per step.
-        local_epochs: how often a client goes through its data.
-        optimizer_state: `carry` hands a client the state it ended its last counted round with (paper, section 3.3);
-            `reset` starts every round afresh.
-        dry: return the weights untrained; shows what the fabric alone costs.
+        local_epochs: passes over the client's data per round.
+        optimizer_state: `carry` starts with the optimizer state at the end of the client's last counted round (paper,
+            section 3.3); `reset` starts every round with a fresh one.
+        dry: return the weights without training; measures the cost of the fabric alone.
     """
 
     optimizer: Literal["sgd", "adam", "nadam"] = "adam"
@@ -73,27 +73,27 @@ class Training(_Section, frozen=True):
 
     @property
     def rate(self) -> float:
-        """The learning rate that applies."""
+        """The learning rate to use."""
         return LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
 
 
 class Cohort(_Section, frozen=True):
-    """Who takes part in a round, and when it is over.
+    """Which clients take part in a round, and when the round ends.
 
     Attributes:
-        clients: how many are wanted per round.
-        over_select: how many more are invited.
-        quorum: how many counted updates make a round: a share of `clients` (above 0, up to 1; 1 means all of them), or
-            a number of clients, from 2.
-        grace_s: how long to wait for the others after the quorum.
-        deadline_s: how long a round may take.
-        max_attempts: how often a client's function is invoked in a round before it is given up.
-        on_failure: what to do with a round that missed its quorum.
-        max_failures: failed rounds in a row that end the job, where `on_failure` is `retry` or `skip`.
-        wait_s: how long to wait for clients to be registered.
-        max_samples: updates that claim more samples are refused, where the register does not know better.
-        presence: `required` takes only clients whose platform's bridge says that it is there, and gives up the tasks
-            of one that has gone; `ignored` invites whoever is registered, and waits for them until the deadline.
+        clients: number of clients per round.
+        over_select: number of additional clients to invite.
+        quorum: number of counted updates that a round needs: a share of `clients` (above 0, up to 1; 1 means all of
+            them), or a number of clients, from 2.
+        grace_s: time to wait for the other clients after the quorum, in seconds.
+        deadline_s: time limit of a round, in seconds.
+        max_attempts: how often a client's function is invoked in a round before the client is given up.
+        on_failure: policy for a round that misses its quorum.
+        max_failures: failed rounds in a row that end the job, if `on_failure` is `retry` or `skip`.
+        wait_s: time to wait until enough clients are registered, in seconds.
+        max_samples: updates that claim more samples are refused, if the register does not know the client's number.
+        presence: `required` invites only clients whose platform has a present bridge, and gives up the tasks of a
+            bridge that is absent; `ignored` invites all registered clients, and waits for them until the deadline.
     """
 
     clients: AtLeastOne = 10
@@ -110,36 +110,40 @@ class Cohort(_Section, frozen=True):
 
     @property
     def invited(self) -> int:
-        """How many clients get a task."""
+        """Number of clients that get a task."""
         return self.clients + self.over_select
 
     @property
     def needed(self) -> int:
-        """How many counted updates make a round."""
+        """Number of counted updates that a round needs."""
         if self.quorum > 1:
             return int(self.quorum)
-        # Rounded first: 0.07 * 100 is a little more than 7 in binary, and must not need 8.
+        # Rounded before the ceiling: 0.07 * 100 is slightly more than 7 in binary, and must not need 8 updates.
         return max(1, math.ceil(round(self.quorum * self.clients, 9)))
 
 
 class Strategy(_Section, frozen=True):
-    """How a finished round becomes the next global model."""
+    """How the counted updates become the next global model.
+
+    Attributes:
+        name: the strategy's name.
+    """
 
     name: Literal["fedavg"] = "fedavg"
 
 
 class Data(_Section, frozen=True):
-    """Which clients' data the job is about.
+    """The data that the job trains on, and its partition among clients.
 
     Attributes:
         dataset: `digits`, `mnist`, or the name of data that only the clients have.
-        partition: how a built-in dataset is dealt to clients: `shards` sorts by label and deals each client
-            `shards_per_client` of equal shards (paper, section 4.1), `iid` deals at random, `dirichlet` draws each
+        partition: how a built-in dataset is split among clients: `shards` sorts it by label and gives each client
+            `shards_per_client` of equal shards (paper, section 4.1), `iid` splits at random, `dirichlet` draws each
             client's share of each label from Dirichlet(`alpha`).
-        clients: how many clients the data is dealt to.
-        shards_per_client: how many shards each client gets; for `shards`.
-        alpha: how alike the clients' data are, the larger the more; for `dirichlet`.
-        seed: of the deal.
+        clients: number of clients in the partition.
+        shards_per_client: number of shards per client; for `shards`.
+        alpha: similarity of the clients' data: the larger, the more similar; for `dirichlet`.
+        seed: seed of the partition.
     """
 
     dataset: str = "digits"
@@ -151,16 +155,17 @@ class Data(_Section, frozen=True):
 
     @property
     def key(self) -> str:
-        """Short name of this deal; clients that hold a part of it are labelled with it."""
-        how = {"shards": f"shards{self.shards_per_client}", "iid": "iid", "dirichlet": f"dir{self.alpha:.15g}"}
-        return f"{self.dataset}-{how[self.partition]}-c{self.clients}-s{self.seed}".replace(".", "p").replace("+", "")
+        """Key of the partition; the register labels each client of the partition with it."""
+        names = {"shards": f"shards{self.shards_per_client}", "iid": "iid", "dirichlet": f"dir{self.alpha:.15g}"}
+        key = f"{self.dataset}-{names[self.partition]}-c{self.clients}-s{self.seed}"
+        return key.replace(".", "p").replace("+", "")
 
 
 class Evaluation(_Section, frozen=True):
-    """How the global model is judged, on the server's test set of the job's dataset.
+    """How the server evaluates the global model, on its test set of the job's dataset.
 
     Attributes:
-        every: evaluate each n-th round; the last one always is. 0: never.
+        every: evaluate every n-th round, and always the last one; 0: never.
         batch_size: samples per forward pass.
     """
 
@@ -169,11 +174,11 @@ class Evaluation(_Section, frozen=True):
 
 
 class Stop(_Section, frozen=True):
-    """When the job is done.
+    """When the job ends.
 
     Attributes:
-        rounds: after so many rounds at the latest.
-        target_accuracy: as soon as the test accuracy is at least this; None: never early.
+        rounds: maximum number of completed rounds.
+        target_accuracy: test accuracy that ends the job early; None: the job never ends early.
     """
 
     rounds: AtLeastOne = 20
@@ -181,19 +186,19 @@ class Stop(_Section, frozen=True):
 
 
 class Job(_Section, frozen=True):
-    """Everything that a job consists of.
+    """A federated training job.
 
     Attributes:
-        id: chosen by the submitter; None lets the server choose one from `name`.
-        name: for people, and the start of a chosen id.
-        seed: everything random comes from it.
-        model: what is trained.
-        training: what each client does in a round.
-        cohort: who takes part in a round, and when it is over.
-        strategy: how a finished round becomes the next global model.
-        data: which clients' data the job is about.
-        evaluation: how the global model is judged.
-        stop: when the job is done.
+        id: the job's id; None: the server derives one from `name`.
+        name: name for people; the server's ids start with it.
+        seed: seed of all random numbers of the job.
+        model: the model to train.
+        training: how each client trains in a round.
+        cohort: which clients take part in a round, and when the round ends.
+        strategy: how the counted updates become the next global model.
+        data: the data that the job trains on.
+        evaluation: how the server evaluates the global model.
+        stop: when the job ends.
     """
 
     id: str | None = None
@@ -209,7 +214,7 @@ class Job(_Section, frozen=True):
 
 
 def from_dict(raw: object) -> Job:
-    """Make a job of decoded TOML or JSON, as a person wrote it.
+    """Build a job from decoded TOML or JSON, strictly: a person wrote it.
 
     Raises:
         JobError: a field is unknown, has the wrong type or an impossible value.
@@ -220,14 +225,14 @@ def from_dict(raw: object) -> Job:
         field, value, allowed = exc.mistake
         raise JobError(field or "the job", value, allowed) from exc
     _check(job)
-    return _fitted(job)
+    return _with_input_size(job)
 
 
 def from_json(payload: bytes) -> Job:
     """Decode a JSON job message.
 
     Raises:
-        JobError: it is no JSON, or no job.
+        JobError: the payload is not JSON, or not a valid job.
     """
     try:
         raw = msgspec.json.decode(payload)
@@ -241,10 +246,11 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
 
     Args:
         text: the file's content.
-        overrides: `section.key=value`, each value as TOML (bare words are strings); applied after the file.
+        overrides: texts of the form `section.key=value`, each value in TOML (a bare word is a string); they take
+            precedence over the file.
 
     Raises:
-        JobError: it is no TOML, or no job.
+        JobError: the text is not TOML, an override is malformed, or the result is not a valid job.
     """
     try:
         raw = msgspec.toml.decode(text)
@@ -255,25 +261,25 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     return from_dict(raw)
 
 
-def stated(job: _Section) -> dict[str, Any]:
-    """The tables of a job, or one of them, without what has its default.
+def without_defaults(job: _Section) -> dict[str, Any]:
+    """Return a job, or one of its tables, without the fields that have their default.
 
-    That is what is sent to a server: an older one need not know a field that nobody used.
+    Programs submit this form, so that an older server does not refuse a new field that the job does not use.
     """
-    default, found = type(job)(), dict[str, Any]()
+    default, table = type(job)(), dict[str, Any]()
     for name, value in msgspec.structs.asdict(job).items():
         if value != getattr(default, name):
-            found[name] = stated(value) if isinstance(value, _Section) else value
-    return found
+            table[name] = without_defaults(value) if isinstance(value, _Section) else value
+    return table
 
 
 def to_toml(job: Job) -> str:
-    """The job as a TOML file that `from_toml` reads."""
+    """Encode a job as a TOML file that `from_toml` reads."""
     return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
 
 
 def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """TOML has no null."""
+    """Leave out the fields that are None: TOML has no null."""
     return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
 
 
@@ -287,29 +293,25 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise JobError(path, None, f"{name} is no table")
-    table[key] = _toml_value(text.strip())
-
-
-def _toml_value(text: str) -> Any:
     try:
-        return msgspec.toml.decode(f"v = {text}")["v"]
+        table[key] = msgspec.toml.decode(f"v = {text.strip()}")["v"]
     except UNREADABLE:
-        return text
+        table[key] = text.strip()
 
 
-def _fitted(job: Job) -> Job:
-    """The paper's models, fitted to the images of a built-in dataset where the job does not say otherwise."""
+def _with_input_size(job: Job) -> Job:
+    """Set the input size of the paper's models to that of a built-in dataset, unless the job sets it."""
     pixels, model = PIXELS.get(job.data.dataset), job.model
-    wanted = {"nn": "input_size", "cnn": "size"}.get(model.type)
-    if pixels is None or wanted is None or wanted in model.args:
+    name = {"nn": "input_size", "cnn": "size"}.get(model.type)
+    if pixels is None or name is None or name in model.args:
         return job
     size = pixels * pixels if model.type == "nn" else pixels
-    return msgspec.structs.replace(job, model=Model(type=model.type, args={**model.args, wanted: size}))
+    return msgspec.structs.replace(job, model=Model(type=model.type, args={**model.args, name: size}))
 
 
 def _check(job: Job) -> None:
-    """What no single field's type can say."""
-    _check_plain("", job, _DEEPEST)
+    """Check the rules that no single field's type can express."""
+    _check_value("", job, _MAX_DEPTH)
     for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
         if name is not None:
             _check_id(field, name)
@@ -322,8 +324,8 @@ def _check(job: Job) -> None:
         raise JobError(
             "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
         )
-    if cohort.invited * cohort.max_samples > MOST_SAMPLES:
-        most = MOST_SAMPLES // cohort.invited
+    if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
+        most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
     if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
         raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
@@ -333,31 +335,31 @@ def _check(job: Job) -> None:
         raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
 
 
-def _check_plain(path: str, value: object, room: int) -> None:
-    """JSON and TOML can both say the value, and mean the same by it; TOML's null is a field that is left out."""
-    if room == 0:
+def _check_value(path: str, value: object, depth: int) -> None:
+    """Check that JSON and TOML can both express a value. TOML has no null, so None is legal only for an omitted field.
+
+    Args:
+        path: dotted name of the field.
+        value: the field's value.
+        depth: how many more levels of tables and lists are allowed.
+    """
+    if depth == 0:
         raise JobError(path, None, "expected less deeply nested tables and lists")
     match value:
         case msgspec.Struct():
-            _check_plain(path, msgspec.structs.asdict(value), room)
+            _check_value(path, msgspec.structs.asdict(value), depth)
         case dict():
             for key, part in value.items():
-                _check_plain(f"{path}.{key}" if path else key, part, room - 1)
+                _check_value(f"{path}.{key}" if path else key, part, depth - 1)
         case list():
             for part in value:
-                _check_plain(path, part, room - 1)
-        case int() | float():
-            _check_number(path, value)
+                _check_value(path, part, depth - 1)
+        case int() | float() if abs(value) > LARGEST_INTEGER if isinstance(value, int) else not math.isfinite(value):
+            raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
         case None if not path.startswith("model.args."):
             pass
-        case _ if not isinstance(value, str):
+        case _ if not isinstance(value, str | int | float):
             raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
-
-
-def _check_number(path: str, value: float) -> None:
-    fits = abs(value) <= LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
-    if not fits:
-        raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
 
 
 def _check_id(field: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The job's record: all that the server must remember of a job, in one retained value."""
+"""The job record: everything that the server must remember of a job, in one retained value."""
 
 from typing import ClassVar, Literal
 
@@ -9,9 +9,19 @@ from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import BlobRef
 
+Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
+
 
 class Member(msgspec.Struct, frozen=True):
-    """A client that was invited to a round, as the register knew it then."""
+    """A client that is invited to a round, as the register described it at that time.
+
+    Attributes:
+        id: the client's id.
+        platform: name of the platform that hosts the client's function.
+        url: where the platform triggers the function; empty: the platform needs no URL.
+        data_loc: fsspec URL of the client's shard.
+        samples: number of examples in the shard; 0: not known.
+    """
 
     id: str
     platform: str
@@ -20,36 +30,33 @@ class Member(msgspec.Struct, frozen=True):
     samples: int
 
 
-Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
-
-
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The job's state of record; whoever moves it by compare-and-set has decided.
+    """The state of a job. Every decision about a job is one compare-and-set of its record.
 
     Attributes:
-        id: the job's.
-        job: what was asked for.
-        phase: where the job stands.
-        created_s: when it was accepted, seconds since the epoch.
-        round: the open round, or the last one.
-        model: the global model that the open round starts from; in the end, the final one.
-        server_state: the strategy's own tensors; None where it has none.
+        id: the job's id.
+        job: the job as it was submitted.
+        phase: the job's phase.
+        created_s: when the job was accepted, in seconds since the epoch.
+        round: number of the open round, or of the last one.
+        model: the global model that the open round starts from; at the end, the final model.
+        server_state: the strategy's own tensors; None: it has none.
         frozen: names of the model's tensors that clients do not train, so updates leave them out.
         buffers: names of the model's tensors that are statistics, not weights.
-        cohort: who was invited to the open round.
-        opened_s: when the round was opened, seconds since the epoch.
-        deadline_s: when it must be over.
-        invited: every task of the open round is with the broker.
-        closed: the last sequence of the log that counts for the open round; None: it still collects.
-        failures: failed rounds in a row.
-        states: the optimizer state that each client's next task names.
-        done: completed rounds.
-        last: what the last completed round was announced as; said again after a crash.
-        evaluated: the last round that was evaluated.
-        accuracy: measured then.
+        cohort: the clients that are invited to the open round.
+        opened_s: when the round was opened, in seconds since the epoch.
+        deadline_s: the round's deadline, in seconds since the epoch.
+        invited: whether the broker has every task of the open round.
+        closed: last sequence of the log that counts for the open round; None: the round still collects updates.
+        failures: number of failed rounds in a row.
+        states: the optimizer state that each client's next task refers to.
+        done: number of completed rounds.
+        last: the event of the last completed round; the server announces it again after a crash.
+        evaluated: number of the last round that was evaluated.
+        accuracy: test accuracy of that round.
         reason: why the job ended.
-        announced: its end is with the broker as an event too.
-        schema: version of the message.
+        announced: whether the broker also has the job's last event.
+        schema: schema number of the message.
     """
 
     upgrade: ClassVar = "a newer server wrote it: upgrade this program"
@@ -79,16 +86,21 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = codec.SCHEMA
 
     @property
-    def ended(self) -> bool:
-        """Nothing more will happen to the model."""
+    def has_ended(self) -> bool:
+        """Whether the job is in one of its last phases: the model does not change any more."""
         return self.phase in ("completed", "failed", "cancelled")
 
     @property
-    def over(self) -> bool:
-        """Nothing more is to be done."""
-        return self.ended and self.announced
+    def is_over(self) -> bool:
+        """Whether the job has ended and its end is announced: the server has nothing left to do."""
+        return self.has_ended and self.announced
 
 
-def failed(record: JobRecord, reason: str) -> JobRecord:
-    """The record of a job that can't go on."""
+def as_failed(record: JobRecord, reason: str) -> JobRecord:
+    """Return the record with the phase `failed` and no cohort.
+
+    Args:
+        record: the record of a job that cannot continue.
+        reason: why, for people.
+    """
     return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)

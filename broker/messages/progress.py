@@ -1,6 +1,6 @@
-"""Progress events: one class for each thing that a person may want to see, and its topic.
+"""Progress events: one class per event, and its topic.
 
-`round.completed` is the class RoundCompleted, published to `fl.progress.<job>.round.completed`.
+`round.completed` is the class RoundCompleted; the server publishes it to `fl.progress.<job>.round.completed`.
 """
 
 from typing import ClassVar, get_args
@@ -16,17 +16,17 @@ from broker.messages.round import BlobRef
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened; `what` is its subject and verb."""
+    """Base of the events. `what` is the event's name: its subject and verb."""
 
     what: ClassVar[str]
 
 
 class JobAccepted(_Event, frozen=True):
-    """The job is with the server.
+    """The server has accepted the job.
 
     Attributes:
-        name: the job's.
-        job: what was asked for, with every default written out.
+        name: the job's name.
+        job: the job, with all defaults filled in.
     """
 
     what: ClassVar = "job.accepted"
@@ -35,12 +35,12 @@ class JobAccepted(_Event, frozen=True):
 
 
 class JobRejected(_Event, frozen=True):
-    """The job can't be run.
+    """The server has rejected the job: it cannot run.
 
     Attributes:
-        field: what of the job is wrong, such as `cohort.clients`; empty: all of it.
-        value: the field's value, as Python shows it.
-        reason: the field, its value and what is allowed, in a sentence.
+        field: name of the wrong field, such as `cohort.clients`; empty: the whole job.
+        value: the field's value, as Python prints it.
+        reason: the field, its value and what is allowed, in one sentence.
     """
 
     what: ClassVar = "job.rejected"
@@ -53,10 +53,10 @@ class JobWaiting(_Event, frozen=True):
     """The job waits for clients.
 
     Attributes:
-        data: the deal whose clients it waits for.
-        have: how many there are.
-        need: how many a round needs.
-        until_s: when the job is given up, seconds since the epoch.
+        data: key of the partition whose clients it waits for.
+        have: number of available clients.
+        need: number of clients that a round needs.
+        until_s: when the job fails if they are still missing, in seconds since the epoch.
     """
 
     what: ClassVar = "job.waiting"
@@ -71,7 +71,7 @@ class JobStarted(_Event, frozen=True):
     """The initial model is published.
 
     Attributes:
-        parameters: how many numbers the model has.
+        parameters: number of parameters of the model.
     """
 
     what: ClassVar = "job.started"
@@ -80,7 +80,7 @@ class JobStarted(_Event, frozen=True):
 
 
 class JobCompleted(_Event, frozen=True):
-    """The job's stop rule was met."""
+    """The job has met its stop condition."""
 
     what: ClassVar = "job.completed"
     reason: str
@@ -90,14 +90,14 @@ class JobCompleted(_Event, frozen=True):
 
 
 class JobFailed(_Event, frozen=True):
-    """The job can't go on."""
+    """The job cannot continue."""
 
     what: ClassVar = "job.failed"
     reason: str
 
 
 class JobCancelled(_Event, frozen=True):
-    """Someone asked for the end; `model` is the last global model."""
+    """The job was cancelled. `model` is the last global model."""
 
     what: ClassVar = "job.cancelled"
     rounds: int
@@ -105,13 +105,13 @@ class JobCancelled(_Event, frozen=True):
 
 
 class RoundOpened(_Event, frozen=True):
-    """A cohort is chosen; its tasks are on their way.
+    """The cohort is selected, and the server sends its tasks.
 
     Attributes:
-        cohort: the invited clients.
-        quorum: how many counted updates make the round.
-        deadline_s: when it must be over, seconds since the epoch.
-        resumed: the server was started anew in the middle of the round.
+        cohort: ids of the invited clients.
+        quorum: number of counted updates that the round needs.
+        deadline_s: the round's deadline, in seconds since the epoch.
+        resumed: whether the server was restarted during the round.
     """
 
     what: ClassVar = "round.opened"
@@ -123,11 +123,11 @@ class RoundOpened(_Event, frozen=True):
 
 
 class RoundQuorum(_Event, frozen=True):
-    """Enough updates are counted.
+    """The round has reached its quorum.
 
     Attributes:
-        counted: how many.
-        grace_s: how long the other clients have left, in seconds.
+        counted: number of counted updates.
+        grace_s: time that the other clients have left, in seconds.
     """
 
     what: ClassVar = "round.quorum"
@@ -137,14 +137,14 @@ class RoundQuorum(_Event, frozen=True):
 
 
 class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """A round's wall time in the paper's terms (Figure 5). Seconds; the parts add up to `round_s`.
+    """The phases of a round's wall time (paper, Figure 5), in seconds. They add up to `round_s`.
 
     Attributes:
-        invocation_s: until every task was with the broker.
-        clients_start_s: from there until the first client began to train (start of function, model, data).
-        training_s: from there until the last counted update was here.
-        aggregation_s: from there until the new global model was committed.
-        round_s: all of it.
+        invocation_s: from the round's opening until the broker has every task.
+        clients_start_s: from then until the first client starts to train (start of the function, model, data).
+        training_s: from then until the last counted update arrives.
+        aggregation_s: from then until the new global model is committed.
+        round_s: the whole round.
     """
 
     invocation_s: float
@@ -158,15 +158,15 @@ class RoundCompleted(_Event, frozen=True):
     """A new global model is committed.
 
     Attributes:
-        counted: clients whose update is in the model.
-        missing: invited clients whose update is not.
-        samples: how many examples they trained on, all together.
+        counted: ids of the clients whose update is in the model.
+        missing: ids of the invited clients whose update is not in the model.
+        samples: number of examples that the counted clients trained on, in total.
         model: the new global model.
-        split: where the time went.
-        trained_s: seconds of training, summed over the counted clients.
-        metrics: the clients' own metrics, weighted by samples.
-        bytes_in: size of the counted updates.
-        bytes_out: size of what the clients had to fetch.
+        split: the phases of the round's wall time.
+        trained_s: training time, summed over the counted clients, in seconds.
+        metrics: mean of the clients' metrics, weighted by samples.
+        bytes_in: size of the counted updates, in bytes.
+        bytes_out: bytes that the counted clients fetched from the broker.
     """
 
     what: ClassVar = "round.completed"
@@ -183,11 +183,11 @@ class RoundCompleted(_Event, frozen=True):
 
 
 class RoundFailed(_Event, frozen=True):
-    """The round missed its quorum.
+    """The round has missed its quorum.
 
     Attributes:
-        counted: clients whose update had come.
-        policy: what follows: `retry`, `skip` or `stop`.
+        counted: ids of the clients whose update had arrived.
+        policy: the job's policy for a failed round: `retry`, `skip` or `stop`.
     """
 
     what: ClassVar = "round.failed"
@@ -198,7 +198,7 @@ class RoundFailed(_Event, frozen=True):
 
 
 class ClientTraining(_Event, frozen=True):
-    """A client has model and data, and trains."""
+    """A client has loaded the model and its data, and trains."""
 
     what: ClassVar = "client.training"
     round: int
@@ -210,10 +210,10 @@ class ClientTraining(_Event, frozen=True):
 
 
 class ClientFailed(_Event, frozen=True):
-    """An invocation failed.
+    """An invocation has failed.
 
     Attributes:
-        final: the client is given up for this round.
+        final: whether the client is given up for this round.
     """
 
     what: ClassVar = "client.failed"
@@ -226,7 +226,7 @@ class ClientFailed(_Event, frozen=True):
 
 
 class ClientRefused(_Event, frozen=True):
-    """The platform was away or too busy to start the function; it is asked again, and no attempt is lost."""
+    """The platform was unreachable or too busy to start the function. The bridge tries again, and no attempt counts."""
 
     what: ClassVar = "client.refused"
     round: int
@@ -237,7 +237,7 @@ class ClientRefused(_Event, frozen=True):
 
 
 class ClientRestored(_Event, frozen=True):
-    """A client's function had vanished from its platform and was created again."""
+    """A client's function was missing on its platform and was created again."""
 
     what: ClassVar = "client.restored"
     round: int
@@ -248,14 +248,14 @@ class ClientRestored(_Event, frozen=True):
 
 
 class UpdateCounted(_Event, frozen=True):
-    """A client's update is in the round's sum.
+    """A client's update is counted in the round.
 
     Attributes:
-        samples: how many examples it was trained on.
-        counted: how many updates are in the sum now.
-        of: how many clients were invited.
-        trained_s: how long the client trained, in seconds.
-        metrics: what the training measured.
+        samples: number of examples that the client trained on.
+        counted: number of counted updates so far.
+        of: number of invited clients.
+        trained_s: training time of the client, in seconds.
+        metrics: metrics that the training measured.
     """
 
     what: ClassVar = "update.counted"
@@ -273,8 +273,8 @@ class UpdateRefused(_Event, frozen=True):
     """An update was not counted.
 
     Attributes:
-        topic: where it lies.
-        code: why, in a word: one of `server.gate.CODES`.
+        topic: topic of the update.
+        code: code of the reason: one of `server.gate.CODES`.
     """
 
     what: ClassVar = "update.refused"
@@ -284,14 +284,14 @@ class UpdateRefused(_Event, frozen=True):
 
 
 class ModelEvaluated(_Event, frozen=True):
-    """The global model after a round was judged on the server's test set.
+    """A round's global model was evaluated on the server's test set.
 
     Attributes:
-        accuracy: share of right answers, 0 to 1.
-        loss: mean over the test set; null: it is not finite.
-        samples: how many examples it was judged on.
-        evaluation_s: how long that took, in seconds.
-        background: the next round had begun meanwhile.
+        accuracy: share of correct predictions, 0 to 1.
+        loss: mean loss over the test set; None: it is not finite.
+        samples: number of examples in the test set.
+        evaluation_s: duration of the evaluation, in seconds.
+        background: whether the next round ran at the same time.
     """
 
     what: ClassVar = "model.evaluated"
@@ -326,12 +326,19 @@ Event = (
 
 _KINDS: dict[str, type[Event]] = {kind.what: kind for kind in get_args(Event)}
 
-ENDS = (JobRejected, JobCompleted, JobFailed, JobCancelled)
-"""After one of these nothing more happens to a job."""
+FINAL_EVENTS = (JobRejected, JobCompleted, JobFailed, JobCancelled)
+"""A job's last event is one of these."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """An event, what job it belongs to, when it happened, and an id that a repetition shares."""
+    """An event of a job.
+
+    Attributes:
+        job: the job's id.
+        event: the event.
+        time_s: when it happened, in seconds since the epoch.
+        id: id of the event; a repetition of the event has the same id.
+    """
 
     job: str
     event: Event
@@ -340,23 +347,31 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 def topic_of(job: str, event: Event) -> str:
-    """Where the event is published."""
+    """Return the topic of an event.
+
+    Args:
+        job: the job's id.
+        event: the event.
+
+    Raises:
+        BadTopic: the job's id is not a legal id.
+    """
     subject, verb = event.what.split(".")
     return topics.progress(job, subject, verb)
 
 
 def encode(progress: Progress) -> bytes:
-    """The event as a CloudEvent."""
+    """Encode an event as a CloudEvent."""
     envelope = Envelope(progress.id, "/server", progress.event.what, progress.time_s, progress.job)
     return cloudevents.encode(envelope, progress.event)
 
 
 def decode(payload: bytes) -> Progress:
-    """Read it back.
+    """Decode an event from a CloudEvent.
 
     Raises:
-        SchemaTooNew: it is of a newer schema.
-        DecodeError: it is no progress event that we know.
+        SchemaTooNew: the event has a newer schema than this program knows.
+        DecodeError: the payload is not a CloudEvent, or this program does not know the event.
     """
     envelope, data = cloudevents.decode(payload)
     kind = _KINDS.get(envelope.type)

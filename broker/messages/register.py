@@ -1,4 +1,4 @@
-"""Who is there: the client register's entries, how their invocations went, and which bridges are up."""
+"""Messages of the client register: its entries, statistics of each client's invocations, and the bridges' presence."""
 
 from typing import ClassVar
 
@@ -9,16 +9,16 @@ from broker.messages.invocation import Outcome
 
 
 class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
-    """How a client's invocations went so far, as its bridge keeps count.
+    """A bridge's statistics of a client's invocations.
 
     Attributes:
         state: the last outcome.
-        seen_s: when that was, seconds since the epoch.
-        invocations: runs of the function that the platform accepted or that were heard of.
-        failures: how many of them failed.
-        cold: how many of them had to start the function.
+        seen_s: time of the last outcome, in seconds since the epoch.
+        invocations: how many runs the platform accepted, or the function reported.
+        failures: how many of these runs failed.
+        cold: how many of these runs were cold starts.
         activation: the platform's id of the last run.
-        run: job, round and attempt of the last run that was counted.
+        run: job, round and attempt of the last counted run.
     """
 
     client: str
@@ -33,14 +33,14 @@ class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """A bridge says that it is there, again and again.
+    """A bridge's heartbeat.
 
     Attributes:
-        bridge: its name.
-        platform: whose tasks it takes.
-        every_s: how often it says so; one that was not heard for three times as long is not there.
-        gone: it, or its broker for it, has said goodbye.
-        schema: version of the message.
+        bridge: the bridge's name.
+        platform: the platform whose tasks the bridge takes.
+        every_s: interval of the heartbeats, in seconds; a bridge is absent after three intervals without one.
+        gone: the bridge has stopped, or the broker has lost its connection.
+        schema: schema number of the message.
     """
 
     upgrade: ClassVar = "upgrade the server to the version of the bridge"
@@ -53,16 +53,18 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry of the client register (paper, section 3.1). Secrets are named, never held.
+    """An entry of the client register (paper, section 3.1). It names secrets and never contains them.
 
     Attributes:
+        id: the client's id.
+        platform: name of the platform that hosts the client's function.
         function: name of the function on its platform.
-        url: where the platform triggers the function; empty where it needs none.
+        url: where the platform triggers the function; empty: the platform needs no URL.
         data_loc: fsspec URL of the client's shard.
-        labels: what cohorts are chosen by; `data` names the deal that the shard is part of.
-        samples: size of the shard; 0: not known.
+        labels: labels that cohorts are selected by; `data` is the key of the partition that the shard belongs to.
+        samples: number of examples in the shard; 0: not known.
         secret: name of the secret that the bridge needs.
-        paused: left out of cohorts.
+        paused: whether cohorts leave this client out.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""A round's task, and what is derived for it: tokens and seeds."""
+"""A round's task, and the tokens and seeds that are derived for it."""
 
 import hashlib
 import hmac
@@ -11,12 +11,12 @@ from broker.messages.job import Model, Training
 
 
 class BlobRef(msgspec.Struct, frozen=True):
-    """Where bytes lie, and which bytes they are. Weights never travel in a message, only this does.
+    """A reference to bytes on the broker. Messages carry references, never the weights themselves.
 
     Attributes:
-        topic: where they are retained.
-        sha256: their digest, 64 hexadecimal digits.
-        bytes: how many they are.
+        topic: topic that retains the bytes.
+        sha256: SHA-256 digest of the bytes, 64 hexadecimal digits.
+        bytes: number of bytes.
     """
 
     topic: str
@@ -25,25 +25,25 @@ class BlobRef(msgspec.Struct, frozen=True):
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
-    """What one client is asked to do in one round.
+    """The task of one client in one round.
 
-    The first fields are those of the paper's Listing 1, by its names.
+    The first fields are those of the paper's Listing 1, under the same names.
 
     Attributes:
-        client_id: who.
+        client_id: the client's id.
         client_type: the platform that hosts the client's function.
-        url: where that platform triggers it; empty where the platform needs none.
+        url: where the platform triggers the function; empty: the platform needs no URL.
         model_configuration: the model to build.
         data_loc: fsspec URL of the client's shard.
         training_hyperparameters: how to train.
         model: the global model to start from.
-        state: the optimizer state to start from; None: afresh.
-        token: proves that an update answers this task; unguessable.
-        seed: of everything random in this training.
-        deadline_s: seconds since the epoch; no update is wanted after it.
+        state: the optimizer state to start from; None: a fresh one.
+        token: proof that an update answers this task; unguessable.
+        seed: seed of all random numbers in this training.
+        deadline_s: seconds since the epoch after which no update is accepted.
         max_attempts: how often the function may be invoked for this task.
-        client_config: what the strategy tells the client.
-        schema: version of the message.
+        client_config: the strategy's parameters for this client.
+        schema: schema number of the message.
     """
 
     upgrade: ClassVar = "upgrade this bridge to the version of the server"
@@ -67,23 +67,12 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """Names the task: a second copy has the same."""
+        """The task's id. A second copy of the task has the same id."""
         return f"{self.job}.{self.round}.{self.client_id}"
 
 
-def nonce(secret: str, job: str, round_: int) -> str:
-    """The nonce of one round: whoever knows the job's secret gets the same (HMAC-SHA256, RFC 2104).
-
-    Args:
-        secret: the job's.
-        job: its id.
-        round_: the round's number.
-    """
-    return hmac.new(secret.encode(), f"{job}/{round_}".encode(), hashlib.sha256).hexdigest()
-
-
 class TaskName(msgspec.Struct, frozen=True, kw_only=True):
-    """What names a task in a message of any schema, however little else of it can be read."""
+    """The fields that identify a task. They are the same in every schema."""
 
     client_id: str
     client_type: str
@@ -93,16 +82,32 @@ class TaskName(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def id(self) -> str:
-        """The task's."""
+        """The task's id."""
         return f"{self.job}.{self.round}.{self.client_id}"
 
 
+def nonce(secret: str, job: str, round_: int) -> str:
+    """Return a round's nonce: HMAC-SHA256 (RFC 2104) of job and round, keyed with the job's secret.
+
+    Args:
+        secret: the job's secret.
+        job: the job's id.
+        round_: the round's number.
+    """
+    return hmac.new(secret.encode(), f"{job}/{round_}".encode(), hashlib.sha256).hexdigest()
+
+
 def token(nonce: str, client: str) -> str:
-    """The token of a client's task in the round that the nonce belongs to (HMAC-SHA256, RFC 2104)."""
+    """Return the token of a client's task: HMAC-SHA256 (RFC 2104) of the client, keyed with the round's nonce.
+
+    Args:
+        nonce: the round's nonce.
+        client: the client's id.
+    """
     return hmac.new(nonce.encode(), client.encode(), hashlib.sha256).hexdigest()
 
 
 def seed(*parts: int | str) -> int:
-    """A 63-bit seed that depends on every part, and on nothing else."""
+    """Return a 63-bit seed that depends on all parts and their order, and on nothing else."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

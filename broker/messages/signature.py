@@ -1,7 +1,7 @@
-"""Signs a trigger, so that a function whose URL is open to everyone runs for its bridge alone.
+"""Signs triggers, so that a function with a public URL runs only for its bridge.
 
-HMAC-SHA256 (RFC 2104) over the time, the call's id and the digest of the body, as GitHub's and OpenFaaS's own webhooks
-do over the body. Verify before anything of the body is parsed.
+A signature is the HMAC-SHA256 (RFC 2104) of the time, the call's id and the body's digest; GitHub's and OpenFaaS's
+webhooks sign the body in the same way. Call `verify` before parsing the body.
 """
 
 import hashlib
@@ -12,42 +12,42 @@ from typing import Final
 from broker.messages.errors import BadSignature
 
 CALL_ID: Final = "X-Call-Id"
-"""OpenFaaS's own name for it: the gateway passes it on when it is there."""
+"""OpenFaaS's own header for the id of a call: the gateway forwards it."""
 
 TIMESTAMP: Final = "X-FedKeeper-Timestamp"
 SIGNATURE: Final = "X-FedKeeper-Signature"
 
 SKEW_S: Final = 300.0
-"""How far the clocks of bridge and function may be apart, and how long a call's id is remembered."""
+"""Largest difference between the clocks of bridge and function, in seconds. Ids are remembered for twice as long."""
 
 _METHOD: Final = "sha256="
 
 
 def sign(key: bytes, body: bytes, call_id: str, now_s: float) -> dict[str, str]:
-    """The headers that go with a body.
+    """Return the headers that sign a call.
 
     Args:
         key: the secret that bridge and function share.
-        body: what is sent.
-        call_id: of this call and of no other.
-        now_s: seconds since the epoch.
+        body: the call's body.
+        call_id: unique id of the call.
+        now_s: the current time, in seconds since the epoch.
     """
     timestamp = str(int(now_s))
     return {CALL_ID: call_id, TIMESTAMP: timestamp, SIGNATURE: _METHOD + _digest(key, body, call_id, timestamp)}
 
 
 def verify(key: bytes, body: bytes, headers: Mapping[str, str], now_s: float, seen: dict[str, float]) -> None:
-    """Accept a call once.
+    """Check the signature of a call, and accept each call only once.
 
     Args:
         key: the secret that bridge and function share.
-        body: what was received.
-        headers: of the call, whatever their case.
-        now_s: seconds since the epoch.
-        seen: ids of the calls that were accepted, and when; kept by the caller from call to call.
+        body: the call's body.
+        headers: the call's headers; upper and lower case are equal.
+        now_s: the current time, in seconds since the epoch.
+        seen: time of acceptance of each accepted call, by its id. The caller keeps this table between calls.
 
     Raises:
-        BadSignature: it is not the bridge's, too old, too new, or was seen before.
+        BadSignature: the bridge did not sign the call, it is too old or too new, or it was made before.
     """
     lower = {name.lower(): value for name, value in headers.items()}
     call_id, timestamp, given = (lower.get(name.lower(), "") for name in (CALL_ID, TIMESTAMP, SIGNATURE))
@@ -55,11 +55,11 @@ def verify(key: bytes, body: bytes, headers: Mapping[str, str], now_s: float, se
         raise BadSignature("the call is not signed")
     if not hmac.compare_digest(given.encode(), (_METHOD + _digest(key, body, call_id, timestamp)).encode()):
         raise BadSignature("the signature is not the bridge's")
-    # A signed timestamp is the bridge's own, so it is a number.
+    # The signature is valid, so the timestamp is the bridge's, and a number.
     if abs(now_s - int(timestamp)) > SKEW_S:
         raise BadSignature(f"signed {now_s - int(timestamp):.0f} s ago; are the clocks right?")
-    for old in [known for known, when in seen.items() if now_s - when > 2 * SKEW_S]:
-        del seen[old]
+    for old_id in [seen_id for seen_id, seen_s in seen.items() if now_s - seen_s > 2 * SKEW_S]:
+        del seen[old_id]
     if call_id in seen:
         raise BadSignature("this very call was made before")
     seen[call_id] = now_s

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, read without numpy: what one who passes an update on needs to know of it."""
+"""Reads the header of a safetensors file without numpy, for programs that forward updates."""
 
 import json
 import struct
@@ -9,20 +9,20 @@ import msgspec
 from broker.messages.errors import BadTensors
 
 HEADER_CAP: Final = 64 << 10
-"""Bytes of header that are always accepted; a larger one only if as many tensors are expected."""
+"""Largest header that is always accepted, in bytes. A larger one needs a larger number of expected tensors."""
 
 _BYTES_PER_TENSOR: Final = 512
 
 
 def read(payload: bytes, *, expected: int = 0) -> tuple[dict[str, Any], int]:
-    """The header's entries by name, and where the tensors begin; none of them is looked at.
+    """Return the header's entries by name, and the offset of the tensors. The tensors are not read.
 
     Args:
         payload: the file.
-        expected: how many tensors it should hold; a header that is far too large for so many is not parsed.
+        expected: expected number of tensors; a header that is far too large for this number is not parsed.
 
     Raises:
-        BadTensors: it is unreadable, has a duplicate name, or is too large.
+        BadTensors: the header is unreadable, has a duplicate name, or is too large.
     """
     cap = max(HEADER_CAP, _BYTES_PER_TENSOR * expected)
     if len(payload) < 8:  # noqa: PLR2004 (the length field itself)
@@ -30,24 +30,28 @@ def read(payload: bytes, *, expected: int = 0) -> tuple[dict[str, Any], int]:
     (size,) = struct.unpack_from("<Q", payload)
     if size > min(cap, len(payload) - 8):
         raise BadTensors(f"its header claims {size} bytes, at most {min(cap, len(payload) - 8)} are accepted")
-    return _parsed(payload[8 : 8 + size]), 8 + size
+    return _parse_header(payload[8 : 8 + size]), 8 + size
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:
-    """What the file says of itself.
+    """Return the metadata in a header.
 
     Raises:
-        BadTensors: that is no table of texts.
+        BadTensors: the metadata is not a table of texts.
     """
-    found: dict[str, str] = converted(header.get("__metadata__", {}), dict[str, str])
-    return found
+    table: dict[str, str] = convert(header.get("__metadata__", {}), dict[str, str])
+    return table
 
 
-def converted(value: object, kind: Any) -> Any:
-    """A part of the header as the type that it should be.
+def convert(value: object, kind: Any) -> Any:
+    """Convert a part of a header to its type.
+
+    Args:
+        value: decoded JSON.
+        kind: the type.
 
     Raises:
-        BadTensors: it is of another one.
+        BadTensors: the value does not fit the type.
     """
     try:
         return msgspec.convert(value, kind)
@@ -55,8 +59,8 @@ def converted(value: object, kind: Any) -> Any:
         raise BadTensors(f"its header is malformed: {exc}") from exc
 
 
-def _parsed(text: bytes) -> dict[str, Any]:
-    """The header's JSON object; the decoder of the standard library is the one that shows duplicate keys."""
+def _parse_header(text: bytes) -> dict[str, Any]:
+    """Parse the JSON object with the standard library's decoder, because it reports duplicate keys."""
     try:
         header = _DECODER.decode(text.decode())
     except (ValueError, RecursionError) as exc:
@@ -66,13 +70,13 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return header
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key stands in it twice")
-    # A lone surrogate ("\\ud800") is legal JSON and no text: whoever encodes it later would fail.
+    # A lone surrogate ("\\ud800") is legal JSON, but encoding it as UTF-8 fails; find it now.
     "".join(text for pair in pairs for text in pair if isinstance(text, str)).encode()
     return table
 
 
-_DECODER: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_refuse_duplicates)

@@ -1,10 +1,11 @@
-"""Tensors <-> bytes: safetensors, read by a gate of our own.
+"""Encodes tensors as safetensors files, and decodes untrusted files strictly.
 
 The safetensors library accepts duplicate keys, and takes seconds for a header of a million empty tensors
-(https://github.com/huggingface/safetensors#format describes the format). So `broker.messages.tensor_header` caps the
-header before it is parsed, and what it says is checked before a tensor is touched. bfloat16 comes from ml_dtypes.
+(https://github.com/huggingface/safetensors#format describes the format). So `broker.messages.tensor_header` limits the
+header's size before parsing it, and `decode` checks every entry before it reads a tensor. ml_dtypes adds bfloat16.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from broker.messages.errors import BadTensors
 Array = NDArray[Any]
 Tensors = dict[str, Array]
 Layout = dict[str, tuple[str, tuple[int, ...]]]
-"""What a file holds: name -> (safetensors dtype, shape)."""
+"""The tensors of a file without their values: name -> (safetensors dtype, shape)."""
 
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "F64": np.dtype(np.float64),
@@ -40,55 +41,60 @@ FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor's entry in the header; the offsets are its first byte and the one after its last."""
+
     dtype: str
     shape: tuple[int, ...]
     data_offsets: tuple[int, int]
 
 
 def encode(tensors: Mapping[str, Array]) -> bytes:
-    """A safetensors file without metadata: the same tensors always give the same bytes."""
+    """Encode tensors as a safetensors file without metadata. Equal tensors give equal bytes."""
     return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
 
 
 def layout(tensors: Mapping[str, Array]) -> Layout:
-    """What `encode` would write."""
+    """Return the layout of the file that `encode` would write."""
     return {name: (_CODES[array.dtype], array.shape) for name, array in tensors.items()}
 
 
 def decode(payload: bytes, *, expected: int = 0) -> tuple[Tensors, dict[str, str]]:
-    """A file's tensors, as views of the payload's memory, and its metadata.
+    """Return a file's tensors, as read-only views of the payload's memory, and its metadata.
 
     Args:
         payload: the file.
-        expected: how many tensors it should hold; a header that is far too large for so many is not parsed.
+        expected: expected number of tensors; a header that is far too large for this number is not parsed.
 
     Raises:
-        BadTensors: it is malformed in any way, has a duplicate name, a dtype that is not ours, or too large a header.
+        BadTensors: the file is malformed, or has a duplicate name, an unknown dtype, or too large a header.
     """
     header, start = tensor_header.read(payload, expected=expected)
     metadata = tensor_header.metadata(header)
-    entries = {name: tensor_header.converted(entry, _Entry) for name, entry in header.items() if name != "__metadata__"}
+    entries = {name: tensor_header.convert(entry, _Entry) for name, entry in header.items() if name != "__metadata__"}
     _check_offsets(entries, len(payload) - start)
     return {name: _view(payload, start, name, entry) for name, entry in entries.items()}, metadata
 
 
 def _check_offsets(entries: Mapping[str, _Entry], size: int) -> None:
-    """Every byte belongs to exactly one tensor: no holes, no overlaps, nothing behind the last one."""
-    at = 0
+    """Check that every byte belongs to exactly one tensor: no holes, no overlaps, nothing after the last tensor."""
+    previous_end = 0
     for begin, end in sorted(entry.data_offsets for entry in entries.values()):
-        if begin != at or end < begin:
-            raise BadTensors(f"a tensor begins at byte {begin}, the one before it ended at {at}")
-        at = end
-    if at != size:
-        raise BadTensors(f"its tensors end at byte {at} of {size}")
+        if begin != previous_end or end < begin:
+            raise BadTensors(f"a tensor begins at byte {begin}, the one before it ended at {previous_end}")
+        previous_end = end
+    if previous_end != size:
+        raise BadTensors(f"its tensors end at byte {previous_end} of {size}")
 
 
 def _view(payload: bytes, start: int, name: str, entry: _Entry) -> Array:
+    """Return one tensor as a view of the payload, whose tensors begin at `start`."""
     dtype = DTYPES.get(entry.dtype)
     if dtype is None:
         raise BadTensors(f"{name} has dtype {entry.dtype}, known are {', '.join(DTYPES)}")
     begin, end = entry.data_offsets
-    count = _elements(name, entry.shape)
+    if any(side < 0 for side in entry.shape):
+        raise BadTensors(f"{name} has shape {entry.shape}")
+    count = math.prod(entry.shape)
     if count * dtype.itemsize != end - begin:
         raise BadTensors(f"{name} has {end - begin} bytes for shape {entry.shape} of {entry.dtype}")
     if dtype == np.bool_ and np.frombuffer(payload, np.uint8, count, start + begin).max(initial=0) > 1:
@@ -96,14 +102,5 @@ def _view(payload: bytes, start: int, name: str, entry: _Entry) -> Array:
     try:
         return np.frombuffer(payload, dtype, count, start + begin).reshape(entry.shape)
     except ValueError as exc:
-        # More dimensions than numpy has, or empty with sides that overflow.
+        # More dimensions than numpy supports, or an empty tensor with sides that overflow.
         raise BadTensors(f"{name} has an impossible shape: {exc}") from exc
-
-
-def _elements(name: str, shape: tuple[int, ...]) -> int:
-    count = 1
-    for side in shape:
-        if side < 0:
-            raise BadTensors(f"{name} has shape {shape}")
-        count *= side
-    return count

@@ -1,4 +1,4 @@
-"""An update: one safetensors file whose metadata says everything about it but its tensors."""
+"""An update: one safetensors file; its metadata is the `UpdateHeader`."""
 
 from typing import ClassVar, Final
 
@@ -9,19 +9,25 @@ from broker.messages import codec, tensor_header
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import BlobRef
 
+MAX_TENSORS: Final = 1 << 14
+"""Largest number of tensors whose header `read_header` accepts, as it does not know the model."""
+
+_TEXT_FIELDS: Final = frozenset({"job", "client", "base", "token"})
+"""Fields that are texts in the metadata; the values of all others are JSON."""
+
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about an update but its tensors: the `__metadata__` of its safetensors file.
+    """Everything about an update except its tensors: the `__metadata__` of its safetensors file.
 
     Attributes:
-        samples: how many examples were trained on; the update's weight in the mean.
-        metrics: what the training measured (`loss`, ...); finite numbers.
-        base: digest of the global model that was trained.
-        token: the task's.
-        state: the optimizer state that goes with it, if the job carries it.
-        fetched: bytes that the function had to fetch from the broker for this task; 0: all was warm.
-        seconds: how long the function's steps took: `fetch`, `data`, `build`, `train`.
-        schema: version of the message.
+        samples: number of examples that the client trained on; the update's weight in the mean.
+        metrics: metrics that the training measured (`loss`, ...); finite numbers.
+        base: digest of the global model that the training started from.
+        token: the task's token.
+        state: the optimizer state after the training, if the job carries it.
+        fetched: bytes that the function fetched from the broker for this task; 0: everything was cached.
+        seconds: duration of the function's steps `fetch`, `data`, `build` and `train`, in seconds.
+        schema: schema number of the message.
     """
 
     upgrade: ClassVar = "upgrade the server to the version of the functions"
@@ -40,22 +46,22 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = codec.SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
-        """As safetensors wants it: text to text."""
+        """Encode the header as safetensors metadata, a table of texts."""
         fields = msgspec.to_builtins(self)
         return {k: v if isinstance(v, str) else codec.encode(v).decode() for k, v in fields.items()}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> "UpdateHeader":
-        """Read it back. What this version does not know is ignored: it may be any text.
+        """Decode safetensors metadata. Unknown fields are ignored, whatever text they hold.
 
         Raises:
-            SchemaTooNew: it is of a newer schema.
-            DecodeError: a field is missing or of the wrong type.
+            SchemaTooNew: the update has a newer schema than this program knows.
+            DecodeError: a field is missing or has the wrong type.
         """
         try:
-            codec.check_schema(cls, codec.plain(metadata.get("schema", "1")))
+            codec.check_schema(cls, codec.decode_any(metadata.get("schema", "1")))
             known = {name: metadata[name] for name in cls.__struct_fields__ if name in metadata}
-            fields = {k: v if k in _TEXTS else codec.plain(v) for k, v in known.items()}
+            fields = {k: v if k in _TEXT_FIELDS else codec.decode_any(v) for k, v in known.items()}
             return msgspec.convert(fields, cls)
         except SchemaTooNew:
             raise
@@ -63,19 +69,13 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
             raise DecodeError(f"not an update's metadata: {exc}") from exc
 
 
-MOST_TENSORS: Final = 1 << 14
-"""An update with more of them has too large a header to be read without knowing the model."""
-
-
 def read_header(update: bytes) -> UpdateHeader:
-    """What an update says of itself; its tensors are not looked at, and may be anything.
+    """Decode the header of an update. The tensors are not read and not checked.
 
     Raises:
-        SchemaTooNew: it is of a newer schema.
-        DecodeError: it is no safetensors file with an update's metadata, or its header is larger than 8 MiB.
+        SchemaTooNew: the update has a newer schema than this program knows.
+        DecodeError: the payload is not a safetensors file with an update's metadata, or its header is larger than
+            8 MiB.
     """
-    header, _ = tensor_header.read(update, expected=MOST_TENSORS)
+    header, _ = tensor_header.read(update, expected=MAX_TENSORS)
     return UpdateHeader.from_metadata(tensor_header.metadata(header))
-
-
-_TEXTS = frozenset({"job", "client", "base", "token"})

@@ -1,1 +1,1 @@
-"""The broker on MQTT: retained messages, and claims that settle who has what."""
+"""The broker on MQTT: everything is a retained message, and claims decide who may write or process it."""

@@ -1,4 +1,4 @@
-"""The broker on MQTT alone, such as Mosquitto: everything is a retained message. docs/mqtt.md says what that costs."""
+"""The broker on MQTT alone, such as Mosquitto: everything is a retained message. docs/mqtt.md describes the limits."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -7,54 +7,54 @@ from typing import Final
 import msgspec
 
 from broker import chunks
-from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, Will, refuse_overlap
+from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value, Will, refuse_overlap
 from broker.families import Keep, family_of
-from broker.mqtt import feed, inbound, storage, store
+from broker.mqtt import feed, inbound, mark, storage
 from broker.mqtt import link as mqtt_link
-from broker.mqtt.consumer import Shared
-from broker.mqtt.group import DEDUPE_WINDOW_US, Settings
+from broker.mqtt.consumer import GroupConsumer
+from broker.mqtt.group import DEDUPE_WINDOW_US, GroupSettings
 from broker.mqtt.link import Link
-from broker.mqtt.replay import MICRO, Replayed, Watched
-from broker.mqtt.storage import Name, Names
+from broker.mqtt.replay import ReplayedEvents, WatchedValues
+from broker.mqtt.storage import MICROSECONDS, Name, NameFactory
 from broker.mqtt.values import Values
 from broker.url import BrokerUrl
 
 INLINE_BYTES: Final = 4 << 20
-DEDUPE_S: Final = DEDUPE_WINDOW_US / MICRO
+DEDUPE_S: Final = DEDUPE_WINDOW_US / MICROSECONDS
 
 
 @contextlib.asynccontextmanager
 async def connect(
     address: BrokerUrl, *, name: str, ack_wait_s: float, will: Will | None = None, provision: bool = True
 ) -> AsyncIterator[Broker]:
-    """Connect, and make sure that what the broker retains is ours.
+    """Connect during the block, and check that the broker's retained messages are of this version.
 
     Args:
-        address: of the broker.
-        name: who we are.
-        ack_wait_s: after how long an unacknowledged delivery is made again.
-        will: what to retain for us when we vanish.
-        provision: mark the broker as ours if it retains nothing of ours yet.
+        address: the broker's address.
+        name: name of this program.
+        ack_wait_s: time until an unacknowledged event is delivered again, in seconds.
+        will: value that the broker retains for us if the connection ends without a disconnect.
+        provision: whether to mark a broker that retains nothing of ours.
 
     Raises:
-        ConnectFailed: nobody answers at that address, the credentials are wrong, or it retains nothing.
-        NoSystem: nothing of ours is there, and we are not to mark it.
-        OldStore: the broker retains what version 0.1 stored.
-        Unsupported: what it retains is another version's.
+        ConnectFailed: there is no broker at the address, it refuses the connection, or it retains no messages.
+        NoSystem: the broker has no mark, and `provision` is False.
+        OldStore: the broker retains messages of version 0.1.
+        Unsupported: the broker retains messages of another version.
     """
-    async with mqtt_link.opened(address, name, will) as link:
-        await store.ensure(link, provision=provision)
+    async with mqtt_link.open_link(address, name, will) as link:
+        await mark.ensure(link, provision=provision)
         yield MqttBroker(link, ack_wait_s)
 
 
 class MqttBroker(Broker):
-    """See Broker. Sequences and revisions are microseconds since the epoch, on the clock of whoever published."""
+    """Implements `Broker`. Sequences and revisions are microseconds since the epoch on the publisher's clock."""
 
     def __init__(self, link: Link, ack_wait_s: float) -> None:
         self.inline_limit = min(INLINE_BYTES, link.max_message_bytes)
         self._link = link
         self._ack_wait_s = ack_wait_s
-        self._names = Names()
+        self._names = NameFactory()
         self._values = Values(link, self._names)
         self._recent: dict[tuple[str, str], Name] = {}
 
@@ -63,21 +63,23 @@ class MqttBroker(Broker):
         self,
         topic_filter: str,
         start: Start,
-        prefetch: int,  # noqa: ARG002 (MQTT has no credit for a subscription)
+        prefetch: int,  # noqa: ARG002 (an MQTT subscription has no flow control)
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        replayed = Replayed(topic_filter, start, self._load(topic_filter), self._names)
-        async with feed.following(self._link, (storage.entries_filter(topic_filter),), replayed):
-            yield replayed
+        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names)
+        async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events):
+            yield events
 
     @contextlib.asynccontextmanager
     async def _consume(
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        settings, load = await self._settings(topic_filter, durable, start), self._load(topic_filter)
-        async with inbound.taking_in(self._link, topic_filter, durable, self._names) as inbound_session:
-            shared = Shared(self._link, durable, settings, load=load, prefetch=prefetch, answers=inbound_session)
-            async with shared.running():
-                yield shared
+        settings = await self._group_settings(topic_filter, durable, start)
+        async with inbound.open_session(self._link, topic_filter, durable, self._names) as session:
+            consumer = GroupConsumer(
+                self._link, durable, settings, load=self._read_payload, prefetch=prefetch, inbound=session
+            )
+            async with consumer.running():
+                yield consumer
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         family = family_of(topic)
@@ -86,13 +88,15 @@ class MqttBroker(Broker):
         if family.keep is Keep.LAST:
             return Receipt(await self._values.put(topic, message, None))
         name = self._names.next(dedupe)
-        known = self._remembered(topic, name)
+        for old in [key for key, recent in self._recent.items() if recent.time_s < name.time_s - DEDUPE_S]:
+            del self._recent[old]
+        known = self._recent.get((topic, name.id))
         if dedupe is not None and known is not None:
             return Receipt(known.sequence, stored=False)
         key = storage.entry_key(topic, name)
-        # A manifest of chunks is not what the family's events are.
+        # A manifest of chunks does not have the content type of the family's events.
         content_type = "" if chunks.is_manifest(message) else family.content_type
-        await self._link.publish(key, storage.escaped(message), expires_s=family.max_age_s, content_type=content_type)
+        await self._link.publish(key, storage.escape(message), expires_s=family.max_age_s, content_type=content_type)
         self._recent[topic, name.id] = name
         return Receipt(name.sequence)
 
@@ -113,47 +117,40 @@ class MqttBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
-        watched = Watched(topic_filter, self._names)
-        async with feed.following(self._link, (storage.mqtt(topic_filter),), watched):
-            yield watched
+        values = WatchedValues(topic_filter, self._names)
+        async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values):
+            yield values
 
     async def _purge(self, topic_filter: str) -> None:
         await self._values.purge(topic_filter)
 
-    def _load(self, topic_filter: str) -> Load:
-        return self._fetched if family_of(topic_filter).keep is Keep.FIRST else self._load_payload
+    async def _read_payload(self, topic: str, message: bytes, at_most: int | None) -> bytes:
+        """Implements `Load`. The message of a write-once topic is only the index; its payload is fetched here."""
+        if family_of(topic).keep is Keep.FIRST:
+            message = await self._values.load(topic, message, at_most)
+        return await self._load_payload(topic, message, at_most)
 
-    async def _fetched(self, topic: str, index: bytes, at_most: int | None) -> bytes:
-        """The payload of a write-once topic, of which only the index came."""
-        return await self._load_payload(topic, await self._values.load(topic, index, at_most), at_most)
-
-    def _remembered(self, topic: str, name: Name) -> Name | None:
-        """What was published with the same id in the last two minutes, by us."""
-        for about in [about for about, one in self._recent.items() if one.time_s < name.time_s - DEDUPE_S]:
-            del self._recent[about]
-        return self._recent.get((topic, name.id))
-
-    async def _settings(self, topic_filter: str, durable: str, start: Start) -> Settings:
-        """A durable's settings; those that it was made with, if it is known."""
+    async def _group_settings(self, topic_filter: str, durable: str, start: Start) -> GroupSettings:
+        """Return a durable's retained settings, or retain new ones."""
         key = storage.group_key(durable)
-        found = await self._link.fetch(f"{storage.GROUPS}+")
-        known = {topic: msgspec.json.decode(one.payload, type=Settings) for topic, one in found.items()}
+        payloads = await self._link.fetch(f"{storage.GROUPS}+")
+        known = {topic: msgspec.json.decode(payload, type=GroupSettings) for topic, payload in payloads.items()}
         if family_of(topic_filter).keep is Keep.QUEUE:
-            refuse_overlap(topic_filter, [one.topic_filter for name, one in known.items() if name != key])
+            refuse_overlap(topic_filter, [other.topic_filter for name, other in known.items() if name != key])
         if key in known:
             settings = msgspec.structs.replace(known[key], topic_filter=topic_filter)
         else:
-            settings = Settings(topic_filter, await self._first(topic_filter, start), self._ack_wait_s)
+            settings = GroupSettings(topic_filter, await self._first_sequence(topic_filter, start), self._ack_wait_s)
         if known.get(key) != settings:
             await self._link.publish(key, msgspec.json.encode(settings))
         return settings
 
-    async def _first(self, topic_filter: str, start: Start) -> int:
-        """Sequence of the first event that concerns a new durable."""
+    async def _first_sequence(self, topic_filter: str, start: Start) -> int:
+        """Return the sequence of the first event that a new durable reads."""
         if start == "first":
             return 0
         if start != "new":
-            return int(start.timestamp() * MICRO)
-        found = await self._link.fetch(storage.entries_filter(topic_filter))
-        parsed = (storage.entry(topic_filter, key, message.payload) for key, message in found.items())
-        return max((one.name.sequence for one in parsed if one is not None), default=0) + 1
+            return int(start.timestamp() * MICROSECONDS)
+        payloads = await self._link.fetch(storage.entries_filter(topic_filter))
+        entries = storage.parse_entries(topic_filter, payloads)
+        return entries[-1].name.sequence + 1 if entries else 1

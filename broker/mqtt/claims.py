@@ -1,13 +1,13 @@
-"""One of many who want to write where only one may: who claims it first, in the broker's order, does.
+"""A lock for writing one value: the first claim, in the broker's order, wins.
 
-MQTT has no compare-and-set, but one broker shows all subscribers what is published to a topic in the same order. So
-whoever wants to move a value subscribes to a topic of claims, looks whether the value is still where it was and
-whether anybody has claimed it, and only then claims it; the first claim that it sees is the winner's, for everyone.
-It holds as long as the winner begins to write within half a lease; who is slower gives up, and a claim that was not
-used for a whole one is cleared.
+MQTT has no compare-and-set, but one broker shows all subscribers the messages of a topic in the same order. A writer
+subscribes to a topic of claims, checks that the value is unchanged and unclaimed, and only then publishes its claim.
+The first claim that it receives is the winner's, and all writers agree on it. This holds if the winner starts to write
+within half of the lease. A slower winner gives up, and a claim that is unused for a whole lease is cleared.
 """
 
 import asyncio
+import enum
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from broker.mqtt.storage import CLAIMS
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """How much time there is.
+    """The time limits of a claim.
 
     Attributes:
-        lasts_s: after that, a claim that was not used is cleared.
-        own_s: how long a claim of our own is respected that we made on a connection that is lost: somebody else may
-            have claimed it before us.
+        lasts_s: an unused claim is cleared after this time, in seconds.
+        own_s: how long to respect a claim that we made on a lost connection, in seconds: another writer's claim may
+            have come before it. 0: clear it at once.
     """
 
     lasts_s: float
@@ -34,93 +34,138 @@ class Lease:
 
 
 MOVE: Final = Lease(4.0, 2.0)
-"""Values are small."""
+"""For a compare-and-set of a value, which is small."""
 
 STORE: Final = Lease(60.0, 0.0)
-"""An update may have to go through a slow line. That two write the same one at the same time, and one of them loses
-its connection then, is not worth a wait after every lost connection."""
+"""For a write-once payload, which may take long on a slow line. Two writers of the same payload, one of which loses its
+connection meanwhile, are so rare that waiting after every lost connection is not worth it."""
+
+
+class Status(enum.Enum):
+    """The status of a claim while the lock is acquired."""
+
+    IDLE = "no claim has come yet"
+    WAITING = "another writer's claim came first"
+    CLAIMED = "our claim came first"
+    LOST = "another writer's claim came first, and it has finished"
+
+
+class Event(enum.Enum):
+    """A message on the topic of claims."""
+
+    OURS = "our claim"
+    OTHERS = "another writer's claim"
+    CLEARED = "the claim was cleared"
+
+
+TRANSITIONS: Final[dict[Status, dict[Event, Status]]] = {
+    Status.IDLE: {Event.OURS: Status.CLAIMED, Event.OTHERS: Status.WAITING, Event.CLEARED: Status.IDLE},
+    Status.WAITING: {Event.OURS: Status.WAITING, Event.OTHERS: Status.WAITING, Event.CLEARED: Status.LOST},
+    Status.CLAIMED: {},
+    Status.LOST: {},
+}
+"""The last two are final."""
 
 
 class ClaimLock:
-    """A contest that we hear; see `heard`."""
+    """A lock on one value; `open_lock` makes it. Call `read`, `acquire`, `write` and `release`, in this order.
+
+    Args:
+        connection: the connection to the broker.
+        claim: the topic of claims, below `CLAIMS`.
+        subject: MQTT topic of the value.
+        me: name of this writer; the same in every retry.
+        lease: the time limits.
+    """
 
     def __init__(self, connection: Connection, claim: str, subject: str, me: str, lease: Lease) -> None:
+        self.topic = CLAIMS + claim
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self._connection = connection
-        self._claim = CLAIMS + claim
         self._subject = subject
         self._me = me.encode()
         self._lease = lease
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Message] = asyncio.Queue()
-        self._until_s = 0.0
-        self._held_by = b""
+        self._holder = b""
+        self._write_before_s: float | None = None
 
-    async def state(self) -> bytes:
-        """What lies at the subject now; empty if nothing does."""
-        found = await self._connection.fetch(self._claim, self._subject)
-        self._held_by = found[self._claim].payload if self._claim in found else b""
-        return found[self._subject].payload if self._subject in found else b""
+    async def read(self) -> bytes:
+        """Return the message under the subject; empty: there is none."""
+        payloads = await self._connection.fetch(self.topic, self._subject)
+        self._holder = payloads.get(self.topic, b"")
+        return payloads.get(self._subject, b"")
 
-    async def won(self) -> bool:
-        """Claim it, after a look at the state: True if we are the one; else somebody else was, and is done.
+    async def acquire(self) -> bool:
+        """Claim the lock. False: another writer had it, and has finished.
 
         Raises:
-            Disconnected: the winner did not move it in time; the claim is cleared, so try again.
+            Disconnected: another writer did not use its claim in time. The claim is cleared, so a retry may succeed.
         """
-        if self._held_by == self._me and not self._lease.own_s:
-            await self.over()
-            self._held_by = b""
-        if not self._held_by:
-            await self._connection.publish(self._claim, self._me)
-            self._until_s = self._loop.time() + self._lease.lasts_s / 2
-        while True:
-            payload = await self._next()
-            if payload == self._me and not self._held_by:
-                return True
-            if not payload and self._held_by:
-                if self._until_s:
-                    await self.over()  # ours would lie there for good
-                return False
-            self._held_by = self._held_by or payload
+        if self._holder == self._me and not self._lease.own_s:
+            await self.release()
+            self._holder = b""
+        status, patience_s = Status.IDLE, self._lease.lasts_s
+        if not self._holder:
+            await self._connection.publish(self.topic, self._me)
+            self._write_before_s = self._loop.time() + self._lease.lasts_s / 2
+        else:
+            status = Status.WAITING
+            if self._holder == self._me:
+                patience_s = self._lease.own_s
+        while TRANSITIONS[status]:
+            status = TRANSITIONS[status][await self._next_event(patience_s)]
+        if status is Status.LOST and self._write_before_s is not None:
+            await self.release()  # our own claim came second, and would be retained
+        return status is Status.CLAIMED
 
     async def write(self, topic: str, payload: bytes, *, expires_s: float = 0.0) -> None:
-        """As the winner, write.
+        """Publish a retained message while holding the lock.
+
+        Args:
+            topic: MQTT topic.
+            payload: the message.
+            expires_s: lifetime of the message in seconds (MQTT 5 only); 0: unlimited.
 
         Raises:
-            Disconnected: somebody else may have taken over by now.
+            Disconnected: half of the lease has passed, so another writer may have cleared our claim.
         """
-        if self._loop.time() > self._until_s:
+        if self._write_before_s is None or self._loop.time() > self._write_before_s:
             raise Disconnected(f"{topic}: it took too long to write")
         await self._connection.publish(topic, payload, expires_s=expires_s)
 
-    async def over(self) -> None:
-        """As the winner, clear the claim."""
-        await self._connection.publish(self._claim, b"")
+    async def release(self) -> None:
+        """Clear the claim."""
+        await self._connection.publish(self.topic, b"")
 
-    async def _next(self) -> bytes:
-        patience_s = self._lease.own_s if self._held_by == self._me else self._lease.lasts_s
+    async def _next_event(self, patience_s: float) -> Event:
         try:
             async with asyncio.timeout(patience_s):
-                return (await self._queue.get()).payload
+                payload = (await self.messages.get()).payload
         except TimeoutError as exc:
-            await self.over()
+            await self.release()
             raise Disconnected(f"{self._subject}: its claim was not used; it is cleared") from exc
-
-    def _heard(self, message: Message) -> None:
-        self._queue.put_nowait(message)
+        if not payload:
+            return Event.CLEARED
+        return Event.OURS if payload == self._me else Event.OTHERS
 
 
 @asynccontextmanager
-async def heard(connection: Connection, claim: str, subject: str, me: str, lease: Lease) -> AsyncIterator[ClaimLock]:
-    """Take part in a contest.
+async def open_lock(
+    connection: Connection, claim: str, subject: str, me: str, lease: Lease
+) -> AsyncIterator[ClaimLock]:
+    """Make a lock that receives the claims of all writers during the block.
 
     Args:
-        connection: to the broker.
-        claim: what to claim, as an MQTT topic.
-        subject: MQTT topic of what the winner will write.
-        me: tells us from the others; the same when we try again.
-        lease: how much time there is.
+        connection: the connection to the broker.
+        claim: the topic of claims, below `CLAIMS`.
+        subject: MQTT topic of the value.
+        me: name of this writer; the same in every retry.
+        lease: the time limits.
+
+    Raises:
+        Denied: this user may not read claims.
+        Disconnected: the connection ended, or the broker did not reply in time.
     """
-    contest = ClaimLock(connection, claim, subject, me, lease)
-    async with connection.hearing((contest._claim,), contest._heard):
-        yield contest
+    lock = ClaimLock(connection, claim, subject, me, lease)
+    async with connection.listen((lock.topic,), lock.messages.put_nowait):
+        yield lock

@@ -1,11 +1,11 @@
-"""One subscriber's share of a durable's events: claims what it has room for, and gives back what it did not look at."""
+"""One member of a durable's group: it claims as many events as it has room for, and gives back what it did not read."""
 
 import asyncio
 import contextlib
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,237 +15,236 @@ from broker.errors import BrokerError, Disconnected
 from broker.families import Keep, family_of
 from broker.mqtt import feed, storage
 from broker.mqtt.client import Message
-from broker.mqtt.group import Group, Said, Settings
+from broker.mqtt.group import Group, GroupMessage, GroupSettings
+from broker.mqtt.inbound import InboundSession
 from broker.mqtt.link import Link
 from broker.mqtt.storage import Entry
 from broker.support.tasks import task_group
 
+CLAIMS_AT_ONCE: Final = 32
+
 _log = structlog.get_logger(__name__)
 
-AT_ONCE: Final = 32
-"""Claims under way at once."""
 
-
-class Answers(Protocol):
-    """Whoever knows who waits for an answer."""
-
-    async def answer(self, entry: Entry, payload: bytes) -> None:
-        """Answer whoever published that, if anybody waits."""
-
-
-class Shared(AsyncIterator[Delivery]):
-    """One subscriber of a durable; use it as `async with shared.running()`.
+class GroupConsumer(AsyncIterator[Delivery]):
+    """The deliveries of one member of a group; use it inside `async with consumer.running()`.
 
     Args:
-        link: where from.
-        durable: the group's name.
-        settings: of the group.
+        link: the link to the broker.
+        durable: name of the group.
+        settings: settings of the group.
         load: reads a payload.
-        prefetch: how many events to have at once, at the most.
-        answers: None where nobody waits for answers.
+        prefetch: most events that this member has at once.
+        inbound: the session that can reply to plain MQTT clients; None: they do not write to these topics.
     """
 
     def __init__(
-        self, link: Link, durable: str, settings: Settings, *, load: Load, prefetch: int, answers: Answers | None
+        self,
+        link: Link,
+        durable: str,
+        settings: GroupSettings,
+        *,
+        load: Load,
+        prefetch: int,
+        inbound: InboundSession | None,
     ) -> None:
-        self.ack_wait_s = settings.ack_wait_s
+        self.inbound = inbound
         self._link = link
         self._key = storage.group_key(durable)
         self._filter = settings.topic_filter
         self._family = family_of(settings.topic_filter)
         self._prefetch = prefetch
         self._load = load
-        self._answers = answers
         self._me = secrets.token_hex(6)
         self._group = Group(self._me, settings)
         self._loop = asyncio.get_running_loop()
-        self._won: deque[tuple[Entry, int]] = deque()
-        self._held: dict[str, int] = {}
+        self._unread: deque[tuple[Entry, int]] = deque()
+        self._in_flight: dict[str, int] = {}
         self._copies: deque[str] = deque()
-        self._changed = asyncio.Event()  # for the pump
-        self._arrived = asyncio.Event()  # for the reader
-        self._claims = asyncio.Semaphore(AT_ONCE)
+        self._changed = asyncio.Event()  # wakes `_claim_events`
+        self._arrived = asyncio.Event()  # wakes `__anext__`
+        self._claim_slots = asyncio.Semaphore(CLAIMS_AT_ONCE)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Take part in the group until the end.
+        """Be a member of the group during the block.
 
         Raises:
-            Denied: we may not read or claim that.
-            Disconnected: the broker did not get it done in time.
+            Denied: this user may not read or claim these events.
+            Disconnected: the broker did not reply in time.
         """
         entries = storage.entries_filter(self._filter)
-        async with feed.following(self._link, (f"{self._key}/#", entries), self):
+        async with feed.follow(self._link, (f"{self._key}/#", entries), self):
             try:
                 async with task_group() as group:
-                    pump = group.create_task(self._pump(group), name=f"mqtt claims of {self._filter}")
+                    task = group.create_task(self._claim_events(group), name=f"mqtt claims of {self._filter}")
                     yield
-                    pump.cancel()
-                    # What is claimed by now is given back below, as soon as the claim is with the broker.
+                    task.cancel()
+                    # The task group waits for claims that are being published; they are given back below.
             finally:
-                await self._give_back()
+                for entry, n in self._unread:
+                    await self.give_back(entry, n, 0.0)
+                for key, n in self._group.pending.items():
+                    with contextlib.suppress(BrokerError):
+                        await self._publish(key, GroupMessage("free", self._me, n))
 
     async def __anext__(self) -> Delivery:
         while True:
-            while not self._won:
+            while not self._unread:
                 self._arrived.clear()
                 await self._arrived.wait()
-            entry, n = self._won.popleft()
+            entry, n = self._unread.popleft()
             if self._group.is_mine(entry.key, n, self._loop.time()):
-                return _Held(self, entry, n, self._load)
+                return _GroupDelivery(self, entry, n, self._load)
 
-    def synced(self, found: dict[str, Message]) -> None:
-        """See Listener."""
-        parsed = [storage.entry(self._filter, key, message.payload) for key, message in found.items()]
-        entries = sorted((one for one in parsed if one is not None), key=lambda one: (one.name.sequence, one.key))
-        self._group.only({entry.key for entry in entries})
-        for key, message in found.items():
-            self._note(key, message.payload)
-        for entry in entries:
-            self._add(entry)
-        self._changed.set()
+    async def acknowledge(self, entry: Entry, n: int) -> None:
+        """Tell the group that an event needs no further delivery; an event of a queue is deleted.
 
-    def heard(self, message: Message) -> None:
-        """See Listener."""
-        if message.topic.startswith(self._key):
-            self._note(message.topic, message.payload)
-        elif not message.payload:
-            self._group.gone(message.topic)
-        elif entry := storage.entry(self._filter, message.topic, message.payload):
-            self._add(entry)
-        self._changed.set()
-
-    async def say(self, entry: Entry, said: Said) -> None:
-        """Tell the others; if that can't be done, the event comes again in time."""
-        try:
-            await self._publish(entry.key, said)
-        except Disconnected as exc:
-            _log.debug("not said", what=said.what, topic=entry.topic, error=str(exc))
-
-    async def finish(self, entry: Entry, n: int) -> None:
-        """Nobody needs that event any more."""
-        said = Said("done", self._me, n)
-        self._release(entry.key)
-        self._group.note(entry.key, said, self._loop.time())
+        Args:
+            entry: the event.
+            n: number of the delivery.
+        """
+        message = GroupMessage("done", self._me, n)
+        self._free_room(entry.key)
+        self._group.apply(entry.key, message, self._loop.time())
         try:
             if self._family.keep is Keep.QUEUE:
                 await asyncio.gather(*(self._link.publish(key, b"") for key in (entry.key, self._state_key(entry.key))))
             else:
-                await self._publish(entry.key, said)
+                await self._publish(entry.key, message)
         except Disconnected as exc:
             _log.debug("not acknowledged", topic=entry.topic, error=str(exc))
 
     async def give_back(self, entry: Entry, n: int, delay_s: float) -> None:
-        """Somebody else may try, after a while."""
-        self._release(entry.key)
-        await self.say(entry, Said("free", self._me, n, delay_s))
+        """Tell the group that any member may have an event.
 
-    async def hold(self, entry: Entry, n: int) -> None:
-        """This takes longer."""
-        said = Said("hold", self._me, n)
+        Args:
+            entry: the event.
+            n: number of the delivery.
+            delay_s: time until the next delivery, in seconds.
+        """
+        self._free_room(entry.key)
+        await self._try_publish(entry, GroupMessage("free", self._me, n, delay_s))
+
+    async def extend(self, entry: Entry, n: int) -> None:
+        """Restart the time until an event is delivered again.
+
+        Args:
+            entry: the event.
+            n: number of the delivery.
+        """
+        message = GroupMessage("hold", self._me, n)
         if self._group.is_mine(entry.key, n, self._loop.time()):
-            self._group.note(entry.key, said, self._loop.time())
-            await self.say(entry, said)
+            self._group.apply(entry.key, message, self._loop.time())
+            await self._try_publish(entry, message)
 
-    async def answer(self, entry: Entry, payload: bytes) -> None:
-        """Answer whoever waits for that."""
-        if self._answers is not None:
-            await self._answers.answer(entry, payload)
+    def on_snapshot(self, payloads: dict[str, bytes]) -> None:
+        """Implements `Listener.on_snapshot`."""
+        entries = storage.parse_entries(self._filter, payloads)
+        self._group.keep_only({entry.key for entry in entries})
+        for key, payload in payloads.items():
+            self._apply(key, payload)
+        for entry in entries:
+            self._add(entry)
+        self._changed.set()
+
+    def on_message(self, message: Message) -> None:
+        """Implements `Listener.on_message`."""
+        if message.topic.startswith(self._key):
+            self._apply(message.topic, message.payload)
+        elif not message.payload:
+            self._group.remove(message.topic)
+        elif entry := storage.parse_entry(self._filter, message.topic, message.payload):
+            self._add(entry)
+        self._changed.set()
 
     def _add(self, entry: Entry) -> None:
         if not self._group.add(entry) and self._family.keep is Keep.QUEUE:
             self._copies.append(entry.key)
 
-    def _note(self, key: str, payload: bytes) -> None:
+    def _apply(self, key: str, payload: bytes) -> None:
+        """Apply a member's message, if the MQTT message is one."""
         entry_key = key.removeprefix(f"{self._key}/")
         if entry_key == key or not payload:
             return
         try:
-            said = msgspec.json.decode(payload, type=Said)
+            message = msgspec.json.decode(payload, type=GroupMessage)
         except msgspec.DecodeError:
             _log.warning("unreadable claim", topic=key)
             return
-        entry = self._group.note(entry_key, said, self._loop.time())
+        entry = self._group.apply(entry_key, message, self._loop.time())
         if entry is not None:
-            self._held[entry.key] = said.n
-            self._won.append((entry, said.n))
+            self._in_flight[entry.key] = message.n
+            self._unread.append((entry, message.n))
             self._arrived.set()
 
-    async def _pump(self, group: asyncio.TaskGroup) -> None:
-        """Claim whatever is free and we have room for."""
+    async def _claim_events(self, group: asyncio.TaskGroup) -> None:
+        """Claim free events while there is room, and delete copies."""
         while True:
             while self._copies:
                 await self._link.publish(self._copies.popleft(), b"")
-            while self._room() and (found := self._group.free(self._loop.time())):
-                group.create_task(self._claim(*found), name=f"mqtt claim of {found[0].key}")
+            while self._room() and (claim := self._group.claim_next(self._loop.time())):
+                group.create_task(self._claim(*claim), name=f"mqtt claim of {claim[0].key}")
             self._changed.clear()
-            # A copy may have come while one was deleted; what came before `clear` is seen here.
+            # A copy may have come during the deletions, before `clear`.
             if not self._copies:
-                await self._until(self._next_s())
-
-    async def _until(self, due_s: float | None) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(due_s):
-                await self._changed.wait()
-
-    def _next_s(self) -> float | None:
-        if self._room():
-            return self._group.next_due_s()
-        return min((self._group.due_s(key) for key in self._held), default=None)
-
-    def _room(self) -> int:
-        now_s = self._loop.time()
-        for key, n in list(self._held.items()):
-            if not self._group.is_mine(key, n, now_s):
-                del self._held[key]
-        return self._prefetch - len(self._held) - len(self._group.asked)
+                if self._room():
+                    wake_s = self._group.next_free_at_s()
+                else:
+                    wake_s = min((self._group.free_at_s(key) for key in self._in_flight), default=None)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(wake_s):
+                        await self._changed.wait()
 
     async def _claim(self, entry: Entry, n: int) -> None:
-        async with self._claims:
-            await self._publish(entry.key, Said("take", self._me, n))
+        async with self._claim_slots:
+            await self._publish(entry.key, GroupMessage("take", self._me, n))
 
-    async def _give_back(self) -> None:
-        for entry, n in self._won:
-            await self.give_back(entry, n, 0.0)
-        for key, n in self._group.asked.items():
-            with contextlib.suppress(BrokerError):
-                await self._publish(key, Said("free", self._me, n))
+    def _room(self) -> int:
+        """Return how many more events this member may claim."""
+        now_s = self._loop.time()
+        for key, n in list(self._in_flight.items()):
+            if not self._group.is_mine(key, n, now_s):
+                del self._in_flight[key]
+        return self._prefetch - len(self._in_flight) - len(self._group.pending)
 
-    async def _publish(self, entry_key: str, said: Said) -> None:
-        payload = msgspec.json.encode(said)
+    def _free_room(self, key: str) -> None:
+        self._in_flight.pop(key, None)
+        self._changed.set()
+
+    async def _try_publish(self, entry: Entry, message: GroupMessage) -> None:
+        """Publish a message to the group. If that fails, the event is delivered again after the ack wait."""
+        try:
+            await self._publish(entry.key, message)
+        except Disconnected as exc:
+            _log.debug("group message not published", what=message.what, topic=entry.topic, error=str(exc))
+
+    async def _publish(self, entry_key: str, message: GroupMessage) -> None:
+        payload = msgspec.json.encode(message)
         await self._link.publish(self._state_key(entry_key), payload, expires_s=self._family.max_age_s)
 
     def _state_key(self, entry_key: str) -> str:
         return f"{self._key}/{entry_key}"
 
-    def _release(self, key: str) -> None:
-        self._held.pop(key, None)
-        self._changed.set()
 
+class _GroupDelivery(Delivery):
+    """An event that a member has until it acknowledges it, gives it back, or the ack wait is over."""
 
-class _Held(Delivery):
-    """An event that a subscriber has until it acknowledges it, or `ack_wait` is over."""
-
-    def __init__(self, shared: Shared, entry: Entry, n: int, load: Load) -> None:
-        super().__init__(
-            entry.topic,
-            entry.message,
-            load,
-            sequence=entry.name.sequence,
-            attempt=n,
-            time_s=entry.name.time_s,
-        )
-        self._shared = shared
+    def __init__(self, consumer: GroupConsumer, entry: Entry, n: int, load: Load) -> None:
+        name = entry.name
+        super().__init__(entry.topic, entry.message, load, sequence=name.sequence, attempt=n, time_s=name.time_s)
+        self._consumer = consumer
         self._entry = entry
 
     async def ack(self) -> None:
-        await self._shared.finish(self._entry, self.attempt)
+        await self._consumer.acknowledge(self._entry, self.attempt)
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        await self._shared.give_back(self._entry, self.attempt, delay_s)
+        await self._consumer.give_back(self._entry, self.attempt, delay_s)
 
     async def working(self) -> None:
-        await self._shared.hold(self._entry, self.attempt)
+        await self._consumer.extend(self._entry, self.attempt)
 
     async def answer(self, payload: bytes) -> None:
-        await self._shared.answer(self._entry, payload)
+        if self._consumer.inbound is not None:
+            await self._consumer.inbound.answer(self._entry, payload)

@@ -1,4 +1,4 @@
-"""What MQTT brokers and paho complain about, in the package's own terms."""
+"""Translates the errors of MQTT brokers and of paho into the package's errors."""
 
 import contextlib
 import ssl
@@ -20,11 +20,16 @@ _BAD_LOGIN: Final = (0x86, _NOT_AUTHORIZED, 0x8A)
 
 
 class OldProtocol(BrokerError):
-    """Raised inside the MQTT backend by a broker that does not speak MQTT 5."""
+    """Raised inside the MQTT backend if the broker does not support this version of MQTT."""
 
 
 class CutOff(Disconnected):
-    """Raised inside the MQTT backend when the connection ended while a message of some size was under way."""
+    """Raised inside the MQTT backend if the connection ended while a large message was sent.
+
+    Attributes:
+        topic: MQTT topic of the message.
+        size: size of the message's payload, in bytes.
+    """
 
     def __init__(self, topic: str, size: int, reason: str) -> None:
         super().__init__(f"{topic}: the connection ended while {size} bytes were sent: {reason}")
@@ -33,18 +38,18 @@ class CutOff(Disconnected):
 
 
 def check(topic: str, reason: ReasonCode, size: int | None = None) -> None:
-    """Raise what a broker's answer means.
+    """Raise the error that a broker's reply to a request stands for, if it is a failure.
 
     Args:
-        topic: what was asked about.
-        reason: the answer.
-        size: bytes of what was published, if anything was.
+        topic: MQTT topic or filter of the request.
+        reason: the reply.
+        size: size of the published payload in bytes; None: nothing was published.
 
     Raises:
-        Denied: we may not do that.
-        PayloadTooLarge: the broker takes no such message.
+        Denied: this user may not do that.
+        PayloadTooLarge: the broker does not accept a message of this size.
         StorageFull: a quota is exceeded.
-        Disconnected: trying again may help.
+        Disconnected: another failure; a retry may succeed.
     """
     if not reason.is_failure:
         return
@@ -54,17 +59,21 @@ def check(topic: str, reason: ReasonCode, size: int | None = None) -> None:
         case code if code == _QUOTA:
             raise StorageFull(topic, str(reason))
         case code if code == _NOT_AUTHORIZED or (code == _FAILURE and size is None):
-            # MQTT 3.1.1 has one code for every subscription that is refused.
+            # MQTT 3.1.1 has only one code for a refused subscription.
             raise Denied(topic, str(reason))
     raise Disconnected(f"{topic}: {reason}")
 
 
 def check_connected(address: str, reason: ReasonCode) -> None:
-    """Raise what a broker's answer to a connection means.
+    """Raise the error that a broker's reply to a connection request stands for, if it is a failure.
+
+    Args:
+        address: the broker's address, for the message.
+        reason: the reply.
 
     Raises:
-        ConnectFailed: it refuses us.
-        OldProtocol: it wants an older version of MQTT.
+        ConnectFailed: the broker refuses the connection.
+        OldProtocol: the broker does not support this version of MQTT.
     """
     if not reason.is_failure:
         return
@@ -75,8 +84,12 @@ def check_connected(address: str, reason: ReasonCode) -> None:
 
 
 @contextlib.contextmanager
-def mapped_connect(address: str) -> Iterator[None]:
-    """Turn whatever connecting raises into ConnectFailed."""
+def map_connect_errors(address: str) -> Iterator[None]:
+    """Translate the errors of connecting.
+
+    Raises:
+        ConnectFailed: the block raised an error of the network or of TLS.
+    """
     try:
         yield
     except TimeoutError as exc:
@@ -88,8 +101,12 @@ def mapped_connect(address: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def mapped_files(address: str) -> Iterator[None]:
-    """Turn whatever reading certificates raises into BadUrl."""
+def map_file_errors(address: str) -> Iterator[None]:
+    """Translate the errors of reading certificate files.
+
+    Raises:
+        BadUrl: the block could not read or use a file.
+    """
     try:
         yield
     except (OSError, ssl.SSLError) as exc:

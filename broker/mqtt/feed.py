@@ -1,4 +1,4 @@
-"""What is retained under some filters, and then everything that happens there, over however many connections."""
+"""Follows MQTT filters across reconnections: first the retained messages, then everything that is published."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import structlog
 
 from broker.errors import Disconnected
 from broker.mqtt.client import Message
-from broker.mqtt.link import Connection, Link
+from broker.mqtt.link import Link
 from broker.reconnect import CALL_S, pause
 from broker.support.tasks import task_group
 
@@ -18,70 +18,71 @@ _log = structlog.get_logger(__name__)
 
 
 class Listener(Protocol):
-    """Who wants to know. Neither method may raise."""
+    """A receiver of messages. Its methods must not raise."""
 
-    def synced(self, found: dict[str, Message]) -> None:
-        """Everything that lies there, at the beginning and after every reconnection."""
+    def on_snapshot(self, payloads: dict[str, bytes]) -> None:
+        """Receive all retained messages, by MQTT topic: at the start, and after every reconnection."""
 
-    def heard(self, message: Message) -> None:
-        """Something that was published since; it may have been in `found` already."""
+    def on_message(self, message: Message) -> None:
+        """Receive a message that was published later. It may already have been in the snapshot."""
 
 
 @contextlib.asynccontextmanager
-async def following(link: Link, filters: Sequence[str], listener: Listener) -> AsyncIterator[None]:
-    """Tell a listener; it knows what is retained when this is entered.
+async def follow(link: Link, filters: Sequence[str], listener: Listener) -> AsyncIterator[None]:
+    """Feed a listener during the block. It has received the first snapshot when the block starts.
+
+    Args:
+        link: the link to the broker.
+        filters: MQTT filters.
+        listener: receives the messages.
 
     Raises:
-        Denied: we may not read that.
-        Disconnected: the broker did not get it done in time.
+        Denied: this user may not read that.
+        Disconnected: the broker did not reply in time.
     """
-    opened = asyncio.Event()
+    ready = asyncio.Event()
     async with task_group() as group:
-        task = group.create_task(_follow(link, filters, listener, opened), name=f"mqtt feed of {filters[0]}")
+        task = group.create_task(_run(link, filters, listener, ready), name=f"mqtt feed of {filters[0]}")
         try:
             async with asyncio.timeout(CALL_S):
-                await opened.wait()
+                await ready.wait()
         except TimeoutError as exc:
             raise Disconnected(f"{filters[0]}: no subscription after {CALL_S} s") from exc
         yield
         task.cancel()
 
 
-async def _follow(link: Link, filters: Sequence[str], listener: Listener, opened: asyncio.Event) -> None:
+async def _run(link: Link, filters: Sequence[str], listener: Listener, ready: asyncio.Event) -> None:
     for tries in itertools.count():
         connection = await link.connection()
+        buffer = _Buffer(listener)
         try:
-            await _session(connection, filters, listener, opened)
+            async with connection.listen(filters, buffer.on_message):
+                # Listening starts before the fetch, so no message is lost between the two.
+                buffer.on_snapshot(await connection.fetch(*filters))
+                ready.set()
+                await connection.lost.wait()
         except Disconnected as exc:
-            _log.debug("subscribing anew", filter=filters[0], error=str(exc))
+            _log.debug("subscribing again", filter=filters[0], error=str(exc))
             await asyncio.sleep(pause(min(tries, 8)))
 
 
-async def _session(connection: Connection, filters: Sequence[str], listener: Listener, opened: asyncio.Event) -> None:
-    ear = _Ear(listener)
-    async with connection.hearing(filters, ear.receive):
-        # Subscribed before it is fetched, nothing can be missed in between.
-        ear.sync(await connection.fetch(*filters))
-        opened.set()
-        await connection.lost.wait()
-
-
-class _Ear:
-    """Holds back what is published before everything else was fetched."""
+class _Buffer:
+    """Holds published messages back until the snapshot has been delivered."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._early: list[Message] = []
-        self._is_synced = False
+        self._has_snapshot = False
 
-    def receive(self, message: Message) -> None:
-        if self._is_synced:
-            self._listener.heard(message)
+    def on_message(self, message: Message) -> None:
+        if self._has_snapshot:
+            self._listener.on_message(message)
         else:
             self._early.append(message)
 
-    def sync(self, found: dict[str, Message]) -> None:
-        self._listener.synced(found)
-        self._is_synced = True
+    def on_snapshot(self, payloads: dict[str, bytes]) -> None:
+        self._listener.on_snapshot(payloads)
+        self._has_snapshot = True
         for message in self._early:
-            self._listener.heard(message)
+            self._listener.on_message(message)

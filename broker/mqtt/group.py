@@ -1,12 +1,14 @@
-"""Who of a durable's subscribers has which event. No I/O, no clock.
+"""Which member of a durable's group has which event. No I/O and no clock.
 
-MQTT's shared subscriptions can't do this: nothing that was published before the first subscription is ever delivered,
-Mosquitto goes on filling the queue of a member that is gone (10 of 20 messages, measured), and what a live member does
-not acknowledge is never delivered to another one. So the members agree among themselves. The broker shows all of them
-all messages on a topic in the same order; whoever's claim for an event's n-th delivery comes first has it.
+MQTT's shared subscriptions cannot do this: they never deliver what was published before the first subscription,
+Mosquitto keeps sending to a member that is offline (10 of 20 messages, measured), and a message that an online member
+does not acknowledge never goes to another member. So the members agree among themselves. The broker shows the messages
+of a topic to all members in the same order; the first claim for an event's n-th delivery wins.
 """
 
 import bisect
+import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -15,16 +17,18 @@ import msgspec
 from broker.mqtt.storage import Entry
 
 DEDUPE_WINDOW_US: Final = 120_000_000
+"""Two events with the same id are copies if their sequences differ by less than this (two minutes)."""
 
 
-class Said(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a member says about an event.
+class GroupMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A member's message to its group about an event.
 
     Attributes:
-        what: `take` claims it for its n-th delivery, `hold` needs more time, `free` gives it back, `done` ends it.
+        what: `take` claims the event for its n-th delivery, `hold` extends the time, `free` gives the event back,
+            `done` acknowledges it.
         by: the member.
-        n: which delivery this is about, from 1.
-        delay_s: of `free`: deliver it again not before.
+        n: number of the delivery, from 1.
+        delay_s: of `free`: time until the next delivery, in seconds.
     """
 
     what: Literal["take", "hold", "free", "done"]
@@ -33,13 +37,13 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     delay_s: float = 0.0
 
 
-class Settings(msgspec.Struct, frozen=True):
-    """What a durable is remembered with.
+class GroupSettings(msgspec.Struct, frozen=True):
+    """The retained settings of a durable.
 
     Attributes:
-        topic_filter: what it reads.
-        first: sequence of the first event that concerns it.
-        ack_wait_s: how long an event may stay unacknowledged.
+        topic_filter: filter of the events that it reads.
+        first: sequence of the first event that it reads.
+        ack_wait_s: time until an unacknowledged event is delivered again, in seconds.
     """
 
     topic_filter: str
@@ -47,107 +51,150 @@ class Settings(msgspec.Struct, frozen=True):
     ack_wait_s: float
 
 
+class Status(enum.Enum):
+    """The status of an event in its group."""
+
+    FREE = "no member has it, or will have it after its delay"
+    TAKEN = "a member has it"
+    DONE = "it is acknowledged"
+
+
+TRANSITIONS: Final[dict[Status, dict[str, Status]]] = {
+    Status.FREE: {"take": Status.TAKEN, "hold": Status.TAKEN, "done": Status.DONE},
+    Status.TAKEN: {"take": Status.TAKEN, "hold": Status.TAKEN, "free": Status.FREE, "done": Status.DONE},
+    Status.DONE: {},
+}
+"""The status after a message that applies (see `_APPLIES`), by `what`. Other messages change nothing."""
+
+
 @dataclass(slots=True)
 class _State:
+    """The state of one event. `free_at_s` is when it is free, if no message comes before."""
+
+    status: Status = Status.FREE
     n: int = 0
-    by: str = ""  # empty: nobody has it
-    due_s: float = 0.0  # when it is free, or free again
-    done: bool = False
+    holder: str = ""
+    free_at_s: float = 0.0
+
+
+_APPLIES: Final[dict[str, Callable[[_State, GroupMessage], bool]]] = {
+    "take": lambda state, message: message.n > state.n,  # the first claim for a delivery wins
+    "hold": lambda state, message: message.n == state.n,
+    "free": lambda state, message: (message.n, message.by) == (state.n, state.holder),
+    "done": lambda _state, _message: True,
+}
 
 
 class Group:
-    """One member's knowledge of all events of its durable.
+    """One member's view of all events of its durable.
 
     Args:
-        me: this member's name.
-        settings: the durable's.
+        me: name of this member.
+        settings: the durable's settings.
     """
 
-    def __init__(self, me: str, settings: Settings) -> None:
+    def __init__(self, me: str, settings: GroupSettings) -> None:
         self._me = me
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[int, str]] = []
         self._states: dict[str, _State] = {}
-        self._ids: dict[tuple[str, str], tuple[int, str]] = {}
-        self._asked: dict[str, int] = {}
+        self._latest: dict[tuple[str, str], tuple[int, str]] = {}
+        self._pending: dict[str, int] = {}
 
     def add(self, entry: Entry) -> bool:
-        """Take note of an event; False if it is a copy of one of the last two minutes, to be dropped."""
+        """Add an event. False: it is a copy of an event of the last two minutes, and is not added."""
         if entry.name.sequence < self._settings.first or entry.key in self._entries:
             return True
-        about = (entry.topic, entry.name.id)
-        sequence, key = self._ids.get(about, (0, ""))
+        identity = (entry.topic, entry.name.id)
+        sequence, key = self._latest.get(identity, (0, ""))
         if key not in ("", entry.key) and abs(entry.name.sequence - sequence) < DEDUPE_WINDOW_US:
             return False
-        self._ids[about] = (entry.name.sequence, entry.key)
+        self._latest[identity] = (entry.name.sequence, entry.key)
         self._entries[entry.key] = entry
-        if not self._state(entry.key).done:
+        if self._state(entry.key).status is not Status.DONE:
             bisect.insort(self._order, (entry.name.sequence, entry.key))
         return True
 
-    def gone(self, key: str) -> None:
-        """An event is on the broker no longer."""
-        self._finish(key)
+    def remove(self, key: str) -> None:
+        """Forget an event that is no longer on the broker."""
+        self._stop_claiming(key)
         self._entries.pop(key, None)
         self._states.pop(key, None)
 
-    def only(self, keys: set[str]) -> None:
-        """No other events are there."""
+    def keep_only(self, keys: set[str]) -> None:
+        """Forget all events except those with the given keys."""
         for key in self._entries.keys() - keys:
-            self.gone(key)
+            self.remove(key)
 
-    def note(self, key: str, said: Said, now_s: float) -> Entry | None:
-        """Take over what a member says about an event; returns the event if it is ours from now on."""
+    def apply(self, key: str, message: GroupMessage, now_s: float) -> Entry | None:
+        """Apply a member's message. Returns the event if it is now delivered to this member.
+
+        Args:
+            key: key of the event.
+            message: the message.
+            now_s: the current time, in seconds.
+        """
         state = self._state(key)
-        if said.what == "done":
-            self._finish(key)
-            state.done = True
-        elif said.what == "take" and said.n > state.n:
-            state.n, state.by, state.due_s = said.n, said.by, now_s + self._settings.ack_wait_s
-            if self._asked.get(key, said.n) <= said.n:
-                self._asked.pop(key, None)
-            if said.by == self._me and not state.done:
-                return self._entries.get(key)
-        elif said.what == "hold" and said.n == state.n:
-            state.by, state.due_s = said.by, now_s + self._settings.ack_wait_s
-        elif said.what == "free" and said.n == state.n and said.by == state.by:
-            state.by, state.due_s = "", now_s + said.delay_s
-        return None
+        status = TRANSITIONS[state.status].get(message.what)
+        if status is None or not _APPLIES[message.what](state, message):
+            return None
+        state.status = status
+        if status is Status.DONE:
+            self._stop_claiming(key)
+        elif status is Status.FREE:
+            state.holder, state.free_at_s = "", now_s + message.delay_s
+        else:
+            state.n, state.holder, state.free_at_s = message.n, message.by, now_s + self._settings.ack_wait_s
+        if message.what != "take":
+            return None
+        if self._pending.get(key, 0) <= message.n:
+            self._pending.pop(key, None)
+        return self._entries.get(key) if message.by == self._me else None
 
-    def free(self, now_s: float) -> tuple[Entry, int] | None:
-        """The first event that is free, and which delivery it would be; it counts as asked for from now on."""
+    def claim_next(self, now_s: float) -> tuple[Entry, int] | None:
+        """Return the first free event and the number of its next delivery, and mark this claim as pending.
+
+        None: no event is free.
+        """
         for _, key in self._order:
             state = self._state(key)
-            if key not in self._asked and state.due_s <= now_s:
-                self._asked[key] = state.n + 1
+            if key not in self._pending and state.free_at_s <= now_s:
+                self._pending[key] = state.n + 1
                 return self._entries[key], state.n + 1
         return None
 
     @property
-    def asked(self) -> dict[str, int]:
-        """The events that we claimed without knowing yet whether we have them, and for which delivery."""
-        return dict(self._asked)
+    def pending(self) -> dict[str, int]:
+        """This member's claims without a result yet: delivery number by key."""
+        return dict(self._pending)
 
     def is_mine(self, key: str, n: int, now_s: float) -> bool:
-        """Whether we have an event still."""
+        """Whether this member has an event.
+
+        Args:
+            key: key of the event.
+            n: number of the delivery.
+            now_s: the current time, in seconds.
+        """
         state = self._state(key)
-        return state.by == self._me and state.n == n and not state.done and state.due_s > now_s
+        is_holder = state.status is Status.TAKEN and (state.holder, state.n) == (self._me, n)
+        return is_holder and state.free_at_s > now_s
 
-    def due_s(self, key: str) -> float:
-        """When an event that someone has is free again, seconds."""
-        return self._state(key).due_s
+    def free_at_s(self, key: str) -> float:
+        """When a member's time with an event ends, in seconds."""
+        return self._state(key).free_at_s
 
-    def next_due_s(self) -> float | None:
-        """When the next event is free, if one will be; seconds."""
-        dues = (self._state(key).due_s for _, key in self._order if key not in self._asked)
-        return min(dues, default=None)
+    def next_free_at_s(self) -> float | None:
+        """When the next event without a pending claim is free, in seconds; None: there is no such event."""
+        times = (self._state(key).free_at_s for _, key in self._order if key not in self._pending)
+        return min(times, default=None)
 
     def _state(self, key: str) -> _State:
         return self._states.setdefault(key, _State())
 
-    def _finish(self, key: str) -> None:
-        self._asked.pop(key, None)
+    def _stop_claiming(self, key: str) -> None:
+        self._pending.pop(key, None)
         entry = self._entries.get(key)
         if entry is None:
             return

@@ -1,7 +1,8 @@
-"""What plain MQTT clients publish to a topic that a durable reads becomes an event like any other.
+"""Turns the messages of plain MQTT clients into events.
 
-`mosquitto_pub -t fl/jobs/submit -f job.json` retains nothing. So whoever serves such a topic keeps a session on the
-broker, of the durable's name: what comes while nobody is there waits in it, and is acknowledged once it is retained.
+`mosquitto_pub -t fl/jobs/submit -f job.json` retains nothing. So a consumer of such a topic keeps a persistent session
+on the broker, named after its durable. A message that comes while no consumer is connected waits in the session, and
+is acknowledged after it is retained as an event.
 """
 
 import asyncio
@@ -19,57 +20,75 @@ from broker.mqtt import client as mqtt_client
 from broker.mqtt import storage
 from broker.mqtt.client import Client, Message
 from broker.mqtt.link import Link
-from broker.mqtt.storage import Entry, Names
+from broker.mqtt.storage import Entry, NameFactory
 from broker.reconnect import CALL_S, pause
 from broker.support.tasks import task_group
 
-MOST_WAITING: Final = 1024
+MAX_REQUESTS: Final = 1024
+"""Most requests of plain clients that are remembered; older ones get no reply."""
+
 SESSION_TAKEN: Final = "Session taken over"
+"""The broker's reason when another client connects with the same client id."""
 
 _log = structlog.get_logger(__name__)
 
 
 class InboundSession:
-    """Use it as `async with taking_in(...) as inbound_session`."""
+    """A persistent session that retains the messages of plain clients as events.
 
-    def __init__(self, link: Link, topic_filter: str, durable: str, names: Names) -> None:
+    Args:
+        link: the link to the broker.
+        topic_filter: filter of the topics.
+        durable: the durable that reads the events.
+        names: names the events.
+
+    Attributes:
+        ready: event that is set after the first subscription.
+    """
+
+    def __init__(self, link: Link, topic_filter: str, durable: str, names: NameFactory) -> None:
         self._link = link
         self._filter = topic_filter
         self._session = f"fedkeeper-{durable}"
         self._names = names
         self._family = family_of(topic_filter)
-        self._waiting: dict[str, tuple[str, bytes]] = {}
-        self._order: deque[str] = deque()
-        self.opened = asyncio.Event()
+        self._requests: dict[str, tuple[str, bytes]] = {}
+        self._request_order: deque[str] = deque()
+        self.ready = asyncio.Event()
 
     async def run(self) -> None:
-        """Take in what comes until cancelled, or until another one has taken over."""
+        """Retain messages until this is cancelled, or until another program takes the session over."""
         for tries in itertools.count():
             try:
-                if await self._served():
+                if await self._serve():
                     return
             except (ConnectFailed, Disconnected) as exc:
                 _log.debug("no session", session=self._session, error=str(exc))
             await asyncio.sleep(pause(min(tries, 8)))
 
     async def answer(self, entry: Entry, payload: bytes) -> None:
-        """Answer whoever published that, if it said where it waits (MQTT 5)."""
-        waiting = self._waiting.pop(entry.key, None)
-        if waiting is None:
+        """Reply to the client that published an event, if its message was a request (MQTT 5).
+
+        Args:
+            entry: the event.
+            payload: the reply.
+        """
+        request = self._requests.pop(entry.key, None)
+        if request is None:
             return
-        topic, mark = waiting
+        topic, correlation = request
         try:
             connection = await self._link.connection()
-            await connection.publish(topic, payload, retain=False, mark=mark)
+            await connection.publish(topic, payload, retain=False, correlation=correlation)
         except BrokerError as exc:
-            # It is a stranger's topic, and only a courtesy.
-            _log.warning("not answered", topic=topic, error=str(exc))
+            # The topic is the plain client's, so a failure must not end the consumer.
+            _log.warning("reply not published", topic=topic, error=str(exc))
 
-    async def _served(self) -> bool:
-        """Serve one connection; True if another one has taken the session over."""
-        # One for each connection: what was not acknowledged comes again with the next.
+    async def _serve(self) -> bool:
+        """Serve one connection. True: another program has taken the session over."""
+        # A new queue for each connection: unacknowledged messages come again on the next one.
         queue: asyncio.Queue[Message] = asyncio.Queue()
-        session = mqtt_client.opened(
+        session = mqtt_client.open_client(
             self._link.address,
             self._session,
             version=self._link.version,
@@ -77,62 +96,67 @@ class InboundSession:
             session_s=self._family.max_age_s,
         )
         async with session as client:
-            await client.subscribe([storage.mqtt(self._filter)], qos=1, retained=True)
-            self.opened.set()
+            await client.subscribe([storage.mqtt_topic(self._filter)], qos=1, retained=True)
+            self.ready.set()
             async with task_group() as group:
-                taking = group.create_task(
-                    self._take_all(client, queue), name=f"mqtt inbound_session of {self._filter}"
+                task = group.create_task(
+                    self._retain_messages(client, queue), name=f"mqtt inbound_session of {self._filter}"
                 )
                 await client.lost.wait()
-                taking.cancel()
+                task.cancel()
         if SESSION_TAKEN in client.reason:
-            _log.warning("another one takes in what plain clients publish", filter=self._filter)
+            _log.warning("another program receives the messages of plain clients now", filter=self._filter)
             return True
         return False
 
-    async def _take_all(self, client: Client, queue: asyncio.Queue[Message]) -> None:
+    async def _retain_messages(self, client: Client, queue: asyncio.Queue[Message]) -> None:
         while True:
             message = await queue.get()
-            topic = storage.bare(self._filter, message.topic)
+            topic = storage.plain_topic(self._filter, message.topic)
             if topic is not None and message.payload:
-                await self._keep(topic, message)
-            client.ack(message.packet)
+                await self._retain(topic, message)
+            client.ack(message.packet_id)
 
-    async def _keep(self, topic: str, message: Message) -> None:
-        entry = Entry("", topic, self._names.next(), message.payload)
-        key = storage.entry_key(topic, entry.name)
-        if message.answer_to is not None:
-            self._note(key, message.answer_to)
-        await self._link.publish(key, storage.escaped(message.payload), expires_s=self._family.max_age_s)
+    async def _retain(self, topic: str, message: Message) -> None:
+        """Retain a message as an event, and remember where to send the reply."""
+        key = storage.entry_key(topic, self._names.next())
+        if message.reply_to is not None:
+            self._requests[key] = message.reply_to
+            self._request_order.append(key)
+            if len(self._request_order) > MAX_REQUESTS:
+                self._requests.pop(self._request_order.popleft(), None)
+        await self._link.publish(key, storage.escape(message.payload), expires_s=self._family.max_age_s)
         if message.retained:
-            # It would come again with every subscription.
+            # Delete it, or it would come again with every subscription.
             await self._link.publish(message.topic, b"")
-
-    def _note(self, key: str, answer_to: tuple[str, bytes]) -> None:
-        self._waiting[key] = answer_to
-        self._order.append(key)
-        if len(self._order) > MOST_WAITING:
-            self._waiting.pop(self._order.popleft(), None)
 
 
 @contextlib.asynccontextmanager
-async def taking_in(link: Link, topic_filter: str, durable: str, names: Names) -> AsyncIterator[InboundSession | None]:
-    """Take in what plain clients publish under a filter; None where strangers do not write.
+async def open_session(
+    link: Link, topic_filter: str, durable: str, names: NameFactory
+) -> AsyncIterator[InboundSession | None]:
+    """Run an inbound session during the block. Yields None if plain clients do not write to these topics.
+
+    Args:
+        link: the link to the broker.
+        topic_filter: filter of the topics.
+        durable: the durable that reads the events.
+        names: names the events.
 
     Raises:
-        Denied: we may not read that.
-        Disconnected: the broker did not get it done in time.
+        Denied: this user may not read these topics.
+        Disconnected: the broker did not reply in time.
     """
     if Writer.ANYONE not in family_of(topic_filter).writers:
         yield None
         return
-    inbound_session = InboundSession(link, topic_filter, durable, names)
+    session = InboundSession(link, topic_filter, durable, names)
     async with task_group() as group:
-        task = group.create_task(inbound_session.run(), name=f"mqtt session of {durable}")
+        task = group.create_task(session.run(), name=f"mqtt session of {durable}")
         try:
             async with asyncio.timeout(CALL_S):
-                await inbound_session.opened.wait()
+                await session.ready.wait()
         except TimeoutError as exc:
             raise Disconnected(f"{topic_filter}: no session after {CALL_S} s") from exc
-        yield inbound_session
+        yield session
         task.cancel()

@@ -1,4 +1,4 @@
-"""A connection to an MQTT broker that is always there again: replaced when it ends, and calls repeated across that."""
+"""A connection to an MQTT broker that is replaced when it ends, and calls that are retried on the new one."""
 
 import asyncio
 import contextlib
@@ -18,15 +18,24 @@ from broker.mqtt.errors import CutOff
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
 
-MOST_CUTS: Final = 3
-"""Connections that may end because of one message."""
+MAX_CUTS: Final = 3
+"""After so many connections that ended while one message was sent, the message counts as too large."""
 
 
 class Connection:
-    """Two clients that come and go together: one publishes and hears what happens, one fetches what is retained.
+    """Two clients that are opened and closed together: one publishes and listens, the other fetches retained messages.
 
-    A fetch is a subscription that ends at once. Were it made by the client that listens, it would end that
-    client's own subscription to the same filter.
+    A fetch is a short subscription. If the listening client made it, it would end that client's own subscription to
+    the same filter.
+
+    Args:
+        address: the broker's address.
+        name: name of this program; the MQTT client ids start with it.
+        version: 5, or 4 for MQTT 3.1.1.
+        will: value that the broker retains for us if the connection ends without a disconnect.
+
+    Attributes:
+        lost: event that is set when one of the clients has lost its connection.
     """
 
     def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None = None) -> None:
@@ -34,19 +43,19 @@ class Connection:
         self.address = address
         self.name = name
         self.lost = asyncio.Event()
-        self._live = Client(address, _client_id(name), version=version, receive=self._heard, will=will)
-        self._fetching = Client(address, _client_id(f"{name}-reads"), version=version, receive=self._fetched)
-        self._ears: dict[str, list[Receive]] = {}
-        self._fetches: dict[int, tuple[tuple[str, ...], dict[str, Message]]] = {}
-        self._fetched_now: set[str] = set()
-        self._turn = asyncio.Condition()
-        self._watch: asyncio.Task[None] | None = None
+        self._live = Client(address, _client_id(name), version=version, receive=self._on_published, will=will)
+        self._fetching = Client(address, _client_id(f"{name}-reads"), version=version, receive=self._on_fetched)
+        self._receivers: dict[str, list[Receive]] = {}
+        self._fetches: dict[int, tuple[tuple[str, ...], dict[str, bytes]]] = {}
+        self._busy_filters: set[str] = set()
+        self._filters_freed = asyncio.Condition()
+        self._watch_task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Connect.
+        """Connect both clients.
 
         Raises:
-            ConnectFailed: nobody answers there, or refuses us.
+            ConnectFailed: there is no broker at the address, or it refuses the connection.
         """
         try:
             async with task_group() as group:
@@ -55,19 +64,19 @@ class Connection:
         except BaseException:
             await self.close()
             raise
-        self._watch = asyncio.create_task(self._watched(), name=f"mqtt watch of {self.name}")
+        self._watch_task = asyncio.create_task(self._watch(), name=f"mqtt watch of {self.name}")
 
     async def close(self) -> None:
-        """End it."""
+        """Disconnect both clients."""
         self.lost.set()
-        if self._watch is not None:
-            self._watch.cancel()
+        if self._watch_task is not None:
+            self._watch_task.cancel()
         for client in (self._live, self._fetching):
             await client.close()
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest payload that goes into one message."""
+        """Largest payload of one message, in bytes."""
         return self._live.max_message_bytes
 
     async def publish(
@@ -77,104 +86,99 @@ class Connection:
         *,
         retain: bool = True,
         expires_s: float = 0.0,
-        mark: bytes | None = None,
+        correlation: bytes | None = None,
         content_type: str = "",
     ) -> None:
-        """See Client.publish."""
+        """Publish a message, by default a retained one; arguments and errors are those of `Client.publish`."""
         await self._live.publish(
-            topic, payload, retain=retain, expires_s=expires_s, mark=mark, content_type=content_type
+            topic, payload, retain=retain, expires_s=expires_s, correlation=correlation, content_type=content_type
         )
 
-    async def fetch(self, *filters: str) -> dict[str, Message]:
-        """What is retained under MQTT filters, by topic.
+    async def fetch(self, *filters: str) -> dict[str, bytes]:
+        """Return the payloads of the retained messages under MQTT filters, by MQTT topic.
 
-        With QoS 0, because then the acknowledgement of the unsubscription comes after everything else; and because
-        Mosquitto cuts a queue of QoS 1 off after a thousand messages, if nobody configured it otherwise.
-
-        Raises:
-            Denied: we may not read that.
-            Disconnected: the connection ended, or not everything came in time.
-        """
-        found: dict[str, Message] = {}
-        async with self._having(set(filters)):
-            self._fetches[id(found)] = (filters, found)
-            try:
-                await asyncio.gather(
-                    self._fetching.subscribe(filters, qos=0, retained=True), self._fetching.unsubscribe(filters)
-                )
-            finally:
-                del self._fetches[id(found)]
-        return {topic: message for topic, message in found.items() if message.payload}
-
-    @contextlib.asynccontextmanager
-    async def hearing(self, filters: Iterable[str], receive: Receive) -> AsyncIterator[None]:
-        """Have everything handed over, in order, that is published from now on; `receive` must not raise.
+        The subscription has QoS 0: then the reply to the unsubscription comes after all messages, and Mosquitto's
+        default limit of a thousand queued messages (for QoS 1) does not apply.
 
         Raises:
-            Denied: we may not listen to that.
-            Disconnected: the connection ended, or the broker did not answer in time.
+            Denied: this user may not read that.
+            Disconnected: the connection ended, or not all messages came in time.
         """
-        wanted = tuple(filters)
-        for topic_filter in wanted:
-            self._ears.setdefault(topic_filter, []).append(receive)
+        payloads: dict[str, bytes] = {}
+        # Two fetches of one filter take turns: the first unsubscription would end the subscription of both.
+        async with self._filters_freed:
+            await self._filters_freed.wait_for(lambda: self._busy_filters.isdisjoint(filters))
+            self._busy_filters.update(filters)
+        self._fetches[id(payloads)] = (filters, payloads)
         try:
-            await self._live.subscribe(wanted, qos=1, retained=False)
-            yield
+            await asyncio.gather(
+                self._fetching.subscribe(filters, qos=0, retained=True), self._fetching.unsubscribe(filters)
+            )
         finally:
-            self._live.leave([topic_filter for topic_filter in wanted if self._is_deaf_to(topic_filter, receive)])
-
-    def _is_deaf_to(self, topic_filter: str, receive: Receive) -> bool:
-        """Take an ear off; True if it was the last one."""
-        self._ears[topic_filter].remove(receive)
-        if self._ears[topic_filter]:
-            return False
-        del self._ears[topic_filter]
-        return True
+            del self._fetches[id(payloads)]
+            self._busy_filters.difference_update(filters)
+            async with self._filters_freed:
+                self._filters_freed.notify_all()
+        return {topic: payload for topic, payload in payloads.items() if payload}
 
     @contextlib.asynccontextmanager
-    async def _having(self, filters: set[str]) -> AsyncIterator[None]:
-        """Nobody else fetches the same filter: the end of its subscription would be the end of ours."""
-        async with self._turn:
-            await self._turn.wait_for(lambda: not self._fetched_now & filters)
-            self._fetched_now |= filters
+    async def listen(self, filters: Iterable[str], receive: Receive) -> AsyncIterator[None]:
+        """Receive the messages that are published during the block, in order.
+
+        Args:
+            filters: MQTT filters.
+            receive: called with every message; must not raise.
+
+        Raises:
+            Denied: this user may not subscribe to that.
+            Disconnected: the connection ended, or the broker did not reply in time.
+        """
+        filters = tuple(filters)
+        for topic_filter in filters:
+            self._receivers.setdefault(topic_filter, []).append(receive)
         try:
+            await self._live.subscribe(filters, qos=1, retained=False)
             yield
         finally:
-            self._fetched_now -= filters
-            async with self._turn:
-                self._turn.notify_all()
+            for topic_filter in filters:
+                self._receivers[topic_filter].remove(receive)
+            unused = [topic_filter for topic_filter in filters if not self._receivers[topic_filter]]
+            for topic_filter in unused:
+                del self._receivers[topic_filter]
+            self._live.unsubscribe_nowait(unused)
 
-    def _fetched(self, message: Message) -> None:
-        for filters, found in self._fetches.values():
+    def _on_fetched(self, message: Message) -> None:
+        for filters, payloads in self._fetches.values():
             if any(topic_matches_sub(topic_filter, message.topic) for topic_filter in filters):
-                found[message.topic] = message
+                payloads[message.topic] = message.payload
 
-    def _heard(self, message: Message) -> None:
-        # MQTT 3.1.1 sends what is retained with every subscription; we fetch it.
+    def _on_published(self, message: Message) -> None:
+        # MQTT 3.1.1 sends the retained messages with every subscription; `fetch` has them.
         if not message.retained:
-            for topic_filter, ears in list(self._ears.items()):
+            for topic_filter, receivers in list(self._receivers.items()):
                 if topic_matches_sub(topic_filter, message.topic):
-                    for receive in list(ears):
+                    for receive in list(receivers):
                         receive(message)
 
-    async def _watched(self) -> None:
-        ends = [asyncio.ensure_future(client.lost.wait()) for client in (self._live, self._fetching)]
+    async def _watch(self) -> None:
+        """Set `lost` when one of the clients is lost."""
+        waits = [asyncio.ensure_future(client.lost.wait()) for client in (self._live, self._fetching)]
         try:
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for end in ends:
-                end.cancel()
+            for wait in waits:
+                wait.cancel()
         self.lost.set()
 
 
 class Link(reconnect.Link[Connection]):
-    """See broker.reconnect.Link.
+    """A connection that is replaced when it ends.
 
     Args:
-        address: of the broker.
-        name: who we are.
+        address: the broker's address.
+        name: name of this program.
         version: 5, or 4 for MQTT 3.1.1.
-        will: what the broker retains for us when we vanish.
+        will: value that the broker retains for us if the connection ends without a disconnect.
     """
 
     def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None) -> None:
@@ -182,39 +186,53 @@ class Link(reconnect.Link[Connection]):
         self.version = version
 
     def reconsider(self, failures: list[Disconnected]) -> None:
-        """Brokers that take no such message say nothing and end the connection; sent again, it would end again.
+        """Give up a message that has ended several connections.
+
+        Some brokers end the connection if a message is too large, without an error. A retry would end the next one.
 
         Raises:
-            PayloadTooLarge: the connection ended again and again while a large message was sent.
+            PayloadTooLarge: several connections ended while a large message was sent.
         """
         cuts = [failure for failure in failures if isinstance(failure, CutOff)]
-        if len(cuts) == MOST_CUTS:
+        if len(cuts) == MAX_CUTS:
             raise PayloadTooLarge(cuts[-1].topic, cuts[-1].size) from cuts[-1]
 
     async def publish(self, topic: str, payload: bytes, *, expires_s: float = 0.0, content_type: str = "") -> None:
-        """Retain a message, an empty one to forget what is there, however often the connection ends meanwhile."""
+        """Publish a retained message, with retries on new connections.
+
+        Args:
+            topic: MQTT topic.
+            payload: the payload; empty: delete the topic's retained message.
+            expires_s: lifetime of the message in seconds (MQTT 5 only); 0: unlimited.
+            content_type: media type of the payload (MQTT 5 only); empty: none.
+        """
         await self.retry(
             lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
         )
 
-    async def fetch(self, *filters: str) -> dict[str, Message]:
-        """See Connection.fetch."""
+    async def fetch(self, *filters: str) -> dict[str, bytes]:
+        """Return the payloads of the retained messages under MQTT filters, with retries on new connections."""
         return await self.retry(lambda connection: connection.fetch(*filters))
 
 
 @contextlib.asynccontextmanager
-async def opened(address: BrokerUrl, name: str, will: Will | None = None) -> AsyncIterator[Link]:
-    """A link that is up when it is entered.
+async def open_link(address: BrokerUrl, name: str, will: Will | None = None) -> AsyncIterator[Link]:
+    """Open a link for the time of the block.
+
+    Args:
+        address: the broker's address.
+        name: name of this program.
+        will: value that the broker retains for us if the connection ends without a disconnect.
 
     Raises:
-        ConnectFailed: nobody answers there, or refuses us.
+        ConnectFailed: there is no broker at the address, or it refuses the connection.
     """
-    version = await mqtt_client.version_of(address, _client_id(f"{name}-asks"))
-    made = Link(address, name, version, will)
-    async with made.running():
-        yield made
+    version = await mqtt_client.detect_version(address, _client_id(f"{name}-asks"))
+    link = Link(address, name, version, will)
+    async with link.running():
+        yield link
 
 
 def _client_id(name: str) -> str:
-    # nats-server takes no '.' in a client id.
+    # nats-server accepts no '.' in a client id.
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', name)}-{secrets.token_hex(6)}"

@@ -1,127 +1,134 @@
-"""What subscribers without a durable name get: the log from a place on, or values as they are and as they change."""
+"""Subscribers without a durable: a log from a start on, or values and their changes."""
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from broker.base import Deleted, Delivery, Load, Start, Value
 from broker.mqtt import storage
 from broker.mqtt.client import Message
 from broker.mqtt.group import DEDUPE_WINDOW_US
-from broker.mqtt.storage import Entry, Names
+from broker.mqtt.storage import MICROSECONDS, Entry, NameFactory
 
 T = TypeVar("T")
 
-MICRO: Final = 1_000_000
 
-
-class _Backlog(AsyncIterator[T], Generic[T]):
-    """What came and was not looked at yet."""
+class _Queue(AsyncIterator[T], Generic[T]):
+    """An unbounded queue as an iterator."""
 
     def __init__(self) -> None:
-        self._waiting: deque[T] = deque()
+        self._items: deque[T] = deque()
         self._arrived = asyncio.Event()
 
     async def __anext__(self) -> T:
-        while not self._waiting:
+        while not self._items:
             self._arrived.clear()
             await self._arrived.wait()
-        return self._waiting.popleft()
+        return self._items.popleft()
 
-    def _lay(self, one: T) -> None:
-        self._waiting.append(one)
+    def _push(self, item: T) -> None:
+        self._items.append(item)
         self._arrived.set()
 
 
-class Replayed(_Backlog[Delivery]):
-    """A log: what lies there, by the clocks of those who published it, and then whatever comes, as it comes."""
+class ReplayedEvents(_Queue[Delivery]):
+    """The events of a log: the retained ones in the order of their publishers' clocks, then new ones as they come.
 
-    def __init__(self, topic_filter: str, start: Start, load: Load, names: Names) -> None:
+    Args:
+        topic_filter: filter of the events.
+        start: where in the log to start.
+        load: reads a payload.
+        names: names the events of plain MQTT clients.
+    """
+
+    def __init__(self, topic_filter: str, start: Start, load: Load, names: NameFactory) -> None:
         super().__init__()
         self._filter = topic_filter
         self._load = load
         self._names = names
         self._seen: set[str] = set()
-        self._ids: dict[tuple[str, str], int] = {}
-        self._is_news = start != "new"
-        self._since = int(start.timestamp() * MICRO) if isinstance(start, datetime) else 0
+        self._latest: dict[tuple[str, str], int] = {}
+        self._is_delivering = start != "new"
+        self._first_sequence = int(start.timestamp() * MICROSECONDS) if isinstance(start, datetime) else 0
 
-    def synced(self, found: dict[str, Message]) -> None:
-        """See Listener."""
-        parsed = [storage.entry(self._filter, key, message.payload) for key, message in found.items()]
-        for entry in sorted((one for one in parsed if one is not None), key=lambda one: (one.name.sequence, one.key)):
-            self._take(entry)
-        self._is_news = True
+    def on_snapshot(self, payloads: dict[str, bytes]) -> None:
+        """Implements `Listener.on_snapshot`."""
+        for entry in storage.parse_entries(self._filter, payloads):
+            self._add(entry)
+        self._is_delivering = True
 
-    def heard(self, message: Message) -> None:
-        """See Listener."""
+    def on_message(self, message: Message) -> None:
+        """Implements `Listener.on_message`."""
         if not message.payload:
             return
-        if entry := storage.entry(self._filter, message.topic, message.payload):
-            self._take(entry)
-        elif topic := storage.bare(self._filter, message.topic):
-            self._take(Entry(message.topic, topic, self._names.next(), message.payload))
+        if entry := storage.parse_entry(self._filter, message.topic, message.payload):
+            self._add(entry)
+        elif topic := storage.plain_topic(self._filter, message.topic):
+            self._add(Entry(message.topic, topic, self._names.next(), message.payload))
 
-    def _take(self, entry: Entry) -> None:
-        known = f"{entry.key} {entry.name.sequence}"
-        if known in self._seen:
+    def _add(self, entry: Entry) -> None:
+        """Deliver an event, unless it was delivered before, is a copy of another one, or lies before the start."""
+        key_and_sequence = f"{entry.key} {entry.name.sequence}"
+        if key_and_sequence in self._seen:
             return
-        self._seen.add(known)
-        if self._is_copy(entry) or not self._is_news or entry.name.sequence < self._since:
+        self._seen.add(key_and_sequence)
+        identity, name = (entry.topic, entry.name.id), entry.name
+        previous = self._latest.get(identity, name.sequence)
+        self._latest[identity] = name.sequence
+        is_copy = 0 < abs(name.sequence - previous) < DEDUPE_WINDOW_US
+        if is_copy or not self._is_delivering or name.sequence < self._first_sequence:
             return
-        name = entry.name
-        self._lay(
+        self._push(
             Delivery(entry.topic, entry.message, self._load, sequence=name.sequence, attempt=1, time_s=name.time_s)
         )
 
-    def _is_copy(self, entry: Entry) -> bool:
-        about = (entry.topic, entry.name.id)
-        first = self._ids.setdefault(about, entry.name.sequence)
-        self._ids[about] = entry.name.sequence
-        return 0 < abs(entry.name.sequence - first) < DEDUPE_WINDOW_US
 
+class WatchedValues(_Queue[Value | Deleted]):
+    """The values under a filter and their changes. A value that was deleted before the start is left out.
 
-class Watched(_Backlog[Value | Deleted]):
-    """Values as they are and as they change; those that were deleted before are no news."""
+    Args:
+        topic_filter: filter of the values.
+        names: makes the revisions of deletions.
+    """
 
-    def __init__(self, topic_filter: str, names: Names) -> None:
+    def __init__(self, topic_filter: str, names: NameFactory) -> None:
         super().__init__()
         self._filter = topic_filter
         self._names = names
         self._known: dict[str, Value] = {}
         self._fetched: dict[str, int] = {}
 
-    def synced(self, found: dict[str, Message]) -> None:
-        """See Listener."""
-        changes = (self._change(message) for message in found.values())
+    def on_snapshot(self, payloads: dict[str, bytes]) -> None:
+        """Implements `Listener.on_snapshot`."""
+        changes = (self._decode(key, payload) for key, payload in payloads.items())
         values = [change for change in changes if isinstance(change, Value)]
         self._fetched = {value.topic: value.revision for value in values}
         for topic in [topic for topic in self._known if topic not in self._fetched]:
             self._delete(topic)
         for value in sorted(values, key=lambda value: value.revision):
-            self._take(value)
+            self._set(value)
 
-    def heard(self, message: Message) -> None:
-        """See Listener."""
-        change = self._change(message)
+    def on_message(self, message: Message) -> None:
+        """Implements `Listener.on_message`."""
+        change = self._decode(message.topic, message.payload)
         if isinstance(change, Deleted) and change.topic in self._known:
             self._delete(change.topic)
-        # Otherwise what was fetched is newer than this, and comes in its turn.
+        # A value older than the fetched one is skipped: the fetched one comes as a message, too.
         elif isinstance(change, Value) and change.revision >= self._fetched.pop(change.topic, 0):
-            self._take(change)
+            self._set(change)
 
-    def _change(self, message: Message) -> Value | Deleted | None:
-        topic = storage.bare(self._filter, message.topic)
-        return None if topic is None else storage.unframed(topic, message.payload)[0]
+    def _decode(self, key: str, payload: bytes) -> Value | Deleted | None:
+        topic = storage.plain_topic(self._filter, key)
+        return None if topic is None else storage.decode_value(topic, payload)[0]
 
-    def _take(self, value: Value) -> None:
+    def _set(self, value: Value) -> None:
         known = self._known.get(value.topic)
         if known is None or known.revision != value.revision:
             self._known[value.topic] = value
-            self._lay(value)
+            self._push(value)
 
     def _delete(self, topic: str) -> None:
         del self._known[topic]
-        self._lay(Deleted(topic, self._names.next().sequence))
+        self._push(Deleted(topic, self._names.next().sequence))

@@ -1,24 +1,24 @@
-"""How everything lies on an MQTT broker that keeps nothing but retained messages.
+"""The layout of an MQTT broker's retained messages, and how they are encoded.
 
 A topic `fl.a.b` is the MQTT topic `fl/a/b`.
 
-| Keep | where | what |
+| Keep | MQTT topic | content |
 |---|---|---|
 | LAST | `fl/a/b` | a line with the revision, then the value |
-| LOG, QUEUE, INBOX | `fl/a/b/<sequence>-<id>` | the event as it was published, one retained message each |
-| FIRST | `fl/a/b`, and `fk/index/fl/a/b` | the payload; and what can be known without fetching it |
-| (claims) | `fk/claims/...` | who may write next; see `mqtt_contest` |
-| (groups) | `fk/groups/<durable>/...` | who has which event; see `mqtt_group` |
-| (mark) | `fk/store` | that all of this is ours, and of which version; see `store` |
+| LOG, QUEUE, INBOX | `fl/a/b/<sequence>-<id>` | one event, as it was published |
+| FIRST | `fl/a/b`, and `fk/index/fl/a/b` | the payload; and its index, which is readable without fetching the payload |
+| (claims) | `fk/claims/...` | who may write a value; see `broker.mqtt.claims` |
+| (groups) | `fk/groups/<durable>/...` | which member of a group has which event; see `broker.mqtt.group` |
+| (mark) | `fk/store` | version of this layout; see `broker.mqtt.mark` |
 
-What is needed to read a message is in its topic or its payload: MQTT 3.1.1 and bridges drop properties.
+Everything that a reader needs is in the topic or the payload, because MQTT 3.1.1 and bridges drop properties.
 """
 
 import hashlib
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,20 +34,22 @@ INDEX: Final = "fk/index/"
 CLAIMS: Final = "fk/claims/"
 GROUPS: Final = "fk/groups/"
 
+MICROSECONDS: Final = 1_000_000
+"""Per second: the unit of sequences and revisions."""
+
 _ENTRY: Final = re.compile(r"(\d{1,20})-([0-9a-f]{16})")
 _VALUE: Final = re.compile(rb"fk (\d{1,20}) ([0-9a-f]{16})\n")
 _ESCAPE: Final = b"fk\n"
 _DURABLE: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MICRO: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What tells a message from every other one.
+    """The unique name of a message.
 
     Attributes:
-        sequence: microseconds since the epoch on its publisher's clock; no two of one publisher are equal.
-        id: 16 hexadecimal digits; the same for what was published with the same `dedupe`.
+        sequence: microseconds since the epoch on the publisher's clock; unique per publisher.
+        id: 16 hexadecimal digits; equal for messages that were published with the same `dedupe`.
     """
 
     sequence: int
@@ -55,19 +57,19 @@ class Name:
 
     @property
     def time_s(self) -> float:
-        """When it was published, on its publisher's clock."""
-        return self.sequence / _MICRO
+        """When the message was published, in seconds since the epoch on the publisher's clock."""
+        return self.sequence / MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event or a write-once payload that lies on the broker.
+    """An event or a write-once payload on the broker.
 
     Attributes:
-        key: its MQTT topic; for a write-once payload, that of its index.
+        key: MQTT topic of the event; for a write-once payload, of its index.
         topic: the topic that it was published to.
-        name: sequence and id.
-        message: the event; of a write-once payload, the index.
+        name: its name.
+        message: the event; for a write-once payload, its index.
     """
 
     key: str
@@ -77,12 +79,12 @@ class Entry:
 
 
 class Index(msgspec.Struct, frozen=True):
-    """What lies beside a write-once payload.
+    """The index of a write-once payload.
 
     Attributes:
-        sequence: see Name.
-        id: see Name.
-        bytes: how large the message is.
+        sequence: sequence of the payload's name.
+        id: id of the payload's name.
+        bytes: size of the message, in bytes.
     """
 
     sequence: int
@@ -90,29 +92,34 @@ class Index(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Names:
-    """Makes names whose sequences only grow, whatever the clock does."""
+class NameFactory:
+    """Makes names whose sequences increase even if the clock does not.
+
+    Args:
+        clock: returns the time in seconds since the epoch.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._last = 0
 
     def next(self, dedupe: str | None = None, *, after: int = 0) -> Name:
-        """A name larger than all before it, and than `after`."""
-        self._last = max(int(self._clock() * _MICRO), self._last + 1, after + 1)
-        return Name(self._last, secrets.token_hex(8) if dedupe is None else id_of(dedupe))
+        """Make a name with a larger sequence than all names before.
+
+        Args:
+            dedupe: gives the name's id; None: the id is random.
+            after: another sequence that the new one must exceed.
+        """
+        self._last = max(int(self._clock() * MICROSECONDS), self._last + 1, after + 1)
+        id_ = secrets.token_hex(8) if dedupe is None else hashlib.sha256(dedupe.encode()).hexdigest()[:16]
+        return Name(self._last, id_)
 
 
-def id_of(text: str) -> str:
-    """16 hexadecimal digits that stand for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def mqtt(topic: str) -> str:
-    """The MQTT topic, or filter, of one of ours. `#` stands for the parent too, so look twice at what comes.
+def mqtt_topic(topic: str) -> str:
+    """Return the MQTT topic (or filter) of a topic (or filter). In a filter, MQTT's `#` also matches the parent.
 
     Raises:
-        BadTopic: it would mean something else on MQTT.
+        BadTopic: the topic has a character with a special meaning on MQTT.
     """
     if any(character in topic for character in "/+#\0"):
         raise BadTopic(topic, "MQTT gives '/', '+' and '#' a meaning")
@@ -120,87 +127,120 @@ def mqtt(topic: str) -> str:
     return "/".join(levels)
 
 
-def entry_key(topic: str, name: Name) -> str:
-    """Where an event lies."""
-    return f"{mqtt(topic)}/{name.sequence}-{name.id}"
+def plain_topic(topic_filter: str, key: str) -> str | None:
+    """Return the topic of a message that has no name in its MQTT topic, or None if the filter does not match it.
 
-
-def index_key(topic: str) -> str:
-    """Where a write-once payload's index lies."""
-    return INDEX + mqtt(topic)
-
-
-def entries_filter(topic_filter: str) -> str:
-    """MQTT filter of all entries under a filter of ours; what else it matches, `entry` tells."""
-    if families.family_of(topic_filter).keep is Keep.FIRST:
-        return index_key(topic_filter)
-    return mqtt(topic_filter) if topic_filter.endswith(">") else f"{mqtt(topic_filter)}/#"
-
-
-def entry(topic_filter: str, key: str, payload: bytes) -> Entry | None:
-    """What a message under `entries_filter` is; None if it is no entry, or not under our filter."""
-    if key.startswith(INDEX):
-        return _indexed(topic_filter, key, payload)
-    parent, _, last = key.rpartition("/")
-    found = _ENTRY.fullmatch(last)
-    topic = parent.replace("/", ".")
-    if found is None or not filters.matches(topic_filter, topic):
-        return None
-    return Entry(key, topic, Name(int(found[1]), found[2]), unescaped(payload))
-
-
-def bare(topic_filter: str, key: str) -> str | None:
-    """The topic of an event that a plain MQTT client published; None if it is not one under our filter."""
+    Args:
+        topic_filter: a filter of topics.
+        key: MQTT topic of the message.
+    """
     topic = key.replace("/", ".")
     return topic if filters.matches(topic_filter, topic) else None
 
 
+def entry_key(topic: str, name: Name) -> str:
+    """Return the MQTT topic of an event.
+
+    Args:
+        topic: topic of the event.
+        name: name of the event.
+    """
+    return f"{mqtt_topic(topic)}/{name.sequence}-{name.id}"
+
+
+def index_key(topic: str) -> str:
+    """Return the MQTT topic of a write-once payload's index."""
+    return INDEX + mqtt_topic(topic)
+
+
 def group_key(durable: str) -> str:
-    """Where a durable's settings lie; what became of an event, at that event's key below it.
+    """Return the MQTT topic of a durable's settings. The state of an event is below it, at the event's key.
 
     Raises:
-        BadTopic: that is no name for a durable.
+        BadTopic: the durable's name has an illegal character, or is too long.
     """
     if not _DURABLE.fullmatch(durable):
         raise BadTopic(durable, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-' for a durable")
     return GROUPS + durable
 
 
-def escaped(payload: bytes) -> bytes:
-    """A payload as it is sent: an empty retained message would be none."""
+def entries_filter(topic_filter: str) -> str:
+    """Return an MQTT filter that matches all entries under a filter. `parse_entry` sorts out other messages."""
+    if families.family_of(topic_filter).keep is Keep.FIRST:
+        return index_key(topic_filter)
+    return mqtt_topic(topic_filter) if topic_filter.endswith(">") else f"{mqtt_topic(topic_filter)}/#"
+
+
+def parse_entry(topic_filter: str, key: str, payload: bytes) -> Entry | None:
+    """Return the entry in a message, or None if it is not an entry under the filter.
+
+    Args:
+        topic_filter: a filter of topics.
+        key: MQTT topic of the message.
+        payload: payload of the message.
+    """
+    if key.startswith(INDEX):
+        topic = key.removeprefix(INDEX).replace("/", ".")
+        try:
+            index = msgspec.json.decode(payload, type=Index)
+        except msgspec.DecodeError:
+            return None
+        name, message = Name(index.sequence, index.id), payload
+    else:
+        parent, _, last = key.rpartition("/")
+        topic = parent.replace("/", ".")
+        match = _ENTRY.fullmatch(last)
+        if match is None:
+            return None
+        name, message = Name(int(match[1]), match[2]), unescape(payload)
+    return Entry(key, topic, name, message) if filters.matches(topic_filter, topic) else None
+
+
+def parse_entries(topic_filter: str, payloads: Mapping[str, bytes]) -> list[Entry]:
+    """Return the entries in messages, oldest first.
+
+    Args:
+        topic_filter: a filter of topics; other messages are left out.
+        payloads: the messages' payloads by MQTT topic.
+    """
+    parsed = (parse_entry(topic_filter, key, payload) for key, payload in payloads.items())
+    entries = [entry for entry in parsed if entry is not None]
+    return sorted(entries, key=lambda entry: (entry.name.sequence, entry.key))
+
+
+def escape(payload: bytes) -> bytes:
+    """Return the message of a payload; it is never empty, because an empty retained message deletes the topic's."""
     return _ESCAPE + payload if not payload or payload.startswith(_ESCAPE) else payload
 
 
-def unescaped(message: bytes) -> bytes:
-    """The payload of a message."""
+def unescape(message: bytes) -> bytes:
+    """Return the payload of a message."""
     return message.removeprefix(_ESCAPE)
 
 
-def framed(name: Name, payload: bytes) -> bytes:
-    """A value with its revision in front."""
+def encode_value(name: Name, payload: bytes) -> bytes:
+    """Return the message of a value: a line with its revision, then the payload.
+
+    Args:
+        name: name of the value; its sequence is the revision.
+        payload: the payload.
+    """
     return b"fk %d %s\n" % (name.sequence, name.id.encode()) + payload
 
 
-def unframed(topic: str, message: bytes) -> tuple[Value | Deleted, str]:
-    """A value, or that there is none, and the id of whoever put it.
+def decode_value(topic: str, message: bytes) -> tuple[Value | Deleted, str]:
+    """Return the value in a message, and the id of its name.
 
-    A bare value, of a plain MQTT client, has its digest for a revision.
+    A value from a plain MQTT client has no line with a revision; its digest is its revision.
+
+    Args:
+        topic: topic of the value.
+        message: the message; empty: there is no value.
     """
     digest = hashlib.sha256(message).hexdigest()
     if not message:
         return Deleted(topic, 0), digest[:16]
-    found = _VALUE.match(message)
-    if found is None:
+    match = _VALUE.match(message)
+    if match is None:
         return Value(topic, message, int(digest[:12], 16)), digest[:16]
-    return Value(topic, message[found.end() :], int(found[1])), found[2].decode()
-
-
-def _indexed(topic_filter: str, key: str, payload: bytes) -> Entry | None:
-    topic = key.removeprefix(INDEX).replace("/", ".")
-    try:
-        index = msgspec.json.decode(payload, type=Index)
-    except msgspec.DecodeError:
-        return None
-    if not filters.matches(topic_filter, topic):
-        return None
-    return Entry(key, topic, Name(index.sequence, index.id), payload)
+    return Value(topic, message[match.end() :], int(match[1])), match[2].decode()

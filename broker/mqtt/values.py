@@ -1,4 +1,4 @@
-"""Values and write-once payloads: what is retained, who may write it, and how it is found and forgotten."""
+"""Values and write-once payloads on MQTT: reading, writing, compare-and-set and deleting."""
 
 import asyncio
 import functools
@@ -12,26 +12,30 @@ from broker.families import Keep, family_of
 from broker.mqtt import claims, storage
 from broker.mqtt.claims import MOVE, STORE
 from broker.mqtt.link import Connection, Link
-from broker.mqtt.storage import Entry, Index, Name, Names
+from broker.mqtt.storage import Entry, Index, Name, NameFactory
 from broker.support.tasks import task_group
 
 PURGES_AT_ONCE: Final = 32
 
 
 class Values:
-    """Everything that is kept as LAST or FIRST.
+    """The messages of topics that are kept as LAST or FIRST.
 
     Args:
-        link: to the broker.
-        names: makes revisions.
+        link: the link to the broker.
+        names: makes the revisions.
     """
 
-    def __init__(self, link: Link, names: Names) -> None:
+    def __init__(self, link: Link, names: NameFactory) -> None:
         self._link = link
         self._names = names
 
     async def put(self, topic: str, message: bytes, revision: int | None) -> int:
-        """See Broker.put."""
+        """Implements `Broker.put`, for an inline message.
+
+        Raises:
+            Conflict: the value has another revision.
+        """
         if family_of(topic).keep is Keep.FIRST:
             receipt = await self.write_once(topic, message)
             if not receipt.stored and revision is not None and revision != receipt.sequence:
@@ -39,117 +43,125 @@ class Values:
             return receipt.sequence
         if revision is not None:
             name = self._names.next(after=revision)
-            return await self._link.retry(functools.partial(self._moved, topic, message, revision, name))
-        found = await self.get(topic)
-        name = self._names.next(after=0 if found is None else found.revision)
-        await self._link.publish(storage.mqtt(topic), storage.framed(name, message))
+            return await self._link.retry(functools.partial(self._compare_and_set, topic, message, revision, name))
+        value = await self.get(topic)
+        name = self._names.next(after=0 if value is None else value.revision)
+        await self._link.publish(storage.mqtt_topic(topic), storage.encode_value(name, message))
         return name.sequence
 
     async def get(self, topic: str) -> Value | None:
-        """See Broker.get."""
-        key = storage.mqtt(topic)
+        """Implements `Broker.get`, for an inline message."""
+        key = storage.mqtt_topic(topic)
         if family_of(topic).keep is Keep.LAST:
-            found = await self._link.fetch(key)
-            value = storage.unframed(topic, found[key].payload)[0] if key in found else None
+            value, _ = storage.decode_value(topic, (await self._link.fetch(key)).get(key, b""))
             return value if isinstance(value, Value) else None
         index_key = storage.index_key(topic)
-        found = await self._link.fetch(index_key, key)
-        entry = storage.entry(topic, index_key, found[index_key].payload) if index_key in found else None
-        if entry is None or key not in found:
+        payloads = await self._link.fetch(index_key, key)
+        index = storage.parse_entry(topic, index_key, payloads.get(index_key, b""))
+        if index is None or key not in payloads:
             return None
-        return Value(topic, storage.unescaped(found[key].payload), entry.name.sequence)
+        return Value(topic, storage.unescape(payloads[key]), index.name.sequence)
 
     async def load(self, topic: str, index: bytes, at_most: int | None) -> bytes:
-        """The message that an index announces, fetched only if it has no more bytes than that.
+        """Fetch the message that an index describes.
+
+        Args:
+            topic: topic of the message.
+            index: the index, encoded.
+            at_most: largest accepted size, in bytes; None: unlimited. A larger message is not fetched.
 
         Raises:
-            CorruptPayload: it has, or it is gone.
+            CorruptPayload: the message is too large, or was deleted.
         """
         size = msgspec.json.decode(index, type=Index).bytes
         if at_most is not None and size > at_most:
             raise CorruptPayload(topic, f"it has {size} bytes, at most {at_most} are taken")
-        key = storage.mqtt(topic)
-        found = await self._link.fetch(key)
-        if key not in found:
+        key = storage.mqtt_topic(topic)
+        payloads = await self._link.fetch(key)
+        if key not in payloads:
             raise CorruptPayload(topic, "it is gone")
-        return storage.unescaped(found[key].payload)
+        return storage.unescape(payloads[key])
 
     async def snapshot(self, topic_filter: str) -> list[Value]:
-        """See Broker.snapshot."""
-        found = await self._link.fetch(storage.mqtt(topic_filter))
-        named = ((storage.bare(topic_filter, key), message.payload) for key, message in found.items())
-        values = (storage.unframed(topic, payload)[0] for topic, payload in named if topic is not None)
+        """Implements `Broker.snapshot`, for inline messages."""
+        payloads = await self._link.fetch(storage.mqtt_topic(topic_filter))
+        topics = ((storage.plain_topic(topic_filter, key), payload) for key, payload in payloads.items())
+        values = (storage.decode_value(topic, payload)[0] for topic, payload in topics if topic is not None)
         return [value for value in values if isinstance(value, Value)]
 
     async def delete(self, topic: str) -> None:
-        """Forget a LAST value."""
+        """Delete the value of a LAST topic, if there is one."""
         if await self.get(topic) is not None:
-            await self._link.publish(storage.mqtt(topic), b"")
+            await self._link.publish(storage.mqtt_topic(topic), b"")
 
     async def purge(self, topic_filter: str) -> None:
-        """Forget all events or write-once payloads under a filter."""
-        found = await self._link.fetch(storage.entries_filter(topic_filter))
-        parsed = (storage.entry(topic_filter, key, message.payload) for key, message in found.items())
+        """Delete all events or write-once payloads under a filter."""
+        payloads = await self._link.fetch(storage.entries_filter(topic_filter))
         gate = asyncio.Semaphore(PURGES_AT_ONCE)
 
-        async def forget(entry: Entry) -> None:
+        async def delete(entry: Entry) -> None:
             async with gate:
-                # The payload first: what has no index can't be found any more.
+                # The payload before its index: without an index, nothing would find the payload again.
                 if family_of(entry.topic).keep is Keep.FIRST:
-                    await self._link.publish(storage.mqtt(entry.topic), b"")
+                    await self._link.publish(storage.mqtt_topic(entry.topic), b"")
                 await self._link.publish(entry.key, b"")
 
         async with task_group() as group:
-            for entry in parsed:
-                if entry is not None:
-                    group.create_task(forget(entry), name=f"purge {entry.topic}")
+            for entry in storage.parse_entries(topic_filter, payloads):
+                group.create_task(delete(entry), name=f"purge {entry.topic}")
 
     async def write_once(self, topic: str, message: bytes) -> Receipt:
-        """Store a payload unless there is one under that topic."""
+        """Store a message, unless the topic already has one.
+
+        Args:
+            topic: a FIRST topic.
+            message: the message.
+        """
         name = self._names.next()
         index = Index(name.sequence, name.id, len(message))
-        return await self._link.retry(functools.partial(self._first, topic, message, index))
+        return await self._link.retry(functools.partial(self._write_first, topic, message, index))
 
-    async def _first(self, topic: str, message: bytes, index: Index, connection: Connection) -> Receipt:
-        key, index_key = storage.mqtt(topic), storage.index_key(topic)
+    async def _write_first(self, topic: str, message: bytes, index: Index, connection: Connection) -> Receipt:
+        key, index_key = storage.mqtt_topic(topic), storage.index_key(topic)
         family = family_of(topic)
         max_age_s = family.max_age_s
-        known = await _indexed(connection, topic)
-        if known is not None:
-            return Receipt(known.sequence, stored=known.id == index.id)
+        stored = await _stored_name(connection, topic)
+        if stored is not None:
+            return Receipt(stored.sequence, stored=stored.id == index.id)
         encoded = msgspec.json.encode(index)
         if family.by_digest:
-            # Whoever writes it writes the same.
-            await connection.publish(key, storage.escaped(message), expires_s=max_age_s)
+            # All writers write the same payload, so no lock is needed.
+            await connection.publish(key, storage.escape(message), expires_s=max_age_s)
             await connection.publish(index_key, encoded, expires_s=max_age_s)
             return Receipt(index.sequence)
-        async with claims.heard(connection, key, index_key, index.id, STORE) as contest:
-            if not await contest.state() and await contest.won():
-                await contest.write(key, storage.escaped(message), expires_s=max_age_s)
-                await contest.write(index_key, encoded, expires_s=max_age_s)
-                await contest.over()
+        async with claims.open_lock(connection, key, index_key, index.id, STORE) as lock:
+            if not await lock.read() and await lock.acquire():
+                await lock.write(key, storage.escape(message), expires_s=max_age_s)
+                await lock.write(index_key, encoded, expires_s=max_age_s)
+                await lock.release()
                 return Receipt(index.sequence)
-        known = await _indexed(connection, topic)
-        return Receipt(0 if known is None else known.sequence, stored=False)
+        stored = await _stored_name(connection, topic)
+        return Receipt(0 if stored is None else stored.sequence, stored=False)
 
-    async def _moved(self, topic: str, message: bytes, revision: int, name: Name, connection: Connection) -> int:
-        key = storage.mqtt(topic)
-        async with claims.heard(connection, f"{key}/{revision}", key, name.id, MOVE) as contest:
-            now = await contest.state()
-            value, writer = storage.unframed(topic, now)
+    async def _compare_and_set(
+        self, topic: str, message: bytes, revision: int, name: Name, connection: Connection
+    ) -> int:
+        key = storage.mqtt_topic(topic)
+        async with claims.open_lock(connection, f"{key}/{revision}", key, name.id, MOVE) as lock:
+            value, writer = storage.decode_value(topic, await lock.read())
             if writer == name.id:
-                return name.sequence  # it had been stored, and the acknowledgement got lost
-            if (value.revision if now else 0) != revision:
+                return name.sequence  # an earlier try stored it, but its acknowledgement was lost
+            if value.revision != revision:
                 raise Conflict(topic, revision)
-            if not await contest.won():
+            if not await lock.acquire():
                 raise Conflict(topic, revision)
-            await contest.write(key, storage.framed(name, message))
-            await contest.over()
+            await lock.write(key, storage.encode_value(name, message))
+            await lock.release()
         return name.sequence
 
 
-async def _indexed(connection: Connection, topic: str) -> Name | None:
+async def _stored_name(connection: Connection, topic: str) -> Name | None:
+    """Return the name of the write-once payload of a topic, or None if there is none."""
     key = storage.index_key(topic)
-    found = await connection.fetch(key)
-    entry = storage.entry(topic, key, found[key].payload) if key in found else None
+    entry = storage.parse_entry(topic, key, (await connection.fetch(key)).get(key, b""))
     return None if entry is None else entry.name

@@ -35,7 +35,7 @@ def train(event: CloudEvent) -> None:
         report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
         log.error("no request", message=activation, reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
-        if named := codec.glimpse(RequestName, content):
+        if named := codec.decode_partial(RequestName, content):
             of_this_process().refuse(named, exc, activation=activation)
         return
     log.info("request answered", task=report.id, state=report.state, reason=report.reason)

@@ -45,7 +45,7 @@ def _order(line: bytes, reports: BinaryIO) -> InvocationRequest | None:
     try:
         return codec.decode(InvocationRequest, line)
     except DecodeError as exc:
-        named = codec.glimpse(RequestName, line)
+        named = codec.decode_partial(RequestName, line)
         if named is None:
             raise
         _write(unreadable(named, exc), reports)

@@ -66,7 +66,7 @@ def _answered(instance: Instance, body: bytes, headers: Mapping[str, str]) -> Re
     try:
         report, written = instance.answer(codec.decode(InvocationRequest, message), given, activation=activation)
     except DecodeError as exc:
-        named = codec.glimpse(RequestName, message)
+        named = codec.decode_partial(RequestName, message)
         if named is None:
             raise
         return _told(instance.refuse(named, exc, activation=activation))

@@ -26,7 +26,7 @@ def main(params: dict[str, Any]) -> dict[str, Any]:
         content = _encoded(params.get("order"))
         report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
-        named = codec.glimpse(RequestName, content)
+        named = codec.decode_partial(RequestName, content)
         if named is None:
             return {"error": str(exc)}
         report = of_this_process().refuse(named, exc, activation=activation)

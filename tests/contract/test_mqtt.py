@@ -1,4 +1,4 @@
-"""What MQTT adds to the contract, and what it can't promise: plain clients, limits, races between connections."""
+"""Behaviour of MQTT brokers beyond the contract: plain clients, limits, races between connections."""
 
 import asyncio
 import dataclasses
@@ -36,11 +36,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 async def stranger(kind: str, url: str) -> AsyncIterator["Stranger"]:
-    """A client that knows nothing of ours."""
+    """A plain MQTT client."""
     stranger = Stranger()
     version = MQTTv5 if kind == "mosquitto" else MQTTv311
-    async with mqtt_client.opened(
-        BrokerUrl.parse(url), "stranger", version=version, receive=stranger.heard.put_nowait
+    async with mqtt_client.open_client(
+        BrokerUrl.parse(url), "stranger", version=version, receive=stranger.messages.put_nowait
     ) as client:
         stranger.client = client
         yield stranger
@@ -50,13 +50,13 @@ class Stranger:
     client: Client
 
     def __init__(self) -> None:
-        self.heard: asyncio.Queue[Message] = asyncio.Queue()
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
 
-    async def following(self) -> Message:
-        return await asyncio.wait_for(self.heard.get(), SOON_S)
+    async def next_message(self) -> Message:
+        return await asyncio.wait_for(self.messages.get(), SOON_S)
 
 
-async def following(events: AsyncIterator[Delivery]) -> Delivery:
+async def next_event(events: AsyncIterator[Delivery]) -> Delivery:
     return await asyncio.wait_for(anext(events), SOON_S)
 
 
@@ -68,36 +68,38 @@ async def is_silent(events: AsyncIterator[Delivery]) -> bool:
     return False
 
 
-async def test_what_a_stranger_publishes_is_an_event(bus: Broker, stranger: Stranger) -> None:
+async def test_a_stranger_s_message_becomes_an_event(bus: Broker, stranger: Stranger) -> None:
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         for number in range(3):
             await stranger.client.publish("fl/jobs/submit", str(number).encode(), retain=False)
         for number in range(3):
-            event = await following(events)
+            event = await next_event(events)
             assert (event.topic, await event.read()) == (topics.SUBMIT, str(number).encode())
             await event.ack()
 
 
-async def test_what_a_stranger_publishes_while_nobody_is_there_waits(bus: Broker, stranger: Stranger) -> None:
+async def test_a_stranger_s_message_waits_for_a_consumer(bus: Broker, stranger: Stranger) -> None:
     async with bus.subscribe(topics.submission(topics.ANY), durable="server"):
         pass
     await stranger.client.publish("fl/jobs/mine/submit", b"1", retain=False)
     async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
-        event = await following(events)
+        event = await next_event(events)
         assert (event.topic, await event.read()) == (topics.submission("mine"), b"1")
         await event.ack()
     async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
         assert await is_silent(events)
 
 
-async def test_before_anybody_ever_listened_a_stranger_must_retain(kind: str, bus: Broker, stranger: Stranger) -> None:
+async def test_before_the_first_consumer_a_stranger_must_retain_its_message(
+    kind: str, bus: Broker, stranger: Stranger
+) -> None:
     assert Promise.STRANGERS_WAIT in DIFFERS[kind]
     await stranger.client.publish("fl/jobs/submit", b"lost", retain=False)
     await stranger.client.publish("fl/jobs/submit", b"retained", retain=True)
     for expected in ([b"retained"], []):
         async with bus.subscribe(topics.SUBMIT, durable="server") as events:
             for payload in expected:
-                event = await following(events)
+                event = await next_event(events)
                 assert await event.read() == payload
                 await event.ack()
             assert await is_silent(events)
@@ -106,12 +108,12 @@ async def test_before_anybody_ever_listened_a_stranger_must_retain(kind: str, bu
 async def test_a_stranger_that_cancels_is_heard_without_a_durable(bus: Broker, stranger: Stranger) -> None:
     async with bus.subscribe(topics.cancellation("job-1"), prefetch=1) as events:
         await stranger.client.publish("fl/jobs/job-1/cancel", b"{}", retain=False)
-        assert (await following(events)).topic == topics.cancellation("job-1")
+        assert (await next_event(events)).topic == topics.cancellation("job-1")
 
 
-async def test_a_stranger_that_asks_is_answered_where_mqtt_can(kind: str, bus: Broker, url: str) -> None:
+async def test_a_stranger_s_request_gets_a_reply_with_mqtt_5(kind: str, bus: Broker, url: str) -> None:
     if Promise.STRANGERS_ANSWERED in DIFFERS[kind]:
-        assert await mqtt_client.version_of(BrokerUrl.parse(url), "asks") == MQTTv311
+        assert await mqtt_client.detect_version(BrokerUrl.parse(url), "asks") == MQTTv311
         return
     port = BrokerUrl.parse(url).port
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
@@ -119,7 +121,7 @@ async def test_a_stranger_that_asks_is_answered_where_mqtt_can(kind: str, bus: B
             *("mosquitto_rr", "-p", str(port), "-V", "5", "-t", "fl/jobs/submit", "-e", "my/answers", "-m", "{}"),
             stdout=asyncio.subprocess.PIPE,
         )
-        event = await following(events)
+        event = await next_event(events)
         await event.answer(b"accepted")
         await event.ack()
         answer, _ = await asyncio.wait_for(asking.communicate(), SOON_S)
@@ -129,7 +131,7 @@ async def test_a_stranger_that_asks_is_answered_where_mqtt_can(kind: str, bus: B
 async def test_a_stranger_can_read_progress(bus: Broker, stranger: Stranger) -> None:
     await stranger.client.subscribe(["fl/progress/#"], qos=1, retained=True)
     await bus.publish(PROGRESS, b'{"specversion": "1.0"}')
-    message = await stranger.following()
+    message = await stranger.next_message()
     assert message.topic.startswith("fl/progress/job-1/round/completed/")
     assert json.loads(message.payload) == {"specversion": "1.0"}
 
@@ -170,7 +172,7 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
         stored = await asyncio.gather(*(write(number) for number in range(10)))
     assert stored.count(True) == 1 or (any(stored) and Promise.ONE_WINS in DIFFERS[kind])
     async with broker.connect(url) as bus, bus.subscribe(topics.job_updates("job-1")) as events:
-        event = await following(events)
+        event = await next_event(events)
         assert stored[int(await event.read())]
         assert await is_silent(events)
 
@@ -187,7 +189,7 @@ async def test_a_claim_that_was_never_used_is_cleared(
 async def test_an_update_that_is_gone_is_corrupt(bus: Broker, stranger: Stranger) -> None:
     await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")
     async with bus.subscribe(topics.job_updates("job-1")) as events:
-        event = await following(events)
+        event = await next_event(events)
         await stranger.client.publish("fl/updates/job-1/1/client-1/1", b"", retain=True)
         with pytest.raises(CorruptPayload, match="gone"):
             await event.read()
@@ -288,11 +290,11 @@ async def certificates(folder: Path) -> None:
 
 
 async def openssl(*arguments: str) -> None:
-    made = await asyncio.create_subprocess_exec("openssl", *arguments, stderr=asyncio.subprocess.DEVNULL)
-    assert await made.wait() == 0
+    process = await asyncio.create_subprocess_exec("openssl", *arguments, stderr=asyncio.subprocess.DEVNULL)
+    assert await process.wait() == 0
 
 
-async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
+async def test_connecting_fails_without_a_broker_and_without_mqtt() -> None:
     async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         writer.close()
@@ -310,7 +312,7 @@ async def test_nobody_there_and_nobody_who_speaks_mqtt() -> None:
 
 
 async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> None:
-    """Its closing once raised what had ended the connecting, and the link was never up again."""
+    """Regression: close raised the error that had ended the connecting, and the link never recovered."""
     reached, left = asyncio.Event(), asyncio.Event()
 
     async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""MQTT 5 readers are told what an event is: CloudEvents' own MQTT binding (1.0.2, section 3.2.1) asks for it."""
+"""Events have a content type on MQTT 5, as CloudEvents' MQTT binding (1.0.2, section 3.2.1) requires."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ EVENT = cloudevents.encode(Envelope("1", "/here", "round.quorum", 0.0), {"text":
 
 EVENTS = {"jobs", "tasks", "invocations", "progress"}
 
-Heard = asyncio.Queue[MQTTMessage]
+Received = asyncio.Queue[MQTTMessage]
 
 
 @contextlib.asynccontextmanager
-async def plain_client(server: Mosquitto) -> AsyncIterator[Heard]:
-    """What paho alone hears, nothing of ours."""
-    loop, heard, subscribed = asyncio.get_running_loop(), Heard(), asyncio.Event()
+async def plain_client(server: Mosquitto) -> AsyncIterator[Received]:
+    """Receive messages with paho alone, without our code."""
+    loop, received, subscribed = asyncio.get_running_loop(), Received(), asyncio.Event()
     paho = Paho(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
 
     def on_message(_client: Paho, _data: object, message: MQTTMessage) -> None:
-        loop.call_soon_threadsafe(heard.put_nowait, message)
+        loop.call_soon_threadsafe(received.put_nowait, message)
 
     def on_subscribe(*_: object) -> None:
         loop.call_soon_threadsafe(subscribed.set)
@@ -46,23 +46,23 @@ async def plain_client(server: Mosquitto) -> AsyncIterator[Heard]:
         paho.subscribe("fl/#", qos=1)
         async with asyncio.timeout(WITHIN_S):
             await subscribed.wait()
-        yield heard
+        yield received
     finally:
         paho.disconnect()
         await asyncio.to_thread(paho.loop_stop)
 
 
-async def heard_until(heard: Heard, topic: str) -> list[MQTTMessage]:
-    """What was published, up to a topic that begins so; what was forgotten is left out."""
+async def received_until(received: Received, topic: str) -> list[MQTTMessage]:
+    """Return the published messages up to a topic with this prefix, without deletions."""
     found: list[MQTTMessage] = []
     async with asyncio.timeout(WITHIN_S):
         while not found or not found[-1].topic.startswith(topic):
-            found.append(await heard.get())
+            found.append(await received.get())
     return [message for message in found if message.payload]
 
 
-async def content_type(heard: Heard) -> str | None:
-    return _content_type(await asyncio.wait_for(heard.get(), WITHIN_S))
+async def content_type(received: Received) -> str | None:
+    return _content_type(await asyncio.wait_for(received.get(), WITHIN_S))
 
 
 def _content_type(message: MQTTMessage) -> str | None:
@@ -84,40 +84,40 @@ def _family(message: MQTTMessage) -> str:
     ],
 )
 async def test_an_event_says_that_it_is_a_cloud_event(mosquitto: Mosquitto, topic: str) -> None:
-    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as heard:
+    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         await bus.publish(topic, EVENT)
-        assert await content_type(heard) == "application/cloudevents+json"
+        assert await content_type(received) == "application/cloudevents+json"
 
 
 async def test_what_is_no_cloud_event_does_not_say_so(mosquitto: Mosquitto) -> None:
-    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as heard:
+    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         await bus.put(topics.presence("edge", "board"), b"{}")
-        assert await content_type(heard) is None
+        assert await content_type(received) is None
         await bus.publish(topics.reply("r-1"), b"{}")
-        assert await content_type(heard) is None
+        assert await content_type(received) is None
 
 
 async def test_a_manifest_of_chunks_is_no_cloud_event(mosquitto: Mosquitto) -> None:
-    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as heard:
+    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         bus.inline_limit = len(EVENT) - 1
         await bus.publish(topics.progress("job", "round", "quorum"), EVENT)
-        said = [await content_type(heard) for _ in range(3)]
-    assert said == [None, None, None], "two chunks and their manifest"
+        content_types = [await content_type(received) for _ in range(3)]
+    assert content_types == [None, None, None], "two chunks and their manifest"
 
 
 async def test_all_that_a_job_says_is_told_apart(mosquitto: Mosquitto) -> None:
     """Whatever has a content type is a CloudEvent, and every event of the job has one."""
     ready = asyncio.Event()
-    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as heard:
+    async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         fabric = Client(bus)
         await fabric.register(fakes.clients(4))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
             job = await fabric.submit(fakes.job(stop={"rounds": 1}))
-            told = await heard_until(heard, f"fl/progress/{job}/job/completed/")
-    for message in told:
+            messages = await received_until(received, f"fl/progress/{job}/job/completed/")
+    for message in messages:
         if _content_type(message):
             assert cloudevents.decode(bytes(message.payload))[0].source
         else:
             assert _family(message) not in EVENTS
-    assert {_family(message) for message in told if _content_type(message)} >= {"jobs", "progress", "tasks"}
+    assert {_family(message) for message in messages if _content_type(message)} >= {"jobs", "progress", "tasks"}

@@ -1,4 +1,4 @@
-"""What is promised when mosquitto crashes, freezes or throws us out, with a store that is written at every change."""
+"""No message is lost when mosquitto crashes, freezes or disconnects us, if it writes its store at every change."""
 
 import asyncio
 import os
@@ -149,10 +149,10 @@ async def test_a_frozen_broker_is_noticed_and_survived(server: Mosquitto, bus: B
 async def test_what_a_stranger_published_survives_a_crash(server: Mosquitto, bus: Broker) -> None:
     async with bus.subscribe(topics.SUBMIT, durable="server"):
         pass
-    told = await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *("mosquitto_pub", "-p", str(server.port), "-q", "1", "-t", "fl/jobs/submit", "-m", "{}")
     )
-    assert await told.wait() == 0
+    assert await process.wait() == 0
     await crash(server)
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         assert await payloads(events, 1) == [b"{}"]

@@ -1,4 +1,4 @@
-"""The mark by which a broker's retained messages are known to be ours."""
+"""The mark of a broker with our retained messages."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ import broker
 from broker import BrokerUrl, topics
 from broker.errors import BrokerError, NoSystem, OldStore, Unsupported
 from broker.mqtt import link as mqtt_link
-from broker.mqtt.client import Message
 from broker.mqtt.link import Link
 from tests.support.brokers import Mosquitto
 from tests.support.paths import REPOSITORY
@@ -32,17 +31,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def link(url: str) -> AsyncIterator[Link]:
     """To the broker, without a mark."""
-    async with mqtt_link.opened(BrokerUrl.parse(url), "stranger") as link:
+    async with mqtt_link.open_link(BrokerUrl.parse(url), "stranger") as link:
         yield link
 
 
 async def retained(link: Link, *topics: str) -> dict[str, bytes]:
-    """What lies under these topics, once something lies under each: nats-server shows it a moment later."""
-    found: dict[str, Message] = {}
+    """Return the retained messages of these topics, once each has one: nats-server shows them with a delay."""
+    found: dict[str, bytes] = {}
     async with asyncio.timeout(SOON_S):
         while len(found) < len(topics):
             found = await link.fetch(*topics)
-    return {topic: message.payload for topic, message in found.items()}
+    return found
 
 
 async def refusal(url: str, *, provision: bool = True) -> BrokerError:
@@ -79,7 +78,7 @@ async def test_a_store_of_0_1_is_left_as_it_is(url: str, link: Link, topic: str,
     assert f":{BrokerUrl.parse(url).port} holds a store of FedKeeper 0.1, which was left as it is" in str(error)
     assert "docs/mqtt.md" in str(error)
     everything = await link.fetch("fk/#", "fl/#")
-    assert {key: one.payload for key, one in everything.items()} == {topic: b"theirs"}
+    assert everything == {topic: b"theirs"}
 
 
 async def test_who_only_reads_marks_nothing(url: str, link: Link) -> None:
@@ -121,7 +120,7 @@ async def test_a_user_who_may_not_write_the_mark_does_its_work(tmp_path: Path) -
 async def test_the_documents_say_how_to_clear_it(mosquitto: Mosquitto) -> None:
     text = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
     (command,) = [line for line in text.splitlines() if line.startswith("mosquitto_sub") and "remove-retained" in line]
-    async with mqtt_link.opened(BrokerUrl.parse(mosquitto.url), "stranger") as link:
+    async with mqtt_link.open_link(BrokerUrl.parse(mosquitto.url), "stranger") as link:
         for topic in (*OLD, "fl/progress/job-1/job/accepted/1-0123456789abcdef"):
             await link.publish(topic, b"theirs")
         here = command.replace("mosquitto_sub ", f"mosquitto_sub -p {mosquitto.port} ").replace("-W 10", "-W 1")

@@ -95,8 +95,8 @@ async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> 
         job = fakes.job(stop={"rounds": 3}, cohort={"quorum": 1.0})
         async with asyncio.timeout(300), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
             name = await Client(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=120)
-            async for said in Client(watching).watch(name):
-                if isinstance(said.event, UpdateCounted) and said.event.counted == 2:
+            async for progress in Client(watching).watch(name):
+                if isinstance(progress.event, UpdateCounted) and progress.event.counted == 2:
                     crashes += 1
                     await server.save()
                     await server.kill()

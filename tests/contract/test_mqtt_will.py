@@ -1,4 +1,4 @@
-"""What an MQTT broker says for a bridge that vanishes."""
+"""The will that an MQTT broker publishes for a bridge that vanishes."""
 
 import asyncio
 import sys

@@ -51,7 +51,7 @@ def shown(path: Path) -> str:
 def job(path: Path, payload: bytes) -> Job:
     if path.suffix == ".toml":
         return jobs.from_toml(payload.decode())
-    return jobs.from_json(cloudevents.unwrapped(payload))
+    return jobs.from_json(cloudevents.unwrap(payload))
 
 
 def manifest(_path: Path, payload: bytes) -> None:
@@ -61,7 +61,7 @@ def manifest(_path: Path, payload: bytes) -> None:
     assert asyncio.run(chunks.load(chunk, topics.model("job", "ab" * 32), payload)) == bytes(5 << 20)
 
 
-def parcel(path: Path, payload: bytes) -> InvocationRequest | Report:
+def bundled(path: Path, payload: bytes) -> InvocationRequest | Report:
     message, blobs = bundle.unpack(payload)
     assert len(blobs) == 1
     return codec.decode(InvocationRequest, message) if "order" in path.name else codec.decode(Report, message)
@@ -88,7 +88,7 @@ READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     "manifest": manifest,
     "model": lambda _path, payload: tensors.decode(payload),
     "order": bare(InvocationRequest),
-    "parcel": parcel,
+    "parcel": bundled,
     "presence": bare(Presence),
     "progress": lambda _path, payload: progress.decode(payload).event,
     "record": bare(JobRecord),

@@ -344,7 +344,7 @@ async def test_whatever_a_model_raises_is_reported_and_the_instance_lives_on(
     assert place.connections == ["function-c1"]
 
 
-async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> None:
+async def test_a_bundle_gives_the_same_update_as_the_broker(place: Place) -> None:
     request = await place.request()
     await place.run(request)
     arrays, header = await place.update()

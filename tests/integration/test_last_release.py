@@ -19,7 +19,7 @@ from bridges import Invoker, Runner, local
 from bridges.local.pool import Pool
 from bridges.secrets import SecretStore
 from broker.messages import job as jobs
-from broker.messages.progress import ENDS, JobCompleted
+from broker.messages.progress import FINAL_EVENTS, JobCompleted
 from broker.nats.server import NatsServer
 from broker.support import processes
 from broker.support.tasks import task_group
@@ -76,7 +76,7 @@ async def digest(url: str, folder: Path, job_id: str) -> str:
         job = await fabric.submit(jobs.from_toml(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
         said = [one.event async for one in fabric.watch(job)]
     assert isinstance(said[-1], JobCompleted), said[-1]
-    assert [event.what for event in said if isinstance(event, ENDS)] == ["job.completed"]
+    assert [event.what for event in said if isinstance(event, FINAL_EVENTS)] == ["job.completed"]
     return said[-1].model.sha256
 
 

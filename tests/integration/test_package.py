@@ -220,8 +220,8 @@ def test_openfaas_s_archive_trains(tmp_path: Path) -> None:
     program = f"TASK = {json.dumps(task(tmp_path))!r}\n{OPENFAAS}"
     answer, _ = answer_of(program, unpacked("openfaas", tmp_path / "app"), FEDKEEPER_CLIENT="c1")
     report = {"id": "job.1.c1", "state": "done", "cold": True, "attempt": 1, "activation": "call-1"}
-    parcel_type = "application/vnd.fedkeeper.parcel"
-    assert answer == [200, 200, parcel_type, report, ["fl.state.job.c1.1.1", "fl.updates.job.1.c1.1"], 400]
+    bundle_type = "application/vnd.fedkeeper.parcel"
+    assert answer == [200, 200, bundle_type, report, ["fl.state.job.c1.1.1", "fl.updates.job.1.c1.1"], 400]
 
 
 OPENWHISK = """

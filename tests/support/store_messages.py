@@ -1,7 +1,7 @@
 """Writes every kind of message as this version's code writes it, for `tests/contract/test_stored_messages.py`.
 
 A small job is run on a real nats-server, with real workers, and what its parts publish is written down. What such a job
-does not say (failures, functions, parcels) is made from examples.
+does not say (failures, functions, bundles) is made from examples.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from broker.messages import job as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import Invocation, InvocationRequest, Report
-from broker.messages.progress import ENDS, Progress
+from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
@@ -138,7 +138,7 @@ def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:
 async def _run(fabric: Client, found: Messages) -> None:
     job = await fabric.submit(jobs.from_toml(JOB))
     async for said in fabric.watch(job):
-        if isinstance(said.event, ENDS):
+        if isinstance(said.event, FINAL_EVENTS):
             break
     kept = await fabric.job(job)
     state = await fabric.broker.get(next(iter(kept.states.values())).topic)

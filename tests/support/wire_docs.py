@@ -1,4 +1,4 @@
-"""Writes docs/wire.md and docs/schemas/ from the messages' own types and docstrings (scripts/wire-docs)."""
+"""Generates docs/wire.md and docs/schemas/ from the messages' types and docstrings (scripts/wire-docs)."""
 
 import inspect
 import re
@@ -28,7 +28,7 @@ Kind = type[msgspec.Struct]
 
 @dataclass(frozen=True)
 class Message:
-    """A message, and what its type can't say of it."""
+    """A message, and the facts that its type cannot express."""
 
     kind: Kind
     topic: str
@@ -78,73 +78,69 @@ PARTS: Final[tuple[Kind, ...]] = (
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
 
 COMMON: Final = {
-    "accuracy": "on the server's test set, 0 to 1; null: not measured",
-    "activation": "the platform's id of the run; empty: it has none",
+    "accuracy": "test accuracy on the server's test set, 0 to 1; null: not measured",
+    "activation": "the platform's id of the run; empty: the platform gives none",
     "attempt": "number of the invocation within the round, from 1",
     "client": "the client's id",
-    "cold": "whether the function had to be started; null: not known",
-    "data_loc": "fsspec URL of the client's shard",
-    "id": "its id",
+    "cold": "whether the invocation was a cold start; null: not known",
     "job": "the job's id",
     "model": "the global model",
-    "name": "its name",
-    "platform": "the name that the client's platform has here",
+    "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
     "round": "number of the round, from 1",
-    "rounds": "how many rounds are done",
-    "samples": "how many examples",
-    "schema": "version of the message",
-    "url": "where the platform triggers the function; empty where it needs none",
+    "rounds": "number of completed rounds",
+    "schema": "schema number of the message",
+    "url": "where the platform triggers the function; empty: the platform needs no URL",
 }
-"""What a field means wherever its class does not say otherwise."""
+"""The meaning of a field whose class does not describe it."""
 
 INTRODUCTION: Final = f"""\
 # The wire
 
-Made by `scripts/wire-docs` from the types in `broker/messages`; a test compares. Everything between the parts of
-FedKeeper is one of these messages. A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids match
-`[a-z0-9-]{{1,40}}`.
+`scripts/wire-docs` generates this page from the types in `broker/messages`, and a test compares the two. The parts of
+FedKeeper exchange only these messages. A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids
+match `[a-z0-9-]{{1,40}}`.
 
-- **Files that people write are strict**, and so is a job where it is submitted: an unknown key is refused, with
-  the one that was meant. **Messages that programs send are tolerant**: a field that a program does not know is
-  ignored.
-- **`schema`** is the version of a message, {codec.SCHEMA} now; absent means 1. It grows only where an older
-  program would misunderstand. A newer one is refused before anything else of it is read, with a sentence that
-  says which side to upgrade: a bridge gives the task up, a function reports the failure, so that no round
-  waits; a server refuses the update (code `schema`), and leaves a newer server's job alone.
+- **Files that people write are strict**, and so is a submitted job: an unknown key is refused, and the error
+  suggests the key that was probably meant. **Messages that programs send are tolerant**: a program ignores a field
+  that it does not know.
+- **`schema`** is the schema number of a message, now {codec.SCHEMA}; absent means 1. It grows only when an older
+  program would misunderstand the message. A program refuses a newer message before it reads anything else of it,
+  and the error says which side to upgrade. Then a bridge gives the task up and a function reports a failure, so
+  that no round waits; a server refuses the update (code `schema`), and does not touch the job of a newer server.
 - **Neighbouring versions work together.** `tests/wire/` holds every kind of message as each released version
-  wrote it, and its packaged function; tests read and run them with the code of today.
+  wrote it, and each version's packaged function; tests read and run them with today's code.
 - **Events are CloudEvents 1.0** in structured
   [JSON](https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md). `type` is
-  `{PREFIX}` and the event's name (version 0.1 wrote `fedkeeper.`, which is still read); `dataschema` is
+  `{PREFIX}` and the event's name (version 0.1 wrote `fedkeeper.`, which is still accepted); `dataschema` is
   `{SCHEMAS}/<schema>/<event>.json`. On MQTT 5 they have the content type
-  `application/cloudevents+json`. An event that is said again has the same `id` and `source`.
+  `application/cloudevents+json`. A repeated event has the same `id` and `source`.
 - [`schemas/job.json`](schemas/job.json) and [`schemas/progress.json`](schemas/progress.json) are JSON Schemas
   (2020-12) of a job and of every progress event, for clients in any language. In the second, each event's
   `data` has its `dataschema` as its `$id`.
-- A payload above 4 MB, or above what the broker takes in one message, lies in chunks of up to 1 MB under
-  `fl.chunks.<topic without fl.>.<sha256>.<n>`; in its place is a manifest: the bytes `ff`, `FKCHUNKS1`, and
+- A payload above 4 MB, or above the broker's message limit, is split into chunks of up to 1 MB under
+  `fl.chunks.<topic without fl.>.<sha256>.<n>`. Its own topic then holds a manifest: the byte `ff`, `FKCHUNKS1`, and
   `{{"sha256", "size", "chunk_bytes"}}` in JSON.
 - Weights and optimizer states are safetensors files under `fl.models.<job>.<sha256>` and
   `fl.state.<job>.<client>.<round>.<attempt>`; the archive of a function's code is under `fl.packages.<sha256>`.
-- A function without a route to the broker gets a *parcel* (`application/vnd.fedkeeper.parcel`): eight bytes,
-  little endian, that say how long the head is; the head, `{{"message": ..., "blobs": [[topic, bytes], ...]}}`
-  in JSON; the blobs one after the other. The message is an `InvocationRequest` on the way there, a `Report` on the way
-  back.
+- A function without a route to the broker receives a *bundle* (content type
+  `application/vnd.fedkeeper.parcel`): the length of the head in eight bytes, little endian; the head,
+  `{{"message": ..., "blobs": [[topic, bytes], ...]}}` in JSON; then the blobs one after the other. The message is an
+  `InvocationRequest` on the way to the function, and a `Report` on the way back.
 """
 
 
 def wire_md() -> str:
-    """The content of docs/wire.md."""
+    """Return the content of docs/wire.md."""
     messages = "\n".join(_message(message) for message in MESSAGES)
     parts = "\n".join(_section(kind) for kind in PARTS)
     events = "\n".join(_section(kind, f"`{kind.what}`") for kind in EVENTS)  # type: ignore[attr-defined]
-    where = f"CloudEvents `{PREFIX}<event>` on `fl.progress.<job>.<event>`, by the server, for whoever wants to know.\n"
+    where = f"CloudEvents `{PREFIX}<event>` on `fl.progress.<job>.<event>`, from the server to any subscriber.\n"
     return f"{INTRODUCTION}\n## Messages\n\n{messages}\n## Progress events\n\n{where}\n{events}\n## Parts\n\n{parts}"
 
 
 def job_schema() -> dict[str, Any]:
-    """A job as any client may submit it; strict, as the server is."""
+    """Return the JSON Schema of a job. It is as strict as the server."""
     at = f"{SCHEMAS}/{codec.SCHEMA}/job.json"
     (job,), parts = msgspec.json.schema_components([Job], ref_template=f"{at}#/$defs/{{name}}")
     for name, part in parts.items():
@@ -153,7 +149,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def progress_schema() -> dict[str, Any]:
-    """Every progress event with its envelope."""
+    """Return the JSON Schema of every progress event with its envelope."""
     at = f"{SCHEMAS}/{codec.SCHEMA}/progress.json"
     _, parts = msgspec.json.schema_components(EVENTS, ref_template=f"{at}#/$defs/{{name}}")
     named = {kind.__name__: f"{SCHEMAS}/{codec.SCHEMA}/{kind.what}.json" for kind in EVENTS}  # type: ignore[attr-defined]
@@ -177,7 +173,7 @@ def progress_schema() -> dict[str, Any]:
 
 
 def files() -> dict[Path, str]:
-    """What this program writes, by file."""
+    """Return the content of every file that this program writes."""
     docs = REPOSITORY / "docs"
     schemas = {"job": job_schema(), "progress": progress_schema()}
     written = {docs / f"schemas/{name}.json": _json(schema) for name, schema in schemas.items()}
@@ -189,7 +185,7 @@ def _json(schema: dict[str, Any]) -> str:
 
 
 def _described(part: dict[str, Any], name: str) -> dict[str, Any]:
-    """A part of a schema with one sentence for it, and one for each field."""
+    """Add a description to a part of a schema, and to each of its fields."""
     kinds: tuple[Kind, ...] = (Job, *PARTS, *EVENTS)
     kind = next(kind for kind in kinds if kind.__name__ == name)
     summary, _ = _docstring(kind)
@@ -227,23 +223,23 @@ def _default(field: types.Field) -> str:
 
 
 def meaning_of(kind: Kind, field: str) -> str:
-    """What a field of a message means.
+    """Return the meaning of a field of a message.
 
     Raises:
-        KeyError: neither its class nor the common table says so.
+        KeyError: neither the class nor the common table describes the field.
     """
     _, meanings = _docstring(kind)
     return meanings.get(field) or COMMON[field]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:
-    """The first paragraph, and what the attributes mean."""
+    """Return the first paragraph of a class's docstring, and the meaning of each attribute."""
     text = inspect.cleandoc(kind.__doc__ or "")
     summary = " ".join(text.split("\n\n")[0].split())
     _, _, attributes = text.partition("\nAttributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
     meanings = {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
-    # What Python's docstrings call None is null in JSON.
+    # None in Python's docstrings is null in JSON.
     return summary, {name: re.sub(r"\bNone\b", "null", meaning) for name, meaning in meanings.items()}
 
 

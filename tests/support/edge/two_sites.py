@@ -17,7 +17,7 @@ from broker.base import Broker
 from broker.messages import cloudevents, progress
 from broker.messages.invocation import Invocation
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
-from broker.messages.progress import ENDS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
+from broker.messages.progress import FINAL_EVENTS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from fedkeeper import provision, system
@@ -89,7 +89,7 @@ class Course:
             async for delivery in deliveries:
                 self.said.append(progress.decode(await delivery.read()))
                 self._more.set()
-                if isinstance(self.said[-1].event, ENDS):
+                if isinstance(self.said[-1].event, FINAL_EVENTS):
                     return
 
 

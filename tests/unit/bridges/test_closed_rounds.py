@@ -7,7 +7,7 @@ import pytest
 import broker
 from bridges.closed_rounds import ClosedRounds
 from broker.messages import progress
-from broker.messages.progress import ENDS, Event, JobWaiting, Progress, RoundCompleted, RoundFailed, RoundOpened
+from broker.messages.progress import FINAL_EVENTS, Event, JobWaiting, Progress, RoundCompleted, RoundFailed, RoundOpened
 
 
 class Listening(ClosedRounds):
@@ -70,7 +70,7 @@ def test_late_news_do_not_open_a_round_again() -> None:
 
 
 def test_an_ended_job_has_no_round_left(events: tuple[Event, ...]) -> None:
-    for end in (event for event in events if isinstance(event, ENDS)):
+    for end in (event for event in events if isinstance(event, FINAL_EVENTS)):
         closed_rounds = ClosedRounds()
         closed_rounds.note(said(end))
         closed_rounds.note(said(opened(1)))
@@ -80,7 +80,7 @@ def test_an_ended_job_has_no_round_left(events: tuple[Event, ...]) -> None:
 def test_other_events_and_other_jobs_change_nothing(events: tuple[Event, ...]) -> None:
     closed_rounds = ClosedRounds()
     for event in events:
-        if not isinstance(event, (RoundOpened, RoundCompleted, RoundFailed, *ENDS)):
+        if not isinstance(event, (RoundOpened, RoundCompleted, RoundFailed, *FINAL_EVENTS)):
             closed_rounds.note(said(event))
     closed_rounds.note(said(failed(7), "other"))
     assert over(closed_rounds) == []

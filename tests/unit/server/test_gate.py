@@ -299,7 +299,7 @@ def test_1e30_is_absurd(code: str) -> None:
 
 def test_a_header_bomb_is_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(bomb()) > 6_500_000
-    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
+    monkeypatch.setattr(tensor_header, "_parse_header", pytest.fail)
     assert code_of(bomb()) == "malformed"
 
 

@@ -1,4 +1,4 @@
-"""A message and its blobs in one body."""
+"""Bundles: packing, unpacking and malformed bodies."""
 
 import msgspec
 import pytest
@@ -20,7 +20,7 @@ def body(head: bytes, rest: bytes = b"") -> bytes:
         {"fl.b": b"2", "fl.a": b"1"},
     ],
 )
-def test_a_parcel_comes_back_as_it_was_packed(blobs: dict[str, bytes]) -> None:
+def test_a_bundle_comes_back_as_it_was_packed(blobs: dict[str, bytes]) -> None:
     message, unpacked = bundle.unpack(bundle.pack(b'{"attempt": 1}', blobs))
     assert msgspec.json.decode(message) == {"attempt": 1}
     assert unpacked == blobs
@@ -55,12 +55,12 @@ def test_the_head_is_small_and_the_blobs_are_not_encoded() -> None:
         body(b"[" * 100_000),
     ],
 )
-def test_what_is_no_parcel_is_refused(garbage: bytes) -> None:
-    with pytest.raises(DecodeError, match="arcel"):
+def test_other_bytes_are_refused(garbage: bytes) -> None:
+    with pytest.raises(DecodeError, match="undle"):
         bundle.unpack(garbage)
 
 
-def test_a_parcel_that_was_cut_off_anywhere_is_refused() -> None:
+def test_a_bundle_that_was_cut_off_anywhere_is_refused() -> None:
     packed = bundle.pack(b'{"attempt": 1}', {"fl.models.job.x": b"abc", "fl.state.job.c.1.1": b"de"})
     for end in range(len(packed)):
         with pytest.raises(DecodeError):

@@ -22,7 +22,7 @@ def event(**changes: Any) -> bytes:
     return json.dumps({key: value for key, value in (fields | changes).items() if value != "absent"}).encode()
 
 
-def test_ours_has_what_the_specification_requires() -> None:
+def test_an_event_has_the_attributes_that_the_specification_requires() -> None:
     raw = json.loads(cloudevents.encode(ENVELOPE, DATA))
     assert raw == {
         "specversion": "1.0",
@@ -66,7 +66,7 @@ def test_data_of_a_newer_schema_are_refused() -> None:
 
 
 @pytest.mark.parametrize("uri", [None, "", "https://elsewhere/2/x.json", f"{cloudevents.SCHEMAS}/x/y.json", "a b"])
-def test_another_data_schema_says_nothing_of_ours(uri: str | None) -> None:
+def test_a_foreign_data_schema_is_ignored(uri: str | None) -> None:
     assert cloudevents.decode(event(dataschema=uri))[0].schema == 1
 
 
@@ -95,7 +95,7 @@ def test_data_may_be_any_json(data: Any) -> None:
         event(time=5),
     ],
 )
-def test_what_is_no_event_is_refused(payload: bytes) -> None:
+def test_an_invalid_event_is_refused(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="not a valid CloudEvent"):
         cloudevents.decode(payload)
     with pytest.raises(DecodeError, match="not a valid CloudEvent"):
@@ -115,11 +115,11 @@ def test_deep_data_are_refused() -> None:
 
 
 def test_an_event_is_unwrapped_and_a_bare_object_is_not() -> None:
-    assert json.loads(cloudevents.unwrapped(event())) == {"name": "demo"}
+    assert json.loads(cloudevents.unwrap(event())) == {"name": "demo"}
     for bare in (b'{"name": "demo"}', b"[1]", b"garbage", b"", b'{"a": "\xff"}', b'{"a":' * 50_000):
-        assert cloudevents.unwrapped(bare) == bare
+        assert cloudevents.unwrap(bare) == bare
 
 
-def test_what_says_it_is_an_event_and_is_none_is_refused() -> None:
+def test_an_invalid_event_is_not_taken_for_a_bare_object() -> None:
     with pytest.raises(DecodeError, match="not a valid CloudEvent"):
-        cloudevents.unwrapped(event(data="absent"))
+        cloudevents.unwrap(event(data="absent"))

@@ -1,4 +1,4 @@
-"""What the fabric's programs say to each other: functions, requests, replies, orders, reports."""
+"""The codec, on functions, requests, replies, invocation requests and reports."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def test_a_message_comes_back(message: object) -> None:
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"null", b"\xff", b"5", b"[" * 100_000, b'"\\ud800"'])
 @pytest.mark.parametrize("kind", [Function, Request, Reply, InvocationRequest, Report])
-def test_what_is_no_message_is_refused(kind: type[object], garbage: bytes) -> None:
+def test_garbage_is_refused(kind: type[object], garbage: bytes) -> None:
     with pytest.raises(DecodeError):
         codec.decode(kind, garbage)
 
@@ -109,7 +109,7 @@ def test_a_function_s_digest_is_a_legal_label_and_the_same_in_every_release() ->
         {"options": {"kind": "python:3.11", "constraints": ["b", "a"]}},
     ],
 )
-def test_a_function_s_digest_tells_every_change(change: dict[str, Any]) -> None:
+def test_every_change_of_a_function_changes_its_digest(change: dict[str, Any]) -> None:
     assert msgspec.structs.replace(FUNCTION, **change).digest != FUNCTION.digest
 
 
@@ -121,7 +121,7 @@ def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_o
     )
 
 
-def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
+def test_a_request_fits_into_every_platform_s_trigger_and_a_report_into_a_line() -> None:
     assert len(msgspec.json.encode(InvocationRequest(TASK, 1))) < 2000
     assert msgspec.json.encode(Report("a", "done")) == b'{"id":"a","state":"done"}'
 
@@ -136,7 +136,7 @@ def test_an_order_fits_into_every_platform_s_trigger_and_a_report_into_a_line() 
         (Presence, {"schema": 2}, "upgrade the server to the version of the bridge"),
     ],
 )
-def test_a_message_of_a_newer_schema_is_refused_with_the_side_to_upgrade(
+def test_a_newer_message_is_refused_with_the_side_to_upgrade(
     kind: type[object], raw: dict[str, Any], remedy: str
 ) -> None:
     with pytest.raises(SchemaTooNew, match=remedy) as refused:
@@ -150,35 +150,37 @@ def test_a_newer_message_whose_fields_would_fit_is_refused_too() -> None:
         codec.decode(InvocationRequest, codec.encode(InvocationRequest(newer, 1)))
 
 
-def test_a_message_without_a_schema_is_of_the_first() -> None:
+def test_a_message_without_a_schema_has_the_first_schema() -> None:
     raw = msgspec.to_builtins(TASK)
     del raw["schema"]
     assert codec.decode(RoundTask, msgspec.json.encode(raw)).schema == 1
 
 
 @pytest.mark.parametrize("schema", ["2", 1.5, None, [2]])
-def test_a_schema_that_is_no_number_is_a_wrong_field(schema: object) -> None:
+def test_a_schema_that_is_not_a_number_is_a_wrong_field(schema: object) -> None:
     raw = {**msgspec.to_builtins(TASK), "schema": schema}
     with pytest.raises(DecodeError, match=r"\$\.schema"):
         codec.decode(RoundTask, msgspec.json.encode(raw))
 
 
-def test_of_an_order_of_any_schema_the_name_of_its_task_is_read() -> None:
+def test_the_name_of_the_task_is_read_from_a_request_of_any_schema() -> None:
     name = {"job": "j", "round": 3, "client_id": "c", "client_type": "gcf"}
-    found = codec.glimpse(RequestName, msgspec.json.encode({"task": {**name, "schema": 9, "model": 1}, "attempt": 2}))
-    assert found is not None
-    assert (found.task.id, found.attempt) == ("j.3.c", 2)
+    request = codec.decode_partial(
+        RequestName, msgspec.json.encode({"task": {**name, "schema": 9, "model": 1}, "attempt": 2})
+    )
+    assert request is not None
+    assert (request.task.id, request.attempt) == ("j.3.c", 2)
     for other in (b"", b"{}", b'{"task": {}}', msgspec.json.encode({"task": name}), b"[" * 100_000):
-        assert codec.glimpse(RequestName, other) is None
+        assert codec.decode_partial(RequestName, other) is None
 
 
-def test_any_json_is_read_as_it_is() -> None:
-    assert codec.plain('{"a": [1, null]}') == {"a": [1, None]}
+def test_any_json_is_decoded() -> None:
+    assert codec.decode_any('{"a": [1, null]}') == {"a": [1, None]}
     with pytest.raises(DecodeError, match="not JSON"):
-        codec.plain(b"{")
+        codec.decode_any(b"{")
 
 
-def test_a_refusal_shows_nothing_of_what_was_sent() -> None:
+def test_an_error_shows_no_part_of_the_message() -> None:
     with pytest.raises(DecodeError) as refused:
         codec.decode(InvocationRequest, b'{"task": "hunter2"}')
     assert "hunter2" not in str(refused.value)

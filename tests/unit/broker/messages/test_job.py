@@ -1,4 +1,4 @@
-"""The job: what is refused and in which words, and that TOML, JSON and overrides say the same."""
+"""The job: which values are refused with which message, and that TOML and JSON mean the same."""
 
 import json
 import math
@@ -149,7 +149,7 @@ def fields(kind: inspect.Type, path: str = "") -> dict[str, inspect.Type]:
 
 
 @pytest.mark.parametrize(("field", "value", "allowed"), REFUSED)
-def test_a_value_is_refused_with_its_field_and_what_is_allowed(field: str, value: Any, allowed: str) -> None:
+def test_a_wrong_value_is_refused_with_its_field_and_the_allowed_values(field: str, value: Any, allowed: str) -> None:
     refused = refusal(nested(field, value))
     assert refused.field == field
     assert refused.value is value or refused.value == value or math.isnan(value)
@@ -175,7 +175,7 @@ def test_the_digits_are_too_small_for_the_convolutional_network() -> None:
     assert job.from_dict({"model": {"type": "cnn"}, "data": {"dataset": "mnist"}}).model.args == {"size": 28}
 
 
-def test_the_paper_s_models_are_fitted_to_the_data_unless_the_job_says_otherwise() -> None:
+def test_the_paper_s_models_get_the_data_s_input_size_unless_the_job_sets_one() -> None:
     for dataset, args in (("digits", {"input_size": 64}), ("mnist", {"input_size": 784}), ("mine", {})):
         assert job.from_dict({"data": {"dataset": dataset}}).model.args == args
     assert job.from_dict({"model": {"args": {"input_size": 9, "hidden": 5}}}).model.args == {
@@ -197,7 +197,7 @@ def test_the_defaults_are_the_paper_s() -> None:
     assert tomllib.loads(job.to_toml(Job())) == tomllib.loads(DEFAULTS)
 
 
-def test_a_truth_value_must_be_one() -> None:
+def test_a_boolean_field_accepts_only_booleans() -> None:
     assert refusal({"training": {"dry": "yes"}}).field == "training.dry"
 
 
@@ -218,17 +218,17 @@ def test_a_misspelt_key_is_refused_with_the_key_that_was_meant(section: str) -> 
         assert refused.allowed.startswith(f"no such key; did you mean '{name}'? known are ")
 
 
-def test_a_key_that_resembles_none_gets_the_list() -> None:
+def test_an_unknown_key_is_refused_with_the_list_of_keys() -> None:
     allowed = "no such key; known are every, batch_size"
     assert refusal({"evaluation": {"xyz": 1}}).allowed == allowed
 
 
 @pytest.mark.parametrize("raw", [None, [], 3, "job", [{}], {1: 2}, {"name": b"x"}, {"model": {"args": {1: 2}}}])
-def test_what_is_no_table_of_tables_is_refused(raw: object) -> None:
+def test_a_job_that_is_not_a_table_of_tables_is_refused(raw: object) -> None:
     refusal(raw)
 
 
-def test_a_giant_value_is_shown_in_part() -> None:
+def test_an_error_shows_only_a_part_of_a_giant_value() -> None:
     assert len(str(refusal({"name": ["x" * 100_000]}))) < 300
     assert "thousands of digits" in str(refusal({"seed": -(10**5000)}))
 
@@ -247,7 +247,7 @@ def test_there_are_shipped_jobs() -> None:
     assert "quickstart" in [path.stem for path in CONFIGS]
 
 
-def test_a_job_of_nothing_but_other_values_comes_back_from_toml_and_json() -> None:
+def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
     got = Job(
         id="mine-1",
         name="mine",
@@ -266,7 +266,7 @@ def test_a_job_of_nothing_but_other_values_comes_back_from_toml_and_json() -> No
 
 
 @pytest.mark.parametrize(("written", "needed"), [("1", 10), ("1.0", 10), ("0.5", 5), ("2", 2), ("2.0", 2), ("10", 10)])
-def test_a_quorum_means_the_same_in_toml_and_json_whoever_wrote_the_number(written: str, needed: int) -> None:
+def test_a_quorum_means_the_same_in_toml_and_json(written: str, needed: int) -> None:
     from_toml = job.from_toml(f"cohort.quorum = {written}")
     from_json = job.from_json(f'{{"cohort": {{"quorum": {written}}}}}'.encode())
     assert from_toml == from_json
@@ -275,7 +275,7 @@ def test_a_quorum_means_the_same_in_toml_and_json_whoever_wrote_the_number(writt
     assert [each.cohort.needed for each in again] == [needed, needed]
 
 
-def test_json_that_lost_the_point_of_1_0_still_asks_for_all() -> None:
+def test_a_quorum_of_1_in_json_means_all_clients() -> None:
     """JavaScript and jq write the number 1.0 as 1."""
     assert Cohort(clients=4, quorum=1).needed == 4
 
@@ -298,7 +298,7 @@ def test_a_quorum_is_a_number_or_a_share(clients: int, quorum: float, needed: in
     assert Cohort(clients=clients, quorum=quorum).needed == needed
 
 
-def test_no_share_however_small_needs_no_update() -> None:
+def test_the_smallest_share_needs_one_update() -> None:
     assert Cohort(clients=10, quorum=1e-12).needed == 1
 
 
@@ -322,12 +322,12 @@ def test_the_learning_rate_defaults_to_the_paper_s(optimizer: str, rate: float) 
         (Data(partition="dirichlet", alpha=1.0), "digits-dir1-c10-s0"),
     ],
 )
-def test_a_deal_has_a_short_name(data: Data, key: str) -> None:
+def test_a_partition_has_a_key(data: Data, key: str) -> None:
     assert data.key == key
 
 
 @pytest.mark.parametrize("text", ["[", "a = ", "= 1", "seed = 1\nseed = 2", "a = " + "[" * 50_000, "\0"])
-def test_what_is_no_toml_is_refused(text: str) -> None:
+def test_invalid_toml_is_refused(text: str) -> None:
     with pytest.raises(JobError, match=r"^not a TOML file: "):
         job.from_toml(text)
 
@@ -345,7 +345,7 @@ def test_what_is_no_toml_is_refused(text: str) -> None:
         b'{"seed":NaN}',
     ],
 )
-def test_what_is_no_json_is_refused(payload: bytes) -> None:
+def test_invalid_json_is_refused(payload: bytes) -> None:
     with pytest.raises(JobError, match=r"^not a JSON job object: "):
         job.from_json(payload)
 
@@ -397,10 +397,10 @@ def merge(table: dict[str, Any], more: dict[str, Any]) -> None:
             table[key] = value
 
 
-def test_what_is_sent_of_a_job_is_what_is_not_its_default() -> None:
-    assert job.stated(Job()) == {}
-    wanted = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
-    assert job.stated(wanted) == {
+def test_fields_with_their_default_are_left_out() -> None:
+    assert job.without_defaults(Job()) == {}
+    smaller = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
+    assert job.without_defaults(smaller) == {
         "seed": 9,
         "model": {"args": {"hidden": 5}},
         "cohort": {"clients": 3, "quorum": 2},
@@ -408,9 +408,9 @@ def test_what_is_sent_of_a_job_is_what_is_not_its_default() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_what_is_sent_of_a_shipped_job_is_the_same_job(path: Path) -> None:
+def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
     got = job.from_toml(path.read_text())
-    assert job.from_dict(job.stated(got)) == got
+    assert job.from_dict(job.without_defaults(got)) == got
 
 
 def test_a_job_in_a_message_may_have_keys_of_a_newer_version() -> None:

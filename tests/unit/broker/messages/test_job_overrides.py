@@ -7,7 +7,7 @@ from broker.messages.errors import JobError
 from broker.messages.job import Model
 
 
-def test_overrides_are_values_of_toml_and_bare_words_are_texts() -> None:
+def test_overrides_are_toml_values_and_bare_words_are_texts() -> None:
     got = job.from_toml(
         "[cohort]\nclients = 3\n[training]\nbatch_size = 5",
         (

@@ -1,4 +1,4 @@
-"""The job's record: back from its bytes, and what ends it."""
+"""The job record: encoding, decoding and phases."""
 
 import msgspec
 import pytest
@@ -56,7 +56,7 @@ def test_no_field_of_the_record_is_left_at_its_default(record: JobRecord) -> Non
 def test_a_new_record_comes_back() -> None:
     fresh = JobRecord(id="demo", job=Job())
     assert codec.decode(JobRecord, codec.encode(fresh)) == fresh
-    assert (fresh.phase, fresh.ended, fresh.model) == ("accepted", False, None)
+    assert (fresh.phase, fresh.has_ended, fresh.model) == ("accepted", False, None)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_a_new_record_comes_back() -> None:
     [("accepted", False), ("running", False), ("completed", True), ("failed", True), ("cancelled", True)],
 )
 def test_a_record_has_ended_in_each_last_phase(record: JobRecord, phase: job_record.Phase, ended: bool) -> None:  # noqa: FBT001 (a column of the table)
-    assert msgspec.structs.replace(record, phase=phase).ended is ended
+    assert msgspec.structs.replace(record, phase=phase).has_ended is ended
 
 
 def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) -> None:
-    failed = job_record.failed(record, "no clients")
+    failed = job_record.as_failed(record, "no clients")
     assert (failed.phase, failed.reason, failed.cohort) == ("failed", "no clients", ())
     assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
 
@@ -87,12 +87,12 @@ def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) ->
         b'{"id":"demo","job":{},"more":' + b"[" * 50_000,
     ],
 )
-def test_what_is_no_record_is_refused(payload: bytes) -> None:
+def test_an_invalid_record_is_refused(payload: bytes) -> None:
     with pytest.raises(DecodeError, match="not a valid JobRecord"):
         codec.decode(JobRecord, payload)
 
 
-def test_what_a_newer_server_adds_to_a_record_or_its_job_is_ignored(record: JobRecord) -> None:
+def test_unknown_fields_of_a_record_and_its_job_are_ignored(record: JobRecord) -> None:
     raw = msgspec.to_builtins(record)
     raw["flushes"] = [1]
     raw["job"]["cohort"]["select"] = "round-robin"
@@ -100,7 +100,7 @@ def test_what_a_newer_server_adds_to_a_record_or_its_job_is_ignored(record: JobR
     assert codec.decode(JobRecord, msgspec.json.encode(raw)) == record
 
 
-def test_a_record_of_a_newer_schema_is_refused_whatever_is_in_it(record: JobRecord) -> None:
+def test_a_record_of_a_newer_schema_is_refused(record: JobRecord) -> None:
     for raw in ({"schema": 2}, {**msgspec.to_builtins(record), "schema": 7}):
         with pytest.raises(SchemaTooNew, match="upgrade this program"):
             codec.decode(JobRecord, msgspec.json.encode(raw))

@@ -1,4 +1,4 @@
-"""Progress events: each comes back from its bytes, under its own topic."""
+"""Progress events: encoding, decoding and topics."""
 
 import json
 from typing import get_args
@@ -11,7 +11,7 @@ from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job, Stop
-from broker.messages.progress import ENDS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
+from broker.messages.progress import FINAL_EVENTS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
 from broker.support import filters
 
 
@@ -21,8 +21,8 @@ def test_there_is_an_example_of_every_class(events: tuple[Event, ...]) -> None:
 
 def test_every_event_comes_back(events: tuple[Event, ...]) -> None:
     for event in events:
-        said = Progress("demo", event, 1_700_000_000.5, f"demo.{event.what}.1")
-        assert progress.decode(progress.encode(said)) == said
+        message = Progress("demo", event, 1_700_000_000.5, f"demo.{event.what}.1")
+        assert progress.decode(progress.encode(message)) == message
 
 
 def test_every_event_has_a_topic_of_its_own(events: tuple[Event, ...]) -> None:
@@ -37,7 +37,7 @@ def test_an_event_is_named_by_its_class(events: tuple[Event, ...]) -> None:
         assert event.what.replace(".", "") == type(event).__name__.lower()
 
 
-def test_a_topic_needs_a_usable_job(events: tuple[Event, ...]) -> None:
+def test_a_topic_needs_a_legal_job_id(events: tuple[Event, ...]) -> None:
     with pytest.raises(BadTopic):
         progress.topic_of("Demo", events[0])
 
@@ -54,8 +54,8 @@ def test_the_accepted_job_is_a_json_object_that_needs_no_second_parser() -> None
     assert raw["data"]["job"]["stop"] == {"rounds": 7, "target_accuracy": None}
 
 
-def test_the_ends_are_those_after_which_nothing_happens() -> None:
-    assert {kind.what for kind in ENDS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
+def test_the_last_events_of_a_job() -> None:
+    assert {kind.what for kind in FINAL_EVENTS} == {"job.rejected", "job.completed", "job.failed", "job.cancelled"}
 
 
 def test_a_newer_server_s_fields_are_ignored() -> None:
@@ -74,7 +74,7 @@ def test_a_newer_server_s_fields_are_ignored() -> None:
         ("round.quorum", [], "not a valid RoundQuorum"),
     ],
 )
-def test_an_event_that_we_do_not_know_is_refused(kind: str, data: object, reason: str) -> None:
+def test_an_unknown_event_is_refused(kind: str, data: object, reason: str) -> None:
     with pytest.raises(DecodeError, match=reason):
         progress.decode(cloudevents.encode(Envelope("x", "/server", kind, 1.0, "demo"), data))
 

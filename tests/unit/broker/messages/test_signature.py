@@ -1,4 +1,4 @@
-"""A trigger is accepted from its bridge alone, and once."""
+"""Signatures: a function accepts a trigger only from its bridge, and only once."""
 
 import hashlib
 import hmac
@@ -91,7 +91,7 @@ def test_a_refused_call_s_id_may_still_be_used() -> None:
     signature.verify(KEY, BODY, signed(), NOW_S, seen)
 
 
-def test_ids_are_remembered_as_long_as_their_signature_is_good_and_no_longer() -> None:
+def test_ids_are_remembered_while_their_signature_is_valid_and_no_longer() -> None:
     seen: dict[str, float] = {}
     ahead_s = NOW_S + SKEW_S
     signature.verify(KEY, BODY, signed("early", ahead_s), NOW_S, seen)

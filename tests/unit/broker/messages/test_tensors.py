@@ -1,4 +1,4 @@
-"""Tensors to bytes and back, and what is refused on the way."""
+"""Tensors: encoding, decoding and malformed files."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_every_dtype_and_shape_comes_back(code: str, shape: tuple[int, ...]) -> 
 @pytest.mark.parametrize(
     "view", [lambda a: a.T, lambda a: a[::2], lambda a: a[:, 1:3], lambda a: a[::-1], lambda a: a[0, 0]]
 )
-def test_memory_that_is_not_in_rows_is_written_in_rows(view: Callable[[Array], Array]) -> None:
+def test_an_array_in_column_order_is_written_in_row_order(view: Callable[[Array], Array]) -> None:
     array = view(some("F32", (4, 5)))
     (got,) = payload.decode(payload.encode({"a": array}))[0].values()
     assert np.array_equal(got, array)
@@ -60,17 +60,17 @@ def test_memory_that_is_not_in_rows_is_written_in_rows(view: Callable[[Array], A
 
 def test_the_same_tensors_give_the_same_bytes_in_any_order_of_names() -> None:
     tensors = {f"{code}-{i}": some(code, (3, i)) for code in DTYPES for i in range(3)}
-    want = payload.encode(tensors)
+    expected = payload.encode(tensors)
     for _ in range(5):
         names = RNG.permutation(list(tensors)).tolist()
-        assert payload.encode({name: tensors[name].copy() for name in names}) == want
+        assert payload.encode({name: tensors[name].copy() for name in names}) == expected
 
 
-def test_other_values_give_other_bytes() -> None:
+def test_different_values_give_different_bytes() -> None:
     assert payload.encode({"a": np.zeros(2)}) != payload.encode({"a": np.array([0.0, -0.0])})
 
 
-def test_the_layout_is_that_of_the_file() -> None:
+def test_the_layout_is_the_file_s() -> None:
     tensors = {code: some(code, (2, 3)) for code in DTYPES}
     assert payload.layout(tensors) == {code: (code, (2, 3)) for code in DTYPES}
     assert payload.layout(payload.decode(payload.encode(tensors))[0]) == payload.layout(tensors)
@@ -84,7 +84,7 @@ def test_tensors_are_views_of_the_payload() -> None:
 
 
 @pytest.mark.parametrize("code", DTYPES)
-def test_torch_s_files_are_read_and_ours_by_torch(code: str) -> None:
+def test_files_are_exchanged_with_torch_in_both_directions(code: str) -> None:
     array = some(code, (3, 4))
     bits = array.view(np.int16) if code == "BF16" else array
     native = torch.from_numpy(bits.copy())
@@ -97,7 +97,7 @@ def test_torch_s_files_are_read_and_ours_by_torch(code: str) -> None:
     assert torch.equal(got, native)
 
 
-def test_a_file_without_tensors_is_one() -> None:
+def test_a_file_without_tensors_is_valid() -> None:
     assert payload.decode(payload.encode({})) == ({}, {})
 
 
@@ -178,7 +178,7 @@ def test_a_header_is_not_parsed_if_it_is_far_too_large_for_what_is_expected(monk
     empty = json.dumps(tensor(shape=[0], offsets=[0, 0]))
     bomb = file(("{" + ",".join(f'"tensor-{i:06}":{empty}' for i in range(100_000)) + "}").encode())
     assert len(bomb) > 6_800_000
-    monkeypatch.setattr(tensor_header, "_parsed", pytest.fail)
+    monkeypatch.setattr(tensor_header, "_parse_header", pytest.fail)
     with pytest.raises(BadTensors, match="at most 65536 are accepted"):
         payload.decode(bomb, expected=100)
 

@@ -1,4 +1,4 @@
-"""docs/wire.md and docs/schemas/ are what the messages' types say, and JSON Schema agrees with what is really sent."""
+"""docs/wire.md and docs/schemas/ match the messages' types, and the schemas accept the real messages."""
 
 import json
 import tomllib
@@ -28,7 +28,7 @@ def wrong(schema: dict[str, Any], document: object) -> list[str]:
 
 
 @pytest.mark.parametrize("path", wire_docs.files(), ids=lambda path: path.name)
-def test_what_is_committed_is_what_the_types_say(path: Path) -> None:
+def test_the_committed_files_are_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == wire_docs.files()[path], "run scripts/wire-docs"
 
 
@@ -65,12 +65,12 @@ def test_every_event_is_valid_and_of_one_kind_only(events: tuple[Event, ...]) ->
 
 
 @pytest.mark.parametrize("change", [{"type": "dev.fedkeeper.round.exploded"}, {"data": {"round": 1}}, {"id": 5}])
-def test_what_is_no_event_of_ours_is_not_valid(events: tuple[Event, ...], change: dict[str, Any]) -> None:
+def test_an_unknown_event_is_not_valid(events: tuple[Event, ...], change: dict[str, Any]) -> None:
     document = json.loads(progress.encode(Progress("demo", events[-3], 1.0, "x")))
     assert wrong(committed("progress"), document | change)
 
 
-def test_what_a_newer_server_adds_to_an_event_is_valid(events: tuple[Event, ...]) -> None:
+def test_an_event_with_unknown_fields_is_valid(events: tuple[Event, ...]) -> None:
     document = json.loads(progress.encode(Progress("demo", events[-3], 1.0, "x")))
     document["data"]["more"] = 1
     assert wrong(committed("progress"), document) == []

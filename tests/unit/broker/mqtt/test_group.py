@@ -1,98 +1,126 @@
 from typing import Literal
 
-from broker.mqtt.group import DEDUPE_WINDOW_US, Group, Said, Settings
+import pytest
+
+from broker.mqtt.group import DEDUPE_WINDOW_US, TRANSITIONS, Group, GroupMessage, GroupSettings, Status
 from broker.mqtt.storage import Entry, Name
 
 WAIT_S = 10.0
+What = Literal["take", "hold", "free", "done"]
 
 
-def group(me: str = "me", first: int = 0) -> Group:
-    return Group(me, Settings("fl.tasks.>", first, WAIT_S))
+def new_group(me: str = "me", first: int = 0) -> Group:
+    return Group(me, GroupSettings("fl.tasks.>", first, WAIT_S))
 
 
 def entry(number: int, id_: str = "") -> Entry:
     return Entry(f"key-{number}", "fl.tasks.p.c", Name(number, id_ or f"{number:016x}"), b"")
 
 
-def take(by: str, n: int = 1, what: Literal["take", "hold", "free", "done"] = "take", delay_s: float = 0.0) -> Said:
-    return Said(what, by, n, delay_s)
+def message(by: str, n: int = 1, what: What = "take", delay_s: float = 0.0) -> GroupMessage:
+    return GroupMessage(what, by, n, delay_s)
 
 
-def test_the_first_claim_for_a_delivery_has_it() -> None:
-    mine = group()
-    mine.add(entry(1))
-    assert mine.free(0.0) == (entry(1), 1)
-    assert mine.note("key-1", take("other"), 0.0) is None
-    assert mine.note("key-1", take("me"), 0.0) is None
-    assert not mine.is_mine("key-1", 1, 1.0)
-    assert mine.asked == {}
+def test_the_first_claim_for_a_delivery_wins() -> None:
+    group = new_group()
+    group.add(entry(1))
+    assert group.claim_next(0.0) == (entry(1), 1)
+    assert group.apply("key-1", message("other"), 0.0) is None
+    assert group.apply("key-1", message("me"), 0.0) is None
+    assert not group.is_mine("key-1", 1, 1.0)
+    assert group.pending == {}
 
 
-def test_what_is_asked_for_is_not_asked_for_again_until_somebody_has_it() -> None:
-    mine = group()
-    mine.add(entry(1))
-    mine.free(0.0)
-    assert mine.free(0.0) is None
-    assert mine.note("key-1", take("me"), 0.0) == entry(1)
-    assert mine.is_mine("key-1", 1, WAIT_S - 1)
-    assert mine.free(WAIT_S - 1) is None
-    assert mine.free(WAIT_S) == (entry(1), 2)
+def test_a_pending_event_is_not_claimed_again() -> None:
+    group = new_group()
+    group.add(entry(1))
+    group.claim_next(0.0)
+    assert group.claim_next(0.0) is None
+    assert group.apply("key-1", message("me"), 0.0) == entry(1)
+    assert group.is_mine("key-1", 1, WAIT_S - 1)
+    assert group.claim_next(WAIT_S - 1) is None
+    assert group.claim_next(WAIT_S) == (entry(1), 2)
 
 
-def test_the_oldest_comes_first_whatever_came_first() -> None:
-    mine = group()
+def test_the_oldest_event_is_claimed_first() -> None:
+    group = new_group()
     for number in (2, 1):
-        mine.add(entry(number))
-    assert mine.free(0.0) == (entry(1), 1)
-    assert mine.free(0.0) == (entry(2), 1)
+        group.add(entry(number))
+    assert group.claim_next(0.0) == (entry(1), 1)
+    assert group.claim_next(0.0) == (entry(2), 1)
 
 
-def test_given_back_it_is_free_after_its_delay_and_only_by_who_has_it() -> None:
-    mine = group()
-    mine.add(entry(1))
-    mine.note("key-1", take("other"), 0.0)
-    mine.note("key-1", take("stranger", what="free"), 0.0)
-    assert mine.free(1.0) is None
-    mine.note("key-1", take("other", what="free", delay_s=5.0), 1.0)
-    assert mine.next_due_s() == 6.0
-    assert mine.free(5.9) is None
-    assert mine.free(6.0) == (entry(1), 2)
+def test_only_its_holder_gives_an_event_back_and_it_is_free_after_the_delay() -> None:
+    group = new_group()
+    group.add(entry(1))
+    group.apply("key-1", message("other"), 0.0)
+    group.apply("key-1", message("stranger", what="free"), 0.0)
+    assert group.claim_next(1.0) is None
+    group.apply("key-1", message("other", what="free", delay_s=5.0), 1.0)
+    assert group.next_free_at_s() == 6.0
+    assert group.claim_next(5.9) is None
+    assert group.claim_next(6.0) == (entry(1), 2)
 
 
-def test_who_needs_longer_says_so() -> None:
-    mine = group()
-    mine.add(entry(1))
-    mine.note("key-1", take("other"), 0.0)
-    mine.note("key-1", take("other", what="hold"), WAIT_S - 1)
-    assert mine.free(WAIT_S) is None
-    assert mine.free(2 * WAIT_S - 1) == (entry(1), 2)
+def test_a_holder_may_extend_its_time() -> None:
+    group = new_group()
+    group.add(entry(1))
+    group.apply("key-1", message("other"), 0.0)
+    group.apply("key-1", message("other", what="hold"), WAIT_S - 1)
+    assert group.claim_next(WAIT_S) is None
+    assert group.claim_next(2 * WAIT_S - 1) == (entry(1), 2)
 
 
-def test_done_is_done_even_if_it_is_told_before_the_event() -> None:
-    mine = group()
-    mine.note("key-1", take("other", what="done"), 0.0)
-    mine.add(entry(1))
-    assert mine.free(0.0) is None
-    assert mine.next_due_s() is None
+def test_an_acknowledged_event_is_not_claimed_even_if_the_acknowledgement_came_before_it() -> None:
+    group = new_group()
+    group.apply("key-1", message("other", what="done"), 0.0)
+    group.add(entry(1))
+    assert group.claim_next(0.0) is None
+    assert group.next_free_at_s() is None
 
 
-def test_what_is_gone_is_nobodys() -> None:
-    mine = group()
-    mine.add(entry(1))
-    mine.add(entry(2))
-    mine.only({"key-2"})
-    assert mine.free(0.0) == (entry(2), 1)
-    assert mine.free(0.0) is None
+@pytest.mark.parametrize("what", ["take", "hold", "free", "done"])
+def test_a_message_about_an_acknowledged_event_changes_nothing(what: What) -> None:
+    assert TRANSITIONS[Status.DONE] == {}
+    group = new_group()
+    group.add(entry(1))
+    group.apply("key-1", message("me"), 0.0)
+    group.apply("key-1", message("me", what="done"), 0.0)
+    assert group.apply("key-1", message("me", n=2, what=what), 0.0) is None
+    assert not group.is_mine("key-1", 2, 0.0)
+    assert group.claim_next(100.0) is None
 
 
-def test_a_copy_within_two_minutes_is_dropped() -> None:
-    mine = group()
-    assert mine.add(entry(1, "same"))
-    assert not mine.add(entry(DEDUPE_WINDOW_US, "same"))
-    assert mine.add(entry(DEDUPE_WINDOW_US + 1, "same"))
+@pytest.mark.parametrize(
+    "late", [message("other", n=1), message("other", n=1, what="hold"), message("me", what="free")]
+)
+def test_a_message_about_an_earlier_delivery_changes_nothing(late: GroupMessage) -> None:
+    group = new_group()
+    group.add(entry(1))
+    group.apply("key-1", message("other", n=1), 0.0)
+    group.apply("key-1", message("me", n=2), 0.0)
+    assert group.apply("key-1", late, 5.0) is None
+    assert group.is_mine("key-1", 2, WAIT_S - 1)
+    assert group.free_at_s("key-1") == WAIT_S
 
 
-def test_what_was_before_a_durables_time_does_not_concern_it() -> None:
-    mine = group(first=2)
-    mine.add(entry(1))
-    assert mine.free(0.0) is None
+def test_a_deleted_event_is_forgotten() -> None:
+    group = new_group()
+    group.add(entry(1))
+    group.add(entry(2))
+    group.keep_only({"key-2"})
+    assert group.claim_next(0.0) == (entry(2), 1)
+    assert group.claim_next(0.0) is None
+
+
+def test_a_copy_within_two_minutes_is_not_added() -> None:
+    group = new_group()
+    assert group.add(entry(1, "same"))
+    assert not group.add(entry(DEDUPE_WINDOW_US, "same"))
+    assert group.add(entry(DEDUPE_WINDOW_US + 1, "same"))
+
+
+def test_an_event_before_the_durable_s_first_is_left_out() -> None:
+    group = new_group(first=2)
+    group.add(entry(1))
+    assert group.claim_next(0.0) is None
