@@ -39,7 +39,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def use(line: LazyConnection) -> Broker:
-    async with line.held() as bus:
+    async with line.acquire() as bus:
         assert await bus.get(NOTHING) is None
     return bus
 
@@ -59,7 +59,7 @@ async def test_a_connection_that_nobody_used_for_long_is_replaced(
 async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, connections: list[str]) -> None:
     async with task_group() as group:
         line = LazyConnection(nats_server.url, "one", group, idle_s=-1.0)
-        async with line.held() as bus:
+        async with line.acquire() as bus:
             assert await use(line) is bus
             assert await bus.get(NOTHING) is None
         line.close()

@@ -201,7 +201,7 @@ async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> N
     async with task_group() as group:
         own = LazyConnection(place.server.url, "own", group)
         orders = TaskExecutor("c1", own, group, time.time)
-        waiting = [group.create_task(orders.answer(request, "", None), name=f"waiting {i}") for i in range(2)]
+        waiting = [group.create_task(orders.execute(request, "", None), name=f"waiting {i}") for i in range(2)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         waiting[0].cancel()
         place.hold.clear()
@@ -352,10 +352,10 @@ async def test_a_parcel_gives_the_same_update_as_the_broker(place: Place) -> Non
     assert found is not None
     with Instance(Settings()) as apart:
         given = {request.task.model.topic: found.payload}
-        report, written = await asyncio.to_thread(apart.answer, request, given, activation="a")
-        copy = await asyncio.to_thread(apart.answer, request, given)
+        report, written = await asyncio.to_thread(apart.execute, request, given, activation="a")
+        copy = await asyncio.to_thread(apart.execute, request, given)
         with pytest.raises(NoRoute):
-            async with task_group() as group, LazyConnection("", "nobody", group).held():
+            async with task_group() as group, LazyConnection("", "nobody", group).acquire():
                 pass
     assert report == Report(TASK, "done", cold=True, attempt=1, activation="a")
     assert copy == (report, written)

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from broker.messages.job import Training
 from client_fn.errors import BadSettings
-from client_fn.function import Warm, handle, placed
+from client_fn.function import WarmState, handle, to_device
 from client_fn.training import loop, optimizers
-from tests.support.function_site import opened, task_for
+from tests.support.function_site import open_site, task_for
 
 pytestmark = pytest.mark.torch
 
@@ -49,14 +49,14 @@ def optimizer_of(module: nn.Module, name: Literal["sgd", "nadam"]) -> Optimizer:
 
 @pytest.mark.parametrize("name", ["sgd", "nadam"])
 def test_a_whole_epoch_runs_where_the_module_is(name: Literal["sgd", "nadam"]) -> None:
-    module = placed(Batched(), "meta")
+    module = to_device(Batched(), "meta")
     data = torch.rand(8, 2), torch.arange(8) % 3
     with pytest.raises(NumberRead), Numbers():  # type: ignore[no-untyped-call]
         loop.train(module, optimizer_of(module, name), data, batch_size=4, epochs=1, seed=1)
 
 
 def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
-    here, there = Batched(), placed(Batched(), "meta")
+    here, there = Batched(), to_device(Batched(), "meta")
     first, second = optimizer_of(here, "nadam"), optimizer_of(there, "nadam")
     loop.train(here, first, (torch.rand(4, 2), torch.arange(4) % 3), batch_size=4, epochs=1, seed=1)
     state = optimizers.state_to_bytes(first)
@@ -68,16 +68,16 @@ def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
 
 def test_the_cpu_is_the_default_and_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
-    assert Warm().device == "cpu"
+    assert WarmState().device == "cpu"
     monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")
-    assert Warm().device == "cuda:1"
+    assert WarmState().device == "cuda:1"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
 async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, monkeypatch) as site:
+    async with open_site(tmp_path, monkeypatch) as site:
         with pytest.raises(BadSettings, match=f"FEDKEEPER_DEVICE: '{device}' can't be used here") as bad:
-            await handle(await task_for(site), site.bus, Warm(device=device), attempt=1)
+            await handle(await task_for(site), site.bus, WarmState(device=device), attempt=1)
     assert not bad.value.retryable

@@ -27,19 +27,19 @@ def test_a_task_that_nobody_waits_for_any_more_has_no_time_left() -> None:
 
 async def test_what_waits_is_cancelled_at_the_deadline() -> None:
     with pytest.raises(LeaseOver):
-        async with asyncio.timeout(60), Lease(task(deadline_s=10.0), lambda: 9.99).held():
+        async with asyncio.timeout(60), Lease(task(deadline_s=10.0), lambda: 9.99).timeout():
             await asyncio.Event().wait()
 
 
 async def test_a_timeout_of_the_body_s_own_comes_out_as_it_is() -> None:
     with pytest.raises(TimeoutError, match="ours"):
-        async with Lease(task(deadline_s=10.0), lambda: 0.0).held():
+        async with Lease(task(deadline_s=10.0), lambda: 0.0).timeout():
             raise TimeoutError("ours")
 
 
 async def test_nothing_is_begun_when_the_time_is_over() -> None:
     begun = False
     with pytest.raises(LeaseOver):
-        async with Lease(task(deadline_s=10.0), lambda: 11.0).held():
+        async with Lease(task(deadline_s=10.0), lambda: 11.0).timeout():
             begun = True
     assert not begun

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.handlers import gcf
-from tests.support.handler_calls import CloudEvent, Deployed, check_refused, newer
+from tests.support.handler_calls import CloudEvent, Deployed, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
 
@@ -64,5 +64,5 @@ def test_reports_an_order_of_a_newer_server(deployed: Deployed, monkeypatch: pyt
         return told[-1]
 
     monkeypatch.setattr(deployed.instance, "refuse", refused)
-    gcf.train(CloudEvent({"message": {"data": base64.b64encode(newer(deployed)).decode()}}))
+    gcf.train(CloudEvent({"message": {"data": base64.b64encode(newer_request(deployed)).decode()}}))
     check_refused(told[0], "message-7")

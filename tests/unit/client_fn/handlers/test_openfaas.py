@@ -15,7 +15,7 @@ from broker.messages.update import UpdateHeader
 from client_fn.handlers import openfaas
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
-from tests.support.handler_calls import KEY, Deployed, Event, check_refused, newer
+from tests.support.handler_calls import KEY, Deployed, Event, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
 
@@ -86,7 +86,7 @@ def test_takes_any_call_where_no_key_was_agreed_upon(deployed: Deployed, monkeyp
 
 
 def test_answers_a_parcel_with_a_parcel(deployed: Deployed) -> None:
-    body = deployed.parcel(deployed.request(attempt=2))
+    body = deployed.pack(deployed.request(attempt=2))
     event = signed(body, "call-of-a-parcel", **{"content-type": bundle.CONTENT_TYPE})
     content, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": bundle.CONTENT_TYPE})
@@ -112,7 +112,7 @@ def test_answers_a_parcel_that_fails_with_a_report(deployed: Deployed) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/json", bundle.CONTENT_TYPE])
 def test_reports_an_order_of_a_newer_server(deployed: Deployed, content_type: str) -> None:
-    request = newer(deployed)
+    request = newer_request(deployed)
     body = bundle.pack(request, {}) if content_type == bundle.CONTENT_TYPE else request
     event = signed(body, f"newer {content_type}", **{"Content-Type": content_type})
     answer, status, headers = openfaas.handle(event, None)

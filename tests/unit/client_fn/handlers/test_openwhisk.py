@@ -11,7 +11,7 @@ from broker.messages import codec
 from broker.messages.invocation import Report
 from client_fn.data import shards
 from client_fn.handlers import openwhisk
-from tests.support.handler_calls import HIDDEN, Deployed, check_refused, newer
+from tests.support.handler_calls import HIDDEN, Deployed, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
 
@@ -57,5 +57,5 @@ def test_lets_nobody_see_the_caller_s_headers(
 
 def test_reports_an_order_of_a_newer_server(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("__OW_ACTIVATION_ID", "a-1")
-    answer = openwhisk.main({"order": json.loads(newer(deployed))})
+    answer = openwhisk.main({"order": json.loads(newer_request(deployed))})
     check_refused(msgspec.convert(answer, Report), "a-1")

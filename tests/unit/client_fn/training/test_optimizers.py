@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, NAdam, Optimizer
 
 from broker.messages.job import Training
-from client_fn.errors import BadState
+from client_fn.errors import TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 
 pytestmark = pytest.mark.torch
@@ -154,6 +154,6 @@ def stored_by(name: Name, module: nn.Module) -> bytes:
 def test_state_of_another_optimizer_or_model_is_refused(state: bytes, reason: str) -> None:
     module = network()
     optimizer = optimizers.make(Training(), module.parameters())
-    with pytest.raises(BadState, match=reason):
+    with pytest.raises(TrainingFailed, match=reason):
         optimizers.load_state(optimizer, state)
     assert not optimizer.state

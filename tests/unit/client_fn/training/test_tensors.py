@@ -11,7 +11,7 @@ from torch.nn import functional
 from broker.messages import tensors as payload
 from broker.messages.errors import BadTensors
 from broker.messages.job import Model, Training
-from client_fn.errors import TrainingFailed, WrongTensors
+from client_fn.errors import BadModel, TrainingFailed
 from client_fn.training import loop, models, optimizers, tensors
 from client_fn.training.loop import Samples
 
@@ -91,9 +91,8 @@ ANY_MODULE: dict[str, tuple[Callable[[], nn.Module], Samples]] = {
 
 
 def step(module: nn.Module, data: Samples, optimizer: str) -> dict[str, float]:
-    how = Training(optimizer=optimizer, batch_size=4, local_epochs=1)  # type: ignore[arg-type]
-    made = optimizers.make(how, module.parameters())
-    return loop.train(module, made, data, batch_size=4, epochs=1, seed=1)
+    training = Training(optimizer=optimizer, batch_size=4, local_epochs=1)  # type: ignore[arg-type]
+    return loop.train(module, optimizers.make(training, module.parameters()), data, batch_size=4, epochs=1, seed=1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
@@ -205,17 +204,15 @@ def test_loading_others_tensors_names_the_differences_and_changes_nothing() -> N
     module = nn.Linear(2, 2)
     before = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
     others = {"weight": torch.ones(2, 2), "bias": torch.ones(2, dtype=torch.float16), "more": torch.ones(1)}
-    with pytest.raises(WrongTensors, match="unexpected: more; of another shape or dtype: bias") as failed:
+    with pytest.raises(BadModel, match=r"unexpected: more; of another shape or dtype: bias$"):
         tensors.load(module, others)
-    assert failed.value.changed == ("bias",)
-    with pytest.raises(WrongTensors, match="missing: bias"):
+    with pytest.raises(BadModel, match="missing: bias"):
         tensors.load(module, {"weight": torch.ones(2, 2)})
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.tensors_of(module).items())
 
 
-def test_the_first_global_model_has_all_tensors_and_names_the_frozen() -> None:
-    blob, frozen = tensors.initial(Model(), seed=3)
-    again, _ = tensors.initial(Model(), seed=3)
-    assert blob == again
-    assert frozen == ()
+def test_tensors_are_read_in_the_order_of_their_names() -> None:
+    module = models.build(Model(), seed=3)
+    assert tensors.frozen_names(module) == ()
+    blob = tensors.to_bytes(tensors.tensors_of(module))
     assert list(tensors.from_bytes(blob)) == ["hidden.bias", "hidden.weight", "out.bias", "out.weight"]
