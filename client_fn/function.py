@@ -108,6 +108,7 @@ async def handle(
         BadModel: the model can't be built, or the global model's weights do not match it.
         BadSettings: the training device can't be used.
         BlobMissing: the broker does not have the model or the optimizer state.
+        BadTensors: the model or the optimizer state is not a safetensors file.
         TrainingFailed: the model can't be trained on this data.
         BrokerError: the broker refused a call, or was out of reach before the training.
     """

@@ -13,7 +13,7 @@ from client_fn.runtime.instance import Instance, of_this_process
 HEALTH: Final = "/healthz"
 
 Response = tuple[bytes, int, dict[str, str]]
-"""Body, status, headers; Flask takes such a tuple as it is. In a dict, the template would send bytes as their repr."""
+"""Body, status, headers; Flask accepts such a tuple. The template would send bytes in a dict as their repr."""
 
 _JSON: Final = "application/json"
 

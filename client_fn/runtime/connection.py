@@ -46,7 +46,7 @@ class LazyConnection:
 
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[Broker]:
-        """Use the connection. It is not replaced for its age while anybody uses it.
+        """Use the connection. It is not replaced for its age while it is in use.
 
         Raises:
             NoRoute: the address is empty.

@@ -269,8 +269,11 @@ def test_gcf_s_archive_acknowledges_orders_and_what_is_none(tmp_path: Path) -> N
     answer, output = answer_of(program, unpacked("gcf", tmp_path / "source"), FEDKEEPER_URL="memory://alone")
     assert answer == [200, 200]
     logged = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
-    events = [entry for entry in logged if entry["event"] in ("order answered", "no order")]
-    assert [(entry["event"], entry["level"]) for entry in events] == [("order answered", "info"), ("no order", "error")]
+    events = [entry for entry in logged if entry["event"] in ("request answered", "no request")]
+    assert [(entry["event"], entry["level"]) for entry in events] == [
+        ("request answered", "info"),
+        ("no request", "error"),
+    ]
     assert events[0]["reason"].startswith("BlobMissing")
     assert events[1]["message"] == "message-2"
 

@@ -25,7 +25,7 @@ from client_fn.training import loop, models, optimizers, tensors
 SMALL = Model(args={"input_size": 4, "hidden": 5, "classes": 3})
 TRAINING = Training(batch_size=4, local_epochs=2)
 FAR = 4e9
-"""A deadline in the next century."""
+"""A deadline in the next century, in seconds since the epoch."""
 
 
 @dataclass

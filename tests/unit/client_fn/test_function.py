@@ -64,19 +64,19 @@ async def test_the_state_is_there_before_the_update(site: Site) -> None:
     assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
 
 
-async def test_the_next_round_goes_on_from_the_state_that_its_task_names(site: Site) -> None:
+async def test_the_next_round_continues_from_the_state_that_its_task_names(site: Site) -> None:
     first = await handle(await task_for(site), site.bus, WarmState(), attempt=1)
     await handle(await task_for(site, round=2, state=first.header.state), site.bus, WarmState(), attempt=1)
     got, _ = await read_update(site, round_=2)
     base = initial_weights(SMALL, 1)
     _, state = train_locally(site, base)
-    carried, afresh = train_locally(site, base, state)[0], train_locally(site, base)[0]
-    assert got["out.weight"].tobytes() == carried["out.weight"].numpy().tobytes()
-    assert got["out.weight"].tobytes() != afresh["out.weight"].numpy().tobytes()
+    continued, restarted = train_locally(site, base, state)[0], train_locally(site, base)[0]
+    assert got["out.weight"].tobytes() == continued["out.weight"].numpy().tobytes()
+    assert got["out.weight"].tobytes() != restarted["out.weight"].numpy().tobytes()
 
 
 @pytest.mark.parametrize("training", [Training(optimizer="sgd"), Training(optimizer_state="reset")])
-async def test_no_state_is_put_where_there_is_none_or_none_is_wanted(site: Site, training: Training) -> None:
+async def test_no_state_is_put_if_the_optimizer_has_none_or_the_job_resets_it(site: Site, training: Training) -> None:
     done = await handle(await task_for(site, training_hyperparameters=training), site.bus, WarmState(), attempt=1)
     assert done.header.state is None
     assert site.writes == [topics.update("job", 1, "c1", 1)]
@@ -117,7 +117,7 @@ async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
     assert reads == [site.data_loc] * 2
 
 
-async def test_what_is_kept_is_bounded(site: Site) -> None:
+async def test_the_warm_state_is_bounded(site: Site) -> None:
     warm = WarmState()
     for hidden in range(2, 7):
         model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
@@ -181,20 +181,20 @@ async def test_a_dry_round_needs_no_data(site: Site) -> None:
 
 
 async def test_the_callbacks_come_when_training_begins_and_when_it_is_over(site: Site) -> None:
-    seen: list[tuple[str, int, bool]] = []
+    calls: list[tuple[str, int, bool]] = []
     warm = WarmState()
     await handle(
         await task_for(site),
         site.bus,
         warm,
         attempt=1,
-        on_training=lambda: seen.append(("training", len(site.gets), warm.training_lock.locked())),
-        on_trained=lambda: seen.append(("trained", len(site.writes), warm.training_lock.locked())),
+        on_training=lambda: calls.append(("training", len(site.gets), warm.training_lock.locked())),
+        on_trained=lambda: calls.append(("trained", len(site.writes), warm.training_lock.locked())),
     )
-    assert seen == [("training", 1, True), ("trained", 0, False)]
+    assert calls == [("training", 1, True), ("trained", 0, False)]
 
 
-async def test_the_loop_lives_while_the_function_trains(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_event_loop_runs_while_the_function_trains(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, released = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 

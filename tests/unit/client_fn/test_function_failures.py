@@ -45,7 +45,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield opened
 
 
-async def test_after_the_deadline_nothing_is_begun(site: Site) -> None:
+async def test_nothing_begins_after_the_deadline(site: Site) -> None:
     task = await task_for(site, deadline_s=100.0)
     with pytest.raises(LeaseOver) as failed:
         await handle(task, site.bus, WarmState(), attempt=1, clock=lambda: 100.0)
@@ -72,7 +72,7 @@ async def test_a_deadline_during_training_ends_it_and_nothing_is_published(site:
     assert site.writes == []
 
 
-async def test_a_deadline_after_training_keeps_the_update_back(site: Site) -> None:
+async def test_a_deadline_after_training_withholds_the_update(site: Site) -> None:
     now = 1.0
 
     def training_ends() -> None:
@@ -96,7 +96,7 @@ async def test_a_broker_that_does_not_answer_costs_no_more_than_the_lease(
         await handle(await task_for(site, deadline_s=10.0), site.bus, WarmState(), attempt=1, clock=lambda: 9.99)
 
 
-async def test_a_time_out_of_another_kind_is_not_taken_for_the_deadline(
+async def test_another_timeout_error_is_not_mistaken_for_the_deadline(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(_: str) -> None:
@@ -157,7 +157,7 @@ async def test_tasks_of_one_instance_train_one_after_the_other(site: Site) -> No
     assert events == ["begin", "end"] * 3
 
 
-async def test_a_model_that_the_broker_has_not_is_named(site: Site) -> None:
+async def test_a_model_that_the_broker_lacks_is_named(site: Site) -> None:
     ref = BlobRef(topics.model("job", "f" * 64), "f" * 64, 10)
     with pytest.raises(BlobMissing) as failed:
         await handle(await task_for(site, model=ref), site.bus, WarmState(), attempt=1)
@@ -213,7 +213,7 @@ async def test_an_instance_recovers_from_a_training_that_failed(site: Site) -> N
     assert got["out.weight"].tobytes() == expected["out.weight"].numpy().tobytes()
 
 
-async def test_a_trained_update_waits_for_a_broker_that_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_trained_update_waits_while_the_broker_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(function, "RETRY_S", 0.0)
     away, publish = 3, site.bus.publish
 

@@ -58,7 +58,7 @@ def test_the_same_shard_is_not_written_again_and_another_is(tmp_path: Path) -> N
     assert shards.read(url)[1].tolist() == (Y + 1).tolist()
 
 
-def test_a_shard_that_is_half_there_is_written_again(tmp_path: Path) -> None:
+def test_an_incomplete_shard_is_written_again(tmp_path: Path) -> None:
     url = place(tmp_path, "path")
     shards.write(url, X, Y)
     whole = Path(url).read_bytes()
@@ -96,7 +96,7 @@ def test_garbage_is_refused(tmp_path: Path, content: bytes, reason: str) -> None
     assert failed.value.where == str(url)
 
 
-def test_what_is_no_shard_is_not_written(tmp_path: Path) -> None:
+def test_an_invalid_shard_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="5 labels"):
         shards.write(f"{tmp_path}/shard", X[:3], Y)
     assert list(tmp_path.iterdir()) == []
@@ -153,9 +153,7 @@ def test_staging_twice_writes_once(tmp_path: Path) -> None:
     assert len(before) == 3
 
 
-def test_a_relative_folder_becomes_a_place_that_any_process_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder_becomes_an_absolute_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     records = shards.stage(datasets.load("digits"), Data(clients=2), "data", platform="local")
     assert records[0].data_loc.startswith(f"file://{tmp_path}/data/digits-")
@@ -174,7 +172,7 @@ def test_more_than_a_thousand_clients_are_still_in_order(tmp_path: Path) -> None
     assert [record.id for record in records] == sorted(record.id for record in records)
 
 
-def test_what_can_t_be_staged_is_refused(tmp_path: Path) -> None:
+def test_an_impossible_partition_is_refused(tmp_path: Path) -> None:
     digits = datasets.load("digits")
     with pytest.raises(BadData, match="can't be split"):
         shards.stage(digits, Data(partition="iid", clients=1438), str(tmp_path), platform="local")

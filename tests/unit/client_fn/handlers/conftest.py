@@ -1,4 +1,4 @@
-"""An instance of the function for the handlers of the platforms."""
+"""An instance of the function for the platforms' handlers."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is reported of a request that failed."""
+"""The report of a failed request."""
 
 import pytest
 
@@ -24,15 +24,15 @@ def test_the_report_names_the_task_the_attempt_and_the_run() -> None:
         (BadData("shard: empty; write it again"), BadData.retryable),
     ],
 )
-def test_only_our_own_errors_know_that_another_attempt_is_of_no_use(error: Exception, *, retryable: bool) -> None:
+def test_only_our_own_errors_say_that_a_retry_is_useless(error: Exception, *, retryable: bool) -> None:
     assert failure_report(REQUEST, error).retryable is retryable
 
 
-def test_a_reason_is_cut_to_what_people_read_and_platforms_take() -> None:
+def test_a_long_reason_is_truncated() -> None:
     reason = failure_report(REQUEST, ValueError("x" * 10_000)).reason
     assert len(reason) == REASON_CHARACTERS + len("...")
     assert reason.endswith("x...")
 
 
-def test_text_that_can_not_be_sent_is_replaced() -> None:
+def test_text_that_can_not_be_encoded_is_replaced() -> None:
     assert failure_report(REQUEST, ValueError("half a \ud83d pair")).reason == "ValueError: half a ? pair"

@@ -38,7 +38,7 @@ SMALL = Model(type="nn", args={"input_size": 2, "hidden": 2, "classes": 2})
 
 
 def weights(*, swapped: bool = False) -> bytes:
-    """The identity: logits are the two inputs, where they are positive."""
+    """Return identity weights: the logits are the two inputs, if these are positive."""
     eye = torch.eye(2)
     return tensors.to_bytes(
         {
@@ -86,7 +86,7 @@ def test_only_a_few_modules_are_kept() -> None:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an importable module with classes of a user's."""
+    """Return the name of an importable module with a user's classes."""
     name = f"own_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -109,7 +109,7 @@ def test_threads_do_not_mix_their_weights(own: str) -> None:
             assert [future.result(timeout=120).accuracy for future in futures] == [0.75, 0.25]
 
 
-def test_what_can_t_be_judged_is_explained() -> None:
+def test_errors_of_the_evaluation_are_explained() -> None:
     with pytest.raises(BadTensors):
         evaluate(SMALL, b"garbage", X, Y, 2)
     with pytest.raises(BadModel):

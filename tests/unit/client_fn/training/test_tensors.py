@@ -1,4 +1,4 @@
-"""Any torch module's tensors: named once, trained a step, and back from bytes as they were."""
+"""The tensors of any torch module are named once, can be trained, and survive the conversion to bytes."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Scaled(nn.Module):
 
 
 class Tied(nn.Module):
-    """A language model in the small: one tensor is the embedding and the output."""
+    """A small language model whose embedding and output share one tensor."""
 
     def __init__(self, words: int = 7, width: int = 4) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ def step(module: nn.Module, data: Samples, optimizer: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
-@pytest.mark.parametrize("what", ANY_MODULE)
-def test_any_module_trains_and_comes_back_from_bytes(what: str, optimizer: str) -> None:
-    make, data = ANY_MODULE[what]
+@pytest.mark.parametrize("kind", ANY_MODULE)
+def test_any_module_trains_and_comes_back_from_bytes(kind: str, optimizer: str) -> None:
+    make, data = ANY_MODULE[kind]
     torch.manual_seed(0)
     module, copy = make(), make()
     before = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
@@ -181,14 +181,14 @@ def test_metadata_is_part_of_the_file() -> None:
     assert payload.decode(blob)[1] == {"client": "c1"}
 
 
-def test_tensors_that_share_memory_or_are_no_rows_are_written_as_they_are() -> None:
+def test_tensors_that_share_memory_or_are_not_contiguous_keep_their_values() -> None:
     base = torch.arange(6.0).reshape(2, 3)
     got = tensors.from_bytes(tensors.to_bytes({"base": base, "first": base[0], "turned": base.t()}))
     assert torch.equal(got["first"], base[0])
     assert torch.equal(got["turned"], base.t())
 
 
-def test_what_is_read_has_memory_of_its_own() -> None:
+def test_tensors_do_not_share_the_memory_of_the_file() -> None:
     blob = tensors.to_bytes({"a": torch.zeros(2)})
     tensors.from_bytes(blob)["a"].add_(1)
     assert not tensors.from_bytes(blob)["a"].any()
@@ -200,7 +200,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
         tensors.from_bytes(garbage)
 
 
-def test_loading_others_tensors_names_the_differences_and_changes_nothing() -> None:
+def test_loading_another_model_s_tensors_names_the_differences_and_changes_nothing() -> None:
     module = nn.Linear(2, 2)
     before = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
     others = {"weight": torch.ones(2, 2), "bias": torch.ones(2, dtype=torch.float16), "more": torch.ones(1)}
