@@ -119,17 +119,17 @@ class TaskExecutor:
             with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
                 if inputs is None:
                     report = await self._train_over_broker(request, activation, cold=cold)
-                    result, is_final = ExecutionResult(report, {}), await self.publish_report(task, report)
+                    result, is_reported = ExecutionResult(report, {}), await self.publish_report(task, report)
                 else:
                     exchange = InMemoryExchange(inputs)
                     opened = contextlib.nullcontext(exchange)
                     report = await self._train(request, activation, opened, None, cold=cold)
                     result = ExecutionResult(report, exchange.outputs if report.state == "done" else {})
-                    is_final = True
+                    is_reported = True
         finally:
             del self._running[key]
         # An unpublished report is not kept: the next copy of the request is another chance to publish it.
-        if is_final and report.state == "done":
+        if is_reported and report.state == "done":
             keep(self._results, key, result, limit=RESULTS_KEPT)
         return result
 
