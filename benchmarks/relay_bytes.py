@@ -28,7 +28,7 @@ from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from broker.support import heap, logs
 from broker.support.tasks import task_group
-from client_fn.function import Warm, handle
+from client_fn.function import WarmState, handle
 from emulators.wire import Wire, wire_to
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Client
@@ -46,7 +46,7 @@ class Devices:
     def __init__(self, connections: dict[str, Broker]) -> None:
         self.concurrency = len(connections)
         self._connections = connections
-        self._warm = {client: Warm() for client in connections}
+        self._warm = {client: WarmState() for client in connections}
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
         """See `bridges.platform.Platform`."""

@@ -1,4 +1,4 @@
-"""The function that trains: its models, its data, and the handlers of each platform.
+"""The function that trains: its models, its data, and one handler per platform.
 
-The package itself imports nothing: `client_fn.function` is the function, and pulls in torch.
+This package imports nothing itself. `client_fn.function` holds the function and imports torch.
 """

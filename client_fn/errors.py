@@ -1,23 +1,17 @@
-"""Everything that the package raises.
+"""The package's errors. A failed report's reason begins with the name of the error's class.
 
 ClientError
-├── DataMissing        a dataset or a shard is not where it was looked for
-├── BadData            a dataset's file is not the one it should be
-├── BadPartition            the samples can't be dealt to so many clients
-├── BadShard           a shard that is no shard
-├── BadModel           a model that can't be imported, constructed or sent
-├── WrongTensors       tensors that are not the model's
-├── TrainingFailed     the model can't be trained (or evaluated) on this data
-│   └── Diverged       the loss is no finite number any more
-├── BlobMissing        the broker does not hold what the task starts from
-├── BaseMismatch       what the task starts from has another digest than announced
-├── BadState           optimizer state that does not fit the optimizer
-├── LeaseOver          the time for the task is over
-├── WrongClient        the task is another client's
-├── TopicTaken         something else lies where the update should go
-├── NoRoute            the function does not know where the broker is
-├── InstanceEnded      the instance ended in the middle of the task
-└── BadSettings        the function's environment can't be used
+├── DataMissing        a dataset or a shard is not where it is expected
+├── BadData            a dataset file, a shard or a partition can't be used
+├── BadModel           a model can't be built, or the weights belong to another model
+├── TrainingFailed     the model can't be trained or evaluated on this data
+├── BlobMissing        the broker does not have the model or the state that the task names
+├── LeaseOver          the task's deadline has passed
+├── WrongClient        the task belongs to another client
+├── TopicTaken         the update's topic holds something else
+├── NoRoute            the function has no broker address
+├── InstanceEnded      the instance stopped during the task
+└── BadSettings        an environment variable can't be used
 """
 
 from typing import ClassVar
@@ -27,115 +21,79 @@ class ClientError(Exception):
     """Root of the package's errors.
 
     Attributes:
-        retryable: whether another attempt at the same task may have another outcome.
+        retryable: whether another attempt at the same task may succeed.
     """
 
     retryable: ClassVar[bool] = False
 
 
 class DataMissing(ClientError):
-    """Raised when a dataset or a shard is not where it was looked for; `remedy` says what to do."""
+    """Raised when a dataset or a shard is not where it is expected.
+
+    Attributes:
+        where: the folder or URL that was searched.
+        remedy: what the user can do.
+    """
 
     retryable = True
 
     def __init__(self, dataset: str, where: str, remedy: str) -> None:
         super().__init__(f"no data {dataset!r} at {where}: {remedy}")
-        self.dataset = dataset
         self.where = where
         self.remedy = remedy
 
 
 class BadData(ClientError):
-    """Raised when a dataset's file is not the one it should be."""
+    """Raised when a dataset file has wrong content, a shard is invalid, or there are too few samples to partition.
 
-    def __init__(self, where: str, reason: str, remedy: str) -> None:
-        super().__init__(f"{where}: {reason}; {remedy}")
+    Attributes:
+        where: path or URL of the file, without secrets; empty if no file is concerned.
+        reason: the message without the path and the remedy; the whole message if it has neither.
+    """
+
+    def __init__(self, message: str, *, where: str = "", reason: str = "") -> None:
+        super().__init__(message)
         self.where = where
-        self.reason = reason
-        self.remedy = remedy
-
-
-class BadPartition(ClientError):
-    """Raised when the samples can't be dealt as asked: every client needs at least one."""
-
-    def __init__(self, samples: int, needed: int) -> None:
-        super().__init__(f"{samples} samples can't be dealt into {needed} parts of at least one")
-        self.samples = samples
-        self.needed = needed
-
-
-class BadShard(ClientError):
-    """Raised for bytes that are no shard, or a shard that can't be written there."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"shard {where}: {reason}")
-        self.where = where
-        self.reason = reason
+        self.reason = reason or message
 
 
 class BadModel(ClientError):
-    """Raised for a model that can't be imported, constructed or sent; `type` is the job's `model.type`."""
+    """Raised when a model can't be imported or constructed, or when weights do not match the model.
 
-    def __init__(self, type_: str, reason: str, remedy: str) -> None:
-        super().__init__(f"model {type_!r}: {reason}; {remedy}")
+    Attributes:
+        type: the job's `model.type`; empty if only the weights are wrong.
+    """
+
+    def __init__(self, message: str, *, type_: str = "") -> None:
+        super().__init__(message)
         self.type = type_
-        self.reason = reason
-        self.remedy = remedy
-
-
-class WrongTensors(ClientError):
-    """Raised when tensors are not the model's: their names, shapes or dtypes differ."""
-
-    def __init__(self, missing: tuple[str, ...], unexpected: tuple[str, ...], changed: tuple[str, ...]) -> None:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape or dtype": changed}
-        shown = [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
-        super().__init__(f"not this model's tensors; {'; '.join(shown)}")
-        self.missing = missing
-        self.unexpected = unexpected
-        self.changed = changed
 
 
 class TrainingFailed(ClientError):
-    """Raised when the model can't be trained, or evaluated, on this data."""
-
-
-class Diverged(TrainingFailed):
-    """Raised when the loss is no finite number any more."""
-
-    def __init__(self, epoch: int, loss: float) -> None:
-        super().__init__(f"the loss is {loss} after local epoch {epoch}: try a smaller learning rate")
-        self.epoch = epoch
-        self.loss = loss
+    """Raised when the model can't be trained or evaluated on this data, or its loss is no longer finite."""
 
 
 class BlobMissing(ClientError):
-    """Raised when the broker does not hold what the task starts from."""
+    """Raised when the broker does not have the bytes that the task starts from.
+
+    Attributes:
+        topic: the topic that the task names.
+    """
 
     retryable = True
 
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"the broker holds nothing at {topic}")
+    def __init__(self, topic: str, message: str) -> None:
+        super().__init__(message)
         self.topic = topic
-
-
-class BaseMismatch(ClientError):
-    """Raised when the model or state that the task starts from has another digest than announced."""
-
-    retryable = True
-
-    def __init__(self, topic: str, expected: str, got: str) -> None:
-        super().__init__(f"{topic} has SHA-256 {got}, the task announces {expected}")
-        self.topic = topic
-        self.expected = expected
-        self.got = got
-
-
-class BadState(ClientError):
-    """Raised for optimizer state that does not fit the optimizer."""
 
 
 class LeaseOver(ClientError):
-    """Raised when the time for a task is over: nothing was published, and nothing will be."""
+    """Raised when the task's deadline has passed. Nothing was published, and nothing will be.
+
+    Attributes:
+        task: the task's id.
+        deadline_s: seconds since the epoch.
+    """
 
     def __init__(self, task: str, deadline_s: float) -> None:
         super().__init__(f"task {task}: its deadline {deadline_s:.3f} is over")
@@ -144,41 +102,32 @@ class LeaseOver(ClientError):
 
 
 class WrongClient(ClientError):
-    """Raised when a client's function gets another client's task."""
-
-    def __init__(self, wanted: str, here: str) -> None:
-        super().__init__(f"a task for {wanted}, and this is the function of {here}: correct the register or the route")
-        self.wanted = wanted
-        self.here = here
+    """Raised when a client's function receives another client's task."""
 
 
 class TopicTaken(ClientError):
-    """Raised when something else lies where the update should go; the next attempt's update has its own topic."""
+    """Raised when the update's topic holds something else. Retryable: the next attempt has its own topic."""
 
     retryable = True
 
-    def __init__(self, topic: str) -> None:
-        super().__init__(f"{topic} holds something that is no answer to this task")
-        self.topic = topic
-
 
 class NoRoute(ClientError):
-    """Raised when the function does not know where the broker is."""
-
-    def __init__(self) -> None:
-        super().__init__("this function has no broker: set FEDKEEPER_URL, or have the bridge send parcels")
+    """Raised when the function needs the broker and has no address for it."""
 
 
 class InstanceEnded(ClientError):
-    """Raised when the instance ended in the middle of the task."""
+    """Raised when the instance stops during the task."""
 
     retryable = True
 
 
 class BadSettings(ClientError):
-    """Raised for an environment that the function can't be set up by; `name` is the variable's."""
+    """Raised when the function can't be set up from its environment.
+
+    Attributes:
+        name: the environment variable.
+    """
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name = name
-        self.reason = reason

@@ -1,4 +1,4 @@
-"""What the function needs of a broker, and a parcel's blobs in place of one."""
+"""The part of a broker that the function uses, and an in-memory replacement for it."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -7,41 +7,54 @@ from broker.base import Receipt, Value
 
 
 class Exchange(Protocol):
-    """Where a task's model comes from and its update goes; every `broker.Broker` is one."""
+    """Where the function reads its model and writes its update. Every `broker.base.Broker` implements it."""
 
     async def get(self, topic: str) -> Value | None:
-        """The value retained under a topic, or None."""
+        """Return the value retained at a topic, or None."""
 
     async def put(self, topic: str, payload: bytes) -> int:
-        """Retain a value and return its revision."""
+        """Retain a value and return its revision.
+
+        Args:
+            topic: where to retain it.
+            payload: the value, not empty.
+        """
 
     async def publish(self, topic: str, payload: bytes) -> Receipt:
-        """Publish an event; returns when it is safe."""
+        """Publish an event and return when the broker has stored it.
+
+        Args:
+            topic: where to publish it.
+            payload: the event.
+        """
 
 
-class Blobs:
-    """An exchange in memory, for a function that has no route to the broker.
+class InMemoryExchange:
+    """An exchange for a function that has no route to the broker.
+
+    Args:
+        inputs: payloads that `get` returns, by topic.
 
     Attributes:
-        written: what the function published or retained, by topic; the first payload of a topic stays.
+        outputs: what the function put or published, by topic. The first payload of a topic stays.
     """
 
-    def __init__(self, given: Mapping[str, bytes]) -> None:
-        self.written: dict[str, bytes] = {}
-        self._given = given
+    def __init__(self, inputs: Mapping[str, bytes]) -> None:
+        self.outputs: dict[str, bytes] = {}
+        self._inputs = inputs
 
     async def get(self, topic: str) -> Value | None:
-        """See Exchange: what was given under that topic."""
-        found = self._given.get(topic)
-        return None if found is None else Value(topic, found, 1)
+        """Implements `Exchange.get`: returns the input of that topic."""
+        payload = self._inputs.get(topic)
+        return None if payload is None else Value(topic, payload, 1)
 
     async def put(self, topic: str, payload: bytes) -> int:
-        """See Exchange."""
-        self.written.setdefault(topic, payload)
+        """Implements `Exchange.put`."""
+        self.outputs.setdefault(topic, payload)
         return 1
 
     async def publish(self, topic: str, payload: bytes) -> Receipt:
-        """See Exchange."""
-        stored = topic not in self.written
+        """Implements `Exchange.publish`."""
+        stored = topic not in self.outputs
         await self.put(topic, payload)
         return Receipt(0, stored=stored)

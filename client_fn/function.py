@@ -1,11 +1,13 @@
-"""The function: what a client does with a round's task, top to bottom."""
+"""The function: it trains one client for one round and publishes the update.
+
+`handle` shows all steps in order: lease, fetch, data, build, train, publish.
+"""
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
@@ -18,7 +20,7 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
 from client_fn.data import shards
-from client_fn.errors import BadSettings, BaseMismatch, BlobMissing, DataMissing
+from client_fn.errors import BadSettings, BlobMissing, DataMissing
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.training import loop, models, optimizers, tensors
@@ -27,185 +29,172 @@ from client_fn.training.loop import Samples
 T = TypeVar("T")
 
 RETRY_S: Final = 1.0
-"""Until an update is published again; the broker's own patience was over by then."""
+"""Pause between two attempts to publish an update. The broker has retried for some time before each failure."""
 
 MODELS_KEPT: Final = 2
 MODULES_KEPT: Final = 2
 SHARDS_KEPT: Final = 16
-"""An instance of a FaaS platform serves one client; a process on one machine may serve many."""
+"""An instance on a FaaS platform serves one client; a worker process on one machine may serve many."""
 
 
 @dataclass
-class Warm:
-    """What an instance of the function keeps from one task to the next.
+class WarmState:
+    """State that an instance keeps from one task to the next.
 
     Attributes:
-        models: tensors of the global models fetched last, by digest.
-        shards: samples by `data_loc`.
-        modules: by `models.key`; weights are loaded into them for every task.
-        device: what this instance trains on, as torch names it; FEDKEEPER_DEVICE, if the environment has it.
-        turn: held while a task trains: torch's random numbers and these modules are for one at a time.
+        models: tensors of the global models used last, by SHA-256 digest.
+        shards: samples, by `data_loc`.
+        modules: built modules, by `models.key`; every task loads its own weights into one.
+        device: torch's name of the training device, from FEDKEEPER_DEVICE; the CPU by default.
+        training_lock: held while a task trains, because all tasks share the modules and torch's random numbers.
     """
 
     models: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     shards: dict[str, Samples] = field(default_factory=dict)
     modules: dict[bytes, nn.Module] = field(default_factory=dict)
     device: str = field(default_factory=lambda: os.environ.get("FEDKEEPER_DEVICE") or "cpu")
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Published(NamedTuple):
-    """The update's header, and the broker's receipt: `stored` is False if there was an update already."""
+    """A published update.
+
+    Attributes:
+        header: everything about the update except its tensors.
+        receipt: the broker's; its `stored` is False if the topic held an update already.
+    """
 
     header: UpdateHeader
     receipt: Receipt
 
 
-class _Answer(NamedTuple):
+class _Update(NamedTuple):
     header: UpdateHeader
-    update: bytes
+    payload: bytes
     state: bytes | None
-
-
-def _nothing() -> None:
-    """Nobody wants to know."""
 
 
 async def handle(
     task: RoundTask,
     broker: Exchange,
-    warm: Warm,
+    warm: WarmState,
     *,
     attempt: int,
-    on_training: Callable[[], None] = _nothing,
-    on_trained: Callable[[], None] = _nothing,
+    on_training: Callable[[], None] | None = None,
+    on_trained: Callable[[], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Published:
-    """Train on a client's shard from the global model, and publish the update before the deadline or not at all.
+    """Train on a client's shard, starting from the global model, and publish the update before the deadline.
 
-    With `dry` hyper-parameters everything is done but training: the update is the global model as it is. Where such
-    a task names no data either, it counts as one sample.
+    If the hyper-parameters say `dry`, every step but the training runs, and the update is the unchanged global model.
+    A dry task without data counts as one sample.
 
     Args:
-        task: what to do.
-        broker: where the model is, and the update goes.
-        warm: of this instance; tasks handled at the same time train one after the other.
-        attempt: which invocation for this task this is, from 1.
-        on_training: called when model and data are there and training begins.
-        on_trained: called when the next task may have its turn; the update is yet to be published.
-        clock: seconds since the epoch.
+        task: the round's task for this client.
+        broker: holds the model and receives the update.
+        warm: the instance's state. Concurrent tasks train one after the other.
+        attempt: number of this invocation of the task, from 1.
+        on_training: called when model and data are loaded and training begins.
+        on_trained: called before the update is published, when the next task may train.
+        clock: returns seconds since the epoch.
+
+    Returns:
+        The update's header and the broker's receipt.
 
     Raises:
-        LeaseOver: the deadline has come; training ends within a batch, and nothing is published.
-        ClientError: another of `client_fn.errors`.
-        BrokerError: the broker refused, or could not be reached before the training; an update waits for it.
+        LeaseOver: the deadline has passed; training stops within one batch, and nothing is published.
+        DataMissing: the task names no shard, or the shard is not there.
+        BadData: the shard is invalid or can't be read.
+        BadModel: the model can't be built, or the global model's weights do not match it.
+        BadSettings: the training device can't be used.
+        BlobMissing: the broker does not have the model or the optimizer state.
+        BadTensors: the model or the optimizer state is not a safetensors file.
+        TrainingFailed: the model can't be trained on this data.
+        BrokerError: the broker refused a call, or was out of reach before the training.
     """
     lease = Lease(task, clock)
-    async with lease.held():
-        async with warm.turn:
-            answer = await _answer(task, broker, warm, lease, attempt=attempt, on_training=on_training)
-        on_trained()
-        while True:
-            lease.check()
-            try:
-                return Published(answer.header, await _publish(task, answer, broker, attempt))
-            except Disconnected as exc:
-                # What is trained is kept until the link returns, or the time is over.
-                _log_waiting(task, exc)
-                await asyncio.sleep(RETRY_S)
-
-
-def _log_waiting(task: RoundTask, exc: Disconnected) -> None:
-    # Every cold start would pay for its import.
-    import structlog
-
-    structlog.get_logger(__name__).warning("the update waits for the broker", task=task.id, error=str(exc))
-
-
-async def _publish(task: RoundTask, answer: _Answer, broker: Exchange, attempt: int) -> Receipt:
-    if answer.header.state and answer.state:
-        # Before the update: once that counts, the next task names this state.
-        await broker.put(answer.header.state.topic, answer.state)
-    return await broker.publish(topics.update(task.job, task.round, task.client_id, attempt), answer.update)
-
-
-async def _answer(
-    task: RoundTask, broker: Exchange, warm: Warm, lease: Lease, *, attempt: int, on_training: Callable[[], None]
-) -> _Answer:
     seconds: dict[str, float] = {}
-    fetched = 0 if task.model.sha256 in warm.models else task.model.bytes
-    with _timed(seconds, "fetch"):
-        base = await _base(task.model, broker, warm)
-        state = await _fetched(task.state, broker) if task.state else None
-    with _timed(seconds, "data"):
-        data = await _data(task, warm)
-    with _timed(seconds, "build"):
-        module = await _in_thread(lambda: _loaded(task, base, warm), lease)
-    on_training()
-    with _timed(seconds, "train"):
-        metrics, new_state = await _in_thread(lambda: _trained(task, module, data, state, lease), lease)
-    header = UpdateHeader(
-        job=task.job,
-        round=task.round,
-        attempt=attempt,
-        client=task.client_id,
-        samples=len(data[1]) if data else 1,
-        base=task.model.sha256,
-        token=task.token,
-        metrics=metrics,
-        state=None if new_state is None else _state_ref(task, attempt, new_state),
-        fetched=fetched + len(state or b""),
-        seconds=seconds,
-    )
-    update = await asyncio.to_thread(tensors.to_bytes, tensors.trained_of(module), header.to_metadata())
-    return _Answer(header, update, new_state)
+    async with lease.timeout():
+        async with warm.training_lock:
+            weights, state, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
+            samples = await _timed(seconds, "data", _load_samples(task, warm))
+            module = await _timed(seconds, "build", _in_thread(lambda: _build_module(task, weights, warm), lease))
+            if on_training:
+                on_training()
+            training = _in_thread(lambda: _train(task, module, samples, state, lease), lease)
+            metrics, new_state = await _timed(seconds, "train", training)
+            state_topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
+            header = UpdateHeader(
+                job=task.job,
+                round=task.round,
+                attempt=attempt,
+                client=task.client_id,
+                samples=len(samples[1]) if samples else 1,
+                base=task.model.sha256,
+                token=task.token,
+                metrics=metrics,
+                state=BlobRef(state_topic, _sha256(new_state), len(new_state)) if new_state else None,
+                fetched=fetched,
+                seconds=seconds,
+            )
+            payload = await asyncio.to_thread(tensors.to_bytes, tensors.trained_of(module), header.to_metadata())
+        if on_trained:
+            on_trained()
+        return Published(header, await _publish(_Update(header, payload, new_state), broker, lease, task.id))
 
 
-async def _base(ref: BlobRef, broker: Exchange, warm: Warm) -> dict[str, Tensor]:
-    """The global model's tensors; each model is fetched once, however many tasks start from it."""
-    base = warm.models.get(ref.sha256)
-    if base is None:
-        base = await asyncio.to_thread(tensors.from_bytes, await _fetched(ref, broker))
-    keep(warm.models, ref.sha256, base, most=MODELS_KEPT)
-    return base
+async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[dict[str, Tensor], bytes | None, int]:
+    """Return the global model's tensors, the optimizer state, and the number of bytes fetched for them."""
+    fetched = 0
+    weights = warm.models.get(task.model.sha256)
+    if weights is None:
+        weights = await asyncio.to_thread(tensors.from_bytes, await _get_blob(task.model, broker))
+        fetched = task.model.bytes
+    keep(warm.models, task.model.sha256, weights, limit=MODELS_KEPT)
+    state = await _get_blob(task.state, broker) if task.state else None
+    return weights, state, fetched + len(state or b"")
 
 
-async def _fetched(ref: BlobRef, broker: Exchange) -> bytes:
+async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
     value = await broker.get(ref.topic)
     if value is None:
-        raise BlobMissing(ref.topic)
-    digest = await asyncio.to_thread(_digest, value.payload)
+        raise BlobMissing(ref.topic, f"the broker holds nothing at {ref.topic}")
+    digest = await asyncio.to_thread(_sha256, value.payload)
     if digest != ref.sha256:
-        raise BaseMismatch(ref.topic, ref.sha256, digest)
+        raise BlobMissing(ref.topic, f"{ref.topic} has SHA-256 {digest}, the task announces {ref.sha256}")
     return value.payload
 
 
-async def _data(task: RoundTask, warm: Warm) -> Samples | None:
-    """The client's samples; None where a dry round has none."""
+async def _load_samples(task: RoundTask, warm: WarmState) -> Samples | None:
+    """Return the client's samples, or None for a dry task without data."""
     if not task.data_loc:
-        if _is_dry(task):
+        if task.training_hyperparameters.dry:
             return None
         raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
-    data = warm.shards.get(task.data_loc)
-    if data is None:
-        data = await asyncio.to_thread(shards.read, task.data_loc)
-    keep(warm.shards, task.data_loc, data, most=SHARDS_KEPT)
-    return data
+    samples = warm.shards.get(task.data_loc)
+    if samples is None:
+        samples = await asyncio.to_thread(shards.read, task.data_loc)
+    keep(warm.shards, task.data_loc, samples, limit=SHARDS_KEPT)
+    return samples
 
 
-def _loaded(task: RoundTask, base: dict[str, Tensor], warm: Warm) -> nn.Module:
-    """The module with the global model's weights; those it was built with are overwritten, whatever the seed."""
+def _build_module(task: RoundTask, weights: dict[str, Tensor], warm: WarmState) -> nn.Module:
+    """Return the module with the global model's weights. They replace all initial ones, so any seed will do."""
     key = models.key(task.model_configuration)
     module = warm.modules.get(key)
     if module is None:
-        module = placed(models.build(task.model_configuration, seed=0), warm.device)
-    tensors.load(module, base)
-    keep(warm.modules, key, module, most=MODULES_KEPT)
+        module = to_device(models.build(task.model_configuration, seed=0), warm.device)
+    tensors.load(module, weights)
+    keep(warm.modules, key, module, limit=MODULES_KEPT)
     return module
 
 
-def placed(module: nn.Module, device: str) -> nn.Module:
-    """The module on the device that it shall be trained on.
+def to_device(module: nn.Module, device: str) -> nn.Module:
+    """Move a module to its training device.
+
+    Args:
+        module: moved in place.
+        device: torch's name of the device.
 
     Raises:
         BadSettings: this machine, or this build of torch, has no such device.
@@ -216,46 +205,57 @@ def placed(module: nn.Module, device: str) -> nn.Module:
         raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
 
 
-def _trained(
-    task: RoundTask, module: nn.Module, data: Samples | None, state: bytes | None, lease: Lease
+def _train(
+    task: RoundTask, module: nn.Module, samples: Samples | None, state: bytes | None, lease: Lease
 ) -> tuple[dict[str, float], bytes | None]:
-    """Train the module in place; returns the metrics, and the optimizer's state if the job carries it."""
-    if data is None or _is_dry(task):
+    """Train the module in place. Return the metrics, and the optimizer state if the job carries it over."""
+    training = task.training_hyperparameters
+    if samples is None or training.dry:
         return {}, None
-    how = task.training_hyperparameters
-    optimizer = optimizers.make(how, module.parameters())
+    optimizer = optimizers.make(training, module.parameters())
     if state is not None:
         optimizers.load_state(optimizer, state)
     metrics = loop.train(
         module,
         optimizer,
-        data,
-        batch_size=how.batch_size,
-        epochs=how.local_epochs,
+        samples,
+        batch_size=training.batch_size,
+        epochs=training.local_epochs,
         seed=task.seed,
         before_batch=lease.check,
     )
-    return metrics, optimizers.state_to_bytes(optimizer) if how.optimizer_state == "carry" else None
+    return metrics, optimizers.state_to_bytes(optimizer) if training.optimizer_state == "carry" else None
 
 
-def _is_dry(task: RoundTask) -> bool:
-    return task.training_hyperparameters.dry
-
-
-def _state_ref(task: RoundTask, attempt: int, state: bytes) -> BlobRef:
-    topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
-    return BlobRef(topic, _digest(state), len(state))
-
-
-def _digest(payload: bytes) -> str:
+def _sha256(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-async def _in_thread(work: Callable[[], T], lease: Lease) -> T:
-    """Work in another thread, so that the connection to the broker lives.
+async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str) -> Receipt:
+    """Publish the update. While the broker is away, keep it and try again until the lease ends."""
+    header = update.header
+    while True:
+        lease.check()
+        try:
+            if header.state and update.state:
+                # The state goes first: once the update counts, the next task names this state.
+                await broker.put(header.state.topic, update.state)
+            topic = topics.update(header.job, header.round, header.client, header.attempt)
+            return await broker.publish(topic, update.payload)
+        except Disconnected as exc:
+            # Imported here because every cold start would pay for it.
+            import structlog
 
-    A thread can't be cancelled, and must not go on with a module that the next task trains. So its lease is ended,
-    and it is waited for: at most a batch.
+            log = structlog.get_logger(__name__)
+            log.warning("the update waits for the broker", task=task_id, error=str(exc))
+            await asyncio.sleep(RETRY_S)
+
+
+async def _in_thread(work: Callable[[], T], lease: Lease) -> T:
+    """Run blocking work in a thread, so that the event loop keeps the broker connection alive.
+
+    A thread can't be cancelled, and must not use the module while the next task trains it. On cancellation this ends
+    the lease, which stops the training within one batch, and waits for the thread.
     """
     running = asyncio.get_running_loop().run_in_executor(None, work)
     try:
@@ -268,8 +268,9 @@ async def _in_thread(work: Callable[[], T], lease: Lease) -> T:
     return running.result()
 
 
-@contextlib.contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    begin = time.perf_counter()
-    yield
-    seconds[step] = time.perf_counter() - begin
+async def _timed(seconds: dict[str, float], step: str, work: Awaitable[T]) -> T:
+    """Await a step and record how long it took."""
+    begin_s = time.perf_counter()
+    result = await work
+    seconds[step] = time.perf_counter() - begin_s
+    return result

@@ -1,4 +1,4 @@
-"""The time that a task has."""
+"""A task's lease: the time in which its update may be published."""
 
 import asyncio
 import contextlib
@@ -9,37 +9,37 @@ from client_fn.errors import LeaseOver
 
 
 class Lease:
-    """A task's time until its deadline; it ends early when nobody waits for the task any more.
+    """The time until a task's deadline. It ends early when the task is cancelled.
 
     Args:
-        task: whose deadline it is.
-        clock: seconds since the epoch.
+        task: the task whose deadline counts.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(self, task: RoundTask, clock: Callable[[], float]) -> None:
         self._task = task
         self._clock = clock
-        self._ended = False
+        self._is_ended = False
 
     def check(self) -> None:
-        """Go on, if there is time left; may be called from another thread.
+        """Raise if no time is left. Safe to call from another thread.
 
         Raises:
-            LeaseOver: there is none.
+            LeaseOver: the deadline has passed, or `end` was called.
         """
-        if self._ended or self._clock() >= self._task.deadline_s:
-            raise self._over()
+        if self._is_ended or self._clock() >= self._task.deadline_s:
+            raise LeaseOver(self._task.id, self._task.deadline_s)
 
     def end(self) -> None:
-        """Let the next `check` fail."""
-        self._ended = True
+        """Make every later `check` fail."""
+        self._is_ended = True
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """Do something within the lease; cancelled when the deadline comes.
+    async def timeout(self) -> AsyncIterator[None]:
+        """Cancel the block at the deadline.
 
         Raises:
-            LeaseOver: it came, or had come before.
+            LeaseOver: the deadline passed, before the block or during it.
         """
         self.check()
         try:
@@ -48,7 +48,4 @@ class Lease:
         except TimeoutError as exc:
             if not scope.expired():
                 raise
-            raise self._over() from exc
-
-    def _over(self) -> LeaseOver:
-        return LeaseOver(self._task.id, self._task.deadline_s)
+            raise LeaseOver(self._task.id, self._task.deadline_s) from exc

@@ -256,7 +256,7 @@ async def _stage(
     from fedkeeper import provision
 
     wanted = configs.read_job(file, overrides).data
-    staged = provision.deal(wanted, platform=platform, shards_at=to, data_dir=data_dir)
+    staged = provision.partition(wanted, platform=platform, shards_at=to, data_dir=data_dir)
     if url:
         async with connect(url) as fabric:
             await fabric.register(staged)

@@ -142,7 +142,7 @@ def records(file: DeploymentFile, samples: dict[str, int]) -> list[ClientRecord]
         Own(
             id=client,
             platform=platform,
-            data_loc=shards.place(file.platforms[platform].at or at, client),
+            data_loc=shards.shard_url(file.platforms[platform].at or at, client),
             labels=labels,
             samples=samples.get(client, 0),
         )

@@ -47,7 +47,7 @@ async def _answer(fabric: Client, delivery: Delivery, platform: str, shards_at: 
         record = await fabric.job(said.job)
         if isinstance(said.event, JobWaiting) and not record.has_ended and record.job.data.dataset in datasets.NAMES:
             data = record.job.data
-            staged = await asyncio.to_thread(deal, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
+            staged = await asyncio.to_thread(partition, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
             # Clients of another platform stay there: two such bridges would take them from each other for ever.
             elsewhere = {client.id for client in await fabric.clients() if client.platform != platform}
             ours = [client for client in staged if client.id not in elsewhere]
@@ -62,7 +62,7 @@ async def _answer(fabric: Client, delivery: Delivery, platform: str, shards_at: 
         log.warning("can't stage the data that a job waits for", job=said.job, error=str(exc))
 
 
-def deal(data: Data, *, platform: str, shards_at: str, data_dir: Path | None) -> list[ClientRecord]:
+def partition(data: Data, *, platform: str, shards_at: str, data_dir: Path | None) -> list[ClientRecord]:
     """Deal a built-in dataset to clients of one platform, and write their shards.
 
     Raises:

@@ -1,1 +1,1 @@
-"""What clients train on: built-in datasets, how they are dealt, and shards at any URL."""
+"""Training data: built-in datasets, their partition among clients, and shards at any URL."""

@@ -1,4 +1,4 @@
-"""The built-in datasets, as arrays."""
+"""The built-in datasets as arrays."""
 
 import contextlib
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Images and labels.
+    """The images and labels of a dataset.
 
     Attributes:
         train_x: float32 (N, height, width), 0..1.
         train_y: int64 (N,), labels from 0.
-        test_x: as `train_x`.
-        test_y: as `train_y`.
+        test_x: like `train_x`.
+        test_y: like `train_y`.
     """
 
     train_x: Floats
@@ -40,48 +40,64 @@ class Dataset:
 
 
 def load(name: str, *, data_dir: Path | None = None) -> Dataset:
-    """A built-in dataset, whole.
+    """Return a built-in dataset.
 
-    `digits`: 1437 and 360 images of 8x8 that come with scikit-learn (a UCI dataset), split by a fixed permutation.
-    `mnist`: 60,000 and 10,000 images of 28x28 (220 MB of memory); `client_fn.data.mnist.folder` says where from.
+    `digits`: 1437 training and 360 test images of 8x8 that come with scikit-learn (a UCI dataset), split by a fixed
+    permutation.
+    `mnist`: 60,000 training and 10,000 test images of 28x28 (220 MB of memory).
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: folder with MNIST's files. None: `client_fn.data.mnist.folder` finds or downloads them.
 
     Raises:
-        DataMissing: there is no such dataset, it is not on this machine, or can't be downloaded.
-        BadData: one of its files is not the one it should be.
+        DataMissing: the name is unknown, or the dataset is not on this machine and can't be downloaded.
+        BadData: a file has wrong content.
     """
-    with _known(name):
+    with _map_errors(name):
         if name == "digits":
-            return _digits()
+            return _load_digits()
         path = mnist.folder(data_dir)
-        train = _scaled(mnist.read(path, mnist.TRAIN_IMAGES)), _labels(mnist.read(path, mnist.TRAIN_LABELS))
-        return Dataset(*train, *_mnist_test(path))
+        train_x = _to_floats(mnist.read(path, mnist.TRAIN_IMAGES))
+        train_y = _to_labels(mnist.read(path, mnist.TRAIN_LABELS))
+        return Dataset(train_x, train_y, *_load_mnist_test(path))
+
+
+def load_test(name: str, *, data_dir: Path | None = None) -> tuple[Floats, Labels]:
+    """Return only a dataset's test images and labels. `mnist` takes 31 MB of memory then.
+
+    Args:
+        name: one of `NAMES`.
+        data_dir: folder with MNIST's files. None: `client_fn.data.mnist.folder` finds or downloads them.
+
+    Raises:
+        DataMissing: the name is unknown, or the dataset is not on this machine and can't be downloaded.
+        BadData: a file has wrong content.
+    """
+    with _map_errors(name):
+        if name == "digits":
+            digits = _load_digits()
+            return digits.test_x, digits.test_y
+        return _load_mnist_test(mnist.folder(data_dir))
 
 
 def ensure(name: str, *, data_dir: Path | None = None) -> None:
-    """See to it that a built-in dataset is on this machine; what only the clients have is their business.
+    """Download a built-in dataset unless it is on this machine. Other datasets exist only at the clients.
+
+    Args:
+        name: a dataset, built in or not.
+        data_dir: folder with MNIST's files. None: `client_fn.data.mnist.folder` finds or downloads them.
 
     Raises:
-        DataMissing: it is not, and can't be downloaded.
+        DataMissing: the dataset can't be downloaded, or `data_dir` lacks a file.
     """
     if name == "mnist":
         mnist.folder(data_dir)
 
 
-def load_test(name: str, *, data_dir: Path | None = None) -> tuple[Floats, Labels]:
-    """Only the test set, for who evaluates: `mnist` takes 31 MB of memory then.
-
-    Raises:
-        DataMissing, BadData: as `load`.
-    """
-    with _known(name):
-        if name == "digits":
-            digits = _digits()
-            return digits.test_x, digits.test_y
-        return _mnist_test(mnist.folder(data_dir))
-
-
 @contextlib.contextmanager
-def _known(name: str) -> Iterator[None]:
+def _map_errors(name: str) -> Iterator[None]:
+    """Raise DataMissing if the dataset is not built in, or if the package that reads it is not installed."""
     if name not in NAMES:
         raise DataMissing(name, "fedkeeper", f"built in are {' and '.join(NAMES)}; others only the clients have")
     try:
@@ -90,7 +106,7 @@ def _known(name: str) -> Iterator[None]:
         raise DataMissing(name, "this Python", f"{exc.name} is missing: install fedkeeper[train]") from exc
 
 
-def _digits() -> Dataset:
+def _load_digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     images: NDArray[Any]
@@ -102,13 +118,13 @@ def _digits() -> Dataset:
     return Dataset(x[:DIGITS_TRAIN], y[:DIGITS_TRAIN], x[DIGITS_TRAIN:], y[DIGITS_TRAIN:])
 
 
-def _mnist_test(path: Path) -> tuple[Floats, Labels]:
-    return _scaled(mnist.read(path, mnist.TEST_IMAGES)), _labels(mnist.read(path, mnist.TEST_LABELS))
+def _load_mnist_test(path: Path) -> tuple[Floats, Labels]:
+    return _to_floats(mnist.read(path, mnist.TEST_IMAGES)), _to_labels(mnist.read(path, mnist.TEST_LABELS))
 
 
-def _scaled(images: Bytes) -> Floats:
+def _to_floats(images: Bytes) -> Floats:
     return images.astype(np.float32) / np.float32(255)
 
 
-def _labels(values: Bytes) -> Labels:
+def _to_labels(values: Bytes) -> Labels:
     return values.astype(np.int64)

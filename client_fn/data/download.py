@@ -1,7 +1,7 @@
-"""Fetching a dataset's files from public mirrors, each tried in turn."""
+"""Downloads a dataset's files from public mirrors, trying one mirror after the other."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,80 +15,61 @@ from client_fn.errors import BadData, DataMissing
 
 TIMEOUT: Final = httpx.Timeout(10.0, read=30.0)
 FILE_S: Final = 600.0
-"""A file that takes longer is given up: 10 MB in it are 16 kB/s."""
+"""Time limit per file. 10 MB in this time are 16 kB/s."""
 
 GZIP_BYTES: Final = 1024
-"""What gzip may add to a file that can't be compressed."""
+"""Maximum number of bytes that gzip adds to incompressible content."""
 
 
-def fetch(dataset: str, wanted: Sequence[File], *, to: Path, mirrors: Sequence[str], variable: str) -> None:
-    """Download gzipped files, verify them, and put each whole into a folder.
+def fetch(dataset: str, missing: Sequence[File], *, to: Path, mirrors: Sequence[str], variable: str) -> None:
+    """Download gzipped files, verify them, and write each atomically into a folder.
 
     Args:
-        dataset: its name, for messages.
-        wanted: the files.
-        to: the folder; made if it is not there.
-        mirrors: URLs that a file's name and `.gz` are appended to.
-        variable: of the environment, that may name a folder which has the files.
+        dataset: the dataset's name, for messages.
+        missing: the files to download.
+        to: the folder; created if it does not exist.
+        mirrors: URL prefixes; a file's URL is the prefix, the file's name and `.gz`.
+        variable: the environment variable that may name a folder with the files, for messages.
 
     Raises:
-        DataMissing: no mirror delivered one of them.
+        DataMissing: no mirror delivered one of the files.
     """
-    with _bar() as bar, httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
-        for file in wanted:
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    with progress, httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
+        for file in missing:
             failures: list[str] = []
-            raw = next(_delivered(client, bar, file, mirrors, failures), None)
-            if raw is None:
-                raise DataMissing(dataset, str(to), _remedy(wanted, variable, failures))
-            files.write(to / f"{file.name}.gz", raw)
+            for mirror in mirrors:
+                url = f"{mirror}{file.name}.gz"
+                try:
+                    content = _download(client, progress, url, file)
+                except httpx.HTTPError as exc:
+                    failures.append(f"{url}: {exc}")
+                except BadData as exc:
+                    failures.append(f"{url}: {exc.reason}")
+                else:
+                    files.write(to / f"{file.name}.gz", content)
+                    break
+            else:
+                names = ", ".join(f"{file.name}.gz" for file in missing)
+                remedy = f"put {names} there, or set {variable} to a folder that has all its files"
+                raise DataMissing(dataset, str(to), f"{remedy} (tried {'; '.join(failures)})")
 
 
-def _delivered(
-    client: httpx.Client, bar: Progress, file: File, mirrors: Sequence[str], failures: list[str]
-) -> Iterator[bytes]:
-    """The file from each mirror that has it; why one has not is added to the failures."""
-    for mirror in mirrors:
-        url = f"{mirror}{file.name}.gz"
-        try:
-            raw = _read(client, bar, url, file)
-            idx.verified(url, raw, file)
-        except httpx.HTTPError as exc:
-            failures.append(f"{url}: {exc}")
-        except BadData as exc:
-            failures.append(f"{url}: {exc.reason}")
-        else:
-            yield raw
-
-
-def _read(
-    client: httpx.Client, bar: Progress, url: str, file: File, clock: Callable[[], float] = time.monotonic
-) -> bytes:
-    until = clock() + FILE_S
-    raw = bytearray()
+def _download(client: httpx.Client, progress: Progress, url: str, file: File) -> bytes:
+    """Return the verified file as the mirror sent it. Stop early if the mirror is too slow or sends too much."""
+    end_s = time.monotonic() + FILE_S
+    max_bytes = file.bytes + GZIP_BYTES
+    content = bytearray()
     with client.stream("GET", url) as response:
         response.raise_for_status()
-        line = bar.add_task(file.name, total=int(response.headers.get("content-length", 0)) or None)
+        bar = progress.add_task(file.name, total=int(response.headers.get("content-length", 0)) or None)
         for part in response.iter_raw():
-            raw += part
-            bar.advance(line, len(part))
-            _check(url, file, len(raw), clock() > until)
-    return bytes(raw)
-
-
-def _check(url: str, file: File, size: int, late: bool) -> None:  # noqa: FBT001 (private, one caller)
-    if late:
-        raise BadData(url, f"it takes longer than {FILE_S:g} s", "the mirror is too slow")
-    most = file.bytes + GZIP_BYTES
-    if size > most:
-        raise BadData(url, f"it has more than {most} bytes", "it is another file")
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=Console(stderr=True))
-
-
-def _remedy(wanted: Sequence[File], variable: str, failures: Sequence[str]) -> str:
-    listed = ", ".join(f"{file.name}.gz" for file in wanted)
-    tried = "; ".join(failures)
-    return f"put {listed} there, or set {variable} to a folder that has all its files (tried {tried})"
+            content += part
+            progress.advance(bar, len(part))
+            if time.monotonic() > end_s:
+                raise BadData(f"it takes longer than {FILE_S:g} s")
+            if len(content) > max_bytes:
+                raise BadData(f"it has more than {max_bytes} bytes")
+    idx.decompress(url, bytes(content), file)
+    return bytes(content)

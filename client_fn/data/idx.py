@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: verified by size and digest, gzipped or not."""
+"""Reads IDX files, the format of MNIST, gzipped or not, and verifies their size and digest."""
 
 import hashlib
 import math
@@ -14,29 +14,43 @@ from client_fn.errors import BadData
 Bytes = NDArray[np.uint8]
 
 _MAGIC: Final = bytes((0, 0, 0x08))
-"""Two zeros, and the code for bytes: the only type that MNIST has. The number of dimensions follows."""
+"""Two zeros and the type code of unsigned bytes, MNIST's only type. The number of dimensions follows."""
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class File(NamedTuple):
-    """One file of a dataset; size and SHA-256 are those of its uncompressed content."""
+    """A dataset's file.
+
+    Attributes:
+        name: the file's name without `.gz`.
+        bytes: size of the uncompressed content.
+        sha256: digest of the uncompressed content, 64 hexadecimal digits.
+    """
 
     name: str
     bytes: int
     sha256: str
 
 
-def verified(where: str, raw: bytes, file: File) -> bytes:
-    """The uncompressed content of a file.
+def decompress(where: str, raw: bytes, file: File) -> bytes:
+    """Return the verified, uncompressed content of a file.
 
     Args:
         where: path or URL, for the error message.
-        raw: the file as it is, gzipped or not.
-        file: what it should be.
+        raw: the file's bytes, gzipped or not.
+        file: the expected size and digest.
 
     Raises:
-        BadData: it is something else.
+        BadData: the content is not the expected one, or can't be uncompressed.
     """
-    content = _uncompressed(where, raw, file.bytes)
+    content = raw
+    if raw.startswith(_GZIP_MAGIC):
+        try:
+            # At most one byte more than expected: a small compressed file may hold gigabytes.
+            content = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(raw, file.bytes + 1)
+        except zlib.error as exc:
+            raise _bad(where, f"it can't be uncompressed: {exc}") from exc
     digest = hashlib.sha256(content).hexdigest()
     if digest != file.sha256:
         raise _bad(where, f"its content has SHA-256 {digest} instead of {file.sha256}")
@@ -44,10 +58,14 @@ def verified(where: str, raw: bytes, file: File) -> bytes:
 
 
 def parse(where: str, content: bytes) -> Bytes:
-    """The array in an IDX file (http://yann.lecun.com/exdb/mnist/ describes the format).
+    """Return the array in an IDX file (http://yann.lecun.com/exdb/mnist/ describes the format).
+
+    Args:
+        where: path or URL, for the error message.
+        content: the uncompressed file.
 
     Raises:
-        BadData: it is none.
+        BadData: the content is not an IDX file of bytes.
     """
     if len(content) < 4 or content[:3] != _MAGIC:  # noqa: PLR2004 (magic number and number of dimensions)
         raise _bad(where, "it is no IDX file of bytes")
@@ -62,15 +80,5 @@ def parse(where: str, content: bytes) -> Bytes:
     return values.reshape(shape)
 
 
-def _uncompressed(where: str, raw: bytes, size: int) -> bytes:
-    """At most one byte more than expected, whatever a compressed file holds."""
-    if not raw.startswith(b"\x1f\x8b"):
-        return raw
-    try:
-        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(raw, size + 1)
-    except zlib.error as exc:
-        raise _bad(where, f"it can't be uncompressed: {exc}") from exc
-
-
 def _bad(where: str, reason: str) -> BadData:
-    return BadData(where, reason, "delete it and fetch it again")
+    return BadData(f"{where}: {reason}; delete it and fetch it again", where=where, reason=reason)

@@ -1,4 +1,4 @@
-"""Where MNIST lies on this machine, and what its four files are."""
+"""Finds MNIST's four files on this machine, or downloads them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -32,18 +32,29 @@ FILES: Final = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 
 
 def folder(data_dir: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, files: Sequence[File] = FILES) -> Path:
-    """The folder that has the files, gzipped or not: the given one, else the environment's, else the cache.
+    """Return the folder that holds the files: `data_dir`, else the folder in FEDKEEPER_DATA, else the user's cache.
 
-    A folder that a person named must have them, itself or in its subfolder `mnist`. Only the cache is filled by a
+    A folder that the user names must hold all files, itself or in its subfolder `mnist`. Only the cache is filled by a
     download, with a progress bar on stderr.
+
+    Args:
+        data_dir: a folder that the user names.
+        mirrors: URL prefixes to download from.
+        files: the files that the folder must hold, gzipped or not.
 
     Raises:
         DataMissing: the named folder lacks a file, or no mirror delivered one.
     """
-    named = data_dir or _environment_folder()
+    variable = os.environ.get(DATA_VARIABLE)
+    named = data_dir or (Path(variable) if variable else None)
     if named:
-        return _named_folder(named, files)
-    cache = _cache_folder()
+        for path in (named, named / "mnist"):
+            if not _missing(path, files):
+                return path
+        names = ", ".join(f"{file.name}.gz" for file in files)
+        raise DataMissing("mnist", str(named), f"put {names} there, or into its subfolder mnist")
+    caches = os.environ.get("XDG_CACHE_HOME")
+    cache = (Path(caches) if caches else Path.home() / ".cache") / "fedkeeper" / "mnist"
     missing = _missing(cache, files)
     if missing:
         from client_fn.data import download
@@ -53,31 +64,17 @@ def folder(data_dir: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, fi
 
 
 def read(path: Path, file: File) -> Bytes:
-    """The verified content of one file in a folder that `folder` returned.
+    """Return the verified content of a file.
+
+    Args:
+        path: a folder that `folder` returned.
+        file: one of its files.
 
     Raises:
-        BadData: it is not the one it should be.
+        BadData: the content is not the expected one.
     """
-    found = next(candidate for candidate in _candidates(path, file) if candidate.exists())
-    return idx.parse(str(found), idx.verified(str(found), found.read_bytes(), file))
-
-
-def _environment_folder() -> Path | None:
-    value = os.environ.get(DATA_VARIABLE)
-    return Path(value) if value else None
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fedkeeper" / "mnist"
-
-
-def _named_folder(named: Path, files: Sequence[File]) -> Path:
-    for path in (named, named / "mnist"):
-        if not _missing(path, files):
-            return path
-    listed = ", ".join(f"{file.name}.gz" for file in files)
-    raise DataMissing("mnist", str(named), f"put {listed} there, or into its subfolder mnist")
+    existing = next(candidate for candidate in _candidates(path, file) if candidate.exists())
+    return idx.parse(str(existing), idx.decompress(str(existing), existing.read_bytes(), file))
 
 
 def _missing(path: Path, files: Sequence[File]) -> list[File]:

@@ -1,4 +1,4 @@
-"""How a dataset is dealt to clients: one index array each; every sample goes to exactly one client."""
+"""Partitions a dataset among clients. Every sample goes to exactly one client."""
 
 from typing import Any
 
@@ -6,70 +6,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from broker.messages.job import Data
-from client_fn.errors import BadPartition
+from client_fn.errors import BadData
 
 Indices = NDArray[np.int64]
 
 
-def deal(labels: NDArray[np.integer[Any]], data: Data) -> list[Indices]:
-    """Deal samples to `data.clients` clients; the same labels and the same section give the same deal.
+def partition(labels: NDArray[np.integer[Any]], data: Data) -> list[Indices]:
+    """Return each client's sample indices, int64. Equal arguments give equal partitions.
 
     Args:
-        labels: of all samples, shape (N,).
-        data: the job's data section.
+        labels: labels of all samples, integers of shape (N,).
+        data: the job's data section; `data.clients` is the number of clients.
 
     Raises:
-        BadPartition: there are fewer samples than clients, or than shards.
+        BadData: there are fewer samples than clients, or than label shards.
     """
+    parts = data.clients * data.shards_per_client if data.partition == "shards" else data.clients
+    if len(labels) < parts:
+        raise BadData(f"{len(labels)} samples can't be split into {parts} parts of at least one")
     generator = np.random.default_rng(data.seed)
     match data.partition:
         case "shards":
-            return _shards(labels, data.clients, data.shards_per_client, generator)
+            # McMahan et al., 2017, section 3: sort by label, cut into shards, and give each client a few at random.
+            # If the shards can't be equal, the first ones have one sample more.
+            shards = np.array_split(np.argsort(labels, kind="stable"), parts)
+            assignment = generator.permutation(parts).reshape(data.clients, data.shards_per_client)
+            return [np.concatenate([shards[i] for i in row]) for row in assignment]
         case "iid":
-            return _iid(len(labels), data.clients, generator)
+            return np.array_split(generator.permutation(len(labels)), data.clients)
         case "dirichlet":
-            return _dirichlet(labels, data.clients, data.alpha, generator)
+            return _partition_by_dirichlet(labels, data.clients, data.alpha, generator)
 
 
-def _shards(
-    labels: NDArray[np.integer[Any]], clients: int, per_client: int, generator: np.random.Generator
-) -> list[Indices]:
-    """McMahan et al., 2017, section 3; where the shards can't be equal, the first have one sample more."""
-    _check(len(labels), clients * per_client)
-    shards = np.array_split(np.argsort(labels, kind="stable"), clients * per_client)
-    dealt = generator.permutation(len(shards)).reshape(clients, per_client)
-    return [np.concatenate([shards[i] for i in row]) for row in dealt]
-
-
-def _iid(samples: int, clients: int, generator: np.random.Generator) -> list[Indices]:
-    _check(samples, clients)
-    return np.array_split(generator.permutation(samples), clients)
-
-
-def _dirichlet(
+def _partition_by_dirichlet(
     labels: NDArray[np.integer[Any]], clients: int, alpha: float, generator: np.random.Generator
 ) -> list[Indices]:
-    """Hsu et al., 2019: each label's samples are split in proportions drawn from Dirichlet(alpha)."""
-    _check(len(labels), clients)
-    parts: list[list[Indices]] = [[] for _ in range(clients)]
+    """Split each label's samples in proportions drawn from Dirichlet(alpha) (Hsu et al., 2019)."""
+    pieces: list[list[Indices]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
         samples = generator.permutation(np.flatnonzero(labels == label))
         shares = generator.dirichlet(np.full(clients, alpha))
         cuts = np.round(np.cumsum(shares[:-1]) * len(samples)).astype(np.int64)
-        for part, share in zip(parts, np.split(samples, cuts), strict=True):
-            part.append(share)
-    return _without_empty([np.concatenate(part) for part in parts])
-
-
-def _without_empty(parts: list[Indices]) -> list[Indices]:
-    """Each client that drew nothing gets one sample of the client that has most."""
+        for client_pieces, piece in zip(pieces, np.split(samples, cuts), strict=True):
+            client_pieces.append(piece)
+    parts = [np.concatenate(client_pieces) for client_pieces in pieces]
+    # A client without samples gets one from the client that has most.
     for i, part in enumerate(parts):
         if not len(part):
-            richest = max(range(len(parts)), key=lambda j: len(parts[j]))
-            parts[i], parts[richest] = parts[richest][-1:], parts[richest][:-1]
+            largest = max(range(len(parts)), key=lambda j: len(parts[j]))
+            parts[i], parts[largest] = parts[largest][-1:], parts[largest][:-1]
     return parts
-
-
-def _check(samples: int, needed: int) -> None:
-    if samples < needed:
-        raise BadPartition(samples, needed)

@@ -1,1 +1,1 @@
-"""The entry points of the platforms: a few lines each."""
+"""The entry points of the platforms, a few lines each."""

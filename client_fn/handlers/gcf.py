@@ -14,35 +14,31 @@ log = structlog.get_logger(__name__)
 
 
 class CloudEvent(Protocol):
-    """What functions-framework hands over."""
+    """The event that functions-framework passes to the handler."""
 
     data: Any
 
     def __getitem__(self, name: str) -> Any:
-        """An attribute of the event."""
+        """Return an attribute of the event."""
 
 
 def train(event: CloudEvent) -> None:
-    """Do what the order in a Pub/Sub message asks for; what becomes of it is reported to the broker alone.
+    """Execute the request in a Pub/Sub message. The report goes only to the broker.
 
-    Returns normally whatever happens, which acknowledges the message: the bridge decides about another attempt, and a
-    message that is no request would be none the next time either. A request that can't be read, but names its task, is
-    reported as failed.
+    Always returns normally, which acknowledges the message: the bridge decides about retries, and an unreadable message
+    would stay unreadable. An unreadable request that names its task is reported as failed.
     """
-    content, activation = b"", event["id"]
+    activation = event["id"]
     try:
-        content = _content(event.data)
+        content = base64.b64decode(event.data["message"]["data"], validate=True)
+    except (TypeError, KeyError, ValueError) as exc:
+        log.error("no request", message=activation, reason=f"not a Pub/Sub message with data: {exc!r}")  # noqa: TRY400
+        return
+    try:
         report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
         log.error("no request", message=activation, reason=str(exc))  # noqa: TRY400 (a traceback would tell no more)
-        if named := codec.decode_partial(RequestName, content):
-            of_this_process().refuse(named, exc, activation=activation)
+        if name := codec.decode_partial(RequestName, content):
+            of_this_process().refuse(name, exc, activation=activation)
         return
     log.info("request answered", task=report.id, state=report.state, reason=report.reason)
-
-
-def _content(data: Any) -> bytes:
-    try:
-        return base64.b64decode(data["message"]["data"], validate=True)
-    except (TypeError, KeyError, ValueError) as exc:
-        raise DecodeError(f"not a Pub/Sub message with data: {exc!r}") from exc

@@ -1,7 +1,7 @@
-"""The function as a warm process on this machine: `python -m client_fn.handlers.local`, one task at a time.
+"""The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
-Requests come on standard input, reports of them go to standard output; `broker.messages.invocation` says what they look
-like. The end of the input is the end of the process, even in the middle of a training.
+Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
+both. The process ends when its input ends, even during a training.
 """
 
 import asyncio
@@ -18,46 +18,54 @@ from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
-from client_fn.function import Warm, handle
+from client_fn.function import WarmState, handle
 from client_fn.runtime import start
-from client_fn.runtime.failure import failed, unreadable
+from client_fn.runtime.failure import failure_report, unreadable_report
 
 log = structlog.get_logger(__name__)
 
 
-async def serve(url: str, orders: asyncio.StreamReader, reports: BinaryIO) -> None:
-    """Work on orders until their stream ends."""
-    warm = Warm()
+async def main() -> None:
+    """Serve standard input and output."""
+    # A model that prints must not corrupt the reports, so only this copy of the descriptor leads to standard output.
+    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests = asyncio.StreamReader(limit=1 << 24)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(requests), sys.stdin)
+    await serve(os.environ["FEDKEEPER_URL"], requests, reports)
+
+
+async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> None:
+    """Execute requests until their stream ends, then end the process.
+
+    Args:
+        url: the broker's address.
+        requests: one JSON request per line.
+        reports: receives one JSON report per line.
+
+    Raises:
+        DecodeError: a line can't be decoded and names no task.
+        BrokerError: the broker can't be reached.
+    """
+    warm = WarmState()
     async with broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus, asyncio.TaskGroup() as group:
-        first = True
-        while line := await orders.readline():
-            request = _order(line, reports)
-            if request is None:
+        cold = True
+        while line := await requests.readline():
+            try:
+                request = codec.decode(InvocationRequest, line)
+            except DecodeError as exc:
+                name = codec.decode_partial(RequestName, line)
+                if name is None:
+                    raise
+                _write(unreadable_report(name, exc), reports)
                 continue
-            group.create_task(_work(request, bus, warm, reports, cold=first), name=request.task.id)
-            first = False
-        # A training in another thread can't be interrupted, and nobody waits for its update any more.
+            group.create_task(_execute(request, bus, warm, reports, cold=cold), name=request.task.id)
+            cold = False
+        # Ends the process at once: a training thread can't be interrupted, and nobody needs its update any more.
         os._exit(0)
 
 
-def _order(line: bytes, reports: BinaryIO) -> InvocationRequest | None:
-    """The request in a line; None: it can't be read, and is reported as failed."""
-    try:
-        return codec.decode(InvocationRequest, line)
-    except DecodeError as exc:
-        named = codec.decode_partial(RequestName, line)
-        if named is None:
-            raise
-        _write(unreadable(named, exc), reports)
-        return None
-
-
-def _write(report: Report, reports: BinaryIO) -> None:
-    reports.write(codec.encode(report) + b"\n")
-    reports.flush()
-
-
-async def _work(request: InvocationRequest, bus: Broker, warm: Warm, reports: BinaryIO, *, cold: bool) -> None:
+async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, reports: BinaryIO, *, cold: bool) -> None:
     def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
         _write(Report(request.task.id, state, cold=cold), reports)
 
@@ -71,24 +79,20 @@ async def _work(request: InvocationRequest, bus: Broker, warm: Warm, reports: Bi
             on_trained=lambda: report("trained"),
         )
     except (ClientError, BrokerError, MessageError) as exc:
-        _write(failed(request, exc), reports)
+        _write(failure_report(request, exc), reports)
     except Exception as exc:
-        # The outermost loop of the function: the user's model may raise anything.
+        # A user's model may raise any error.
         log.exception("the function failed", task=request.task.id)
-        _write(failed(request, exc), reports)
+        _write(failure_report(request, exc), reports)
     else:
         report("done")
 
 
-async def _main() -> None:
-    # A model that prints must not garble the reports.
-    reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    orders = asyncio.StreamReader(limit=1 << 24)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    await serve(os.environ["FEDKEEPER_URL"], orders, reports)
+def _write(report: Report, reports: BinaryIO) -> None:
+    reports.write(codec.encode(report) + b"\n")
+    reports.flush()
 
 
 if __name__ == "__main__":
     start.prepare(quiet=True)
-    asyncio.run(_main())
+    asyncio.run(main())

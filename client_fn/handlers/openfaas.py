@@ -1,4 +1,4 @@
-"""The handler of OpenFaaS: the one of its template python3-http, `handle(event, context)`."""
+"""The handler of OpenFaaS, for its template python3-http: `handle(event, context)`."""
 
 import threading
 import time
@@ -13,16 +13,16 @@ from client_fn.runtime.instance import Instance, of_this_process
 HEALTH: Final = "/healthz"
 
 Response = tuple[bytes, int, dict[str, str]]
-"""What Flask takes as it is. The template would send bytes in a dict as the text that Python shows them by."""
+"""Body, status, headers; Flask accepts such a tuple. The template would send bytes in a dict as their repr."""
 
 _JSON: Final = "application/json"
 
-_seen: Final[dict[str, float]] = {}
-_looking: Final = threading.Lock()
+_seen_calls: Final[dict[str, float]] = {}
+_seen_lock: Final = threading.Lock()
 
 
 class Event(Protocol):
-    """The template's request."""
+    """The request that the template passes to the handler."""
 
     @property
     def body(self) -> bytes: ...  # noqa: D102 (Flask's names)
@@ -35,49 +35,47 @@ class Event(Protocol):
 
 
 def handle(event: Event, context: object) -> Response:  # noqa: ARG001 (the template passes two)
-    """Do what the bridge asks for: 200 with a report, or a parcel where the order came in one.
+    """Execute the bridge's request.
 
-    `/healthz` is answered at once. A call that is not the bridge's gets a 401 before anything of it is parsed, and one
-    that is no request a 400; a request that can't be read, but names its task, is reported as failed.
+    Args:
+        event: the HTTP request. The path `/healthz` gets an empty 200 response at once.
+        context: unused; the template passes it.
+
+    Returns:
+        200 with a report, or with a bundle of report and outputs if the request came in a bundle. 401 if the signature
+        is invalid; nothing is parsed before this check. 400 if the body is not a request. A request that can't be
+        decoded but names its task gets 200 with a `failed` report.
     """
     if event.path == HEALTH:
         return b"", 200, {}
     instance = of_this_process()
     headers = {name.lower(): value for name, value in event.headers.items()}
     try:
-        _admit(instance.settings.key, event.body, headers)
-        return _answered(instance, event.body, headers)
+        # Without a key, calls are not signed.
+        if instance.settings.key is not None:
+            with _seen_lock:
+                signature.verify(instance.settings.key, event.body, headers, time.time(), _seen_calls)
+        return _execute(instance, event.body, headers)
     except BadSignature as exc:
-        return _refusal(401, exc)
+        return codec.encode({"reason": str(exc)}), 401, {"Content-Type": _JSON}
     except DecodeError as exc:
-        return _refusal(400, exc)
+        return codec.encode({"reason": str(exc)}), 400, {"Content-Type": _JSON}
 
 
-def _admit(key: bytes | None, body: bytes, headers: Mapping[str, str]) -> None:
-    """Accept what the bridge signed; whatever comes, where no key was agreed upon."""
-    if key is not None:
-        with _looking:
-            signature.verify(key, body, headers, time.time(), _seen)
-
-
-def _answered(instance: Instance, body: bytes, headers: Mapping[str, str]) -> Response:
+def _execute(instance: Instance, body: bytes, headers: Mapping[str, str]) -> Response:
     activation = headers.get(signature.CALL_ID.lower(), "")
-    message, given = (body, None) if headers.get("content-type") != bundle.CONTENT_TYPE else bundle.unpack(body)
+    message, inputs = (body, None) if headers.get("content-type") != bundle.CONTENT_TYPE else bundle.unpack(body)
     try:
-        report, written = instance.answer(codec.decode(InvocationRequest, message), given, activation=activation)
+        report, outputs = instance.execute(codec.decode(InvocationRequest, message), inputs, activation=activation)
     except DecodeError as exc:
-        named = codec.decode_partial(RequestName, message)
-        if named is None:
+        name = codec.decode_partial(RequestName, message)
+        if name is None:
             raise
-        return _told(instance.refuse(named, exc, activation=activation))
-    if given is None or report.state != "done":
-        return _told(report)
-    return bundle.pack(codec.encode(report), written), 200, {"Content-Type": bundle.CONTENT_TYPE}
+        return _report_response(instance.refuse(name, exc, activation=activation))
+    if inputs is None or report.state != "done":
+        return _report_response(report)
+    return bundle.pack(codec.encode(report), outputs), 200, {"Content-Type": bundle.CONTENT_TYPE}
 
 
-def _told(report: Report) -> Response:
+def _report_response(report: Report) -> Response:
     return codec.encode(report), 200, {"Content-Type": _JSON}
-
-
-def _refusal(status: int, exc: DecodeError) -> Response:
-    return codec.encode({"reason": str(exc)}), status, {"Content-Type": _JSON}

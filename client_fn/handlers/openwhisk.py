@@ -13,30 +13,26 @@ from client_fn.runtime.instance import of_this_process
 
 
 def main(params: dict[str, Any]) -> dict[str, Any]:
-    """Do what `params["order"]` asks for; returns the report.
+    """Execute the request in `params["order"]` and return the report.
 
-    A request that can't be read, but names its task, is reported as failed. What names none is answered with `error`,
-    which OpenWhisk takes for the application's failure.
+    An unreadable request that names its task is reported as failed. One that names no task gets an `error` response,
+    which OpenWhisk counts as the application's failure.
     """
-    # A fired trigger hands the caller's HTTP headers on, the namespace's key among them: nobody here shall see it.
+    # A fired trigger passes on the caller's HTTP headers, which hold the namespace's key. Nothing here may see them.
     for name in [name for name in params if name.startswith("__ow_")]:
         del params[name]
-    content, activation = b"", os.environ.get("__OW_ACTIVATION_ID", "")
+    activation = os.environ.get("__OW_ACTIVATION_ID", "")
     try:
-        content = _encoded(params.get("order"))
+        content = codec.encode(params.get("order"))
+    except UNREADABLE as exc:
+        return {"error": f"not a valid InvocationRequest: {exc}"}
+    try:
         report = of_this_process().run(codec.decode(InvocationRequest, content), activation=activation)
     except DecodeError as exc:
-        named = codec.decode_partial(RequestName, content)
-        if named is None:
+        request_name = codec.decode_partial(RequestName, content)
+        if request_name is None:
             return {"error": str(exc)}
-        report = of_this_process().refuse(named, exc, activation=activation)
-    # A report holds no numbers but whole ones: NaN would be a failure of the action.
-    answer: dict[str, Any] = msgspec.to_builtins(report)
-    return answer
-
-
-def _encoded(value: object) -> bytes:
-    try:
-        return codec.encode(value)
-    except UNREADABLE as exc:
-        raise DecodeError(f"not a valid InvocationRequest: {exc}") from exc
+        report = of_this_process().refuse(request_name, exc, activation=activation)
+    # A report's numbers are all integers. A NaN would not be JSON, and the action would fail.
+    response: dict[str, Any] = msgspec.to_builtins(report)
+    return response

@@ -1,1 +1,1 @@
-"""What goes into the platforms' packages beside our own code; `client_fn.package` puts them together."""
+"""The platforms' own files. `client_fn.package` adds them to our code."""

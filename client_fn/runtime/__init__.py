@@ -1,1 +1,1 @@
-"""What an instance of the function is made of: settings, connection, executor, warm state."""
+"""The parts of an instance of the function: settings, connection, executor, reports."""

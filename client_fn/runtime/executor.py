@@ -1,4 +1,4 @@
-"""The orders of an instance, in its event loop: each is worked on once, and answered as often as it is given."""
+"""Executes an instance's requests in its event loop: each one once, however many copies arrive."""
 
 import asyncio
 import contextlib
@@ -18,17 +18,17 @@ from broker.messages.update import read_header
 from broker.support.tasks import task_group
 from client_fn.cache import keep
 from client_fn.errors import ClientError, NoRoute, TopicTaken, WrongClient
-from client_fn.exchange import Blobs, Exchange
-from client_fn.function import Warm, handle
+from client_fn.exchange import Exchange, InMemoryExchange
+from client_fn.function import WarmState, handle
 from client_fn.lease import Lease
 from client_fn.runtime.connection import LazyConnection
-from client_fn.runtime.failure import failed
+from client_fn.runtime.failure import failure_report
 
-ANSWERS_KEPT: Final = 4
-"""Tasks of a client come one after the other; a copy of an older one finds its update with the broker."""
+RESULTS_KEPT: Final = 4
+"""A client's tasks come one after the other. A late copy of an older task finds its update at the broker."""
 
 REPORT_S: Final = 5.0
-"""A report that takes longer is given up: the platform gets it too, and the update is what counts."""
+"""Time limit for publishing a report. The platform gets the report too, and only the update counts."""
 
 log = structlog.get_logger(__name__)
 
@@ -36,167 +36,165 @@ _Key = tuple[str, str, int]
 
 
 class ExecutionResult(NamedTuple):
-    """The last report of a request; of one that brought its blobs, also what the function wrote, by topic."""
+    """The result of a request.
+
+    Attributes:
+        report: the final report.
+        outputs: payloads that the function wrote, by topic; only for a successful request that brought its inputs.
+    """
 
     report: Report
-    written: dict[str, bytes]
+    outputs: dict[str, bytes]
 
 
 class TaskExecutor:
-    """What an instance has done and is doing.
+    """Executes requests and remembers the last results.
 
     Args:
-        client: whose tasks are taken; empty: anybody's.
+        client: id of the client whose tasks are accepted. Empty: tasks of every client.
         connection: to the broker.
-        group: where the work is done.
-        clock: seconds since the epoch.
+        group: runs the executions.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
         self, client: str, connection: LazyConnection, group: asyncio.TaskGroup, clock: Callable[[], float]
     ) -> None:
         self._client, self._connection, self._group, self._clock = client, connection, group, clock
-        self._warm = Warm()
-        self._cold = True
-        self._under_way: dict[_Key, asyncio.Task[ExecutionResult]] = {}
-        self._done: dict[_Key, ExecutionResult] = {}
+        self._warm = WarmState()
+        self._is_cold = True
+        self._running: dict[_Key, asyncio.Task[ExecutionResult]] = {}
+        self._results: dict[_Key, ExecutionResult] = {}
 
-    async def answer(
-        self, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None
+    async def execute(
+        self, request: InvocationRequest, activation: str, inputs: Mapping[str, bytes] | None
     ) -> ExecutionResult:
-        """Do what a request asks for, unless it is done or being done; a failure is a report too.
+        """Return the result of a request, and train only if no copy of the request is running or done.
+
+        A failure is returned as a report and not raised.
 
         Args:
-            request: what to do.
+            request: the task and the attempt.
             activation: the platform's id of the run.
-            given: what the broker would have, by topic; None: the broker is asked.
+            inputs: payloads by topic that replace the broker. None: use the broker.
         """
         key = (request.task.id, request.task.token, request.attempt)
-        if key in self._done:
-            return self._done[key]
-        if key not in self._under_way:
-            work = self._work(key, request, activation, given)
-            self._under_way[key] = self._group.create_task(work, name=request.task.id)
-        # Who gives up waiting does so for himself.
-        return await asyncio.shield(self._under_way[key])
+        if key in self._results:
+            return self._results[key]
+        if key not in self._running:
+            execution = self._execute_once(key, request, activation, inputs)
+            self._running[key] = self._group.create_task(execution, name=request.task.id)
+        # Shielded: cancelling one waiter must not cancel the shared task.
+        return await asyncio.shield(self._running[key])
 
-    async def refuse(self, task: TaskName, report: Report) -> None:
-        """Report that an order of that task can't be read, so that its round does not wait for it."""
-        await self._tell(task, report)
+    async def publish_report(self, task: RoundTask | TaskName, report: Report) -> bool:
+        """Retain a report where the bridge looks for it. Failures are logged and do not fail the task.
 
-    def stop(self) -> None:
-        """Give up whatever is under way."""
-        for task in self._under_way.values():
-            task.cancel()
+        Args:
+            task: names the platform and the client.
+            report: the report.
 
-    async def _work(
-        self, key: _Key, request: InvocationRequest, activation: str, given: Mapping[str, bytes] | None
-    ) -> ExecutionResult:
-        task = request.task
+        Returns:
+            Whether the broker has the report.
+        """
         try:
-            with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
-                if given is None:
-                    answer, told = await self._over_broker(request, activation)
-                else:
-                    answer, told = await self._in_memory(request, activation, given)
-        finally:
-            del self._under_way[key]
-        if told and answer.report.state == "done":
-            keep(self._done, key, answer, most=ANSWERS_KEPT)
-        return answer
-
-    async def _over_broker(self, request: InvocationRequest, activation: str) -> tuple[ExecutionResult, bool]:
-        """The answer, and whether the broker has it too."""
-        cold = self._first()
-        begun = Report(request.task.id, "training", cold=cold, attempt=request.attempt, activation=activation)
-        async with task_group() as telling:
-
-            def tell() -> None:
-                telling.create_task(self._tell(request.task, begun), name=f"report {begun.id}")
-
-            # Its end waits for that report, so that the last one comes last.
-            report = await self._outcome(request, activation, self._connection.held(), tell, cold=cold)
-        return ExecutionResult(report, {}), await self._tell(request.task, report)
-
-    async def _in_memory(
-        self, request: InvocationRequest, activation: str, given: Mapping[str, bytes]
-    ) -> tuple[ExecutionResult, bool]:
-        blobs = Blobs(given)
-        report = await self._outcome(request, activation, contextlib.nullcontext(blobs), _nobody, cold=self._first())
-        return ExecutionResult(report, blobs.written if report.state == "done" else {}), True
-
-    def _first(self) -> bool:
-        cold, self._cold = self._cold, False
-        return cold
-
-    async def _outcome(
-        self,
-        request: InvocationRequest,
-        activation: str,
-        opened: AbstractAsyncContextManager[Exchange],
-        on_training: Callable[[], None],
-        *,
-        cold: bool,
-    ) -> Report:
-        task, attempt = request.task, request.attempt
-        try:
-            async with Lease(task, self._clock).held():
-                self._check_client(task)
-                async with opened as exchange:
-                    if not await _is_there(exchange, request):
-                        await handle(
-                            task, exchange, self._warm, attempt=attempt, on_training=on_training, clock=self._clock
-                        )
-        except (ClientError, BrokerError, MessageError) as exc:
-            return failed(request, exc, activation)
-        except (Exception, SystemExit) as exc:
-            # The outermost loop of the function: the user's model may raise anything, and even exit.
-            log.exception("the function failed")
-            return failed(request, exc, activation)
-        return Report(task.id, "done", cold=cold, attempt=attempt, activation=activation)
-
-    def _check_client(self, task: RoundTask) -> None:
-        if self._client and task.client_id != self._client:
-            raise WrongClient(task.client_id, self._client)
-
-    async def _tell(self, task: RoundTask | TaskName, report: Report) -> bool:
-        """Retain a report where the bridge looks for it; a task does not fail of that."""
-        try:
-            async with asyncio.timeout(REPORT_S), self._connection.held() as bus:
+            async with asyncio.timeout(REPORT_S), self._connection.acquire() as bus:
                 await bus.put(topics.report(task.client_type, task.client_id), codec.encode(report))
         except (BrokerError, NoRoute, TimeoutError) as exc:
             log.warning("a report did not reach the broker", state=report.state, error=str(exc))
             return False
         return True
 
+    def stop(self) -> None:
+        """Cancel all running executions."""
+        for task in self._running.values():
+            task.cancel()
 
-def _nobody() -> None:
-    """Whoever sent the blobs waits for the response and hears of nothing before it."""
+    async def _execute_once(
+        self, key: _Key, request: InvocationRequest, activation: str, inputs: Mapping[str, bytes] | None
+    ) -> ExecutionResult:
+        task = request.task
+        cold, self._is_cold = self._is_cold, False
+        try:
+            with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
+                if inputs is None:
+                    report = await self._train_over_broker(request, activation, cold=cold)
+                    result, is_reported = ExecutionResult(report, {}), await self.publish_report(task, report)
+                else:
+                    exchange = InMemoryExchange(inputs)
+                    opened = contextlib.nullcontext(exchange)
+                    report = await self._train(request, activation, opened, None, cold=cold)
+                    result = ExecutionResult(report, exchange.outputs if report.state == "done" else {})
+                    is_reported = True
+        finally:
+            del self._running[key]
+        # An unpublished report is not kept: the next copy of the request is another chance to publish it.
+        if is_reported and report.state == "done":
+            keep(self._results, key, result, limit=RESULTS_KEPT)
+        return result
+
+    async def _train_over_broker(self, request: InvocationRequest, activation: str, *, cold: bool) -> Report:
+        """Train, and publish a report when the training begins."""
+        begun = Report(request.task.id, "training", cold=cold, attempt=request.attempt, activation=activation)
+        # The group waits for the first report, so that the final report comes after it.
+        async with task_group() as reports:
+
+            def report_training() -> None:
+                reports.create_task(self.publish_report(request.task, begun), name=f"report {begun.id}")
+
+            return await self._train(request, activation, self._connection.acquire(), report_training, cold=cold)
+
+    async def _train(
+        self,
+        request: InvocationRequest,
+        activation: str,
+        connection: AbstractAsyncContextManager[Exchange],
+        on_training: Callable[[], None] | None,
+        *,
+        cold: bool,
+    ) -> Report:
+        """Train within the task's lease, and turn every error into a report."""
+        task, attempt = request.task, request.attempt
+        try:
+            async with Lease(task, self._clock).timeout():
+                if self._client and task.client_id != self._client:
+                    reason = f"a task for {task.client_id}, and this is the function of {self._client}"
+                    error = WrongClient(f"{reason}: correct the register or the route")
+                    return failure_report(request, error, activation)
+                async with connection as exchange:
+                    if not await _is_published(exchange, request):
+                        await handle(
+                            task, exchange, self._warm, attempt=attempt, on_training=on_training, clock=self._clock
+                        )
+        except (ClientError, BrokerError, MessageError) as exc:
+            return failure_report(request, exc, activation)
+        except (Exception, SystemExit) as exc:
+            # A user's model may raise any error, and may even exit.
+            log.exception("the function failed")
+            return failure_report(request, exc, activation)
+        return Report(task.id, "done", cold=cold, attempt=attempt, activation=activation)
 
 
-async def _is_there(exchange: Exchange, request: InvocationRequest) -> bool:
-    """Whether another instance has done it already.
+async def _is_published(exchange: Exchange, request: InvocationRequest) -> bool:
+    """Whether another instance has published this attempt's update.
 
     Raises:
-        TopicTaken: something else is there, so an update would not be kept.
+        TopicTaken: the topic holds something else, so an update would be dropped.
     """
     task = request.task
     topic = topics.update(task.job, task.round, task.client_id, request.attempt)
     try:
-        found = await exchange.get(topic)
+        value = await exchange.get(topic)
     except Denied as exc:
         log.debug("nobody knows whether it is done already", error=str(exc))
         return False
-    if found is None:
+    if value is None:
         return False
-    if _token_of(found.payload) != task.token:
-        raise TopicTaken(topic)
+    try:
+        token = read_header(value.payload).token
+    except DecodeError:
+        token = ""
+    if token != task.token:
+        raise TopicTaken(f"{topic} holds something that is no answer to this task")
     log.info("done already", topic=topic)
     return True
-
-
-def _token_of(update: bytes) -> str:
-    try:
-        return read_header(update).token
-    except DecodeError:
-        return ""

@@ -1,4 +1,4 @@
-"""What is reported of a request that failed."""
+"""Builds the report of a request that failed."""
 
 from typing import Final
 
@@ -7,29 +7,41 @@ from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
 
 REASON_CHARACTERS: Final = 1000
-"""What a user's model raises may be of any length; platforms take answers of 1 MB, and people read a line."""
+"""A user's model may raise errors of any length, platforms take responses of 1 MB, and people read one line."""
 
 
-def failed(request: InvocationRequest, exc: BaseException, activation: str = "") -> Report:
-    """The report of a request that an error ended; only our own errors know that another attempt is of no use."""
+def failure_report(request: InvocationRequest, exc: BaseException, activation: str = "") -> Report:
+    """Return the report of a request that an error ended. Only `ClientError` can say that a retry is useless.
+
+    Args:
+        request: the request that failed.
+        exc: the error.
+        activation: the platform's id of the run.
+    """
     return Report(
         request.task.id,
         "failed",
-        reason=_shown(exc),
+        reason=_reason(exc),
         retryable=exc.retryable if isinstance(exc, ClientError) else True,
         attempt=request.attempt,
         activation=activation,
     )
 
 
-def unreadable(request: RequestName, exc: DecodeError, activation: str = "") -> Report:
-    """The report of an order of which little more than its task's name can be read; no attempt would read more."""
+def unreadable_report(request: RequestName, exc: DecodeError, activation: str = "") -> Report:
+    """Return the report of a request that can't be decoded. It is final: a retry would not decode either.
+
+    Args:
+        request: the task's name and the attempt, the only readable part.
+        exc: why decoding failed.
+        activation: the platform's id of the run.
+    """
     return Report(
-        request.task.id, "failed", reason=_shown(exc), retryable=False, attempt=request.attempt, activation=activation
+        request.task.id, "failed", reason=_reason(exc), retryable=False, attempt=request.attempt, activation=activation
     )
 
 
-def _shown(exc: BaseException) -> str:
-    # Not every text of Python's can be sent: half a surrogate pair can't.
+def _reason(exc: BaseException) -> str:
+    # A Python string may hold a lone surrogate, which UTF-8 can't encode.
     text = f"{type(exc).__name__}: {exc}".encode(errors="replace").decode()
     return text if len(text) <= REASON_CHARACTERS else f"{text[:REASON_CHARACTERS]}..."

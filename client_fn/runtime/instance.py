@@ -1,7 +1,7 @@
 """A warm instance of the function on a FaaS platform, for handlers that are plain functions.
 
-Platforms call a handler from any of several threads, and freeze its process between two calls. So an instance has an
-event loop in a thread of its own, which holds what is worth keeping: the connection, the model, the data.
+Platforms call a handler from several threads, and freeze its process between two calls. So an instance runs an event
+loop in its own thread, which keeps the broker connection, the model and the data.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -22,31 +22,31 @@ from client_fn.errors import InstanceEnded, LeaseOver
 from client_fn.runtime import settings
 from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import ExecutionResult, TaskExecutor
-from client_fn.runtime.failure import failed, unreadable
+from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.runtime.settings import Settings
 
 GRACE_S: Final = 10.0
-"""After its deadline a training ends within a batch, and its report is on its way for a while."""
+"""After the deadline a training needs up to a batch to stop, and its report needs some time to be published."""
 
 START_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _LoopThread:
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
-    orders: TaskExecutor
+    executor: TaskExecutor
     stop: asyncio.Event
 
 
 class Instance:
-    """One for each process; as long as it is not closed, everything warm stays.
+    """An instance of the function. A process has one, and its warm state lasts until it is closed.
 
-    Making one starts nothing: a server may fork before the first request comes.
+    The constructor starts no thread, because a server may fork before the first request.
 
     Args:
-        settings: where the broker is, and whose function this is.
-        clock: seconds since the epoch.
+        settings: the broker's address, the client and the key.
+        clock: returns seconds since the epoch.
 
     Attributes:
         settings: as given.
@@ -55,8 +55,8 @@ class Instance:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self._clock = clock
-        self._starting = threading.Lock()
-        self._running: _Running | None = None
+        self._start_lock = threading.Lock()
+        self._running: _LoopThread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -65,103 +65,99 @@ class Instance:
         self.close()
 
     def run(self, request: InvocationRequest, *, activation: str = "") -> Report:
-        """Train, publish the update to the broker, and retain a report there when training begins and at the end.
+        """Train, publish the update to the broker, and retain a report there when training begins and ends.
 
-        Returns by the task's deadline, or little later; may be called from any thread. A failure is returned as a
-        report that says `failed`, and never raised: platforms shall see an ordinary answer, not a crash. If the broker
-        is out of reach, what is returned is the only report that there is. A copy of a request that is done, or being
-        done, here or elsewhere gets the same answer without another training.
+        Returns by the task's deadline plus a short grace. Thread-safe. A failure is returned as a `failed` report and
+        never raised, because a platform must see a normal response and not a crash. If the broker is out of reach, the
+        returned report is the only one. A copy of a request that is running or done, here or in another instance, gets
+        the same report without a second training.
 
         Args:
-            request: what to do.
+            request: the task and the attempt.
             activation: the platform's id of this run.
         """
-        return self.answer(request, activation=activation).report
+        return self.execute(request, activation=activation).report
 
-    def answer(
-        self, request: InvocationRequest, given: Mapping[str, bytes] | None = None, *, activation: str = ""
+    def execute(
+        self, request: InvocationRequest, inputs: Mapping[str, bytes] | None = None, *, activation: str = ""
     ) -> ExecutionResult:
-        """As `run`; with blobs, for a function without a route to the broker, what it would publish is returned too.
+        """Do the same as `run`, with or without a broker, and return the report and the outputs.
 
         Args:
-            request: what to do.
-            given: the model and the state that the task starts from, by topic; None: the broker has them.
+            request: the task and the attempt.
+            inputs: the model and the optimizer state, by topic; nothing is published then, and the result holds the
+                outputs. None: read from the broker and publish to it.
             activation: the platform's id of this run.
         """
-        running = self._started()
-        work = running.orders.answer(request, activation, given)
-        future = asyncio.run_coroutine_threadsafe(work, running.loop)
+        running = self._ensure_running()
+        execution = running.executor.execute(request, activation, inputs)
+        future = asyncio.run_coroutine_threadsafe(execution, running.loop)
         left_s = max(0.0, request.task.deadline_s - self._clock()) + GRACE_S
         try:
             return future.result(min(left_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:
-            return ExecutionResult(failed(request, InstanceEnded("the instance was stopped"), activation), {})
+            error: Exception = InstanceEnded("the instance was stopped")
         except TimeoutError:
             future.cancel()
-            return ExecutionResult(failed(request, LeaseOver(request.task.id, request.task.deadline_s), activation), {})
+            error = LeaseOver(request.task.id, request.task.deadline_s)
+        return ExecutionResult(failure_report(request, error, activation), {})
 
     def refuse(self, request: RequestName, exc: DecodeError, *, activation: str = "") -> Report:
-        """Report the failure of a request that can't be read, to the broker too, so that its round does not wait.
+        """Report that a request can't be decoded, to the broker too, so that its round does not wait for it.
 
         Args:
-            request: what can be read of it.
-            exc: what is wrong with it.
+            request: the readable part of the request.
+            exc: why decoding failed.
             activation: the platform's id of this run.
         """
-        report, running = unreadable(request, exc, activation), self._started()
-        telling = running.orders.refuse(request.task, report)
+        report, running = unreadable_report(request, exc, activation), self._ensure_running()
+        publication = running.executor.publish_report(request.task, report)
         with contextlib.suppress(TimeoutError, concurrent.futures.CancelledError):
-            asyncio.run_coroutine_threadsafe(telling, running.loop).result(GRACE_S)
+            asyncio.run_coroutine_threadsafe(publication, running.loop).result(GRACE_S)
         return report
 
     def close(self) -> None:
-        """Give up what is under way, and end; the next request would start everything anew."""
-        with self._starting:
+        """Cancel all running requests and stop the thread. The next request would start it again."""
+        with self._start_lock:
             if self._running is not None and self._running.thread.is_alive():
                 self._running.loop.call_soon_threadsafe(self._running.stop.set)
                 self._running.thread.join()
             self._running = None
 
-    def _started(self) -> _Running:
-        with self._starting:
+    def _ensure_running(self) -> _LoopThread:
+        with self._start_lock:
             if self._running is None or not self._running.thread.is_alive():
-                self._running = _start(self.settings, self._clock)
+                started: concurrent.futures.Future[_Started] = concurrent.futures.Future()
+                main = _serve(self.settings, self._clock, started)
+                # A daemon thread: a training must not keep alive a process that its platform wants to end.
+                thread = threading.Thread(target=asyncio.run, args=(main,), name="instance", daemon=True)
+                thread.start()
+                self._running = _LoopThread(thread, *started.result(START_S))
             return self._running
 
 
 @functools.cache
 def of_this_process() -> Instance:
-    """The instance that this process's environment describes.
+    """Return this process's instance, with the settings of its environment.
 
     Raises:
-        BadSettings: it describes none.
+        BadSettings: the environment can't be used.
     """
     return Instance(settings.read(os.environ))
 
 
-_Begun = tuple[asyncio.AbstractEventLoop, TaskExecutor, asyncio.Event]
+_Started = tuple[asyncio.AbstractEventLoop, TaskExecutor, asyncio.Event]
 
 
-def _start(how: Settings, clock: Callable[[], float]) -> _Running:
-    begun: concurrent.futures.Future[_Begun] = concurrent.futures.Future()
-    # A daemon: a training must not keep a process alive that its platform wants to end.
-    thread = threading.Thread(target=lambda: asyncio.run(_serve(how, clock, begun)), name="instance", daemon=True)
-    thread.start()
-    return _Running(thread, *begun.result(START_S))
-
-
-async def _serve(how: Settings, clock: Callable[[], float], begun: "concurrent.futures.Future[_Begun]") -> None:
+async def _serve(
+    settings: Settings, clock: Callable[[], float], started: "concurrent.futures.Future[_Started]"
+) -> None:
+    """Run an executor until its stop event is set."""
     stop = asyncio.Event()
-    async with _orders(how, clock) as orders:
-        begun.set_result((asyncio.get_running_loop(), orders, stop))
-        await stop.wait()
-
-
-@contextlib.asynccontextmanager
-async def _orders(how: Settings, clock: Callable[[], float]) -> AsyncIterator[TaskExecutor]:
     async with task_group() as group:
-        connection = LazyConnection(how.url, f"function-{how.client or os.getpid()}", group)
-        orders = TaskExecutor(how.client, connection, group, clock)
-        yield orders
-        orders.stop()
+        connection = LazyConnection(settings.url, f"function-{settings.client or os.getpid()}", group)
+        executor = TaskExecutor(settings.client, connection, group, clock)
+        started.set_result((asyncio.get_running_loop(), executor, stop))
+        await stop.wait()
+        executor.stop()
         connection.close()

@@ -1,1 +1,1 @@
-"""How a client trains: models, the loop over batches, optimizers, evaluation."""
+"""Models, optimizers, the training loop and the evaluation, all on torch."""

@@ -1,4 +1,4 @@
-"""How good a global model is."""
+"""Evaluates a global model."""
 
 from typing import Final
 
@@ -12,18 +12,18 @@ from client_fn.cache import keep
 from client_fn.training import loop, models, tensors
 
 MODULES_KEPT: Final = 4
-"""Modules of the models judged last; building one costs more than loading weights into it."""
+"""Modules of the models evaluated last. To build a module costs more than to load weights into it."""
 
-_idle: Final[dict[bytes, nn.Module]] = {}
+_modules: Final[dict[bytes, nn.Module]] = {}
 
 
 class Evaluation(msgspec.Struct, frozen=True):
-    """What a model got right.
+    """The quality of a model on a set of samples.
 
     Attributes:
         accuracy: share of the samples whose largest logit is their label's.
         loss: mean cross-entropy.
-        samples: how many there were.
+        samples: number of samples.
     """
 
     accuracy: float
@@ -32,38 +32,32 @@ class Evaluation(msgspec.Struct, frozen=True):
 
 
 def evaluate(model: Model, weights: bytes, x: Tensor, y: Tensor, batch_size: int) -> Evaluation:
-    """Judge a global model; safe to call from several threads at once.
+    """Evaluate a global model. Thread-safe.
 
     Args:
-        model: the job's.
-        weights: safetensors of all of its tensors.
+        model: the job's model section.
+        weights: safetensors file of all of the model's tensors.
         x: samples (N, ...).
         y: labels (N,), int64.
         batch_size: samples per forward pass.
 
     Raises:
-        BadModel: it can't be built.
-        BadTensors: the weights are no safetensors file.
-        WrongTensors: they are not this model's.
-        TrainingFailed: model and data do not fit.
+        BadModel: the model can't be built, or the weights do not match it.
+        BadTensors: the weights are not a safetensors file.
+        TrainingFailed: model and samples do not fit, or there are no samples.
     """
     key = models.key(model)
-    # Out of the table while in use, so that no two threads load weights into the same module.
-    module = _idle.pop(key, None) or models.build(model, seed=0)
+    # Taken out of the cache while in use, so that no two threads load weights into the same module.
+    module = _modules.pop(key, None) or models.build(model, seed=0)
     tensors.load(module, tensors.from_bytes(weights))
-    judged = _judged(module, loop.fitting(module, (x, y)), batch_size)
-    keep(_idle, key, module, most=MODULES_KEPT)
-    return judged
-
-
-def _judged(module: nn.Module, data: loop.Samples, batch_size: int) -> Evaluation:
-    x, y = data
-    right = 0
+    x, y = loop.cast_inputs(module, (x, y))
+    correct = 0
     loss = 0.0
     module.eval()
-    with torch.no_grad(), loop.explained(x):
+    with torch.no_grad(), loop.map_errors(x):
         for xs, ys in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
             logits = module(xs)
-            right += int((logits.argmax(dim=1) == ys).sum())
+            correct += int((logits.argmax(dim=1) == ys).sum())
             loss += functional.cross_entropy(logits.double(), ys, reduction="sum").item()
-    return Evaluation(accuracy=right / len(y), loss=loss / len(y), samples=len(y))
+    keep(_modules, key, module, limit=MODULES_KEPT)
+    return Evaluation(accuracy=correct / len(y), loss=loss / len(y), samples=len(y))

@@ -1,4 +1,4 @@
-"""Local training: one loop, top to bottom."""
+"""The local training loop."""
 
 import contextlib
 import math
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from client_fn.errors import Diverged, TrainingFailed
+from client_fn.errors import TrainingFailed
 
 Samples = tuple[Tensor, Tensor]
 """x (N, ...) of any dtype that the model takes, and y (N,) int64: labels from 0."""
@@ -17,85 +17,76 @@ Samples = tuple[Tensor, Tensor]
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def proceed() -> None:
-    """Nothing is in the way of the next batch."""
-
-
 def train(
     module: nn.Module,
     optimizer: Optimizer,
-    data: Samples,
+    samples: Samples,
     *,
     batch_size: int,
     epochs: int,
     seed: int,
-    before_batch: Callable[[], None] = proceed,
+    before_batch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
-    """Train a module in place on cross-entropy; the same seed gives the same bits on the same machine.
+    """Train a module in place on cross-entropy. On one machine, the same seed gives the same bits.
 
-    It is trained on the device where its parameters are; on a GPU, torch does not promise the same bits.
-    Floating-point inputs are cast to the module's dtype, integers (an embedding's) stay as they are. If the
-    module has batch normalisation, a last batch of one sample is left out: it has no variance to normalise by.
+    The training runs on the device that holds the parameters; on a GPU, torch does not promise the same bits.
+    Floating-point inputs are cast to the module's dtype; integers (for an embedding) are not. If the module has batch
+    normalisation, a last batch of one sample is skipped, because one sample has no variance to normalise by.
 
     Args:
-        module: gives logits (N, classes) for a batch (N, ...).
+        module: returns logits (N, classes) for a batch (N, ...).
         optimizer: over the module's parameters.
-        data: all samples.
+        samples: all training samples.
         batch_size: samples per step.
-        epochs: how often each sample is used, in a new order each time.
-        seed: of the order, and of what the module draws itself (dropout).
-        before_batch: called before each step; what it raises ends the training.
+        epochs: how often each sample is used, each time in a new order.
+        seed: for the order of the samples, and for the module's own random numbers (dropout).
+        before_batch: called before each step; an error that it raises ends the training.
 
     Returns:
-        `loss`: mean over the last epoch's samples; `first_epoch_loss`; `steps` of the optimizer.
+        `loss`, the mean over the last epoch's samples; `first_epoch_loss`; `steps` of the optimizer.
 
     Raises:
-        TrainingFailed: module and data do not fit.
-        Diverged: the loss is no finite number any more.
+        TrainingFailed: module and samples do not fit, there are no samples, or the loss is no longer finite.
     """
-    x, y = fitting(module, data)
+    x, y = cast_inputs(module, samples)
     shuffle = torch.Generator().manual_seed(seed)
     losses: list[float] = []
     steps = 0
     module.train()
     device = next(module.parameters()).device
-    with _drawing(seed, device), explained(x):
-        for epoch in range(epochs):
-            batches = _batches(torch.randperm(len(y), generator=shuffle), batch_size, module)
+    with _seeded_rng(seed, device), map_errors(x):
+        for epoch in range(1, epochs + 1):
+            batches = _split(torch.randperm(len(y), generator=shuffle), batch_size, module)
             total = torch.zeros((), device=device)
             for batch in batches:
-                before_batch()
+                if before_batch:
+                    before_batch()
                 xs, ys = (part.index_select(0, batch).to(device) for part in (x, y))
                 loss = mean_loss(module(xs), ys)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 total += loss.detach() * len(batch)
-            # Reading a number out of a tensor once per epoch, not per step.
+            # Read the number once per epoch, not per step: on a GPU each read waits for the device.
             losses.append(total.item() / sum(map(len, batches)))
             if not math.isfinite(losses[-1]):
-                raise Diverged(epoch + 1, losses[-1])
+                reason = f"the loss is {losses[-1]} after local epoch {epoch}"
+                raise TrainingFailed(f"{reason}: try a smaller learning rate")
             steps += len(batches)
     return {"loss": losses[-1], "first_epoch_loss": losses[0], "steps": float(steps)}
 
 
-@contextlib.contextmanager
-def _drawing(seed: int, device: torch.device) -> Iterator[None]:
-    """What the module draws (dropout) comes from the seed; the process's own random numbers are left as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed_all(seed)
-        yield
+def cast_inputs(module: nn.Module, samples: Samples) -> Samples:
+    """Return the samples with floating-point x cast to the module's dtype.
 
-
-def fitting(module: nn.Module, data: Samples) -> Samples:
-    """The samples with floating-point x in the module's dtype.
+    Args:
+        module: its first floating-point parameter decides the dtype.
+        samples: x and y.
 
     Raises:
-        TrainingFailed: there are none.
+        TrainingFailed: there are no samples.
     """
-    x, y = data
+    x, y = samples
     if not len(y):
         raise TrainingFailed("there are no samples")
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype)
@@ -103,14 +94,23 @@ def fitting(module: nn.Module, data: Samples) -> Samples:
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of logits (N, classes), computed in float32 where they have less."""
+    """Return the mean cross-entropy, a scalar computed in float32 or float64.
+
+    Args:
+        logits: (N, classes), of any floating-point dtype.
+        labels: (N,) int64.
+    """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return functional.cross_entropy(logits, labels)
 
 
 @contextlib.contextmanager
-def explained(x: Tensor) -> Iterator[None]:
-    """What torch raises, mostly where a model and its data do not fit, becomes TrainingFailed."""
+def map_errors(x: Tensor) -> Iterator[None]:
+    """Map torch's errors in the block; most mean that the model and its samples do not fit.
+
+    Raises:
+        TrainingFailed: torch raised an error; the message names the shape and dtype of `x`.
+    """
     try:
         yield
     except (RuntimeError, ValueError, IndexError, TypeError) as exc:
@@ -118,11 +118,18 @@ def explained(x: Tensor) -> Iterator[None]:
         raise TrainingFailed(f"torch refused samples of shape ({shape}), {x.dtype}, or their labels: {exc}") from exc
 
 
-def _batches(order: Tensor, size: int, module: nn.Module) -> tuple[Tensor, ...]:
-    batches = torch.split(order, size)
-    alone = len(batches) > 1 and len(batches[-1]) == 1 and size > 1
-    return batches[:-1] if alone and _has_batch_norm(module) else batches
+@contextlib.contextmanager
+def _seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random number generators for the block, and restore them afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed_all(seed)
+        yield
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(part, _BATCH_NORMS) and part.training for part in module.modules())
+def _split(order: Tensor, batch_size: int, module: nn.Module) -> tuple[Tensor, ...]:
+    batches = torch.split(order, batch_size)
+    is_last_alone = len(batches) > 1 and len(batches[-1]) == 1 and batch_size > 1
+    has_batch_norm = any(isinstance(part, _BATCH_NORMS) and part.training for part in module.modules())
+    return batches[:-1] if is_last_alone and has_batch_norm else batches

@@ -1,6 +1,6 @@
 """The models: the two of the paper (section 4.1), and any class of the user's.
 
-All take a batch of samples first and return logits of shape (samples, classes).
+Every model takes a batch of samples and returns logits of shape (samples, classes).
 """
 
 import importlib
@@ -18,32 +18,32 @@ from client_fn.errors import BadModel
 
 
 class NN(nn.Module):
-    """One hidden layer: 784-500-10 has 397,510 parameters.
+    """A network with one hidden layer: 784-500-10 has 397,510 parameters.
 
     Args:
-        input_size: values per sample; samples of any shape are flattened.
+        input_size: number of values per sample; samples of any shape are flattened.
         hidden: width of the hidden layer.
-        classes: how many labels there are.
+        classes: number of labels.
     """
 
     def __init__(self, input_size: int = 784, hidden: int = 500, classes: int = 10) -> None:
         super().__init__()
         self.hidden = nn.Linear(input_size, hidden)
         self.out = nn.Linear(hidden, classes)
-        _glorot(self)
+        _init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a float batch (N, ...)."""
+        """Return the logits of a float batch (N, ...)."""
         return self.out(functional.relu(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
 
 
 class CNN(nn.Module):
-    """Two 5x5 convolutions and a dense layer: 582,026 parameters for MNIST.
+    """A network with two 5x5 convolutions and a dense layer: 582,026 parameters for MNIST.
 
     Args:
-        channels: colours of an image.
+        channels: number of colour channels of an image.
         size: height and width of an image in pixels.
-        classes: how many labels there are.
+        classes: number of labels.
 
     Raises:
         ValueError: the images are too small for two convolutions and poolings.
@@ -58,47 +58,58 @@ class CNN(nn.Module):
         self.second = nn.Conv2d(32, 64, kernel_size=5)
         self.hidden = nn.Linear(64 * side * side, 512)
         self.out = nn.Linear(512, classes)
-        _glorot(self)
+        _init_glorot(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of a float batch (N, H, W) or (N, C, H, W)."""
-        if x.dim() == 3:  # noqa: PLR2004 (an image without colours)
+        """Return the logits of a float batch (N, H, W) or (N, C, H, W)."""
+        if x.dim() == 3:  # noqa: PLR2004 (images without a channel dimension)
             x = x.unsqueeze(1)
         x = functional.max_pool2d(functional.relu(self.first(x)), 2)
         x = functional.max_pool2d(functional.relu(self.second(x)), 2)
         return self.out(functional.relu(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-# torch's random numbers belong to the whole process: two threads that draw at once would mix their weights up.
-_drawing: Final = threading.Lock()
+# torch's random number generator belongs to the whole process: two threads that build models at once would mix their
+# initial weights up.
+_rng_lock: Final = threading.Lock()
 
 BUILT_IN: Final[dict[str, type[nn.Module]]] = {"nn": NN, "cnn": CNN}
 
 
 def build(model: Model, *, seed: int) -> nn.Module:
-    """Make the module that a job's model section describes.
+    """Build the module that a job's model section describes.
 
-    The same seed gives the same initial weights, whatever was drawn from torch's random numbers before; those
-    are left as they were. A class of the user's keeps the initial weights that its constructor gives it.
+    The seed alone decides the initial weights, and torch's random number generator is left unchanged. A user's class
+    keeps the initial weights that its constructor sets.
+
+    Args:
+        model: the job's model section.
+        seed: for the initial weights.
 
     Raises:
-        BadModel: the class can't be imported or constructed, is no torch module, or its shapes are open.
+        BadModel: the class can't be imported or constructed, is not a torch module, or has lazy layers.
     """
-    kind = BUILT_IN.get(model.type) or _imported(model.type)
-    with _drawing, torch.random.fork_rng(devices=[]):
+    class_ = BUILT_IN.get(model.type) or _import_class(model.type)
+    with _rng_lock, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = _constructed(kind, model)
-    _check_shapes(module, model.type)
+        try:
+            module = class_(**model.args)
+        except Exception as exc:  # a user's class may raise any error
+            remedy = f"model.args are those of {class_.__name__}{inspect.signature(class_)}"
+            raise _bad(model.type, f"{type(exc).__name__}: {exc}", remedy) from exc
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise _bad(model.type, f"the shape of {name} is open until it sees data", "use no lazy layers")
     return module
 
 
 def key(model: Model) -> bytes:
-    """Equal for models that `build` makes alike, different for all others."""
+    """Return a cache key, equal for equal model sections whatever the order of their arguments."""
     return msgspec.json.encode(model, order="deterministic")
 
 
-def _glorot(module: nn.Module) -> None:
-    """Glorot and Bengio, 2010, equation 16; biases start at zero. Keras' default, so the paper's."""
+def _init_glorot(module: nn.Module) -> None:
+    """Initialise as Keras does by default, and so the paper: Glorot and Bengio, 2010, equation 16; zero biases."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -106,33 +117,16 @@ def _glorot(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
-def _imported(path: str) -> type[nn.Module]:
-    name, _, attribute = path.partition(":")
+def _import_class(path: str) -> type[nn.Module]:
+    module_name, _, class_name = path.partition(":")
     try:
-        kind = getattr(importlib.import_module(name), attribute)
-    except Exception as exc:  # the module is the user's: its code may raise anything
-        raise BadModel(path, _shown(exc), "it must be importable where the function runs") from exc
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-        raise BadModel(path, "is no class of torch.nn.Module", "name one as 'package.module:Class'")
-    return kind
+        class_ = getattr(importlib.import_module(module_name), class_name)
+    except Exception as exc:  # a user's module may raise any error
+        raise _bad(path, f"{type(exc).__name__}: {exc}", "it must be importable where the function runs") from exc
+    if not (isinstance(class_, type) and issubclass(class_, nn.Module)):
+        raise _bad(path, "is no class of torch.nn.Module", "name one as 'package.module:Class'")
+    return class_
 
 
-def _constructed(kind: type[nn.Module], model: Model) -> nn.Module:
-    try:
-        return kind(**model.args)
-    except Exception as exc:  # the class may be the user's: its code may raise anything
-        raise BadModel(model.type, _shown(exc), f"model.args are those of {_signature(kind)}") from exc
-
-
-def _check_shapes(module: nn.Module, path: str) -> None:
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise BadModel(path, f"the shape of {name} is open until it sees data", "use no lazy layers")
-
-
-def _shown(exc: Exception) -> str:
-    return f"{type(exc).__name__}: {exc}"
-
-
-def _signature(kind: type[nn.Module]) -> str:
-    return f"{kind.__name__}{inspect.signature(kind)}"
+def _bad(path: str, reason: str, remedy: str) -> BadModel:
+    return BadModel(f"model {path!r}: {reason}; {remedy}", type_=path)

@@ -23,8 +23,8 @@ from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import RoundTask, nonce
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
-from client_fn.exchange import Blobs
-from client_fn.function import Warm, handle
+from client_fn.exchange import InMemoryExchange
+from client_fn.function import WarmState, handle
 from server import aggregator, gate
 from server.gate import Expectation
 from server.submissions import SubmissionReply
@@ -176,10 +176,10 @@ async def test_the_function_does_what_an_older_server_ordered(folder: Path, tmp_
     rng = np.random.default_rng(1)
     shards.write(shard, rng.random((20, 8, 8), dtype=np.float32), np.arange(20) % 10)
     task = msgspec.structs.replace(request.task, data_loc=shard)
-    blobs = Blobs(given)
-    await handle(task, blobs, Warm(), attempt=request.attempt, clock=lambda: 0.0)
+    blobs = InMemoryExchange(given)
+    await handle(task, blobs, WarmState(), attempt=request.attempt, clock=lambda: 0.0)
     update_at = topics.update(task.job, task.round, task.client_id, request.attempt)
-    trained, metadata = tensors.decode(blobs.written[update_at])
+    trained, metadata = tensors.decode(blobs.outputs[update_at])
     header = UpdateHeader.from_metadata(metadata)
     assert (header.samples, header.token, header.base) == (20, task.token, request.task.model.sha256)
     assert hashlib.sha256(given[request.task.model.topic]).hexdigest() == request.task.model.sha256

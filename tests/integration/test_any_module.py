@@ -15,7 +15,7 @@ from broker.messages import progress, tensors
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
 from client_fn.data import datasets, shards
-from client_fn.function import Warm, handle
+from client_fn.function import WarmState, handle
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -34,7 +34,7 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
     """A few rounds of one epoch; the initial and the final model."""
-    warm, fabric = Warm(), Client(bus)
+    warm, fabric = WarmState(), Client(bus)
 
     async def function(bus: Broker, task: RoundTask) -> None:
         await handle(task, bus, warm, attempt=1)

@@ -1,4 +1,4 @@
-"""An instance's line to a real broker: opened once, kept, replaced."""
+"""An instance's connection to a real broker: opened once, kept, replaced."""
 
 import asyncio
 import contextlib
@@ -38,8 +38,8 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-async def use(line: LazyConnection) -> Broker:
-    async with line.held() as bus:
+async def use(connection: LazyConnection) -> Broker:
+    async with connection.acquire() as bus:
         assert await bus.get(NOTHING) is None
     return bus
 
@@ -49,20 +49,20 @@ async def test_a_connection_that_nobody_used_for_long_is_replaced(
     nats_server: NatsServer, connections: list[str], idle_s: float, opened: int
 ) -> None:
     async with task_group() as group:
-        line = LazyConnection(nats_server.url, "one", group, idle_s=idle_s)
-        first, second = await use(line), await use(line)
-        line.close()
+        connection = LazyConnection(nats_server.url, "one", group, idle_s=idle_s)
+        first, second = await use(connection), await use(connection)
+        connection.close()
     assert (first is second) == (opened == 1)
     assert connections == ["one"] * opened
 
 
 async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, connections: list[str]) -> None:
     async with task_group() as group:
-        line = LazyConnection(nats_server.url, "one", group, idle_s=-1.0)
-        async with line.held() as bus:
-            assert await use(line) is bus
+        connection = LazyConnection(nats_server.url, "one", group, idle_s=-1.0)
+        async with connection.acquire() as bus:
+            assert await use(connection) is bus
             assert await bus.get(NOTHING) is None
-        line.close()
+        connection.close()
     assert connections == ["one"]
 
 
@@ -70,12 +70,12 @@ async def test_who_gives_up_waiting_leaves_the_connection_to_others(
     nats_server: NatsServer, connections: list[str]
 ) -> None:
     async with task_group() as group:
-        line = LazyConnection(nats_server.url, "one", group)
-        first, second = (group.create_task(use(line), name=f"user {i}") for i in range(2))
+        connection = LazyConnection(nats_server.url, "one", group)
+        first, second = (group.create_task(use(connection), name=f"user {i}") for i in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await second
-        line.close()
+        connection.close()
     assert first.cancelled()
     assert connections == ["one"]
 
@@ -90,9 +90,9 @@ async def test_a_function_makes_no_broker_ready(tmp_path: Path) -> None:
 async def test_a_connection_that_could_not_be_opened_is_tried_again(nats_server: NatsServer) -> None:
     await nats_server.kill()
     async with task_group() as group:
-        line = LazyConnection(nats_server.url, "one", group)
+        connection = LazyConnection(nats_server.url, "one", group)
         with pytest.raises(ConnectFailed):
-            await use(line)
+            await use(connection)
         await nats_server.start()
-        await use(line)
-        line.close()
+        await use(connection)
+        connection.close()

@@ -1,4 +1,4 @@
-"""An instance as a platform has it, against a real broker: threads, copies of orders, lost connections, warm state."""
+"""An instance with a real broker: threads, copies of requests, lost connections, warm state."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ class Place:
         return await asyncio.to_thread((by or self.function).run, request, activation=activation)
 
     async def reported(self) -> Report:
-        """What the broker retains as the last report."""
+        """Return the report that the broker retains."""
         found = await self.bus.get(topics.report("local", "c1"))
         assert found is not None
         return codec.decode(Report, found.payload)
@@ -200,8 +200,8 @@ async def test_who_gives_up_waiting_leaves_the_work_to_others(place: Place) -> N
     request = await place.request()
     async with task_group() as group:
         own = LazyConnection(place.server.url, "own", group)
-        orders = TaskExecutor("c1", own, group, time.time)
-        waiting = [group.create_task(orders.answer(request, "", None), name=f"waiting {i}") for i in range(2)]
+        executor = TaskExecutor("c1", own, group, time.time)
+        waiting = [group.create_task(executor.execute(request, "", None), name=f"waiting {i}") for i in range(2)]
         assert await asyncio.to_thread(place.begun.wait, WITHIN_S)
         waiting[0].cancel()
         place.hold.clear()
@@ -290,21 +290,21 @@ async def test_a_model_that_never_returns_does_not_keep_its_caller(
 
 
 async def test_a_broker_out_of_reach_is_a_failure_that_may_pass(place: Place) -> None:
-    orders = [await place.request(attempt) for attempt in (1, 2)]
+    requests = [await place.request(attempt) for attempt in (1, 2)]
     await place.server.kill()
-    report = await place.run(orders[0])
+    report = await place.run(requests[0])
     assert (report.state, report.retryable, report.attempt) == ("failed", True, 1)
     assert report.reason.startswith("ConnectFailed")
     await place.server.start()
-    assert (await place.run(orders[1])).state == "done"
+    assert (await place.run(requests[1])).state == "done"
 
 
 async def test_a_connection_that_is_lost_between_two_orders_is_opened_again(place: Place) -> None:
-    orders = [await place.request(attempt) for attempt in (1, 2)]
-    assert (await place.run(orders[0])).state == "done"
+    requests = [await place.request(attempt) for attempt in (1, 2)]
+    assert (await place.run(requests[0])).state == "done"
     await place.server.kill()
     await place.server.start()
-    assert (await place.run(orders[1])).state == "done"
+    assert (await place.run(requests[1])).state == "done"
     assert (await place.update(attempt=2))[1].fetched == 0
 
 
@@ -352,10 +352,10 @@ async def test_a_bundle_gives_the_same_update_as_the_broker(place: Place) -> Non
     assert found is not None
     with Instance(Settings()) as apart:
         given = {request.task.model.topic: found.payload}
-        report, written = await asyncio.to_thread(apart.answer, request, given, activation="a")
-        copy = await asyncio.to_thread(apart.answer, request, given)
+        report, written = await asyncio.to_thread(apart.execute, request, given, activation="a")
+        copy = await asyncio.to_thread(apart.execute, request, given)
         with pytest.raises(NoRoute):
-            async with task_group() as group, LazyConnection("", "nobody", group).held():
+            async with task_group() as group, LazyConnection("", "nobody", group).acquire():
                 pass
     assert report == Report(TASK, "done", cold=True, attempt=1, activation="a")
     assert copy == (report, written)

@@ -200,11 +200,11 @@ import hashlib, json
 import index
 from broker.messages import bundle
 from broker.messages.job import Model
-from client_fn.training import tensors
+from client_fn.training import models, tensors
 
 client = index.app.test_client()
 task = json.loads(TASK)
-model, _ = tensors.initial(Model(args=task["model_configuration"]["args"]), 1)
+model = tensors.to_bytes(tensors.tensors_of(models.build(Model(args=task["model_configuration"]["args"]), seed=1)))
 digest = hashlib.sha256(model).hexdigest()
 task["model"] = {"topic": f"fl.models.job.{digest}", "sha256": digest, "bytes": len(model)}
 body = bundle.pack(json.dumps({"task": task, "attempt": 1}).encode(), {task["model"]["topic"]: model})

@@ -1,4 +1,4 @@
-"""A broker, a client's shard and tasks for it: what the tests of the function start from."""
+"""A site for tests of the function: a broker, a client's shard, and tasks for the client."""
 
 import contextlib
 import hashlib
@@ -23,14 +23,19 @@ from client_fn.data import shards
 from client_fn.training import loop, models, optimizers, tensors
 
 SMALL = Model(args={"input_size": 4, "hidden": 5, "classes": 3})
-HOW = Training(batch_size=4, local_epochs=2)
+TRAINING = Training(batch_size=4, local_epochs=2)
 FAR = 4e9
-"""A deadline in the next century."""
+"""A deadline in the next century, in seconds since the epoch."""
 
 
 @dataclass
 class Site:
-    """A broker, a client's shard, and a count of what the function asks for."""
+    """A broker and a client's shard.
+
+    Attributes:
+        gets: the topics that the function read, in order.
+        writes: the topics that the function wrote, in order.
+    """
 
     bus: Broker
     data_loc: str
@@ -39,30 +44,35 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+async def open_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     generator = np.random.default_rng(1)
     data_loc = f"{tmp_path}/client/shard.safetensors"
     shards.write(data_loc, generator.random((10, 2, 2), dtype=np.float32), np.arange(10) % 3)
     async with broker.connect(f"memory://{tmp_path.name}") as bus:
-        made = Site(bus, data_loc)
+        site = Site(bus, data_loc)
         get, put, publish = bus.get, bus.put, bus.publish
 
         async def counted_get(topic: str) -> Value | None:
-            made.gets.append(topic)
+            site.gets.append(topic)
             return await get(topic)
 
-        async def counted_put(topic: str, content: bytes, **more: Any) -> int:
-            made.writes.append(topic)
-            return await put(topic, content, **more)
+        async def counted_put(topic: str, content: bytes, **options: Any) -> int:
+            site.writes.append(topic)
+            return await put(topic, content, **options)
 
-        async def counted_publish(topic: str, content: bytes, **more: Any) -> Receipt:
-            made.writes.append(topic)
-            return await publish(topic, content, **more)
+        async def counted_publish(topic: str, content: bytes, **options: Any) -> Receipt:
+            site.writes.append(topic)
+            return await publish(topic, content, **options)
 
         monkeypatch.setattr(bus, "get", counted_get)
         monkeypatch.setattr(bus, "put", counted_put)
         monkeypatch.setattr(bus, "publish", counted_publish)
-        yield made
+        yield site
+
+
+def initial_weights(model: Model, seed: int) -> bytes:
+    """The first global model of a job, a safetensors file."""
+    return tensors.to_bytes(tensors.tensors_of(models.build(model, seed=seed)))
 
 
 def model_ref(blob: bytes) -> BlobRef:
@@ -70,8 +80,8 @@ def model_ref(blob: bytes) -> BlobRef:
     return BlobRef(topics.model("job", digest), digest, len(blob))
 
 
-async def published_model(bus: Broker, model: Model = SMALL, seed: int = 1) -> BlobRef:
-    blob, _ = tensors.initial(model, seed)
+async def publish_model(bus: Broker, model: Model = SMALL, seed: int = 1) -> BlobRef:
+    blob = initial_weights(model, seed)
     ref = model_ref(blob)
     await Broker.put(bus, ref.topic, blob)
     return ref
@@ -79,14 +89,14 @@ async def published_model(bus: Broker, model: Model = SMALL, seed: int = 1) -> B
 
 async def task_for(site: Site, **changes: Any) -> RoundTask:
     model = changes.get("model_configuration", SMALL)
-    ref = changes.pop("model", None) or await published_model(site.bus, model)
+    ref = changes.pop("model", None) or await publish_model(site.bus, model)
     task = RoundTask(
         client_id="c1",
         client_type="local",
         url="",
         model_configuration=SMALL,
         data_loc=site.data_loc,
-        training_hyperparameters=HOW,
+        training_hyperparameters=TRAINING,
         job="job",
         round=1,
         model=ref,
@@ -99,8 +109,8 @@ async def task_for(site: Site, **changes: Any) -> RoundTask:
     return msgspec.structs.replace(task, **changes)
 
 
-async def update_of(site: Site, round_: int = 1, attempt: int = 1) -> tuple[payload.Tensors, UpdateHeader]:
-    """What a subscriber to the round's updates gets."""
+async def read_update(site: Site, round_: int = 1, attempt: int = 1) -> tuple[payload.Tensors, UpdateHeader]:
+    """Read an update as a subscriber to the round's updates does."""
     async with site.bus.subscribe(topics.round_updates("job", round_), start="first") as deliveries:
         async for delivery in deliveries:
             if delivery.topic == topics.update("job", round_, "c1", attempt):
@@ -109,11 +119,11 @@ async def update_of(site: Site, round_: int = 1, attempt: int = 1) -> tuple[payl
     raise AssertionError("the subscription ended")
 
 
-def trained_here(site: Site, base: bytes, state: bytes | None = None) -> tuple[dict[str, Tensor], bytes | None]:
-    """The same training without the function."""
+def train_locally(site: Site, base: bytes, state: bytes | None = None) -> tuple[dict[str, Tensor], bytes | None]:
+    """Train as the function does, but without it; return the trained tensors and the optimizer state."""
     module = models.build(SMALL, seed=0)
     tensors.load(module, tensors.from_bytes(base))
-    optimizer = optimizers.make(HOW, module.parameters())
+    optimizer = optimizers.make(TRAINING, module.parameters())
     if state:
         optimizers.load_state(optimizer, state)
     loop.train(module, optimizer, shards.read(site.data_loc), batch_size=4, epochs=2, seed=7)

@@ -1,4 +1,4 @@
-"""What the platforms' handlers are called with, and an instance that they find."""
+"""Requests of the platforms for their handlers, and an instance that executes them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ HIDDEN = "Basic czNjcmV0OnMzY3JldA=="
 
 @dataclass
 class Event:
-    """A request as OpenFaaS's template hands it over."""
+    """A request as OpenFaaS's template passes it."""
 
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Event:
 
 @dataclass
 class CloudEvent:
-    """An event as functions-framework hands it over."""
+    """An event as functions-framework passes it."""
 
     data: Any
     id: str = "message-7"
@@ -36,7 +36,7 @@ class CloudEvent:
 
 @dataclass
 class Deployed:
-    """An instance that the handlers find, and a task for it."""
+    """The instance that the handlers use, a task for it, and the task's global model."""
 
     instance: Instance
     task: RoundTask
@@ -45,12 +45,12 @@ class Deployed:
     def request(self, attempt: int = 1, **changes: Any) -> InvocationRequest:
         return InvocationRequest(msgspec.structs.replace(self.task, **changes), attempt)
 
-    def parcel(self, request: InvocationRequest) -> bytes:
+    def pack(self, request: InvocationRequest) -> bytes:
         return bundle.pack(msgspec.json.encode(request), {request.task.model.topic: self.model})
 
 
-def newer(deployed: Deployed) -> bytes:
-    """A request that this function can't read: of a newer schema, and with other fields."""
+def newer_request(deployed: Deployed) -> bytes:
+    """Return a request that this function can't decode: of a newer schema, and with changed fields."""
     raw = msgspec.to_builtins(deployed.request(attempt=2))
     raw["task"] = {**raw["task"], "schema": 2, "deadline_s": "soon"}
     return msgspec.json.encode(raw)

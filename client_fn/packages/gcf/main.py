@@ -1,4 +1,4 @@
-"""What functions-framework loads; the function's entry point is `train`."""
+"""The main module that functions-framework loads. The function's entry point is `train`."""
 
 import functions_framework
 
@@ -7,7 +7,7 @@ from client_fn.runtime import start
 from client_fn.runtime.instance import of_this_process
 
 start.prepare()
-# A function that is set up wrong shall say so now, not when the first order comes.
+# Read the settings now: a function with invalid settings must fail here, and not at its first request.
 of_this_process()
 
 train = functions_framework.cloud_event(gcf.train)

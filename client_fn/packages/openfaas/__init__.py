@@ -1,1 +1,1 @@
-"""The container image of OpenFaaS functions, and how to deploy it by hand."""
+"""The container image of OpenFaaS functions, and a stack file to deploy it by hand."""

@@ -1,4 +1,4 @@
-"""What OpenFaaS's template python3-http imports when the container starts, and calls for every request."""
+"""The handler module of OpenFaaS's template python3-http. The container imports it once and calls `handle`."""
 
 from client_fn.handlers.openfaas import handle
 from client_fn.runtime import start
@@ -7,5 +7,5 @@ from client_fn.runtime.instance import of_this_process
 __all__ = ["handle"]
 
 start.prepare()
-# A container that is set up wrong shall say so now, not when the first order comes.
+# Read the settings now: a container with invalid settings must fail here, and not at its first request.
 of_this_process()

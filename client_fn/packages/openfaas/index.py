@@ -14,7 +14,7 @@ from werkzeug.datastructures import Headers
 METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 THREADS: Final = 8
-"""More than the watchdog's `max_inflight` lets through, so that the health check is answered during a training."""
+"""More than the watchdog's `max_inflight`, so that a thread is free for the health check during a training."""
 
 app = Flask(__name__)
 handler = importlib.import_module("handler")
@@ -22,7 +22,7 @@ handler = importlib.import_module("handler")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One request."""
+    """An HTTP request, in the form that the template passes to a handler."""
 
     body: bytes
     headers: Headers
@@ -33,13 +33,13 @@ class Event:
 @app.route("/", defaults={"_": ""}, methods=METHODS)
 @app.route("/<path:_>", methods=METHODS)
 def call(_: str) -> ResponseReturnValue:
-    """Hand a request to the handler."""
+    """Pass a request to the handler."""
     event = Event(request.get_data(), request.headers, request.method, request.path)
     response: ResponseReturnValue = handler.handle(event, None)
     return response
 
 
 if __name__ == "__main__":
-    # The watchdog knows us by this variable, and leaves it to us.
+    # The watchdog reads this variable to find us, and passes it on.
     upstream = urlsplit(os.environ.get("upstream_url", "http://127.0.0.1:5000"))  # noqa: SIM112 (the watchdog's name)
     waitress.serve(app, host=upstream.hostname, port=upstream.port, threads=THREADS)

@@ -1,1 +1,1 @@
-"""The action of OpenWhisk, and the image that it runs in."""
+"""The OpenWhisk action, and the image that it runs in."""

@@ -1,4 +1,4 @@
-"""What OpenWhisk imports when it initialises the action, and calls `main` of for every activation."""
+"""The action's main module. OpenWhisk imports it once and calls `main` for every activation."""
 
 from client_fn.handlers.openwhisk import main
 from client_fn.runtime import start
@@ -7,5 +7,5 @@ from client_fn.runtime.instance import of_this_process
 __all__ = ["main"]
 
 start.prepare()
-# An action that is set up wrong shall say so now, not when the first order comes.
+# Read the settings now: an action with invalid settings must fail here, and not at its first request.
 of_this_process()

@@ -1,4 +1,4 @@
-"""Training elsewhere than on the CPU. Few machines have a GPU; torch's `meta` device refuses mixtures as one does."""
+"""Training on another device than the CPU. torch's `meta` device stands for a GPU: it refuses mixed devices too."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +11,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from broker.messages.job import Training
 from client_fn.errors import BadSettings
-from client_fn.function import Warm, handle, placed
+from client_fn.function import WarmState, handle, to_device
 from client_fn.training import loop, optimizers
-from tests.support.function_site import opened, task_for
+from tests.support.function_site import open_site, task_for
 
 pytestmark = pytest.mark.torch
 
 
 class Batched(nn.Module):
-    """What a batch may go through: normalisation, dropout, a layer."""
+    """A module with batch normalisation, dropout and linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class Batched(nn.Module):
 
 
 class NumberRead(Exception):
-    """Raised where a number is read out of a `meta` tensor, which has none: an epoch is over."""
+    """Raised when a number is read from a `meta` tensor, which has no data. This happens at the end of an epoch."""
 
 
 class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Tells the end of an epoch from a mixture of devices."""
+    """Raises NumberRead at the end of an epoch, so that errors about mixed devices are distinct."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
@@ -43,41 +43,41 @@ class Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def optimizer_of(module: nn.Module, name: Literal["sgd", "nadam"]) -> Optimizer:
-    """Not Adam's: the fused one knows no `meta`."""
+    """Return an optimizer other than Adam, whose fused implementation does not support `meta`."""
     return optimizers.make(Training(optimizer=name), module.parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "nadam"])
 def test_a_whole_epoch_runs_where_the_module_is(name: Literal["sgd", "nadam"]) -> None:
-    module = placed(Batched(), "meta")
+    module = to_device(Batched(), "meta")
     data = torch.rand(8, 2), torch.arange(8) % 3
     with pytest.raises(NumberRead), Numbers():  # type: ignore[no-untyped-call]
         loop.train(module, optimizer_of(module, name), data, batch_size=4, epochs=1, seed=1)
 
 
 def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
-    here, there = Batched(), placed(Batched(), "meta")
-    first, second = optimizer_of(here, "nadam"), optimizer_of(there, "nadam")
-    loop.train(here, first, (torch.rand(4, 2), torch.arange(4) % 3), batch_size=4, epochs=1, seed=1)
+    local, remote = Batched(), to_device(Batched(), "meta")
+    first, second = optimizer_of(local, "nadam"), optimizer_of(remote, "nadam")
+    loop.train(local, first, (torch.rand(4, 2), torch.arange(4) % 3), batch_size=4, epochs=1, seed=1)
     state = optimizers.state_to_bytes(first)
     assert state is not None
     optimizers.load_state(second, state)
-    devices = {name: value.device.type for name, value in second.state[next(there.parameters())].items()}
+    devices = {name: value.device.type for name, value in second.state[next(remote.parameters())].items()}
     assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "cpu", "mu_product": "cpu"}
 
 
 def test_the_cpu_is_the_default_and_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
-    assert Warm().device == "cpu"
+    assert WarmState().device == "cpu"
     monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")
-    assert Warm().device == "cuda:1"
+    assert WarmState().device == "cuda:1"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
 async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(tmp_path, monkeypatch) as site:
+    async with open_site(tmp_path, monkeypatch) as site:
         with pytest.raises(BadSettings, match=f"FEDKEEPER_DEVICE: '{device}' can't be used here") as bad:
-            await handle(await task_for(site), site.bus, Warm(device=device), attempt=1)
+            await handle(await task_for(site), site.bus, WarmState(device=device), attempt=1)
     assert not bad.value.retryable

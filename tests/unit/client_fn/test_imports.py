@@ -1,4 +1,4 @@
-"""What importing the function's code pulls in: on a platform that scales to zero, every cold start pays for it."""
+"""The imports of the function's code: on a platform that scales to zero, every cold start pays for them."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ HEAVY = "{'torch', 'numpy', 'msgspec', 'nats', 'paho', 'fsspec', 'sklearn', 'htt
 
 
 def imported_with(statement: str) -> set[str]:
-    """Which heavy modules are there after a statement, in a process of its own."""
+    """Return the heavy modules that a statement imports, in a new process."""
     program = f"import sys\n{statement}\nprint(*({HEAVY} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300)
     return set(run.stdout.split())

@@ -1,4 +1,4 @@
-"""A task's time: checked in between, and never overrun by what waits."""
+"""A task's lease: checks, timeouts and an early end."""
 
 import asyncio
 
@@ -18,28 +18,28 @@ def test_there_is_time_until_the_deadline() -> None:
         lease.check()
 
 
-def test_a_task_that_nobody_waits_for_any_more_has_no_time_left() -> None:
+def test_a_lease_that_was_ended_has_no_time_left() -> None:
     lease = Lease(task(deadline_s=10.0), lambda: 0.0)
     lease.end()
     with pytest.raises(LeaseOver):
         lease.check()
 
 
-async def test_what_waits_is_cancelled_at_the_deadline() -> None:
+async def test_the_block_is_cancelled_at_the_deadline() -> None:
     with pytest.raises(LeaseOver):
-        async with asyncio.timeout(60), Lease(task(deadline_s=10.0), lambda: 9.99).held():
+        async with asyncio.timeout(60), Lease(task(deadline_s=10.0), lambda: 9.99).timeout():
             await asyncio.Event().wait()
 
 
-async def test_a_timeout_of_the_body_s_own_comes_out_as_it_is() -> None:
+async def test_a_timeout_error_of_the_block_itself_is_not_mapped() -> None:
     with pytest.raises(TimeoutError, match="ours"):
-        async with Lease(task(deadline_s=10.0), lambda: 0.0).held():
+        async with Lease(task(deadline_s=10.0), lambda: 0.0).timeout():
             raise TimeoutError("ours")
 
 
-async def test_nothing_is_begun_when_the_time_is_over() -> None:
+async def test_the_block_does_not_begin_after_the_deadline() -> None:
     begun = False
     with pytest.raises(LeaseOver):
-        async with Lease(task(deadline_s=10.0), lambda: 11.0).held():
+        async with Lease(task(deadline_s=10.0), lambda: 11.0).timeout():
             begun = True
     assert not begun

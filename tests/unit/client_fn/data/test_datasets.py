@@ -1,4 +1,4 @@
-"""The built-in datasets: what is in them, and what is said of one that is not."""
+"""The built-in datasets: their content, and the error for an unknown one."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support import idx_files
 from tests.support.idx_files import SMALL, described, put
 
 
-def test_digits_are_whole_scaled_and_split_once_and_for_all() -> None:
+def test_digits_are_complete_scaled_and_split_the_same_way_each_time() -> None:
     digits = datasets.load("digits")
     assert digits.train_x.shape == (1437, 8, 8)
     assert digits.test_x.shape == (360, 8, 8)
@@ -20,7 +20,7 @@ def test_digits_are_whole_scaled_and_split_once_and_for_all() -> None:
     assert digits.train_y.dtype == np.int64
     assert (digits.train_x.min(), digits.train_x.max()) == (0, 1)
     assert set(digits.test_y) == set(range(10))
-    # Pinned: a deal of clients or an accuracy means the same samples everywhere.
+    # Pinned, so that a partition or an accuracy means the same samples everywhere.
     digest = hashlib.sha256(digits.train_x.tobytes() + digits.train_y.tobytes()).hexdigest()
     assert digest == "8f8f76090da8682eaffa592d35cb961bce756d230128f4351a9caecec6c94962"
 
@@ -32,7 +32,7 @@ def test_the_test_set_alone_is_the_same() -> None:
     assert np.array_equal(y, whole.test_y)
 
 
-def test_an_unknown_dataset_is_answered_with_those_there_are() -> None:
+def test_the_error_for_an_unknown_dataset_lists_the_known_ones() -> None:
     with pytest.raises(DataMissing, match="built in are digits and mnist"):
         datasets.load("cifar")
 
@@ -51,7 +51,7 @@ def test_mnist_s_images_are_scaled_and_its_labels_int64(tmp_path: Path, monkeypa
 
 
 def test_files_of_mnist_s_kind_become_a_dataset_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generated images of MNIST's size stand for it: more of them to train with than to test."""
+    """Generated images of MNIST's size replace it, with more training than test images."""
     draw = np.random.default_rng(1)
     arrays = {
         "TRAIN_IMAGES": draw.integers(0, 256, (60, 28, 28), np.uint8),

@@ -1,4 +1,4 @@
-"""IDX files: what is one, and what is refused."""
+"""IDX files: valid ones are parsed, others are refused."""
 
 import gzip
 
@@ -9,10 +9,10 @@ from client_fn.errors import BadData
 from tests.support.idx_files import IMAGES, SMALL
 
 
-def test_a_file_that_swells_is_cut_off() -> None:
+def test_decompression_stops_at_the_expected_size() -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(BadData):
-        idx.verified("bomb", bomb, SMALL[1])
+        idx.decompress("bomb", bomb, SMALL[1])
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,6 @@ def test_a_file_that_swells_is_cut_off() -> None:
         (IMAGES[:-1], r"7 values for shape \(2, 2, 2\)"),
     ],
 )
-def test_what_is_no_idx_file_is_refused(content: bytes, reason: str) -> None:
+def test_content_that_is_not_an_idx_file_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(BadData, match=reason):
         idx.parse("file", content)

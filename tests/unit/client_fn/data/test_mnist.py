@@ -1,4 +1,4 @@
-"""Where MNIST's files are found, how they are downloaded, and what is said when they are not there."""
+"""MNIST's files: where they are found, how they are downloaded, and the error if they are missing."""
 
 import gzip
 import http.server
@@ -21,15 +21,15 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Mirror:
-    """A web server with files, that counts what it is asked for."""
+    """A web server with files that records the requested paths."""
 
     def __init__(self, files: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                mirror.asked.append(self.path)
+                mirror.requests.append(self.path)
                 content = files.get(self.path)
                 self.send_response(200 if content else 404)
                 self.send_header("content-length", str(len(content or b"")))
@@ -37,7 +37,7 @@ class Mirror:
                 self.wfile.write(content or b"")
 
             def log_message(self, *_: object) -> None:
-                """Not to stderr."""
+                """Keep stderr clean."""
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/"
@@ -60,37 +60,37 @@ def good() -> Iterator[Mirror]:
 
 @pytest.fixture
 def bad() -> Iterator[Mirror]:
-    """A mirror with another file under one name, none under the other."""
+    """A mirror with a wrong file under one name, and none under the other."""
     yield from serving({"/images.gz": gzip.compress(b"something else")})
 
 
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("below", ["", "mnist"])
 def test_a_named_folder_is_used_itself_or_its_subfolder(tmp_path: Path, below: str, *, compressed: bool) -> None:
-    there = put(tmp_path / "data" / below, compressed=compressed)
+    existing = put(tmp_path / "data" / below, compressed=compressed)
     folder = mnist.folder(tmp_path / "data", mirrors=(), files=SMALL)
-    assert folder == there
+    assert folder == existing
     assert mnist.read(folder, SMALL[0]).tolist() == [[[0, 51], [102, 255]], [[1, 2], [3, 4]]]
     assert mnist.read(folder, SMALL[1]).tolist() == [7, 3]
 
 
-def test_the_environment_names_a_folder_when_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = put(tmp_path / "data", compressed=True)
-    monkeypatch.setenv(mnist.DATA_VARIABLE, str(there))
-    assert mnist.folder(mirrors=(), files=SMALL) == there
+def test_the_environment_may_name_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    existing = put(tmp_path / "data", compressed=True)
+    monkeypatch.setenv(mnist.DATA_VARIABLE, str(existing))
+    assert mnist.folder(mirrors=(), files=SMALL) == existing
 
 
 def test_the_given_folder_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(mnist.DATA_VARIABLE, str(put(tmp_path / "other", compressed=True)))
-    there = put(tmp_path / "data", compressed=True)
-    assert mnist.folder(there, mirrors=(), files=SMALL) == there
+    existing = put(tmp_path / "data", compressed=True)
+    assert mnist.folder(existing, mirrors=(), files=SMALL) == existing
 
 
 def test_a_named_folder_without_the_files_is_an_error_that_lists_them(tmp_path: Path, good: Mirror) -> None:
     with pytest.raises(DataMissing, match=r"put images.gz, labels.gz there") as failed:
         mnist.folder(tmp_path, mirrors=(good.url,), files=SMALL)
     assert failed.value.where == str(tmp_path)
-    assert good.asked == []
+    assert good.requests == []
 
 
 def test_a_download_fills_the_cache_once(tmp_path: Path, good: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,23 +99,23 @@ def test_a_download_fills_the_cache_once(tmp_path: Path, good: Mirror, capsys: p
     assert sorted(path.name for path in first.iterdir()) == ["images.gz", "labels.gz"]
     assert mnist.read(first, SMALL[1]).tolist() == [7, 3]
     mnist.folder(mirrors=(good.url,), files=SMALL)
-    assert good.asked == ["/images.gz", "/labels.gz"]
+    assert good.requests == ["/images.gz", "/labels.gz"]
     shown = capsys.readouterr()
     assert "images" in shown.err
     assert shown.out == ""
 
 
-def test_the_next_mirror_is_asked_for_what_the_first_has_not_or_has_wrong(bad: Mirror, good: Mirror) -> None:
+def test_the_next_mirror_is_asked_for_a_file_that_the_first_lacks_or_has_wrong(bad: Mirror, good: Mirror) -> None:
     folder = mnist.folder(mirrors=(bad.url, good.url), files=SMALL)
     assert mnist.read(folder, SMALL[0]).shape == (2, 2, 2)
-    assert bad.asked == good.asked == ["/images.gz", "/labels.gz"]
+    assert bad.requests == good.requests == ["/images.gz", "/labels.gz"]
 
 
 def test_only_what_is_missing_is_downloaded(tmp_path: Path, good: Mirror) -> None:
     put(tmp_path / "cache" / "fedkeeper" / "mnist", compressed=True)
     (tmp_path / "cache" / "fedkeeper" / "mnist" / "labels.gz").unlink()
     mnist.folder(mirrors=(good.url,), files=SMALL)
-    assert good.asked == ["/labels.gz"]
+    assert good.requests == ["/labels.gz"]
 
 
 def test_offline_the_error_says_which_files_to_put_where(tmp_path: Path, bad: Mirror) -> None:
@@ -127,7 +127,7 @@ def test_offline_the_error_says_which_files_to_put_where(tmp_path: Path, bad: Mi
     assert list((tmp_path / "cache" / "fedkeeper").rglob("*.gz")) == []
 
 
-def test_a_file_that_is_another_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_wrong_content_is_refused(tmp_path: Path) -> None:
     folder = put(tmp_path / "data", compressed=True)
     (folder / "labels.gz").write_bytes(gzip.compress(LABELS[:-1] + b"\x09"))
     with pytest.raises(BadData, match=r"labels.gz.*SHA-256.*delete it"):

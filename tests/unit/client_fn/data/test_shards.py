@@ -1,4 +1,4 @@
-"""Shards come back bit for bit from wherever they were written; garbage and bad places are named."""
+"""A shard is read bit for bit as it was written, at any URL; invalid files and places are named."""
 
 from pathlib import Path
 
@@ -10,9 +10,8 @@ import torch
 
 from broker.errors import BadTopic
 from broker.messages.job import Data
-from broker.messages.register import ClientRecord
 from client_fn.data import datasets, shards
-from client_fn.errors import BadPartition, BadShard, DataMissing
+from client_fn.errors import BadData, DataMissing
 
 pytestmark = pytest.mark.torch
 
@@ -59,7 +58,7 @@ def test_the_same_shard_is_not_written_again_and_another_is(tmp_path: Path) -> N
     assert shards.read(url)[1].tolist() == (Y + 1).tolist()
 
 
-def test_a_shard_that_is_half_there_is_written_again(tmp_path: Path) -> None:
+def test_an_incomplete_shard_is_written_again(tmp_path: Path) -> None:
     url = place(tmp_path, "path")
     shards.write(url, X, Y)
     whole = Path(url).read_bytes()
@@ -92,13 +91,13 @@ def test_nothing_but_the_shard_is_left_in_its_folder(tmp_path: Path) -> None:
 def test_garbage_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     url = tmp_path / "shard.safetensors"
     url.write_bytes(content)
-    with pytest.raises(BadShard, match=reason) as failed:
+    with pytest.raises(BadData, match=reason) as failed:
         shards.read(str(url))
     assert failed.value.where == str(url)
 
 
-def test_what_is_no_shard_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(BadShard, match="5 labels"):
+def test_an_invalid_shard_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="5 labels"):
         shards.write(f"{tmp_path}/shard", X[:3], Y)
     assert list(tmp_path.iterdir()) == []
 
@@ -111,17 +110,17 @@ def test_a_missing_shard_is_named(tmp_path: Path, scheme: str) -> None:
 
 
 def test_a_place_that_can_t_be_used_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadShard, match="Protocol not known: nowhere"):
+    with pytest.raises(BadData, match="Protocol not known: nowhere"):
         shards.read("nowhere://a/b")
-    with pytest.raises(BadShard, match="directory"):
+    with pytest.raises(BadData, match="directory"):
         shards.read(str(tmp_path))
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadShard):
+    with pytest.raises(BadData):
         shards.write(f"{tmp_path}/file/shard.safetensors", X, Y)
 
 
 def test_no_secret_of_a_url_is_shown() -> None:
-    with pytest.raises(BadShard) as failed:
+    with pytest.raises(BadData) as failed:
         shards.read("nowhere://user:s3cret@host/a?token=s3cret")
     assert failed.value.where == "nowhere://host/a"
     assert "s3cret" not in str(failed.value)
@@ -130,9 +129,7 @@ def test_no_secret_of_a_url_is_shown() -> None:
 def test_staging_gives_each_client_its_own_samples(tmp_path: Path) -> None:
     digits = datasets.load("digits")
     data = Data(clients=10)
-    staged: list[ClientRecord] = []
-    records = shards.stage(digits, data, str(tmp_path), platform="local", on_staged=staged.append)
-    assert staged == records
+    records = shards.stage(digits, data, str(tmp_path), platform="local")
     assert [record.id for record in records] == [f"digits-shards2-c10-s0-{i:03d}" for i in range(10)]
     assert sum(record.samples for record in records) == 1437
     xs = []
@@ -143,8 +140,8 @@ def test_staging_gives_each_client_its_own_samples(tmp_path: Path) -> None:
         x, y = shards.read(record.data_loc)
         assert len(y) == record.samples
         xs.append(x.numpy())
-    dealt = np.concatenate(xs).reshape(1437, -1)
-    assert np.array_equal(np.sort(dealt, axis=0), np.sort(digits.train_x.reshape(1437, -1), axis=0))
+    staged = np.concatenate(xs).reshape(1437, -1)
+    assert np.array_equal(np.sort(staged, axis=0), np.sort(digits.train_x.reshape(1437, -1), axis=0))
 
 
 def test_staging_twice_writes_once(tmp_path: Path) -> None:
@@ -156,9 +153,7 @@ def test_staging_twice_writes_once(tmp_path: Path) -> None:
     assert len(before) == 3
 
 
-def test_a_relative_folder_becomes_a_place_that_any_process_finds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_folder_becomes_an_absolute_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     records = shards.stage(datasets.load("digits"), Data(clients=2), "data", platform="local")
     assert records[0].data_loc.startswith(f"file://{tmp_path}/data/digits-")
@@ -177,9 +172,9 @@ def test_more_than_a_thousand_clients_are_still_in_order(tmp_path: Path) -> None
     assert [record.id for record in records] == sorted(record.id for record in records)
 
 
-def test_what_can_t_be_staged_is_refused(tmp_path: Path) -> None:
+def test_an_impossible_partition_is_refused(tmp_path: Path) -> None:
     digits = datasets.load("digits")
-    with pytest.raises(BadPartition):
+    with pytest.raises(BadData, match="can't be split"):
         shards.stage(digits, Data(partition="iid", clients=1438), str(tmp_path), platform="local")
     with pytest.raises(BadTopic):
         shards.stage(digits, Data(dataset="d" * 40), str(tmp_path), platform="local")

@@ -1,4 +1,4 @@
-"""An instance of the function for the handlers of the platforms."""
+"""An instance of the function for the platforms' handlers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +11,23 @@ from client_fn.data import shards
 from client_fn.handlers import gcf, openfaas, openwhisk
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
-from client_fn.training import tensors
-from tests.support.function_site import FAR, HOW, SMALL, model_ref
+from tests.support.function_site import FAR, SMALL, TRAINING, initial_weights, model_ref
 from tests.support.handler_calls import KEY, Deployed
 
 
 @pytest.fixture
 def deployed(tmp_path: Path, memory_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployed]:
-    """The broker that the instance knows is empty; a parcel brings the model along."""
+    """An instance whose broker is empty; only a bundle brings the model."""
     data_loc = f"{tmp_path}/shard.safetensors"
     shards.write(data_loc, np.random.default_rng(1).random((10, 2, 2), dtype=np.float32), np.arange(10) % 3)
-    model, _ = tensors.initial(SMALL, 1)
+    model = initial_weights(SMALL, 1)
     task = RoundTask(
         client_id="c1",
         client_type="openfaas",
         url="",
         model_configuration=SMALL,
         data_loc=data_loc,
-        training_hyperparameters=HOW,
+        training_hyperparameters=TRAINING,
         job="job",
         round=1,
         model=model_ref(model),

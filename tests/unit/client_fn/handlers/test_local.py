@@ -9,20 +9,20 @@ import pytest
 from broker.messages import codec
 from broker.messages.invocation import Report
 from client_fn.handlers import local
-from tests.support.handler_calls import Deployed, check_refused, newer
+from tests.support.handler_calls import Deployed, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
 
 
-async def test_a_worker_reports_an_order_of_a_newer_server_and_lives_on(
+async def test_a_worker_reports_a_request_of_a_newer_server_and_continues(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[int] = []
     monkeypatch.setattr(os, "_exit", ended.append)
-    orders, reports = asyncio.StreamReader(), io.BytesIO()
-    orders.feed_data(newer(deployed) + b"\n" + newer(deployed) + b"\n")
-    orders.feed_eof()
-    await local.serve(deployed.instance.settings.url, orders, reports)
-    told = [codec.decode(Report, line) for line in reports.getvalue().splitlines()]
-    assert (len(told), ended) == (2, [0])
-    check_refused(told[1], "")
+    requests, reports = asyncio.StreamReader(), io.BytesIO()
+    requests.feed_data(newer_request(deployed) + b"\n" + newer_request(deployed) + b"\n")
+    requests.feed_eof()
+    await local.serve(deployed.instance.settings.url, requests, reports)
+    decoded = [codec.decode(Report, line) for line in reports.getvalue().splitlines()]
+    assert (len(decoded), ended) == (2, [0])
+    check_refused(decoded[1], "")

@@ -1,4 +1,4 @@
-"""The handler for OpenFaaS: signatures, orders, parcels, and what it answers."""
+"""The handler for OpenFaaS: signatures, requests, bundles and responses."""
 
 import json
 import time
@@ -15,7 +15,7 @@ from broker.messages.update import UpdateHeader
 from client_fn.handlers import openfaas
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
-from tests.support.handler_calls import KEY, Deployed, Event, check_refused, newer
+from tests.support.handler_calls import KEY, Deployed, Event, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
 
@@ -24,8 +24,8 @@ def signed(body: bytes, call_id: str = "call-1", **headers: str) -> Event:
     return Event(body, {**signature.sign(KEY, body, call_id, time.time()), **headers})
 
 
-def reason_of(answer: openfaas.Response) -> str:
-    body, _, headers = answer
+def reason_of(response: openfaas.Response) -> str:
+    body, _, headers = response
     assert headers == {"Content-Type": "application/json"}
     return str(json.loads(body)["reason"])
 
@@ -34,23 +34,23 @@ def test_answers_the_health_check_without_a_signature() -> None:
     assert openfaas.handle(Event(path="/healthz"), None) == (b"", 200, {})
 
 
-def test_refuses_what_is_not_signed_before_it_looks_into_it(
+def test_refuses_an_unsigned_call_before_it_parses_the_body(
     deployed: Deployed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def looked(*_: object) -> Any:
+    def parse(*_: object) -> Any:
         raise AssertionError("it was parsed")
 
-    monkeypatch.setattr(codec, "decode", looked)
-    monkeypatch.setattr(bundle, "unpack", looked)
+    monkeypatch.setattr(codec, "decode", parse)
+    monkeypatch.setattr(bundle, "unpack", parse)
     body = msgspec.json.encode(deployed.request())
     other = signature.sign(b"another key", body, "call-2", time.time())
     for headers in ({}, other, {"Content-Type": bundle.CONTENT_TYPE}):
-        answer = openfaas.handle(Event(body, headers), None)
-        assert answer[1] == 401
-        assert "sign" in reason_of(answer)
+        response = openfaas.handle(Event(body, headers), None)
+        assert response[1] == 401
+        assert "sign" in reason_of(response)
 
 
-def test_answers_a_signed_order_with_a_report(deployed: Deployed) -> None:
+def test_answers_a_signed_request_with_a_report(deployed: Deployed) -> None:
     event = signed(msgspec.json.encode(deployed.request()), "call-of-a-report")
     body, status, headers = openfaas.handle(event, None)
     report = codec.decode(Report, body)
@@ -59,24 +59,24 @@ def test_answers_a_signed_order_with_a_report(deployed: Deployed) -> None:
     assert report.reason.startswith("BlobMissing")
 
 
-def test_takes_a_call_once(deployed: Deployed) -> None:
+def test_accepts_a_call_only_once(deployed: Deployed) -> None:
     event = signed(msgspec.json.encode(deployed.request()), "call-of-a-replay")
     assert openfaas.handle(event, None)[1] == 200
-    answer = openfaas.handle(event, None)
-    assert (answer[1], "before" in reason_of(answer)) == (401, True)
+    response = openfaas.handle(event, None)
+    assert (response[1], "before" in reason_of(response)) == (401, True)
 
 
 @pytest.mark.parametrize("content_type", ["application/json", bundle.CONTENT_TYPE])
-def test_says_what_is_wrong_with_an_order(deployed: Deployed, content_type: str) -> None:
+def test_explains_an_invalid_request(deployed: Deployed, content_type: str) -> None:
     for call, body in enumerate((b"", b"{}", b"\xff", bundle.pack(b"{}", {}))):
         event = signed(body, f"malformed {call} {content_type}", **{"Content-Type": content_type})
-        answer = openfaas.handle(event, None)
-        assert answer[1] == 400
-        assert "not a" in reason_of(answer)
+        response = openfaas.handle(event, None)
+        assert response[1] == 400
+        assert "not a" in reason_of(response)
     assert deployed.instance.settings.key == KEY
 
 
-def test_takes_any_call_where_no_key_was_agreed_upon(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepts_every_call_without_a_key(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
     with Instance(Settings()) as unguarded:
         monkeypatch.setattr(openfaas, "of_this_process", lambda: unguarded)
         body, status, _ = openfaas.handle(Event(msgspec.json.encode(deployed.request())), None)
@@ -85,14 +85,14 @@ def test_takes_any_call_where_no_key_was_agreed_upon(deployed: Deployed, monkeyp
     assert not codec.decode(Report, body).retryable
 
 
-def test_answers_a_parcel_with_a_parcel(deployed: Deployed) -> None:
-    body = deployed.parcel(deployed.request(attempt=2))
-    event = signed(body, "call-of-a-parcel", **{"content-type": bundle.CONTENT_TYPE})
+def test_answers_a_bundle_with_a_bundle(deployed: Deployed) -> None:
+    body = deployed.pack(deployed.request(attempt=2))
+    event = signed(body, "call-of-a-bundle", **{"content-type": bundle.CONTENT_TYPE})
     content, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": bundle.CONTENT_TYPE})
     message, blobs = bundle.unpack(content)
     assert codec.decode(Report, message) == Report(
-        "job.1.c1", "done", cold=True, attempt=2, activation="call-of-a-parcel"
+        "job.1.c1", "done", cold=True, attempt=2, activation="call-of-a-bundle"
     )
     update, state = topics.update("job", 1, "c1", 2), topics.optimizer_state("job", "c1", 1, 2)
     assert blobs.keys() == {update, state}
@@ -102,19 +102,19 @@ def test_answers_a_parcel_with_a_parcel(deployed: Deployed) -> None:
     assert (header.state.topic, header.state.bytes) == (state, len(blobs[state]))
 
 
-def test_answers_a_parcel_that_fails_with_a_report(deployed: Deployed) -> None:
+def test_answers_a_failed_bundle_with_a_report(deployed: Deployed) -> None:
     body = bundle.pack(msgspec.json.encode(deployed.request()), {})
-    event = signed(body, "call-of-a-bad-parcel", **{"Content-Type": bundle.CONTENT_TYPE})
+    event = signed(body, "call-of-a-bad-bundle", **{"Content-Type": bundle.CONTENT_TYPE})
     content, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": "application/json"})
     assert codec.decode(Report, content).reason.startswith("BlobMissing")
 
 
 @pytest.mark.parametrize("content_type", ["application/json", bundle.CONTENT_TYPE])
-def test_reports_an_order_of_a_newer_server(deployed: Deployed, content_type: str) -> None:
-    request = newer(deployed)
+def test_reports_a_request_of_a_newer_server(deployed: Deployed, content_type: str) -> None:
+    request = newer_request(deployed)
     body = bundle.pack(request, {}) if content_type == bundle.CONTENT_TYPE else request
     event = signed(body, f"newer {content_type}", **{"Content-Type": content_type})
-    answer, status, headers = openfaas.handle(event, None)
+    response, status, headers = openfaas.handle(event, None)
     assert (status, headers) == (200, {"Content-Type": "application/json"})
-    check_refused(codec.decode(Report, answer), f"newer {content_type}")
+    check_refused(codec.decode(Report, response), f"newer {content_type}")

@@ -1,17 +1,17 @@
-"""What is reported of a request that failed."""
+"""The report of a failed request."""
 
 import pytest
 
 from broker.messages.invocation import InvocationRequest
 from client_fn.errors import BadData, LeaseOver
-from client_fn.runtime.failure import REASON_CHARACTERS, failed
+from client_fn.runtime.failure import REASON_CHARACTERS, failure_report
 from tests.support.tasks import task
 
-ORDER = InvocationRequest(task(), 2)
+REQUEST = InvocationRequest(task(), 2)
 
 
 def test_the_report_names_the_task_the_attempt_and_the_run() -> None:
-    report = failed(ORDER, MemoryError("out of memory"), "run-7")
+    report = failure_report(REQUEST, MemoryError("out of memory"), "run-7")
     assert (report.id, report.state, report.attempt, report.activation) == ("job.1.client-00", "failed", 2, "run-7")
     assert report.reason == "MemoryError: out of memory"
 
@@ -21,18 +21,18 @@ def test_the_report_names_the_task_the_attempt_and_the_run() -> None:
     [
         (RuntimeError("a user's model"), True),
         (LeaseOver("job.1.client-00", 1.0), LeaseOver.retryable),
-        (BadData("shard", "empty", "write it again"), BadData.retryable),
+        (BadData("shard: empty; write it again"), BadData.retryable),
     ],
 )
-def test_only_our_own_errors_know_that_another_attempt_is_of_no_use(error: Exception, *, retryable: bool) -> None:
-    assert failed(ORDER, error).retryable is retryable
+def test_only_our_own_errors_say_that_a_retry_is_useless(error: Exception, *, retryable: bool) -> None:
+    assert failure_report(REQUEST, error).retryable is retryable
 
 
-def test_a_reason_is_cut_to_what_people_read_and_platforms_take() -> None:
-    reason = failed(ORDER, ValueError("x" * 10_000)).reason
+def test_a_long_reason_is_truncated() -> None:
+    reason = failure_report(REQUEST, ValueError("x" * 10_000)).reason
     assert len(reason) == REASON_CHARACTERS + len("...")
     assert reason.endswith("x...")
 
 
-def test_text_that_can_not_be_sent_is_replaced() -> None:
-    assert failed(ORDER, ValueError("half a \ud83d pair")).reason == "ValueError: half a ? pair"
+def test_text_that_can_not_be_encoded_is_replaced() -> None:
+    assert failure_report(REQUEST, ValueError("half a \ud83d pair")).reason == "ValueError: half a ? pair"

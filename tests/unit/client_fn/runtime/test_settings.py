@@ -1,4 +1,4 @@
-"""What an instance learns from its environment."""
+"""An instance's settings from its environment."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from client_fn.runtime.settings import Settings
 HIDDEN = "s3cret"
 
 
-def test_an_empty_environment_is_one_of_anybody_without_a_broker() -> None:
+def test_an_empty_environment_means_every_client_and_no_broker() -> None:
     assert settings.read({}) == Settings(url="", client="", key=None)
 
 
@@ -19,14 +19,14 @@ def test_the_key_is_in_a_file_or_in_the_environment_itself(tmp_path: Path) -> No
     file = tmp_path / "key"
     file.write_text(f"{HIDDEN}\n", encoding="utf-8")
     url = "nats://u@host?password_env=PW"
-    found = settings.read({"FEDKEEPER_URL": url, "FEDKEEPER_CLIENT": "c1", "FEDKEEPER_KEY_FILE": str(file)})
-    assert found == Settings(url, "c1", HIDDEN.encode())
+    result = settings.read({"FEDKEEPER_URL": url, "FEDKEEPER_CLIENT": "c1", "FEDKEEPER_KEY_FILE": str(file)})
+    assert result == Settings(url, "c1", HIDDEN.encode())
     assert settings.read({"FEDKEEPER_KEY": HIDDEN}).key == HIDDEN.encode()
-    assert HIDDEN not in repr(found)
+    assert HIDDEN not in repr(result)
 
 
 @pytest.mark.parametrize("content", ["", "\n"])
-def test_an_empty_key_is_no_key_to_go_without(content: str, tmp_path: Path) -> None:
+def test_an_empty_key_is_refused(content: str, tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text(content, encoding="utf-8")
     for environ in ({"FEDKEEPER_KEY": ""}, {"FEDKEEPER_KEY_FILE": str(file)}):

@@ -1,4 +1,4 @@
-"""A global model is judged by hand-checkable numbers, whatever was judged before and by however many threads."""
+"""A model is evaluated correctly, whatever was evaluated before and by however many threads."""
 
 import concurrent.futures
 from pathlib import Path
@@ -8,9 +8,10 @@ import torch
 
 from broker.messages.errors import BadTensors
 from broker.messages.job import Model
-from client_fn.errors import BadModel, TrainingFailed, WrongTensors
+from client_fn.errors import BadModel, TrainingFailed
 from client_fn.training import models, tensors
-from client_fn.training.evaluate import MODULES_KEPT, _idle, evaluate
+from client_fn.training.evaluate import MODULES_KEPT, _modules, evaluate
+from tests.support.function_site import initial_weights
 
 pytestmark = pytest.mark.torch
 
@@ -37,7 +38,7 @@ SMALL = Model(type="nn", args={"input_size": 2, "hidden": 2, "classes": 2})
 
 
 def weights(*, swapped: bool = False) -> bytes:
-    """The identity: logits are the two inputs, where they are positive."""
+    """Return identity weights: the logits are the two inputs, if these are positive."""
     eye = torch.eye(2)
     return tensors.to_bytes(
         {
@@ -55,37 +56,37 @@ Y = torch.tensor([0, 1, 0, 0])
 
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
 def test_accuracy_and_loss_by_hand(batch_size: int) -> None:
-    judged = evaluate(SMALL, weights(), X, Y, batch_size)
+    evaluation = evaluate(SMALL, weights(), X, Y, batch_size)
     # log(1 + exp(-5)) where it is right, log(1 + exp(5)) where it is wrong.
-    assert judged.accuracy == 0.75
-    assert judged.loss == pytest.approx((3 * 0.0067153 + 5.0067153) / 4, rel=1e-5)
-    assert judged.samples == 4
+    assert evaluation.accuracy == 0.75
+    assert evaluation.loss == pytest.approx((3 * 0.0067153 + 5.0067153) / 4, rel=1e-5)
+    assert evaluation.samples == 4
 
 
 def test_the_module_is_kept_and_its_weights_are_not() -> None:
     evaluate(SMALL, weights(), X, Y, 2)
-    module = _idle[models.key(SMALL)]
+    module = _modules[models.key(SMALL)]
     assert evaluate(SMALL, weights(swapped=True), X, Y, 2).accuracy == 0.25
-    assert _idle[models.key(SMALL)] is module
+    assert _modules[models.key(SMALL)] is module
     assert evaluate(SMALL, weights(), X, Y, 2).accuracy == 0.75
 
 
 def test_other_args_are_another_module() -> None:
     evaluate(SMALL, weights(), X, Y, 2)
-    with pytest.raises(WrongTensors):
+    with pytest.raises(BadModel, match="not this model's tensors"):
         evaluate(Model(type="nn", args={"input_size": 2, "hidden": 3, "classes": 2}), weights(), X, Y, 2)
 
 
 def test_only_a_few_modules_are_kept() -> None:
     for hidden in range(1, MODULES_KEPT + 3):
         model = Model(type="nn", args={"input_size": 2, "hidden": hidden, "classes": 2})
-        evaluate(model, tensors.initial(model, 1)[0], X, Y, 2)
-    assert len(_idle) == MODULES_KEPT
+        evaluate(model, initial_weights(model, 1), X, Y, 2)
+    assert len(_modules) == MODULES_KEPT
 
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of an importable module with classes of a user's."""
+    """Return the name of an importable module with a user's classes."""
     name = f"own_{tmp_path.name}".replace("-", "_")
     (tmp_path / f"{name}.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
@@ -94,7 +95,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_dropout_and_batch_normalisation_are_off(own: str) -> None:
     model = Model(type=f"{own}:Unsteady")
-    blob, _ = tensors.initial(model, 1)
+    blob = initial_weights(model, 1)
     assert evaluate(model, blob, X, Y, 1) == evaluate(model, blob, X, Y, 1)
 
 
@@ -104,11 +105,11 @@ def test_threads_do_not_mix_their_weights(own: str) -> None:
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         # The second pair finds a module that the first has left.
         for _ in range(2):
-            judged = [pool.submit(evaluate, model, blob, X, Y, 4) for blob in (right, wrong)]
-            assert [each.result(timeout=120).accuracy for each in judged] == [0.75, 0.25]
+            futures = [pool.submit(evaluate, model, blob, X, Y, 4) for blob in (right, wrong)]
+            assert [future.result(timeout=120).accuracy for future in futures] == [0.75, 0.25]
 
 
-def test_what_can_t_be_judged_is_explained() -> None:
+def test_errors_of_the_evaluation_are_explained() -> None:
     with pytest.raises(BadTensors):
         evaluate(SMALL, b"garbage", X, Y, 2)
     with pytest.raises(BadModel):

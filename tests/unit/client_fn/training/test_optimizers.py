@@ -1,4 +1,4 @@
-"""Our optimizers step like torch's, and go on bit for bit from stored state."""
+"""Our optimizers step like torch's, and continue bit for bit from stored state."""
 
 import copy
 from collections.abc import Callable, Iterable
@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adam, NAdam, Optimizer
 
 from broker.messages.job import Training
-from client_fn.errors import BadState
+from client_fn.errors import TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 
 pytestmark = pytest.mark.torch
@@ -46,8 +46,8 @@ def values(module: nn.Module) -> list[torch.Tensor]:
     return list(tensors.tensors_of(module).values())
 
 
-def carried(name: Name, module: nn.Module, state: bytes | None) -> Optimizer:
-    """A new optimizer that goes on from stored state."""
+def continued(name: Name, module: nn.Module, state: bytes | None) -> Optimizer:
+    """Return a new optimizer that continues from stored state."""
     optimizer = optimizers.make(Training(optimizer=name), module.parameters())
     if state is not None:
         optimizers.load_state(optimizer, state)
@@ -76,16 +76,16 @@ def test_adam_s_first_step_is_the_learning_rate() -> None:
 def test_two_and_two_epochs_through_bytes_are_four_epochs_bit_for_bit(name: Name, dtype: torch.dtype) -> None:
     data = batches(3)
     straight, stored, fresh = network(dtype), network(dtype), network(dtype)
-    steps(straight, carried(name, straight, None), data * 4)
+    steps(straight, continued(name, straight, None), data * 4)
 
-    optimizer = carried(name, stored, None)
+    optimizer = continued(name, stored, None)
     steps(stored, optimizer, data * 2)
-    steps(stored, carried(name, stored, optimizers.state_to_bytes(optimizer)), data * 2)
+    steps(stored, continued(name, stored, optimizers.state_to_bytes(optimizer)), data * 2)
 
-    steps(fresh, carried(name, fresh, None), data * 2)
-    steps(fresh, carried(name, fresh, None), data * 2)
+    steps(fresh, continued(name, fresh, None), data * 2)
+    steps(fresh, continued(name, fresh, None), data * 2)
     assert all(torch.equal(a, b) for a, b in zip(values(straight), values(stored), strict=True))
-    # The test could not tell otherwise: without its state an optimizer goes elsewhere.
+    # Shows that the test can fail: without its state, an optimizer with state gives other weights.
     differs = not all(torch.equal(a, b) for a, b in zip(values(straight), values(fresh), strict=True))
     assert differs == (name != "sgd")
 
@@ -126,7 +126,7 @@ def test_a_model_of_mixed_precision_carries_its_state() -> None:
     optimizer.step()
     twin = copy.deepcopy(module)
     blob = optimizers.state_to_bytes(optimizer)
-    again = carried("adam", twin, blob)
+    again = continued("adam", twin, blob)
     assert optimizers.state_to_bytes(again) == blob
 
 
@@ -154,6 +154,6 @@ def stored_by(name: Name, module: nn.Module) -> bytes:
 def test_state_of_another_optimizer_or_model_is_refused(state: bytes, reason: str) -> None:
     module = network()
     optimizer = optimizers.make(Training(), module.parameters())
-    with pytest.raises(BadState, match=reason):
+    with pytest.raises(TrainingFailed, match=reason):
         optimizers.load_state(optimizer, state)
     assert not optimizer.state
