@@ -38,7 +38,7 @@ async def running(*arguments: str, ready: str, cwd: Path) -> AsyncIterator[None]
 async def register(url: str, folder: Path) -> None:
     """Deal the digits, and give each client its home."""
     staged = await asyncio.to_thread(
-        provision.deal, DEAL, platform="local", shards_at=str(folder / "shards"), data_dir=None
+        provision.stage_dataset, DEAL, platform="local", shards_at=str(folder / "shards"), data_dir=None
     )
     async with connect(url) as fabric:
         homes = zip(staged, HOMES, strict=True)

@@ -10,7 +10,7 @@ from fedkeeper.errors import Missing
 from tests.support.paths import REPOSITORY
 
 SHIPPED = REPOSITORY / "configs"
-JOBS = sorted(path for path in SHIPPED.glob("*.toml") if not path.stem.startswith(configs.FABRICS))
+JOBS = sorted(path for path in SHIPPED.glob("*.toml") if not path.stem.startswith(configs.DEPLOYMENT_FILE_PREFIX))
 
 
 @pytest.mark.parametrize("file", ["quickstart", "quickstart.toml"])

@@ -50,7 +50,7 @@ def file(tmp_path: Path, text: str = FABRIC) -> Path:
 
 def test_every_client_of_the_deal_has_a_home(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    homes = list(fabric_file.homes(fabric))
+    homes = list(fabric_file.placements(fabric))
     assert len(homes) == len({client for client, _ in homes}) == 100
     assert [platform for _, platform in homes] == ["openfaas"] * 3 + ["cluster"] * 7 + ["gcf"] * 90
     assert homes[0][0] == "mnist-shards2-c100-s0-000"
@@ -58,7 +58,7 @@ def test_every_client_of_the_deal_has_a_home(tmp_path: Path) -> None:
 
 def test_the_register_learns_what_each_client_holds(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    records = {record.id: record for record in fabric_file.records(fabric, {"mnist-shards2-c100-s0-000": 600})}
+    records = {record.id: record for record in fabric_file.client_records(fabric, {"mnist-shards2-c100-s0-000": 600})}
     first, last = records["mnist-shards2-c100-s0-000"], records["mnist-shards2-c100-s0-099"]
     assert (first.data_loc, first.samples, first.secret) == (
         "file:///data/mnist-shards2-c100-s0-000/shard.safetensors",
@@ -77,14 +77,14 @@ def test_the_register_learns_what_each_client_holds(tmp_path: Path) -> None:
 
 def test_a_function_names_secrets_and_holds_none(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    record = fabric_file.records(fabric, {})[0]
-    function = deploy.function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
+    record = fabric_file.client_records(fabric, {})[0]
+    function = deploy.make_function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
         "trigger-key",
     )
-    assert function.digest == deploy.function(fabric, record, None, "nats://elsewhere").digest
+    assert function.digest == deploy.make_function(fabric, record, None, "nats://elsewhere").digest
 
 
 @pytest.mark.parametrize(
@@ -117,4 +117,4 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_the_fabrics_that_come_with_fedkeeper(name: str, homes: dict[str, int]) -> None:
     fabric = fabric_file.read(REPOSITORY / "configs" / f"fabric-{name}.toml")
-    assert Counter(platform for _, platform in fabric_file.homes(fabric)) == homes
+    assert Counter(platform for _, platform in fabric_file.placements(fabric)) == homes

@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import Disconnected
 from fedkeeper import notify, running
-from fedkeeper.restart import kept_up
+from fedkeeper.restart import run_with_restarts
 
 WITHIN_S = 60.0
 
@@ -58,7 +58,7 @@ async def test_the_watchdog_is_fed_twice_as_often_as_it_wants_and_the_end_is_tol
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     loop = asyncio.get_running_loop()
     systemd.setblocking(False)
-    async with asyncio.timeout(WITHIN_S), notify.alive():
+    async with asyncio.timeout(WITHIN_S), notify.watchdog():
         begun = loop.time()
         beats = [await loop.sock_recv(systemd, 100) for _ in range(4)]
         # The first comes at once, three more after 20 ms each; a machine under load is slower, never faster.
@@ -73,7 +73,7 @@ async def test_without_a_watchdog_for_this_process_none_is_fed(
 ) -> None:
     for name, value in facts.items():
         monkeypatch.setenv(name, value)
-    async with asyncio.timeout(WITHIN_S), notify.alive():
+    async with asyncio.timeout(WITHIN_S), notify.watchdog():
         await asyncio.sleep(0)
     assert heard(systemd) == ["STOPPING=1"]
 
@@ -82,18 +82,18 @@ async def test_without_systemd_nothing_is_told_and_nobody_to_tell_ends_no_servic
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    async with notify.alive():
+    async with notify.watchdog():
         notify.ready("up")
     assert "systemd" not in "".join(capsys.readouterr())
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
-    async with notify.alive():
+    async with notify.watchdog():
         notify.ready("up")
     assert "systemd can't be told" in "".join(capsys.readouterr())
 
 
 async def test_an_error_of_the_service_comes_out_as_it_is(systemd: socket.socket) -> None:
     with pytest.raises(Disconnected):
-        async with notify.alive():
+        async with notify.watchdog():
             raise Disconnected("gone")
     assert heard(systemd) == ["STOPPING=1"]
 
@@ -115,7 +115,7 @@ async def test_a_broker_out_of_reach_is_shown(systemd: socket.socket) -> None:
     async def part() -> None:
         raise Disconnected("the broker went away")
 
-    task = asyncio.ensure_future(kept_up(part))
+    task = asyncio.ensure_future(run_with_restarts(part))
     async with asyncio.timeout(WITHIN_S):
         systemd.setblocking(False)
         told = await asyncio.get_running_loop().sock_recv(systemd, 100)

@@ -5,25 +5,27 @@ import pytest
 
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
-from fedkeeper.plan import Step, Wanted, entry, plan
+from fedkeeper.plan import DesiredClient, Step, plan, register_entry
 
 
-def wanted(number: int, platform: str = "openfaas", **changes: str) -> Wanted:
+def wanted(number: int, platform: str = "openfaas", **changes: str) -> DesiredClient:
     name = f"client-{number}"
     record = ClientRecord(id=name, platform=platform, function=name, labels={"fabric": "dev"}, data_loc="file:///x")
-    return Wanted(Function(name=name, fabric="dev", **changes), record)  # type: ignore[arg-type]
+    return DesiredClient(Function(name=name, fabric="dev", **changes), record)  # type: ignore[arg-type]
 
 
-def deployed(one: Wanted) -> Deployed:
+def deployed(one: DesiredClient) -> Deployed:
     function = one.function
     return Deployed(name=function.name, fabric=function.fabric, digest=function.digest, url=f"at/{function.name}")
 
 
-def registered(one: Wanted) -> ClientRecord:
+def registered(one: DesiredClient) -> ClientRecord:
     return msgspec.structs.replace(one.record, url=f"at/{one.function.name}")
 
 
-def planned(want: list[Wanted], there: list[Wanted], register: list[ClientRecord]) -> list[list[tuple[str, str]]]:
+def planned(
+    want: list[DesiredClient], there: list[DesiredClient], register: list[ClientRecord]
+) -> list[list[tuple[str, str]]]:
     listed: dict[str, list[Deployed]] = {}
     for one in there:
         listed.setdefault(one.record.platform, []).append(deployed(one))
@@ -47,7 +49,7 @@ def test_an_edit_changes_only_what_differs() -> None:
 
 def test_an_edit_of_the_register_alone_touches_no_function() -> None:
     one = wanted(1)
-    moved = Wanted(one.function, msgspec.structs.replace(one.record, data_loc="file:///y"))
+    moved = DesiredClient(one.function, msgspec.structs.replace(one.record, data_loc="file:///y"))
     assert planned([moved], [one], [registered(one)]) == [[("change", "client-1")]]
 
 
@@ -67,7 +69,7 @@ def test_a_paused_client_stays_paused() -> None:
     one = wanted(1)
     paused = msgspec.structs.replace(registered(one), paused=True)
     assert planned([one], [one], [paused]) == []
-    assert entry(one.record, paused, None).paused
+    assert register_entry(one.record, paused, None).paused
 
 
 def test_what_is_no_longer_wanted_leaves_the_register_before_its_function_goes() -> None:
@@ -97,6 +99,6 @@ def test_a_client_that_moves_to_another_platform_is_removed_from_the_first() -> 
 def test_the_register_learns_where_the_platform_triggers_it() -> None:
     one = wanted(1)
     made = Deployed(name="client-1", fabric="dev", digest=one.function.digest, url="elsewhere")
-    assert entry(one.record, None, made).url == "elsewhere"
+    assert register_entry(one.record, None, made).url == "elsewhere"
     steps = plan([one], {"openfaas": [made]}, [registered(one)], fabric="dev")
     assert steps == [[Step("change", "client-1", "openfaas", one)]]

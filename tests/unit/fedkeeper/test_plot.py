@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def row(round_: int, accuracy: float | None) -> dict[str, Any]:
-    times = dict.fromkeys(plot.PARTS, 0.5)
+    times = dict.fromkeys(plot.PHASES, 0.5)
     return {"round": round_, "accuracy": accuracy, **times, "evaluation_s": None if accuracy is None else 0.25}
 
 

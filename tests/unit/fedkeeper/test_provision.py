@@ -16,7 +16,7 @@ from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
 from client_fn.data import shards
 from client_fn.errors import BadPartition
-from fedkeeper.provision import deal, provision
+from fedkeeper.provision import provision, stage_dataset
 from fedkeeper.sdk import Client
 
 DIGITS = Data(clients=3)
@@ -98,14 +98,14 @@ async def test_a_job_that_says_twice_that_it_waits_has_its_clients_once(fabric: 
 
 
 def test_dealing_twice_gives_the_same_clients(tmp_path: Path) -> None:
-    first = deal(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None)
-    assert deal(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None) == first
+    first = stage_dataset(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None)
+    assert stage_dataset(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None) == first
     assert {client.platform for client in first} == {"edge"}
 
 
 def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadPartition):
-        deal(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
+        stage_dataset(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
     assert list(tmp_path.iterdir()) == []
 
 

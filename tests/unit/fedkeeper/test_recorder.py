@@ -38,7 +38,7 @@ class Log:
 
     def note(self, *events: Event) -> None:
         for event in events:
-            self.recorder.note(Progress("demo", event, 1.0, "id"))
+            self.recorder.record(Progress("demo", event, 1.0, "id"))
 
     def complete(self, *rounds: int) -> None:
         self.note(*(msgspec.structs.replace(self._example, round=round_) for round_ in rounds))
@@ -209,7 +209,7 @@ def test_a_job_that_was_rejected_leaves_nothing(log: Log, events: tuple[Event, .
 
 def test_the_model_is_kept_as_it_is(log: Log) -> None:
     log.accept()
-    path = log.recorder.keep_model(b"weights")
+    path = log.recorder.save_model(b"weights")
     assert (path, path.read_bytes()) == (log.folder / "model.safetensors", b"weights")
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.errors import ConnectFailed, Disconnected
-from fedkeeper.restart import kept_up
+from fedkeeper.restart import run_with_restarts
 
 
 async def test_a_part_starts_over_until_the_broker_is_back() -> None:
@@ -18,7 +18,7 @@ async def test_a_part_starts_over_until_the_broker_is_back() -> None:
         back.set()
         await asyncio.Event().wait()
 
-    task = asyncio.ensure_future(kept_up(part, pause_s=0.0))
+    task = asyncio.ensure_future(run_with_restarts(part, pause_s=0.0))
     await asyncio.wait_for(back.wait(), 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -30,7 +30,7 @@ async def test_a_broker_that_was_never_there_is_an_error() -> None:
         raise ConnectFailed("nats://x:1", "refused")
 
     with pytest.raises(ConnectFailed):
-        await kept_up(part, pause_s=0.0)
+        await run_with_restarts(part, pause_s=0.0)
 
 
 async def test_an_error_of_ours_is_not_hidden() -> None:
@@ -38,4 +38,4 @@ async def test_an_error_of_ours_is_not_hidden() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        await kept_up(part, pause_s=0.0)
+        await run_with_restarts(part, pause_s=0.0)

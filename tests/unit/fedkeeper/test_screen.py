@@ -18,7 +18,7 @@ from broker.messages.progress import (
     UpdateCounted,
 )
 from fedkeeper import screen
-from fedkeeper.screen import NOTES_SHOWN, ROUNDS_SHOWN, JobView
+from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView
 
 SENTENCES = {
     "job.accepted": "accepted (demo)",
@@ -71,7 +71,7 @@ def test_a_sentence_says_no_more_than_is_known(
 
 
 def test_a_line_names_the_job_and_the_event(events: tuple[Event, ...]) -> None:
-    got = screen.line(Progress("demo", of(events, "round.quorum"), 1.0, "x"))
+    got = screen.log_line(Progress("demo", of(events, "round.quorum"), 1.0, "x"))
     assert got == "demo  round.quorum      round 1: quorum of 2 reached, 5 s left for the others"
 
 
@@ -79,7 +79,7 @@ def test_a_line_names_the_job_and_the_event(events: tuple[Event, ...]) -> None:
     ("seconds", "text"), [(0.0, "0 ms"), (0.0124, "12 ms"), (0.9994, "999 ms"), (1.0, "1.00 s"), (75.256, "75.26 s")]
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert screen.duration(seconds) == text
+    assert screen.format_duration(seconds) == text
 
 
 def of(events: tuple[Event, ...], what: str) -> Event:
@@ -96,7 +96,7 @@ def shown(view: JobView) -> str:
 def after(*events: Event) -> JobView:
     view = JobView("demo")
     for event in events:
-        view.note(Progress("demo", event, 1.0, "x"))
+        view.update(Progress("demo", event, 1.0, "x"))
     return view
 
 
@@ -105,7 +105,7 @@ def test_the_view_can_be_shown_after_every_event(events: tuple[Event, ...]) -> N
     assert "demo submitted" in shown(view)
     assert "rounds 0/?" in shown(view)
     for event in events:
-        view.note(Progress("demo", event, 1.0, "x"))
+        view.update(Progress("demo", event, 1.0, "x"))
         assert shown(view).startswith("demo ")
 
 
@@ -135,7 +135,7 @@ def test_the_next_round_starts_at_nothing(events: tuple[Event, ...]) -> None:
 def test_a_round_shows_its_times_and_its_evaluation_when_it_comes(events: tuple[Event, ...]) -> None:
     view = after(of(events, "round.completed"))
     assert "1 … … 2 (-1) 10 ms 200 ms 1.50 s 40 ms …" in shown(view)
-    view.note(Progress("demo", of(events, "model.evaluated"), 1.0, "x"))
+    view.update(Progress("demo", of(events, "model.evaluated"), 1.0, "x"))
     assert "1 0.8125 0.7500 2 (-1) 10 ms 200 ms 1.50 s 40 ms 300 ms" in shown(view)
 
 
@@ -161,28 +161,28 @@ def test_a_long_job_fits_the_screen(events: tuple[Event, ...]) -> None:
     assert isinstance(completed, RoundCompleted)
     many = [msgspec.structs.replace(completed, round=round_) for round_ in range(1, 101)]
     got = shown(after(*many, *[failed] * 50))
-    assert len(got.splitlines()) < ROUNDS_SHOWN + NOTES_SHOWN + 6
+    assert len(got.splitlines()) < ROUNDS_SHOWN + WARNINGS_SHOWN + 6
     assert "\n 100 … …" in got
     assert "\n 92 " not in got
-    assert got.count("! round 2 failed") == NOTES_SHOWN
+    assert got.count("! round 2 failed") == WARNINGS_SHOWN
 
 
 def test_counted_and_evaluated_follow_the_events(events: tuple[Event, ...]) -> None:
     view = after(*events)
     assert (view.round, view.counted, view.invited, view.done) == (1, 1, 3, 1)
-    assert isinstance(view.judged[1], ModelEvaluated)
+    assert isinstance(view.evaluations[1], ModelEvaluated)
     assert isinstance(of(events, "update.counted"), UpdateCounted)
 
 
 def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     screen.console().print("[bold]shown[/]")
-    screen.show_list(("x",), [])
+    screen.print_table(("x",), [])
     out, err = capsys.readouterr()
     assert (out.split(), err) == (["x"], "shown\n")
 
 
 def test_a_list_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     place = "file:///" + "very/" * 60 + "far"
-    screen.show_list(("client", "data"), [("c-1", place), ("c-2", "near")])
+    screen.print_table(("client", "data"), [("c-1", place), ("c-2", "near")])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["client", "data"], ["c-1", place], ["c-2", "near"]]
