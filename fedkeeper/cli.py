@@ -235,7 +235,7 @@ async def cancel(job: JobId, url: Url = "") -> None:
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         await sdk.cancel(job)
-    typer.echo(f"asked for the end of {job}")
+    typer.echo(f"requested the cancellation of {job}")
 
 
 @app.command()

@@ -45,7 +45,7 @@ async def deploy(
         else:
             await deployment.apply(sdk, steps, _print_step)
     unchanged = len(clients) - sum(any(step.desired for step in client_steps) for client_steps in steps)
-    typer.echo(f"{len(steps)} clients {'to see to' if plan else 'seen to'}, {unchanged} as they should be")
+    typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
 
 
 def _print_step(step: Step) -> None:

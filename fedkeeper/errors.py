@@ -116,7 +116,7 @@ class DeployFailed(FedKeeperError):
     """
 
     def __init__(self, failures: dict[str, str]) -> None:
-        shown = "; ".join(f"{client}: {reason}" for client, reason in sorted(failures.items())[:FAILURES_SHOWN])
+        reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(failures.items())[:FAILURES_SHOWN])
         more = f"; and {len(failures) - FAILURES_SHOWN} more" if len(failures) > FAILURES_SHOWN else ""
-        super().__init__(f"{len(failures)} of the fabric's clients are not as they should be: {shown}{more}")
+        super().__init__(f"the deployment failed for {len(failures)} of the fabric's clients: {reasons}{more}")
         self.failures = failures

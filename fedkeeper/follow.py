@@ -40,7 +40,7 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
     if recorder is not None and last is not None and isinstance(last.event, JobCompleted | JobCancelled):
         await _save_results(sdk, job, recorder, console)
     if last is None or not isinstance(last.event, JobCompleted):
-        outcome = "ended without a word" if last is None else screen.sentence(last.event)
+        outcome = "ended without a final event" if last is None else screen.sentence(last.event)
         raise FedKeeperError(f"job {job} {outcome}")
 
 

@@ -197,7 +197,7 @@ class Client:
         values = await self.broker.snapshot(topics.client_stats(topics.ANY, topics.ANY))
         stats = [codec.decode(ClientStats, value.payload) for value in values.values()]
         # A client that moved to another platform has statistics on both; the newer ones win.
-        return {one.client: one for one in sorted(stats, key=lambda one: one.seen_s)}
+        return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
     async def request_functions(self, platform: str, verb: Verb, *, timeout_s: float, **arguments: Any) -> Reply:
         """Request that a platform's bridge creates, deletes or lists functions.

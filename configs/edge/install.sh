@@ -12,7 +12,7 @@ usage="usage: install.sh --wheel FILE [--bridge openfaas|local] [--broker none|n
   --bridge   openfaas (default): calls the functions of an OpenFaaS; local: trains by itself, installs torch
   --broker   a broker on this board: nats, a leaf node of the backbone; mosquitto, with a relay to the backbone
   --python   Python 3.11 or newer, if it is not one of the system's
-  --dry-run  print what would be done"
+  --dry-run  print the commands without running them"
 
 here=$(cd "$(dirname "$0")" && pwd)
 home=${DESTDIR:=}/opt/fedkeeper
