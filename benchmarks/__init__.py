@@ -1,1 +1,1 @@
-"""Measured against the paper and against peers; each prints what it measured and how."""
+"""Benchmarks against the paper and other systems. Each one prints its results and how it measured them."""

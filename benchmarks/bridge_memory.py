@@ -1,10 +1,11 @@
-"""What an edge bridge takes of a small board's memory: `fedkeeper bridge openfaas`, idle and in rounds of 20 clients.
+"""Memory of a bridge on a small board: `fedkeeper bridge openfaas`, idle and in rounds of 20 clients.
 
     python -m benchmarks.bridge_memory [--clients 20] [--rounds 3]
 
-Broker, bridge and functions are real processes, the gateway is emulated, and the functions train nothing. Once they
-publish by themselves, which is the default (`reply = "broker"`), and once model and update of 2.3 MB each travel
-through the bridge (`reply = "response"`). VmHWM is the most that the process ever had, VmRSS what it has now.
+Broker, bridge and functions are real processes. The gateway is emulated, and the functions do not train. The first
+part measures functions that publish their updates to the broker (`reply = "broker"`, the default). The second part
+measures models and updates of 2.3 MB that go through the bridge (`reply = "response"`). VmHWM is the process's peak
+memory, VmRSS its memory now.
 """
 
 import argparse
@@ -35,35 +36,44 @@ from emulators.openfaas import gateway as openfaas
 from emulators.openfaas.gateway import Gateway
 from emulators.openfaas.scripted import IMAGE, write_code
 
-BAR_MB: Final = 80
+LIMIT_MB: Final = 80
 WITHIN_S: Final = 120.0
 
 MODEL: Final = os.urandom(4 * 582_026)
-"""As many bytes as the paper's CNN has."""
+"""Random bytes, as many as the paper's CNN has."""
 
 CONCURRENCY: Final = {"broker": 20, "response": 4}
-"""Calls under way at once, by how updates come back; for `response` what configs/edge says."""
+"""Concurrent calls, by the way of the updates; for `response` the value in configs/edge."""
 
 
 def memory_mb(pid: int) -> str:
-    """The most that a process ever had, and what it has now."""
+    """Return a process's peak memory and its memory now, as a text."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    most, now = (next(int(line.split()[1]) / 1024 for line in lines if line.startswith(k)) for k in ("VmHWM", "VmRSS"))
-    return f"at most {most:.1f} MB, now {now:.1f} MB{'' if most < BAR_MB else f'  ABOVE {BAR_MB} MB'}"
+    peak, now = (
+        next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key)) for key in ("VmHWM", "VmRSS")
+    )
+    return f"at most {peak:.1f} MB, now {now:.1f} MB{'' if peak < LIMIT_MB else f'  ABOVE {LIMIT_MB} MB'}"
 
 
 @contextlib.asynccontextmanager
 async def bridge(folder: Path, url: str, gateway: str, reply: str) -> AsyncIterator[int]:
-    """The bridge's process, once it is up; yields its id."""
+    """Run a bridge until the end of the block; yield its process id when it is up.
+
+    Args:
+        folder: where its configuration file is written.
+        url: the broker's address.
+        gateway: the gateway's URL.
+        reply: the way of the updates, `broker` or `response`.
+    """
     config = folder / f"{reply}.toml"
     config.write_text(f'gateway = "{gateway}"\nreply = "{reply}"\nconcurrency = {CONCURRENCY[reply]}\n')
     command = (sys.executable, "-m", "fedkeeper", "bridge", "openfaas", "--config", str(config), "--url", url)
     dying = processes.signal_on_parent_death(signal.SIGKILL)
     process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=PIPE, preexec_fn=dying)
     try:
-        await _up(process)
+        await _wait_until_up(process)
         async with asyncio.TaskGroup() as group:
-            group.create_task(_read_on(process), name="its log")
+            group.create_task(_discard_log(process), name="its log")
             yield process.pid
             process.terminate()
     finally:
@@ -72,7 +82,7 @@ async def bridge(folder: Path, url: str, gateway: str, reply: str) -> AsyncItera
         await process.wait()
 
 
-async def _up(process: asyncio.subprocess.Process) -> None:
+async def _wait_until_up(process: asyncio.subprocess.Process) -> None:
     assert process.stderr is not None
     async with asyncio.timeout(WITHIN_S):
         while b"the bridge is up" not in (line := await process.stderr.readline()):
@@ -80,39 +90,59 @@ async def _up(process: asyncio.subprocess.Process) -> None:
                 raise RuntimeError("the bridge ended")
 
 
-async def _read_on(process: asyncio.subprocess.Process) -> None:
+async def _discard_log(process: asyncio.subprocess.Process) -> None:
     assert process.stderr is not None
     await process.stderr.read()
 
 
 async def deploy(gateway: Gateway, clients: list[str]) -> None:
-    """A function for each client."""
+    """Create a function for each client.
+
+    Args:
+        gateway: the emulated gateway.
+        clients: the clients' ids.
+    """
     gateway.provider.limit = len(clients)
     for client in clients:
         await gateway.provider.deploy({"service": client, "image": IMAGE})
 
 
 async def train(bus: Broker, clients: list[str], round_: int) -> None:
-    """A round without a server: tasks out, until each of them has succeeded."""
+    """Run one round without a server: publish the tasks and wait until each has succeeded.
+
+    Args:
+        bus: a connection to the broker.
+        clients: the clients' ids.
+        round_: the round's number.
+    """
     digest = hashlib.sha256(MODEL).hexdigest()
     ref = BlobRef(topics.model("job", digest), digest, len(MODEL))
     await bus.publish(ref.topic, MODEL)
-    waiting = set(clients)
-    ends = topics.invocation("openfaas", topics.ANY)
-    async with asyncio.timeout(WITHIN_S), bus.subscribe(ends, start="first") as deliveries:
+    missing = set(clients)
+    invocations = topics.invocation("openfaas", topics.ANY)
+    async with asyncio.timeout(WITHIN_S), bus.subscribe(invocations, start="first") as deliveries:
         for client in clients:
-            one = task_for(client, round_, ref)
-            await bus.publish(topics.task("openfaas", client), cloudevents.encode(_envelope(one.id), one))
+            task = task_for(client, round_, ref)
+            await bus.publish(
+                topics.task("openfaas", client),
+                cloudevents.encode(Envelope(task.id, "/benchmarks", "task", 0.0, task.id), task),
+            )
         async for delivery in deliveries:
-            said = cloudevents.data_of(await delivery.read(), Invocation)
-            if said.outcome == "succeeded" and said.round == round_:
-                waiting.discard(said.client)
-            if not waiting:
+            invocation = cloudevents.data_of(await delivery.read(), Invocation)
+            if invocation.outcome == "succeeded" and invocation.round == round_:
+                missing.discard(invocation.client)
+            if not missing:
                 return
 
 
 def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
-    """A task whose function returns its update with its answer, where the bridge asks for that."""
+    """Return a client's task.
+
+    Args:
+        client: the client's id.
+        round_: the round's number.
+        model: the published model.
+    """
     return RoundTask(
         client_id=client,
         client_type="openfaas",
@@ -124,7 +154,7 @@ def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
         round=round_,
         model=model,
         state=None,
-        token="nobody checks it",  # noqa: S106 (no server takes part)
+        token="not checked",  # noqa: S106 (no server takes part)
         seed=1,
         deadline_s=time.time() + WITHIN_S,
         max_attempts=3,
@@ -132,12 +162,13 @@ def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
     )
 
 
-def _envelope(name: str) -> Envelope:
-    return Envelope(name, "/benchmarks", "task", 0.0, name)
-
-
 async def main(clients: int, rounds: int) -> None:
-    """Measure both ways of an update."""
+    """Measure both ways of the updates.
+
+    Args:
+        clients: number of clients.
+        rounds: number of rounds of each part.
+    """
     names = [f"c-{i:02d}" for i in range(clients)]
     with tempfile.TemporaryDirectory(prefix="bridge-memory-") as name:
         folder = Path(name)

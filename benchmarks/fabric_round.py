@@ -1,8 +1,10 @@
-"""Rounds of the paper's fabric: 3 clients on OpenFaaS, 7 on OpenWhisk, 90 on Google Cloud Functions, emulated here.
+"""Rounds of the paper's fabric: 3 clients on OpenFaaS, 7 on OpenWhisk, 90 on Google Cloud Functions, all emulated.
 
-`python -m benchmarks.fabric_round [--rounds N]`: MNIST (FEDKEEPER_DATA), the paper's two-layer network, one epoch.
-A round is cold but for OpenFaaS and OpenWhisk: 100 processes with torch do not fit into this machine's memory, so each
-of Cloud Functions' 90 is started for its turn, and ended for the next one's.
+    python -m benchmarks.fabric_round [--rounds N]
+
+Trains the paper's two-layer network on MNIST (FEDKEEPER_DATA) for one local epoch. 100 processes with torch do not fit
+into the memory of one machine. Therefore each of the 90 Cloud Functions starts cold in every round, and only a few run
+at the same time.
 """
 
 import argparse
@@ -23,24 +25,25 @@ from broker.messages.progress import ClientTraining, JobCompleted, RoundComplete
 from emulators.demo import IMAGE, Fabric, command
 from emulators.paths import REPOSITORY
 from fedkeeper import configs
-from fedkeeper.sdk import Client as FedKeeper
-from fedkeeper.sdk import connect
+from fedkeeper.sdk import Client, connect
 from server import invitations
 from server.strategy import FedAvg
 
-CHANGES: Final = (
+OVERRIDES: Final = (
     "training.local_epochs=1",
     "cohort.clients=100",
     "cohort.deadline_s=900",
     "stop.target_accuracy=1.0",
 )
 INSTANCES: Final = 8
+"""How many Cloud Functions run at the same time."""
+
 FOLDER = Path(".fedkeeper/fabric-round")
 PAPER = REPOSITORY / "configs/fabric-paper.toml"
 
 
-def here(folder: Path) -> Path:
-    """The paper's fabric with everything on this machine."""
+def write_local_file(folder: Path) -> Path:
+    """Write the paper's deployment file with all addresses on this machine; return its path."""
     raw = msgspec.toml.decode(PAPER.read_text())
     raw["broker"] = {}
     raw["data"] |= {"at": str(folder / "shards"), "stage": True}
@@ -51,15 +54,15 @@ def here(folder: Path) -> Path:
     return path
 
 
-def processes() -> Counter[str]:
-    """Memory of this machine's processes of the fabric: proportional set size in MB, by what they are."""
-    found: Counter[str] = Counter()
+def count_processes() -> Counter[str]:
+    """Return number and memory of the fabric's processes, by kind. The memory is the proportional set size in MB."""
+    totals: Counter[str] = Counter()
     for entry in Path("/proc").iterdir():
         kind = _kind(entry) if entry.name.isdigit() else ""
         if kind:
-            found[f"{kind}, processes"] += 1
-            found[f"{kind}, MB"] += _pss_kb(entry) // 1024
-    return found
+            totals[f"{kind}, processes"] += 1
+            totals[f"{kind}, MB"] += _pss_kb(entry) // 1024
+    return totals
 
 
 def _kind(entry: Path) -> str:
@@ -90,42 +93,52 @@ def _pss_kb(entry: Path) -> int:
 
 
 async def measure(folder: Path, rounds: int) -> None:
-    """Deploy, train, and print what it took."""
+    """Deploy the fabric, train, and print the times.
+
+    Args:
+        folder: a new folder for everything that is written.
+        rounds: number of rounds.
+    """
     console = Console(highlight=False, soft_wrap=True)
     async with Fabric(folder / "system", start_s=900.0, instances=INSTANCES).up(console) as url:
-        begun_s = time.monotonic()
-        await command(console, "deploy", str(here(folder)), url=url, quiet=True)
-        print(f"deployed 100 functions in {time.monotonic() - begun_s:.1f} s")
-        async with connect(url) as fabric:
-            await train(fabric, configs.read_job("mnist-nn", (*CHANGES, f"stop.rounds={rounds}")))
+        start_s = time.monotonic()
+        await command(console, "deploy", str(write_local_file(folder)), url=url, quiet=True)
+        print(f"deployed 100 functions in {time.monotonic() - start_s:.1f} s")
+        async with connect(url) as sdk:
+            await train(sdk, configs.read_job("mnist-nn", (*OVERRIDES, f"stop.rounds={rounds}")))
 
 
-async def train(fabric: FedKeeper, job: Job) -> None:
-    """Run the job; a line for each round."""
-    name = await fabric.submit(job)
+async def train(sdk: Client, job: Job) -> None:
+    """Run a job and print a line for each round.
+
+    Args:
+        sdk: the system that runs it.
+        job: the job.
+    """
+    job_id = await sdk.submit(job)
     cold: Counter[bool | None] = Counter()
-    async for said in fabric.watch(name):
-        match said.event:
+    async for progress in sdk.watch(job_id):
+        match progress.event:
             case RoundOpened(round=1):
-                record = await fabric.job(name)
-                # Any nonce gives a token of this length.
+                record = await sdk.job(job_id)
+                # The token has the same length with any secret.
                 task = invitations.task_for(record.cohort[0], record, "", FedAvg())
                 print(f"{len(msgspec.json.encode(InvocationRequest(task, 1)))} bytes per trigger")
-            case ClientTraining(cold=started):
-                cold[started] += 1
+            case ClientTraining(cold=is_cold):
+                cold[is_cold] += 1
             case RoundCompleted() as completed:
                 split = {key: round(value, 2) for key, value in msgspec.to_builtins(completed.split).items()}
-                shown = {**split, "trained_s": round(completed.trained_s, 1), "bytes_out": completed.bytes_out}
-                print(f"round {completed.round}: {len(completed.counted)} clients, {cold[True]} cold: {shown}")
+                details = {**split, "trained_s": round(completed.trained_s, 1), "bytes_out": completed.bytes_out}
+                print(f"round {completed.round}: {len(completed.counted)} clients, {cold[True]} cold: {details}")
                 cold.clear()
-                for kind, value in sorted(processes().items()):
+                for kind, value in sorted(count_processes().items()):
                     print(f"  {kind:<28}{value:>8}")
             case JobCompleted(accuracy=accuracy):
                 print(f"accuracy {accuracy}")
 
 
 def main() -> None:
-    """The program."""
+    """Run the benchmark with the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
     rounds, folder = parser.parse_args().rounds, FOLDER.resolve()

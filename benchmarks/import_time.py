@@ -1,6 +1,6 @@
-"""How long the function's own code takes to import, once torch is there: the bar is 0.15 s.
+"""Import time of the function's own code after torch. The limit is 0.15 s.
 
-python benchmarks/import_time.py
+python -m benchmarks.import_time
 """
 
 import subprocess
@@ -8,9 +8,9 @@ import sys
 from statistics import median
 
 RUNS = 5
-BAR_S = 0.15
+LIMIT_S = 0.15
 
-MEASURE = """
+PROGRAM = """
 import sys, time
 import torch
 begin = time.perf_counter()
@@ -20,20 +20,20 @@ print(*sorted({"nats", "paho", "server", "bridges", "fedkeeper", "fsspec", "skle
 """
 
 
-def measured() -> tuple[float, str]:
-    """Seconds in a process of its own, and which of the modules it should not need were imported."""
-    command = [sys.executable, "-c", MEASURE]
+def measure() -> tuple[float, str]:
+    """Measure in a new process; return the seconds and the imported modules that the function must not need."""
+    command = [sys.executable, "-c", PROGRAM]
     run = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 (our own program)
     seconds, _, extra = run.stdout.partition("\n")
     return float(seconds), extra.strip()
 
 
 def main() -> None:
-    """Print the median of a few runs; fail above the bar."""
-    runs = [measured() for _ in range(RUNS)]
+    """Print the median of a few runs; fail above the limit."""
+    runs = [measure() for _ in range(RUNS)]
     seconds, extra = median(run[0] for run in runs), runs[0][1]
-    print(f"import client_fn.function, torch apart: {seconds:.3f} s (bar {BAR_S} s); not wanted: {extra or 'nothing'}")
-    sys.exit(bool(extra) or seconds > BAR_S)
+    print(f"import client_fn.function, torch apart: {seconds:.3f} s (limit {LIMIT_S} s); not allowed: {extra or '-'}")
+    sys.exit(bool(extra) or seconds > LIMIT_S)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the fabric alone costs: rounds in which every client returns the 582,026 weights that it got, untrained.
+"""Cost of the system without training: each client returns its 582,026 weights unchanged.
 
 Everything else is real: nats-server with file storage and `sync_interval: always`, FL server, bridge, two worker
-processes, a 2.3 MB update per client through the broker, the gate, the exact sum, the commit.
+processes, a 2.3 MB update per client through the broker, the gate, the exact sum and the commit.
 
     python -m benchmarks.noop_round [--clients 10 100] [--rounds 12] [--small]
 """
@@ -24,15 +24,20 @@ from fedkeeper.sdk import Client, connect
 from fedkeeper.system import Settings
 
 WARM_UP: Final = 2
-"""Rounds left out: workers start, fetch, build."""
-
+"""Rounds that are not counted: workers start, fetch and build the model."""
 
 SMALL: Final = {"type": "nn", "args": {"input_size": 64, "hidden": 16}}
-"""1,210 parameters, for very many clients."""
+"""A model of 1,210 parameters, for very many clients."""
 
 
 def job(clients: int, rounds: int, model: dict[str, Any]) -> Job:
-    """A dry job: everything but training."""
+    """Return a job with everything but training.
+
+    Args:
+        clients: number of clients in each round.
+        rounds: number of measured rounds.
+        model: the section `[model]` of the job.
+    """
     return from_dict(
         {
             "name": "noop",
@@ -47,48 +52,69 @@ def job(clients: int, rounds: int, model: dict[str, Any]) -> Job:
 
 
 async def measure(
-    fabric: Client, clients: int, rounds: int, model: dict[str, Any]
+    sdk: Client, clients: int, rounds: int, model: dict[str, Any]
 ) -> tuple[list[RoundCompleted], list[float]]:
-    """The measured rounds, and the wall time from each one's opening to the next one's."""
+    """Run a job; return its measured rounds, and the seconds from each round's opening to the next one.
+
+    Args:
+        sdk: the system that runs it.
+        clients: number of clients.
+        rounds: number of measured rounds.
+        model: the section `[model]` of the job.
+    """
     names = [f"noop-{i:05d}" for i in range(clients)]
-    await fabric.register(
+    await sdk.register(
         [ClientRecord(id=name, platform="local", labels={"data": "nothing"}, samples=600) for name in names]
     )
     opened, completed = [], []
-    job_id = await fabric.submit(job(clients, rounds, model), timeout_s=60)
-    async for said in fabric.watch(job_id):
-        if isinstance(said.event, RoundOpened):
-            opened.append(said.time_s)
-        if isinstance(said.event, RoundCompleted):
-            completed.append(said.event)
+    job_id = await sdk.submit(job(clients, rounds, model), timeout_s=60)
+    async for progress in sdk.watch(job_id):
+        if isinstance(progress.event, RoundOpened):
+            opened.append(progress.time_s)
+        if isinstance(progress.event, RoundCompleted):
+            completed.append(progress.event)
     periods = [after - before for before, after in itertools.pairwise(opened)]
     return completed[WARM_UP:], periods[WARM_UP:]
 
 
 def report(clients: int, rounds: list[RoundCompleted], periods: list[float]) -> None:
-    """One line of medians."""
-    parts = {
-        "round": [one.split.round_s for one in rounds],
-        "invocation": [one.split.invocation_s for one in rounds],
-        "clients start": [one.split.clients_start_s for one in rounds],
-        "updates in": [one.split.training_s for one in rounds],
-        "aggregation": [one.split.aggregation_s for one in rounds],
+    """Print one line of medians.
+
+    Args:
+        clients: number of clients.
+        rounds: the measured rounds.
+        periods: seconds from each round's opening to the next one.
+    """
+    phases = {
+        "round": [completed.split.round_s for completed in rounds],
+        "invocation": [completed.split.invocation_s for completed in rounds],
+        "clients start": [completed.split.clients_start_s for completed in rounds],
+        "updates in": [completed.split.training_s for completed in rounds],
+        "aggregation": [completed.split.aggregation_s for completed in rounds],
         "round to round": periods,
     }
-    shown = "  ".join(f"{name} {statistics.median(values) * 1000:.0f} ms" for name, values in parts.items() if values)
-    spread = f"{min(parts['round']) * 1000:.0f}-{max(parts['round']) * 1000:.0f} ms"
-    print(f"{clients:4d} clients, {len(rounds)} rounds, medians: {shown}  (rounds {spread})")
+    medians = "  ".join(
+        f"{name} {statistics.median(values) * 1000:.0f} ms" for name, values in phases.items() if values
+    )
+    spread = f"{min(phases['round']) * 1000:.0f}-{max(phases['round']) * 1000:.0f} ms"
+    print(f"{clients:4d} clients, {len(rounds)} rounds, medians: {medians}  (rounds {spread})")
 
 
 async def main(cohorts: list[int], rounds: int, model: dict[str, Any]) -> None:
-    """Measure each cohort on one running system."""
+    """Measure each cohort size on one running system.
+
+    Args:
+        cohorts: numbers of clients.
+        rounds: number of measured rounds.
+        model: the section `[model]` of the jobs.
+    """
     with tempfile.TemporaryDirectory(prefix="noop-") as folder:
         settings = Settings(Path(folder), workers=system.cores())
-        async with system.whole_system(settings, store=settings.folder / "broker") as url, connect(url) as fabric:
+        async with system.whole_system(settings, store=settings.folder / "broker") as url, connect(url) as sdk:
             for clients in cohorts:
-                started = time.perf_counter()
-                report(clients, *await measure(fabric, clients, rounds, model))
-                print(f"     ({time.perf_counter() - started:.1f} s in all)")
+                start_s = time.perf_counter()
+                report(clients, *await measure(sdk, clients, rounds, model))
+                print(f"     ({time.perf_counter() - start_s:.1f} s in all)")
 
 
 if __name__ == "__main__":

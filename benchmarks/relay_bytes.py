@@ -1,9 +1,9 @@
-"""What goes over the link to a site of 10 devices, per round: all of them on the backbone, or behind a relay.
+"""Bytes per round over the link to a site of 10 devices: all devices on the backbone, or all behind a relay.
 
-Nothing is trained; the rest is real: nats-server at both ends, FL server, the function, the paper's two-layer network
-(397,510 parameters). As untrained models do not change, each round is a job of its own with another seed. Each device
-is an instance of the function with its own connection. Counted are the bytes of the TCP stream, in a proxy in front of
-the backbone.
+The devices do not train. Everything else is real: nats-server at both ends, FL server, the function and the paper's
+two-layer network (397,510 parameters). An untrained model does not change, so each round is a separate job with another
+seed. Each device is an instance of the function with its own connection. A proxy in front of the backbone counts the
+bytes of the TCP streams.
 
     python -m benchmarks.relay_bytes [--clients 10] [--rounds 5]
 """
@@ -39,7 +39,7 @@ MB: Final = 1e6
 
 
 class Devices:
-    """A platform of instances of the function, each with a connection of its own."""
+    """A platform whose clients are instances of the function, each with its own connection."""
 
     name = PLATFORM
 
@@ -49,20 +49,25 @@ class Devices:
         self._warm = {client: WarmState() for client in connections}
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """See `bridges.platform.Platform`."""
+        """Implements `Platform.invoke`."""
         client = task.client_id
         yield Activation(client, "running")
         await handle(task, self._connections[client], self._warm[client], attempt=attempt)
         yield Activation(client, "succeeded")
 
 
-def names(clients: int) -> list[str]:
-    """The devices."""
+def device_ids(clients: int) -> list[str]:
+    """Return the devices' client ids."""
     return [f"device-{i:03d}" for i in range(clients)]
 
 
 def job(clients: int, seed: int) -> Job:
-    """One round of everything but training."""
+    """Return a job of one round without training.
+
+    Args:
+        clients: number of clients.
+        seed: makes another initial model.
+    """
     fields: dict[str, Any] = {
         "name": "relayed",
         "seed": seed,
@@ -78,19 +83,31 @@ def job(clients: int, seed: int) -> Job:
 
 @contextlib.asynccontextmanager
 async def devices_on(url: str, clients: int) -> AsyncIterator[None]:
-    """A bridge and its devices, connected to that broker."""
+    """Run a bridge and its devices until the end of the block.
+
+    Args:
+        url: the broker that they connect to.
+        clients: number of devices.
+    """
     async with contextlib.AsyncExitStack() as stack:
-        opened = {name: await stack.enter_async_context(broker.connect(url, name=name)) for name in names(clients)}
+        connections = {
+            name: await stack.enter_async_context(broker.connect(url, name=name)) for name in device_ids(clients)
+        }
         bus = await stack.enter_async_context(broker.connect(url, name="bridge"))
         group = await stack.enter_async_context(task_group())
-        running = group.create_task(Runner(bus, Invoker(Devices(opened))).run(), name="bridge")
+        running = group.create_task(Runner(bus, Invoker(Devices(connections))).run(), name="bridge")
         yield
         running.cancel()
 
 
 @contextlib.asynccontextmanager
-async def relayed(backbone_url: str, site: NatsServer) -> AsyncIterator[None]:
-    """A relay between the two."""
+async def relay_between(backbone_url: str, site: NatsServer) -> AsyncIterator[None]:
+    """Run a relay until the end of the block.
+
+    Args:
+        backbone_url: address of the backbone, as the site reaches it.
+        site: the site's broker.
+    """
     settings = Settings(name="site-a", platforms=(PLATFORM,), backbone=backbone_url, site=site.url)
     async with (
         broker.connect(backbone_url, name="relay") as backbone,
@@ -103,31 +120,49 @@ async def relayed(backbone_url: str, site: NatsServer) -> AsyncIterator[None]:
 
 
 async def measure(hub: NatsServer, wire: Wire, clients: int, rounds: int) -> list[tuple[int, int]]:
-    """Bytes down and up over the link, from each round's end to the next one's; the first round is left out."""
+    """Return the bytes down and up over the link, for each round but the first.
+
+    Args:
+        hub: the backbone's broker.
+        wire: the counting proxy.
+        clients: number of devices.
+        rounds: number of measured rounds.
+    """
     marks = []
     async with broker.connect(hub.url, name="server") as bus, task_group() as group:
         serving = group.create_task(service.serve(bus, TorchLearning(None)), name="server")
-        fabric = Client(bus)
-        await fabric.register(
-            [ClientRecord(id=name, platform=PLATFORM, labels={"data": "nothing"}) for name in names(clients)]
+        sdk = Client(bus)
+        await sdk.register(
+            [ClientRecord(id=name, platform=PLATFORM, labels={"data": "nothing"}) for name in device_ids(clients)]
         )
         for seed in range(rounds + 1):
-            said = [one.event async for one in fabric.watch(await fabric.submit(job(clients, seed), timeout_s=60))]
-            assert any(isinstance(event, RoundCompleted) for event in said)
+            job_id = await sdk.submit(job(clients, seed), timeout_s=60)
+            events = [progress.event async for progress in sdk.watch(job_id)]
+            assert any(isinstance(event, RoundCompleted) for event in events)
             marks.append((wire.down, wire.up))
         serving.cancel()
-    return [(b[0] - a[0], b[1] - a[1]) for a, b in itertools.pairwise(marks)]
+    return [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
 
 
-def report(what: str, found: list[tuple[int, int]]) -> None:
-    """One line of means."""
-    down, up = (sum(one[i] for one in found) / len(found) / MB for i in (0, 1))
-    print(f"{what:<28} per round: {down:6.2f} MB down, {up:6.2f} MB up  (mean of {len(found)})")
+def report(layout: str, traffic: list[tuple[int, int]]) -> None:
+    """Print one line of means.
+
+    Args:
+        layout: where the devices connect.
+        traffic: bytes down and up of each round.
+    """
+    down, up = (sum(counts[i] for counts in traffic) / len(traffic) / MB for i in (0, 1))
+    print(f"{layout:<28} per round: {down:6.2f} MB down, {up:6.2f} MB up  (mean of {len(traffic)})")
 
 
 async def main(clients: int, rounds: int) -> None:
-    """Measure both."""
-    for what in ("devices on the backbone", "devices behind a relay"):
+    """Measure both layouts.
+
+    Args:
+        clients: number of devices.
+        rounds: number of measured rounds.
+    """
+    for layout in ("devices on the backbone", "devices behind a relay"):
         with tempfile.TemporaryDirectory(prefix="relay-") as folder:
             async with (
                 NatsServer(Path(folder) / "hub") as hub,
@@ -136,11 +171,11 @@ async def main(clients: int, rounds: int) -> None:
             ):
                 linked = hub.url.replace(f":{hub.port}", f":{wire.port}")
                 async with contextlib.AsyncExitStack() as stack:
-                    behind = what.endswith("relay")
-                    if behind:
-                        await stack.enter_async_context(relayed(linked, site))
-                    await stack.enter_async_context(devices_on(site.url if behind else linked, clients))
-                    report(what, await measure(hub, wire, clients, rounds))
+                    is_relayed = layout.endswith("relay")
+                    if is_relayed:
+                        await stack.enter_async_context(relay_between(linked, site))
+                    await stack.enter_async_context(devices_on(site.url if is_relayed else linked, clients))
+                    report(layout, await measure(hub, wire, clients, rounds))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Federated learning over a FaaS fabric, driven by messages: the front door."""
+"""The front door of FedKeeper, federated learning over a FaaS fabric: Python SDK and command line."""
 
 from importlib.metadata import version
 

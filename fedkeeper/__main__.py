@@ -1,4 +1,4 @@
-"""`python -m fedkeeper`."""
+"""Makes `python -m fedkeeper` the same as `fedkeeper`."""
 
 from fedkeeper.cli import main
 

@@ -1,4 +1,4 @@
-"""The archives of the function's code, by the kind of platform that they are for."""
+"""Builds the archive of the function's code for each kind of platform."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from client_fn.data import files
 
 
 def build(name: str) -> bytes:
-    """The archive for a kind of platform, a zip; the same sources give the same bytes.
+    """Build the archive for a kind of platform: a zip file. The same sources give the same bytes.
 
     Raises:
-        UnknownPlatform: there is none for such a kind.
-        BadPlatform: the kind names files that are not there.
+        UnknownPlatform: no kind of that name has an archive.
+        BadPlatform: the package that should hold the kind's files does not exist.
     """
     kinds = {kind.name: kind for kind in platforms.known() if kind.files}
     if name not in kinds:
@@ -26,16 +26,16 @@ def build(name: str) -> bytes:
 
 
 def write(name: str, folder: Path) -> Path:
-    """Write the archive for a kind of platform into a folder, which is made if it is not there; returns the file.
+    """Write the archive for a kind of platform and return its path.
 
     Args:
-        name: of the kind.
-        folder: where `fedkeeper-NAME.zip` goes.
+        name: the kind's name.
+        folder: where `fedkeeper-NAME.zip` is written; created if it does not exist.
 
     Raises:
-        UnknownPlatform: there is none for such a kind.
-        BadPlatform: the kind names files that are not there.
-        OSError: it can't be written.
+        UnknownPlatform: no kind of that name has an archive.
+        BadPlatform: the package that should hold the kind's files does not exist.
+        OSError: the file can't be written.
     """
     path = folder / f"fedkeeper-{name}.zip"
     files.write(path, build(name))

@@ -1,8 +1,9 @@
-"""Runs the bridge to a platform: the platform itself, the runner, and the lifecycle of its functions."""
+"""Runs a bridge: connects a platform to the broker, runs its tasks and manages its functions."""
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -18,17 +19,17 @@ from fedkeeper.errors import BadDeploymentFile
 
 log = structlog.get_logger(__name__)
 
-Beside = Callable[[Broker], Awaitable[None]]
-"""What a bridge's process does beside its platform's tasks, until cancelled."""
+SideTask = Callable[[Broker], Coroutine[Any, Any, None]]
+"""A task that shares the bridge's process and its connection to the broker, until it is cancelled."""
 
 
 class BridgeFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A bridge's file.
+    """The configuration file of a bridge.
 
     Attributes:
-        url: the broker; empty: the command line's.
-        secrets: folder with a file for each secret; empty: the environment has them.
-        platform: the rest of the file, as the platform's `Settings`.
+        url: the broker's address; empty: the command line's `--url` is used.
+        secrets: folder with one file per secret; empty: secrets come from the environment.
+        platform: the other fields of the file, as the platform's `Settings`.
     """
 
     url: str
@@ -37,78 +38,70 @@ class BridgeFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(kind: Kind, path: Path) -> BridgeFile:
-    """Read a bridge's file.
+    """Read a bridge's configuration file.
 
     Args:
-        kind: of the platform.
-        path: of the file.
+        kind: the kind of platform.
+        path: the TOML file.
 
     Raises:
-        BadDeploymentFile: it can't be read, or a field of it can't be.
-        BadSettings: the same, for what only the platform knows to be wrong.
+        BadDeploymentFile: the file can't be read, or a field has a wrong type.
+        BadSettings: the platform does not allow a field's value.
         LibraryMissing: a library that the platform needs is not installed.
     """
-    raw = strict_toml.table(path)
-    url, secrets = (_text(raw, name) for name in ("url", "secrets"))
-    return BridgeFile(url=url, secrets=secrets, platform=strict_toml.converted(raw, kind.load().Settings))
+    raw = strict_toml.read_table(path)
+    texts = {name: raw.pop(name, "") for name in ("url", "secrets")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise BadDeploymentFile(name, value, "expected a text")
+    return BridgeFile(**texts, platform=strict_toml.convert(raw, kind.load().Settings))
 
 
-def _text(raw: dict[str, object], name: str) -> str:
-    value = raw.pop(name, "")
-    if not isinstance(value, str):
-        raise BadDeploymentFile(name, value, "expected a text")
-    return value
-
-
-async def run_bridge(kind: Kind, file: BridgeFile, url: str, beside: Beside | None = None) -> None:
-    """The bridge to a platform by itself, until cancelled.
+async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask | None = None) -> None:
+    """Run a bridge as a service until cancelled; it reconnects when the broker was out of reach.
 
     Args:
-        kind: of the platform.
-        file: what the bridge is set up by.
-        url: of the broker.
-        beside: what else this process does with its connection to the broker.
+        kind: the kind of platform.
+        file: the bridge's configuration.
+        url: the broker's address.
+        side_task: a task that runs beside the bridge; None: no such task.
 
     Raises:
-        ConnectFailed: no broker is there at the start.
+        ConnectFailed: the first attempt to connect to the broker failed.
         PlatformDenied: the platform refuses the credentials.
-        SecretMissing: a secret that the bridge itself needs is not there.
+        SecretMissing: the bridge does not have a secret that it needs itself.
     """
-    opened, vault = kind.load().opened, SecretStore(Path(file.secrets) if file.secrets else None)
-    name = file.platform.name
+    secrets = SecretStore(Path(file.secrets) if file.secrets else None)
+    open_platform, name = kind.load().opened, file.platform.name
 
     async def bridge() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            connecting = broker.connect(url, name=f"bridge-{name}", will=presence.will(name))
-            bus = await stack.enter_async_context(connecting)
-            host = await stack.enter_async_context(opened(file.platform, vault, bus))
+            connection = broker.connect(url, name=f"bridge-{name}", will=presence.will(name))
+            bus = await stack.enter_async_context(connection)
+            platform = await stack.enter_async_context(open_platform(file.platform, secrets, bus))
             group = await stack.enter_async_context(task_group())
-            if beside is not None:
-                group.create_task(_run(beside, bus), name=f"beside bridge-{name}")
-            log.info("the bridge is up", platform=name, at_once=host.concurrency, per_minute=host.per_minute)
+            if side_task is not None:
+                group.create_task(side_task(bus), name=f"beside bridge-{name}")
+            log.info("the bridge is up", platform=name, at_once=platform.concurrency, per_minute=platform.per_minute)
             notify.ready(f"bridge {name} is up on {broker.BrokerUrl.parse(url).address}")
-            await serve(bus, host, RetryPolicy(start_s=host.start_s, run_s=host.run_s))
+            await serve(bus, platform, RetryPolicy(start_s=platform.start_s, run_s=platform.run_s))
 
-    await restart.kept_up(bridge)
-
-
-async def _run(beside: Beside, bus: Broker) -> None:
-    await beside(bus)
+    await restart.run_with_restarts(bridge)
 
 
-async def serve(bus: Broker, host: ManagedPlatform, patience: RetryPolicy) -> None:
-    """Bring a platform's tasks to their end, and see to its functions, until cancelled.
+async def serve(bus: Broker, platform: ManagedPlatform, retries: RetryPolicy) -> None:
+    """Run a platform's tasks and manage its functions until cancelled.
 
     Args:
-        bus: where tasks and requests come from.
-        host: the platform.
-        patience: how long to wait for what.
+        bus: the connection that tasks and requests arrive on.
+        platform: runs the tasks.
+        retries: how often to retry and how long to wait.
     """
-    invoker = Invoker(host, patience, RateLimiter(lambda: host.per_minute))
+    invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute))
     async with task_group() as group:
-        if host.functions is not None:
-            lifecycle = Lifecycle(bus, host.name, host.functions)
+        if platform.functions is not None:
+            lifecycle = Lifecycle(bus, platform.name, platform.functions)
             invoker.restore = lifecycle.restore
-            group.create_task(lifecycle.serve(), name=f"fabric-{host.name}")
-        group.create_task(host.serve(), name=f"serve-{host.name}")
+            group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
+        group.create_task(platform.serve(), name=f"serve-{platform.name}")
         await Runner(bus, invoker).run()

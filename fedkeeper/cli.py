@@ -1,5 +1,6 @@
-"""The command line; `fedkeeper --help` is its first page."""
+"""The command line `fedkeeper`."""
 
+import asyncio
 import contextlib
 import shutil
 import sys
@@ -13,11 +14,23 @@ import typer
 from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages import codec
-from broker.messages.job import Job
 from broker.support import logs
 from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, system
 from fedkeeper.errors import NotAnswered
-from fedkeeper.options import FOLDER, URL_FILE, DataDir, Folder, JobFile, JobId, Out, Set, Url, Verbose, Workers, url_of
+from fedkeeper.options import (
+    FOLDER,
+    URL_FILE,
+    DataDir,
+    Folder,
+    JobFile,
+    JobId,
+    Out,
+    Set,
+    Url,
+    Verbose,
+    Workers,
+    broker_url,
+)
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -34,8 +47,16 @@ app.add_typer(cli_clients.app, name="clients")
 app.add_typer(cli_deploy.app)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
-    if wanted:
+def main() -> None:
+    """Run the command line."""
+    # As `python -m` does, so that a user's own model is found in the folder where the program is started.
+    sys.path.insert(0, "")
+    with running.exit_on_user_error():
+        app()
+
+
+def _print_version(requested: bool) -> None:  # noqa: FBT001 (typer's signature)
+    if requested:
         from fedkeeper import __version__
 
         typer.echo(f"fedkeeper {__version__}")
@@ -44,7 +65,9 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 (typer calls it so)
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options of every command."""
 
@@ -54,46 +77,47 @@ def run(
     job: JobFile = "quickstart",
     overrides: Set = None,
     out: Out = Path("runs"),
-    url: Annotated[str, typer.Option(help="Run on this broker instead of one of our own.")] = "",
+    url: Annotated[str, typer.Option(help="Run on this broker instead of a new one.")] = "",
     folder: Folder = FOLDER,
     workers: Workers = 0,
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
-    """Train a job on this machine: starts broker, server and workers, shows it all, and ends them again."""
+    """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
     from client_fn.data import datasets
 
     logs.configure(verbose=verbose, quiet=not verbose)
-    wanted = configs.read_job(job, tuple(overrides or ()))
-    # Before anything is started: a download takes its time, and can be interrupted here.
-    datasets.ensure(wanted.data.dataset, data_dir=data)
-    running.run(_run(wanted, out, url, Settings(folder, workers or system.cores(), data)))
+    spec = configs.read_job(job, tuple(overrides or ()))
+    # Outside the event loop and before anything is started: a download takes long, and Ctrl-C must interrupt it.
+    datasets.ensure(spec.data.dataset, data_dir=data)
+    console, settings = screen.console(), Settings(folder, workers or system.cores(), data)
 
+    async def train() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if url:
+                address = url
+                await stack.enter_async_context(system.services(url, settings))
+            else:
+                store = stack.enter_context(_temporary_store(settings.folder))
+                address = await stack.enter_async_context(system.whole_system(settings, store=store))
+            broker = BrokerUrl.parse(address).address
+            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
+            sdk = await stack.enter_async_context(connect(address))
+            job_id = await sdk.submit(spec, timeout_s=60)
+            await follow.follow(sdk, job_id, console, folder=out / job_id)
 
-async def _run(job: Job, out: Path, url: str, settings: Settings) -> None:
-    console = screen.console()
-    async with contextlib.AsyncExitStack() as stack:
-        if url:
-            await stack.enter_async_context(system.parts(url, settings))
-        else:
-            store = stack.enter_context(_temporary(settings.folder))
-            url = await stack.enter_async_context(system.whole_system(settings, store=store))
-        broker = BrokerUrl.parse(url).address
-        console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
-        fabric = await stack.enter_async_context(connect(url))
-        job_id = await fabric.submit(job, timeout_s=60)
-        await follow.follow(fabric, job_id, console, folder=out / job_id)
+    running.run(train())
 
 
 @contextlib.contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """A broker's store for one run: what matters of it is in the run's own folder afterwards."""
+def _temporary_store(folder: Path) -> Iterator[Path]:
+    """Create a broker's data folder for one run, and remove it afterwards. The results are saved elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)
     store = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
     try:
         yield store
     except ServerFailed:
-        raise  # it names the broker's log, which is there
+        raise  # its message names the broker's log, which lies in the folder
     except BaseException:
         shutil.rmtree(store, ignore_errors=True)
         raise
@@ -101,36 +125,33 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 @app.command()
-def up(
+@running.command
+async def up(
     folder: Folder = FOLDER,
-    port: Annotated[int, typer.Option(help="Of the broker, on the loopback address; 0: a free one.")] = 0,
-    url: Annotated[str, typer.Option(help="Use this broker instead of one of our own.")] = "",
+    port: Annotated[int, typer.Option(help="The broker's port on the loopback address; 0: a free port.")] = 0,
+    url: Annotated[str, typer.Option(help="Use this broker instead of a new one.")] = "",
     workers: Workers = 0,
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
     """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
     logs.configure(verbose=verbose)
-    running.run(_up(url, port, Settings(folder, workers or system.cores(), data)))
-
-
-async def _up(url: str, port: int, settings: Settings) -> None:
-    console = screen.console()
+    console, settings = screen.console(), Settings(folder, workers or system.cores(), data)
     async with contextlib.AsyncExitStack() as stack:
         if url:
-            await stack.enter_async_context(system.parts(url, settings))
+            await stack.enter_async_context(system.services(url, settings))
             console.print(f"ready: {BrokerUrl.parse(url)}", markup=False)
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
-            own = await stack.enter_async_context(whole)
-            stack.enter_context(_known_here(settings.folder, own))
-            console.print(f"ready: {own}\n\n  fedkeeper submit quickstart --wait --url '{own}'\n", markup=False)
-        await system.for_ever()
+            own_url = await stack.enter_async_context(whole)
+            stack.enter_context(_published_url(settings.folder, own_url))
+            console.print(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n", markup=False)
+        await asyncio.Event().wait()  # until Ctrl-C
 
 
 @contextlib.contextmanager
-def _known_here(folder: Path, url: str) -> Iterator[None]:
-    """Let commands in this folder find the broker; the URL names the password's file, not the password."""
+def _published_url(folder: Path, url: str) -> Iterator[None]:
+    """Let commands in this folder find the broker. The URL names the password's file, not the password."""
     file = folder / URL_FILE
     file.write_text(url)
     try:
@@ -140,7 +161,8 @@ def _known_here(folder: Path, url: str) -> Iterator[None]:
 
 
 @app.command()
-def submit(
+@running.command
+async def submit(
     job: JobFile,
     overrides: Set = None,
     url: Url = "",
@@ -149,59 +171,50 @@ def submit(
 ) -> None:
     """Submit a job and print its id."""
     logs.configure(quiet=True)
-    running.run(_submit(job, tuple(overrides or ()), url, out if wait else None))
-
-
-async def _submit(file: str, overrides: tuple[str, ...], url: str, out: Path | None) -> None:
-    job = configs.read_job(file, overrides)
+    spec = configs.read_job(job, tuple(overrides or ()))
     console = screen.console()
-    async with connect(url_of(url)) as fabric:
+    async with connect(broker_url(url)) as sdk:
         try:
-            job_id = await fabric.submit(job)
+            job_id = await sdk.submit(spec)
         except NotAnswered as exc:
             console.print(f"[yellow]{exc}[/]", soft_wrap=True)
             job_id = exc.job
         typer.echo(job_id)
-        if out is not None:
-            await follow.follow(fabric, job_id, console, folder=out / job_id)
+        if wait:
+            await follow.follow(sdk, job_id, console, folder=out / job_id)
 
 
 @app.command()
-def watch(
+@running.command
+async def watch(
     job: Annotated[str | None, typer.Argument(help="A job's id; none: every job.")] = None,
     url: Url = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on standard output.")] = False,
 ) -> None:
-    """Follow a job from its start to its end, or every job for ever."""
+    """Follow a job from its start to its end, or every job until Ctrl-C."""
     logs.configure(quiet=True)
-    running.run(_watch(job, url, as_json=as_json))
-
-
-async def _watch(job: str | None, url: str, *, as_json: bool) -> None:
-    async with connect(url_of(url), provision=False) as fabric:
+    async with connect(broker_url(url), provision=False) as sdk:
         if job is not None:
-            await fabric.job(job)
+            await sdk.job(job)
             if not as_json:
-                await follow.follow(fabric, job, screen.console())
+                await follow.follow(sdk, job, screen.console())
                 return
-        async for said in fabric.watch(job):
+        async for progress in sdk.watch(job):
             if as_json:
-                event = {"job": said.job, "what": said.event.what, "time_s": said.time_s, "event": said.event}
-                typer.echo(codec.encode(event))
+                event = progress.event
+                line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
+                typer.echo(codec.encode(line))
             else:
-                typer.echo(screen.line(said))
+                typer.echo(screen.log_line(progress))
 
 
 @app.command()
-def jobs(url: Url = "") -> None:
+@running.command
+async def jobs(url: Url = "") -> None:
     """List the jobs that the broker knows."""
     logs.configure(quiet=True)
-    running.run(_jobs(url))
-
-
-async def _jobs(url: str) -> None:
-    async with connect(url_of(url), provision=False) as fabric:
-        found = await fabric.jobs()
+    async with connect(broker_url(url), provision=False) as sdk:
+        records = await sdk.jobs()
     rows = [
         (
             record.id,
@@ -210,57 +223,50 @@ async def _jobs(url: str) -> None:
             "" if record.accuracy is None else f"{record.accuracy:.4f}",
             record.reason,
         )
-        for record in found
+        for record in records
     ]
-    screen.show_list(("job", "phase", "rounds", "accuracy", "reason"), rows)
+    screen.print_table(("job", "phase", "rounds", "accuracy", "reason"), rows)
 
 
 @app.command()
-def cancel(job: JobId, url: Url = "") -> None:
-    """Ask for a job's end."""
+@running.command
+async def cancel(job: JobId, url: Url = "") -> None:
+    """Request a job's cancellation."""
     logs.configure(quiet=True)
-    running.run(_cancel(job, url))
-
-
-async def _cancel(job: str, url: str) -> None:
-    async with connect(url_of(url), provision=False) as fabric:
-        await fabric.cancel(job)
-    typer.echo(f"asked for the end of {job}")
+    async with connect(broker_url(url), provision=False) as sdk:
+        await sdk.cancel(job)
+    typer.echo(f"requested the cancellation of {job}")
 
 
 @app.command()
 def server(url: Url = "", data: DataDir = None, verbose: Verbose = False) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
-    running.run(system.run_server(url_of(url), data))
+    running.run(system.run_server(broker_url(url), data))
 
 
 @app.command()
-def stage(
+@running.command
+async def stage(
     job: JobFile,
-    to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets a place of its own below it.")],
-    register: Annotated[bool, typer.Option("--register", help="Write the clients into the register.")] = False,
+    to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets its own folder below it.")],
+    register: Annotated[bool, typer.Option("--register", help="Add the clients to the register.")] = False,
     platform: Annotated[str, typer.Option(help="The platform that hosts the clients.")] = "local",
     overrides: Set = None,
     url: Url = "",
     data: DataDir = None,
 ) -> None:
-    """Deal a job's dataset to its clients: one shard each, at a place of its own."""
-    logs.configure(quiet=True)
-    running.run(_stage(job, tuple(overrides or ()), to, platform, url if not register else url_of(url), data))
-
-
-async def _stage(
-    file: str, overrides: tuple[str, ...], to: str, platform: str, url: str, data_dir: Path | None
-) -> None:
+    """Partition a job's dataset across its clients and write one shard per client."""
     from fedkeeper import provision
 
-    wanted = configs.read_job(file, overrides).data
-    staged = provision.partition(wanted, platform=platform, shards_at=to, data_dir=data_dir)
-    if url:
-        async with connect(url) as fabric:
-            await fabric.register(staged)
-    for client in staged:
+    logs.configure(quiet=True)
+    address = broker_url(url) if register else url
+    data_spec = configs.read_job(job, tuple(overrides or ())).data
+    clients = provision.stage_dataset(data_spec, platform=platform, shards_at=to, data_dir=data)
+    if address:
+        async with connect(address) as sdk:
+            await sdk.register(clients)
+    for client in clients:
         typer.echo(f"{client.id}\t{client.samples}\t{client.data_loc}")
 
 
@@ -269,15 +275,5 @@ def plot_(
     folders: Annotated[list[Path], typer.Argument(help="Folders of jobs, such as runs/quickstart-1a2b3c.")],
     to: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("accuracy.png"),
 ) -> None:
-    """Draw the accuracy and the time split of finished jobs."""
+    """Plot the accuracy and the phases of finished jobs."""
     typer.echo(plot.plot(folders, to))
-
-
-def main() -> None:
-    """The program."""
-    # As `python -m` does: a model of the user's own lies in the folder where the program is started.
-    sys.path.insert(0, "")
-    try:
-        app()
-    except running.MISTAKES as exc:
-        running.fail(str(exc))

@@ -1,4 +1,4 @@
-"""`fedkeeper bridge`: the bridges, each in the foreground until Ctrl-C."""
+"""The commands `fedkeeper bridge ...`: each runs one bridge in the foreground until Ctrl-C."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,38 +12,36 @@ from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import bridging, relaying, running, system
-from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, url_of
+from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, broker_url
 from fedkeeper.system import Settings
 
 
-class _Bridges(TyperGroup):
-    """One command for each kind of platform, and the relay; the table is read when it is asked for."""
+class _BridgeCommands(TyperGroup):
+    """One command for each kind of platform, and the relay. Reads the table of platforms only when needed."""
 
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (typer's)
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 (typer's signature)
         return [*(kind.name for kind in platforms.known()), platforms.RELAY]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        found = super().get_command(ctx, cmd_name)
-        if found is not None:
-            return found
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            return command
         try:
-            return _command(platforms.find(cmd_name))
+            return _bridge_command(platforms.find(cmd_name))
         except UnknownPlatform:
             return None
 
 
-app = typer.Typer(cls=_Bridges, no_args_is_help=True, help="Run the bridge to a FaaS platform.")
+app = typer.Typer(cls=_BridgeCommands, no_args_is_help=True, help="Run the bridge to a FaaS platform.")
 
 Config = Annotated[Path, typer.Option(help="The bridge's file; configs/bridges/ has one for each platform.")]
-
-
-Platform = Annotated[str, typer.Option(help="Its name: one for each bridge, as the register's clients have it.")]
+Platform = Annotated[str, typer.Option(help="The platform's name in the register; unique for each bridge.")]
 Device = Annotated[
     str,
-    typer.Option(envvar="FEDKEEPER_DEVICE", help="What the workers train on, as torch names it: cpu, cuda, cuda:1."),
+    typer.Option(envvar="FEDKEEPER_DEVICE", help="The torch device of the workers: cpu, cuda, cuda:1."),
 ]
 Provision = Annotated[
-    bool, typer.Option("--provision/--no-provision", help="Deal the built-in datasets when a job waits for them.")
+    bool, typer.Option("--provision/--no-provision", help="Register clients when a job waits for a built-in dataset.")
 ]
 
 
@@ -58,27 +56,27 @@ def local(
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
-    """The bridge to this machine's own workers; it has options instead of a file."""
+    """Run the bridge to worker processes on this machine. It has options instead of a file."""
     logs.configure(verbose=verbose)
     settings = Settings(folder, workers or system.cores(), data, checked_id(platform), device, provision)
-    running.run(system.run_local_bridge(url_of(url), settings))
+    running.run(system.run_local_bridge(broker_url(url), settings))
 
 
 @app.command(platforms.RELAY)
 def relay(config: Config, verbose: Verbose = False) -> None:
-    """Join a site's own broker, NATS or MQTT, to the backbone: tasks go down, updates come up."""
+    """Connect a site's own broker, NATS or MQTT, to the backbone: tasks go down, updates come up."""
     logs.configure(verbose=verbose)
     running.run(relaying.run_relay(relaying.read(config)))
 
 
-def _command(kind: Kind) -> Any:
-    """The command that runs the bridge to a kind of platform."""
-    only = typer.Typer(add_completion=False)
+def _bridge_command(kind: Kind) -> Any:
+    """Return the command that runs the bridge to a kind of platform."""
+    bridge_app = typer.Typer(add_completion=False)
 
-    @only.command(kind.name, help=kind.about)
+    @bridge_app.command(kind.name, help=kind.about)
     def bridge(config: Config, url: Url = "", verbose: Verbose = False) -> None:
         logs.configure(verbose=verbose)
         file = bridging.read(kind, config)
-        running.run(bridging.run_bridge(kind, file, file.url or url_of(url)))
+        running.run(bridging.run_bridge(kind, file, file.url or broker_url(url)))
 
-    return typer.main.get_command(only)
+    return typer.main.get_command(bridge_app)

@@ -1,4 +1,4 @@
-"""`fedkeeper deploy` and `fedkeeper package`: functions and clients of a whole fabric."""
+"""The commands `fedkeeper deploy` and `fedkeeper package`: functions and clients of a whole fabric."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -9,57 +9,56 @@ from bridges import platforms
 from broker.support import logs
 from fedkeeper import archives, fabric_file, running
 from fedkeeper.errors import BadOption
-from fedkeeper.fabric_file import DeploymentFile
-from fedkeeper.options import DataDir, Url, url_of
+from fedkeeper.options import DataDir, Url, broker_url
 from fedkeeper.plan import Step
 from fedkeeper.sdk import connect
 
 app = typer.Typer()
 
-_PACKAGED: Final = (
-    f"One of {', '.join(kind.name for kind in platforms.KINDS if kind.files)}; or what another package adds."
+_PACKAGED_KINDS: Final = (
+    f"One of {', '.join(kind.name for kind in platforms.KINDS if kind.files)}; or one that another package adds."
 )
 
 
 @app.command()
-def deploy(
+@running.command
+async def deploy(
     file: Annotated[Path, typer.Argument(help="A fabric file, such as configs/fabric-dev.toml.")],
-    plan: Annotated[bool, typer.Option("--plan", help="Show what would be done, and do nothing.")] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Delete all that it made.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Show the steps without doing them.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Delete everything that the file describes.")] = False,
     url: Url = "",
     data: DataDir = None,
 ) -> None:
-    """Create the functions of a fabric on its platforms and register its clients; what is right is left alone."""
+    """Create a fabric's functions on its platforms and register its clients. Changes only what differs."""
+    from fedkeeper import deploy as deployment
+
     logs.configure(quiet=True)
-    running.run(_deploy(fabric_file.read(file), url_of(url), data, plan=plan, remove=remove))
-
-
-async def _deploy(file: DeploymentFile, url: str, data_dir: Path | None, *, plan: bool, remove: bool) -> None:
-    from fedkeeper import deploy as deploying
-
-    async with connect(url, provision=not plan) as fabric:
-        wanted = [] if remove else await deploying.wanted(fabric, file, url, data_dir)
-        steps = await deploying.needed(fabric, file, wanted)
+    fabric = fabric_file.read(file)
+    address = broker_url(url)
+    async with connect(address, provision=not plan) as sdk:
+        clients = [] if remove else await deployment.desired_clients(sdk, fabric, address, data)
+        steps = await deployment.plan_steps(sdk, fabric, clients)
         if plan:
-            for step in (step for one in steps for step in one):
-                _show(step)
+            for client_steps in steps:
+                for step in client_steps:
+                    _print_step(step)
         else:
-            await deploying.apply(fabric, steps, _show)
-    fine = len(wanted) - sum(any(step.wanted for step in one) for one in steps)
-    typer.echo(f"{len(steps)} clients {'to see to' if plan else 'seen to'}, {fine} as they should be")
+            await deployment.apply(sdk, steps, _print_step)
+    unchanged = len(clients) - sum(any(step.desired for step in client_steps) for client_steps in steps)
+    typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
 
 
-def _show(step: Step) -> None:
-    what = f"on {step.platform}" if step.action in ("create", "update", "delete") else "in the register"
-    typer.echo(f"{step.action:<10} {step.client}  {what}")
+def _print_step(step: Step) -> None:
+    where = f"on {step.platform}" if step.action in ("create", "update", "delete") else "in the register"
+    typer.echo(f"{step.action:<10} {step.client}  {where}")
 
 
 @app.command()
 def package(
-    platform: Annotated[str, typer.Argument(help=_PACKAGED)],
+    platform: Annotated[str, typer.Argument(help=_PACKAGED_KINDS)],
     out: Annotated[Path, typer.Option(help="Folder for the archive.")] = Path(),
 ) -> None:
-    """Write the archive of the function for a platform."""
+    """Write the archive of the function's code for a kind of platform."""
     logs.configure(quiet=True)
     try:
         typer.echo(archives.write(platform, out))

@@ -1,4 +1,4 @@
-"""Finds job files: by path, or by the name of one that comes with FedKeeper."""
+"""Finds and reads job files: by path, or by the name of one that comes with FedKeeper."""
 
 from pathlib import Path
 from typing import Final
@@ -7,20 +7,20 @@ from broker.messages import job
 from broker.messages.job import Job
 from fedkeeper.errors import Missing
 
-FABRICS: Final = "fabric-"
-"""What the names of fabric files begin with, among the files that come with FedKeeper."""
+DEPLOYMENT_FILE_PREFIX: Final = "fabric-"
+"""How the names of deployment files begin, which lie in the same folder as the job files."""
 
 
 def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
-    """A job from a file.
+    """Read a job file.
 
     Args:
-        file: a path, or the name of a job that comes with FedKeeper (`quickstart`).
-        overrides: `section.key=value`.
+        file: a path, or the name of a job that comes with FedKeeper, such as `quickstart`.
+        overrides: replacements of single fields, as `section.key=value`.
 
     Raises:
-        Missing: there is no such file, or it is no text.
-        JobError: it is no job.
+        Missing: the file does not exist or is not text.
+        JobError: the file is not a valid job.
     """
     path = find(file)
     try:
@@ -31,24 +31,21 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
 
 
 def find(file: str) -> Path:
-    """Where the job file is.
+    """Return the path of a job file, given by its path or name.
 
     Raises:
-        Missing: nowhere.
+        Missing: no such file exists; the message lists the known names.
     """
     path = Path(file)
     if path.is_file():
         return path
-    shipped = [folder / f"{file.removesuffix('.toml')}.toml" for folder in _folders()]
-    found = next((candidate for candidate in shipped if candidate.is_file()), None)
-    if found is None:
-        known = sorted({known.stem for folder in _folders() for known in folder.glob("*.toml")})
-        jobs = [name for name in known if not name.startswith(FABRICS)]
-        raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(jobs)}")
-    return found
-
-
-def _folders() -> list[Path]:
-    """In an installed package beside this file, in a checkout beside the packages."""
     here = Path(__file__).parent
-    return [here / "configs", here.parent / "configs"]
+    # In an installed package the files lie beside this module, in a checkout beside the packages.
+    folders = (here / "configs", here.parent / "configs")
+    for folder in folders:
+        shipped = folder / f"{file.removesuffix('.toml')}.toml"
+        if shipped.is_file():
+            return shipped
+    names = sorted({known.stem for folder in folders for known in folder.glob("*.toml")})
+    jobs = [name for name in names if not name.startswith(DEPLOYMENT_FILE_PREFIX)]
+    raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(jobs)}")

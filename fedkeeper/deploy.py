@@ -1,12 +1,10 @@
-"""Makes a fabric what its file says: functions on every platform, clients in the register (paper, section 3.2)."""
+"""Deploys a fabric: creates functions on every platform and registers their clients (paper, section 3.2)."""
 
 import asyncio
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
-
-import structlog
 
 from broker import topics
 from broker.messages.function import Deployed, Function
@@ -16,162 +14,177 @@ from client_fn.data import datasets, shards
 from fedkeeper import archives, fabric_file
 from fedkeeper.errors import DeployFailed
 from fedkeeper.fabric_file import DeploymentFile
-from fedkeeper.plan import Step, Wanted, entry, plan
+from fedkeeper.plan import DesiredClient, Step, plan, register_entry
 from fedkeeper.sdk import Client
 
-log = structlog.get_logger(__name__)
-
-AT_ONCE: Final = 8
-"""How many clients are seen to at the same time."""
+CONCURRENCY: Final = 8
+"""How many clients are deployed at the same time."""
 
 LIST_S: Final = 30.0
 CREATE_S: Final = 900.0
-"""A cloud builds a function for minutes."""
-
-Tell = Callable[[Step], None]
+"""Longest time to create or delete a function. A cloud builds a function for minutes."""
 
 
-async def needed(fabric: Client, file: DeploymentFile, wanted: list[Wanted]) -> list[list[Step]]:
-    """What there is to do, by client.
+async def desired_clients(
+    sdk: Client, file: DeploymentFile, url: str, data_dir: Path | None = None
+) -> list[DesiredClient]:
+    """Return every client that the deployment file describes. Publishes code archives and stages data if needed.
 
     Args:
-        fabric: where the bridges and the register are reached.
+        sdk: the system that gets the archives.
+        file: the deployment file.
+        url: the broker's address that this command uses, for functions if the file names none.
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
+
+    Raises:
+        ClientError: the data can't be staged.
+        BadPlatform: the files of a kind of platform do not exist.
+    """
+    samples = await asyncio.to_thread(stage_shards, file, data_dir) if file.data.stage else {}
+    packages = {platform: await _publish_package(sdk, file, platform) for platform in file.platforms}
+    return [
+        DesiredClient(make_function(file, record, packages[record.platform], url), record)
+        for record in fabric_file.client_records(file, samples)
+    ]
+
+
+async def plan_steps(sdk: Client, file: DeploymentFile, clients: list[DesiredClient]) -> list[list[Step]]:
+    """Return the steps of the deployment, grouped by client.
+
+    Args:
+        sdk: the system whose bridges and register are read.
         file: names the fabric and its platforms.
-        wanted: its clients; none removes everything.
+        clients: the desired clients; an empty list removes everything.
 
     Raises:
         NoBridge: a platform's bridge does not answer.
         DeployFailed: a platform can't list its functions.
     """
-    register = await fabric.clients()
+    register = await sdk.clients()
     platforms = set(file.platforms) | {
         client.platform for client in register if client.labels.get(fabric_file.FABRIC_LABEL) == file.name
     }
-    deployed = {platform: await listed(fabric, platform) for platform in sorted(platforms)}
-    return plan(wanted, deployed, register, fabric=file.name)
+    deployed = {platform: await list_functions(sdk, platform) for platform in sorted(platforms)}
+    return plan(clients, deployed, register, fabric=file.name)
 
 
-async def listed(fabric: Client, platform: str) -> tuple[Deployed, ...]:
-    """The functions that a platform has.
+async def apply(sdk: Client, steps: Iterable[list[Step]], on_done: Callable[[Step], None]) -> None:
+    """Execute the steps: clients in parallel, each client's steps in order. A failure stops only its own client.
+
+    Args:
+        sdk: the system whose bridges and register are reached.
+        steps: the steps, grouped by client.
+        on_done: called after each step.
 
     Raises:
-        NoBridge: its bridge does not answer.
-        DeployFailed: it can't list them.
+        DeployFailed: steps of some clients failed; a second deployment continues from there.
     """
-    reply = await fabric.ask(platform, "list", timeout_s=LIST_S)
+    failures: dict[str, str] = {}
+    semaphore = asyncio.Semaphore(CONCURRENCY)
+
+    async def deploy_client(client_steps: list[Step]) -> None:
+        async with semaphore:
+            error = await _execute(sdk, client_steps, on_done)
+            if error:
+                failures[client_steps[0].client] = error
+
+    async with asyncio.TaskGroup() as group:
+        for client_steps in steps:
+            group.create_task(deploy_client(client_steps), name=f"deploy {client_steps[0].client}")
+    if failures:
+        raise DeployFailed(failures)
+
+
+async def list_functions(sdk: Client, platform: str) -> tuple[Deployed, ...]:
+    """Return the functions that exist on a platform.
+
+    Args:
+        sdk: the system that the platform's bridge is connected to.
+        platform: the platform's name.
+
+    Raises:
+        NoBridge: the platform's bridge does not answer.
+        DeployFailed: the platform can't list its functions.
+    """
+    reply = await sdk.request_functions(platform, "list", timeout_s=LIST_S)
     if reply.error:
         raise DeployFailed({platform: reply.error})
     return reply.functions
 
 
-async def apply(fabric: Client, steps: Iterable[list[Step]], on_done: Tell) -> None:
-    """Do it, each client's steps one after the other; what fails does not keep the others from being done.
+def make_function(file: DeploymentFile, record: ClientRecord, package: BlobRef | None, url: str) -> Function:
+    """Return the function of a client.
 
     Args:
-        fabric: where the bridges and the register are reached.
-        steps: of `needed`.
-        on_done: told of each step when it is done.
+        file: the deployment file.
+        record: the client's entry for the register.
+        package: the published code archive; None: the platform has the code.
+        url: the broker's address if the file names none.
+    """
+    section = file.platforms[record.platform]
+    return Function(
+        name=record.id,
+        fabric=file.name,
+        broker=file.broker.url or url,
+        password=file.broker.password,
+        key=section.key,
+        image=section.image,
+        package=package,
+        env=section.env,
+        memory_mb=section.memory_mb,
+        timeout_s=section.timeout_s,
+        options=section.options,
+    )
+
+
+def stage_shards(file: DeploymentFile, data_dir: Path | None) -> dict[str, int]:
+    """Partition the dataset and write each client's shard; return the number of samples by client id.
+
+    Args:
+        file: the deployment file.
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
 
     Raises:
-        DeployFailed: some clients are not as they should be; running it again goes on from there.
+        ClientError: the dataset is missing, it has too few samples, or a shard can't be written.
     """
-    failures: dict[str, str] = {}
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def see_to(one: list[Step]) -> None:
-        async with turn:
-            failure = await _see_to(fabric, one, on_done)
-            if failure:
-                failures[one[0].client] = failure
-
-    async with asyncio.TaskGroup() as group:
-        for one in steps:
-            group.create_task(see_to(one), name=f"deploy {one[0].client}")
-    if failures:
-        raise DeployFailed(failures)
+    data = file.data.deal
+    folders = {client: file.platforms[platform].at or file.data.at for client, platform in fabric_file.placements(file)}
+    dataset = datasets.load(data.dataset, data_dir=data_dir)
+    return {record.id: record.samples for record in shards.stage(dataset, data, folders, platform="")}
 
 
-async def _see_to(fabric: Client, steps: list[Step], on_done: Tell) -> str:
-    """Do a client's steps; returns why one of them failed, or nothing."""
-    made: Deployed | None = None
+async def _execute(sdk: Client, steps: list[Step], on_done: Callable[[Step], None]) -> str:
+    """Execute a client's steps; return the first failure, or an empty text."""
+    created: Deployed | None = None
     for step in steps:
+        error = ""
         match step:
-            case Step(action="create" | "update", wanted=Wanted(function=function)):
-                reply = await fabric.ask(step.platform, "create", timeout_s=CREATE_S, function=function)
-                made = reply.functions[0] if reply.functions else None
+            case Step(action="create" | "update", desired=DesiredClient(function=function)):
+                reply = await sdk.request_functions(step.platform, "create", timeout_s=CREATE_S, function=function)
+                created = reply.functions[0] if reply.functions else None
                 error = reply.error
             case Step(action="delete"):
-                error = (await fabric.ask(step.platform, "delete", timeout_s=CREATE_S, name=step.client)).error
-            case Step(wanted=Wanted(record=record)):
-                known = await fabric.client(step.client)
-                await fabric.register([entry(record, known, made)])
-                error = ""
+                reply = await sdk.request_functions(step.platform, "delete", timeout_s=CREATE_S, name=step.client)
+                error = reply.error
+            case Step(desired=DesiredClient(record=record)):
+                current = await sdk.client(step.client)
+                await sdk.register([register_entry(record, current, created)])
             case _:
-                await fabric.unregister(step.client)
-                error = ""
+                await sdk.unregister(step.client)
         if error:
             return error
         on_done(step)
     return ""
 
 
-async def wanted(fabric: Client, file: DeploymentFile, url: str, data_dir: Path | None = None) -> list[Wanted]:
-    """Every client of a fabric as it should be; puts its packages with the broker, and stages its data if it says so.
-
-    Args:
-        fabric: where packages are put.
-        file: says it all.
-        url: how this command reaches the broker.
-        data_dir: where the datasets' own files are; None: see `client_fn.data.datasets`.
-
-    Raises:
-        ClientError: the data can't be staged.
-    """
-    samples = await asyncio.to_thread(stage, file, data_dir) if file.data.stage else {}
-    packages = {platform: await _package(fabric, file, platform) for platform in file.platforms}
-    return [
-        Wanted(function(file, record, packages[record.platform], url), record)
-        for record in fabric_file.records(file, samples)
-    ]
-
-
-def function(file: DeploymentFile, record: ClientRecord, code: BlobRef | None, url: str) -> Function:
-    """A client's function as its fabric file says."""
-    hosting = file.platforms[record.platform]
-    return Function(
-        name=record.id,
-        fabric=file.name,
-        broker=file.broker.url or url,
-        password=file.broker.password,
-        key=hosting.key,
-        image=hosting.image,
-        package=code,
-        env=hosting.env,
-        memory_mb=hosting.memory_mb,
-        timeout_s=hosting.timeout_s,
-        options=hosting.options,
-    )
-
-
-def stage(file: DeploymentFile, data_dir: Path | None) -> dict[str, int]:
-    """Deal the data and write each client's shard to its place; returns their sizes.
-
-    Raises:
-        ClientError: the dataset is not there, can't be dealt like that, or a shard can't be written.
-    """
-    deal = file.data.deal
-    places = {client: file.platforms[platform].at or file.data.at for client, platform in fabric_file.homes(file)}
-    dataset = datasets.load(deal.dataset, data_dir=data_dir)
-    return {record.id: record.samples for record in shards.stage(dataset, deal, places, platform="")}
-
-
-async def _package(fabric: Client, file: DeploymentFile, platform: str) -> BlobRef | None:
-    kind, hosting = fabric_file.kind_of(file, platform), file.platforms[platform]
-    usual = kind.sends_archive and kind.files != ""
-    if not (usual if hosting.package is None else hosting.package):
+async def _publish_package(sdk: Client, file: DeploymentFile, platform: str) -> BlobRef | None:
+    """Publish the code archive of a platform's functions; None if the platform takes none."""
+    kind, section = fabric_file.kind_of(file, platform), file.platforms[platform]
+    kind_default = kind.sends_archive and kind.files != ""
+    if not (kind_default if section.package is None else section.package):
         return None
-    code = await asyncio.to_thread(archives.build, kind.name)
-    digest = hashlib.sha256(code).hexdigest()
-    ref = BlobRef(topics.package(digest), digest, len(code))
-    await fabric.broker.put(ref.topic, code)
+    archive = await asyncio.to_thread(archives.build, kind.name)
+    digest = hashlib.sha256(archive).hexdigest()
+    ref = BlobRef(topics.package(digest), digest, len(archive))
+    await sdk.broker.put(ref.topic, archive)
     return ref

@@ -1,21 +1,22 @@
-"""What the front door raises, beside the errors of the package behind it.
+"""Errors of the command line and the SDK.
 
-FedKeeperError
-├── NotAnswered     no FL server took the submission in time; it is kept until one does
-├── JobRefused      the server refused the job
-├── JobLost         the job ended without a model
-├── NoSuchJob       no job has that id
-├── BadDeploymentFile       a fabric file, or a bridge's, that can't be used: one field, its value, what is allowed
-├── NoBridge        no bridge answered a request
-├── DeployFailed    something of a fabric could not be made, or removed
-├── NoSuchClient    no client has that id
-├── Missing         a file or program that is needed is not there
-└── BadOption       an option that can't be used
+FedKeeperError              also raised itself, for failures that no caller tells apart
+├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
+├── JobRefused              the server refused the job
+├── NoSuchJob               no job has that id
+├── BadDeploymentFile       a deployment file or bridge file has a wrong field
+├── NoBridge                no bridge answered a request
+├── DeployFailed            a deployment could not create or remove all functions
+├── Missing                 a file or library that the command needs does not exist
+└── BadOption               an option or argument has a wrong value
 """
 
 from typing import Final
 
 from bridges import platforms
+
+FAILURES_SHOWN: Final = 5
+"""How many clients the message of `DeployFailed` names."""
 
 
 class FedKeeperError(Exception):
@@ -23,7 +24,12 @@ class FedKeeperError(Exception):
 
 
 class NotAnswered(FedKeeperError):
-    """Raised when no FL server took a submission in time; the broker keeps it until one does."""
+    """Raised when no FL server accepted a submission in time; the broker keeps it until one does.
+
+    Attributes:
+        job: the job's id.
+        timeout_s: how long the caller waited, in seconds.
+    """
 
     def __init__(self, job: str, timeout_s: float) -> None:
         super().__init__(
@@ -35,21 +41,18 @@ class NotAnswered(FedKeeperError):
 
 
 class JobRefused(FedKeeperError):
-    """Raised when the server refused a job."""
+    """Raised when the server refused a job.
+
+    Attributes:
+        job: the job's id.
+        field: the job's wrong field, such as `cohort.clients`; empty: the whole job.
+        reason: a sentence with the field, its value and the allowed values.
+    """
 
     def __init__(self, job: str, field: str, reason: str) -> None:
         super().__init__(f"job {job} was refused: {reason}")
         self.job = job
         self.field = field
-        self.reason = reason
-
-
-class JobLost(FedKeeperError):
-    """Raised when a job ended without being completed."""
-
-    def __init__(self, job: str, reason: str) -> None:
-        super().__init__(f"job {job} {reason}")
-        self.job = job
         self.reason = reason
 
 
@@ -62,15 +65,21 @@ class NoSuchJob(FedKeeperError):
 
 
 class Missing(FedKeeperError):
-    """Raised when a file or program that is needed is not there; the message says what to do."""
+    """Raised when a needed file or library does not exist; the message says what to do."""
 
 
 class BadOption(FedKeeperError):
-    """Raised for an option that can't be used; the message says what can."""
+    """Raised for a wrong option or argument; the message says what is allowed."""
 
 
 class BadDeploymentFile(FedKeeperError):
-    """Raised for a fabric file, or a bridge's file, that can't be used."""
+    """Raised for a deployment file or a bridge's file with a mistake.
+
+    Attributes:
+        field: the wrong field, such as `data.deal.clients`; empty: the whole file.
+        value: the field's value.
+        reason: what is allowed.
+    """
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field} = {value!r}: {reason}" if field else f"{value}: {reason}")
@@ -80,7 +89,13 @@ class BadDeploymentFile(FedKeeperError):
 
 
 class NoBridge(FedKeeperError):
-    """Raised when no bridge answered a request in time."""
+    """Raised when no bridge answered a request in time.
+
+    Attributes:
+        platform: the platform's name.
+        verb: the request: create, delete or list.
+        timeout_s: how long the caller waited, in seconds.
+    """
 
     def __init__(self, platform: str, verb: str, timeout_s: float) -> None:
         kinds = "|".join(kind.name for kind in platforms.known() if kind.has_functions)
@@ -93,22 +108,15 @@ class NoBridge(FedKeeperError):
         self.timeout_s = timeout_s
 
 
-_SHOWN: Final = 5
-
-
 class DeployFailed(FedKeeperError):
-    """Raised when something of a fabric could not be made or removed; running the command again goes on from there."""
+    """Raised when a deployment could not create or remove everything. A second deployment continues from there.
+
+    Attributes:
+        failures: the reason of each failure, by client or platform.
+    """
 
     def __init__(self, failures: dict[str, str]) -> None:
-        shown = "; ".join(f"{client}: {reason}" for client, reason in sorted(failures.items())[:_SHOWN])
-        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        super().__init__(f"{len(failures)} of the fabric's clients are not as they should be: {shown}{more}")
+        reasons = "; ".join(f"{client}: {reason}" for client, reason in sorted(failures.items())[:FAILURES_SHOWN])
+        more = f"; and {len(failures) - FAILURES_SHOWN} more" if len(failures) > FAILURES_SHOWN else ""
+        super().__init__(f"the deployment failed for {len(failures)} of the fabric's clients: {reasons}{more}")
         self.failures = failures
-
-
-class NoSuchClient(FedKeeperError):
-    """Raised when no client has that id."""
-
-    def __init__(self, client: str) -> None:
-        super().__init__(f"no client {client!r} is registered; `fedkeeper clients` lists them")
-        self.client = client

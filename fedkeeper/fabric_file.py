@@ -1,4 +1,4 @@
-"""The fabric file: which clients live on which platform, and how their functions are made."""
+"""The deployment file ("fabric file"): which platform hosts which clients, and how their functions are created."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,35 +16,33 @@ from fedkeeper import strict_toml
 from fedkeeper.errors import BadDeploymentFile
 
 FABRIC_LABEL: Final = "fabric"
-"""Label of the register that says which fabric file a client is part of."""
+"""The register's label that names the deployment file which a client belongs to."""
 
 DATA_LABEL: Final = "data"
+"""The register's label that names a client's data: the key of the partition."""
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the file."""
-
-
-class Reach(_Section, frozen=True):
-    """How functions reach the broker.
+class BrokerSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The table `[broker]`: how functions reach the broker.
 
     Attributes:
-        url: the broker's address with a user but without a password; empty: as this command reaches it, which is right
-            for functions on the same machine alone.
-        password: name of the secret that is the password; the value is with the bridge or the platform.
+        url: the broker's address with a user but without a password; empty: the address that the command uses, which
+            only works for functions on the same machine.
+        password: the name of the secret with the password. The bridge or the platform holds its value.
     """
 
     url: str = ""
     password: str = ""
 
 
-class Holdings(_Section, frozen=True):
-    """What the clients hold.
+class DataSection(msgspec.Struct, frozen=True, kw_only=True):
+    """The table `[data]`: how a dataset is partitioned across clients.
 
     Attributes:
-        deal: how a dataset is dealt to them; as `[data]` of the jobs that they shall train. It names the clients too.
-        at: where their shards are, as functions reach it: a folder or fsspec URL, `<at>/<client>/shard.safetensors`.
-        stage: deal the built-in dataset now, and write the shards there.
+        deal: the partition, with the same fields as `[data]` of the jobs that use these clients. It also names the
+            clients.
+        at: the folder or fsspec URL of the shards, as functions reach it: `<at>/<client>/shard.safetensors`.
+        stage: partition the built-in dataset during the deployment and write the shards there.
     """
 
     deal: Data = Data()
@@ -52,14 +50,20 @@ class Holdings(_Section, frozen=True):
     stage: bool = False
 
 
-class Hosting(_Section, frozen=True):
-    """The functions of one platform; see `broker.messages.function.Function` for what is not explained here.
+class PlatformSection(msgspec.Struct, frozen=True, kw_only=True):
+    """A table `[platforms.NAME]`: the functions of one platform.
 
     Attributes:
-        kind: of platform, a name of the table in `bridges/platforms.py`; empty: the platform's own name says so.
-        clients: how many of the deal's clients live here.
-        at: where the shards of these clients are, if elsewhere than the others'.
-        package: send the function's code along; None: as is usual for that kind (OpenFaaS has the code in its image).
+        kind: the kind of platform, a name of the table in `bridges/platforms.py`; empty: NAME is also the kind.
+        clients: how many of the partition's clients this platform hosts.
+        at: the folder or fsspec URL of these clients' shards; empty: `data.at`.
+        package: whether to send the function's code; None: the kind's default. OpenFaaS has the code in its image.
+        image: container image of the functions, where the platform runs one.
+        key: the name of the secret that the bridge signs triggers with; empty: triggers are not signed.
+        memory_mb: memory of one instance, in MB.
+        timeout_s: longest time of one invocation, in seconds.
+        env: additional environment variables of the functions.
+        options: settings that only this kind of platform has, such as `runtime`.
     """
 
     kind: str = ""
@@ -74,8 +78,16 @@ class Hosting(_Section, frozen=True):
     options: dict[str, Any] = {}
 
 
-class Own(_Section, frozen=True):
-    """A client with data of its own."""
+class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
+    """A table `[[clients]]`: a client with its own data, outside the partition.
+
+    Attributes:
+        id: the client's id, which is also its function's name.
+        platform: the platform that hosts it.
+        data_loc: fsspec URL of its shard.
+        labels: labels that jobs select clients by; `data` names the data.
+        samples: number of samples in the shard; 0: not known.
+    """
 
     id: str
     platform: str
@@ -84,106 +96,102 @@ class Own(_Section, frozen=True):
     samples: NotNegative = 0
 
 
-class DeploymentFile(_Section, frozen=True):
-    """A fabric.
+class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment file.
 
     Attributes:
-        name: tells it from other fabrics on the same platforms.
-        platforms: by the name that their bridge runs under. The deal's clients are given out in this order.
-        clients: those with data of their own.
+        name: the fabric's name. Different fabrics can share a platform.
+        broker: how functions reach the broker.
+        data: how a dataset is partitioned across clients.
+        platforms: by the name that the platform's bridge uses. Clients are assigned to them in this order.
+        clients: the clients with their own data.
     """
 
     name: str
-    broker: Reach = Reach()
-    data: Holdings = Holdings()
-    platforms: dict[str, Hosting] = {}
-    clients: tuple[Own, ...] = ()
+    broker: BrokerSection = BrokerSection()
+    data: DataSection = DataSection()
+    platforms: dict[str, PlatformSection] = {}
+    clients: tuple[ClientSection, ...] = ()
 
 
 def read(path: Path) -> DeploymentFile:
-    """Read a fabric file.
+    """Read and check a deployment file.
 
     Raises:
-        BadDeploymentFile: it can't be read, or says what can't be.
+        BadDeploymentFile: the file can't be read, or a value is not allowed.
+        BadTopic: the name of the fabric, a platform or a client breaks the naming rules.
     """
     file = strict_toml.read(path, DeploymentFile)
-    _check(file)
-    return file
-
-
-def kind_of(file: DeploymentFile, platform: str) -> Kind:
-    """What kind of platform it is.
-
-    Args:
-        file: says it.
-        platform: its name there.
-
-    Raises:
-        BadDeploymentFile: neither its name nor the file says so.
-    """
-    said = file.platforms[platform].kind
-    kinds = {kind.name: kind for kind in platforms.known() if kind.has_functions}
-    if (said or platform) not in kinds:
-        raise BadDeploymentFile(f"platforms.{platform}.kind", said, f"say which kind it is: one of {', '.join(kinds)}")
-    return kinds[said or platform]
-
-
-def records(file: DeploymentFile, samples: dict[str, int]) -> list[ClientRecord]:
-    """What the register should know of each client; where it is triggered, its platform will tell.
-
-    Args:
-        file: says it.
-        samples: the size of each client's shard, as far as it is known.
-    """
-    from client_fn.data import shards
-
-    labels, at = {DATA_LABEL: file.data.deal.key}, file.data.at
-    dealt = [
-        Own(
-            id=client,
-            platform=platform,
-            data_loc=shards.shard_url(file.platforms[platform].at or at, client),
-            labels=labels,
-            samples=samples.get(client, 0),
-        )
-        for client, platform in homes(file)
-    ]
-    return [_record(file, client) for client in (*dealt, *file.clients)]
-
-
-def _record(file: DeploymentFile, client: Own) -> ClientRecord:
-    return ClientRecord(
-        id=client.id,
-        platform=client.platform,
-        function=client.id,
-        data_loc=client.data_loc,
-        labels={**client.labels, FABRIC_LABEL: file.name},
-        samples=client.samples,
-        secret=file.platforms[client.platform].key,
-    )
-
-
-def homes(file: DeploymentFile) -> Iterator[tuple[str, str]]:
-    """Each of the deal's clients, and the platform that it lives on."""
-    from client_fn.data import shards
-
-    names = iter(shards.client_ids(file.data.deal))
-    for platform, hosting in file.platforms.items():
-        for _ in range(hosting.clients):
-            yield next(names), platform
-
-
-def _check(file: DeploymentFile) -> None:
-    """What no single field's type can say."""
     checked_id(file.name)
     for platform in file.platforms:
         checked_id(platform)
         kind_of(file, platform)
-    wanted = sum(hosting.clients for hosting in file.platforms.values())
-    if wanted > file.data.deal.clients:
-        reason = f"the platforms have {wanted} clients, the data is dealt to {file.data.deal.clients}"
+    hosted = sum(section.clients for section in file.platforms.values())
+    if hosted > file.data.deal.clients:
+        reason = f"the platforms have {hosted} clients, the data is dealt to {file.data.deal.clients}"
         raise BadDeploymentFile("data.deal.clients", file.data.deal.clients, reason)
     for i, client in enumerate(file.clients):
         checked_id(client.id)
         if client.platform not in file.platforms:
             raise BadDeploymentFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
+    return file
+
+
+def kind_of(file: DeploymentFile, platform: str) -> Kind:
+    """Return the kind of a platform.
+
+    Args:
+        file: the deployment file.
+        platform: the platform's name in it.
+
+    Raises:
+        BadDeploymentFile: neither the field `kind` nor the platform's name is a kind of platform with functions.
+    """
+    kind = file.platforms[platform].kind
+    kinds = {known.name: known for known in platforms.known() if known.has_functions}
+    if (kind or platform) not in kinds:
+        raise BadDeploymentFile(f"platforms.{platform}.kind", kind, f"say which kind it is: one of {', '.join(kinds)}")
+    return kinds[kind or platform]
+
+
+def client_records(file: DeploymentFile, samples: dict[str, int]) -> list[ClientRecord]:
+    """Return the register's entry of each client. The `url` is empty: only the platform knows it.
+
+    Args:
+        file: the deployment file.
+        samples: number of samples in each client's shard, by client id; a missing client's number is 0, not known.
+    """
+    from client_fn.data import shards
+
+    partitioned = [
+        ClientSection(
+            id=client,
+            platform=platform,
+            data_loc=shards.shard_url(file.platforms[platform].at or file.data.at, client),
+            labels={DATA_LABEL: file.data.deal.key},
+            samples=samples.get(client, 0),
+        )
+        for client, platform in placements(file)
+    ]
+    return [
+        ClientRecord(
+            id=client.id,
+            platform=client.platform,
+            function=client.id,
+            data_loc=client.data_loc,
+            labels={**client.labels, FABRIC_LABEL: file.name},
+            samples=client.samples,
+            secret=file.platforms[client.platform].key,
+        )
+        for client in (*partitioned, *file.clients)
+    ]
+
+
+def placements(file: DeploymentFile) -> Iterator[tuple[str, str]]:
+    """Yield the id of each of the partition's clients, and the platform that hosts it."""
+    from client_fn.data import shards
+
+    client_ids = iter(shards.client_ids(file.data.deal))
+    for platform, section in file.platforms.items():
+        for _ in range(section.clients):
+            yield next(client_ids), platform

@@ -1,7 +1,6 @@
-"""Follows one job to its end: shows it, writes it down, keeps its model."""
+"""Follows one job to its end: shows its progress and saves its results."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -9,55 +8,47 @@ from rich.live import Live
 
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from fedkeeper import plot, screen
-from fedkeeper.errors import JobLost, Missing
+from fedkeeper.errors import FedKeeperError, Missing
 from fedkeeper.recorder import Recorder
 from fedkeeper.screen import JobView
 from fedkeeper.sdk import Client
 
 
-async def follow(fabric: Client, job: str, console: Console, *, folder: Path | None = None) -> None:
-    """Show a job until it has ended.
+async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None = None) -> None:
+    """Show a job until it has ended: a live view on a terminal, one line per event elsewhere.
 
     Args:
-        fabric: where it runs.
-        job: its id.
-        console: where to show it.
-        folder: where to leave its model, metrics and plot; None: nowhere.
+        sdk: the system that runs the job.
+        job: the job's id.
+        console: where the job is shown.
+        folder: where its model, metrics and plot are saved; None: nothing is saved.
 
     Raises:
-        JobLost: it was not completed.
+        FedKeeperError: the job ended without being completed.
     """
     view, recorder = JobView(job), None if folder is None else Recorder(folder)
     last: Progress | None = None
-    with _shown(view, console):
-        async for said in fabric.watch(job):
-            last = said
-            view.note(said)
+    live = Live(console=console, get_renderable=view.render, refresh_per_second=8)
+    with live if console.is_terminal else nullcontext():
+        async for progress in sdk.watch(job):
+            last = progress
+            view.update(progress)
             if recorder is not None:
-                recorder.note(said)
+                recorder.record(progress)
             if not console.is_terminal:
-                console.print(screen.line(said), markup=False, soft_wrap=True)
+                console.print(screen.log_line(progress), markup=False, soft_wrap=True)
     if recorder is not None and last is not None and isinstance(last.event, JobCompleted | JobCancelled):
-        await _leave(fabric, job, recorder, console)
+        await _save_results(sdk, job, recorder, console)
     if last is None or not isinstance(last.event, JobCompleted):
-        raise JobLost(job, "ended without a word" if last is None else screen.sentence(last.event))
+        outcome = "ended without a final event" if last is None else screen.sentence(last.event)
+        raise FedKeeperError(f"job {job} {outcome}")
 
 
-@contextmanager
-def _shown(view: JobView, console: Console) -> Iterator[None]:
-    """A live view on a terminal; elsewhere the caller prints a line per event."""
-    if not console.is_terminal:
-        yield
-        return
-    with Live(console=console, get_renderable=view.render, refresh_per_second=8):
-        yield
-
-
-async def _leave(fabric: Client, job: str, recorder: Recorder, console: Console) -> None:
-    record = await fabric.job(job)
+async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:
+    record = await sdk.job(job)
     if record.model is None or not recorder.rounds:
         return
-    recorder.keep_model(await fabric.model(job))
+    recorder.save_model(await sdk.model(job))
     folder, files = recorder.folder, "model.safetensors  metrics.jsonl  clients.jsonl  job.toml"
     try:
         plot.plot([folder], folder / "accuracy.png")

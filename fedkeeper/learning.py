@@ -1,4 +1,4 @@
-"""The server's view of torch: builds and judges models with the function's own code."""
+"""Builds and evaluates models for the server with torch, by the function's own code."""
 
 import contextlib
 from collections.abc import Iterator
@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 
 class TorchLearning:
-    """A `server.learning.Learning` on this machine's datasets."""
+    """Implements `server.learning.Learning` with torch and the built-in datasets.
+
+    Args:
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
+    """
 
     def __init__(self, data_dir: Path | None) -> None:
         self._data_dir = data_dir
-        self._test_set = lru_cache(maxsize=4)(self._load)
+        self._test_set = lru_cache(maxsize=4)(self._load_test_set)
 
     def initial_model(self, job: Job) -> InitialModel:
-        """Build the model, and make sure that it can be judged later."""
+        """Implements `Learning.initial_model`. Also loads the test set, so that a missing dataset fails the job."""
         from client_fn.training import models, tensors
 
-        with _mapped():
+        with _mapped_errors():
             module = models.build(job.model, seed=seed(job.seed, "model"))
             if job.evaluation.every:
                 self._test_set(job.data.dataset)
@@ -39,15 +43,15 @@ class TorchLearning:
         return InitialModel(weights, tensors.frozen_names(module), buffers)
 
     def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Accuracy and loss on the dataset's test set."""
+        """Implements `Learning.evaluate`: accuracy and loss on the dataset's test set."""
         from client_fn.training.evaluate import evaluate
 
-        with _mapped():
+        with _mapped_errors():
             x, y = self._test_set(job.data.dataset)
-            found = evaluate(job.model, weights, x, y, job.evaluation.batch_size)
-        return EvaluationResult(found.accuracy, found.loss, found.samples)
+            result = evaluate(job.model, weights, x, y, job.evaluation.batch_size)
+        return EvaluationResult(result.accuracy, result.loss, result.samples)
 
-    def _load(self, name: str) -> "tuple[Tensor, Tensor]":
+    def _load_test_set(self, name: str) -> "tuple[Tensor, Tensor]":
         import torch
 
         x, y = datasets.load_test(name, data_dir=self._data_dir)
@@ -55,13 +59,13 @@ class TorchLearning:
 
 
 def _array(name: str, tensor: "Tensor") -> Array:
-    """A tensor's values for numpy, which knows bfloat16 from ml_dtypes only."""
+    """Convert a tensor to numpy, which has bfloat16 only from ml_dtypes."""
     import torch
 
-    whole = tensor.contiguous()
+    contiguous = tensor.contiguous()
     try:
-        is_bfloat16 = whole.dtype is torch.bfloat16
-        array = whole.view(torch.int16).numpy().view(DTYPES["BF16"]) if is_bfloat16 else whole.numpy()
+        is_bfloat16 = contiguous.dtype is torch.bfloat16
+        array = contiguous.view(torch.int16).numpy().view(DTYPES["BF16"]) if is_bfloat16 else contiguous.numpy()
     except TypeError as exc:  # numpy has no such dtype
         raise _unknown_dtype(name, tensor) from exc
     if array.dtype not in DTYPES.values():
@@ -74,7 +78,7 @@ def _unknown_dtype(name: str, tensor: "Tensor") -> BadTensors:
 
 
 @contextlib.contextmanager
-def _mapped() -> Iterator[None]:
+def _mapped_errors() -> Iterator[None]:
     try:
         yield
     except (ClientError, BadTensors) as exc:

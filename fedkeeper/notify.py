@@ -1,7 +1,7 @@
-"""Tells systemd how a service does: the datagrams of sd_notify(3), without its library.
+"""Reports a service's state to systemd: the datagrams of sd_notify(3), without its library.
 
-A unit with `Type=notify` counts as started once `ready` was called. One with `WatchdogSec=` is ended and started again
-when its event loop has stood still for so long. Started by anything else than systemd, all of this does nothing.
+With `Type=notify`, systemd counts a unit as started after `ready`. With `WatchdogSec=`, systemd restarts a unit whose
+event loop stood still for that time. Outside systemd, these functions do nothing.
 """
 
 import asyncio
@@ -18,57 +18,63 @@ from broker.support.tasks import task_group
 log = structlog.get_logger(__name__)
 
 SEND_S: Final = 1.0
-"""systemd reads at once; if it does not, work is more important than what we have to say of it."""
+"""Longest time to wait for systemd, which normally reads at once. The service's work is more important."""
 
 
-def ready(status: str) -> None:
-    """The service does what it is there for; may be said again.
+def ready(text: str) -> None:
+    """Report that the service is up. May be called again.
 
     Args:
-        status: one line for people, as `systemctl status` shows it.
+        text: one line that `systemctl status` shows.
     """
-    _tell(f"READY=1\nSTATUS={status}")
+    _send(f"READY=1\nSTATUS={text}")
 
 
 def status(text: str) -> None:
-    """What the service is doing: one line for people."""
-    _tell(f"STATUS={text}")
+    """Report what the service does now.
+
+    Args:
+        text: one line that `systemctl status` shows.
+    """
+    _send(f"STATUS={text}")
 
 
 @contextlib.asynccontextmanager
-async def alive() -> AsyncIterator[None]:
-    """Keeps the watchdog quiet as long as the event loop turns; at the end of the block the service is stopping."""
+async def watchdog() -> AsyncIterator[None]:
+    """Send watchdog signals while the event loop runs. The end of the block reports that the service stops."""
+    interval_s = _watchdog_interval_s(os.environ)
+
+    async def send_signals() -> None:
+        while interval_s:
+            _send("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
     async with task_group() as group:
-        beating = group.create_task(_beat(_interval_s(os.environ)), name="watchdog")
+        signals = group.create_task(send_signals(), name="watchdog")
         try:
             yield
         finally:
-            _tell("STOPPING=1")
-            beating.cancel()
+            _send("STOPPING=1")
+            signals.cancel()
 
 
-async def _beat(interval_s: float) -> None:
-    while interval_s:
-        _tell("WATCHDOG=1")
-        await asyncio.sleep(interval_s)
-
-
-def _interval_s(environ: Mapping[str, str]) -> float:
-    """Half of the time after which systemd loses its patience; 0 if it has no watchdog for this very process."""
-    pid, patience_us = environ.get("WATCHDOG_PID", str(os.getpid())), environ.get("WATCHDOG_USEC", "")
-    if pid != str(os.getpid()) or not patience_us.isdecimal():
+def _watchdog_interval_s(environ: Mapping[str, str]) -> float:
+    """Return half of systemd's watchdog timeout, in seconds; 0 if systemd has no watchdog for this process."""
+    pid, timeout_us = environ.get("WATCHDOG_PID", str(os.getpid())), environ.get("WATCHDOG_USEC", "")
+    if pid != str(os.getpid()) or not timeout_us.isdecimal():
         return 0.0
-    return int(patience_us) / 1e6 / 2
+    return int(timeout_us) / 1e6 / 2
 
 
-def _tell(what: str) -> None:
+def _send(message: str) -> None:
+    """Send a datagram to systemd, if systemd started this process."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as line:
-        line.settimeout(SEND_S)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+        connection.settimeout(SEND_S)
         try:
-            # A leading @ stands for the zero byte of an abstract address: there is no file then.
-            line.sendto(what.encode(), "\0" + address[1:] if address.startswith("@") else address)
+            # A leading @ stands for the zero byte of an abstract address, which has no file.
+            connection.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
         except OSError as exc:
-            log.warning("systemd can't be told", what=what, error=str(exc))
+            log.warning("systemd can't be told", what=message, error=str(exc))

@@ -1,4 +1,4 @@
-"""What several commands take, and how they find their broker."""
+"""Options that several commands share, and how a command finds its broker."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -18,21 +18,19 @@ Url = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
 Folder = Annotated[Path, typer.Option("--dir", help="Broker's store, credentials and the clients' shards.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that train; 0: one per core.")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' own files.")
-]
+Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: one per core.")]
+DataDir = Annotated[Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' files.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
 
 
-def url_of(given: str) -> str:
-    """The broker's address: as given, or that of `fedkeeper up` in this folder.
+def broker_url(option: str) -> str:
+    """Return the broker's address: the option's value, or the address of `fedkeeper up` in this folder.
 
     Raises:
-        BadOption: neither is there.
+        BadOption: the option is empty and `fedkeeper up` does not run in this folder.
     """
-    if given:
-        return given
+    if option:
+        return option
     file = FOLDER / URL_FILE
     if file.is_file():
         return file.read_text().strip()

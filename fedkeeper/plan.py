@@ -1,4 +1,4 @@
-"""What has to be done to make a fabric what its file says. Pure: what is wanted and what is there in, steps out."""
+"""Plans a deployment: compares a deployment file with what exists and returns the steps. Does no I/O."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,8 +14,13 @@ Action = Literal["create", "update", "register", "change", "unregister", "delete
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A client as it should be: its function, and its entry of the register."""
+class DesiredClient:
+    """A client as the deployment file describes it.
+
+    Attributes:
+        function: its function on the platform.
+        record: its entry in the register, without what only the platform knows.
+    """
 
     function: Function
     record: ClientRecord
@@ -23,64 +28,76 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do.
+    """One step of a deployment.
 
     Attributes:
-        action: `create` or `update` a function; `register` a client, or `change` its entry; `unregister`; `delete`.
-        wanted: how it should be; None where it should not be.
+        action: `create`, `update` or `delete` a function; `register` or `unregister` a client, or `change` its entry.
+        client: the client's id.
+        platform: the platform that hosts it.
+        desired: the client after the step; None if the step removes something.
     """
 
     action: Action
     client: str
     platform: str
-    wanted: Wanted | None = None
+    desired: DesiredClient | None = None
 
 
 def plan(
-    wanted: Iterable[Wanted],
+    clients: Iterable[DesiredClient],
     deployed: Mapping[str, Iterable[Deployed]],
     register: Iterable[ClientRecord],
     *,
     fabric: str,
 ) -> list[list[Step]]:
-    """The steps for each client, in their order; clients that are as they should be have none.
+    """Return the steps of each client, in order. A client without a difference has no steps.
 
     Args:
-        wanted: every client of the fabric.
-        deployed: what each platform lists.
-        register: what the register holds.
-        fabric: name of the fabric; what it does not own is left alone.
+        clients: every client of the deployment file.
+        deployed: the functions that exist, by platform.
+        register: the entries of the register.
+        fabric: the name of the fabric. Functions and entries of other fabrics are not changed.
     """
-    known = {client.id: client for client in register}
-    there = {(platform, found.name): found for platform, functions in deployed.items() for found in functions}
-    kept = {(one.record.platform, one.record.id): one for one in wanted}
-    steps = [_bring_about(one, there.get(place), known.get(one.record.id)) for place, one in kept.items()]
-    ours = {place for place, found in there.items() if found.fabric == fabric}
-    ours |= {(one.platform, one.id) for one in known.values() if one.labels.get(FABRIC_LABEL) == fabric}
-    staying = {client for _, client in kept}
-    leaving = {one.id: one for one in known.values() if one.id not in staying}
-    steps += [_remove(place, place in there, leaving) for place in sorted(ours - set(kept))]
-    return [one for one in steps if one]
+    records = {record.id: record for record in register}
+    functions = {(platform, function.name): function for platform, group in deployed.items() for function in group}
+    desired = {(client.record.platform, client.record.id): client for client in clients}
+    steps = [
+        _steps_to_deploy(client, functions.get(place), records.get(client.record.id))
+        for place, client in desired.items()
+    ]
+    own_places = {place for place, function in functions.items() if function.fabric == fabric}
+    own_places |= {
+        (record.platform, record.id) for record in records.values() if record.labels.get(FABRIC_LABEL) == fabric
+    }
+    desired_ids = {client_id for _, client_id in desired}
+    for platform, client_id in sorted(own_places - set(desired)):
+        removal = []
+        if client_id in records and client_id not in desired_ids:
+            # First out of the register, so that no cohort contains a client without a function.
+            removal.append(Step("unregister", client_id, platform))
+        if (platform, client_id) in functions:
+            removal.append(Step("delete", client_id, platform))
+        steps.append(removal)
+    return [client_steps for client_steps in steps if client_steps]
 
 
-def _bring_about(one: Wanted, found: Deployed | None, known: ClientRecord | None) -> list[Step]:
-    client, platform = one.record.id, one.record.platform
+def _steps_to_deploy(client: DesiredClient, function: Deployed | None, record: ClientRecord | None) -> list[Step]:
+    client_id, platform = client.record.id, client.record.platform
     steps: list[Step] = []
-    if found is None or found.digest != one.function.digest:
-        steps.append(Step("create" if found is None else "update", client, platform, one))
-    if known is None or entry(one.record, known, found) != known:
-        steps.append(Step("register" if known is None else "change", client, platform, one))
+    if function is None or function.digest != client.function.digest:
+        steps.append(Step("create" if function is None else "update", client_id, platform, client))
+    if record is None or register_entry(client.record, record, function) != record:
+        steps.append(Step("register" if record is None else "change", client_id, platform, client))
     return steps
 
 
-def _remove(place: tuple[str, str], deployed: bool, leaving: Mapping[str, ClientRecord]) -> list[Step]:  # noqa: FBT001
-    """First out of the register, so that no cohort counts on it."""
-    platform, client = place
-    steps = [Step("unregister", client, platform)] if client in leaving else []
-    return steps + ([Step("delete", client, platform)] if deployed else [])
+def register_entry(desired: ClientRecord, current: ClientRecord | None, function: Deployed | None) -> ClientRecord:
+    """Return a client's new entry for the register. It keeps the platform's `url` and a person's `paused`.
 
-
-def entry(record: ClientRecord, known: ClientRecord | None, found: Deployed | None) -> ClientRecord:
-    """A client's entry of the register, with what its platform and a person decided: where it is triggered, paused."""
-    url = found.url if found is not None else known.url if known is not None else ""
-    return msgspec.structs.replace(record, url=url, paused=known is not None and known.paused)
+    Args:
+        desired: the entry from the deployment file.
+        current: the entry in the register; None: there is no such entry.
+        function: the client's function on the platform; None: it does not exist, or is not known.
+    """
+    url = function.url if function is not None else current.url if current is not None else ""
+    return msgspec.structs.replace(desired, url=url, paused=current is not None and current.paused)

@@ -1,4 +1,4 @@
-"""Plots of finished jobs: accuracy by round, and where each round's time went."""
+"""Plots finished jobs: the accuracy by round, and the time of each phase of a round."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -7,15 +7,15 @@ import msgspec
 
 from fedkeeper.errors import BadOption, Missing
 
-PARTS: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
-"""The paper's Figure 5."""
+PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
+"""The phases of a round in the paper's Figure 5, as columns of metrics.jsonl."""
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rounds in a job's folder.
+    """Read the rounds of a job from its folder.
 
     Raises:
-        Missing: there are none, or they can't be read.
+        Missing: the folder has no metrics.jsonl, or the file is damaged.
     """
     file = folder / "metrics.jsonl"
     if not file.is_file():
@@ -26,12 +26,16 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise Missing(f"{file} is damaged: {exc}") from exc
 
 
-def plot(folders: list[Path], to: Path) -> Path:
-    """Draw the jobs' accuracy by round, and the time split of the first; returns `to`.
+def plot(folders: list[Path], path: Path) -> Path:
+    """Plot the accuracy of every job and the phases of the first one; return the picture's path.
+
+    Args:
+        folders: the jobs' folders, such as `runs/<job>/`.
+        path: the picture; its suffix selects the format.
 
     Raises:
         Missing: matplotlib is not installed, or a folder has no metrics.
-        BadOption: `to` can't be written, or is no image that matplotlib knows.
+        BadOption: the picture can't be written, or matplotlib does not know its format.
     """
     try:
         from matplotlib.figure import Figure
@@ -40,30 +44,27 @@ def plot(folders: list[Path], to: Path) -> Path:
     jobs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, rounds in jobs:
-        _draw_accuracy(left, name, rounds)
+    for name, rows in jobs:
+        evaluated = [row for row in rows if row["accuracy"] is not None]
+        left.plot([row["round"] for row in evaluated], [row["accuracy"] for row in evaluated], label=name, marker=".")
     left.legend(loc="lower right")
     left.set(title="Test accuracy", xlabel="round", ylim=(0, 1))
     left.grid(alpha=0.3)
-    _draw_times(right, jobs[0][1])
+    _plot_phases(right, jobs[0][1])
     try:
-        figure.savefig(to, dpi=120)
+        figure.savefig(path, dpi=120)
     except (OSError, ValueError) as exc:
-        raise BadOption(f"can't write the plot to {to}: {exc}") from exc
-    return to
+        raise BadOption(f"can't write the plot to {path}: {exc}") from exc
+    return path
 
 
-def _draw_accuracy(axes: Any, name: str, rounds: list[dict[str, Any]]) -> None:
-    judged = [(row["round"], row["accuracy"]) for row in rounds if row["accuracy"] is not None]
-    axes.plot([round_ for round_, _ in judged], [accuracy for _, accuracy in judged], label=name, marker=".")
-
-
-def _draw_times(axes: Any, rounds: list[dict[str, Any]]) -> None:
-    numbers = [row["round"] for row in rounds]
-    below = [0.0] * len(rounds)
-    for part in PARTS:
-        heights = [row[part] or 0.0 for row in rounds]
-        axes.bar(numbers, heights, bottom=below, width=1.0, label=part.removesuffix("_s").replace("_", " "))
-        below = [low + height for low, height in zip(below, heights, strict=True)]
+def _plot_phases(axes: Any, rows: list[dict[str, Any]]) -> None:
+    """Plot one stacked bar per round."""
+    rounds = [row["round"] for row in rows]
+    bottoms = [0.0] * len(rows)
+    for phase in PHASES:
+        heights = [row[phase] or 0.0 for row in rows]
+        axes.bar(rounds, heights, bottom=bottoms, width=1.0, label=phase.removesuffix("_s").replace("_", " "))
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
     axes.legend(loc="upper right", fontsize="small")
     axes.set(title="Time per round", xlabel="round", ylabel="seconds")

@@ -1,4 +1,4 @@
-"""Gives the local platform its clients: when a job waits for a built-in dataset's clients, deals and registers them."""
+"""Provisions clients: when a job waits for a built-in dataset's clients, writes their shards and registers them."""
 
 import asyncio
 from pathlib import Path
@@ -21,52 +21,60 @@ from fedkeeper.sdk import Client
 log = structlog.get_logger(__name__)
 
 
-async def provision(fabric: Client, *, platform: str, shards_at: str, data_dir: Path | None) -> None:
-    """Answer waiting jobs until cancelled.
+async def provision(sdk: Client, *, platform: str, shards_at: str, data_dir: Path | None) -> None:
+    """Provision clients for every waiting job, until cancelled.
 
     Args:
-        fabric: where jobs wait and clients are registered.
-        platform: the platform that the clients are registered on.
+        sdk: the system whose jobs are watched and whose register is written.
+        platform: the platform that hosts the new clients.
         shards_at: folder or fsspec URL for the clients' shards.
-        data_dir: where the datasets' own files are; None: see `client_fn.data.datasets`.
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
     """
     waiting = topics.progress(topics.ANY, "job", "waiting")
-    async with fabric.broker.subscribe(waiting, durable=f"provision-{platform}", prefetch=1) as deliveries:
+    async with sdk.broker.subscribe(waiting, durable=f"provision-{platform}", prefetch=1) as deliveries:
         async for delivery in deliveries:
-            await _answer(fabric, delivery, platform, shards_at, data_dir)
+            await _provision_job(sdk, delivery, platform, shards_at, data_dir)
             await delivery.ack()
 
 
-async def _answer(fabric: Client, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
+async def _provision_job(sdk: Client, delivery: Delivery, platform: str, shards_at: str, data_dir: Path | None) -> None:
     try:
-        said = progress.decode(await delivery.read())
+        waiting = progress.decode(await delivery.read())
     except (DecodeError, CorruptPayload) as exc:
         log.warning("unreadable progress event", topic=delivery.topic, error=str(exc))
         return
     try:
-        record = await fabric.job(said.job)
-        if isinstance(said.event, JobWaiting) and not record.has_ended and record.job.data.dataset in datasets.NAMES:
+        record = await sdk.job(waiting.job)
+        if isinstance(waiting.event, JobWaiting) and not record.has_ended and record.job.data.dataset in datasets.NAMES:
             data = record.job.data
-            staged = await asyncio.to_thread(partition, data, platform=platform, shards_at=shards_at, data_dir=data_dir)
-            # Clients of another platform stay there: two such bridges would take them from each other for ever.
-            elsewhere = {client.id for client in await fabric.clients() if client.platform != platform}
-            ours = [client for client in staged if client.id not in elsewhere]
-            await fabric.register(ours)
-            log.info("clients registered", platform=platform, data=data.key, clients=len(ours))
+            staged = await asyncio.to_thread(
+                stage_dataset, data, platform=platform, shards_at=shards_at, data_dir=data_dir
+            )
+            # A client of another platform stays there. Otherwise two such bridges would move it back and forth.
+            elsewhere = {client.id for client in await sdk.clients() if client.platform != platform}
+            clients = [client for client in staged if client.id not in elsewhere]
+            await sdk.register(clients)
+            log.info("clients registered", platform=platform, data=data.key, clients=len(clients))
     except NoSuchJob:
         return
     except Disconnected:
-        raise  # not acknowledged, so it is answered when the broker is back
+        raise  # the event is not acknowledged, so it is delivered again after the reconnection
     except (ClientError, BrokerError, MessageError) as exc:
-        # The job goes on waiting, and says so; whoever runs this bridge sees why.
-        log.warning("can't stage the data that a job waits for", job=said.job, error=str(exc))
+        # The job keeps waiting and reports it; this log shows the reason to the operator of the bridge.
+        log.warning("can't stage the data that a job waits for", job=waiting.job, error=str(exc))
 
 
-def partition(data: Data, *, platform: str, shards_at: str, data_dir: Path | None) -> list[ClientRecord]:
-    """Deal a built-in dataset to clients of one platform, and write their shards.
+def stage_dataset(data: Data, *, platform: str, shards_at: str, data_dir: Path | None) -> list[ClientRecord]:
+    """Partition a built-in dataset across clients and write their shards; return the register's entries.
+
+    Args:
+        data: the dataset and its partition.
+        platform: the platform that hosts the clients.
+        shards_at: folder or fsspec URL for the shards.
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
 
     Raises:
-        ClientError: the dataset is not there, can't be dealt like that, or a shard can't be written.
+        ClientError: the dataset is missing, it has too few samples, or a shard can't be written.
     """
     dataset = datasets.load(data.dataset, data_dir=data_dir)
     return shards.stage(dataset, data, shards_at, platform=platform)

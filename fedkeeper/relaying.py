@@ -1,4 +1,4 @@
-"""Runs the relay between the backbone and a site."""
+"""Runs the relay between the backbone's broker and a site's broker."""
 
 from pathlib import Path
 
@@ -13,21 +13,21 @@ log = structlog.get_logger(__name__)
 
 
 def read(path: Path) -> Settings:
-    """Read a relay's file.
+    """Read a relay's configuration file.
 
     Raises:
-        BadDeploymentFile: it can't be read, or says what can't be.
-        BadSettings: a name in it is none, or both brokers are the same.
-        BadUrl: an address in it can't be used.
+        BadDeploymentFile: the file can't be read, or a field has a wrong type.
+        BadSettings: a name breaks the naming rules, or both brokers are the same.
+        BadUrl: a broker's address can't be used.
     """
     return strict_toml.read(path, Settings)
 
 
 async def run_relay(settings: Settings) -> None:
-    """The relay by itself, until cancelled; when a broker was out of reach as it began, it starts over.
+    """Run a relay as a service until cancelled; it restarts when it loses one of the brokers.
 
     Raises:
-        ConnectFailed: one of the brokers is not there at the start.
+        ConnectFailed: the first attempt to connect to one of the brokers failed.
     """
     name = f"relay-{settings.name}"
 
@@ -41,4 +41,4 @@ async def run_relay(settings: Settings) -> None:
             notify.ready(f"relay {settings.name} is up between {addresses['backbone']} and {addresses['site']}")
             await Relay(settings, backbone, site).run()
 
-    await restart.kept_up(relay)
+    await restart.run_with_restarts(relay)

@@ -1,4 +1,4 @@
-"""Starts a part of the system over when its broker was out of reach for too long."""
+"""Restarts a service whose connection to the broker was lost for too long."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,25 +11,25 @@ from fedkeeper import notify
 log = structlog.get_logger(__name__)
 
 
-async def kept_up(part: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
-    """Run a part for ever: whenever the broker was out of reach for too long, it starts over, as after a crash.
+async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:
+    """Run a service until cancelled. Start it again, as after a crash, whenever it loses the broker.
 
     Args:
-        part: connects and works; everything that matters to it is with the broker.
-        pause_s: how long to wait before it starts over.
+        service: connects to the broker and works. It keeps all of its state at the broker.
+        pause_s: seconds to wait before the next start.
 
     Raises:
-        ConnectFailed: it could not connect the first time.
+        ConnectFailed: the service never had a connection.
     """
-    worked = False
+    was_connected = False
     while True:
         try:
-            await part()
+            await service()
         except Disconnected as exc:
-            worked = True
+            was_connected = True
             log.warning("the broker is out of reach; starting over", error=str(exc))
         except ConnectFailed as exc:
-            if not worked:
+            if not was_connected:
                 raise
             log.warning("the broker is still out of reach", error=str(exc))
         notify.status("the broker is out of reach; trying again")

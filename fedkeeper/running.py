@@ -1,56 +1,76 @@
-"""Runs a command's coroutine: signals end it in order, a user's mistake is a sentence and not a traceback."""
+"""Runs a command's coroutine: signals cancel it, and a user's mistake becomes one sentence instead of a traceback."""
 
 import asyncio
+import contextlib
+import functools
 import signal
 import sys
-from collections.abc import Coroutine
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, ParamSpec
 
 from bridges.errors import BridgeError
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Conflict
 from broker.messages.errors import MessageError
 from broker.support import heap
 from client_fn.errors import ClientError
 from fedkeeper import notify, screen
 from fedkeeper.errors import FedKeeperError
-from server.errors import ServerError
 
-MISTAKES: Final = (BrokerError, MessageError, BridgeError, ClientError, FedKeeperError, ServerError)
+P = ParamSpec("P")
+
+USER_ERRORS: Final = (BrokerError, MessageError, BridgeError, ClientError, FedKeeperError)
+"""Errors that a person can correct: options, files, credentials, a broker out of reach. The server handles its own."""
+
+PROGRAMMING_ERRORS: Final = (Conflict,)
+"""Subclasses of `USER_ERRORS` that our code must handle. One that escapes is a bug and shows its traceback."""
 
 INTERRUPTED: Final = 130
 FAILED: Final = 1
 
 
-def run(command: Coroutine[Any, Any, None]) -> None:
-    """Run a command to its end, and end the process if it failed."""
+def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Make an async function a command that `run` runs."""
+
+    @functools.wraps(function)
+    def run_command(*args: P.args, **kwargs: P.kwargs) -> None:
+        run(function(*args, **kwargs))
+
+    return run_command
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake."""
     heap.keep_large_blocks()
     try:
-        asyncio.run(_until_signal(command))
+        with exit_on_user_error():
+            asyncio.run(_cancel_on_signal(coroutine))
     except KeyboardInterrupt:
         screen.console().print("stopped; everything that was started is ended")
         sys.exit(INTERRUPTED)
-    except MISTAKES as exc:
-        fail(str(exc))
 
 
-def fail(message: str) -> None:
-    """Say what is wrong and end the process."""
-    screen.console().print(f"[red bold]error:[/] {_plain(message)}", soft_wrap=True)
-    sys.exit(FAILED)
+@contextlib.contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Exit the process with one sentence if the block raises an error that a person can correct."""
+    try:
+        yield
+    except PROGRAMMING_ERRORS:
+        raise
+    except USER_ERRORS as exc:
+        # rich reads square brackets as markup.
+        message = str(exc).replace("[", "\\[")
+        screen.console().print(f"[red bold]error:[/] {message}", soft_wrap=True)
+        sys.exit(FAILED)
 
 
-def _plain(message: str) -> str:
-    return message.replace("[", "\\[")
-
-
-async def _until_signal(command: Coroutine[Any, Any, None]) -> None:
-    """SIGTERM ends a command as Ctrl-C does: by cancelling it, so that everything it started is ended."""
-    task = asyncio.ensure_future(command)
+async def _cancel_on_signal(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Cancel a command on SIGINT and SIGTERM, so that it ends everything that it started."""
+    task = asyncio.ensure_future(coroutine)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, task.cancel)
     try:
-        async with notify.alive():
+        async with notify.watchdog():
             await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None

@@ -1,9 +1,9 @@
-"""The Python SDK: submit jobs, follow them, fetch their models.
+"""The Python SDK: submits jobs, follows them and fetches their models.
 
-async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/broker/password") as fabric:
-    job = await fabric.submit(Job(name="quickstart"))
-    async for event in fabric.watch(job):
-        print(event)
+async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/broker/password") as client:
+    job = await client.submit(Job(name="quickstart"))
+    async for progress in client.watch(job):
+        print(progress.event)
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import broker
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
 from broker.errors import CorruptPayload
 from broker.messages import cloudevents, codec, progress
 from broker.messages import job as jobs
@@ -30,139 +30,190 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
 
-ANSWER_S: Final = 10.0
-"""How long a server may take to accept a job."""
+ACCEPT_S: Final = 10.0
+"""Longest time that a server may take to accept a job."""
+
+
+@contextlib.asynccontextmanager
+async def connect(url: str, *, provision: bool = True) -> AsyncIterator["Client"]:
+    """Connect to a running system.
+
+    Args:
+        url: the broker's address, as for `broker.connect`.
+        provision: create the broker's streams if no system has used it yet, so that jobs can be submitted before a
+            server runs. Programs that only read pass False: then nothing is created.
+
+    Raises:
+        BadUrl: the address can't be used.
+        ConnectFailed: no broker answers there, or it refuses the credentials.
+        NoSystem: no system has used the broker yet, and `provision` is False.
+        OldStore: the broker holds a store of version 0.1.
+        ForeignStream: a JetStream stream of another owner has a name or topic that we need.
+    """
+    async with broker.connect(url, name="fedkeeper", provision=provision) as bus:
+        yield Client(bus)
 
 
 class Client:
-    """A running FedKeeper system, seen through its broker.
+    """A client of a running FedKeeper system, connected through its broker.
 
     Attributes:
-        broker: for whoever needs more than this class offers.
+        broker: the connection, for operations that this class does not offer.
     """
 
     def __init__(self, bus: Broker) -> None:
         self.broker = bus
 
-    async def submit(self, spec: Job | Mapping[str, Any], *, timeout_s: float = ANSWER_S) -> str:
-        """Submit a job and return its id.
+    async def submit(self, spec: Job | Mapping[str, Any], *, timeout_s: float = ACCEPT_S) -> str:
+        """Submit a job, wait until a server accepts it, and return its id.
 
         Args:
-            spec: a Job, or a mapping of the job file's schema.
-            timeout_s: how long a server may take to accept it.
+            spec: a Job, or a mapping with the fields of a job file.
+            timeout_s: seconds to wait for a server.
 
         Raises:
-            JobError: the job can't be run; found out before anything is sent.
-            JobRefused: the server refused it.
-            NotAnswered: no server took it in time; the broker keeps it.
+            JobError: the job is not valid; nothing was sent.
+            JobRefused: the server refused the job.
+            NotAnswered: no server accepted the job in time; the broker keeps it.
         """
         job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(topics.submission(job_id), _event(job_id, "job.submit", jobs.without_defaults(job)))
+        await self.broker.publish(
+            topics.submission(job_id), _encode_event(job_id, "job.submit", jobs.without_defaults(job))
+        )
         try:
             async with asyncio.timeout(timeout_s):
-                await self._accepted(job_id)
+                await self.wait_until_accepted(job_id)
         except TimeoutError:
             raise NotAnswered(job_id, timeout_s) from None
         return job_id
 
+    async def wait_until_accepted(self, job: str) -> None:
+        """Wait until a server has accepted a submitted job.
+
+        Raises:
+            JobRefused: the server refused the job.
+        """
+        async with aclosing(self.watch(job)) as events:
+            async for update in events:
+                if isinstance(update.event, JobRejected):
+                    raise JobRefused(job, update.event.field, update.event.reason)
+                if isinstance(update.event, JobAccepted):
+                    return
+
     async def watch(self, job: str | None = None) -> AsyncGenerator[Progress, None]:
-        """A job's progress from its very start, each event once, until the job has ended.
+        """Yield a job's progress from its start until it has ended, each event once.
 
         Args:
-            job: its id; None follows every job, for ever.
+            job: the job's id; None: follow every job until cancelled.
         """
         seen: set[str] = set()
-        every = topics.job_progress(topics.ANY if job is None else job)
-        async with self.broker.subscribe(every, start="first", prefetch=64) as deliveries:
+        topic_filter = topics.job_progress(topics.ANY if job is None else job)
+        async with self.broker.subscribe(topic_filter, start="first", prefetch=64) as deliveries:
             async for delivery in deliveries:
-                said = await _decoded(delivery)
-                if said is None or said.id in seen:
+                try:
+                    update = progress.decode(await delivery.read())
+                except (DecodeError, CorruptPayload):
+                    continue  # an event of a newer server, or a foreign message
+                if update.id in seen:
                     continue
-                seen.add(said.id)
-                yield said
-                if job is not None and isinstance(said.event, FINAL_EVENTS):
+                seen.add(update.id)
+                yield update
+                if job is not None and isinstance(update.event, FINAL_EVENTS):
                     return
 
     async def cancel(self, job: str) -> None:
-        """Ask for a job's end. Returns when the request is with the broker.
+        """Request a job's cancellation. Returns when the broker has the request.
 
         Raises:
             NoSuchJob: no job has that id.
         """
         await self.job(job)
-        await self.broker.publish(topics.cancellation(job), _event(job, "job.cancel", {}))
+        await self.broker.publish(topics.cancellation(job), _encode_event(job, "job.cancel", {}))
 
     async def job(self, job: str) -> JobRecord:
-        """Where a job stands.
+        """Return the record of a job.
 
         Raises:
             NoSuchJob: no job has that id.
         """
-        found = await self.broker.get(topics.job_record(job))
-        if found is None:
+        value = await self.broker.get(topics.job_record(job))
+        if value is None:
             raise NoSuchJob(job)
-        return codec.decode(JobRecord, found.payload)
+        return codec.decode(JobRecord, value.payload)
 
     async def jobs(self) -> list[JobRecord]:
-        """Every job that the broker knows, the oldest first."""
+        """Return the record of every job, the oldest first."""
         values = await self.broker.snapshot(topics.job_record(topics.ANY))
-        found = [codec.decode(JobRecord, value.payload) for value in values.values()]
-        return sorted(found, key=lambda record: (record.created_s, record.id))
+        records = [codec.decode(JobRecord, value.payload) for value in values.values()]
+        return sorted(records, key=lambda record: (record.created_s, record.id))
 
-    async def clients(self) -> list[ClientRecord]:
-        """The client register, by id.
+    async def model(self, job: str) -> bytes:
+        """Return the newest global model of a job, as a safetensors file.
 
         Raises:
-            DecodeError: an entry of it is unreadable.
+            NoSuchJob: no job has that id.
+            CorruptPayload: the job has no model yet, or the broker has lost it.
+        """
+        record = await self.job(job)
+        value = None if record.model is None else await self.broker.get(record.model.topic)
+        if value is None:
+            raise CorruptPayload(topics.job_record(job), "there is no model")
+        return value.payload
+
+    async def clients(self) -> list[ClientRecord]:
+        """Return the client register, sorted by client id.
+
+        Raises:
+            DecodeError: an entry can't be read.
         """
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        found = [codec.decode(ClientRecord, value.payload) for value in values.values()]
-        return sorted(found, key=lambda client: client.id)
+        records = [codec.decode(ClientRecord, value.payload) for value in values.values()]
+        return sorted(records, key=lambda record: record.id)
+
+    async def client(self, client: str) -> ClientRecord | None:
+        """Return a client's entry in the register; None if it has none.
+
+        Raises:
+            DecodeError: the entry can't be read.
+        """
+        value = await self.broker.get(topics.client(client))
+        return None if value is None else codec.decode(ClientRecord, value.payload)
 
     async def register(self, clients: list[ClientRecord]) -> None:
-        """Write clients into the register, or write them anew."""
+        """Add clients to the register, or replace their entries."""
         async with task_group() as group:
             for client in clients:
                 write = self.broker.put(topics.client(client.id), codec.encode(client))
                 group.create_task(write, name=f"register {client.id}")
 
-    async def client(self, client: str) -> ClientRecord | None:
-        """A client's entry of the register; None if there is none.
-
-        Raises:
-            DecodeError: it is unreadable.
-        """
-        found = await self.broker.get(topics.client(client))
-        return None if found is None else codec.decode(ClientRecord, found.payload)
-
     async def unregister(self, client: str) -> None:
-        """Take a client out of the register, and forget its counts."""
-        known = await self.client(client)
+        """Remove a client from the register and delete its statistics."""
+        record = await self.client(client)
         await self.broker.delete(topics.client(client))
-        if known is not None:
-            await self.broker.delete(topics.client_stats(known.platform, client))
+        if record is not None:
+            await self.broker.delete(topics.client_stats(record.platform, client))
 
-    async def tallies(self) -> dict[str, ClientStats]:
-        """How the invocations of each client went so far, by client."""
+    async def client_stats(self) -> dict[str, ClientStats]:
+        """Return the statistics of each client's invocations, by client id."""
         values = await self.broker.snapshot(topics.client_stats(topics.ANY, topics.ANY))
-        found = [codec.decode(ClientStats, value.payload) for value in values.values()]
-        # A client that moved to another platform has counts on both: the newer ones tell how it fares.
-        return {tally.client: tally for tally in sorted(found, key=lambda tally: tally.seen_s)}
+        stats = [codec.decode(ClientStats, value.payload) for value in values.values()]
+        # A client that moved to another platform has statistics on both; the newer ones win.
+        return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
-    async def ask(self, platform: str, verb: Verb, *, timeout_s: float, **what: Any) -> Reply:
-        """Have a platform's bridge create, delete or list functions.
+    async def request_functions(self, platform: str, verb: Verb, *, timeout_s: float, **arguments: Any) -> Reply:
+        """Request that a platform's bridge creates, deletes or lists functions.
 
         Args:
-            platform: the name that its bridge runs under.
-            verb: what to do.
-            timeout_s: how long it may take.
-            what: `function` to create or bring up to date, or `name` of the one to delete.
+            platform: the name that the platform's bridge uses.
+            verb: `create`, `delete` or `list`.
+            timeout_s: seconds to wait for the reply.
+            arguments: `function` to create or update, or `name` of the function to delete.
 
         Raises:
-            NoBridge: nobody answered in time; the request lapses.
+            NoBridge: no bridge answered in time; the request expires.
         """
-        request = Request(id=secrets.token_hex(16), deadline_s=time.time() + timeout_s, **what)
+        request = Request(id=secrets.token_hex(16), deadline_s=time.time() + timeout_s, **arguments)
         try:
             async with asyncio.timeout(timeout_s), self.broker.subscribe(topics.reply(request.id)) as replies:
                 await self.broker.publish(topics.fabric(platform, verb), codec.encode(request))
@@ -170,60 +221,12 @@ class Client:
         except TimeoutError:
             raise NoBridge(platform, verb, timeout_s) from None
 
-    async def model(self, job: str) -> bytes:
-        """The newest global model of a job, as a safetensors file.
-
-        Raises:
-            NoSuchJob: no job has that id.
-            CorruptPayload: the job has no model yet, or the broker has lost it.
-        """
-        record = await self.job(job)
-        found = None if record.model is None else await self.broker.get(record.model.topic)
-        if found is None:
-            raise CorruptPayload(topics.job_record(job), "there is no model")
-        return found.payload
-
-    async def _accepted(self, job_id: str) -> None:
-        async with aclosing(self.watch(job_id)) as events:
-            async for said in events:
-                if isinstance(said.event, JobRejected):
-                    raise JobRefused(job_id, said.event.field, said.event.reason)
-                if isinstance(said.event, JobAccepted):
-                    return
-
 
 def new_id(name: str) -> str:
-    """An id for a job of that name that no other job has."""
+    """Return a unique id for a job of that name."""
     return f"{name[:32]}-{secrets.token_hex(3)}"
 
 
-def _event(job: str, what: str, data: object) -> bytes:
-    return cloudevents.encode(Envelope(f"{job}.{what}.{secrets.token_hex(8)}", "/sdk", what, time.time(), job), data)
-
-
-async def _decoded(delivery: Delivery) -> Progress | None:
-    """None for events of a newer server that we do not know, and for what is none at all."""
-    try:
-        return progress.decode(await delivery.read())
-    except (DecodeError, CorruptPayload):
-        return None
-
-
-@contextlib.asynccontextmanager
-async def connect(url: str, *, provision: bool = True) -> AsyncIterator[Client]:
-    """A running system, by its broker's address.
-
-    Args:
-        url: see `broker.connect`.
-        provision: make the broker ready if no system has used it yet, so that jobs can be submitted before a server
-            runs. Without it nothing is created there: for programs that only read.
-
-    Raises:
-        BadUrl: the address can't be used.
-        ConnectFailed: nobody answers there, or the credentials are wrong.
-        NoSystem: no system has used the broker yet, and `provision` is False.
-        OldStore: the broker holds what version 0.1 stored.
-        ForeignStream: someone else's JetStream stream is in our way.
-    """
-    async with broker.connect(url, name="fedkeeper", provision=provision) as bus:
-        yield Client(bus)
+def _encode_event(job: str, kind: str, data: object) -> bytes:
+    """Encode a request about a job as a CloudEvent."""
+    return cloudevents.encode(Envelope(f"{job}.{kind}.{secrets.token_hex(8)}", "/sdk", kind, time.time(), job), data)

@@ -1,4 +1,4 @@
-"""The embedded broker with its store; a store of version 0.1 is put aside, and an empty one takes its place."""
+"""Runs the embedded broker on a data folder. Moves a store of version 0.1 aside and starts with an empty one."""
 
 import asyncio
 import contextlib
@@ -16,44 +16,45 @@ log = structlog.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, *, port: int = 0) -> AsyncIterator[NatsServer]:
-    """A nats-server with our streams, as long as the block lasts.
+async def open_store(folder: Path, *, port: int = 0) -> AsyncIterator[NatsServer]:
+    """Run a nats-server with our streams until the end of the block.
 
     Args:
-        folder: its data folder.
-        port: on the loopback address; 0: a free one.
+        folder: the server's data folder.
+        port: its port on the loopback address; 0: a free port.
 
     Raises:
-        ServerFailed: it can't run, or a store of 0.1 can't be put aside.
+        ServerFailed: the server can't run, or a store of version 0.1 can't be moved aside.
     """
     async with NatsServer(folder, port=port) as nats:
         try:
-            await _provision(nats.url)
+            await _create_streams(nats.url)
         except OldStore:
             await nats.stop()
-            aside = await asyncio.to_thread(put_aside, folder)
-            log.warning("a store of version 0.1 was put aside, and an empty one made", kept=str(aside))
+            moved = await asyncio.to_thread(move_aside, folder)
+            log.warning("a store of version 0.1 was put aside, and an empty one made", kept=str(moved))
             await nats.start()
-            await _provision(nats.url)
+            await _create_streams(nats.url)
         yield nats
 
 
-async def _provision(url: str) -> None:
+async def _create_streams(url: str) -> None:
+    # Connecting creates them.
     async with broker.connect(url):
         pass
 
 
-def put_aside(folder: Path) -> Path:
-    """Rename the folder of a store of 0.1 to one beside it that is not there yet, and return its new path.
+def move_aside(folder: Path) -> Path:
+    """Rename the data folder of a store of version 0.1 to a new name beside it, and return the new path.
 
     Raises:
-        ServerFailed: it can't be renamed.
+        ServerFailed: the folder can't be renamed.
     """
     for number in itertools.count(1):
-        aside = folder.with_name(f"{folder.name}-0.1" + (f"-{number}" if number > 1 else ""))
-        if not aside.exists():
+        target = folder.with_name(f"{folder.name}-0.1" + (f"-{number}" if number > 1 else ""))
+        if not target.exists():
             break
     try:
-        return folder.rename(aside)
+        return folder.rename(target)
     except OSError as exc:
-        raise ServerFailed(f"{folder} holds a store of FedKeeper 0.1; can't rename it to {aside}: {exc}") from exc
+        raise ServerFailed(f"{folder} holds a store of FedKeeper 0.1; can't rename it to {target}: {exc}") from exc

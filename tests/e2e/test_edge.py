@@ -1,4 +1,4 @@
-"""A bridge as systemd would run it on a board: it says that it is up, listens nowhere, and says that it stops."""
+"""A bridge as systemd runs it on a board: it reports its start and its end, and listens on no port."""
 
 import asyncio
 import re
@@ -11,39 +11,39 @@ import pytest
 from broker.nats.server import NatsServer
 from tests.support.program import WITHIN_S, Program
 
-LISTENS = "0A"
-"""The state in /proc/net/tcp."""
+LISTEN = "0A"
+"""The state of a listening socket in /proc/net/tcp."""
 
 
 def listeners(pid: int) -> list[str]:
-    """Local addresses at which a process listens for TCP."""
+    """Return the local addresses on which a process listens for TCP."""
     entries = Path(f"/proc/{pid}/fd").iterdir()
-    own = {found[1] for entry in entries if (found := re.fullmatch(r"socket:\[(\d+)\]", _target(entry)))}
+    inodes = {match[1] for entry in entries if (match := re.fullmatch(r"socket:\[(\d+)\]", _target(entry)))}
     rows = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
     ]
-    return [row[1] for row in rows if row[3] == LISTENS and row[9] in own]
+    return [row[1] for row in rows if row[3] == LISTEN and row[9] in inodes]
 
 
 def _target(entry: Path) -> str:
     try:
         return str(entry.readlink())
     except FileNotFoundError:
-        return ""  # closed meanwhile
+        return ""  # closed in the meantime
 
 
-def test_a_listener_would_be_seen() -> None:
+def test_listeners_finds_a_listening_socket() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = listeners(int(Path("/proc/self").readlink().name))
-        assert f"0100007F:{server.getsockname()[1]:04X}" in found
+        addresses = listeners(int(Path("/proc/self").readlink().name))
+        assert f"0100007F:{server.getsockname()[1]:04X}" in addresses
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["openfaas", "local"])
-async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
+async def test_a_bridge_reports_its_state_to_systemd_and_only_connects_outwards(
     kind: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    # Nobody is at the gateway yet: no reason not to be up.
+    # No gateway answers yet. The bridge starts nevertheless.
     (tmp_path / "bridge.toml").write_text('name = "edge"\ngateway = "http://127.0.0.1:9"\n')
     options = {
         "openfaas": ("--config", str(tmp_path / "bridge.toml")),
@@ -53,18 +53,18 @@ async def test_a_bridge_tells_systemd_how_it_does_and_only_connects_outwards(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
-        told = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
         command = ("bridge", kind, *options[kind], "--url", nats_server.url)
-        program = await Program(*command, cwd=tmp_path, **told).start()
+        program = await Program(*command, cwd=tmp_path, **environment).start()
         async with asyncio.timeout(WITHIN_S):
             assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
-            while not (said := await loop.sock_recv(systemd, 4096)).startswith(b"READY=1"):
-                assert said == b"WATCHDOG=1"
-            assert f"STATUS=bridge edge is up on nats://127.0.0.1:{nats_server.port}" in said.decode()
+            while not (message := await loop.sock_recv(systemd, 4096)).startswith(b"READY=1"):
+                assert message == b"WATCHDOG=1"
+            assert f"STATUS=bridge edge is up on nats://127.0.0.1:{nats_server.port}" in message.decode()
             assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
             (pid,) = program.processes(f"bridge {kind}")
             assert listeners(pid) == []
             program.send(signal.SIGTERM)
             while await loop.sock_recv(systemd, 4096) != b"STOPPING=1":
                 pass
-        assert await program.ends() == 130, program.output
+        assert await program.wait() == 130, program.output

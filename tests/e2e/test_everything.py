@@ -17,32 +17,32 @@ from tests.support.program import SHORT, Program, digest, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
-DEAL = Data(clients=6)
-HOMES = ("local", "local", "site-a", "site-a", "site-b", "site-b")
+DATA = Data(clients=6)
+PLATFORMS = ("local", "local", "site-a", "site-a", "site-b", "site-b")
 JOB = ("quickstart", *SHORT, "--set", "data.clients=6", "--set", "cohort.clients=6")
-UP = "is up"
+READY = "is up"
 
 
 @contextlib.asynccontextmanager
 async def running(*arguments: str, ready: str, cwd: Path) -> AsyncIterator[None]:
-    """A program of ours until the end of the block."""
+    """Run a `fedkeeper` command until the end of the block."""
     program = await Program(*arguments, cwd=cwd).start()
     try:
-        await program.says(ready)
+        await program.wait_for_line(ready)
         yield
     finally:
         program.send(signal.SIGTERM)
-        await program.ends()
+        await program.wait()
 
 
 async def register(url: str, folder: Path) -> None:
-    """Deal the digits, and give each client its home."""
+    """Partition the digits across clients and register each client on its platform."""
     staged = await asyncio.to_thread(
-        provision.partition, DEAL, platform="local", shards_at=str(folder / "shards"), data_dir=None
+        provision.stage_dataset, DATA, platform="local", shards_at=str(folder / "shards"), data_dir=None
     )
     async with connect(url) as fabric:
-        homes = zip(staged, HOMES, strict=True)
-        await fabric.register([msgspec.structs.replace(client, platform=home) for client, home in homes])
+        pairs = zip(staged, PLATFORMS, strict=True)
+        await fabric.register([msgspec.structs.replace(client, platform=platform) for client, platform in pairs])
 
 
 async def test_a_round_spans_local_workers_and_two_kinds_of_sites(
@@ -56,15 +56,17 @@ async def test_a_round_spans_local_workers_and_two_kinds_of_sites(
     local = ("bridge", "local", "--workers", "1", "--no-provision")
     async with (
         running("server", "--url", nats_server.url, ready="takes jobs", cwd=tmp_path),
-        running(*local, "--url", nats_server.url, ready=UP, cwd=tmp_path),
-        running(*local, "--platform", "site-a", "--url", nats_server.url, ready=UP, cwd=tmp_path),
-        running("bridge", "relay", "--config", str(relay), ready=UP, cwd=tmp_path),
-        running(*local, "--platform", "site-b", "--url", mosquitto.url, ready=UP, cwd=tmp_path),
+        running(*local, "--url", nats_server.url, ready=READY, cwd=tmp_path),
+        running(*local, "--platform", "site-a", "--url", nats_server.url, ready=READY, cwd=tmp_path),
+        running("bridge", "relay", "--config", str(relay), ready=READY, cwd=tmp_path),
+        running(*local, "--platform", "site-b", "--url", mosquitto.url, ready=READY, cwd=tmp_path),
     ):
         code, output = await run("submit", *JOB, "--wait", "--url", nats_server.url, cwd=tmp_path)
         assert code == 0, output
         _, clients = await run("clients", "--url", nats_server.url, cwd=tmp_path)
     assert digest(output) == digest(alone)
-    for platform in set(HOMES):
+    for platform in set(PLATFORMS):
         assert f"trains on {platform} as" in output
-    assert [line.split()[1:3] for line in clients.splitlines()[1:]] == [[home, "succeeded"] for home in HOMES]
+    assert [line.split()[1:3] for line in clients.splitlines()[1:]] == [
+        [platform, "succeeded"] for platform in PLATFORMS
+    ]

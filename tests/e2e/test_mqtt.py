@@ -17,7 +17,7 @@ async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitt
     assert code == 0, on_mqtt
     assert digest(on_mqtt) == digest(on_nats)
 
-    _, listed = await run("jobs", "--url", mosquitto.url, cwd=tmp_path)
-    assert "completed" in listed
+    _, jobs = await run("jobs", "--url", mosquitto.url, cwd=tmp_path)
+    assert "completed" in jobs
     _, clients = await run("clients", "--url", mosquitto.url, cwd=tmp_path)
     assert clients.count("digits-shards2-c10-s0-") >= 10

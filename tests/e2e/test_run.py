@@ -1,4 +1,4 @@
-"""`fedkeeper run`: the main job, as a newcomer starts it."""
+"""`fedkeeper run`: the quickstart and its mistakes, as a new user sees them."""
 
 import json
 import os
@@ -26,15 +26,15 @@ async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) 
     assert sum(array.size for array in tensors.values()) == 64 * 500 + 500 + 500 * 10 + 10
     assert metadata == {}
     assert all(np.isfinite(array).all() for array in tensors.values())
-    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [one["round"] for one in rounds] == [1, 2]
-    assert all(0 < one["accuracy"] <= 1 and one["loss"] > 0 and len(one["clients"]) == 10 for one in rounds)
-    for one in rounds:
-        parts = [one[f"{part}_s"] for part in ("invocation", "clients_start", "training", "aggregation")]
-        assert sum(parts) == pytest.approx(one["round_s"])
-        assert one["bytes_in"] > 10 * 37_510 * 4
-        assert one["bytes_out"] > 0
-    assert rounds[-1]["model"] == digest(output)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2]
+    assert all(0 < row["accuracy"] <= 1 and row["loss"] > 0 and len(row["clients"]) == 10 for row in rows)
+    for row in rows:
+        phases = [row[f"{phase}_s"] for phase in ("invocation", "clients_start", "training", "aggregation")]
+        assert sum(phases) == pytest.approx(row["round_s"])
+        assert row["bytes_in"] > 10 * 37_510 * 4
+        assert row["bytes_out"] > 0
+    assert rows[-1]["model"] == digest(output)
     assert jobs.from_toml((folder / "job.toml").read_text()).stop.rounds == 2
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -45,43 +45,43 @@ async def test_the_same_job_gives_the_same_digest_with_one_worker_and_with_two(t
     assert len({digest(output) for _, output in outputs}) == 1
 
 
-async def test_a_worker_that_is_killed_is_replaced_and_the_model_is_the_same(tmp_path: Path) -> None:
-    _, undisturbed = await run("run", "quickstart", *SHORT, cwd=tmp_path)
+async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: Path) -> None:
+    _, uninterrupted = await run("run", "quickstart", *SHORT, cwd=tmp_path)
     program = await Program("run", "quickstart", *SHORT, cwd=tmp_path).start()
-    await program.says("update.counted")
+    await program.wait_for_line("update.counted")
     os.kill(program.processes("client_fn.handlers.local")[0], signal.SIGKILL)
-    assert await program.ends() == 0, program.output
-    assert digest(program.output) == digest(undisturbed)
+    assert await program.wait() == 0, program.output
+    assert digest(program.output) == digest(uninterrupted)
     assert "client.failed" in program.output
 
 
 @pytest.mark.parametrize("moment", ["starting ...", "update.counted"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-async def test_ctrl_c_ends_every_process(tmp_path: Path, moment: str, how: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     program = await Program("run", "quickstart", cwd=tmp_path).start()
-    await program.says(moment)
+    await program.wait_for_line(moment)
     await soon(lambda: len(program.processes()) >= 2)
-    program.send(how)
-    assert await program.ends() == 130
+    program.send(number)
+    assert await program.wait() == 130
     await soon(lambda: not program.processes())
     assert "Traceback" not in program.output
     assert not list((tmp_path / ".fedkeeper").glob("run-*"))
 
 
-async def test_even_a_killed_program_leaves_no_process_behind(tmp_path: Path) -> None:
+async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
     program = await Program("run", "quickstart", cwd=tmp_path).start()
-    await program.says("update.counted")
+    await program.wait_for_line("update.counted")
     program.send(signal.SIGKILL)
-    await program.ends()
+    await program.wait()
     await soon(lambda: not program.processes())
 
 
-async def test_a_broker_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -> None:
+async def test_a_killed_broker_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
     program = await Program("run", "quickstart", cwd=tmp_path).start()
-    await program.says("update.counted")
+    await program.wait_for_line("update.counted")
     (broker,) = program.processes("nats-server")
     os.kill(broker, signal.SIGKILL)
-    assert await program.ends() == 1
+    assert await program.wait() == 1
     assert "error:" in program.output
     assert "nats-server" in program.output
     assert "Traceback" not in program.output
@@ -97,19 +97,19 @@ async def test_a_broker_that_dies_ends_the_run_with_a_sentence(tmp_path: Path) -
         (("--set", "nonsense"), "section.key=value"),
     ],
 )
-async def test_a_mistake_in_a_job_is_a_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+async def test_a_mistake_in_a_job_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
     code, output = await run("run", "quickstart", *arguments, cwd=tmp_path)
     assert (code, "Traceback" in output) == (1, False)
     assert sentence in output
 
 
-async def test_a_job_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
+async def test_a_missing_job_file_is_one_sentence(tmp_path: Path) -> None:
     code, output = await run("run", "nowhere.toml", cwd=tmp_path)
     assert code == 1
     assert "no job file 'nowhere.toml'; give a path, or one of mnist-cnn, mnist-nn, quickstart" in output
 
 
-async def test_a_model_that_can_not_be_built_is_a_sentence(tmp_path: Path) -> None:
+async def test_a_model_that_can_not_be_built_is_one_sentence(tmp_path: Path) -> None:
     code, output = await run("run", "quickstart", "--set", "model.type=nowhere:Model", cwd=tmp_path)
     assert (code, "Traceback" in output) == (1, False)
     assert "nowhere" in output
@@ -132,7 +132,7 @@ async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
     assert tensors["2.num_batches_tracked"] > 0
 
 
-async def test_mnist_that_is_not_there_is_a_sentence_that_says_what_to_put_where(tmp_path: Path) -> None:
+async def test_the_error_for_missing_mnist_says_which_files_to_put_where(tmp_path: Path) -> None:
     code, output = await run("run", "mnist-nn", "--data", str(tmp_path / "nothing"), cwd=tmp_path)
     assert (code, "Traceback" in output) == (1, False)
     assert "train-images-idx3-ubyte" in output

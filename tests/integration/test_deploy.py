@@ -11,7 +11,7 @@ from bridges import Lifecycle
 from broker.base import Broker
 from fedkeeper import deploy, fabric_file
 from fedkeeper.errors import DeployFailed, NoBridge
-from fedkeeper.fabric_file import DeploymentFile, Hosting
+from fedkeeper.fabric_file import DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
 from tests.support.fake_platforms import FakeHost
 from tests.support.fakes import running
@@ -47,15 +47,15 @@ async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeHost, FakeHost]]:
 
 async def deployed(fabric: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
     """Do it; what was done, sorted."""
-    wanted = [] if remove else await deploy.wanted(fabric, file, "nats://here")
+    wanted = [] if remove else await deploy.desired_clients(fabric, file, "nats://here")
     done: list[str] = []
-    steps = await deploy.needed(fabric, file, wanted)
+    steps = await deploy.plan_steps(fabric, file, wanted)
     await deploy.apply(fabric, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
     return sorted(done)
 
 
 def with_board(file: DeploymentFile, **changes: object) -> DeploymentFile:
-    board: Hosting = msgspec.structs.replace(file.platforms["board"], **changes)
+    board: PlatformSection = msgspec.structs.replace(file.platforms["board"], **changes)
     return msgspec.structs.replace(file, platforms={**file.platforms, "board": board})
 
 
@@ -120,4 +120,4 @@ async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric:
 
 async def test_a_platform_without_a_bridge_is_named(fabric: Client) -> None:
     with pytest.raises(NoBridge, match="no bridge answered for platform 'nowhere'"):
-        await fabric.ask("nowhere", "list", timeout_s=0.3)
+        await fabric.request_functions("nowhere", "list", timeout_s=0.3)

@@ -334,7 +334,7 @@ async def test_a_refused_job_names_the_field_and_the_server_stays_up(
         await bus.publish(topics.submission("refused"), msgspec.json.encode(job))
         with pytest.raises(JobRefused, match=field) as refused:
             async with asyncio.timeout(WITHIN_S):
-                await fabric._accepted("refused")
+                await fabric.wait_until_accepted("refused")
         assert refused.value.field == field
         good = await fabric.submit(fakes.job())
         assert (await events(fabric, good))[-1].event.what == "job.completed"

@@ -24,7 +24,7 @@ from broker.nats.server import NatsServer
 from broker.support import processes
 from broker.support.tasks import task_group
 from fedkeeper.learning import TorchLearning
-from fedkeeper.provision import partition
+from fedkeeper.provision import stage_dataset
 from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support.paths import REPOSITORY
@@ -59,7 +59,7 @@ async def system(url: str, folder: Path) -> AsyncIterator[Client]:
     async with broker.connect(url) as bus, local.opened(workers, vault, bus) as platform, task_group() as group:
         fabric, ready = Client(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data
-        await fabric.register(partition(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+        await fabric.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
         parts = [
             group.create_task(serve(bus, TorchLearning(None), on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),

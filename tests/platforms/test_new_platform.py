@@ -164,11 +164,11 @@ async def test_its_functions_are_deployed_and_train_a_round(
         running(serve(bus, FakeLearning()), bridge),
     ):
         sdk = Client(bus)
-        wanted = await deploy.wanted(sdk, file, url)
-        await deploy.apply(sdk, await deploy.needed(sdk, file, wanted), lambda _: None)
+        wanted = await deploy.desired_clients(sdk, file, url)
+        await deploy.apply(sdk, await deploy.plan_steps(sdk, file, wanted), lambda _: None)
         clients = await sdk.clients()
         assert [client.url for client in clients] == [f"tycho/{client.id}" for client in clients]
-        assert await deploy.needed(sdk, file, wanted) == []
+        assert await deploy.plan_steps(sdk, file, wanted) == []
 
         job = fakes.job(data={"dataset": "own", "clients": 3}, cohort={"clients": 3}, stop={"rounds": 1})
         async with aclosing(sdk.watch(await sdk.submit(job))) as events:
@@ -177,9 +177,9 @@ async def test_its_functions_are_deployed_and_train_a_round(
         assert set(completed.counted) == {client.id for client in clients}
         assert completed.missing == ()
 
-        removed = await deploy.needed(sdk, file, [])
+        removed = await deploy.plan_steps(sdk, file, [])
         await deploy.apply(sdk, removed, lambda _: None)
-        assert await deploy.listed(sdk, "luna") == ()
+        assert await deploy.list_functions(sdk, "luna") == ()
 
 
 def test_the_command_line_lists_it_and_reads_its_file(site_packages: Path, tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        wanted = await deploy.wanted(Client(bus), fabric(tmp_path), memory_url)
+        wanted = await deploy.desired_clients(Client(bus), fabric(tmp_path), memory_url)
     assert [one.function.package for one in wanted] == [None] * 3
 
 

@@ -193,11 +193,11 @@ async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rou
         training = group.create_task(system.train(5))
         await soon(lambda: all(system.trainings(client) for client in clients), platform_rounds.WITHIN_S)
         first.send(signal.SIGKILL)
-        await first.ends()
+        await first.wait()
         again = await Program(*command, cwd=system.folder).start()
     assert training.result().counted == tuple(clients)
     again.send(signal.SIGTERM)
-    await again.ends()
+    await again.wait()
     assert [system.trainings(client) for client in clients] == [1] * 5, "what trains already is waited for"
     counted_once(system, clients)
 

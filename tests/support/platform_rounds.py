@@ -17,7 +17,7 @@ from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Trai
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from fedkeeper import archives, bridging, deploy
-from fedkeeper.fabric_file import DeploymentFile, Holdings, Hosting
+from fedkeeper.fabric_file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Client
 from server import service
@@ -70,14 +70,14 @@ class Rounds:
     def file(self, platform: str, clients: int, **hosting: Any) -> DeploymentFile:
         """A fabric on one platform."""
         env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
-        found = Hosting(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
-        data = Holdings(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
+        found = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
+        data = DataSection(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
         return DeploymentFile(name="test", data=data, platforms={platform: found})
 
     async def deploy(self, file: DeploymentFile) -> list[str]:
         """Make it so; the clients' ids."""
-        wanted = await deploy.wanted(self.fabric, file, self.url)
-        steps = await deploy.needed(self.fabric, file, wanted)
+        wanted = await deploy.desired_clients(self.fabric, file, self.url)
+        steps = await deploy.plan_steps(self.fabric, file, wanted)
         await deploy.apply(self.fabric, steps, lambda _: None)
         return [one.record.id for one in wanted]
 

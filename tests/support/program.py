@@ -1,4 +1,4 @@
-"""The real program, as a user starts it: every process that it starts carries a mark that tests can find."""
+"""Runs the real program as a user does. Each process that it starts carries a mark, so that tests can find it."""
 
 import asyncio
 import os
@@ -11,25 +11,25 @@ from pathlib import Path
 from typing import Final
 
 WITHIN_S: Final = 300.0
-"""Longer than a loaded machine takes for anything that a program does."""
+"""Timeout for any single action of a program; longer than a loaded machine needs."""
 
 ALL_COUNT: Final = ("--set", "cohort.quorum=1.0", "--set", "cohort.deadline_s=600")
-"""A job that counts every client in every round, however slow the machine is: whoever compares models needs it."""
+"""Options of a job that counts every client in every round, for tests that compare models."""
 
 SHORT: Final = (
     *ALL_COUNT,
     *("--set", "stop.rounds=2", "--set", "training.local_epochs=1", "--set", "training.optimizer=adam"),
 )
-"""Two such rounds with Adam, so that optimizer state is carried from one to the other."""
+"""Options of a job with two such rounds. Adam has optimizer state that goes from one round to the next."""
 
 _MARK = "FEDKEEPER_TEST_MARK"
 
 
 class Program:
-    """`fedkeeper` with arguments, in a folder of its own.
+    """A run of `fedkeeper` in its own folder.
 
     Attributes:
-        output: what it has printed so far.
+        output: the lines that the program has printed and the test has read.
     """
 
     def __init__(self, *arguments: str, cwd: Path, **environment: str) -> None:
@@ -41,6 +41,7 @@ class Program:
         self._process: Process | None = None
 
     async def start(self) -> "Program":
+        """Start the program and return it."""
         self._process = await asyncio.create_subprocess_exec(
             Path(sys.executable).with_name("fedkeeper"),
             *self._arguments,
@@ -51,36 +52,45 @@ class Program:
         )
         return self
 
-    async def says(self, wanted: str, within_s: float = WITHIN_S) -> str:
-        """Read on until it has printed a line with that text; returns the line."""
+    async def wait_for_line(self, text: str, timeout_s: float = WITHIN_S) -> str:
+        """Read the output up to a line that contains a text, and return that line.
+
+        Args:
+            text: the text to wait for.
+            timeout_s: seconds to wait.
+
+        Raises:
+            AssertionError: the program ended without such a line.
+        """
         assert self._process is not None
         assert self._process.stdout is not None
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             async for raw in self._process.stdout:
                 line = raw.decode()
                 self.output += line
-                if wanted in line:
+                if text in line:
                     return line.rstrip("\n")
-        raise AssertionError(f"it never said {wanted!r}:\n{self.output}")
+        raise AssertionError(f"it never said {text!r}:\n{self.output}")
 
     def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program."""
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def ends(self, within_s: float = WITHIN_S) -> int:
-        """Read to the end; returns the exit code."""
+    async def wait(self, timeout_s: float = WITHIN_S) -> int:
+        """Read the remaining output, wait for the end and return the exit code."""
         assert self._process is not None
         assert self._process.stdout is not None
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(timeout_s):
             self.output += (await self._process.stdout.read()).decode()
             return await self._process.wait()
 
-    def processes(self, of: str = "") -> list[int]:
-        """Every living process that carries its mark, itself included; only those whose command line has `of`."""
-        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._marked(entry)]
-        return [pid for pid in found if of in _command_line(pid)]
+    def processes(self, command: str = "") -> list[int]:
+        """Return the ids of the program's living processes whose command line contains a text."""
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._has_mark(entry)]
+        return [pid for pid in pids if command in _command_line(pid)]
 
-    def _marked(self, entry: Path) -> bool:
+    def _has_mark(self, entry: Path) -> bool:
         try:
             return f"{_MARK}={self._mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
@@ -95,13 +105,19 @@ def _command_line(pid: int) -> str:
 
 
 async def run(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
-    """Run it to its end: exit code and output."""
+    """Run the program to its end; return its exit code and its output.
+
+    Args:
+        arguments: the command line.
+        cwd: the working directory.
+        environment: additional environment variables.
+    """
     program = await Program(*arguments, cwd=cwd, **environment).start()
-    return await program.ends(), program.output
+    return await program.wait(), program.output
 
 
 def digest(output: str) -> str:
-    """The final model's digest, as `run` says it."""
-    found = re.search(r"model digest +([0-9a-f]{64})", output)
-    assert found, output
-    return found[1]
+    """Return the final model's digest from the output of `fedkeeper run`."""
+    match = re.search(r"model digest +([0-9a-f]{64})", output)
+    assert match, output
+    return match[1]

@@ -1,7 +1,7 @@
 """Writes every kind of message as this version's code writes it, for `tests/contract/test_stored_messages.py`.
 
 A small job is run on a real nats-server, with real workers, and what its parts publish is written down. What such a job
-does not say (failures, functions, bundles) is made from examples.
+does not say (failures, functions, parcels) is made from examples.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from fedkeeper import archives
 from fedkeeper.learning import TorchLearning
-from fedkeeper.provision import partition
+from fedkeeper.provision import stage_dataset
 from fedkeeper.sdk import Client
 from server.service import serve
 from server.submissions import SubmissionReply
@@ -106,7 +106,7 @@ async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> Async
     _tap(bus, lambda topic, payload: _note(found, topic, payload))
     fabric, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
     data = jobs.from_toml(JOB).data
-    await fabric.register(partition(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+    await fabric.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
     async with _workers(url, bus) as platform, task_group() as group:
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),

@@ -184,7 +184,9 @@ async def _station(name: str, backbone: Backbone, uplink: Uplink, url: str, fold
 
 async def _register(bus: Broker, sites: list[str], shards_at: Path) -> None:
     """Give each site its share of the clients."""
-    dealt = await asyncio.to_thread(provision.partition, _DEAL, platform="", shards_at=str(shards_at), data_dir=None)
+    dealt = await asyncio.to_thread(
+        provision.stage_dataset, _DEAL, platform="", shards_at=str(shards_at), data_dir=None
+    )
     clients = [
         msgspec.structs.replace(one, platform=sites[number // EACH], labels={DATA_LABEL: _OURS})
         for number, one in enumerate(dealt)

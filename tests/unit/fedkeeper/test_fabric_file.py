@@ -1,4 +1,4 @@
-"""Fabric files: what they say, and what is said of their mistakes."""
+"""Deployment files: their clients and functions, and the errors for mistakes in them."""
 
 from collections import Counter
 from pathlib import Path
@@ -48,17 +48,17 @@ def file(tmp_path: Path, text: str = FABRIC) -> Path:
     return path
 
 
-def test_every_client_of_the_deal_has_a_home(tmp_path: Path) -> None:
+def test_every_client_of_the_partition_has_a_platform(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    homes = list(fabric_file.homes(fabric))
-    assert len(homes) == len({client for client, _ in homes}) == 100
-    assert [platform for _, platform in homes] == ["openfaas"] * 3 + ["cluster"] * 7 + ["gcf"] * 90
-    assert homes[0][0] == "mnist-shards2-c100-s0-000"
+    placements = list(fabric_file.placements(fabric))
+    assert len(placements) == len({client for client, _ in placements}) == 100
+    assert [platform for _, platform in placements] == ["openfaas"] * 3 + ["cluster"] * 7 + ["gcf"] * 90
+    assert placements[0][0] == "mnist-shards2-c100-s0-000"
 
 
-def test_the_register_learns_what_each_client_holds(tmp_path: Path) -> None:
+def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    records = {record.id: record for record in fabric_file.records(fabric, {"mnist-shards2-c100-s0-000": 600})}
+    records = {record.id: record for record in fabric_file.client_records(fabric, {"mnist-shards2-c100-s0-000": 600})}
     first, last = records["mnist-shards2-c100-s0-000"], records["mnist-shards2-c100-s0-099"]
     assert (first.data_loc, first.samples, first.secret) == (
         "file:///data/mnist-shards2-c100-s0-000/shard.safetensors",
@@ -75,20 +75,20 @@ def test_the_register_learns_what_each_client_holds(tmp_path: Path) -> None:
     )
 
 
-def test_a_function_names_secrets_and_holds_none(tmp_path: Path) -> None:
+def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
     fabric = fabric_file.read(file(tmp_path))
-    record = fabric_file.records(fabric, {})[0]
-    function = deploy.function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
+    record = fabric_file.client_records(fabric, {})[0]
+    function = deploy.make_function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
         "trigger-key",
     )
-    assert function.digest == deploy.function(fabric, record, None, "nats://elsewhere").digest
+    assert function.digest == deploy.make_function(fabric, record, None, "nats://elsewhere").digest
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("clients = 90", "clients = 91"), "the platforms have 101 clients, the data is dealt to 100"),
         (('kind = "openwhisk"', 'kind = "openwhiskey"'), "platforms"),
@@ -100,9 +100,9 @@ def test_a_function_names_secrets_and_holds_none(tmp_path: Path) -> None:
         (("[data]", "[data"), "TOML"),
     ],
 )
-def test_mistakes_are_said(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+def test_a_mistake_is_an_error_that_names_the_field(tmp_path: Path, change: tuple[str, str], message: str) -> None:
     assert change[0] in FABRIC
-    with pytest.raises(BadDeploymentFile, match=said):
+    with pytest.raises(BadDeploymentFile, match=message):
         fabric_file.read(file(tmp_path, FABRIC.replace(*change)))
 
 
@@ -112,9 +112,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "homes"),
+    ("name", "clients"),
     [("paper", {"openfaas": 3, "openwhisk": 7, "gcf": 90}), ("dev", {"openfaas": 3, "openwhisk": 3, "gcf": 4})],
 )
-def test_the_fabrics_that_come_with_fedkeeper(name: str, homes: dict[str, int]) -> None:
+def test_the_shipped_deployment_files_have_their_clients(name: str, clients: dict[str, int]) -> None:
     fabric = fabric_file.read(REPOSITORY / "configs" / f"fabric-{name}.toml")
-    assert Counter(platform for _, platform in fabric_file.homes(fabric)) == homes
+    assert Counter(platform for _, platform in fabric_file.placements(fabric)) == clients

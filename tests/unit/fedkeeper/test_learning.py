@@ -1,4 +1,4 @@
-"""The server's view of torch: the first global model, tensor by tensor."""
+"""The initial model that the server builds with torch, tensor by tensor."""
 
 import pytest
 import torch
@@ -14,21 +14,21 @@ from server.errors import LearningFailed
 
 
 class Angle(nn.Module):
-    """A tensor of a dtype that no update carries."""
+    """A model with a tensor whose dtype no update can carry."""
 
     def __init__(self, dtype: str) -> None:
         super().__init__()
         self.register_buffer("angle", torch.zeros(2).to(getattr(torch, dtype)))
 
 
-def wanted(module: str, **args: object) -> Job:
+def job_with(module: str, **args: object) -> Job:
     model = {"type": module, "args": args}
     return jobs.from_dict({"model": model, "data": {"dataset": "own"}, "evaluation": {"every": 0}})
 
 
 @pytest.mark.parametrize("module", ["BatchNormed", "Scalar", "Tied", "Frozen", "Half", "Brain", "Single"])
 def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str) -> None:
-    job = wanted(f"tests.support.modules:{module}")
+    job = job_with(f"tests.support.modules:{module}")
     built = models.build(job.model, seed=seed(job.seed, "model"))
     initial = TorchLearning(None).initial_model(job)
     assert payload.encode(initial.weights) == tensors.to_bytes(tensors.tensors_of(built))
@@ -39,4 +39,4 @@ def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str
 @pytest.mark.parametrize("dtype", ["complex64", "float8_e4m3fn"])
 def test_a_dtype_that_no_update_carries_is_named(dtype: str) -> None:
     with pytest.raises(LearningFailed, match=f"angle has dtype torch.{dtype}, known are F64"):
-        TorchLearning(None).initial_model(wanted(f"{__name__}:Angle", dtype=dtype))
+        TorchLearning(None).initial_model(job_with(f"{__name__}:Angle", dtype=dtype))

@@ -1,4 +1,4 @@
-"""A plot of finished jobs, and what is said when there is none."""
+"""The plot of finished jobs, and the errors when it can't be calls."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def row(round_: int, accuracy: float | None) -> dict[str, Any]:
-    times = dict.fromkeys(plot.PARTS, 0.5)
+    times = dict.fromkeys(plot.PHASES, 0.5)
     return {"round": round_, "accuracy": accuracy, **times, "evaluation_s": None if accuracy is None else 0.25}
 
 
@@ -25,41 +25,41 @@ def job(folder: Path, *rows: dict[str, Any]) -> Path:
     return folder
 
 
-class Drawn:
-    """What was drawn, by the functions of matplotlib that draw it."""
+class DrawingCalls:
+    """Records the calls of matplotlib's plot and bar, and draws."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.curves: list[tuple[str, list[int], list[float]]] = []
         self.bars: dict[str, tuple[list[float], list[float]]] = {}
         self._real = Axes.plot, Axes.bar
-        monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **how: self._curve(axes, x, y, how))
-        monkeypatch.setattr(Axes, "bar", lambda axes, x, height, **how: self._bar(axes, x, height, how))
+        monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **options: self._curve(axes, x, y, options))
+        monkeypatch.setattr(Axes, "bar", lambda axes, x, height, **options: self._bar(axes, x, height, options))
 
-    def _curve(self, axes: Axes, x: list[int], y: list[float], how: dict[str, Any]) -> object:
-        self.curves.append((how["label"], x, y))
-        return self._real[0](axes, x, y, **how)
+    def _curve(self, axes: Axes, x: list[int], y: list[float], options: dict[str, Any]) -> object:
+        self.curves.append((options["label"], x, y))
+        return self._real[0](axes, x, y, **options)
 
-    def _bar(self, axes: Axes, x: list[int], height: list[float], how: dict[str, Any]) -> object:
-        self.bars[how["label"]] = (height, how["bottom"])
-        return self._real[1](axes, x, height, **how)
+    def _bar(self, axes: Axes, x: list[int], height: list[float], options: dict[str, Any]) -> object:
+        self.bars[options["label"]] = (height, options["bottom"])
+        return self._real[1](axes, x, height, **options)
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
-    return Drawn(monkeypatch)
+def calls(monkeypatch: pytest.MonkeyPatch) -> DrawingCalls:
+    return DrawingCalls(monkeypatch)
 
 
-def test_rounds_that_were_evaluated_are_a_curve_per_job(drawn: Drawn, tmp_path: Path) -> None:
-    one = job(tmp_path / "one", row(1, 0.25), row(2, None), row(3, 0.75))
-    two = job(tmp_path / "two", row(1, 0.5))
-    to = plot.plot([one, two], tmp_path / "accuracy.png")
-    assert to.read_bytes().startswith(PNG)
-    assert drawn.curves == [("one", [1, 3], [0.25, 0.75]), ("two", [1], [0.5])]
+def test_rounds_that_were_evaluated_are_a_curve_per_job(calls: DrawingCalls, tmp_path: Path) -> None:
+    first = job(tmp_path / "one", row(1, 0.25), row(2, None), row(3, 0.75))
+    second = job(tmp_path / "two", row(1, 0.5))
+    picture = plot.plot([first, second], tmp_path / "accuracy.png")
+    assert picture.read_bytes().startswith(PNG)
+    assert calls.curves == [("one", [1, 3], [0.25, 0.75]), ("two", [1], [0.5])]
 
 
-def test_the_first_job_s_times_are_stacked(drawn: Drawn, tmp_path: Path) -> None:
+def test_the_first_job_s_times_are_stacked(calls: DrawingCalls, tmp_path: Path) -> None:
     plot.plot([job(tmp_path / "one", row(1, 0.5), row(2, None))], tmp_path / "times.svg")
-    assert drawn.bars == {
+    assert calls.bars == {
         "invocation": ([0.5, 0.5], [0.0, 0.0]),
         "clients start": ([0.5, 0.5], [0.5, 0.5]),
         "training": ([0.5, 0.5], [1.0, 1.0]),
@@ -68,18 +68,18 @@ def test_the_first_job_s_times_are_stacked(drawn: Drawn, tmp_path: Path) -> None
     }
 
 
-def test_jobs_of_equal_names_are_both_drawn(drawn: Drawn, tmp_path: Path) -> None:
+def test_jobs_of_equal_names_are_both_drawn(calls: DrawingCalls, tmp_path: Path) -> None:
     folders = [job(tmp_path / name / "demo", row(1, accuracy)) for name, accuracy in (("a", 0.5), ("b", 0.75))]
     plot.plot(folders, tmp_path / "both.svg")
-    assert drawn.curves == [("demo", [1], [0.5]), ("demo", [1], [0.75])]
+    assert calls.curves == [("demo", [1], [0.5]), ("demo", [1], [0.75])]
 
 
-def test_a_job_is_named_by_its_folder_wherever_one_stands(
-    drawn: Drawn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_job_has_its_folder_s_name_in_any_working_directory(
+    calls: DrawingCalls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(job(tmp_path / "demo", row(1, 0.5)))
     plot.plot([Path()], Path("accuracy.png"))
-    assert [name for name, _, _ in drawn.curves] == ["demo"]
+    assert [name for name, _, _ in calls.curves] == ["demo"]
 
 
 @pytest.mark.parametrize("rows", [(), (row(1, None),)])
@@ -87,12 +87,12 @@ def test_a_job_without_rounds_or_evaluations_is_drawn(rows: tuple[dict[str, Any]
     assert plot.plot([job(tmp_path / "one", *rows)], tmp_path / "none.png").read_bytes().startswith(PNG)
 
 
-def test_a_folder_without_metrics_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_metrics_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Missing, match=r"metrics.jsonl is missing: give the folder of a job"):
         plot.plot([tmp_path], tmp_path / "accuracy.png")
 
 
-def test_damaged_metrics_are_told(tmp_path: Path) -> None:
+def test_damaged_metrics_are_an_error(tmp_path: Path) -> None:
     folder = job(tmp_path / "one", row(1, 0.5))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "accu')
@@ -101,7 +101,7 @@ def test_damaged_metrics_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["accuracy.txt", "no/such/folder/accuracy.png"])
-def test_a_picture_that_cant_be_written_is_told(name: str, tmp_path: Path) -> None:
+def test_a_picture_that_cant_be_written_is_an_error(name: str, tmp_path: Path) -> None:
     folder = job(tmp_path / "one", row(1, 0.5))
     with pytest.raises(BadOption, match="can't write the plot"):
         plot.plot([folder], tmp_path / name)

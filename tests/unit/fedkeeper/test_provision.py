@@ -1,4 +1,4 @@
-"""A job that waits for a built-in dataset's clients gets them; others go on waiting, and nothing breaks."""
+"""A job that waits for a built-in dataset's clients gets them; other jobs keep waiting."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
 from client_fn.data import shards
 from client_fn.errors import BadData
-from fedkeeper.provision import partition, provision
+from fedkeeper.provision import provision, stage_dataset
 from fedkeeper.sdk import Client
 
 DIGITS = Data(clients=3)
@@ -28,25 +28,25 @@ async def fabric() -> AsyncIterator[Client]:
         yield Client(bus)
 
 
-async def waits(fabric: Client, job_id: str, data: Data, phase: Phase = "running") -> None:
-    """A job's record, and its word that it waits."""
+async def add_waiting_job(fabric: Client, job_id: str, data: Data, phase: Phase = "running") -> None:
+    """Store a job's record and publish that the job waits."""
     record = JobRecord(id=job_id, job=Job(data=data, cohort=Cohort(clients=data.clients)), phase=phase)
     await fabric.broker.put(topics.job_record(job_id), codec.encode(record))
-    await says_that_it_waits(fabric, job_id)
+    await publish_waiting(fabric, job_id)
 
 
-async def says_that_it_waits(fabric: Client, job_id: str) -> None:
+async def publish_waiting(fabric: Client, job_id: str) -> None:
     event = JobWaiting(reason="", data="", have=0, need=3, until_s=1.0)
-    said = progress.encode(Progress(job_id, event, 1.0, f"{job_id}.waiting"))
-    await fabric.broker.publish(progress.topic_of(job_id, event), said)
+    payload = progress.encode(Progress(job_id, event, 1.0, f"{job_id}.waiting"))
+    await fabric.broker.publish(progress.topic_of(job_id, event), payload)
 
 
-async def registered(fabric: Client, to: Path, data: Data) -> list[ClientRecord]:
-    """Provision until all clients of that data are registered."""
+async def provisioned(fabric: Client, folder: Path, data: Data) -> list[ClientRecord]:
+    """Run `provision` until all clients of that data are registered; return the register."""
     missing = {topics.client(f"{data.key}-{number:03}") for number in range(data.clients)}
     missing -= {topics.client(client.id) for client in await fabric.clients()}
     async with asyncio.TaskGroup() as group:
-        work = provision(fabric, platform="local", shards_at=str(to), data_dir=None)
+        work = provision(fabric, platform="local", shards_at=str(folder), data_dir=None)
         working = group.create_task(work, name="provision")
         async with fabric.broker.watch(topics.client(topics.ANY)) as values:
             while missing:
@@ -56,11 +56,13 @@ async def registered(fabric: Client, to: Path, data: Data) -> list[ClientRecord]
 
 
 async def test_a_waiting_job_gets_its_clients(fabric: Client, tmp_path: Path) -> None:
-    await waits(fabric, "demo", DIGITS)
-    got = await registered(fabric, tmp_path, DIGITS)
-    assert [client.id for client in got] == [f"{DIGITS.key}-00{number}" for number in range(3)]
-    assert {(client.platform, client.labels["data"], client.paused) for client in got} == {("local", DIGITS.key, False)}
-    for client in got:
+    await add_waiting_job(fabric, "demo", DIGITS)
+    clients = await provisioned(fabric, tmp_path, DIGITS)
+    assert [client.id for client in clients] == [f"{DIGITS.key}-00{number}" for number in range(3)]
+    assert {(client.platform, client.labels["data"], client.paused) for client in clients} == {
+        ("local", DIGITS.key, False)
+    }
+    for client in clients:
         x, y = await asyncio.to_thread(shards.read, client.data_loc)
         assert client.data_loc.startswith(tmp_path.as_uri())
         assert len(x) == len(y) == client.samples > 400
@@ -69,55 +71,55 @@ async def test_a_waiting_job_gets_its_clients(fabric: Client, tmp_path: Path) ->
 async def test_clients_of_another_platform_stay_there(fabric: Client, tmp_path: Path) -> None:
     elsewhere = ClientRecord(id=f"{DIGITS.key}-000", platform="edge", labels={"data": DIGITS.key})
     await fabric.register([elsewhere])
-    await waits(fabric, "demo", DIGITS)
-    await registered(fabric, tmp_path, DIGITS)
-    found = await fabric.clients()
-    assert found[0] == elsewhere
-    assert [client.platform for client in found] == ["edge", "local", "local"]
+    await add_waiting_job(fabric, "demo", DIGITS)
+    await provisioned(fabric, tmp_path, DIGITS)
+    clients = await fabric.clients()
+    assert clients[0] == elsewhere
+    assert [client.platform for client in clients] == ["edge", "local", "local"]
 
 
-async def test_jobs_that_it_cant_help_are_passed_over(fabric: Client, tmp_path: Path) -> None:
-    await waits(fabric, "foreign", Data(dataset="hospital", clients=3))
-    await waits(fabric, "over", Data(clients=4), phase="cancelled")
-    await waits(fabric, "impossible", Data(clients=5000))
-    await says_that_it_waits(fabric, "unknown")
+async def test_jobs_without_a_built_in_dataset_and_ended_jobs_are_skipped(fabric: Client, tmp_path: Path) -> None:
+    await add_waiting_job(fabric, "foreign", Data(dataset="hospital", clients=3))
+    await add_waiting_job(fabric, "over", Data(clients=4), phase="cancelled")
+    await add_waiting_job(fabric, "impossible", Data(clients=5000))
+    await publish_waiting(fabric, "unknown")
     for garbage in (b"garbage", b"\xff"):
         await fabric.broker.publish(topics.progress("demo", "job", "waiting"), garbage)
-    await waits(fabric, "demo", DIGITS)
-    got = await registered(fabric, tmp_path, DIGITS)
-    assert {client.labels["data"] for client in got} == {DIGITS.key}
+    await add_waiting_job(fabric, "demo", DIGITS)
+    clients = await provisioned(fabric, tmp_path, DIGITS)
+    assert {client.labels["data"] for client in clients} == {DIGITS.key}
 
 
-async def test_a_job_that_says_twice_that_it_waits_has_its_clients_once(fabric: Client, tmp_path: Path) -> None:
-    await waits(fabric, "demo", DIGITS)
-    await says_that_it_waits(fabric, "demo")
+async def test_a_job_that_reports_waiting_twice_gets_its_clients_once(fabric: Client, tmp_path: Path) -> None:
+    await add_waiting_job(fabric, "demo", DIGITS)
+    await publish_waiting(fabric, "demo")
     other = Data(clients=2, partition="iid")
-    await waits(fabric, "other", other)
-    got = await registered(fabric, tmp_path, other)
-    assert [client.labels["data"] for client in got] == [other.key] * 2 + [DIGITS.key] * 3
+    await add_waiting_job(fabric, "other", other)
+    clients = await provisioned(fabric, tmp_path, other)
+    assert [client.labels["data"] for client in clients] == [other.key] * 2 + [DIGITS.key] * 3
 
 
-def test_dealing_twice_gives_the_same_clients(tmp_path: Path) -> None:
-    first = partition(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None)
-    assert partition(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None) == first
+def test_staging_twice_gives_the_same_clients(tmp_path: Path) -> None:
+    first = stage_dataset(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None)
+    assert stage_dataset(DIGITS, platform="edge", shards_at=str(tmp_path), data_dir=None) == first
     assert {client.platform for client in first} == {"edge"}
 
 
 def test_more_clients_than_samples_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData):
-        partition(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
+        stage_dataset(Data(clients=5000), platform="local", shards_at=str(tmp_path), data_dir=None)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_broker_that_goes_away_leaves_the_job_to_the_next_try(
+async def test_a_job_gets_its_clients_after_the_broker_was_lost(
     fabric: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def gone(_: list[ClientRecord]) -> None:
+    async def lose_broker(_: list[ClientRecord]) -> None:
         raise Disconnected("gone")
 
-    await waits(fabric, "demo", DIGITS)
+    await add_waiting_job(fabric, "demo", DIGITS)
     with monkeypatch.context() as patched:
-        patched.setattr(fabric, "register", gone)
+        patched.setattr(fabric, "register", lose_broker)
         with pytest.raises(Disconnected):
             await provision(fabric, platform="local", shards_at=str(tmp_path), data_dir=None)
-    assert len(await registered(fabric, tmp_path, DIGITS)) == 3
+    assert len(await provisioned(fabric, tmp_path, DIGITS)) == 3

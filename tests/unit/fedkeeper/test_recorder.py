@@ -1,4 +1,4 @@
-"""What a job leaves behind: each round once, in order, as soon as all of it is known."""
+"""A job's files: each round once, in order, as soon as everything about it is known."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from fedkeeper.recorder import Recorder
 
 
 class Log:
-    """A recorder, and what it has written."""
+    """A recorder and the files that it writes."""
 
     def __init__(self, folder: Path, example: RoundCompleted) -> None:
         self.recorder = Recorder(folder)
@@ -33,17 +33,17 @@ class Log:
         self._example = example
 
     def accept(self, *, every: int = 1, rounds: int = 10) -> None:
-        wanted = {"evaluation": {"every": every}, "stop": {"rounds": rounds}, "cohort": {"on_failure": "skip"}}
-        self.note(JobAccepted(name="demo", job=jobs.from_dict(wanted)))
+        spec = {"evaluation": {"every": every}, "stop": {"rounds": rounds}, "cohort": {"on_failure": "skip"}}
+        self.note(JobAccepted(name="demo", job=jobs.from_dict(spec)))
 
     def note(self, *events: Event) -> None:
         for event in events:
-            self.recorder.note(Progress("demo", event, 1.0, "id"))
+            self.recorder.record(Progress("demo", event, 1.0, "id"))
 
     def complete(self, *rounds: int) -> None:
         self.note(*(msgspec.structs.replace(self._example, round=round_) for round_ in rounds))
 
-    def judge(self, *rounds: int) -> None:
+    def evaluate(self, *rounds: int) -> None:
         for round_ in rounds:
             self.note(evaluated(round_))
 
@@ -67,10 +67,10 @@ def log(tmp_path: Path, events: tuple[Event, ...]) -> Log:
     return Log(tmp_path / "runs" / "demo", next(event for event in events if isinstance(event, RoundCompleted)))
 
 
-def test_a_row_has_all_that_a_plot_and_a_table_need(log: Log) -> None:
+def test_a_row_has_every_metric(log: Log) -> None:
     log.accept()
     log.complete(1)
-    log.judge(1)
+    log.evaluate(1)
     assert log.rows == [
         {
             "round": 1,
@@ -94,7 +94,7 @@ def test_a_row_has_all_that_a_plot_and_a_table_need(log: Log) -> None:
     ]
 
 
-def test_the_job_is_written_as_it_was_asked_for(log: Log) -> None:
+def test_the_job_is_written_as_accepted(log: Log) -> None:
     log.accept(rounds=7)
     assert log.recorder.job == jobs.from_toml((log.folder / "job.toml").read_text())
     assert log.recorder.job is not None
@@ -102,7 +102,7 @@ def test_the_job_is_written_as_it_was_asked_for(log: Log) -> None:
     assert log.rows == []
 
 
-def test_a_job_that_is_accepted_twice_does_not_begin_anew(log: Log) -> None:
+def test_a_job_that_is_accepted_twice_keeps_its_files(log: Log) -> None:
     accepted = JobAccepted(name="demo", job=Job(name="demo", stop=Stop(rounds=3)))
     log.note(accepted)
     log.complete(1)
@@ -114,18 +114,18 @@ def test_a_round_waits_for_its_evaluation(log: Log) -> None:
     log.accept()
     log.complete(1)
     assert log.written == []
-    log.judge(1)
+    log.evaluate(1)
     assert log.written == [(1, 0.1)]
 
 
 def test_an_evaluation_in_the_background_may_come_rounds_later(log: Log) -> None:
     log.accept()
     log.complete(1, 2, 3)
-    log.judge(2)
+    log.evaluate(2)
     assert log.written == []
-    log.judge(1)
+    log.evaluate(1)
     assert log.written == [(1, 0.1), (2, 0.2)]
-    log.judge(3)
+    log.evaluate(3)
     assert log.written == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
@@ -143,11 +143,11 @@ def test_every_second_round_is_evaluated(log: Log) -> None:
     log.complete(1)
     log.complete(2, 3)
     assert log.written == [(1, None)]
-    log.judge(2)
+    log.evaluate(2)
     assert log.written == [(1, None), (2, 0.2)]
     log.complete(4)
     assert log.written[2:] == [(3, None)]
-    log.judge(4)
+    log.evaluate(4)
     assert log.written[2:] == [(3, None), (4, 0.4)]
 
 
@@ -155,65 +155,65 @@ def test_every_third_round_is_evaluated(log: Log) -> None:
     log.accept(every=3)
     log.complete(1, 2, 3, 4)
     assert log.written == [(1, None), (2, None)]
-    log.judge(3)
+    log.evaluate(3)
     assert log.written == [(1, None), (2, None), (3, 0.3)]
 
 
-def test_the_last_round_is_evaluated_though_it_is_not_its_turn(log: Log) -> None:
+def test_the_last_round_is_always_evaluated(log: Log) -> None:
     log.accept(every=2, rounds=3)
     log.complete(1, 2)
-    log.judge(2)
+    log.evaluate(2)
     log.complete(3)
-    log.judge(3)
+    log.evaluate(3)
     assert log.written == [(1, None), (2, 0.2), (3, 0.3)]
 
 
-def test_the_turn_counts_completed_rounds_where_failed_ones_are_skipped(log: Log) -> None:
+def test_only_completed_rounds_count_for_evaluation_every(log: Log) -> None:
     log.accept(every=2)
     log.complete(2, 5)
     assert log.written == [(2, None)]
-    log.judge(5)
+    log.evaluate(5)
     assert log.written == [(2, None), (5, 0.5)]
 
 
-def test_the_end_writes_what_no_evaluation_will_come_for(log: Log, events: tuple[Event, ...]) -> None:
+def test_the_end_writes_rounds_without_an_evaluation(log: Log, events: tuple[Event, ...]) -> None:
     for end in (event for event in events if isinstance(event, JobCompleted | JobFailed | JobCancelled)):
         fresh = Log(log.folder / end.what, log._example)
         fresh.accept()
         fresh.complete(1, 2)
-        fresh.judge(2)
+        fresh.evaluate(2)
         assert fresh.written == []
         fresh.note(end)
         assert fresh.written == [(1, None), (2, 0.2)]
 
 
-def test_events_said_twice_are_written_once(log: Log) -> None:
+def test_repeated_events_are_written_once(log: Log) -> None:
     for _ in range(2):
         log.accept()
         log.complete(1)
         log.complete(1)
-        log.judge(1)
-        log.judge(1)
+        log.evaluate(1)
+        log.evaluate(1)
     assert log.written == [(1, 0.1)]
     log.complete(2)
-    log.judge(2)
+    log.evaluate(2)
     log.complete(1, 2)
     log.note(JobCancelled(rounds=2, model=None))
     assert log.written == [(1, 0.1), (2, 0.2)]
 
 
-def test_a_job_that_was_rejected_leaves_nothing(log: Log, events: tuple[Event, ...]) -> None:
+def test_a_rejected_job_has_no_folder(log: Log, events: tuple[Event, ...]) -> None:
     log.note(next(event for event in events if event.what == "job.rejected"))
     assert not log.folder.exists()
 
 
-def test_the_model_is_kept_as_it_is(log: Log) -> None:
+def test_the_model_is_saved_unchanged(log: Log) -> None:
     log.accept()
-    path = log.recorder.keep_model(b"weights")
+    path = log.recorder.save_model(b"weights")
     assert (path, path.read_bytes()) == (log.folder / "model.safetensors", b"weights")
 
 
-def test_it_is_written_down_which_client_answered_from_where(log: Log) -> None:
+def test_clients_jsonl_has_the_platform_and_activation_of_each_client(log: Log) -> None:
     log.accept()
     log.note(ClientTraining(round=1, client="c-0", platform="gcf", activation="act-7", attempt=2, cold=True))
     log.complete(1, 1)

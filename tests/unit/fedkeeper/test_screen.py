@@ -1,4 +1,4 @@
-"""What a person sees of a job: a sentence for every event, and a view at each of its stages."""
+"""How a job is shown: a sentence for every event, and the live view at each stage."""
 
 import io
 import re
@@ -18,7 +18,7 @@ from broker.messages.progress import (
     UpdateCounted,
 )
 from fedkeeper import screen
-from fedkeeper.screen import NOTES_SHOWN, ROUNDS_SHOWN, JobView
+from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView
 
 SENTENCES = {
     "job.accepted": "accepted (demo)",
@@ -53,7 +53,7 @@ def test_no_event_is_shown_as_a_python_object(events: tuple[Event, ...]) -> None
 
 
 @pytest.mark.parametrize(
-    ("what", "change", "wanted"),
+    ("what", "change", "expected"),
     [
         ("job.completed", {"accuracy": None}, "completed: 3 rounds are done"),
         ("round.opened", {"resumed": False}, "round 1: 3 clients invited"),
@@ -63,126 +63,132 @@ def test_no_event_is_shown_as_a_python_object(events: tuple[Event, ...]) -> None
         ("client.failed", {"final": True, "attempt": 0}, "c-1: no memory [1 GB]; given up"),
     ],
 )
-def test_a_sentence_says_no_more_than_is_known(
-    events: tuple[Event, ...], what: str, change: dict[str, object], wanted: str
+def test_a_sentence_leaves_out_unknown_facts(
+    events: tuple[Event, ...], what: str, change: dict[str, object], expected: str
 ) -> None:
-    event = msgspec.structs.replace(of(events, what), **change)
-    assert screen.sentence(event) == wanted
+    event = msgspec.structs.replace(event_of(events, what), **change)
+    assert screen.sentence(event) == expected
 
 
 def test_a_line_names_the_job_and_the_event(events: tuple[Event, ...]) -> None:
-    got = screen.line(Progress("demo", of(events, "round.quorum"), 1.0, "x"))
-    assert got == "demo  round.quorum      round 1: quorum of 2 reached, 5 s left for the others"
+    text = screen.log_line(Progress("demo", event_of(events, "round.quorum"), 1.0, "x"))
+    assert text == "demo  round.quorum      round 1: quorum of 2 reached, 5 s left for the others"
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.0, "0 ms"), (0.0124, "12 ms"), (0.9994, "999 ms"), (1.0, "1.00 s"), (75.256, "75.26 s")]
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert screen.duration(seconds) == text
+    assert screen.format_duration(seconds) == text
 
 
-def of(events: tuple[Event, ...], what: str) -> Event:
+def event_of(events: tuple[Event, ...], what: str) -> Event:
     return next(event for event in events if event.what == what)
 
 
-def shown(view: JobView) -> str:
-    """The view as a text, a space for each run of spaces and of the bars' lines."""
+def text_of(view: JobView) -> str:
+    """Return the view as text, with one space for each run of spaces and bar characters."""
     file = io.StringIO()
     Console(file=file, width=120, force_terminal=False).print(view.render())
     return re.sub(r"[ ━╸╺]+", " ", file.getvalue())
 
 
-def after(*events: Event) -> JobView:
+def view_after(*events: Event) -> JobView:
     view = JobView("demo")
     for event in events:
-        view.note(Progress("demo", event, 1.0, "x"))
+        view.update(Progress("demo", event, 1.0, "x"))
     return view
 
 
 def test_the_view_can_be_shown_after_every_event(events: tuple[Event, ...]) -> None:
     view = JobView("demo")
-    assert "demo submitted" in shown(view)
-    assert "rounds 0/?" in shown(view)
+    assert "demo submitted" in text_of(view)
+    assert "rounds 0/?" in text_of(view)
     for event in events:
-        view.note(Progress("demo", event, 1.0, "x"))
-        assert shown(view).startswith("demo ")
+        view.update(Progress("demo", event, 1.0, "x"))
+        assert text_of(view).startswith("demo ")
 
 
-def test_an_accepted_job_shows_what_it_is(events: tuple[Event, ...]) -> None:
-    got = shown(after(of(events, "job.accepted"), of(events, "job.started")))
-    assert "demo running" in got
-    assert "nn on digits (shards), adam, 10 of 10 clients per round, 397,510 parameters" in got
-    assert "rounds 0/3" in got
-    assert "aggregate" not in got
+def test_the_header_shows_an_accepted_job_s_settings(events: tuple[Event, ...]) -> None:
+    text = text_of(view_after(event_of(events, "job.accepted"), event_of(events, "job.started")))
+    assert "demo running" in text
+    assert "nn on digits (shards), adam, 10 of 10 clients per round, 397,510 parameters" in text
+    assert "rounds 0/3" in text
+    assert "aggregate" not in text
 
 
-def test_an_open_round_shows_who_answered_and_who_trains(events: tuple[Event, ...]) -> None:
-    opened, training = of(events, "round.opened"), of(events, "client.training")
+def test_an_open_round_shows_how_many_clients_answered_and_train(events: tuple[Event, ...]) -> None:
+    opened, training = event_of(events, "round.opened"), event_of(events, "client.training")
     other = msgspec.structs.replace(training, client="c-1")
-    assert "round 1 0/3 answered, 2 training" in shown(after(opened, training, other))
-    assert "round 1 1/3 answered, 1 training" in shown(after(opened, training, other, of(events, "update.counted")))
+    assert "round 1 0/3 answered, 2 training" in text_of(view_after(opened, training, other))
+    assert "round 1 1/3 answered, 1 training" in text_of(
+        view_after(opened, training, other, event_of(events, "update.counted"))
+    )
 
 
-def test_the_next_round_starts_at_nothing(events: tuple[Event, ...]) -> None:
-    first = [of(events, what) for what in ("round.opened", "client.training", "update.counted", "round.completed")]
+def test_the_counts_start_at_zero_in_the_next_round(events: tuple[Event, ...]) -> None:
+    first = [
+        event_of(events, what) for what in ("round.opened", "client.training", "update.counted", "round.completed")
+    ]
     second = RoundOpened(round=2, cohort=("c-0", "c-1"), quorum=1, deadline_s=1.0)
-    view = after(*first, msgspec.structs.replace(first[1], client="c-1"), second)
-    assert "round 2 0/2 answered, 0 training" in shown(view)
-    assert "rounds 1/?" in shown(view)
+    view = view_after(*first, msgspec.structs.replace(first[1], client="c-1"), second)
+    assert "round 2 0/2 answered, 0 training" in text_of(view)
+    assert "rounds 1/?" in text_of(view)
 
 
-def test_a_round_shows_its_times_and_its_evaluation_when_it_comes(events: tuple[Event, ...]) -> None:
-    view = after(of(events, "round.completed"))
-    assert "1 … … 2 (-1) 10 ms 200 ms 1.50 s 40 ms …" in shown(view)
-    view.note(Progress("demo", of(events, "model.evaluated"), 1.0, "x"))
-    assert "1 0.8125 0.7500 2 (-1) 10 ms 200 ms 1.50 s 40 ms 300 ms" in shown(view)
+def test_a_round_shows_its_times_and_later_its_evaluation(events: tuple[Event, ...]) -> None:
+    view = view_after(event_of(events, "round.completed"))
+    assert "1 … … 2 (-1) 10 ms 200 ms 1.50 s 40 ms …" in text_of(view)
+    view.update(Progress("demo", event_of(events, "model.evaluated"), 1.0, "x"))
+    assert "1 0.8125 0.7500 2 (-1) 10 ms 200 ms 1.50 s 40 ms 300 ms" in text_of(view)
 
 
-def test_a_waiting_job_says_so_until_it_goes_on(events: tuple[Event, ...]) -> None:
+def test_a_waiting_job_shows_its_reason_until_it_runs(events: tuple[Event, ...]) -> None:
     waiting = JobWaiting(reason="3 of 10 clients", data="digits", have=3, need=10, until_s=1.0)
-    assert "demo waiting: 3 of 10 clients" in shown(after(waiting))
-    assert "demo running" in shown(after(waiting, of(events, "round.opened")))
+    assert "demo waiting: 3 of 10 clients" in text_of(view_after(waiting))
+    assert "demo running" in text_of(view_after(waiting, event_of(events, "round.opened")))
 
 
 @pytest.mark.parametrize("what", ["job.completed", "job.failed", "job.cancelled", "job.rejected"])
 def test_the_end_is_the_last_state(events: tuple[Event, ...], what: str) -> None:
-    assert f"demo {SENTENCES[what]}" in shown(after(of(events, what)))
+    assert f"demo {SENTENCES[what]}" in text_of(view_after(event_of(events, what)))
 
 
-def test_troubles_are_shown_as_they_are_brackets_and_all(events: tuple[Event, ...]) -> None:
-    got = shown(after(*(of(events, what) for what in ("client.failed", "update.refused", "round.failed"))))
+def test_failures_are_shown_with_their_brackets(events: tuple[Event, ...]) -> None:
+    text = text_of(
+        view_after(*(event_of(events, what) for what in ("client.failed", "update.refused", "round.failed")))
+    )
     for what in ("client.failed", "update.refused", "round.failed"):
-        assert f"! {SENTENCES[what]}" in got
+        assert f"! {SENTENCES[what]}" in text
 
 
 def test_a_long_job_fits_the_screen(events: tuple[Event, ...]) -> None:
-    completed, failed = of(events, "round.completed"), of(events, "round.failed")
+    completed, failed = event_of(events, "round.completed"), event_of(events, "round.failed")
     assert isinstance(completed, RoundCompleted)
     many = [msgspec.structs.replace(completed, round=round_) for round_ in range(1, 101)]
-    got = shown(after(*many, *[failed] * 50))
-    assert len(got.splitlines()) < ROUNDS_SHOWN + NOTES_SHOWN + 6
-    assert "\n 100 … …" in got
-    assert "\n 92 " not in got
-    assert got.count("! round 2 failed") == NOTES_SHOWN
+    text = text_of(view_after(*many, *[failed] * 50))
+    assert len(text.splitlines()) < ROUNDS_SHOWN + WARNINGS_SHOWN + 6
+    assert "\n 100 … …" in text
+    assert "\n 92 " not in text
+    assert text.count("! round 2 failed") == WARNINGS_SHOWN
 
 
 def test_counted_and_evaluated_follow_the_events(events: tuple[Event, ...]) -> None:
-    view = after(*events)
+    view = view_after(*events)
     assert (view.round, view.counted, view.invited, view.done) == (1, 1, 3, 1)
-    assert isinstance(view.judged[1], ModelEvaluated)
-    assert isinstance(of(events, "update.counted"), UpdateCounted)
+    assert isinstance(view.evaluations[1], ModelEvaluated)
+    assert isinstance(event_of(events, "update.counted"), UpdateCounted)
 
 
 def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     screen.console().print("[bold]shown[/]")
-    screen.show_list(("x",), [])
+    screen.print_table(("x",), [])
     out, err = capsys.readouterr()
     assert (out.split(), err) == (["x"], "shown\n")
 
 
 def test_a_list_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
     place = "file:///" + "very/" * 60 + "far"
-    screen.show_list(("client", "data"), [("c-1", place), ("c-2", "near")])
+    screen.print_table(("client", "data"), [("c-1", place), ("c-2", "near")])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines == [["client", "data"], ["c-1", place], ["c-2", "near"]]
