@@ -56,7 +56,7 @@ def test_a_fabric_file_can_add_variables_and_change_none_of_ours() -> None:
 
 
 def test_a_worker_trains_with_one_thread() -> None:
-    assert environment.of_worker(BROKER, "cuda:1") == {
+    assert environment.for_worker(BROKER, "cuda:1") == {
         "FEDKEEPER_URL": BROKER,
         "FEDKEEPER_DEVICE": "cuda:1",
         "OMP_NUM_THREADS": "1",
