@@ -164,7 +164,7 @@ async def test_a_site_trains_behind_its_relay_and_the_model_crosses_once(world: 
     assert len(counted) == 8
     assert set(fleet.asked.values()) == {1}
     assert sum(line["event"] == "blob is at the site" for line in logs) == 2, "each round's model crosses once"
-    assert sum(line.get("bytes_up", 0) for line in logs) <= carried.crossed.up
+    assert sum(line.get("bytes_up", 0) for line in logs) <= carried.link_bytes.up
 
 
 async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bridges.annotations import filters, is_filter, serving
+from bridges.annotations import filters, function_for, is_filter
 from broker.messages.function import Deployed
 
 
@@ -47,11 +47,11 @@ def asking(name: str, *wanted: str) -> Deployed:
     ],
 )
 def test_a_function_serves_the_clients_whose_tasks_it_asked_for(wanted: str, *, served: bool) -> None:
-    found = serving("fl.tasks.openfaas.c-1", [asking("a"), asking("b", "sensors.x", wanted)])
+    found = function_for("fl.tasks.openfaas.c-1", [asking("a"), asking("b", "sensors.x", wanted)])
     assert (found is not None) is served
 
 
 def test_of_several_functions_the_first_by_name_serves() -> None:
-    found = serving("fl.tasks.x.c", [asking("b", "fl.tasks.x.c"), asking("a", "fl.tasks.x.*")])
+    found = function_for("fl.tasks.x.c", [asking("b", "fl.tasks.x.c"), asking("a", "fl.tasks.x.*")])
     assert found is not None
     assert found.name == "a"

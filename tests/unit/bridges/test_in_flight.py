@@ -47,7 +47,7 @@ async def test_work_that_nobody_does_is_not_known() -> None:
 
 async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
     held, first, copy = InFlight(), Recorded(1), Recorded(2)
-    with held.working("task", first):
+    with held.track("task", first):
         assert await held.adopt_or_ack_duplicate("task", copy)
         assert held["task"] is first
     assert (first.calls, copy.calls) == ([], ["ack"])
@@ -56,7 +56,7 @@ async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
 
 async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> None:
     held, first, again = InFlight(), Recorded(1), Recorded(1)
-    with held.working("task", first):
+    with held.track("task", first):
         assert await held.adopt_or_ack_duplicate("task", again)
         assert held["task"] is again
     assert again.calls == []
@@ -64,14 +64,14 @@ async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> N
 
 async def test_work_that_fails_is_held_no_more() -> None:
     held = InFlight()
-    with pytest.raises(ValueError, match="ours"), held.working("task", Recorded(1)):
+    with pytest.raises(ValueError, match="ours"), held.track("task", Recorded(1)):
         raise ValueError("ours")
     assert not await held.adopt_or_ack_duplicate("task", Recorded(1))
 
 
 async def test_the_broker_is_told_of_all_work_even_when_it_hears_of_one_no_more() -> None:
     held, lost, other = InFlight(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
-    with held.working("lost", lost), held.working("other", other):
+    with held.track("lost", lost), held.track("other", other):
         beating = asyncio.ensure_future(held.heartbeat())
         async with asyncio.timeout(60):
             await other.told.wait()

@@ -18,9 +18,9 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
         clock.now_s += seconds
 
     monkeypatch.setattr("bridges.rate_limit.asyncio.sleep", sleep)
-    pace = RateLimiter(lambda: 5, clock)
+    limiter = RateLimiter(lambda: 5, clock)
     for _ in range(23):
-        await pace.turn()
+        await limiter.acquire()
         starts.append(clock.now_s)
         clock.now_s += 0.25
     assert all(later - earlier >= WINDOW_S for earlier, later in zip(starts, starts[5:], strict=False))
@@ -29,6 +29,6 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
 
 
 async def test_without_a_limit_nobody_waits() -> None:
-    pace = RateLimiter()
+    limiter = RateLimiter()
     for _ in range(1000):
-        await pace.turn()
+        await limiter.acquire()

@@ -1,7 +1,7 @@
 import pytest
 
 import broker
-from bridges.stats import StatsRecorder, counted
+from bridges.stats import StatsRecorder, with_invocation
 from broker import topics
 from broker.messages import codec
 from broker.messages.invocation import Invocation, Outcome
@@ -24,7 +24,7 @@ def invocation(outcome: Outcome, *, attempt: int = 1, round_: int = 1, cold: boo
 def tallied(*events: Invocation) -> ClientStats:
     tally: ClientStats | None = None
     for now_s, event in enumerate(events):
-        tally = counted(tally, event, now_s)
+        tally = with_invocation(tally, event, now_s)
     assert tally is not None
     return tally
 
@@ -50,9 +50,9 @@ def test_what_never_ran_is_no_invocation(outcome: Outcome) -> None:
 async def test_a_bridge_goes_on_counting_where_the_last_one_stopped(memory_url: str) -> None:
     async with broker.connect(memory_url) as bus:
         for round_ in (1, 2):
-            tallies = StatsRecorder(bus, "edge")
-            tallies.note(invocation("running", round_=round_), 1.0)
-            await tallies.flush()
+            recorder = StatsRecorder(bus, "edge")
+            recorder.add(invocation("running", round_=round_), 1.0)
+            await recorder.flush()
         found = await bus.get(topics.client_stats("edge", "client-00"))
     assert found is not None
     assert codec.decode(ClientStats, found.payload).invocations == 2

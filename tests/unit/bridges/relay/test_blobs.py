@@ -95,8 +95,8 @@ async def test_models_stay_one_round_longer_than_they_are_needed(backbone: Broke
     contents = [b"model %d" % i for i in range(3)]
     for round_, content in enumerate(contents, start=1):
         await backbone.put(ref(content=content).topic, content)
-        await blobs.for_task(task(round=round_, model=ref(content=content)))
-        await blobs.round_over("job", round_)
+        await blobs.bring_for_task(task(round=round_, model=ref(content=content)))
+        await blobs.drop_before("job", round_)
     there = [await payload(site, ref(content=content).topic) for content in contents]
     assert there == [None, None, contents[2]]
 
@@ -108,9 +108,9 @@ async def test_a_state_is_dropped_when_the_client_s_next_one_is_named(
     states = [BlobRef(topics.optimizer_state("job", "client-00", n, 1), ref().sha256, len(MODEL)) for n in (1, 2)]
     for round_, state in enumerate(states, start=2):
         await backbone.put(state.topic, MODEL)
-        await blobs.for_task(task(round=round_, model=ref(), state=state))
-        await blobs.round_over("job", round_)
+        await blobs.bring_for_task(task(round=round_, model=ref(), state=state))
+        await blobs.drop_before("job", round_)
     assert [await payload(site, state.topic) for state in states] == [None, MODEL]
-    await blobs.job_over("job")
+    await blobs.drop_job("job")
     assert await payload(site, states[1].topic) is None
     assert await payload(site, ref().topic) is None

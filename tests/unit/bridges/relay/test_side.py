@@ -47,8 +47,8 @@ async def test_a_link_that_is_cut_is_told_once_and_so_is_what_came_late(
     with capture_logs() as logs:
         await there.publish(UPDATE, b"x")
         for time_s in (99.0, 100.0, 101.0):
-            there.reached_by(waited(time_s))
-        there.reached_by(waited(99.0, topics.invocation("edge-a", "client-00")))
+            there.count_late(waited(time_s))
+        there.count_late(waited(99.0, topics.invocation("edge-a", "client-00")))
         await soon(lambda: any("late" in line for line in logs))
     assert [line["event"] for line in logs] == ["site is cut off", "site is back", "what had waited is delivered"]
     assert logs[-1]["late"] == {"updates": 2, "invocations": 1}
@@ -67,7 +67,7 @@ async def test_a_small_call_that_takes_long_is_told_before_it_fails(
 
     backbone.publish = slow  # type: ignore[method-assign]
     call = asyncio.ensure_future(there.publish(UPDATE, b"x"))
-    await soon(lambda: there.away)
+    await soon(lambda: there.is_away)
     release.set()
     await call
-    assert not there.away
+    assert not there.is_away
