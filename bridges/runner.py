@@ -70,6 +70,7 @@ class Runner:
         self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
         self._stats = StatsRecorder(broker, self._platform.name)
+        # The ids of tasks that this process has begun and not finished.
         self._started: set[str] = set()
 
     async def run(self) -> None:
@@ -77,8 +78,8 @@ class Runner:
         name = f"bridge-{self._platform.name}"
         async with task_group() as group:
             for subject in ("job", "round"):
-                closing = self._closed_rounds.follow(self._broker, subject)
-                group.create_task(closing, name=f"{name}.closed_rounds.{subject}")
+                rounds = self._closed_rounds.follow(self._broker, subject)
+                group.create_task(rounds, name=f"{name}.closed_rounds.{subject}")
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._stats.flush_periodically(), name=f"{name}.stats")
             group.create_task(presence.announce(self._broker, self._platform.name), name=f"{name}.presence")
@@ -113,12 +114,13 @@ class Runner:
                     log.warning("the broker is out of reach; the task will be delivered again", error=str(exc))
 
     async def _attempt(self, task: RoundTask, attempt: int) -> None:
-        """Run one attempt at a task until it has succeeded, or failed, or the round is over."""
+        """Run one attempt at a task until it has succeeded or failed, or the round is over."""
         started_s = self._clock()
         record = partial(self._record, task, attempt=attempt, started_s=started_s)
         if self._closed_rounds.contains(task.job, task.round) or started_s >= task.deadline_s:
             await self._give_up(task, attempt, record, "expired", "its round was over before it began")
             return
+        # An earlier bridge may have triggered the function already.
         is_taken_over = attempt > 1 and task.id not in self._started
         self._started.add(task.id)
         try:
@@ -143,7 +145,7 @@ class Runner:
     async def _follow_earlier_run(
         self, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent], record: RecordOutcome
     ) -> bool:
-        """Follow the run that an earlier bridge triggered; True if it has succeeded, False if there is none."""
+        """Follow the run that an earlier bridge triggered. True if it succeeds, False if it fails or does not exist."""
         report = await self._reports.last(task)
         if report is None or report.state == "failed":
             return False

@@ -1,3 +1,5 @@
+"""The rate limit of a platform."""
+
 import pytest
 
 from bridges.rate_limit import WINDOW_S, RateLimiter
@@ -11,7 +13,7 @@ class Clock:
         return self.now_s
 
 
-async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_calls_than_the_limit_start_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, starts = Clock(), list[float]()
 
     async def sleep(seconds: float) -> None:
@@ -28,7 +30,7 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
     assert clock.now_s < 1000 + 5 * WINDOW_S
 
 
-async def test_without_a_limit_nobody_waits() -> None:
+async def test_without_a_limit_no_call_waits() -> None:
     limiter = RateLimiter()
     for _ in range(1000):
         await limiter.acquire()
