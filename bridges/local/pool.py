@@ -74,19 +74,7 @@ class Pool:
     async def keep_one_running(self) -> None:
         """Start a worker, and another one whenever it has ended, until cancelled."""
         while True:
-            name = f"worker-{next(self._numbers)}"
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "client_fn.handlers.local",
-                stdin=PIPE,
-                stdout=PIPE,
-                env={**os.environ, **self._environment},
-                limit=_LINE_BYTES,
-                start_new_session=True,  # Ctrl-C in a terminal must not reach the workers: the bridge ends them
-                preexec_fn=processes.dying_with_us(signal.SIGKILL),
-            )
-            worker = Worker(name, process)
+            worker = Worker(f"worker-{next(self._numbers)}", await self._start())
             self.put_back(worker)
             try:
                 await worker.receive()
@@ -95,6 +83,19 @@ class Pool:
             log.warning("worker ended; starting another", worker=worker.name, exit_code=code)
             for task_id, queue in worker.reports.items():
                 queue.put_nowait(Report(task_id, "failed", reason=f"the worker process ended with code {code}"))
+
+    async def _start(self) -> Process:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "client_fn.handlers.local",
+            stdin=PIPE,
+            stdout=PIPE,
+            env={**os.environ, **self._environment},
+            limit=_LINE_BYTES,
+            start_new_session=True,  # Ctrl-C in a terminal must not reach the workers: the bridge ends them
+            preexec_fn=processes.dying_with_us(signal.SIGKILL),
+        )
 
 
 @dataclass
