@@ -1,4 +1,4 @@
-"""Triggers: one package per FaaS platform (`platforms.py` lists them), and one runner for all of them."""
+"""Bridges trigger functions: one package per FaaS platform (`platforms.py` lists them), one runner for all of them."""
 
 from bridges.attempt import Invoker, RetryPolicy
 from bridges.lifecycle import Lifecycle

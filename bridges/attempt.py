@@ -1,4 +1,7 @@
-"""One attempt at a task: triggers the function, and follows it by what its platform and it itself say."""
+"""One attempt at a task: triggers the function, and follows the run until it has succeeded or failed.
+
+Two sources tell about a run: the platform (`Activation`) and the function itself (`Report`).
+"""
 
 import asyncio
 import random
@@ -19,7 +22,7 @@ from bridges.errors import (
 )
 from bridges.platform import Activation, Platform
 from bridges.rate_limit import RateLimiter
-from bridges.reports import Ended, Heard
+from bridges.reports import PlatformDone, RunEvent
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
@@ -28,20 +31,20 @@ from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
-Note = Callable[[Outcome, Activation, str], Awaitable[None]]
-"""Writes down an outcome, the run it is about, and the reason."""
+RecordOutcome = Callable[[Outcome, Activation, str], Awaitable[None]]
+"""Records an outcome of an attempt: the outcome, the run that it belongs to, the reason (may be empty)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to wait for what. Seconds.
+    """Delays before retries, and the timeouts of a run. All in seconds.
 
     Attributes:
-        retry_first_s: the longest delay after a first failure; it doubles with each further one.
-        retry_most_s: no delay is longer.
-        refused_s: a platform that is away, or refuses, for so long has cost the task an attempt.
-        start_s: how long after the platform's last word the function must have reported that it trains.
-        run_s: how long after that it must be done.
+        retry_first_s: the longest delay after the first failure; it doubles with each further failure.
+        retry_most_s: upper bound of the delay.
+        refused_s: if a platform refuses a task for longer than this, the attempt has failed.
+        start_s: time from the platform's last word until the function must report that it trains.
+        run_s: time after that report until the run must end.
     """
 
     retry_first_s: float = 1.0
@@ -51,177 +54,196 @@ class RetryPolicy:
     run_s: float = 600.0
 
     def delay_s(self, failures: int, rng: random.Random) -> float:
-        """How long to wait after so many failures: capped, exponential, full jitter."""
+        """The delay before the next try: exponential, capped, with full jitter.
+
+        Args:
+            failures: number of failures so far, at least 1.
+            rng: source of the jitter.
+        """
         return backoff.delay_s(failures - 1, rng.uniform, first_s=self.retry_first_s, most_s=self.retry_most_s)
-
-
-async def _nothing_to_restore(client: str) -> Change | None:  # noqa: ARG001 (the interface's argument)
-    return None
 
 
 @dataclass
 class Invoker:
-    """How tasks are run on one platform.
+    """Invokes the functions of one platform.
 
     Attributes:
-        platform: who runs them.
-        patience: see there.
-        pace: keeps below the platform's rate limit.
-        restore: makes a client's function what it should be; returns what that took, None if nobody knows.
-        rng: for the jitter.
+        platform: runs the tasks.
+        retry_policy: delays and timeouts.
+        rate_limiter: keeps invocations below the platform's rate limit.
+        restore: makes a client's function what it should be, and returns what was changed; None if the function was
+            never created through this bridge. Without it, a missing function is a failure.
+        rng: source of the jitter.
     """
 
     platform: Platform
-    patience: RetryPolicy = RetryPolicy()
-    pace: RateLimiter = field(default_factory=RateLimiter)
-    restore: Callable[[str], Awaitable[Change | None]] = _nothing_to_restore
+    retry_policy: RetryPolicy = RetryPolicy()
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
+    restore: Callable[[str], Awaitable[Change | None]] | None = None
     rng: random.Random = field(default_factory=random.Random)
 
-    async def invoke(self, task: RoundTask, attempt: int, heard: asyncio.Queue[Heard], note: Note) -> None:
-        """Have the function run to its end; asks again while the platform does not even start it.
+    async def invoke(
+        self, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent], record: RecordOutcome
+    ) -> None:
+        """Run the function until it has succeeded. While the platform refuses to start it, ask again.
 
         Args:
-            task: what it shall do.
-            attempt: which one this is, from 1.
-            heard: where its reports come in.
-            note: see there.
+            task: the task to run.
+            attempt: number of this attempt, from 1.
+            events: the function's reports arrive here; the platform's events are added.
+            record: records each outcome.
 
         Raises:
             InvocationFailed: this attempt failed.
         """
-        refused_s, refusals, restored = 0.0, 0, False
+        refused_s, refusals, is_restored = 0.0, 0, False
         while True:
-            await self.pace.turn()
+            await self.rate_limiter.acquire()
             try:
-                await self._once(task, attempt, heard, note)
+                async with task_group() as group:
+                    forwarding = _forward_activations(self.platform, task, attempt, events)
+                    forwarder = group.create_task(forwarding, name=f"invoke {task.id}")
+                    await follow_attempt(attempt, events, self.retry_policy, record)
+                    forwarder.cancel()
             except NotStarted as exc:
                 refusals += 1
-                delay_s = self.patience.delay_s(refusals, self.rng)
+                delay_s = self.retry_policy.delay_s(refusals, self.rng)
                 refused_s += delay_s
-                if refused_s > self.patience.refused_s:
+                if refused_s > self.retry_policy.refused_s:
                     raise
-                await self._refused(exc, delay_s, note)
+                log.warning("the platform did not start it", reason=exc.reason, again_in_s=round(delay_s, 3))
+                await record("refused", Activation(exc.activation, "accepted"), exc.reason)
+                await asyncio.sleep(delay_s)
             except (FunctionGone, NoReport) as exc:
-                if restored or not await self._restored(task, exc, note):
+                if is_restored or not await self._restore_function(task, exc, record):
                     raise
-                restored = True
+                is_restored = True
             else:
                 return
 
-    async def _once(self, task: RoundTask, attempt: int, heard: asyncio.Queue[Heard], note: Note) -> None:
-        async with task_group() as group:
-            telling = group.create_task(_tell(self.platform, task, attempt, heard), name=f"invoke {task.id}")
-            await follow(attempt, heard, self.patience, note)
-            telling.cancel()
-
-    async def _refused(self, refusal: NotStarted, delay_s: float, note: Note) -> None:
-        log.warning("nothing started", reason=refusal.reason, again_in_s=round(delay_s, 3))
-        await note("refused", Activation(refusal.activation, "accepted"), refusal.reason)
-        await asyncio.sleep(delay_s)
-
-    async def _restored(self, task: RoundTask, gone: FunctionGone | NoReport, note: Note) -> bool:
-        """Whether the function was missing, or not what it should be, and is there now."""
-        log.warning("the function seems to be gone", reason=gone.reason)
+    async def _restore_function(self, task: RoundTask, error: FunctionGone | NoReport, record: RecordOutcome) -> bool:
+        """Create the client's function again; True if it was missing, or different from what it should be."""
+        log.warning("the function seems to be gone", reason=error.reason)
+        if self.restore is None:
+            return False
         try:
             change = await self.restore(task.client_id)
         except (PlatformFailed, SecretMissing, NoReport) as exc:
-            # Another attempt tries it anew: the platform may be busy, or a person is about to help.
-            raise InvocationFailed(f"{gone.reason}, and it can't be created again: {exc}") from exc
-        if change is None or (change == "same" and isinstance(gone, NoReport)):
+            # Retryable: the platform may be busy, or a person may add what is missing.
+            raise InvocationFailed(f"{error.reason}, and it can't be created again: {exc}") from exc
+        if change is None or (change == "same" and isinstance(error, NoReport)):
             return False
-        await note("restored", Activation("", "accepted"), f"{gone.reason}; created again")
+        await record("restored", Activation("", "accepted"), f"{error.reason}; created again")
         return True
 
 
-async def _tell(platform: Platform, task: RoundTask, attempt: int, heard: asyncio.Queue[Heard]) -> None:
-    """Pass on what the platform knows of a run, until it knows no more."""
+async def follow_attempt(
+    attempt: int, events: asyncio.Queue[RunEvent], retry_policy: RetryPolicy, record: RecordOutcome
+) -> None:
+    """Follow a run until it has succeeded. The first source that knows of the end, platform or function, is believed.
+
+    Args:
+        attempt: number of the attempt, from 1.
+        events: what the platform and the function tell of the run.
+        retry_policy: the timeouts of a run.
+        record: records each state that the run reaches, once.
+
+    Raises:
+        InvocationFailed: the run failed, or no event arrived within the timeout.
+    """
+    state = AttemptState(attempt, retry_policy, record)
+    while not state.is_done:
+        try:
+            async with asyncio.timeout(state.timeout_s):
+                event = await events.get()
+        except TimeoutError:
+            error = InvocationFailed if state.is_training else NoReport
+            raise error(f"nothing was heard of it for {state.timeout_s:g} s", activation=state.id) from None
+        await state.apply(event)
+
+
+@dataclass
+class AttemptState:
+    """The state of a run, built from its events.
+
+    Attributes:
+        attempt: number of the attempt, from 1.
+        retry_policy: the timeouts of a run.
+        record: records each state that the run reaches, once.
+        is_done: the update is with the broker.
+        timeout_s: how long to wait for the next event; None while the platform follows the run itself.
+        id: the platform's id of the run; empty until it is known.
+    """
+
+    attempt: int
+    retry_policy: RetryPolicy
+    record: RecordOutcome
+    is_done: bool = False
+    timeout_s: float | None = None
+    id: str = ""
+    _recorded: set[str] = field(default_factory=set)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether training has begun."""
+        return "running" in self._recorded
+
+    async def apply(self, event: RunEvent) -> None:
+        """Update the state with an event.
+
+        Raises:
+            InvocationFailed: the event says that the run failed.
+        """
+        match event:
+            case Activation():
+                await self._advance(event)
+            case Report(state="done"):
+                # An earlier attempt's update counts as well.
+                await self._advance(Activation(event.activation, "succeeded", event.cold))
+            case Report() if event.attempt != self.attempt:
+                pass
+            case Report(state="failed"):
+                raise InvocationFailed(event.reason, retryable=event.retryable, activation=self.id or event.activation)
+            case Report(state="training"):
+                await self._advance(Activation(event.activation, "running", event.cold))
+            case PlatformDone(failure):
+                if failure is not None:
+                    self._raise_unless_running(failure)
+                self.timeout_s = self.retry_policy.run_s if self.is_training else self.retry_policy.start_s
+
+    async def _advance(self, activation: Activation) -> None:
+        """Record a state of the run, unless it is on record already."""
+        self.id = self.id or activation.id
+        if activation.state == "succeeded":
+            # A run that has succeeded has been running, even if no event said so in time.
+            await self._advance(Activation(self.id, "running", activation.cold))
+            self.is_done = True
+        if activation.state in self._recorded:
+            return
+        self._recorded.add(activation.state)
+        cold = None if self.is_done else activation.cold
+        await self.record(activation.state, Activation(self.id, activation.state, cold), "")
+        if self.timeout_s is not None:
+            self.timeout_s = self.retry_policy.run_s
+
+    def _raise_unless_running(self, failure: InvocationFailed) -> None:
+        """Raise the platform's failure, unless the platform only lost sight of a run that trains."""
+        if isinstance(failure, NotStarted) and self.is_training:
+            # The platform found no process to call, because this run had ended it.
+            raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
+        if not (isinstance(failure, OutcomeUnknown) and self.is_training):
+            raise failure
+
+
+async def _forward_activations(
+    platform: Platform, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent]
+) -> None:
+    """Invoke the function, and add what its platform tells of the run to the events."""
     failure: InvocationFailed | None = None
     try:
         async with aclosing(platform.invoke(task, attempt)) as activations:
             async for activation in activations:
-                heard.put_nowait(activation)
+                events.put_nowait(activation)
     except InvocationFailed as exc:
         failure = exc
-    heard.put_nowait(Ended(failure))
-
-
-async def follow(attempt: int, heard: asyncio.Queue[Heard], patience: RetryPolicy, note: Note) -> None:
-    """Follow a run to its end; the first to know of it, platform or function, is believed.
-
-    Raises:
-        InvocationFailed: it failed, or nothing was heard of it for too long.
-    """
-    run = _Run(attempt, patience, note)
-    while not run.done:
-        try:
-            async with asyncio.timeout(run.patience_s):
-                said = await heard.get()
-        except TimeoutError:
-            raise run.silence() from None
-        await run.take(said)
-
-
-@dataclass
-class _Run:
-    """What is known of a run.
-
-    Attributes:
-        done: the update is with the broker.
-        patience_s: how long to wait for the next word; None: the platform will tell.
-        id: the platform's name for it.
-    """
-
-    attempt: int
-    patience: RetryPolicy
-    note: Note
-    done: bool = False
-    patience_s: float | None = None
-    id: str = ""
-    _noted: set[str] = field(default_factory=set)
-
-    async def take(self, said: Heard) -> None:
-        match said:
-            case Activation():
-                await self._moved(said)
-            case Report(state="done"):
-                # Of whatever attempt: the update counts.
-                await self._moved(Activation(said.activation, "succeeded", said.cold))
-            case Report() if said.attempt != self.attempt:
-                pass
-            case Report(state="failed"):
-                raise InvocationFailed(said.reason, retryable=said.retryable, activation=self.id or said.activation)
-            case Report(state="training"):
-                await self._moved(Activation(said.activation, "running", said.cold))
-            case Ended(failure):
-                self._ended(failure)
-            case _:
-                pass
-
-    async def _moved(self, activation: Activation) -> None:
-        self.id = self.id or activation.id
-        self.done = activation.state == "succeeded"
-        if self.done and "running" not in self._noted:
-            # Whatever has succeeded has run, even if nobody said so in time.
-            await self._moved(Activation(self.id, "running", activation.cold))
-            self.done = True
-        if activation.state in self._noted:
-            return
-        self._noted.add(activation.state)
-        cold = None if self.done else activation.cold
-        await self.note(activation.state, Activation(self.id, activation.state, cold), "")
-        if self.patience_s is not None:
-            self.patience_s = self.patience.run_s
-
-    def silence(self) -> InvocationFailed:
-        """What it means that nothing was heard for so long."""
-        kind = InvocationFailed if "running" in self._noted else NoReport
-        return kind(f"nothing was heard of it for {self.patience_s:g} s", activation=self.id)
-
-    def _ended(self, failure: InvocationFailed | None) -> None:
-        trains = "running" in self._noted
-        if isinstance(failure, NotStarted) and trains:
-            # The platform found no process to call, because this run had ended it.
-            raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
-        if failure is not None and not (isinstance(failure, OutcomeUnknown) and trains):
-            raise failure
-        self.patience_s = self.patience.run_s if trains else self.patience.start_s
+    events.put_nowait(PlatformDone(failure))

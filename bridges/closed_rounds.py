@@ -1,4 +1,4 @@
-"""Which rounds are over, as the progress topics tell: their tasks need not be started any more."""
+"""Which rounds are over, according to the progress topics. A task of such a round is not started."""
 
 import structlog
 
@@ -13,29 +13,42 @@ log = structlog.get_logger(__name__)
 
 
 class ClosedRounds:
-    """Follows every job's rounds from now on."""
+    """The closed rounds of every job, as far as progress events have told since the start."""
 
     def __init__(self) -> None:
-        self._over: dict[str, float] = {}
+        self._last_closed: dict[str, float] = {}
 
     def contains(self, job: str, round_: int) -> bool:
-        """Whether the round is over."""
-        return round_ <= self._over.get(job, 0)
+        """Whether a round is over.
 
-    def note(self, said: Progress) -> None:
-        """Take over what an event tells."""
-        match said.event:
+        Args:
+            job: id of the job.
+            round_: number of the round, from 1.
+        """
+        return round_ <= self._last_closed.get(job, 0)
+
+    def note(self, event: Progress) -> None:
+        """Take over what a progress event says of its job's rounds."""
+        match event.event:
             case RoundOpened(round=round_):
-                self._over[said.job] = max(self._over.get(said.job, 0), round_ - 1)
+                closed: float = round_ - 1
             case RoundCompleted(round=round_) | RoundFailed(round=round_):
-                self._over[said.job] = max(self._over.get(said.job, 0), round_)
-            case event if isinstance(event, FINAL_EVENTS):
-                self._over[said.job] = float("inf")
+                closed = round_
+            case end if isinstance(end, FINAL_EVENTS):
+                closed = float("inf")
+            case _:
+                return
+        self._last_closed[event.job] = max(self._last_closed.get(event.job, 0), closed)
 
     async def follow(self, broker: Broker, subject: str) -> None:
-        """Listen for ever to one subject of every job's progress: `job` or `round`."""
-        every = topics.progress(topics.ANY, subject, topics.ANY)
-        async with broker.subscribe(every, start="new") as deliveries:
+        """Follow the progress events of every job on one subject, until cancelled.
+
+        Args:
+            broker: the connection.
+            subject: `job` or `round`.
+        """
+        topic_filter = topics.progress(topics.ANY, subject, topics.ANY)
+        async with broker.subscribe(topic_filter, start="new") as deliveries:
             async for delivery in deliveries:
                 try:
                     self.note(progress.decode(await delivery.read()))

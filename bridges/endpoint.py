@@ -1,4 +1,4 @@
-"""Checks the address of a platform's HTTP API, and says which certificates to trust there."""
+"""The address of a platform's HTTP API, and the certificates to trust there."""
 
 import ssl
 from typing import Final
@@ -8,18 +8,20 @@ import httpx
 from bridges.errors import BadSettings
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that are this machine."""
 
 
-def checked(field: str, address: str, remedy: str) -> httpx.URL:
-    """The address as a URL.
+def parse_url(field: str, address: str, remedy: str) -> httpx.URL:
+    """Parse an address.
 
     Args:
-        field: the setting's name, for errors.
-        address: the setting.
-        remedy: where credentials belong instead, for errors.
+        field: name of the setting, for errors.
+        address: value of the setting.
+        remedy: says where credentials belong, for errors.
 
     Raises:
-        BadSettings: it is no http or https URL with a host, or it holds credentials. The error never shows these.
+        BadSettings: the address is not an http or https URL with a host, or it holds credentials. The error never
+            shows these.
     """
     try:
         url = httpx.URL(address)
@@ -32,8 +34,8 @@ def checked(field: str, address: str, remedy: str) -> httpx.URL:
     return url
 
 
-def trusted(ca_file: str) -> ssl.SSLContext:
-    """The certificates of a PEM file; those that the system trusts if it is empty.
+def ssl_context(ca_file: str) -> ssl.SSLContext:
+    """A TLS context that trusts the certificates of a PEM file, or those of the system if `ca_file` is empty.
 
     Raises:
         BadSettings: the file can't be read.

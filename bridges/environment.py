@@ -1,4 +1,4 @@
-"""The environment that a function is started with: the only place that writes its `FEDKEEPER_*` variables.
+"""The environment of functions and workers. No other module writes the `FEDKEEPER_*` variables.
 
 `client_fn/runtime/settings.py` reads them.
 """
@@ -16,11 +16,11 @@ DEVICE: Final = "FEDKEEPER_DEVICE"
 
 
 class Environment(NamedTuple):
-    """A function's environment where secrets are variables too.
+    """The environment of a function whose secrets are variables too.
 
     Attributes:
-        plain: variables whose values anybody may see.
-        secrets: the name of the secret that each other variable's value is.
+        plain: variables and their values, which are not secret.
+        secrets: variables whose values are secrets, and the name of each one's secret.
     """
 
     plain: dict[str, str]
@@ -28,7 +28,10 @@ class Environment(NamedTuple):
 
 
 def with_secret_variables(function: Function) -> Environment:
-    """A function's environment on a platform that puts secrets into variables; ours go before the function's own."""
+    """A function's environment on a platform that puts secrets into variables.
+
+    The function's own variables can't replace ours.
+    """
     plain, password = _plain(function), variable(function.password)
     if function.broker and function.password:
         plain[URL] = _with_option(function.broker, f"password_env={password}")
@@ -37,12 +40,14 @@ def with_secret_variables(function: Function) -> Environment:
 
 
 def with_secret_files(function: Function, *, password_file: str, key_file: str) -> dict[str, str]:
-    """A function's environment on a platform that mounts secrets as files; ours go before the function's own.
+    """A function's environment on a platform that mounts secrets as files.
+
+    The function's own variables can't replace ours.
 
     Args:
-        function: as it should be.
-        password_file: where it finds the broker's password, if `function.password` names one.
-        key_file: where it finds the key that calls are signed with, if `function.key` names one.
+        function: the function as it should be.
+        password_file: path of the broker's password, used if `function.password` names a secret.
+        key_file: path of the key that triggers are signed with, used if `function.key` names a secret.
     """
     env = _plain(function)
     if function.broker and function.password:
@@ -52,19 +57,19 @@ def with_secret_files(function: Function, *, password_file: str, key_file: str) 
     return env
 
 
-def of_worker(broker: str, device: str) -> dict[str, str]:
+def for_worker(broker: str, device: str) -> dict[str, str]:
     """The environment of a worker process on this machine.
 
     Args:
-        broker: address that it fetches models from and publishes updates to.
-        device: what it trains on, as torch names it.
+        broker: address of the broker for models and updates.
+        device: the device to train on, as torch names it.
     """
     return {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def _plain(function: Function) -> dict[str, str]:
-    reached = {URL: function.broker} if function.broker else {}
-    return {**function.env, **reached, CLIENT: function.name}
+    url = {URL: function.broker} if function.broker else {}
+    return {**function.env, **url, CLIENT: function.name}
 
 
 def _with_option(url: str, option: str) -> str:

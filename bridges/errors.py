@@ -1,19 +1,19 @@
-"""Everything that the bridges package raises.
+"""The errors of the bridges package.
 
 BridgeError
-├── InvocationFailed    the platform or the function did not bring the task to its end
-│   ├── NotStarted      the platform was out of reach or refused: nothing ran, so it counts as no attempt
-│   ├── NoReport          the platform took it, and the function was never heard of
-│   ├── FunctionGone    the platform does not know the function (any more): it can be created again
-│   └── OutcomeUnknown       the platform can't tell what became of the run; it may go on
+├── InvocationFailed    the platform or the function did not complete the task
+│   ├── NotStarted      the platform was out of reach or refused: nothing ran, and no attempt is used up
+│   ├── NoReport        the platform accepted the task, but the function never reported
+│   ├── FunctionGone    the platform does not know the function: it can be created again
+│   └── OutcomeUnknown  the platform does not know how the run ended; it may go on
 ├── PlatformDenied      the platform refuses our credentials
-├── PlatformFailed      a function could not be created, deleted or listed
-│   └── PlatformAway    because the platform was out of reach, or busy: later it may be
-├── SecretMissing       this bridge does not have the secret of that name
-├── BadSettings         a bridge's configuration can't be used: one field, its value, what is allowed
+├── PlatformFailed      the platform could not create, delete or list functions
+│   └── PlatformAway    it was out of reach, or busy: the same call may work later
+├── SecretMissing       this bridge does not have a secret of that name
+├── BadSettings         a setting of a bridge is invalid: its field, its value, what is allowed
 ├── UnknownPlatform     no kind of platform has that name
-├── LibraryMissing      a platform's own library is not installed
-└── BadPlatform         a platform that another distribution adds can't be used
+├── LibraryMissing      a library that a platform needs is not installed
+└── BadPlatform         a platform that another distribution adds is invalid
 """
 
 
@@ -22,12 +22,12 @@ class BridgeError(Exception):
 
 
 class InvocationFailed(BridgeError):
-    """Raised when the platform or the function did not bring the task to its end.
+    """Raised when the platform or the function did not complete the task.
 
     Attributes:
         reason: what happened.
-        retryable: whether another attempt may have another outcome.
-        activation: the platform's id of the run, if it got one.
+        retryable: whether another attempt may succeed.
+        activation: the platform's id of the run; empty if there is none.
     """
 
     def __init__(self, reason: str, *, retryable: bool = True, activation: str = "") -> None:
@@ -38,23 +38,29 @@ class InvocationFailed(BridgeError):
 
 
 class NotStarted(InvocationFailed):
-    """Raised when nothing ran: the platform was out of reach, or had no room for the call now."""
+    """Raised when nothing ran: the platform was out of reach, or had no room for the call."""
 
 
 class NoReport(InvocationFailed):
-    """Raised when the platform took a call, and nothing was heard of the function; it may not be there any more."""
+    """Raised when the platform accepted a call, but the function never reported. It may not exist any more."""
 
 
 class FunctionGone(InvocationFailed):
-    """Raised when the platform does not know the function, or would trigger nothing."""
+    """Raised when the platform does not know the function, or when a call would trigger no function."""
 
 
 class OutcomeUnknown(InvocationFailed):
-    """Raised when the platform can't tell what became of a run (it timed out, its record is missing)."""
+    """Raised when the platform does not know how a run ended: the call timed out, or the run's record is missing."""
 
 
 class PlatformDenied(BridgeError):
-    """Raised when the platform refuses our credentials."""
+    """Raised when the platform refuses our credentials.
+
+    Attributes:
+        platform: name of the platform.
+        where: its address.
+        remedy: what the operator should do.
+    """
 
     def __init__(self, platform: str, where: str, remedy: str) -> None:
         super().__init__(f"{platform} at {where} refuses the credentials: {remedy}")
@@ -64,7 +70,13 @@ class PlatformDenied(BridgeError):
 
 
 class PlatformFailed(BridgeError):
-    """Raised when a function could not be created, deleted or listed."""
+    """Raised when the platform could not create, delete or list functions.
+
+    Attributes:
+        platform: name of the platform.
+        what: what it could not do.
+        reason: why.
+    """
 
     def __init__(self, platform: str, what: str, reason: str) -> None:
         super().__init__(f"{platform} could not {what}: {reason}")
@@ -74,11 +86,16 @@ class PlatformFailed(BridgeError):
 
 
 class PlatformAway(PlatformFailed):
-    """Raised when the platform was out of reach, or too busy; the same call may work later."""
+    """Raised when the platform was out of reach, or too busy. The same call may work later."""
 
 
 class SecretMissing(BridgeError):
-    """Raised when this bridge does not have the secret of that name."""
+    """Raised when this bridge does not have a secret of that name.
+
+    Attributes:
+        name: name of the secret.
+        remedy: where the operator should put it.
+    """
 
     def __init__(self, name: str, remedy: str) -> None:
         super().__init__(f"no secret {name!r} here: {remedy}")
@@ -87,7 +104,13 @@ class SecretMissing(BridgeError):
 
 
 class BadSettings(BridgeError):
-    """Raised for a bridge's configuration that can't be used."""
+    """Raised when a setting of a bridge is invalid.
+
+    Attributes:
+        field: name of the setting.
+        value: its value.
+        reason: what is allowed.
+    """
 
     def __init__(self, field: str, value: object, reason: str) -> None:
         super().__init__(f"{field} = {value!r}: {reason}")
@@ -97,7 +120,12 @@ class BadSettings(BridgeError):
 
 
 class UnknownPlatform(BridgeError):
-    """Raised when no kind of platform has that name; `known` are those that would do."""
+    """Raised when no kind of platform has that name.
+
+    Attributes:
+        name: the unknown name.
+        known: the names that exist.
+    """
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         super().__init__(f"unknown platform {name!r}: use one of {', '.join(known)}")
@@ -106,7 +134,13 @@ class UnknownPlatform(BridgeError):
 
 
 class LibraryMissing(BridgeError):
-    """Raised when a library that a platform needs is not installed."""
+    """Raised when a library that a platform needs is not installed.
+
+    Attributes:
+        platform: name of the kind of platform.
+        library: name of the missing module.
+        remedy: how to install it.
+    """
 
     def __init__(self, platform: str, library: str, remedy: str) -> None:
         super().__init__(f"the platform {platform!r} needs {library}, which is not installed: {remedy}")
@@ -116,7 +150,12 @@ class LibraryMissing(BridgeError):
 
 
 class BadPlatform(BridgeError):
-    """Raised when a platform that another distribution adds can't be used."""
+    """Raised when a platform that another distribution adds is invalid.
+
+    Attributes:
+        platform: name of its entry point or kind.
+        reason: what is wrong.
+    """
 
     def __init__(self, platform: str, reason: str) -> None:
         super().__init__(f"the platform {platform!r} can't be used: {reason}")

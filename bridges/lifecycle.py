@@ -1,4 +1,4 @@
-"""Creates, deletes and lists a platform's functions, as messages ask for it (the paper's FedKeeper, section 3.2)."""
+"""Creates, deletes and lists a platform's functions on request (the paper's FedKeeper, section 3.2)."""
 
 import contextlib
 import time
@@ -22,17 +22,17 @@ from broker.support.tasks import task_group
 log = structlog.get_logger(__name__)
 
 AT_ONCE: Final = 4
-"""How many functions are created or deleted at the same time."""
+"""Number of requests that are handled at the same time."""
 
 
 class Lifecycle:
-    """The functions of one platform.
+    """Handles the requests for the functions of one platform.
 
     Args:
-        broker: where requests come from, and where it is kept how each function should be.
-        platform: its name.
-        functions: creates, deletes and lists them.
-        clock: seconds since the epoch.
+        broker: the connection that requests come from. It also retains how each function should be.
+        platform: name of the platform.
+        functions: creates, deletes and lists functions on the platform.
+        clock: returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -45,30 +45,35 @@ class Lifecycle:
         self._in_flight = InFlight()
 
     async def serve(self) -> None:
-        """Answer requests until cancelled."""
-        every, name = topics.fabric(self._platform, topics.ANY), f"fabric-{self._platform}"
+        """Handle requests until cancelled."""
+        topic_filter, name = topics.fabric(self._platform, topics.ANY), f"fabric-{self._platform}"
         async with task_group() as group:
             group.create_task(self._in_flight.heartbeat(), name=f"{name}.heartbeat")
-            async with self._broker.subscribe(every, durable=name, prefetch=AT_ONCE) as deliveries:
+            async with self._broker.subscribe(topic_filter, durable=name, prefetch=AT_ONCE) as deliveries:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
 
     async def restore(self, client: str) -> Change | None:
-        """Make a client's function what it was made last, if it is not; None if it never was.
+        """Make a client's function what it was last created as.
+
+        Returns:
+            What was changed; None if the function was never created, or was deleted on request.
 
         Raises:
             BridgeError: it can't be created.
+            CorruptPayload: the broker's copy of its package is damaged.
         """
-        found = await self._broker.get(topics.function(self._platform, client))
-        if found is None:
+        value = await self._broker.get(topics.function(self._platform, client))
+        if value is None:
             return None
         try:
-            function = codec.decode(Function, found.payload)
+            function = codec.decode(Function, value.payload)
         except DecodeError as exc:
             raise PlatformFailed(self._platform, f"create {client}", str(exc)) from exc
         return (await self._create(function)).change
 
     async def _handle(self, delivery: Delivery) -> None:
+        """Decode a request, do what it asks for, reply, and acknowledge it."""
         payload = b""
         try:
             payload = await delivery.read()
@@ -78,73 +83,61 @@ class Lifecycle:
             return
         if await self._in_flight.adopt_or_ack_duplicate(request.id, delivery):
             return
-        with self._in_flight.working(request.id, delivery):
+        with self._in_flight.track(request.id, delivery):
             try:
-                await self._answer(request, delivery)
+                await self._answer(request, topics.parse_fabric(delivery.topic).verb)
+                await self._in_flight[request.id].ack()
             except BrokerError as exc:
                 log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
 
     async def _refuse(self, delivery: Delivery, payload: bytes, reason: str) -> None:
-        """Answer what can't be read, so that whoever asked need not wait; if it says where."""
-        log.warning("no request", topic=delivery.topic, error=reason)
+        """Reply to an unreadable request with an error, if its id can be read, so that its sender need not wait."""
+        log.warning("unreadable request", topic=delivery.topic, error=reason)
         try:
-            # Nobody waits for the answer to an id that no topic can have.
+            # An id that no topic can have belongs to no sender that waits.
             with contextlib.suppress(BadTopic):
-                if asked := codec.decode_partial(_Asked, payload):
-                    await self._broker.publish(topics.reply(asked.id), codec.encode(Reply(error=reason)))
+                if request := codec.decode_partial(_RequestId, payload):
+                    await self._broker.publish(topics.reply(request.id), codec.encode(Reply(error=reason)))
             await delivery.ack()
         except BrokerError as exc:
             log.warning("the broker is out of reach; the request will be delivered again", error=str(exc))
 
-    async def _answer(self, request: Request, delivery: Delivery) -> None:
-        verb = topics.parse_fabric(delivery.topic).verb
-        if self._clock() < request.deadline_s:
-            reply = await self._reply(verb, request)
-            log.info("asked by message", verb=verb, function=_name(request), change=reply.change, error=reply.error)
-            await self._broker.publish(topics.reply(request.id), codec.encode(reply))
-        else:
-            log.info("a request that nobody waits for any longer", verb=verb, function=_name(request))
-        await self._in_flight[request.id].ack()
-
-    async def _reply(self, verb: str, request: Request) -> Reply:
+    async def _answer(self, request: Request, verb: str) -> None:
+        name = request.function.name if request.function else request.name
+        if self._clock() >= request.deadline_s:
+            log.info("a request came after its deadline", verb=verb, function=name)
+            return
         try:
             match verb, request.function:
                 case "create", Function() as function:
-                    return await self._create(function)
+                    reply = await self._create(function)
                 case "delete", _ if request.name:
-                    return await self._delete(request.name)
+                    # Forgotten before it is deleted: a bridge that misses the function must not create it again.
+                    await self._broker.delete(topics.function(self._platform, request.name))
+                    reply = Reply(change=await self._functions.delete(request.name))
                 case "list", _:
-                    return Reply(functions=tuple(await self._functions.list()))
+                    reply = Reply(functions=tuple(await self._functions.list()))
                 case _:
-                    return Reply(error=f"no such request: {verb}")
+                    reply = Reply(error=f"no such request: {verb}")
         except (BridgeError, CorruptPayload) as exc:
-            return Reply(error=str(exc))
+            reply = Reply(error=str(exc))
+        log.info("a request is done", verb=verb, function=name, change=reply.change, error=reply.error)
+        await self._broker.publish(topics.reply(request.id), codec.encode(reply))
 
     async def _create(self, function: Function) -> Reply:
-        change, deployed = await self._functions.create(function, await self._package(function))
-        # Kept after it is made: what is kept here, a bridge may make again without asking.
+        package = None
+        if function.package is not None:
+            value = await self._broker.get(function.package.topic)
+            if value is None:
+                raise PlatformFailed(self._platform, f"create {function.name}", "its package is not with the broker")
+            package = value.payload
+        change, deployed = await self._functions.create(function, package)
+        # Retained after it is created: a bridge may create a retained function again without a request.
         await self._broker.put(topics.function(self._platform, function.name), codec.encode(function))
         return Reply(change=change, functions=(deployed,))
 
-    async def _package(self, function: Function) -> bytes | None:
-        if function.package is None:
-            return None
-        found = await self._broker.get(function.package.topic)
-        if found is None:
-            raise PlatformFailed(self._platform, f"create {function.name}", "its package is not with the broker")
-        return found.payload
 
-    async def _delete(self, name: str) -> Reply:
-        # Forgotten before it is deleted: a bridge that meets its absence must not create it again.
-        await self._broker.delete(topics.function(self._platform, name))
-        return Reply(change=await self._functions.delete(name))
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    """Where the answer to a request of any schema goes."""
+class _RequestId(msgspec.Struct, frozen=True):
+    """The part of a request that can be read in every schema: its id, which names the topic of the reply."""
 
     id: str
-
-
-def _name(request: Request) -> str:
-    return request.function.name if request.function else request.name

@@ -1,4 +1,4 @@
-"""What a bridge needs of a FaaS platform. A new platform's author writes what `opened` of `PlatformModule` yields."""
+"""The interface between a bridge and a FaaS platform. A new platform implements `PlatformModule`."""
 
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
@@ -17,12 +17,12 @@ FunctionsT = TypeVar("FunctionsT", bound="Functions | None")
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """How far a run of a function has got.
+    """A state of a function's run, as its platform tells it.
 
     Attributes:
-        id: the platform's name for the run.
+        id: the platform's id of the run.
         state: `accepted` by the platform, `running` (training has begun), `succeeded` (the update is published).
-        cold: whether the function had to be started for it; None: not known.
+        cold: whether the platform had to start the function for this run; None: not known.
     """
 
     id: str
@@ -31,11 +31,11 @@ class Activation:
 
 
 class Platform(Protocol):
-    """What runs tasks: all that the runner needs.
+    """Runs tasks. The runner needs nothing else of a platform.
 
     Attributes:
-        name: the level of the task topics, `fl.tasks.<name>.<client>`.
-        concurrency: how many invocations may be under way at once.
+        name: name of the platform: the level of the task topics, `fl.tasks.<name>.<client>`.
+        concurrency: how many invocations may be in progress at once.
     """
 
     @property
@@ -45,59 +45,66 @@ class Platform(Protocol):
     def concurrency(self) -> int: ...  # noqa: D102
 
     def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Run the client's function for a task, as far as the platform can follow it.
+        """Run the client's function for a task, and follow the run as far as the platform can.
 
-        Yields what is known of the run, each state once; after `succeeded` the update is with the broker. A platform
-        that can't tell how a run ends (Pub/Sub) yields `accepted` and no more: what the function itself reports on its
-        topic, the runner hears. Closing the generator early gives the run up.
+        Yields each state of the run once. `succeeded` means that the update is with the broker. A platform that can't
+        tell how a run ends (Pub/Sub) yields only `accepted`: the runner receives the function's own reports as well.
+        To close the generator early gives the run up.
+
+        Args:
+            task: the task to run.
+            attempt: number of the attempt, from 1.
 
         Raises:
-            InvocationFailed: it did not come to its end; the subclass tells whether it began.
-            PlatformDenied: the credentials are refused.
+            InvocationFailed: the run did not succeed; the subclass tells whether it began.
+            PlatformDenied: the platform refuses the credentials.
         """
 
 
 class Functions(Protocol):
-    """The functions of a platform: created, deleted and listed through its bridge."""
+    """Creates, deletes and lists the functions of a platform."""
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
-        """Bring a function to what it should be, and wait until it can be invoked; harmless to do again.
+        """Create or update a function, and wait until it can be invoked. Idempotent.
 
         Args:
-            function: what it should be; its `fabric` and `digest` are kept with it on the platform.
-            package: the content of `function.package`.
+            function: the function as it should be. The platform keeps its `fabric` and `digest` with it.
+            package: the content of `function.package`; None if it names none.
+
+        Returns:
+            What was changed, and the function as the platform has it now.
 
         Raises:
-            PlatformFailed: it could not be done; a function of that name that is not ours is left alone.
-            PlatformDenied: the credentials are refused.
-            SecretMissing: a secret that the function needs is not here.
+            PlatformFailed: it could not be done. A function of that name that is not ours is left alone.
+            PlatformDenied: the platform refuses the credentials.
+            SecretMissing: this bridge lacks a secret that the function needs.
         """
 
     async def delete(self, name: str) -> Change:
-        """Delete a function of ours and what belongs to it; `absent` if there was none.
+        """Delete a function of ours and what belongs to it. Returns `absent` if it does not exist.
 
         Raises:
-            PlatformFailed: it could not be done, or the function is somebody else's.
-            PlatformDenied: the credentials are refused.
+            PlatformFailed: it could not be done, or the function is not ours.
+            PlatformDenied: the platform refuses the credentials.
         """
 
     async def list(self) -> list[Deployed]:
-        """Every function there, ours and those of others.
+        """All functions on the platform, ours and others.
 
         Raises:
             PlatformFailed: it could not be done.
-            PlatformDenied: the credentials are refused.
+            PlatformDenied: the platform refuses the credentials.
         """
 
 
 class ManagedPlatform(Platform, Protocol):
-    """A platform as a bridge runs it: `BasePlatform` has all of this but `invoke` and `run_s`.
+    """A platform that a bridge can run. `BasePlatform` implements everything but `invoke` and `run_s`.
 
     Attributes:
-        per_minute: how many invocations the platform takes in a minute; 0: it does not say.
-        start_s: how long after `accepted` a function must have reported that it trains.
-        run_s: how long after that it must be done.
-        functions: what creates them; None where clients need no function of their own.
+        per_minute: how many invocations the platform accepts in a minute; 0: no limit is known.
+        start_s: seconds from `accepted` until a function must report that it trains.
+        run_s: seconds after that report until the run must end.
+        functions: creates, deletes and lists functions; None if clients need no function of their own.
     """
 
     @property
@@ -113,15 +120,15 @@ class ManagedPlatform(Platform, Protocol):
     def functions(self) -> Functions | None: ...  # noqa: D102
 
     async def serve(self) -> None:
-        """What else the bridge does for this platform: returns when there is nothing (more) to do, or is cancelled."""
+        """Do the platform's own background work until it is done, or until cancelled."""
 
 
 class BasePlatform(Generic[SettingsT, FunctionsT]):
-    """A platform made of its settings and its functions; subclasses add `run_s` and `invoke`. See `ManagedPlatform`.
+    """Base of a `ManagedPlatform`, made of its settings and its functions. Subclasses add `run_s` and `invoke`.
 
     Args:
-        settings: say what it is called and how much it may do at once.
-        functions: creates, deletes and lists them; None where clients need no function of their own.
+        settings: the platform's settings.
+        functions: creates, deletes and lists functions; None if clients need no function of their own.
     """
 
     def __init__(self, settings: SettingsT, functions: FunctionsT) -> None:
@@ -130,47 +137,49 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
 
     @property
     def name(self) -> str:
-        """See `Platform`."""
+        """Implements `Platform.name`."""
         return self.settings.name
 
     @property
     def concurrency(self) -> int:
-        """See `Platform`."""
+        """Implements `Platform.concurrency`."""
         return self.settings.concurrency
 
     @property
     def per_minute(self) -> int:
-        """See `ManagedPlatform`."""
+        """Implements `ManagedPlatform.per_minute`."""
         return 0
 
     @property
     def start_s(self) -> float:
-        """See `ManagedPlatform`."""
+        """Implements `ManagedPlatform.start_s`."""
         return self.settings.start_s
 
     async def serve(self) -> None:
-        """Nothing else; see `ManagedPlatform`."""
+        """Implements `ManagedPlatform.serve`: there is no background work."""
 
 
 class PlatformModule(Protocol):
-    """What the module of a platform offers.
+    """The module of a platform.
 
     Attributes:
-        Settings: the platform's part of a bridge's file.
+        Settings: the platform's settings, read from the bridge's file.
     """
 
     Settings: type[PlatformSettings]
 
-    def opened(self, settings: Any, vault: SecretStore, broker: Broker) -> AbstractAsyncContextManager[ManagedPlatform]:
-        """The platform, until the end of the block. One that is out of reach now is no error: it may come back.
+    def opened(
+        self, settings: Any, secrets: SecretStore, broker: Broker
+    ) -> AbstractAsyncContextManager[ManagedPlatform]:
+        """Open the platform until the end of the block. It may be out of reach at the start.
 
         Args:
-            settings: of the package's `Settings`.
-            vault: holds the secrets that the settings and functions name.
-            broker: where the bridge's events come from and go to.
+            settings: an instance of `Settings`.
+            secrets: holds the secrets that the settings and the functions name.
+            broker: the bridge's connection.
 
         Raises:
-            BadSettings: a setting can't be used.
-            SecretMissing: a secret that the settings name is not here.
+            BadSettings: a setting is invalid.
+            SecretMissing: this bridge lacks a secret that the settings name.
             PlatformDenied: the platform refuses the credentials.
         """

@@ -1,6 +1,7 @@
-"""The table of platforms. The command line, deploying and packaging go by it; a new platform is a folder and a row.
+"""The table of platforms, used by the command line, by deployment and by packaging.
 
-Another distribution adds a row by an entry point of the group `fedkeeper.platforms` whose value is a `Kind`:
+A new platform is a folder and a row in this table. Another distribution adds a row with an entry point of the group
+`fedkeeper.platforms` whose value is a `Kind`:
 
     [project.entry-points."fedkeeper.platforms"]
     lambda = "acme_lambda:KIND"
@@ -19,22 +20,22 @@ from broker.topics import checked_id
 GROUP: Final = "fedkeeper.platforms"
 
 RELAY: Final = "relay"
-"""No platform, but a command beside theirs: `fedkeeper bridge relay`."""
+"""A command beside those of the platforms, `fedkeeper bridge relay`, so no platform may have this name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """A kind of platform. Nothing is imported before it is used.
+    """A kind of platform. Its module is imported on first use.
 
     Attributes:
-        name: of the kind, in `fedkeeper bridge NAME`, `fedkeeper package NAME` and the `kind` of a fabric file.
-        module: has its `Settings` and `opened`; see `bridges.platform.PlatformModule`.
+        name: name of the kind, in `fedkeeper bridge NAME`, `fedkeeper package NAME` and `kind` of a deployment file.
+        module: name of its module, a `bridges.platform.PlatformModule`.
         about: one line of help.
-        extra: of FedKeeper, which installs the libraries that it needs; empty: none.
-        files: the package whose files are added to the function's code to make an archive; empty: there is no archive.
-        requirements: where the archive lists what must be installed.
-        sends_archive: whether a function is made from that archive, if a fabric file does not say otherwise.
-        has_functions: whether clients there have functions, which `fedkeeper deploy` makes.
+        extra: the extra of FedKeeper that installs the libraries it needs; empty: it needs none.
+        files: the package whose files complete the archive of a function's code; empty: there is no archive.
+        requirements: path of the requirements file in that archive.
+        sends_archive: whether a function is created from the archive, unless a deployment file says otherwise.
+        has_functions: whether clients need functions of their own, which `fedkeeper deploy` creates.
     """
 
     name: str
@@ -47,11 +48,11 @@ class Kind:
     has_functions: bool = True
 
     def load(self) -> PlatformModule:
-        """Import the platform's module, and with it the libraries that it needs.
+        """Import the platform's module, and the libraries that it needs.
 
         Raises:
-            LibraryMissing: one of them is not installed.
-            BadPlatform: the module does not offer what a platform must.
+            LibraryMissing: a library is not installed.
+            BadPlatform: the module is not a `bridges.platform.PlatformModule`.
         """
         try:
             module = import_module(self.module)
@@ -79,7 +80,7 @@ KINDS: Final = (
         about="OpenFaaS: a gateway on a cluster, on faasd, or on a Jetson board.",
         extra="openfaas",
         files="client_fn.packages.openfaas",
-        # Its functions are images, which are built from the archive.
+        # A function is an image, which the operator builds from the archive.
         sends_archive=False,
     ),
     Kind(
@@ -88,7 +89,7 @@ KINDS: Final = (
         about="Apache OpenWhisk: triggers and actions of one namespace.",
         extra="openwhisk",
         files="client_fn.packages.openwhisk",
-        # Beside the code it would be installed anew at every cold start.
+        # A requirements file beside the code would be installed again at every cold start.
         requirements="image/requirements.txt",
     ),
     Kind(
@@ -103,23 +104,23 @@ KINDS: Final = (
 
 
 def known() -> tuple[Kind, ...]:
-    """Every kind of platform: ours, then those that other distributions add, by name.
+    """All kinds of platforms: ours first, then those that other distributions add, sorted by name.
 
     Raises:
-        BadPlatform: one that another distribution adds can't be used.
+        BadPlatform: a kind that another distribution adds is invalid.
     """
-    added = {point.name: _added(point) for point in entry_points(group=GROUP)}
+    added = {point.name: _load(point) for point in entry_points(group=GROUP)}
     return (*KINDS, *(added[name] for name in sorted(added)))
 
 
 def find(name: str) -> Kind:
-    """The kind of that name.
+    """The kind of platform with this name.
 
     Raises:
-        UnknownPlatform: there is none.
-        BadPlatform: one that another distribution adds can't be used.
+        UnknownPlatform: no kind has this name.
+        BadPlatform: a kind that another distribution adds is invalid.
     """
-    # Ours first: what another distribution adds must not get in the way of them.
+    # Ours first: an invalid entry point of another distribution must not break our own platforms.
     for kind in KINDS:
         if kind.name == name:
             return kind
@@ -129,7 +130,7 @@ def find(name: str) -> Kind:
     return kinds[name]
 
 
-def _added(point: EntryPoint) -> Kind:
+def _load(point: EntryPoint) -> Kind:
     try:
         kind = point.load()
     except (ImportError, AttributeError) as exc:

@@ -1,4 +1,4 @@
-"""Says that a bridge is there, so that the server counts on its clients."""
+"""Announces that a bridge is running, so that the server invites its clients."""
 
 import asyncio
 import contextlib
@@ -18,36 +18,50 @@ from broker.messages.register import Presence
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 5.0
+"""Seconds between two announcements."""
+
 GOODBYE_S: Final = 1.0
+"""How long a bridge that ends tries to announce it. Seconds."""
 
 
 def will(platform: str) -> Will:
-    """What a broker that can shall say for a bridge that vanishes."""
+    """The will of a bridge: if its connection is lost, the broker publishes that the bridge is gone, where it can."""
     gone = Presence(bridge=bridge_id(platform), platform=platform, every_s=EVERY_S, gone=True)
     return Will(topics.presence(gone.platform, gone.bridge), codec.encode(gone))
 
 
 def bridge_id(platform: str, host: str | None = None) -> str:
-    """A bridge's name: the same whenever it starts on this machine, and another on every other."""
+    """The id of a platform's bridge on a machine: the same after a restart, different on every other machine.
+
+    Args:
+        platform: name of the platform.
+        host: name of the machine; None: this one.
+    """
     digest = hashlib.sha256((host or socket.gethostname()).encode()).hexdigest()
     return f"{platform[:31]}-{digest[:8]}"
 
 
 async def announce(broker: Broker, platform: str, *, every_s: float = EVERY_S) -> None:
-    """Say so until cancelled, and then goodbye."""
-    here = Presence(bridge=bridge_id(platform), platform=platform, every_s=every_s)
+    """Announce the bridge again and again until cancelled, and then that it is gone.
+
+    Args:
+        broker: the connection.
+        platform: name of the bridge's platform.
+        every_s: seconds between two announcements.
+    """
+    presence = Presence(bridge=bridge_id(platform), platform=platform, every_s=every_s)
     try:
         while True:
-            await _say(broker, here)
+            await _put(broker, presence)
             await asyncio.sleep(every_s)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
-                await _say(broker, msgspec.structs.replace(here, gone=True))
+                await _put(broker, msgspec.structs.replace(presence, gone=True))
 
 
-async def _say(broker: Broker, presence: Presence) -> None:
+async def _put(broker: Broker, presence: Presence) -> None:
     try:
         await broker.put(topics.presence(presence.platform, presence.bridge), codec.encode(presence))
     except BrokerError as exc:
-        log.warning("nobody hears that this bridge is there", error=str(exc))
+        log.warning("the bridge's presence did not reach the broker", error=str(exc))

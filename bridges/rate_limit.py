@@ -7,35 +7,30 @@ from collections.abc import Callable
 from typing import Final
 
 WINDOW_S: Final = 61.0
-"""Platforms count by the minute; a second more allows for clocks that disagree on when it begins."""
+"""Platforms count by the minute. One second more allows for clocks that disagree on when a minute begins."""
 
 
 class RateLimiter:
-    """At most so many turns within any minute, first come first served.
+    """Lets a limited number of calls start within any minute, in the order in which they ask.
 
     Args:
-        per_minute: tells how many at the moment; 0: as many as come.
-        clock: seconds, increasing.
+        per_minute: returns the current limit; 0: no limit.
+        clock: returns a time in seconds that never goes back.
     """
 
     def __init__(self, per_minute: Callable[[], int] = int, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute
         self._clock = clock
         self._starts: deque[float] = deque()
-        self._line = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    async def turn(self) -> None:
-        """Return when the next invocation may start."""
-        async with self._line:
-            await asyncio.sleep(self.wait_s())
+    async def acquire(self) -> None:
+        """Return when the next call may start."""
+        async with self._lock:
+            now_s, limit, wait_s = self._clock(), self._per_minute(), 0.0
+            while self._starts and self._starts[0] <= now_s - WINDOW_S:
+                self._starts.popleft()
+            if limit and len(self._starts) >= limit:
+                wait_s = self._starts[-limit] + WINDOW_S - now_s
+            await asyncio.sleep(wait_s)
             self._starts.append(self._clock())
-
-    def wait_s(self) -> float:
-        """How long the next turn has to wait; forgets turns that count no longer."""
-        now_s = self._clock()
-        while self._starts and self._starts[0] <= now_s - WINDOW_S:
-            self._starts.popleft()
-        most = self._per_minute()
-        if not most or len(self._starts) < most:
-            return 0.0
-        return self._starts[-most] + WINDOW_S - now_s

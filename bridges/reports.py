@@ -1,4 +1,4 @@
-"""What functions themselves say of their tasks: heard from their topics, whatever their platform knows."""
+"""The reports of functions: what a function itself says of its task, whatever its platform knows."""
 
 import asyncio
 import contextlib
@@ -20,58 +20,59 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """The platform has told all it knows of a run.
+class PlatformDone:
+    """The platform will tell no more of a run.
 
     Attributes:
-        failure: why the run did not come to its end, if it did not.
+        failure: why the invocation failed; None: the platform reported no failure.
     """
 
     failure: InvocationFailed | None = None
 
 
-Heard = Activation | Report | Ended
+RunEvent = Activation | Report | PlatformDone
+"""An event of a run: `Activation` and `PlatformDone` come from the platform, `Report` from the function."""
 
 
 class Reports:
-    """The reports of one platform's functions, handed to whoever waits for them.
+    """Receives the reports of one platform's functions.
 
     Args:
-        broker: where functions retain their reports.
-        platform: whose functions.
+        broker: the connection; functions retain their reports there.
+        platform: name of the platform.
     """
 
     def __init__(self, broker: Broker, platform: str) -> None:
         self._broker = broker
         self._platform = platform
-        self._waiting: dict[str, asyncio.Queue[Heard]] = {}
+        self._queues: dict[str, asyncio.Queue[RunEvent]] = {}
 
     @contextlib.contextmanager
-    def about(self, task_id: str) -> Iterator[asyncio.Queue[Heard]]:
-        """A queue of what is reported of a task, until the end of the block."""
-        queue: asyncio.Queue[Heard] = asyncio.Queue()
-        self._waiting[task_id] = queue
+    def queue_for(self, task_id: str) -> Iterator[asyncio.Queue[RunEvent]]:
+        """A queue that receives each new report of a task until the end of the block."""
+        queue: asyncio.Queue[RunEvent] = asyncio.Queue()
+        self._queues[task_id] = queue
         try:
             yield queue
         finally:
-            del self._waiting[task_id]
+            del self._queues[task_id]
 
     async def last(self, task: RoundTask) -> Report | None:
-        """What the client's function said last of this very task."""
-        found = await self._broker.get(topics.report(self._platform, task.client_id))
-        report = None if found is None else _decoded(found.topic, found.payload)
+        """The last report of a task; None if its client's function has reported nothing of this task."""
+        value = await self._broker.get(topics.report(self._platform, task.client_id))
+        report = None if value is None else _decode(value.topic, value.payload)
         return report if report is not None and report.id == task.id else None
 
     async def follow(self) -> None:
-        """Listen for ever."""
+        """Put each new report into the queue of its task, until cancelled."""
         async with self._broker.watch(topics.report(self._platform, topics.ANY)) as values:
             async for value in values:
-                report = None if isinstance(value, Deleted) else _decoded(value.topic, value.payload)
-                if report is not None and report.id in self._waiting:
-                    self._waiting[report.id].put_nowait(report)
+                report = None if isinstance(value, Deleted) else _decode(value.topic, value.payload)
+                if report is not None and report.id in self._queues:
+                    self._queues[report.id].put_nowait(report)
 
 
-def _decoded(topic: str, payload: bytes) -> Report | None:
+def _decode(topic: str, payload: bytes) -> Report | None:
     try:
         return codec.decode(Report, payload)
     except DecodeError as exc:

@@ -1,4 +1,4 @@
-"""What the settings of every platform have in common."""
+"""The settings that every platform has."""
 
 import msgspec
 
@@ -9,15 +9,15 @@ from broker.topics import checked_id
 
 
 class PlatformSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The fields that each platform's `Settings` extends; unknown keys are refused.
+    """Base of each platform's `Settings`. Unknown keys are refused.
 
     Attributes:
-        name: of the platform: the level of the task topics, `fl.tasks.<name>.<client>`; one for each bridge.
-        concurrency: how many tasks may be under way at once.
-        start_s: how long a function may take until it reports that it trains, its cold start included.
+        name: name of the platform: the level of the task topics, `fl.tasks.<name>.<client>`. Each bridge has its own.
+        concurrency: how many tasks may be in progress at once.
+        start_s: seconds until a function must report that it trains, its cold start included.
 
     Raises:
-        BadSettings: the name is no id.
+        BadSettings: the name is not a valid id.
     """
 
     name: str
@@ -29,11 +29,11 @@ class PlatformSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def check_id(field: str, value: str) -> None:
-    """Check that a field's value can be a level of a topic.
+    """Check that a setting can be a level of a topic.
 
     Args:
-        field: its name, for the error.
-        value: what the file says.
+        field: name of the setting, for the error.
+        value: value of the setting.
 
     Raises:
         BadSettings: it can't.

@@ -1,4 +1,4 @@
-"""Counts each client's invocations, failures and cold starts, and writes the counts down once a second."""
+"""Counts each client's invocations, failures and cold starts, and retains the counts on the broker once a second."""
 
 import asyncio
 import contextlib
@@ -18,32 +18,37 @@ from broker.messages.register import ClientStats
 log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""What a bridge that dies has counted since it last wrote is forgotten: counts are for people to look at."""
+"""Seconds between two writes. A bridge that dies loses the counts since its last write: they are only for people."""
 
 _FAILURES: Final = frozenset({"failed", "dead"})
 _RUNS: Final = frozenset({"accepted", "running", "succeeded", "failed", "dead"})
 
 
 class StatsRecorder:
-    """One bridge's counts.
+    """The counts of one platform's clients.
 
     Args:
-        broker: keeps them.
-        platform: whose clients they are about.
+        broker: the connection; it retains the counts.
+        platform: name of the platform.
     """
 
     def __init__(self, broker: Broker, platform: str) -> None:
         self._broker = broker
         self._platform = platform
-        self._known: dict[str, ClientStats] = {}
-        self._fresh: dict[str, list[tuple[Invocation, float]]] = {}
+        self._stats: dict[str, ClientStats] = {}
+        self._pending: dict[str, list[tuple[Invocation, float]]] = {}
 
-    def note(self, invocation: Invocation, now_s: float) -> None:
-        """Count something that happened."""
-        self._fresh.setdefault(invocation.client, []).append((invocation, now_s))
+    def add(self, invocation: Invocation, now_s: float) -> None:
+        """Count an invocation; `flush` writes it.
 
-    async def write(self) -> None:
-        """Write down what is new for ever, and a last time at the end."""
+        Args:
+            invocation: one outcome of a client's invocation.
+            now_s: the time, in seconds since the epoch.
+        """
+        self._pending.setdefault(invocation.client, []).append((invocation, now_s))
+
+    async def flush_periodically(self) -> None:
+        """Write what is new once a second until cancelled, and a last time then."""
         try:
             while True:
                 await asyncio.sleep(EVERY_S)
@@ -54,43 +59,47 @@ class StatsRecorder:
                     await self.flush()
 
     async def flush(self) -> None:
-        """Write down what is new."""
-        fresh, self._fresh = self._fresh, {}
-        for client, events in fresh.items():
+        """Write what is new. What can't be written is logged and forgotten."""
+        pending, self._pending = self._pending, {}
+        for client, invocations in pending.items():
             try:
-                tally = self._known.get(client) or await self._read(client)
-                for invocation, now_s in events:
-                    tally = counted(tally, invocation, now_s)
-                if tally is not None:
-                    self._known[client] = tally
-                    await self._broker.put(topics.client_stats(self._platform, client), codec.encode(tally))
+                stats = self._stats.get(client) or await self._read(client)
+                for invocation, now_s in invocations:
+                    stats = with_invocation(stats, invocation, now_s)
+                if stats is not None:
+                    self._stats[client] = stats
+                    await self._broker.put(topics.client_stats(self._platform, client), codec.encode(stats))
             except BrokerError as exc:
-                log.warning("a client's counts are not written down", client=client, error=str(exc))
+                log.warning("a client's counts are not written", client=client, error=str(exc))
 
     async def _read(self, client: str) -> ClientStats | None:
-        found = await self._broker.get(topics.client_stats(self._platform, client))
+        value = await self._broker.get(topics.client_stats(self._platform, client))
         try:
-            return None if found is None else codec.decode(ClientStats, found.payload)
+            return None if value is None else codec.decode(ClientStats, value.payload)
         except DecodeError as exc:
             log.warning("unreadable counts; beginning anew", client=client, error=str(exc))
             return None
 
 
-def counted(before: ClientStats | None, invocation: Invocation, now_s: float) -> ClientStats:
-    """The tally with one more thing that happened; each run counts once, however much is heard of it."""
+def with_invocation(stats: ClientStats | None, invocation: Invocation, now_s: float) -> ClientStats:
+    """A client's stats with one more invocation. Each run counts once, however many outcomes it has.
+
+    Args:
+        stats: the stats so far; None if the client has none.
+        invocation: one outcome of a run.
+        now_s: the time, in seconds since the epoch.
+    """
     run = f"{invocation.job}.{invocation.round}.{invocation.attempt}"
-    tally = before or ClientStats(
-        client=invocation.client, platform=invocation.platform, state="accepted", seen_s=now_s
-    )
-    first = invocation.outcome in _RUNS and tally.run != run
+    stats = stats or ClientStats(client=invocation.client, platform=invocation.platform, state="accepted", seen_s=now_s)
+    is_new_run = invocation.outcome in _RUNS and stats.run != run
     return msgspec.structs.replace(
-        tally,
+        stats,
         platform=invocation.platform,
         state=invocation.outcome,
         seen_s=now_s,
-        invocations=tally.invocations + first,
-        failures=tally.failures + (invocation.outcome in _FAILURES),
-        cold=tally.cold + (invocation.outcome == "running" and invocation.cold is True),
-        activation=invocation.activation or tally.activation,
-        run=run if first else tally.run,
+        invocations=stats.invocations + is_new_run,
+        failures=stats.failures + (invocation.outcome in _FAILURES),
+        cold=stats.cold + (invocation.outcome == "running" and invocation.cold is True),
+        activation=invocation.activation or stats.activation,
+        run=run if is_new_run else stats.run,
     )

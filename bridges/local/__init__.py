@@ -1,6 +1,6 @@
-"""The `local` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`.
+"""The `local` platform: worker processes on this machine.
 
-It has no `functions.py`, since its workers serve every client, and no `api.py`: `pool.py` starts them itself.
+It has no `functions.py`, because a worker serves every client, and no `api.py`, because `pool.py` starts the workers.
 """
 
 from bridges.local.platform import LocalPlatform, opened

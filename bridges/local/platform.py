@@ -1,6 +1,6 @@
-"""Worker processes on this machine: any of them trains for any client.
+"""Worker processes on this machine. Each worker can train for any client.
 
-A worker gets its next task as soon as it has trained, while it still publishes the last one's update.
+A worker gets its next task as soon as it has trained, while it still publishes the update of the last one.
 """
 
 import asyncio
@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from bridges.errors import InvocationFailed
-from bridges.local.pool import Pool, started
+from bridges.local.pool import Pool, open_pool
 from bridges.local.settings import Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
@@ -20,8 +20,8 @@ class LocalPlatform(BasePlatform[Settings, None]):
     """The workers of this machine. Use it as `async with opened(...) as platform`.
 
     Args:
-        settings: of the bridge.
-        functions: None: clients need no function of their own.
+        settings: the platform's settings.
+        functions: always None: clients need no function of their own.
         pool: the workers.
     """
 
@@ -31,11 +31,15 @@ class LocalPlatform(BasePlatform[Settings, None]):
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.ManagedPlatform`."""
+        """Implements `ManagedPlatform.run_s`."""
         return self.settings.run_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Have an idle worker train and publish; see `bridges.platform.Platform`."""
+        """Implements `Platform.invoke`: an idle worker trains and publishes the update.
+
+        Raises:
+            InvocationFailed: the worker reports a failure, or its process has ended.
+        """
         worker = await self._pool.take()
         reports = worker.send(task, attempt)
         activation, is_ours = f"{worker.name}-{worker.count}", True
@@ -54,7 +58,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
                     case _:
                         raise InvocationFailed(report.reason, retryable=report.retryable, activation=activation)
         except (GeneratorExit, asyncio.CancelledError):
-            # Given up: whoever asked no longer waits, and a training can't be interrupted.
+            # The run is given up. A training can't be interrupted, so the worker is killed.
             if is_ours:
                 self._pool.replace(worker)
                 is_ours = False
@@ -66,7 +70,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[LocalPlatform]:  # noqa: ARG001 (every platform's)
-    """Warm workers; see `bridges.platform.PlatformModule`. They have connections of their own to the broker."""
-    async with started(settings) as pool:
+async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> AsyncIterator[LocalPlatform]:  # noqa: ARG001 (every platform's)
+    """Implements `PlatformModule.opened`. The workers have their own connections to the broker."""
+    async with open_pool(settings) as pool:
         yield LocalPlatform(settings, None, pool)

@@ -1,18 +1,18 @@
-"""What an operator says of the workers on this machine."""
+"""The settings of the bridge to worker processes on this machine."""
 
 from bridges.settings import PlatformSettings
 from broker.support.validation import AtLeastOne, Positive
 
 
 class Settings(PlatformSettings, frozen=True, kw_only=True):
-    """A bridge to worker processes on its own machine.
+    """The settings of the local platform.
 
     Attributes:
-        broker: address of the broker that the workers fetch models from and publish updates to.
-        workers: how many processes.
-        concurrency: two for each worker are right: one that it trains for, and one that is next.
-        device: what they train on, as torch names it.
-        run_s: how long a worker may train.
+        broker: address of the broker, for the workers' models and updates.
+        workers: number of worker processes.
+        concurrency: how many tasks may be in progress at once. Two per worker are right: one trains, one is next.
+        device: the device to train on, as torch names it.
+        run_s: how long a worker may train on one task. Seconds.
     """
 
     broker: str

@@ -152,12 +152,12 @@ async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api
         BadSettings: the address or the certificates can't be used.
         SecretMissing: the password is not here.
     """
-    url = endpoint.checked("gateway", settings.gateway, "with `username` and `password` apart")
+    url = endpoint.parse_url("gateway", settings.gateway, "with `username` and `password` apart")
     auth = httpx.BasicAuth(settings.username, vault.value(settings.password)) if settings.password else None
     # How long an answer may take is up to each call; compressed ones could be of any size.
     timeout, headers = httpx.Timeout(None, connect=CONNECT_S, write=WRITE_S), {"Accept-Encoding": "identity"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-    trust = endpoint.trusted(settings.ca_file)
+    trust = endpoint.ssl_context(settings.ca_file)
     async with httpx.AsyncClient(base_url=url, verify=trust, timeout=timeout, limits=limits, headers=headers) as http:
         yield Api(settings, http, auth)
 

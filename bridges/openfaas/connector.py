@@ -71,7 +71,7 @@ class Connector:
 
     def serving(self, topic: str) -> str | None:
         """The function of somebody else's that asked for a client's tasks."""
-        found = annotations.serving(topic, self._known)
+        found = annotations.function_for(topic, self._known)
         return None if found is None else found.url
 
     async def rebuild(self) -> None:
@@ -124,7 +124,7 @@ class Connector:
             async with self.broker.subscribe(topic, durable=durable, start="new", prefetch=1) as deliveries:
                 async for delivery in deliveries:
                     name = f"{durable}.{delivery.sequence}"
-                    with self._in_flight.working(name, delivery):
+                    with self._in_flight.track(name, delivery):
                         await self._hand_over(function, delivery, name)
         except (BadTopic, Denied, Unsupported) as exc:
             # Somebody's annotation is no reason to end the bridge.

@@ -143,10 +143,10 @@ async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api
         SecretMissing: the namespace's key is not here.
     """
     user, password = _key(settings, vault)
-    url = endpoint.checked("host", settings.host, "without the key")
+    url = endpoint.parse_url("host", settings.host, "without the key")
     if url.scheme == "http" and url.host not in endpoint.LOOPBACK:
         log.warning("the namespace's key travels in the clear; use https", host=settings.host)
-    base, trust = url.join(f"/api/v1/namespaces/{quoted(settings.namespace)}/"), endpoint.trusted(settings.ca_file)
+    base, trust = url.join(f"/api/v1/namespaces/{quoted(settings.namespace)}/"), endpoint.ssl_context(settings.ca_file)
     async with httpx.AsyncClient(base_url=base, auth=(user, password), timeout=REQUEST_S, verify=trust) as http:
         yield Api(settings, http)
 

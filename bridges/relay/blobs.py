@@ -1,4 +1,4 @@
-"""The models, optimizer states and packages that a site has of the backbone's: each crosses the link once."""
+"""The blobs (models, optimizer states, packages) that a site has of the backbone's. Each crosses the link once."""
 
 import asyncio
 import hashlib
@@ -17,17 +17,18 @@ from broker.messages.round import BlobRef, RoundTask
 log = structlog.get_logger(__name__)
 
 RECHECK_S: Final = 30.0
-"""For so long it is believed that the site still has a blob: its broker may have lost its store."""
+"""How long the relay relies on what the site had: the site's broker may lose its store. Seconds."""
 
 REMEMBERED: Final = 4096
+"""How many of the site's blobs are remembered."""
 
 
 class Blobs:
-    """What the site has, and what of it nobody there needs any more.
+    """Brings blobs to the site when they are needed, and drops them when they are not needed any more.
 
     Args:
-        backbone: where blobs come from.
-        site: where they are kept.
+        backbone: the broker that blobs come from.
+        site: the broker that retains their copies.
     """
 
     def __init__(self, backbone: Side, site: Side) -> None:
@@ -35,15 +36,18 @@ class Blobs:
         self._site = site
         self._loop = asyncio.get_running_loop()
         self._seen_s: OrderedDict[str, float] = OrderedDict()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # The topic of each job's models, with the last round that needs it.
         self._models: dict[str, dict[str, int]] = {}
+        # The topic of the last state of each job and client.
         self._states: dict[tuple[str, str], str] = {}
+        # The job and topic of each state that a newer one has replaced.
         self._stale: list[tuple[str, str]] = []
 
-    async def for_task(self, task: RoundTask) -> None:
-        """Return when the site has what a task names, as far as the backbone has it."""
-        named = self._models.setdefault(task.job, {})
-        named[task.model.topic] = max(task.round, named.get(task.model.topic, 0))
+    async def bring_for_task(self, task: RoundTask) -> None:
+        """Bring a task's model and optimizer state to the site, if the backbone has them."""
+        models = self._models.setdefault(task.job, {})
+        models[task.model.topic] = max(task.round, models.get(task.model.topic, 0))
         await self.bring(task.model)
         if task.state is not None:
             before = self._states.get((task.job, task.client_id), task.state.topic)
@@ -53,56 +57,61 @@ class Blobs:
             await self.bring(task.state)
 
     async def bring(self, blob: BlobRef) -> None:
-        """Return when the site has a blob; whoever asks for it meanwhile waits for the same transfer.
+        """Bring a blob to the site, unless the site has it. Concurrent calls for one blob share one transfer.
 
-        A blob that the backbone does not have, or has other bytes of, is left out: who needs it will say so.
+        A blob that the backbone does not have, or whose bytes have another digest, is left out: its user fails and
+        says so.
         """
-        if not _is_blob(blob.topic):
-            log.warning("this is no place for a blob", topic=blob.topic)
+        topic = blob.topic
+        if not _is_blob(topic):
+            log.warning("not the topic of a blob", topic=topic)
             return
-        async with self._turns.setdefault(blob.topic, asyncio.Lock()):
-            if self._loop.time() - self._seen_s.get(blob.topic, -RECHECK_S) >= RECHECK_S:
-                await self._fetch(blob)
+        async with self._locks.setdefault(topic, asyncio.Lock()):
+            if self._loop.time() - self._seen_s.get(topic, -RECHECK_S) < RECHECK_S:
+                return
+            if await self._site.get(topic) is None:
+                payload = await self._backbone.get(topic)
+                if payload is None or await digest(payload) != blob.sha256:
+                    log.warning("the backbone does not have this blob", topic=topic, other_bytes=payload is not None)
+                    return
+                await self._site.put(topic, payload)
+                log.info("blob is at the site", topic=topic, bytes=len(payload))
+            self._seen_s[topic] = self._loop.time()
+            self._seen_s.move_to_end(topic)
+            if len(self._seen_s) > REMEMBERED:
+                self._seen_s.popitem(last=False)
 
-    async def round_over(self, job: str, round_: int) -> None:
-        """Drop the models of rounds before that one, which stragglers may need still, and superseded states."""
+    async def drop_before(self, job: str, round_: int) -> None:
+        """Drop the models of a job's rounds before one, and its replaced optimizer states.
+
+        Args:
+            job: id of the job.
+            round_: number of the round that is over. Its model stays: stragglers may still need it.
+        """
         models = self._models.get(job, {})
-        for topic in [topic for topic, last in models.items() if last < round_]:
+        for topic in [topic for topic, last_round in models.items() if last_round < round_]:
             del models[topic]
-            await self._forget(topic)
+            await self._drop(topic)
         stale, self._stale = self._stale, [entry for entry in self._stale if entry[0] != job]
         for topic in [topic for owner, topic in stale if owner == job]:
-            await self._forget(topic)
+            await self._drop(topic)
 
-    async def job_over(self, job: str) -> None:
-        """Drop all of a job's."""
+    async def drop_job(self, job: str) -> None:
+        """Drop all models and optimizer states of a job."""
         await self._site.purge(topics.model(job, topics.ANY))
         await self._site.purge(topics.job_states(job))
         for topic in self._models.pop(job, {}):
             self._seen_s.pop(topic, None)
-        self._states = {who: topic for who, topic in self._states.items() if who[0] != job}
+        self._states = {owner: topic for owner, topic in self._states.items() if owner[0] != job}
         self._stale = [entry for entry in self._stale if entry[0] != job]
 
-    async def _fetch(self, blob: BlobRef) -> None:
-        if await self._site.get(blob.topic) is None:
-            payload = await self._backbone.get(blob.topic)
-            if payload is None or await digest(payload) != blob.sha256:
-                log.warning("the backbone does not have this blob", topic=blob.topic, other_bytes=payload is not None)
-                return
-            await self._site.put(blob.topic, payload)
-            log.info("blob is at the site", topic=blob.topic, bytes=len(payload))
-        self._seen_s[blob.topic] = self._loop.time()
-        self._seen_s.move_to_end(blob.topic)
-        if len(self._seen_s) > REMEMBERED:
-            self._seen_s.popitem(last=False)
-
-    async def _forget(self, topic: str) -> None:
+    async def _drop(self, topic: str) -> None:
         self._seen_s.pop(topic, None)
         await self._site.delete(topic)
 
 
 def _is_blob(topic: str) -> bool:
-    """Messages come from others: what they name must not make the relay copy, say, the client register."""
+    """Whether a topic belongs to a blob. A message may name any topic: the relay must not copy the client register."""
     try:
         return families.family_of(topic).relayed is Relayed.BLOB
     except BadTopic:
@@ -110,5 +119,5 @@ def _is_blob(topic: str) -> bool:
 
 
 async def digest(payload: bytes) -> str:
-    """SHA-256 of a payload that may be large, as hexadecimal digits."""
+    """SHA-256 of a payload as hexadecimal digits, computed in a thread because the payload may be large."""
     return (await asyncio.to_thread(hashlib.sha256, payload)).hexdigest()

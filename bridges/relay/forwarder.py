@@ -1,4 +1,4 @@
-"""Takes events from one broker and has each brought to the other; acknowledged is what is there."""
+"""Forwards events from one broker to the other. An event is acknowledged only after the other broker has it."""
 
 import asyncio
 import hashlib
@@ -16,24 +16,24 @@ from broker.errors import BrokerError, CorruptPayload
 
 log = structlog.get_logger(__name__)
 
-Carry = Callable[[Delivery, bytes], Awaitable[None]]
-"""Brings an event and its payload across; returns when it is there."""
+ForwardEvent = Callable[[Delivery, bytes], Awaitable[None]]
+"""Forwards an event and its payload; returns when the target has what it needs of them."""
 
 AGAIN_S: Final = 10.0
-"""When an event is tried again that the other broker has no room for, or that we may not publish there."""
+"""Delay before an event is tried again that the target has no room for, or does not let us publish. Seconds."""
 
 REMEMBERED: Final = 4096
-"""An acknowledgement may get lost with the link; what was brought across lately is known all the same."""
+"""How many forwarded events are remembered: an acknowledgement may get lost, and its event then comes again."""
 
 
 class Forwarder:
-    """Everything that goes in one direction; events of one topic stay in order.
+    """Forwards all events of one direction. Events of one topic stay in order.
 
     Args:
-        source: where events come from.
-        target: where they go.
-        group: where the work is done.
-        heartbeat_s: how often the source is told that events are still on their way.
+        source: the broker that events come from.
+        target: the broker that events go to.
+        group: runs the forwarding.
+        heartbeat_s: seconds between two extensions of the ack deadline of an event that is on its way.
     """
 
     def __init__(self, source: Side, target: Side, group: asyncio.TaskGroup, heartbeat_s: float) -> None:
@@ -41,63 +41,74 @@ class Forwarder:
         self._target = target
         self._group = group
         self._in_flight = InFlight(heartbeat_s)
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._across: OrderedDict[str, None] = OrderedDict()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._forwarded: OrderedDict[str, None] = OrderedDict()
 
-    async def beat(self) -> None:
-        """Tell the source for ever what is on its way, so that nothing comes again meanwhile."""
+    async def heartbeat(self) -> None:
+        """Extend the ack deadline of every event that is on its way, until cancelled."""
         await self._in_flight.heartbeat()
 
-    async def follow(
-        self, topic_filter: str, durable: str, carry: Carry, *, start: Start = "first", at_once: int
+    def start(
+        self, topic_filter: str, durable: str, forward: ForwardEvent, *, start: Start = "first", at_once: int
     ) -> None:
-        """Bring across what is and what will be published under a filter, until cancelled.
+        """Start to forward the events of a topic filter, in a task that ends with the group.
 
         Args:
-            topic_filter: of topics that are kept as events.
-            durable: the source remembers under this name what is done.
-            carry: see there.
-            start: where to begin when that name is new.
-            at_once: events on their way at the most.
+            topic_filter: matches topics that are kept as events.
+            durable: the source remembers under this name which events are acknowledged.
+            forward: forwards one event.
+            start: where to begin if the durable name is new.
+            at_once: how many events may be on their way at once.
         """
+        following = self._follow(topic_filter, durable, forward, start=start, at_once=at_once)
+        self._group.create_task(following, name=f"forward {durable}")
+
+    async def forward_unchanged(self, delivery: Delivery, payload: bytes) -> None:
+        """Publish an event as it is. Implements `ForwardEvent`."""
+        await self._target.publish(delivery.topic, payload, dedupe=fingerprint(delivery.topic, payload))
+
+    async def _follow(
+        self, topic_filter: str, durable: str, forward: ForwardEvent, *, start: Start, at_once: int
+    ) -> None:
         subscribed = self._source.broker.subscribe(topic_filter, durable=durable, start=start, prefetch=at_once)
         async with subscribed as deliveries:
             async for delivery in deliveries:
-                self._group.create_task(self._bring(delivery, carry), name=f"{durable}.{delivery.sequence}")
+                self._group.create_task(self._handle(delivery, forward), name=f"{durable}.{delivery.sequence}")
 
-    async def as_it_is(self, delivery: Delivery, payload: bytes) -> None:
-        """A `Carry`: publish it as it came."""
-        await self._target.publish(delivery.topic, payload, dedupe=fingerprint(delivery.topic, payload))
-
-    async def _bring(self, delivery: Delivery, carry: Carry) -> None:
-        name = f"{delivery.topic}#{delivery.sequence}"
-        if await self._in_flight.adopt_or_ack_duplicate(name, delivery):
+    async def _handle(self, delivery: Delivery, forward: ForwardEvent) -> None:
+        """Forward an event and acknowledge it, or ask for it again later."""
+        key = f"{delivery.topic}#{delivery.sequence}"
+        if await self._in_flight.adopt_or_ack_duplicate(key, delivery):
             return
-        with self._in_flight.working(name, delivery):
-            async with self._turns.setdefault(delivery.topic, asyncio.Lock()):
+        with self._in_flight.track(key, delivery):
+            async with self._locks.setdefault(delivery.topic, asyncio.Lock()):
                 try:
-                    await self._bring_once(name, delivery, carry)
+                    if key not in self._forwarded:
+                        await self._forward_readable(key, delivery, forward)
                 except BrokerError as exc:
-                    log.warning("an event can't be brought across now", topic=delivery.topic, error=str(exc))
-                    await self._in_flight[name].nak(AGAIN_S)
+                    log.warning("an event can't be forwarded now", topic=delivery.topic, error=str(exc))
+                    await self._in_flight[key].nak(AGAIN_S)
                 else:
-                    await self._in_flight[name].ack()
+                    await self._in_flight[key].ack()
 
-    async def _bring_once(self, name: str, delivery: Delivery, carry: Carry) -> None:
-        if name in self._across:
-            return
+    async def _forward_readable(self, key: str, delivery: Delivery, forward: ForwardEvent) -> None:
         try:
             payload = await self._source.read(delivery)
         except CorruptPayload as exc:
-            log.warning("an event that can't be read is left out", topic=delivery.topic, error=str(exc))
+            log.warning("an unreadable event is dropped", topic=delivery.topic, error=str(exc))
             return
-        await carry(delivery, payload)
-        self._target.reached_by(delivery)
-        self._across[name] = None
-        if len(self._across) > REMEMBERED:
-            self._across.popitem(last=False)
+        await forward(delivery, payload)
+        self._target.count_late(delivery)
+        self._forwarded[key] = None
+        if len(self._forwarded) > REMEMBERED:
+            self._forwarded.popitem(last=False)
 
 
 def fingerprint(topic: str, payload: bytes) -> str:
-    """An id by which a broker knows an event again: every copy of one has the same bytes."""
+    """A deduplication id for an event: every copy of the event has the same one.
+
+    Args:
+        topic: topic of the event.
+        payload: payload of the event.
+    """
     return hashlib.sha256(topic.encode() + b"\0" + payload).hexdigest()[:32]

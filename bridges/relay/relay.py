@@ -1,14 +1,14 @@
-"""A relay at work: what flows in which direction. A topic flows in one direction only, so nothing comes back.
+"""A relay: what it forwards, in which direction. Each topic is forwarded in one direction only, so nothing loops.
 
-Persist, then publish, then acknowledge: an event is acknowledged to the broker that it came from only after the other
-one has it. A relay that dies in between leaves it to the next one, and the copy that this may make is recognised.
+Persist, then publish, then acknowledge: an event is acknowledged to its source broker only after the target broker has
+it. If a relay dies in between, the next relay forwards the event again, and the target drops the copy.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import structlog
 
@@ -25,24 +25,35 @@ from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
+REQUESTS_AT_ONCE: Final = 4
+"""How many requests for functions, with their packages, may be on their way down at once."""
+
+SMALL_EVENTS_AT_ONCE: Final = 64
+"""How many of the other events may be on their way at once, per topic filter."""
+
 
 @dataclass(frozen=True, slots=True)
-class Crossed:
-    """Bytes of the payloads that went over the link to the backbone."""
+class LinkBytes:
+    """The payload bytes that crossed the link to the backbone.
+
+    Attributes:
+        down: from the backbone to the site.
+        up: from the site to the backbone.
+    """
 
     down: int
     up: int
 
 
 class Relay:
-    """Joins a site's broker to the backbone, as long as `run` runs.
+    """Joins a site's broker to the backbone while `run` runs.
 
     Args:
-        settings: see there; the connections are made already.
-        backbone: the broker of the FL server.
-        site: the site's own broker.
-        heartbeat_s: how often each broker is told that events are still on their way.
-        clock: seconds since the epoch.
+        settings: the relay's settings. The connections to both brokers are open already.
+        backbone: the connection to the FL server's broker.
+        site: the connection to the site's own broker.
+        heartbeat_s: seconds between two extensions of the ack deadline of an event that is on its way.
+        clock: returns the time in seconds since the epoch.
     """
 
     def __init__(
@@ -59,63 +70,62 @@ class Relay:
         self._clock = clock
         self._backbone = Side("backbone", backbone, settings.name, clock)
         self._site = Side("site", site, settings.name, clock)
-        self._told = Crossed(0, 0)
+        self._logged = LinkBytes(0, 0)
 
     @property
-    def crossed(self) -> Crossed:
-        """What crossed the link so far."""
-        return Crossed(self._backbone.received, self._backbone.sent)
+    def link_bytes(self) -> LinkBytes:
+        """The payload bytes that have crossed the link so far."""
+        return LinkBytes(self._backbone.received, self._backbone.sent)
 
     async def run(self) -> None:
-        """Relay until cancelled; events wait while one of the brokers is out of reach.
+        """Relay until cancelled. While a broker is out of reach, events wait.
 
         Raises:
             Disconnected: a broker was out of reach when the relay began to listen to it.
-            Denied: we may not listen to something.
+            Denied: a broker does not let the relay listen to a topic.
         """
         async with task_group() as group:
-            for name, work in self._work(group):
-                group.create_task(work, name=f"relay-{self._settings.name}.{name}")
+            self._start_downward(group)
+            self._start_upward(group)
 
-    def _work(self, group: asyncio.TaskGroup) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
-        backbone, site, platforms = self._backbone, self._site, self._settings.platforms
-        downward = Forwarder(backbone, site, group, self._heartbeat_s)
-        upward = Forwarder(site, backbone, group, self._heartbeat_s)
-        blobs, name = Blobs(backbone, site), self._settings.name
-        down = Down(name, downward, backbone, blobs, on_round=self._tell, clock=self._clock)
-        up = Up(upward, backbone, site, group)
-        yield "down.heartbeat", downward.beat()
-        yield "up.heartbeat", upward.beat()
-        # News first: tasks of rounds that are over need not be put down.
+    def _start_downward(self, group: asyncio.TaskGroup) -> None:
+        """Start to forward from the backbone to the site: progress, tasks, requests for functions."""
+        site, settings = self._settings.name, self._settings
+        forwarder = Forwarder(self._backbone, self._site, group, self._heartbeat_s)
+        blobs = Blobs(self._backbone, self._site)
+        down = Down(site, forwarder, self._backbone, blobs, on_round=self._log_link_bytes, clock=self._clock)
+        group.create_task(forwarder.heartbeat(), name=f"relay-{site}.down.heartbeat")
+        # Progress before tasks: the task of a round that is over is not forwarded.
         for subject in ("job", "round"):
-            yield f"down.{subject}", down.news(subject)
-        for platform in platforms:
-            yield f"down.tasks.{platform}", down.tasks(platform, self._settings.tasks_at_once)
-            yield f"down.requests.{platform}", down.requests(platform)
-        yield "up.updates", up.updates(self._settings.updates_at_once)
-        for durable, topic_filter in _logs(platforms):
-            yield f"up.{durable}", up.events(topic_filter, durable)
-        for topic_filter in _values(platforms):
-            yield f"up.{topic_filter}", up.values(topic_filter)
+            events, durable = topics.progress(topics.ANY, subject, topics.ANY), f"relay-{site}-{subject}"
+            forwarder.start(events, durable, down.forward_progress, start="new", at_once=SMALL_EVENTS_AT_ONCE)
+        for platform in settings.platforms:
+            # A queue has one durable. The relay uses the one that the platform's bridge would use on the backbone.
+            tasks, requests = topics.platform_tasks(platform), topics.fabric(platform, topics.ANY)
+            forwarder.start(tasks, f"bridge-{platform}", down.forward_task, at_once=settings.tasks_at_once)
+            forwarder.start(requests, f"fabric-{platform}", down.forward_request, at_once=REQUESTS_AT_ONCE)
 
-    def _tell(self, job: str, round_: int) -> None:
-        before, self._told = self._told, self.crossed
-        down, up = self._told.down - before.down, self._told.up - before.up
+    def _start_upward(self, group: asyncio.TaskGroup) -> None:
+        """Start to forward from the site to the backbone: updates, other events, retained values."""
+        site, settings = self._settings.name, self._settings
+        forwarder = Forwarder(self._site, self._backbone, group, self._heartbeat_s)
+        up = Up(self._backbone, self._site, group)
+        group.create_task(forwarder.heartbeat(), name=f"relay-{site}.up.heartbeat")
+        updates = topics.job_updates(topics.ANY)
+        forwarder.start(updates, "relay-updates", up.forward_update, at_once=settings.updates_at_once)
+        events = {"relay-replies": topics.reply(topics.ANY)}
+        for platform in settings.platforms:
+            events[f"relay-invocations-{platform}"] = topics.invocation(platform, topics.ANY)
+            events[f"relay-dead-{platform}"] = topics.dead(platform, topics.ANY)
+        for durable, topic_filter in events.items():
+            forwarder.start(topic_filter, durable, forwarder.forward_unchanged, at_once=SMALL_EVENTS_AT_ONCE)
+        for platform in settings.platforms:
+            for topic in (topics.presence, topics.client_stats, topics.report, topics.function):
+                topic_filter = topic(platform, topics.ANY)
+                group.create_task(up.copy_values(topic_filter), name=f"relay-{site}.up.{topic_filter}")
+
+    def _log_link_bytes(self, job: str, round_: int) -> None:
+        """Log the payload bytes that crossed the link since the last round that ended."""
+        before, self._logged = self._logged, self.link_bytes
+        down, up = self._logged.down - before.down, self._logged.up - before.up
         log.info("crossed the link", job=job, round=round_, site=self._settings.name, bytes_down=down, bytes_up=up)
-
-
-def _logs(platforms: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What comes up as events beside updates: a durable's name at the site, and a filter."""
-    yield "relay-replies", topics.reply(topics.ANY)
-    for platform in platforms:
-        yield f"relay-invocations-{platform}", topics.invocation(platform, topics.ANY)
-        yield f"relay-dead-{platform}", topics.dead(platform, topics.ANY)
-
-
-def _values(platforms: tuple[str, ...]) -> Iterator[str]:
-    """Filters of what comes up as retained values."""
-    for platform in platforms:
-        yield topics.presence(platform, topics.ANY)
-        yield topics.client_stats(platform, topics.ANY)
-        yield topics.report(platform, topics.ANY)
-        yield topics.function(platform, topics.ANY)

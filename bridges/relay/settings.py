@@ -1,4 +1,4 @@
-"""A relay's file."""
+"""The settings of a relay."""
 
 import msgspec
 
@@ -9,19 +9,21 @@ from broker.url import BrokerUrl
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A relay between the backbone and one site.
+    """The settings of a relay between the backbone and one site.
 
     Attributes:
-        name: of the site.
-        platforms: those whose bridges are connected to the site's broker; to no other relay's, and not to the backbone.
-        backbone: address of the broker that the FL server is connected to.
+        name: name of the site.
+        platforms: the platforms whose bridges are connected to the site's broker. No other relay may have them, and
+            none of their bridges may be connected to the backbone.
+        backbone: address of the FL server's broker.
         site: address of the site's broker.
-        tasks_at_once: tasks on their way down at the most.
-        updates_at_once: updates on their way up at the most; each is in memory meanwhile.
+        tasks_at_once: how many tasks may be on their way down at once.
+        updates_at_once: how many updates may be on their way up at once. Each is in memory meanwhile.
 
     Raises:
-        BadSettings: a name is none, or both addresses are the same broker's.
-        BadUrl: an address can't be used.
+        BadSettings: a name is not a valid id, the platforms are missing or repeated, or both addresses are the same
+            broker's.
+        BadUrl: an address is invalid.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One of the two brokers that a relay stands between: called until it answers, and its absence is told."""
+"""One of the two brokers of a relay. Calls are repeated while it is out of reach, and its absence is logged."""
 
 import asyncio
 import itertools
@@ -17,130 +17,144 @@ from broker.support import backoff
 T = TypeVar("T")
 
 PATIENCE_S: Final = 10.0
-"""A small message that takes longer finds the link cut, or so slow that a person should know."""
+"""If a small message takes longer, the link is cut, or so slow that the operator should know. Seconds."""
 
 SMALL_BYTES: Final = 64 << 10
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
 QUIET_S: Final = 1.0
-"""When nothing that had waited came across for so long, all of it is taken to be there."""
+"""If no late event arrives for so long, all of them are taken to be delivered. Seconds."""
 
 _random = random.SystemRandom()
 
 
 class Side:
-    """A broker, and what crossed over from it and to it.
+    """A broker, and the bytes that went to it and came from it.
 
-    Calls are repeated for as long as it is out of reach; whoever has a deadline cancels them.
+    A call is repeated until the broker answers; a caller with a deadline must cancel it.
 
     Args:
-        name: which of the two it is.
+        name: which of the two brokers it is.
         broker: the connection.
         site: name of the site, for the log.
-        clock: seconds since the epoch.
+        clock: returns the time in seconds since the epoch.
 
     Attributes:
-        broker: as given, for subscriptions.
-        away: whether it is out of reach, as far as is known.
-        received: bytes of the payloads that came from it.
-        sent: bytes of the payloads that went to it.
-        late: how many events of each family of topics reached it after it had been away, and had waited for that.
+        broker: the connection, for subscriptions.
+        is_away: whether the broker is out of reach, as far as is known.
+        received: payload bytes that came from it.
+        sent: payload bytes that went to it.
+        late: how many events of each family of topics had to wait for its last return.
     """
 
     def __init__(
         self, name: Literal["backbone", "site"], broker: Broker, site: str, clock: Callable[[], float]
     ) -> None:
         self.broker = broker
-        self.away = False
+        self.is_away = False
         self.received = 0
         self.sent = 0
         self.late: Counter[str] = Counter()
         self._clock = clock
         self._log = structlog.get_logger(__name__).bind(site=site, broker=name)
         self._loop = asyncio.get_running_loop()
-        self._left_s = 0.0
-        self._back_s: float | None = None
-        self._quiet: asyncio.TimerHandle | None = None
+        self._lost_s = 0.0
+        self._returned_s: float | None = None
+        self._quiet_timer: asyncio.TimerHandle | None = None
 
     async def read(self, delivery: Delivery) -> bytes:
-        """A delivery's payload.
+        """The payload of a delivery.
 
         Raises:
-            CorruptPayload: its chunks are missing, or wrong.
+            CorruptPayload: chunks of it are missing or wrong.
         """
-        payload = await self._until_done(delivery.read)
+        payload = await self._call(delivery.read)
         self.received += len(payload)
         return payload
 
     async def get(self, topic: str) -> bytes | None:
-        """The value retained under a topic."""
-        found = await self._until_done(lambda: self.broker.get(topic))
-        payload = None if found is None else found.payload
+        """The payload of the value retained at a topic; None if there is none."""
+        value = await self._call(lambda: self.broker.get(topic))
+        payload = None if value is None else value.payload
         self.received += len(payload or b"")
         return payload
 
     async def publish(self, topic: str, payload: bytes, *, dedupe: str | None = None) -> None:
-        """Publish an event."""
-        small = len(payload) <= SMALL_BYTES
-        await self._until_done(lambda: self.broker.publish(topic, payload, dedupe=dedupe), small=small)
+        """Publish an event.
+
+        Args:
+            topic: topic of the event.
+            payload: payload of the event.
+            dedupe: an id; the broker may drop further events with the same id.
+        """
+        is_small = len(payload) <= SMALL_BYTES
+        await self._call(lambda: self.broker.publish(topic, payload, dedupe=dedupe), is_small=is_small)
         self.sent += len(payload)
 
     async def put(self, topic: str, payload: bytes) -> None:
-        """Retain a value."""
-        await self._until_done(lambda: self.broker.put(topic, payload), small=len(payload) <= SMALL_BYTES)
+        """Retain a value.
+
+        Args:
+            topic: topic of the value.
+            payload: the value.
+        """
+        await self._call(lambda: self.broker.put(topic, payload), is_small=len(payload) <= SMALL_BYTES)
         self.sent += len(payload)
 
     async def delete(self, topic: str) -> None:
-        """Forget a value."""
-        await self._until_done(lambda: self.broker.delete(topic))
+        """Delete the value retained at a topic."""
+        await self._call(lambda: self.broker.delete(topic))
 
     async def purge(self, topic_filter: str) -> None:
-        """Forget whatever is under a filter."""
-        await self._until_done(lambda: self.broker.purge(topic_filter))
+        """Delete everything under a topic filter."""
+        await self._call(lambda: self.broker.purge(topic_filter))
 
-    def reached_by(self, delivery: Delivery) -> None:
-        """Count an event of the other side's that is here now, if it had waited for this side to be back."""
-        if self._back_s is not None and delivery.time_s <= self._back_s:
+    def count_late(self, delivery: Delivery) -> None:
+        """Count an event of the other side that was delivered here, if it had to wait for this side's return."""
+        if self._returned_s is not None and delivery.time_s <= self._returned_s:
             self.late[families.family_of(delivery.topic).name.lower()] += 1
-            self._wait_for_quiet()
+            self._restart_quiet_timer()
 
-    async def _until_done(self, call: Callable[[], Awaitable[T]], *, small: bool = False) -> T:
+    async def _call(self, call: Callable[[], Awaitable[T]], *, is_small: bool = False) -> T:
+        """Repeat a call until the broker answers. Only a small call that takes long counts as a sign of a cut link."""
         for tries in itertools.count():
-            alarm = self._loop.call_later(PATIENCE_S, self._lost, f"no answer within {PATIENCE_S:g} s")
-            if not small:
-                alarm.cancel()
+            timer: asyncio.TimerHandle | None = None
+            if is_small:
+                timer = self._loop.call_later(PATIENCE_S, self._set_away, f"no answer within {PATIENCE_S:g} s")
             try:
-                done = await call()
+                result = await call()
             except Disconnected as exc:
-                self._lost(str(exc))
+                self._set_away(str(exc))
             else:
-                self._found()
-                return done
+                self._set_back()
+                return result
             finally:
-                alarm.cancel()
+                if timer is not None:
+                    timer.cancel()
             pause_s = backoff.delay_s(tries, _random.uniform, first_s=FIRST_PAUSE_S, most_s=LONGEST_PAUSE_S)
             await asyncio.sleep(pause_s)
         raise AssertionError  # itertools.count() never ends
 
-    def _lost(self, reason: str) -> None:
-        if not self.away:
-            self.away, self._left_s, self._back_s = True, self._clock(), None
+    def _set_away(self, reason: str) -> None:
+        if not self.is_away:
+            self.is_away, self._lost_s, self._returned_s = True, self._clock(), None
             self._log.warning("site is cut off", reason=reason)
 
-    def _found(self) -> None:
-        if self.away:
-            self.away, self._back_s = False, self._clock()
+    def _set_back(self) -> None:
+        if self.is_away:
+            self.is_away, self._returned_s = False, self._clock()
             self.late.clear()
-            self._log.info("site is back", away_s=round(self._back_s - self._left_s, 1))
-            self._wait_for_quiet()
+            self._log.info("site is back", away_s=round(self._returned_s - self._lost_s, 1))
+            self._restart_quiet_timer()
 
-    def _wait_for_quiet(self) -> None:
-        if self._quiet is not None:
-            self._quiet.cancel()
-        self._quiet = self._loop.call_later(QUIET_S, self._all_there)
+    def _restart_quiet_timer(self) -> None:
+        if self._quiet_timer is not None:
+            self._quiet_timer.cancel()
+        self._quiet_timer = self._loop.call_later(QUIET_S, self._log_late)
 
-    def _all_there(self) -> None:
-        if not self.away:
-            self._back_s = None
+    def _log_late(self) -> None:
+        """Log how many late events were delivered, unless the broker is away again."""
+        if not self.is_away:
+            self._returned_s = None
             self._log.info("what had waited is delivered", late=dict(self.late))

@@ -1,4 +1,4 @@
-"""What comes up from a site: updates with their optimizer state, and what its bridges tell."""
+"""From a site up to the backbone: updates with their optimizer state, and the retained values of its bridges."""
 
 import asyncio
 from typing import Final
@@ -6,7 +6,6 @@ from typing import Final
 import structlog
 
 from bridges.relay.blobs import digest
-from bridges.relay.forwarder import Forwarder
 from bridges.relay.side import Side
 from broker import topics
 from broker.base import Deleted, Delivery, Value
@@ -17,92 +16,85 @@ from broker.messages.update import read_header
 
 log = structlog.get_logger(__name__)
 
-TOLD_AT_ONCE: Final = 64
 VALUES_AT_ONCE: Final = 16
+"""How many retained values are copied at the same time."""
 
 
 class Up:
-    """The other direction of a relay.
+    """Forwards updates, and copies retained values.
 
     Args:
-        carrier: from the site to the backbone.
-        backbone: where all goes.
-        site: where it comes from.
-        group: where values are copied.
+        backbone: the broker that everything goes to.
+        site: the broker that everything comes from.
+        group: runs the copying of values.
     """
 
-    def __init__(self, carrier: Forwarder, backbone: Side, site: Side, group: asyncio.TaskGroup) -> None:
-        self._carrier = carrier
+    def __init__(self, backbone: Side, site: Side, group: asyncio.TaskGroup) -> None:
         self._backbone = backbone
         self._site = site
         self._group = group
         self._latest: dict[str, Value | Deleted] = {}
         self._busy: set[str] = set()
-        self._gate = asyncio.Semaphore(VALUES_AT_ONCE)
+        self._semaphore = asyncio.Semaphore(VALUES_AT_ONCE)
 
-    async def updates(self, at_once: int) -> None:
-        """Bring every update up; the backbone keeps the first of each topic, so none counts twice."""
-        await self._carrier.follow(topics.job_updates(topics.ANY), "relay-updates", self._update, at_once=at_once)
+    async def forward_update(self, delivery: Delivery, payload: bytes) -> None:
+        """Forward an update after its optimizer state. The backbone keeps the first update of each topic.
 
-    async def events(self, topic_filter: str, durable: str) -> None:
-        """Bring up what bridges tell under a filter of topics that are kept as a log."""
-        await self._carrier.follow(topic_filter, durable, self._carrier.as_it_is, at_once=TOLD_AT_ONCE)
+        Implements `bridges.relay.forwarder.ForwardEvent`.
+        """
+        state = state_of(delivery.topic, payload)
+        if state is not None:
+            # State first: as soon as the server counts the update, the client's next task names the state.
+            content = await self._site.get(state.topic)
+            if content is None or await digest(content) != state.sha256:
+                log.warning("the site does not have the state that an update names", topic=state.topic)
+            else:
+                await self._backbone.put(state.topic, content)
+        await self._backbone.publish(delivery.topic, payload)
+        # The state stays at the site: the client's next task starts from it.
+        await self._site.delete(delivery.topic)
 
-    async def values(self, topic_filter: str) -> None:
-        """Keep on the backbone what the site retains under a filter; of several changes the last one is enough."""
+    async def copy_values(self, topic_filter: str) -> None:
+        """Copy the values that the site retains under a filter until cancelled. Each value's last change is enough."""
         async with self._site.broker.watch(topic_filter) as values:
             async for value in values:
                 self._latest[value.topic] = value
                 if value.topic not in self._busy:
                     self._busy.add(value.topic)
-                    self._group.create_task(self._copy(value.topic), name=f"relay value {value.topic}")
+                    self._group.create_task(self._copy_latest(value.topic), name=f"relay value {value.topic}")
 
-    async def _update(self, delivery: Delivery, payload: bytes) -> None:
-        state = state_of(delivery.topic, payload)
-        if state is not None:
-            # Before the update: once that counts, the next task names this state.
-            await self._bring_state(state)
-        await self._backbone.publish(delivery.topic, payload)
-        # Its state stays: the client's next task starts from there.
-        await self._site.delete(delivery.topic)
-
-    async def _bring_state(self, state: BlobRef) -> None:
-        content = await self._site.get(state.topic)
-        if content is None or await digest(content) != state.sha256:
-            log.warning("an update names a state that is not there", topic=state.topic)
-            return
-        await self._backbone.put(state.topic, content)
-
-    async def _copy(self, topic: str) -> None:
+    async def _copy_latest(self, topic: str) -> None:
+        """Copy the latest value of a topic until no newer one has come."""
         try:
             while (value := self._latest.pop(topic, None)) is not None:
-                async with self._gate:
-                    await self._copy_once(value)
+                async with self._semaphore:
+                    try:
+                        if isinstance(value, Deleted):
+                            await self._backbone.delete(topic)
+                        else:
+                            await self._backbone.put(topic, value.payload)
+                    except BrokerError as exc:
+                        # The next change may succeed, and a relay copies all values again when it starts.
+                        log.warning("a value can't be copied to the backbone", topic=topic, error=str(exc))
         finally:
             self._busy.discard(topic)
 
-    async def _copy_once(self, value: Value | Deleted) -> None:
-        try:
-            if isinstance(value, Deleted):
-                await self._backbone.delete(value.topic)
-            else:
-                await self._backbone.put(value.topic, value.payload)
-        except BrokerError as exc:
-            # The next change may do better, and a relay that starts anew copies them all.
-            log.warning("a value can't be copied to the backbone", topic=value.topic, error=str(exc))
-
 
 def state_of(topic: str, update: bytes) -> BlobRef | None:
-    """The optimizer state that came with an update, if it lies where that client's state of that round belongs.
+    """The optimizer state that an update names; None if the update is invalid, or its state is not its client's own.
 
-    Updates come from clients: another topic that one names is none of theirs to have copied.
+    A client writes its updates: the relay must not copy whatever topic an update names.
+
+    Args:
+        topic: the topic that the update was published to.
+        update: the update, as safetensors bytes.
     """
     try:
         header = read_header(update)
-        update_at = topics.update(header.job, header.round, header.client, header.attempt)
-        state_at = topics.optimizer_state(header.job, header.client, header.round, header.attempt)
+        update_topic = topics.update(header.job, header.round, header.client, header.attempt)
+        state_topic = topics.optimizer_state(header.job, header.client, header.round, header.attempt)
     except (DecodeError, BadTopic):
-        # The server says what is wrong with it.
+        # The server refuses the update, and says why.
         return None
     state = header.state
-    return state if state is not None and (topic, state.topic) == (update_at, state_at) else None
+    return state if state is not None and (topic, state.topic) == (update_topic, state_topic) else None

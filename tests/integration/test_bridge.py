@@ -127,7 +127,7 @@ async def test_a_function_that_hangs_is_given_up_at_the_deadline(bus: Broker) ->
         await publish(bus, task(deadline_s=0.3))
         found = await outcomes(bus, has("expired"))
     assert "deadline" in found[-1].reason
-    assert platform.under_way == 0
+    assert platform.in_flight == 0
 
 
 async def test_a_second_copy_of_a_task_is_not_run_beside_the_first(bus: Broker) -> None:
@@ -155,7 +155,7 @@ async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Br
     full = asyncio.Event()
 
     def until_full(_: RoundTask, __: int) -> "asyncio.Future[None]":
-        if platform.under_way >= platform.concurrency:
+        if platform.in_flight >= platform.concurrency:
             full.set()
         return asyncio.ensure_future(a_while_after(full))
 
@@ -168,7 +168,7 @@ async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Br
         for i in range(20):
             await publish(bus, task(f"client-{i:02d}"))
         await outcomes(bus, has("succeeded", 20))
-    assert platform.most == platform.concurrency
+    assert platform.max_in_flight == platform.concurrency
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from fedkeeper import deploy, fabric_file
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.fabric_file import DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
-from tests.support.fake_platforms import FakeHost
+from tests.support.fake_platforms import FakeManagedPlatform
 from tests.support.fakes import running
 
 FABRIC = """
@@ -39,8 +39,8 @@ def file(tmp_path: Path) -> DeploymentFile:
 
 
 @contextlib.asynccontextmanager
-async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeHost, FakeHost]]:
-    board, cluster = FakeHost("board"), FakeHost("cluster")
+async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeManagedPlatform, FakeManagedPlatform]]:
+    board, cluster = FakeManagedPlatform("board"), FakeManagedPlatform("cluster")
     async with running(Lifecycle(bus, board.name, board).serve(), Lifecycle(bus, cluster.name, cluster).serve()):
         yield board, cluster
 

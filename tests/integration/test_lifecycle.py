@@ -14,7 +14,7 @@ from broker.messages import cloudevents, codec, invocation
 from broker.messages.function import Function, Reply, Request, Verb
 from broker.messages.invocation import Invocation
 from broker.messages.round import BlobRef, RoundTask
-from tests.support.fake_platforms import WITHIN_S, FakeHost, deployed, publish
+from tests.support.fake_platforms import WITHIN_S, FakeManagedPlatform, deployed, publish
 from tests.support.fakes import running
 from tests.support.tasks import FAR, task
 
@@ -31,7 +31,7 @@ async def ask(bus: Broker, verb: Verb, deadline_s: float = FAR, **what: object) 
 
 
 async def test_functions_are_created_changed_listed_and_deleted(bus: Broker) -> None:
-    host = FakeHost()
+    host = FakeManagedPlatform()
     async with running(Lifecycle(bus, host.name, host).serve()):
         assert (await ask(bus, "create", function=ECHO)).change == "created"
         assert (await ask(bus, "create", function=ECHO)).change == "same"
@@ -47,7 +47,7 @@ async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker
     code = b"the archive"
     ref = BlobRef(topics.package(hashlib.sha256(code).hexdigest()), hashlib.sha256(code).hexdigest(), len(code))
     await bus.put(ref.topic, code)
-    host = FakeHost()
+    host = FakeManagedPlatform()
     async with running(Lifecycle(bus, host.name, host).serve()):
         await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=ref))
         missing = msgspec.structs.replace(ref, topic=topics.package("00"))
@@ -57,14 +57,14 @@ async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker
 
 
 async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> None:
-    async with running(Lifecycle(bus, "fake", FakeHost(full=True)).serve()):
+    async with running(Lifecycle(bus, "fake", FakeManagedPlatform(full=True)).serve()):
         assert (await ask(bus, "create", function=ECHO)).error == "fake could not create client-00: no room"
         assert "no such request" in (await ask(bus, "delete")).error
         assert await bus.get(topics.function("fake", "client-00")) is None
 
 
 async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: Broker) -> None:
-    host = FakeHost()
+    host = FakeManagedPlatform()
     late = Request(id="late", deadline_s=1.0, function=ECHO)
     await bus.publish(topics.fabric("fake", "create"), b"garbage")
     await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(late))
@@ -83,7 +83,7 @@ async def outcomes(bus: Broker, until: str) -> list[Invocation]:
 
 
 async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(bus: Broker) -> None:
-    host = FakeHost()
+    host = FakeManagedPlatform()
     lifecycle = Lifecycle(bus, host.name, host)
     runner = Runner(bus, Invoker(host, restore=lifecycle.restore))
     async with running(lifecycle.serve(), runner.run()):
@@ -96,7 +96,7 @@ async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(b
 
 
 async def test_a_deleted_function_is_not_created_again_by_a_task(bus: Broker) -> None:
-    host = FakeHost()
+    host = FakeManagedPlatform()
     lifecycle = Lifecycle(bus, host.name, host)
     patience = RetryPolicy(retry_first_s=0.01)
     async with running(lifecycle.serve(), Runner(bus, Invoker(host, patience, restore=lifecycle.restore)).run()):
@@ -118,7 +118,7 @@ async def test_a_bridge_that_comes_after_another_looks_first_at_what_the_functio
     async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
         await (await anext(deliveries)).nak()
     await say(bus, one, last)
-    host = FakeHost(functions={"client-00": ECHO})
+    host = FakeManagedPlatform(functions={"client-00": ECHO})
     async with running(Runner(bus, Invoker(host)).run()):
         if last == "training":
             await outcomes(bus, "running")
@@ -128,7 +128,7 @@ async def test_a_bridge_that_comes_after_another_looks_first_at_what_the_functio
 
 
 async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: Broker) -> None:
-    one, host = task(), FakeHost(functions={"client-00": ECHO}, silent=True)
+    one, host = task(), FakeManagedPlatform(functions={"client-00": ECHO}, silent=True)
     async with running(Runner(bus, Invoker(host, RetryPolicy(start_s=WITHIN_S))).run()):
         await publish(bus, one)
         await outcomes(bus, "accepted")
@@ -146,7 +146,10 @@ async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: B
 @pytest.mark.parametrize("id_", ["asked", "No Id!"])
 async def test_a_request_of_a_newer_version_is_answered_with_what_to_upgrade(bus: Broker, id_: str) -> None:
     newer = {"id": id_, "function": {"schema": 2}}
-    async with running(Lifecycle(bus, "fake", FakeHost()).serve()), bus.subscribe(topics.reply("asked")) as replies:
+    async with (
+        running(Lifecycle(bus, "fake", FakeManagedPlatform()).serve()),
+        bus.subscribe(topics.reply("asked")) as replies,
+    ):
         await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(newer))
         if id_ == "asked":
             async with asyncio.timeout(WITHIN_S):

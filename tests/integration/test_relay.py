@@ -30,7 +30,7 @@ from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
 from tests.support.brokers import STORE_BYTES, Mosquitto
-from tests.support.fake_platforms import FakeHost, FakePlatform, publish, runner
+from tests.support.fake_platforms import FakeManagedPlatform, FakePlatform, publish, runner
 from tests.support.fakes import FakeLearning, Fleet, running, soon
 from tests.support.tasks import task
 
@@ -164,7 +164,7 @@ async def test_a_site_trains_behind_its_relay_and_the_model_crosses_once(world: 
     assert len(counted) == 8
     assert set(fleet.task_counts.values()) == {1}
     assert sum(line["event"] == "blob is at the site" for line in logs) == 2, "each round's model crosses once"
-    assert sum(line.get("bytes_up", 0) for line in logs) <= carried.crossed.up
+    assert sum(line.get("bytes_up", 0) for line in logs) <= carried.link_bytes.up
 
 
 async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:
@@ -423,7 +423,7 @@ async def test_a_site_s_functions_are_managed_from_the_backbone(world: World) ->
     name = hashlib.sha256(code).hexdigest()
     package = BlobRef(topics.package(name), name, len(code))
     function = Function(name="client-00", fabric="test", package=package)
-    host = FakeHost(name="edge-a")
+    host = FakeManagedPlatform(name="edge-a")
     await backbone.put(package.topic, code)
     async with running(relay(backbone, site).run(), Lifecycle(site, host.name, host).serve()):
         for i, late in enumerate((True, False)):

@@ -1,4 +1,4 @@
-"""Platforms of functions that a test can follow by hand: nothing runs but what the test says."""
+"""Platforms whose functions do what a test says."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -15,59 +15,61 @@ from broker.messages.function import Change, Deployed, Function
 from broker.messages.round import RoundTask
 
 WITHIN_S: Final = 60.0
-"""Longer than a loaded machine takes for anything that happens at once elsewhere."""
+"""A timeout that is long enough on a loaded machine. Seconds."""
 
 
-async def publish(bus: Broker, one: RoundTask, dedupe: str | None = None) -> None:
-    """Put a task where its platform's bridge takes it."""
-    event = cloudevents.encode(Envelope(one.id, "/server", "round.task", 0.0), one)
-    await bus.publish(topics.task(one.client_type, one.client_id), event, dedupe=dedupe)
+async def publish(bus: Broker, task: RoundTask, dedupe: str | None = None) -> None:
+    """Publish a task to its client's topic."""
+    event = cloudevents.encode(Envelope(task.id, "/server", "round.task", 0.0), task)
+    await bus.publish(topics.task(task.client_type, task.client_id), event, dedupe=dedupe)
 
 
 @dataclass
 class FakePlatform:
-    """Does what a test says.
+    """A platform whose invocations behave as a test says.
 
     Attributes:
-        behave: raises what an invocation should fail with, or returns.
-        calls: every invocation: client and attempt.
-        most: how many were under way at once, at the most.
+        behave: called for each invocation: raises its failure, returns a future to wait for, or None.
+        calls: the client and attempt of every invocation.
+        in_flight: how many invocations are in progress.
+        max_in_flight: the highest value of `in_flight` so far.
     """
 
     behave: Callable[[RoundTask, int], "asyncio.Future[None] | None"] = lambda *_: None
     calls: list[tuple[str, int]] = field(default_factory=list)
     concurrency: int = 4
     name: str = "fake"
-    under_way: int = 0
-    most: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
         self.calls.append((task.client_id, attempt))
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             yield Activation(f"run-{len(self.calls)}", "running", cold=True)
-            waiting = self.behave(task, attempt)
-            if waiting is not None:
-                await waiting
+            future = self.behave(task, attempt)
+            if future is not None:
+                await future
             yield Activation(f"run-{len(self.calls)}", "succeeded")
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
 
 def runner(bus: Broker, platform: FakePlatform) -> Runner:
-    """A bridge's runner that soon tries again."""
+    """A bridge's runner with short delays."""
     return Runner(bus, Invoker(platform, RetryPolicy(retry_first_s=0.01)), heartbeat_s=0.2)
 
 
 @dataclass
-class FakeHost:
-    """Functions in a dict; each answers a task at once, by a report of its own if `silent`.
+class FakeManagedPlatform:
+    """A platform that keeps its functions in a dict. Each invocation succeeds at once.
 
     Attributes:
-        full: creating fails.
-        packages: what each function was created from.
-        invoked: every invocation: client and attempt.
+        full: whether the creation of a function fails.
+        silent: whether the platform yields only `accepted`, so that a test must publish the function's reports.
+        packages: the package that each function was created from.
+        invoked: the client and attempt of every invocation.
     """
 
     name: str = "fake"
@@ -84,9 +86,9 @@ class FakeHost:
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:
         if self.full:
             raise PlatformFailed("fake", f"create {function.name}", "no room")
-        known = self.functions.get(function.name)
+        before = self.functions.get(function.name)
         self.functions[function.name], self.packages[function.name] = function, package
-        change: Change = "created" if known is None else "same" if known.digest == function.digest else "updated"
+        change: Change = "created" if before is None else "same" if before.digest == function.digest else "updated"
         return change, deployed(function)
 
     async def delete(self, name: str) -> Change:
@@ -105,5 +107,5 @@ class FakeHost:
 
 
 def deployed(function: Function) -> Deployed:
-    """What a host tells of a function."""
+    """How the fake platform lists a function."""
     return Deployed(name=function.name, fabric=function.fabric, digest=function.digest, url=f"fake/{function.name}")

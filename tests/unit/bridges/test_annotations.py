@@ -1,13 +1,13 @@
-"""Which topics a function's annotation asks for."""
+"""The topics of a function's annotation, and the function that serves a client."""
 
 import pytest
 
-from bridges.annotations import filters, is_filter, serving
+from bridges.annotations import filters, function_for, is_filter
 from broker.messages.function import Deployed
 
 
 @pytest.mark.parametrize(
-    ("annotation", "wanted"),
+    ("annotation", "expected"),
     [
         ("", ()),
         ("fl.tasks.x.c-1", ("fl.tasks.x.c-1",)),
@@ -15,26 +15,26 @@ from broker.messages.function import Deployed
         ("fl.tasks.x.c-1,fl/tasks/x/c-1", ("fl.tasks.x.c-1",)),
     ],
 )
-def test_an_annotation_is_split_and_both_kinds_of_wildcards_are_the_same(annotation: str, wanted: tuple[str]) -> None:
-    assert filters(annotation) == wanted
+def test_an_annotation_holds_topic_filters_in_two_notations(annotation: str, expected: tuple[str]) -> None:
+    assert filters(annotation) == expected
 
 
 @pytest.mark.parametrize("text", ["fl.progress.>", "fl.*.x", "*", "fl.a_b.C-d"])
-def test_a_filter_is_one(text: str) -> None:
+def test_a_valid_filter_is_accepted(text: str) -> None:
     assert is_filter(text)
 
 
 @pytest.mark.parametrize("text", ["", ">", "fl.>.x", "fl..x", "fl.a b", "fl.x.", ".fl", "fl.a*", "fl.ä", "fl.x\n"])
-def test_what_is_no_filter_is_none(text: str) -> None:
+def test_an_invalid_filter_is_refused(text: str) -> None:
     assert not is_filter(text)
 
 
-def asking(name: str, *wanted: str) -> Deployed:
-    return Deployed(name=name, url=name, topics=wanted)
+def function(name: str, *topic_filters: str) -> Deployed:
+    return Deployed(name=name, url=name, topics=topic_filters)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "served"),
+    ("topic_filter", "is_served"),
     [
         ("fl.tasks.openfaas.c-1", True),
         ("fl.tasks.*.c-1", True),
@@ -46,12 +46,12 @@ def asking(name: str, *wanted: str) -> Deployed:
         (">", False),
     ],
 )
-def test_a_function_serves_the_clients_whose_tasks_it_asked_for(wanted: str, *, served: bool) -> None:
-    found = serving("fl.tasks.openfaas.c-1", [asking("a"), asking("b", "sensors.x", wanted)])
-    assert (found is not None) is served
+def test_a_function_serves_the_clients_whose_tasks_its_filters_match(topic_filter: str, *, is_served: bool) -> None:
+    serving = function_for("fl.tasks.openfaas.c-1", [function("a"), function("b", "sensors.x", topic_filter)])
+    assert (serving is not None) is is_served
 
 
-def test_of_several_functions_the_first_by_name_serves() -> None:
-    found = serving("fl.tasks.x.c", [asking("b", "fl.tasks.x.c"), asking("a", "fl.tasks.x.*")])
-    assert found is not None
-    assert found.name == "a"
+def test_of_several_functions_the_first_by_url_serves() -> None:
+    serving = function_for("fl.tasks.x.c", [function("b", "fl.tasks.x.c"), function("a", "fl.tasks.x.*")])
+    assert serving is not None
+    assert serving.name == "a"

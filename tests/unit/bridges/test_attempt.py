@@ -1,4 +1,4 @@
-"""One attempt, told of by its platform and by the function itself."""
+"""One attempt, followed by the events of its platform and the reports of its function."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, Iterable
 import pytest
 
 from bridges import Activation, Invoker, RetryPolicy
-from bridges.attempt import follow
+from bridges.attempt import follow_attempt
 from bridges.errors import FunctionGone, InvocationFailed, NoReport, NotStarted, OutcomeUnknown, PlatformFailed
-from bridges.reports import Ended, Heard
+from bridges.reports import PlatformDone, RunEvent
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
@@ -18,15 +18,15 @@ IMPATIENT = RetryPolicy(retry_first_s=0.0, start_s=0.0, run_s=0.0)
 TASK = task()
 
 
-class Notes:
-    """What was written down."""
+class Records:
+    """The outcomes that were recorded."""
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
         self.activations: list[Activation] = []
         self.reasons: list[str] = []
 
-    async def note(self, outcome: Outcome, activation: Activation, reason: str) -> None:
+    async def record(self, outcome: Outcome, activation: Activation, reason: str) -> None:
         self.outcomes.append(outcome)
         self.activations.append(activation)
         self.reasons.append(reason)
@@ -44,38 +44,41 @@ def failed(attempt: int = 1, *, retryable: bool = True) -> Report:
     return Report(TASK.id, "failed", reason="it broke", retryable=retryable, attempt=attempt)
 
 
-async def followed(*heard: Heard, attempt: int = 1) -> Notes:
-    queue: asyncio.Queue[Heard] = asyncio.Queue()
-    for said in heard:
-        queue.put_nowait(said)
-    notes = Notes()
+async def followed(*events: RunEvent, attempt: int = 1) -> Records:
+    queue: asyncio.Queue[RunEvent] = asyncio.Queue()
+    for event in events:
+        queue.put_nowait(event)
+    records = Records()
     async with asyncio.timeout(5):
-        await follow(attempt, queue, IMPATIENT, notes.note)
-    return notes
+        await follow_attempt(attempt, queue, IMPATIENT, records.record)
+    return records
 
 
-async def test_a_platform_that_tells_all_is_believed() -> None:
-    notes = await followed(
-        Activation("a1", "accepted"), Activation("a1", "running", cold=True), Activation("a1", "succeeded"), Ended()
+async def test_a_platform_can_follow_a_whole_run() -> None:
+    records = await followed(
+        Activation("a1", "accepted"),
+        Activation("a1", "running", cold=True),
+        Activation("a1", "succeeded"),
+        PlatformDone(),
     )
-    assert notes.outcomes == ["accepted", "running", "succeeded"]
-    assert notes.activations[1] == Activation("a1", "running", cold=True)
+    assert records.outcomes == ["accepted", "running", "succeeded"]
+    assert records.activations[1] == Activation("a1", "running", cold=True)
 
 
-async def test_what_the_function_reports_completes_what_its_platform_does_not_know() -> None:
-    notes = await followed(Activation("m1", "accepted"), Ended(), training(), done())
-    assert notes.outcomes == ["accepted", "running", "succeeded"]
-    assert [one.id for one in notes.activations] == ["m1", "m1", "m1"]
+async def test_the_function_s_reports_complete_what_its_platform_can_t_tell() -> None:
+    records = await followed(Activation("m1", "accepted"), PlatformDone(), training(), done())
+    assert records.outcomes == ["accepted", "running", "succeeded"]
+    assert [activation.id for activation in records.activations] == ["m1", "m1", "m1"]
 
 
-async def test_what_has_succeeded_has_run_even_if_nobody_said_so() -> None:
-    notes = await followed(Activation("a1", "succeeded", cold=True))
-    assert notes.activations == [Activation("a1", "running", cold=True), Activation("a1", "succeeded")]
+async def test_a_run_that_has_succeeded_was_running_even_if_no_event_said_so() -> None:
+    records = await followed(Activation("a1", "succeeded", cold=True))
+    assert records.activations == [Activation("a1", "running", cold=True), Activation("a1", "succeeded")]
 
 
-async def test_nothing_is_written_down_twice() -> None:
-    notes = await followed(training(), Activation("a1", "running", cold=False), training(), done())
-    assert notes.outcomes == ["running", "succeeded"]
+async def test_no_state_is_recorded_twice() -> None:
+    records = await followed(training(), Activation("a1", "running", cold=False), training(), done())
+    assert records.outcomes == ["running", "succeeded"]
 
 
 async def test_a_report_that_it_is_done_ends_the_wait_for_a_platform_that_hangs() -> None:
@@ -83,25 +86,28 @@ async def test_a_report_that_it_is_done_ends_the_wait_for_a_platform_that_hangs(
 
 
 async def test_a_run_that_its_platform_lost_sight_of_goes_on_if_it_was_seen_training() -> None:
-    assert (await followed(training(), Ended(OutcomeUnknown("504")), done())).outcomes == ["running", "succeeded"]
+    assert (await followed(training(), PlatformDone(OutcomeUnknown("504")), done())).outcomes == [
+        "running",
+        "succeeded",
+    ]
 
 
 async def test_a_run_that_its_platform_lost_sight_of_and_that_never_trained_has_failed() -> None:
     with pytest.raises(OutcomeUnknown, match="504"):
-        await followed(Ended(OutcomeUnknown("504")), done())
+        await followed(PlatformDone(OutcomeUnknown("504")), done())
 
 
-async def test_a_function_that_dies_while_it_trains_has_failed_whatever_its_platform_makes_of_it() -> None:
+async def test_a_function_that_dies_while_it_trains_has_failed_whatever_its_platform_says() -> None:
     with pytest.raises(InvocationFailed, match="it died while it trained: 500 by the watchdog") as failure:
-        await followed(training(), Ended(NotStarted("500 by the watchdog")))
+        await followed(training(), PlatformDone(NotStarted("500 by the watchdog")))
     assert type(failure.value) is InvocationFailed
 
 
-async def test_a_function_that_falls_silent_has_failed() -> None:
+async def test_a_function_that_stops_reporting_has_failed() -> None:
     with pytest.raises(InvocationFailed, match="nothing was heard of it"):
-        await followed(Activation("m1", "accepted"), Ended())
+        await followed(Activation("m1", "accepted"), PlatformDone())
     with pytest.raises(InvocationFailed, match="nothing was heard of it"):
-        await followed(Activation("m1", "accepted"), Ended(), training())
+        await followed(Activation("m1", "accepted"), PlatformDone(), training())
 
 
 async def test_a_reported_failure_is_the_runs_failure() -> None:
@@ -110,13 +116,13 @@ async def test_a_reported_failure_is_the_runs_failure() -> None:
     assert (failure.value.retryable, failure.value.activation) == (False, "a1")
 
 
-async def test_only_success_counts_of_what_an_earlier_attempt_reports() -> None:
+async def test_of_an_earlier_attempt_only_success_counts() -> None:
     late = await followed(training(1), failed(1), training(2), done(1), attempt=2)
     assert late.outcomes == ["running", "succeeded"]
 
 
 class Scripted:
-    """A platform that does what a list says, call by call."""
+    """A platform whose calls fail or succeed as a list says."""
 
     name = "fake"
     concurrency = 1
@@ -133,26 +139,26 @@ class Scripted:
         yield Activation(f"run-{self.calls}", "succeeded")
 
 
-async def invoked(platform: Scripted, **how: object) -> Notes:
-    patience = RetryPolicy(retry_first_s=1e-6)
-    invoker = Invoker(platform, **{"patience": patience, **how})  # type: ignore[arg-type]
-    notes = Notes()
+async def invoked(platform: Scripted, **options: object) -> Records:
+    retry_policy = RetryPolicy(retry_first_s=1e-6)
+    invoker = Invoker(platform, **{"retry_policy": retry_policy, **options})  # type: ignore[arg-type]
+    records = Records()
     async with asyncio.timeout(5):
-        await invoker.invoke(TASK, 1, asyncio.Queue(), notes.note)
-    return notes
+        await invoker.invoke(TASK, 1, asyncio.Queue(), records.record)
+    return records
 
 
 async def test_a_platform_that_refuses_is_asked_again_within_the_same_attempt() -> None:
     platform = Scripted([NotStarted("429"), NotStarted("429"), None])
-    notes = await invoked(platform)
-    assert notes.outcomes == ["refused", "refused", "running", "succeeded"]
+    records = await invoked(platform)
+    assert records.outcomes == ["refused", "refused", "running", "succeeded"]
     assert platform.calls == 3
 
 
 async def test_a_platform_that_refuses_for_too_long_costs_an_attempt() -> None:
     platform = Scripted([NotStarted("away")] * 99)
     with pytest.raises(NotStarted, match="away"):
-        await invoked(platform, patience=RetryPolicy(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3))
+        await invoked(platform, retry_policy=RetryPolicy(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3))
     assert platform.calls > 5
 
 
@@ -163,16 +169,18 @@ async def test_a_function_that_vanished_is_created_again_once() -> None:
         created.append(client)
         return "created"
 
-    notes = await invoked(Scripted([FunctionGone("404"), None]), restore=restore)
-    assert notes.outcomes == ["restored", "running", "succeeded"]
-    assert notes.reasons[0] == "404; created again"
+    records = await invoked(Scripted([FunctionGone("404"), None]), restore=restore)
+    assert records.outcomes == ["restored", "running", "succeeded"]
+    assert records.reasons[0] == "404; created again"
     with pytest.raises(FunctionGone):
         await invoked(Scripted([FunctionGone("404")] * 3), restore=restore)
     assert created == ["client-00"] * 2
 
 
 @pytest.mark.parametrize(("change", "outcomes"), [("created", ["restored", "running", "succeeded"]), ("same", None)])
-async def test_a_function_that_was_never_heard_of_is_looked_after(change: Change, outcomes: list[str] | None) -> None:
+async def test_a_function_that_never_reports_is_created_again_if_it_was_changed(
+    change: Change, outcomes: list[str] | None
+) -> None:
     async def restore(_: str) -> Change:
         return change
 
@@ -184,12 +192,12 @@ async def test_a_function_that_was_never_heard_of_is_looked_after(change: Change
         assert (await invoked(platform, restore=restore)).outcomes == outcomes
 
 
-async def test_a_function_that_nobody_knows_how_to_create_is_gone() -> None:
+async def test_without_a_way_to_create_it_a_missing_function_is_a_failure() -> None:
     with pytest.raises(FunctionGone, match="404"):
         await invoked(Scripted([FunctionGone("404")]))
 
 
-async def test_a_platform_that_can_not_create_it_now_fails_the_attempt() -> None:
+async def test_an_attempt_fails_if_the_platform_can_t_create_the_function_now() -> None:
     async def restore(client: str) -> Change:
         raise PlatformFailed("fake", f"create {client}", "no room")
 

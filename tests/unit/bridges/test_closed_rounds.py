@@ -1,4 +1,4 @@
-"""Which rounds are over, as far as a bridge has heard."""
+"""Which rounds are over, according to progress events."""
 
 import asyncio
 
@@ -10,19 +10,19 @@ from broker.messages import progress
 from broker.messages.progress import FINAL_EVENTS, Event, JobWaiting, Progress, RoundCompleted, RoundFailed, RoundOpened
 
 
-class Listening(ClosedRounds):
-    """Tells when it has heard something."""
+class Observable(ClosedRounds):
+    """Closed rounds whose test can wait for each event."""
 
     def __init__(self) -> None:
         super().__init__()
         self.noted: asyncio.Queue[Progress] = asyncio.Queue()
 
-    def note(self, said: Progress) -> None:
-        super().note(said)
-        self.noted.put_nowait(said)
+    def note(self, event: Progress) -> None:
+        super().note(event)
+        self.noted.put_nowait(event)
 
 
-def said(event: Event, job: str = "demo") -> Progress:
+def of_job(event: Event, job: str = "demo") -> Progress:
     return Progress(job, event, 1.0, "x")
 
 
@@ -38,19 +38,19 @@ def over(closed_rounds: ClosedRounds, job: str = "demo") -> list[int]:
     return [round_ for round_ in range(1, 10) if closed_rounds.contains(job, round_)]
 
 
-def test_nothing_is_over_before_anything_was_said() -> None:
+def test_no_round_is_over_before_the_first_event() -> None:
     assert over(ClosedRounds()) == []
 
 
-def test_an_open_round_is_not_over_and_all_before_it_are() -> None:
+def test_all_rounds_before_an_open_one_are_over() -> None:
     closed_rounds = ClosedRounds()
-    closed_rounds.note(said(opened(3)))
+    closed_rounds.note(of_job(opened(3)))
     assert over(closed_rounds) == [1, 2]
 
 
 def test_the_first_round_is_not_over_when_it_opens() -> None:
     closed_rounds = ClosedRounds()
-    closed_rounds.note(said(opened(1)))
+    closed_rounds.note(of_job(opened(1)))
     assert over(closed_rounds) == []
 
 
@@ -58,22 +58,22 @@ def test_a_completed_or_failed_round_is_over(events: tuple[Event, ...]) -> None:
     completed = next(event for event in events if isinstance(event, RoundCompleted))
     for event in (completed, failed(1)):
         closed_rounds = ClosedRounds()
-        closed_rounds.note(said(event))
+        closed_rounds.note(of_job(event))
         assert over(closed_rounds) == [1]
 
 
-def test_late_news_do_not_open_a_round_again() -> None:
+def test_a_late_event_does_not_open_a_round_again() -> None:
     closed_rounds = ClosedRounds()
     for event in (failed(5), opened(5), failed(2), opened(1)):
-        closed_rounds.note(said(event))
+        closed_rounds.note(of_job(event))
     assert over(closed_rounds) == [1, 2, 3, 4, 5]
 
 
 def test_an_ended_job_has_no_round_left(events: tuple[Event, ...]) -> None:
     for end in (event for event in events if isinstance(event, FINAL_EVENTS)):
         closed_rounds = ClosedRounds()
-        closed_rounds.note(said(end))
-        closed_rounds.note(said(opened(1)))
+        closed_rounds.note(of_job(end))
+        closed_rounds.note(of_job(opened(1)))
         assert closed_rounds.contains("demo", 10**9)
 
 
@@ -81,22 +81,22 @@ def test_other_events_and_other_jobs_change_nothing(events: tuple[Event, ...]) -
     closed_rounds = ClosedRounds()
     for event in events:
         if not isinstance(event, (RoundOpened, RoundCompleted, RoundFailed, *FINAL_EVENTS)):
-            closed_rounds.note(said(event))
-    closed_rounds.note(said(failed(7), "other"))
+            closed_rounds.note(of_job(event))
+    closed_rounds.note(of_job(failed(7), "other"))
     assert over(closed_rounds) == []
     assert over(closed_rounds, "other") == [1, 2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"\xff", b"[" * 50_000])
-async def test_it_follows_one_subject_of_every_job_and_survives_what_it_cant_read(garbage: bytes) -> None:
+async def test_it_follows_one_subject_of_every_job_and_skips_unreadable_events(garbage: bytes) -> None:
     waiting = JobWaiting(reason="", data="", have=0, need=1, until_s=1.0)
     async with broker.connect("memory://closed_rounds") as bus, asyncio.timeout(5), asyncio.TaskGroup() as group:
-        closed_rounds = Listening()
+        closed_rounds = Observable()
         following = group.create_task(closed_rounds.follow(bus, "round"), name="follow")
         await asyncio.sleep(0)  # its first step: it subscribes
         await bus.publish(progress.topic_of("demo", opened(9)), garbage)
         for job, event in (("demo", waiting), ("demo", failed(2)), ("other", opened(4))):
-            await bus.publish(progress.topic_of(job, event), progress.encode(said(event, job)))
+            await bus.publish(progress.topic_of(job, event), progress.encode(of_job(event, job)))
         assert [(await closed_rounds.noted.get()).job for _ in range(2)] == ["demo", "other"]
         following.cancel()
     assert over(closed_rounds) == [1, 2]

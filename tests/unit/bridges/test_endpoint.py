@@ -1,4 +1,4 @@
-"""Addresses of platforms: what is no such address is refused, and no password is shown."""
+"""The address of a platform: an invalid one is refused, and no error shows a password."""
 
 import ssl
 
@@ -9,22 +9,22 @@ from bridges.errors import BadSettings
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8080", "https://host.example.org", "https://[::1]:1/path"])
-def test_an_address_is_a_url(address: str) -> None:
-    assert str(endpoint.checked("gateway", address, "without the key")) == address
+def test_a_url_is_an_address(address: str) -> None:
+    assert str(endpoint.parse_url("gateway", address, "without the key")) == address
 
 
 @pytest.mark.parametrize(
     "address",
     ["127.0.0.1:8080", "ftp://host", "http://", "http://host:port", "http://u:hunter2@host", "http://u:hunter2@host:x"],
 )
-def test_what_is_no_address_is_refused_with_a_remedy(address: str) -> None:
+def test_an_invalid_address_is_refused_with_a_remedy(address: str) -> None:
     with pytest.raises(BadSettings, match=r"^gateway = .*use http://HOST:PORT.*, without the key") as bad:
-        endpoint.checked("gateway", address, "without the key")
+        endpoint.parse_url("gateway", address, "without the key")
     assert bad.value.field == "gateway"
     assert "hunter2" not in str(bad.value)
 
 
-def test_a_file_of_certificates_must_be_there() -> None:
-    assert isinstance(endpoint.trusted(""), ssl.SSLContext)
+def test_a_file_of_certificates_must_exist() -> None:
+    assert isinstance(endpoint.ssl_context(""), ssl.SSLContext)
     with pytest.raises(BadSettings, match=r"^ca_file = '/no/such.pem': no certificates can be read"):
-        endpoint.trusted("/no/such.pem")
+        endpoint.ssl_context("/no/such.pem")

@@ -1,4 +1,4 @@
-"""What functions and workers are told, wherever they run."""
+"""The environment of functions and workers on every platform."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ def function(**changes: Any) -> Function:
     return Function(**{"name": "c-1", "fabric": "test", "broker": BROKER, **changes})
 
 
-def test_without_secrets_a_function_knows_its_broker_and_its_client() -> None:
-    told = {"FEDKEEPER_URL": BROKER, "FEDKEEPER_CLIENT": "c-1"}
-    assert environment.with_secret_variables(function()) == (told, {})
-    assert environment.with_secret_files(function(), **FILES) == told
+def test_without_secrets_a_function_gets_its_broker_and_its_client() -> None:
+    expected = {"FEDKEEPER_URL": BROKER, "FEDKEEPER_CLIENT": "c-1"}
+    assert environment.with_secret_variables(function()) == (expected, {})
+    assert environment.with_secret_files(function(), **FILES) == expected
 
 
-def test_secrets_are_named_variables_or_files() -> None:
+def test_secrets_are_variables_or_files() -> None:
     secret = function(password="broker-password", key="sign-key")  # noqa: S106 (its name)
     plain, secrets = environment.with_secret_variables(secret)
     variable = "FEDKEEPER_SECRET_BROKER_PASSWORD"
@@ -35,28 +35,30 @@ def test_secrets_are_named_variables_or_files() -> None:
 
 
 def test_an_address_keeps_its_own_options() -> None:
-    own = function(broker="tls://b:4222?ca_file=/ca.pem", password="p")  # noqa: S106 (its name)
-    plain = environment.with_secret_variables(own).plain
+    with_options = function(broker="tls://b:4222?ca_file=/ca.pem", password="p")  # noqa: S106 (its name)
+    plain = environment.with_secret_variables(with_options).plain
     assert plain["FEDKEEPER_URL"] == "tls://b:4222?ca_file=/ca.pem&password_env=FEDKEEPER_SECRET_P"
-    assert environment.with_secret_files(own, **FILES)["FEDKEEPER_URL"].endswith("/ca.pem&password_file=/s/password")
+    assert environment.with_secret_files(with_options, **FILES)["FEDKEEPER_URL"].endswith(
+        "/ca.pem&password_file=/s/password"
+    )
 
 
 @pytest.mark.parametrize("password", ["", "p"])
-def test_a_function_without_a_route_is_told_of_no_broker(password: str) -> None:
-    lonely = function(broker="", password=password)
-    assert "FEDKEEPER_URL" not in environment.with_secret_variables(lonely).plain
-    assert "FEDKEEPER_URL" not in environment.with_secret_files(lonely, **FILES)
+def test_a_function_without_a_route_to_the_broker_gets_no_address(password: str) -> None:
+    isolated = function(broker="", password=password)
+    assert "FEDKEEPER_URL" not in environment.with_secret_variables(isolated).plain
+    assert "FEDKEEPER_URL" not in environment.with_secret_files(isolated, **FILES)
 
 
-def test_a_fabric_file_can_add_variables_and_change_none_of_ours() -> None:
-    wanted = function(env={"MINE": "1", "FEDKEEPER_CLIENT": "another", "FEDKEEPER_URL": "nats://evil"})
-    told = {"MINE": "1", "FEDKEEPER_URL": BROKER, "FEDKEEPER_CLIENT": "c-1"}
-    assert environment.with_secret_variables(wanted).plain == told
-    assert environment.with_secret_files(wanted, **FILES) == told
+def test_a_deployment_file_can_add_variables_and_change_none_of_ours() -> None:
+    changed = function(env={"MINE": "1", "FEDKEEPER_CLIENT": "another", "FEDKEEPER_URL": "nats://evil"})
+    expected = {"MINE": "1", "FEDKEEPER_URL": BROKER, "FEDKEEPER_CLIENT": "c-1"}
+    assert environment.with_secret_variables(changed).plain == expected
+    assert environment.with_secret_files(changed, **FILES) == expected
 
 
 def test_a_worker_trains_with_one_thread() -> None:
-    assert environment.of_worker(BROKER, "cuda:1") == {
+    assert environment.for_worker(BROKER, "cuda:1") == {
         "FEDKEEPER_URL": BROKER,
         "FEDKEEPER_DEVICE": "cuda:1",
         "OMP_NUM_THREADS": "1",

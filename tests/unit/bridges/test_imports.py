@@ -1,4 +1,4 @@
-"""What a bridge at the edge pulls in: it shares a small board's memory with the functions."""
+"""The modules that a bridge imports: at the edge it shares a small board's memory with the functions."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from tests.support.paths import REPOSITORY
 CONFIG = REPOSITORY / "configs" / "bridges" / "openfaas.toml"
 
 HEAVY = "{'torch', 'numpy', 'ml_dtypes', 'safetensors', 'fsspec', 'sklearn', 'scipy', 'matplotlib', 'paho'}"
-"""And all that stages, trains or aggregates, which needs some of them."""
+"""Libraries of the modules that stage, train or aggregate."""
 
 OURS = (
     "{'server.service', 'client_fn.function', 'client_fn.data.shards', 'client_fn.data.datasets', 'fedkeeper.learning'}"
@@ -16,14 +16,14 @@ OURS = (
 
 
 def imported_by(program: str) -> set[str]:
-    """Which of these modules are there after a program, in a process of its own."""
-    told = f"import sys\n{program}\nprint(*(({HEAVY} | {OURS}) & set(sys.modules)))"
-    run = subprocess.run([sys.executable, "-c", told], check=True, capture_output=True, text=True, timeout=300)
+    """Which of these modules a program has imported, in a process of its own."""
+    code = f"import sys\n{program}\nprint(*(({HEAVY} | {OURS}) & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
     return set(run.stdout.split())
 
 
 def test_the_bridge_to_openfaas_imports_nothing_that_trains_stages_or_aggregates() -> None:
-    # All the way to the connection to its broker, which is not there.
+    # The program runs until it tries to connect to its broker, which does not exist.
     program = f"""
 from fedkeeper import cli
 

@@ -1,4 +1,4 @@
-"""Deliveries in work: copies of a message, a newer delivery of it, and the heartbeat."""
+"""Deliveries in progress: copies of a message, a second delivery of it, and the heartbeat."""
 
 import asyncio
 from typing import Literal
@@ -13,18 +13,18 @@ Call = Literal["ack", "working"]
 
 
 class Recorded(Delivery):
-    """A delivery that keeps what is asked of it.
+    """A delivery that records its calls.
 
     Attributes:
-        calls: what was asked, in order.
-        fails: the broker is away.
-        told: set once it was said that work goes on.
+        calls: the calls, in order.
+        fails: whether the broker is out of reach.
+        extended: set by a heartbeat.
     """
 
     def __init__(self, sequence: int, *, fails: bool = False) -> None:
         self.calls: list[Call] = []
         self.fails = fails
-        self.told = asyncio.Event()
+        self.extended = asyncio.Event()
         super().__init__("fl.tasks.fake.c-1", b"", _unread, sequence=sequence, attempt=1, time_s=0.0)
 
     async def ack(self) -> None:
@@ -32,51 +32,51 @@ class Recorded(Delivery):
 
     async def working(self) -> None:
         self.calls.append("working")
-        self.told.set()
+        self.extended.set()
         if self.fails:
             raise Disconnected("gone")
 
 
 async def _unread(*_: object) -> bytes:
-    raise AssertionError("nobody reads it")
+    raise AssertionError("not read")
 
 
-async def test_work_that_nobody_does_is_not_known() -> None:
+async def test_new_work_is_not_in_progress() -> None:
     assert not await InFlight().adopt_or_ack_duplicate("task", Recorded(1))
 
 
 async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
-    held, first, copy = InFlight(), Recorded(1), Recorded(2)
-    with held.working("task", first):
-        assert await held.adopt_or_ack_duplicate("task", copy)
-        assert held["task"] is first
+    in_flight, first, copy = InFlight(), Recorded(1), Recorded(2)
+    with in_flight.track("task", first):
+        assert await in_flight.adopt_or_ack_duplicate("task", copy)
+        assert in_flight["task"] is first
     assert (first.calls, copy.calls) == ([], ["ack"])
-    assert not await held.adopt_or_ack_duplicate("task", copy)
+    assert not await in_flight.adopt_or_ack_duplicate("task", copy)
 
 
 async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> None:
-    held, first, again = InFlight(), Recorded(1), Recorded(1)
-    with held.working("task", first):
-        assert await held.adopt_or_ack_duplicate("task", again)
-        assert held["task"] is again
+    in_flight, first, again = InFlight(), Recorded(1), Recorded(1)
+    with in_flight.track("task", first):
+        assert await in_flight.adopt_or_ack_duplicate("task", again)
+        assert in_flight["task"] is again
     assert again.calls == []
 
 
-async def test_work_that_fails_is_held_no_more() -> None:
-    held = InFlight()
-    with pytest.raises(ValueError, match="ours"), held.working("task", Recorded(1)):
+async def test_work_that_failed_is_not_in_progress() -> None:
+    in_flight = InFlight()
+    with pytest.raises(ValueError, match="ours"), in_flight.track("task", Recorded(1)):
         raise ValueError("ours")
-    assert not await held.adopt_or_ack_duplicate("task", Recorded(1))
+    assert not await in_flight.adopt_or_ack_duplicate("task", Recorded(1))
 
 
-async def test_the_broker_is_told_of_all_work_even_when_it_hears_of_one_no_more() -> None:
-    held, lost, other = InFlight(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
-    with held.working("lost", lost), held.working("other", other):
-        beating = asyncio.ensure_future(held.heartbeat())
+async def test_the_heartbeat_reaches_other_deliveries_when_one_fails() -> None:
+    in_flight, lost, other = InFlight(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
+    with in_flight.track("lost", lost), in_flight.track("other", other):
+        heartbeat = asyncio.ensure_future(in_flight.heartbeat())
         async with asyncio.timeout(60):
-            await other.told.wait()
-            lost.told.clear()
-            await lost.told.wait()
-        beating.cancel()
-        await asyncio.wait([beating])
-    assert beating.cancelled()
+            await other.extended.wait()
+            lost.extended.clear()
+            await lost.extended.wait()
+        heartbeat.cancel()
+        await asyncio.wait([heartbeat])
+    assert heartbeat.cancelled()

@@ -1,4 +1,4 @@
-"""The table of platforms: ours are complete, those of others are checked, a mistake is said in a sentence."""
+"""The table of platforms: ours are complete, others are checked, errors say what to do."""
 
 import dataclasses
 import subprocess
@@ -17,11 +17,11 @@ from bridges.platforms import Kind
 from fedkeeper.errors import NoBridge
 from tests.support.paths import REPOSITORY
 
-ACME = Kind(name="acme", module="acme", about="Nobody's.")
+ACME = Kind(name="acme", module="acme", about="A platform of another distribution.")
 
 
 def adds(monkeypatch: pytest.MonkeyPatch, **values: Any) -> None:
-    """Let other distributions add those, by the name of their entry points; an exception: it can't be loaded."""
+    """Add entry points of another distribution, by name. An exception type is one that can't be loaded."""
     acme = ModuleType("acme_points")
     vars(acme).update({name: value for name, value in values.items() if not isinstance(value, type)})
     monkeypatch.setitem(sys.modules, "acme_points", acme)
@@ -53,32 +53,32 @@ def test_the_table_imports_no_platform() -> None:
     assert run.stdout == "set()\n"
 
 
-def test_an_unknown_platform_is_answered_with_those_that_are_known() -> None:
+def test_the_error_for_an_unknown_platform_names_all_platforms() -> None:
     with pytest.raises(UnknownPlatform) as unknown:
         platforms.find("lambda")
     assert str(unknown.value) == "unknown platform 'lambda': use one of local, openfaas, openwhisk, gcf"
     assert unknown.value.known == ("local", "openfaas", "openwhisk", "gcf")
 
 
-def test_a_library_that_is_missing_is_answered_with_the_extra_that_installs_it() -> None:
+def test_the_error_for_a_missing_library_names_the_extra_that_installs_it() -> None:
     program = (
         "import sys\nsys.modules['httpx'] = None\nfrom fedkeeper import cli\n"
         "sys.argv = ['fedkeeper', 'bridge', 'openfaas', '--config', 'configs/bridges/openfaas.toml']\ncli.main()"
     )
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-    said = "the platform 'openfaas' needs httpx, which is not installed: pip install 'fedkeeper[openfaas]'"
+    message = "the platform 'openfaas' needs httpx, which is not installed: pip install 'fedkeeper[openfaas]'"
     assert run.returncode == 1
-    assert said in run.stdout + run.stderr
+    assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
 
 
-def test_a_platform_without_an_extra_names_its_package() -> None:
+def test_the_error_names_the_package_of_a_platform_without_an_extra() -> None:
     with pytest.raises(LibraryMissing, match=r"needs no_such_package.* install what no_such_package\.kind needs"):
         dataclasses.replace(ACME, module="no_such_package.kind").load()
 
 
-def test_a_package_without_its_parts_is_named() -> None:
+def test_the_error_names_an_incomplete_module() -> None:
     with pytest.raises(BadPlatform, match="its module json has no `Settings`"):
         dataclasses.replace(ACME, module="json").load()
 
@@ -102,7 +102,7 @@ def test_other_distributions_add_platforms(monkeypatch: pytest.MonkeyPatch) -> N
         ("relay", dataclasses.replace(ACME, name="relay"), "has a command of that name itself"),
     ],
 )
-def test_a_platform_that_cannot_be_added_is_named(
+def test_the_error_names_an_invalid_platform(
     monkeypatch: pytest.MonkeyPatch, name: str, value: Any, reason: str
 ) -> None:
     adds(monkeypatch, **{name: value})

@@ -1,3 +1,5 @@
+"""The rate limit of a platform."""
+
 import pytest
 
 from bridges.rate_limit import WINDOW_S, RateLimiter
@@ -11,16 +13,16 @@ class Clock:
         return self.now_s
 
 
-async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_calls_than_the_limit_start_within_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, starts = Clock(), list[float]()
 
     async def sleep(seconds: float) -> None:
         clock.now_s += seconds
 
     monkeypatch.setattr("bridges.rate_limit.asyncio.sleep", sleep)
-    pace = RateLimiter(lambda: 5, clock)
+    limiter = RateLimiter(lambda: 5, clock)
     for _ in range(23):
-        await pace.turn()
+        await limiter.acquire()
         starts.append(clock.now_s)
         clock.now_s += 0.25
     assert all(later - earlier >= WINDOW_S for earlier, later in zip(starts, starts[5:], strict=False))
@@ -28,7 +30,7 @@ async def test_no_more_turns_than_the_limit_lie_within_a_window(monkeypatch: pyt
     assert clock.now_s < 1000 + 5 * WINDOW_S
 
 
-async def test_without_a_limit_nobody_waits() -> None:
-    pace = RateLimiter()
+async def test_without_a_limit_no_call_waits() -> None:
+    limiter = RateLimiter()
     for _ in range(1000):
-        await pace.turn()
+        await limiter.acquire()

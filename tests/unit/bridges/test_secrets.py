@@ -1,12 +1,11 @@
-"""A bridge's secrets: from its folder or the environment, and never from elsewhere."""
+"""A bridge's secrets come from its folder or from the environment, and from nowhere else."""
 
 from pathlib import Path
 
 import pytest
 
-from bridges import secrets as vault
 from bridges.errors import SecretMissing
-from bridges.secrets import SecretStore
+from bridges.secrets import SecretStore, variable
 
 HIDDEN = "s3cret"
 
@@ -27,7 +26,7 @@ def test_a_secret_is_its_file_without_the_last_line_break(tmp_path: Path) -> Non
     ],
 )
 def test_a_secret_may_be_in_the_environment(name: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vault.variable(name) == expected
+    assert variable(name) == expected
     monkeypatch.setenv(expected, HIDDEN)
     assert SecretStore().value(name) == HIDDEN
 
@@ -39,14 +38,14 @@ def test_the_file_comes_before_the_environment(tmp_path: Path, monkeypatch: pyte
     assert SecretStore(tmp_path / "elsewhere").value("key") == "the environment's"
 
 
-def test_a_secret_is_read_when_it_is_wanted(tmp_path: Path) -> None:
+def test_a_secret_is_read_on_each_use(tmp_path: Path) -> None:
     secrets = SecretStore(tmp_path)
     for content in ("first", "second"):
         (tmp_path / "key").write_text(content, encoding="utf-8")
         assert secrets.value("key") == content
 
 
-def test_a_missing_secret_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_secret_and_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(SecretMissing) as missing:
         SecretStore(tmp_path).value("bridge-key")
     assert missing.value.name == "bridge-key"
@@ -57,7 +56,7 @@ def test_a_missing_secret_is_named_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n"])
-def test_an_empty_secret_is_none(content: str, tmp_path: Path) -> None:
+def test_an_empty_secret_is_missing(content: str, tmp_path: Path) -> None:
     (tmp_path / "key").write_text(content, encoding="utf-8")
     with pytest.raises(SecretMissing):
         SecretStore(tmp_path).value("key")
@@ -74,7 +73,7 @@ def test_a_name_leads_nowhere_but_into_the_folder(name: str, tmp_path: Path) -> 
         SecretStore(folder).value(name)
 
 
-def test_a_secret_that_can_t_be_read_is_said_so(tmp_path: Path) -> None:
+def test_the_error_says_that_a_secret_can_t_be_read(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"\xff\xfe")
     (tmp_path / "folder").mkdir()
     for name in ("key", "folder"):

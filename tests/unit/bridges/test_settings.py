@@ -1,4 +1,4 @@
-"""Every platform's settings have the same bounds; a mistake is named with its value and what is allowed."""
+"""Every platform's settings have the same bounds. An error has the field, its value, and what is allowed."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ every_kind = pytest.mark.parametrize("kind", platforms.KINDS, ids=lambda kind: k
 
 
 def file(kind: Kind, folder: Path, **changes: Any) -> Path:
-    """A bridge's file with what must be in it, and those changes."""
+    """Write a bridge's file with the required fields and some changes."""
     fields = msgspec.structs.fields(kind.load().Settings)
     required = {field.encode_name: "needed" for field in fields if field.required}
     path = folder / "bridge.toml"
@@ -26,7 +26,7 @@ def file(kind: Kind, folder: Path, **changes: Any) -> Path:
 
 
 @every_kind
-def test_a_file_with_what_is_required_is_enough(kind: Kind, tmp_path: Path) -> None:
+def test_the_required_fields_are_enough(kind: Kind, tmp_path: Path) -> None:
     settings = bridging.read(kind, file(kind, tmp_path)).platform
     assert isinstance(settings, PlatformSettings)
     assert settings.name == kind.name
@@ -81,14 +81,14 @@ def test_a_name_that_is_no_id_is_refused_by_every_platform(kind: Kind, name: str
     ],
 )
 def test_a_platform_s_own_numbers_have_bounds(kind: str, field: str, value: float, tmp_path: Path) -> None:
-    found = platforms.find(kind)
+    row = platforms.find(kind)
     with pytest.raises(BadDeploymentFile, match=r"expected a (whole )?number [<>]") as bad:
-        bridging.read(found, file(found, tmp_path, **{field: value}))
+        bridging.read(row, file(row, tmp_path, **{field: value}))
     assert (bad.value.field, bad.value.value) == (field, value)
 
 
 @pytest.mark.parametrize("field", ["url", "secrets"])
-def test_what_every_bridge_s_file_may_say_is_text(field: str, tmp_path: Path) -> None:
+def test_the_fields_of_every_bridge_s_file_are_text(field: str, tmp_path: Path) -> None:
     kind = platforms.find("openfaas")
     with pytest.raises(BadDeploymentFile) as bad:
         bridging.read(kind, file(kind, tmp_path, **{field: 3}))

@@ -1,4 +1,4 @@
-"""When a local worker is put back, and when it is replaced."""
+"""When a local worker becomes idle, and when it is replaced."""
 
 import asyncio
 from asyncio.subprocess import Process
@@ -19,16 +19,16 @@ TASK = task("c-1", "local")
 
 
 class FakeProcess:
-    """A worker's process; it notes what was done to it."""
+    """A worker's process that records what happens to it."""
 
     def __init__(self) -> None:
         self.stdin = self
         self.returncode: int | None = None
         self.killed = False
-        self.orders: list[bytes] = []
+        self.requests: list[bytes] = []
 
-    def write(self, order: bytes) -> None:
-        self.orders.append(order)
+    def write(self, request: bytes) -> None:
+        self.requests.append(request)
 
     def kill(self) -> None:
         self.killed = True
@@ -53,8 +53,8 @@ class Site:
         return not self.pool._idle.empty()
 
 
-async def begun(site: Site) -> AsyncGenerator[Activation, None]:
-    """A run that trains."""
+async def start_run(site: Site) -> AsyncGenerator[Activation, None]:
+    """Start a run, and wait until it trains."""
     run = site.platform.invoke(TASK, 1)
     first = asyncio.ensure_future(anext(run))
     # The worker is idle, so one turn of the loop is enough to send the task.
@@ -66,13 +66,13 @@ async def begun(site: Site) -> AsyncGenerator[Activation, None]:
 
 async def test_a_worker_takes_the_next_task_while_it_publishes() -> None:
     site = Site()
-    run = await begun(site)
+    run = await start_run(site)
     site.reports("trained")
     publishing = asyncio.ensure_future(anext(run))
     assert await asyncio.wait_for(site.pool.take(), 5.0) is site.worker
     site.reports("done")
     assert (await publishing).state == "succeeded"
-    assert [each async for each in run] == []
+    assert [activation async for activation in run] == []
     assert not site.is_idle()
     assert site.worker.reports == {}
     assert not site.process.killed
@@ -80,7 +80,7 @@ async def test_a_worker_takes_the_next_task_while_it_publishes() -> None:
 
 async def test_a_worker_that_failed_takes_the_next_task() -> None:
     site = Site()
-    run = await begun(site)
+    run = await start_run(site)
     site.reports("failed", reason="no data")
     with pytest.raises(InvocationFailed, match="no data"):
         await anext(run)
@@ -88,18 +88,18 @@ async def test_a_worker_that_failed_takes_the_next_task() -> None:
     assert not site.process.killed
 
 
-async def test_a_worker_that_trains_for_nobody_is_killed() -> None:
+async def test_a_worker_whose_run_is_closed_while_it_trains_is_killed() -> None:
     site = Site()
-    run = await begun(site)
+    run = await start_run(site)
     await run.aclose()
     assert site.process.killed
     assert site.worker.reports == {}
     assert not site.is_idle()
 
 
-async def test_so_is_one_whose_run_is_cancelled() -> None:
+async def test_a_worker_whose_run_is_cancelled_while_it_trains_is_killed() -> None:
     site = Site()
-    run = await begun(site)
+    run = await start_run(site)
     waiting = asyncio.ensure_future(anext(run))
     await asyncio.sleep(0)
     waiting.cancel()
@@ -111,7 +111,7 @@ async def test_so_is_one_whose_run_is_cancelled() -> None:
 
 async def test_a_worker_that_has_trained_is_not_killed_when_its_run_is_given_up() -> None:
     site = Site()
-    run = await begun(site)
+    run = await start_run(site)
     site.reports("trained")
     publishing = asyncio.ensure_future(anext(run))
     assert await asyncio.wait_for(site.pool.take(), 5.0) is site.worker

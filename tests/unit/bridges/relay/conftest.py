@@ -1,4 +1,4 @@
-"""The two brokers that a relay stands between."""
+"""The two brokers of a relay."""
 
 from collections.abc import AsyncIterator
 

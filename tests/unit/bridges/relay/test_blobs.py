@@ -1,4 +1,4 @@
-"""What a relay copies to its site, how often, and when it drops it."""
+"""Which blobs a relay copies to its site, how often, and when it drops them."""
 
 import asyncio
 import hashlib
@@ -22,7 +22,7 @@ def ref(job: str = "job", content: bytes = MODEL) -> BlobRef:
 
 
 class Counting:
-    """Counts a broker's gets."""
+    """Records the topics of a broker's gets."""
 
     def __init__(self, bus: Broker) -> None:
         self.gets: list[str] = []
@@ -40,11 +40,11 @@ async def blobs(backbone: Broker, site: Broker) -> Blobs:
 
 
 async def payload(bus: Broker, topic: str) -> bytes | None:
-    found = await bus.get(topic)
-    return None if found is None else found.payload
+    value = await bus.get(topic)
+    return None if value is None else value.payload
 
 
-async def test_a_blob_that_many_ask_for_crosses_once(backbone: Broker, site: Broker, blobs: Blobs) -> None:
+async def test_concurrent_calls_for_a_blob_share_one_transfer(backbone: Broker, site: Broker, blobs: Blobs) -> None:
     await backbone.put(ref().topic, MODEL)
     counting = Counting(backbone)
     await asyncio.gather(*(blobs.bring(ref()) for _ in range(10)))
@@ -52,7 +52,7 @@ async def test_a_blob_that_many_ask_for_crosses_once(backbone: Broker, site: Bro
     assert await payload(site, ref().topic) == MODEL
 
 
-async def test_who_gives_up_waiting_leaves_the_transfer_to_the_next(
+async def test_a_cancelled_call_leaves_the_transfer_to_the_next_one(
     backbone: Broker, site: Broker, blobs: Blobs
 ) -> None:
     await backbone.put(ref().topic, MODEL)
@@ -63,9 +63,7 @@ async def test_who_gives_up_waiting_leaves_the_transfer_to_the_next(
     assert await payload(site, ref().topic) == MODEL
 
 
-async def test_a_blob_with_other_bytes_than_announced_is_not_put_where_the_first_one_stays(
-    backbone: Broker, site: Broker, blobs: Blobs
-) -> None:
+async def test_a_blob_with_the_wrong_digest_is_not_copied(backbone: Broker, site: Broker, blobs: Blobs) -> None:
     await backbone.put(ref().topic, b"something else")
     await blobs.bring(ref())
     assert await payload(site, ref().topic) is None
@@ -91,26 +89,26 @@ async def test_a_site_that_lost_its_store_gets_its_blobs_again(
     assert await payload(site, ref().topic) == MODEL
 
 
-async def test_models_stay_one_round_longer_than_they_are_needed(backbone: Broker, site: Broker, blobs: Blobs) -> None:
+async def test_a_model_stays_one_round_longer_than_it_is_needed(backbone: Broker, site: Broker, blobs: Blobs) -> None:
     contents = [b"model %d" % i for i in range(3)]
     for round_, content in enumerate(contents, start=1):
         await backbone.put(ref(content=content).topic, content)
-        await blobs.for_task(task(round=round_, model=ref(content=content)))
-        await blobs.round_over("job", round_)
-    there = [await payload(site, ref(content=content).topic) for content in contents]
-    assert there == [None, None, contents[2]]
+        await blobs.bring_for_task(task(round=round_, model=ref(content=content)))
+        await blobs.drop_before("job", round_)
+    contents_at_site = [await payload(site, ref(content=content).topic) for content in contents]
+    assert contents_at_site == [None, None, contents[2]]
 
 
-async def test_a_state_is_dropped_when_the_client_s_next_one_is_named(
+async def test_a_state_is_dropped_when_a_task_names_the_client_s_next_one(
     backbone: Broker, site: Broker, blobs: Blobs
 ) -> None:
     await backbone.put(ref().topic, MODEL)
     states = [BlobRef(topics.optimizer_state("job", "client-00", n, 1), ref().sha256, len(MODEL)) for n in (1, 2)]
     for round_, state in enumerate(states, start=2):
         await backbone.put(state.topic, MODEL)
-        await blobs.for_task(task(round=round_, model=ref(), state=state))
-        await blobs.round_over("job", round_)
+        await blobs.bring_for_task(task(round=round_, model=ref(), state=state))
+        await blobs.drop_before("job", round_)
     assert [await payload(site, state.topic) for state in states] == [None, MODEL]
-    await blobs.job_over("job")
+    await blobs.drop_job("job")
     assert await payload(site, states[1].topic) is None
     assert await payload(site, ref().topic) is None

@@ -1,4 +1,4 @@
-"""What a relay's settings may be."""
+"""The bounds of a relay's settings."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bridges.errors import BadSettings
 from bridges.relay import Settings
 from broker.errors import BadUrl
 
-NEEDED = {"name": "site-a", "platforms": ("edge-a",), "backbone": "nats://hub", "site": "nats://here"}
+REQUIRED = {"name": "site-a", "platforms": ("edge-a",), "backbone": "nats://hub", "site": "nats://here"}
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ NEEDED = {"name": "site-a", "platforms": ("edge-a",), "backbone": "nats://hub", 
         ("site", "nats://hub"),
     ],
 )
-def test_settings_that_can_t_be_are_refused(field: str, value: Any) -> None:
+def test_invalid_settings_are_refused(field: str, value: Any) -> None:
     with pytest.raises(BadSettings) as refused:
-        Settings(**{**NEEDED, field: value})
+        Settings(**{**REQUIRED, field: value})
     assert refused.value.field == field
 
 
-def test_an_address_that_is_none_is_refused_without_its_password() -> None:
+def test_the_error_for_an_invalid_address_does_not_show_its_password() -> None:
     with pytest.raises(BadUrl) as refused:
-        Settings(**{**NEEDED, "site": "http://user:s3cret@here"})  # type: ignore[arg-type]
+        Settings(**{**REQUIRED, "site": "http://user:s3cret@here"})  # type: ignore[arg-type]
     assert "s3cret" not in str(refused.value)

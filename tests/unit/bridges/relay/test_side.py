@@ -1,4 +1,4 @@
-"""What is said of a link that is cut, and of one that is slow."""
+"""What the log says of a link that is cut, or slow."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ UPDATE = topics.update("job", 1, "client-00", 1)
 
 
 class Away:
-    """Fails the first calls of a broker."""
+    """Makes the first publish calls of a broker fail."""
 
     def __init__(self, bus: Broker, failures: int) -> None:
         self._left = failures
@@ -30,44 +30,44 @@ class Away:
         return await self._publish(topic, payload, dedupe=dedupe)
 
 
-def waited(time_s: float, topic: str = UPDATE) -> Delivery:
+def delivery_of(time_s: float, topic: str = UPDATE) -> Delivery:
     async def load(_: str, message: bytes, __: int | None) -> bytes:
         return message
 
     return Delivery(topic, b"x", load, sequence=1, attempt=1, time_s=time_s)
 
 
-async def test_a_link_that_is_cut_is_told_once_and_so_is_what_came_late(
+async def test_a_cut_link_is_logged_once_and_so_are_the_events_that_came_late(
     backbone: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridges.relay.side.FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr("bridges.relay.side.QUIET_S", 0.0)
     Away(backbone, 3)
-    there = side(backbone)
+    remote = side(backbone)
     with capture_logs() as logs:
-        await there.publish(UPDATE, b"x")
+        await remote.publish(UPDATE, b"x")
         for time_s in (99.0, 100.0, 101.0):
-            there.reached_by(waited(time_s))
-        there.reached_by(waited(99.0, topics.invocation("edge-a", "client-00")))
+            remote.count_late(delivery_of(time_s))
+        remote.count_late(delivery_of(99.0, topics.invocation("edge-a", "client-00")))
         await soon(lambda: any("late" in line for line in logs))
     assert [line["event"] for line in logs] == ["site is cut off", "site is back", "what had waited is delivered"]
     assert logs[-1]["late"] == {"updates": 2, "invocations": 1}
-    assert there.sent == 1
+    assert remote.sent == 1
 
 
-async def test_a_small_call_that_takes_long_is_told_before_it_fails(
+async def test_a_small_call_that_takes_long_is_logged_before_it_ends(
     backbone: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridges.relay.side.PATIENCE_S", 0.0)
-    there, release = side(backbone), asyncio.Event()
+    remote, release = side(backbone), asyncio.Event()
 
     async def slow(*_: Any, **__: Any) -> Receipt:
         await release.wait()
         return Receipt(1)
 
     backbone.publish = slow  # type: ignore[method-assign]
-    call = asyncio.ensure_future(there.publish(UPDATE, b"x"))
-    await soon(lambda: there.away)
+    call = asyncio.ensure_future(remote.publish(UPDATE, b"x"))
+    await soon(lambda: remote.is_away)
     release.set()
     await call
-    assert not there.away
+    assert not remote.is_away

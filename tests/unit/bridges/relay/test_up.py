@@ -1,4 +1,4 @@
-"""Which optimizer state an update names."""
+"""The optimizer state that an update names."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_an_update_s_own_state_is_found() -> None:
         update({}, header(task(), state=BlobRef(topics.optimizer_state("job", "client-01", 1, 1), "ab" * 32, 7))),
     ],
 )
-def test_what_is_no_state_of_that_update_is_not_copied(content: bytes) -> None:
+def test_an_update_without_a_state_of_its_own_client_names_none(content: bytes) -> None:
     assert state_of(UPDATE, content) is None
 
 
