@@ -44,10 +44,12 @@ class Site:
 
     async def ready(self, name: str) -> None:
         """Until a function's process listens."""
-        await self.platform.functions._until(f"call {name}", 240.0, lambda: self._silent(name))
+        await self.platform.functions._wait(f"call {name}", 240.0, lambda: self._silent(name))
 
     async def _silent(self, name: str) -> str:
-        answer = await self.platform.api.call(name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz")
+        answer = await self.platform.api.call(
+            name, b"", {}, timeout_s=5.0, max_bytes=100, method="GET", path="/healthz"
+        )
         return "" if answer.ok else f"{answer.status}"
 
     async def invoke(self, one: RoundTask | None = None, attempt: int = 1, **told: Any) -> list[Activation]:

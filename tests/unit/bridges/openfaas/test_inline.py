@@ -54,14 +54,14 @@ async def payload(bus: Broker, topic: str) -> bytes | None:
 
 
 async def test_a_parcel_has_the_order_and_what_it_names(bus: Broker) -> None:
-    message, blobs = bundle.unpack(await InlineTransfer(bus).packed(ORDER))
+    message, blobs = bundle.unpack(await InlineTransfer(bus).pack(ORDER))
     assert codec.decode(InvocationRequest, message) == ORDER
     assert blobs == {MODEL.topic: b"model", STATE.topic: b"state"}
 
 
 async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None:
     _, blobs = bundle.unpack(
-        await InlineTransfer(bus).packed(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2))
+        await InlineTransfer(bus).pack(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2))
     )
     assert blobs == {MODEL.topic: b"model"}
 
@@ -69,12 +69,12 @@ async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None
 async def test_a_model_that_is_not_there_is_told(bus: Broker) -> None:
     await bus.delete(MODEL.topic)
     with pytest.raises(InvocationFailed, match=f"{MODEL.topic} is not with the broker"):
-        await InlineTransfer(bus).packed(ORDER)
+        await InlineTransfer(bus).pack(ORDER)
 
 
 async def test_update_and_state_are_published_where_the_function_would_have(bus: Broker) -> None:
     body = bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"})
-    assert (await InlineTransfer(bus).unpacked(body, ORDER)).state == "done"
+    assert (await InlineTransfer(bus).publish_reply(body, ORDER)).state == "done"
     assert await payload(bus, UPDATE_AT) == b"update"
     assert await payload(bus, STATE_AT) == b"new state"
     async with bus.subscribe(topics.round_updates("job", 3)) as deliveries:
@@ -95,7 +95,7 @@ async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: py
 
     monkeypatch.setattr(bus, "_put", noted_put)
     monkeypatch.setattr(bus, "_publish", noted_publish)
-    await InlineTransfer(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), ORDER)
+    await InlineTransfer(bus).publish_reply(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), ORDER)
     assert request == [STATE_AT, UPDATE_AT]
 
 
@@ -117,7 +117,7 @@ async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: py
 async def test_what_is_not_its_own_is_refused_with_all_the_rest(bus: Broker, foreign: str) -> None:
     body = bundle.pack(DONE, {UPDATE_AT: b"update", foreign: b"forged"})
     with pytest.raises(InvocationFailed, match="it answers with 6 bytes for") as caught:
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, ORDER)
     assert not caught.value.retryable
     assert await payload(bus, UPDATE_AT) is None
 
@@ -125,22 +125,22 @@ async def test_what_is_not_its_own_is_refused_with_all_the_rest(bus: Broker, for
 @pytest.mark.parametrize("topic", [UPDATE_AT, STATE_AT])
 async def test_what_is_empty_is_refused(bus: Broker, topic: str) -> None:
     with pytest.raises(InvocationFailed, match="0 bytes"):
-        await InlineTransfer(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", topic: b""}), ORDER)
+        await InlineTransfer(bus).publish_reply(bundle.pack(DONE, {UPDATE_AT: b"update", topic: b""}), ORDER)
     assert await payload(bus, UPDATE_AT) is None
 
 
 @pytest.mark.parametrize("body", [DONE, bundle.pack(DONE, {}), bundle.pack(DONE, {STATE_AT: b"state"})])
 async def test_done_without_an_update_is_a_failure(bus: Broker, body: bytes) -> None:
     with pytest.raises(InvocationFailed, match="sends no update"):
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, ORDER)
     assert await payload(bus, STATE_AT) is None
 
 
 async def test_a_failure_may_be_a_bare_report_or_a_parcel_and_publishes_nothing(bus: Broker) -> None:
     failed = Report(TASK.id, "failed", reason="BadShard", retryable=False)
     message = msgspec.json.encode(failed)
-    assert await InlineTransfer(bus).unpacked(message, ORDER) == failed
-    assert await InlineTransfer(bus).unpacked(bundle.pack(message, {UPDATE_AT: b"update"}), ORDER) == failed
+    assert await InlineTransfer(bus).publish_reply(message, ORDER) == failed
+    assert await InlineTransfer(bus).publish_reply(bundle.pack(message, {UPDATE_AT: b"update"}), ORDER) == failed
     assert await payload(bus, UPDATE_AT) is None
 
 
@@ -157,5 +157,5 @@ async def test_a_failure_may_be_a_bare_report_or_a_parcel_and_publishes_nothing(
 )
 async def test_what_is_no_answer_to_the_order_is_a_failure(bus: Broker, body: bytes, reason: str) -> None:
     with pytest.raises(InvocationFailed, match=reason):
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, ORDER)
     assert await payload(bus, UPDATE_AT) is None

@@ -3,7 +3,7 @@
 import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
-from bridges.openfaas.answers import AT_ONCE_S, GatewayResponse, failure
+from bridges.openfaas.responses import AT_ONCE_S, GatewayResponse, failure
 
 WATCHDOG, PROXY, MIDDLEWARE = "of-watchdog", "proxy", "faas-middleware"
 NO_ENDPOINT = b"No endpoints available for: c-1."
