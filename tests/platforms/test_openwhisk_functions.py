@@ -148,7 +148,7 @@ async def test_deleting_leaves_nothing_behind(whisk: Whisk, either: OpenWhiskPla
     changing(whisk)
     assert await either.functions.delete(NAME) == "deleted"
     order = ["DELETE rules/client-01.rule", "DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
-    assert changing(whisk) == (order if either.settings.triggered else order[2:])
+    assert changing(whisk) == (order if either.settings.uses_triggers else order[2:])
     assert await either.functions.delete(NAME) == "absent"
     assert await either.functions.list() == []
 
