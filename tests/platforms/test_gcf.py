@@ -47,7 +47,7 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 async def triggered(cloud: Cloud, topic: str = TOPIC) -> None:
     """A topic that somebody is subscribed to."""
-    async with gcf_topics.opened(settings(cloud), None) as topics:
+    async with gcf_topics.connected(settings(cloud), None) as topics:
         await topics.create(topic, {})
     cloud.pubsub.subscribe(Subscription("projects/test-project/subscriptions/pulled", topic))
 
@@ -330,7 +330,7 @@ def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, Any]) -> None
     ("client", "name"), [("abc", "abc"), ("1", "fk-1-x"), ("a-", "fk-a--x"), ("fk-1-x", "fk-fk-1-x-x")]
 )
 def test_a_function_has_a_name_of_its_own_that_is_legal(client: str, name: str) -> None:
-    assert Settings(project="test-project").function_of(client) == f"{PARENT}/functions/{name}"
+    assert Settings(project="test-project").function_name(client) == f"{PARENT}/functions/{name}"
 
 
 def test_the_example_for_operators_is_one() -> None:
