@@ -136,7 +136,7 @@ class Connector:
     async def _deliver(self, function: str, delivery: Delivery, call_id: str) -> None:
         try:
             payload = await delivery.read()
-            await self._call_until_started(function, payload, _headers(delivery.topic, payload, call_id))
+            await self._call_until_started(function, delivery.topic, payload, call_id)
         except (DecodeError, CorruptPayload) as exc:
             log.warning("an event is passed over", function=function, topic=delivery.topic, reason=str(exc))
         except InvocationFailed as exc:
@@ -147,8 +147,16 @@ class Connector:
             log.warning("an event is passed over", reason=exc.reason, **context)
         await delivery.ack()
 
-    async def _call_until_started(self, function: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Repeat a call while the platform is not reachable or has no room; such a call counts as no attempt."""
+    async def _call_until_started(self, function: str, topic: str, payload: bytes, call_id: str) -> None:
+        """Call a function, and repeat the call with the same id while the platform is away or has no room for it."""
+        try:
+            msgspec.json.decode(payload)
+            content_type = "application/json"
+        except UNREADABLE:
+            content_type = "application/octet-stream"
+        # A topic may have characters that are not allowed in a header.
+        headers = {"X-Topic": quote(topic), "X-Connector": "fedkeeper", "X-Call-Id": call_id}
+        headers["Content-Type"] = content_type
         for tries in itertools.count(1):
             try:
                 await self.call(function, payload, headers)
@@ -160,15 +168,3 @@ class Connector:
 
     def _delay_s(self, failures: int) -> float:
         return backoff.delay_s(failures - 1, self.rng.uniform, first_s=self.retry_first_s, most_s=self.retry_most_s)
-
-
-def _headers(topic: str, payload: bytes, call_id: str) -> dict[str, str]:
-    """Return the headers of an event's call; `call_id` is the same for every repetition."""
-    try:
-        msgspec.json.decode(payload)
-    except UNREADABLE:
-        content_type = "application/octet-stream"
-    else:
-        content_type = "application/json"
-    # A topic may have characters that are not allowed in a header.
-    return {"X-Topic": quote(topic), "X-Connector": "fedkeeper", "X-Call-Id": call_id, "Content-Type": content_type}

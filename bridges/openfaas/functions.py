@@ -120,11 +120,22 @@ class Functions:
 
     async def list(self) -> list[Deployed]:
         """Implements `bridges.platform.Functions.list`, over all namespaces."""
-        return [
-            self._to_deployed(status)
-            for namespace in await self._namespaces()
-            for status in await self._list_namespace(namespace)
-        ]
+        purpose = "list functions"
+        statuses: list[Status] = []
+        for namespace in await self._namespaces():
+            for tries in itertools.count(1):
+                try:
+                    response = await self.api.system("GET", "/functions", purpose, params={"namespace": namespace})
+                    break
+                except PlatformAway as exc:
+                    # The gateway drops this call if it has functions and can't reach its Prometheus.
+                    if tries == LIST_TRIES:
+                        reason = f"{exc.reason} (is the gateway's Prometheus up?)"
+                        raise PlatformAway(self.settings.name, purpose, reason) from exc
+                await asyncio.sleep(_pause_s(tries))
+            self._require_ok(response, purpose)
+            statuses += self._decode(response, list[Status] | None, purpose) or []
+        return [self._to_deployed(status) for status in statuses]
 
     async def exists(self, name: str) -> bool:
         """Whether the gateway has a function; `name` may end with `.namespace`."""
@@ -157,21 +168,6 @@ class Functions:
         response = await self.api.system("GET", "/namespaces", purpose)
         others = self._decode(response, list[str] | None, purpose) if response.ok else None
         return list(dict.fromkeys([self.settings.namespace, *(others or [])]))
-
-    async def _list_namespace(self, namespace: str) -> Sequence[Status]:
-        purpose = "list functions"
-        for tries in itertools.count(1):
-            try:
-                response = await self.api.system("GET", "/functions", purpose, params={"namespace": namespace})
-                break
-            except PlatformAway as exc:
-                # The gateway drops this call if it has functions and can't reach its Prometheus.
-                if tries == LIST_TRIES:
-                    reason = f"{exc.reason} (is the gateway's Prometheus up?)"
-                    raise PlatformAway(self.settings.name, purpose, reason) from exc
-            await asyncio.sleep(_pause_s(tries))
-        self._require_ok(response, purpose)
-        return self._decode(response, list[Status] | None, purpose) or []
 
     async def _find(self, name: str) -> Status | None:
         name, _, namespace = name.partition(".")

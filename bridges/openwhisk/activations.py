@@ -86,9 +86,16 @@ def action_activation(fire: Record, action: str, activation: str) -> str:
     rule = next((rule for rule in rules if rule.action.rpartition("/")[2] == action), None)
     if rule is None:
         raise FunctionGone(f"its trigger has no rule for the action {action!r}", activation=activation)
-    if not rule.activation_id:
-        raise _rule_failure(rule, activation)
-    return rule.activation_id
+    if rule.activation_id:
+        return rule.activation_id
+    # The controller stores the error's text but not its HTTP status (Triggers.scala). The code is 1 for every error of
+    # the caller and 3 for every error of the controller, so only the texts of its Messages.scala tell the errors apart.
+    reason = f"the rule did not run: {rule.error}"
+    if "Too many" in rule.error or rule.status_code == _WHISK_ERROR:
+        raise NotStarted(reason, activation=activation)
+    if "does not exist" in rule.error or "is inactive" in rule.error:
+        raise FunctionGone(reason, activation=activation)
+    raise InvocationFailed(reason, retryable="larger than allowed" not in rule.error, activation=activation)
 
 
 def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
@@ -120,18 +127,3 @@ def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
     if report.state != "done":
         reason = report.reason or f"it ended while {report.state}"
         raise InvocationFailed(reason, retryable=report.retryable, activation=activation)
-
-
-def _rule_failure(rule: _Rule, activation: str) -> InvocationFailed:
-    """Return the error that a rule without an activation stands for.
-
-    The controller stores the error's text but not its HTTP status (Triggers.scala). The code is 1 for every error of
-    the caller and 3 for every error of the controller, so only the texts of its Messages.scala tell the errors apart.
-    """
-    reason = f"the rule did not run: {rule.error}"
-    if "Too many" in rule.error or rule.status_code == _WHISK_ERROR:
-        return NotStarted(reason, activation=activation)
-    if "does not exist" in rule.error or "is inactive" in rule.error:
-        return FunctionGone(reason, activation=activation)
-    too_large = "larger than allowed" in rule.error
-    return InvocationFailed(reason, retryable=not too_large, activation=activation)
