@@ -94,7 +94,7 @@ class Fabric:
         return [
             self._emulator("openfaas.gateway", "--image", image, "--password-file", str(password)),
             self._emulator("openwhisk.controller", "--auth", key, "--per-minute", "600", "--memory", "2048"),
-            self._emulator("gcf.cloud", "--most", str(self.instances)),
+            self._emulator("gcf.cloud", "--max-instances", str(self.instances)),
         ]
 
     def _emulator(self, name: str, *options: str) -> AbstractAsyncContextManager[str]:

@@ -122,7 +122,7 @@ async def test_without_retries_it_does_not_come_again(cloud: Cloud, sink: Sink) 
 
 async def test_an_event_may_come_twice(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
-    cloud.pubsub.twice = 1
+    cloud.pubsub.duplicates = 1
     sent = await published(host, task())
     assert [(await sink.calls.get())["id"] for _ in range(2)] == [sent, sent]
 
@@ -168,7 +168,7 @@ async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, host: Gc
 
 
 async def test_no_more_instances_live_than_the_quota_allows(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
-    cloud.functions.run.most = 2
+    cloud.functions.run.max_instances = 2
     names = ["client-00", "client-01", "client-02"]
     await deployed(host, sink, *names)
     services = [cloud.functions.services[f"{PARENT}/functions/{name}"] for name in names]
@@ -187,7 +187,7 @@ async def test_code_that_does_not_load_is_tried_again_and_its_reason_is_kept(
     await published(host, task())
     await cloud_is_quiet(cloud, 2)
     assert set(cloud.pubsub.pusher.statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}
-    assert any("no_such_module" in line for line in cloud.functions.services[NAME].said)
+    assert any("no_such_module" in line for line in cloud.functions.services[NAME].output)
 
 
 async def test_an_update_is_in_force_for_the_next_event(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:

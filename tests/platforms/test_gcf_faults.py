@@ -47,7 +47,7 @@ def counted_once(system: Rounds, clients: list[str]) -> None:
 async def test_every_message_comes_twice_and_out_of_order(site: tuple[Rounds, Cloud]) -> None:
     system, cloud = site
     async with bridged(system, cloud) as clients:
-        cloud.pubsub.twice, cloud.pubsub.hold = 3, 3
+        cloud.pubsub.duplicates, cloud.pubsub.reorder = 3, 3
         completed = await system.train(3)
     assert completed.counted == tuple(clients)
     counted_once(system, clients)

@@ -75,9 +75,9 @@ async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
     whisk: Whisk, bridge: OpenWhiskPlatform
 ) -> None:
     await bridge.functions.create(function(), package())
-    whisk.delay_s, whisk.blind = 0.2, 2
+    whisk.delay_s, whisk.failing_polls = 0.2, 2
     assert (await run(bridge))[-1].state == "succeeded"
-    assert whisk.blind == 0
+    assert whisk.failing_polls == 0
 
 
 async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:

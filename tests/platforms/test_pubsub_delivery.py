@@ -57,9 +57,9 @@ async def test_a_lease_that_runs_out_brings_the_message_again(pubsub: PubSub, ou
 
 async def test_messages_come_twice_and_out_of_order_when_asked_to(pubsub: PubSub, ours: Service) -> None:
     await ours.make_subscription()
-    pubsub.twice = 1
+    pubsub.duplicates = 1
     await ours.publish(b"twice")
-    pubsub.hold = 3
+    pubsub.reorder = 3
     for data in (b"a", b"b", b"c", b"d"):
         await ours.publish(data)
     assert [one.message.data for one in await ours.pull()] == [b"twice", b"twice", b"c", b"b", b"a", b"d"]
