@@ -26,7 +26,7 @@ from tests.support.gcf_site import (
     archive,
     bridge,
     function,
-    published,
+    publish,
     running,
     settings,
     sinking,
@@ -66,7 +66,7 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
     await deployed(host, sink, password="broker-password", key="trigger-key")  # noqa: S106 (its name)
     service = cloud.functions.services[NAME]
     assert (service.is_live, service.starts) == (False, 0)
-    ids = [await published(host, task(), attempt) for attempt in (1, 2)]
+    ids = [await publish(host, task(), attempt) for attempt in (1, 2)]
     first, second = [await sink.calls.get() for _ in ids]
     assert (first["pid"], service.starts) == (second["pid"], 1)
     assert first["type"] == "google.cloud.pubsub.topic.v1.messagePublished"
@@ -90,7 +90,7 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(cloud: Cloud, 
 
 async def test_the_largest_order_is_delivered(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
-    await published(host, task(client_config={"text": "x" * 380_000}))
+    await publish(host, task(client_config={"text": "x" * 380_000}))
     assert len((await sink.calls.get())["data"]["message"]["data"]) > 500_000
     assert cloud.pubsub.pusher.dropped == []
 
@@ -98,7 +98,7 @@ async def test_the_largest_order_is_delivered(cloud: Cloud, host: GcfPlatform, s
 async def test_an_event_that_the_function_raised_for_comes_again(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     sink.answers.extend(["fail", "fail"])
-    sent = await published(host, task())
+    sent = await publish(host, task())
     assert [(await sink.calls.get())["id"] for _ in range(3)] == [sent] * 3
     await cloud_is_quiet(cloud, 3)
     assert cloud.pubsub.pusher.statuses == [500, 500, 200]
@@ -113,9 +113,9 @@ async def test_without_retries_it_does_not_come_again(cloud: Cloud, sink: Sink) 
     async with bridge(settings(cloud, retry_policy="RETRY_POLICY_DO_NOT_RETRY")) as host:
         await deployed(host, sink)
         sink.answers.append("fail")
-        ids = [await published(host, task())]
+        ids = [await publish(host, task())]
         await cloud_is_quiet(cloud, 1)
-        ids.append(await published(host, task()))
+        ids.append(await publish(host, task()))
         assert [(await sink.calls.get())["id"] for _ in ids] == ids
         assert [one.id for one in cloud.pubsub.pusher.dropped] == ids[:1]
 
@@ -123,7 +123,7 @@ async def test_without_retries_it_does_not_come_again(cloud: Cloud, sink: Sink) 
 async def test_an_event_may_come_twice(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
     cloud.pubsub.duplicates = 1
-    sent = await published(host, task())
+    sent = await publish(host, task())
     assert [(await sink.calls.get())["id"] for _ in range(2)] == [sent, sent]
 
 
@@ -132,7 +132,7 @@ async def test_an_instance_that_crashes_is_replaced_and_gets_the_event_again(
 ) -> None:
     await deployed(host, sink)
     sink.open.clear()
-    sent = await published(host, task())
+    sent = await publish(host, task())
     first = await sink.calls.get()
     await cloud.functions.crash(NAME)
     sink.open.set()
@@ -147,9 +147,9 @@ async def test_a_function_has_one_event_at_a_time(cloud: Cloud, host: GcfPlatfor
     cloud.functions.run.pending_s = 0.1
     await deployed(host, sink)
     sink.open.clear()
-    await published(host, task(), 1)
+    await publish(host, task(), 1)
     await sink.calls.get()
-    await published(host, task(), 2)
+    await publish(host, task(), 2)
     await cloud_is_quiet(cloud, 1)
     assert (cloud.pubsub.pusher.statuses[0], sink.calls.qsize()) == (HTTPStatus.TOO_MANY_REQUESTS, 0)
     sink.open.set()
@@ -160,7 +160,7 @@ async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, host: Gc
     await deployed(host, sink)
     cloud.functions.services[NAME].timeout_s = 0.2
     sink.open.clear()
-    sent = await published(host, task())
+    sent = await publish(host, task())
     first, second = await sink.calls.get(), await sink.calls.get()
     assert (first["id"], second["id"]) == (sent, sent)
     assert first["pid"] == second["pid"]
@@ -173,7 +173,7 @@ async def test_no_more_instances_live_than_the_quota_allows(cloud: Cloud, host: 
     await deployed(host, sink, *names)
     services = [cloud.functions.services[f"{PARENT}/functions/{name}"] for name in names]
     for count, number in enumerate((0, 1, 0, 2), start=1):
-        await published(host, task(names[number]))
+        await publish(host, task(names[number]))
         await sink.calls.get()
         await cloud_is_quiet(cloud, count)
     assert [one.is_live for one in services] == [True, False, True]
@@ -184,7 +184,7 @@ async def test_code_that_does_not_load_is_tried_again_and_its_reason_is_kept(
     cloud: Cloud, host: GcfPlatform, sink: Sink
 ) -> None:
     await host.functions.create(function(env={"SINK": sink.url}), archive("import no_such_module"))
-    await published(host, task())
+    await publish(host, task())
     await cloud_is_quiet(cloud, 2)
     assert set(cloud.pubsub.pusher.statuses) == {HTTPStatus.SERVICE_UNAVAILABLE}
     assert any("no_such_module" in line for line in cloud.functions.services[NAME].output)
@@ -192,18 +192,18 @@ async def test_code_that_does_not_load_is_tried_again_and_its_reason_is_kept(
 
 async def test_an_update_is_in_force_for_the_next_event(cloud: Cloud, host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
-    await published(host, task())
+    await publish(host, task())
     old = await sink.calls.get()
     await cloud_is_quiet(cloud, 1)
     await host.functions.create(function(env={"SINK": sink.url, "NEW": "1"}), archive())
-    await published(host, task())
+    await publish(host, task())
     new = await sink.calls.get()
     assert (old["env"].get("NEW"), new["env"].get("NEW")) == (None, "1")
 
 
 async def test_a_function_that_is_deleted_has_its_process_ended(host: GcfPlatform, sink: Sink) -> None:
     await deployed(host, sink)
-    await published(host, task())
+    await publish(host, task())
     pid = (await sink.calls.get())["pid"]
     async with ended(pid):
         await host.functions.delete("client-00")
@@ -254,7 +254,7 @@ async def test_the_program_serves_both_and_takes_its_functions_with_it(
             monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub)
             async with bridge(Settings(project="test-project", api=api, poll_s=0.01)) as host:
                 await deployed(host, sink, password="broker-password")  # noqa: S106 (its name)
-                await published(host, task())
+                await publish(host, task())
             call = await sink.calls.get()
             assert call["env"]["FEDKEEPER_SECRET_BROKER_PASSWORD"] == "pw"  # noqa: S105 (none)
             async with ended(call["pid"]):

@@ -32,7 +32,7 @@ from broker.messages.invocation import InvocationRequest
 from emulators.gcf.cloud import Cloud
 from emulators.gcf.push import envelope
 from emulators.gcf.subscription import Message, Subscription
-from tests.support.gcf_site import archive, bridge, function, published, running, settings, task
+from tests.support.gcf_site import archive, bridge, function, publish, running, settings, task
 from tests.support.paths import REPOSITORY
 
 PARENT = "projects/test-project/locations/europe-west1"
@@ -55,7 +55,7 @@ async def triggered(cloud: Cloud, topic: str = TOPIC) -> None:
 async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
     await triggered(cloud)
     async with bridge(settings(cloud)) as host:
-        sent = await published(host, task(), 2)
+        sent = await publish(host, task(), 2)
     ((topic, message),) = cloud.pubsub.published
     assert (topic, message.id) == (TOPIC, sent)
     assert message.attributes == {"client": "client-00", "job": "job", "round": "3", "attempt": "2"}
@@ -66,7 +66,7 @@ async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
 async def test_a_task_may_name_another_topic(cloud: Cloud, url: str) -> None:
     await triggered(cloud, "projects/test-project/topics/elsewhere")
     async with bridge(settings(cloud)) as host:
-        await published(host, task(url=url))
+        await publish(host, task(url=url))
     assert [topic for topic, _ in cloud.pubsub.published] == ["projects/test-project/topics/elsewhere"]
 
 
@@ -74,7 +74,7 @@ async def test_a_hundred_orders_go_out_at_once(cloud: Cloud) -> None:
     await triggered(cloud)
     cloud.pubsub.delay_s = 1.0
     async with bridge(settings(cloud)) as host, asyncio.timeout(60):
-        ids = await asyncio.gather(*(published(host, task(round=number)) for number in range(100)))
+        ids = await asyncio.gather(*(publish(host, task(round=number)) for number in range(100)))
     assert len(set(ids)) == len(cloud.pubsub.published) == 100
 
 
@@ -84,7 +84,7 @@ async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> No
     large = task(client_config={"text": "x" * 400_000})
     async with bridge(settings(cloud)) as host:
         with pytest.raises(InvocationFailed, match="512000 may be delivered") as failed:
-            await published(host, large)
+            await publish(host, large)
     assert not failed.value.retryable
     assert cloud.pubsub.published == []
 
@@ -101,7 +101,7 @@ def test_an_events_size_is_never_underrated() -> None:
 async def test_a_topic_that_is_gone_is_a_function_that_is_gone(cloud: Cloud) -> None:
     async with bridge(settings(cloud)) as host:
         with pytest.raises(FunctionGone, match=TOPIC):
-            await published(host, task())
+            await publish(host, task())
 
 
 async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud) -> None:
@@ -109,16 +109,16 @@ async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud
     async with bridge(settings(cloud)) as host:
         await host.functions.create(function(), archive())
         await cloud.functions.remove(f"{PARENT}/functions/client-00")
-        await published(host, task(), 1)
+        await publish(host, task(), 1)
         with pytest.raises(FunctionGone, match="nothing is triggered"):
-            await published(host, task(), 2)
+            await publish(host, task(), 2)
 
 
 async def test_who_may_only_publish_publishes_a_second_attempt_too(cloud: Cloud) -> None:
     await triggered(cloud)
     async with bridge(settings(cloud)) as host:
         cloud.pubsub.refusals.append(grpc.StatusCode.PERMISSION_DENIED)
-        await published(host, task(), 2)
+        await publish(host, task(), 2)
     assert len(cloud.pubsub.published) == 1
 
 
@@ -144,7 +144,7 @@ async def test_what_pubsub_refuses_is_told_as_it_is(
     async with bridge(settings(cloud, call_s=0.5 if error is NotStarted else 60.0)) as host:
         cloud.pubsub.refusals.extend([code] * 50)
         with pytest.raises(error):
-            await published(host, task())
+            await publish(host, task())
 
 
 async def test_what_pubsub_calls_wrong_is_not_tried_again(cloud: Cloud) -> None:
@@ -152,7 +152,7 @@ async def test_what_pubsub_calls_wrong_is_not_tried_again(cloud: Cloud) -> None:
     async with bridge(settings(cloud)) as host:
         cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
         with pytest.raises(InvocationFailed) as failed:
-            await published(host, task())
+            await publish(host, task())
     assert not failed.value.retryable
 
 
@@ -160,7 +160,7 @@ async def test_a_short_absence_is_bridged(cloud: Cloud) -> None:
     await triggered(cloud)
     async with bridge(settings(cloud)) as host:
         cloud.pubsub.refusals.extend([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
-        await published(host, task())
+        await publish(host, task())
     assert len(cloud.pubsub.published) == 1
 
 
@@ -169,7 +169,7 @@ async def test_a_pubsub_that_does_not_answer_has_not_started_anything(cloud: Clo
     async with bridge(settings(cloud, call_s=0.3)) as host:
         cloud.pubsub.delay_s = 30.0
         with pytest.raises(NotStarted):
-            await published(host, task())
+            await publish(host, task())
 
 
 async def test_a_pubsub_that_is_not_there_has_not_started_anything(
@@ -180,7 +180,7 @@ async def test_a_pubsub_that_is_not_there_has_not_started_anything(
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")
     async with bridge(settings(cloud, call_s=0.5)) as host:
         with pytest.raises(NotStarted):
-            await published(host, task())
+            await publish(host, task())
 
 
 async def test_an_invocation_that_is_given_up_ends_at_once(cloud: Cloud) -> None:
@@ -189,7 +189,7 @@ async def test_an_invocation_that_is_given_up_ends_at_once(cloud: Cloud) -> None
     async with bridge(settings(cloud)) as host, asyncio.timeout(20.0):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await published(host, task())
+                await publish(host, task())
 
 
 async def test_what_failed_once_may_work_the_next_time(cloud: Cloud) -> None:
@@ -197,8 +197,8 @@ async def test_what_failed_once_may_work_the_next_time(cloud: Cloud) -> None:
     async with bridge(settings(cloud)) as host:
         cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
         with pytest.raises(InvocationFailed):
-            await published(host, task())
-        await published(host, task())
+            await publish(host, task())
+        await publish(host, task())
 
 
 async def test_the_platforms_facts_are_those_of_the_settings(cloud: Cloud) -> None:

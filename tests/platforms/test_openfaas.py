@@ -34,7 +34,7 @@ from broker.support import processes
 from emulators.openfaas.gateway import Call
 from emulators.openfaas.scripted import HANDLER, IMAGE, write_code
 from tests.support.fakes import running, soon
-from tests.support.openfaas_site import KEY, PASSWORD, Site, site, task, write_vault
+from tests.support.openfaas_site import KEY, PASSWORD, Site, site, task, write_secrets
 from tests.support.paths import REPOSITORY
 
 UPDATE = "fl.updates.job.1.c-1.ATTEMPT"
@@ -317,7 +317,7 @@ async def test_a_gateway_that_is_down_at_the_start_is_waited_for(tmp_path: Path)
     async with site(tmp_path) as faas:
         await faas.gateway.down()
         settings = Settings(gateway=faas.gateway.url, password="gateway")  # noqa: S106 (its name)
-        async with openfaas.opened(settings, write_vault(tmp_path / "other"), faas.bus) as platform:
+        async with openfaas.opened(settings, write_secrets(tmp_path / "other"), faas.bus) as platform:
             await faas.gateway.up()
             assert await platform.functions.list() == []
 

@@ -23,7 +23,7 @@ from server import invitations
 from server.strategy import FedAvg
 from tests.support import platform_rounds
 from tests.support.fakes import soon
-from tests.support.openfaas_site import KEY, PASSWORD, write_vault
+from tests.support.openfaas_site import KEY, PASSWORD, write_secrets
 from tests.support.platform_rounds import IMAGE, Rounds
 from tests.support.program import Program, run
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
     """A system that trains on an emulated OpenFaaS, which no bridge leads to yet."""
     async with platform_rounds.rounds(nats_server, tmp_path) as system:
-        write_vault(tmp_path / "vault")
+        write_secrets(tmp_path / "vault")
         async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
             yield system, gateway
 

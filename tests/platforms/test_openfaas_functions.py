@@ -106,7 +106,7 @@ async def test_a_function_without_a_route_to_the_broker_gets_no_address(small: S
 
 async def test_a_secret_that_was_there_gets_its_new_value(faas: Site, tmp_path: Path) -> None:
     await faas.platform.functions.create(full(), None)
-    (tmp_path / "vault" / "nats").write_text("new")
+    (tmp_path / "secrets" / "nats").write_text("new")
     await faas.platform.functions.create(full(memory_mb=512), None)
     assert faas.gateway.provider.secrets["fedkeeper-c-1-password"] == b"new"
 

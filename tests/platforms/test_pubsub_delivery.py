@@ -37,7 +37,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 async def test_a_push_that_is_not_answered_by_2xx_is_repeated(ours: Service, endpoint: Endpoint) -> None:
     await pushes_to(ours, endpoint)
-    endpoint.answers.extend([500, 429, 302])
+    endpoint.statuses.extend([500, 429, 302])
     await ours.publish(b"order")
     ids = {(await endpoint.next())[1]["message"]["messageId"] for _ in range(4)}
     assert len(ids) == 1
@@ -104,7 +104,7 @@ async def test_eventarc_delivers_no_event_of_more_than_512_kb(
 async def test_without_retries_a_failed_push_is_dropped(pubsub: PubSub, ours: Service, endpoint: Endpoint) -> None:
     await ours.make_topic()
     pubsub.subscribe(Subscription(ours.pushed, ours.topic, endpoint=endpoint.url, retries=False))
-    endpoint.answers.append(500)
+    endpoint.statuses.append(500)
     await ours.publish(b"lost")
     await endpoint.next()
     await ours.publish(b"next")
