@@ -76,21 +76,19 @@ def failure(response: GatewayResponse, function: str) -> InvocationFailed | None
             return FunctionGone(f"{function} has no endpoint (503)")
         case Http.TOO_MANY_REQUESTS | Http.SERVICE_UNAVAILABLE:
             return NotStarted(f"{function} has no room for the call ({response.status})")
+        case _ if response.internal and late:
+            return InvocationFailed(f"the process of {function} ended while it worked ({response.status})")
         case _ if response.internal:
-            return _platform_failure(response, function, late=late)
+            is_cold_start = response.internal == "of-watchdog"
+            text = f"cold start: the process of {function} does not listen yet"
+            reason = text if is_cold_start else f"{response.internal} does not reach {function}"
+            return NotStarted(f"{reason} ({response.status})")
         case _:
             return _function_failure(response, function)
 
 
-def _platform_failure(response: GatewayResponse, function: str, *, late: bool) -> InvocationFailed:
-    if late:
-        return InvocationFailed(f"the process of {function} ended while it worked ({response.status})")
-    if response.internal == "of-watchdog":
-        return NotStarted(f"cold start: the process of {function} does not listen yet ({response.status})")
-    return NotStarted(f"{response.internal} does not reach {function} ({response.status})")
-
-
 def _function_failure(response: GatewayResponse, function: str) -> InvocationFailed:
+    """Return the error of a response that the function itself made."""
     if response.status >= Http.INTERNAL_SERVER_ERROR:
         return InvocationFailed(f"{function} raised ({response.status})")
     if response.status == Http.UNAUTHORIZED:

@@ -1,6 +1,6 @@
 """Client of the REST API of one OpenWhisk namespace.
 
-OpenWhisk's `docs/rest_api.md` describes the API. The controller's sources show what that document leaves out.
+OpenWhisk's `docs/rest_api.md` describes the API. The controller's sources contain more details.
 """
 
 import contextlib
@@ -75,7 +75,7 @@ class Api:
             case 401 | 403:
                 raise self._denied(response)
             case 409 if method != "GET":
-                reason = f"somebody else changes it at this moment: {_error_text(response)}"
+                reason = f"another user changes it at this moment: {_error_text(response)}"
                 raise PlatformAway(self.settings.name, purpose, reason)
             case 429 | 500 | 502 | 503 | 504 as status:
                 raise PlatformAway(self.settings.name, purpose, f"HTTP {status}: {_error_text(response)}")

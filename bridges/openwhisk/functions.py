@@ -3,7 +3,7 @@
 A function is an action. With `invoke = "trigger"` it also has a trigger, and a rule that connects the two. Actions,
 triggers and rules of a namespace share one set of names, so only the action has the client's name.
 
-OpenWhisk's `docs/rest_api.md` describes the API. The controller's sources show what that document leaves out.
+OpenWhisk's `docs/rest_api.md` describes the API. The controller's sources contain more details.
 """
 
 import base64

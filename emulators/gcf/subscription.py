@@ -140,11 +140,8 @@ class Subscription:
         self._changed.set()
 
     def _lease(self, ack_id: str, message: Message, lease_s: float) -> None:
-        timer = asyncio.get_running_loop().call_later(lease_s, self._expire, ack_id)
+        timer = asyncio.get_running_loop().call_later(lease_s, lambda: self.put(self._leased.pop(ack_id)[0]))
         self._leased[ack_id] = message, timer
-
-    def _expire(self, ack_id: str) -> None:
-        self.put(self._leased.pop(ack_id)[0])
 
     def _check(self, ack_id: str) -> None:
         if not ack_id.startswith(f"{self.name}:"):
