@@ -1,4 +1,4 @@
-"""What goes wrong with OpenFaaS and its functions: each round is completed, and every client counted once."""
+"""After every fault of OpenFaaS and its functions the round completes, and counts every client once."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
-    """A system that trains on an emulated OpenFaaS, which no bridge leads to yet."""
+    """A system and an emulated OpenFaaS, without a bridge."""
     async with platform_rounds.rounds(nats_server, tmp_path) as system:
         write_secrets(tmp_path / "vault")
         async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
@@ -40,13 +40,13 @@ async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[R
 
 
 def settings(gateway: Gateway, **changes: Any) -> Settings:
-    usual = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
-    return Settings(**{**usual, **changes})
+    defaults = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
+    return Settings(**{**defaults, **changes})
 
 
 @contextlib.asynccontextmanager
 async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes: Any) -> AsyncIterator[list[str]]:
-    """A bridge, and so many clients deployed through it; yields their ids."""
+    """Run a bridge, deploy clients, and yield their ids."""
     async with host(gateway, system.bus, system.folder, **changes) as platform, system.bridge(platform):
         yield await system.deploy(system.file("openfaas", clients, image=IMAGE, key="trigger-key"))
 
@@ -165,11 +165,11 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
 
 
 async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
-    """The open round's task, handed to its function by somebody else too."""
+    """Send the task of the open round to its function, as another caller would."""
     async with asyncio.timeout(platform_rounds.WITHIN_S):
-        async for said in system.fabric.watch():
-            if said.event.what == "round.opened":
-                record = await system.fabric.job(said.job)
+        async for progress in system.fabric.watch():
+            if progress.event.what == "round.opened":
+                record = await system.fabric.job(progress.job)
                 secret = await system.fabric.broker.get(topics.secret(record.id))
                 assert secret is not None
                 assert secret.payload is not None
