@@ -81,15 +81,15 @@ class Connector:
             group.create_task(self._in_flight.heartbeat(), name=f"connector-{self.platform}.heartbeat")
             while True:
                 await self.rebuild()
-                wanted = {
+                requested = {
                     (function.url, topic)
                     for function in self._known
                     for topic in function.topics
                     if self._is_event(function.url, topic)
                 }
-                for feed in feeds.keys() - wanted:
+                for feed in feeds.keys() - requested:
                     feeds.pop(feed).cancel()
-                for feed in wanted - feeds.keys():
+                for feed in requested - feeds.keys():
                     feeds[feed] = group.create_task(self._forward(*feed), name=f"connector {feed[1]} to {feed[0]}")
                 await asyncio.sleep(self.rebuild_s)
 

@@ -70,27 +70,27 @@ class Functions:
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:  # noqa: ARG002 (OpenFaaS runs images)
         """Implements `bridges.platform.Functions.create`."""
         purpose = f"create {function.name}"
-        wanted = deployment(function, self.settings.namespace, self.settings.name)
-        status = await self._status(wanted.service, wanted.namespace)
+        target = deployment(function, self.settings.namespace, self.settings.name)
+        status = await self._status(target.service, target.namespace)
         change: Change = "same"
         if status is not None:
             self._require_ours(status, purpose)
         if status is None or status.annotation(DIGEST) != function.digest:
             # Read all secrets first: a missing one must leave the platform unchanged.
-            values = {name: self.secrets.value(source) for name, source in wanted.secrets.items()}
+            values = {name: self.secrets.value(source) for name, source in target.secrets.items()}
             for name, value in values.items():
-                await self._store_secret(name, value, wanted.namespace, purpose)
+                await self._store_secret(name, value, target.namespace, purpose)
             method, change = ("POST", "created") if status is None else ("PUT", "updated")
-            self._require_ok(await self.api.system(method, "/functions", purpose, body=wanted.body), purpose)
+            self._require_ok(await self.api.system(method, "/functions", purpose, body=target.body), purpose)
 
         async def visible() -> str:
-            shown = await self._status(wanted.service, wanted.namespace)
+            shown = await self._status(target.service, target.namespace)
             is_shown = shown is not None and shown.annotation(DIGEST) == function.digest
             return "" if is_shown else "the gateway does not show what it accepted"
 
         await self._wait(purpose, min(VISIBLE_S, self.settings.ready_s), visible)
-        await self._wait(purpose, self.settings.ready_s, lambda: self._unready_reason(wanted))
-        return change, self._to_deployed(Status(wanted.service, wanted.namespace, wanted.annotations))
+        await self._wait(purpose, self.settings.ready_s, lambda: self._unready_reason(target))
+        return change, self._to_deployed(Status(target.service, target.namespace, target.annotations))
 
     async def delete(self, name: str) -> Change:
         """Implements `bridges.platform.Functions.delete`; `name` may end with `.namespace`.
@@ -211,12 +211,12 @@ class Functions:
             late = f"after {timeout_s:g} s {reason or 'the gateway does not answer'}"
             raise PlatformFailed(self.settings.name, purpose, late) from exc
 
-    async def _unready_reason(self, wanted: Deployment) -> str:
+    async def _unready_reason(self, target: Deployment) -> str:
         """Return the reason why a function can't be called yet; empty if it can."""
-        status = await self._status(wanted.service, wanted.namespace)
+        status = await self._status(target.service, target.namespace)
         if status is None or status.available < 1:
             return "no replica is available"
-        name = f"{wanted.service}.{wanted.namespace}"
+        name = f"{target.service}.{target.namespace}"
         try:
             response = await self.api.call(
                 name, b"", {}, timeout_s=PROBE_S, max_bytes=_PROBE_BYTES, method="GET", path=READY_PATH

@@ -138,8 +138,8 @@ class Provider:
         Raises:
             Refused: the function does not exist.
         """
-        wanted = namespace if self.kind == "faas-netes" else request.get("namespace", "")
-        if wanted not in ("", NAMESPACE):
+        requested = namespace if self.kind == "faas-netes" else request.get("namespace", "")
+        if requested not in ("", NAMESPACE):
             raise Refused(404)
         name = request.get("functionName", "")
         await self._get(name).watchdog.stop()

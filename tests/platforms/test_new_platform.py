@@ -100,7 +100,7 @@ class AcmePlatform(BasePlatform):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings, vault, broker):
+async def opened(settings, secrets, broker):
     yield AcmePlatform(settings, Functions(settings), broker)
 """,
     "function/__init__.py": "",

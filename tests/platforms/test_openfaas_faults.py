@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
     """A system and an emulated OpenFaaS, without a bridge."""
     async with platform_rounds.rounds(nats_server, tmp_path) as system:
-        write_secrets(tmp_path / "vault")
+        write_secrets(tmp_path / "secrets")
         async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
             yield system, gateway
 
@@ -53,7 +53,7 @@ async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes:
 
 @contextlib.asynccontextmanager
 async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[ManagedPlatform]:
-    async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "vault"), bus) as platform:
+    async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "secrets"), bus) as platform:
         yield platform
 
 
@@ -182,8 +182,8 @@ async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
 async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rounds, Gateway]) -> None:
     system, gateway = site
     file = system.folder / "bridge.toml"
-    vault = f'secrets = "{system.folder / "vault"}"'
-    file.write_text(f'{vault}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
+    secrets_line = f'secrets = "{system.folder / "secrets"}"'
+    file.write_text(f'{secrets_line}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
     command = ("bridge", "openfaas", "--config", str(file), "--url", system.url)
     first = await Program(*command, cwd=system.folder).start()
     clients = await system.deploy(system.file("openfaas", 5, image=IMAGE, key="trigger-key"))
@@ -204,9 +204,9 @@ async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rou
 
 async def test_wrong_credentials_end_the_bridge_at_once(site: tuple[Rounds, Gateway]) -> None:
     system, gateway = site
-    (system.folder / "vault" / "gateway").write_text("wrong")
+    (system.folder / "secrets" / "gateway").write_text("wrong")
     file = system.folder / "bridge.toml"
-    file.write_text(f'secrets = "{system.folder / "vault"}"\ngateway = "{gateway.url}"\npassword = "gateway"\n')
+    file.write_text(f'secrets = "{system.folder / "secrets"}"\ngateway = "{gateway.url}"\npassword = "gateway"\n')
     code, output = await run("bridge", "openfaas", "--config", str(file), "--url", system.url, cwd=system.folder)
     assert code == 1
     assert "refuses the credentials" in output

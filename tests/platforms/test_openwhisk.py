@@ -24,29 +24,29 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> SecretStore:
+def store(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path)
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+async def bridge(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     """The platform of a bridge that fires triggers, the default."""
-    async with bridged(whisk, vault) as platform:
+    async with bridged(whisk, store) as platform:
         yield platform
 
 
 @pytest.fixture
-async def direct(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+async def direct(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
     """The platform of a bridge that invokes actions."""
-    async with bridged(whisk, vault, invoke="action") as platform:
+    async with bridged(whisk, store, invoke="action") as platform:
         yield platform
 
 
 @pytest.fixture(params=["trigger", "action"])
 async def platform(
-    request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore
+    request: pytest.FixtureRequest, whisk: Whisk, store: SecretStore
 ) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault, invoke=request.param) as platform:
+    async with bridged(whisk, store, invoke=request.param) as platform:
         yield platform
 
 
@@ -82,8 +82,8 @@ async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
     assert whisk.failing_polls == 0
 
 
-async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, settle_s=0.3) as bridge:
+async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, settle_s=0.3) as bridge:
         await bridge.functions.create(function(), package())
         whisk.lose_fires = 1
         with pytest.raises(OutcomeUnknown, match="no record") as caught:
@@ -92,8 +92,8 @@ async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, 
     assert caught.value.activation not in whisk.activations
 
 
-async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
+async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
         await direct.functions.create(function(), package())
         whisk.lose_runs = 1
         activations = direct.invoke(task(), 1)
@@ -193,10 +193,10 @@ async def test_without_an_answer_of_the_controller_it_may_have_started(
         await run(platform)
 
 
-async def test_a_platform_that_is_away_has_not_started_it(vault: SecretStore) -> None:
+async def test_a_platform_that_is_away_has_not_started_it(store: SecretStore) -> None:
     async with emulated() as whisk:
         pass
-    async with bridged(whisk, vault) as bridge:
+    async with bridged(whisk, store) as bridge:
         assert (bridge.concurrency, bridge.per_minute) == (30, 0)
         with pytest.raises(NotStarted, match="out of reach"):
             await run(bridge)
@@ -279,12 +279,12 @@ async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(
 
 
 async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_invokes_does_not(
-    whisk: Whisk, vault: SecretStore
+    whisk: Whisk, store: SecretStore
 ) -> None:
     code = answering("report(args, state='failed', reason=str(args.get('__ow_headers', {}).get('authorization')))")
     reasons = []
     for invoke in ("trigger", "action"):
-        async with bridged(whisk, vault, invoke=invoke) as platform:
+        async with bridged(whisk, store, invoke=invoke) as platform:
             reasons.append((await failing(platform, code)).reason)
     assert reasons[0].startswith("Basic ")
     assert reasons[1] == "None"
@@ -324,13 +324,13 @@ async def test_a_blocking_call_that_takes_too_long_becomes_one_that_does_not_blo
     assert whisk.in_flight == 1
 
 
-async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, vault: SecretStore) -> None:
+async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, store: SecretStore) -> None:
     async with emulated(tls=tmp_path) as whisk:
         assert whisk.url.startswith("https://")
-        async with bridged(whisk, vault) as bridge:
+        async with bridged(whisk, store) as bridge:
             await bridge.functions.create(function(), package())
             assert (await run(bridge))[-1].state == "succeeded"
-        async with bridged(whisk, vault, ca_file="") as bridge:
+        async with bridged(whisk, store, ca_file="") as bridge:
             with pytest.raises(NotStarted, match="CERTIFICATE_VERIFY_FAILED"):
                 await run(bridge)
 

@@ -28,10 +28,10 @@ async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[R
 
 
 @contextlib.asynccontextmanager
-async def bridged(system: Rounds, how: Settings) -> AsyncIterator[list[str]]:
+async def bridged(system: Rounds, config: Settings) -> AsyncIterator[list[str]]:
     """Run a bridge, deploy two clients, and yield their ids."""
-    vault = secrets(system.folder)
-    async with openwhisk.opened(how, vault, system.bus) as platform, system.bridge(platform):
+    store = secrets(system.folder)
+    async with openwhisk.opened(config, store, system.bus) as platform, system.bridge(platform):
         yield await system.deploy(system.file("openwhisk", 2))
 
 

@@ -40,21 +40,21 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> SecretStore:
+def store(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path, **{"broker-password": "p-4711", "sign-key": "k-4711"})
 
 
 @pytest.fixture(params=["trigger", "action"])
 async def platform(
-    request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore
+    request: pytest.FixtureRequest, whisk: Whisk, store: SecretStore
 ) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault, invoke=request.param) as platform:
+    async with bridged(whisk, store, invoke=request.param) as platform:
         yield platform
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault) as platform:
+async def bridge(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+    async with bridged(whisk, store) as platform:
         yield platform
 
 
@@ -233,10 +233,10 @@ async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(
     assert changing(whisk) == []
 
 
-async def test_a_platform_that_is_away_may_be_back_later(vault: SecretStore) -> None:
+async def test_a_platform_that_is_away_may_be_back_later(store: SecretStore) -> None:
     async with emulated() as whisk:
         pass
-    async with bridged(whisk, vault) as bridge:
+    async with bridged(whisk, store) as bridge:
         for attempt in (
             bridge.functions.create(function(), package()),
             bridge.functions.delete(NAME),
@@ -247,15 +247,15 @@ async def test_a_platform_that_is_away_may_be_back_later(vault: SecretStore) -> 
 
 
 @pytest.mark.parametrize("namespace", ["_", "guest"])
-async def test_a_namespace_has_a_name(whisk: Whisk, vault: SecretStore, namespace: str) -> None:
-    async with bridged(whisk, vault, namespace=namespace) as bridge:
+async def test_a_namespace_has_a_name(whisk: Whisk, store: SecretStore, namespace: str) -> None:
+    async with bridged(whisk, store, namespace=namespace) as bridge:
         await bridge.functions.create(function(), package())
         assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_a_namespace_of_others_is_refused(whisk: Whisk, vault: SecretStore) -> None:
+async def test_a_namespace_of_others_is_refused(whisk: Whisk, store: SecretStore) -> None:
     with pytest.raises(PlatformDenied, match="not authorized to access this resource"):
-        async with bridged(whisk, vault, namespace="whisk.system"):
+        async with bridged(whisk, store, namespace="whisk.system"):
             pass
 
 
@@ -279,10 +279,10 @@ async def test_a_key_that_is_refused_is_told_at_once_and_without_the_key(whisk: 
     ],
 )
 async def test_the_namespace_s_limits_hold(
-    whisk: Whisk, vault: SecretStore, document: Any, invoke: str, expected: tuple[int, int]
+    whisk: Whisk, store: SecretStore, document: Any, invoke: str, expected: tuple[int, int]
 ) -> None:
     whisk.limits_document = document
-    async with bridged(whisk, vault, invoke=invoke) as bridge:
+    async with bridged(whisk, store, invoke=invoke) as bridge:
         assert (bridge.concurrency, bridge.per_minute) == expected
 
 
@@ -299,10 +299,10 @@ async def test_the_namespace_s_limits_hold(
 )
 async def test_settings_that_can_t_be_used_are_named(whisk: Whisk, tmp_path: Path, field: str, value: str) -> None:
     unusable = msgspec.structs.replace(settings(whisk), **{field: value})
-    vault = secrets(tmp_path, **{"no-pair": "key-4711"})
+    store = secrets(tmp_path, **{"no-pair": "key-4711"})
     async with broker.connect("memory://settings") as bus:
         with pytest.raises(BadSettings, match=f"^{field} = ") as caught:
-            async with opened(unusable, vault, bus):
+            async with opened(unusable, store, bus):
                 pass
     assert "4711" not in str(caught.value)
 
@@ -316,8 +316,8 @@ def test_the_example_s_comments_are_the_defaults() -> None:
     assert msgspec.structs.replace(msgspec.convert(full, Settings), ca_file="") == written
 
 
-async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
+async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
         assert (bridge.name, bridge.start_s, bridge.run_s) == ("openwhisk", 7.0, 230.0)
 
 
@@ -329,10 +329,10 @@ async def test_an_emulator_refuses_whoever_has_no_key(whisk: Whisk) -> None:
     assert AUTH not in response.text
 
 
-async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vault: SecretStore) -> None:
+async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(store: SecretStore) -> None:
     async with emulated() as whisk:
         port = int(whisk.url.rpartition(":")[2])
-    async with bridged(whisk, vault, invoke="action") as bridge:
+    async with bridged(whisk, store, invoke="action") as bridge:
         with pytest.raises(NotStarted):
             await run(bridge)
         async with emulated(port=port):
