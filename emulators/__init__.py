@@ -1,1 +1,1 @@
-"""The FaaS platforms, wrong answers included: for tests, `make fabric` and benchmarks."""
+"""Emulators of the FaaS platforms, with their wrong answers, for tests, `make fabric` and benchmarks."""

@@ -1,8 +1,8 @@
-"""`make fabric`: one job over three kinds of FaaS platform at once, all of them emulated on this machine.
+"""`make fabric`: one job on three kinds of FaaS platforms at once, all emulated on this machine.
 
-Starts broker, FL server, the three platforms and their bridges; deploys configs/fabric-dev.toml; trains; shows which
-client answered from where; removes everything. The functions are the real ones, in processes of their own, reached by
-the platforms' own protocols; each command is one that a person would type.
+It starts broker, FL server, platforms and bridges, deploys configs/fabric-dev.toml, trains, shows which platform each
+client answered from, and removes everything. The functions are the real ones, in their own processes, called through
+the platforms' own protocols. Every step is a command that a user would type.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from zipfile import ZipFile
 
 from rich.console import Console
@@ -26,20 +26,20 @@ from rich.table import Table
 
 from broker.nats.server import NatsServer
 from broker.support import processes
-from emulators.parts import started
 from emulators.paths import REPOSITORY
+from emulators.programs import running
 
 IMAGE: Final = "fedkeeper-client:dev"
 
 
 @dataclass(frozen=True)
 class Fabric:
-    """Broker, server, platforms and bridges, each a program of its own.
+    """Broker, server, platforms and bridges, each in its own process.
 
     Attributes:
-        folder: of everything; new.
-        start_s: how long a function may take to start.
-        instances: how many of Cloud Functions' may live at once; one takes 300 MB.
+        folder: folder for all files; it does not exist yet.
+        start_s: time limit of a function's start, in seconds.
+        instances: limit of the instances of Cloud Functions at once; each needs 300 MB.
     """
 
     folder: Path
@@ -48,21 +48,34 @@ class Fabric:
 
     @contextlib.asynccontextmanager
     async def up(self, console: Console) -> AsyncIterator[str]:
-        """All of it until the end of the block; yields the broker's URL."""
+        """Run everything until the end of the block; yield the broker's URL.
+
+        Raises:
+            SystemExit: the function can't be packaged.
+        """
         for name in ("secrets", "image", "logs"):
             (self.folder / name).mkdir(parents=True)
-        self._make_secrets()
+        whisk_key = f"{secrets.token_hex(16)}:{secrets.token_hex(32)}"
+        values = {"gateway": secrets.token_hex(16), "trigger-key": secrets.token_hex(32), "whisk": whisk_key}
+        for name, value in values.items():
+            (self.folder / "secrets" / name).write_text(value)
         await self._make_image()
         async with contextlib.AsyncExitStack() as stack:
             nats = await stack.enter_async_context(NatsServer(self.folder / "broker"))
             console.print(f"broker     {nats.url.partition('?')[0]}", markup=False)
-            hosts = [await stack.enter_async_context(platform) for platform in self._platforms()]
-            gateway, whisk, (pubsub, functions) = hosts[0], hosts[1], hosts[2].split()
+            addresses = [await stack.enter_async_context(platform) for platform in self._platforms()]
+            gateway, whisk, (pubsub, functions) = addresses[0], addresses[1], addresses[2].split()
             console.print(f"openfaas   {gateway}\nopenwhisk  {whisk}\ngcf        {functions}, Pub/Sub {pubsub}")
             self._write_bridges(gateway, whisk, functions)
-            await stack.enter_async_context(self._part("server", "server", "--url", nats.url, ready="takes jobs"))
+            logs = self.folder / "logs"
+            server = running("server", "fedkeeper", "server", "--url", nats.url, logs=logs, ready="takes jobs")
+            await stack.enter_async_context(server)
             for kind in ("openfaas", "openwhisk", "gcf"):
-                await stack.enter_async_context(self._bridge(kind, nats.url, PUBSUB_EMULATOR_HOST=pubsub))
+                config = str(self.folder / f"{kind}.toml")
+                program = ("fedkeeper", "bridge", kind, "--config", config, "--url", nats.url)
+                env = {"PUBSUB_EMULATOR_HOST": pubsub}
+                bridge = running(f"bridge-{kind}", *program, logs=logs, ready="the bridge is up", **env)
+                await stack.enter_async_context(bridge)
             yield nats.url
 
     async def _make_image(self) -> None:
@@ -75,53 +88,49 @@ class Fabric:
         with ZipFile(self.folder / "fedkeeper-openfaas.zip") as archive:
             archive.extractall(self.folder / "image")
 
-    def _make_secrets(self) -> None:
-        whisk = f"{secrets.token_hex(16)}:{secrets.token_hex(32)}"
-        made = {"gateway": secrets.token_hex(16), "trigger-key": secrets.token_hex(32), "whisk": whisk}
-        for name, value in made.items():
-            (self.folder / "secrets" / name).write_text(value)
-
     def _platforms(self) -> list[AbstractAsyncContextManager[str]]:
         password, key = self.folder / "secrets" / "gateway", (self.folder / "secrets" / "whisk").read_text()
         image = f"{IMAGE}={self.folder / 'image'}"
         return [
             self._emulator("openfaas.gateway", "--image", image, "--password-file", str(password)),
             self._emulator("openwhisk.controller", "--auth", key, "--per-minute", "600", "--memory", "2048"),
-            self._emulator("gcf.cloud", "--most", str(self.instances)),
+            self._emulator("gcf.cloud", "--max-instances", str(self.instances)),
         ]
 
     def _emulator(self, name: str, *options: str) -> AbstractAsyncContextManager[str]:
-        return started(name, f"emulators.{name}", *options, logs=self.folder / "logs", ready="ready ")
+        return running(name, f"emulators.{name}", *options, logs=self.folder / "logs", ready="ready ")
 
     def _write_bridges(self, gateway: str, whisk: str, functions: str) -> None:
-        folder = f'secrets = "{self.folder / "secrets"}"\nstart_s = {self.start_s}\n'
+        common = f'secrets = "{self.folder / "secrets"}"\nstart_s = {self.start_s}\n'
         files = {
-            "openfaas": f'{folder}gateway = "{gateway}"\npassword = "gateway"\nkey = "trigger-key"\n',
-            "openwhisk": f'{folder}host = "{whisk}"\nauth = "whisk"\n',
-            "gcf": f'{folder}project = "fedkeeper-demo"\napi = "{functions}"\nconcurrency = {self.instances}\n',
+            "openfaas": f'{common}gateway = "{gateway}"\npassword = "gateway"\nkey = "trigger-key"\n',
+            "openwhisk": f'{common}host = "{whisk}"\nauth = "whisk"\n',
+            "gcf": f'{common}project = "fedkeeper-demo"\napi = "{functions}"\nconcurrency = {self.instances}\n',
         }
         for kind, text in files.items():
             (self.folder / f"{kind}.toml").write_text(text)
 
-    def _bridge(self, kind: str, url: str, **environment: str) -> AbstractAsyncContextManager[str]:
-        config = str(self.folder / f"{kind}.toml")
-        options = ("bridge", kind, "--config", config, "--url", url)
-        return self._part(f"bridge-{kind}", *options, ready="the bridge is up", **environment)
-
-    def _part(self, name: str, *options: str, ready: str, **environment: str) -> AbstractAsyncContextManager[str]:
-        return started(name, "fedkeeper", *options, logs=self.folder / "logs", ready=ready, **environment)
-
 
 async def run(fabric: Fabric, file: Path, job: tuple[str, ...], console: Console) -> None:
-    """The demonstration, from start to end."""
+    """Run the demonstration.
+
+    Args:
+        fabric: broker, server, platforms and bridges to start.
+        file: fabric file with the clients to deploy.
+        job: arguments of `fedkeeper submit`.
+        console: shows the commands and their output.
+
+    Raises:
+        SystemExit: a command failed.
+    """
     async with fabric.up(console) as url:
         runs = fabric.folder / "runs"
         await command(console, "deploy", str(file), "--plan", url=url)
         await command(console, "deploy", str(file), url=url)
         await command(console, "deploy", str(file), url=url)
         await command(console, "submit", *job, "--wait", "--out", str(runs), url=url)
-        for shown in tables(next(runs.iterdir())):
-            console.print(shown)
+        for table in tables(next(runs.iterdir())):
+            console.print(table)
         await command(console, "clients", url=url)
         await command(console, "deploy", str(file), "--remove", url=url)
         await command(console, "clients", url=url)
@@ -129,10 +138,16 @@ async def run(fabric: Fabric, file: Path, job: tuple[str, ...], console: Console
 
 
 async def command(console: Console, *arguments: str, url: str, quiet: bool = False) -> None:
-    """Type a command; what it shows is shown, or only what it complains of.
+    """Run a `fedkeeper` command and show its output.
+
+    Args:
+        console: shows the command.
+        arguments: arguments of the command.
+        url: address of the broker.
+        quiet: whether to show only the command's errors.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the command failed.
     """
     console.print(f"\n[bold]$ fedkeeper {' '.join(arguments)}[/]", soft_wrap=True)
     process = await asyncio.create_subprocess_exec(
@@ -148,37 +163,41 @@ async def command(console: Console, *arguments: str, url: str, quiet: bool = Fal
 
 
 def tables(folder: Path) -> list[Table]:
-    """Who answered from where in the first round and in the last, as the job's folder says it."""
+    """Return a table of the clients' answers for the first and the last round.
+
+    Args:
+        folder: folder of the job's results.
+    """
     lines = [json.loads(line) for line in (folder / "clients.jsonl").read_text().splitlines()]
     rounds = sorted({line["round"] for line in lines})
-    return [_table(round_, [line for line in lines if line["round"] == round_]) for round_ in (rounds[0], rounds[-1])]
-
-
-def _table(round_: int, lines: list[dict[str, Any]]) -> Table:
-    table = Table(box=None, title=f"\nround {round_}", title_justify="left", header_style="dim")
-    for name in ("client", "platform", "activation", "", "attempt"):
-        table.add_column(name, overflow="fold")
-    for line in lines:
-        cold = line.get("cold")
-        warmth = "?" if cold is None else "cold" if cold else "warm"
-        attempt = str(line.get("attempt", "?"))
-        table.add_row(line["client"], line.get("platform", "?"), line.get("activation", "?"), warmth, attempt)
-    return table
+    result = []
+    for number in (rounds[0], rounds[-1]):
+        table = Table(box=None, title=f"\nround {number}", title_justify="left", header_style="dim")
+        for name in ("client", "platform", "activation", "", "attempt"):
+            table.add_column(name, overflow="fold")
+        for line in lines:
+            if line["round"] == number:
+                cold = line.get("cold")
+                warmth = "?" if cold is None else "cold" if cold else "warm"
+                attempt = str(line.get("attempt", "?"))
+                table.add_row(line["client"], line.get("platform", "?"), line.get("activation", "?"), warmth, attempt)
+        result.append(table)
+    return result
 
 
 def main() -> None:
-    """Run the demonstration that the command line describes."""
+    """Run the demonstration with the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m emulators.demo", description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".fedkeeper/fabric"), help="made anew")
+    parser.add_argument("--folder", type=Path, default=Path(".fedkeeper/fabric"), help="emptied first")
     parser.add_argument("--fabric", type=Path, default=REPOSITORY / "configs/fabric-dev.toml")
     parser.add_argument("--job", default="quickstart")
     parser.add_argument("--set", action="append", default=["stop.rounds=5"], help="override a job's field")
-    given = parser.parse_args()
-    shutil.rmtree(given.folder, ignore_errors=True)
-    job = (given.job, *(part for override in given.set for part in ("--set", override)))
+    options = parser.parse_args()
+    shutil.rmtree(options.folder, ignore_errors=True)
+    job = (options.job, *(part for override in options.set for part in ("--set", override)))
     console = Console(highlight=False)
     try:
-        asyncio.run(run(Fabric(given.folder.resolve()), given.fabric, job, console))
+        asyncio.run(run(Fabric(options.folder.resolve()), options.fabric, job, console))
     except KeyboardInterrupt:
         console.print("stopped; everything that was started is ended")
 

@@ -1,4 +1,4 @@
-"""The `gcf` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`."""
+"""The `gcf` platform. `opened(settings, secrets, broker)` yields a `bridges.platform.ManagedPlatform`."""
 
 from bridges.gcf.platform import GcfPlatform, opened
 from bridges.gcf.settings import Settings

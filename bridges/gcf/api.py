@@ -1,4 +1,4 @@
-"""The Cloud Functions API, version 2: calls, their errors, and operations that end later.
+"""Client of the Cloud Functions API, version 2, with its long-running operations.
 
 https://cloud.google.com/functions/docs/reference/rest
 """
@@ -25,7 +25,7 @@ SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 _AWAY: Final = frozenset(
     {
         HTTPStatus.REQUEST_TIMEOUT,
-        HTTPStatus.CONFLICT,  # another operation on the same function is under way
+        HTTPStatus.CONFLICT,  # another operation on the same function is in progress
         HTTPStatus.TOO_MANY_REQUESTS,
         HTTPStatus.INTERNAL_SERVER_ERROR,
         HTTPStatus.BAD_GATEWAY,
@@ -45,9 +45,9 @@ class Api:
     """Calls the API. Use it as `async with connected(...) as api`.
 
     Args:
-        settings: of the project.
-        http: a client whose base is the API's address.
-        credentials: of google-auth; None: none, for an emulator.
+        settings: settings of the bridge.
+        http: client with the API's address as base URL.
+        credentials: credentials of google-auth; None for an emulator, which needs none.
     """
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient, credentials: Any) -> None:
@@ -56,46 +56,58 @@ class Api:
         self._credentials = credentials
         self._refreshing = asyncio.Lock()
 
-    async def call(self, method: str, path: str, what: str, **request: Any) -> dict[str, Any] | None:
-        """The answer to one call; None if there is nothing of that name.
+    async def call(self, method: str, path: str, purpose: str, **request: Any) -> dict[str, Any] | None:
+        """Send a request and return its response; None if the resource does not exist.
 
         Args:
-            method: of HTTP.
-            path: a resource's name, and what follows it.
-            what: is being done, for errors.
-            request: further arguments of httpx, such as `json`.
+            method: HTTP method.
+            path: name of a resource, optionally with more segments.
+            purpose: completes "could not ..." in errors.
+            request: more arguments of `httpx.AsyncClient.request`, such as `json`.
 
         Raises:
-            PlatformAway: no answer, or one that says to come later.
-            PlatformDenied: the credentials are refused.
-            PlatformFailed: the call is refused.
+            PlatformAway: the API does not answer, or may accept the same request later.
+            PlatformDenied: the API refuses the credentials.
+            PlatformFailed: the API refuses the request.
         """
-        headers = await self._authorization(what)
-        with _reached(self._settings, what):
+        headers = await self._authorization(purpose)
+        with _transport_errors(self._settings, purpose):
             response = await self._http.request(method, f"/v2/{path}", headers=headers, **request)
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
-        self._check(response, what)
-        return self._content(response, what)
+        self._check(response, purpose)
+        try:
+            return dict(response.json())
+        except (ValueError, TypeError) as exc:
+            raise PlatformFailed(self._settings.name, purpose, "its answer is no JSON object") from exc
 
-    async def upload(self, url: str, archive: bytes, what: str) -> None:
-        """Put an archive where a signed URL says; the URL is a secret, and our token is not for it.
+    async def upload(self, url: str, archive: bytes, purpose: str) -> None:
+        """Upload an archive to a signed URL.
+
+        Args:
+            url: signed URL. It is a secret, and needs no token.
+            archive: zip archive with a function's source.
+            purpose: completes "could not ..." in errors.
 
         Raises:
-            PlatformAway: no answer, or one that says to come later.
-            PlatformDenied: the signature is refused.
-            PlatformFailed: the archive is refused.
+            PlatformAway: the storage does not answer, or may accept the same request later.
+            PlatformDenied: the storage refuses the signature.
+            PlatformFailed: the storage refuses the archive.
         """
-        with _reached(self._settings, what):
+        with _transport_errors(self._settings, purpose):
             response = await self._http.put(url, content=archive, headers={"Content-Type": "application/zip"})
-        self._check(response, what)
+        self._check(response, purpose)
 
-    async def finish(self, operation: dict[str, Any], what: str) -> None:
-        """Wait until an operation has ended well.
+    async def finish(self, operation: dict[str, Any], purpose: str) -> None:
+        """Wait until a long-running operation succeeds.
+
+        Args:
+            operation: the operation as `call` returned it.
+            purpose: completes "could not ..." in errors.
 
         Raises:
-            PlatformAway: it has not ended in time; it may go on.
-            PlatformFailed: it failed.
+            PlatformAway: the operation did not end in time; it may still go on.
+            PlatformFailed: the operation failed.
         """
         wait_s = self._settings.poll_s
         try:
@@ -103,97 +115,89 @@ class Api:
                 while not operation.get("done"):
                     await asyncio.sleep(wait_s)
                     wait_s = min(_POLL_FACTOR * wait_s, _POLL_MOST_S)
-                    operation = await self._progress(operation, what)
+                    operation = await self._poll(operation, purpose)
         except TimeoutError:
-            raise PlatformAway(self._settings.name, what, f"not done in {self._settings.deploy_s:g} s") from None
+            raise PlatformAway(self._settings.name, purpose, f"not done in {self._settings.deploy_s:g} s") from None
         if "error" in operation:
-            raise PlatformFailed(self._settings.name, what, operation["error"].get("message", "it does not say why"))
+            reason = operation["error"].get("message", "it does not say why")
+            raise PlatformFailed(self._settings.name, purpose, reason)
 
-    async def _progress(self, operation: dict[str, Any], what: str) -> dict[str, Any]:
-        """The operation as it is now; as it was, if the platform can't be asked at the moment."""
+    async def _poll(self, operation: dict[str, Any], purpose: str) -> dict[str, Any]:
+        """Return the current state of an operation, or the last known one if the API does not answer now."""
         try:
-            found = await self.call("GET", operation["name"], what)
+            current = await self.call("GET", operation["name"], purpose)
         except PlatformAway as exc:
             log.warning("an operation's state is not known for now", operation=operation["name"], error=str(exc))
             return operation
-        if found is None:
-            raise PlatformFailed(self._settings.name, what, f"{operation['name']} is forgotten")
-        return found
+        if current is None:
+            raise PlatformFailed(self._settings.name, purpose, f"{operation['name']} is forgotten")
+        return current
 
-    async def _authorization(self, what: str) -> dict[str, str]:
+    async def _authorization(self, purpose: str) -> dict[str, str]:
+        """Return the header with the access token. Refresh the token if it has expired."""
         if self._credentials is None:
             return {}
         async with self._refreshing:
             if not self._credentials.valid:
-                await self._refresh(what)
+                request = google.auth.transport.requests.Request()
+                try:
+                    # `refresh` blocks, and retries for two minutes.
+                    async with asyncio.timeout(self._settings.call_s):
+                        await asyncio.to_thread(self._credentials.refresh, request)
+                except (google.auth.exceptions.TransportError, TimeoutError) as exc:
+                    reason = f"no token: {exc or 'no answer in time'}"
+                    raise PlatformAway(self._settings.name, purpose, reason) from exc
+                except google.auth.exceptions.GoogleAuthError as exc:
+                    raise PlatformDenied(self._settings.name, "Google's token service", _LOG_IN) from exc
+                finally:
+                    request.session.close()
         return {"Authorization": f"Bearer {self._credentials.token}"}
 
-    async def _refresh(self, what: str) -> None:
-        # This part of google-auth blocks, and tries for two minutes.
-        request = google.auth.transport.requests.Request()
-        try:
-            async with asyncio.timeout(self._settings.call_s):
-                await asyncio.to_thread(self._credentials.refresh, request)
-        except (google.auth.exceptions.TransportError, TimeoutError) as exc:
-            raise PlatformAway(self._settings.name, what, f"no token: {exc or 'no answer in time'}") from exc
-        except google.auth.exceptions.GoogleAuthError as exc:
-            raise PlatformDenied(self._settings.name, "Google's token service", _LOG_IN) from exc
-        finally:
-            request.session.close()
-
-    def _check(self, response: httpx.Response, what: str) -> None:
+    def _check(self, response: httpx.Response, purpose: str) -> None:
         if response.is_success:
             return
-        reason = f"{response.status_code} {_message(response)}"
+        try:
+            message = str(response.json()["error"]["message"])
+        except (ValueError, KeyError, TypeError):  # the response is not from Google, but from a proxy
+            message = response.reason_phrase
+        reason = f"{response.status_code} {message}"
         if response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise PlatformDenied(self._settings.name, response.url.host, f"{reason}; {_RIGHTS}")
-        failed = PlatformAway if response.status_code in _AWAY else PlatformFailed
-        raise failed(self._settings.name, what, reason)
-
-    def _content(self, response: httpx.Response, what: str) -> dict[str, Any]:
-        try:
-            return dict(response.json())
-        except (ValueError, TypeError) as exc:
-            raise PlatformFailed(self._settings.name, what, "its answer is no JSON object") from exc
+        error = PlatformAway if response.status_code in _AWAY else PlatformFailed
+        raise error(self._settings.name, purpose, reason)
 
 
 @contextlib.asynccontextmanager
 async def connected(settings: Settings, credentials: Any) -> AsyncIterator[Api]:
-    """The API; nothing is sent before it is used.
+    """Yield the API. The first call opens the connection.
 
     Args:
-        settings: where it is, and how long a call may take.
-        credentials: of google-auth; None: none, for an emulator.
+        settings: address, and time limit of a call.
+        credentials: credentials of google-auth; None for an emulator, which needs none.
     """
     async with httpx.AsyncClient(base_url=settings.api, timeout=settings.call_s) as http:
         yield Api(settings, http, credentials)
 
 
-async def credentials_of(settings: Settings) -> Any:
-    """The application default credentials; see `google.auth.default`.
+async def default_credentials(settings: Settings) -> Any:
+    """Return the application default credentials (`google.auth.default`).
 
     Raises:
-        PlatformDenied: there are none.
+        PlatformDenied: there are no such credentials.
     """
     try:
-        found, _ = await asyncio.to_thread(google.auth.default, scopes=[SCOPE])
+        credentials, _ = await asyncio.to_thread(google.auth.default, scopes=[SCOPE])
     except google.auth.exceptions.GoogleAuthError as exc:
         raise PlatformDenied(settings.name, settings.api, f"there are none; {_LOG_IN}") from exc
-    return found
+    return credentials
 
 
 @contextlib.contextmanager
-def _reached(settings: Settings, what: str) -> Iterator[None]:
+def _transport_errors(settings: Settings, purpose: str) -> Iterator[None]:
+    """Raise PlatformAway for transport errors of httpx."""
     try:
         yield
     except httpx.TransportError as exc:
-        # Its text may be empty, and shows no URL.
-        raise PlatformAway(settings.name, what, f"no answer: {type(exc).__name__} {exc}".rstrip()) from exc
-
-
-def _message(response: httpx.Response) -> str:
-    """What Google's error says; what is no such error (a proxy's page) is told by its status alone."""
-    try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return response.reason_phrase
+        # The text of the error may be empty. It never contains a URL, so it can't show a signature.
+        reason = f"no answer: {type(exc).__name__} {exc}".rstrip()
+        raise PlatformAway(settings.name, purpose, reason) from exc

@@ -1,4 +1,4 @@
-"""Google Cloud Functions (2nd gen) behind Pub/Sub: a task is published to its client's topic, which triggers it."""
+"""Runs tasks on Google Cloud Functions (2nd gen). A message on a client's Pub/Sub topic triggers its function."""
 
 import contextlib
 import math
@@ -9,10 +9,9 @@ import msgspec
 import structlog
 
 from bridges.errors import FunctionGone, InvocationFailed, PlatformAway
-from bridges.gcf import pubsub
-from bridges.gcf.api import connected, credentials_of
+from bridges.gcf import api, pubsub
 from bridges.gcf.functions import Functions
-from bridges.gcf.pubsub import Topics, invoking
+from bridges.gcf.pubsub import Topics
 from bridges.gcf.settings import Settings, is_emulated
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
@@ -24,16 +23,16 @@ from broker.messages.round import RoundTask
 log = structlog.get_logger(__name__)
 
 ENVELOPE_BYTES: Final = 2048
-"""An event's own fields: ids and times, twice each, and the names of project and subscription."""
+"""Size of an event's own fields: ids and times, each of them twice, and the names of project and subscription."""
 
 
 class GcfPlatform(BasePlatform[Settings, Functions]):
-    """The functions of one project and location. Use it as `async with opened(...) as platform`.
+    """Runs tasks on the functions of one project and location. Use it as `async with opened(...) as platform`.
 
     Args:
-        settings: of the bridge.
-        functions: creates, deletes and lists them.
-        topics: of the project.
+        settings: settings of the bridge.
+        functions: creates, deletes and lists the functions.
+        topics: topics of the project.
     """
 
     def __init__(self, settings: Settings, functions: Functions, topics: Topics) -> None:
@@ -42,11 +41,11 @@ class GcfPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.ManagedPlatform`."""
+        """Implements `ManagedPlatform.run_s`."""
         return self.settings.run_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Publish a request; how the run goes, the function itself reports. See `bridges.platform.Platform`."""
+        """Implements `Platform.invoke`: publish a request. Only the function itself reports on the run."""
         request = codec.encode(InvocationRequest(task, attempt))
         attributes = {
             "client": task.client_id,
@@ -54,40 +53,42 @@ class GcfPlatform(BasePlatform[Settings, Functions]):
             "round": str(task.round),
             "attempt": str(attempt),
         }
-        self._check_size(request, attributes)
-        topic = self.settings.topic_of(task.client_id, task.url)
-        with invoking(self.settings, topic):
-            # A topic without a subscription swallows messages. Asked only once something has gone wrong.
-            if attempt > 1 and await self._topics.swallows(topic):
-                raise FunctionGone(f"nothing is triggered by {topic}")
-            message = await self._topics.publish(topic, request, attributes)
-        yield Activation(message, "accepted")
-
-    def _check_size(self, data: bytes, attributes: dict[str, str]) -> None:
-        size, limit = event_bytes(data, attributes), self.settings.max_bytes
+        size, limit = event_bytes(request, attributes), self.settings.max_bytes
         if size > limit:
             reason = f"the order makes an event of {size} bytes, and {limit} may be delivered: shorten the job's texts"
             raise InvocationFailed(reason, retryable=False)
+        topic = self.settings.topic_name(task.client_id, task.url)
+        with pubsub.invocation_errors(self.settings, topic):
+            # Pub/Sub drops messages on a topic without a subscription. We check this only after a first failure.
+            if attempt > 1 and await self._topics.is_unsubscribed(topic):
+                raise FunctionGone(f"nothing is triggered by {topic}")
+            message_id = await self._topics.publish(topic, request, attributes)
+        yield Activation(message_id, "accepted")
 
 
 def event_bytes(data: bytes, attributes: dict[str, str]) -> int:
-    """How large the event is, at the most, that delivers a message to a function."""
+    """Return an upper limit for the size of the event that delivers a message to a function.
+
+    Args:
+        data: data of the message; the event has it in base64.
+        attributes: attributes of the message.
+    """
     return 4 * math.ceil(len(data) / 3) + len(msgspec.json.encode(attributes)) + ENVELOPE_BYTES
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[GcfPlatform]:  # noqa: ARG001 (every platform's)
-    """The functions of a project; see `bridges.platform.PlatformModule`.
+async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> AsyncIterator[GcfPlatform]:  # noqa: ARG001 (every platform's)
+    """Implements `bridges.platform.PlatformModule.opened` for a project.
 
-    The vault is not asked: functions get their secrets from Google's Secret Manager.
+    `secrets` is not used: functions get their secrets from Google's Secret Manager.
 
     Raises:
-        PlatformDenied: there are no credentials, or they are refused.
+        PlatformDenied: there are no credentials, or Google refuses them.
         PlatformFailed: there is no such project or location.
     """
-    credentials = None if is_emulated() else await credentials_of(settings)
-    async with pubsub.opened(settings, credentials) as topics, connected(settings, credentials) as api:
-        platform = GcfPlatform(settings, Functions(settings, api, topics), topics)
+    credentials = None if is_emulated() else await api.default_credentials(settings)
+    async with pubsub.connected(settings, credentials) as topics, api.connected(settings, credentials) as calls:
+        platform = GcfPlatform(settings, Functions(settings, calls, topics), topics)
         try:
             await platform.functions.check()
         except PlatformAway as exc:

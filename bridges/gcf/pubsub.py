@@ -1,7 +1,7 @@
-"""The topics of a Google Cloud project, through the asyncio client of Google's own library.
+"""The Pub/Sub topics of a Google Cloud project, through the asyncio client of Google's library.
 
-Not through its batching publisher: that one refuses every further message to a topic once one has failed, forgets some
-that failed, and its threads outlive whoever gave up.
+The library's batching publisher is not used: after one failed message it refuses all further messages of the topic, it
+loses some failures, and its threads outlive a caller that gives up.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ AWAY: Final = (
     exceptions.Cancelled,
     TimeoutError,
 )
-"""What Pub/Sub, its client or our own clock says when the same call may work later."""
+"""Errors of Pub/Sub, of its client or of our own timeout after which the same call may succeed later."""
 
 DENIED: Final = (exceptions.Unauthorized, exceptions.Forbidden)
 
@@ -37,53 +37,68 @@ _WHERE: Final = "Pub/Sub"
 
 
 class Topics:
-    """Publishes, and creates and deletes topics. Use it as `async with opened(...) as topics`.
+    """Publishes messages, and creates and deletes topics. Use it as `async with connected(...) as topics`.
 
-    Every method raises Google's own exceptions, or TimeoutError: see `invoking` and `managing`.
+    Every method raises Google's exceptions or TimeoutError. `invocation_errors` and `management_errors` translate them.
+
+    Args:
+        publisher: Google's client.
+        call_s: time limit of a call with its retries, in seconds.
     """
 
     def __init__(self, publisher: PublisherAsyncClient, call_s: float) -> None:
         self._publisher = publisher
         self._call_s = call_s
-        # The library's own policy is to try for 600 s.
+        # By default the library retries for 600 s.
         retry = AsyncRetry(initial=0.1, maximum=1.0, timeout=call_s, predicate=lambda exc: isinstance(exc, AWAY))
         self._limits = {"retry": retry, "timeout": call_s}
 
     async def publish(self, topic: str, data: bytes, attributes: Mapping[str, str]) -> str:
-        """The id of the message, once Pub/Sub has it."""
+        """Publish a message and return its id. Pub/Sub has stored the message then.
+
+        Args:
+            topic: full name of the topic.
+            data: data of the message.
+            attributes: attributes of the message.
+        """
         request = {"topic": topic, "messages": [{"data": data, "attributes": dict(attributes)}]}
         return str((await self._call(self._publisher.publish, request)).message_ids[0])
 
     async def has_subscriber(self, topic: str) -> bool:
-        """Whether a message would reach anybody."""
+        """Whether the topic exists and has a subscription."""
         try:
-            found = await self._call(self._publisher.list_topic_subscriptions, {"topic": topic})
+            page = await self._call(self._publisher.list_topic_subscriptions, {"topic": topic})
         except exceptions.NotFound:
             return False
-        return bool(found.subscriptions)
+        return bool(page.subscriptions)
 
-    async def swallows(self, topic: str) -> bool:
-        """Whether nobody would get a message; False too if we may not ask."""
+    async def is_unsubscribed(self, topic: str) -> bool:
+        """Whether the topic has no subscription. False if it has one, or if we lack permission to check."""
         try:
             return not await self.has_subscriber(topic)
         except DENIED:
             return False
 
     async def create(self, topic: str, labels: Mapping[str, str]) -> None:
-        """Have a topic; harmless if it is there."""
+        """Create a topic unless it exists.
+
+        Args:
+            topic: full name of the topic.
+            labels: labels of a new topic.
+        """
         with contextlib.suppress(exceptions.AlreadyExists):
             await self._call(self._publisher.create_topic, {"name": topic, "labels": dict(labels)})
 
     async def labels(self, topic: str) -> dict[str, str] | None:
-        """A topic's labels; None if there is no such topic."""
+        """Return the labels of a topic; None if the topic does not exist."""
         try:
-            found = await self._call(self._publisher.get_topic, {"topic": topic})
+            resource = await self._call(self._publisher.get_topic, {"topic": topic})
         except exceptions.NotFound:
             return None
-        return dict(found.labels)
+        return dict(resource.labels)
 
     async def delete(self, topic: str) -> None:
-        """Have no such topic; harmless if there is none."""
+        """Delete a topic if it exists."""
         with contextlib.suppress(exceptions.NotFound):
             await self._call(self._publisher.delete_topic, {"topic": topic})
 
@@ -93,12 +108,12 @@ class Topics:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, credentials: Any) -> AsyncIterator[Topics]:
-    """A client, until the end of the block; it connects when it is first used.
+async def connected(settings: Settings, credentials: Any) -> AsyncIterator[Topics]:
+    """Yield the topics of a project. The first call opens the connection.
 
     Args:
-        settings: how long a call may take.
-        credentials: of google-auth; not used where the environment names an emulator.
+        settings: time limit of a call.
+        credentials: credentials of google-auth; not used if the environment names an emulator.
     """
     emulator = os.environ.get(EMULATOR)
     channel = grpc.aio.insecure_channel(emulator) if emulator else None
@@ -106,37 +121,58 @@ async def opened(settings: Settings, credentials: Any) -> AsyncIterator[Topics]:
     try:
         yield Topics(PublisherAsyncClient(transport=transport), settings.call_s)
     finally:
-        await transport.close()  # type: ignore[no-untyped-call] # Google says no types
+        await transport.close()  # type: ignore[no-untyped-call] # Google's library has no types
 
 
 @contextlib.contextmanager
-def invoking(settings: Settings, topic: str) -> Iterator[None]:
-    """Say Google's errors as those of an invocation."""
+def invocation_errors(settings: Settings, topic: str) -> Iterator[None]:
+    """Translate Google's errors into those of an invocation.
+
+    Args:
+        settings: name of the platform.
+        topic: full name of the topic.
+
+    Raises:
+        FunctionGone: the topic does not exist.
+        NotStarted: Pub/Sub did not accept the message, but may accept it later.
+        InvocationFailed: Pub/Sub refuses the message.
+        PlatformDenied: Pub/Sub refuses the credentials.
+    """
     try:
         yield
     except exceptions.NotFound as exc:
         raise FunctionGone(f"there is no {topic}") from exc
     except DENIED as exc:
-        raise PlatformDenied(settings.name, _WHERE, f"{said(exc)}; {RIGHTS}") from exc
+        raise PlatformDenied(settings.name, _WHERE, f"{_text_of(exc)}; {RIGHTS}") from exc
     except AWAY as exc:
-        raise NotStarted(f"{_WHERE} did not take the message: {said(exc)}") from exc
+        raise NotStarted(f"{_WHERE} did not take the message: {_text_of(exc)}") from exc
     except exceptions.GoogleAPIError as exc:
-        raise InvocationFailed(f"{_WHERE} does not take the message: {said(exc)}", retryable=False) from exc
+        raise InvocationFailed(f"{_WHERE} does not take the message: {_text_of(exc)}", retryable=False) from exc
 
 
 @contextlib.contextmanager
-def managing(settings: Settings, what: str) -> Iterator[None]:
-    """Say Google's errors as those of creating and deleting."""
+def management_errors(settings: Settings, purpose: str) -> Iterator[None]:
+    """Translate Google's errors into those of creating and deleting a function.
+
+    Args:
+        settings: name of the platform.
+        purpose: completes "could not ..." in errors.
+
+    Raises:
+        PlatformDenied: Pub/Sub refuses the credentials.
+        PlatformAway: Pub/Sub may accept the same call later.
+        PlatformFailed: Pub/Sub refuses the call.
+    """
     try:
         yield
     except DENIED as exc:
-        raise PlatformDenied(settings.name, _WHERE, f"{said(exc)}; {RIGHTS}") from exc
+        raise PlatformDenied(settings.name, _WHERE, f"{_text_of(exc)}; {RIGHTS}") from exc
     except AWAY as exc:
-        raise PlatformAway(settings.name, what, f"{_WHERE}: {said(exc)}") from exc
+        raise PlatformAway(settings.name, purpose, f"{_WHERE}: {_text_of(exc)}") from exc
     except exceptions.GoogleAPIError as exc:
-        raise PlatformFailed(settings.name, what, f"{_WHERE}: {said(exc)}") from exc
+        raise PlatformFailed(settings.name, purpose, f"{_WHERE}: {_text_of(exc)}") from exc
 
 
-def said(exc: BaseException) -> str:
-    """Google's words; a time-out has none."""
+def _text_of(exc: BaseException) -> str:
+    """Return the text of an error. A TimeoutError has none of its own."""
     return str(exc) or "no answer in time"

@@ -1,4 +1,4 @@
-"""What an operator says of a Google Cloud project, and the names that follow from it."""
+"""Settings of a bridge to a Google Cloud project, and the resource names that follow from them."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from bridges.settings import PlatformSettings
 from broker.support.validation import AtLeastOne, Positive
 
 EMULATOR: Final = "PUBSUB_EMULATOR_HOST"
-"""Google's own variable: its client library then speaks to that host and port, without credentials."""
+"""Google's environment variable: the client library connects to this host and port, without credentials."""
 
 PUBSUB_BYTES: Final = 10_000_000
-"""The largest request that Pub/Sub takes."""
+"""Pub/Sub's size limit of a request."""
 
 _TOPIC: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,214}")
-"""A topic's id has 3 to 255 characters, of which a client's id may be 40."""
+"""A topic's id has 3 to 255 characters; 40 of them are left for the client's id."""
 
 _FUNCTION: Final = re.compile(r"(?!fk-)[a-z]([a-z0-9-]*[a-z0-9])?")
 
@@ -27,28 +27,29 @@ RetryPolicy = Literal["RETRY_POLICY_RETRY", "RETRY_POLICY_DO_NOT_RETRY"]
 
 
 class Settings(PlatformSettings, frozen=True, kw_only=True):
-    """One project and location. Credentials are Google's application default credentials.
+    """The platform's part of a bridge's file. Credentials are Google's application default credentials.
 
     Attributes:
         project: id of the project.
+        name: name of the platform, a level of the task topics `fl.tasks.<name>.<client>`.
         location: region of the functions.
-        api: where the Cloud Functions API is.
+        api: address of the Cloud Functions API.
         topic: id of a client's topic; `{client}` stands for the client's id.
-        runtime: of functions whose options name no other.
-        entry_point: the Python function to call, where a function's options name no other.
-        service_account: e-mail address of the account that functions and their triggers run as; empty: the project's
-            default.
-        ingress: who may call a function's URL; its trigger always may.
-        retry_policy: whether an event that the function did not acknowledge comes again (10 to 600 s later, for 24 h).
-            The function knows a task that it has done, so this does no harm.
-        run_s: how long a function may train. An event-driven function gets at most 540 s.
-        max_bytes: the largest event, as it is delivered: in JSON, with its data in base64. Eventarc takes 512 KB.
-        call_s: how long one call to Google may take, its repetitions included.
-        deploy_s: how long it may take to create, change or delete a function.
-        poll_s: how soon to ask whether that is done; each further time later, up to 10 s.
+        runtime: runtime of functions whose options name none.
+        entry_point: name of the Python function to call, for functions whose options name none.
+        service_account: e-mail address of the account of functions and triggers; empty for the project's default.
+        ingress: callers that may use a function's URL. A function's trigger always may.
+        retry_policy: whether an event that the function did not acknowledge is delivered again, after 10 to 600 s, for
+            24 h. A function knows the tasks that it has done, so a repetition does no harm.
+        concurrency: limit of the invocations at once.
+        run_s: time limit of a training, in seconds. Google stops an event-driven function after 540 s.
+        max_bytes: size limit of an event as it is delivered: JSON, with the data in base64. Eventarc's limit is 512 KB.
+        call_s: time limit of one call to Google with its retries, in seconds.
+        deploy_s: time limit to create, change or delete a function, in seconds.
+        poll_s: delay before the first poll of an operation, in seconds; it grows with each poll, up to 10 s.
 
     Raises:
-        BadSettings: a value that can't be used.
+        BadSettings: a value is not valid.
     """
 
     project: str
@@ -79,23 +80,29 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
 
     @property
     def parent(self) -> str:
-        """The resource that the functions belong to."""
+        """Full name of the location that contains the functions."""
         return f"projects/{self.project}/locations/{self.location}"
 
-    def topic_of(self, client: str, url: str = "") -> str:
-        """Full name of a client's topic; `url` names another: `projects/P/topics/T`, or the topic's id alone."""
+    def topic_name(self, client: str, url: str = "") -> str:
+        """Return the full name of a client's topic.
+
+        Args:
+            client: id of the client.
+            url: name of another topic to use, `projects/P/topics/T` or its id alone; empty for the client's own.
+        """
         topic = url or self.topic.replace("{client}", client)
         return topic if topic.startswith("projects/") else f"projects/{self.project}/topics/{topic}"
 
-    def function_of(self, client: str) -> str:
-        """Full name of a client's function.
+    def function_name(self, client: str) -> str:
+        """Return the full name of a client's function.
 
-        Its id is the client's, unless that does not begin with a letter or ends with a hyphen, as no function's may.
+        The function's id is the client's. A client's id that does not start with a letter or that ends with a hyphen is
+        not a legal function's id, so it gets a prefix and a suffix.
         """
         legal = client if _FUNCTION.fullmatch(client) else f"fk-{client}-x"
         return f"{self.parent}/functions/{legal}"
 
 
 def is_emulated() -> bool:
-    """Whether the environment names an emulator, which knows no credentials."""
+    """Whether the environment names an emulator. An emulator needs no credentials."""
     return bool(os.environ.get(EMULATOR))

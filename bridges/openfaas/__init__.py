@@ -1,4 +1,4 @@
-"""The `openfaas` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`."""
+"""The `openfaas` platform. `opened(settings, secrets, broker)` yields a `bridges.platform.ManagedPlatform`."""
 
 from bridges.openfaas.platform import OpenFaasPlatform, opened
 from bridges.openfaas.settings import Settings

@@ -1,4 +1,4 @@
-"""HTTP to an OpenFaaS gateway: to `/system` with our credentials, to `/function` never with them."""
+"""HTTP client of an OpenFaaS gateway. Only `/system` gets our credentials; `/function` never does."""
 
 import asyncio
 import contextlib
@@ -6,20 +6,20 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus as Http
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import httpx
 import msgspec
 
 from bridges import endpoint
 from bridges.errors import InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformDenied, PlatformFailed
-from bridges.openfaas.answers import GatewayResponse
+from bridges.openfaas.responses import GatewayResponse
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
 
 CONNECT_S: Final = 5.0
 WRITE_S: Final = 60.0
-"""For each piece of a body, not for all of it."""
+"""Limit for each piece of a request's body, not for the whole body."""
 
 SYSTEM_S: Final = 30.0
 SYSTEM_BYTES: Final = 16 << 20
@@ -31,12 +31,12 @@ _NEVER_CONNECTED: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolT
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A gateway that can be called. Use it as `async with connected(...) as api`.
+    """Calls one gateway. Use it as `async with connected(...) as api`.
 
     Attributes:
-        settings: of the bridge.
-        http: knows the address.
-        auth: for `/system` alone: what goes to `/function` reaches the function, headers and all.
+        settings: settings of the bridge.
+        http: client with the gateway's address as base URL.
+        auth: credentials for `/system`. They must not go to `/function`, since a function sees all headers of its call.
     """
 
     settings: Settings
@@ -44,20 +44,21 @@ class Api:
     auth: httpx.BasicAuth | None
 
     async def system(
-        self, method: str, path: str, what: str, *, params: Mapping[str, str] | None = None, body: Any = None
+        self, method: str, path: str, purpose: str, *, params: Mapping[str, str] | None = None, body: Any = None
     ) -> GatewayResponse:
-        """Call the gateway's own API.
+        """Call the gateway's own API and return its response.
 
         Args:
-            method: of HTTP.
-            path: what follows `/system`.
-            what: it is for; what errors say could not be done.
-            params: of the query.
-            body: what is sent as JSON.
+            method: HTTP method.
+            path: path below `/system`.
+            purpose: completes "could not ..." in errors.
+            params: query parameters.
+            body: content, sent as JSON.
 
         Raises:
-            PlatformDenied: the credentials are refused.
-            PlatformAway: it is out of reach, broke the connection off, or is too busy.
+            PlatformDenied: the gateway refuses the credentials.
+            PlatformAway: the gateway is not reachable, closes the connection, or is too busy.
+            PlatformFailed: the response is larger than SYSTEM_BYTES.
         """
         content = b"" if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"} if content else {}
@@ -66,23 +67,20 @@ class Api:
         )
         try:
             async with asyncio.timeout(SYSTEM_S):
-                answer = await self._answer(request, SYSTEM_BYTES, self.auth)
+                response = await self._send(request, SYSTEM_BYTES, self.auth)
         except _TooLarge as exc:
-            raise PlatformFailed(self.settings.name, what, str(exc)) from exc
+            raise PlatformFailed(self.settings.name, purpose, str(exc)) from exc
         except TimeoutError as exc:
-            raise PlatformAway(self.settings.name, what, f"no answer within {SYSTEM_S:g} s") from exc
+            raise PlatformAway(self.settings.name, purpose, f"no answer within {SYSTEM_S:g} s") from exc
         except httpx.TransportError as exc:
-            raise PlatformAway(self.settings.name, what, _reason(exc)) from exc
-        return self._accepted(answer, what)
-
-    def _accepted(self, answer: GatewayResponse, what: str) -> GatewayResponse:
-        match answer.status:
+            raise PlatformAway(self.settings.name, purpose, _text_of(exc)) from exc
+        match response.status:
             case Http.UNAUTHORIZED | Http.FORBIDDEN:
                 remedy = "check the bridge's `username`, and the secret that `password` names"
                 raise PlatformDenied(self.settings.name, self.settings.gateway, remedy)
             case Http.TOO_MANY_REQUESTS | Http.BAD_GATEWAY | Http.SERVICE_UNAVAILABLE | Http.GATEWAY_TIMEOUT:
-                raise PlatformAway(self.settings.name, what, f"the gateway answers {answer.status}")
-        return answer
+                raise PlatformAway(self.settings.name, purpose, f"the gateway answers {response.status}")
+        return response
 
     async def call(
         self,
@@ -90,71 +88,74 @@ class Api:
         body: bytes,
         headers: Mapping[str, str],
         *,
-        within_s: float,
-        at_most: int,
+        timeout_s: float,
+        max_bytes: int,
         method: str = "POST",
         path: str = "",
     ) -> GatewayResponse:
-        """Call a function and wait for its answer.
+        """Call a function and return its complete response.
 
         Args:
-            function: its name, with `.namespace` if need be.
-            body: what is sent.
-            headers: go to the function.
-            within_s: how long to wait for all of the answer.
-            at_most: bytes of the answer.
-            method: of HTTP.
-            path: what follows the function's name.
+            function: name of the function, optionally followed by `.namespace`.
+            body: content of the request.
+            headers: HTTP headers; the function sees them.
+            timeout_s: time limit for the complete response, in seconds.
+            max_bytes: size limit of the response's body.
+            method: HTTP method.
+            path: path below the function.
 
         Raises:
-            NotStarted: there was no connection, so nothing ran.
-            OutcomeUnknown: no answer in time, or the connection broke after the call had begun.
-            InvocationFailed: the answer is larger than that.
+            NotStarted: no connection was made, so nothing ran.
+            OutcomeUnknown: the response did not come in time, or the connection broke during the call.
+            InvocationFailed: the response is larger than `max_bytes`.
         """
         url = f"/function/{function}{path}"
         request = self.http.build_request(method, url, content=body, headers=dict(headers))
         try:
-            async with asyncio.timeout(within_s):
-                return await self._answer(request, at_most, None)
+            async with asyncio.timeout(timeout_s):
+                return await self._send(request, max_bytes, None)
         except _TooLarge as exc:
             raise InvocationFailed(f"{function}: {exc}") from exc
         except _NEVER_CONNECTED as exc:
-            raise NotStarted(f"the gateway is out of reach: {_reason(exc)}") from exc
+            raise NotStarted(f"the gateway is out of reach: {_text_of(exc)}") from exc
         except TimeoutError as exc:
-            raise OutcomeUnknown(f"no answer of {function} within {within_s:g} s") from exc
+            raise OutcomeUnknown(f"no answer of {function} within {timeout_s:g} s") from exc
         except httpx.TransportError as exc:
-            raise OutcomeUnknown(f"the connection broke during the call of {function}: {_reason(exc)}") from exc
+            raise OutcomeUnknown(f"the connection broke during the call of {function}: {_text_of(exc)}") from exc
 
-    async def _answer(self, request: httpx.Request, at_most: int, auth: httpx.BasicAuth | None) -> GatewayResponse:
-        begun_s = time.monotonic()
+    async def _send(self, request: httpx.Request, max_bytes: int, auth: httpx.BasicAuth | None) -> GatewayResponse:
+        start_s = time.monotonic()
         response = await self.http.send(request, stream=True, auth=auth)
+        body = bytearray()
         try:
-            body = await _read(response, at_most)
+            async for part in response.aiter_raw():
+                body += part
+                if len(body) > max_bytes:
+                    raise _TooLarge(f"an answer of more than {max_bytes} bytes")
         finally:
             await response.aclose()
-        took_s = _number(response.headers.get(_DURATION), time.monotonic() - begun_s)
-        return GatewayResponse(response.status_code, response.headers.get(_INTERNAL, ""), body, took_s)
-
-
-class _TooLarge(Exception):
-    """Raised for a response that is larger than it may be."""
+        try:
+            took_s = float(response.headers.get(_DURATION, ""))
+        except ValueError:  # the header is missing, or a proxy changed it
+            took_s = time.monotonic() - start_s
+        return GatewayResponse(response.status_code, response.headers.get(_INTERNAL, ""), bytes(body), took_s)
 
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api]:
-    """A gateway's API; nothing is sent before it is used.
+async def connected(settings: Settings, secrets: SecretStore) -> AsyncIterator[Api]:
+    """Yield the API of a gateway. The first call opens the connection.
 
     Args:
-        settings: where it is, and which certificates to trust.
-        vault: holds the password that the settings name.
+        settings: gateway address, user name and trusted certificates.
+        secrets: holds the password that the settings name.
 
     Raises:
-        BadSettings: the address or the certificates can't be used.
-        SecretMissing: the password is not here.
+        BadSettings: the address or the certificates are not usable.
+        SecretMissing: the password is not in `secrets`.
     """
     url = endpoint.parse_url("gateway", settings.gateway, "with `username` and `password` apart")
-    auth = httpx.BasicAuth(settings.username, vault.value(settings.password)) if settings.password else None
-    # How long an answer may take is up to each call; compressed ones could be of any size.
+    auth = httpx.BasicAuth(settings.username, secrets.value(settings.password)) if settings.password else None
+    # Each call limits its own time. Compressed responses are off, because their real size is not known.
     timeout, headers = httpx.Timeout(None, connect=CONNECT_S, write=WRITE_S), {"Accept-Encoding": "identity"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
     trust = endpoint.ssl_context(settings.ca_file)
@@ -162,26 +163,10 @@ async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api
         yield Api(settings, http, auth)
 
 
-async def _read(response: httpx.Response, at_most: int) -> bytes:
-    parts, size = [], 0
-    async for part in response.aiter_raw():
-        size += len(part)
-        if size > at_most:
-            _refuse(at_most)
-        parts.append(part)
-    return b"".join(parts)
+class _TooLarge(Exception):
+    """Raised for a response that is larger than its limit."""
 
 
-def _refuse(at_most: int) -> NoReturn:
-    raise _TooLarge(f"an answer of more than {at_most} bytes")
-
-
-def _number(text: str | None, otherwise: float) -> float:
-    try:
-        return float(text or "")
-    except ValueError:
-        return otherwise
-
-
-def _reason(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
+    """Return the error's class and, unless it is empty, its text."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,7 +1,7 @@
-"""Calls functions of others for the events that their annotation `topic` asks for.
+"""Calls functions that FedKeeper did not deploy, for the events that their annotation `topic` asks for.
 
-What OpenFaaS's own connectors do, with what they lack: wildcards, acknowledgement after the function is done, retries,
-and a map that outlives its gateway's absence.
+It does the work of OpenFaaS's own connectors. In addition it has wildcards, acknowledges an event only after the
+function is done, retries, and keeps its list of functions while the gateway is not reachable.
 """
 
 import asyncio
@@ -32,28 +32,28 @@ from broker.support.tasks import task_group
 log = structlog.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 5
-"""An event that a function failed on so often is passed over."""
+"""An event is skipped after a function failed on it this often."""
 
-Call = Callable[[str, bytes, dict[str, str]], Awaitable[None]]
-"""A function's name, body and headers; raises InvocationFailed."""
+Call = Callable[[str, bytes, dict[str, str]], Awaitable[object]]
+"""Takes a function's name, the body and the headers of a call; raises InvocationFailed. The result is not used."""
 
 _Feed = tuple[str, str]
-"""A function and a topic."""
+"""A function and a topic that it wants."""
 
 
 @dataclass
 class Connector:
-    """A platform's map of which function wants which topic, and what follows from it.
+    """Forwards events to the functions that ask for them.
 
     Attributes:
-        broker: where events come from.
-        platform: its name.
-        functions: lists those that there are.
-        call: calls one, and returns when it is done.
-        rebuild_s: how often the map is made anew.
-        retry_first_s: the longest delay after a first failure; it doubles with each further one.
-        retry_most_s: no delay is longer.
-        rng: for the jitter.
+        broker: source of the events.
+        platform: name of the platform.
+        functions: lists the functions of the platform.
+        call: calls one function, and returns when the function is done.
+        rebuild_s: interval between two lists of the functions, in seconds.
+        retry_first_s: upper limit of the delay after the first failure, in seconds; it doubles with each failure.
+        retry_most_s: upper limit of every delay, in seconds.
+        rng: source of the jitter.
     """
 
     broker: Broker
@@ -65,45 +65,47 @@ class Connector:
     retry_most_s: float = 30.0
     rng: random.Random = field(default_factory=random.Random)
     _known: list[Deployed] = field(default_factory=list)
-    _current: bool = True
-    _ignored: set[tuple[str, str]] = field(default_factory=set)
+    _is_current: bool = True
+    _ignored: set[_Feed] = field(default_factory=set)
     _in_flight: InFlight = field(default_factory=InFlight)
 
     def serving(self, topic: str) -> str | None:
-        """The function of somebody else's that asked for a client's tasks."""
-        found = annotations.function_for(topic, self._known)
-        return None if found is None else found.url
-
-    async def rebuild(self) -> None:
-        """Make the map anew; if that can't be done the last good one stays."""
-        try:
-            self._known = await self.functions()
-        except (PlatformFailed, PlatformDenied) as exc:
-            if self._current:
-                log.warning("the functions can't be listed; going by the last list", error=str(exc))
-            self._current = False
-        else:
-            self._current = True
+        """Return the function that asks for the tasks on a topic; None if no function does."""
+        function = annotations.function_for(topic, self._known)
+        return None if function is None else function.url
 
     async def serve(self) -> None:
-        """Keep the map and hand events over, until cancelled."""
+        """Keep the list of functions current and forward events, until cancelled."""
         feeds: dict[_Feed, asyncio.Task[None]] = {}
         async with task_group() as group:
             group.create_task(self._in_flight.heartbeat(), name=f"connector-{self.platform}.heartbeat")
             while True:
                 await self.rebuild()
-                wanted = {(each.url, topic) for each in self._known for topic in each.topics}
-                self._follow({feed for feed in wanted if self._is_event(*feed)}, feeds, group)
+                requested = {
+                    (function.url, topic)
+                    for function in self._known
+                    for topic in function.topics
+                    if self._is_event(function.url, topic)
+                }
+                for feed in feeds.keys() - requested:
+                    feeds.pop(feed).cancel()
+                for feed in requested - feeds.keys():
+                    feeds[feed] = group.create_task(self._forward(*feed), name=f"connector {feed[1]} to {feed[0]}")
                 await asyncio.sleep(self.rebuild_s)
 
-    def _follow(self, wanted: set[_Feed], feeds: dict[_Feed, asyncio.Task[None]], group: asyncio.TaskGroup) -> None:
-        for gone in feeds.keys() - wanted:
-            feeds.pop(gone).cancel()
-        for new in wanted - feeds.keys():
-            feeds[new] = group.create_task(self._feed(*new), name=f"connector {new[1]} to {new[0]}")
+    async def rebuild(self) -> None:
+        """List the functions again. If the platform fails, keep the last list."""
+        try:
+            self._known = await self.functions()
+        except (PlatformFailed, PlatformDenied) as exc:
+            if self._is_current:
+                log.warning("the functions can't be listed; going by the last list", error=str(exc))
+            self._is_current = False
+        else:
+            self._is_current = True
 
     def _is_event(self, function: str, topic: str) -> bool:
-        """Whether a topic may be handed on: tasks are the bridge's own work, and what lies in a queue is for one."""
+        # The bridge itself runs the tasks. A message in a queue is meant for one consumer only.
         if filters.matches(topics.ALL_TASKS, topic):
             return False
         with contextlib.suppress(BadTopic):
@@ -117,35 +119,44 @@ class Connector:
             self._ignored.add((function, topic))
             log.warning("an annotation is ignored", function=function, topic=topic, reason=reason)
 
-    async def _feed(self, function: str, topic: str) -> None:
+    async def _forward(self, function: str, topic: str) -> None:
+        """Subscribe to a topic and give each of its events to a function, until cancelled."""
         digest = hashlib.sha256(f"{function} {topic}".encode()).hexdigest()[:12]
         durable = f"connector-{self.platform}-{digest}"
         try:
             async with self.broker.subscribe(topic, durable=durable, start="new", prefetch=1) as deliveries:
                 async for delivery in deliveries:
-                    name = f"{durable}.{delivery.sequence}"
-                    with self._in_flight.track(name, delivery):
-                        await self._hand_over(function, delivery, name)
+                    call_id = f"{durable}.{delivery.sequence}"
+                    with self._in_flight.track(call_id, delivery):
+                        await self._deliver(function, delivery, call_id)
         except (BadTopic, Denied, Unsupported) as exc:
-            # Somebody's annotation is no reason to end the bridge.
+            # The annotation belongs to another user. It must not stop the bridge.
             self._ignore(function, topic, str(exc))
 
-    async def _hand_over(self, function: str, delivery: Delivery, call_id: str) -> None:
+    async def _deliver(self, function: str, delivery: Delivery, call_id: str) -> None:
         try:
             payload = await delivery.read()
-            await self._started(function, payload, _headers(delivery.topic, payload, call_id))
+            await self._call_until_started(function, delivery.topic, payload, call_id)
         except (DecodeError, CorruptPayload) as exc:
             log.warning("an event is passed over", function=function, topic=delivery.topic, reason=str(exc))
         except InvocationFailed as exc:
             if exc.retryable and delivery.attempt < MAX_ATTEMPTS:
                 await delivery.nak(self._delay_s(delivery.attempt))
                 return
-            about = {"function": function, "topic": delivery.topic, "attempts": delivery.attempt}
-            log.warning("an event is passed over", reason=exc.reason, **about)
+            context = {"function": function, "topic": delivery.topic, "attempts": delivery.attempt}
+            log.warning("an event is passed over", reason=exc.reason, **context)
         await delivery.ack()
 
-    async def _started(self, function: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Call until it has at least begun: an event waits for a platform that is away, or has no room."""
+    async def _call_until_started(self, function: str, topic: str, payload: bytes, call_id: str) -> None:
+        """Call a function, and repeat the call with the same id while the platform is away or has no room for it."""
+        try:
+            msgspec.json.decode(payload)
+            content_type = "application/json"
+        except UNREADABLE:
+            content_type = "application/octet-stream"
+        # A topic may have characters that are not allowed in a header.
+        headers = {"X-Topic": quote(topic), "X-Connector": "fedkeeper", "X-Call-Id": call_id}
+        headers["Content-Type"] = content_type
         for tries in itertools.count(1):
             try:
                 await self.call(function, payload, headers)
@@ -157,18 +168,3 @@ class Connector:
 
     def _delay_s(self, failures: int) -> float:
         return backoff.delay_s(failures - 1, self.rng.uniform, first_s=self.retry_first_s, most_s=self.retry_most_s)
-
-
-def _headers(topic: str, payload: bytes, call_id: str) -> dict[str, str]:
-    """What goes with an event; its call's id is the same however often it is handed over."""
-    kind = "application/json" if _is_json(payload) else "application/octet-stream"
-    # A publisher may have named a topic in characters that a header can't have.
-    return {"X-Topic": quote(topic), "X-Connector": "fedkeeper", "X-Call-Id": call_id, "Content-Type": kind}
-
-
-def _is_json(payload: bytes) -> bool:
-    try:
-        msgspec.json.decode(payload)
-    except UNREADABLE:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""A function as OpenFaaS wants to be told of it."""
+"""Translates a function into OpenFaaS's FunctionDeployment."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,27 +8,30 @@ import msgspec
 from bridges import environment
 from bridges.annotations import DIGEST, FABRIC
 from bridges.errors import PlatformFailed
-from bridges.openfaas.answers import NAME
+from bridges.openfaas.responses import NAME
 from broker.messages.function import Function
 
 SECRETS_AT: Final = "/var/openfaas/secrets"
 
 READY_PATH: Final = "/healthz"
-"""Without `ready_path` a watchdog is ready while the function's process is still importing."""
+"""Value of `ready_path`. Without it a watchdog says that it is ready while the function's process still imports."""
+
+SLACK_S: Final = 5
+"""Added to a watchdog's own timeouts, so that it can still send a response when `exec_timeout` is over; seconds."""
 
 _PASSWORD: Final = "password"  # noqa: S105 (a part of secrets' names)
 _KEY: Final = "key"
 
-SLACK_S: Final = 5
-"""A watchdog must be able to say that `exec_timeout` is over before its own connection times out."""
-
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `Function.options` may hold for this platform: fields of OpenFaaS's FunctionDeployment.
+    """Allowed keys of `Function.options`; they are fields of OpenFaaS's FunctionDeployment.
 
     Attributes:
-        namespace: another than the bridge's own.
-        limits: besides the memory.
+        namespace: namespace of the function; empty for the bridge's own.
+        constraints: rules that choose the node.
+        labels: labels of the function.
+        limits: resource limits besides the memory.
+        requests: resource requests.
     """
 
     namespace: str = ""
@@ -40,45 +43,43 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What is sent.
+    """A function in OpenFaaS's terms.
 
     Attributes:
-        service: the function's name.
-        namespace: where it is made.
-        annotations: among them, how we know it again.
-        sources: the names of our secrets, by the names that the platform keeps them under.
-        body: all of it, in OpenFaaS's own terms.
+        service: name of the function.
+        namespace: namespace of the function.
+        annotations: annotations, with those that mark the function as ours.
+        secrets: name in the bridge's `SecretStore` of each mounted secret, by the name that the platform stores it
+            under.
+        body: the complete FunctionDeployment.
     """
 
     service: str
     namespace: str
     annotations: dict[str, str]
-    sources: dict[str, str]
+    secrets: dict[str, str]
     body: dict[str, Any]
-
-    @property
-    def ready_path(self) -> str:
-        """What answers as soon as the function's process listens."""
-        return READY_PATH
 
 
 def deployment(function: Function, namespace: str, platform: str) -> Deployment:
-    """What to send for a function.
+    """Return the deployment of a function.
 
     Args:
-        function: as it should be.
-        namespace: where it goes if its options name no other.
-        platform: what errors call it.
+        function: the function as it should be.
+        namespace: namespace to use if the function's options name none.
+        platform: name of the platform, for errors.
 
     Raises:
-        PlatformFailed: it has no image, or a name or options that OpenFaaS does not know.
+        PlatformFailed: the function has no image, or its name or options are not valid for OpenFaaS.
     """
+    purpose = f"create {function.name}"
     options = _options(function, platform)
     if not NAME.fullmatch(function.name) or "." in function.name:
-        raise PlatformFailed(platform, f"create {function.name}", "that is no function's name")
+        raise PlatformFailed(platform, purpose, "that is no function's name")
     if not function.image:
-        raise PlatformFailed(platform, f"create {function.name}", "it has no `image`, and OpenFaaS runs nothing else")
-    sources = _sources(function)
+        raise PlatformFailed(platform, purpose, "it has no `image`, and OpenFaaS runs nothing else")
+    roles = {_PASSWORD: function.password, _KEY: function.key}
+    secrets = {_secret_name(function.name, role): secret for role, secret in roles.items() if secret}
     annotations = {
         FABRIC: function.fabric,
         DIGEST: function.digest,
@@ -89,20 +90,25 @@ def deployment(function: Function, namespace: str, platform: str) -> Deployment:
         "service": function.name,
         "image": function.image,
         "namespace": options.namespace or namespace,
-        "envVars": _timeouts(function) | _environment(function),
+        "envVars": _environment(function),
         "constraints": options.constraints,
-        "secrets": sorted(sources),
+        "secrets": sorted(secrets),
         "labels": options.labels,
         "annotations": annotations,
         "limits": {"memory": f"{function.memory_mb}Mi"} | options.limits,
         "requests": options.requests,
     }
-    return Deployment(function.name, options.namespace or namespace, annotations, sources, body)
+    return Deployment(function.name, options.namespace or namespace, annotations, secrets, body)
 
 
-def secret_names(function: str, mounted: list[str]) -> list[str]:
-    """Those of a function's secrets that were made for it."""
-    return [name for name in mounted if name in (_secret(function, _PASSWORD), _secret(function, _KEY))]
+def own_secrets(function: str, mounted: list[str]) -> list[str]:
+    """Return those of a function's secrets that were created for it.
+
+    Args:
+        function: name of the function.
+        mounted: names of all secrets that the function has.
+    """
+    return [name for name in mounted if name in (_secret_name(function, _PASSWORD), _secret_name(function, _KEY))]
 
 
 def _options(function: Function, platform: str) -> Options:
@@ -112,26 +118,18 @@ def _options(function: Function, platform: str) -> Options:
         raise PlatformFailed(platform, f"create {function.name}", f"its options: {exc}") from exc
 
 
-def _secret(function: str, role: str) -> str:
-    """A name of its own for each function, so that deleting one takes nothing from another."""
+def _secret_name(function: str, role: str) -> str:
+    # Each function has secrets of its own, so that deleting one function cannot break another.
     return f"fedkeeper-{function}-{role}"
 
 
-def _sources(function: Function) -> dict[str, str]:
-    named = {_PASSWORD: function.password, _KEY: function.key}
-    return {_secret(function.name, role): source for role, source in named.items() if source}
-
-
-def _timeouts(function: Function) -> dict[str, str]:
+def _environment(function: Function) -> dict[str, str]:
     longer = f"{function.timeout_s + SLACK_S}s"
-    return {
+    timeouts = {
         "exec_timeout": f"{function.timeout_s}s",
         "read_timeout": longer,
         "write_timeout": longer,
         "ready_path": READY_PATH,
     }
-
-
-def _environment(function: Function) -> dict[str, str]:
-    files = {role: f"{SECRETS_AT}/{_secret(function.name, role)}" for role in (_PASSWORD, _KEY)}
-    return environment.with_secret_files(function, password_file=files[_PASSWORD], key_file=files[_KEY])
+    files = {role: f"{SECRETS_AT}/{_secret_name(function.name, role)}" for role in (_PASSWORD, _KEY)}
+    return timeouts | environment.with_secret_files(function, password_file=files[_PASSWORD], key_file=files[_KEY])

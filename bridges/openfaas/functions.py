@@ -1,4 +1,4 @@
-"""The functions on an OpenFaaS gateway: made, changed, deleted and listed."""
+"""Creates, updates, deletes and lists the functions of an OpenFaaS gateway."""
 
 import asyncio
 import itertools
@@ -11,23 +11,31 @@ import msgspec
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformFailed
-from bridges.openfaas.answers import NAME, GatewayResponse, failure
 from bridges.openfaas.api import Api
-from bridges.openfaas.deployment import Deployment, deployment, secret_names
+from bridges.openfaas.deployment import READY_PATH, Deployment, deployment, own_secrets
+from bridges.openfaas.responses import NAME, GatewayResponse, failure
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
 from broker.messages.function import Change, Deployed, Function
 
 LIST_TRIES: Final = 3
 VISIBLE_S: Final = 5.0
-"""What was accepted is shown by then (faas-netes reads through a cache), or it was not done after all."""
+"""Time limit until the gateway shows a change that it accepted (faas-netes reads through a cache); seconds."""
 
 PROBE_S: Final = 10.0
 _PROBE_BYTES: Final = 1 << 20
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What the gateway says of a function; zeros and what is empty it may leave out."""
+    """State of a function as the gateway shows it. The gateway may leave out zeros and empty values.
+
+    Attributes:
+        name: name of the function.
+        namespace: namespace of the function.
+        annotations: annotations of the function.
+        secrets: names of the mounted secrets.
+        available: number of replicas that are ready.
+    """
 
     name: str
     namespace: str = ""
@@ -36,206 +44,216 @@ class Status(msgspec.Struct, frozen=True):
     available: int = msgspec.field(name="availableReplicas", default=0)
 
     @property
-    def notes(self) -> dict[str, str]:
-        """The annotations."""
-        return self.annotations or {}
+    def is_ours(self) -> bool:
+        """Whether FedKeeper created the function."""
+        return not {FABRIC, DIGEST}.isdisjoint(self.annotations or {})
 
-    @property
-    def ours(self) -> bool:
-        """We made it."""
-        return FABRIC in self.notes or DIGEST in self.notes
+    def annotation(self, key: str) -> str:
+        """Return the value of an annotation; empty if it is missing."""
+        return (self.annotations or {}).get(key, "")
 
 
 @dataclass
 class Functions:
-    """The functions of a gateway; see `bridges.platform.Functions`.
+    """Implements `bridges.platform.Functions` for a gateway.
 
     Attributes:
-        settings: of the bridge.
-        api: of the gateway.
-        vault: holds the secrets that functions need.
+        settings: settings of the bridge.
+        api: API of the gateway.
+        secrets: holds the secrets that functions need.
     """
 
     settings: Settings
     api: Api
-    vault: SecretStore
+    secrets: SecretStore
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:  # noqa: ARG002 (OpenFaaS runs images)
-        """Bring a function to what it should be, and wait until it can be invoked."""
-        what = f"create {function.name}"
-        wanted = deployment(function, self.settings.namespace, self.settings.name)
-        change = await self._brought_about(function, wanted, what)
-        await self._until(
-            what, min(VISIBLE_S, self.settings.ready_s), lambda: self._why_not_shown(wanted, function.digest)
-        )
-        await self._until(what, self.settings.ready_s, lambda: self._why_not_ready(wanted))
-        return change, self._deployed(Status(wanted.service, wanted.namespace, wanted.annotations))
+        """Implements `bridges.platform.Functions.create`."""
+        purpose = f"create {function.name}"
+        target = deployment(function, self.settings.namespace, self.settings.name)
+        status = await self._status(target.service, target.namespace)
+        change: Change = "same"
+        if status is not None:
+            self._require_ours(status, purpose)
+        if status is None or status.annotation(DIGEST) != function.digest:
+            # Read all secrets first: a missing one must leave the platform unchanged.
+            values = {name: self.secrets.value(source) for name, source in target.secrets.items()}
+            for name, value in values.items():
+                await self._store_secret(name, value, target.namespace, purpose)
+            method, change = ("POST", "created") if status is None else ("PUT", "updated")
+            self._require_ok(await self.api.system(method, "/functions", purpose, body=target.body), purpose)
+
+        async def visible() -> str:
+            shown = await self._status(target.service, target.namespace)
+            is_shown = shown is not None and shown.annotation(DIGEST) == function.digest
+            return "" if is_shown else "the gateway does not show what it accepted"
+
+        await self._wait(purpose, min(VISIBLE_S, self.settings.ready_s), visible)
+        await self._wait(purpose, self.settings.ready_s, lambda: self._unready_reason(target))
+        return change, self._to_deployed(Status(target.service, target.namespace, target.annotations))
 
     async def delete(self, name: str) -> Change:
-        """Delete a function of ours (`name.namespace` too) and its secrets, and wait until it is gone."""
-        what = f"delete {name}"
+        """Implements `bridges.platform.Functions.delete`; `name` may end with `.namespace`.
+
+        It deletes the function's own secrets too, and waits until the function is gone.
+        """
+        purpose = f"delete {name}"
         if not NAME.fullmatch(name):
-            raise PlatformFailed(self.settings.name, what, "that is no function's name")
-        found = await self._found(name)
-        if found is None:
+            raise PlatformFailed(self.settings.name, purpose, "that is no function's name")
+        status = await self._find(name)
+        if status is None:
             return "absent"
-        self._require_ours(found, what)
-        body, params = {"functionName": found.name, "namespace": found.namespace}, {"namespace": found.namespace}
+        self._require_ours(status, purpose)
         # faas-netes reads the namespace from the query, faasd from the body.
-        answer = await self.api.system("DELETE", "/functions", what, params=params, body=body)
-        if answer.status != Http.NOT_FOUND:
-            self._require(answer, what)
-        await self._until(what, self.settings.ready_s, lambda: self._why_not_gone(found))
-        for secret in secret_names(found.name, found.secrets or []):
-            await self._forget_secret(secret, found.namespace, what)
+        body, params = {"functionName": status.name, "namespace": status.namespace}, {"namespace": status.namespace}
+        response = await self.api.system("DELETE", "/functions", purpose, params=params, body=body)
+        if response.status != Http.NOT_FOUND:
+            self._require_ok(response, purpose)
+
+        async def gone() -> str:
+            return "it is still there" if await self._status(status.name, status.namespace) else ""
+
+        await self._wait(purpose, self.settings.ready_s, gone)
+        for secret in own_secrets(status.name, status.secrets or []):
+            await self._delete_secret(secret, status.namespace, purpose)
         return "deleted"
 
     async def list(self) -> list[Deployed]:
-        """Every function of every namespace."""
-        return [self._deployed(each) for namespace in await self._namespaces() for each in await self._in(namespace)]
+        """Implements `bridges.platform.Functions.list`, over all namespaces."""
+        purpose = "list functions"
+        statuses: list[Status] = []
+        for namespace in await self._namespaces():
+            for tries in itertools.count(1):
+                try:
+                    response = await self.api.system("GET", "/functions", purpose, params={"namespace": namespace})
+                    break
+                except PlatformAway as exc:
+                    # The gateway drops this call if it has functions and can't reach its Prometheus.
+                    if tries == LIST_TRIES:
+                        reason = f"{exc.reason} (is the gateway's Prometheus up?)"
+                        raise PlatformAway(self.settings.name, purpose, reason) from exc
+                await asyncio.sleep(_pause_s(tries))
+            self._require_ok(response, purpose)
+            statuses += self._decode(response, list[Status] | None, purpose) or []
+        return [self._to_deployed(status) for status in statuses]
 
     async def exists(self, name: str) -> bool:
-        """Whether the gateway has a function of that name (`name` or `name.namespace`)."""
-        return await self._found(name) is not None
+        """Whether the gateway has a function; `name` may end with `.namespace`."""
+        return await self._find(name) is not None
 
-    async def _brought_about(self, function: Function, wanted: Deployment, what: str) -> Change:
-        have = await self._status(function.name, wanted.namespace)
-        if have is not None:
-            self._require_ours(have, what)
-            if have.notes.get(DIGEST) == function.digest:
-                return "same"
-        secrets = {name: self.vault.value(source) for name, source in wanted.sources.items()}
-        for name, value in secrets.items():
-            await self._keep_secret(name, value, wanted.namespace, what)
-        method = "POST" if have is None else "PUT"
-        self._require(await self.api.system(method, "/functions", what, body=wanted.body), what)
-        return "created" if have is None else "updated"
-
-    async def _keep_secret(self, name: str, value: str, namespace: str, what: str) -> None:
+    async def _store_secret(self, name: str, value: str, namespace: str, purpose: str) -> None:
         body = {"name": name, "namespace": namespace, "value": value}
-        answer = await self._secret("POST", body, what)
-        if not answer.ok and (answer.status == Http.CONFLICT or "exist" in answer.text):
-            answer = await self._secret("PUT", body, what)
-            if not answer.ok:
-                # faasd has no update of secrets.
-                await self._forget_secret(name, namespace, what)
-                answer = await self._secret("POST", body, what)
-        if not answer.ok:
-            # Not what the gateway says of it: it was told the secret.
-            raise PlatformFailed(self.settings.name, what, f"it refuses the secret {name} ({answer.status})")
+        response = await self._call_secrets("POST", body, purpose)
+        if not response.ok and (response.status == Http.CONFLICT or "exist" in response.text):
+            response = await self._call_secrets("PUT", body, purpose)
+            if not response.ok:
+                # faasd can't update a secret.
+                await self._delete_secret(name, namespace, purpose)
+                response = await self._call_secrets("POST", body, purpose)
+        if not response.ok:
+            # The response's text is left out: it may contain the secret.
+            raise PlatformFailed(self.settings.name, purpose, f"it refuses the secret {name} ({response.status})")
 
-    async def _forget_secret(self, name: str, namespace: str, what: str) -> None:
-        answer = await self._secret("DELETE", {"name": name, "namespace": namespace}, what)
-        if answer.status != Http.NOT_FOUND:
-            self._require(answer, what)
+    async def _delete_secret(self, name: str, namespace: str, purpose: str) -> None:
+        response = await self._call_secrets("DELETE", {"name": name, "namespace": namespace}, purpose)
+        if response.status != Http.NOT_FOUND:
+            self._require_ok(response, purpose)
 
-    async def _secret(self, method: str, body: dict[str, str], what: str) -> GatewayResponse:
-        params = {"namespace": body["namespace"]}
-        return await self.api.system(method, "/secrets", what, params=params, body=body)
+    async def _call_secrets(self, method: str, body: dict[str, str], purpose: str) -> GatewayResponse:
+        return await self.api.system(method, "/secrets", purpose, params={"namespace": body["namespace"]}, body=body)
 
     async def _namespaces(self) -> Sequence[str]:
-        """Our own, then the others; a gateway may know of none, or not even know the question."""
-        answer = await self.api.system("GET", "/namespaces", "list namespaces")
-        others = self._decoded(answer, list[str] | None, "list namespaces") if answer.ok else None
+        """Return the bridge's namespace, then the others. Some gateways can't list namespaces."""
+        purpose = "list namespaces"
+        response = await self.api.system("GET", "/namespaces", purpose)
+        others = self._decode(response, list[str] | None, purpose) if response.ok else None
         return list(dict.fromkeys([self.settings.namespace, *(others or [])]))
 
-    async def _in(self, namespace: str) -> Sequence[Status]:
-        what = "list functions"
-        for tries in itertools.count(1):
-            try:
-                answer = await self.api.system("GET", "/functions", what, params={"namespace": namespace})
-                break
-            except PlatformAway as exc:
-                # It drops this very call while there are functions and its Prometheus is out of reach.
-                if tries == LIST_TRIES:
-                    reason = f"{exc.reason} (is the gateway's Prometheus up?)"
-                    raise PlatformAway(self.settings.name, what, reason) from exc
-            await asyncio.sleep(_pause_s(tries))
-        self._require(answer, what)
-        return self._decoded(answer, list[Status] | None, what) or []
-
-    async def _found(self, name: str) -> Status | None:
+    async def _find(self, name: str) -> Status | None:
         name, _, namespace = name.partition(".")
-        for each in [namespace] if namespace else await self._namespaces():
-            if found := await self._status(name, each):
-                return found
+        for candidate in [namespace] if namespace else await self._namespaces():
+            if status := await self._status(name, candidate):
+                return status
         return None
 
     async def _status(self, name: str, namespace: str) -> Status | None:
-        what = f"look up {name}"
-        answer = await self.api.system("GET", f"/function/{name}", what, params={"namespace": namespace})
-        if answer.status == Http.NOT_FOUND:
+        purpose = f"look up {name}"
+        response = await self.api.system("GET", f"/function/{name}", purpose, params={"namespace": namespace})
+        if response.status == Http.NOT_FOUND:
             return None
-        self._require(answer, what)
-        found: Status = self._decoded(answer, Status, what)
-        return msgspec.structs.replace(found, namespace=found.namespace or namespace)
+        self._require_ok(response, purpose)
+        status: Status = self._decode(response, Status, purpose)
+        return msgspec.structs.replace(status, namespace=status.namespace or namespace)
 
-    async def _until(self, what: str, within_s: float, why_not: Callable[[], Awaitable[str]]) -> None:
-        """Ask until there is no reason why not any more: the gateway tells nobody of its own accord."""
+    async def _wait(self, purpose: str, timeout_s: float, unmet: Callable[[], Awaitable[str]]) -> None:
+        """Poll until a condition is met, since the gateway sends no notifications.
+
+        Args:
+            purpose: completes "could not ..." in errors.
+            timeout_s: time limit, in seconds.
+            unmet: returns the reason why the condition is not met yet; empty if it is met.
+
+        Raises:
+            PlatformFailed: the condition is not met in time.
+        """
         reason = ""
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(timeout_s):
                 for tries in itertools.count():
-                    reason = await self._or_away(why_not)
+                    try:
+                        reason = await unmet()
+                    except PlatformAway as exc:
+                        reason = exc.reason
                     if not reason:
                         return
                     await asyncio.sleep(_pause_s(tries))
         except TimeoutError as exc:
-            late = f"after {within_s:g} s {reason or 'the gateway does not answer'}"
-            raise PlatformFailed(self.settings.name, what, late) from exc
+            late = f"after {timeout_s:g} s {reason or 'the gateway does not answer'}"
+            raise PlatformFailed(self.settings.name, purpose, late) from exc
 
-    async def _or_away(self, why_not: Callable[[], Awaitable[str]]) -> str:
-        try:
-            return await why_not()
-        except PlatformAway as exc:
-            return exc.reason
-
-    async def _why_not_gone(self, gone: Status) -> str:
-        return "it is still there" if await self._status(gone.name, gone.namespace) else ""
-
-    async def _why_not_shown(self, wanted: Deployment, digest: str) -> str:
-        found = await self._status(wanted.service, wanted.namespace)
-        return "" if found and found.notes.get(DIGEST) == digest else "the gateway does not show what it accepted"
-
-    async def _why_not_ready(self, wanted: Deployment) -> str:
-        found = await self._status(wanted.service, wanted.namespace)
-        if found is None or found.available < 1:
+    async def _unready_reason(self, target: Deployment) -> str:
+        """Return the reason why a function can't be called yet; empty if it can."""
+        status = await self._status(target.service, target.namespace)
+        if status is None or status.available < 1:
             return "no replica is available"
-        name = f"{wanted.service}.{wanted.namespace}"
+        name = f"{target.service}.{target.namespace}"
         try:
-            answer = await self.api.call(
-                name, b"", {}, within_s=PROBE_S, at_most=_PROBE_BYTES, method="GET", path=wanted.ready_path
+            response = await self.api.call(
+                name, b"", {}, timeout_s=PROBE_S, max_bytes=_PROBE_BYTES, method="GET", path=READY_PATH
             )
         except InvocationFailed as exc:
             return exc.reason
-        # Whatever the function itself says of a call that is not signed: it is there.
-        reason = failure(answer, name)
-        return reason.reason if isinstance(reason, NotStarted | FunctionGone | OutcomeUnknown) else ""
+        # Any response of the function itself, even a refusal of the unsigned call, shows that it is ready.
+        error = failure(response, name)
+        return error.reason if isinstance(error, NotStarted | FunctionGone | OutcomeUnknown) else ""
 
-    def _deployed(self, status: Status) -> Deployed:
-        elsewhere = status.namespace not in ("", self.settings.namespace)
+    def _to_deployed(self, status: Status) -> Deployed:
+        is_elsewhere = status.namespace not in ("", self.settings.namespace)
         return Deployed(
             name=status.name,
-            fabric=status.notes.get(FABRIC, ""),
-            digest=status.notes.get(DIGEST, ""),
-            url=f"{status.name}.{status.namespace}" if elsewhere else status.name,
-            topics=() if status.ours else filters(status.notes.get(TOPIC, "")),
+            fabric=status.annotation(FABRIC),
+            digest=status.annotation(DIGEST),
+            url=f"{status.name}.{status.namespace}" if is_elsewhere else status.name,
+            topics=() if status.is_ours else filters(status.annotation(TOPIC)),
         )
 
-    def _require_ours(self, status: Status, what: str) -> None:
-        if not status.ours:
-            raise PlatformFailed(self.settings.name, what, "a function of that name is somebody else's")
+    def _require_ours(self, status: Status, purpose: str) -> None:
+        if not status.is_ours:
+            raise PlatformFailed(self.settings.name, purpose, "a function of that name is somebody else's")
 
-    def _require(self, answer: GatewayResponse, what: str) -> None:
-        if not answer.ok:
-            raise PlatformFailed(self.settings.name, what, f"{answer.text or 'no reason given'} ({answer.status})")
+    def _require_ok(self, response: GatewayResponse, purpose: str) -> None:
+        if not response.ok:
+            reason = f"{response.text or 'no reason given'} ({response.status})"
+            raise PlatformFailed(self.settings.name, purpose, reason)
 
-    def _decoded(self, answer: GatewayResponse, kind: Any, what: str) -> Any:
+    def _decode(self, response: GatewayResponse, kind: Any, purpose: str) -> Any:
         try:
-            return msgspec.json.decode(answer.body, type=kind)
+            return msgspec.json.decode(response.body, type=kind)
         except msgspec.DecodeError as exc:
-            raise PlatformFailed(self.settings.name, what, f"its answer is no OpenFaaS gateway's: {exc}") from exc
+            reason = f"the answer is not from an OpenFaaS gateway: {exc}"
+            raise PlatformFailed(self.settings.name, purpose, reason) from exc
 
 
 def _pause_s(tries: int) -> float:
+    """Return the pause before the next try, in seconds: it grows from 0.03 to 1."""
     return min(1.0, 0.03 * 1.5 ** min(tries, 16))

@@ -1,4 +1,4 @@
-"""Between the broker and a function that has no route to it: model and update travel with the call and its answer."""
+"""Carries model and update inside a call, for a function that can't reach the broker."""
 
 from dataclasses import dataclass
 
@@ -8,55 +8,51 @@ from broker.base import Broker
 from broker.messages import bundle, codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, Report
-from broker.messages.round import BlobRef
 
 
 @dataclass(frozen=True, slots=True)
 class InlineTransfer:
-    """Carries models and optimizer states there, and updates and optimizer states back.
+    """Moves models, updates and optimizer states between the broker and the body of a call.
 
     Attributes:
-        broker: where all of them are kept.
+        broker: stores all of them.
     """
 
     broker: Broker
 
-    async def packed(self, request: InvocationRequest) -> bytes:
-        """A parcel of the request, the model that it names, and the optimizer state if it names one.
+    async def pack(self, request: InvocationRequest) -> bytes:
+        """Return a bundle of a request, its model and, if the task names one, its optimizer state.
 
         Raises:
-            InvocationFailed: one of them is not with the broker.
+            InvocationFailed: the broker does not have one of them.
         """
-        refs = [ref for ref in (request.task.model, request.task.state) if ref is not None]
-        blobs = {ref.topic: await self._fetched(ref) for ref in refs}
+        blobs = {}
+        for ref in (request.task.model, request.task.state):
+            if ref is None:
+                continue
+            value = await self.broker.get(ref.topic)
+            if value is None:
+                raise InvocationFailed(f"{ref.topic} is not with the broker")
+            blobs[ref.topic] = value.payload
         return bundle.pack(codec.encode(request), blobs)
 
-    async def unpacked(self, body: bytes, request: InvocationRequest) -> Report:
-        """The report in a function's answer; before that, what came with it is put where the function would have.
+    async def publish_reply(self, body: bytes, request: InvocationRequest) -> Report:
+        """Publish the update and the optimizer state in a function's reply, and return its report.
 
         Args:
-            body: a parcel of the report and the blobs to publish, or the bare report of a failure.
-            request: what the function was asked for; only its own update and its own optimizer state are taken.
+            body: a bundle of the report and the blobs to publish, or the bare report of a failure.
+            request: the request that the function replies to. Only its own update and optimizer state are accepted.
 
         Raises:
-            InvocationFailed: it is no such answer; nothing was published.
+            InvocationFailed: the reply is not valid. Nothing is published then.
         """
         try:
             message, blobs = bundle.unpack(body)
         except DecodeError:
             message, blobs = body, {}
-        report = report_of(message, request)
-        if report.state == "done":
-            await self._publish(blobs, request)
-        return report
-
-    async def _fetched(self, ref: BlobRef) -> bytes:
-        value = await self.broker.get(ref.topic)
-        if value is None:
-            raise InvocationFailed(f"{ref.topic} is not with the broker")
-        return value.payload
-
-    async def _publish(self, blobs: dict[str, bytes], request: InvocationRequest) -> None:
+        report = decode_report(message, request)
+        if report.state != "done":
+            return report
         task = request.task
         update = topics.update(task.job, task.round, task.client_id, request.attempt)
         state = topics.optimizer_state(task.job, task.client_id, task.round, request.attempt)
@@ -66,16 +62,21 @@ class InlineTransfer:
         if update not in blobs:
             raise InvocationFailed("it says that it is done, and sends no update")
         if state in blobs:
-            # Before the update: once that counts, the next task names this state.
+            # The state goes first: the next task may name it as soon as the update counts.
             await self.broker.put(state, blobs[state])
         await self.broker.publish(update, blobs[update])
+        return report
 
 
-def report_of(message: bytes, request: InvocationRequest) -> Report:
-    """The last report of a function, as it answers its platform with it.
+def decode_report(message: bytes, request: InvocationRequest) -> Report:
+    """Return the last report of a function.
+
+    Args:
+        message: the report in JSON.
+        request: the request that the report must answer.
 
     Raises:
-        InvocationFailed: it is none, or about another task.
+        InvocationFailed: the message is not a report, or it is about another task.
     """
     try:
         report = codec.decode(Report, message)

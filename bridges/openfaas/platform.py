@@ -1,23 +1,24 @@
-"""The `openfaas` platform: functions behind an OpenFaaS gateway (faasd on Jetson boards, Kubernetes).
+"""Runs tasks on functions behind an OpenFaaS gateway (faasd on Jetson boards, or Kubernetes).
 
-They are called synchronously, never by `/async-function`: its queue accepts calls of functions that do not exist,
-retries nothing, and runs what takes long twice.
+Calls are synchronous. The queue behind `/async-function` is not used: it accepts calls of functions that do not exist,
+never retries, and runs long calls twice.
 """
 
 import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import structlog
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway
-from bridges.openfaas.answers import NAME, GatewayResponse, failure
 from bridges.openfaas.api import Api, connected
 from bridges.openfaas.connector import Connector
 from bridges.openfaas.functions import Functions
-from bridges.openfaas.inline import InlineTransfer, report_of
+from bridges.openfaas.inline import InlineTransfer, decode_report
+from bridges.openfaas.responses import NAME, GatewayResponse, failure
 from bridges.openfaas.settings import NAMESPACE, Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
@@ -31,25 +32,26 @@ log = structlog.get_logger(__name__)
 
 REPORT_BYTES: Final = 64 << 10
 
-PARCEL_BYTES: Final = 16 << 20
-PARCEL_MODELS: Final = 8
-"""An update is as large as the model, Adam's state twice that, and four times for a model in half precision."""
+BUNDLE_BYTES: Final = 16 << 20
+BUNDLE_MODELS: Final = 8
+"""Size limit of a bundle, in models: an update has the size of the model, and Adam's state twice that (four times for a
+model in half precision)."""
 
 
 class OpenFaasPlatform(BasePlatform[Settings, Functions]):
-    """The functions of one gateway. Use it as `async with opened(...) as platform`.
+    """Runs tasks on the functions of one gateway. Use it as `async with opened(...) as platform`.
 
     Args:
-        settings: of the bridge.
-        functions: creates, deletes and lists them.
-        api: of the gateway.
-        broker: where the updates of functions go that have no route to it.
-        key: what calls are signed with; empty: they are not.
-        clock: seconds since the epoch.
+        settings: settings of the bridge.
+        functions: creates, deletes and lists the functions.
+        api: API of the gateway.
+        broker: destination of the updates of functions that can't reach it themselves.
+        key: signs the calls; empty for unsigned calls.
+        clock: returns the seconds since the epoch.
 
     Attributes:
-        api: of the gateway.
-        connector: which functions of others want which topic.
+        api: API of the gateway.
+        connector: forwards events to the functions of others.
     """
 
     def __init__(
@@ -64,90 +66,94 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
     ) -> None:
         super().__init__(settings, functions)
         self.api = api
-        self.connector = Connector(broker, settings.name, functions.list, self._forward, rebuild_s=settings.rebuild_s)
+        call = partial(self._call, max_bytes=BUNDLE_BYTES)
+        self.connector = Connector(broker, settings.name, functions.list, call, rebuild_s=settings.rebuild_s)
         self._broker = broker
         self._key = key
         self._clock = clock
 
     @property
     def per_minute(self) -> int:
-        """See `bridges.platform.ManagedPlatform`."""
+        """Implements `ManagedPlatform.per_minute`."""
         return self.settings.per_minute
 
     @property
     def run_s(self) -> float:
-        """See `bridges.platform.ManagedPlatform`."""
+        """Implements `ManagedPlatform.run_s`."""
         return self.settings.run_s
 
     async def serve(self) -> None:
-        """Follow the annotations of other people's functions, and hand events to them; until cancelled."""
+        """Forward events to the functions that ask for them, until cancelled."""
         await self.connector.serve()
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Call the client's function and wait until it has published, or answered; see `bridges.platform.Platform`.
+        """Implements `Platform.invoke`: call the client's function and wait for its response.
 
-        Nothing is known of a call before its answer: that training began, the function itself reports.
+        The gateway shows no progress of a call. The function itself reports when its training begins.
         """
-        call_id = str(uuid.uuid4())  # as the gateway itself would make one
+        call_id = str(uuid.uuid4())  # the gateway uses the same format for its own ids
         try:
-            report = _done(await self._asked(InvocationRequest(task, attempt), call_id))
+            report = await self._run(InvocationRequest(task, attempt), call_id)
         except InvocationFailed as exc:
             exc.activation = call_id
             raise
         yield Activation(call_id, "succeeded", report.cold)
 
-    async def _asked(self, request: InvocationRequest, call_id: str) -> Report:
+    async def _run(self, request: InvocationRequest, call_id: str) -> Report:
         task = request.task
         function = task.url or self.connector.serving(topics.task(self.name, task.client_id)) or task.client_id
         if self.settings.reply == "broker":
-            answer = await self._called(function, codec.encode(request), "application/json", call_id, REPORT_BYTES)
-            return report_of(answer.body, request)
-        carrier, at_most = InlineTransfer(self._broker), PARCEL_BYTES + PARCEL_MODELS * task.model.bytes
-        try:
-            answer = await self._called(function, await carrier.packed(request), bundle.CONTENT_TYPE, call_id, at_most)
-        except OutcomeUnknown as exc:
-            # Whatever becomes of the run, its update is lost with the answer.
-            raise InvocationFailed(exc.reason) from exc
-        return await carrier.unpacked(answer.body, request)
+            body = codec.encode(request)
+            response = await self._call_signed(function, body, "application/json", call_id, REPORT_BYTES)
+            report = decode_report(response.body, request)
+        else:
+            transfer = InlineTransfer(self._broker)
+            body, max_bytes = await transfer.pack(request), BUNDLE_BYTES + BUNDLE_MODELS * task.model.bytes
+            try:
+                response = await self._call_signed(function, body, bundle.CONTENT_TYPE, call_id, max_bytes)
+            except OutcomeUnknown as exc:
+                # The response would have carried the update, so this run has failed even if it goes on.
+                raise InvocationFailed(exc.reason) from exc
+            report = await transfer.publish_reply(response.body, request)
+        if report.state != "done":
+            reason = report.reason or f"it answered that it is {report.state}"
+            raise InvocationFailed(reason, retryable=report.retryable)
+        return report
 
-    async def _called(self, function: str, body: bytes, kind: str, call_id: str, at_most: int) -> GatewayResponse:
-        headers = {signature.CALL_ID: call_id, "Content-Type": kind}
+    async def _call_signed(
+        self, function: str, body: bytes, content_type: str, call_id: str, max_bytes: int
+    ) -> GatewayResponse:
+        headers = {signature.CALL_ID: call_id, "Content-Type": content_type}
         if self._key:
             headers |= signature.sign(self._key, body, call_id, self._clock())
-        return await self._call(function, body, headers, at_most)
+        return await self._call(function, body, headers, max_bytes=max_bytes)
 
-    async def _forward(self, function: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Hand an event to somebody else's function; what it answers is of no interest."""
-        await self._call(function, payload, headers, PARCEL_BYTES)
-
-    async def _call(self, function: str, body: bytes, headers: dict[str, str], at_most: int) -> GatewayResponse:
+    async def _call(self, function: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> GatewayResponse:
         if not NAME.fullmatch(function):
             raise InvocationFailed(f"{function!r} is no function's name", retryable=False)
-        within_s, namespace = self.settings.start_s + self.settings.run_s, self.settings.namespace
+        timeout_s, namespace = self.settings.start_s + self.settings.run_s, self.settings.namespace
         if "." not in function and namespace != NAMESPACE:
             function = f"{function}.{namespace}"
-        answer = await self.api.call(function, body, headers, within_s=within_s, at_most=at_most)
-        failed = failure(answer, function)
-        if isinstance(failed, FunctionGone) and await self._is_there(function):
-            raise NotStarted(failed.reason)
-        if failed is not None:
-            raise failed
-        return answer
-
-    async def _is_there(self, function: str) -> bool:
-        """Whether it is only without a replica now; a gateway that can't say leaves it at that too."""
-        try:
-            return await self.functions.exists(function)
-        except PlatformAway:
-            return True
+        response = await self.api.call(function, body, headers, timeout_s=timeout_s, max_bytes=max_bytes)
+        error = failure(response, function)
+        if isinstance(error, FunctionGone):
+            try:
+                exists = await self.functions.exists(function)
+            except PlatformAway:
+                exists = True
+            if exists:  # it only has no replica now
+                error = NotStarted(error.reason)
+        if error is not None:
+            raise error
+        return response
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[OpenFaasPlatform]:
-    """A gateway whose functions can be called; see `bridges.platform.PlatformModule`."""
-    key = vault.value(settings.key).encode() if settings.key else b""
-    async with connected(settings, vault) as api:
-        platform = OpenFaasPlatform(settings, Functions(settings, api, vault), api, broker, key=key)
+async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> AsyncIterator[OpenFaasPlatform]:
+    """Implements `bridges.platform.PlatformModule.opened` for a gateway."""
+    key = secrets.value(settings.key).encode() if settings.key else b""
+    async with connected(settings, secrets) as api:
+        platform = OpenFaasPlatform(settings, Functions(settings, api, secrets), api, broker, key=key)
         try:
             await api.system("GET", "/info", "check the password")
         except PlatformAway as exc:
@@ -155,15 +161,3 @@ async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> Asyn
         else:
             await platform.connector.rebuild()
         yield platform
-
-
-def _done(report: Report) -> Report:
-    """The report itself.
-
-    Raises:
-        InvocationFailed: it says something else than that the update is published.
-    """
-    if report.state != "done":
-        reason = report.reason or f"it answered that it is {report.state}"
-        raise InvocationFailed(reason, retryable=report.retryable)
-    return report

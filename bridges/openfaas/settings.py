@@ -1,4 +1,4 @@
-"""What an operator says of an OpenFaaS gateway."""
+"""Settings of a bridge to an OpenFaaS gateway."""
 
 from typing import Final, Literal
 
@@ -6,26 +6,27 @@ from bridges.settings import PlatformSettings
 from broker.support.validation import NotNegative, Positive
 
 NAMESPACE: Final = "openfaas-fn"
-"""Where functions are that are called without one."""
+"""The gateway looks here for a function that is called without a namespace."""
 
 
 class Settings(PlatformSettings, frozen=True, kw_only=True):
-    """A bridge to an OpenFaaS gateway.
+    """The platform's part of a bridge's file.
 
     Attributes:
-        gateway: its URL, without user or password.
-        ca_file: PEM file of the authority that signed its certificate; empty: one that the system knows.
-        username: for the gateway's own API, never sent to functions.
-        password: name of the secret that is its password; empty: the gateway wants none.
-        namespace: where functions are made and looked for first.
-        key: name of the secret that calls are signed with; empty: they are not signed.
-        reply: how an update comes back: the function publishes it to the `broker` itself, or it has no route there, and
-            model and update travel with the call and its `response`.
-        per_minute: how many calls to make in a minute; 0: as many as there are.
-        run_s: how long a function may train; the gateway's `upstream_timeout` must be longer than this and `start_s`
-            together.
-        ready_s: how long a new function may take until it can be called.
-        rebuild_s: how often the annotations `topic` of other people's functions are read.
+        name: name of the platform, a level of the task topics `fl.tasks.<name>.<client>`.
+        gateway: URL of the gateway, without user and password.
+        ca_file: PEM file of the authority that signed the gateway's certificate; empty for those that the system knows.
+        username: user name for the gateway's own API. Functions never see it.
+        password: name of the secret with the gateway's password; empty if the gateway has none.
+        namespace: namespace of the functions.
+        key: name of the secret that signs the calls; empty for unsigned calls.
+        reply: way of an update. With `broker` the function publishes it. With `response`, for a function that can't
+            reach the broker, model and update travel inside the call and its response.
+        per_minute: limit of the calls per minute; 0 for no limit.
+        run_s: time limit of a training, in seconds. The gateway's `upstream_timeout` must be longer than `start_s` and
+            `run_s` together.
+        ready_s: time limit until a new function can be called, in seconds.
+        rebuild_s: interval between two reads of the annotation `topic` of other functions, in seconds.
     """
 
     name: str = "openfaas"

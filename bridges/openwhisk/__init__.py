@@ -1,4 +1,4 @@
-"""The `openwhisk` platform: `opened(settings, vault, broker)` is a `bridges.platform.ManagedPlatform`."""
+"""The `openwhisk` platform. `opened(settings, secrets, broker)` yields a `bridges.platform.ManagedPlatform`."""
 
 from bridges.openwhisk.platform import OpenWhiskPlatform, opened
 from bridges.openwhisk.settings import Settings

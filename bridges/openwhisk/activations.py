@@ -1,4 +1,4 @@
-"""What the records of activations say: which run a trigger led to, and what became of a run."""
+"""Reads the records of activations: which run a trigger started, and how a run ended."""
 
 from typing import Any, Final
 
@@ -21,7 +21,13 @@ class _Response(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """An activation, as far as we read it."""
+    """The fields of an activation's record that we use.
+
+    Attributes:
+        logs: lines of the log.
+        annotations: each has a `key` and a `value`.
+        response: status and result of the run.
+    """
 
     logs: tuple[str, ...] = ()
     annotations: tuple[dict[str, Any], ...] = ()
@@ -29,12 +35,12 @@ class Record(msgspec.Struct, frozen=True):
 
     @property
     def cold(self) -> bool:
-        """Whether a container had to be started."""
-        return any(one.get("key") == "initTime" for one in self.annotations)
+        """Whether the platform had to start a container."""
+        return any(annotation.get("key") == "initTime" for annotation in self.annotations)
 
 
 class _Rule(msgspec.Struct, frozen=True, rename="camel"):
-    """What became of one rule when its trigger was fired: a line of that activation's log."""
+    """Outcome of one rule of a fired trigger: a line of the log of the trigger's activation."""
 
     action: str = ""
     activation_id: str = ""
@@ -42,11 +48,15 @@ class _Rule(msgspec.Struct, frozen=True, rename="camel"):
     status_code: int = 0
 
 
-def decoded(content: bytes, activation: str) -> Record:
-    """Decode a record.
+def decode_record(content: bytes, activation: str) -> Record:
+    """Decode the record of an activation.
+
+    Args:
+        content: the record in JSON.
+        activation: id of the activation.
 
     Raises:
-        OutcomeUnknown: it is none.
+        OutcomeUnknown: the content is not a record.
     """
     try:
         return msgspec.json.decode(content, type=Record)
@@ -54,16 +64,17 @@ def decoded(content: bytes, activation: str) -> Record:
         raise OutcomeUnknown(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
 
 
-def run_of(fire: Record, action: str, activation: str) -> str:
-    """The activation of an action that the fire of its trigger led to.
+def action_activation(fire: Record, action: str, activation: str) -> str:
+    """Return the id of the action's activation that a trigger started.
 
     Args:
-        fire: the record of the trigger's activation.
-        action: the action's name.
-        activation: the trigger's.
+        fire: record of the trigger's activation.
+        action: name of the action.
+        activation: id of the trigger's activation.
 
     Raises:
-        InvocationFailed: it led to none.
+        InvocationFailed: the trigger did not start the action.
+        OutcomeUnknown: the record does not show what the trigger started.
     """
     try:
         rules = [msgspec.json.decode(line, type=_Rule) for line in fire.logs]
@@ -71,41 +82,42 @@ def run_of(fire: Record, action: str, activation: str) -> str:
         raise OutcomeUnknown(f"the record of {activation} is unreadable: {exc}", activation=activation) from exc
     if not rules:
         raise OutcomeUnknown(f"the record of {activation} tells of no rule", activation=activation)
-    # A trigger may have rules of others as well.
-    ours = [rule for rule in rules if rule.action.rpartition("/")[2] == action]
-    if not ours:
+    # The trigger may have rules for other actions too.
+    rule = next((rule for rule in rules if rule.action.rpartition("/")[2] == action), None)
+    if rule is None:
         raise FunctionGone(f"its trigger has no rule for the action {action!r}", activation=activation)
-    if not ours[0].activation_id:
-        raise _refused(ours[0], activation)
-    return ours[0].activation_id
-
-
-def _refused(rule: _Rule, activation: str) -> InvocationFailed:
-    """What a rule without an activation means.
-
-    The controller keeps the error's text but not its HTTP status (Triggers.scala): the code is 1 for all that it blames
-    on us and 3 for what it blames on itself, so the texts of its Messages.scala have to do.
-    """
+    if rule.activation_id:
+        return rule.activation_id
+    # The controller stores the error's text but not its HTTP status (Triggers.scala). The code is 1 for every error of
+    # the caller and 3 for every error of the controller, so only the texts of its Messages.scala tell the errors apart.
     reason = f"the rule did not run: {rule.error}"
     if "Too many" in rule.error or rule.status_code == _WHISK_ERROR:
-        return NotStarted(reason, activation=activation)
+        raise NotStarted(reason, activation=activation)
     if "does not exist" in rule.error or "is inactive" in rule.error:
-        return FunctionGone(reason, activation=activation)
-    too_large = "larger than allowed" in rule.error
-    return InvocationFailed(reason, retryable=not too_large, activation=activation)
+        raise FunctionGone(reason, activation=activation)
+    raise InvocationFailed(reason, retryable="larger than allowed" not in rule.error, activation=activation)
 
 
 def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
-    """See that a run brought its task to the end.
+    """Check that a run finished its task.
+
+    Args:
+        record: record of the run.
+        task: the task that the run was started for.
+        activation: id of the run.
 
     Raises:
-        InvocationFailed: it did not.
+        InvocationFailed: the run failed, or it reports something else than the end of this task.
     """
     status = record.response.status
     if status != "success":
-        # Each may go well another time. "application error": the function raised. "action developer error": the
-        # container broke, ran out of memory or time, or did not load the code. "whisk internal error": the platform's.
-        raise InvocationFailed(f"{status}: {_error(record.response.result)}", activation=activation)
+        # Each kind may succeed at another attempt. "application error": the function raised. "action developer error":
+        # the container broke, ran out of memory or time, or did not load the code. "whisk internal error": the
+        # platform failed.
+        result = msgspec.json.decode(record.response.result)
+        error = result.get("error", result) if isinstance(result, dict) else result
+        text = error if isinstance(error, str) else msgspec.json.encode(error).decode()
+        raise InvocationFailed(f"{status}: {text[:_ERROR_CHARS]}", activation=activation)
     try:
         report = codec.decode(Report, bytes(record.response.result))
     except DecodeError as exc:
@@ -115,10 +127,3 @@ def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
     if report.state != "done":
         reason = report.reason or f"it ended while {report.state}"
         raise InvocationFailed(reason, retryable=report.retryable, activation=activation)
-
-
-def _error(result: msgspec.Raw) -> str:
-    """The `error` of a result, which may be any JSON; where there is none, the result itself."""
-    found = msgspec.json.decode(result)
-    error = found.get("error", found) if isinstance(found, dict) else found
-    return (error if isinstance(error, str) else msgspec.json.encode(error).decode())[:_ERROR_CHARS]

@@ -1,6 +1,6 @@
-"""The REST API of one namespace: calls, their errors, and what starts an action.
+"""Client of the REST API of one OpenWhisk namespace.
 
-It is OpenWhisk's `docs/rest_api.md`; what that leaves out is in the controller's sources.
+OpenWhisk's `docs/rest_api.md` describes the API. The controller's sources contain more details.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from broker.errors import UNREADABLE
 log = structlog.get_logger(__name__)
 
 REQUEST_S: Final = 30.0
-"""How long one request may take. None of ours waits for a run."""
+"""Time limit of one request, in seconds. No request waits for a run."""
 
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -40,65 +40,59 @@ _NOTHING_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTime
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A namespace that can be called. Use it as `async with connected(...) as api`.
+    """Calls one namespace. Use it as `async with connected(...) as api`.
 
     Attributes:
-        settings: of the bridge.
-        http: has the namespace's key; paths are relative to the namespace.
+        settings: settings of the bridge.
+        http: client with the namespace's key; paths are relative to the namespace.
     """
 
     settings: Settings
     http: httpx.AsyncClient
 
-    async def call(self, method: str, path: str, what: str, **request: Any) -> bytes | None:
-        """Ask the platform for something; None: it is not there.
+    async def call(self, method: str, path: str, purpose: str, **request: Any) -> bytes | None:
+        """Send a request and return the content of its response; None if the entity does not exist.
 
         Args:
-            method: of HTTP.
-            path: below the namespace.
-            what: completes "could not ..." for people.
-            request: more arguments for `httpx.AsyncClient.request`.
+            method: HTTP method.
+            path: path below the namespace.
+            purpose: completes "could not ..." in errors.
+            request: more arguments of `httpx.AsyncClient.request`.
 
         Raises:
-            PlatformFailed: it did not do it; PlatformAway, if it may do it later.
-            PlatformDenied: it refuses the credentials.
+            PlatformAway: the platform is not reachable, or may accept the same request later.
+            PlatformFailed: the platform refuses the request.
+            PlatformDenied: the platform refuses the credentials.
         """
         try:
             response = await self.http.request(method, path, **request)
         except httpx.TransportError as exc:
-            raise PlatformAway(
-                self.settings.name, what, f"{self.settings.host} is out of reach: {type(exc).__name__} {exc}"
-            ) from exc
+            reason = f"{self.settings.host} is out of reach: {type(exc).__name__} {exc}"
+            raise PlatformAway(self.settings.name, purpose, reason) from exc
         match response.status_code:
             case 404:
                 return None
             case 401 | 403:
                 raise self._denied(response)
             case 409 if method != "GET":
-                raise PlatformAway(
-                    self.settings.name, what, f"somebody else changes it at this moment: {_error_of(response)}"
-                )
+                reason = f"another user changes it at this moment: {_error_text(response)}"
+                raise PlatformAway(self.settings.name, purpose, reason)
             case 429 | 500 | 502 | 503 | 504 as status:
-                raise PlatformAway(self.settings.name, what, f"HTTP {status}: {_error_of(response)}")
+                raise PlatformAway(self.settings.name, purpose, f"HTTP {status}: {_error_text(response)}")
             case status if status >= httpx.codes.BAD_REQUEST:
-                raise PlatformFailed(self.settings.name, what, f"HTTP {status}: {_error_of(response)}")
+                raise PlatformFailed(self.settings.name, purpose, f"HTTP {status}: {_error_text(response)}")
         return response.content
 
-    def _denied(self, response: httpx.Response) -> PlatformDenied:
-        """What to say of a response that refuses us."""
-        remedy = f"the secret {self.settings.auth!r} must be the namespace's `uuid:key` ({_error_of(response)})"
-        return PlatformDenied(self.settings.name, self.settings.host, remedy)
-
     async def start(self, path: str, body: bytes) -> str:
-        """Fire a trigger or invoke an action; returns the id of the activation that it became.
+        """Fire a trigger or invoke an action, and return the id of its activation.
 
         Args:
-            path: below the namespace.
-            body: JSON.
+            path: path below the namespace.
+            body: arguments, in JSON.
 
         Raises:
-            InvocationFailed: it became none; the subclass tells whether something may have run all the same.
-            PlatformDenied: the credentials are refused.
+            InvocationFailed: there is no activation. The subclass tells whether something may run nevertheless.
+            PlatformDenied: the platform refuses the credentials.
         """
         try:
             response = await self.http.post(path, content=body, headers=_JSON)
@@ -106,15 +100,18 @@ class Api:
             raise NotStarted(f"{self.settings.host} is out of reach: {type(exc).__name__} {exc}") from exc
         except httpx.TransportError as exc:
             raise OutcomeUnknown(f"{self.settings.host} gave no answer: {type(exc).__name__} {exc}") from exc
-        # Whatever the status: a 502 with an activation is the answer to a run that failed, and its record says why.
-        activation = _activation_in(response)
+        # The status does not matter here: a 502 with an activation means that the run failed, and its record says why.
+        try:
+            activation = str(msgspec.json.decode(response.content, type=dict[str, Any]).get("activationId", ""))
+        except UNREADABLE:
+            activation = ""
         if not activation:
             raise self._refusal(response)
         return activation
 
     def _refusal(self, response: httpx.Response) -> Exception:
-        """What an answer without an activation means."""
-        reason = f"HTTP {response.status_code}: {_error_of(response)}"
+        """Return the error that a response without an activation stands for."""
+        reason = f"HTTP {response.status_code}: {_error_text(response)}"
         match response.status_code:
             case 401 | 403:
                 return self._denied(response)
@@ -125,24 +122,30 @@ class Api:
             case 429 | 500 | 503:
                 return NotStarted(reason)
             case 502 | 504:
-                # From what stands before the controller, which may have taken the call.
+                # A proxy in front of the controller sent it. The controller may have accepted the call.
                 return OutcomeUnknown(reason)
         return InvocationFailed(reason, retryable=False)
 
+    def _denied(self, response: httpx.Response) -> PlatformDenied:
+        remedy = f"the secret {self.settings.auth!r} must be the namespace's `uuid:key` ({_error_text(response)})"
+        return PlatformDenied(self.settings.name, self.settings.host, remedy)
+
 
 @contextlib.asynccontextmanager
-async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api]:
-    """A namespace's API; nothing is sent before it is used.
+async def connected(settings: Settings, secrets: SecretStore) -> AsyncIterator[Api]:
+    """Yield the API of a namespace. The first call opens the connection.
 
     Args:
-        settings: where it is, and which certificates to trust.
-        vault: holds the namespace's key.
+        settings: address, namespace and trusted certificates.
+        secrets: holds the namespace's key.
 
     Raises:
-        BadSettings: the address, the key or the certificates can't be used.
-        SecretMissing: the namespace's key is not here.
+        BadSettings: the address, the key or the certificates are not usable.
+        SecretMissing: the namespace's key is not in `secrets`.
     """
-    user, password = _key(settings, vault)
+    user, _, password = secrets.value(settings.auth).strip().partition(":")
+    if not user or not password:
+        raise BadSettings("auth", settings.auth, "the secret of that name is not `uuid:key`")
     url = endpoint.parse_url("host", settings.host, "without the key")
     if url.scheme == "http" and url.host not in endpoint.LOOPBACK:
         log.warning("the namespace's key travels in the clear; use https", host=settings.host)
@@ -152,27 +155,13 @@ async def connected(settings: Settings, vault: SecretStore) -> AsyncIterator[Api
 
 
 def quoted(name: str) -> str:
-    """A name as one part of a path."""
+    """Return a name as one segment of a path."""
     return quote(name, safe="")
 
 
-def _key(settings: Settings, vault: SecretStore) -> tuple[str, str]:
-    user, _, password = vault.value(settings.auth).strip().partition(":")
-    if not user or not password:
-        raise BadSettings("auth", settings.auth, "the secret of that name is not `uuid:key`")
-    return user, password
-
-
-def _error_of(response: httpx.Response) -> str:
-    """What the platform says is wrong: the `error` of its JSON, else the beginning of what it says."""
+def _error_text(response: httpx.Response) -> str:
+    """Return the `error` of a response's JSON, or else the start of its text."""
     try:
         return str(msgspec.json.decode(response.content, type=dict[str, Any])["error"])
     except (*UNREADABLE, KeyError):
         return " ".join(response.text[:200].split()) or response.reason_phrase
-
-
-def _activation_in(response: httpx.Response) -> str:
-    try:
-        return str(msgspec.json.decode(response.content, type=dict[str, Any]).get("activationId", ""))
-    except UNREADABLE:
-        return ""

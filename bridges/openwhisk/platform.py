@@ -1,6 +1,7 @@
-"""OpenWhisk: fires a client's trigger or invokes its action, and follows the activation to its record.
+"""Runs tasks on the functions of an OpenWhisk namespace.
 
-A trigger's 202 does not say that the action was taken: only the record of the fire does, and it comes later.
+It fires a client's trigger or invokes its action, and then polls for the record of the activation. The 202 for a
+trigger does not mean that the action started; only the trigger's own record shows that, and it appears later.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from bridges.errors import InvocationFailed, OutcomeUnknown, PlatformAway, Platf
 from bridges.openwhisk import activations
 from bridges.openwhisk.activations import Record
 from bridges.openwhisk.api import Api, connected, quoted
-from bridges.openwhisk.functions import Functions, trigger_of
+from bridges.openwhisk.functions import Functions, trigger_name
 from bridges.openwhisk.settings import Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
@@ -31,11 +32,11 @@ from broker.support import backoff
 log = structlog.get_logger(__name__)
 
 BODY_BYTES: Final = 1 << 20
-"""The largest trigger that a controller takes."""
+"""Size limit of a controller for the arguments of a trigger or action."""
 
 
 class _Limits(msgspec.Struct, frozen=True, rename="camel"):
-    """Of a namespace. Which of them are told depends on the installation, and one that is not set may be null."""
+    """Limits of a namespace. Installations show different ones; a limit that is not set may be null."""
 
     concurrent_invocations: int | None = None
     invocations_per_minute: int | None = None
@@ -43,13 +44,13 @@ class _Limits(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
-    """The functions of one namespace. Use it as `async with opened(...) as platform`.
+    """Runs tasks on the functions of one namespace. Use it as `async with opened(...) as platform`.
 
     Args:
-        settings: of the bridge.
-        functions: creates, deletes and lists them.
-        api: of the namespace.
-        rng: for the jitter between two looks at a record.
+        settings: settings of the bridge.
+        functions: creates, deletes and lists the functions.
+        api: API of the namespace.
+        rng: source of the jitter between two polls.
     """
 
     def __init__(self, settings: Settings, functions: Functions, api: Api, *, rng: random.Random | None = None) -> None:
@@ -60,78 +61,49 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
     @property
     def concurrency(self) -> int:
-        """See `bridges.platform.ManagedPlatform`."""
+        """Implements `Platform.concurrency`: the lower of the setting and the namespace's limit."""
         limit = self._limits.concurrent_invocations if self._limits else None
         return min(self.settings.concurrency, limit or self.settings.concurrency)
 
     @property
     def per_minute(self) -> int:
-        """Calls per minute: a fire counts as one, and the invocation that it leads to as another."""
+        """Implements `ManagedPlatform.per_minute`. OpenWhisk counts a fire and the invocation that it starts apart."""
         limits = self._limits or _Limits()
-        fires = limits.fires_per_minute if self.settings.triggered else None
+        fires = limits.fires_per_minute if self.settings.uses_triggers else None
         return min([rate for rate in (limits.invocations_per_minute, fires) if rate], default=0)
 
     @property
     def run_s(self) -> float:
-        """Twice the time limit: a run may have had to wait for one that takes as long. Seconds."""
+        """Implements `ManagedPlatform.run_s`: two time limits, since a run may wait for another one of full length."""
         return 2 * self.settings.timeout_s + self.settings.settle_s
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
-        """Trigger the function and follow the run to its record; see `Platform.invoke`."""
+        """Implements `Platform.invoke`: start the function and wait for the record of its run."""
         body = codec.encode({"order": InvocationRequest(task, attempt)})
         if len(body) > BODY_BYTES:
             reason = f"a task of {len(body)} bytes is more than OpenWhisk takes ({BODY_BYTES})"
             raise InvocationFailed(reason, retryable=False)
         if self._limits is None:
-            await self.learn_limits()
-        activation = await self._accepted(task, body)
+            await self.read_limits()
+        if self.settings.uses_triggers:
+            fire = await self.api.start(f"triggers/{quoted(task.url or trigger_name(task.client_id))}", body)
+            record = await self._wait_for_record(fire, self.settings.settle_s)
+            activation = activations.action_activation(record, task.client_id, fire)
+        else:
+            activation = await self.api.start(f"actions/{quoted(task.url or task.client_id)}?blocking=false", body)
         yield Activation(activation, "accepted")
-        record = await self._record(activation, self.run_s)
+        record = await self._wait_for_record(activation, self.run_s)
         activations.raise_for_failure(record, task, activation)
         yield Activation(activation, "succeeded", record.cold)
 
-    async def _accepted(self, task: RoundTask, body: bytes) -> str:
-        """Have the action run; the id of its activation."""
-        if not self.settings.triggered:
-            return await self.api.start(f"actions/{quoted(task.url or task.client_id)}?blocking=false", body)
-        fire = await self.api.start(f"triggers/{quoted(task.url or trigger_of(task.client_id))}", body)
-        record = await self._record(fire, self.settings.settle_s)
-        return activations.run_of(record, task.client_id, fire)
+    async def read_limits(self) -> None:
+        """Read the namespace's limits.
 
-    async def _record(self, activation: str, within_s: float) -> Record:
-        """The record of an activation, which is there some time after its end.
+        A platform that does not show them counts as one without limits. If it is not reachable, the next invocation
+        reads them.
 
         Raises:
-            OutcomeUnknown: it was not there in time.
-        """
-        try:
-            async with asyncio.timeout(within_s):
-                for look in itertools.count():
-                    first_s, most_s = self.settings.poll_first_s, self.settings.poll_most_s
-                    await asyncio.sleep(backoff.delay_s(look, self._rng.uniform, first_s=first_s, most_s=most_s))
-                    record = await self._stored(activation)
-                    if record is not None:
-                        return record
-        except TimeoutError:
-            pass
-        raise OutcomeUnknown(f"no record of activation {activation} after {within_s:g} s", activation=activation)
-
-    async def _stored(self, activation: str) -> Record | None:
-        """The record as it is now; None: not stored yet, or the platform is away for the moment."""
-        try:
-            content = await self.api.call("GET", f"activations/{quoted(activation)}", f"tell of {activation}")
-        except PlatformAway as exc:
-            log.warning("can't look at an activation now", activation=activation, error=str(exc))
-            return None
-        except PlatformFailed as exc:
-            raise OutcomeUnknown(str(exc), activation=activation) from exc
-        return None if content is None else activations.decoded(content, activation)
-
-    async def learn_limits(self) -> None:
-        """Ask for the namespace's limits. A platform that does not tell has none; one that is away is asked again.
-
-        Raises:
-            PlatformDenied: the namespace's key is refused.
+            PlatformDenied: the platform refuses the namespace's key.
         """
         try:
             content = await self.api.call("GET", "limits", "tell its limits")
@@ -142,11 +114,38 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
             self._limits = _Limits()
             log.warning("the namespace's limits are not known", host=self.settings.host, error=str(exc))
 
+    async def _wait_for_record(self, activation: str, timeout_s: float) -> Record:
+        """Poll for the record of an activation. OpenWhisk stores it some time after the end of the run.
+
+        Raises:
+            OutcomeUnknown: the record does not appear in time.
+        """
+        first_s, most_s = self.settings.poll_first_s, self.settings.poll_most_s
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                for polls in itertools.count():
+                    await asyncio.sleep(backoff.delay_s(polls, self._rng.uniform, first_s=first_s, most_s=most_s))
+                    record = await self._read_record(activation)
+                    if record is not None:
+                        return record
+        raise OutcomeUnknown(f"no record of activation {activation} after {timeout_s:g} s", activation=activation)
+
+    async def _read_record(self, activation: str) -> Record | None:
+        """Return a record; None if it is not stored yet or the platform is not reachable now."""
+        try:
+            content = await self.api.call("GET", f"activations/{quoted(activation)}", f"tell of {activation}")
+        except PlatformAway as exc:
+            log.warning("can't look at an activation now", activation=activation, error=str(exc))
+            return None
+        except PlatformFailed as exc:
+            raise OutcomeUnknown(str(exc), activation=activation) from exc
+        return None if content is None else activations.decode_record(content, activation)
+
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, vault: SecretStore, broker: Broker) -> AsyncIterator[OpenWhiskPlatform]:  # noqa: ARG001 (every platform's)
-    """A namespace whose functions can be invoked; see `bridges.platform.PlatformModule`."""
-    async with connected(settings, vault) as api:
-        platform = OpenWhiskPlatform(settings, Functions(settings, api, vault), api)
-        await platform.learn_limits()
+async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> AsyncIterator[OpenWhiskPlatform]:  # noqa: ARG001 (every platform's)
+    """Implements `bridges.platform.PlatformModule.opened` for a namespace."""
+    async with connected(settings, secrets) as api:
+        platform = OpenWhiskPlatform(settings, Functions(settings, api, secrets), api)
+        await platform.read_limits()
         yield platform

@@ -1,4 +1,4 @@
-"""What an operator says of a namespace of an OpenWhisk."""
+"""Settings of a bridge to an OpenWhisk namespace."""
 
 from typing import Annotated, Literal
 
@@ -9,21 +9,22 @@ from broker.support.validation import AtLeastOne, Positive
 
 
 class Settings(PlatformSettings, frozen=True, kw_only=True):
-    """A bridge to one namespace of an OpenWhisk.
+    """The platform's part of a bridge's file.
 
     Attributes:
         host: base address, such as `https://openwhisk.example.org`.
-        namespace: `_` is the key's own.
-        auth: name of the secret that is the namespace's key, `uuid:key`.
-        ca_file: certificates to trust instead of the system's, for a self-signed one; empty: the system's.
-        invoke: `trigger` fires a trigger that a rule ties to the action; `action` invokes the action itself, which
-            is quicker by one record and keeps the namespace's key out of what the function gets.
+        auth: name of the secret with the namespace's key, `uuid:key`.
+        name: name of the platform, a level of the task topics `fl.tasks.<name>.<client>`.
+        namespace: namespace of the functions; `_` for the key's own.
+        ca_file: PEM file of certificates to trust, for a self-signed one; empty for those that the system trusts.
+        invoke: `trigger` fires a trigger, and a rule starts the action. `action` invokes the action itself; this is
+            faster by one record, and the function does not get the namespace's key.
         kind: runtime of functions that name none.
-        concurrency: fewer if the namespace allows fewer.
-        timeout_s: the longest that a function may run here.
-        settle_s: how long after its end a run's record may still be on its way into the store.
-        poll_first_s: how soon a record is first looked for; the time between looks doubles.
-        poll_most_s: the longest time between two looks.
+        concurrency: limit of the invocations at once. A lower limit of the namespace is kept too.
+        timeout_s: longest time limit of a function, in seconds.
+        settle_s: time until a record must be stored after the end of a run, in seconds.
+        poll_first_s: delay before the first poll for a record, in seconds; it doubles with each poll.
+        poll_most_s: upper limit of that delay, in seconds.
     """
 
     host: str
@@ -40,6 +41,6 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
     poll_most_s: Positive = 10.0
 
     @property
-    def triggered(self) -> bool:
-        """Whether functions get a trigger and a rule."""
+    def uses_triggers(self) -> bool:
+        """Whether functions have a trigger and a rule."""
         return self.invoke == "trigger"

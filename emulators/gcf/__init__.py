@@ -1,1 +1,1 @@
-"""Cloud Functions behind Pub/Sub."""
+"""An emulator of Google Cloud Functions (2nd gen) and Pub/Sub."""

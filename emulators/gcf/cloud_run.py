@@ -1,4 +1,4 @@
-"""What Cloud Run does for a Cloud Function: one real functions-framework process, started by the first event."""
+"""Cloud Run below a Cloud Function: one real functions-framework process, started by the first event."""
 
 import asyncio
 import contextlib
@@ -20,36 +20,35 @@ import structlog
 log = structlog.get_logger(__name__)
 
 START_S: Final = 240.0
-"""Cloud Run's own limit."""
+"""Cloud Run's time limit of a start, in seconds."""
 
 _PROGRAM: Final = """
 import ctypes, os, runpy, sys
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(sys.argv.pop(1)):
-    sys.exit("whoever started this is dead")
+    sys.exit("the parent process has ended")
 runpy.run_module("functions_framework", run_name="__main__", alter_sys=True)
 """
-"""`python -m functions_framework`, killed by the kernel when we die.
+"""`python -m functions_framework`, killed by the kernel when this process ends.
 
-It asks for that itself. A `preexec_fn` would do it too (see `broker.support.processes`), but makes a real fork of this
-process, in which gRPC's threads may be at work: five in a hundred of the children then abort before they become another
-program.
+The program asks the kernel for that itself. A `preexec_fn` (see `broker.support.processes`) would need a real fork of
+this process while gRPC's threads run, and then five of a hundred children abort before they start the program.
 """
 
 
 @dataclass
 class Service:
-    """One function as it runs.
+    """A function that can run.
 
     Attributes:
         name: full name of the function.
-        folder: with its unpacked source.
-        target: the Python function to call.
-        env: its variables, secrets among them.
-        timeout_s: how long one request may take.
-        starts: how often a process was started for it.
-        said: the last lines that its processes wrote.
+        folder: folder with the unpacked source.
+        target: name of the Python function to call.
+        env: environment variables, with the secrets.
+        timeout_s: time limit of a request, in seconds.
+        starts: number of started processes.
+        output: last lines that the processes wrote.
     """
 
     name: str
@@ -58,7 +57,7 @@ class Service:
     env: dict[str, str]
     timeout_s: float
     starts: int = 0
-    said: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
+    output: deque[str] = field(default_factory=lambda: deque(maxlen=1000))
     _process: Process | None = None
     _url: str = ""
     _slot: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -66,25 +65,28 @@ class Service:
 
     @property
     def is_live(self) -> bool:
-        """Whether its process runs."""
+        """Whether the process runs."""
         return self._process is not None and self._process.returncode is None
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has a request to answer, or one waits for its start."""
+        """Whether a request uses the slot."""
         return self._slot.locked()
 
     @property
     def slot(self) -> asyncio.Lock:
-        """Held by the one request that its one instance may have."""
+        """Lock for the one request at once that the one instance may have."""
         return self._slot
 
     async def start(self, group: asyncio.TaskGroup) -> None:
-        """Start a process and wait until it takes requests; it has imported the function then.
+        """Start a process and wait until it accepts requests. It has imported the function then.
+
+        Args:
+            group: runs the task that reads the output.
 
         Raises:
-            ChildProcessError: it ended before that.
-            TimeoutError: it took too long.
+            ChildProcessError: the process ended before that.
+            TimeoutError: the process needed more than START_S seconds.
         """
         await self.stop()
         self.starts += 1
@@ -97,7 +99,7 @@ class Service:
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # gunicorn has a child of its own, which is killed with it as one group
+            start_new_session=True,  # gunicorn has a child process; `stop` kills both as one group
         )
         address = asyncio.get_running_loop().create_future()
         self._listening = group.create_task(self._listen(self._process, address), name=f"output of {self.name}")
@@ -105,20 +107,26 @@ class Service:
             self._url = await address
 
     async def post(self, http: aiohttp.ClientSession, headers: Mapping[str, str], body: bytes) -> int:
-        """Pass a request on; the status of the answer."""
+        """Forward a request and return the status of the response.
+
+        Args:
+            http: client to use.
+            headers: HTTP headers.
+            body: content.
+        """
         limit = aiohttp.ClientTimeout(total=self.timeout_s)
         try:
             async with http.post(self._url, data=body, headers=headers, timeout=limit) as response:
                 return response.status
         except TimeoutError:
-            # The process is not told, and works on.
+            # The process does not learn that, and goes on.
             return HTTPStatus.GATEWAY_TIMEOUT
         except aiohttp.ClientError as exc:
             log.warning("the instance did not answer", function=self.name, error=repr(exc))
             return HTTPStatus.SERVICE_UNAVAILABLE
 
     async def stop(self) -> None:
-        """End its process, whatever it does."""
+        """Kill the process."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -131,11 +139,11 @@ class Service:
     def _environment(self) -> dict[str, str]:
         name = self.name.rpartition("/")[2]
         ours = {
-            # Where the process's own programs and libraries are found; nothing else of ours is its business.
+            # The process needs its programs and libraries. It gets no other variable of ours.
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
-            # So that it says where it listens.
+            # With this level gunicorn prints its address.
             "GUNICORN_LOG_LEVEL": "info",
             "PYTHONUNBUFFERED": "1",
         }
@@ -150,38 +158,44 @@ class Service:
 
     async def _listen(self, process: Process, address: "asyncio.Future[str]") -> None:
         if process.stdout is None:
-            raise ValueError("a process whose output is not read")
+            raise ValueError("the process has no output pipe")
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip()
-            self.said.append(text)
-            if not address.done() and (found := re.search(r"Listening at: (http://\S+)", text)):
-                address.set_result(found[1])
+            self.output.append(text)
+            if not address.done() and (match := re.search(r"Listening at: (http://\S+)", text)):
+                address.set_result(match[1])
         if not address.done():
-            address.set_exception(ChildProcessError("\n".join(self.said)))
+            address.set_exception(ChildProcessError("\n".join(self.output)))
 
 
 @dataclass
 class CloudRun:
-    """Passes requests to services, and starts their instances.
+    """Forwards requests to services, and starts their instances.
 
     Attributes:
-        http: to reach the instances with.
-        group: for what the instances write.
-        most: how many instances may live at once, as a project's quota is; the one that has idled for longest makes
-            room.
-        pending_s: how long a request waits for an instance.
-        live: services with an instance, the one that was used last at the end.
+        http: client that calls the instances.
+        group: runs the tasks that read the instances' output.
+        max_instances: limit of the instances at once, like a project's quota. A new instance replaces the one that has
+            been idle for the longest time.
+        pending_s: time that a request waits for an instance, in seconds.
+        live: services with an instance, in the order of their last use.
     """
 
     http: aiohttp.ClientSession
     group: asyncio.TaskGroup
-    most: int = 100
+    max_instances: int = 100
     pending_s: float = 10.0
     live: dict[str, Service] = field(default_factory=dict)
     _freed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def request(self, service: Service, headers: Mapping[str, str], body: bytes) -> int:
-        """Have a service answer; the status that the caller gets."""
+        """Forward a request to a service and return the status for the caller.
+
+        Args:
+            service: service to call; it is started if it has no instance.
+            headers: HTTP headers.
+            body: content.
+        """
         try:
             async with asyncio.timeout(self.pending_s):
                 await service.slot.acquire()
@@ -204,20 +218,20 @@ class CloudRun:
                 self._freed.notify_all()
 
     async def stop(self, service: Service) -> None:
-        """End a service's instance, if it has one."""
+        """Stop a service's instance if it has one."""
         self.live.pop(service.name, None)
         await service.stop()
 
     async def close(self) -> None:
-        """End every instance."""
+        """Stop every instance."""
         for service in list(self.live.values()):
             await self.stop(service)
 
     async def _make_room(self, service: Service) -> None:
-        """Count a service among the living, and as the last that was used."""
+        """Add a service at the end of `live`. If there are too many instances, stop an idle one first."""
         async with self._freed:
-            while service.name not in self.live and len(self.live) >= self.most:
-                idle = next((one for one in self.live.values() if not one.is_busy), None)
+            while service.name not in self.live and len(self.live) >= self.max_instances:
+                idle = next((other for other in self.live.values() if not other.is_busy), None)
                 if idle is None:
                     await self._freed.wait()
                 else:

@@ -1,7 +1,7 @@
-"""The Cloud Functions API (version 2, 2nd gen) on a loopback port: functions that a Pub/Sub topic triggers.
+"""The Cloud Functions API (version 2, 2nd gen) on a loopback port, for functions that a Pub/Sub topic triggers.
 
-It builds nothing: a function's source is unpacked and run with this very Python and its packages. Tests make it
-misbehave through the attributes of `CloudFunctions`.
+It unpacks a function's source, and runs it with this Python and its packages instead of building an image. Tests cause
+faults through the attributes of `CloudFunctions`.
 """
 
 import asyncio
@@ -41,7 +41,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ApiError(Exception):
-    """Raised for a call that the API refuses."""
+    """Raised when the API refuses a call.
+
+    Attributes:
+        status: HTTP status of the response.
+        code: name of the error, such as `NOT_FOUND`.
+    """
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -50,22 +55,28 @@ class ApiError(Exception):
 
 
 class CloudFunctions:
-    """The service of one machine, for any project and location. Use it as `async with serving(pubsub) as functions`.
+    """The API, for any project and location. Use it as `async with serving(pubsub) as functions`.
+
+    Args:
+        pubsub: Pub/Sub with the topics that trigger functions.
+        run: runs the functions' instances.
+        folder: folder for the unpacked sources.
+        group: runs the background tasks.
 
     Attributes:
-        url: of the API.
-        run: where the functions' instances are.
-        functions: every function as the API shows it, by its full name.
-        services: every function as it runs, by its full name.
-        operation_s: how long an operation takes.
-        page: how many functions a list has at the most.
-        bearer: the token that callers have to send; empty: none.
-        refuse: the status that every call is answered with; None: as it should be.
-        refuse_next: statuses that the next calls are answered with.
-        refuse_polls: statuses that the next questions about operations are answered with.
-        fail_next: why the next operations fail.
-        forget_uploads: URLs for uploading are not good.
-        secrets: what Secret Manager holds, by name.
+        url: address of the API.
+        run: runs the functions' instances.
+        functions: resource of every function, by full name.
+        services: service of every function, by full name.
+        operation_s: duration of an operation, in seconds.
+        page: largest number of functions on one page.
+        bearer: token that callers must send; empty for none.
+        refuse: status of the response to every call; None for normal responses.
+        refuse_next: statuses of the responses to the next calls.
+        refuse_polls: statuses of the responses to the next polls of operations.
+        fail_next: reasons why the next operations fail.
+        forget_uploads: whether URLs for uploads are not valid.
+        secrets: secrets in Secret Manager, by name.
         calls: method and path of every call.
     """
 
@@ -89,54 +100,56 @@ class CloudFunctions:
         self._group = group
         self._archives: dict[str, bytes | None] = {}
         self._operations: dict[str, Json] = {}
-        self._operating: list[asyncio.Task[None]] = []
+        self._operation_tasks: list[asyncio.Task[None]] = []
 
     def app(self) -> web.Application:
-        """The API, and what Pub/Sub pushes to."""
+        """Return the API, with the endpoint for Pub/Sub's pushes."""
         app = web.Application(middlewares=[self._errors], client_max_size=ARCHIVE_BYTES)
         app.router.add_post(f"{_PARENT}/functions:generateUploadUrl", self._generate_upload_url)
         app.router.add_post(f"{_PARENT}/functions", self._create)
         app.router.add_get(f"{_PARENT}/functions", self._list)
-        one = _PARENT + "/functions/{id}"
-        app.router.add_get(one, self._get)
-        app.router.add_patch(one, self._patch)
-        app.router.add_delete(one, self._delete)
+        function = _PARENT + "/functions/{id}"
+        app.router.add_get(function, self._get)
+        app.router.add_patch(function, self._patch)
+        app.router.add_delete(function, self._delete)
         app.router.add_get(_PARENT + "/operations/{id}", self._operation)
         app.router.add_put("/upload/{object}", self._upload)
         app.router.add_post("/run/{name:.+}", self._event)
         return app
 
     async def remove(self, name: str) -> None:
-        """Delete a function behind everybody's back, its trigger included; its topic stays."""
+        """Delete a function with its trigger, as another user would. The topic stays."""
         del self.functions[name]
         service = self.services.pop(name, None)
         if service is not None:
             await self.run.stop(service)
         with contextlib.suppress(Refused):
-            self._pubsub.unsubscribe(_subscription(name))
+            self._pubsub.unsubscribe(_subscription_name(name))
 
     async def crash(self, name: str) -> None:
-        """Kill a function's process; the next event has another one started."""
+        """Kill a function's process. The next event starts a new one."""
         await self.services[name].stop()
 
     async def close(self) -> None:
-        """End every operation and every function."""
-        for operating in self._operating:
-            operating.cancel()
+        """Cancel every operation and remove every function."""
+        for task in self._operation_tasks:
+            task.cancel()
         for name in list(self.functions):
             await self.remove(name)
         await self.run.close()
 
     @web.middleware
     async def _errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Check the access, and turn ApiError into a response."""
         try:
             if request.path.startswith("/v2/"):
-                self._check(request)
+                self._check_access(request)
             return await handler(request)
         except ApiError as exc:
-            return _error(exc.status, exc.code, str(exc))
+            error = {"code": exc.status, "message": str(exc), "status": exc.code}
+            return web.json_response({"error": error}, status=exc.status)
 
-    def _check(self, request: web.Request) -> None:
+    def _check_access(self, request: web.Request) -> None:
         self.calls.append(f"{request.method} {request.path}")
         refused = self.refuse_next.pop(0) if self.refuse_next else self.refuse
         if self.bearer and request.headers.get("Authorization") != f"Bearer {self.bearer}":
@@ -152,10 +165,10 @@ class CloudFunctions:
         return web.json_response({"uploadUrl": url, "storageSource": {"bucket": "uploads", "object": name}})
 
     async def _upload(self, request: web.Request) -> web.Response:
-        """The URL is signed for this one content type, and takes no token besides."""
+        """Store an archive. The URL's signature is for this content type only, and excludes a token."""
         name = request.match_info["object"]
-        signed = request.headers.get("Content-Type") == "application/zip" and "X-Goog-Signature" in request.query
-        if name not in self._archives or not signed or "Authorization" in request.headers:
+        is_signed = request.headers.get("Content-Type") == "application/zip" and "X-Goog-Signature" in request.query
+        if name not in self._archives or not is_signed or "Authorization" in request.headers:
             return web.Response(status=HTTPStatus.FORBIDDEN, text="<Error><Code>SignatureDoesNotMatch</Code></Error>")
         self._archives[name] = await request.read()
         return web.Response()
@@ -169,35 +182,35 @@ class CloudFunctions:
             raise ApiError(HTTPStatus.CONFLICT, "ALREADY_EXISTS", f"Resource '{name}' already exists")
         _validate(body)
         self.functions[name] = {**body, "name": name, "state": "DEPLOYING"}
-        return self._start(name, partial(self._deploy, name))
+        return self._start_operation(name, partial(self._deploy, name))
 
     async def _patch(self, request: web.Request) -> web.Response:
-        name, body = self._known(request), await request.json()
-        self._must_be_idle(name)
+        name, body = self._name(request), await request.json()
+        self._require_idle(name)
         changed = copy.deepcopy(self.functions[name])
         for path in request.query.get("updateMask", "").split(","):
             _assign(changed, body, path.split("."))
         _validate(changed)
         self.functions[name] = {**changed, "state": "DEPLOYING"}
-        return self._start(name, partial(self._deploy, name))
+        return self._start_operation(name, partial(self._deploy, name))
 
     async def _delete(self, request: web.Request) -> web.Response:
-        name = self._known(request)
-        self._must_be_idle(name)
+        name = self._name(request)
+        self._require_idle(name)
         self.functions[name]["state"] = "DELETING"
-        return self._start(name, partial(self.remove, name))
+        return self._start_operation(name, partial(self.remove, name))
 
     async def _get(self, request: web.Request) -> web.Response:
-        return web.json_response(self.functions[self._known(request)])
+        return web.json_response(self.functions[self._name(request)])
 
     async def _list(self, request: web.Request) -> web.Response:
         parent = f"{request.match_info['parent']}/functions/"
-        found = [one for name, one in sorted(self.functions.items()) if name.startswith(parent)]
+        functions = [function for name, function in sorted(self.functions.items()) if name.startswith(parent)]
         first = int(request.query.get("pageToken") or 0)
         end = first + min(self.page, int(request.query.get("pageSize") or self.page))
-        more = {"nextPageToken": str(end)} if end < len(found) else {}
-        # An empty list is left out, as protocol buffers do.
-        return web.json_response(({"functions": found[first:end]} if found else {}) | more)
+        more = {"nextPageToken": str(end)} if end < len(functions) else {}
+        # Like protocol buffers, the response leaves out an empty list.
+        return web.json_response(({"functions": functions[first:end]} if functions else {}) | more)
 
     async def _operation(self, request: web.Request) -> web.Response:
         name = f"{request.match_info['parent']}/operations/{request.match_info['id']}"
@@ -209,6 +222,7 @@ class CloudFunctions:
         return web.json_response(self._operations[name])
 
     async def _event(self, request: web.Request) -> web.Response:
+        """Forward an event that Pub/Sub pushes to its function."""
         service = self.services.get(request.match_info["name"])
         if service is None:
             return web.Response(status=HTTPStatus.NOT_FOUND)
@@ -217,20 +231,20 @@ class CloudFunctions:
         }
         return web.Response(status=await self.run.request(service, headers, await request.read()))
 
-    def _known(self, request: web.Request) -> str:
+    def _name(self, request: web.Request) -> str:
         name = f"{request.match_info['parent']}/functions/{request.match_info['id']}"
         if name not in self.functions:
             raise _not_found(name)
         return name
 
-    def _must_be_idle(self, name: str) -> None:
+    def _require_idle(self, name: str) -> None:
         if self.functions[name]["state"] in {"DEPLOYING", "DELETING"}:
             raise ApiError(HTTPStatus.CONFLICT, "ABORTED", "unable to queue the operation: another one is under way")
 
-    def _start(self, function: str, work: Callable[[], Awaitable[None]]) -> web.Response:
+    def _start_operation(self, function: str, work: Callable[[], Awaitable[None]]) -> web.Response:
         name = f"{function.partition('/functions/')[0]}/operations/operation-{secrets.token_hex(8)}"
         self._operations[name] = {"name": name, "metadata": {"target": function}, "done": False}
-        self._operating.append(self._group.create_task(self._operate(name, function, work), name=name))
+        self._operation_tasks.append(self._group.create_task(self._operate(name, function, work), name=name))
         return web.json_response(self._operations[name])
 
     async def _operate(self, name: str, function: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -251,17 +265,18 @@ class CloudFunctions:
         if function is None:
             raise _not_found(name)
         config, build = function.get("serviceConfig", {}), function.get("buildConfig", {})
-        service = Service(
-            name,
-            await asyncio.to_thread(self._unpack, build.get("source", {}).get("storageSource", {})),
-            build["entryPoint"],
-            {**config.get("environmentVariables", {}), **self._secrets_of(config)},
-            float(config.get("timeoutSeconds") or 60),
-        )
+        folder = await asyncio.to_thread(self._unpack, build.get("source", {}).get("storageSource", {}))
+        env = dict(config.get("environmentVariables", {}))
+        for variable in config.get("secretEnvironmentVariables", []):
+            secret = variable["secret"]
+            if secret not in self.secrets:
+                raise _invalid(f"Secret projects/{variable['projectId']}/secrets/{secret} was not found")
+            env[variable["key"]] = self.secrets[secret]
+        service = Service(name, folder, build["entryPoint"], env, float(config.get("timeoutSeconds") or 60))
         if name in self.services:
             await self.run.stop(self.services[name])
         self.services[name] = service
-        self._trigger(name, function["eventTrigger"])
+        self._create_trigger(name, function["eventTrigger"])
         self.functions[name]["state"] = "ACTIVE"
 
     def _unpack(self, source: Json) -> Path:
@@ -277,23 +292,15 @@ class CloudFunctions:
             raise _invalid("Build failed: missing main.py and GOOGLE_FUNCTION_SOURCE not specified")
         return folder
 
-    def _secrets_of(self, config: Json) -> dict[str, str]:
-        found = {}
-        for one in config.get("secretEnvironmentVariables", []):
-            if one["secret"] not in self.secrets:
-                raise _invalid(f"Secret projects/{one['projectId']}/secrets/{one['secret']} was not found")
-            found[one["key"]] = self.secrets[one["secret"]]
-        return found
-
-    def _trigger(self, name: str, trigger: Json) -> None:
-        """Subscribe to the topic, as Eventarc does; a trigger that did not change is not mended."""
+    def _create_trigger(self, name: str, trigger: Json) -> None:
+        """Subscribe to the topic, as Eventarc does. An existing subscription is not repaired."""
         retries = trigger.get("retryPolicy") == "RETRY_POLICY_RETRY"
         with contextlib.suppress(Refused):
-            self._pubsub.subscription(_subscription(name)).retries = retries
+            self._pubsub.subscription(_subscription_name(name)).retries = retries
             return
         endpoint = f"{self.url}/run/{name}"
         subscription = Subscription(
-            _subscription(name),
+            _subscription_name(name),
             trigger["pubsubTopic"],
             ack_deadline_s=_ACK_DEADLINE_S,
             endpoint=endpoint,
@@ -307,17 +314,17 @@ class CloudFunctions:
 
 
 @contextlib.asynccontextmanager
-async def serving(pubsub: PubSub, *, port: int = 0, most: int = 100) -> AsyncIterator[CloudFunctions]:
-    """The API on the loopback interface until the end of the block; then every function's process is killed.
+async def serving(pubsub: PubSub, *, port: int = 0, max_instances: int = 100) -> AsyncIterator[CloudFunctions]:
+    """Run the API on the loopback interface until the end of the block; then kill the functions' processes.
 
     Args:
-        pubsub: whose topics trigger the functions.
-        port: TCP port; 0: one that is free.
-        most: how many instances may live at once.
+        pubsub: Pub/Sub with the topics that trigger functions.
+        port: TCP port; 0 for a free one.
+        max_instances: limit of the functions' instances at once.
     """
     folder = Path(tempfile.mkdtemp(prefix="gcf-"))
     async with aiohttp.ClientSession() as http, task_group() as group:
-        service = CloudFunctions(pubsub, CloudRun(http, group, most), folder, group)
+        service = CloudFunctions(pubsub, CloudRun(http, group, max_instances), folder, group)
         runner = web.AppRunner(service.app(), shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -338,25 +345,21 @@ def _validate(body: Json) -> None:
         raise _invalid("eventTrigger needs an eventType and a pubsubTopic")
     if int(config.get("timeoutSeconds") or 60) > EVENT_S:
         raise _invalid(f"timeoutSeconds of an event-driven function must be at most {EVENT_S}")
-    bad = [value for value in body.get("labels", {}).values() if not _LABEL.fullmatch(value)]
-    if bad:
-        raise _invalid(f"invalid label value: {bad[0]}")
+    for value in body.get("labels", {}).values():
+        if not _LABEL.fullmatch(value):
+            raise _invalid(f"invalid label value: {value}")
 
 
-def _assign(to: Json, source: Json, path: list[str]) -> None:
-    """Take over the one field that a part of an update mask names."""
+def _assign(target: Json, source: Json, path: list[str]) -> None:
+    """Copy the field that one path of an update mask names."""
     for level in path[:-1]:
-        to, source = to.setdefault(level, {}), source.get(level, {})
-    to[path[-1]] = source.get(path[-1])
+        target, source = target.setdefault(level, {}), source.get(level, {})
+    target[path[-1]] = source.get(path[-1])
 
 
-def _subscription(function: str) -> str:
+def _subscription_name(function: str) -> str:
     _, project, _, location, _, name = function.split("/")
     return f"projects/{project}/subscriptions/eventarc-{location}-{name}-sub"
-
-
-def _error(status: HTTPStatus, code: str, message: str) -> web.Response:
-    return web.json_response({"error": {"code": status, "message": message, "status": code}}, status=status)
 
 
 def _invalid(message: str) -> ApiError:

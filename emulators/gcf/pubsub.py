@@ -1,7 +1,7 @@
-"""Google Pub/Sub on a loopback port: real gRPC, messages in memory.
+"""Google Pub/Sub on a loopback port, with real gRPC and messages in memory.
 
-What Google's client library asks of it, the service's refusals, at-least-once delivery in any order, and push, also as
-Eventarc does it. Tests make it misbehave through the attributes of `PubSub`.
+It has the methods that Google's client library calls, the service's refusals, at-least-once delivery in any order, and
+push (Eventarc's too). Tests cause faults through the attributes of `PubSub`.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ REQUEST_BYTES: Final = 10_000_000
 ACK_LEAST_S: Final = 10
 ACK_MOST_S: Final = 600
 PULL_S: Final = 10.0
-"""How long a pull waits for a first message."""
+"""Time that a pull waits for a first message, in seconds."""
 
 _ID: Final = r"(?!goog)[A-Za-z][A-Za-z0-9._~+%-]{2,254}"
 _NAME: Final = re.compile(rf"projects/[a-z][a-z0-9.:-]*/(topics|subscriptions)/{_ID}")
@@ -37,14 +37,18 @@ Method = tuple[Any, Any, Callable[[Any], Awaitable[Any]]]
 class PubSub:
     """The service. Use it as `async with serving() as pubsub`.
 
+    Args:
+        pusher: pushes messages; it has switches too.
+        group: runs the background tasks.
+
     Attributes:
         address: host and port, for PUBSUB_EMULATOR_HOST.
-        pusher: see there; has knobs too.
-        refusals: what the next calls to the publisher are answered with.
-        delay_s: how long the publisher takes to answer.
-        twice: so many of the next messages are delivered twice.
-        hold: the next so many messages are held until the last of them is there, then delivered in reverse.
-        published: every message, with its topic's full name.
+        pusher: pushes messages.
+        refusals: status codes of the next responses of the publisher.
+        delay_s: additional response time of the publisher, in seconds.
+        duplicates: number of further messages that are delivered twice.
+        reorder: number of further messages to collect; they are delivered in reverse order.
+        published: every message, with the full name of its topic.
     """
 
     def __init__(self, pusher: Pusher, group: asyncio.TaskGroup) -> None:
@@ -52,24 +56,24 @@ class PubSub:
         self.pusher = pusher
         self.refusals: deque[grpc.StatusCode] = deque()
         self.delay_s = 0.0
-        self.twice = 0
-        self.hold = 0
+        self.duplicates = 0
+        self.reorder = 0
         self.published: list[tuple[str, Message]] = []
         self._group = group
         self._topics: dict[str, dict[str, str]] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._pushing: dict[str, asyncio.Task[None]] = {}
-        self._held: list[tuple[str, Message]] = []
+        self._collected: list[tuple[str, Message]] = []
 
     def has_topic(self, name: str) -> bool:
-        """Whether there is a topic of that full name."""
+        """Whether a topic exists; `name` is its full name."""
         return name in self._topics
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Add a subscription; one with an endpoint is pushed from now on.
+        """Add a subscription. If it has an endpoint, start to push.
 
         Raises:
-            Refused: there is no such topic, or there is such a subscription.
+            Refused: the topic does not exist, or the subscription exists.
         """
         if subscription.topic not in self._topics:
             raise Refused(Code.NOT_FOUND, "Subscription topic does not exist")
@@ -81,10 +85,10 @@ class PubSub:
             self._pushing[subscription.name] = pushing
 
     def unsubscribe(self, name: str) -> None:
-        """Delete a subscription and whatever it still holds.
+        """Delete a subscription with its messages.
 
         Raises:
-            Refused: there is none.
+            Refused: the subscription does not exist.
         """
         self.subscription(name).close()
         del self._subscriptions[name]
@@ -92,10 +96,10 @@ class PubSub:
             self._pushing.pop(name).cancel()
 
     def subscription(self, name: str) -> Subscription:
-        """The subscription of that full name.
+        """Return a subscription by its full name.
 
         Raises:
-            Refused: there is none.
+            Refused: the subscription does not exist.
         """
         if name not in self._subscriptions:
             raise Refused(Code.NOT_FOUND, "Subscription does not exist")
@@ -107,55 +111,69 @@ class PubSub:
             self.unsubscribe(name)
 
     async def create_topic(self, topic: Any) -> Any:
-        """Publisher.CreateTopic: refuses a topic that is there."""
-        _checked(topic.name)
+        """Handle Publisher.CreateTopic.
+
+        Raises:
+            Refused: the topic exists, or its name is not valid.
+        """
+        _check_name(topic.name)
         if topic.name in self._topics:
             raise Refused(Code.ALREADY_EXISTS, "Topic already exists")
         self._topics[topic.name] = dict(topic.labels)
         return topic
 
     async def get_topic(self, request: Any) -> Any:
-        """Publisher.GetTopic."""
+        """Handle Publisher.GetTopic."""
         return self._topic(request.topic)
 
     async def list_topics(self, request: Any) -> Any:
-        """Publisher.ListTopics: all of a project's, on one page."""
-        found = [name for name in self._topics if name.startswith(f"{request.project}/")]
-        return pubsub.ListTopicsResponse(topics=[self._topic(name) for name in found])
+        """Handle Publisher.ListTopics, with all topics of a project on one page."""
+        names = [name for name in self._topics if name.startswith(f"{request.project}/")]
+        return pubsub.ListTopicsResponse(topics=[self._topic(name) for name in names])
 
     async def list_topic_subscriptions(self, request: Any) -> Any:
-        """Publisher.ListTopicSubscriptions: all of them, on one page."""
+        """Handle Publisher.ListTopicSubscriptions, with all subscriptions on one page."""
         self._topic(request.topic)
-        found = [one.name for one in self._subscriptions.values() if one.topic == request.topic]
-        return pubsub.ListTopicSubscriptionsResponse(subscriptions=found)
+        names = [name for name, each in self._subscriptions.items() if each.topic == request.topic]
+        return pubsub.ListTopicSubscriptionsResponse(subscriptions=names)
 
     async def delete_topic(self, request: Any) -> Any:
-        """Its subscriptions stay, and get nothing any more."""
+        """Handle Publisher.DeleteTopic. The topic's subscriptions stay, without a topic."""
         self._topic(request.topic)
         del self._topics[request.topic]
-        for one in self._subscriptions.values():
-            if one.topic == request.topic:
-                one.topic = "_deleted-topic_"
+        for subscription in self._subscriptions.values():
+            if subscription.topic == request.topic:
+                subscription.topic = "_deleted-topic_"
         return Empty()
 
     async def publish(self, request: Any) -> Any:
-        """Publisher.Publish: refuses empty messages, and requests of more than 10 MB."""
+        """Handle Publisher.Publish.
+
+        Raises:
+            Refused: there is no message, one is empty, or the request has more than REQUEST_BYTES.
+        """
         self._topic(request.topic)
         if not request.messages:
             raise Refused(Code.INVALID_ARGUMENT, "No messages to publish")
-        if any(not one.data and not one.attributes for one in request.messages):
+        if any(not message.data and not message.attributes for message in request.messages):
             raise Refused(Code.INVALID_ARGUMENT, "Some messages are empty")
         if pubsub.PublishRequest.pb(request).ByteSize() > REQUEST_BYTES:
             raise Refused(Code.INVALID_ARGUMENT, f"Request payload size exceeds the limit: {REQUEST_BYTES} bytes.")
-        return pubsub.PublishResponse(message_ids=[self._accept(request.topic, one) for one in request.messages])
+        return pubsub.PublishResponse(
+            message_ids=[self._accept(request.topic, message) for message in request.messages]
+        )
 
     async def create_subscription(self, request: Any) -> Any:
-        """Subscriber.CreateSubscription: pulled, or pushed to an endpoint."""
-        _checked(request.name)
+        """Handle Subscriber.CreateSubscription, with or without a push endpoint.
+
+        Raises:
+            Refused: the name, the endpoint or the deadline is not valid, or the subscription exists.
+        """
+        _check_name(request.name)
         endpoint = request.push_config.push_endpoint
         if endpoint and not endpoint.startswith(("http://", "https://")):
             raise Refused(Code.INVALID_ARGUMENT, "Unsupported push_endpoint")
-        # Zero is the default of 10 s.
+        # Zero means the default.
         deadline_s = request.ack_deadline_seconds or ACK_LEAST_S
         if not ACK_LEAST_S <= deadline_s <= ACK_MOST_S:
             raise Refused(Code.INVALID_ARGUMENT, "ack_deadline_secs out of bounds")
@@ -163,70 +181,89 @@ class PubSub:
         return await self.get_subscription(pubsub.GetSubscriptionRequest(subscription=request.name))
 
     async def get_subscription(self, request: Any) -> Any:
-        """Subscriber.GetSubscription."""
-        found = self.subscription(request.subscription)
+        """Handle Subscriber.GetSubscription."""
+        subscription = self.subscription(request.subscription)
         return pubsub.Subscription(
-            name=found.name,
-            topic=found.topic,
-            ack_deadline_seconds=int(found.ack_deadline_s),
-            push_config=pubsub.PushConfig(push_endpoint=found.endpoint),
+            name=subscription.name,
+            topic=subscription.topic,
+            ack_deadline_seconds=int(subscription.ack_deadline_s),
+            push_config=pubsub.PushConfig(push_endpoint=subscription.endpoint),
         )
 
     async def delete_subscription(self, request: Any) -> Any:
-        """Subscriber.DeleteSubscription: what it still held is gone."""
+        """Handle Subscriber.DeleteSubscription."""
         self.unsubscribe(request.subscription)
         return Empty()
 
     async def pull(self, request: Any) -> Any:
-        """Subscriber.Pull: waits a while for messages; a subscription that is pushed has none."""
+        """Handle Subscriber.Pull: wait up to PULL_S for messages. A push subscription returns none.
+
+        Raises:
+            Refused: the subscription does not exist, or the number of messages is not valid.
+        """
         subscription = self.subscription(request.subscription)
         if request.max_messages < 1:
             raise Refused(Code.INVALID_ARGUMENT, "No max_messages specified")
         wait_s = 0.0 if request.return_immediately else PULL_S
-        got: list[tuple[str, Message]] = []
+        messages: list[tuple[str, Message]] = []
         if not subscription.endpoint:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    got = await subscription.next(request.max_messages)
-        return pubsub.PullResponse(received_messages=[_received(*one) for one in got])
+                    messages = await subscription.next(request.max_messages)
+        return pubsub.PullResponse(received_messages=[_received(*message) for message in messages])
 
     async def acknowledge(self, request: Any) -> Any:
-        """Subscriber.Acknowledge: an id that is too old is passed over."""
+        """Handle Subscriber.Acknowledge. It ignores ids whose lease has ended."""
         subscription = self.subscription(request.subscription)
         for ack_id in request.ack_ids:
             subscription.acknowledge(ack_id)
         return Empty()
 
     async def modify_ack_deadline(self, request: Any) -> Any:
-        """Subscriber.ModifyAckDeadline: zero seconds give the message back."""
+        """Handle Subscriber.ModifyAckDeadline. Zero seconds return the message at once."""
         subscription = self.subscription(request.subscription)
         for ack_id in request.ack_ids:
             subscription.extend(ack_id, request.ack_deadline_seconds)
         return Empty()
 
     async def streaming_pull(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Messages as they come, until the caller has enough. It acknowledges with calls of their own."""
+        """Handle Subscriber.StreamingPull: send messages until the caller stops. Acknowledgements are other calls.
+
+        Args:
+            requests: requests of the caller; only the first is read.
+            context: context of the gRPC call.
+        """
         first = await anext(requests)
         try:
             subscription = self.subscription(first.subscription)
             while True:
-                got = await subscription.next(_PULLED_AT_ONCE, first.stream_ack_deadline_seconds)
+                messages = await subscription.next(_PULLED_AT_ONCE, first.stream_ack_deadline_seconds)
                 yield pubsub.StreamingPullResponse(
-                    received_messages=[_received(*one) for one in got],
+                    received_messages=[_received(*message) for message in messages],
                     subscription_properties=pubsub.StreamingPullResponse.SubscriptionProperties(),
                 )
         except Refused as exc:
             await context.abort(exc.code, exc.reason)
 
     async def answer(self, handle: Callable[[Any], Awaitable[Any]], request: Any, context: Any) -> Any:
-        """Answer a call; a refusal ends it with its code."""
+        """Run a handler, and turn Refused into the status of the call.
+
+        Args:
+            handle: handler of the method.
+            request: request of the caller.
+            context: context of the gRPC call.
+        """
         try:
             return await handle(request)
         except Refused as exc:
             return await context.abort(exc.code, exc.reason)
 
-    async def misbehave(self) -> None:
-        """What a test wants the publisher to do first."""
+    async def apply_faults(self) -> None:
+        """Delay or refuse a call of the publisher, as a test wants it.
+
+        Raises:
+            Refused: a test wants it.
+        """
         await asyncio.sleep(self.delay_s)
         if self.refusals:
             code = self.refusals.popleft()
@@ -237,36 +274,35 @@ class PubSub:
             raise Refused(Code.NOT_FOUND, "Topic not found")
         return pubsub.Topic(name=name, labels=self._topics[name])
 
-    def _accept(self, topic: str, one: Any) -> str:
-        message = Message(str(len(self.published) + 1), one.data, dict(one.attributes), one.ordering_key)
+    def _accept(self, topic: str, request: Any) -> str:
+        """Store a message, deliver it unless `reorder` collects it, and return its id."""
+        attributes = dict(request.attributes)
+        message = Message(str(len(self.published) + 1), request.data, attributes, request.ordering_key)
         self.published.append((topic, message))
-        self._held.append((topic, message))
-        if len(self._held) >= self.hold:
-            released, self._held = self._held[::-1], []
-            self.hold = 0
-            for held in released:
-                self._deliver(*held)
+        self._collected.append((topic, message))
+        if len(self._collected) >= self.reorder:
+            released, self._collected = self._collected[::-1], []
+            self.reorder = 0
+            for destination, content in released:
+                copies = 2 if self.duplicates else 1
+                self.duplicates = max(0, self.duplicates - 1)
+                for subscription in self._subscriptions.values():
+                    if subscription.topic == destination:
+                        for _ in range(copies):
+                            subscription.put(content)
         return message.id
-
-    def _deliver(self, topic: str, message: Message) -> None:
-        copies = 2 if self.twice else 1
-        self.twice = max(0, self.twice - 1)
-        for subscription in self._subscriptions.values():
-            if subscription.topic == topic:
-                for _ in range(copies):
-                    subscription.put(message)
 
 
 @contextlib.asynccontextmanager
 async def serving(*, port: int = 0, retry_first_s: float = 10.0, retry_most_s: float = 600.0) -> AsyncIterator[PubSub]:
-    """Pub/Sub on the loopback interface until the end of the block.
+    """Run Pub/Sub on the loopback interface until the end of the block.
 
     Args:
-        port: TCP port; 0: one that is free.
-        retry_first_s: before a push is repeated for the first time; Eventarc's own 10 s by default.
-        retry_most_s: no wait is longer.
+        port: TCP port; 0 for a free one.
+        retry_first_s: delay before the first repetition of a push, in seconds; by default Eventarc's.
+        retry_most_s: upper limit of that delay, in seconds.
     """
-    # Weights never travel here, but a message of 10 MB is legal, and gRPC's own limit is 4 MiB.
+    # Pub/Sub allows messages of 10 MB, and gRPC's default limit is 4 MiB.
     unlimited = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -299,15 +335,15 @@ def _publisher(service: PubSub) -> grpc.GenericRpcHandler:
         ),
     }
 
-    def misbehaving(handle: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-        async def first(request: Any) -> Any:
-            await service.misbehave()
+    def with_faults(handle: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        async def faulty(request: Any) -> Any:
+            await service.apply_faults()
             return await handle(request)
 
-        return first
+        return faulty
 
     handlers = {
-        name: _unary(service, (request, response, misbehaving(handle)))
+        name: _unary(service, (request, response, with_faults(handle)))
         for name, (request, response, handle) in methods.items()
     }
     return grpc.method_handlers_generic_handler("google.pubsub.v1.Publisher", handlers)
@@ -355,6 +391,6 @@ def _received(ack_id: str, message: Message) -> Any:
     return pubsub.ReceivedMessage(ack_id=ack_id, message=content)
 
 
-def _checked(name: str) -> None:
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise Refused(Code.INVALID_ARGUMENT, f"Invalid resource name: (name={name})")

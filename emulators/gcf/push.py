@@ -1,4 +1,4 @@
-"""How Pub/Sub pushes messages to an HTTP endpoint, by itself or on behalf of Eventarc."""
+"""Pushes messages to an HTTP endpoint, like Pub/Sub or like Eventarc."""
 
 import asyncio
 import base64
@@ -20,13 +20,15 @@ EVENTARC_BYTES: Final = 512_000
 
 @dataclass
 class Pusher:
-    """Pushes until each message is acknowledged.
+    """Pushes each message until the endpoint accepts it.
 
     Attributes:
-        retry_first_s: before the first repetition; doubles with each further one.
-        retry_most_s: no wait is longer.
-        statuses: what endpoints answered, in order; 0: nothing, or not in time.
-        dropped: events that were not delivered: larger than Eventarc takes, or refused where nothing is repeated.
+        http: client that calls the endpoints.
+        retry_first_s: delay before the first repetition, in seconds; it doubles with each one.
+        retry_most_s: upper limit of that delay, in seconds.
+        statuses: responses of the endpoints, in order; 0 for no response in time.
+        dropped: events that were not delivered: too large for Eventarc, or refused while the subscription never
+            retries.
     """
 
     http: aiohttp.ClientSession
@@ -36,7 +38,7 @@ class Pusher:
     dropped: list[Message] = field(default_factory=list)
 
     async def serve(self, subscription: Subscription) -> None:
-        """Push whatever comes, until cancelled."""
+        """Push the messages of a subscription, until cancelled."""
         async with task_group() as group:
             while True:
                 for ack_id, message in await subscription.next(100, lease_s=float("inf")):
@@ -47,7 +49,7 @@ class Pusher:
         body = json.dumps(envelope(subscription, message)).encode()
         if not (subscription.is_eventarc and len(body) > EVENTARC_BYTES):
             wait_s = self.retry_first_s
-            while not await self._is_accepted(subscription, message, body) and subscription.retries:
+            while not await self._deliver(subscription, message, body) and subscription.retries:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self.retry_most_s)
         else:
@@ -55,44 +57,52 @@ class Pusher:
             self.dropped.append(message)
         subscription.acknowledge(ack_id)
 
-    async def _is_accepted(self, subscription: Subscription, message: Message, body: bytes) -> bool:
+    async def _deliver(self, subscription: Subscription, message: Message, body: bytes) -> bool:
+        """Push a message once, and return whether the endpoint accepted it."""
         headers = {"Content-Type": "application/json"}
         if subscription.is_eventarc:
-            headers |= cloudevent(subscription, message)
-        status = await self._post(subscription, headers, body)
-        self.statuses.append(status)
-        accepted = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
-        if not accepted and not subscription.retries:
-            self.dropped.append(message)
-        return accepted
-
-    async def _post(self, subscription: Subscription, headers: dict[str, str], body: bytes) -> int:
+            headers |= cloudevent_headers(subscription, message)
         limit = aiohttp.ClientTimeout(total=subscription.ack_deadline_s)
         try:
             async with self.http.post(subscription.endpoint, data=body, headers=headers, timeout=limit) as response:
-                return response.status
+                status = response.status
         except (aiohttp.ClientError, TimeoutError) as exc:
             log.warning("push failed", endpoint=subscription.endpoint, error=repr(exc))
-            return 0
+            status = 0
+        self.statuses.append(status)
+        is_accepted = HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES
+        if not is_accepted and not subscription.retries:
+            self.dropped.append(message)
+        return is_accepted
 
 
 def envelope(subscription: Subscription, message: Message) -> dict[str, Any]:
-    """The JSON body of a push. A field that is empty is left out, as protocol buffers do."""
-    at = message.published.isoformat().replace("+00:00", "Z")
+    """Return the JSON body of a push. Like protocol buffers, it leaves out empty fields.
+
+    Args:
+        subscription: subscription that pushes the message.
+        message: message to push.
+    """
+    published = message.published.isoformat().replace("+00:00", "Z")
     fields: dict[str, Any] = {
         "data": base64.b64encode(message.data).decode(),
         "messageId": message.id,
         "message_id": message.id,
-        "publishTime": at,
-        "publish_time": at,
+        "publishTime": published,
+        "publish_time": published,
         "attributes": message.attributes,
         "orderingKey": message.ordering_key,
     }
     return {"subscription": subscription.name, "message": {key: value for key, value in fields.items() if value}}
 
 
-def cloudevent(subscription: Subscription, message: Message) -> dict[str, str]:
-    """The headers that Eventarc adds: CloudEvents 1.0 over HTTP, binary mode."""
+def cloudevent_headers(subscription: Subscription, message: Message) -> dict[str, str]:
+    """Return the headers that Eventarc adds: CloudEvents 1.0 over HTTP, binary mode.
+
+    Args:
+        subscription: subscription that pushes the message.
+        message: message to push.
+    """
     return {
         "ce-id": message.id,
         "ce-source": f"//pubsub.googleapis.com/{subscription.topic}",

@@ -1,1 +1,1 @@
-"""OpenFaaS CE: gateway, provider, watchdog and template."""
+"""An emulator of OpenFaaS Community Edition."""

@@ -1,4 +1,4 @@
-"""An OpenFaaS CE for tests: gateway, provider, watchdog and template, as they behave, with real function processes.
+"""An emulator of OpenFaaS Community Edition: gateway, provider, watchdog and template, with real function processes.
 
 `python -m emulators.openfaas.gateway --image NAME=FOLDER` prints `ready <url>` and serves until SIGTERM.
 """
@@ -25,17 +25,24 @@ from emulators.openfaas.provider import NAMESPACE, REPLICAS, Provider, Refused
 from emulators.openfaas.watchdog import Response, Watchdog
 
 BODY_BYTES: Final = 1 << 30
-"""The gateway itself has no limit."""
+"""The real gateway has no limit."""
 
 _SHUTDOWN_S: Final = 0.01
-"""Calls under way are cut off. (Zero would be for ever.)"""
+"""Short, so that the gateway cuts calls in progress. Zero would mean no limit."""
 
 _STREAMED_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function as it came in; with the namespace, if it was called with one."""
+    """A call of a function as the gateway received it.
+
+    Attributes:
+        function: name of the function, with `.namespace` if the caller gave one.
+        method: HTTP method.
+        path: path below the function.
+        headers: HTTP headers.
+    """
 
     function: str
     method: str
@@ -45,19 +52,19 @@ class Call:
 
 @dataclass
 class Gateway:
-    """The gateway, and what a test may do to it. Use it as `async with running(...) as gateway`.
+    """The gateway, with switches for tests. Use it as `async with running(...) as gateway`.
 
     Attributes:
-        provider: the functions, with knobs of their own.
-        username: for `/system`.
-        password: for `/system`; empty: no basic auth.
-        scale_from_zero: an unknown function is a 404 of the gateway, else a 503 of its provider.
-        upstream_timeout_s: how long it waits for a function.
-        prometheus: whether it is in reach; if not, the list of functions drops the connection.
-        provider_away: whether calls of functions do not reach the provider.
-        dropped: how many lists were dropped for that.
+        provider: stores and runs the functions; it has switches too.
+        username: user name for `/system`.
+        password: password for `/system`; empty for no basic auth.
+        scale_from_zero: whether an unknown function gives a 404 of the gateway, or else a 503 of the provider.
+        upstream_timeout_s: time limit of a function's response, in seconds.
+        prometheus: whether Prometheus is reachable. If not, a list of functions ends with a closed connection.
+        provider_away: whether the gateway can't reach the provider for calls of functions.
+        dropped: number of lists that ended with a closed connection.
         calls: every call of a function so far.
-        port: where it listens.
+        port: port of the gateway.
     """
 
     provider: Provider
@@ -74,11 +81,11 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """Address of the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
     async def up(self) -> None:
-        """Listen, on the port of the last time."""
+        """Listen, on the same port as before."""
         runner = web.AppRunner(self._application(), shutdown_timeout=_SHUTDOWN_S, access_log=None)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", self.port, reuse_address=True)
@@ -87,25 +94,35 @@ class Gateway:
         self._runner = runner
 
     async def down(self) -> None:
-        """Listen no more, and break every connection; functions go on with their work."""
+        """Close the port and every connection. The functions go on."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
 
     def watchdog(self, name: str) -> Watchdog:
-        """The container of a function."""
+        """Return the container of a function."""
         return self.provider.functions[name].watchdog
 
     def refuse(self, name: str, calls: int) -> None:
-        """Answer the next calls of a function with 429."""
+        """Answer the next calls of a function with 429.
+
+        Args:
+            name: name of the function.
+            calls: number of calls.
+        """
         self.watchdog(name).refusals = calls
 
     def hang(self, name: str, calls: int) -> None:
-        """Hold the answers to the next calls of a function back until they have timed out."""
+        """Let the next calls of a function time out.
+
+        Args:
+            name: name of the function.
+            calls: number of calls.
+        """
         self.watchdog(name).hangs = calls
 
     async def vanish(self, name: str) -> None:
-        """Delete a function behind everybody's back."""
+        """Delete a function, as another user would."""
         await self.provider.delete({"functionName": name}, "")
 
     def _application(self) -> web.Application:
@@ -122,24 +139,22 @@ class Gateway:
         add("*", "/function/{name:[^/]+}{path:.*}", self._call)
         return app
 
-    def _system(self, answer: Callable[[web.Request], Awaitable[Response]]) -> Callable[..., Awaitable[web.Response]]:
+    def _system(self, handle: Callable[[web.Request], Awaitable[Response]]) -> Callable[..., Awaitable[web.Response]]:
+        """Wrap a handler of `/system`: check the credentials, and turn Refused into a response."""
+
         async def handler(request: web.Request) -> web.Response:
-            if not self._may(request):
-                refused = {"WWW-Authenticate": 'Basic realm="Restricted"'}
-                return web.Response(status=401, text="invalid credentials", headers=refused)
+            credentials = aiohttp.encode_basic_auth(self.username, self.password)
+            sent = request.headers.get("Authorization", "")
+            if self.password and not hmac.compare_digest(sent, credentials):
+                challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}
+                return web.Response(status=401, text="invalid credentials", headers=challenge)
             try:
-                response = await answer(request)
+                response = await handle(request)
             except Refused as exc:
                 response = exc.response
             return web.Response(status=response.status, body=response.body, headers=response.headers)
 
         return handler
-
-    def _may(self, request: web.Request) -> bool:
-        if not self.password:
-            return True
-        wanted = aiohttp.encode_basic_auth(self.username, self.password)
-        return hmac.compare_digest(request.headers.get("Authorization", ""), wanted)
 
     async def _functions(self, request: web.Request) -> Response:
         match request.method:
@@ -151,17 +166,17 @@ class Gateway:
                 return await self.provider.delete(await _json(request), request.query.get("namespace", ""))
         if request.query.get("namespace", NAMESPACE) not in ("", NAMESPACE):
             return _as_json([])
-        found = [deployed.status() for deployed in self.provider.functions.values()]
-        if found and not self.prometheus and request.transport is not None:
-            # A panic in the gateway: the connection is dropped without an answer.
+        statuses = [deployed.status() for deployed in self.provider.functions.values()]
+        if statuses and not self.prometheus and request.transport is not None:
+            # The real gateway panics here, and closes the connection without a response.
             self.dropped += 1
             request.transport.abort()
-        return _as_json(found)
+        return _as_json(statuses)
 
     async def _secrets(self, request: web.Request) -> Response:
         if request.method == "GET":
             return _as_json([{"name": name, "namespace": NAMESPACE} for name in self.provider.secrets])
-        return await self.provider.keep_secret(request.method, await _json(request))
+        return await self.provider.change_secret(request.method, await _json(request))
 
     async def _status(self, request: web.Request) -> Response:
         if request.query.get("namespace", NAMESPACE) not in ("", NAMESPACE):
@@ -182,55 +197,55 @@ class Gateway:
         return web.Response(text="OK")
 
     async def _call(self, request: web.Request) -> web.Response:
-        begun_s, given = time.time(), request.headers.get("X-Call-Id")
-        call_id = given or str(uuid.uuid4())
+        start_s, caller_id = time.time(), request.headers.get("X-Call-Id")
+        call_id = caller_id or str(uuid.uuid4())
         name, _, namespace = request.match_info["name"].partition(".")
         path = request.match_info["path"] or "/"
         self.calls.append(Call(request.match_info["name"], request.method, path, dict(request.headers)))
-        headers = CIMultiDict({**request.headers, "X-Call-Id": call_id, "X-Start-Time": str(int(begun_s * 1e9))})
-        served = {"X-Served-By": "openfaas-ce/emulated", "X-Start-Time": headers["X-Start-Time"]}
-        if given is None:
-            served["X-Call-Id"] = call_id
-        known = self.provider.functions.get(name) if namespace in ("", NAMESPACE) else None
-        if known is None and self.scale_from_zero:
-            return web.Response(
-                status=404, text=f"error finding function {name}.{NAMESPACE}: not found", headers=served
-            )
+        headers = CIMultiDict({**request.headers, "X-Call-Id": call_id, "X-Start-Time": str(int(start_s * 1e9))})
+        added = {"X-Served-By": "openfaas-ce/emulated", "X-Start-Time": headers["X-Start-Time"]}
+        if caller_id is None:
+            added["X-Call-Id"] = call_id
+        deployed = self.provider.functions.get(name) if namespace in ("", NAMESPACE) else None
+        if deployed is None and self.scale_from_zero:
+            text = f"error finding function {name}.{NAMESPACE}: not found"
+            return web.Response(status=404, text=text, headers=added)
         try:
             async with asyncio.timeout(self.upstream_timeout_s):
-                answer = await self._proxied(request, name, path, headers)
+                response = await self._forward(request, name, path, headers)
         except TimeoutError:
-            answer = Response(502)
-        return web.Response(status=answer.status, body=answer.body, headers={**answer.headers, **served})
+            response = Response(502)
+        return web.Response(status=response.status, body=response.body, headers={**response.headers, **added})
 
-    async def _proxied(self, request: web.Request, name: str, path: str, headers: CIMultiDict[str]) -> Response:
+    async def _forward(self, request: web.Request, name: str, path: str, headers: CIMultiDict[str]) -> Response:
         if self.provider_away:
             return Response(502)
-        found = self.provider.functions.get(name)
-        if found is None or not found.is_available:
-            own = {"X-OpenFaaS-Internal": "proxy", "Content-Type": "text/plain"}
-            return Response(503, f"No endpoints available for: {name}.\n".encode(), own)
-        found.invocations += 1
+        deployed = self.provider.functions.get(name)
+        if deployed is None or not deployed.is_available:
+            internal = {"X-OpenFaaS-Internal": "proxy", "Content-Type": "text/plain"}
+            return Response(503, f"No endpoints available for: {name}.\n".encode(), internal)
+        deployed.invocations += 1
         query = f"?{request.query_string}" if request.query_string else ""
-        return await found.watchdog.call(request.method, path + query, headers, _streamed(request))
+        body = request.content.iter_chunked(_STREAMED_BYTES)
+        return await deployed.watchdog.call(request.method, path + query, headers, body)
 
 
 @contextlib.asynccontextmanager
 async def running(
-    images: dict[str, Path], *, kind: Literal["faas-netes", "faasd"] = "faas-netes", port: int = 0, **knobs: Any
+    images: dict[str, Path], *, kind: Literal["faas-netes", "faasd"] = "faas-netes", port: int = 0, **switches: Any
 ) -> AsyncIterator[Gateway]:
-    """An OpenFaaS until the end.
+    """Run an OpenFaaS until the end of the block.
 
     Args:
-        images: for each image, the folder with the code of the function that it holds.
-        kind: what is behind the gateway.
-        port: on the loopback address; 0: a free one.
-        knobs: attributes of `Gateway`.
+        images: folder with the function's code, by name of the image.
+        kind: provider behind the gateway.
+        port: port on the loopback address; 0 for a free one.
+        switches: attributes of `Gateway`.
     """
     limits = aiohttp.TCPConnector(limit=0)
     with tempfile.TemporaryDirectory(prefix="openfaas-") as folder:
         async with aiohttp.ClientSession(connector=limits, timeout=aiohttp.ClientTimeout(None)) as http:
-            gateway = Gateway(Provider(kind, images, Path(folder), http), port=port, **knobs)
+            gateway = Gateway(Provider(kind, images, Path(folder), http), port=port, **switches)
             await gateway.up()
             try:
                 yield gateway
@@ -241,39 +256,34 @@ async def running(
 
 async def _json(request: web.Request) -> dict[str, Any]:
     try:
-        found = json.loads(await request.read())
+        body = json.loads(await request.read())
     except ValueError as exc:
         raise Refused(400, str(exc)) from exc
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise Refused(400, "no object")
-    return found
+    return body
 
 
 def _as_json(value: Any) -> Response:
     return Response(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-async def _streamed(request: web.Request) -> AsyncIterator[bytes]:
-    async for part in request.content.iter_chunked(_STREAMED_BYTES):
-        yield part
-
-
 async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image", action="append", default=[], metavar="NAME=FOLDER", help="code of an image")
-    parser.add_argument("--kind", choices=["faas-netes", "faasd"], default="faas-netes", help="whose quirks")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--kind", choices=["faas-netes", "faasd"], default="faas-netes", help="provider to emulate")
+    parser.add_argument("--port", type=int, default=0, help="0 for a free one")
     parser.add_argument("--username", default="admin", help="for /system")
     parser.add_argument("--password-file", type=Path, help="for /system; without it there is no basic auth")
     parser.add_argument("--upstream-timeout", type=float, default=3600.0, metavar="SECONDS", help="of the gateway")
-    given = parser.parse_args()
-    images = {name: Path(folder) for name, _, folder in (each.partition("=") for each in given.image)}
-    password = given.password_file.read_text(encoding="utf-8").strip() if given.password_file else ""
-    knobs = {"username": given.username, "password": password, "upstream_timeout_s": given.upstream_timeout}
+    options = parser.parse_args()
+    images = {name: Path(folder) for name, _, folder in (each.partition("=") for each in options.image)}
+    password = options.password_file.read_text(encoding="utf-8").strip() if options.password_file else ""
+    switches = {"username": options.username, "password": password, "upstream_timeout_s": options.upstream_timeout}
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with running(images, kind=given.kind, port=given.port, **knobs) as gateway:
-        print(f"ready {gateway.url}", flush=True)  # noqa: T201 (what whoever started it waits for)
+    async with running(images, kind=options.kind, port=options.port, **switches) as gateway:
+        print(f"ready {gateway.url}", flush=True)  # noqa: T201 (the parent process waits for this line)
         await ended.wait()
 
 

@@ -1,4 +1,4 @@
-"""What is behind an OpenFaaS gateway: faas-netes (Kubernetes) or faasd, with the limits and the quirks of their CE."""
+"""The provider behind an OpenFaaS gateway: faas-netes (Kubernetes) or faasd, with the limits of Community Edition."""
 
 import asyncio
 import base64
@@ -22,7 +22,11 @@ _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class Refused(Exception):
-    """Raised for a request that the provider answers with an error."""
+    """Raised when the provider refuses a request.
+
+    Attributes:
+        response: the response to send.
+    """
 
     def __init__(self, status: int, text: str = "") -> None:
         super().__init__(text)
@@ -31,14 +35,14 @@ class Refused(Exception):
 
 @dataclass
 class Deployed:
-    """A function that is there.
+    """A deployed function.
 
     Attributes:
-        spec: as it was deployed, or as it was updated.
-        watchdog: its container.
-        available_s: when its replica becomes available, by the monotonic clock.
-        invocations: how often it was called.
-        replicas: how many there should be; one container stands for all of them.
+        spec: the last FunctionDeployment.
+        watchdog: the container.
+        available_s: time when the replicas become available, on the monotonic clock; seconds.
+        invocations: number of calls.
+        replicas: number of replicas. One container stands for all of them.
     """
 
     spec: dict[str, Any]
@@ -49,32 +53,33 @@ class Deployed:
 
     @property
     def is_available(self) -> bool:
-        """Whether its replicas are ready."""
+        """Whether the replicas are ready."""
         return time.monotonic() >= self.available_s
 
     def status(self) -> dict[str, Any]:
-        """The FunctionStatus; what is zero is left out."""
-        shown = {key: value for key, value in self.spec.items() if key not in ("service", "envProcess")}
+        """Return the FunctionStatus, without zeros."""
+        fields = {key: value for key, value in self.spec.items() if key not in ("service", "envProcess")}
         counts = {"invocationCount": self.invocations, "replicas": self.replicas}
         available = {"availableReplicas": self.replicas if self.is_available else 0}
-        counted = {key: value for key, value in (counts | available).items() if value}
-        return {"name": self.spec["service"], **shown, **counted}
+        positive = {key: value for key, value in (counts | available).items() if value}
+        return {"name": self.spec["service"], **fields, **positive}
 
 
 @dataclass
 class Provider:
-    """Functions and secrets.
+    """Stores functions and secrets, and runs the functions.
 
     Attributes:
-        kind: whose statuses and quirks.
-        images: for each image, the folder with the code of the function that it holds.
-        folder: for secrets and logs.
-        http: to call functions with.
-        available_after_s: how long a new container takes until it is available.
-        cold_s: how much longer than it needs a function's process takes to listen.
-        limit: how many functions there may be.
-        lost_updates: so many more updates are answered with 200 and not done (faas-netes logs its error).
-        functions: what there is, by name.
+        kind: provider whose behaviour to copy.
+        images: folder with the function's code, by name of the image.
+        folder: folder for secrets and logs.
+        http: client that calls the functions.
+        available_after_s: time until a new container is available, in seconds.
+        cold_s: additional time until a function's process listens, in seconds.
+        limit: limit of the number of functions.
+        lost_updates: number of further updates that get a 200 and change nothing (faas-netes only logs its error).
+        functions: deployed functions, by name.
+        secrets: values of the secrets, by name.
     """
 
     kind: Literal["faas-netes", "faasd"]
@@ -90,11 +95,15 @@ class Provider:
 
     @property
     def done(self) -> Response:
-        """The answer to what was done."""
+        """The response to a request that succeeded."""
         return Response(200 if self.kind == "faasd" else 202)
 
     async def deploy(self, spec: dict[str, Any]) -> Response:
-        """POST /system/functions."""
+        """Handle `POST /system/functions`.
+
+        Raises:
+            Refused: the specification is not valid, the function exists, or there are too many functions.
+        """
         self._check(spec)
         name = spec["service"]
         if name in self.functions and self.kind == "faas-netes":
@@ -105,40 +114,72 @@ class Provider:
         return self.done
 
     async def update(self, spec: dict[str, Any]) -> Response:
-        """PUT /system/functions: the new process takes the place of the old one, which is ended first."""
-        found = self._found(spec.get("service", ""))
+        """Handle `PUT /system/functions`: stop the old process, then start the new one.
+
+        Raises:
+            Refused: the function does not exist, or the specification is not valid.
+        """
+        deployed = self._get(spec.get("service", ""))
         if self.lost_updates:
             self.lost_updates -= 1
             return Response(200)
         self._check(spec)
-        await found.watchdog.stop()
+        await deployed.watchdog.stop()
         await self._run(spec)
         return self.done
 
     async def delete(self, request: dict[str, Any], namespace: str) -> Response:
-        """faas-netes reads the namespace from the query, faasd from the body; both default to their own."""
-        given = namespace if self.kind == "faas-netes" else request.get("namespace", "")
-        if given not in ("", NAMESPACE):
+        """Handle `DELETE /system/functions`. faas-netes reads the namespace from the query, faasd from the body.
+
+        Args:
+            request: body of the request.
+            namespace: namespace in the query; empty if there is none.
+
+        Raises:
+            Refused: the function does not exist.
+        """
+        requested = namespace if self.kind == "faas-netes" else request.get("namespace", "")
+        if requested not in ("", NAMESPACE):
             raise Refused(404)
         name = request.get("functionName", "")
-        await self._found(name).watchdog.stop()
+        await self._get(name).watchdog.stop()
         del self.functions[name]
         return self.done
 
     def scale(self, name: str, replicas: int) -> Response:
-        """The gateway has clamped the number; faasd has one replica, whatever it is told."""
-        found = self.functions.get(name)
-        if found is None:
+        """Handle `POST /system/scale-function/NAME`. faasd always has one replica.
+
+        Args:
+            name: name of the function.
+            replicas: number of replicas, within the gateway's limits.
+
+        Raises:
+            Refused: the function does not exist.
+        """
+        deployed = self.functions.get(name)
+        if deployed is None:
             raise Refused(404 if self.kind == "faasd" else 500, f"unable to get function {name}")
-        found.replicas = 1 if self.kind == "faasd" else replicas
+        deployed.replicas = 1 if self.kind == "faasd" else replicas
         return Response(202)
 
     def status(self, name: str) -> dict[str, Any]:
-        """GET /system/function/NAME."""
-        return self._found(name).status()
+        """Handle `GET /system/function/NAME`.
 
-    async def keep_secret(self, method: str, request: dict[str, Any]) -> Response:
-        """POST, PUT or DELETE /system/secrets; a value is never shown."""
+        Raises:
+            Refused: the function does not exist.
+        """
+        return self._get(name).status()
+
+    async def change_secret(self, method: str, request: dict[str, Any]) -> Response:
+        """Handle a change of `/system/secrets`. The API never shows a value.
+
+        Args:
+            method: `POST` to create, `PUT` to update, `DELETE` to delete.
+            request: body of the request.
+
+        Raises:
+            Refused: the secret exists already or does not exist, or faasd is asked for an update.
+        """
         name = request.get("name", "")
         raw = request.get("rawValue")
         value = base64.b64decode(raw) if raw else request.get("value", "").encode()
@@ -157,14 +198,14 @@ class Provider:
         return self.done
 
     async def close(self) -> None:
-        """End every process."""
+        """Stop every process."""
         await asyncio.gather(*(deployed.watchdog.stop() for deployed in self.functions.values()))
 
-    def _found(self, name: str) -> Deployed:
-        found = self.functions.get(name)
-        if found is None:
+    def _get(self, name: str) -> Deployed:
+        deployed = self.functions.get(name)
+        if deployed is None:
             raise Refused(404)
-        return found
+        return deployed
 
     def _check(self, spec: dict[str, Any]) -> None:
         name, annotations = str(spec.get("service", "")), spec.get("annotations") or {}
@@ -183,9 +224,9 @@ class Provider:
                 raise Refused(400, f'secrets "{secret}" not found')
 
     async def _run(self, spec: dict[str, Any]) -> None:
-        name, before = spec["service"], self.functions.get(spec["service"])
-        if before is not None:
-            await before.watchdog.stop()
+        name, previous = spec["service"], self.functions.get(spec["service"])
+        if previous is not None:
+            await previous.watchdog.stop()
         code, log = self.images[spec["image"]], self.folder / f"{name}.log"
         watchdog = Watchdog(code, self._environment(spec), self.http, log, cold_s=self.cold_s)
         await watchdog.start()
@@ -193,7 +234,7 @@ class Provider:
         self.functions[name] = Deployed(spec, watchdog, time.monotonic() + self.available_after_s)
 
     def _environment(self, spec: dict[str, Any]) -> dict[str, str]:
-        """A container's, with the folder that its secrets really are in."""
+        """Return the environment of a container, and write its secrets to a folder that stands for SECRETS_AT."""
         mount = self.folder / spec["service"]
         mount.mkdir(exist_ok=True)
         for secret in spec.get("secrets") or []:

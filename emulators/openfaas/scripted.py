@@ -1,4 +1,4 @@
-"""A function that trains nothing: it does what the task's `config` says, and answers as the real one would."""
+"""A function that does not train. It does what the task's `client_config` says, and replies like the real one."""
 
 from pathlib import Path
 from typing import Final
@@ -29,10 +29,10 @@ def handle(event, context):
         return act(json.loads(event.body))
     message, blobs = bundle.unpack(event.body)
     order = json.loads(message)
-    given = list(blobs.values())
-    mine = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["client_config"]["topics"]]
+    inputs = list(blobs.values())
+    topics = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["client_config"]["topics"]]
     report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
-    return bundle.pack(report, dict(zip(mine, [b"update of " + given[0], b"state of " + given[-1]]))), 200
+    return bundle.pack(report, dict(zip(topics, [b"update of " + inputs[0], b"state of " + inputs[-1]]))), 200
 
 def name(task):
     return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
@@ -58,11 +58,16 @@ def act(order):
             report |= {{"reason": json.dumps(dict(os.environ)), "state": "failed"}}
     return {{"statusCode": 200, "body": report | config.get("report", {{}})}}
 """
-"""Its `handler.py`, for OpenFaaS's `python3-http` template."""
+"""Its `handler.py`, for OpenFaaS's template `python3-http`."""
 
 
 def write_code(folder: Path, handler: str = HANDLER) -> Path:
-    """Write a function's code into a new folder, and return the folder."""
+    """Write a function's code into a new folder and return the folder.
+
+    Args:
+        folder: the new folder.
+        handler: content of `handler.py`.
+    """
     folder.mkdir()
     (folder / "handler.py").write_text(handler)
     return folder

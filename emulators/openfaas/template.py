@@ -1,7 +1,7 @@
-"""A function's process, as OpenFaaS's `python3-http` template runs it: Flask behind waitress.
+"""The process of a function, as OpenFaaS's template `python3-http` runs it: Flask behind waitress.
 
-`python template.py FOLDER FD` serves `handle(event, context)` of FOLDER/handler.py or FOLDER/function/handler.py,
-on a socket that is bound already. It listens only when the handler is imported: until then calls are refused.
+`python template.py FOLDER FD` serves `handle(event, context)` of FOLDER/handler.py or FOLDER/function/handler.py on the
+bound socket FD. It starts to listen after it has imported the handler. Until then the system refuses connections.
 """
 
 import importlib
@@ -23,7 +23,7 @@ Handle = Callable[["Event", "Context"], Any]
 
 @dataclass(frozen=True)
 class Event:
-    """The call."""
+    """A call."""
 
     body: bytes
     headers: Any
@@ -34,35 +34,35 @@ class Event:
 
 @dataclass(frozen=True)
 class Context:
-    """The instance."""
+    """Facts about the instance."""
 
     hostname: str
 
 
 def load(folder: Path) -> Handle:
-    """The handler of a function's code."""
+    """Import and return the handler in a function's folder."""
     sys.path.insert(0, str(folder))
     name = "function.handler" if (folder / "function" / "handler.py").exists() else "handler"
     handle: Handle = importlib.import_module(name).handle
     return handle
 
 
-def response(returned: Any) -> Any:
-    """What Flask makes of a handler's result; bytes in a dict become their repr."""
-    if returned is None:
+def response(result: Any) -> Any:
+    """Return a handler's result in Flask's terms. The template turns bytes in a dict into their repr."""
+    if result is None:
         return "", 200
-    if not isinstance(returned, dict):
-        return returned
-    body = returned.get("body", "")
-    shown = flask.jsonify(body) if isinstance(body, dict) else str(body)
-    return shown, returned.get("statusCode", 200), returned.get("headers", {})
+    if not isinstance(result, dict):
+        return result
+    body = result.get("body", "")
+    content = flask.jsonify(body) if isinstance(body, dict) else str(body)
+    return content, result.get("statusCode", 200), result.get("headers", {})
 
 
 def application(handle: Handle) -> flask.Flask:
-    """Every path and method is the handler's."""
+    """Return an application that gives every path and method to a handler."""
     app, context = flask.Flask(__name__), Context(os.environ.get("HOSTNAME", "localhost"))
 
-    def call(path: str) -> Any:  # noqa: ARG001 (the handler finds it in the event)
+    def call(path: str) -> Any:  # noqa: ARG001 (the event has the path)
         request = flask.request
         event = Event(request.get_data(), request.headers, request.method, request.args, request.path)
         return response(handle(event, context))
@@ -72,10 +72,15 @@ def application(handle: Handle) -> flask.Flask:
     return app
 
 
-def main(folder: str, number: str) -> None:
-    """Serve until killed."""
+def main(folder: str, fd: str) -> None:
+    """Serve until killed.
+
+    Args:
+        folder: folder with the function's code.
+        fd: number of the bound socket.
+    """
     app = application(load(Path(folder)))
-    waitress.serve(app, sockets=[socket.socket(fileno=int(number))])
+    waitress.serve(app, sockets=[socket.socket(fileno=int(fd))])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A container of a function, as OpenFaaS's of-watchdog (mode `http`) runs it: one real process behind a proxy.
+"""A function's container, as OpenFaaS's of-watchdog (mode `http`) runs it: a proxy in front of one real process.
 
-Answers of its own carry `X-OpenFaaS-Internal`. A call that outlives `exec_timeout` is answered with 504 while the
-function's process goes on with its work.
+The watchdog marks its own responses with `X-OpenFaaS-Internal`. It answers a call that exceeds `exec_timeout` with 504,
+while the function's process goes on.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 @dataclass(frozen=True)
 class Response:
-    """What a call is answered with."""
+    """The response to a call."""
 
     status: int
     body: bytes = b""
@@ -43,13 +43,13 @@ class Watchdog:
 
     Attributes:
         code: folder with the handler.
-        env: of the container.
-        http: to call the process with.
-        log: where the process's output goes.
-        cold_s: how much longer than it needs the process takes to listen.
-        refusals: so many more calls are refused, as with `max_inflight` exceeded.
-        hangs: the answer to so many more calls is held back until they have timed out.
-        starts: how often a process was started.
+        env: environment of the container.
+        http: client that calls the process.
+        log: file for the process's output.
+        cold_s: additional time until the process listens, in seconds.
+        refusals: number of further calls that get a 429, as if `max_inflight` were exceeded.
+        hangs: number of further calls whose response comes only after they have timed out.
+        starts: number of started processes.
     """
 
     code: Path
@@ -63,13 +63,14 @@ class Watchdog:
     _process: Process | None = None
     _port: int = 0
     _inflight: int = 0
-    _awake_s: float = 0.0
+    _listening_s: float = 0.0
     _restarting: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def start(self) -> None:
-        """Start the process, and another one whenever it is found to have ended."""
+        """Start the process. A later call starts another one if this one has ended."""
         with socket.socket() as bound, self.log.open("ab") as log:
-            # Bound here, so that nobody else gets the port; not listening, so that calls are refused until it is up.
+            # We bind the port, so that no other program gets it. We do not listen, so that the system refuses calls
+            # until the process is ready.
             bound.bind(("127.0.0.1", 0))
             self._port = bound.getsockname()[1]
             self._process = await asyncio.create_subprocess_exec(
@@ -82,7 +83,7 @@ class Watchdog:
                 preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
             )
         self.starts += 1
-        self._awake_s = time.monotonic() + self.cold_s
+        self._listening_s = time.monotonic() + self.cold_s
 
     async def stop(self) -> None:
         """Kill the process, by its own pid."""
@@ -92,55 +93,58 @@ class Watchdog:
             await self._process.wait()
 
     async def call(self, method: str, path: str, headers: CIMultiDict[str], body: AsyncIterator[bytes]) -> Response:
-        """Answer a call, with what the function says if it can be had."""
-        begun_s = time.monotonic()
-        most = int(self.env.get("max_inflight", "0"))
-        if self.refusals or (most and self._inflight >= most):
-            self.refusals = max(0, self.refusals - 1)
-            text = f"Concurrent request limit exceeded. Max concurrent requests: {most}\n"
-            return Response(429, text.encode(), _own("faas-middleware"))
-        self._inflight += 1
-        try:
-            answer = await self._in_time(method, path, headers, body)
-        finally:
-            self._inflight -= 1
-        took = {"X-Duration-Seconds": f"{time.monotonic() - begun_s:.6f}"}
-        return Response(answer.status, answer.body, {**answer.headers, **took})
+        """Forward a call to the process and return the response.
 
-    async def _in_time(self, method: str, path: str, headers: CIMultiDict[str], body: AsyncIterator[bytes]) -> Response:
-        exec_timeout_s = seconds(self.env.get("exec_timeout", "30s"))
-        try:
-            async with asyncio.timeout(exec_timeout_s or None):
-                return await self._forward(method, path, headers, body)
-        except TimeoutError:
-            return Response(504, b"", _own("of-watchdog"))
-        except aiohttp.ClientError:
-            return Response(500, b"", _own("of-watchdog"))
-
-    async def _forward(self, method: str, path: str, headers: CIMultiDict[str], body: AsyncIterator[bytes]) -> Response:
+        Args:
+            method: HTTP method.
+            path: path and query.
+            headers: HTTP headers.
+            body: content, in pieces.
+        """
         async with self._restarting:
             if self._process is None or self._process.returncode is not None:
-                # Its container is restarted, and this call finds it importing.
+                # The container restarts, and takes its time before the watchdog measures. The new process still
+                # imports when this call reaches it.
                 await self.start()
-        if time.monotonic() < self._awake_s:
+        start_s = time.monotonic()
+        limit = int(self.env.get("max_inflight", "0"))
+        if self.refusals or (limit and self._inflight >= limit):
+            self.refusals = max(0, self.refusals - 1)
+            text = f"Concurrent request limit exceeded. Max concurrent requests: {limit}\n"
+            return Response(429, text.encode(), _internal("faas-middleware"))
+        self._inflight += 1
+        try:
+            async with asyncio.timeout(seconds(self.env.get("exec_timeout", "30s")) or None):
+                response = await self._forward(method, path, headers, body)
+        except TimeoutError:
+            response = Response(504, b"", _internal("of-watchdog"))
+        except aiohttp.ClientError:
+            response = Response(500, b"", _internal("of-watchdog"))
+        finally:
+            self._inflight -= 1
+        duration = {"X-Duration-Seconds": f"{time.monotonic() - start_s:.6f}"}
+        return Response(response.status, response.body, {**response.headers, **duration})
+
+    async def _forward(self, method: str, path: str, headers: CIMultiDict[str], body: AsyncIterator[bytes]) -> Response:
+        if time.monotonic() < self._listening_s:
             raise aiohttp.ClientConnectionError
-        passed = CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in HOP_BY_HOP)
-        # From an iterator, so in chunks and without a Content-Length, as the real one sends it.
+        forwarded = CIMultiDict((name, value) for name, value in headers.items() if name.lower() not in HOP_BY_HOP)
+        # An iterator as body means chunks without a Content-Length, as the real watchdog sends it.
         async with self.http.request(
-            method, f"http://127.0.0.1:{self._port}{path}", headers=passed, data=body
+            method, f"http://127.0.0.1:{self._port}{path}", headers=forwarded, data=body
         ) as response:
             content = await response.read()
         if self.hangs:
             self.hangs -= 1
             await asyncio.Event().wait()
-        kept = {name: value for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP}
-        return Response(response.status, content, kept)
+        returned = {name: value for name, value in response.headers.items() if name.lower() not in HOP_BY_HOP}
+        return Response(response.status, content, returned)
 
 
 def seconds(duration: str) -> float:
-    """A duration as Go writes it (`1m30s`, `250ms`), or whole seconds."""
+    """Return the seconds of a duration as Go writes it (`1m30s`, `250ms`), or as a number of seconds."""
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|)", duration))
 
 
-def _own(part: str) -> dict[str, str]:
+def _internal(part: str) -> dict[str, str]:
     return {"X-OpenFaaS-Internal": part, "Content-Type": "text/plain"}

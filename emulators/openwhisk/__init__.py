@@ -1,1 +1,1 @@
-"""OpenWhisk: controller, invoker and action containers."""
+"""An emulator of Apache OpenWhisk."""

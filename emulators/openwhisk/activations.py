@@ -1,4 +1,4 @@
-"""What goes into an activation of an OpenWhisk action, and the record that it leaves."""
+"""Inputs of an OpenWhisk activation, and its record."""
 
 import json
 import time
@@ -8,23 +8,36 @@ from emulators.openwhisk.entities import Entity
 from emulators.openwhisk.pool import SUCCESS, Outcome
 
 STATUSES: Final = ("success", "application error", "action developer error", "whisk internal error")
-"""By the code of an outcome."""
+"""Indexed by the code of an outcome."""
 
 
 def values(entity: Entity) -> dict[str, Any]:
-    """The parameters of an action or trigger, by name."""
-    return {one["key"]: one["value"] for one in entity["parameters"]}
+    """Return the parameters of an action or trigger, by name."""
+    return {parameter["key"]: parameter["value"] for parameter in entity["parameters"]}
 
 
-def divided(action: Entity, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is for `/run`, and what is for `/init`: the parameters that the action says are, whoever sets them."""
-    content = {**values(action), **arguments}
-    init = {one["key"] for one in action["parameters"] if one.get("init")}
-    return {name: content[name] for name in content.keys() - init}, {name: content[name] for name in init}
+def split_parameters(action: Entity, arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters for `/run` and those for `/init`.
+
+    Args:
+        action: the action; it marks the parameters for `/init`.
+        arguments: arguments of the call; they replace parameters of the action.
+    """
+    merged = {**values(action), **arguments}
+    init = {parameter["key"] for parameter in action["parameters"] if parameter.get("init")}
+    return {name: merged[name] for name in merged.keys() - init}, {name: merged[name] for name in init}
 
 
 def context_of(activation: str, action: Entity, transaction: str, start_s: float, key: str) -> dict[str, str]:
-    """What an action is told about its own run; all text."""
+    """Return the facts that an action gets about its run. All of them are texts.
+
+    Args:
+        activation: id of the activation.
+        action: the action.
+        transaction: id of the transaction.
+        start_s: start of the run, in seconds since the epoch.
+        key: the namespace's key.
+    """
     context = {
         "namespace": action["namespace"],
         "action_name": f"/{action['namespace']}/{action['name']}",
@@ -33,14 +46,22 @@ def context_of(activation: str, action: Entity, transaction: str, start_s: float
         "transaction_id": transaction,
         "deadline": str(int(start_s * 1000) + action["limits"]["timeout"]),
     }
-    # An action that does not say that it wants no key gets one.
-    if {one["key"]: one["value"] for one in action["annotations"]}.get("provide-api-key", True):
+    # An action without this annotation gets the key.
+    annotations = {annotation["key"]: annotation["value"] for annotation in action["annotations"]}
+    if annotations.get("provide-api-key", True):
         context["api_key"] = key
     return context
 
 
 def record_of(activation: str, entity: Entity, outcome: Outcome, start_s: float) -> Entity:
-    """The record of what an action did, or of what a trigger led to; it ends now."""
+    """Return the record of an activation that ends now.
+
+    Args:
+        activation: id of the activation.
+        entity: the action or trigger.
+        outcome: outcome of the run, or of the fire.
+        start_s: start of the activation, in seconds since the epoch.
+    """
     end_s = time.time()
     response = {"status": STATUSES[outcome.code], "success": outcome.code == SUCCESS, "result": outcome.result}
     return {
@@ -53,20 +74,20 @@ def record_of(activation: str, entity: Entity, outcome: Outcome, start_s: float)
         "end": int(end_s * 1000),
         "duration": int((end_s - start_s) * 1000),
         "logs": outcome.logs,
-        "annotations": [{"key": key, "value": value} for key, value in _notes(entity, outcome).items()],
+        "annotations": [{"key": key, "value": value} for key, value in _annotations(entity, outcome).items()],
         "response": {**response, "size": len(json.dumps(outcome.result))},
     }
 
 
-def _notes(entity: Entity, outcome: Outcome) -> Entity:
-    """The annotations of an action's run; `initTime` is there after a cold start only."""
+def _annotations(entity: Entity, outcome: Outcome) -> Entity:
+    """Return the annotations of an activation. `initTime` marks a cold start."""
     if "exec" not in entity:
         return {}
-    notes: Entity = {
+    annotations: Entity = {
         "path": f"{entity['namespace']}/{entity['name']}",
         "kind": entity["exec"]["kind"],
         "limits": entity["limits"],
         "timeout": outcome.timed_out,
         "waitTime": 1,
     }
-    return notes if outcome.init_s is None else {**notes, "initTime": int(outcome.init_s * 1000)}
+    return annotations if outcome.init_s is None else {**annotations, "initTime": int(outcome.init_s * 1000)}

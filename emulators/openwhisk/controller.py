@@ -1,7 +1,7 @@
-"""An emulator of OpenWhisk: the controller's REST API on loopback, and actions that run in processes of their own.
+"""An emulator of OpenWhisk: the controller's REST API on loopback, with actions in their own processes.
 
-`async with emulated() as whisk` in a test; `python -m emulators.openwhisk.controller --help` as a program, which prints
-`ready URL` and serves until it is ended by SIGTERM or SIGINT.
+A test uses `async with emulated() as whisk`. As a program, `python -m emulators.openwhisk.controller` prints
+`ready URL` and serves until SIGTERM or SIGINT.
 """
 
 import argparse
@@ -27,27 +27,27 @@ from aiohttp import web
 
 from broker.support.tasks import task_group
 from emulators import certificates
-from emulators.openwhisk.activations import STATUSES, context_of, divided, record_of, values
+from emulators.openwhisk.activations import STATUSES, context_of, record_of, split_parameters, values
 from emulators.openwhisk.entities import Entities, Entity, Limits, Refused
 from emulators.openwhisk.pool import APPLICATION_ERROR, SUCCESS, WHISK_ERROR, Call, Outcome, Pool
 
 BODY_BYTES: Final = 1 << 20
 
 AUTH: Final = "00000000-0000-4000-8000-000000000000:the-key-of-the-emulator"
-"""The namespace's key, where a test names no other."""
+"""Default key of the namespace."""
 
 _HOLD_S: Final = 60.0
-"""How long a blocking invocation waits at the most."""
+"""Time limit of a blocking invocation, in seconds."""
 
 
 class _PerMinute:
-    """Counts by the minute of the clock on the wall, refused requests as well (RateThrottler.scala)."""
+    """Counts requests per minute of the wall clock, with the refused ones (RateThrottler.scala)."""
 
     def __init__(self) -> None:
         self._minute = 0
         self._count = 0
 
-    def take(self, allowed: int) -> None:
+    def count(self, allowed: int) -> None:
         minute = int(time.time()) // 60
         self._count = 1 if minute != self._minute else self._count + 1
         self._minute = minute
@@ -58,21 +58,26 @@ class _PerMinute:
 
 @dataclass
 class Whisk:
-    """The platform, and what is to go wrong with it. Use it as `async with emulated() as whisk`.
+    """The platform, with switches for tests. Use it as `async with emulated() as whisk`.
 
     Attributes:
-        limits: of the namespace; an object of its own for each emulator, and free to change.
-        pool: the containers; `pool.kill_next` runs lose theirs.
-        delay_s: how long a record is on its way into the store.
-        lose_fires: so many of the next triggers' records are never stored.
-        lose_runs: so many of the next actions' records are never stored.
-        faults: what the next POSTs to triggers and actions get instead: a status, or 0 for a broken connection.
-        blind: so many of the next looks at a record get a 503.
-        empty_puts: a PUT is answered without a body.
-        limits_document: what `GET limits` says, if it is to be something else.
-        images: for each image that can be pulled, the code in it, base64.
-        requests: method and path of all that was asked, in order.
+        auth: the namespace's key, `uuid:key`.
+        pool: the containers; it has switches too.
+        group: runs the background tasks.
+        limits: limits of the namespace. Each emulator has its own, which a test may change.
+        url: address of the platform.
         ca_file: certificate of an `https` emulator.
+        delay_s: time until a record is stored, in seconds.
+        lose_fires: number of further records of triggers that are never stored.
+        lose_runs: number of further records of actions that are never stored.
+        faults: responses to the next POSTs to triggers and actions: a status, or 0 for a closed connection.
+        failing_polls: number of further requests for a record that get a 503.
+        empty_puts: whether a PUT gets a response without a body.
+        limits_document: other response to `GET limits`; None for the real limits.
+        images: code in each image, base64, by name of the image.
+        requests: method and path of every request.
+        activations: stored records, by id.
+        in_flight: number of runs in progress.
     """
 
     auth: str
@@ -85,7 +90,7 @@ class Whisk:
     lose_fires: int = 0
     lose_runs: int = 0
     faults: deque[int] = field(default_factory=deque)
-    blind: int = 0
+    failing_polls: int = 0
     empty_puts: bool = False
     limits_document: Any = None
     images: dict[str, str] = field(default_factory=dict)
@@ -100,7 +105,7 @@ class Whisk:
         self._transactions = itertools.count(1)
 
     def app(self) -> web.Application:
-        """The REST API."""
+        """Return the REST API."""
         app = web.Application(middlewares=[self._guard], client_max_size=1 << 27)
         root = "/api/v1/namespaces/{namespace}"
         app.router.add_get(f"{root}/limits", self._get_limits)
@@ -119,24 +124,24 @@ class Whisk:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Whoever asks must have the key; and all that is refused has one form."""
+        """Check the access, apply faults, and turn Refused into a response."""
         self.requests.append(f"{request.method} {request.path_qs}")
         try:
-            self._admit(request)
-            return await self._faulty(request) or await handler(request)
+            self._check_access(request)
+            return await self._fault(request) or await handler(request)
         except Refused as exc:
             return web.json_response({"error": str(exc), "code": f"{next(self._transactions):032x}"}, status=exc.status)
 
-    def _admit(self, request: web.Request) -> None:
-        given = request.headers.get("Authorization", "")
-        if not compare_digest(given, "Basic " + b64encode(self.auth.encode()).decode()):
+    def _check_access(self, request: web.Request) -> None:
+        credentials = request.headers.get("Authorization", "")
+        if not compare_digest(credentials, "Basic " + b64encode(self.auth.encode()).decode()):
             raise Refused(401, "The supplied authentication is invalid.")
         if request.match_info.get("namespace", "_") not in {"_", self.entities.namespace}:
             raise Refused(403, "The supplied authentication is not authorized to access this resource.")
         if (request.content_length or 0) > BODY_BYTES and request.method == "POST":
             raise Refused(413, f"Request larger than allowed: {request.content_length} > {BODY_BYTES} bytes.")
 
-    async def _faulty(self, request: web.Request) -> web.StreamResponse | None:
+    async def _fault(self, request: web.Request) -> web.StreamResponse | None:
         if not self.faults or request.method != "POST" or "/rules/" in request.path:
             return None
         await request.read()
@@ -153,34 +158,34 @@ class Whisk:
         return web.json_response(self.entities.page(request.match_info["collection"], limit, skip))
 
     async def _get(self, request: web.Request) -> web.Response:
-        found = dict(self.entities.get(*_entity(request)))
-        if request.query.get("code") == "false" and "exec" in found:
-            found["exec"] = {name: value for name, value in found["exec"].items() if name != "code"}
-        return web.json_response(found)
+        entity = dict(self.entities.get(*_entity_path(request)))
+        if request.query.get("code") == "false" and "exec" in entity:
+            entity["exec"] = {name: value for name, value in entity["exec"].items() if name != "code"}
+        return web.json_response(entity)
 
     async def _put(self, request: web.Request) -> web.Response:
         overwrite = request.query.get("overwrite") == "true"
-        made = self.entities.put(*_entity(request), await _object(request), overwrite=overwrite)
-        return web.Response() if self.empty_puts else web.json_response(made)
+        entity = self.entities.put(*_entity_path(request), await _object(request), overwrite=overwrite)
+        return web.Response() if self.empty_puts else web.json_response(entity)
 
     async def _delete(self, request: web.Request) -> web.Response:
-        return web.json_response(self.entities.delete(*_entity(request)))
+        return web.json_response(self.entities.delete(*_entity_path(request)))
 
     async def _switch(self, request: web.Request) -> web.Response:
         self.entities.set_status(request.match_info["name"], (await _object(request))["status"])
         return web.Response()
 
     async def _fire(self, request: web.Request) -> web.Response:
-        self._fires.take(self.limits.fires_per_minute)
+        self._fires.count(self.limits.fires_per_minute)
         payload = await _object(request)
         trigger = self.entities.get("triggers", request.match_info["name"])
         if not any(rule["status"] == "active" for rule in trigger["rules"].values()):
             return web.Response(status=204)
-        # Triggers.scala:161: all the headers of whoever fires, the key among them, reach the action.
+        # Triggers.scala:161: the action gets all headers of the request that fires, with the key.
         headers = {name.lower(): value for name, value in request.headers.items()}
         arguments = {**values(trigger), **payload, "__ow_headers": headers}
         activation = uuid.uuid4().hex
-        self._start(self._fire_rules(activation, trigger, arguments), f"fire {activation}")
+        self._spawn(self._fire_rules(activation, trigger, arguments), f"fire {activation}")
         return _accepted(activation)
 
     async def _fire_rules(self, activation: str, trigger: Entity, arguments: Entity) -> None:
@@ -190,16 +195,17 @@ class Whisk:
         await self._store(record, lost=lost)
 
     def _fire_rule(self, name: str, rule: Entity, arguments: Entity) -> Entity:
+        """Start the action of a rule, and return the line of the trigger's log."""
         line = {"rule": name, "action": f"{self.entities.namespace}/{rule['action']['name']}"}
         try:
-            activation = self._rule_run(name, rule, arguments)
+            activation = self._run_rule(name, rule, arguments)
         except Refused as exc:
-            # The code is that of an activation; the HTTP status of the inner request is lost.
+            # OpenWhisk stores the code of an activation here, and drops the HTTP status of the inner request.
             code = WHISK_ERROR if exc.status >= Http.INTERNAL_SERVER_ERROR else APPLICATION_ERROR
             return {**line, "statusCode": code, "success": False, "error": str(exc)}
         return {**line, "statusCode": SUCCESS, "success": True, "activationId": activation}
 
-    def _rule_run(self, name: str, rule: Entity, arguments: Entity) -> str:
+    def _run_rule(self, name: str, rule: Entity, arguments: Entity) -> str:
         action = rule["action"]["name"]
         if rule["status"] != "active":
             text = f"Rule '{name}' is inactive, action '{self.entities.namespace}/{action}' was not activated."
@@ -207,10 +213,10 @@ class Whisk:
         size = len(json.dumps(arguments))
         if size > BODY_BYTES:
             raise Refused(413, f"Request larger than allowed: {size} > {BODY_BYTES} bytes.")
-        return self._take(action, arguments)[0]
+        return self._start_run(action, arguments)[0]
 
     async def _invoke(self, request: web.Request) -> web.Response:
-        activation, run = self._take(request.match_info["name"], await _object(request))
+        activation, run = self._start_run(request.match_info["name"], await _object(request))
         if request.query.get("blocking") != "true":
             return _accepted(activation)
         hold_s = min(float(request.query.get("timeout", "60000")) / 1000, _HOLD_S)
@@ -224,9 +230,9 @@ class Whisk:
         headers = {"x-openwhisk-activation-id": activation}
         return web.json_response(body, status=(200, 502, 502, 500)[code], headers=headers)
 
-    def _take(self, name: str, arguments: Entity) -> tuple[str, "asyncio.Future[Entity]"]:
-        """Have an action run: its activation's id, and its record when it has ended."""
-        self._invocations.take(self.limits.invocations_per_minute)
+    def _start_run(self, name: str, arguments: Entity) -> tuple[str, "asyncio.Future[Entity]"]:
+        """Start an action; return the id of its activation, and its future record."""
+        self._invocations.count(self.limits.invocations_per_minute)
         if self.in_flight >= self.limits.concurrent_invocations:
             allowed = self.limits.concurrent_invocations
             text = f"Too many concurrent requests in flight (count: {self.in_flight + 1}, allowed: {allowed})."
@@ -235,14 +241,14 @@ class Whisk:
         self.in_flight += 1
         activation = uuid.uuid4().hex
         ended: asyncio.Future[Entity] = asyncio.get_running_loop().create_future()
-        self._start(self._run(activation, dict(action), arguments, ended), f"run {activation}")
+        self._spawn(self._run(activation, dict(action), arguments, ended), f"run {activation}")
         return activation, ended
 
     async def _run(self, activation: str, action: Entity, arguments: Entity, ended: "asyncio.Future[Entity]") -> None:
         start_s = time.time()
         transaction = f"{next(self._transactions):032x}"
         code = action["exec"].get("code") or self.images.get(action["exec"].get("image", ""), "")
-        value, env = divided(action, arguments)
+        value, env = split_parameters(action, arguments)
         context = context_of(activation, action, transaction, start_s, self.auth)
         call = Call(action, code, value, env, context, self.url)
         try:
@@ -264,8 +270,8 @@ class Whisk:
             self.activations[record["activationId"]] = record
 
     async def _activation(self, request: web.Request) -> web.Response:
-        if self.blind:
-            self.blind -= 1
+        if self.failing_polls:
+            self.failing_polls -= 1
             raise Refused(503, "The server is currently unavailable.")
         record = self.activations.get(request.match_info["id"])
         if record is None:
@@ -274,25 +280,25 @@ class Whisk:
         return web.json_response(parts.get(request.match_info.get("part", ""), record))
 
     async def _activations(self, request: web.Request) -> web.Response:
-        wanted = request.query.get("name")
-        found = [one for one in self.activations.values() if wanted in {None, one["name"]}]
-        return web.json_response(found[::-1][: int(request.query.get("limit", "30"))])
+        name = request.query.get("name")
+        records = [record for record in self.activations.values() if name in {None, record["name"]}]
+        return web.json_response(records[::-1][: int(request.query.get("limit", "30"))])
 
-    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self.group.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def end(self) -> None:
-        """Give up what still runs, and end every container."""
-        given_up = list(self._tasks)
-        for task in given_up:
+        """Cancel the tasks that still run, and end every container."""
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*given_up, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.pool.end()
 
 
-def _entity(request: web.Request) -> tuple[str, str]:
+def _entity_path(request: web.Request) -> tuple[str, str]:
     return request.match_info["collection"], request.match_info["name"]
 
 
@@ -313,14 +319,14 @@ def _accepted(activation: str) -> web.Response:
 
 @contextlib.asynccontextmanager
 async def emulated(*, auth: str = AUTH, port: int = 0, tls: Path | None = None) -> AsyncIterator[Whisk]:
-    """A platform with one namespace, `guest`, until the end of the block.
+    """Run a platform with one namespace, `guest`, until the end of the block.
 
     Args:
         auth: the namespace's key, `uuid:key`.
-        port: of the loopback address; 0: a free one.
-        tls: folder to put a self-signed certificate and its key into; None: plain HTTP.
+        port: port on the loopback address; 0 for a free one.
+        tls: folder for a self-signed certificate and its key; None for plain HTTP.
     """
-    timeout = aiohttp.ClientTimeout(total=None)  # the platform itself limits how long a run takes
+    timeout = aiohttp.ClientTimeout(total=None)  # the platform itself limits the time of a run
     async with aiohttp.ClientSession(timeout=timeout) as session, task_group() as group:
         whisk = Whisk(auth, Pool(session), group)
         context = await certificates.loopback(tls) if tls else None
@@ -337,7 +343,7 @@ async def emulated(*, auth: str = AUTH, port: int = 0, tls: Path | None = None) 
 
 
 async def serve(options: argparse.Namespace) -> None:
-    """Emulate until a signal says otherwise."""
+    """Serve until SIGTERM or SIGINT, with the options of the command line."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -352,15 +358,15 @@ async def serve(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Serve until SIGTERM, as the command line describes."""
+    """Parse the command line and serve."""
     parser = argparse.ArgumentParser(prog="python -m emulators.openwhisk.controller", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="of the loopback address; by default a free one")
+    parser.add_argument("--port", type=int, default=0, help="port on the loopback address; by default a free one")
     parser.add_argument("--auth", default=AUTH, help="the namespace's key, uuid:key (%(default)s)")
     parser.add_argument("--tls", type=Path, help="serve https; put certificate.pem and key.pem into this folder")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds until a record is stored (%(default)s)")
     parser.add_argument("--per-minute", type=int, default=60, help="fires, and invocations, a minute (%(default)s)")
     parser.add_argument("--concurrent", type=int, default=30, help="invocations at once (%(default)s)")
-    parser.add_argument("--memory", type=int, default=512, help="the most that an action may ask for, MB (%(default)s)")
+    parser.add_argument("--memory", type=int, default=512, help="limit of an action's memory, MB (%(default)s)")
     asyncio.run(serve(parser.parse_args()))
 
 

@@ -1,4 +1,4 @@
-"""Actions, triggers and rules of one OpenWhisk namespace, with the rules that the controller has for them."""
+"""Actions, triggers and rules of one OpenWhisk namespace, checked like the controller checks them."""
 
 import itertools
 import re
@@ -18,7 +18,11 @@ _MALFORMED: Final = "The request content was malformed:\n"
 
 
 class Refused(Exception):
-    """What the controller answers instead: a status, and a text for people."""
+    """Raised when the controller refuses a request.
+
+    Attributes:
+        status: HTTP status of the response.
+    """
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -27,7 +31,15 @@ class Refused(Exception):
 
 @dataclass
 class Limits:
-    """Of the namespace; the defaults are those of a standard installation."""
+    """Limits of a namespace, by default those of a standard installation.
+
+    Attributes:
+        invocations_per_minute: limit of the invocations in one minute.
+        concurrent_invocations: limit of the invocations at once.
+        fires_per_minute: limit of the fired triggers in one minute.
+        memory_mb: limit of an action's memory, in MB.
+        timeout_ms: limit of an action's timeout, in milliseconds.
+    """
 
     invocations_per_minute: int = 60
     concurrent_invocations: int = 30
@@ -36,7 +48,7 @@ class Limits:
     timeout_ms: int = 300_000
 
     def document(self) -> Entity:
-        """As `GET limits` tells them."""
+        """Return the response to `GET limits`."""
         return {
             "concurrentInvocations": self.concurrent_invocations,
             "firesPerMinute": self.fires_per_minute,
@@ -51,7 +63,12 @@ class Limits:
 
 @dataclass
 class Entities:
-    """All of them share one space of names."""
+    """The entities of a namespace. All of them share one set of names.
+
+    Attributes:
+        namespace: name of the namespace.
+        limits: limits of the namespace.
+    """
 
     namespace: str
     limits: Limits
@@ -59,52 +76,113 @@ class Entities:
     _updates: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def find(self, collection: str, name: str) -> Entity | None:
-        """One of them; refuses a name that another collection has."""
-        found = self._all.get(name)
-        if found is not None and found[0] != collection:
+        """Return an entity; None if there is none of that name.
+
+        Args:
+            collection: `actions`, `triggers` or `rules`.
+            name: name of the entity.
+
+        Raises:
+            Refused: an entity of another collection has the name.
+        """
+        if name not in self._all:
+            return None
+        kind, entity = self._all[name]
+        if kind != collection:
             raise Refused(409, "Resource by this name exists but is not in this collection.")
-        return None if found is None else found[1]
+        return entity
 
     def get(self, collection: str, name: str) -> Entity:
-        """One of them, a rule with its status; refuses a name that nothing has."""
-        found = self.find(collection, name)
-        if found is None:
+        """Return an entity; a rule with its status.
+
+        Args:
+            collection: `actions`, `triggers` or `rules`.
+            name: name of the entity.
+
+        Raises:
+            Refused: there is no such entity.
+        """
+        entity = self.find(collection, name)
+        if entity is None:
             raise Refused(404, _MISSING)
-        return {**found, "status": self.status(found)} if collection == "rules" else found
+        return {**entity, "status": self.status(entity)} if collection == "rules" else entity
 
     def put(self, collection: str, name: str, content: Entity, *, overwrite: bool) -> Entity:
-        """Create or update; what the content leaves out stays as it was."""
+        """Create or update an entity, and return it.
+
+        Args:
+            collection: `actions`, `triggers` or `rules`.
+            name: name of the entity.
+            content: fields to set. The other fields of an existing entity stay unchanged.
+            overwrite: whether an existing entity may change.
+
+        Raises:
+            Refused: the name or the content is not valid, or the entity exists and must not change.
+        """
         if not _NAME.fullmatch(name) or len(name) > _NAME_CHARACTERS:
             raise Refused(400, "The name of the entity contains illegal characters.")
-        found = self.find(collection, name)
-        if found is not None and not overwrite:
+        current = self.find(collection, name)
+        if current is not None and not overwrite:
             raise Refused(409, "resource already exists")
-        made = {**(found or self._new(name)), **content}
-        made["version"] = _next(found["version"]) if found else "0.0.1"
-        made["updated"] = next(self._updates)
-        check = {"actions": self._action, "triggers": self._trigger, "rules": self._rule}
-        self._all[name] = (collection, check[collection](made, found))
-        return self._all[name][1]
+        empty: Entity = {"namespace": self.namespace, "name": name, "publish": False, "annotations": []}
+        entity = {**(current or empty), **content}
+        major, minor, patch = current["version"].split(".") if current else ("0", "0", "0")
+        entity["version"] = f"{major}.{minor}.{int(patch) + 1}"
+        entity["updated"] = next(self._updates)
+        match collection:
+            case "actions":
+                self._check_action(entity)
+            case "triggers":
+                entity = {"parameters": [], "rules": {}, **entity}
+            case _:
+                self._connect_rule(entity, current)
+        self._all[name] = (collection, entity)
+        return entity
 
     def delete(self, collection: str, name: str) -> Entity:
-        """A deleted action or trigger leaves its rules behind."""
-        gone = self.get(collection, name)
-        if collection == "rules" and (trigger := self._trigger_of(gone)):
+        """Delete an entity, and return it. The rules of an action or trigger stay.
+
+        Args:
+            collection: `actions`, `triggers` or `rules`.
+            name: name of the entity.
+
+        Raises:
+            Refused: there is no such entity.
+        """
+        entity = self.get(collection, name)
+        if collection == "rules" and (trigger := self._trigger_of(entity)):
             trigger["rules"].pop(f"{self.namespace}/{name}", None)
         del self._all[name]
-        return gone
+        return entity
 
     def page(self, collection: str, limit: int, skip: int) -> list[Entity]:
-        """Summaries, the newest first."""
+        """Return summaries of a collection, the newest first.
+
+        Args:
+            collection: `actions`, `triggers` or `rules`.
+            limit: largest number of summaries; 0 for PAGE.
+            skip: number of summaries to leave out at the start.
+
+        Raises:
+            Refused: the limit is out of range.
+        """
         if not 0 <= limit <= PAGE:
             raise Refused(400, f"The value '{limit}' is not in the range of 0 to {PAGE} for {collection}.")
-        found = [entity for kind, entity in self._all.values() if kind == collection]
-        found.sort(key=lambda entity: -int(entity["updated"]))
-        hidden = {"parameters", "exec", "rules"}
-        return [{k: v for k, v in entity.items() if k not in hidden} for entity in found[skip : skip + (limit or PAGE)]]
+        entities = [entity for kind, entity in self._all.values() if kind == collection]
+        entities.sort(key=lambda entity: -int(entity["updated"]))
+        page, hidden = entities[skip : skip + (limit or PAGE)], {"parameters", "exec", "rules"}
+        return [{key: value for key, value in entity.items() if key not in hidden} for entity in page]
 
     def set_status(self, name: str, status: str) -> None:
-        """Switch a rule on or off; the trigger is where that is kept."""
+        """Switch a rule on or off. The trigger stores the status.
+
+        Args:
+            name: name of the rule.
+            status: `active` or `inactive`.
+
+        Raises:
+            Refused: the rule or its trigger does not exist.
+        """
         rule = self.get("rules", name)
         trigger = self._trigger_of(rule)
         if trigger is None:
@@ -112,50 +190,38 @@ class Entities:
         trigger["rules"][f"{self.namespace}/{name}"] = {"action": rule["action"], "status": status}
 
     def status(self, rule: Entity) -> str:
-        """Whether a rule is active."""
+        """Return the status of a rule, `active` or `inactive`."""
         link = ((self._trigger_of(rule) or {}).get("rules") or {}).get(f"{self.namespace}/{rule['name']}", {})
         return str(link.get("status", "inactive"))
 
-    def _new(self, name: str) -> Entity:
-        return {"namespace": self.namespace, "name": name, "publish": False, "annotations": []}
-
     def _trigger_of(self, rule: Entity) -> Entity | None:
-        found = self._all.get(rule["trigger"]["name"])
-        return found[1] if found and found[0] == "triggers" else None
+        collection, entity = self._all.get(rule["trigger"]["name"], ("", None))
+        return entity if collection == "triggers" else None
 
-    def _action(self, action: Entity, _: Entity | None) -> Entity:
+    def _check_action(self, action: Entity) -> None:
         action["limits"] = {"timeout": 60_000, "memory": 256, "logs": 10, "concurrency": 1, **action.get("limits", {})}
         action.setdefault("parameters", [])
         for name, unit, most in (
             ("timeout", "milliseconds", self.limits.timeout_ms),
             ("memory", "MB", self.limits.memory_mb),
         ):
-            if action["limits"][name] > most:
-                text = f"requirement failed: {name} {action['limits'][name]} {unit} exceeds allowed threshold of {most}"
+            value = action["limits"][name]
+            if value > most:
+                text = f"requirement failed: {name} {value} {unit} exceeds allowed threshold of {most}"
                 raise Refused(400, f"{_MALFORMED}{text} {unit}")
         execution = action.get("exec") or {}
         if execution.get("kind") not in KINDS:
             raise Refused(400, f"{_MALFORMED}kind '{execution.get('kind')}' not in {KINDS}")
         if len(execution.get("code", "")) > CODE_BYTES:
             raise Refused(413, f"exec larger than allowed: {len(execution['code'])} > {CODE_BYTES} bytes.")
-        return action
 
-    def _trigger(self, trigger: Entity, _: Entity | None) -> Entity:
-        return {"parameters": [], "rules": {}, **trigger}
-
-    def _rule(self, rule: Entity, found: Entity | None) -> Entity:
+    def _connect_rule(self, rule: Entity, current: Entity | None) -> None:
         for kind in ("trigger", "action"):
             name = rule[kind]["name"] if isinstance(rule[kind], dict) else rule[kind].rpartition("/")[2]
             if self.find(f"{kind}s", name) is None:
                 raise Refused(400, f"{kind} {self.namespace}/{name} does not exist")
             rule[kind] = {"path": self.namespace, "name": name}
-        # A new rule is active; one that is put again is what it was, which is inactive if its trigger was deleted.
-        status = "active" if found is None else self.status(found)
+        # A new rule is active. An update keeps the status, which is inactive if the trigger was deleted.
+        status = "active" if current is None else self.status(current)
         trigger = self.get("triggers", rule["trigger"]["name"])
         trigger["rules"][f"{self.namespace}/{rule['name']}"] = {"action": rule["action"], "status": status}
-        return rule
-
-
-def _next(version: str) -> str:
-    major, minor, patch = version.split(".")
-    return f"{major}.{minor}.{int(patch) + 1}"

@@ -1,6 +1,6 @@
-"""Runs an OpenWhisk action: one JSON object per line from standard input, one per line to a file descriptor.
+"""Runs an OpenWhisk action: reads one JSON object per line from standard input, writes one to a file descriptor.
 
-Started by `action_proxy` in the folder of the action's code.
+`emulators.openwhisk.proxy` starts it in the folder of the action's code.
 """
 
 import json
@@ -11,8 +11,13 @@ from importlib import import_module
 
 
 def serve(fd: int, function: str) -> None:
-    """Import the action, say so, and answer until the input ends."""
-    sys.path[0] = os.getcwd()  # noqa: PTH109 (the real launcher's modules come from there, this file's neighbours do not)
+    """Import the action, confirm that, and serve calls until the input ends.
+
+    Args:
+        fd: file descriptor for the results.
+        function: name of the action's function.
+    """
+    sys.path[0] = os.getcwd()  # noqa: PTH109 (as the real launcher; it also hides the modules beside this file)
     main = getattr(import_module("main__"), function)
     with os.fdopen(fd, "w", encoding="utf-8") as out:
         print('{"ok": true}', file=out, flush=True)
@@ -20,12 +25,11 @@ def serve(fd: int, function: str) -> None:
             call = json.loads(line)
             value = call.pop("value", {})
             for name, text in call.items():
-                os.environ[f"__OW_{name.upper()}"] = (
-                    text  # what is no text ends the process, as it does in the real one
-                )
+                # A value that is not a text ends the process, as in the real launcher.
+                os.environ[f"__OW_{name.upper()}"] = text
             try:
                 result = main(value)
-            except Exception as exc:  # noqa: BLE001 (the contract: whatever an action raises is its answer)
+            except Exception as exc:  # noqa: BLE001 (an error of an action is its result)
                 traceback.print_exc()
                 result = {"error": str(exc)}
             sys.stdout.flush()

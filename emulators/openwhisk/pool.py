@@ -1,4 +1,4 @@
-"""The invoker of the OpenWhisk emulator: containers, each a process with a Python action in it, that are used again."""
+"""The invoker of the OpenWhisk emulator: containers, each a process with a Python action, for one or more runs."""
 
 import asyncio
 import base64
@@ -28,20 +28,20 @@ RESULT_BYTES: Final = 1 << 20
 
 _LINE_BYTES: Final = 1 << 24
 _ENDED: Final = (aiohttp.ClientError, OSError)
-"""What speaking to a container that is no more raises."""
+"""Errors of a request to a container that has ended."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One activation, as the invoker gets it.
+    """Inputs of one activation.
 
     Attributes:
-        action: the entity.
-        code: what to run, base64 or source; empty: there is no image of that name.
-        value: the action's parameters.
-        env: those that are for `/init`.
-        context: what goes with `/init` as `__OW_...` and with `/run` as it is; all text.
-        api_host: where the platform is.
+        action: the action.
+        code: source code, or a base64 archive; empty if the image does not exist.
+        value: parameters for `/run`.
+        env: parameters for `/init`.
+        context: facts about the run, all of them texts; `/init` gets them as `__OW_...` variables, `/run` as they are.
+        api_host: address of the platform.
     """
 
     action: dict[str, Any]
@@ -54,14 +54,14 @@ class Call:
 
 @dataclass
 class Outcome:
-    """What became of an activation.
+    """Outcome of an activation.
 
     Attributes:
-        code: one of the four of OpenWhisk's ActivationResponse.
-        result: JSON.
-        logs: what it printed.
-        init_s: how long starting the container took; None: it was warm.
-        timed_out: whether it took longer than its limit.
+        code: SUCCESS, APPLICATION_ERROR, DEVELOPER_ERROR or WHISK_ERROR, as in OpenWhisk's ActivationResponse.
+        result: result, any JSON value.
+        logs: printed lines.
+        init_s: time to start the container, in seconds; None if it was warm.
+        timed_out: whether the run exceeded its time limit.
     """
 
     code: int
@@ -72,7 +72,11 @@ class Outcome:
 
 
 class Container:
-    """One process. `start` before use."""
+    """One process. Call `start` before use.
+
+    Args:
+        session: client that calls the process.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -81,7 +85,7 @@ class Container:
         self._process: Process | None = None
 
     async def start(self) -> None:
-        """Start the runtime's proxy, which takes requests at once."""
+        """Start the runtime's proxy. It accepts requests at once."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self._url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             fd = listening.fileno()
@@ -96,27 +100,32 @@ class Container:
             )
 
     async def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        """Speak to the runtime: status and JSON."""
+        """Send a request to the runtime, and return status and JSON of the response.
+
+        Args:
+            path: `/init` or `/run`.
+            body: content, sent as JSON.
+        """
         async with self._session.post(self._url + path, json=body) as response:
             return response.status, await response.json()
 
     async def logs(self) -> list[str]:
-        """What was printed up to the marker, or to the end."""
-        found: list[str] = []
+        """Return the printed lines up to the next marker, or up to the end."""
+        lines: list[str] = []
         if self._process is not None:
             for name in ("stdout", "stderr"):
                 stream: asyncio.StreamReader = getattr(self._process, name)
                 while (line := (await stream.readline()).decode()) and line.strip() != END:
-                    found.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f000Z} {name}: {line.rstrip()}")
-        return found
+                    lines.append(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f000Z} {name}: {line.rstrip()}")
+        return lines
 
     def kill(self) -> None:
-        """Kill the proxy's process, if it lives."""
+        """Kill the proxy's process if it runs."""
         if self._process is not None and self._process.returncode is None:
             self._process.kill()
 
     async def end(self) -> None:
-        """End the process, by its own pid, and the action's with it."""
+        """End the process by its own pid. The action's process ends with it."""
         self.kill()
         if self._process is not None:
             await self._process.communicate()
@@ -126,10 +135,13 @@ class Container:
 class Pool:
     """The containers of all actions.
 
+    Args:
+        session: client that calls the containers.
+
     Attributes:
-        kill_next: so many of the next runs lose their container.
-        kill_after_s: how long they have run by then.
-        started: containers so far.
+        kill_next: number of further runs whose container is killed.
+        kill_after_s: time that such a run gets, in seconds.
+        started: number of started containers.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -144,11 +156,15 @@ class Pool:
         """Run an activation in a warm container, or in a new one."""
         key = f"{call.action['name']}@{call.action['version']}@{call.action['updated']}"
         warm = self._idle[key].pop() if self._idle[key] else None
-        container = warm or await self._start()
+        container = warm or Container(self._session)
+        if warm is None:
+            self.started += 1
+            self._all.add(container)
+            await container.start()
         limit_s = call.action["limits"]["timeout"] / 1000
         try:
             async with asyncio.timeout(limit_s):
-                outcome = await self._answer(container, call, cold=warm is None)
+                outcome = await self._run(container, call, cold=warm is None)
         except TimeoutError:
             text = f"The action exceeded its time limits of {limit_s * 1000:.0f} milliseconds."
             outcome = Outcome(DEVELOPER_ERROR, {"error": text}, timed_out=True)
@@ -163,47 +179,37 @@ class Pool:
         for container in list(self._all):
             await self._discard(container)
 
-    async def _start(self) -> Container:
-        self.started += 1
-        container = Container(self._session)
-        self._all.add(container)
-        await container.start()
-        return container
-
     async def _discard(self, container: Container) -> None:
         self._all.discard(container)
         await container.end()
 
-    async def _answer(self, container: Container, call: Call, *, cold: bool) -> Outcome:
+    async def _run(self, container: Container, call: Call, *, cold: bool) -> Outcome:
         init_s: float | None = None
         try:
             if cold:
-                began_s = time.monotonic()
-                status, answer = await container.post("/init", {"value": _init(call)})
-                init_s = time.monotonic() - began_s
+                start_s = time.monotonic()
+                status, answer = await container.post("/init", {"value": _init_value(call)})
+                init_s = time.monotonic() - start_s
                 if status != Http.OK:
                     return Outcome(DEVELOPER_ERROR, {"error": answer["error"]}, await container.logs(), init_s)
-            status, answer = await self._run(container, call)
+            if self.kill_next:
+                self.kill_next -= 1
+                if self.kill_after_s:
+                    asyncio.get_running_loop().call_later(self.kill_after_s, container.kill)
+                else:
+                    container.kill()
+            status, answer = await container.post("/run", {"value": call.value, **call.context})
         except _ENDED:
             text = "The action did not produce a valid response and exited unexpectedly."
             return Outcome(DEVELOPER_ERROR, {"error": text}, await container.logs(), init_s)
-        code, result = _judged(status, answer)
+        code, result = _result(status, answer)
         return Outcome(code, result, await container.logs(), init_s)
 
-    async def _run(self, container: Container, call: Call) -> tuple[int, Any]:
-        if self.kill_next:
-            self.kill_next -= 1
-            if self.kill_after_s:
-                asyncio.get_running_loop().call_later(self.kill_after_s, container.kill)
-            else:
-                container.kill()
-        return await container.post("/run", {"value": call.value, **call.context})
 
-
-def _init(call: Call) -> dict[str, Any]:
+def _init_value(call: Call) -> dict[str, Any]:
     try:
         base64.b64decode(call.code, validate=True)
-        binary = True  # decided by the look of the code, whatever the PUT said
+        binary = True  # OpenWhisk looks at the code, and ignores the flag in the PUT
     except binascii.Error:
         binary = False
     context = {f"__OW_{name.upper()}": text for name, text in call.context.items()}
@@ -212,8 +218,8 @@ def _init(call: Call) -> dict[str, Any]:
     return {"name": call.action["name"], "main": main, "binary": binary, "code": call.code, "env": env}
 
 
-def _judged(status: int, answer: Any) -> tuple[int, Any]:
-    """What a runtime's answer makes of an activation (ActivationResult.scala)."""
+def _result(status: int, answer: Any) -> tuple[int, Any]:
+    """Return code and result of an activation from the runtime's response (ActivationResult.scala)."""
     size = len(json.dumps(answer))
     if size > RESULT_BYTES:
         text = f"The action produced a response that exceeded the allowed length: {size} > {RESULT_BYTES} bytes."

@@ -1,7 +1,7 @@
-"""A container of OpenWhisk, as the invoker sees it: HTTP with /init and /run, and the action as a process of its own.
+"""An OpenWhisk container as the invoker sees it: HTTP with /init and /run, and the action in its own process.
 
-`python -m emulators.openwhisk.proxy FD FOLDER` serves the listening socket FD. What the action prints goes to the
-standard output and error; a marker on both ends what belongs to one activation.
+`python -m emulators.openwhisk.proxy FD FOLDER` serves the listening socket FD. The action prints to standard output and
+standard error. A marker on both ends the lines of one activation.
 """
 
 import base64
@@ -27,7 +27,11 @@ LAUNCHER: Final = Path(__file__).with_name("launcher.py")
 
 
 class Refused(Exception):
-    """An answer other than 200."""
+    """Raised for a response other than 200.
+
+    Attributes:
+        status: HTTP status of the response.
+    """
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -35,20 +39,24 @@ class Refused(Exception):
 
 
 class Runtime:
-    """The action of this container, once it has one.
+    """Runs the action of this container.
 
     Args:
-        folder: for its code.
+        folder: folder for the action's code.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._initialized = False
         self._process: subprocess.Popen[bytes] | None = None
-        self._answers: IO[str] = io.StringIO()
+        self._results: IO[str] = io.StringIO()
 
     def init(self, value: dict[str, Any]) -> Any:
-        """Take the code and start it."""
+        """Unpack the code and start the action's process.
+
+        Raises:
+            Refused: the container has an action already, or the code does not start.
+        """
         if self._initialized:
             raise Refused(403, "Cannot initialize the action more than once.")
         if not value.get("code"):
@@ -63,19 +71,29 @@ class Runtime:
         return {"ok": True}
 
     def run(self, call: dict[str, Any]) -> Any:
-        """Have the action answer."""
+        """Return the action's result for a call.
+
+        Raises:
+            Refused: there is no action, it ended, or its result is not an object or array.
+        """
         if self._process is None or self._process.stdin is None:
             raise Refused(500, "no action defined yet")
-        # A process that has ended can't take it, which shows when it has no answer.
+        # If the process has ended, the missing result below shows it.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(call).encode() + b"\n")
             self._process.stdin.flush()
-        answer = self._answers.readline()
-        if not answer:
+        line = self._results.readline()
+        if not line:
             self._process.wait()
             self._process = None
             raise Refused(400, "command exited")
-        return _checked(answer)
+        try:
+            result = json.loads(line, parse_constant=_refuse_constant)
+        except ValueError:
+            result = None
+        if not isinstance(result, dict | list):
+            raise Refused(502, "The action did not return a dictionary or array.")
+        return result
 
     def _unpack(self, value: dict[str, Any]) -> None:
         main = self._folder / "main__.py"
@@ -96,60 +114,50 @@ class Runtime:
             env={name: text if isinstance(text, str) else json.dumps(text) for name, text in value["env"].items()},
             stdin=subprocess.PIPE,
             pass_fds=[writing],
-            # This server has one thread, its first: the signal comes when the thread that started the process ends.
+            # The kernel sends the signal when the thread that started the process ends. This server has one thread.
             preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (one thread)
         )
         os.close(writing)
-        self._answers = os.fdopen(reading, encoding="utf-8")
-        if not self._answers.readline():
+        self._results = os.fdopen(reading, encoding="utf-8")
+        if not self._results.readline():
             raise Refused(502, "cannot start action: command exited")
 
 
-def _checked(answer: str) -> Any:
-    def no_json(constant: str) -> NoReturn:
-        raise ValueError(constant)
-
-    try:
-        result = json.loads(answer, parse_constant=no_json)
-    except ValueError:
-        result = None
-    if not isinstance(result, dict | list):
-        raise Refused(502, "The action did not return a dictionary or array.")
-    return result
+def _refuse_constant(constant: str) -> NoReturn:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(constant)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The runtime over HTTP."""
+    """Serves the runtime over HTTP."""
 
     runtime: Runtime
 
     def do_POST(self) -> None:
-        """Answer `/init` or `/run`; what the action printed ends with a marker."""
+        """Handle `/init` and `/run`, and print the marker at the end of an activation."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        ends = True
+        is_over = True
         try:
             if self.path == "/init":
                 status, answer = 200, self.runtime.init(body["value"])
-                ends = False
+                is_over = False
             else:
                 status, answer = 200, self.runtime.run(body)
         except Refused as exc:
             status, answer = exc.status, {"error": str(exc)}
-        if ends:
+        if is_over:
             for stream in (sys.stdout, sys.stderr):
                 stream.write(f"{END}\n")
                 stream.flush()
-        self._answer(status, json.dumps(answer).encode())
-
-    def _answer(self, status: int, body: bytes) -> None:
+        content = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Nothing: what is printed here is the action's."""
+        """Print nothing: the output belongs to the action."""
 
 
 def main() -> None:

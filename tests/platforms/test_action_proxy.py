@@ -1,4 +1,4 @@
-"""The emulator's containers keep the contract of OpenWhisk's action runtimes; the emulator ends with all it started."""
+"""The emulator's containers keep the contract of OpenWhisk's action runtimes, and end with the emulator."""
 
 import asyncio
 import base64
@@ -39,13 +39,13 @@ CONTEXT = {"activation_id": "a", "deadline": "1000"}
 @pytest.fixture
 async def container() -> AsyncIterator[Container]:
     async with aiohttp.ClientSession() as session:
-        one = Container(session)
-        await one.start()
+        container = Container(session)
+        await container.start()
         try:
             async with asyncio.timeout(WITHIN_S):
-                yield one
+                yield container
         finally:
-            await one.end()
+            await container.end()
 
 
 def init(code: bytes | str = CODE, **env: Any) -> dict[str, Any]:

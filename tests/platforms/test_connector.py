@@ -1,4 +1,4 @@
-"""Functions of others are called for the events that their annotation asks for, until they have done their part."""
+"""The connector calls other functions for the events in their annotation, until they succeed."""
 
 import asyncio
 import random
@@ -27,12 +27,12 @@ WANTED = "fl.progress.*.round.completed"
 
 @dataclass
 class Place:
-    """Functions that a test can follow by hand.
+    """Functions that a test controls.
 
     Attributes:
         listed: what there is; None: the platform is away.
         failures: what the next calls end with.
-        calls: every call for an event of interest: function, body and headers.
+        calls: every call for an event that is not a probe: function, body and headers.
         listening: functions that were called for a probe.
         lists: how often the functions were listed.
     """
@@ -82,19 +82,19 @@ def connector(bus: Broker, place: Place) -> Connector:
 @pytest.fixture(params=["memory_url", "nats_server"], ids=["memory", "nats"])
 def url(request: pytest.FixtureRequest) -> str:
     """A broker's address."""
-    found = request.getfixturevalue(request.param)
-    return found.url if isinstance(found, NatsServer) else str(found)
+    server = request.getfixturevalue(request.param)
+    return server.url if isinstance(server, NatsServer) else str(server)
 
 
 @pytest.fixture
 async def bus(url: str) -> AsyncIterator[Broker]:
-    """A connection to it."""
+    """A connection to the broker."""
     async with broker.connect(url, ack_wait_s=5.0) as connection:
         yield connection
 
 
 async def subscribed(bus: Broker, place: Place, function: str = "theirs") -> None:
-    """Until an event that is published now reaches the function."""
+    """Wait until events reach the function."""
     async with asyncio.timeout(WITHIN_S):
         while function not in place.listening:
             await bus.publish(COMPLETED, PROBE)
@@ -152,8 +152,8 @@ async def test_an_event_that_always_fails_is_given_up_and_said(bus: Broker) -> N
             await bus.publish(COMPLETED, b"2")
             await soon(lambda: place.bodies[-1] == b"2")
     assert place.bodies == [b"1"] * MAX_ATTEMPTS + [b"2"]
-    [said] = [each for each in logs if each["event"] == "an event is passed over"]
-    assert (said["reason"], said["attempts"], said["topic"]) == ("it raised", MAX_ATTEMPTS, COMPLETED)
+    [entry] = [each for each in logs if each["event"] == "an event is passed over"]
+    assert (entry["reason"], entry["attempts"], entry["topic"]) == ("it raised", MAX_ATTEMPTS, COMPLETED)
 
 
 async def test_an_event_that_is_refused_for_good_is_not_tried_again(bus: Broker) -> None:
@@ -182,8 +182,8 @@ async def test_the_last_good_map_outlives_the_platforms_absence(memory_url: str)
     with structlog.testing.capture_logs() as logs:
         async with broker.connect(memory_url) as bus, running(connector(bus, place).serve()):
             await subscribed(bus, place)
-            place.listed, before = None, place.lists
-            await soon(lambda: place.lists > before + 2)
+            place.listed, lists = None, place.lists
+            await soon(lambda: place.lists > lists + 2)
             await bus.publish(COMPLETED, b"1")
             await soon(lambda: place.bodies == [b"1"])
     assert len([each for each in logs if each["event"].startswith("the functions can't be listed")]) == 1
@@ -195,8 +195,8 @@ async def test_the_map_follows_the_functions(memory_url: str) -> None:
         await soon(lambda: place.lists > 1)
         place.listed = [theirs(WANTED)]
         await subscribed(bus, place)
-        place.listed, before = [theirs(WANTED, name="other")], place.lists
-        await soon(lambda: place.lists > before + 1)
+        place.listed, lists = [theirs(WANTED, name="other")], place.lists
+        await soon(lambda: place.lists > lists + 1)
         await subscribed(bus, place, "other")
         await bus.publish(COMPLETED, b"1")
         await soon(lambda: bool(place.calls))
@@ -209,10 +209,10 @@ async def test_topics_that_no_event_has_are_said_once_and_ignored(memory_url: st
     with structlog.testing.capture_logs() as logs:
         async with broker.connect(memory_url) as bus, running(connector(bus, place).serve()):
             await subscribed(bus, place)
-            before = place.lists
-            await soon(lambda: place.lists > before + 2)
-    said = [each["topic"] for each in logs if each["event"] == "an annotation is ignored"]
-    assert sorted(said) == sorted(odd)
+            lists = place.lists
+            await soon(lambda: place.lists > lists + 2)
+    entry = [each["topic"] for each in logs if each["event"] == "an annotation is ignored"]
+    assert sorted(entry) == sorted(odd)
 
 
 async def test_an_event_reaches_a_function_through_the_gateway(tmp_path: Path) -> None:

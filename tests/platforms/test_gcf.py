@@ -1,4 +1,4 @@
-"""The Cloud Functions bridge: how it opens, and how it triggers a function."""
+"""The Cloud Functions bridge opens, and triggers functions."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ from broker.messages.invocation import InvocationRequest
 from emulators.gcf.cloud import Cloud
 from emulators.gcf.push import envelope
 from emulators.gcf.subscription import Message, Subscription
-from tests.support.gcf_site import archive, bridge, function, published, running, settings, task
+from tests.support.gcf_site import archive, bridge, function, publish, running, settings, task
 from tests.support.paths import REPOSITORY
 
 PARENT = "projects/test-project/locations/europe-west1"
@@ -46,16 +46,16 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 
 async def triggered(cloud: Cloud, topic: str = TOPIC) -> None:
-    """A topic that somebody is subscribed to."""
-    async with gcf_topics.opened(settings(cloud), None) as topics:
+    """Create a topic with a subscription."""
+    async with gcf_topics.connected(settings(cloud), None) as topics:
         await topics.create(topic, {})
     cloud.pubsub.subscribe(Subscription("projects/test-project/subscriptions/pulled", topic))
 
 
 async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud)) as host:
-        sent = await published(host, task(), 2)
+    async with bridge(settings(cloud)) as platform:
+        sent = await publish(platform, task(), 2)
     ((topic, message),) = cloud.pubsub.published
     assert (topic, message.id) == (TOPIC, sent)
     assert message.attributes == {"client": "client-00", "job": "job", "round": "3", "attempt": "2"}
@@ -65,26 +65,26 @@ async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
 @pytest.mark.parametrize("url", ["projects/test-project/topics/elsewhere", "elsewhere"])
 async def test_a_task_may_name_another_topic(cloud: Cloud, url: str) -> None:
     await triggered(cloud, "projects/test-project/topics/elsewhere")
-    async with bridge(settings(cloud)) as host:
-        await published(host, task(url=url))
+    async with bridge(settings(cloud)) as platform:
+        await publish(platform, task(url=url))
     assert [topic for topic, _ in cloud.pubsub.published] == ["projects/test-project/topics/elsewhere"]
 
 
 async def test_a_hundred_orders_go_out_at_once(cloud: Cloud) -> None:
     await triggered(cloud)
     cloud.pubsub.delay_s = 1.0
-    async with bridge(settings(cloud)) as host, asyncio.timeout(60):
-        ids = await asyncio.gather(*(published(host, task(round=number)) for number in range(100)))
+    async with bridge(settings(cloud)) as platform, asyncio.timeout(60):
+        ids = await asyncio.gather(*(publish(platform, task(round=number)) for number in range(100)))
     assert len(set(ids)) == len(cloud.pubsub.published) == 100
 
 
 async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> None:
     await triggered(cloud)
-    # Under the limit as it is, and above it in base64.
+    # Below the limit as bytes, and above it in base64.
     large = task(client_config={"text": "x" * 400_000})
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         with pytest.raises(InvocationFailed, match="512000 may be delivered") as failed:
-            await published(host, large)
+            await publish(platform, large)
     assert not failed.value.retryable
     assert cloud.pubsub.published == []
 
@@ -99,26 +99,26 @@ def test_an_events_size_is_never_underrated() -> None:
 
 
 async def test_a_topic_that_is_gone_is_a_function_that_is_gone(cloud: Cloud) -> None:
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         with pytest.raises(FunctionGone, match=TOPIC):
-            await published(host, task())
+            await publish(platform, task())
 
 
 async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud) -> None:
-    """A function that somebody deleted leaves its topic, which swallows messages without a word."""
-    async with bridge(settings(cloud)) as host:
-        await host.functions.create(function(), archive())
+    """A function that another user deleted leaves its topic, and Pub/Sub then drops the messages."""
+    async with bridge(settings(cloud)) as platform:
+        await platform.functions.create(function(), archive())
         await cloud.functions.remove(f"{PARENT}/functions/client-00")
-        await published(host, task(), 1)
+        await publish(platform, task(), 1)
         with pytest.raises(FunctionGone, match="nothing is triggered"):
-            await published(host, task(), 2)
+            await publish(platform, task(), 2)
 
 
 async def test_who_may_only_publish_publishes_a_second_attempt_too(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         cloud.pubsub.refusals.append(grpc.StatusCode.PERMISSION_DENIED)
-        await published(host, task(), 2)
+        await publish(platform, task(), 2)
     assert len(cloud.pubsub.published) == 1
 
 
@@ -140,36 +140,36 @@ async def test_what_pubsub_refuses_is_told_as_it_is(
     cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
 ) -> None:
     await triggered(cloud)
-    # What may pass is asked for again until the call's time is over.
-    async with bridge(settings(cloud, call_s=0.5 if error is NotStarted else 60.0)) as host:
+    # The bridge retries a temporary error until the time limit of the call.
+    async with bridge(settings(cloud, call_s=0.5 if error is NotStarted else 60.0)) as platform:
         cloud.pubsub.refusals.extend([code] * 50)
         with pytest.raises(error):
-            await published(host, task())
+            await publish(platform, task())
 
 
 async def test_what_pubsub_calls_wrong_is_not_tried_again(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
         with pytest.raises(InvocationFailed) as failed:
-            await published(host, task())
+            await publish(platform, task())
     assert not failed.value.retryable
 
 
 async def test_a_short_absence_is_bridged(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         cloud.pubsub.refusals.extend([grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED])
-        await published(host, task())
+        await publish(platform, task())
     assert len(cloud.pubsub.published) == 1
 
 
 async def test_a_pubsub_that_does_not_answer_has_not_started_anything(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud, call_s=0.3)) as host:
+    async with bridge(settings(cloud, call_s=0.3)) as platform:
         cloud.pubsub.delay_s = 30.0
         with pytest.raises(NotStarted):
-            await published(host, task())
+            await publish(platform, task())
 
 
 async def test_a_pubsub_that_is_not_there_has_not_started_anything(
@@ -178,32 +178,38 @@ async def test_a_pubsub_that_is_not_there_has_not_started_anything(
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as closed:
         port = closed.sockets[0].getsockname()[1]
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")
-    async with bridge(settings(cloud, call_s=0.5)) as host:
+    async with bridge(settings(cloud, call_s=0.5)) as platform:
         with pytest.raises(NotStarted):
-            await published(host, task())
+            await publish(platform, task())
 
 
 async def test_an_invocation_that_is_given_up_ends_at_once(cloud: Cloud) -> None:
     await triggered(cloud)
     cloud.pubsub.delay_s = 30.0
-    async with bridge(settings(cloud)) as host, asyncio.timeout(20.0):
+    async with bridge(settings(cloud)) as platform, asyncio.timeout(20.0):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await published(host, task())
+                await publish(platform, task())
 
 
 async def test_what_failed_once_may_work_the_next_time(cloud: Cloud) -> None:
     await triggered(cloud)
-    async with bridge(settings(cloud)) as host:
+    async with bridge(settings(cloud)) as platform:
         cloud.pubsub.refusals.append(grpc.StatusCode.INVALID_ARGUMENT)
         with pytest.raises(InvocationFailed):
-            await published(host, task())
-        await published(host, task())
+            await publish(platform, task())
+        await publish(platform, task())
 
 
 async def test_the_platforms_facts_are_those_of_the_settings(cloud: Cloud) -> None:
-    async with bridge(settings(cloud, name="google", concurrency=7, start_s=8.0, run_s=9.0)) as host:
-        assert (host.name, host.concurrency, host.per_minute, host.start_s, host.run_s) == ("google", 7, 0, 8.0, 9.0)
+    async with bridge(settings(cloud, name="google", concurrency=7, start_s=8.0, run_s=9.0)) as platform:
+        assert (platform.name, platform.concurrency, platform.per_minute, platform.start_s, platform.run_s) == (
+            "google",
+            7,
+            0,
+            8.0,
+            9.0,
+        )
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -224,19 +230,19 @@ async def test_a_project_that_is_not_there_is_told_at_the_start(cloud: Cloud) ->
 async def test_a_platform_that_is_away_at_the_start_may_come_later(cloud: Cloud) -> None:
     cloud.functions.refuse_next = [HTTPStatus(503)]
     with capture_logs() as logs:
-        async with bridge(settings(cloud)) as host:
-            assert await host.functions.list() == []
+        async with bridge(settings(cloud)) as platform:
+            assert await platform.functions.list() == []
     assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
         "the platform is out of reach for now"
     ]
 
 
 class Account(Credentials):
-    """Credentials as google-auth has them.
+    """Credentials like those of google-auth.
 
     Attributes:
         tokens: the next ones; what is no text is raised.
-        refreshed: how often a token was asked for.
+        refreshed: number of requests for a token.
     """
 
     def __init__(self, *tokens: str | Exception) -> None:
@@ -254,7 +260,7 @@ class Account(Credentials):
 
 @pytest.fixture
 def google_cloud(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """The emulators, taken for the real thing: with credentials."""
+    """The emulators, used like the real services: with credentials."""
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST")
     cloud.functions.bearer = "token-1"
     return cloud
@@ -265,11 +271,11 @@ async def test_a_token_goes_with_every_call_until_it_expires(
 ) -> None:
     account = Account("token-1", "token-2")
     monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
-    async with bridge(settings(google_cloud)) as host:
-        await asyncio.gather(*(host.functions.list() for _ in range(5)))
+    async with bridge(settings(google_cloud)) as platform:
+        await asyncio.gather(*(platform.functions.list() for _ in range(5)))
         assert account.refreshed == 1
         account.token, google_cloud.functions.bearer = None, "token-2"
-        await asyncio.gather(*(host.functions.list() for _ in range(5)))
+        await asyncio.gather(*(platform.functions.list() for _ in range(5)))
         assert account.refreshed == 2
 
 
@@ -297,10 +303,10 @@ async def test_a_token_service_that_is_away_may_come_later(
     away = auth.TransportError("no route")  # type: ignore[no-untyped-call]
     account = Account(away, away, "token-1")
     monkeypatch.setattr(google.auth, "default", lambda **_: (account, "test-project"))
-    async with bridge(settings(google_cloud)) as host:
+    async with bridge(settings(google_cloud)) as platform:
         with pytest.raises(PlatformAway, match="no route"):
-            await host.functions.list()
-        assert await host.functions.list() == []
+            await platform.functions.list()
+        assert await platform.functions.list() == []
 
 
 async def test_a_machine_without_credentials_is_told_how_to_get_some(
@@ -330,13 +336,13 @@ def test_settings_that_cannot_be_used_are_refused(wrong: dict[str, Any]) -> None
     ("client", "name"), [("abc", "abc"), ("1", "fk-1-x"), ("a-", "fk-a--x"), ("fk-1-x", "fk-fk-1-x-x")]
 )
 def test_a_function_has_a_name_of_its_own_that_is_legal(client: str, name: str) -> None:
-    assert Settings(project="test-project").function_of(client) == f"{PARENT}/functions/{name}"
+    assert Settings(project="test-project").function_name(client) == f"{PARENT}/functions/{name}"
 
 
 def test_the_example_for_operators_is_one() -> None:
     text = (REPOSITORY / "configs/bridges/gcf.toml").read_text(encoding="utf-8")
     assert msgspec.toml.decode(text, type=Settings).project
-    every = "\n".join(line.removeprefix("# ") if " = " in line else "" for line in text.splitlines())
-    raw = msgspec.toml.decode(every)
+    uncommented = "\n".join(line.removeprefix("# ") if " = " in line else "" for line in text.splitlines())
+    raw = msgspec.toml.decode(uncommented)
     assert msgspec.convert(raw, Settings) == Settings(project=raw["project"])
     assert set(raw) == set(Settings.__struct_fields__)

@@ -1,4 +1,4 @@
-"""What goes wrong with Pub/Sub and Cloud Functions: each round is completed, and every client counted once."""
+"""After every fault of Pub/Sub and Cloud Functions the round completes, and counts every client once."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 async def site(
     nats_server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[tuple[Rounds, Cloud]]:
-    """A system that trains on an emulated Google Cloud, which no bridge leads to yet."""
+    """A system and an emulated Google Cloud, without a bridge."""
     async with (
         platform_rounds.rounds(nats_server, tmp_path) as system,
         gcf_fabric.serving(retry_first_s=0.05, retry_most_s=0.2) as cloud,
@@ -34,8 +34,8 @@ async def site(
 
 @contextlib.asynccontextmanager
 async def bridged(system: Rounds, cloud: Cloud, patience: RetryPolicy = HASTY) -> AsyncIterator[list[str]]:
-    """A bridge, and three clients deployed through it; yields their ids."""
-    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as host, system.bridge(host, patience):
+    """Run a bridge, deploy three clients, and yield their ids."""
+    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as platform, system.bridge(platform, patience):
         yield await system.deploy(system.file("gcf", 3))
 
 
@@ -47,7 +47,7 @@ def counted_once(system: Rounds, clients: list[str]) -> None:
 async def test_every_message_comes_twice_and_out_of_order(site: tuple[Rounds, Cloud]) -> None:
     system, cloud = site
     async with bridged(system, cloud) as clients:
-        cloud.pubsub.twice, cloud.pubsub.hold = 3, 3
+        cloud.pubsub.duplicates, cloud.pubsub.reorder = 3, 3
         completed = await system.train(3)
     assert completed.counted == tuple(clients)
     counted_once(system, clients)

@@ -1,4 +1,4 @@
-"""The Cloud Functions bridge: creating, deleting and listing functions."""
+"""The Cloud Functions bridge creates, deletes and lists functions."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,30 +29,30 @@ async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
 
 
 @pytest.fixture
-async def host(cloud: Cloud) -> AsyncIterator[GcfPlatform]:
-    async with bridge(settings(cloud)) as found:
-        yield found
+async def platform(cloud: Cloud) -> AsyncIterator[GcfPlatform]:
+    async with bridge(settings(cloud)) as platform:
+        yield platform
 
 
 def changes(cloud: Cloud) -> list[str]:
-    """The calls that changed anything."""
+    """Return the calls that changed something."""
     return [call.partition(" ")[0] for call in cloud.functions.calls if not call.startswith("GET ")]
 
 
-async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, host: GcfPlatform) -> None:
-    wanted = function(password="broker-password", key="trigger-key", env={"A": "B", "FEDKEEPER_URL": "mine"})  # noqa: S106 (its name)
-    change, deployed = await host.functions.create(wanted, archive())
-    assert (change, deployed) == ("created", Deployed(name="client-00", fabric="test", digest=wanted.digest, url=TOPIC))
-    made = cloud.functions.functions[NAME]
-    source = made["buildConfig"].pop("source")
+async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, platform: GcfPlatform) -> None:
+    spec = function(password="broker-password", key="trigger-key", env={"A": "B", "FEDKEEPER_URL": "mine"})  # noqa: S106 (its name)
+    change, deployed = await platform.functions.create(spec, archive())
+    assert (change, deployed) == ("created", Deployed(name="client-00", fabric="test", digest=spec.digest, url=TOPIC))
+    resource = cloud.functions.functions[NAME]
+    source = resource["buildConfig"].pop("source")
     assert set(source["storageSource"]) == {"bucket", "object"}
-    assert made == {
+    assert resource == {
         "name": NAME,
         "state": "ACTIVE",
         "environment": "GEN_2",
         "labels": {
             "fedkeeper-fabric": "test",
-            "fedkeeper-digest": wanted.digest,
+            "fedkeeper-digest": spec.digest,
             "fedkeeper-client": "client-00",
         },
         "buildConfig": {"runtime": "python311", "entryPoint": "train"},
@@ -90,88 +90,95 @@ async def test_settings_and_options_shape_the_function(cloud: Cloud) -> None:
     account = "fl@test-project.iam.gserviceaccount.com"
     changed = settings(cloud, service_account=account, retry_policy="RETRY_POLICY_DO_NOT_RETRY", topic="t-{client}.x")
     options = {"runtime": "python312", "entry_point": "other", "min_instances": 1, "vpc_connector": "connector"}
-    async with bridge(changed) as host:
-        await host.functions.create(function(options=options, broker="tls://fl@broker:4222?ca_file=/ca.pem"), archive())
-    made = cloud.functions.functions[NAME]
-    assert (made["buildConfig"]["runtime"], made["buildConfig"]["entryPoint"]) == ("python312", "other")
-    assert (made["serviceConfig"]["minInstanceCount"], made["serviceConfig"]["vpcConnector"]) == (1, "connector")
-    assert made["serviceConfig"]["serviceAccountEmail"] == made["eventTrigger"]["serviceAccountEmail"] == account
-    assert made["eventTrigger"]["pubsubTopic"] == "projects/test-project/topics/t-client-00.x"
-    assert made["eventTrigger"]["retryPolicy"] == "RETRY_POLICY_DO_NOT_RETRY"
-    assert made["serviceConfig"]["environmentVariables"]["FEDKEEPER_URL"] == "tls://fl@broker:4222?ca_file=/ca.pem"
+    async with bridge(changed) as platform:
+        await platform.functions.create(
+            function(options=options, broker="tls://fl@broker:4222?ca_file=/ca.pem"), archive()
+        )
+    resource = cloud.functions.functions[NAME]
+    assert (resource["buildConfig"]["runtime"], resource["buildConfig"]["entryPoint"]) == ("python312", "other")
+    assert (resource["serviceConfig"]["minInstanceCount"], resource["serviceConfig"]["vpcConnector"]) == (
+        1,
+        "connector",
+    )
+    assert (
+        resource["serviceConfig"]["serviceAccountEmail"] == resource["eventTrigger"]["serviceAccountEmail"] == account
+    )
+    assert resource["eventTrigger"]["pubsubTopic"] == "projects/test-project/topics/t-client-00.x"
+    assert resource["eventTrigger"]["retryPolicy"] == "RETRY_POLICY_DO_NOT_RETRY"
+    assert resource["serviceConfig"]["environmentVariables"]["FEDKEEPER_URL"] == "tls://fl@broker:4222?ca_file=/ca.pem"
 
 
-async def test_a_query_in_the_brokers_address_is_kept(cloud: Cloud, host: GcfPlatform) -> None:
-    wanted = function(broker="tls://fl@broker:4222?ca_file=/ca.pem", password="broker-password")  # noqa: S106 (its name)
-    await host.functions.create(wanted, archive())
+async def test_a_query_in_the_brokers_address_is_kept(cloud: Cloud, platform: GcfPlatform) -> None:
+    spec = function(broker="tls://fl@broker:4222?ca_file=/ca.pem", password="broker-password")  # noqa: S106 (its name)
+    await platform.functions.create(spec, archive())
     url = cloud.functions.functions[NAME]["serviceConfig"]["environmentVariables"]["FEDKEEPER_URL"]
     assert url == "tls://fl@broker:4222?ca_file=/ca.pem&password_env=FEDKEEPER_SECRET_BROKER_PASSWORD"
 
 
-async def test_creating_it_again_changes_nothing(cloud: Cloud, host: GcfPlatform) -> None:
-    _, first = await host.functions.create(function(), archive())
+async def test_creating_it_again_changes_nothing(cloud: Cloud, platform: GcfPlatform) -> None:
+    _, first = await platform.functions.create(function(), archive())
     before = changes(cloud)
-    assert await host.functions.create(function(), archive()) == ("same", first)
+    assert await platform.functions.create(function(), archive()) == ("same", first)
     assert changes(cloud) == before
 
 
-async def test_what_is_not_as_it_should_be_is_updated(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function(), archive())
+async def test_what_is_not_as_it_should_be_is_updated(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function(), archive())
     cloud.functions.functions[NAME]["labels"]["team"] = "fl"
-    wanted = function(memory_mb=4096)
-    change, deployed = await host.functions.create(wanted, archive())
-    made = cloud.functions.functions[NAME]
-    assert (change, deployed.digest) == ("updated", wanted.digest)
-    assert (made["serviceConfig"]["availableMemory"], made["labels"]["team"]) == ("4096Mi", "fl")
+    spec = function(memory_mb=4096)
+    change, deployed = await platform.functions.create(spec, archive())
+    resource = cloud.functions.functions[NAME]
+    assert (change, deployed.digest) == ("updated", spec.digest)
+    assert (resource["serviceConfig"]["availableMemory"], resource["labels"]["team"]) == ("4096Mi", "fl")
     assert changes(cloud)[-1] == "PATCH"
-    assert await host.functions.list() == [deployed]
+    assert await platform.functions.list() == [deployed]
 
 
-async def test_a_function_whose_topic_is_gone_is_made_anew(cloud: Cloud, host: GcfPlatform) -> None:
-    """Its trigger hangs on the deleted topic; a new topic of that name is another one."""
-    _, first = await host.functions.create(function(), archive())
+async def test_a_function_whose_topic_is_gone_is_made_anew(cloud: Cloud, platform: GcfPlatform) -> None:
+    """Its trigger belongs to the deleted topic, and a new topic of the same name does not restore it."""
+    _, first = await platform.functions.create(function(), archive())
     await cloud.pubsub.delete_topic(pubsub.DeleteTopicRequest(topic=TOPIC))
-    assert await host.functions.create(function(), archive()) == ("updated", first)
+    assert await platform.functions.create(function(), archive()) == ("updated", first)
     assert changes(cloud)[-3:] == ["POST", "DELETE", "POST"]
-    assert await host.functions.create(function(), archive()) == ("same", first)
+    assert await platform.functions.create(function(), archive()) == ("same", first)
 
 
-async def test_a_function_that_somebody_deleted_is_created(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function(), archive())
+async def test_a_function_that_somebody_deleted_is_created(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function(), archive())
     await cloud.functions.remove(NAME)
-    change, _ = await host.functions.create(function(), archive())
+    change, _ = await platform.functions.create(function(), archive())
     assert change == "created"
 
 
-async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.fail_next = ["Build failed: no such module"]
     with pytest.raises(PlatformFailed, match="create client-00: Build failed: no such module"):
-        await host.functions.create(function(), archive())
-    (left,) = await host.functions.list()
+        await platform.functions.create(function(), archive())
+    (left,) = await platform.functions.list()
     assert (left.name, left.digest) == ("client-00", "")
-    await host.functions.create(function(), archive())
-    (made,) = await host.functions.list()
-    assert made.digest == function().digest
+    await platform.functions.create(function(), archive())
+    (resource,) = await platform.functions.list()
+    assert resource.digest == function().digest
 
 
-async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function(), archive())
+async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function(), archive())
     cloud.functions.fail_next = ["quota exceeded"]
     with pytest.raises(PlatformFailed, match="quota exceeded"):
-        await host.functions.create(function(memory_mb=4096), archive())
-    change, _ = await host.functions.create(function(memory_mb=4096), archive())
+        await platform.functions.create(function(memory_mb=4096), archive())
+    change, _ = await platform.functions.create(function(memory_mb=4096), archive())
     assert change == "updated"
 
 
-async def test_a_package_that_is_none_is_told(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_a_package_that_is_none_is_told(cloud: Cloud, platform: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="no zip"):
-        await host.functions.create(function(), b"no zip")
+        await platform.functions.create(function(), b"no zip")
     assert cloud.functions.functions[NAME]["state"] == "FAILED"
 
 
-async def test_a_secret_that_secret_manager_lacks_is_told(host: GcfPlatform) -> None:
+async def test_a_secret_that_secret_manager_lacks_is_told(platform: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="secrets/nowhere was not found"):
-        await host.functions.create(function(password="nowhere"), archive())  # noqa: S106 (its name)
+        await platform.functions.create(function(password="nowhere"), archive())  # noqa: S106 (its name)
 
 
 @pytest.mark.parametrize(
@@ -185,96 +192,96 @@ async def test_a_secret_that_secret_manager_lacks_is_told(host: GcfPlatform) -> 
     ],
 )
 async def test_what_cannot_be_is_refused_before_anything_is_changed(
-    cloud: Cloud, host: GcfPlatform, wrong: dict[str, Any], why: str
+    cloud: Cloud, platform: GcfPlatform, wrong: dict[str, Any], why: str
 ) -> None:
     with pytest.raises(PlatformFailed, match=why):
-        await host.functions.create(function(**wrong), archive())
+        await platform.functions.create(function(**wrong), archive())
     assert changes(cloud) == []
     assert not cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_a_function_without_code_is_refused(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_a_function_without_code_is_refused(cloud: Cloud, platform: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="needs a package"):
-        await host.functions.create(function(), None)
+        await platform.functions.create(function(), None)
     assert changes(cloud) == []
 
 
-async def test_what_is_somebody_elses_is_left_alone(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_what_is_somebody_elses_is_left_alone(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.functions[NAME] = dict(FOREIGN)
     with pytest.raises(PlatformFailed, match="somebody else's"):
-        await host.functions.create(function(), archive())
+        await platform.functions.create(function(), archive())
     with pytest.raises(PlatformFailed, match="somebody else's"):
-        await host.functions.delete("client-00")
+        await platform.functions.delete("client-00")
     assert cloud.functions.functions[NAME] == FOREIGN
-    assert await host.functions.list() == [Deployed(name="client-00")]
+    assert await platform.functions.list() == [Deployed(name="client-00")]
 
 
-async def test_a_function_is_deleted_with_its_topic(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function(), archive())
-    assert await host.functions.delete("client-00") == "deleted"
+async def test_a_function_is_deleted_with_its_topic(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function(), archive())
+    assert await platform.functions.delete("client-00") == "deleted"
     assert cloud.functions.functions == {}
     assert not cloud.pubsub.has_topic(TOPIC)
-    assert await host.functions.delete("client-00") == "absent"
+    assert await platform.functions.delete("client-00") == "absent"
 
 
-async def test_a_topic_that_was_left_behind_is_deleted_too(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function(), archive())
+async def test_a_topic_that_was_left_behind_is_deleted_too(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function(), archive())
     await cloud.functions.remove(NAME)
-    assert await host.functions.delete("client-00") == "absent"
+    assert await platform.functions.delete("client-00") == "absent"
     assert not cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_a_topic_of_somebody_elses_is_not_deleted(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_a_topic_of_somebody_elses_is_not_deleted(cloud: Cloud, platform: GcfPlatform) -> None:
     await cloud.pubsub.create_topic(pubsub.Topic(name=TOPIC, labels={"team": "other"}))
-    assert await host.functions.delete("client-00") == "absent"
+    assert await platform.functions.delete("client-00") == "absent"
     assert cloud.pubsub.has_topic(TOPIC)
 
 
-async def test_every_page_is_listed(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_every_page_is_listed(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.page = 2
     names = [f"client-{number:02d}" for number in range(5)]
-    await asyncio.gather(*(host.functions.create(function(name), archive()) for name in names))
+    await asyncio.gather(*(platform.functions.create(function(name), archive()) for name in names))
     cloud.functions.functions[f"{PARENT}/functions/other"] = {**FOREIGN, "name": f"{PARENT}/functions/other"}
-    found = await host.functions.list()
-    assert [one.name for one in found] == [*names, "other"]
-    assert [one.fabric for one in found] == ["test"] * 5 + [""]
+    listed = await platform.functions.list()
+    assert [each.name for each in listed] == [*names, "other"]
+    assert [each.fabric for each in listed] == ["test"] * 5 + [""]
 
 
-async def test_a_clients_id_that_no_function_may_have_is_kept_as_a_label(cloud: Cloud, host: GcfPlatform) -> None:
-    await host.functions.create(function("007-"), archive())
+async def test_a_clients_id_that_no_function_may_have_is_kept_as_a_label(cloud: Cloud, platform: GcfPlatform) -> None:
+    await platform.functions.create(function("007-"), archive())
     assert list(cloud.functions.functions) == [f"{PARENT}/functions/fk-007--x"]
-    assert [one.name for one in await host.functions.list()] == ["007-"]
-    assert await host.functions.delete("007-") == "deleted"
+    assert [each.name for each in await platform.functions.list()] == ["007-"]
+    assert await platform.functions.delete("007-") == "deleted"
 
 
-async def test_an_operation_is_waited_for(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_an_operation_is_waited_for(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.2
-    await host.functions.create(function(), archive())
+    await platform.functions.create(function(), archive())
     assert cloud.functions.functions[NAME]["state"] == "ACTIVE"
     assert sum("/operations/" in call for call in cloud.functions.calls) >= 2
 
 
 async def test_an_operation_that_does_not_end_is_not_waited_for_for_ever(cloud: Cloud) -> None:
     cloud.functions.operation_s = 30.0
-    async with bridge(settings(cloud, deploy_s=0.2)) as host:
+    async with bridge(settings(cloud, deploy_s=0.2)) as platform:
         with pytest.raises(PlatformAway, match=r"not done in 0\.2 s"):
-            await host.functions.create(function(), archive())
-        with pytest.raises(PlatformAway, match="409"):  # for it is still under way
-            await host.functions.delete("client-00")
+            await platform.functions.create(function(), archive())
+        with pytest.raises(PlatformAway, match="409"):  # the operation still runs
+            await platform.functions.delete("client-00")
 
 
-async def test_an_operation_is_asked_for_again_when_the_platform_is_away(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_an_operation_is_asked_for_again_when_the_platform_is_away(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.1
     cloud.functions.refuse_polls = [HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS]
-    change, _ = await host.functions.create(function(), archive())
+    change, _ = await platform.functions.create(function(), archive())
     assert (change, cloud.functions.refuse_polls) == ("created", [])
 
 
-async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, host: GcfPlatform) -> None:
+async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.operation_s = 0.1
     cloud.functions.refuse_polls = [HTTPStatus.NOT_FOUND]
     with pytest.raises(PlatformFailed, match="is forgotten"):
-        await host.functions.create(function(), archive())
+        await platform.functions.create(function(), archive())
 
 
 @pytest.mark.parametrize(
@@ -290,13 +297,13 @@ async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, host: Gcf
     ],
 )
 async def test_what_the_api_refuses_is_told_as_it_is(
-    cloud: Cloud, host: GcfPlatform, status: int, error: type[Exception]
+    cloud: Cloud, platform: GcfPlatform, status: int, error: type[Exception]
 ) -> None:
     cloud.functions.refuse = HTTPStatus(status)
     for call in (
-        host.functions.create(function(), archive()),
-        host.functions.delete("client-00"),
-        host.functions.list(),
+        platform.functions.create(function(), archive()),
+        platform.functions.delete("client-00"),
+        platform.functions.list(),
     ):
         with pytest.raises(error) as failed:
             await call
@@ -314,29 +321,29 @@ async def test_what_the_api_refuses_is_told_as_it_is(
 async def test_what_pubsub_refuses_is_told_as_it_is(
     cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
 ) -> None:
-    # What may pass is asked for again until the call's time is over.
-    async with bridge(settings(cloud, call_s=0.3 if error is PlatformAway else 60.0)) as host:
-        for call in (host.functions.create(function(), archive()), host.functions.delete("client-00")):
+    # The bridge retries a temporary error until the time limit of the call.
+    async with bridge(settings(cloud, call_s=0.3 if error is PlatformAway else 60.0)) as platform:
+        for call in (platform.functions.create(function(), archive()), platform.functions.delete("client-00")):
             cloud.pubsub.refusals.extend([code] * 50)
             with pytest.raises(error) as failed:
                 await call
             assert failed.type is error
 
 
-async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, host: GcfPlatform) -> None:
-    """The signed URL lets everybody who knows it upload."""
+async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, platform: GcfPlatform) -> None:
+    """Everyone who knows the signed URL can upload."""
     cloud.functions.forget_uploads = True
     with pytest.raises(PlatformDenied) as denied:
-        await host.functions.create(function(), archive())
+        await platform.functions.create(function(), archive())
     assert "Signature=" not in str(denied.value)
 
 
 async def test_an_api_that_is_not_there_is_away(cloud: Cloud) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as closed:
         port = closed.sockets[0].getsockname()[1]
-    async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}")) as host:
+    async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}")) as platform:
         with pytest.raises(PlatformAway, match="no answer"):
-            await host.functions.list()
+            await platform.functions.list()
 
 
 async def test_an_api_that_does_not_answer_is_away(cloud: Cloud) -> None:
@@ -346,9 +353,9 @@ async def test_an_api_that_does_not_answer_is_away(cloud: Cloud) -> None:
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
-        async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}", call_s=0.2)) as host:
+        async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}", call_s=0.2)) as platform:
             with pytest.raises(PlatformAway, match="ReadTimeout"):
-                await host.functions.list()
+                await platform.functions.list()
 
 
 async def test_a_page_of_some_proxy_is_no_answer(cloud: Cloud) -> None:

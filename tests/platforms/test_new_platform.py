@@ -1,4 +1,4 @@
-"""A platform that another distribution adds: one folder and one row, and nothing of FedKeeper's is edited."""
+"""Another distribution adds a platform with one folder and one row, without a change to FedKeeper."""
 
 import asyncio
 import os
@@ -100,7 +100,7 @@ class AcmePlatform(BasePlatform):
 
 
 @contextlib.asynccontextmanager
-async def opened(settings, vault, broker):
+async def opened(settings, secrets, broker):
     yield AcmePlatform(settings, Functions(settings), broker)
 """,
     "function/__init__.py": "",
@@ -124,15 +124,15 @@ clients = 3
 
 @pytest.fixture
 def site_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the distribution is installed that adds the platform: its folder, and the row in its entry points."""
+    """Install the distribution that adds the platform: its folder, and the row in its entry points."""
     for name, content in FOLDER.items():
         file = tmp_path / "site" / "acme_faas" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
-    facts = tmp_path / "site" / "acme_faas-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-faas\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(ROW)
+    metadata = tmp_path / "site" / "acme_faas-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-faas\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ROW)
     monkeypatch.syspath_prepend(tmp_path / "site")
     yield tmp_path / "site"
     for name in [name for name in sys.modules if name.partition(".")[0] == "acme_faas"]:
@@ -164,16 +164,16 @@ async def test_its_functions_are_deployed_and_train_a_round(
         running(serve(bus, FakeLearning()), bridge),
     ):
         sdk = Client(bus)
-        wanted = await deploy.desired_clients(sdk, file, url)
-        await deploy.apply(sdk, await deploy.plan_steps(sdk, file, wanted), lambda _: None)
+        functions = await deploy.desired_clients(sdk, file, url)
+        await deploy.apply(sdk, await deploy.plan_steps(sdk, file, functions), lambda _: None)
         clients = await sdk.clients()
         assert [client.url for client in clients] == [f"tycho/{client.id}" for client in clients]
-        assert await deploy.plan_steps(sdk, file, wanted) == []
+        assert await deploy.plan_steps(sdk, file, functions) == []
 
         job = fakes.job(data={"dataset": "own", "clients": 3}, cohort={"clients": 3}, stop={"rounds": 1})
         async with aclosing(sdk.watch(await sdk.submit(job))) as events:
-            said = [one.event async for one in events]
-        (completed,) = [event for event in said if isinstance(event, RoundCompleted)]
+            output = [one.event async for one in events]
+        (completed,) = [event for event in output if isinstance(event, RoundCompleted)]
         assert set(completed.counted) == {client.id for client in clients}
         assert completed.missing == ()
 
@@ -196,8 +196,8 @@ def test_the_command_line_lists_it_and_reads_its_file(site_packages: Path, tmp_p
     assert "acme Acme: functions on the moon." in fedkeeper("bridge", "--help")
     assert "--config" in fedkeeper("bridge", "acme", "--help")
     wrong = bridge_file(tmp_path, 'crater = "tycho"\nconcurrency = -5\n')
-    said = fedkeeper("bridge", "acme", "--config", str(wrong), "--url", "memory://here")
-    assert "concurrency = -5: expected a whole number >= 1" in said
+    output = fedkeeper("bridge", "acme", "--config", str(wrong), "--url", "memory://here")
+    assert "concurrency = -5: expected a whole number >= 1" in output
     assert "fedkeeper-acme.zip" in fedkeeper("package", "acme", "--out", str(tmp_path))
     assert (tmp_path / "fedkeeper-acme.zip").is_file()
 
@@ -219,8 +219,8 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        wanted = await deploy.desired_clients(Client(bus), fabric(tmp_path), memory_url)
-    assert [one.function.package for one in wanted] == [None] * 3
+        functions = await deploy.desired_clients(Client(bus), fabric(tmp_path), memory_url)
+    assert [one.function.package for one in functions] == [None] * 3
 
 
 @pytest.mark.usefixtures("site_packages")

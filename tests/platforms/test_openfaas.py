@@ -1,4 +1,4 @@
-"""Calls of functions behind an OpenFaaS gateway: every status that it gives, and what the bridge makes of it."""
+"""The bridge calls functions behind an OpenFaaS gateway, and handles every status of the gateway."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ from broker.support import processes
 from emulators.openfaas.gateway import Call
 from emulators.openfaas.scripted import HANDLER, IMAGE, write_code
 from tests.support.fakes import running, soon
-from tests.support.openfaas_site import KEY, PASSWORD, Site, site, task, write_vault
+from tests.support.openfaas_site import KEY, PASSWORD, Site, site, task, write_secrets
 from tests.support.paths import REPOSITORY
 
 UPDATE = "fl.updates.job.1.c-1.ATTEMPT"
@@ -43,9 +43,9 @@ UPDATE = "fl.updates.job.1.c-1.ATTEMPT"
 @pytest.fixture
 async def faas(tmp_path: Path) -> AsyncIterator[Site]:
     """An OpenFaaS with one function, `c-1`."""
-    async with site(tmp_path) as found:
-        await found.deploy()
-        yield found
+    async with site(tmp_path) as faas:
+        await faas.deploy()
+        yield faas
 
 
 def calls_of(faas: Site, name: str) -> list[Call]:
@@ -264,19 +264,19 @@ async def test_a_function_that_watches_everything_serves_nobody(faas: Site) -> N
     assert len(calls_of(faas, "c-1")) == 1
 
 
-async def carried(bus: Broker, faas: Site, wanted: list[str]) -> list[Activation]:
-    """A round in which model and update travel with the call."""
+async def carried(bus: Broker, faas: Site, topics_of_reply: list[str]) -> list[Activation]:
+    """Run a task whose model and update travel inside the call."""
     model, state = task().model, BlobRef("fl.state.job.c-1.0.1", "cd" * 32, 5)
     await bus.put(model.topic, b"model")
     await bus.put(state.topic, b"state")
-    return await faas.invoke(task(state=state, client_config={"topics": wanted}), attempt=2)
+    return await faas.invoke(task(state=state, client_config={"topics": topics_of_reply}), attempt=2)
 
 
 async def test_a_function_without_a_route_to_the_broker_gets_and_gives_all_with_the_call(tmp_path: Path) -> None:
-    wanted = [UPDATE, "fl.state.job.c-1.1.ATTEMPT"]
+    topics_of_reply = [UPDATE, "fl.state.job.c-1.1.ATTEMPT"]
     async with site(tmp_path, settings={"reply": "response", "key": "trigger-key"}) as faas:
         await faas.deploy()
-        assert [each.state for each in await carried(faas.bus, faas, wanted)] == ["succeeded"]
+        assert [each.state for each in await carried(faas.bus, faas, topics_of_reply)] == ["succeeded"]
         update = await faas.bus.get(topics.update("job", 1, "c-1", 2))
         state = await faas.bus.get(topics.optimizer_state("job", "c-1", 1, 2))
     assert update is not None
@@ -289,9 +289,9 @@ async def test_a_model_of_many_megabytes_travels(tmp_path: Path) -> None:
     model = b"\x00\xff" * (10 << 20)
     async with site(tmp_path, settings={"reply": "response"}) as faas:
         await faas.deploy()
-        one = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), client_config={"topics": [UPDATE]})
-        await faas.bus.put(one.model.topic, model)
-        await faas.invoke(one)
+        work = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), client_config={"topics": [UPDATE]})
+        await faas.bus.put(work.model.topic, model)
+        await faas.invoke(work)
         update = await faas.bus.get(topics.update("job", 1, "c-1", 1))
     assert update is not None
     assert update.payload == b"update of " + model
@@ -317,7 +317,7 @@ async def test_a_gateway_that_is_down_at_the_start_is_waited_for(tmp_path: Path)
     async with site(tmp_path) as faas:
         await faas.gateway.down()
         settings = Settings(gateway=faas.gateway.url, password="gateway")  # noqa: S106 (its name)
-        async with openfaas.opened(settings, write_vault(tmp_path / "other"), faas.bus) as platform:
+        async with openfaas.opened(settings, write_secrets(tmp_path / "other"), faas.bus) as platform:
             await faas.gateway.up()
             assert await platform.functions.list() == []
 
@@ -399,6 +399,6 @@ async def first_answer(http: httpx.AsyncClient, path: str) -> str:
 def test_the_shipped_configuration_shows_the_defaults() -> None:
     lines = (REPOSITORY / "configs" / "bridges" / "openfaas.toml").read_text().splitlines()
     msgspec.convert(tomllib.loads("\n".join(lines)), Settings)
-    shown = tomllib.loads("\n".join(line[2:] for line in lines if re.match(r"# \w+ = ", line)))
-    assert msgspec.convert(shown, Settings) == Settings()
-    assert {*shown, "gateway", "password", "key"} == set(Settings.__struct_fields__)
+    values = tomllib.loads("\n".join(line[2:] for line in lines if re.match(r"# \w+ = ", line)))
+    assert msgspec.convert(values, Settings) == Settings()
+    assert {*values, "gateway", "password", "key"} == set(Settings.__struct_fields__)

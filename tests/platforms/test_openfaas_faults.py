@@ -1,4 +1,4 @@
-"""What goes wrong with OpenFaaS and its functions: each round is completed, and every client counted once."""
+"""After every fault of OpenFaaS and its functions the round completes, and counts every client once."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from server import invitations
 from server.strategy import FedAvg
 from tests.support import platform_rounds
 from tests.support.fakes import soon
-from tests.support.openfaas_site import KEY, PASSWORD, write_vault
+from tests.support.openfaas_site import KEY, PASSWORD, write_secrets
 from tests.support.platform_rounds import IMAGE, Rounds
 from tests.support.program import Program, run
 
@@ -32,28 +32,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Gateway]]:
-    """A system that trains on an emulated OpenFaaS, which no bridge leads to yet."""
+    """A system and an emulated OpenFaaS, without a bridge."""
     async with platform_rounds.rounds(nats_server, tmp_path) as system:
-        write_vault(tmp_path / "vault")
+        write_secrets(tmp_path / "secrets")
         async with running({IMAGE: system.image()}, password=PASSWORD) as gateway:
             yield system, gateway
 
 
 def settings(gateway: Gateway, **changes: Any) -> Settings:
-    usual = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
-    return Settings(**{**usual, **changes})
+    defaults = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
+    return Settings(**{**defaults, **changes})
 
 
 @contextlib.asynccontextmanager
 async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes: Any) -> AsyncIterator[list[str]]:
-    """A bridge, and so many clients deployed through it; yields their ids."""
+    """Run a bridge, deploy clients, and yield their ids."""
     async with host(gateway, system.bus, system.folder, **changes) as platform, system.bridge(platform):
         yield await system.deploy(system.file("openfaas", clients, image=IMAGE, key="trigger-key"))
 
 
 @contextlib.asynccontextmanager
 async def host(gateway: Gateway, bus: Broker, folder: Path, **changes: Any) -> AsyncIterator[ManagedPlatform]:
-    async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "vault"), bus) as platform:
+    async with openfaas.opened(settings(gateway, **changes), SecretStore(folder / "secrets"), bus) as platform:
         yield platform
 
 
@@ -165,11 +165,11 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
 
 
 async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
-    """The open round's task, handed to its function by somebody else too."""
+    """Send the task of the open round to its function, as another caller would."""
     async with asyncio.timeout(platform_rounds.WITHIN_S):
-        async for said in system.fabric.watch():
-            if said.event.what == "round.opened":
-                record = await system.fabric.job(said.job)
+        async for progress in system.fabric.watch():
+            if progress.event.what == "round.opened":
+                record = await system.fabric.job(progress.job)
                 secret = await system.fabric.broker.get(topics.secret(record.id))
                 assert secret is not None
                 assert secret.payload is not None
@@ -182,8 +182,8 @@ async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
 async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rounds, Gateway]) -> None:
     system, gateway = site
     file = system.folder / "bridge.toml"
-    vault = f'secrets = "{system.folder / "vault"}"'
-    file.write_text(f'{vault}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
+    secrets_line = f'secrets = "{system.folder / "secrets"}"'
+    file.write_text(f'{secrets_line}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
     command = ("bridge", "openfaas", "--config", str(file), "--url", system.url)
     first = await Program(*command, cwd=system.folder).start()
     clients = await system.deploy(system.file("openfaas", 5, image=IMAGE, key="trigger-key"))
@@ -204,9 +204,9 @@ async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rou
 
 async def test_wrong_credentials_end_the_bridge_at_once(site: tuple[Rounds, Gateway]) -> None:
     system, gateway = site
-    (system.folder / "vault" / "gateway").write_text("wrong")
+    (system.folder / "secrets" / "gateway").write_text("wrong")
     file = system.folder / "bridge.toml"
-    file.write_text(f'secrets = "{system.folder / "vault"}"\ngateway = "{gateway.url}"\npassword = "gateway"\n')
+    file.write_text(f'secrets = "{system.folder / "secrets"}"\ngateway = "{gateway.url}"\npassword = "gateway"\n')
     code, output = await run("bridge", "openfaas", "--config", str(file), "--url", system.url, cwd=system.folder)
     assert code == 1
     assert "refuses the credentials" in output

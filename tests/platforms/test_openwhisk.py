@@ -1,4 +1,4 @@
-"""The OpenWhisk bridge invokes: every answer that the platform has, and what it has to mean."""
+"""The OpenWhisk bridge invokes functions, and handles every response of the platform."""
 
 import asyncio
 import base64
@@ -24,64 +24,66 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> SecretStore:
+def store(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path)
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    """By triggers, as it is by default."""
-    async with bridged(whisk, vault) as platform:
+async def bridge(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+    """The platform of a bridge that fires triggers, the default."""
+    async with bridged(whisk, store) as platform:
         yield platform
 
 
 @pytest.fixture
-async def direct(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    """By actions."""
-    async with bridged(whisk, vault, invoke="action") as platform:
+async def direct(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+    """The platform of a bridge that invokes actions."""
+    async with bridged(whisk, store, invoke="action") as platform:
         yield platform
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault, invoke=request.param) as platform:
+async def platform(
+    request: pytest.FixtureRequest, whisk: Whisk, store: SecretStore
+) -> AsyncIterator[OpenWhiskPlatform]:
+    async with bridged(whisk, store, invoke=request.param) as platform:
         yield platform
 
 
-async def failing(platform: OpenWhiskPlatform, code: bytes, **facts: Any) -> InvocationFailed:
-    """Deploy, run, and hand over how it failed."""
-    await platform.functions.create(function(**facts), code)
+async def failing(platform: OpenWhiskPlatform, code: bytes, **changes: Any) -> InvocationFailed:
+    """Deploy and run a function, and return its failure."""
+    await platform.functions.create(function(**changes), code)
     with pytest.raises(InvocationFailed) as caught:
         await run(platform)
     return caught.value
 
 
-async def test_a_run_is_accepted_and_succeeds_first_cold_then_warm(whisk: Whisk, either: OpenWhiskPlatform) -> None:
-    _, deployed = await either.functions.create(function(), package())
+async def test_a_run_is_accepted_and_succeeds_first_cold_then_warm(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
+    _, deployed = await platform.functions.create(function(), package())
     for cold in (True, False):
-        accepted, succeeded = await run(either, task(url=deployed.url))
+        accepted, succeeded = await run(platform, task(url=deployed.url))
         assert (accepted.state, succeeded.state, succeeded.cold) == ("accepted", "succeeded", cold)
         assert accepted.id == succeeded.id
         assert whisk.activations[accepted.id]["name"] == "client-01"
     assert whisk.pool.started == 1
 
 
-async def test_without_an_address_the_client_s_own_trigger_or_action_is_meant(either: OpenWhiskPlatform) -> None:
-    await either.functions.create(function(), package())
-    assert (await run(either))[-1].state == "succeeded"
+async def test_without_an_address_the_client_s_own_trigger_or_action_is_meant(platform: OpenWhiskPlatform) -> None:
+    await platform.functions.create(function(), package())
+    assert (await run(platform))[-1].state == "succeeded"
 
 
 async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
     whisk: Whisk, bridge: OpenWhiskPlatform
 ) -> None:
     await bridge.functions.create(function(), package())
-    whisk.delay_s, whisk.blind = 0.2, 2
+    whisk.delay_s, whisk.failing_polls = 0.2, 2
     assert (await run(bridge))[-1].state == "succeeded"
-    assert whisk.blind == 0
+    assert whisk.failing_polls == 0
 
 
-async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, settle_s=0.3) as bridge:
+async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, settle_s=0.3) as bridge:
         await bridge.functions.create(function(), package())
         whisk.lose_fires = 1
         with pytest.raises(OutcomeUnknown, match="no record") as caught:
@@ -90,8 +92,8 @@ async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, 
     assert caught.value.activation not in whisk.activations
 
 
-async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
+async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
         await direct.functions.create(function(), package())
         whisk.lose_runs = 1
         activations = direct.invoke(task(), 1)
@@ -110,9 +112,9 @@ async def test_a_trigger_without_an_active_rule_starts_nothing(whisk: Whisk, bri
     assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_what_the_platform_does_not_know_is_gone(either: OpenWhiskPlatform) -> None:
+async def test_what_the_platform_does_not_know_is_gone(platform: OpenWhiskPlatform) -> None:
     with pytest.raises(FunctionGone, match="does not exist"):
-        await run(either)
+        await run(platform)
 
 
 async def test_an_action_that_was_deleted_behind_its_rule_is_gone(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
@@ -155,9 +157,9 @@ async def test_an_action_that_is_invoked_too_often_does_not_start(whisk: Whisk, 
         await run(direct)
 
 
-async def test_a_task_that_is_too_large_is_not_sent(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+async def test_a_task_that_is_too_large_is_not_sent(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     with pytest.raises(InvocationFailed, match="1048576") as caught:
-        await run(either, task(client_config={"text": "x" * (1 << 20)}))
+        await run(platform, task(client_config={"text": "x" * (1 << 20)}))
     assert not caught.value.retryable
     assert not any(request.startswith("POST") for request in whisk.requests)
 
@@ -175,35 +177,35 @@ async def test_a_task_that_the_caller_s_headers_make_too_large_fails_for_good(
 
 @pytest.mark.parametrize("status", [500, 503])
 async def test_a_controller_that_can_t_start_it_now_has_not_started_it(
-    whisk: Whisk, either: OpenWhiskPlatform, status: int
+    whisk: Whisk, platform: OpenWhiskPlatform, status: int
 ) -> None:
     whisk.faults.append(status)
     with pytest.raises(NotStarted, match=str(status)):
-        await run(either)
+        await run(platform)
 
 
 @pytest.mark.parametrize("status", [0, 502, 504])
 async def test_without_an_answer_of_the_controller_it_may_have_started(
-    whisk: Whisk, either: OpenWhiskPlatform, status: int
+    whisk: Whisk, platform: OpenWhiskPlatform, status: int
 ) -> None:
     whisk.faults.append(status)
     with pytest.raises(OutcomeUnknown, match="gave no answer" if status == 0 else str(status)):
-        await run(either)
+        await run(platform)
 
 
-async def test_a_platform_that_is_away_has_not_started_it(vault: SecretStore) -> None:
+async def test_a_platform_that_is_away_has_not_started_it(store: SecretStore) -> None:
     async with emulated() as whisk:
         pass
-    async with bridged(whisk, vault) as bridge:
+    async with bridged(whisk, store) as bridge:
         assert (bridge.concurrency, bridge.per_minute) == (30, 0)
         with pytest.raises(NotStarted, match="out of reach"):
             await run(bridge)
 
 
-async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     whisk.auth = "another:key"
     with pytest.raises(PlatformDenied, match="whisk-key") as caught:
-        await run(either)
+        await run(platform)
     assert AUTH.partition(":")[2] not in str(caught.value)
 
 
@@ -277,13 +279,13 @@ async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(
 
 
 async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_invokes_does_not(
-    whisk: Whisk, vault: SecretStore
+    whisk: Whisk, store: SecretStore
 ) -> None:
-    told = answering("report(args, state='failed', reason=str(args.get('__ow_headers', {}).get('authorization')))")
+    code = answering("report(args, state='failed', reason=str(args.get('__ow_headers', {}).get('authorization')))")
     reasons = []
     for invoke in ("trigger", "action"):
-        async with bridged(whisk, vault, invoke=invoke) as platform:
-            reasons.append((await failing(platform, told)).reason)
+        async with bridged(whisk, store, invoke=invoke) as platform:
+            reasons.append((await failing(platform, code)).reason)
     assert reasons[0].startswith("Basic ")
     assert reasons[1] == "None"
 
@@ -298,7 +300,7 @@ async def test_runs_at_the_same_time_have_containers_of_their_own(whisk: Whisk, 
 
 
 async def test_a_blocking_call_that_fails_is_502_with_its_activation(whisk: Whisk, direct: OpenWhiskPlatform) -> None:
-    """The bridge makes none; whoever does gets an id all the same, and so does the bridge."""
+    """The bridge makes no blocking calls. Such a call gets an id too, and the bridge would read it."""
     await direct.functions.create(function(), answering("1 / 0"))
     path = "actions/client-01?blocking=true"
     response = await direct.api.http.post(path, json={"order": {}})
@@ -322,13 +324,13 @@ async def test_a_blocking_call_that_takes_too_long_becomes_one_that_does_not_blo
     assert whisk.in_flight == 1
 
 
-async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, vault: SecretStore) -> None:
+async def test_a_platform_with_its_own_certificate_is_trusted_by_it_alone(tmp_path: Path, store: SecretStore) -> None:
     async with emulated(tls=tmp_path) as whisk:
         assert whisk.url.startswith("https://")
-        async with bridged(whisk, vault) as bridge:
+        async with bridged(whisk, store) as bridge:
             await bridge.functions.create(function(), package())
             assert (await run(bridge))[-1].state == "succeeded"
-        async with bridged(whisk, vault, ca_file="") as bridge:
+        async with bridged(whisk, store, ca_file="") as bridge:
             with pytest.raises(NotStarted, match="CERTIFICATE_VERIFY_FAILED"):
                 await run(bridge)
 

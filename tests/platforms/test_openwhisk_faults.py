@@ -1,4 +1,4 @@
-"""What goes wrong with OpenWhisk: each round is completed, and every client counted once."""
+"""After every fault of OpenWhisk the round completes, and counts every client once."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -22,16 +22,16 @@ KIND = ["trigger", "action"]
 
 @pytest.fixture
 async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[Rounds, Whisk]]:
-    """A system that trains on an emulated OpenWhisk, which no bridge leads to yet."""
+    """A system and an emulated OpenWhisk, without a bridge."""
     async with platform_rounds.rounds(nats_server, tmp_path) as system, emulated() as whisk:
         yield system, whisk
 
 
 @contextlib.asynccontextmanager
-async def bridged(system: Rounds, how: Settings) -> AsyncIterator[list[str]]:
-    """A bridge, and two clients deployed through it; yields their ids."""
-    vault = secrets(system.folder)
-    async with openwhisk.opened(how, vault, system.bus) as host, system.bridge(host):
+async def bridged(system: Rounds, config: Settings) -> AsyncIterator[list[str]]:
+    """Run a bridge, deploy two clients, and yield their ids."""
+    store = secrets(system.folder)
+    async with openwhisk.opened(config, store, system.bus) as platform, system.bridge(platform):
         yield await system.deploy(system.file("openwhisk", 2))
 
 

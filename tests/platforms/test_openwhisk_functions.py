@@ -40,40 +40,44 @@ async def whisk() -> AsyncIterator[Whisk]:
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> SecretStore:
+def store(tmp_path: Path) -> SecretStore:
     return secrets(tmp_path, **{"broker-password": "p-4711", "sign-key": "k-4711"})
 
 
 @pytest.fixture(params=["trigger", "action"])
-async def either(request: pytest.FixtureRequest, whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault, invoke=request.param) as platform:
+async def platform(
+    request: pytest.FixtureRequest, whisk: Whisk, store: SecretStore
+) -> AsyncIterator[OpenWhiskPlatform]:
+    async with bridged(whisk, store, invoke=request.param) as platform:
         yield platform
 
 
 @pytest.fixture
-async def bridge(whisk: Whisk, vault: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
-    async with bridged(whisk, vault) as platform:
+async def bridge(whisk: Whisk, store: SecretStore) -> AsyncIterator[OpenWhiskPlatform]:
+    async with bridged(whisk, store) as platform:
         yield platform
 
 
 def changing(whisk: Whisk) -> list[str]:
-    """What was done to the platform, apart from looking; forgets it."""
+    """Return the requests so far that changed something, and forget them."""
     done = [request for request in whisk.requests if not request.startswith("GET")]
     whisk.requests.clear()
     return [request.replace("/api/v1/namespaces/_/", "") for request in done]
 
 
-async def test_a_function_is_created_once_and_updated_when_it_differs(whisk: Whisk, either: OpenWhiskPlatform) -> None:
-    change, deployed = await either.functions.create(function(), package())
+async def test_a_function_is_created_once_and_updated_when_it_differs(
+    whisk: Whisk, platform: OpenWhiskPlatform
+) -> None:
+    change, deployed = await platform.functions.create(function(), package())
     assert change == "created"
     assert deployed == Deployed(name=NAME, fabric="test", digest=function().digest, url=deployed.url)
     assert changing(whisk)
-    assert await either.functions.create(function(), package()) == ("same", deployed)
+    assert await platform.functions.create(function(), package()) == ("same", deployed)
     assert changing(whisk) == []
     for changed, code in ((function(memory_mb=256), package()), (function(memory_mb=256), package("main = dict"))):
-        assert (await either.functions.create(changed, code))[0] == "updated"
+        assert (await platform.functions.create(changed, code))[0] == "updated"
         assert changing(whisk) == ["PUT actions/client-01?overwrite=true"]
-    assert [one.digest for one in await either.functions.list()] == [function(memory_mb=256).digest]
+    assert [each.digest for each in await platform.functions.list()] == [function(memory_mb=256).digest]
 
 
 async def test_another_secret_is_another_version(whisk: Whisk, bridge: OpenWhiskPlatform, tmp_path: Path) -> None:
@@ -95,8 +99,8 @@ async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhi
 
 
 async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhiskPlatform) -> None:
-    wanted = function(password="broker-password", key="sign-key", env={"OMP_NUM_THREADS": "1"})  # noqa: S106 (a name)
-    await bridge.functions.create(wanted, TELLS_ENVIRONMENT)
+    spec = function(password="broker-password", key="sign-key", env={"OMP_NUM_THREADS": "1"})  # noqa: S106 (a name)
+    await bridge.functions.create(spec, TELLS_ENVIRONMENT)
     with pytest.raises(BridgeError) as caught:
         await run(bridge)
     env = msgspec.json.decode(str(caught.value), type=dict[str, str])
@@ -115,7 +119,7 @@ async def test_a_function_has_its_environment_and_no_other(bridge: OpenWhiskPlat
 async def test_a_broker_address_may_have_options_already(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
     address = "tls://client-01@broker.example.org?ca_file=ca.pem"
     await bridge.functions.create(function(broker=address, password="broker-password"), package())  # noqa: S106 (a name)
-    parameters = {one["key"]: one for one in whisk.entities.get("actions", NAME)["parameters"]}
+    parameters = {each["key"]: each for each in whisk.entities.get("actions", NAME)["parameters"]}
     assert parameters["FEDKEEPER_URL"] == {
         "key": "FEDKEEPER_URL",
         "value": f"{address}&password_env=FEDKEEPER_SECRET_BROKER_PASSWORD",
@@ -129,28 +133,28 @@ async def test_what_is_half_made_counts_as_not_made_and_is_completed(
 ) -> None:
     await bridge.functions.create(function(), package())
     whisk.entities.delete(collection, missing)
-    assert [(one.fabric, one.digest) for one in await bridge.functions.list()] == [("test", "")]
+    assert [(each.fabric, each.digest) for each in await bridge.functions.list()] == [("test", "")]
     changing(whisk)
     assert (await bridge.functions.create(function(), package()))[0] == "updated"
     assert not [request for request in changing(whisk) if "actions" in request]
-    assert [one.digest for one in await bridge.functions.list()] == [function().digest]
+    assert [each.digest for each in await bridge.functions.list()] == [function().digest]
     assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_a_platform_may_answer_a_put_without_a_body(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+async def test_a_platform_may_answer_a_put_without_a_body(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     whisk.empty_puts = True
-    assert (await either.functions.create(function(), package()))[0] == "created"
-    assert (await run(either))[-1].state == "succeeded"
+    assert (await platform.functions.create(function(), package()))[0] == "created"
+    assert (await run(platform))[-1].state == "succeeded"
 
 
-async def test_deleting_leaves_nothing_behind(whisk: Whisk, either: OpenWhiskPlatform) -> None:
-    await either.functions.create(function(), package())
+async def test_deleting_leaves_nothing_behind(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
+    await platform.functions.create(function(), package())
     changing(whisk)
-    assert await either.functions.delete(NAME) == "deleted"
+    assert await platform.functions.delete(NAME) == "deleted"
     order = ["DELETE rules/client-01.rule", "DELETE triggers/client-01.trigger", "DELETE actions/client-01"]
-    assert changing(whisk) == (order if either.settings.triggered else order[2:])
-    assert await either.functions.delete(NAME) == "absent"
-    assert await either.functions.list() == []
+    assert changing(whisk) == (order if platform.settings.uses_triggers else order[2:])
+    assert await platform.functions.delete(NAME) == "absent"
+    assert await platform.functions.list() == []
 
 
 async def test_deleting_goes_on_where_it_was_broken_off(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
@@ -191,16 +195,16 @@ async def test_functions_of_others_are_listed_too(whisk: Whisk, bridge: OpenWhis
     notes = [{"key": "topic", "value": "fl/progress/+, fl.tasks.openwhisk.*"}]
     whisk.entities.put("actions", "theirs", {**THEIRS, "annotations": notes}, overwrite=False)
     await bridge.functions.create(function(), package())
-    assert {one.name: (one.fabric, one.url, one.topics) for one in await bridge.functions.list()} == {
+    assert {each.name: (each.fabric, each.url, each.topics) for each in await bridge.functions.list()} == {
         "theirs": ("", "theirs", ("fl.progress.*", "fl.tasks.openwhisk.*")),
         NAME: ("test", "client-01.trigger", ()),
     }
 
 
-async def test_a_long_list_is_read_to_its_end(whisk: Whisk, either: OpenWhiskPlatform) -> None:
+async def test_a_long_list_is_read_to_its_end(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     for i in range(401):
         whisk.entities.put("actions", f"action-{i}", dict(THEIRS), overwrite=False)
-    assert len({one.name for one in await either.functions.list()}) == 401
+    assert len({each.name for each in await platform.functions.list()}) == 401
 
 
 @pytest.mark.parametrize(
@@ -229,10 +233,10 @@ async def test_a_secret_that_is_not_here_stops_it_before_anything_is_made(
     assert changing(whisk) == []
 
 
-async def test_a_platform_that_is_away_may_be_back_later(vault: SecretStore) -> None:
+async def test_a_platform_that_is_away_may_be_back_later(store: SecretStore) -> None:
     async with emulated() as whisk:
         pass
-    async with bridged(whisk, vault) as bridge:
+    async with bridged(whisk, store) as bridge:
         for attempt in (
             bridge.functions.create(function(), package()),
             bridge.functions.delete(NAME),
@@ -243,15 +247,15 @@ async def test_a_platform_that_is_away_may_be_back_later(vault: SecretStore) -> 
 
 
 @pytest.mark.parametrize("namespace", ["_", "guest"])
-async def test_a_namespace_has_a_name(whisk: Whisk, vault: SecretStore, namespace: str) -> None:
-    async with bridged(whisk, vault, namespace=namespace) as bridge:
+async def test_a_namespace_has_a_name(whisk: Whisk, store: SecretStore, namespace: str) -> None:
+    async with bridged(whisk, store, namespace=namespace) as bridge:
         await bridge.functions.create(function(), package())
         assert (await run(bridge))[-1].state == "succeeded"
 
 
-async def test_a_namespace_of_others_is_refused(whisk: Whisk, vault: SecretStore) -> None:
+async def test_a_namespace_of_others_is_refused(whisk: Whisk, store: SecretStore) -> None:
     with pytest.raises(PlatformDenied, match="not authorized to access this resource"):
-        async with bridged(whisk, vault, namespace="whisk.system"):
+        async with bridged(whisk, store, namespace="whisk.system"):
             pass
 
 
@@ -275,10 +279,10 @@ async def test_a_key_that_is_refused_is_told_at_once_and_without_the_key(whisk: 
     ],
 )
 async def test_the_namespace_s_limits_hold(
-    whisk: Whisk, vault: SecretStore, document: Any, invoke: str, expected: tuple[int, int]
+    whisk: Whisk, store: SecretStore, document: Any, invoke: str, expected: tuple[int, int]
 ) -> None:
     whisk.limits_document = document
-    async with bridged(whisk, vault, invoke=invoke) as bridge:
+    async with bridged(whisk, store, invoke=invoke) as bridge:
         assert (bridge.concurrency, bridge.per_minute) == expected
 
 
@@ -295,10 +299,10 @@ async def test_the_namespace_s_limits_hold(
 )
 async def test_settings_that_can_t_be_used_are_named(whisk: Whisk, tmp_path: Path, field: str, value: str) -> None:
     unusable = msgspec.structs.replace(settings(whisk), **{field: value})
-    vault = secrets(tmp_path, **{"no-pair": "key-4711"})
+    store = secrets(tmp_path, **{"no-pair": "key-4711"})
     async with broker.connect("memory://settings") as bus:
         with pytest.raises(BadSettings, match=f"^{field} = ") as caught:
-            async with opened(unusable, vault, bus):
+            async with opened(unusable, store, bus):
                 pass
     assert "4711" not in str(caught.value)
 
@@ -312,8 +316,8 @@ def test_the_example_s_comments_are_the_defaults() -> None:
     assert msgspec.structs.replace(msgspec.convert(full, Settings), ca_file="") == written
 
 
-async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, vault: SecretStore) -> None:
-    async with bridged(whisk, vault, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
+async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, store: SecretStore) -> None:
+    async with bridged(whisk, store, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
         assert (bridge.name, bridge.start_s, bridge.run_s) == ("openwhisk", 7.0, 230.0)
 
 
@@ -325,10 +329,10 @@ async def test_an_emulator_refuses_whoever_has_no_key(whisk: Whisk) -> None:
     assert AUTH not in response.text
 
 
-async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(vault: SecretStore) -> None:
+async def test_a_platform_that_was_away_at_the_start_is_used_when_it_is_back(store: SecretStore) -> None:
     async with emulated() as whisk:
         port = int(whisk.url.rpartition(":")[2])
-    async with bridged(whisk, vault, invoke="action") as bridge:
+    async with bridged(whisk, store, invoke="action") as bridge:
         with pytest.raises(NotStarted):
             await run(bridge)
         async with emulated(port=port):

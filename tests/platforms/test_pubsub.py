@@ -1,4 +1,4 @@
-"""Our Pub/Sub is what Google's own clients take it for; and so is Google's emulator, where there is one."""
+"""Google's own clients work with our Pub/Sub, and with Google's emulator if it is installed."""
 
 import asyncio
 import base64
@@ -19,7 +19,7 @@ JAR: Final = pubsub_google.jar()
 
 @pytest.fixture(scope="module")
 def googles_address() -> Iterator[str]:
-    """Google's emulator, once for all tests: each has a project of its own."""
+    """Google's emulator, one for all tests. Each test has its own project."""
     assert JAR is not None
     with pubsub_google.serving(JAR) as address:
         yield address
@@ -38,15 +38,15 @@ async def service(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Endpoint]:
-    async with listening() as found:
-        yield found
+    async with listening() as endpoint:
+        yield endpoint
 
 
 async def test_topics_are_made_once_listed_and_deleted(service: Service) -> None:
     await service.call(service.publisher.create_topic, name=service.topic, labels={"a": "b"})
     with pytest.raises(exceptions.AlreadyExists):
         await service.make_topic()
-    assert [one.name for one in await service.call(service.publisher.list_topics, project=service.project)] == [
+    assert [each.name for each in await service.call(service.publisher.list_topics, project=service.project)] == [
         service.topic
     ]
     assert dict((await service.call(service.publisher.get_topic, topic=service.topic)).labels) == {"a": "b"}
@@ -81,23 +81,23 @@ async def test_a_message_is_delivered_until_it_is_acknowledged(service: Service)
     assert second.message.message_id == sent
     await service.call(service.subscriber.acknowledge, subscription=service.pulled, ack_ids=[second.ack_id])
     await service.publish(b"next")
-    assert [one.message.data for one in await service.pull()] == [b"next"]
+    assert [each.message.data for each in await service.pull()] == [b"next"]
 
 
 async def test_messages_stream_to_googles_subscriber(service: Service) -> None:
     await service.make_subscription()
-    loop, got = asyncio.get_running_loop(), asyncio.Queue[bytes]()
+    loop, received = asyncio.get_running_loop(), asyncio.Queue[bytes]()
 
     def take(message: Any) -> None:
         message.ack()
-        loop.call_soon_threadsafe(got.put_nowait, message.data)
+        loop.call_soon_threadsafe(received.put_nowait, message.data)
 
     streaming = service.subscriber.subscribe(service.pulled, take)
     sent = {b"%d" % number for number in range(5)}
     for data in sent:
         await service.publish(data)
     async with asyncio.timeout(WITHIN_S):
-        assert {await got.get() for _ in sent} == sent
+        assert {await received.get() for _ in sent} == sent
     streaming.cancel()
     await asyncio.to_thread(streaming.result, WITHIN_S)
 
@@ -121,14 +121,14 @@ async def test_a_message_without_data_and_attributes_is_refused(
 async def test_a_message_without_data_is_one(service: Service) -> None:
     await service.make_subscription()
     await service.publish(b"", only="attributes")
-    (got,) = await service.pull()
-    assert dict(got.message.attributes) == {"only": "attributes"}
+    (received,) = await service.pull()
+    assert dict(received.message.attributes) == {"only": "attributes"}
 
 
 async def test_a_request_of_more_than_ten_million_bytes_is_refused(service: Service) -> None:
     await service.make_topic()
     large = [{"data": bytes(10_000_000)}]
-    with pytest.raises(ValueError, match="too large"):  # by the client itself, which asks nobody
+    with pytest.raises(ValueError, match="too large"):  # the client itself refuses it
         await service.publish(large[0]["data"])
     with pytest.raises(exceptions.InvalidArgument) if service.kind.refuses_large else contextlib.nullcontext():
         await asyncio.to_thread(service.publisher._gapic_publish, topic=service.topic, messages=large, **CALL)
@@ -137,8 +137,8 @@ async def test_a_request_of_more_than_ten_million_bytes_is_refused(service: Serv
 async def test_a_message_of_almost_ten_million_bytes_passes_a_channel_without_limit(service: Service) -> None:
     await service.make_subscription()
     await service.publish(bytes(9_900_000))
-    (got,) = await service.pull()
-    assert len(got.message.data) == 9_900_000
+    (received,) = await service.pull()
+    assert len(received.message.data) == 9_900_000
 
 
 async def test_googles_own_channel_to_an_emulator_takes_no_more_than_four_mebibytes(service: Service) -> None:
@@ -159,8 +159,8 @@ async def test_a_subscription_needs_a_topic_and_a_name_of_its_own(service: Servi
         await service.call(create, name=service.pulled, topic=service.topic)
     with pytest.raises(exceptions.InvalidArgument):
         await service.call(create, name=service.pushed, topic=service.topic, push_config={"push_endpoint": "nowhere"})
-    found = await service.call(service.publisher.list_topic_subscriptions, topic=service.topic)
-    assert list(found) == [service.pulled]
+    response = await service.call(service.publisher.list_topic_subscriptions, topic=service.topic)
+    assert list(response) == [service.pulled]
     await service.call(service.subscriber.delete_subscription, subscription=service.pulled)
     with pytest.raises(exceptions.NotFound):
         await service.call(service.subscriber.get_subscription, subscription=service.pulled)
@@ -183,8 +183,8 @@ async def test_a_subscription_outlives_its_topic_and_gets_nothing_any_more(servi
     await service.make_subscription()
     await service.call(service.publisher.delete_topic, topic=service.topic)
     await service.make_topic()
-    found = await service.call(service.subscriber.get_subscription, subscription=service.pulled)
-    assert found.topic == "_deleted-topic_"
+    response = await service.call(service.subscriber.get_subscription, subscription=service.pulled)
+    assert response.topic == "_deleted-topic_"
     assert list(await service.call(service.publisher.list_topic_subscriptions, topic=service.topic)) == []
 
 

@@ -1,4 +1,4 @@
-"""Our Pub/Sub delivers at least once, in any order, and as Eventarc does; and misbehaves as a test wants."""
+"""Our Pub/Sub delivers at least once, in any order, and like Eventarc, with the faults that a test wants."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from tests.support.pubsub_site import OURS, WITHIN_S, Endpoint, Service, clients
 
 @pytest.fixture
 async def pubsub() -> AsyncIterator[PubSub]:
-    """Ours, with its knobs."""
+    """Our Pub/Sub, with its switches."""
     async with serving(retry_first_s=0.02, retry_most_s=0.1) as running:
         yield running
 
@@ -25,19 +25,19 @@ async def pubsub() -> AsyncIterator[PubSub]:
 @pytest.fixture
 async def ours(pubsub: PubSub, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", pubsub.address)
-    async with clients(OURS, pubsub.address) as found:
-        yield found
+    async with clients(OURS, pubsub.address) as service:
+        yield service
 
 
 @pytest.fixture
 async def endpoint() -> AsyncIterator[Endpoint]:
-    async with listening() as found:
-        yield found
+    async with listening() as endpoint:
+        yield endpoint
 
 
 async def test_a_push_that_is_not_answered_by_2xx_is_repeated(ours: Service, endpoint: Endpoint) -> None:
     await pushes_to(ours, endpoint)
-    endpoint.answers.extend([500, 429, 302])
+    endpoint.statuses.extend([500, 429, 302])
     await ours.publish(b"order")
     ids = {(await endpoint.next())[1]["message"]["messageId"] for _ in range(4)}
     assert len(ids) == 1
@@ -57,12 +57,12 @@ async def test_a_lease_that_runs_out_brings_the_message_again(pubsub: PubSub, ou
 
 async def test_messages_come_twice_and_out_of_order_when_asked_to(pubsub: PubSub, ours: Service) -> None:
     await ours.make_subscription()
-    pubsub.twice = 1
+    pubsub.duplicates = 1
     await ours.publish(b"twice")
-    pubsub.hold = 3
+    pubsub.reorder = 3
     for data in (b"a", b"b", b"c", b"d"):
         await ours.publish(data)
-    assert [one.message.data for one in await ours.pull()] == [b"twice", b"twice", b"c", b"b", b"a", b"d"]
+    assert [each.message.data for each in await ours.pull()] == [b"twice", b"twice", b"c", b"b", b"a", b"d"]
 
 
 async def test_the_publisher_refuses_and_dawdles_when_asked_to(pubsub: PubSub, ours: Service) -> None:
@@ -98,18 +98,18 @@ async def test_eventarc_delivers_no_event_of_more_than_512_kb(
     await ours.publish(bytes(math.ceil(EVENTARC_BYTES * 3 / 4)))
     await ours.publish(b"small")
     assert base64.b64decode((await endpoint.next())[1]["message"]["data"]) == b"small"
-    assert [len(one.data) for one in pubsub.pusher.dropped] == [EVENTARC_BYTES * 3 // 4]
+    assert [len(each.data) for each in pubsub.pusher.dropped] == [EVENTARC_BYTES * 3 // 4]
 
 
 async def test_without_retries_a_failed_push_is_dropped(pubsub: PubSub, ours: Service, endpoint: Endpoint) -> None:
     await ours.make_topic()
     pubsub.subscribe(Subscription(ours.pushed, ours.topic, endpoint=endpoint.url, retries=False))
-    endpoint.answers.append(500)
+    endpoint.statuses.append(500)
     await ours.publish(b"lost")
     await endpoint.next()
     await ours.publish(b"next")
     assert base64.b64decode((await endpoint.next())[1]["message"]["data"]) == b"next"
-    assert [one.data for one in pubsub.pusher.dropped] == [b"lost"]
+    assert [each.data for each in pubsub.pusher.dropped] == [b"lost"]
 
 
 async def test_an_endpoint_that_does_not_answer_in_time_gets_the_message_again(pubsub: PubSub, ours: Service) -> None:

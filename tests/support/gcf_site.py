@@ -1,4 +1,4 @@
-"""What tests of the Cloud Functions bridge share: both emulators, a bridge to them, functions, and where they call."""
+"""Helpers for tests of the Cloud Functions bridge: both emulators, a bridge, functions, and a server that they call."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from bridges.gcf import GcfPlatform, Settings
 from bridges.secrets import SecretStore
 from broker.messages.function import Function
 from broker.messages.round import BlobRef, RoundTask
-from emulators.gcf import cloud as gcf_fabric
+from emulators.gcf import cloud as google
 from emulators.gcf.cloud import Cloud
 from tests.support import tasks
 
@@ -31,9 +31,9 @@ import urllib.request
 
 
 def train(event):
-    told = {"id": event["id"], "type": event["type"], "source": event["source"], "data": event.data,
+    call = {"id": event["id"], "type": event["type"], "source": event["source"], "data": event.data,
             "pid": os.getpid(), "env": dict(os.environ)}
-    with urllib.request.urlopen(os.environ["SINK"], json.dumps(told).encode()) as answer:
+    with urllib.request.urlopen(os.environ["SINK"], json.dumps(call).encode()) as answer:
         if answer.read() == b"fail":
             raise RuntimeError("told to fail")
 
@@ -41,76 +41,76 @@ def train(event):
 import functions_framework
 train = functions_framework.cloud_event(train)
 """
-"""Tells the test what it was called with, and does what the test answers."""
+"""Sends the facts of its call to the test, and fails if the test wants it."""
 
 
 def archive(code: str = CODE) -> bytes:
-    """A function's source as a zip."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as zipped:
-        zipped.writestr("main.py", code)
-    return packed.getvalue()
+    """Return a function's source as a zip archive."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as packed:
+        packed.writestr("main.py", code)
+    return content.getvalue()
 
 
 def function(name: str = "client-00", **changes: Any) -> Function:
-    """A function of the fabric `test`."""
-    facts: dict[str, Any] = {
+    """Return a function of the fabric `test`."""
+    fields: dict[str, Any] = {
         "name": name,
         "fabric": "test",
         "broker": "nats://fl@broker:4222",
         "package": BlobRef("fl.packages.00", "00", 1),
     }
-    return Function(**{**facts, **changes})
+    return Function(**{**fields, **changes})
 
 
 def task(client: str = "client-00", **changes: Any) -> RoundTask:
-    """A task that is never trained for."""
+    """Return a task that no function trains."""
     return tasks.task(client, "gcf", **{"round": 3, **changes})
 
 
 def settings(cloud: Cloud, **changes: Any) -> Settings:
-    """A bridge to the emulators that does not wait for long."""
-    facts: dict[str, Any] = {
+    """Return the settings of a bridge to the emulators, with short pauses."""
+    fields: dict[str, Any] = {
         "project": "test-project",
         "api": cloud.functions.url,
         "call_s": 10.0,
         "deploy_s": WITHIN_S,
         "poll_s": 0.01,
     }
-    return Settings(**{**facts, **changes})
+    return Settings(**{**fields, **changes})
 
 
 @contextlib.asynccontextmanager
 async def running(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
-    """Both emulators, which repeat what failed almost at once."""
-    async with asyncio.timeout(WITHIN_S), gcf_fabric.serving(retry_first_s=0.05, retry_most_s=0.2) as cloud:
+    """Run both emulators, with short pauses between repetitions."""
+    async with asyncio.timeout(WITHIN_S), google.serving(retry_first_s=0.05, retry_most_s=0.2) as cloud:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", cloud.pubsub.address)
         yield cloud
 
 
 @contextlib.asynccontextmanager
-async def bridge(to: Settings, vault: Path | None = None) -> AsyncIterator[GcfPlatform]:
-    """An open bridge."""
-    async with broker.connect("memory://gcf") as bus, gcf.opened(to, SecretStore(vault), bus) as host:
-        yield host
+async def bridge(settings: Settings, secrets: Path | None = None) -> AsyncIterator[GcfPlatform]:
+    """Open the platform of a bridge."""
+    async with broker.connect("memory://gcf") as bus, gcf.opened(settings, SecretStore(secrets), bus) as platform:
+        yield platform
 
 
-async def published(host: GcfPlatform, one: RoundTask, attempt: int = 1) -> str:
-    """Invoke; the message's id, once Pub/Sub has accepted it."""
-    (activation,) = [activation async for activation in host.invoke(one, attempt)]
+async def publish(platform: GcfPlatform, task: RoundTask, attempt: int = 1) -> str:
+    """Invoke a function, and return the id of the message that Pub/Sub accepted."""
+    (activation,) = [activation async for activation in platform.invoke(task, attempt)]
     assert (activation.state, activation.cold) == ("accepted", None)
     return activation.id
 
 
 @dataclass
 class Sink:
-    """Where functions call.
+    """A server that functions call.
 
     Attributes:
-        url: to call.
-        calls: what they told, in order.
-        answers: to the next calls; `ok` after that.
-        open: calls are answered; while it is not set, functions are busy.
+        url: address of the server.
+        calls: bodies of the calls, in order.
+        answers: responses to the next calls; `ok` after that.
+        open: functions wait for a response until this is set.
     """
 
     url: str = ""
@@ -119,7 +119,7 @@ class Sink:
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def take(self, request: web.Request) -> web.Response:
-        """Answer a call."""
+        """Handle a call."""
         self.calls.put_nowait(await request.json())
         answer = self.answers.pop(0) if self.answers else "ok"
         await self.open.wait()
@@ -128,7 +128,7 @@ class Sink:
 
 @contextlib.asynccontextmanager
 async def sinking() -> AsyncIterator[Sink]:
-    """A sink, until the end of the block."""
+    """Run a sink until the end of the block."""
     sink = Sink()
     sink.open.set()
     app = web.Application(client_max_size=4 << 20)

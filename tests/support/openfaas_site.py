@@ -1,4 +1,4 @@
-"""An emulated OpenFaaS, a bridge's platform that uses it, and a function that does what its task tells it."""
+"""Helpers for tests of the OpenFaaS bridge: an emulated gateway, and the platform of a bridge to it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -25,12 +25,12 @@ KEY = "what calls are signed with"
 
 @dataclass(frozen=True)
 class Site:
-    """All that a test needs.
+    """An emulated gateway and a platform that is connected to it.
 
     Attributes:
         gateway: the emulator.
-        platform: what the bridge uses.
-        bus: its broker.
+        platform: the platform of the bridge.
+        bus: the broker of the bridge.
     """
 
     gateway: Gateway
@@ -38,46 +38,48 @@ class Site:
     bus: Broker
 
     async def deploy(self, name: str = "c-1", **spec: Any) -> None:
-        """A function of somebody else's, ready to be called."""
+        """Deploy a function as another user, and wait until it can be called."""
         await self.gateway.provider.deploy({"service": name, "image": IMAGE, **spec})
         await self.ready(name)
 
     async def ready(self, name: str) -> None:
-        """Until a function's process listens."""
-        await self.platform.functions._until(f"call {name}", 240.0, lambda: self._silent(name))
+        """Wait until a function's process listens."""
+        await self.platform.functions._wait(f"call {name}", 240.0, lambda: self._unready_reason(name))
 
-    async def _silent(self, name: str) -> str:
-        answer = await self.platform.api.call(name, b"", {}, within_s=5.0, at_most=100, method="GET", path="/healthz")
-        return "" if answer.ok else f"{answer.status}"
+    async def _unready_reason(self, name: str) -> str:
+        response = await self.platform.api.call(
+            name, b"", {}, timeout_s=5.0, max_bytes=100, method="GET", path="/healthz"
+        )
+        return "" if response.ok else f"{response.status}"
 
-    async def invoke(self, one: RoundTask | None = None, attempt: int = 1, **told: Any) -> list[Activation]:
-        """Every activation of a task's run; the function is told what to do."""
-        asked = one or task(client_config=told)
-        return [activation async for activation in self.platform.invoke(asked, attempt)]
+    async def invoke(self, work: RoundTask | None = None, attempt: int = 1, **config: Any) -> list[Activation]:
+        """Run a task and return its activations; `config` says what the function does."""
+        work = work or task(client_config=config)
+        return [activation async for activation in self.platform.invoke(work, attempt)]
 
 
 @contextlib.asynccontextmanager
 async def site(
-    folder: Path, *, settings: dict[str, Any] | None = None, secrets: dict[str, str] | None = None, **knobs: Any
+    folder: Path, *, settings: dict[str, Any] | None = None, secrets: dict[str, str] | None = None, **switches: Any
 ) -> AsyncIterator[Site]:
-    """An OpenFaaS with the password, one image, and a platform connected to it.
+    """Run an OpenFaaS with a password and one image, and a platform that is connected to it.
 
     Args:
-        folder: of the test.
-        settings: of the platform, other than the usual ones.
-        secrets: of the bridge, besides the gateway's password and the key.
-        knobs: of the emulator.
+        folder: folder of the test.
+        settings: settings of the platform that differ from the defaults here.
+        secrets: secrets of the bridge besides the gateway's password and the key.
+        switches: switches of the emulator.
     """
-    vault = write_vault(folder / "vault", **(secrets or {}))
-    async with running({IMAGE: write_code(folder / "code")}, password=PASSWORD, **knobs) as gateway:
-        usual = {"gateway": gateway.url, "password": "gateway", "ready_s": 240.0, "rebuild_s": 0.05}
-        chosen = Settings(**{**usual, **(settings or {})})
-        async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(chosen, vault, bus) as platform:
+    store = write_secrets(folder / "secrets", **(secrets or {}))
+    async with running({IMAGE: write_code(folder / "code")}, password=PASSWORD, **switches) as gateway:
+        defaults = {"gateway": gateway.url, "password": "gateway", "ready_s": 240.0, "rebuild_s": 0.05}
+        merged = Settings(**{**defaults, **(settings or {})})
+        async with broker.connect(f"memory://{folder}") as bus, openfaas.opened(merged, store, bus) as platform:
             yield Site(gateway, platform, bus)
 
 
-def write_vault(folder: Path, **secrets: str) -> SecretStore:
-    """A bridge's secrets."""
+def write_secrets(folder: Path, **secrets: str) -> SecretStore:
+    """Write a bridge's secrets to a new folder."""
     folder.mkdir()
     for name, value in {"gateway": PASSWORD, "trigger-key": KEY, **secrets}.items():
         (folder / name).write_text(value)
@@ -85,10 +87,10 @@ def write_vault(folder: Path, **secrets: str) -> SecretStore:
 
 
 def function(name: str = "c-1", **changes: Any) -> Function:
-    """A client's function."""
+    """Return a client's function."""
     return Function(**{"name": name, "fabric": "test", "image": IMAGE, **changes})
 
 
 def task(client: str = "c-1", **changes: Any) -> RoundTask:
-    """A task for a client."""
+    """Return a task for a client."""
     return tasks.task(client, "openfaas", **changes)

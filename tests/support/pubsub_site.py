@@ -1,4 +1,4 @@
-"""What tests of Pub/Sub share: Google's own clients, and an endpoint that messages are pushed to."""
+"""Helpers for tests of Pub/Sub: Google's own clients, and an endpoint for pushes."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,14 @@ CALL: Final = {"retry": None, "timeout": 60.0}
 
 @dataclass(frozen=True)
 class Kind:
-    """What a Pub/Sub is known to do otherwise than Google Cloud.
+    """A kind of Pub/Sub, with its differences from Google Cloud.
 
     Attributes:
-        refuses_large: more than 10,000,000 bytes in one request.
-        refuses_short_deadlines: an acknowledgement deadline of less than 10 s.
-        pushes_ordering_key: in the body of a push.
-        pushes_empty_data: a message without data is pushed with empty data; else without.
+        name: name of the kind.
+        refuses_large: whether it refuses requests of more than 10,000,000 bytes.
+        refuses_short_deadlines: whether it refuses acknowledgement deadlines below 10 s.
+        pushes_ordering_key: whether the body of a push has the ordering key.
+        pushes_empty_data: whether the body of a push has empty data if the message has none.
     """
 
     name: str
@@ -47,7 +48,7 @@ GOOGLES: Final = Kind(
 
 @dataclass(frozen=True)
 class Service:
-    """A running Pub/Sub and Google's clients of it."""
+    """A running Pub/Sub with Google's clients."""
 
     kind: Kind
     publisher: PublisherClient
@@ -73,8 +74,8 @@ class Service:
         return str(await asyncio.wrap_future(self.publisher.publish(self.topic, data, **attributes)))
 
     async def pull(self, most: int = 10) -> list[Any]:
-        got = await self.call(self.subscriber.pull, subscription=self.pulled, max_messages=most)
-        return list(got.received_messages)
+        response = await self.call(self.subscriber.pull, subscription=self.pulled, max_messages=most)
+        return list(response.received_messages)
 
     async def make_topic(self) -> None:
         await self.call(self.publisher.create_topic, name=self.topic)
@@ -86,7 +87,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def clients(kind: Kind, address: str) -> AsyncIterator[Service]:
-    # The client's own channel to an emulator takes 4 MiB and no more.
+    # The client's default channel to an emulator has a limit of 4 MiB.
     channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
     publisher = await asyncio.to_thread(PublisherClient)
     subscriber = await asyncio.to_thread(SubscriberClient, transport=SubscriberGrpcTransport(channel=channel))
@@ -100,33 +101,34 @@ async def clients(kind: Kind, address: str) -> AsyncIterator[Service]:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where messages are pushed to.
+    """A server that Pub/Sub pushes messages to.
 
     Attributes:
-        got: headers and body of every request.
-        answers: the statuses of the next answers; 200 after that.
+        url: address of the server.
+        requests: headers and body of every request.
+        statuses: statuses of the next responses; 200 after that.
     """
 
     url: str
-    got: "asyncio.Queue[tuple[dict[str, str], dict[str, Any]]]"
-    answers: list[int]
+    requests: "asyncio.Queue[tuple[dict[str, str], dict[str, Any]]]"
+    statuses: list[int]
 
     async def next(self) -> tuple[dict[str, str], dict[str, Any]]:
         async with asyncio.timeout(WITHIN_S):
-            return await self.got.get()
+            return await self.requests.get()
 
 
 @contextlib.asynccontextmanager
 async def listening() -> AsyncIterator[Endpoint]:
-    """An endpoint, until the end of the block."""
-    got: asyncio.Queue[tuple[dict[str, str], dict[str, Any]]] = asyncio.Queue()
-    answers: list[int] = []
+    """Run an endpoint until the end of the block."""
+    requests: asyncio.Queue[tuple[dict[str, str], dict[str, Any]]] = asyncio.Queue()
+    statuses: list[int] = []
 
     async def take(request: web.Request) -> web.Response:
-        got.put_nowait(
+        requests.put_nowait(
             ({key.lower(): value for key, value in request.headers.items()}, json.loads(await request.read()))
         )
-        return web.Response(status=answers.pop(0) if answers else 200)
+        return web.Response(status=statuses.pop(0) if statuses else 200)
 
     app = web.Application()
     app.router.add_post("/", take)
@@ -134,7 +136,7 @@ async def listening() -> AsyncIterator[Endpoint]:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0][:2]
-    yield Endpoint(f"http://{host}:{port}/", got, answers)
+    yield Endpoint(f"http://{host}:{port}/", requests, statuses)
     await runner.cleanup()
 
 

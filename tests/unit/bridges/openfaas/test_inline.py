@@ -1,4 +1,4 @@
-"""Model and update on their way with a call, for a function that has no route to the broker."""
+"""Model and update travel inside a call, for a function that can't reach the broker."""
 
 from collections.abc import AsyncIterator
 
@@ -35,13 +35,13 @@ TASK = RoundTask(
     deadline_s=4e9,
     max_attempts=3,
 )
-ORDER = InvocationRequest(TASK, 2)
+REQUEST = InvocationRequest(TASK, 2)
 DONE = msgspec.json.encode(Report(TASK.id, "done"))
 
 
 @pytest.fixture
 async def bus(memory_url: str) -> AsyncIterator[Broker]:
-    """A broker that has the model and the state."""
+    """A broker with the model and the state."""
     async with broker.connect(memory_url) as connection:
         await connection.put(MODEL.topic, b"model")
         await connection.put(STATE.topic, b"state")
@@ -49,19 +49,19 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 
 async def payload(bus: Broker, topic: str) -> bytes | None:
-    found = await bus.get(topic)
-    return None if found is None else found.payload
+    value = await bus.get(topic)
+    return None if value is None else value.payload
 
 
-async def test_a_parcel_has_the_order_and_what_it_names(bus: Broker) -> None:
-    message, blobs = bundle.unpack(await InlineTransfer(bus).packed(ORDER))
-    assert codec.decode(InvocationRequest, message) == ORDER
+async def test_a_bundle_has_the_request_and_what_it_names(bus: Broker) -> None:
+    message, blobs = bundle.unpack(await InlineTransfer(bus).pack(REQUEST))
+    assert codec.decode(InvocationRequest, message) == REQUEST
     assert blobs == {MODEL.topic: b"model", STATE.topic: b"state"}
 
 
-async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None:
+async def test_a_bundle_without_a_state_has_the_model_alone(bus: Broker) -> None:
     _, blobs = bundle.unpack(
-        await InlineTransfer(bus).packed(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2))
+        await InlineTransfer(bus).pack(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2))
     )
     assert blobs == {MODEL.topic: b"model"}
 
@@ -69,12 +69,12 @@ async def test_a_parcel_without_a_state_has_the_model_alone(bus: Broker) -> None
 async def test_a_model_that_is_not_there_is_told(bus: Broker) -> None:
     await bus.delete(MODEL.topic)
     with pytest.raises(InvocationFailed, match=f"{MODEL.topic} is not with the broker"):
-        await InlineTransfer(bus).packed(ORDER)
+        await InlineTransfer(bus).pack(REQUEST)
 
 
 async def test_update_and_state_are_published_where_the_function_would_have(bus: Broker) -> None:
     body = bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"})
-    assert (await InlineTransfer(bus).unpacked(body, ORDER)).state == "done"
+    assert (await InlineTransfer(bus).publish_reply(body, REQUEST)).state == "done"
     assert await payload(bus, UPDATE_AT) == b"update"
     assert await payload(bus, STATE_AT) == b"new state"
     async with bus.subscribe(topics.round_updates("job", 3)) as deliveries:
@@ -85,17 +85,17 @@ async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: py
     request: list[str] = []
     put, publish = bus._put, bus._publish
 
-    async def noted_put(topic: str, message: bytes, revision: int | None) -> int:
+    async def recorded_put(topic: str, message: bytes, revision: int | None) -> int:
         request.append(topic)
         return await put(topic, message, revision)
 
-    async def noted_publish(topic: str, message: bytes, dedupe: str | None) -> broker.base.Receipt:
+    async def recorded_publish(topic: str, message: bytes, dedupe: str | None) -> broker.base.Receipt:
         request.append(topic)
         return await publish(topic, message, dedupe)
 
-    monkeypatch.setattr(bus, "_put", noted_put)
-    monkeypatch.setattr(bus, "_publish", noted_publish)
-    await InlineTransfer(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), ORDER)
+    monkeypatch.setattr(bus, "_put", recorded_put)
+    monkeypatch.setattr(bus, "_publish", recorded_publish)
+    await InlineTransfer(bus).publish_reply(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), REQUEST)
     assert request == [STATE_AT, UPDATE_AT]
 
 
@@ -117,7 +117,7 @@ async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: py
 async def test_what_is_not_its_own_is_refused_with_all_the_rest(bus: Broker, foreign: str) -> None:
     body = bundle.pack(DONE, {UPDATE_AT: b"update", foreign: b"forged"})
     with pytest.raises(InvocationFailed, match="it answers with 6 bytes for") as caught:
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, REQUEST)
     assert not caught.value.retryable
     assert await payload(bus, UPDATE_AT) is None
 
@@ -125,22 +125,22 @@ async def test_what_is_not_its_own_is_refused_with_all_the_rest(bus: Broker, for
 @pytest.mark.parametrize("topic", [UPDATE_AT, STATE_AT])
 async def test_what_is_empty_is_refused(bus: Broker, topic: str) -> None:
     with pytest.raises(InvocationFailed, match="0 bytes"):
-        await InlineTransfer(bus).unpacked(bundle.pack(DONE, {UPDATE_AT: b"update", topic: b""}), ORDER)
+        await InlineTransfer(bus).publish_reply(bundle.pack(DONE, {UPDATE_AT: b"update", topic: b""}), REQUEST)
     assert await payload(bus, UPDATE_AT) is None
 
 
 @pytest.mark.parametrize("body", [DONE, bundle.pack(DONE, {}), bundle.pack(DONE, {STATE_AT: b"state"})])
 async def test_done_without_an_update_is_a_failure(bus: Broker, body: bytes) -> None:
     with pytest.raises(InvocationFailed, match="sends no update"):
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, REQUEST)
     assert await payload(bus, STATE_AT) is None
 
 
-async def test_a_failure_may_be_a_bare_report_or_a_parcel_and_publishes_nothing(bus: Broker) -> None:
+async def test_a_failure_may_be_a_bare_report_or_a_bundle_and_publishes_nothing(bus: Broker) -> None:
     failed = Report(TASK.id, "failed", reason="BadShard", retryable=False)
     message = msgspec.json.encode(failed)
-    assert await InlineTransfer(bus).unpacked(message, ORDER) == failed
-    assert await InlineTransfer(bus).unpacked(bundle.pack(message, {UPDATE_AT: b"update"}), ORDER) == failed
+    assert await InlineTransfer(bus).publish_reply(message, REQUEST) == failed
+    assert await InlineTransfer(bus).publish_reply(bundle.pack(message, {UPDATE_AT: b"update"}), REQUEST) == failed
     assert await payload(bus, UPDATE_AT) is None
 
 
@@ -157,5 +157,5 @@ async def test_a_failure_may_be_a_bare_report_or_a_parcel_and_publishes_nothing(
 )
 async def test_what_is_no_answer_to_the_order_is_a_failure(bus: Broker, body: bytes, reason: str) -> None:
     with pytest.raises(InvocationFailed, match=reason):
-        await InlineTransfer(bus).unpacked(body, ORDER)
+        await InlineTransfer(bus).publish_reply(body, REQUEST)
     assert await payload(bus, UPDATE_AT) is None

@@ -1,9 +1,9 @@
-"""What every answer of an OpenFaaS gateway means for a call."""
+"""Every response of an OpenFaaS gateway stands for one outcome of a call."""
 
 import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
-from bridges.openfaas.answers import AT_ONCE_S, GatewayResponse, failure
+from bridges.openfaas.responses import AT_ONCE_S, GatewayResponse, failure
 
 WATCHDOG, PROXY, MIDDLEWARE = "of-watchdog", "proxy", "faas-middleware"
 NO_ENDPOINT = b"No endpoints available for: c-1."
@@ -19,7 +19,7 @@ def test_a_success_is_no_failure(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kind", "retryable"),
+    ("response", "kind", "retryable"),
     [
         (answer(404, "", b"error finding function c-1.openfaas-fn: not found"), FunctionGone, True),
         (answer(503, PROXY, NO_ENDPOINT), FunctionGone, True),
@@ -41,15 +41,17 @@ def test_a_success_is_no_failure(status: int) -> None:
         (answer(302), InvocationFailed, False),
     ],
 )
-def test_a_failure_is_of_its_kind(given: GatewayResponse, kind: type[InvocationFailed], *, retryable: bool) -> None:
-    found = failure(given, "c-1")
-    assert type(found) is kind
-    assert found.retryable is retryable
-    assert str(given.status) in found.reason
+def test_a_failure_is_of_its_kind(response: GatewayResponse, kind: type[InvocationFailed], *, retryable: bool) -> None:
+    error = failure(response, "c-1")
+    assert type(error) is kind
+    assert error.retryable is retryable
+    assert str(response.status) in error.reason
 
 
 def test_a_cold_start_is_told_apart_from_a_busy_function() -> None:
-    reasons = [failure(given, "c-1") for given in (answer(500, WATCHDOG), answer(429, MIDDLEWARE), answer(500, PROXY))]
+    reasons = [
+        failure(response, "c-1") for response in (answer(500, WATCHDOG), answer(429, MIDDLEWARE), answer(500, PROXY))
+    ]
     assert [str(reason) for reason in reasons] == [
         "cold start: the process of c-1 does not listen yet (500)",
         "c-1 has no room for the call (429)",

@@ -1,4 +1,4 @@
-"""Programs that run in the background of a demonstration or a measurement, each with a log of its own."""
+"""Background programs of a demonstration or a measurement. Each writes its own log file."""
 
 import asyncio
 import contextlib
@@ -17,27 +17,28 @@ GOODBYE_S: Final = 10.0
 
 
 @contextlib.asynccontextmanager
-async def started(name: str, *command: str | Path, logs: Path, ready: str, **environment: str) -> AsyncIterator[str]:
-    """A program until the end of the block; yields what follows `ready` on the line that says that it is.
+async def running(name: str, *command: str | Path, logs: Path, ready: str, **environment: str) -> AsyncIterator[str]:
+    """Run a program until the end of the block; yield the text after `ready` on the line that contains it.
 
     Args:
-        name: of its log.
-        command: what to start; the first may be `fedkeeper`, or a module of ours.
-        logs: folder of the logs.
-        ready: what that line begins with, or contains.
-        environment: on top of ours.
+        name: name of the log file.
+        command: program and arguments. The program is `fedkeeper` or one of our modules.
+        logs: folder of the log file.
+        ready: text that the program prints once it is ready.
+        environment: variables in addition to those of this process.
 
     Raises:
-        RuntimeError: it ended before it was ready; says where its log is.
+        RuntimeError: the program ended before it was ready.
+        TimeoutError: the program is not ready within READY_S seconds.
     """
     log = logs / f"{name}.log"
     process = await _start(command, environment)
     try:
         async with asyncio.timeout(READY_S):
-            found = await _read_until(process, ready, log)
+            text = await _read_until(process, ready, log)
         drain = asyncio.create_task(_drain(process, log), name=f"log of {name}")
         try:
-            yield found
+            yield text
         finally:
             drain.cancel()
     finally:
@@ -45,21 +46,19 @@ async def started(name: str, *command: str | Path, logs: Path, ready: str, **env
 
 
 async def _start(command: tuple[str | Path, ...], environment: dict[str, str]) -> Process:
+    program, *arguments = map(str, command)
+    if program == "fedkeeper":
+        line = [str(Path(sys.executable).with_name(program)), *arguments]
+    else:
+        line = [sys.executable, "-m", program, *arguments]
     return await asyncio.create_subprocess_exec(
-        *_program(command),
+        *line,
         stdout=PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, **environment},
-        start_new_session=True,  # a terminal's Ctrl-C is for whoever started us
+        start_new_session=True,  # Ctrl-C in a terminal must reach only the parent process
         preexec_fn=processes.signal_on_parent_death(signal.SIGTERM),
     )
-
-
-def _program(command: tuple[str | Path, ...]) -> list[str]:
-    first, *rest = map(str, command)
-    if first == "fedkeeper":
-        return [str(Path(sys.executable).with_name(first)), *rest]
-    return [sys.executable, "-m", first, *rest]
 
 
 async def _read_until(process: Process, ready: str, log: Path) -> str:
@@ -83,7 +82,7 @@ async def _drain(process: Process, log: Path) -> None:
 
 
 async def _end(process: Process) -> None:
-    """End a program by its own pid: asked first, killed if that is not enough."""
+    """Terminate a program by its own pid, and kill it if it does not end."""
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     try:
