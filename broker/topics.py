@@ -15,8 +15,7 @@ ID_RULE: Final = "use 1 to 40 of a-z, 0-9 and '-'"
 _ID: Final = re.compile(r"[a-z0-9-]{1,40}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
-ANY: Final = filters.ANY
-"""Matches one level in a filter. Every builder accepts it in place of an id."""
+ANY: Final = filters.ANY  # every builder accepts it in place of an id
 
 DEFAULT_TENANT: Final = "default"
 """The tenant whose topics begin with `fl` alone."""
