@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,6 +17,11 @@ HEARTBEAT_S: Final = ACK_WAIT_S / 3
 """Two heartbeats may get lost before the broker delivers a message again."""
 
 
+@dataclass
+class _Work:
+    delivery: Delivery
+
+
 class InFlight:
     """The deliveries that this process works on, each under a key that names the work.
 
@@ -27,10 +33,10 @@ class InFlight:
 
     def __init__(self, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._heartbeat_s = heartbeat_s
-        self._deliveries: dict[str, Delivery] = {}
+        self._works: dict[str, _Work] = {}
 
     def __getitem__(self, key: str) -> Delivery:
-        return self._deliveries[key]
+        return self._works[key].delivery
 
     async def adopt_or_ack_duplicate(self, key: str, delivery: Delivery) -> bool:
         """Handle a delivery of work that is in progress already.
@@ -45,12 +51,12 @@ class InFlight:
         Returns:
             True if the work is in progress already; False if the caller must do it.
         """
-        current = self._deliveries.get(key)
-        if current is None:
+        work = self._works.get(key)
+        if work is None:
             return False
-        if current.sequence == delivery.sequence:
+        if work.delivery.sequence == delivery.sequence:
             # The ack deadline of the first delivery has passed: only the newer one can be acknowledged.
-            self._deliveries[key] = delivery
+            work.delivery = delivery
         else:
             await delivery.ack()
         return True
@@ -63,18 +69,30 @@ class InFlight:
             key: names the work.
             delivery: the message that asks for the work.
         """
-        self._deliveries[key] = delivery
+        work = _Work(delivery)
+        self._works[key] = work
         try:
             yield
         finally:
-            del self._deliveries[key]
+            # After `nak` another delivery may be in progress under this key.
+            if self._works.get(key) is work:
+                del self._works[key]
+
+    async def nak(self, key: str, delay_s: float) -> None:
+        """Give a delivery back. From now on a delivery of the same message is new work, even before this returns.
+
+        Args:
+            key: names the work.
+            delay_s: seconds until the broker delivers it again, at the earliest.
+        """
+        await self._works.pop(key).delivery.nak(delay_s)
 
     async def heartbeat(self) -> None:
         """Extend the ack deadline of every delivery again and again, until cancelled."""
         while True:
             await asyncio.sleep(self._heartbeat_s)
-            for delivery in list(self._deliveries.values()):
+            for work in list(self._works.values()):
                 try:
-                    await delivery.working()
+                    await work.delivery.working()
                 except BrokerError as exc:
-                    log.warning("a heartbeat did not reach the broker", topic=delivery.topic, error=str(exc))
+                    log.warning("a heartbeat did not reach the broker", topic=work.delivery.topic, error=str(exc))

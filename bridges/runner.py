@@ -138,7 +138,7 @@ class Runner:
             delay_s = self._invoker.retry_policy.delay_s(attempt, self._invoker.rng)
             log.warning("invocation failed", attempt=attempt, reason=exc.reason, again_in_s=round(delay_s, 3))
             await record("failed", activation, exc.reason)
-            await self._in_flight[task.id].nak(delay_s)
+            await self._in_flight.nak(task.id, delay_s)
         else:
             await self._finish(task)
 

@@ -87,7 +87,7 @@ class Forwarder:
                         await self._forward_readable(key, delivery, forward)
                 except BrokerError as exc:
                     log.warning("an event can't be forwarded now", topic=delivery.topic, error=str(exc))
-                    await self._in_flight[key].nak(AGAIN_S)
+                    await self._in_flight.nak(key, AGAIN_S)
                 else:
                     await self._in_flight[key].ack()
 

@@ -1,6 +1,7 @@
 """Deliveries in progress: copies of a message, a second delivery of it, and the heartbeat."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import pytest
@@ -9,7 +10,7 @@ from bridges.in_flight import InFlight
 from broker.base import Delivery
 from broker.errors import Disconnected
 
-Call = Literal["ack", "working"]
+Call = Literal["ack", "nak", "working"]
 
 
 class Recorded(Delivery):
@@ -19,22 +20,32 @@ class Recorded(Delivery):
         calls: the calls, in order.
         fails: whether the broker is out of reach.
         extended: set by a heartbeat.
+        on_nak: awaited before `nak` returns.
     """
 
     def __init__(self, sequence: int, *, fails: bool = False) -> None:
         self.calls: list[Call] = []
         self.fails = fails
         self.extended = asyncio.Event()
+        self.on_nak: Callable[[float], Awaitable[None]] = _do_nothing
         super().__init__("fl.tasks.fake.c-1", b"", _unread, sequence=sequence, attempt=1, time_s=0.0)
 
     async def ack(self) -> None:
         self.calls.append("ack")
+
+    async def nak(self, delay_s: float = 0.0) -> None:
+        self.calls.append("nak")
+        await self.on_nak(delay_s)
 
     async def working(self) -> None:
         self.calls.append("working")
         self.extended.set()
         if self.fails:
             raise Disconnected("gone")
+
+
+async def _do_nothing(_: float) -> None:
+    pass
 
 
 async def _unread(*_: object) -> bytes:
@@ -80,3 +91,26 @@ async def test_the_heartbeat_reaches_other_deliveries_when_one_fails() -> None:
         heartbeat.cancel()
         await asyncio.wait([heartbeat])
     assert heartbeat.cancelled()
+
+
+async def test_a_message_that_comes_again_before_its_nak_returns_is_new_work() -> None:
+    in_flight, first, again = InFlight(), Recorded(1), Recorded(1)
+    ended = asyncio.Event()
+
+    async def work_on(delivery: Recorded) -> None:
+        assert not await in_flight.adopt_or_ack_duplicate("task", delivery)
+        with in_flight.track("task", delivery):
+            await ended.wait()
+
+    async def deliver_again(_: float) -> None:
+        second.append(asyncio.create_task(work_on(again), name="second attempt"))
+        await asyncio.sleep(0)
+
+    second: list[asyncio.Task[None]] = []
+    first.on_nak = deliver_again
+    with in_flight.track("task", first):
+        await in_flight.nak("task", 0.1)
+    assert in_flight["task"] is again, "its work is in progress after that of the first delivery has ended"
+    ended.set()
+    await second[0]
+    assert (first.calls, again.calls) == (["nak"], [])
