@@ -92,7 +92,7 @@ class Rounds:
             yield
 
     async def train(self, clients: int, **cohort: Any) -> RoundCompleted:
-        """One round of a job; every client is wanted, if nothing else is said."""
+        """Run a job of one round. All clients are needed unless `cohort` changes that; `events` grows meanwhile."""
         chosen: dict[str, Any] = {"clients": clients, "quorum": 1.0, "deadline_s": 600.0, "grace_s": 600.0, **cohort}
         job = Job(
             name="faults",
@@ -105,7 +105,9 @@ class Rounds:
         )
         name = await self.fabric.submit(job)
         async with asyncio.timeout(WITHIN_S), aclosing(self.fabric.watch(name)) as events:
-            self.events = [said.event async for said in events]
+            self.events = []
+            async for progress in events:
+                self.events.append(progress.event)
         completed: RoundCompleted = self.one(RoundCompleted)
         return completed
 
