@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,13 @@ async def test_a_gateway_that_is_down_and_comes_back(site: tuple[Rounds, Gateway
         await gateway.down()
 
         async def come_back() -> None:
-            while not all(system.all(ClientRefused, client=client) for client in clients):
-                await asyncio.sleep(0.1)
+            refused = set[str]()
+            async with aclosing(system.fabric.watch()) as events:
+                async for progress in events:
+                    if isinstance(progress.event, ClientRefused):
+                        refused.add(progress.event.client)
+                    if refused == set(clients):
+                        break
             await gateway.up()
 
         async with asyncio.TaskGroup() as group:

@@ -92,7 +92,7 @@ class Rounds:
             yield
 
     async def train(self, clients: int, **cohort: Any) -> RoundCompleted:
-        """Run a job of one round. All clients are needed unless `cohort` changes that; `events` grows meanwhile."""
+        """Run a job of one round. All clients are needed unless `cohort` changes that."""
         chosen: dict[str, Any] = {"clients": clients, "quorum": 1.0, "deadline_s": 600.0, "grace_s": 600.0, **cohort}
         job = Job(
             name="faults",
@@ -105,9 +105,7 @@ class Rounds:
         )
         name = await self.fabric.submit(job)
         async with asyncio.timeout(WITHIN_S), aclosing(self.fabric.watch(name)) as events:
-            self.events = []
-            async for progress in events:
-                self.events.append(progress.event)
+            self.events = [progress.event async for progress in events]
         completed: RoundCompleted = self.one(RoundCompleted)
         return completed
 
