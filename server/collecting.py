@@ -15,7 +15,7 @@ from broker.messages.update import UpdateHeader
 from server import client_events, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
-from server.errors import JobFailed, Refused
+from server.errors import JobCannotContinue, Refused
 from server.gate import Expectation
 from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
 from server.rounds import Round, State
@@ -114,7 +114,7 @@ class Collector:
             closed: position of the last counted update in the log.
 
         Raises:
-            JobFailed: the log does not hold the updates any more.
+            JobCannotContinue: the log does not hold the updates any more.
         """
         until_s = self._clock() + REPLAY_S
         while self.collection.sequence < closed:
@@ -122,7 +122,7 @@ class Collector:
                 case UpdateArrived(delivery) if delivery.sequence <= closed:
                     await self._take_update(delivery)
                 case TimedOut():
-                    raise JobFailed(f"the updates of round {self._record.round} are in the log no longer")
+                    raise JobCannotContinue(f"the updates of round {self._record.round} are in the log no longer")
                 case _:
                     pass
         return self.collection

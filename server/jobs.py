@@ -22,7 +22,7 @@ from broker.support.tasks import task_group
 from server import cohort, invitations, round_facts, strategy
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
-from server.errors import JobFailed, LearningFailed
+from server.errors import JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
@@ -79,12 +79,12 @@ async def run(job: str, context: JobContext) -> None:
         if value is None:
             return
         record = codec.decode(JobRecord, value.payload)
-        if record.is_over:
+        if record.is_finished:
             return
         try:
             await _JobRun(JobStore(context.broker, record, value.revision), context).run()
         except Conflict:
-            log.info("another server moved this job; going on from its record", job=job)
+            log.info("another server changed the record; continuing from it", job=job)
         else:
             return
 
@@ -115,7 +115,7 @@ class _JobRun:
             await self._store.delete_last_updates()
             try:
                 await self._train()
-            except (JobFailed, LearningFailed, *_PERMANENT) as exc:
+            except (JobCannotContinue, LearningFailed, *_PERMANENT) as exc:
                 await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
@@ -255,7 +255,7 @@ class _JobRun:
         await self._announce_and_wait(event, record.round)
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
-            raise JobFailed(f"round {record.round} failed: {event.reason} ({failures} in a row)")
+            raise JobCannotContinue(f"round {record.round} failed: {event.reason} ({failures} in a row)")
         await self._store.change(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
@@ -271,5 +271,5 @@ class _JobRun:
 
 
 def _has_done_all_rounds(record: JobRecord) -> bool:
-    counted = record.round if record.job.cohort.on_failure == "skip" else record.done
-    return counted >= record.job.stop.rounds
+    rounds = record.round if record.job.cohort.on_failure == "skip" else record.done
+    return rounds >= record.job.stop.rounds
