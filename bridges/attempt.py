@@ -1,6 +1,6 @@
 """One attempt at a task: triggers the function, and follows the run until it has succeeded or failed.
 
-Two sources tell about a run: the platform (`Activation`) and the function itself (`Report`).
+The events of a run come from two sources: the platform (`Activation`) and the function itself (`Report`).
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 
@@ -31,8 +32,21 @@ from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
-RecordOutcome = Callable[[Outcome, Activation, str], Awaitable[None]]
-"""Records an outcome of an attempt: the outcome, the run that it belongs to, the reason (may be empty)."""
+
+class RecordOutcome(Protocol):
+    """A function that records an outcome of an attempt."""
+
+    async def __call__(
+        self, outcome: Outcome, *, activation: str = "", cold: bool | None = None, reason: str = ""
+    ) -> None:
+        """Record an outcome.
+
+        Args:
+            outcome: the outcome.
+            activation: the platform's id of the run; empty: not known, or nothing ran.
+            cold: whether the run was a cold start; None: not known.
+            reason: why, for people.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +57,9 @@ class RetryPolicy:
         retry_first_s: the longest delay after the first failure; it doubles with each further failure.
         retry_most_s: upper bound of the delay.
         refused_s: if a platform refuses a task for longer than this, the attempt has failed.
-        start_s: time from the platform's last word until the function must report that it trains.
-        run_s: time after that report until the run must end.
+        start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
+            start is part of this time.
+        run_s: seconds after that report until the run must end.
     """
 
     retry_first_s: float = 1.0
@@ -112,7 +127,7 @@ class Invoker:
                 if refused_s > self.retry_policy.refused_s:
                     raise
                 log.warning("the platform did not start it", reason=exc.reason, again_in_s=round(delay_s, 3))
-                await record("refused", Activation(exc.activation, "accepted"), exc.reason)
+                await record("refused", activation=exc.activation, reason=exc.reason)
                 await asyncio.sleep(delay_s)
             except (FunctionGone, NoReport) as exc:
                 if is_restored or not await self._restore_function(task, exc, record):
@@ -133,18 +148,18 @@ class Invoker:
             raise InvocationFailed(f"{error.reason}, and it can't be created again: {exc}") from exc
         if change is None or (change == "same" and isinstance(error, NoReport)):
             return False
-        await record("restored", Activation("", "accepted"), f"{error.reason}; created again")
+        await record("restored", reason=f"{error.reason}; created again")
         return True
 
 
 async def follow_attempt(
     attempt: int, events: asyncio.Queue[RunEvent], retry_policy: RetryPolicy, record: RecordOutcome
 ) -> None:
-    """Follow a run until it has succeeded. The first source that knows of the end, platform or function, is believed.
+    """Follow a run until it has succeeded. The first report of the end counts, from the platform or the function.
 
     Args:
         attempt: number of the attempt, from 1.
-        events: what the platform and the function tell of the run.
+        events: the run's events, from the platform and from the function.
         retry_policy: the timeouts of a run.
         record: records each state that the run reaches, once.
 
@@ -171,7 +186,6 @@ class AttemptState:
         retry_policy: the timeouts of a run.
         record: records each state that the run reaches, once.
         is_done: the update is with the broker.
-        timeout_s: how long to wait for the next event; None while the platform follows the run itself.
         id: the platform's id of the run; empty until it is known.
     """
 
@@ -179,14 +193,21 @@ class AttemptState:
     retry_policy: RetryPolicy
     record: RecordOutcome
     is_done: bool = False
-    timeout_s: float | None = None
     id: str = ""
+    _is_platform_done: bool = False
     _recorded: set[str] = field(default_factory=set)
 
     @property
     def is_training(self) -> bool:
         """Whether training has begun."""
         return "running" in self._recorded
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long to wait for the next event, in seconds; None while the platform follows the run itself."""
+        if not self._is_platform_done:
+            return None
+        return self.retry_policy.run_s if self.is_training else self.retry_policy.start_s
 
     async def apply(self, event: RunEvent) -> None:
         """Update the state with an event.
@@ -209,25 +230,22 @@ class AttemptState:
             case PlatformDone(failure):
                 if failure is not None:
                     self._raise_unless_running(failure)
-                self.timeout_s = self.retry_policy.run_s if self.is_training else self.retry_policy.start_s
+                self._is_platform_done = True
 
     async def _advance(self, activation: Activation) -> None:
-        """Record a state of the run, unless it is on record already."""
+        """Record the states that the run has reached, each of them once."""
         self.id = self.id or activation.id
-        if activation.state == "succeeded":
-            # A run that has succeeded has been running, even if no event said so in time.
-            await self._advance(Activation(self.id, "running", activation.cold))
-            self.is_done = True
-        if activation.state in self._recorded:
-            return
-        self._recorded.add(activation.state)
-        cold = None if self.is_done else activation.cold
-        await self.record(activation.state, Activation(self.id, activation.state, cold), "")
-        if self.timeout_s is not None:
-            self.timeout_s = self.retry_policy.run_s
+        self.is_done = activation.state == "succeeded"
+        # A run that has succeeded has been running, even if no event said so in time.
+        states: tuple[Outcome, ...] = ("running", "succeeded") if self.is_done else (activation.state,)
+        for state in states:
+            if state not in self._recorded:
+                self._recorded.add(state)
+                cold = None if state == "succeeded" else activation.cold
+                await self.record(state, activation=self.id, cold=cold)
 
     def _raise_unless_running(self, failure: InvocationFailed) -> None:
-        """Raise the platform's failure, unless the platform only lost sight of a run that trains."""
+        """Raise the platform's failure, unless the run trains and only its outcome is not known to the platform."""
         if isinstance(failure, NotStarted) and self.is_training:
             # The platform found no process to call, because this run had ended it.
             raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
@@ -238,7 +256,7 @@ class AttemptState:
 async def _forward_activations(
     platform: Platform, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent]
 ) -> None:
-    """Invoke the function, and add what its platform tells of the run to the events."""
+    """Invoke the function, and add the platform's events of the run to the queue."""
     failure: InvocationFailed | None = None
     try:
         async with aclosing(platform.invoke(task, attempt)) as activations:

@@ -112,7 +112,7 @@ class Lifecycle:
                 case "create", Function() as function:
                     reply = await self._create(function)
                 case "delete", _ if request.name:
-                    # Forgotten before it is deleted: a bridge that misses the function must not create it again.
+                    # Its desired state goes first: no bridge may create the function again after it is deleted.
                     await self._broker.delete(topics.function(self._platform, request.name))
                     reply = Reply(change=await self._functions.delete(request.name))
                 case "list", _:

@@ -102,7 +102,8 @@ class ManagedPlatform(Platform, Protocol):
 
     Attributes:
         per_minute: how many invocations the platform accepts in a minute; 0: no limit is known.
-        start_s: seconds from `accepted` until a function must report that it trains.
+        start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
+            start is part of this time.
         run_s: seconds after that report until the run must end.
         functions: creates, deletes and lists functions; None if clients need no function of their own.
     """

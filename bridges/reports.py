@@ -1,4 +1,4 @@
-"""The reports of functions: what a function itself says of its task, whatever its platform knows."""
+"""Receives the reports that functions publish about their tasks."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PlatformDone:
-    """The platform will tell no more of a run.
+    """The platform sends no more events of a run.
 
     Attributes:
         failure: why the invocation failed; None: the platform reported no failure.

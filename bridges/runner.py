@@ -19,7 +19,6 @@ from bridges.attempt import Invoker, RecordOutcome, follow_attempt
 from bridges.closed_rounds import ClosedRounds
 from bridges.errors import InvocationFailed
 from bridges.in_flight import HEARTBEAT_S, InFlight
-from bridges.platform import Activation
 from bridges.reports import PlatformDone, Reports, RunEvent
 from bridges.stats import StatsRecorder
 from broker import topics
@@ -36,9 +35,6 @@ log = structlog.get_logger(__name__)
 
 _FINAL: Final = frozenset({"failed", "dead", "expired"})
 """Outcomes that must be on record before the task is acknowledged or attempted again."""
-
-_NO_RUN: Final = Activation("", "accepted")
-"""Stands for the run in outcomes of attempts that triggered nothing."""
 
 UNREADABLE: Final = "unreadable"
 """Takes the client's place in the dead-letter topic of a message that names no client."""
@@ -131,13 +127,12 @@ class Runner:
         except TimeoutError:
             await self._give_up(task, attempt, record, "expired", "the round's deadline passed")
         except InvocationFailed as exc:
-            activation = Activation(exc.activation, "accepted")
             if not exc.retryable or attempt >= task.max_attempts:
-                await self._give_up(task, attempt, record, "dead", exc.reason, activation=activation)
+                await self._give_up(task, attempt, record, "dead", exc.reason, activation=exc.activation)
                 return
             delay_s = self._invoker.retry_policy.delay_s(attempt, self._invoker.rng)
             log.warning("invocation failed", attempt=attempt, reason=exc.reason, again_in_s=round(delay_s, 3))
-            await record("failed", activation, exc.reason)
+            await record("failed", activation=exc.activation, reason=exc.reason)
             await self._in_flight.nak(task.id, delay_s)
         else:
             await self._finish(task)
@@ -155,7 +150,7 @@ class Runner:
         try:
             await follow_attempt(attempt, events, self._invoker.retry_policy, record)
         except InvocationFailed as exc:
-            log.warning("it did not come to its end; triggering it again", reason=exc.reason)
+            log.warning("the earlier run failed; triggering the function again", reason=exc.reason)
             return False
         return True
 
@@ -167,14 +162,14 @@ class Runner:
         outcome: Outcome,
         reason: str,
         *,
-        activation: Activation = _NO_RUN,
+        activation: str = "",
     ) -> None:
         log.warning("task given up", outcome=outcome, attempt=attempt, reason=reason)
         if outcome == "dead":
             payload = await self._in_flight[task.id].read()
             topic = topics.dead(self._platform.name, task.client_id)
             await self._broker.publish(topic, payload, dedupe=f"{task.id}.dead")
-        await record(outcome, activation, reason)
+        await record(outcome, activation=activation, reason=reason)
         await self._finish(task)
 
     async def _finish(self, task: RoundTask) -> None:
@@ -185,11 +180,12 @@ class Runner:
         self,
         task: RoundTask | TaskName,
         outcome: Outcome,
-        activation: Activation,
-        reason: str,
         *,
         attempt: int,
         started_s: float,
+        activation: str = "",
+        cold: bool | None = None,
+        reason: str = "",
     ) -> None:
         """Publish an outcome of an attempt, and count it in the client's stats."""
         now_s, platform = self._clock(), self._platform.name
@@ -200,8 +196,8 @@ class Runner:
             platform=platform,
             attempt=attempt,
             outcome=outcome,
-            activation=activation.id,
-            cold=activation.cold,
+            activation=activation,
+            cold=cold,
             reason=reason,
             seconds=now_s - started_s,
         )
@@ -228,7 +224,7 @@ class Runner:
         topic = topics.dead(platform, UNREADABLE if task is None else task.client_id)
         await self._broker.publish(topic, payload or reason.encode())
         if task is not None:
-            await self._record(task, "dead", _NO_RUN, reason, attempt=delivery.attempt, started_s=self._clock())
+            await self._record(task, "dead", attempt=delivery.attempt, started_s=self._clock(), reason=reason)
         await delivery.ack()
 
 

@@ -14,7 +14,8 @@ class PlatformSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     Attributes:
         name: name of the platform: the level of the task topics, `fl.tasks.<name>.<client>`. Each bridge has its own.
         concurrency: how many tasks may be in progress at once.
-        start_s: seconds until a function must report that it trains, its cold start included.
+        start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
+            start is part of this time.
 
     Raises:
         BadSettings: the name is not a valid id.

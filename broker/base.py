@@ -1,7 +1,8 @@
 """The interface of every broker: events (at least once, acknowledged) and retained values (one per topic).
 
 A backend implements the methods with a leading underscore. This module splits payloads above the backend's inline
-limit into chunks, so callers and backends never see chunks.
+limit into chunks, so callers and backends never see chunks. For a broker without compare-and-set or delayed `nak`,
+mqtt/claims.py and mqtt/group.py show how to build them.
 """
 
 import abc
@@ -300,33 +301,48 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     def _replay(
         self, topic_filter: str, start: Start, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Yield the events of a log in order, without a durable: nothing is acknowledged."""
 
     @abc.abstractmethod
     def _consume(
         self, topic_filter: str, durable: str, start: Start, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+        """Yield the deliveries to one consumer of a durable. On exit, give back those that were fetched but not read.
+
+        On a queue, call `refuse_overlap` when the durable is created, unless the broker itself refuses (NATS).
+        """
 
     @abc.abstractmethod
-    async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt: ...
+    async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
+        """Store a message. If a FIRST topic already has one, drop the new one: `stored` is False."""
 
     @abc.abstractmethod
-    async def _put(self, topic: str, message: bytes, revision: int | None) -> int: ...
+    async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
+        """Store a value and return its revision; raise Conflict if the current value has another one than `revision`.
+
+        Revision 0 also matches a deleted value (a tombstone). If a FIRST topic has a value, return that one's revision.
+        """
 
     @abc.abstractmethod
-    async def _get(self, topic: str) -> Value | None: ...
+    async def _get(self, topic: str) -> Value | None:
+        """Return the value of a LAST or FIRST topic; None if there is none, or if it is deleted."""
 
     @abc.abstractmethod
-    async def _delete(self, topic: str) -> None: ...
+    async def _delete(self, topic: str) -> None:
+        """Delete a value, if there is one. On a LAST topic, watchers receive a `Deleted`."""
 
     @abc.abstractmethod
-    async def _snapshot(self, topic_filter: str) -> list[Value]: ...
+    async def _snapshot(self, topic_filter: str) -> list[Value]:
+        """Return the values of the LAST topics that match, without the deleted ones."""
 
     @abc.abstractmethod
-    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]: ...
+    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+        """Yield the values that exist at the start, then every change. Values deleted before the start are left out."""
 
     @abc.abstractmethod
-    async def _purge(self, topic_filter: str) -> None: ...
+    async def _purge(self, topic_filter: str) -> None:
+        """Delete every event or FIRST value that matches."""
 
 
 def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:

@@ -124,7 +124,7 @@ class Link(Generic[C]):
                 return await attempt(connection)
             except Disconnected as exc:
                 failures.append(exc)
-                self.reconsider(failures)
+                self.raise_if_permanent(failures)
                 pause_s = pause(tries)
                 if asyncio.get_running_loop().time() + pause_s > deadline:
                     raise
@@ -132,8 +132,8 @@ class Link(Generic[C]):
             await asyncio.sleep(pause_s)
         raise AssertionError  # itertools.count() never ends
 
-    def reconsider(self, failures: list[Disconnected]) -> None:
-        """Raise an error if a retry makes no sense after these failures; subclasses override this."""
+    def raise_if_permanent(self, failures: list[Disconnected]) -> None:
+        """Raise an error if these failures show that a retry cannot succeed; subclasses override this."""
 
     async def _supervise(self) -> None:
         """Open a new connection whenever the current one ends."""

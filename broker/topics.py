@@ -287,6 +287,7 @@ def client_stats(platform: str, client_id: str) -> str:
         platform: id of the client's platform.
         client_id: id of the client.
     """
+    # `tallies` is the wire's word: version 0.1 named the topic.
     return f"fl.tallies.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 

@@ -116,7 +116,7 @@ async def run(fabric: Fabric, file: Path, job: tuple[str, ...], console: Console
 
     Args:
         fabric: broker, server, platforms and bridges to start.
-        file: fabric file with the clients to deploy.
+        file: deployment file with the clients to deploy.
         job: arguments of `fedkeeper submit`.
         console: shows the commands and their output.
 

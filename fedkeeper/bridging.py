@@ -15,7 +15,7 @@ from bridges.settings import PlatformSettings
 from broker.base import Broker
 from broker.support.tasks import task_group
 from fedkeeper import notify, restart, strict_toml
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper.errors import BadConfigFile
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +45,7 @@ def read(kind: Kind, path: Path) -> BridgeFile:
         path: the TOML file.
 
     Raises:
-        BadDeploymentFile: the file can't be read, or a field has a wrong type.
+        BadConfigFile: the file can't be read, or a field has a wrong type.
         BadSettings: the platform does not allow a field's value.
         LibraryMissing: a library that the platform needs is not installed.
     """
@@ -53,7 +53,7 @@ def read(kind: Kind, path: Path) -> BridgeFile:
     texts = {name: raw.pop(name, "") for name in ("url", "secrets")}
     for name, value in texts.items():
         if not isinstance(value, str):
-            raise BadDeploymentFile(name, value, "expected a text")
+            raise BadConfigFile(name, value, "expected a text")
     return BridgeFile(**texts, platform=strict_toml.convert(raw, kind.load().Settings))
 
 

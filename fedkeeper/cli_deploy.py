@@ -7,7 +7,7 @@ import typer
 
 from bridges import platforms
 from broker.support import logs
-from fedkeeper import archives, fabric_file, running
+from fedkeeper import archives, deployment_file, running
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, Url, broker_url
 from fedkeeper.plan import Step
@@ -23,7 +23,7 @@ _PACKAGED_KINDS: Final = (
 @app.command()
 @running.command
 async def deploy(
-    file: Annotated[Path, typer.Argument(help="A fabric file, such as configs/fabric-dev.toml.")],
+    file: Annotated[Path, typer.Argument(help="A deployment file, such as configs/fabric-dev.toml.")],
     plan: Annotated[bool, typer.Option("--plan", help="Show the steps without doing them.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Delete everything that the file describes.")] = False,
     url: Url = "",
@@ -33,7 +33,7 @@ async def deploy(
     from fedkeeper import deploy as deployment
 
     logs.configure(quiet=True)
-    fabric = fabric_file.read(file)
+    fabric = deployment_file.read(file)
     address = broker_url(url)
     async with connect(address, provision=not plan) as sdk:
         clients = [] if remove else await deployment.desired_clients(sdk, fabric, address, data)

@@ -8,7 +8,7 @@ from broker.messages.job import Job
 from fedkeeper.errors import Missing
 
 DEPLOYMENT_FILE_PREFIX: Final = "fabric-"
-"""How the names of deployment files begin, which lie in the same folder as the job files."""
+"""The names of deployment files begin with this. They are in the same folder as the job files."""
 
 
 def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:

@@ -11,9 +11,9 @@ from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef
 from client_fn.data import datasets, shards
-from fedkeeper import archives, fabric_file
+from fedkeeper import archives, deployment_file
+from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import DeployFailed
-from fedkeeper.fabric_file import DeploymentFile
 from fedkeeper.plan import DesiredClient, Step, plan, register_entry
 from fedkeeper.sdk import Client
 
@@ -44,7 +44,7 @@ async def desired_clients(
     packages = {platform: await _publish_package(sdk, file, platform) for platform in file.platforms}
     return [
         DesiredClient(make_function(file, record, packages[record.platform], url), record)
-        for record in fabric_file.client_records(file, samples)
+        for record in deployment_file.client_records(file, samples)
     ]
 
 
@@ -62,7 +62,7 @@ async def plan_steps(sdk: Client, file: DeploymentFile, clients: list[DesiredCli
     """
     register = await sdk.clients()
     platforms = set(file.platforms) | {
-        client.platform for client in register if client.labels.get(fabric_file.FABRIC_LABEL) == file.name
+        client.platform for client in register if client.labels.get(deployment_file.FABRIC_LABEL) == file.name
     }
     deployed = {platform: await list_functions(sdk, platform) for platform in sorted(platforms)}
     return plan(clients, deployed, register, fabric=file.name)
@@ -148,7 +148,9 @@ def stage_shards(file: DeploymentFile, data_dir: Path | None) -> dict[str, int]:
         ClientError: the dataset is missing, it has too few samples, or a shard can't be written.
     """
     data = file.data.deal
-    folders = {client: file.platforms[platform].at or file.data.at for client, platform in fabric_file.placements(file)}
+    folders = {
+        client: file.platforms[platform].at or file.data.at for client, platform in deployment_file.placements(file)
+    }
     dataset = datasets.load(data.dataset, data_dir=data_dir)
     return {record.id: record.samples for record in shards.stage(dataset, data, folders, platform="")}
 
@@ -179,7 +181,7 @@ async def _execute(sdk: Client, steps: list[Step], on_done: Callable[[Step], Non
 
 async def _publish_package(sdk: Client, file: DeploymentFile, platform: str) -> BlobRef | None:
     """Publish the code archive of a platform's functions; None if the platform takes none."""
-    kind, section = fabric_file.kind_of(file, platform), file.platforms[platform]
+    kind, section = deployment_file.kind_of(file, platform), file.platforms[platform]
     kind_default = kind.sends_archive and kind.files != ""
     if not (kind_default if section.package is None else section.package):
         return None

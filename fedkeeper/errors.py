@@ -4,7 +4,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
 ├── JobRefused              the server refused the job
 ├── NoSuchJob               no job has that id
-├── BadDeploymentFile       a deployment file or bridge file has a wrong field
+├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
 ├── NoBridge                no bridge answered a request
 ├── DeployFailed            a deployment could not create or remove all functions
 ├── Missing                 a file or library that the command needs does not exist
@@ -72,8 +72,8 @@ class BadOption(FedKeeperError):
     """Raised for a wrong option or argument; the message says what is allowed."""
 
 
-class BadDeploymentFile(FedKeeperError):
-    """Raised for a deployment file or a bridge's file with a mistake.
+class BadConfigFile(FedKeeperError):
+    """Raised for a mistake in a deployment file, or in the file of a bridge or relay.
 
     Attributes:
         field: the wrong field, such as `data.deal.clients`; empty: the whole file.

@@ -77,4 +77,4 @@ def _send(message: str) -> None:
             # A leading @ stands for the zero byte of an abstract address, which has no file.
             connection.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
         except OSError as exc:
-            log.warning("systemd can't be told", what=message, error=str(exc))
+            log.warning("a message did not reach systemd", message=message, error=str(exc))

@@ -63,17 +63,20 @@ class Recorder:
     def _write_rounds(self, *, ended: bool = False) -> None:
         """Write completed rounds in order, up to the first one whose evaluation is still expected."""
         for round_ in sorted(self._completed):
-            if not (ended or round_ in self._evaluated or self._is_never_evaluated(round_)):
+            if self._is_evaluation_expected(round_) and not ended:
                 return
             metrics = metrics_row(self._completed.pop(round_), self._evaluated.pop(round_, None))
             self.rounds.append(metrics)
             self._append("metrics.jsonl", metrics)
 
-    def _is_never_evaluated(self, round_: int) -> bool:
-        """Return False for the newest round too: it may be the job's last round, which is always evaluated."""
+    def _is_evaluation_expected(self, round_: int) -> bool:
+        """Whether the evaluation of a completed round is still to come."""
         every = 1 if self.job is None else self.job.evaluation.every
-        is_due = bool(every) and (len(self.rounds) + 1) % every == 0
-        return not every or (not is_due and round_ < max(self._completed))
+        if not every or round_ in self._evaluated:
+            return False
+        # The newest round may be the job's last one, which is always evaluated.
+        is_newest = round_ == max(self._completed)
+        return is_newest or (len(self.rounds) + 1) % every == 0
 
     def _write_clients(self, completed: RoundCompleted) -> None:
         """Write where each counted client of a round trained."""

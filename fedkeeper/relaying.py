@@ -16,7 +16,7 @@ def read(path: Path) -> Settings:
     """Read a relay's configuration file.
 
     Raises:
-        BadDeploymentFile: the file can't be read, or a field has a wrong type.
+        BadConfigFile: the file can't be read, or a field has a wrong type.
         BadSettings: a name breaks the naming rules, or both brokers are the same.
         BadUrl: a broker's address can't be used.
     """

@@ -7,7 +7,7 @@ import msgspec
 
 from broker.errors import UNREADABLE
 from broker.support import validation
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper.errors import BadConfigFile
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -20,7 +20,7 @@ def read(path: Path, schema: type[StructT]) -> StructT:
         schema: the struct's class; keys that it does not have are refused.
 
     Raises:
-        BadDeploymentFile: the file can't be read, has an unknown key, or a value is not allowed.
+        BadConfigFile: the file can't be read, has an unknown key, or a value is not allowed.
     """
     return convert(read_table(path), schema)
 
@@ -29,12 +29,12 @@ def read_table(path: Path) -> dict[str, Any]:
     """Read a TOML file as a dict, without checks.
 
     Raises:
-        BadDeploymentFile: the file can't be read, or is not TOML.
+        BadConfigFile: the file can't be read, or is not TOML.
     """
     try:
         table: dict[str, Any] = msgspec.toml.decode(path.read_text(encoding="utf-8"))
     except (OSError, *UNREADABLE) as exc:
-        raise BadDeploymentFile("", path.name, f"no TOML file that can be read: {exc}") from exc
+        raise BadConfigFile("", path.name, f"no TOML file that can be read: {exc}") from exc
     return table
 
 
@@ -46,9 +46,9 @@ def convert(table: dict[str, Any], schema: type[StructT]) -> StructT:
         schema: the struct's class; keys that it does not have are refused.
 
     Raises:
-        BadDeploymentFile: the table has an unknown key, or a value is not allowed.
+        BadConfigFile: the table has an unknown key, or a value is not allowed.
     """
     try:
         return validation.strict(table, schema)
     except validation.Invalid as exc:
-        raise BadDeploymentFile(*exc.mistake) from exc
+        raise BadConfigFile(*exc.mistake) from exc

@@ -15,7 +15,7 @@ from broker.messages.update import UpdateHeader
 from server import client_events, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
-from server.errors import JobFailed, Refused
+from server.errors import JobCannotContinue, Refused
 from server.gate import Expectation
 from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
 from server.rounds import Round, State
@@ -114,7 +114,7 @@ class Collector:
             closed: position of the last counted update in the log.
 
         Raises:
-            JobFailed: the log does not hold the updates any more.
+            JobCannotContinue: the log does not hold the updates any more.
         """
         until_s = self._clock() + REPLAY_S
         while self.collection.sequence < closed:
@@ -122,7 +122,7 @@ class Collector:
                 case UpdateArrived(delivery) if delivery.sequence <= closed:
                     await self._take_update(delivery)
                 case TimedOut():
-                    raise JobFailed(f"the updates of round {self._record.round} are in the log no longer")
+                    raise JobCannotContinue(f"the updates of round {self._record.round} are in the log no longer")
                 case _:
                     pass
         return self.collection
@@ -180,17 +180,20 @@ class Collector:
         The round keeps waiting for clients that the quorum needs: their site may come back before the deadline.
         """
         now_s, before = self._clock(), self._absent
-        self._absent = {name for name in self._platforms if (self._give_up_s(name) or now_s + 1) <= now_s}
-        if self._absent <= before:
-            return
+        self._absent = {platform for platform in self._platforms if self._is_given_up(platform, now_s)}
+        newly_absent = self._absent - before
         for member in self._record.cohort:
             round_ = self.collection.round
             is_outstanding = member.id not in round_.lost and member.id not in self.collection.headers
             is_quorum_safe = len(round_.cohort) - len(round_.lost) > round_.needed
-            if member.platform in self._absent - before and is_outstanding and is_quorum_safe and round_.is_open:
+            if member.platform in newly_absent and is_outstanding and is_quorum_safe and round_.is_open:
                 event = client_events.bridge_absent(member, self._record.round)
                 self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
                 self._move_to(rounds.add_loss(round_, member.id, self._clock()))
+
+    def _is_given_up(self, platform: str, now_s: float) -> bool:
+        give_up_s = self._give_up_s(platform)
+        return give_up_s is not None and give_up_s <= now_s
 
     def _move_to(self, after: Round) -> None:
         """Replace the round by its next state, and announce the quorum when it is reached."""

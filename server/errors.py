@@ -4,7 +4,7 @@ ServerError
 ├── IllegalTransition   an event is impossible in the round's state
 ├── Refused             an update does not count; has a code and a reason
 ├── LearningFailed      the model can't be built or evaluated (its class, its data)
-└── JobFailed           the job can't continue
+└── JobCannotContinue   the job can't continue
 """
 
 
@@ -44,5 +44,5 @@ class LearningFailed(ServerError):
     """Raised when the model can't be built or evaluated."""
 
 
-class JobFailed(ServerError):
+class JobCannotContinue(ServerError):
     """Raised when the job can't continue."""

@@ -10,7 +10,7 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import RoundTask, seed, token
 from broker.support.tasks import task_group
-from server.commit import model_of
+from server.round_facts import model_of
 from server.strategy import Strategy
 
 TASK_BYTES: Final = 100_000

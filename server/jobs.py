@@ -19,10 +19,10 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
 from broker.support.tasks import task_group
-from server import cohort, commit, invitations, strategy
+from server import cohort, invitations, round_facts, strategy
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
-from server.errors import JobFailed, LearningFailed
+from server.errors import JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
@@ -79,12 +79,12 @@ async def run(job: str, context: JobContext) -> None:
         if value is None:
             return
         record = codec.decode(JobRecord, value.payload)
-        if record.is_over:
+        if record.is_finished:
             return
         try:
             await _JobRun(JobStore(context.broker, record, value.revision), context).run()
         except Conflict:
-            log.info("another server moved this job; going on from its record", job=job)
+            log.info("another server changed the record; continuing from it", job=job)
         else:
             return
 
@@ -115,9 +115,9 @@ class _JobRun:
             await self._store.delete_last_updates()
             try:
                 await self._train()
-            except (JobFailed, LearningFailed, *_PERMANENT) as exc:
+            except (JobCannotContinue, LearningFailed, *_PERMANENT) as exc:
                 await self._end("failed", str(exc))
-        await self._announce_and_wait(commit.end_event(self.record))
+        await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True)
 
@@ -203,9 +203,9 @@ class _JobRun:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
-        expectation = commit.expectation(opened, self._state.weights, nonce)
+        expectation = round_facts.expectation(opened, self._state.weights, nonce)
         collector = Collector(opened, expectation, context.announcer, context.clock, context.presence.give_up_s)
-        self._announce(commit.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
+        self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         invited_s = opened.opened_s
         if not opened.invited:
             await invitations.send(context.broker, opened, nonce, self._strategy)
@@ -233,13 +233,13 @@ class _JobRun:
         self._state = self._strategy.apply(self._state, result)
         model, server_state = await self._store.publish(self._state)
         committed_s = self._context.clock()
-        event = commit.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
+        event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await self._evaluation.wait()
         await self._store.change(
             model=model,
             server_state=server_state,
             cohort=(),
-            states=commit.optimizer_states(record, collection),
+            states=round_facts.optimizer_states(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,
@@ -251,11 +251,11 @@ class _JobRun:
     async def _fail_round(self, collection: Collection) -> None:
         """Announce that the round has no quorum, and apply the job's policy for failures."""
         record, policy = self.record, self.job.cohort
-        event = commit.failed_event(record, collection)
+        event = round_facts.failed_event(record, collection)
         await self._announce_and_wait(event, record.round)
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
-            raise JobFailed(f"round {record.round} failed: {event.reason} ({failures} in a row)")
+            raise JobCannotContinue(f"round {record.round} failed: {event.reason} ({failures} in a row)")
         await self._store.change(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
@@ -271,5 +271,5 @@ class _JobRun:
 
 
 def _has_done_all_rounds(record: JobRecord) -> bool:
-    counted = record.round if record.job.cohort.on_failure == "skip" else record.done
-    return counted >= record.job.stop.rounds
+    rounds = record.round if record.job.cohort.on_failure == "skip" else record.done
+    return rounds >= record.job.stop.rounds

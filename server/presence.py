@@ -1,4 +1,4 @@
-"""Which platforms have a bridge, from the presence messages of the bridges and from their absence."""
+"""Tells from the presence messages of the bridges which platforms have a bridge."""
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
@@ -18,8 +18,8 @@ from server.following import Versioned, follow
 log = structlog.get_logger(__name__)
 
 MAX_MISSED: Final = 3
-"""A bridge is absent after this many missed messages, and its tasks are given up after as many more. A bridge that only
-restarts is back before."""
+"""A bridge is absent after this many missed messages. Its tasks are given up after twice as many: a bridge that only
+restarts is back earlier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from broker.messages.job import Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
 from server import cohort
-from server.errors import JobFailed
+from server.errors import JobCannotContinue
 from server.job_events import JobEvents, TimedOut
 from server.presence import BridgePresence
 from server.registry import Registry
@@ -39,7 +39,7 @@ class Recruiter:
             announce: called once if there are too few clients at first.
 
         Raises:
-            JobFailed: there are still too few after the job's `cohort.wait_s`.
+            JobCannotContinue: there are still too few after the job's `cohort.wait_s`.
         """
         need, until_s = self.job.cohort.clients, self.clock() + self.job.cohort.wait_s
         candidates = self._eligible()
@@ -48,7 +48,7 @@ class Recruiter:
             announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s))
         while len(candidates) < need and not events.cancel_requested:
             if isinstance(await events.next(until_s), TimedOut):
-                raise JobFailed(
+                raise JobCannotContinue(
                     f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}; "
                     "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
                 )

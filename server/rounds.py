@@ -1,7 +1,8 @@
 """A round as a state machine: this module alone decides when a round is over. It does no I/O and reads no clock.
 
-A round closes when every invited client has answered or is lost, when the grace period after the quorum ends, or at
-the deadline if the quorum is reached. Otherwise it fails.
+A round closes when no client is outstanding and the quorum is reached, when the grace period after the quorum ends,
+or at the deadline if the quorum is reached. It fails at the deadline without a quorum, or when the lost clients put the
+quorum out of reach.
 """
 
 import enum

@@ -71,7 +71,7 @@ async def serve(
                 record = _decode_record(value)
                 if (
                     record is not None
-                    and not record.is_over
+                    and not record.is_finished
                     and (record.id not in running or running[record.id].done())
                 ):
                     running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
@@ -86,7 +86,7 @@ async def _run_job(job: str, context: JobContext) -> None:
         # Not the job's fault: it continues from its record when the broker is back and the server starts again.
         raise
     except SchemaTooNew as exc:
-        log.warning("the job is left to the newer server that has moved it", job=job, error=str(exc))
+        log.warning("a newer server changed the record; leaving the job to it", job=job, error=str(exc))
     except Exception as exc:
         # The outermost loop of a job: its errors must not stop the other jobs.
         log.exception("the job stopped because of an error of ours", job=job)

@@ -1,8 +1,8 @@
-"""Strategies: how a finished round becomes the next global model, and what clients are told beyond the job.
+"""Strategies: how a finished round becomes the next global model, and what a client's task contains beyond the job.
 
-A further strategy is a class with the methods of `Strategy` and an entry in STRATEGIES. The rounds, the gate and the
-aggregator do not depend on the strategy. A strategy's memory between rounds is tensors in `server_state`; the server
-publishes them beside the model, so they survive a crash.
+A new strategy is a class here, an entry in STRATEGIES, and a value of `Strategy.name` in broker/messages/job.py. The
+rounds, the gate and the aggregator do not depend on the strategy. A strategy's memory between rounds is tensors in
+`server_state`; the server publishes them beside the model, so they survive a crash.
 """
 
 from dataclasses import dataclass, field
@@ -57,7 +57,7 @@ class Strategy(Protocol):
         """
 
     def client_config(self, round_: int, client: str) -> dict[str, Any]:
-        """Return what a client's task says beyond the job's hyper-parameters, as JSON values.
+        """Return what a client's task contains beyond the job's hyper-parameters, as JSON values.
 
         Args:
             round_: number of the round.

@@ -55,7 +55,7 @@ class GcfPlatform(BasePlatform[Settings, Functions]):
         }
         size, limit = event_bytes(request, attributes), self.settings.max_bytes
         if size > limit:
-            reason = f"the order makes an event of {size} bytes, and {limit} may be delivered: shorten the job's texts"
+            reason = f"the request makes an event of {size} bytes; the limit is {limit}: shorten the job's texts"
             raise InvocationFailed(reason, retryable=False)
         topic = self.settings.topic_name(task.client_id, task.url)
         with pubsub.invocation_errors(self.settings, topic):

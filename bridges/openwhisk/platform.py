@@ -25,7 +25,7 @@ from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.errors import UNREADABLE
 from broker.messages import codec
-from broker.messages.invocation import InvocationRequest
+from broker.messages.invocation import OPENWHISK_ARGUMENT, InvocationRequest
 from broker.messages.round import RoundTask
 from broker.support import backoff
 
@@ -79,7 +79,7 @@ class OpenWhiskPlatform(BasePlatform[Settings, Functions]):
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
         """Implements `Platform.invoke`: start the function and wait for the record of its run."""
-        body = codec.encode({"order": InvocationRequest(task, attempt)})
+        body = codec.encode({OPENWHISK_ARGUMENT: InvocationRequest(task, attempt)})
         if len(body) > BODY_BYTES:
             reason = f"a task of {len(body)} bytes is more than OpenWhisk takes ({BODY_BYTES})"
             raise InvocationFailed(reason, retryable=False)

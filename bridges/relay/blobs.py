@@ -1,4 +1,4 @@
-"""The blobs (models, optimizer states, packages) that a site has of the backbone's. Each crosses the link once."""
+"""Copies blobs (models, optimizer states, packages) from the backbone to a site. Each crosses the link once."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ from broker.messages.round import BlobRef, RoundTask
 log = structlog.get_logger(__name__)
 
 RECHECK_S: Final = 30.0
-"""How long the relay relies on what the site had: the site's broker may lose its store. Seconds."""
+"""After this time the relay checks again whether the site has a blob: its broker may lose its store. Seconds."""
 
 REMEMBERED: Final = 4096
 """How many of the site's blobs are remembered."""

@@ -28,7 +28,7 @@ class Down:
     Args:
         site: name of the site.
         forwarder: forwards from the backbone to the site.
-        backbone: the broker that is told of tasks that expired on their way.
+        backbone: the broker on which tasks that expired are recorded.
         blobs: the site's models, optimizer states and packages.
         on_round: called with a round's job and number when the round is over.
         clock: returns the time in seconds since the epoch.
@@ -61,7 +61,9 @@ class Down:
             await self._forwarder.forward_unchanged(delivery, payload)
             return
         if self._closed_rounds.contains(task.job, task.round) or self._clock() >= task.deadline_s:
-            await self._record_expired(task, delivery, "its round was over before it could be put down to its site")
+            await self._record_expired(
+                task, delivery, "its round was over before the relay could forward it to its site"
+            )
             return
         try:
             async with asyncio.timeout(task.deadline_s - self._clock()):
@@ -92,7 +94,7 @@ class Down:
         except DecodeError:
             await self._forwarder.forward_unchanged(delivery, payload)
             return
-        # Noted first: the site may be out of reach, and tasks of a closed round wait for it too.
+        # Noted before the event is forwarded, which may take long: no task of a closed round is forwarded meanwhile.
         self._closed_rounds.note(event)
         await self._forwarder.forward_unchanged(delivery, payload)
         match event.event:

@@ -45,7 +45,7 @@ class Side:
         is_away: whether the broker is out of reach, as far as is known.
         received: payload bytes that came from it.
         sent: payload bytes that went to it.
-        late: how many events of each family of topics had to wait for its last return.
+        late: how many events waited for the last return of the broker, by family of topics.
     """
 
     def __init__(
@@ -157,4 +157,4 @@ class Side:
         """Log how many late events were delivered, unless the broker is away again."""
         if not self.is_away:
             self._returned_s = None
-            self._log.info("what had waited is delivered", late=dict(self.late))
+            self._log.info("the events that waited are delivered", late=dict(self.late))

@@ -24,7 +24,7 @@ class Function(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: name of the function on the platform; also the client's id.
-        fabric: name of the fabric file that defines the function.
+        fabric: name of the deployment file that defines the function.
         broker: the broker's address as the function reaches it, with a user but without a password; empty: the
             function has no route to the broker, and returns its update in the response.
         password: name of the secret that holds the broker's password; empty: the broker needs no password.
@@ -67,7 +67,7 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: name of the function on the platform.
-        fabric: name of the fabric file that defines the function; empty: FedKeeper did not create it.
+        fabric: name of the deployment file that defines the function; empty: FedKeeper did not create it.
         digest: digest of the `Function` that it was created from; empty: FedKeeper did not create it, or its creation
             was interrupted.
         url: where the platform triggers it: a URL, or the name of a topic or trigger.

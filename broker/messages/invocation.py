@@ -5,11 +5,14 @@ function on a FaaS platform finds the request in its trigger, retains its report
 and also returns its last report to the platform.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
 from broker.messages.round import RoundTask, TaskName
+
+OPENWHISK_ARGUMENT: Final = "order"
+"""The argument of an OpenWhisk action that holds the request. Deployed actions of version 0.1 read this key."""
 
 Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "failed", "dead", "expired"]
 

@@ -91,8 +91,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         return self.phase in ("completed", "failed", "cancelled")
 
     @property
-    def is_over(self) -> bool:
-        """Whether the job has ended and its end is announced: the server has nothing left to do."""
+    def is_finished(self) -> bool:
+        """Whether the job has ended and its end is announced: nothing is left to do."""
         return self.has_ended and self.announced
 
 

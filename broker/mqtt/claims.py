@@ -33,10 +33,10 @@ class Lease:
     own_s: float
 
 
-MOVE: Final = Lease(4.0, 2.0)
+COMPARE_AND_SET_LEASE: Final = Lease(4.0, 2.0)
 """For a compare-and-set of a value, which is small."""
 
-STORE: Final = Lease(60.0, 0.0)
+WRITE_ONCE_LEASE: Final = Lease(60.0, 0.0)
 """For a write-once payload, which may take long on a slow line. Two writers of the same payload, one of which loses its
 connection meanwhile, are so rare that waiting after every lost connection is not worth it."""
 

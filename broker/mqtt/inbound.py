@@ -100,7 +100,7 @@ class InboundSession:
             self.ready.set()
             async with task_group() as group:
                 task = group.create_task(
-                    self._retain_messages(client, queue), name=f"mqtt inbound_session of {self._filter}"
+                    self._retain_messages(client, queue), name=f"mqtt inbound session of {self._filter}"
                 )
                 await client.lost.wait()
                 task.cancel()

@@ -185,8 +185,8 @@ class Link(reconnect.Link[Connection]):
         super().__init__(lambda: Connection(address, name, version, will))
         self.version = version
 
-    def reconsider(self, failures: list[Disconnected]) -> None:
-        """Give up a message that has ended several connections.
+    def raise_if_permanent(self, failures: list[Disconnected]) -> None:
+        """Implements `reconnect.Link.raise_if_permanent`: give up a message that has ended several connections.
 
         Some brokers end the connection if a message is too large, without an error. A retry would end the next one.
 

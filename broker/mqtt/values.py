@@ -10,7 +10,7 @@ from broker.base import Receipt, Value
 from broker.errors import Conflict, CorruptPayload
 from broker.families import Keep, family_of
 from broker.mqtt import claims, storage
-from broker.mqtt.claims import MOVE, STORE
+from broker.mqtt.claims import COMPARE_AND_SET_LEASE, WRITE_ONCE_LEASE
 from broker.mqtt.link import Connection, Link
 from broker.mqtt.storage import Entry, Index, Name, NameFactory
 from broker.support.tasks import task_group
@@ -134,7 +134,7 @@ class Values:
             await connection.publish(key, storage.escape(message), expires_s=max_age_s)
             await connection.publish(index_key, encoded, expires_s=max_age_s)
             return Receipt(index.sequence)
-        async with claims.open_lock(connection, key, index_key, index.id, STORE) as lock:
+        async with claims.open_lock(connection, key, index_key, index.id, WRITE_ONCE_LEASE) as lock:
             if not await lock.read() and await lock.acquire():
                 await lock.write(key, storage.escape(message), expires_s=max_age_s)
                 await lock.write(index_key, encoded, expires_s=max_age_s)
@@ -147,7 +147,7 @@ class Values:
         self, topic: str, message: bytes, revision: int, name: Name, connection: Connection
     ) -> int:
         key = storage.mqtt_topic(topic)
-        async with claims.open_lock(connection, f"{key}/{revision}", key, name.id, MOVE) as lock:
+        async with claims.open_lock(connection, f"{key}/{revision}", key, name.id, COMPARE_AND_SET_LEASE) as lock:
             value, writer = storage.decode_value(topic, await lock.read())
             if writer == name.id:
                 return name.sequence  # an earlier try stored it, but its acknowledgement was lost

@@ -14,28 +14,6 @@ T = TypeVar("T")
 
 _VIOLATION: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^" ]+)', re.IGNORECASE)
 
-# Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
-_FULL: Final = {
-    10002: "the account's limit is reached",
-    10023: "the server's limit is reached",
-    10028: "the account's memory limit is reached",
-    10047: "the server's storage limit is reached",
-    10122: "the stream's limit is reached",
-}
-_BUSY: Final = {
-    10008: "JetStream is temporarily unavailable",
-    10009: "the cluster has no leader",
-    10167: "too much is waiting to be stored",
-}
-_TAKEN_OR_FULL: Final = 10077
-_WRONG_REVISION: Final = (10071, 10164)
-_TOO_LARGE: Final = 10054
-_CONSUMER_EXISTS: Final = (10148, 10105, 10013)
-_QUEUE_RULES: Final = (10084, 10098, 10099, 10100, 10101)
-_NO_JETSTREAM: Final = (10039, 10076)
-_NOT_FOUND: Final = (10014, 10059)
-_SUBJECTS_TAKEN: Final = 10065
-
 
 class ApiError(msgspec.Struct, frozen=True):
     """The error in a JetStream response.
@@ -71,6 +49,38 @@ class NotFound(BrokerError):
     """Raised inside the NATS backend when a stream or consumer does not exist."""
 
 
+_TAKEN_OR_FULL: Final = 10077
+
+# Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
+_ERRORS: Final[dict[int, type[BrokerError]]] = {
+    10002: StorageFull,  # the account's limit is reached
+    10008: Disconnected,  # JetStream is temporarily unavailable
+    10009: Disconnected,  # the cluster has no leader
+    10013: ConsumerExists,
+    10014: NotFound,  # the consumer
+    10023: StorageFull,  # the server's limit is reached
+    10028: StorageFull,  # the account's memory limit is reached
+    10039: Unsupported,  # no JetStream for this account
+    10047: StorageFull,  # the server's storage limit is reached
+    10054: PayloadTooLarge,
+    10059: NotFound,  # the stream
+    10065: SubjectsTaken,
+    10071: WrongRevision,
+    10076: Unsupported,  # no JetStream on this server
+    _TAKEN_OR_FULL: StorageFull,
+    10084: Unsupported,  # a rule of queues, like 10098 to 10101
+    10098: Unsupported,
+    10099: Unsupported,
+    10100: Unsupported,
+    10101: Unsupported,
+    10105: ConsumerExists,
+    10122: StorageFull,  # the stream's limit is reached
+    10148: ConsumerExists,
+    10164: WrongRevision,
+    10167: Disconnected,  # too much is waiting to be stored
+}
+
+
 def api_error(topic: str, error: ApiError) -> BrokerError:
     """Return our error for an error of JetStream.
 
@@ -79,27 +89,12 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
         error: JetStream's error.
     """
     text = f"{error.description} ({error.code}/{error.err_code})"
-    match error.err_code:
+    kind = _ERRORS.get(error.err_code, BrokerError)
+    if kind is StorageFull:
         # One code has two meanings; only the description distinguishes them.
-        case code if code == _TAKEN_OR_FULL and "per subject" in error.description:
-            return Taken(topic)
-        case code if code == _TAKEN_OR_FULL or code in _FULL:
-            return StorageFull(topic, text)
-        case code if code in _BUSY:
-            return Disconnected(f"{topic}: {text}")
-        case code if code in _WRONG_REVISION:
-            return WrongRevision(topic)
-        case code if code in _CONSUMER_EXISTS:
-            return ConsumerExists(topic)
-        case code if code in _NOT_FOUND:
-            return NotFound(f"{topic}: {text}")
-        case code if code == _SUBJECTS_TAKEN:
-            return SubjectsTaken(f"{topic}: {text}")
-        case code if code == _TOO_LARGE:
-            return PayloadTooLarge(topic)
-        case code if code in _QUEUE_RULES or code in _NO_JETSTREAM:
-            return Unsupported(f"{topic}: {text}")
-    return BrokerError(f"{topic}: {text}")
+        is_taken = error.err_code == _TAKEN_OR_FULL and "per subject" in error.description
+        return Taken(topic) if is_taken else StorageFull(topic, text)
+    return PayloadTooLarge(topic) if kind is PayloadTooLarge else kind(f"{topic}: {text}")
 
 
 def decode(topic: str, data: bytes, response: type[T]) -> T:

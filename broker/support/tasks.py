@@ -35,8 +35,8 @@ def _restore_cancellation(
 ) -> None:
     """Do what a TaskGroup of Python 3.13 does itself (https://github.com/python/cpython/issues/116720).
 
-    An older one counts its own cancellation of the caller as one from outside, if a task failed after the body, and
-    drops one from outside behind the error: a caller that handles the error and goes on would never end.
+    Before Python 3.13 a TaskGroup has two faults. (1) If a task fails after the block, the caller stays marked as
+    cancelled. (2) If the caller is cancelled while an error is raised, the cancellation is lost.
     """
     if _has_cancelled_caller(group) and not aborted_in_body:
         caller.uncancel()
@@ -46,5 +46,5 @@ def _restore_cancellation(
 
 
 def _has_cancelled_caller(group: asyncio.TaskGroup) -> bool:
-    # No public attribute tells it.
+    # There is no public attribute for this.
     return bool(getattr(group, "_parent_cancel_requested", False))

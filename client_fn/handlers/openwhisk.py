@@ -8,12 +8,12 @@ import msgspec
 from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import InvocationRequest, RequestName
+from broker.messages.invocation import OPENWHISK_ARGUMENT, InvocationRequest, RequestName
 from client_fn.runtime.instance import of_this_process
 
 
 def main(params: dict[str, Any]) -> dict[str, Any]:
-    """Execute the request in `params["order"]` and return the report.
+    """Execute the request in `params[OPENWHISK_ARGUMENT]` and return the report.
 
     An unreadable request that names its task is reported as failed. One that names no task gets an `error` response,
     which OpenWhisk counts as the application's failure.
@@ -23,7 +23,7 @@ def main(params: dict[str, Any]) -> dict[str, Any]:
         del params[name]
     activation = os.environ.get("__OW_ACTIVATION_ID", "")
     try:
-        content = codec.encode(params.get("order"))
+        content = codec.encode(params.get(OPENWHISK_ARGUMENT))
     except UNREADABLE as exc:
         return {"error": f"not a valid InvocationRequest: {exc}"}
     try:

@@ -58,7 +58,9 @@ class LazyConnection:
         self._users += 1
         try:
             if not self._url:
-                raise NoRoute("this function has no broker: set FEDKEEPER_URL, or have the bridge send parcels")
+                raise NoRoute(
+                    'this function has no broker: set FEDKEEPER_URL, or set `reply = "response"` in the bridge\'s file'
+                )
             if self._current is None or self._current.is_closed:
                 self._current = _Connection(loop.create_future())
                 # A new context: the connection's logs must not carry the fields of the task that opens it.

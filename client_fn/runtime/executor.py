@@ -186,7 +186,7 @@ async def _is_published(exchange: Exchange, request: InvocationRequest) -> bool:
     try:
         value = await exchange.get(topic)
     except Denied as exc:
-        log.debug("nobody knows whether it is done already", error=str(exc))
+        log.debug("can't check whether the update is published already", error=str(exc))
         return False
     if value is None:
         return False
@@ -195,6 +195,6 @@ async def _is_published(exchange: Exchange, request: InvocationRequest) -> bool:
     except DecodeError:
         token = ""
     if token != task.token:
-        raise TopicTaken(f"{topic} holds something that is no answer to this task")
-    log.info("done already", topic=topic)
+        raise TopicTaken(f"{topic} holds something that is not an update of this task")
+    log.info("the update is published already", topic=topic)
     return True

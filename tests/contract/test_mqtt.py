@@ -180,7 +180,7 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
 async def test_a_claim_that_was_never_used_is_cleared(
     bus: Broker, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.mqtt.values.MOVE", Lease(0.3, 0.1))
+    monkeypatch.setattr("broker.mqtt.values.COMPARE_AND_SET_LEASE", Lease(0.3, 0.1))
     await stranger.client.publish("fk/claims/fl/rounds/job-1/0", b"someone who crashed", retain=True)
     async with asyncio.timeout(SOON_S):
         await bus.put(POINTER, b"1", revision=0)

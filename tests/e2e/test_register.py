@@ -56,7 +56,7 @@ async def test_a_mistake_is_one_sentence(
     assert message in await cli(nats_server, tmp_path, "clients", *arguments, code=1)
 
 
-async def test_a_fabric_file_with_a_mistake_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+async def test_a_deployment_file_with_a_mistake_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "fabric.toml"
     file.write_text(FABRIC.replace("clients = 2\nimage", "client = 2\nimage"))
     code, output = await run("deploy", str(file), "--url", "nats://127.0.0.1:1", cwd=tmp_path)

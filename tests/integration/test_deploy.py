@@ -9,9 +9,9 @@ import pytest
 
 from bridges import Lifecycle
 from broker.base import Broker
-from fedkeeper import deploy, fabric_file
+from fedkeeper import deploy, deployment_file
+from fedkeeper.deployment_file import DeploymentFile, PlatformSection
 from fedkeeper.errors import DeployFailed, NoBridge
-from fedkeeper.fabric_file import DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
 from tests.support.fake_platforms import FakeManagedPlatform
 from tests.support.fakes import running
@@ -35,7 +35,7 @@ image = "client:1"
 def file(tmp_path: Path) -> DeploymentFile:
     path = tmp_path / "fabric.toml"
     path.write_text(FABRIC)
-    return fabric_file.read(path)
+    return deployment_file.read(path)
 
 
 @contextlib.asynccontextmanager

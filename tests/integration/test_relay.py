@@ -463,12 +463,12 @@ async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
             assert len(await events(site, topics.job_updates(job), waiting)) == waiting
             await wire.mend()
             got, counted = await trained(backbone, job)
-            await soon(lambda: any(line["event"] == "what had waited is delivered" for line in logs))
+            await soon(lambda: any(line["event"] == "the events that waited are delivered" for line in logs))
     assert got == await undisturbed(4)
     assert set(counted.values()) == {1}
     assert set(fleet.task_counts.values()) == {1}
     assert any(line["event"] == "site is back" and line["away_s"] > 0 for line in logs)
-    late = next(line["late"] for line in logs if line["event"] == "what had waited is delivered")
+    late = next(line["late"] for line in logs if line["event"] == "the events that waited are delivered")
     assert late["updates"] >= waiting
 
 

@@ -83,7 +83,7 @@ async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> No
     # Below the limit as bytes, and above it in base64.
     large = task(client_config={"text": "x" * 400_000})
     async with bridge(settings(cloud)) as platform:
-        with pytest.raises(InvocationFailed, match="512000 may be delivered") as failed:
+        with pytest.raises(InvocationFailed, match="the limit is 512000") as failed:
             await publish(platform, large)
     assert not failed.value.retryable
     assert cloud.pubsub.published == []

@@ -16,8 +16,8 @@ import broker
 from bridges import platforms
 from broker.messages.progress import RoundCompleted
 from broker.nats.server import NatsServer
-from fedkeeper import archives, bridging, deploy, fabric_file
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper import archives, bridging, deploy, deployment_file
+from fedkeeper.errors import BadConfigFile
 from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
@@ -145,10 +145,10 @@ def bridge_file(folder: Path, text: str = 'crater = "tycho"\nname = "luna"\nconc
     return path
 
 
-def fabric(folder: Path) -> fabric_file.DeploymentFile:
+def fabric(folder: Path) -> deployment_file.DeploymentFile:
     path = folder / "fabric.toml"
     path.write_text(FABRIC)
-    return fabric_file.read(path)
+    return deployment_file.read(path)
 
 
 @pytest.mark.usefixtures("site_packages")
@@ -232,5 +232,5 @@ def test_it_is_not_imported_before_it_is_used() -> None:
 
 
 def test_without_the_row_nobody_knows_it(tmp_path: Path) -> None:
-    with pytest.raises(BadDeploymentFile, match=r"platforms.luna.kind = 'acme': .* one of openfaas, openwhisk, gcf"):
+    with pytest.raises(BadConfigFile, match=r"platforms.luna.kind = 'acme': .* one of openfaas, openwhisk, gcf"):
         fabric(tmp_path)

@@ -17,7 +17,7 @@ from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Trai
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from fedkeeper import archives, bridging, deploy
-from fedkeeper.fabric_file import DataSection, DeploymentFile, PlatformSection
+from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Client
 from server import service

@@ -1,4 +1,4 @@
-"""Google's own Pub/Sub emulator, where it is installed: tests of ours hold ours against it. Nothing needs it."""
+"""Google's own Pub/Sub emulator. Where it is installed, tests compare ours with it."""
 
 import contextlib
 import os
@@ -25,14 +25,14 @@ def jar() -> Path | None:
 
 @contextlib.contextmanager
 def serving(program: Path) -> Iterator[str]:
-    """ManagedPlatform and port of an emulator that runs until the end of the block."""
+    """Run the emulator until the end of the block; yield its host and port."""
     port = _free_port()
     arguments = ["-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(program), "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen(
         ["java", *arguments],  # noqa: S607 (whichever Java is there)
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (see there)
+        preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (it only makes system calls)
     )
     try:
         _wait(process)

@@ -90,5 +90,5 @@ async def wait_until_over(bus: Broker, job: str) -> None:
     """Wait until the record says that the job's server has nothing more to do."""
     async with bus.watch(topics.job_record(job)) as values:
         async for value in values:
-            if isinstance(value, Value) and codec.decode(JobRecord, value.payload).is_over:
+            if isinstance(value, Value) and codec.decode(JobRecord, value.payload).is_finished:
                 return

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -10,10 +10,11 @@ from typing import Any, Final, get_args
 import msgspec
 from msgspec import inspect as types
 
+from broker import topics
 from broker.messages import codec
 from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
-from broker.messages.invocation import Invocation, InvocationRequest, Report
+from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Strategy, Training
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event, Split
@@ -24,6 +25,19 @@ from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 
 Kind = type[msgspec.Struct]
+
+
+def _topic(build: Callable[..., str], *names: str) -> str:
+    """Return a topic as the page shows it.
+
+    Args:
+        build: a function of `broker.topics`.
+        names: the names of its arguments.
+    """
+    topic = build(*(topics.ANY for _ in names))
+    for name in names:
+        topic = topic.replace(topics.ANY, f"<{name}>", 1)
+    return f"`{topic}`"
 
 
 @dataclass(frozen=True)
@@ -38,37 +52,65 @@ class Message:
 
 
 MESSAGES: Final = (
-    Message(Job, "`fl.jobs.submit`, `fl.jobs.<job>.submit`", "anyone", "server", "JSON, bare or in a CloudEvent"),
+    Message(
+        Job,
+        f"`{topics.SUBMIT}`, {_topic(topics.submission, 'job')}",
+        "anyone",
+        "server",
+        "JSON, bare or in a CloudEvent",
+    ),
     Message(
         SubmissionReply,
-        "the reply subject, or the response topic, of a request on `fl.jobs.submit`",
+        f"the reply subject, or the response topic, of a request on `{topics.SUBMIT}`",
         "server",
         "anyone",
     ),
-    Message(JobRecord, "`fl.rounds.<job>`", "server", "server, SDK"),
-    Message(RoundTask, "`fl.tasks.<platform>.<client>`", "server", "bridge", f"CloudEvent `{PREFIX}round.task`"),
-    Message(InvocationRequest, "the platform's trigger", "bridge", "function"),
+    Message(JobRecord, _topic(topics.job_record, "job"), "server", "server, SDK"),
+    Message(
+        RoundTask,
+        _topic(topics.task, "platform", "client"),
+        "server",
+        "bridge, at a site through a relay",
+        f"CloudEvent `{PREFIX}round.task`",
+    ),
+    Message(
+        InvocationRequest,
+        "the platform's trigger",
+        "bridge",
+        "function",
+        f'JSON; to OpenWhisk as an argument of the action: `{{"{OPENWHISK_ARGUMENT}": ...}}`',
+    ),
     Message(
         UpdateHeader,
-        "`fl.updates.<job>.<round>.<client>.<attempt>`",
+        _topic(topics.update, "job", "round", "client", "attempt"),
         "function",
         "server",
         "the `__metadata__` of a safetensors file: each value a text; JSON, but for fields that are texts",
     ),
-    Message(Report, "`fl.reports.<platform>.<client>`, and the answer to the trigger", "function", "bridge"),
+    Message(
+        Report,
+        f"{_topic(topics.report, 'platform', 'client')}, and the answer to the trigger",
+        "function",
+        "bridge",
+    ),
     Message(
         Invocation,
-        "`fl.invocations.<platform>.<client>`",
+        _topic(topics.invocation, "platform", "client"),
         "bridge, relay",
         "server",
         f"CloudEvent `{PREFIX}invocation.<outcome>`",
     ),
-    Message(ClientStats, "`fl.tallies.<client>`", "bridge", "SDK"),
-    Message(Presence, "`fl.presence.<bridge>`", "bridge", "server"),
-    Message(ClientRecord, "`fl.clients.<client>`", "SDK", "server"),
-    Message(Function, "`fl.functions.<platform>.<client>`", "bridge", "bridge"),
-    Message(Request, "`fl.fabric.<platform>.create`, `.delete`, `.list`", "SDK", "bridge"),
-    Message(Reply, "`fl.replies.<request>`", "bridge", "SDK"),
+    Message(ClientStats, _topic(topics.client_stats, "platform", "client"), "bridge", "SDK"),
+    Message(Presence, _topic(topics.presence, "platform", "bridge"), "bridge", "server"),
+    Message(ClientRecord, _topic(topics.client, "client"), "SDK", "server"),
+    Message(Function, _topic(topics.function, "platform", "client"), "bridge", "bridge"),
+    Message(
+        Request,
+        f"{_topic(topics.fabric, 'platform', 'verb')}, the verb is `create`, `delete` or `list`",
+        "SDK",
+        "bridge",
+    ),
+    Message(Reply, _topic(topics.reply, "request"), "bridge", "SDK"),
 )
 
 PARTS: Final[tuple[Kind, ...]] = (
@@ -98,8 +140,16 @@ INTRODUCTION: Final = f"""\
 # The wire
 
 `scripts/wire-docs` generates this page from the types in `broker/messages`, and a test compares the two. The parts of
-FedKeeper exchange only these messages. A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids
-match `[a-z0-9-]{{1,40}}`.
+FedKeeper exchange these messages, and three payloads without a type:
+
+- {_topic(topics.cancellation, "job")}: a request to cancel a job, from anyone to the server. The server does not
+  read the payload; the SDK sends a CloudEvent `{PREFIX}job.cancel` with empty `data`.
+- {_topic(topics.dead, "platform", "client")}: a task that a bridge gave up, as the bridge received it; the reason,
+  if nothing of it can be read. `<client>` is `unreadable` if the task names no client.
+- {_topic(topics.secret, "job")}: the text from which the server makes the tokens of a job's tasks. Only servers may
+  read or write it.
+
+A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids match `[a-z0-9-]{{1,40}}`.
 
 - **Files that people write are strict**, and so is a submitted job: an unknown key is refused, and the error
   suggests the key that was probably meant. **Messages that programs send are tolerant**: a program ignores a field
@@ -121,8 +171,9 @@ match `[a-z0-9-]{{1,40}}`.
 - A payload above 4 MB, or above the broker's message limit, is split into chunks of up to 1 MB under
   `fl.chunks.<topic without fl.>.<sha256>.<n>`. Its own topic then holds a manifest: the byte `ff`, `FKCHUNKS1`, and
   `{{"sha256", "size", "chunk_bytes"}}` in JSON.
-- Weights and optimizer states are safetensors files under `fl.models.<job>.<sha256>` and
-  `fl.state.<job>.<client>.<round>.<attempt>`; the archive of a function's code is under `fl.packages.<sha256>`.
+- Weights and optimizer states are safetensors files under {_topic(topics.model, "job", "sha256")} and
+  {_topic(topics.optimizer_state, "job", "client", "round", "attempt")}; the archive of a function's code is under
+  {_topic(topics.package, "sha256")}.
 - A function without a route to the broker receives a *bundle* (content type
   `application/vnd.fedkeeper.parcel`): the length of the head in eight bytes, little endian; the head,
   `{{"message": ..., "blobs": [[topic, bytes], ...]}}` in JSON; then the blobs one after the other. The message is an

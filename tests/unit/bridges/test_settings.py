@@ -11,7 +11,7 @@ from bridges.errors import BadSettings
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from fedkeeper import bridging
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper.errors import BadConfigFile
 
 every_kind = pytest.mark.parametrize("kind", platforms.KINDS, ids=lambda kind: kind.name)
 
@@ -47,7 +47,7 @@ def test_the_required_fields_are_enough(kind: Kind, tmp_path: Path) -> None:
 def test_a_bad_value_is_refused_by_every_platform(
     kind: Kind, field: str, value: float, allowed: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadDeploymentFile) as bad:
+    with pytest.raises(BadConfigFile) as bad:
         bridging.read(kind, file(kind, tmp_path, **{field: value}))
     assert bad.value.field == field
     assert str(bad.value.value) == str(value)
@@ -82,7 +82,7 @@ def test_a_name_that_is_no_id_is_refused_by_every_platform(kind: Kind, name: str
 )
 def test_a_platform_s_own_numbers_have_bounds(kind: str, field: str, value: float, tmp_path: Path) -> None:
     row = platforms.find(kind)
-    with pytest.raises(BadDeploymentFile, match=r"expected a (whole )?number [<>]") as bad:
+    with pytest.raises(BadConfigFile, match=r"expected a (whole )?number [<>]") as bad:
         bridging.read(row, file(row, tmp_path, **{field: value}))
     assert (bad.value.field, bad.value.value) == (field, value)
 
@@ -90,6 +90,6 @@ def test_a_platform_s_own_numbers_have_bounds(kind: str, field: str, value: floa
 @pytest.mark.parametrize("field", ["url", "secrets"])
 def test_the_fields_of_every_bridge_s_file_are_text(field: str, tmp_path: Path) -> None:
     kind = platforms.find("openfaas")
-    with pytest.raises(BadDeploymentFile) as bad:
+    with pytest.raises(BadConfigFile) as bad:
         bridging.read(kind, file(kind, tmp_path, **{field: 3}))
     assert (bad.value.field, bad.value.value) == (field, 3)

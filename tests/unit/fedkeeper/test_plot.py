@@ -1,4 +1,4 @@
-"""The plot of finished jobs, and the errors when it can't be calls."""
+"""The plot of finished jobs, and the errors when it can't be drawn."""
 
 import json
 import sys

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from bridges.relay import Settings
 from fedkeeper import relaying
 from fedkeeper.cli import app
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper.errors import BadConfigFile
 from tests.support.paths import REPOSITORY
 
 CONFIG = REPOSITORY / "configs" / "bridges" / "relay.toml"
@@ -33,13 +33,13 @@ def test_the_error_for_a_wrong_file_names_the_field(text: str, field: str, tmp_p
     file = tmp_path / "relay.toml"
     rest = [line for line in CONFIG.read_text(encoding="utf-8").splitlines() if not line.startswith(field)]
     file.write_text("\n".join([*rest, text]), encoding="utf-8")
-    with pytest.raises(BadDeploymentFile) as refused:
+    with pytest.raises(BadConfigFile) as refused:
         relaying.read(file)
     assert refused.value.field == field
 
 
 def test_a_file_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(BadDeploymentFile, match=r"relay\.toml"):
+    with pytest.raises(BadConfigFile, match=r"relay\.toml"):
         relaying.read(tmp_path / "relay.toml")
 
 

@@ -59,7 +59,7 @@ async def test_an_end_that_was_not_announced_is_announced_and_recorded(context: 
     await context.broker.put(topics.job_record("demo"), codec.encode(COMPLETED))
     await jobs.run("demo", context)
     assert [event.what for event in await announced_events(context.broker, context.announcer)] == ["job.completed"]
-    assert (await record(context.broker)).is_over
+    assert (await record(context.broker)).is_finished
 
 
 async def test_a_job_that_is_over_is_not_ended_again(context: JobContext) -> None:

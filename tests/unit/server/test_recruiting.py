@@ -12,7 +12,7 @@ from broker.messages import codec
 from broker.messages.job import Cohort, Data, Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
-from server.errors import JobFailed
+from server.errors import JobCannotContinue
 from server.job_events import CancelRequested, JobEvent, JobEvents, PresenceChanged, RegisterChanged
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
@@ -123,7 +123,7 @@ async def test_the_wait_ends_with_a_reason_and_a_remedy(inputs: Inputs) -> None:
 
 
 async def failure(inputs: Inputs) -> str:
-    with pytest.raises(JobFailed) as failed:
+    with pytest.raises(JobCannotContinue) as failed:
         await inputs.candidates()
     return str(failed.value)
 

@@ -1,4 +1,4 @@
-"""The deployment file ("fabric file"): which platform hosts which clients, and how their functions are created."""
+"""The deployment file: which platform hosts which clients, and how their functions are created."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
 from fedkeeper import strict_toml
-from fedkeeper.errors import BadDeploymentFile
+from fedkeeper.errors import BadConfigFile
 
 FABRIC_LABEL: Final = "fabric"
 """The register's label that names the deployment file which a client belongs to."""
@@ -39,8 +39,8 @@ class DataSection(msgspec.Struct, frozen=True, kw_only=True):
     """The table `[data]`: how a dataset is partitioned across clients.
 
     Attributes:
-        deal: the partition, with the same fields as `[data]` of the jobs that use these clients. It also names the
-            clients.
+        deal: the partition (the key is version 0.1's word), with the same fields as `[data]` of the jobs that use these
+            clients. It also names the clients.
         at: the folder or fsspec URL of the shards, as functions reach it: `<at>/<client>/shard.safetensors`.
         stage: partition the built-in dataset during the deployment and write the shards there.
     """
@@ -118,7 +118,7 @@ def read(path: Path) -> DeploymentFile:
     """Read and check a deployment file.
 
     Raises:
-        BadDeploymentFile: the file can't be read, or a value is not allowed.
+        BadConfigFile: the file can't be read, or a value is not allowed.
         BadTopic: the name of the fabric, a platform or a client breaks the naming rules.
     """
     file = strict_toml.read(path, DeploymentFile)
@@ -128,12 +128,12 @@ def read(path: Path) -> DeploymentFile:
         kind_of(file, platform)
     hosted = sum(section.clients for section in file.platforms.values())
     if hosted > file.data.deal.clients:
-        reason = f"the platforms have {hosted} clients, the data is dealt to {file.data.deal.clients}"
-        raise BadDeploymentFile("data.deal.clients", file.data.deal.clients, reason)
+        reason = f"the platforms have {hosted} clients, the partition has {file.data.deal.clients}"
+        raise BadConfigFile("data.deal.clients", file.data.deal.clients, reason)
     for i, client in enumerate(file.clients):
         checked_id(client.id)
         if client.platform not in file.platforms:
-            raise BadDeploymentFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
+            raise BadConfigFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
     return file
 
 
@@ -145,12 +145,12 @@ def kind_of(file: DeploymentFile, platform: str) -> Kind:
         platform: the platform's name in it.
 
     Raises:
-        BadDeploymentFile: neither the field `kind` nor the platform's name is a kind of platform with functions.
+        BadConfigFile: neither the field `kind` nor the platform's name is a kind of platform with functions.
     """
     kind = file.platforms[platform].kind
     kinds = {known.name: known for known in platforms.known() if known.has_functions}
     if (kind or platform) not in kinds:
-        raise BadDeploymentFile(f"platforms.{platform}.kind", kind, f"say which kind it is: one of {', '.join(kinds)}")
+        raise BadConfigFile(f"platforms.{platform}.kind", kind, f"say which kind it is: one of {', '.join(kinds)}")
     return kinds[kind or platform]
 
 

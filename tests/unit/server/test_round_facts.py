@@ -10,7 +10,7 @@ from broker.messages.progress import RoundFailed, Split
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
-from server import commit
+from server import round_facts
 from server.aggregator import Aggregate
 from server.collecting import Collection
 from server.rounds import Round
@@ -57,7 +57,7 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
 
 def collect(*headers: UpdateHeader) -> Collection:
     """A round that has counted updates with these headers."""
-    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    expectation = round_facts.expectation(RECORD, WEIGHTS, "nonce")
     collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
     for each in headers:
         collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
@@ -68,7 +68,7 @@ def collect(*headers: UpdateHeader) -> Collection:
 
 
 def test_an_update_is_expected_to_hold_what_clients_train() -> None:
-    expectation = commit.expectation(RECORD, WEIGHTS, "nonce")
+    expectation = round_facts.expectation(RECORD, WEIGHTS, "nonce")
     assert (expectation.job, expectation.round, expectation.base, expectation.nonce) == (
         "demo",
         4,
@@ -80,25 +80,25 @@ def test_an_update_is_expected_to_hold_what_clients_train() -> None:
 
 
 def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
-    assert commit.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
+    assert round_facts.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
 
 
 def test_statistics_may_go_further_from_the_base_than_weights() -> None:
-    plan = commit.expectation(RECORD, WEIGHTS, "nonce").plan
+    plan = round_facts.expectation(RECORD, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] > plan.bounds["head"]
     as_weights = msgspec.structs.replace(RECORD, buffers=())
-    plan = commit.expectation(as_weights, WEIGHTS, "nonce").plan
+    plan = round_facts.expectation(as_weights, WEIGHTS, "nonce").plan
     assert plan.bounds["norm.mean"] == plan.bounds["head"]
 
 
 def test_a_job_without_a_model_expects_nothing() -> None:
     with pytest.raises(ValueError, match="demo has no model yet"):
-        commit.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
+        round_facts.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
 
 
 def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
     collection = collect(header("c-2", 30), header("c-0", 10))
-    event = commit.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
+    event = round_facts.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
     assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
     assert event.model == NEXT
     assert event.split == Split(invocation_s=2.0, clients_start_s=1.0, training_s=7.0, aggregation_s=2.0, round_s=12.0)
@@ -107,11 +107,11 @@ def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -
 
 
 def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
-    event = commit.failed_event(RECORD, collect(header("c-2", 30)))
+    event = round_facts.failed_event(RECORD, collect(header("c-2", 30)))
     assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
     state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
     collection = collect(header("c-0", 10), header("c-1", 5, state=state))
-    assert commit.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
+    assert round_facts.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}

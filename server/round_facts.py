@@ -1,4 +1,4 @@
-"""What a round expects of its updates, what it leaves behind, and its progress events. Pure: the record in, facts out.
+"""Functions of the job record: the expectation of the open round, and the events of its end. No I/O.
 
 `server.client_events` has the events about single clients.
 """
