@@ -109,11 +109,11 @@ async def test_all_that_a_job_says_is_told_apart(mosquitto: Mosquitto) -> None:
     """Whatever has a content type is a CloudEvent, and every event of the job has one."""
     ready = asyncio.Event()
     async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
-        fabric = Client(bus)
-        await fabric.register(fakes.clients(4))
+        sdk = Client(bus)
+        await sdk.register(fakes.clients(4))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
-            job = await fabric.submit(fakes.job(stop={"rounds": 1}))
+            job = await sdk.submit(fakes.job(stop={"rounds": 1}))
             messages = await received_until(received, f"fl/progress/{job}/job/completed/")
     for message in messages:
         if _content_type(message):

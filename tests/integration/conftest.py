@@ -25,6 +25,6 @@ async def bus(url: str) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-def fabric(bus: Broker) -> Client:
+def sdk(bus: Broker) -> Client:
     """The SDK on it."""
     return Client(bus)

@@ -226,7 +226,7 @@ async def test_an_unreadable_task_of_another_topic_gives_nothing_up(bus: Broker)
     assert {one.client for one in found} == {"client-02"}
 
 
-async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Client, bus: Broker) -> None:
+async def test_tasks_of_a_round_that_is_over_are_not_started(sdk: Client, bus: Broker) -> None:
     """A round closes at quorum; what its stragglers were to do is not begun any more."""
     release = asyncio.Event()
 
@@ -241,10 +241,10 @@ async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Client, bus
         return asyncio.ensure_future(_released(release)) if one.client_id == "client-03" else None
 
     platform = Clients(blocks_one)
-    await fabric.register(fakes.clients(4))
+    await sdk.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), runner(bus, platform).run()), asyncio.timeout(WITHIN_S):
-        job = await fabric.submit(fakes.job(cohort={"quorum": 3, "grace_s": 0.05}, stop={"rounds": 1}))
-        assert [one.event.what async for one in fabric.watch(job)][-1] == "job.completed"
+        job = await sdk.submit(fakes.job(cohort={"quorum": 3, "grace_s": 0.05}, stop={"rounds": 1}))
+        assert [one.event.what async for one in sdk.watch(job)][-1] == "job.completed"
         release.set()
         late = task("client-02", job=job)
         await publish(bus, late, "late")

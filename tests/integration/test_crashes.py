@@ -48,17 +48,17 @@ class NoModel(FakeLearning):
 async def test_a_server_that_takes_a_job_over_builds_no_model() -> None:
     undisturbed, _, _, _ = await train("memory://not-taken-over", None)
     async with broker.connect("memory://taken-over") as bus:
-        fabric, job = Client(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
-        await fabric.register(fakes.clients(6))
+        sdk, job = Client(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        await sdk.register(fakes.clients(6))
         async with running(Fleet(bus).serve()):
             async with running(serve(bus, FakeLearning())):
-                await fabric.submit(msgspec.structs.replace(job, id="crashing"))
-                async for said in fabric.watch("crashing"):
+                await sdk.submit(msgspec.structs.replace(job, id="crashing"))
+                async for said in sdk.watch("crashing"):
                     if isinstance(said.event, progress.RoundOpened):
                         break
             async with running(serve(bus, NoModel())):
-                await event_ids(fabric, "crashing")
-        record = await fabric.job("crashing")
+                await event_ids(sdk, "crashing")
+        record = await sdk.job("crashing")
     assert record.buffers == ("norm.running_mean", "norm.num_batches_tracked")
     assert record.model is not None
     assert record.model.sha256 == undisturbed
@@ -89,15 +89,15 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
 
     url = nats_server.url
     async with broker.connect(url) as bus:
-        fabric, job = Client(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
-        await fabric.register(fakes.clients(10))
-        undisturbed = await finished(fabric, Fleet(bus), job, url)
+        sdk, job = Client(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
+        await sdk.register(fakes.clients(10))
+        undisturbed = await finished(sdk, Fleet(bus), job, url)
 
         fleet = Fleet(bus, three_then_wait)
         server = await start_server(url)
         async with running(fleet.serve()):
-            killed = await fabric.submit(job, timeout_s=120)
-            async for said in fabric.watch(killed):
+            killed = await sdk.submit(job, timeout_s=120)
+            async for said in sdk.watch(killed):
                 if isinstance(said.event, progress.UpdateCounted) and said.event.counted == 3:
                     first_three.set()
                     break
@@ -107,10 +107,10 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
             all_others.set()
             server = await start_server(url)
             async with asyncio.timeout(300):
-                whats = [one.event.what async for one in fabric.watch(killed)]
+                whats = [one.event.what async for one in sdk.watch(killed)]
             server.terminate()
             await server.wait()
-        record = await fabric.job(killed)
+        record = await sdk.job(killed)
 
     assert record.model is not None
     assert whats[-1] == "job.completed"
@@ -118,32 +118,32 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
     assert set(fleet.task_counts.values()) == {1}, "a client was asked to train again"
 
 
-async def finished(fabric: Client, fleet: Fleet, job: Any, url: str) -> str:
+async def finished(sdk: Client, fleet: Fleet, job: Any, url: str) -> str:
     server = await start_server(url)
     async with running(fleet.serve()):
-        name = await fabric.submit(job, timeout_s=120)
+        name = await sdk.submit(job, timeout_s=120)
         async with asyncio.timeout(300):
-            assert [one.event.what async for one in fabric.watch(name)][-1] == "job.completed"
+            assert [one.event.what async for one in sdk.watch(name)][-1] == "job.completed"
     server.terminate()
     await server.wait()
-    record = await fabric.job(name)
+    record = await sdk.job(name)
     assert record.model is not None
     return record.model.sha256
 
 
 async def test_a_broker_that_is_killed_in_the_middle_of_a_round_costs_nothing(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
-        fabric, fleet, job = Client(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
-        await fabric.register(fakes.clients(10))
+        sdk, fleet, job = Client(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
+        await sdk.register(fakes.clients(10))
         async with running(serve(bus, FakeLearning()), fleet.serve()), asyncio.timeout(300):
-            undisturbed = await fabric.submit(job)
-            await event_ids(fabric, undisturbed)
-            disturbed = await fabric.submit(job)
-            async for said in fabric.watch(disturbed):
+            undisturbed = await sdk.submit(job)
+            await event_ids(sdk, undisturbed)
+            disturbed = await sdk.submit(job)
+            async for said in sdk.watch(disturbed):
                 if isinstance(said.event, progress.UpdateCounted) and said.event.counted in (1, 5):
                     await nats_server.kill()
                     await nats_server.start()
-            records_ = [await fabric.job(name) for name in (undisturbed, disturbed)]
+            records_ = [await sdk.job(name) for name in (undisturbed, disturbed)]
     assert [record.phase for record in records_] == ["completed", "completed"]
     assert records_[0].model is not None
     assert records_[1].model is not None

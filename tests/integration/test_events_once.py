@@ -101,7 +101,7 @@ async def invoked(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = 
 
 async def test_all_that_can_happen_to_jobs_is_said_once(buses: tuple[Broker, Broker]) -> None:
     bus, servers = buses
-    fabric, said = Client(bus), Said()
+    sdk, said = Client(bus), Said()
 
     async def eventful(bus: Broker, task: RoundTask) -> None:
         """Job `done`: whatever can happen to an update that counts. Job `failing`: nobody answers."""
@@ -120,13 +120,13 @@ async def test_all_that_can_happen_to_jobs_is_said_once(buses: tuple[Broker, Bro
     slow = {"grace_s": 1000.0, "deadline_s": 1000.0, "wait_s": 1000.0}
     async with asyncio.timeout(WITHIN_S):
         async with running(serve(said.listen(servers), FakeLearning()), Fleet(bus, eventful).serve()):
-            await fabric.submit(fakes.job(id="done", cohort={"quorum": 0.5, **slow}))
+            await sdk.submit(fakes.job(id="done", cohort={"quorum": 0.5, **slow}))
             await said.until("done", progress.JobWaiting)
-            await fabric.register(fakes.clients(4))
-            await fabric.submit(fakes.job(id="cancelled", cohort=slow))
+            await sdk.register(fakes.clients(4))
+            await sdk.submit(fakes.job(id="cancelled", cohort=slow))
             await said.until("cancelled", progress.RoundOpened)
-            await fabric.cancel("cancelled")
-            await fabric.submit(fakes.job(id="failing", cohort={"on_failure": "stop"}))
+            await sdk.cancel("cancelled")
+            await sdk.submit(fakes.job(id="failing", cohort={"on_failure": "stop"}))
             await bus.publish(topics.submission("rejected"), b'{"seed": -1}')
             await said.until("rejected", progress.JobRejected)
             for job in ("done", "cancelled", "failing"):

@@ -101,13 +101,13 @@ def relay(backbone: Broker, site: Broker, about: Settings | None = None) -> Rela
     return Relay(about or settings(), backbone, site, heartbeat_s=ACK_WAIT_S / 4)
 
 
-async def said_of(fabric: Client, job: str) -> list[progress.Event]:
+async def said_of(sdk: Client, job: str) -> list[progress.Event]:
     async with asyncio.timeout(WITHIN_S):
-        return [one.event async for one in fabric.watch(job)]
+        return [one.event async for one in sdk.watch(job)]
 
 
-async def digest(fabric: Client, job: str) -> str:
-    record = await fabric.job(job)
+async def digest(sdk: Client, job: str) -> str:
+    record = await sdk.job(job)
     assert record.phase == "completed", record.reason
     assert record.model is not None
     return record.model.sha256
@@ -118,11 +118,11 @@ async def trained(backbone: Broker, job_id: str = "", count: int = 4) -> tuple[s
 
     All clients are in its cohort, or it would depend on whose bridge was heard first.
     """
-    fabric = Client(backbone)
-    job = job_id or await fabric.submit(fakes.job(cohort={"clients": count}))
-    said = await said_of(fabric, job)
+    sdk = Client(backbone)
+    job = job_id or await sdk.submit(fakes.job(cohort={"clients": count}))
+    said = await said_of(sdk, job)
     counted = Counter(f"{e.round} {e.client}" for e in said if isinstance(e, progress.UpdateCounted))
-    return await digest(fabric, job), counted
+    return await digest(sdk, job), counted
 
 
 async def undisturbed(count: int) -> str:
@@ -183,9 +183,9 @@ async def test_a_site_keeps_nothing_of_a_job_that_is_over(world: World) -> None:
 
 async def test_two_sites_and_the_backbone_train_one_job_as_one_site_would(world: World) -> None:
     backbone, north, south = [await world.at(place) for place in ("backbone", "north", "south")]
-    fabric = Client(backbone)
+    sdk = Client(backbone)
     for first, platform in ((0, "edge-a"), (2, "edge-b"), (4, "fake")):
-        await fabric.register(fakes.clients(2, platform=platform, first=first))
+        await sdk.register(fakes.clients(2, platform=platform, first=first))
     fleets = [Fleet(north, platform="edge-a"), Fleet(south, platform="edge-b"), Fleet(backbone)]
     relays = [
         relay(backbone, north, settings("north", "edge-a")).run(),

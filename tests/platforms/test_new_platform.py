@@ -145,7 +145,7 @@ def bridge_file(folder: Path, text: str = 'crater = "tycho"\nname = "luna"\nconc
     return path
 
 
-def fabric(folder: Path) -> fabric_file.DeploymentFile:
+def deployment_file(folder: Path) -> fabric_file.DeploymentFile:
     path = folder / "fabric.toml"
     path.write_text(FABRIC)
     return fabric_file.read(path)
@@ -156,7 +156,11 @@ def fabric(folder: Path) -> fabric_file.DeploymentFile:
 async def test_its_functions_are_deployed_and_train_a_round(
     on: str, memory_url: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    url, kind, file = memory_url if on == "memory" else nats_server.url, platforms.find("acme"), fabric(tmp_path)
+    url, kind, file = (
+        memory_url if on == "memory" else nats_server.url,
+        platforms.find("acme"),
+        deployment_file(tmp_path),
+    )
     bridge = bridging.run_bridge(kind, bridging.read(kind, bridge_file(tmp_path)), url)
     async with (
         asyncio.timeout(WITHIN_S),
@@ -219,7 +223,7 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        functions = await deploy.desired_clients(Client(bus), fabric(tmp_path), memory_url)
+        functions = await deploy.desired_clients(Client(bus), deployment_file(tmp_path), memory_url)
     assert [one.function.package for one in functions] == [None] * 3
 
 
@@ -233,4 +237,4 @@ def test_it_is_not_imported_before_it_is_used() -> None:
 
 def test_without_the_row_nobody_knows_it(tmp_path: Path) -> None:
     with pytest.raises(BadDeploymentFile, match=r"platforms.luna.kind = 'acme': .* one of openfaas, openwhisk, gcf"):
-        fabric(tmp_path)
+        deployment_file(tmp_path)

@@ -69,7 +69,7 @@ async def test_a_gateway_that_is_down_and_comes_back(site: tuple[Rounds, Gateway
 
         async def come_back() -> None:
             refused = set[str]()
-            async with aclosing(system.fabric.watch()) as events:
+            async with aclosing(system.sdk.watch()) as events:
                 async for progress in events:
                     if isinstance(progress.event, ClientRefused):
                         refused.add(progress.event.client)
@@ -173,10 +173,10 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
 async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
     """Send the task of the open round to its function, as another caller would."""
     async with asyncio.timeout(platform_rounds.WITHIN_S):
-        async for progress in system.fabric.watch():
+        async for progress in system.sdk.watch():
             if progress.event.what == "round.opened":
-                record = await system.fabric.job(progress.job)
-                secret = await system.fabric.broker.get(topics.secret(record.id))
+                record = await system.sdk.job(progress.job)
+                secret = await system.sdk.broker.get(topics.secret(record.id))
                 assert secret is not None
                 assert secret.payload is not None
                 round_nonce = nonce(secret.payload.decode(), record.id, record.round)

@@ -35,14 +35,14 @@ class Rounds:
 
     Attributes:
         bus: a connection to it.
-        fabric: the SDK on it.
+        sdk: the SDK on it.
         url: of the broker.
         folder: of the test.
         events: of the last job.
     """
 
     bus: Broker
-    fabric: Client
+    sdk: Client
     url: str
     folder: Path
     events: list[Event] = field(default_factory=list)
@@ -68,17 +68,17 @@ class Rounds:
         return folder
 
     def file(self, platform: str, clients: int, **hosting: Any) -> DeploymentFile:
-        """A fabric on one platform."""
+        """Return the deployment file of one platform."""
         env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
-        found = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
+        section = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
         data = DataSection(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
-        return DeploymentFile(name="test", data=data, platforms={platform: found})
+        return DeploymentFile(name="test", data=data, platforms={platform: section})
 
     async def deploy(self, file: DeploymentFile) -> list[str]:
         """Make it so; the clients' ids."""
-        wanted = await deploy.desired_clients(self.fabric, file, self.url)
-        steps = await deploy.plan_steps(self.fabric, file, wanted)
-        await deploy.apply(self.fabric, steps, lambda _: None)
+        wanted = await deploy.desired_clients(self.sdk, file, self.url)
+        steps = await deploy.plan_steps(self.sdk, file, wanted)
+        await deploy.apply(self.sdk, steps, lambda _: None)
         return [one.record.id for one in wanted]
 
     @contextlib.asynccontextmanager
@@ -103,8 +103,8 @@ class Rounds:
             evaluation=Evaluation(every=0),
             stop=Stop(rounds=1),
         )
-        name = await self.fabric.submit(job)
-        async with asyncio.timeout(WITHIN_S), aclosing(self.fabric.watch(name)) as events:
+        name = await self.sdk.submit(job)
+        async with asyncio.timeout(WITHIN_S), aclosing(self.sdk.watch(name)) as events:
             self.events = [progress.event async for progress in events]
         completed: RoundCompleted = self.one(RoundCompleted)
         return completed

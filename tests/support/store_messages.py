@@ -89,9 +89,9 @@ async def record() -> Messages:
             asyncio.timeout(LIMIT_S),
             NatsServer(Path(folder) / "nats") as nats,
             opened(nats.url) as bus,
-            _system(bus, nats.url, Path(folder), found) as fabric,
+            _system(bus, nats.url, Path(folder), found) as sdk,
         ):
-            await _run(fabric, found)
+            await _run(sdk, found)
     manifest = await chunks.store(_forget, topics.model("job", "ab" * 32), bytes(MANIFEST_BYTES))
     return _examples() | _made_of(found) | found | {"manifest.bin": manifest}
 
@@ -104,9 +104,9 @@ async def _forget(topic: str, chunk: bytes) -> None:
 async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> AsyncIterator[Client]:
     """Server, bridge, workers and clients on one connection, of which everything that is published is written down."""
     _tap(bus, lambda topic, payload: _note(found, topic, payload))
-    fabric, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
+    sdk, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
     data = jobs.from_toml(JOB).data
-    await fabric.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+    await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
     async with _workers(url, bus) as platform, task_group() as group:
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
@@ -114,7 +114,7 @@ async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> Async
             group.create_task(_note_updates(bus, found), name="updates"),
         ]
         await ready.wait()
-        yield fabric
+        yield sdk
         for part in parts:
             part.cancel()
 
@@ -135,13 +135,13 @@ def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:
         setattr(bus, verb, shown)
 
 
-async def _run(fabric: Client, found: Messages) -> None:
-    job = await fabric.submit(jobs.from_toml(JOB))
-    async for said in fabric.watch(job):
+async def _run(sdk: Client, found: Messages) -> None:
+    job = await sdk.submit(jobs.from_toml(JOB))
+    async for said in sdk.watch(job):
         if isinstance(said.event, FINAL_EVENTS):
             break
-    kept = await fabric.job(job)
-    state = await fabric.broker.get(next(iter(kept.states.values())).topic)
+    kept = await sdk.job(job)
+    state = await sdk.broker.get(next(iter(kept.states.values())).topic)
     if state is None:
         raise RuntimeError("the job left no optimizer state")
     found["state.safetensors"] = state.payload
