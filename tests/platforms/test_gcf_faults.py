@@ -14,7 +14,7 @@ from emulators.gcf import cloud as gcf_fabric
 from emulators.gcf.cloud import Cloud
 from tests.support import platform_rounds
 from tests.support.gcf_site import settings
-from tests.support.platform_rounds import HASTY, Rounds
+from tests.support.platform_rounds import SHORT_RETRIES, Rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -33,9 +33,9 @@ async def site(
 
 
 @contextlib.asynccontextmanager
-async def bridged(system: Rounds, cloud: Cloud, patience: RetryPolicy = HASTY) -> AsyncIterator[list[str]]:
+async def bridged(system: Rounds, cloud: Cloud, retries: RetryPolicy = SHORT_RETRIES) -> AsyncIterator[list[str]]:
     """Run a bridge, deploy three clients, and yield their ids."""
-    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as platform, system.bridge(platform, patience):
+    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as platform, system.bridge(platform, retries):
         yield await system.deploy(system.file("gcf", 3))
 
 

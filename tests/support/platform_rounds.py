@@ -26,7 +26,7 @@ from tests.support.paths import REPOSITORY
 
 WITHIN_S: Final = 300.0
 IMAGE: Final = "fedkeeper-client:test"
-HASTY: Final = RetryPolicy(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
+SHORT_RETRIES: Final = RetryPolicy(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
 
 
 @dataclass
@@ -82,12 +82,12 @@ class Rounds:
         return [one.record.id for one in wanted]
 
     @contextlib.asynccontextmanager
-    async def bridge(self, host: ManagedPlatform, patience: RetryPolicy = HASTY) -> AsyncIterator[None]:
+    async def bridge(self, host: ManagedPlatform, retries: RetryPolicy = SHORT_RETRIES) -> AsyncIterator[None]:
         """A bridge to a platform until the end of the block."""
         name = f"bridge-{host.name}"
         async with (
             broker.connect(self.url, name=name, ack_wait_s=3.0) as bus,
-            running(bridging.serve(bus, host, patience)),
+            running(bridging.serve(bus, host, retries)),
         ):
             yield
 
