@@ -52,11 +52,11 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
     await sdk.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
     async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(600):
         name, initial = await sdk.submit(job), b""
-        async for said in sdk.watch(name):
-            if isinstance(said.event, progress.JobStarted):
-                found = await bus.get(said.event.model.topic)
-                initial = (found and found.payload) or b""
-    assert said.event.what == "job.completed", said.event
+        async for message in sdk.watch(name):
+            if isinstance(message.event, progress.JobStarted):
+                value = await bus.get(message.event.model.topic)
+                initial = (value and value.payload) or b""
+    assert message.event.what == "job.completed", message.event
     return tensors.decode(initial)[0], tensors.decode(await sdk.model(name))[0]
 
 

@@ -47,9 +47,9 @@ async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeManagedPlatform, Fak
 
 async def deployed(sdk: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
     """Do it; what was done, sorted."""
-    wanted = [] if remove else await deploy.desired_clients(sdk, file, "nats://here")
+    desired = [] if remove else await deploy.desired_clients(sdk, file, "nats://here")
     done: list[str] = []
-    steps = await deploy.plan_steps(sdk, file, wanted)
+    steps = await deploy.plan_steps(sdk, file, desired)
     await deploy.apply(sdk, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
     return sorted(done)
 
@@ -93,7 +93,7 @@ async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(
         assert {client.platform for client in await sdk.clients()} == {"cluster"}
 
 
-async def test_what_failed_is_said_and_the_next_time_completes_it(
+async def test_a_failed_deployment_is_reported_and_the_next_one_completes_it(
     bus: Broker, sdk: Client, file: DeploymentFile
 ) -> None:
     async with two_hosts(bus) as (board, cluster):
@@ -106,7 +106,9 @@ async def test_what_failed_is_said_and_the_next_time_completes_it(
         assert await deployed(sdk, file) == ["create 001", "create 002", "register 001", "register 002"]
 
 
-async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, sdk: Client, file: DeploymentFile) -> None:
+async def test_removing_a_deployment_removes_only_its_own_functions_and_clients(
+    bus: Broker, sdk: Client, file: DeploymentFile
+) -> None:
     async with two_hosts(bus) as (board, cluster):
         await deployed(sdk, file)
         foreign = msgspec.structs.replace(next(iter(board.functions.values())), name="foreign", fabric="another")

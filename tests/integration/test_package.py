@@ -42,9 +42,9 @@ ENDING = """
 import json, sys
 roots = {name.partition(".")[0] for name in sys.modules}
 assert not roots & {"server", "bridges", "fedkeeper"}, roots
-strangers = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("broker", "client_fn")
+foreign = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("broker", "client_fn")
              and not (m.__file__ or "").startswith(FOLDER)]
-assert not strangers, strangers
+assert not foreign, foreign
 print(json.dumps(answer))
 """
 
@@ -161,9 +161,9 @@ def test_what_is_required_is_what_the_project_requires(platform: str) -> None:
 def test_what_is_imported_is_required(platform: str) -> None:
     archive = opened(platform)
     files = [name for name in archive.namelist() if name.endswith(".py")]
-    found = {module for name in files for module in imported(archive.read(name))}
-    there = {MODULES.get(name, name) for name in requirements(platform)}
-    missing = {COMES_ALONG.get(module, module) for module in found} - there - OURS - FOR_STAGING_ALONE
+    needed = {module for name in files for module in imported(archive.read(name))}
+    installed = {MODULES.get(name, name) for name in requirements(platform)}
+    missing = {COMES_ALONG.get(module, module) for module in needed} - installed - OURS - FOR_STAGING_ALONE
     assert not missing - sys.stdlib_module_names
 
 
