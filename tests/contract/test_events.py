@@ -39,7 +39,7 @@ async def is_silent(events: Events) -> bool:
     return False
 
 
-async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> None:
+async def test_a_delivery_has_the_published_topic_payload_and_time(kind: str, bus: Broker) -> None:
     before_s = dt.datetime.now(tz=dt.UTC).timestamp()
     receipt = await bus.publish(PROGRESS, b"{}")
     async with bus.subscribe(JOB_PROGRESS, durable="watcher") as events:
@@ -51,7 +51,7 @@ async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> No
 
 
 @pytest.mark.slow
-async def test_what_nobody_acknowledged_comes_again_after_a_while(short_ack_wait_bus: Broker) -> None:
+async def test_an_unacknowledged_event_is_redelivered(short_ack_wait_bus: Broker) -> None:
     await short_ack_wait_bus.publish(TASK, b"train")
     loop = asyncio.get_running_loop()
     async with short_ack_wait_bus.subscribe(TASKS, durable="bridge") as events:
@@ -63,7 +63,7 @@ async def test_what_nobody_acknowledged_comes_again_after_a_while(short_ack_wait
 
 
 @pytest.mark.slow
-async def test_what_was_acknowledged_never_comes_again(short_ack_wait_bus: Broker) -> None:
+async def test_an_acknowledged_event_is_not_redelivered(short_ack_wait_bus: Broker) -> None:
     await short_ack_wait_bus.publish(TASK, b"train")
     async with short_ack_wait_bus.subscribe(TASKS, durable="bridge") as events:
         await (await following(events)).ack()
@@ -275,7 +275,7 @@ async def test_a_topic_that_is_kept_nowhere_is_refused(bus: Broker) -> None:
             pass
 
 
-async def test_an_answer_that_nobody_asked_for_is_harmless(bus: Broker) -> None:
+async def test_an_unexpected_reply_is_ignored(bus: Broker) -> None:
     await bus.publish(topics.SUBMIT, b"{}")
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         event = await following(events)

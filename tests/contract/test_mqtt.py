@@ -207,7 +207,7 @@ async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.Mo
         assert await is_silent(events) is (Promise.EXPIRES not in MISSING[kind])
 
 
-async def test_the_limit_that_the_broker_tells_is_where_chunks_begin(tmp_path: Path) -> None:
+async def test_payloads_above_the_broker_s_limit_are_chunked(tmp_path: Path) -> None:
     server = Mosquitto(tmp_path, "max_packet_size 100000")
     await server.start()
     payload = bytes(range(256)) * 4000
@@ -313,7 +313,7 @@ async def test_connecting_fails_without_a_broker_and_without_mqtt() -> None:
             pass
 
 
-async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> None:
+async def test_a_client_that_stopped_connecting_can_be_closed_twice() -> None:
     """Regression: close raised the error that had ended the connecting, and the link never recovered."""
     reached, left = asyncio.Event(), asyncio.Event()
 

@@ -83,7 +83,7 @@ def _family(message: MQTTMessage) -> str:
         topics.cancellation("job"),
     ],
 )
-async def test_an_event_says_that_it_is_a_cloud_event(mosquitto: Mosquitto, topic: str) -> None:
+async def test_an_event_has_the_content_type_of_cloud_events(mosquitto: Mosquitto, topic: str) -> None:
     async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         await bus.publish(topic, EVENT)
         assert await content_type(received) == "application/cloudevents+json"

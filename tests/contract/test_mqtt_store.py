@@ -81,7 +81,7 @@ async def test_a_store_of_0_1_is_left_as_it_is(url: str, link: Link, topic: str,
     assert everything == {topic: b"theirs"}
 
 
-async def test_who_only_reads_marks_nothing(url: str, link: Link) -> None:
+async def test_a_user_that_only_reads_writes_no_mark(url: str, link: Link) -> None:
     error = await refusal(url, provision=False)
     assert isinstance(error, NoSystem)
     assert MARK in str(error)
@@ -105,7 +105,7 @@ async def test_what_another_version_stored_is_refused(url: str, link: Link, mark
     assert await retained(link, MARK) == {MARK: mark}
 
 
-async def test_a_user_who_may_not_write_the_mark_does_its_work(tmp_path: Path) -> None:
+async def test_a_user_without_the_right_to_write_the_mark_can_work(tmp_path: Path) -> None:
     rights = tmp_path / "rights"
     rights.write_text("topic read fk/#\ntopic readwrite fl/progress/#\n", encoding="utf-8")
     server = Mosquitto(tmp_path / "data", f"acl_file {rights}")

@@ -63,7 +63,7 @@ async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
                 await fill(bus, lambda number: topics.update("job-1", 1, f"client-{number}", 1))
 
 
-async def test_a_server_without_room_for_the_streams_says_so(tmp_path: Path) -> None:
+async def test_a_server_without_room_for_the_streams_is_an_error(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
         with pytest.raises(StorageFull):
             async with broker.connect(server.url):

@@ -89,7 +89,7 @@ async def test_a_watcher_sees_the_change_made_after_a_crash(nats_server: NatsSer
         assert payload_of(await asyncio.wait_for(anext(values), SOON_S)) == b"2"
 
 
-async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: NatsServer, connect: Connect) -> None:
+async def test_a_call_during_an_outage_is_completed_after_it(nats_server: NatsServer, connect: Connect) -> None:
     update, record = topics.update("job-1", 1, "client-1", 1), topics.job_record("job-1")
     async with connect() as bus:
         await bus.put(record, b"1")
@@ -108,7 +108,7 @@ async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: Nat
     assert receipts[2] == broker.Value(record, b"1", 1)
 
 
-async def test_an_outage_without_end_is_an_error_in_the_end(
+async def test_a_long_outage_is_an_error(
     nats_server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconnect, "CALL_S", 0.3)

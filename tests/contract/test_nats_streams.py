@@ -95,7 +95,7 @@ async def test_only_what_may_be_lost_is_acknowledged_before_it_is_stored(
     assert relaxed == {f"FEDKEEPER_{family.name}" for family in FAMILIES if family.relaxed} == {"FEDKEEPER_STATUS"}
 
 
-async def test_who_connects_again_changes_nothing(nats_server: NatsServer, client: Client) -> None:
+async def test_a_second_connection_changes_nothing(nats_server: NatsServer, client: Client) -> None:
     """Also where the persist mode is another one: it can't be changed, and servers before 2.12 have none."""
     async with broker.connect(nats_server.url):
         status, _ = (await streams(client))["FEDKEEPER_STATUS"]
@@ -237,7 +237,7 @@ async def test_a_store_of_0_1_is_left_as_it_is(nats_server: NatsServer, client: 
     assert await streams(client) == before
 
 
-async def test_who_only_reads_creates_nothing(nats_server: NatsServer, client: Client) -> None:
+async def test_a_user_that_only_reads_creates_nothing(nats_server: NatsServer, client: Client) -> None:
     error = await refusal(nats_server.url, provision=False)
     assert isinstance(error, NoSystem)
     assert "no FedKeeper system has used" in str(error)

@@ -36,7 +36,7 @@ async def test_a_write_once_value_stays_as_it_is(bus: Broker) -> None:
 
 
 @pytest.mark.parametrize("topic", [RECORD, MODEL])
-async def test_a_deleted_value_is_gone_and_may_be_put_anew(bus: Broker, topic: str) -> None:
+async def test_a_deleted_value_is_gone_and_can_be_put_again(bus: Broker, topic: str) -> None:
     await bus.delete(topic)
     await bus.put(topic, b"old")
     await bus.delete(topic)
@@ -58,7 +58,7 @@ async def test_compare_and_set_wants_the_current_revision(bus: Broker) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-async def test_of_twenty_who_compare_and_set_one_wins(bus: Broker, *, deleted: bool) -> None:
+async def test_of_twenty_concurrent_compare_and_sets_one_succeeds(bus: Broker, *, deleted: bool) -> None:
     revision = await bus.put(RECORD, b"start")
     if deleted:
         await bus.delete(RECORD)
@@ -94,7 +94,7 @@ async def test_a_large_snapshot_is_complete(bus: Broker) -> None:
     assert len(await bus.snapshot("fl.clients.*")) == 1500
 
 
-async def test_a_watcher_sees_what_is_there_and_what_changes(bus: Broker) -> None:
+async def test_a_watcher_sees_existing_values_and_changes(bus: Broker) -> None:
     gone, kept, fresh = (topics.client(name) for name in ("gone", "kept", "fresh"))
     await bus.put(gone, b"0")
     await bus.delete(gone)

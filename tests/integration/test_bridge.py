@@ -107,7 +107,7 @@ async def test_tasks_that_are_none_are_kept_and_the_bridge_works_on(bus: Broker)
     assert set(letters) == {b"\xff garbage", no_id, forged}
 
 
-async def test_a_task_whose_time_is_over_is_not_started(bus: Broker) -> None:
+async def test_a_task_after_its_deadline_is_not_started(bus: Broker) -> None:
     platform = FakePlatform()
     async with running(runner(bus, platform).run()):
         await publish(bus, task(deadline_s=1.0))
@@ -172,7 +172,7 @@ async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Br
 
 
 @pytest.mark.slow
-async def test_a_long_training_is_not_delivered_again_while_the_bridge_says_it_works(bus: Broker) -> None:
+async def test_a_long_training_is_not_delivered_again_while_the_bridge_works_on_it(bus: Broker) -> None:
     def takes_longer_than_the_ack_wait(_: RoundTask, __: int) -> "asyncio.Future[None]":
         return asyncio.ensure_future(asyncio.sleep(2.5))
 

@@ -66,7 +66,7 @@ async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, conn
     assert connections == ["instance"]
 
 
-async def test_who_gives_up_waiting_leaves_the_connection_to_others(
+async def test_a_cancelled_caller_does_not_close_the_connection_of_others(
     nats_server: NatsServer, connections: list[str]
 ) -> None:
     async with task_group() as group:

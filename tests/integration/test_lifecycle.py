@@ -63,7 +63,7 @@ async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> 
         assert await bus.get(topics.function("fake", "client-00")) is None
 
 
-async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: Broker) -> None:
+async def test_invalid_and_expired_requests_are_skipped(bus: Broker) -> None:
     host = FakeManagedPlatform()
     late = Request(id="late", deadline_s=1.0, function=ECHO)
     await bus.publish(topics.fabric("fake", "create"), b"garbage")

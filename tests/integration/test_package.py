@@ -186,7 +186,7 @@ def test_the_stack_file_is_one_that_works() -> None:
     assert int(environment["exec_timeout"][:-1]) < int(environment["write_timeout"][:-1])
 
 
-def test_the_health_check_has_threads_that_no_order_takes() -> None:
+def test_the_health_check_has_threads_that_no_request_uses() -> None:
     archive = opened("openfaas")
     inflight = re.search(r'max_inflight="(\d+)"', archive.read("Dockerfile").decode())
     threads = re.search(r"THREADS: Final = (\d+)", archive.read("index.py").decode())
@@ -264,7 +264,7 @@ answer = [send(json.dumps({"task": json.loads(TASK), "attempt": 1}).encode(), "m
 """
 
 
-def test_gcf_s_archive_acknowledges_orders_and_what_is_none(tmp_path: Path) -> None:
+def test_gcf_s_archive_acknowledges_valid_and_invalid_requests(tmp_path: Path) -> None:
     program = f"TASK = {json.dumps(task(tmp_path))!r}\n{GCF}"
     answer, output = answer_of(program, unpacked("gcf", tmp_path / "source"), FEDKEEPER_URL="memory://alone")
     assert answer == [200, 200]

@@ -107,7 +107,7 @@ async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: Na
         body = msgspec.json.encode(InvocationRequest(task, 2))
 
         async def chunked() -> AsyncIterator[bytes]:
-            # As the gateway and the watchdog send it on: without its length.
+            # The gateway and the watchdog forward a body without its length.
             yield body[:100]
             yield body[100:]
 

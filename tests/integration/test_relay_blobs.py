@@ -25,7 +25,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield World(request.param, tmp_path, stack)
 
 
-async def test_an_optimizer_state_is_there_before_its_update_and_for_the_next_task(world: World) -> None:
+async def test_an_optimizer_state_arrives_before_its_update_and_stays_for_the_next_task(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     await Client(backbone).register(fakes.clients(4, platform="edge-a"))
     fleet = Fleet(site, answer_with_state, platform="edge-a")

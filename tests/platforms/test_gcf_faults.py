@@ -58,7 +58,7 @@ async def test_a_function_that_raises_once_is_invoked_again(site: tuple[Rounds, 
     async with bridged(system, cloud) as clients:
         system.misbehave(clients[0], "raise once")
         await system.train(3)
-    assert "out of memory" in system.one(ClientFailed, client=clients[0]).reason
+    assert "out of memory" in system.only(ClientFailed, client=clients[0]).reason
     assert sorted(event.client for event in system.all(UpdateCounted)) == clients
 
 
@@ -68,5 +68,5 @@ async def test_a_function_that_was_deleted_behind_our_back_and_left_its_topic(si
         (name,) = (name for name in cloud.functions.functions if name.endswith(clients[0]))
         await cloud.functions.remove(name)
         await system.train(3)
-    assert "nothing was heard" in system.one(ClientRestored, client=clients[0]).reason
+    assert "nothing was heard" in system.only(ClientRestored, client=clients[0]).reason
     assert sorted(event.client for event in system.all(UpdateCounted)) == clients

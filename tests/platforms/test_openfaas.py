@@ -118,7 +118,7 @@ async def test_more_calls_than_max_inflight_do_not_start(tmp_path: Path) -> None
         assert {type(result) for result in results} == {list, NotStarted}
 
 
-async def test_a_cold_start_is_told_as_one(tmp_path: Path) -> None:
+async def test_a_cold_start_is_reported_as_not_started(tmp_path: Path) -> None:
     async with site(tmp_path) as faas:
         faas.gateway.provider.cold_s = 60.0
         await faas.gateway.provider.deploy({"service": "c-1", "image": IMAGE})
@@ -306,7 +306,7 @@ async def test_a_function_without_a_route_to_the_broker_that_is_out_of_sight_has
         assert type(caught.value) is InvocationFailed
 
 
-async def test_a_wrong_password_is_told_at_the_start_with_a_remedy(tmp_path: Path) -> None:
+async def test_a_wrong_password_is_an_error_at_the_start_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(PlatformDenied, match="`username`, and the secret that `password` names") as caught:
         async with site(tmp_path, secrets={"gateway": "wrong-one"}):
             pass
@@ -322,7 +322,7 @@ async def test_a_gateway_that_is_down_at_the_start_is_waited_for(tmp_path: Path)
             assert await platform.functions.list() == []
 
 
-async def test_a_secret_that_is_missing_is_told_at_the_start(tmp_path: Path) -> None:
+async def test_a_missing_secret_is_an_error_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(SecretMissing, match="no-such"):
         async with site(tmp_path, settings={"key": "no-such"}):
             pass
@@ -338,7 +338,7 @@ async def test_a_secret_that_is_missing_is_told_at_the_start(tmp_path: Path) -> 
         ({"ca_file": "/no/such/file.pem"}, "ca_file"),
     ],
 )
-async def test_settings_that_can_not_be_used_are_told(tmp_path: Path, settings: dict[str, str], field: str) -> None:
+async def test_unusable_settings_are_errors(tmp_path: Path, settings: dict[str, str], field: str) -> None:
     with pytest.raises(BadSettings) as caught:
         async with site(tmp_path, settings=settings):
             pass

@@ -108,7 +108,7 @@ def test_a_mistake_is_an_error_that_names_the_field(tmp_path: Path, change: tupl
         fabric_file.read(file(tmp_path, FABRIC.replace(*change)))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadDeploymentFile, match="can be read"):
         fabric_file.read(tmp_path / "nowhere.toml")
 

@@ -222,7 +222,7 @@ def test_a_good_update_comes_out_as_it_went_in() -> None:
     assert payload.encode(tensors) == payload.encode(MODEL)
 
 
-def test_a_client_whose_shard_the_register_does_not_know_may_claim_the_job_s_most() -> None:
+def test_a_client_with_unknown_samples_may_claim_the_job_s_maximum() -> None:
     topic = "fl.updates.demo.3.c-1.1"
     assert pass_gate(update("c-1", samples=1000), topic)[0].samples == 1000
     assert code_of(update("c-1", samples=1001), topic) == "samples"

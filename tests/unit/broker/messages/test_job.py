@@ -145,7 +145,7 @@ def fields(kind: inspect.Type, path: str = "") -> dict[str, inspect.Type]:
     if not isinstance(kind, inspect.StructType):
         return {path: kind}
     parts = [fields(field.type, f"{path}.{field.name}".strip(".")) for field in kind.fields]
-    return {name: part for found in parts for name, part in found.items()}
+    return {name: part for group in parts for name, part in group.items()}
 
 
 @pytest.mark.parametrize(("field", "value", "allowed"), REFUSED)
