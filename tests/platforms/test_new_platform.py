@@ -145,7 +145,7 @@ def bridge_file(folder: Path, text: str = 'crater = "tycho"\nname = "luna"\nconc
     return path
 
 
-def deployment_file(folder: Path) -> fabric_file.DeploymentFile:
+def read_deployment(folder: Path) -> fabric_file.DeploymentFile:
     path = folder / "fabric.toml"
     path.write_text(FABRIC)
     return fabric_file.read(path)
@@ -159,7 +159,7 @@ async def test_its_functions_are_deployed_and_train_a_round(
     url, kind, file = (
         memory_url if on == "memory" else nats_server.url,
         platforms.find("acme"),
-        deployment_file(tmp_path),
+        read_deployment(tmp_path),
     )
     bridge = bridging.run_bridge(kind, bridging.read(kind, bridge_file(tmp_path)), url)
     async with (
@@ -223,7 +223,7 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        functions = await deploy.desired_clients(Client(bus), deployment_file(tmp_path), memory_url)
+        functions = await deploy.desired_clients(Client(bus), read_deployment(tmp_path), memory_url)
     assert [client.function.package for client in functions] == [None] * 3
 
 
@@ -237,4 +237,4 @@ def test_it_is_not_imported_before_it_is_used() -> None:
 
 def test_without_the_row_the_platform_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(BadDeploymentFile, match=r"platforms.luna.kind = 'acme': .* one of openfaas, openwhisk, gcf"):
-        deployment_file(tmp_path)
+        read_deployment(tmp_path)
