@@ -28,18 +28,18 @@ def handle(event, context):
     if event.headers["Content-Type"] != bundle.CONTENT_TYPE:
         return act(json.loads(event.body))
     message, blobs = bundle.unpack(event.body)
-    order = json.loads(message)
+    request = json.loads(message)
     inputs = list(blobs.values())
-    topics = [topic.replace("ATTEMPT", str(order["attempt"])) for topic in order["task"]["client_config"]["topics"]]
-    report = json.dumps({{"id": name(order["task"]), "state": "done"}}).encode()
+    topics = [topic.replace("ATTEMPT", str(request["attempt"])) for topic in request["task"]["client_config"]["topics"]]
+    report = json.dumps({{"id": name(request["task"]), "state": "done"}}).encode()
     return bundle.pack(report, dict(zip(topics, [b"update of " + inputs[0], b"state of " + inputs[-1]]))), 200
 
 def name(task):
     return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
 
-def act(order):
-    config = order["task"]["client_config"]
-    report = {{"id": name(order["task"]), "state": "done", "cold": True, "attempt": order["attempt"]}}
+def act(request):
+    config = request["task"]["client_config"]
+    report = {{"id": name(request["task"]), "state": "done", "cold": True, "attempt": request["attempt"]}}
     if "note" in config:
         with open(config["note"], "a") as file:
             file.write("begun;")

@@ -1,7 +1,7 @@
-"""What each broker does otherwise than the contract says, as data; what is not named here works everywhere alike.
+"""The differences of the brokers from the contract, as data. All that is not listed here is the same for every broker.
 
-Nothing of the contract is refused by any of them. The promises below the first are those that MQTT is asked for in
-`test_mqtt.py`. Another broker is another row.
+Every broker supports every operation of the contract. A broker may miss some of the promises below; `MISSING` has one
+row for each broker. `test_events.py` and `test_mqtt.py` read it.
 """
 
 from enum import Enum
@@ -13,33 +13,34 @@ BROKERS: Final = {
     "mosquitto": "mosquitto_url",
     "nats-mqtt": "nats_mqtt_url",
 }
-"""The brokers that the contract holds for, and the fixture that is each one's address."""
+"""The brokers under test, each with the fixture of its address."""
 
 
 class Promise(Enum):
-    """What a broker may or may not promise."""
+    """A promise that some brokers do not keep."""
 
     DENSE = "sequences count from 1 in every family of topics"
-    STRANGERS_WAIT = "what a plain client published before anybody ever listened is kept"
-    STRANGERS_ANSWERED = "a plain client that asks is answered"
-    ONE_WINS = "of many connections that compare and set, or write once, at the same time one wins"
-    EXPIRES = "events go away by themselves when they are too old"
+    KEEPS_BEFORE_FIRST_CONSUMER = "a plain client's message is kept although no consumer has ever connected"
+    ANSWERS_PLAIN_CLIENTS = "a plain client's request gets a reply"
+    ONE_WINS = "if many connections compare and set, or write once, at the same time, exactly one succeeds"
+    EXPIRES = "the broker deletes old events by itself"
 
 
-DIFFERS: Final[dict[str, frozenset[Promise]]] = {
+MISSING: Final[dict[str, frozenset[Promise]]] = {
     "memory": frozenset(),
     "nats": frozenset(),
     # Sequences are microseconds since the epoch on the publisher's clock: they increase, but are not dense.
-    "mosquitto": frozenset({Promise.DENSE, Promise.STRANGERS_WAIT}),
-    # MQTT 3.1.1 has no properties: no limits, no expiry, no topic for an answer; and it acknowledges everything.
-    # What is retained can be fetched only a moment after it was acknowledged, so a claim may be overlooked.
+    "mosquitto": frozenset({Promise.DENSE, Promise.KEEPS_BEFORE_FIRST_CONSUMER}),
+    # MQTT 3.1.1 has no properties, so no limits, no expiry and no reply topic; and it acknowledges every message.
+    # A retained message can be read only a moment after its acknowledgement, so a claim may be missed.
     "nats-mqtt": frozenset(Promise),
 }
+"""The promises that each broker does not keep."""
 
 
 def numbers(kind: str, sequences: list[int]) -> list[int]:
-    """Sequences as they would be if they counted from 1: increasing ones stay so, equal ones stay equal."""
-    if Promise.DENSE not in DIFFERS[kind]:
+    """Return sequences as if they counted from 1; the order and equal sequences stay."""
+    if Promise.DENSE not in MISSING[kind]:
         return sequences
     order = sorted(set(sequences))
     return [order.index(sequence) + 1 for sequence in sequences]

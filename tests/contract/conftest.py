@@ -1,4 +1,4 @@
-"""The brokers that the contract holds for. Another one is another row."""
+"""Connections to every broker under test."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -12,8 +12,8 @@ from broker.nats.server import NatsServer
 from tests.contract import capabilities
 from tests.support.brokers import REDELIVERY_S
 
-HASTE_S = 0.8
-"""How long a hasty broker waits for an acknowledgement; the others wait longer than any test."""
+SHORT_ACK_WAIT_S = 0.8
+"""The acknowledgement wait of `connect_nats`. All other connections wait longer than any test lasts."""
 
 Connect = Callable[[], AbstractAsyncContextManager[Broker]]
 
@@ -34,14 +34,14 @@ def url(kind: str, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def connect(url: str) -> Connect:
-    """Opens a connection to the broker under test, as often as it is called."""
+    """Open a connection to the broker under test; can be called many times."""
     return partial(broker.connect, url)
 
 
 @pytest.fixture
 def connect_nats(nats_url: str) -> Connect:
-    """Opens a hasty connection to a real nats-server, as often as it is called."""
-    return partial(broker.connect, nats_url, ack_wait_s=HASTE_S)
+    """Open a connection with a short acknowledgement wait to a real nats-server; can be called many times."""
+    return partial(broker.connect, nats_url, ack_wait_s=SHORT_ACK_WAIT_S)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def bus(connect: Connect) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-async def hasty_bus(url: str) -> AsyncIterator[Broker]:
-    """A connection to the broker under test, that soon delivers again what nobody acknowledged."""
+async def short_ack_wait_bus(url: str) -> AsyncIterator[Broker]:
+    """A connection to the broker under test that soon redelivers an unacknowledged message."""
     async with broker.connect(url, ack_wait_s=REDELIVERY_S) as bus:
         yield bus

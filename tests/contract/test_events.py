@@ -39,7 +39,7 @@ async def is_silent(events: Events) -> bool:
     return False
 
 
-async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> None:
+async def test_a_delivery_has_the_published_topic_payload_and_time(kind: str, bus: Broker) -> None:
     before_s = dt.datetime.now(tz=dt.UTC).timestamp()
     receipt = await bus.publish(PROGRESS, b"{}")
     async with bus.subscribe(JOB_PROGRESS, durable="watcher") as events:
@@ -51,10 +51,10 @@ async def test_a_delivery_tells_what_was_published(kind: str, bus: Broker) -> No
 
 
 @pytest.mark.slow
-async def test_what_nobody_acknowledged_comes_again_after_a_while(hasty_bus: Broker) -> None:
-    await hasty_bus.publish(TASK, b"train")
+async def test_an_unacknowledged_event_is_redelivered(short_ack_wait_bus: Broker) -> None:
+    await short_ack_wait_bus.publish(TASK, b"train")
     loop = asyncio.get_running_loop()
-    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
+    async with short_ack_wait_bus.subscribe(TASKS, durable="bridge") as events:
         await following(events)
         taken_s = loop.time()
         again = await following(events)
@@ -63,9 +63,9 @@ async def test_what_nobody_acknowledged_comes_again_after_a_while(hasty_bus: Bro
 
 
 @pytest.mark.slow
-async def test_what_was_acknowledged_never_comes_again(hasty_bus: Broker) -> None:
-    await hasty_bus.publish(TASK, b"train")
-    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
+async def test_an_acknowledged_event_is_not_redelivered(short_ack_wait_bus: Broker) -> None:
+    await short_ack_wait_bus.publish(TASK, b"train")
+    async with short_ack_wait_bus.subscribe(TASKS, durable="bridge") as events:
         await (await following(events)).ack()
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(anext(events), REDELIVERY_S * 1.5)
@@ -85,9 +85,9 @@ async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) ->
 
 
 @pytest.mark.slow
-async def test_working_puts_redelivery_off(hasty_bus: Broker) -> None:
-    await hasty_bus.publish(TASK, b"train")
-    async with hasty_bus.subscribe(TASKS, durable="bridge") as events:
+async def test_working_puts_redelivery_off(short_ack_wait_bus: Broker) -> None:
+    await short_ack_wait_bus.publish(TASK, b"train")
+    async with short_ack_wait_bus.subscribe(TASKS, durable="bridge") as events:
         event = await following(events)
         for _ in range(4):
             await asyncio.sleep(REDELIVERY_S * 0.5)
@@ -136,8 +136,8 @@ async def test_a_replay_sees_everything_in_order(kind: str, bus: Broker) -> None
 
 async def test_two_replays_do_not_compete(bus: Broker) -> None:
     await bus.publish(PROGRESS, b"1")
-    async with bus.subscribe(JOB_PROGRESS) as one, bus.subscribe(JOB_PROGRESS) as other:
-        assert (await following(one)).sequence == (await following(other)).sequence > 0
+    async with bus.subscribe(JOB_PROGRESS) as first, bus.subscribe(JOB_PROGRESS) as other:
+        assert (await following(first)).sequence == (await following(other)).sequence > 0
 
 
 @pytest.mark.parametrize("durable", [None, "watcher"])
@@ -172,17 +172,17 @@ async def test_prefetch_bounds_what_is_held(bus: Broker) -> None:
     for number in range(5):
         await bus.publish(TASK, str(number).encode())
     async with (
-        bus.subscribe(TASKS, durable="bridge", prefetch=2) as one,
+        bus.subscribe(TASKS, durable="bridge", prefetch=2) as first,
         bus.subscribe(TASKS, durable="bridge", prefetch=2) as other,
     ):
-        held = [await following(one), await following(one)]
-        blocked = asyncio.ensure_future(anext(one))
+        unacknowledged = [await following(first), await following(first)]
+        blocked = asyncio.ensure_future(anext(first))
         others = [await following(other), await following(other)]
         done, _ = await asyncio.wait((blocked,), timeout=NEVER_S)
         assert not done
-        await held[0].ack()
+        await unacknowledged[0].ack()
         assert await (await asyncio.wait_for(blocked, SOON_S)).read() == b"4"
-    assert {await event.read() for event in held + others} == {b"0", b"1", b"2", b"3"}
+    assert {await event.read() for event in unacknowledged + others} == {b"0", b"1", b"2", b"3"}
 
 
 async def test_the_next_event_comes_as_soon_as_the_only_one_is_acknowledged(bus: Broker) -> None:
@@ -217,8 +217,8 @@ async def test_a_wait_that_was_given_up_loses_nothing(bus: Broker) -> None:
 async def test_a_filter_leaves_other_topics_out(bus: Broker) -> None:
     await bus.publish(topics.progress("job-2", "round", "completed"), b"other")
     await bus.publish(PROGRESS, b"ours")
-    async with bus.subscribe(JOB_PROGRESS) as one, bus.subscribe(topics.job_progress(topics.ANY)) as every:
-        assert await (await following(one)).read() == b"ours"
+    async with bus.subscribe(JOB_PROGRESS) as first, bus.subscribe(topics.job_progress(topics.ANY)) as every:
+        assert await (await following(first)).read() == b"ours"
         assert [await (await following(every)).read() for _ in range(2)] == [b"other", b"ours"]
 
 
@@ -275,7 +275,7 @@ async def test_a_topic_that_is_kept_nowhere_is_refused(bus: Broker) -> None:
             pass
 
 
-async def test_an_answer_that_nobody_asked_for_is_harmless(bus: Broker) -> None:
+async def test_an_unexpected_reply_is_ignored(bus: Broker) -> None:
     await bus.publish(topics.SUBMIT, b"{}")
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         event = await following(events)

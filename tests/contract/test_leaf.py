@@ -85,9 +85,9 @@ async def test_a_site_s_programs_use_the_backbone_s_streams_through_the_leaf(sit
         )
         assert (await down.publish(update, WEIGHTS)).stored
         assert not (await down.publish(update, b"a second one")).stored
-        found = await up.get(update)
-        assert found is not None
-        assert found.payload == WEIGHTS
+        value = await up.get(update)
+        assert value is not None
+        assert value.payload == WEIGHTS
         await up.publish(model, WEIGHTS)
         fetched = await down.get(model)
         assert fetched is not None

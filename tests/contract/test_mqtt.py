@@ -15,7 +15,7 @@ from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denie
 from broker.mqtt import client as mqtt_client
 from broker.mqtt.claims import Lease
 from broker.mqtt.client import Client, Message
-from tests.contract.capabilities import DIFFERS, Promise
+from tests.contract.capabilities import MISSING, Promise
 from tests.support.brokers import Mosquitto
 
 SOON_S = 60.0
@@ -24,7 +24,7 @@ AT_ONCE_S = 20.0
 
 NEVER_S = 0.3
 PROGRESS = topics.progress("job-1", "round", "completed")
-POINTER = topics.job_record("job-1")
+RECORD = topics.job_record("job-1")
 
 
 @pytest.fixture(params=["mosquitto", "nats-mqtt"])
@@ -35,18 +35,18 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def stranger(kind: str, url: str) -> AsyncIterator["Stranger"]:
+async def plain_client(kind: str, url: str) -> AsyncIterator["PlainClient"]:
     """A plain MQTT client."""
-    stranger = Stranger()
+    plain_client = PlainClient()
     version = MQTTv5 if kind == "mosquitto" else MQTTv311
     async with mqtt_client.open_client(
-        BrokerUrl.parse(url), "stranger", version=version, receive=stranger.messages.put_nowait
+        BrokerUrl.parse(url), "plain", version=version, receive=plain_client.messages.put_nowait
     ) as client:
-        stranger.client = client
-        yield stranger
+        plain_client.client = client
+        yield plain_client
 
 
-class Stranger:
+class PlainClient:
     client: Client
 
     def __init__(self) -> None:
@@ -68,20 +68,20 @@ async def is_silent(events: AsyncIterator[Delivery]) -> bool:
     return False
 
 
-async def test_a_stranger_s_message_becomes_an_event(bus: Broker, stranger: Stranger) -> None:
+async def test_a_plain_client_s_message_becomes_an_event(bus: Broker, plain_client: PlainClient) -> None:
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         for number in range(3):
-            await stranger.client.publish("fl/jobs/submit", str(number).encode(), retain=False)
+            await plain_client.client.publish("fl/jobs/submit", str(number).encode(), retain=False)
         for number in range(3):
             event = await next_event(events)
             assert (event.topic, await event.read()) == (topics.SUBMIT, str(number).encode())
             await event.ack()
 
 
-async def test_a_stranger_s_message_waits_for_a_consumer(bus: Broker, stranger: Stranger) -> None:
+async def test_a_plain_client_s_message_waits_for_a_consumer(bus: Broker, plain_client: PlainClient) -> None:
     async with bus.subscribe(topics.submission(topics.ANY), durable="server"):
         pass
-    await stranger.client.publish("fl/jobs/mine/submit", b"1", retain=False)
+    await plain_client.client.publish("fl/jobs/mine/submit", b"1", retain=False)
     async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
         event = await next_event(events)
         assert (event.topic, await event.read()) == (topics.submission("mine"), b"1")
@@ -90,12 +90,12 @@ async def test_a_stranger_s_message_waits_for_a_consumer(bus: Broker, stranger: 
         assert await is_silent(events)
 
 
-async def test_before_the_first_consumer_a_stranger_must_retain_its_message(
-    kind: str, bus: Broker, stranger: Stranger
+async def test_before_the_first_consumer_a_plain_client_must_retain_its_message(
+    kind: str, bus: Broker, plain_client: PlainClient
 ) -> None:
-    assert Promise.STRANGERS_WAIT in DIFFERS[kind]
-    await stranger.client.publish("fl/jobs/submit", b"lost", retain=False)
-    await stranger.client.publish("fl/jobs/submit", b"retained", retain=True)
+    assert Promise.KEEPS_BEFORE_FIRST_CONSUMER in MISSING[kind]
+    await plain_client.client.publish("fl/jobs/submit", b"lost", retain=False)
+    await plain_client.client.publish("fl/jobs/submit", b"retained", retain=True)
     for expected in ([b"retained"], []):
         async with bus.subscribe(topics.SUBMIT, durable="server") as events:
             for payload in expected:
@@ -105,14 +105,16 @@ async def test_before_the_first_consumer_a_stranger_must_retain_its_message(
             assert await is_silent(events)
 
 
-async def test_a_stranger_that_cancels_is_heard_without_a_durable(bus: Broker, stranger: Stranger) -> None:
+async def test_a_plain_client_that_cancels_is_received_without_a_durable(
+    bus: Broker, plain_client: PlainClient
+) -> None:
     async with bus.subscribe(topics.cancellation("job-1"), prefetch=1) as events:
-        await stranger.client.publish("fl/jobs/job-1/cancel", b"{}", retain=False)
+        await plain_client.client.publish("fl/jobs/job-1/cancel", b"{}", retain=False)
         assert (await next_event(events)).topic == topics.cancellation("job-1")
 
 
-async def test_a_stranger_s_request_gets_a_reply_with_mqtt_5(kind: str, bus: Broker, url: str) -> None:
-    if Promise.STRANGERS_ANSWERED in DIFFERS[kind]:
+async def test_a_plain_client_s_request_gets_a_reply_with_mqtt_5(kind: str, bus: Broker, url: str) -> None:
+    if Promise.ANSWERS_PLAIN_CLIENTS in MISSING[kind]:
         assert await mqtt_client.detect_version(BrokerUrl.parse(url), "asks") == MQTTv311
         return
     port = BrokerUrl.parse(url).port
@@ -128,37 +130,37 @@ async def test_a_stranger_s_request_gets_a_reply_with_mqtt_5(kind: str, bus: Bro
     assert answer == b"accepted\n"
 
 
-async def test_a_stranger_can_read_progress(bus: Broker, stranger: Stranger) -> None:
-    await stranger.client.subscribe(["fl/progress/#"], qos=1, retained=True)
+async def test_a_plain_client_can_read_progress(bus: Broker, plain_client: PlainClient) -> None:
+    await plain_client.client.subscribe(["fl/progress/#"], qos=1, retained=True)
     await bus.publish(PROGRESS, b'{"specversion": "1.0"}')
-    message = await stranger.next_message()
+    message = await plain_client.next_message()
     assert message.topic.startswith("fl/progress/job-1/round/completed/")
     assert json.loads(message.payload) == {"specversion": "1.0"}
 
 
-async def test_a_stranger_may_put_a_bare_value(bus: Broker, stranger: Stranger) -> None:
-    await stranger.client.publish("fl/clients/c1", b'{"id": "c1"}', retain=True)
-    found = await bus.get(topics.client("c1"))
-    assert found is not None
-    assert found.payload == b'{"id": "c1"}'
-    revision = await bus.put(topics.client("c1"), b"ours", revision=found.revision)
-    assert revision > found.revision
+async def test_a_plain_client_may_put_a_bare_value(bus: Broker, plain_client: PlainClient) -> None:
+    await plain_client.client.publish("fl/clients/c1", b'{"id": "c1"}', retain=True)
+    value = await bus.get(topics.client("c1"))
+    assert value is not None
+    assert value.payload == b'{"id": "c1"}'
+    revision = await bus.put(topics.client("c1"), b"ours", revision=value.revision)
+    assert revision > value.revision
 
 
 async def test_of_many_connections_that_compare_and_set_one_wins(kind: str, url: str) -> None:
     async def move(number: int) -> int | None:
         async with broker.connect(url) as bus:
             try:
-                return await bus.put(POINTER, str(number).encode(), revision=0)
+                return await bus.put(RECORD, str(number).encode(), revision=0)
             except Conflict:
                 return None
 
     async with asyncio.timeout(SOON_S):
         results = await asyncio.gather(*(move(number) for number in range(10)))
     winners = [number for number, moved in enumerate(results) if moved is not None]
-    assert len(winners) == 1 or (winners and Promise.ONE_WINS in DIFFERS[kind])
+    assert len(winners) == 1 or (winners and Promise.ONE_WINS in MISSING[kind])
     async with broker.connect(url) as bus:
-        assert (await bus.get(POINTER)) in [broker.Value(POINTER, str(n).encode(), results[n] or 0) for n in winners]
+        assert (await bus.get(RECORD)) in [broker.Value(RECORD, str(n).encode(), results[n] or 0) for n in winners]
 
 
 async def test_of_many_connections_that_write_once_one_does(kind: str, url: str) -> None:
@@ -170,7 +172,7 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
 
     async with asyncio.timeout(SOON_S):
         stored = await asyncio.gather(*(write(number) for number in range(10)))
-    assert stored.count(True) == 1 or (any(stored) and Promise.ONE_WINS in DIFFERS[kind])
+    assert stored.count(True) == 1 or (any(stored) and Promise.ONE_WINS in MISSING[kind])
     async with broker.connect(url) as bus, bus.subscribe(topics.job_updates("job-1")) as events:
         event = await next_event(events)
         assert stored[int(await event.read())]
@@ -178,19 +180,19 @@ async def test_of_many_connections_that_write_once_one_does(kind: str, url: str)
 
 
 async def test_a_claim_that_was_never_used_is_cleared(
-    bus: Broker, stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+    bus: Broker, plain_client: PlainClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.mqtt.values.COMPARE_AND_SET_LEASE", Lease(0.3, 0.1))
-    await stranger.client.publish("fk/claims/fl/rounds/job-1/0", b"someone who crashed", retain=True)
+    await plain_client.client.publish("fk/claims/fl/rounds/job-1/0", b"a publisher that crashed", retain=True)
     async with asyncio.timeout(SOON_S):
-        await bus.put(POINTER, b"1", revision=0)
+        await bus.put(RECORD, b"1", revision=0)
 
 
-async def test_an_update_that_is_gone_is_corrupt(bus: Broker, stranger: Stranger) -> None:
+async def test_an_update_that_is_gone_is_corrupt(bus: Broker, plain_client: PlainClient) -> None:
     await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")
     async with bus.subscribe(topics.job_updates("job-1")) as events:
         event = await next_event(events)
-        await stranger.client.publish("fl/updates/job-1/1/client-1/1", b"", retain=True)
+        await plain_client.client.publish("fl/updates/job-1/1/client-1/1", b"", retain=True)
         with pytest.raises(CorruptPayload, match="gone"):
             await event.read()
 
@@ -202,10 +204,10 @@ async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.Mo
     await bus.publish(PROGRESS, b"1")
     await asyncio.sleep(2.2)
     async with bus.subscribe(topics.job_progress("job-1")) as events:
-        assert await is_silent(events) is (Promise.EXPIRES not in DIFFERS[kind])
+        assert await is_silent(events) is (Promise.EXPIRES not in MISSING[kind])
 
 
-async def test_the_limit_that_the_broker_tells_is_where_chunks_begin(tmp_path: Path) -> None:
+async def test_payloads_above_the_broker_s_limit_are_chunked(tmp_path: Path) -> None:
     server = Mosquitto(tmp_path, "max_packet_size 100000")
     await server.start()
     payload = bytes(range(256)) * 4000
@@ -213,9 +215,9 @@ async def test_the_limit_that_the_broker_tells_is_where_chunks_begin(tmp_path: P
         async with broker.connect(server.url) as bus:
             assert bus.inline_limit < 100_000
             await bus.put(topics.model("job-1", "ab" * 32), payload)
-            found = await bus.get(topics.model("job-1", "ab" * 32))
-            assert found is not None
-            assert found.payload == payload
+            value = await bus.get(topics.model("job-1", "ab" * 32))
+            assert value is not None
+            assert value.payload == payload
     finally:
         await server.kill()
 
@@ -311,7 +313,7 @@ async def test_connecting_fails_without_a_broker_and_without_mqtt() -> None:
             pass
 
 
-async def test_a_client_whose_connecting_was_given_up_can_be_closed_again() -> None:
+async def test_a_client_that_stopped_connecting_can_be_closed_twice() -> None:
     """Regression: close raised the error that had ended the connecting, and the link never recovered."""
     reached, left = asyncio.Event(), asyncio.Event()
 

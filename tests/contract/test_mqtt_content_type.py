@@ -54,11 +54,11 @@ async def plain_client(server: Mosquitto) -> AsyncIterator[Received]:
 
 async def received_until(received: Received, topic: str) -> list[MQTTMessage]:
     """Return the published messages up to a topic with this prefix, without deletions."""
-    found: list[MQTTMessage] = []
+    messages: list[MQTTMessage] = []
     async with asyncio.timeout(WITHIN_S):
-        while not found or not found[-1].topic.startswith(topic):
-            found.append(await received.get())
-    return [message for message in found if message.payload]
+        while not messages or not messages[-1].topic.startswith(topic):
+            messages.append(await received.get())
+    return [message for message in messages if message.payload]
 
 
 async def content_type(received: Received) -> str | None:
@@ -83,7 +83,7 @@ def _family(message: MQTTMessage) -> str:
         topics.cancellation("job"),
     ],
 )
-async def test_an_event_says_that_it_is_a_cloud_event(mosquitto: Mosquitto, topic: str) -> None:
+async def test_an_event_has_the_content_type_of_cloud_events(mosquitto: Mosquitto, topic: str) -> None:
     async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
         await bus.publish(topic, EVENT)
         assert await content_type(received) == "application/cloudevents+json"
@@ -105,15 +105,15 @@ async def test_a_manifest_of_chunks_is_no_cloud_event(mosquitto: Mosquitto) -> N
     assert content_types == [None, None, None], "two chunks and their manifest"
 
 
-async def test_all_that_a_job_says_is_told_apart(mosquitto: Mosquitto) -> None:
-    """Whatever has a content type is a CloudEvent, and every event of the job has one."""
+async def test_exactly_the_events_of_a_job_have_a_content_type(mosquitto: Mosquitto) -> None:
+    """A message with a content type is a CloudEvent, and every event of the job has one."""
     ready = asyncio.Event()
     async with broker.connect(mosquitto.url) as bus, plain_client(mosquitto) as received:
-        fabric = Client(bus)
-        await fabric.register(fakes.clients(4))
+        sdk = Client(bus)
+        await sdk.register(fakes.clients(4))
         async with running(serve(bus, FakeLearning(), on_ready=ready.set), Fleet(bus).serve()):
             await ready.wait()
-            job = await fabric.submit(fakes.job(stop={"rounds": 1}))
+            job = await sdk.submit(fakes.job(stop={"rounds": 1}))
             messages = await received_until(received, f"fl/progress/{job}/job/completed/")
     for message in messages:
         if _content_type(message):

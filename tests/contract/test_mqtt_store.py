@@ -17,7 +17,7 @@ from tests.support.paths import REPOSITORY
 
 SOON_S = 10.0
 MARK = "fk/store"
-POINTER = topics.job_record("job-1")
+RECORD = topics.job_record("job-1")
 OLD = ("fk/groups/server", "fl/rounds/job-1")
 
 
@@ -31,17 +31,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def link(url: str) -> AsyncIterator[Link]:
     """To the broker, without a mark."""
-    async with mqtt_link.open_link(BrokerUrl.parse(url), "stranger") as link:
+    async with mqtt_link.open_link(BrokerUrl.parse(url), "plain") as link:
         yield link
 
 
 async def retained(link: Link, *topics: str) -> dict[str, bytes]:
     """Return the retained messages of these topics, once each has one: nats-server shows them with a delay."""
-    found: dict[str, bytes] = {}
+    payloads: dict[str, bytes] = {}
     async with asyncio.timeout(SOON_S):
-        while len(found) < len(topics):
-            found = await link.fetch(*topics)
-    return found
+        while len(payloads) < len(topics):
+            payloads = await link.fetch(*topics)
+    return payloads
 
 
 async def refusal(url: str, *, provision: bool = True) -> BrokerError:
@@ -53,19 +53,19 @@ async def refusal(url: str, *, provision: bool = True) -> BrokerError:
 
 async def test_a_fresh_broker_gets_the_mark(url: str, link: Link) -> None:
     async with broker.connect(url):
-        found = await retained(link, MARK)
-    assert json.loads(found[MARK]) == {"schema": 1}
+        payloads = await retained(link, MARK)
+    assert json.loads(payloads[MARK]) == {"schema": 1}
 
 
 async def test_what_has_the_mark_is_ours(url: str, link: Link) -> None:
     async with broker.connect(url) as bus:
-        await bus.put(POINTER, b"1")
+        await bus.put(RECORD, b"1")
         await retained(link, MARK, "fl/rounds/job-1")
     for provision in (True, False):
         async with broker.connect(url, provision=provision) as bus:
-            found = await bus.get(POINTER)
-            assert found is not None
-            assert found.payload == b"1"
+            value = await bus.get(RECORD)
+            assert value is not None
+            assert value.payload == b"1"
 
 
 @pytest.mark.parametrize("provision", [True, False])
@@ -81,7 +81,7 @@ async def test_a_store_of_0_1_is_left_as_it_is(url: str, link: Link, topic: str,
     assert everything == {topic: b"theirs"}
 
 
-async def test_who_only_reads_marks_nothing(url: str, link: Link) -> None:
+async def test_a_user_that_only_reads_writes_no_mark(url: str, link: Link) -> None:
     error = await refusal(url, provision=False)
     assert isinstance(error, NoSystem)
     assert MARK in str(error)
@@ -105,7 +105,7 @@ async def test_what_another_version_stored_is_refused(url: str, link: Link, mark
     assert await retained(link, MARK) == {MARK: mark}
 
 
-async def test_a_user_who_may_not_write_the_mark_does_its_work(tmp_path: Path) -> None:
+async def test_a_user_without_the_right_to_write_the_mark_can_work(tmp_path: Path) -> None:
     rights = tmp_path / "rights"
     rights.write_text("topic read fk/#\ntopic readwrite fl/progress/#\n", encoding="utf-8")
     server = Mosquitto(tmp_path / "data", f"acl_file {rights}")
@@ -120,7 +120,7 @@ async def test_a_user_who_may_not_write_the_mark_does_its_work(tmp_path: Path) -
 async def test_the_documents_say_how_to_clear_it(mosquitto: Mosquitto) -> None:
     text = (REPOSITORY / "docs" / "mqtt.md").read_text(encoding="utf-8")
     (command,) = [line for line in text.splitlines() if line.startswith("mosquitto_sub") and "remove-retained" in line]
-    async with mqtt_link.open_link(BrokerUrl.parse(mosquitto.url), "stranger") as link:
+    async with mqtt_link.open_link(BrokerUrl.parse(mosquitto.url), "plain") as link:
         for topic in (*OLD, "fl/progress/job-1/job/accepted/1-0123456789abcdef"):
             await link.publish(topic, b"theirs")
         here = command.replace("mosquitto_sub ", f"mosquitto_sub -p {mosquitto.port} ").replace("-W 10", "-W 1")

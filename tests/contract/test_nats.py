@@ -63,14 +63,16 @@ async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
                 await fill(bus, lambda number: topics.update("job-1", 1, f"client-{number}", 1))
 
 
-async def test_a_server_without_room_for_the_streams_says_so(tmp_path: Path) -> None:
+async def test_a_server_without_room_for_the_streams_is_an_error(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
         with pytest.raises(StorageFull):
             async with broker.connect(server.url):
                 pass
 
 
-async def test_a_bare_request_gets_the_answer_of_whoever_handles_it(nats_server: NatsServer, connect: Connect) -> None:
+async def test_a_bare_request_gets_the_answer_of_any_server_of_the_queue(
+    nats_server: NatsServer, connect: Connect
+) -> None:
     ready = asyncio.Barrier(3)
 
     async def serve(bus: Broker) -> None:
@@ -83,7 +85,7 @@ async def test_a_bare_request_gets_the_answer_of_whoever_handles_it(nats_server:
     requester = await bare_client(nats_server)
     try:
         async with connect() as bus, connect() as standby, asyncio.TaskGroup() as group:
-            servers = [group.create_task(serve(one)) for one in (bus, standby)]
+            servers = [group.create_task(serve(server)) for server in (bus, standby)]
             await ready.wait()
             replies = await asyncio.gather(
                 *(requester.request(topics.SUBMIT, str(n).encode(), timeout=SOON_S) for n in range(20))

@@ -80,23 +80,23 @@ async def test_a_durable_loses_nothing_over_a_crash(nats_server: NatsServer, con
 
 
 async def test_a_watcher_sees_the_change_made_after_a_crash(nats_server: NatsServer, connect: Connect) -> None:
-    pointer = topics.job_record("job-1")
+    record = topics.job_record("job-1")
     async with connect() as bus, bus.watch("fl.rounds.*") as values:
-        revision = await bus.put(pointer, b"1", revision=0)
+        revision = await bus.put(record, b"1", revision=0)
         assert payload_of(await asyncio.wait_for(anext(values), SOON_S)) == b"1"
         await crash(nats_server)
-        await bus.put(pointer, b"2", revision=revision)
+        await bus.put(record, b"2", revision=revision)
         assert payload_of(await asyncio.wait_for(anext(values), SOON_S)) == b"2"
 
 
-async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: NatsServer, connect: Connect) -> None:
-    update, pointer = topics.update("job-1", 1, "client-1", 1), topics.job_record("job-1")
+async def test_a_call_during_an_outage_is_completed_after_it(nats_server: NatsServer, connect: Connect) -> None:
+    update, record = topics.update("job-1", 1, "client-1", 1), topics.job_record("job-1")
     async with connect() as bus:
-        await bus.put(pointer, b"1")
+        await bus.put(record, b"1")
         await nats_server.kill()
         calls = [
             asyncio.ensure_future(call)
-            for call in (bus.publish(update, os.urandom(5 << 20)), bus.publish(TASK, b"2"), bus.get(pointer))
+            for call in (bus.publish(update, os.urandom(5 << 20)), bus.publish(TASK, b"2"), bus.get(record))
         ]
         done, _ = await asyncio.wait(calls, timeout=0.3)
         assert not done
@@ -105,10 +105,10 @@ async def test_what_is_called_during_an_outage_is_done_after_it(nats_server: Nat
             receipts = await asyncio.gather(*calls)
     assert receipts[0] == broker.Receipt(1)
     assert receipts[1] == broker.Receipt(1)
-    assert receipts[2] == broker.Value(pointer, b"1", 1)
+    assert receipts[2] == broker.Value(record, b"1", 1)
 
 
-async def test_an_outage_without_end_is_an_error_in_the_end(
+async def test_a_long_outage_is_an_error(
     nats_server: NatsServer, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reconnect, "CALL_S", 0.3)
@@ -131,7 +131,7 @@ async def test_a_frozen_server_is_waited_for(nats_server: NatsServer, connect: C
 
 
 async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: Connect) -> None:
-    pointer = topics.job_record("job-1")
+    record = topics.job_record("job-1")
     async with connect() as bus:
         reconnect = bus._link  # type: ignore[attr-defined]
         connection = await reconnect.connection()
@@ -139,14 +139,14 @@ async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: 
 
         async def lossy(subject: str, *args: object) -> object:
             answer = await request(subject, *args)
-            if subject == pointer:
+            if subject == record:
                 connection.request = request
                 raise Disconnected("the receipt got lost")
             return answer
 
         connection.request = lossy
-        assert await bus.put(pointer, b"1", revision=0) == 1
-        assert await bus.get(pointer) == broker.Value(pointer, b"1", 1)
+        assert await bus.put(record, b"1", revision=0) == 1
+        assert await bus.get(record) == broker.Value(record, b"1", 1)
 
 
 async def test_a_publish_whose_receipt_got_lost_is_stored_once(connect: Connect) -> None:
@@ -170,7 +170,7 @@ async def test_a_publish_whose_receipt_got_lost_is_stored_once(connect: Connect)
 async def test_a_client_that_the_server_threw_out_comes_back(connect: Connect) -> None:
     async with connect() as bus, bus.subscribe(topics.job_progress("job-1")) as events:
         client = await client_of(bus)
-        # nats-py closes for good on this one, whatever it is told about reconnecting.
+        # nats-py closes for good on this one, whatever its options for reconnecting say.
         client._max_payload = 1 << 30
         await client.publish("fl.progress.job-1.too.large", bytes(9 << 20))
         await bus.publish(PROGRESS, b"1")

@@ -43,7 +43,7 @@ async def test_an_address_where_nobody_listens_is_an_error_at_once(nats_server: 
 
 
 @pytest.mark.parametrize("url", ["nats://u@127.0.0.1:1?password_file=/nowhere", "tls://127.0.0.1:1?ca_file=/nowhere"])
-async def test_a_file_that_is_not_there_is_named(url: str) -> None:
+async def test_a_missing_file_is_named(url: str) -> None:
     with pytest.raises(BadUrl, match="/nowhere"):
         async with broker.connect(url):
             pass
@@ -130,7 +130,7 @@ async def test_what_is_forbidden_is_denied_at_once(
             await attempt(bus)
 
 
-async def test_someone_who_lists_and_watches_jobs_does_not_see_their_secrets(strict_server: NatsServer) -> None:
+async def test_a_user_that_lists_and_watches_jobs_does_not_see_their_secrets(strict_server: NatsServer) -> None:
     record, secret, model = topics.job_record("job-1"), topics.secret("job-1"), topics.model("job-1", "ab" * 32)
     async with as_user(strict_server, "fedkeeper", "admin") as admin:
         await admin.put(secret, b"unguessable")
@@ -153,7 +153,7 @@ async def _subscribed(subscription: AbstractAsyncContextManager[AsyncIterator[De
         await anext(events)
 
 
-async def test_someone_who_may_hear_no_answers_is_denied_at_once(strict_server: NatsServer) -> None:
+async def test_a_user_without_the_right_to_receive_replies_is_denied_at_once(strict_server: NatsServer) -> None:
     async with asyncio.timeout(AT_ONCE_S):
         with pytest.raises(Denied):
             async with as_user(strict_server, "mute", "secret") as bus:

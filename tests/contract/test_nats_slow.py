@@ -29,9 +29,9 @@ async def test_weights_get_through_in_both_directions(nats_server: NatsServer, m
             wire.bytes_per_s = 1_000_000
             wire.up = wire.down = 0
             await far.publish(UPDATE, payload)
-            found = await far.get(MODEL)
-            assert found is not None
-            assert found.payload == payload
+            value = await far.get(MODEL)
+            assert value is not None
+            assert value.payload == payload
     assert wire.up < 1.5 * len(payload), "it was not sent again and again"
     assert wire.down < 1.5 * len(payload)
 

@@ -18,7 +18,7 @@ from broker.nats.old_store import STREAMS
 from broker.nats.server import NatsServer
 from tests.support.paths import REPOSITORY
 
-POINTER = topics.job_record("job-1")
+RECORD = topics.job_record("job-1")
 MODEL = topics.model("job-1", "ab" * 32)
 SOON_S = 10.0
 
@@ -34,8 +34,8 @@ async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
 
 async def api(client: Client, call: str, request: object = None) -> dict[str, Any]:
     answer = await client.request(f"$JS.API.{call}", json.dumps(request or {}).encode(), timeout=SOON_S)
-    found: dict[str, Any] = json.loads(answer.data)
-    return found
+    reply: dict[str, Any] = json.loads(answer.data)
+    return reply
 
 
 async def create(client: Client, name: str, *subjects: str, **more: Any) -> None:
@@ -45,8 +45,8 @@ async def create(client: Client, name: str, *subjects: str, **more: Any) -> None
 
 async def streams(client: Client) -> dict[str, Any]:
     """Configuration and number of messages of every stream, by name."""
-    found = (await api(client, "STREAM.LIST"))["streams"] or []
-    return {one["config"]["name"]: (one["config"], one["state"]["messages"]) for one in found}
+    infos = (await api(client, "STREAM.LIST"))["streams"] or []
+    return {info["config"]["name"]: (info["config"], info["state"]["messages"]) for info in infos}
 
 
 async def names(client: Client) -> set[str]:
@@ -62,40 +62,40 @@ async def refusal(url: str, *, provision: bool = True) -> BrokerError:
 
 async def works(bus: Broker) -> None:
     """Put, get, publish, a queue and a replay."""
-    await bus.put(POINTER, b"1", revision=0)
-    assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
+    await bus.put(RECORD, b"1", revision=0)
+    assert await bus.get(RECORD) == broker.Value(RECORD, b"1", 1)
     large = bytes(range(256)) * (20 << 10)
     await bus.publish(MODEL, large)
-    found = await bus.get(MODEL)
-    assert found is not None
-    assert found.payload == large
+    value = await bus.get(MODEL)
+    assert value is not None
+    assert value.payload == large
     async with asyncio.timeout(SOON_S), bus.subscribe(topics.platform_tasks("edge"), durable="bridge") as tasks:
         await bus.publish(topics.task("edge", "c-1"), b"train")
         delivery = await anext(tasks)
         assert await delivery.read() == b"train"
         await delivery.ack()
-    assert list(await bus.snapshot(topics.job_record(topics.ANY))) == [POINTER]
+    assert list(await bus.snapshot(topics.job_record(topics.ANY))) == [RECORD]
     await bus.purge("fl.models.>")
     assert await bus.get(MODEL) is None
 
 
 async def test_our_streams_have_names_and_a_mark_of_our_own(nats_server: NatsServer, client: Client) -> None:
     async with broker.connect(nats_server.url):
-        made = await streams(client)
-    assert set(made) == {f"FEDKEEPER_{family.name}" for family in FAMILIES}
-    assert {config["metadata"]["fedkeeper.schema"] for config, _ in made.values()} == {"1"}
+        created = await streams(client)
+    assert set(created) == {f"FEDKEEPER_{family.name}" for family in FAMILIES}
+    assert {config["metadata"]["fedkeeper.schema"] for config, _ in created.values()} == {"1"}
 
 
 async def test_only_what_may_be_lost_is_acknowledged_before_it_is_stored(
     nats_server: NatsServer, client: Client
 ) -> None:
     async with broker.connect(nats_server.url):
-        made = await streams(client)
-    relaxed = {name for name, (config, _) in made.items() if config.get("persist_mode") == "async"}
+        created = await streams(client)
+    relaxed = {name for name, (config, _) in created.items() if config.get("persist_mode") == "async"}
     assert relaxed == {f"FEDKEEPER_{family.name}" for family in FAMILIES if family.relaxed} == {"FEDKEEPER_STATUS"}
 
 
-async def test_who_connects_again_changes_nothing(nats_server: NatsServer, client: Client) -> None:
+async def test_a_second_connection_changes_nothing(nats_server: NatsServer, client: Client) -> None:
     """Also where the persist mode is another one: it can't be changed, and servers before 2.12 have none."""
     async with broker.connect(nats_server.url):
         status, _ = (await streams(client))["FEDKEEPER_STATUS"]
@@ -126,7 +126,7 @@ async def test_another_application_s_streams_are_left_alone(nats_server: NatsSer
     before = await streams(client)
     async with broker.connect(nats_server.url) as bus:
         await works(bus)
-    assert {name: one for name, one in (await streams(client)).items() if name in STREAMS} == before
+    assert {name: stream for name, stream in (await streams(client)).items() if name in STREAMS} == before
     assert {count for _, count in before.values()} == {3}
 
 
@@ -184,7 +184,7 @@ async def test_a_stream_that_we_may_not_see_is_refused_too(tmp_path: Path) -> No
         await client.close()
 
 
-async def test_who_may_not_create_what_is_missing_is_told_at_once(tmp_path: Path) -> None:
+async def test_a_user_without_the_right_to_create_a_missing_stream_gets_an_error_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=2 << 30, settings=LIMITED) as server:
         url = f"nats://reader:1@127.0.0.1:{server.port}"
         assert isinstance(await refusal(url), Denied)
@@ -194,9 +194,9 @@ async def test_who_may_not_create_what_is_missing_is_told_at_once(tmp_path: Path
 
 async def test_two_names_for_the_same_topics_are_refused(nats_server: NatsServer, client: Client) -> None:
     async with broker.connect(nats_server.url) as bus:
-        await bus.put(POINTER, b"1")
+        await bus.put(RECORD, b"1")
         error = await refusal(f"{nats_server.url}&streams=OTHER")
-        assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
+        assert await bus.get(RECORD) == broker.Value(RECORD, b"1", 1)
     assert isinstance(error, ForeignStream)
     assert error.stream.startswith("FEDKEEPER_")
     assert "another NATS account, or ?streams=PREFIX" in str(error)
@@ -237,15 +237,15 @@ async def test_a_store_of_0_1_is_left_as_it_is(nats_server: NatsServer, client: 
     assert await streams(client) == before
 
 
-async def test_who_only_reads_creates_nothing(nats_server: NatsServer, client: Client) -> None:
+async def test_a_user_that_only_reads_creates_nothing(nats_server: NatsServer, client: Client) -> None:
     error = await refusal(nats_server.url, provision=False)
     assert isinstance(error, NoSystem)
     assert "no FedKeeper system has used" in str(error)
     assert await names(client) == set()
     async with broker.connect(nats_server.url) as bus:
-        await bus.put(POINTER, b"1")
+        await bus.put(RECORD, b"1")
     async with broker.connect(nats_server.url, provision=False) as bus:
-        assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
+        assert await bus.get(RECORD) == broker.Value(RECORD, b"1", 1)
 
 
 @pytest.fixture
@@ -269,8 +269,8 @@ class _WithoutUser(NatsServer):
 
 async def test_two_accounts_of_one_server_are_two_systems(shared: NatsServer) -> None:
     at = f"127.0.0.1:{shared.port}"
-    async with broker.connect(f"nats://fl:1@{at}") as one, broker.connect(f"nats://plant:1@{at}") as other:
-        await works(one)
+    async with broker.connect(f"nats://fl:1@{at}") as first, broker.connect(f"nats://plant:1@{at}") as other:
+        await works(first)
         await works(other)
 
 
@@ -279,7 +279,7 @@ async def test_an_account_uses_the_jetstream_of_another(shared: NatsServer) -> N
     async with broker.connect(f"nats://site:1@{at}?js=FK.API") as site:
         await works(site)
         async with broker.connect(f"nats://fl:1@{at}", provision=False) as owner:
-            assert await owner.get(POINTER) == await site.get(POINTER) == broker.Value(POINTER, b"1", 1)
+            assert await owner.get(RECORD) == await site.get(RECORD) == broker.Value(RECORD, b"1", 1)
         await _acknowledged(at)
 
 
@@ -299,7 +299,7 @@ async def test_a_domain_is_reached_under_its_own_prefix(tmp_path: Path) -> None:
         async with broker.connect(f"{hub.url}&js=$JS.hub.API&streams=PLANT_2") as bus:
             await works(bus)
         async with broker.connect(f"{hub.url}&streams=PLANT_2", provision=False) as bus:
-            assert await bus.get(POINTER) == broker.Value(POINTER, b"1", 1)
+            assert await bus.get(RECORD) == broker.Value(RECORD, b"1", 1)
 
 
 class _InDomain(NatsServer):

@@ -97,8 +97,8 @@ async def test_chunks_go_with_their_payload(bus: Broker) -> None:
     await bus.purge(topics.job_updates("job-1"))
     await bus.delete(MODEL)
     for topic, is_there in ((UPDATE, False), (other, True), (MODEL, False)):
-        found = await bus.get(topics.chunk(topic, hashlib.sha256(payload).hexdigest(), 0))
-        assert (found is not None) is is_there
+        chunk = await bus.get(topics.chunk(topic, hashlib.sha256(payload).hexdigest(), 0))
+        assert (chunk is not None) is is_there
 
 
 def _chunk(payload: bytes, index: int) -> str:

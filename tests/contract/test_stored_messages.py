@@ -131,7 +131,7 @@ def test_events_are_the_ones_that_their_names_say(folder: Path) -> None:
 
 
 @by_version
-def test_a_job_says_the_same_in_every_form(folder: Path) -> None:
+def test_a_job_is_equal_in_every_form(folder: Path) -> None:
     record = codec.decode(JobRecord, (folder / "record.accepted.json").read_bytes())
     for path in folder.glob("job.*"):
         assert job(path, path.read_bytes()) == record.job

@@ -40,9 +40,9 @@ async def register(url: str, folder: Path) -> None:
     staged = await asyncio.to_thread(
         provision.stage_dataset, DATA, platform="local", shards_at=str(folder / "shards"), data_dir=None
     )
-    async with connect(url) as fabric:
+    async with connect(url) as sdk:
         pairs = zip(staged, PLATFORMS, strict=True)
-        await fabric.register([msgspec.structs.replace(client, platform=platform) for client, platform in pairs])
+        await sdk.register([msgspec.structs.replace(client, platform=platform) for client, platform in pairs])
 
 
 async def test_a_round_spans_local_workers_and_two_kinds_of_sites(

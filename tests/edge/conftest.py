@@ -11,12 +11,12 @@ from tests.support.edge.links import Backbone, Site
 @pytest.fixture
 async def backbone() -> AsyncIterator[Backbone]:
     """An address that sites can reach."""
-    async with links.backbone() as found:
-        yield found
+    async with links.backbone() as network:
+        yield network
 
 
 @pytest.fixture
 async def site(backbone: Backbone) -> AsyncIterator[Site]:
-    """A site with nothing in it."""
-    async with backbone.site() as found:
-        yield found
+    """A site without programs."""
+    async with backbone.site() as machine:
+        yield machine

@@ -13,8 +13,8 @@ from fedkeeper.sdk import Client
 @pytest.fixture(params=["memory_url", "nats_server"], ids=["memory", "nats"])
 def url(request: pytest.FixtureRequest) -> str:
     """A broker's address."""
-    found = request.getfixturevalue(request.param)
-    return found.url if isinstance(found, NatsServer) else str(found)
+    fixture = request.getfixturevalue(request.param)
+    return fixture.url if isinstance(fixture, NatsServer) else str(fixture)
 
 
 @pytest.fixture
@@ -25,6 +25,6 @@ async def bus(url: str) -> AsyncIterator[Broker]:
 
 
 @pytest.fixture
-def fabric(bus: Broker) -> Client:
+def sdk(bus: Broker) -> Client:
     """The SDK on it."""
     return Client(bus)

@@ -34,7 +34,7 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
     """A few rounds of one epoch; the initial and the final model."""
-    warm, fabric = WarmState(), Client(bus)
+    warm, sdk = WarmState(), Client(bus)
 
     async def function(bus: Broker, task: RoundTask) -> None:
         await handle(task, bus, warm, attempt=1)
@@ -49,15 +49,15 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
             "stop": {"rounds": rounds},
         }
     )
-    await fabric.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
+    await sdk.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
     async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(600):
-        name, initial = await fabric.submit(job), b""
-        async for said in fabric.watch(name):
-            if isinstance(said.event, progress.JobStarted):
-                found = await bus.get(said.event.model.topic)
-                initial = (found and found.payload) or b""
-    assert said.event.what == "job.completed", said.event
-    return tensors.decode(initial)[0], tensors.decode(await fabric.model(name))[0]
+        name, initial = await sdk.submit(job), b""
+        async for message in sdk.watch(name):
+            if isinstance(message.event, progress.JobStarted):
+                value = await bus.get(message.event.model.topic)
+                initial = (value and value.payload) or b""
+    assert message.event.what == "job.completed", message.event
+    return tensors.decode(initial)[0], tensors.decode(await sdk.model(name))[0]
 
 
 def changed(before: Tensors, after: Tensors) -> set[str]:

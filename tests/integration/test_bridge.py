@@ -25,14 +25,14 @@ from tests.support.tasks import task
 
 async def outcomes(bus: Broker, until: Callable[[list[Invocation]], bool]) -> list[Invocation]:
     """The invocation records, until there are those that a test waits for."""
-    found: list[Invocation] = []
+    records: list[Invocation] = []
     every = topics.invocation("fake", topics.ANY)
     async with asyncio.timeout(WITHIN_S), bus.subscribe(every) as deliveries:
         async for delivery in deliveries:
-            found.append(cloudevents.data_of(await delivery.read(), Invocation))
-            if until(found):
+            records.append(cloudevents.data_of(await delivery.read(), Invocation))
+            if until(records):
                 break
-    return found
+    return records
 
 
 async def dead_letters(bus: Broker) -> AsyncIterator[bytes]:
@@ -42,15 +42,15 @@ async def dead_letters(bus: Broker) -> AsyncIterator[bytes]:
 
 
 def has(outcome: str, count: int = 1) -> Callable[[list[Invocation]], bool]:
-    return lambda found: sum(one.outcome == outcome for one in found) >= count
+    return lambda records: sum(record.outcome == outcome for record in records) >= count
 
 
 async def test_a_task_is_invoked_and_recorded(bus: Broker) -> None:
     platform = FakePlatform()
     async with running(runner(bus, platform).run()):
         await publish(bus, task())
-        found = await outcomes(bus, has("succeeded"))
-    assert [(one.outcome, one.activation, one.cold) for one in found] == [
+        records = await outcomes(bus, has("succeeded"))
+    assert [(record.outcome, record.activation, record.cold) for record in records] == [
         ("running", "run-1", True),
         ("succeeded", "run-1", None),
     ]
@@ -64,9 +64,9 @@ async def test_a_function_that_fails_once_is_invoked_again(bus: Broker) -> None:
     platform = FakePlatform(fails_once)
     async with running(runner(bus, platform).run()):
         await publish(bus, task())
-        found = await outcomes(bus, has("succeeded"))
+        records = await outcomes(bus, has("succeeded"))
     assert platform.calls == [("client-00", 1), ("client-00", 2)]
-    assert [one.reason for one in found if one.outcome == "failed"] == ["it raised"]
+    assert [record.reason for record in records if record.outcome == "failed"] == ["it raised"]
 
 
 @pytest.mark.parametrize(("retryable", "attempts"), [(True, 3), (False, 1)])
@@ -79,12 +79,12 @@ async def test_a_function_that_always_fails_is_given_up_and_kept(
     platform = FakePlatform(fails)
     async with running(runner(bus, platform).run()):
         await publish(bus, task())
-        found = await outcomes(bus, has("dead"))
+        records = await outcomes(bus, has("dead"))
         async for letter in dead_letters(bus):
             assert cloudevents.data_of(letter, RoundTask) == task()
             break
     assert [attempt for _, attempt in platform.calls] == list(range(1, attempts + 1))
-    assert found[-1].reason == "it always raises"
+    assert records[-1].reason == "it always raises"
 
 
 async def test_tasks_that_are_none_are_kept_and_the_bridge_works_on(bus: Broker) -> None:
@@ -107,7 +107,7 @@ async def test_tasks_that_are_none_are_kept_and_the_bridge_works_on(bus: Broker)
     assert set(letters) == {b"\xff garbage", no_id, forged}
 
 
-async def test_a_task_whose_time_is_over_is_not_started(bus: Broker) -> None:
+async def test_a_task_after_its_deadline_is_not_started(bus: Broker) -> None:
     platform = FakePlatform()
     async with running(runner(bus, platform).run()):
         await publish(bus, task(deadline_s=1.0))
@@ -122,11 +122,11 @@ async def test_a_function_that_hangs_is_given_up_at_the_deadline(bus: Broker) ->
         return asyncio.get_running_loop().create_future()
 
     platform = FakePlatform(hangs)
-    hasty = Runner(bus, Invoker(platform), clock=lambda: clock[0])
-    async with running(hasty.run()):
+    late_runner = Runner(bus, Invoker(platform), clock=lambda: clock[0])
+    async with running(late_runner.run()):
         await publish(bus, task(deadline_s=0.3))
-        found = await outcomes(bus, has("expired"))
-    assert "deadline" in found[-1].reason
+        records = await outcomes(bus, has("expired"))
+    assert "deadline" in records[-1].reason
     assert platform.in_flight == 0
 
 
@@ -172,7 +172,7 @@ async def test_no_more_invocations_are_under_way_than_the_platform_takes(bus: Br
 
 
 @pytest.mark.slow
-async def test_a_long_training_is_not_delivered_again_while_the_bridge_says_it_works(bus: Broker) -> None:
+async def test_a_long_training_is_not_delivered_again_while_the_bridge_works_on_it(bus: Broker) -> None:
     def takes_longer_than_the_ack_wait(_: RoundTask, __: int) -> "asyncio.Future[None]":
         return asyncio.ensure_future(asyncio.sleep(2.5))
 
@@ -222,11 +222,11 @@ async def test_an_unreadable_task_of_another_topic_gives_nothing_up(bus: Broker)
             assert letter == event
             break
         await publish(bus, task("client-02"))
-        found = await outcomes(bus, has("succeeded"))
-    assert {one.client for one in found} == {"client-02"}
+        records = await outcomes(bus, has("succeeded"))
+    assert {record.client for record in records} == {"client-02"}
 
 
-async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Client, bus: Broker) -> None:
+async def test_tasks_of_a_round_that_is_over_are_not_started(sdk: Client, bus: Broker) -> None:
     """A round closes at quorum; what its stragglers were to do is not begun any more."""
     release = asyncio.Event()
 
@@ -237,16 +237,18 @@ async def test_tasks_of_a_round_that_is_over_are_not_started(fabric: Client, bus
                     await fakes.answer(bus, task, attempt)
                 yield activation
 
-    def blocks_one(one: RoundTask, _: int) -> "asyncio.Future[None] | None":
-        return asyncio.ensure_future(_released(release)) if one.client_id == "client-03" else None
+    def block_one_client(task: RoundTask, _: int) -> "asyncio.Future[None] | None":
+        return asyncio.ensure_future(_released(release)) if task.client_id == "client-03" else None
 
-    platform = Clients(blocks_one)
-    await fabric.register(fakes.clients(4))
+    platform = Clients(block_one_client)
+    await sdk.register(fakes.clients(4))
     async with running(serve(bus, FakeLearning()), runner(bus, platform).run()), asyncio.timeout(WITHIN_S):
-        job = await fabric.submit(fakes.job(cohort={"quorum": 3, "grace_s": 0.05}, stop={"rounds": 1}))
-        assert [one.event.what async for one in fabric.watch(job)][-1] == "job.completed"
+        job = await sdk.submit(fakes.job(cohort={"quorum": 3, "grace_s": 0.05}, stop={"rounds": 1}))
+        assert [message.event.what async for message in sdk.watch(job)][-1] == "job.completed"
         release.set()
         late = task("client-02", job=job)
         await publish(bus, late, "late")
-        await outcomes(bus, lambda found: any(one.outcome == "expired" and one.job == job for one in found))
+        await outcomes(
+            bus, lambda records: any(record.outcome == "expired" and record.job == job for record in records)
+        )
     assert platform.calls.count(("client-02", 1)) == 1

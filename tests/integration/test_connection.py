@@ -49,48 +49,48 @@ async def test_a_connection_that_nobody_used_for_long_is_replaced(
     nats_server: NatsServer, connections: list[str], idle_s: float, opened: int
 ) -> None:
     async with task_group() as group:
-        connection = LazyConnection(nats_server.url, "one", group, idle_s=idle_s)
+        connection = LazyConnection(nats_server.url, "instance", group, idle_s=idle_s)
         first, second = await use(connection), await use(connection)
         connection.close()
     assert (first is second) == (opened == 1)
-    assert connections == ["one"] * opened
+    assert connections == ["instance"] * opened
 
 
 async def test_a_connection_in_use_is_not_replaced(nats_server: NatsServer, connections: list[str]) -> None:
     async with task_group() as group:
-        connection = LazyConnection(nats_server.url, "one", group, idle_s=-1.0)
+        connection = LazyConnection(nats_server.url, "instance", group, idle_s=-1.0)
         async with connection.acquire() as bus:
             assert await use(connection) is bus
             assert await bus.get(NOTHING) is None
         connection.close()
-    assert connections == ["one"]
+    assert connections == ["instance"]
 
 
-async def test_who_gives_up_waiting_leaves_the_connection_to_others(
+async def test_a_cancelled_caller_does_not_close_the_connection_of_others(
     nats_server: NatsServer, connections: list[str]
 ) -> None:
     async with task_group() as group:
-        connection = LazyConnection(nats_server.url, "one", group)
+        connection = LazyConnection(nats_server.url, "instance", group)
         first, second = (group.create_task(use(connection), name=f"user {i}") for i in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await second
         connection.close()
     assert first.cancelled()
-    assert connections == ["one"]
+    assert connections == ["instance"]
 
 
 async def test_a_function_makes_no_broker_ready(tmp_path: Path) -> None:
     async with NatsServer(tmp_path / "unused", max_file_bytes=2 << 30) as unused, task_group() as group:
         for _ in range(2):
             with pytest.raises(NoSystem):
-                await use(LazyConnection(unused.url, "one", group))
+                await use(LazyConnection(unused.url, "instance", group))
 
 
 async def test_a_connection_that_could_not_be_opened_is_tried_again(nats_server: NatsServer) -> None:
     await nats_server.kill()
     async with task_group() as group:
-        connection = LazyConnection(nats_server.url, "one", group)
+        connection = LazyConnection(nats_server.url, "instance", group)
         with pytest.raises(ConnectFailed):
             await use(connection)
         await nats_server.start()

@@ -1,4 +1,4 @@
-"""The stream is the log: a server that dies anywhere is replaced by another, and the model is the same."""
+"""A server that crashes at any point is replaced by another one, and the model is the same."""
 
 import asyncio
 import itertools
@@ -24,49 +24,49 @@ from tests.support.fakes import FakeLearning, Fleet, running, soon
 from tests.support.server_crashes import ROUNDS, event_ids, train
 
 
-async def test_a_server_that_dies_at_any_write_is_replaced_without_a_trace() -> None:
-    undisturbed, _, all_said, _ = await train("memory://undisturbed", None)
-    lasting = lasting_of(all_said)
+async def test_a_server_that_crashes_at_any_write_is_replaced_with_the_same_model_and_events() -> None:
+    undisturbed, _, all_ids, _ = await train("memory://undisturbed", None)
+    expected = stable_ids(all_ids)
     for writes in itertools.count(1):
-        digest, fleet, said, died = await train(f"memory://crash-{writes}", writes)
+        digest, fleet, ids, has_crashed = await train(f"memory://crash-{writes}", writes)
         assert digest == undisturbed, f"another model after a crash at write {writes}"
-        # The broker passes a repetition over by its id: with another id it would be here as well.
-        assert lasting_of(said) == lasting, f"an event is lost, or has two ids, after a crash at write {writes}"
+        # The broker drops a repetition with the same id. A repetition with another id would be in the list.
+        assert stable_ids(ids) == expected, f"an event is lost, or has two ids, after a crash at write {writes}"
         assert max(fleet.task_counts.values()) <= 2
-        if not died:
+        if not has_crashed:
             break
     assert writes > 10 * ROUNDS, "a round has more writes than that"
 
 
 class NoModel(FakeLearning):
-    """Builds no model any more."""
+    """Fails the test if the server builds a model."""
 
     def initial_model(self, job: Job) -> InitialModel:
         raise AssertionError(f"{job.name} has a model already")
 
 
-async def test_a_server_that_takes_a_job_over_builds_no_model() -> None:
+async def test_a_server_that_continues_a_job_builds_no_model() -> None:
     undisturbed, _, _, _ = await train("memory://not-taken-over", None)
     async with broker.connect("memory://taken-over") as bus:
-        fabric, job = Client(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
-        await fabric.register(fakes.clients(6))
+        sdk, job = Client(bus), fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        await sdk.register(fakes.clients(6))
         async with running(Fleet(bus).serve()):
             async with running(serve(bus, FakeLearning())):
-                await fabric.submit(msgspec.structs.replace(job, id="crashing"))
-                async for said in fabric.watch("crashing"):
-                    if isinstance(said.event, progress.RoundOpened):
+                await sdk.submit(msgspec.structs.replace(job, id="crashing"))
+                async for message in sdk.watch("crashing"):
+                    if isinstance(message.event, progress.RoundOpened):
                         break
             async with running(serve(bus, NoModel())):
-                await event_ids(fabric, "crashing")
-        record = await fabric.job("crashing")
+                await event_ids(sdk, "crashing")
+        record = await sdk.job("crashing")
     assert record.buffers == ("norm.running_mean", "norm.num_batches_tracked")
     assert record.model is not None
     assert record.model.sha256 == undisturbed
 
 
-def lasting_of(said: list[str]) -> list[str]:
-    """Sorted, and without what a crash may add or leave out."""
-    return sorted(one for one in said if not one.startswith(("round.quorum", "round.opened")))
+def stable_ids(ids: list[str]) -> list[str]:
+    """Return the ids of the events that a crash neither adds nor removes, sorted."""
+    return sorted(event_id for event_id in ids if not event_id.startswith(("round.quorum", "round.opened")))
 
 
 async def start_server(url: str) -> asyncio.subprocess.Process:
@@ -75,8 +75,8 @@ async def start_server(url: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.slow
-async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_server: NatsServer) -> None:
-    """SIGKILL after 3 of 10 updates: nobody trains again, and the digest is that of an undisturbed run."""
+async def test_a_restarted_server_uses_the_updates_that_arrived_before_it_was_killed(nats_server: NatsServer) -> None:
+    """SIGKILL after 3 of 10 updates: no client trains again, and the digest is the same as without the crash."""
     first_three, all_others = asyncio.Event(), asyncio.Event()
     arrived: list[str] = []
 
@@ -89,16 +89,16 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
 
     url = nats_server.url
     async with broker.connect(url) as bus:
-        fabric, job = Client(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
-        await fabric.register(fakes.clients(10))
-        undisturbed = await finished(fabric, Fleet(bus), job, url)
+        sdk, job = Client(bus), fakes.job(cohort={"clients": 10, "deadline_s": 600.0})
+        await sdk.register(fakes.clients(10))
+        undisturbed = await train_to_end(sdk, Fleet(bus), job, url)
 
         fleet = Fleet(bus, three_then_wait)
         server = await start_server(url)
         async with running(fleet.serve()):
-            killed = await fabric.submit(job, timeout_s=120)
-            async for said in fabric.watch(killed):
-                if isinstance(said.event, progress.UpdateCounted) and said.event.counted == 3:
+            killed = await sdk.submit(job, timeout_s=120)
+            async for message in sdk.watch(killed):
+                if isinstance(message.event, progress.UpdateCounted) and message.event.counted == 3:
                     first_three.set()
                     break
             server.send_signal(signal.SIGKILL)
@@ -107,44 +107,44 @@ async def test_a_killed_server_goes_on_with_the_updates_that_had_arrived(nats_se
             all_others.set()
             server = await start_server(url)
             async with asyncio.timeout(300):
-                whats = [one.event.what async for one in fabric.watch(killed)]
+                kinds = [message.event.what async for message in sdk.watch(killed)]
             server.terminate()
             await server.wait()
-        record = await fabric.job(killed)
+        record = await sdk.job(killed)
 
     assert record.model is not None
-    assert whats[-1] == "job.completed"
+    assert kinds[-1] == "job.completed"
     assert record.model.sha256 == undisturbed
     assert set(fleet.task_counts.values()) == {1}, "a client was asked to train again"
 
 
-async def finished(fabric: Client, fleet: Fleet, job: Any, url: str) -> str:
+async def train_to_end(sdk: Client, fleet: Fleet, job: Any, url: str) -> str:
     server = await start_server(url)
     async with running(fleet.serve()):
-        name = await fabric.submit(job, timeout_s=120)
+        name = await sdk.submit(job, timeout_s=120)
         async with asyncio.timeout(300):
-            assert [one.event.what async for one in fabric.watch(name)][-1] == "job.completed"
+            assert [message.event.what async for message in sdk.watch(name)][-1] == "job.completed"
     server.terminate()
     await server.wait()
-    record = await fabric.job(name)
+    record = await sdk.job(name)
     assert record.model is not None
     return record.model.sha256
 
 
 async def test_a_broker_that_is_killed_in_the_middle_of_a_round_costs_nothing(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
-        fabric, fleet, job = Client(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
-        await fabric.register(fakes.clients(10))
+        sdk, fleet, job = Client(bus), Fleet(bus), fakes.job(cohort={"clients": 10}, stop={"rounds": 3})
+        await sdk.register(fakes.clients(10))
         async with running(serve(bus, FakeLearning()), fleet.serve()), asyncio.timeout(300):
-            undisturbed = await fabric.submit(job)
-            await event_ids(fabric, undisturbed)
-            disturbed = await fabric.submit(job)
-            async for said in fabric.watch(disturbed):
-                if isinstance(said.event, progress.UpdateCounted) and said.event.counted in (1, 5):
+            undisturbed = await sdk.submit(job)
+            await event_ids(sdk, undisturbed)
+            disturbed = await sdk.submit(job)
+            async for message in sdk.watch(disturbed):
+                if isinstance(message.event, progress.UpdateCounted) and message.event.counted in (1, 5):
                     await nats_server.kill()
                     await nats_server.start()
-            records_ = [await fabric.job(name) for name in (undisturbed, disturbed)]
-    assert [record.phase for record in records_] == ["completed", "completed"]
-    assert records_[0].model is not None
-    assert records_[1].model is not None
-    assert records_[0].model.sha256 == records_[1].model.sha256
+            records = [await sdk.job(name) for name in (undisturbed, disturbed)]
+    assert [record.phase for record in records] == ["completed", "completed"]
+    assert records[0].model is not None
+    assert records[1].model is not None
+    assert records[0].model.sha256 == records[1].model.sha256

@@ -1,4 +1,4 @@
-"""A fabric deployed by messages: again and again, half, edited, removed."""
+"""Functions and clients deployed by messages: again and again, half, edited, removed."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -45,12 +45,12 @@ async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeManagedPlatform, Fak
         yield board, cluster
 
 
-async def deployed(fabric: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
+async def deployed(sdk: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
     """Do it; what was done, sorted."""
-    wanted = [] if remove else await deploy.desired_clients(fabric, file, "nats://here")
+    desired = [] if remove else await deploy.desired_clients(sdk, file, "nats://here")
     done: list[str] = []
-    steps = await deploy.plan_steps(fabric, file, wanted)
-    await deploy.apply(fabric, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
+    steps = await deploy.plan_steps(sdk, file, desired)
+    await deploy.apply(sdk, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
     return sorted(done)
 
 
@@ -59,13 +59,13 @@ def with_board(file: DeploymentFile, **changes: object) -> DeploymentFile:
     return msgspec.structs.replace(file, platforms={**file.platforms, "board": board})
 
 
-async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
+async def test_a_second_time_nothing_is_left_to_do(bus: Broker, sdk: Client, file: DeploymentFile) -> None:
     async with two_hosts(bus) as (board, cluster):
-        first = await deployed(fabric, file)
-        assert await deployed(fabric, file) == []
+        first = await deployed(sdk, file)
+        assert await deployed(sdk, file) == []
     assert first == [f"{action} 00{i}" for action in ("create", "register") for i in range(3)]
     assert (len(board.functions), len(cluster.functions)) == (1, 2)
-    clients = await fabric.clients()
+    clients = await sdk.clients()
     assert [(client.platform, client.url) for client in clients] == [
         ("board", f"fake/{clients[0].id}"),
         ("cluster", f"fake/{clients[1].id}"),
@@ -73,51 +73,53 @@ async def test_a_second_time_nothing_is_left_to_do(bus: Broker, fabric: Client, 
     ]
 
 
-async def test_an_edit_changes_only_what_differs(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
+async def test_an_edit_changes_only_what_differs(bus: Broker, sdk: Client, file: DeploymentFile) -> None:
     async with two_hosts(bus) as (board, _):
-        await deployed(fabric, file)
-        assert await deployed(fabric, with_board(file, image="client:2")) == ["update 000"]
+        await deployed(sdk, file)
+        assert await deployed(sdk, with_board(file, image="client:2")) == ["update 000"]
         assert [function.image for function in board.functions.values()] == ["client:2"]
-        assert await deployed(fabric, with_board(file, image="client:2", at="/moved")) == ["change 000"]
+        assert await deployed(sdk, with_board(file, image="client:2", at="/moved")) == ["change 000"]
 
 
 async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(
-    bus: Broker, fabric: Client, file: DeploymentFile
+    bus: Broker, sdk: Client, file: DeploymentFile
 ) -> None:
     async with two_hosts(bus) as (board, cluster):
-        await deployed(fabric, file)
+        await deployed(sdk, file)
         # The cluster's two clients are the deal's first two now.
-        done = await deployed(fabric, with_board(file, clients=0))
+        done = await deployed(sdk, with_board(file, clients=0))
         assert done == ["change 000", "create 000", "delete 000", "delete 002", "unregister 002"]
         assert (len(board.functions), len(cluster.functions)) == (0, 2)
-        assert {client.platform for client in await fabric.clients()} == {"cluster"}
+        assert {client.platform for client in await sdk.clients()} == {"cluster"}
 
 
-async def test_what_failed_is_said_and_the_next_time_completes_it(
-    bus: Broker, fabric: Client, file: DeploymentFile
+async def test_a_failed_deployment_is_reported_and_the_next_one_completes_it(
+    bus: Broker, sdk: Client, file: DeploymentFile
 ) -> None:
     async with two_hosts(bus) as (board, cluster):
         cluster.full = True
         with pytest.raises(DeployFailed, match="no room") as failed:
-            await deployed(fabric, file)
+            await deployed(sdk, file)
         assert len(failed.value.failures) == 2
-        assert len(board.functions) == len(await fabric.clients()) == 1
+        assert len(board.functions) == len(await sdk.clients()) == 1
         cluster.full = False
-        assert await deployed(fabric, file) == ["create 001", "create 002", "register 001", "register 002"]
+        assert await deployed(sdk, file) == ["create 001", "create 002", "register 001", "register 002"]
 
 
-async def test_all_that_it_made_is_removed_and_nothing_else(bus: Broker, fabric: Client, file: DeploymentFile) -> None:
+async def test_removing_a_deployment_removes_only_its_own_functions_and_clients(
+    bus: Broker, sdk: Client, file: DeploymentFile
+) -> None:
     async with two_hosts(bus) as (board, cluster):
-        await deployed(fabric, file)
+        await deployed(sdk, file)
         foreign = msgspec.structs.replace(next(iter(board.functions.values())), name="foreign", fabric="another")
         board.functions["foreign"] = foreign
-        assert len(await deployed(fabric, file, remove=True)) == 6
-        assert await deployed(fabric, file, remove=True) == []
+        assert len(await deployed(sdk, file, remove=True)) == 6
+        assert await deployed(sdk, file, remove=True) == []
         assert list(board.functions) == ["foreign"]
         assert cluster.functions == {}
-        assert await fabric.clients() == []
+        assert await sdk.clients() == []
 
 
-async def test_a_platform_without_a_bridge_is_named(fabric: Client) -> None:
+async def test_a_platform_without_a_bridge_is_named(sdk: Client) -> None:
     with pytest.raises(NoBridge, match="no bridge answered for platform 'nowhere'"):
-        await fabric.request_functions("nowhere", "list", timeout_s=0.3)
+        await sdk.request_functions("nowhere", "list", timeout_s=0.3)

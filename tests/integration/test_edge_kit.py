@@ -63,8 +63,8 @@ def test_systemd_itself_takes_the_units(tmp_path: Path) -> None:
         command = (analyze, "verify", str(tmp_path / name))
         run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
         # What a newer systemd knows, an older one passes over, as the unit says.
-        said = [line for line in run.stderr.splitlines() if name in line and "RestartSteps" not in line]
-        assert [line for line in said if "RestartMaxDelaySec" not in line] == []
+        messages = [line for line in run.stderr.splitlines() if name in line and "RestartSteps" not in line]
+        assert [line for line in messages if "RestartMaxDelaySec" not in line] == []
         assert run.returncode == 0, run.stderr
 
 
@@ -75,9 +75,9 @@ def test_the_bridge_s_file_names_secrets_that_the_unit_hands_over() -> None:
     url = BrokerUrl.parse(file.url)
     assert url.password_file is not None
     assert str(url.password_file.parent) == SECRETS_AT
-    wanted = {url.password_file.name, file.platform.password, file.platform.key}
+    expected = {url.password_file.name, file.platform.password, file.platform.key}
     given = credentials("fedkeeper-bridge.service")
-    assert set(given) == wanted
+    assert set(given) == expected
     assert all(path == f"/etc/fedkeeper/secrets/{name}" for name, path in given.items())
 
 
@@ -107,9 +107,9 @@ async def test_mosquitto_takes_its_file_and_keeps_what_it_acknowledged(tmp_path:
     passwords = tmp_path / "passwords"
     passwords.touch(mode=0o600)
     text = (EDGE / "mosquitto.conf").read_text()
-    wanted = {"persistence": "true", "autosave_on_changes": "true", "autosave_interval": "1"}
+    expected = {"persistence": "true", "autosave_on_changes": "true", "autosave_interval": "1"}
     settings = dict(re.findall(r"^(\w+) (.+)$", text, re.MULTILINE))
-    assert settings.items() >= {**wanted, "allow_anonymous": "false", "max_queued_messages": "0"}.items()
+    assert settings.items() >= {**expected, "allow_anonymous": "false", "max_queued_messages": "0"}.items()
     assert "message_size_limit" not in settings
     # The test's broker has lines of its own for these.
     own = r"^(listener|allow_anonymous|persistence\w*|autosave_\w+|max_queued_messages|set_tcp_nodelay) .*\n"
@@ -128,8 +128,8 @@ async def test_nats_server_takes_its_files(name: str, tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         find_binary(), "-t", "-c", tmp_path / name, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    said, _ = await asyncio.wait_for(process.communicate(), 20.0)
-    assert (process.returncode, b"is valid" in said) == (0, True), said
+    output, _ = await asyncio.wait_for(process.communicate(), 20.0)
+    assert (process.returncode, b"is valid" in output) == (0, True), output
 
 
 def test_nothing_that_is_shipped_holds_a_secret() -> None:

@@ -1,4 +1,4 @@
-"""Every event is said once: counted where the server publishes, before a broker could drop a repetition."""
+"""The server publishes every event once. The test counts before a broker can drop a repetition."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -41,37 +41,37 @@ def nats_url(nats_server: NatsServer) -> str:
 
 
 @dataclass
-class Said:
-    """All that a server publishes as progress, in order."""
+class Recording:
+    """Every progress message that a server publishes, in order."""
 
-    events: list[Progress] = field(default_factory=list)
+    messages: list[Progress] = field(default_factory=list)
     _more: asyncio.Condition = field(default_factory=asyncio.Condition)
 
-    async def until(self, job: str, *kinds: type[Event]) -> None:
-        """Until each of these was said of a job."""
+    async def wait_for(self, job: str, *kinds: type[Event]) -> None:
+        """Wait until the server has published an event of each kind for a job."""
 
-        def all_there() -> bool:
-            return set(kinds) <= {type(one.event) for one in self.events if one.job == job}
+        def all_published() -> bool:
+            return set(kinds) <= {type(message.event) for message in self.messages if message.job == job}
 
         async with self._more:
-            await self._more.wait_for(all_there)
+            await self._more.wait_for(all_published)
 
-    async def note(self, one: Progress) -> None:
+    async def add(self, message: Progress) -> None:
         async with self._more:
-            self.events.append(one)
+            self.messages.append(message)
             self._more.notify_all()
 
-    def listen(self, bus: Broker) -> Broker:
-        """The same connection, overheard."""
+    def attach(self, bus: Broker) -> Broker:
+        """Record what this connection publishes from now on; return the connection."""
         publish = bus.publish
 
-        async def overheard(topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
+        async def publish_and_record(topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
             receipt = await publish(topic, payload, dedupe=dedupe)
             if topic.startswith("fl.progress."):
-                await self.note(progress.decode(payload))
+                await self.add(progress.decode(payload))
             return receipt
 
-        bus.publish = overheard  # type: ignore[method-assign]
+        bus.publish = publish_and_record  # type: ignore[method-assign]
         return bus
 
 
@@ -81,8 +81,8 @@ async def buses(url: str) -> AsyncIterator[tuple[Broker, Broker]]:
         yield bus, servers
 
 
-async def invoked(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = "") -> None:
-    """Say what became of an invocation, as a bridge does; nothing marks a repetition as one."""
+async def publish_outcome(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = "") -> None:
+    """Publish the outcome of an invocation, as a bridge does. Nothing marks a repetition as such."""
     facts = Invocation(
         job=task.job,
         round=task.round,
@@ -99,46 +99,48 @@ async def invoked(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = 
     await bus.publish(topics.invocation("fake", task.client_id), event)
 
 
-async def test_all_that_can_happen_to_jobs_is_said_once(buses: tuple[Broker, Broker]) -> None:
+async def test_every_event_of_every_kind_is_published_once(buses: tuple[Broker, Broker]) -> None:
     bus, servers = buses
-    fabric, said = Client(bus), Said()
+    sdk, recording = Client(bus), Recording()
 
     async def eventful(bus: Broker, task: RoundTask) -> None:
-        """Job `done`: whatever can happen to an update that counts. Job `failing`: nobody answers."""
+        """Job `done`: everything that can happen before an update counts. Job `failing`: no client sends an update."""
         if task.job == "failing":
-            await invoked(bus, task, "dead", "it is broken")
+            await publish_outcome(bus, task, "dead", "it is broken")
         elif task.job == "done" and task.client_id == LAST and task.round == 1:
             for outcome in OUTCOMES:
-                await invoked(bus, task, outcome, "one of many")
+                await publish_outcome(bus, task, outcome, "one of many")
             await bus.publish(topics.update(task.job, task.round, task.client_id, 1), b"rubbish")
             kinds = (progress.ClientRefused, progress.ClientRestored, progress.ClientTraining, progress.ClientFailed)
-            await said.until("done", progress.UpdateRefused, progress.RoundQuorum, *kinds)
+            await recording.wait_for("done", progress.UpdateRefused, progress.RoundQuorum, *kinds)
             await fakes.answer(bus, task, 2)
         elif task.job == "done":
             await fakes.answer(bus, task)
 
     slow = {"grace_s": 1000.0, "deadline_s": 1000.0, "wait_s": 1000.0}
     async with asyncio.timeout(WITHIN_S):
-        async with running(serve(said.listen(servers), FakeLearning()), Fleet(bus, eventful).serve()):
-            await fabric.submit(fakes.job(id="done", cohort={"quorum": 0.5, **slow}))
-            await said.until("done", progress.JobWaiting)
-            await fabric.register(fakes.clients(4))
-            await fabric.submit(fakes.job(id="cancelled", cohort=slow))
-            await said.until("cancelled", progress.RoundOpened)
-            await fabric.cancel("cancelled")
-            await fabric.submit(fakes.job(id="failing", cohort={"on_failure": "stop"}))
+        async with running(serve(recording.attach(servers), FakeLearning()), Fleet(bus, eventful).serve()):
+            await sdk.submit(fakes.job(id="done", cohort={"quorum": 0.5, **slow}))
+            await recording.wait_for("done", progress.JobWaiting)
+            await sdk.register(fakes.clients(4))
+            await sdk.submit(fakes.job(id="cancelled", cohort=slow))
+            await recording.wait_for("cancelled", progress.RoundOpened)
+            await sdk.cancel("cancelled")
+            await sdk.submit(fakes.job(id="failing", cohort={"on_failure": "stop"}))
             await bus.publish(topics.submission("rejected"), b'{"seed": -1}')
-            await said.until("rejected", progress.JobRejected)
+            await recording.wait_for("rejected", progress.JobRejected)
             for job in ("done", "cancelled", "failing"):
                 await wait_until_over(bus, job)
 
-    ids = [one.id for one in said.events]
-    assert sorted(ids) == sorted(set(ids)), "an event was said twice"
-    assert {type(one.event) for one in said.events} == set(get_args(Event)), "not everything happened"
-    last = {one.job: one.event.what for one in said.events}
+    ids = [message.id for message in recording.messages]
+    assert sorted(ids) == sorted(set(ids)), "an event was published twice"
+    assert {type(message.event) for message in recording.messages} == set(get_args(Event)), (
+        "an event of some kind is missing"
+    )
+    last = {message.job: message.event.what for message in recording.messages}
     assert last == {
         "done": "job.completed",
         "cancelled": "job.cancelled",
         "failing": "job.failed",
         "rejected": "job.rejected",
-    }, "something was said after the end"
+    }, "an event was published after the end"

@@ -55,29 +55,29 @@ def environment(folder: Path) -> dict[str, str]:
 @contextlib.asynccontextmanager
 async def system(url: str, folder: Path) -> AsyncIterator[Client]:
     """Today's server and local bridge, with one worker, and clients for the job."""
-    workers, vault = local.Settings(broker=url), SecretStore(None)
-    async with broker.connect(url) as bus, local.opened(workers, vault, bus) as platform, task_group() as group:
-        fabric, ready = Client(bus), asyncio.Event()
+    workers, secrets = local.Settings(broker=url), SecretStore(None)
+    async with broker.connect(url) as bus, local.opened(workers, secrets, bus) as platform, task_group() as group:
+        sdk, ready = Client(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data
-        await fabric.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+        await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
         parts = [
             group.create_task(serve(bus, TorchLearning(None), on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
         ]
         await ready.wait()
-        yield fabric
+        yield sdk
         for part in parts:
             part.cancel()
 
 
 async def digest(url: str, folder: Path, job_id: str) -> str:
-    """Of the model that the job ends with."""
-    async with asyncio.timeout(WITHIN_S), system(url, folder) as fabric:
-        job = await fabric.submit(jobs.from_toml(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
-        said = [one.event async for one in fabric.watch(job)]
-    assert isinstance(said[-1], JobCompleted), said[-1]
-    assert [event.what for event in said if isinstance(event, FINAL_EVENTS)] == ["job.completed"]
-    return said[-1].model.sha256
+    """Return the digest of the job's final model."""
+    async with asyncio.timeout(WITHIN_S), system(url, folder) as sdk:
+        job = await sdk.submit(jobs.from_toml(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
+        events = [message.event async for message in sdk.watch(job)]
+    assert isinstance(events[-1], JobCompleted), events[-1]
+    assert [event.what for event in events if isinstance(event, FINAL_EVENTS)] == ["job.completed"]
+    return events[-1].model.sha256
 
 
 async def test_it_trains_the_same_model_as_today_s_worker(

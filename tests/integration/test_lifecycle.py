@@ -63,7 +63,7 @@ async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> 
         assert await bus.get(topics.function("fake", "client-00")) is None
 
 
-async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: Broker) -> None:
+async def test_invalid_and_expired_requests_are_skipped(bus: Broker) -> None:
     host = FakeManagedPlatform()
     late = Request(id="late", deadline_s=1.0, function=ECHO)
     await bus.publish(topics.fabric("fake", "create"), b"garbage")
@@ -73,13 +73,13 @@ async def test_garbage_and_requests_that_nobody_waits_for_are_passed_over(bus: B
 
 
 async def outcomes(bus: Broker, until: str) -> list[Invocation]:
-    found: list[Invocation] = []
+    records: list[Invocation] = []
     async with asyncio.timeout(WITHIN_S), bus.subscribe(topics.invocation("fake", topics.ANY)) as deliveries:
         async for delivery in deliveries:
-            found.append(cloudevents.data_of(await delivery.read(), Invocation))
-            if found[-1].outcome == until:
+            records.append(cloudevents.data_of(await delivery.read(), Invocation))
+            if records[-1].outcome == until:
                 break
-    return found
+    return records
 
 
 async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(bus: Broker) -> None:
@@ -90,8 +90,8 @@ async def test_a_function_deleted_behind_our_back_is_created_again_and_invoked(b
         await ask(bus, "create", function=ECHO)
         host.functions.clear()
         await publish(bus, task())
-        found = await outcomes(bus, "succeeded")
-    assert [one.outcome for one in found] == ["restored", "accepted", "running", "succeeded"]
+        records = await outcomes(bus, "succeeded")
+    assert [record.outcome for record in records] == ["restored", "accepted", "running", "succeeded"]
     assert host.functions == {"client-00": ECHO}
 
 
@@ -103,61 +103,61 @@ async def test_a_deleted_function_is_not_created_again_by_a_task(bus: Broker) ->
         await ask(bus, "create", function=ECHO)
         await ask(bus, "delete", name="client-00")
         await publish(bus, task())
-        found = await outcomes(bus, "dead")
-    assert "404" in found[-1].reason
+        records = await outcomes(bus, "dead")
+    assert "404" in records[-1].reason
     assert host.functions == {}
 
 
 @pytest.mark.parametrize(("last", "again"), [("done", False), ("training", False), ("failed", True)])
-async def test_a_bridge_that_comes_after_another_looks_first_at_what_the_function_said(
+async def test_a_bridge_that_takes_over_first_reads_the_function_s_last_report(
     bus: Broker, last: str, *, again: bool
 ) -> None:
-    one = task()
+    round_task = task()
     # As a bridge before us left it: the task was delivered once already, and the function was heard of.
-    await publish(bus, one)
+    await publish(bus, round_task)
     async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
         await (await anext(deliveries)).nak()
-    await say(bus, one, last)
+    await put_report(bus, round_task, last)
     host = FakeManagedPlatform(functions={"client-00": ECHO})
     async with running(Runner(bus, Invoker(host)).run()):
         if last == "training":
             await outcomes(bus, "running")
-            await say(bus, one, "done")
+            await put_report(bus, round_task, "done")
         await outcomes(bus, "succeeded")
     assert host.invoked == ([("client-00", 2)] if again else [])
 
 
 async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: Broker) -> None:
-    one, host = task(), FakeManagedPlatform(functions={"client-00": ECHO}, silent=True)
+    round_task, host = task(), FakeManagedPlatform(functions={"client-00": ECHO}, silent=True)
     async with running(Runner(bus, Invoker(host, RetryPolicy(start_s=WITHIN_S))).run()):
-        await publish(bus, one)
+        await publish(bus, round_task)
         await outcomes(bus, "accepted")
-        await say(bus, one, "training", attempt=1)
+        await put_report(bus, round_task, "training", attempt=1)
         await outcomes(bus, "running")
-        await say(bus, one, "done", attempt=1)
-        found = await outcomes(bus, "succeeded")
-    assert [(one.outcome, one.activation, one.cold) for one in found] == [
+        await put_report(bus, round_task, "done", attempt=1)
+        records = await outcomes(bus, "succeeded")
+    assert [(record.outcome, record.activation, record.cold) for record in records] == [
         ("accepted", "a1", None),
         ("running", "a1", True),
         ("succeeded", "a1", None),
     ]
 
 
-@pytest.mark.parametrize("id_", ["asked", "No Id!"])
+@pytest.mark.parametrize("id_", ["request-1", "No Id!"])
 async def test_a_request_of_a_newer_version_is_answered_with_what_to_upgrade(bus: Broker, id_: str) -> None:
     newer = {"id": id_, "function": {"schema": 2}}
     async with (
         running(Lifecycle(bus, "fake", FakeManagedPlatform()).serve()),
-        bus.subscribe(topics.reply("asked")) as replies,
+        bus.subscribe(topics.reply("request-1")) as replies,
     ):
         await bus.publish(topics.fabric("fake", "create"), msgspec.json.encode(newer))
-        if id_ == "asked":
+        if id_ == "request-1":
             async with asyncio.timeout(WITHIN_S):
                 reply = codec.decode(Reply, await (await anext(aiter(replies))).read())
             assert "upgrade this bridge to the version that deploys the functions" in reply.error
         assert (await ask(bus, "list")).functions == ()
 
 
-async def say(bus: Broker, one: RoundTask, state: str, attempt: int = 1) -> None:
-    report = invocation.Report(one.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
-    await bus.put(topics.report("fake", one.client_id), msgspec.json.encode(report))
+async def put_report(bus: Broker, task: RoundTask, state: str, attempt: int = 1) -> None:
+    report = invocation.Report(task.id, state, cold=True, attempt=attempt, activation="inside")  # type: ignore[arg-type]
+    await bus.put(topics.report("fake", task.client_id), msgspec.json.encode(report))

@@ -42,9 +42,9 @@ ENDING = """
 import json, sys
 roots = {name.partition(".")[0] for name in sys.modules}
 assert not roots & {"server", "bridges", "fedkeeper"}, roots
-strangers = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("broker", "client_fn")
+foreign = [m.__file__ for n, m in sys.modules.items() if n.partition(".")[0] in ("broker", "client_fn")
              and not (m.__file__ or "").startswith(FOLDER)]
-assert not strangers, strangers
+assert not foreign, foreign
 print(json.dumps(answer))
 """
 
@@ -161,9 +161,9 @@ def test_what_is_required_is_what_the_project_requires(platform: str) -> None:
 def test_what_is_imported_is_required(platform: str) -> None:
     archive = opened(platform)
     files = [name for name in archive.namelist() if name.endswith(".py")]
-    found = {module for name in files for module in imported(archive.read(name))}
-    there = {MODULES.get(name, name) for name in requirements(platform)}
-    missing = {COMES_ALONG.get(module, module) for module in found} - there - OURS - FOR_STAGING_ALONE
+    needed = {module for name in files for module in imported(archive.read(name))}
+    installed = {MODULES.get(name, name) for name in requirements(platform)}
+    missing = {COMES_ALONG.get(module, module) for module in needed} - installed - OURS - FOR_STAGING_ALONE
     assert not missing - sys.stdlib_module_names
 
 
@@ -186,7 +186,7 @@ def test_the_stack_file_is_one_that_works() -> None:
     assert int(environment["exec_timeout"][:-1]) < int(environment["write_timeout"][:-1])
 
 
-def test_the_health_check_has_threads_that_no_order_takes() -> None:
+def test_the_health_check_has_threads_that_no_request_uses() -> None:
     archive = opened("openfaas")
     inflight = re.search(r'max_inflight="(\d+)"', archive.read("Dockerfile").decode())
     threads = re.search(r"THREADS: Final = (\d+)", archive.read("index.py").decode())
@@ -264,7 +264,7 @@ answer = [send(json.dumps({"task": json.loads(TASK), "attempt": 1}).encode(), "m
 """
 
 
-def test_gcf_s_archive_acknowledges_orders_and_what_is_none(tmp_path: Path) -> None:
+def test_gcf_s_archive_acknowledges_valid_and_invalid_requests(tmp_path: Path) -> None:
     program = f"TASK = {json.dumps(task(tmp_path))!r}\n{GCF}"
     answer, output = answer_of(program, unpacked("gcf", tmp_path / "source"), FEDKEEPER_URL="memory://alone")
     assert answer == [200, 200]

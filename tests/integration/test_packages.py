@@ -51,9 +51,9 @@ async def placed(server: NatsServer, tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def check_trained(site: Site, task: RoundTask, attempt: int, report: Report) -> None:
-    found = await site.bus.get(topics.update(task.job, task.round, task.client_id, attempt))
-    assert found is not None
-    assert UpdateHeader.from_metadata(tensors.decode(found.payload or b"")[1]).samples == 10
+    value = await site.bus.get(topics.update(task.job, task.round, task.client_id, attempt))
+    assert value is not None
+    assert UpdateHeader.from_metadata(tensors.decode(value.payload or b"")[1]).samples == 10
     retained = await site.bus.get(topics.report(task.client_type, task.client_id))
     assert retained is not None
     assert codec.decode(Report, retained.payload or b"") == report
@@ -107,15 +107,15 @@ async def test_openfaas_s_container_trains_what_its_bridge_signs(nats_server: Na
         body = msgspec.json.encode(InvocationRequest(task, 2))
 
         async def chunked() -> AsyncIterator[bytes]:
-            # As the gateway and the watchdog send it on: without its length.
+            # The gateway and the watchdog forward a body without its length.
             yield body[:100]
             yield body[100:]
 
         headers = signature.sign(KEY.encode(), body, "call-1", time.time())
-        strangers = await client.post(url, content=chunked())
+        unsigned = await client.post(url, content=chunked())
         answers = [await client.post(url, content=chunked(), headers=headers) for _ in range(2)]
         report = codec.decode(Report, answers[0].content)
-        assert [strangers.status_code, *(answer.status_code for answer in answers)] == [401, 200, 401]
+        assert [unsigned.status_code, *(answer.status_code for answer in answers)] == [401, 200, 401]
         assert report == Report(task.id, "done", cold=True, attempt=2, activation="call-1")
         await check_trained(site, task, 2, report)
 

@@ -79,16 +79,16 @@ async def test_a_bad_request_gets_the_error_and_the_server_stays_up(nats_server:
     assert "error" not in good
 
 
-async def test_a_job_published_while_no_server_runs_is_done_when_one_does(nats_server: NatsServer) -> None:
+async def test_a_job_published_while_no_server_runs_is_trained_when_a_server_starts(nats_server: NatsServer) -> None:
     async with broker.connect(nats_server.url) as bus:
-        fabric = Client(bus)
-        await fabric.register(fakes.clients(10))
+        sdk = Client(bus)
+        await sdk.register(fakes.clients(10))
         nc = await client(nats_server)
         await nc.publish("fl.jobs.submit", json.dumps(JOB).encode())
         await nc.flush()
         await nc.close()
         async with running(serve(bus, FakeLearning()), Fleet(bus).serve()), asyncio.timeout(120):
-            async for said in fabric.watch():
-                if said.event.what == "job.completed":
+            async for message in sdk.watch():
+                if message.event.what == "job.completed":
                     break
-        assert [record.phase for record in await fabric.jobs()] == ["completed"]
+        assert [record.phase for record in await sdk.jobs()] == ["completed"]

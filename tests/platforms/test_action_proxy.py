@@ -54,7 +54,7 @@ def init(code: bytes | str = CODE, **env: Any) -> dict[str, Any]:
     return {"value": value}
 
 
-async def test_globals_survive_and_logs_are_told_apart(container: Container) -> None:
+async def test_globals_survive_and_each_activation_has_its_own_logs(container: Container) -> None:
     assert await container.post("/init", init(MODE="test")) == (200, {"ok": True})
     for count in (1, 2):
         status, answer = await container.post("/run", {"value": {"a": count}, **CONTEXT})

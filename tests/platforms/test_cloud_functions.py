@@ -61,9 +61,7 @@ async def deployed(platform: GcfPlatform, sink: Sink, *names: str, **changes: An
         await platform.functions.create(function(name, env={"SINK": sink.url}, **changes), archive())
 
 
-async def test_an_order_reaches_a_function_that_is_started_for_it(
-    cloud: Cloud, platform: GcfPlatform, sink: Sink
-) -> None:
+async def test_a_request_starts_a_function_and_reaches_it(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
     cloud.functions.secrets = {"broker-password": "pw", "trigger-key": "key"}
     await deployed(platform, sink, password="broker-password", key="trigger-key")  # noqa: S106 (its name)
     service = cloud.functions.services[NAME]
@@ -74,11 +72,11 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(
     assert first["type"] == "google.cloud.pubsub.topic.v1.messagePublished"
     assert first["source"] == "//pubsub.googleapis.com/projects/test-project/topics/fedkeeper-client-00"
     assert {first["id"], second["id"]} == set(ids)
-    orders = [
+    requests = [
         codec.decode(InvocationRequest, base64.b64decode(call["data"]["message"]["data"])) for call in (first, second)
     ]
-    assert sorted(each.attempt for each in orders) == [1, 2]
-    assert orders[0].task == task()
+    assert sorted(each.attempt for each in requests) == [1, 2]
+    assert requests[0].task == task()
     variables = {name: value for name, value in first["env"].items() if name.startswith(("FEDKEEPER", "K_SERVICE"))}
     assert variables == {
         "FEDKEEPER_URL": "nats://fl@broker:4222?password_env=FEDKEEPER_SECRET_BROKER_PASSWORD",
@@ -90,7 +88,7 @@ async def test_an_order_reaches_a_function_that_is_started_for_it(
     assert "PUBSUB_EMULATOR_HOST" not in first["env"]
 
 
-async def test_the_largest_order_is_delivered(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
+async def test_the_largest_request_is_delivered(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
     await deployed(platform, sink)
     await publish(platform, task(client_config={"text": "x" * 380_000}))
     assert len((await sink.calls.get())["data"]["message"]["data"]) > 500_000
@@ -160,7 +158,9 @@ async def test_a_function_has_one_event_at_a_time(cloud: Cloud, platform: GcfPla
     assert (await sink.calls.get())["data"]["message"]["attributes"]["attempt"] == "2"
 
 
-async def test_a_function_that_takes_too_long_is_not_told(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
+async def test_the_event_of_a_function_that_takes_too_long_is_delivered_again(
+    cloud: Cloud, platform: GcfPlatform, sink: Sink
+) -> None:
     await deployed(platform, sink)
     cloud.functions.services[NAME].timeout_s = 0.2
     sink.open.clear()
@@ -228,7 +228,7 @@ async def ended(pid: int) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)], ids=["asked", "killed"]
+    ("number", "code"), [(signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)], ids=["terminated", "killed"]
 )
 async def test_the_program_serves_both_and_takes_its_functions_with_it(
     sink: Sink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: signal.Signals, code: int

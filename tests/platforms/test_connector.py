@@ -22,16 +22,16 @@ from tests.support.openfaas_site import site
 WITHIN_S = 120.0
 PROBE = b"probe"
 COMPLETED = topics.progress("job-1", "round", "completed")
-WANTED = "fl.progress.*.round.completed"
+ROUND_COMPLETED = "fl.progress.*.round.completed"
 
 
 @dataclass
-class Place:
+class FakeFunctions:
     """Functions that a test controls.
 
     Attributes:
-        listed: what there is; None: the platform is away.
-        failures: what the next calls end with.
+        listed: the deployed functions; None if the platform is unreachable.
+        failures: errors of the next calls.
         calls: every call for an event that is not a probe: function, body and headers.
         listening: functions that were called for a probe.
         lists: how often the functions were listed.
@@ -62,16 +62,16 @@ class Place:
         return [body for _, body, _ in self.calls]
 
 
-def theirs(*wanted: str, name: str = "theirs") -> Deployed:
-    return Deployed(name=name, url=name, topics=wanted)
+def theirs(*filters: str, name: str = "theirs") -> Deployed:
+    return Deployed(name=name, url=name, topics=filters)
 
 
-def connector(bus: Broker, place: Place) -> Connector:
+def connector(bus: Broker, platform: FakeFunctions) -> Connector:
     return Connector(
         bus,
         "openfaas",
-        place.functions,
-        place.call,
+        platform.functions,
+        platform.call,
         rebuild_s=0.02,
         retry_first_s=0.01,
         retry_most_s=0.02,
@@ -93,23 +93,23 @@ async def bus(url: str) -> AsyncIterator[Broker]:
         yield connection
 
 
-async def subscribed(bus: Broker, place: Place, function: str = "theirs") -> None:
+async def subscribed(bus: Broker, platform: FakeFunctions, function: str = "theirs") -> None:
     """Wait until events reach the function."""
     async with asyncio.timeout(WITHIN_S):
-        while function not in place.listening:
+        while function not in platform.listening:
             await bus.publish(COMPLETED, PROBE)
             await asyncio.sleep(0.02)
 
 
 async def test_every_event_on_a_topic_calls_the_function_that_asked_for_it(bus: Broker) -> None:
-    place = Place([theirs(WANTED), Deployed(name="mute", url="mute")])
-    async with running(connector(bus, place).serve()):
-        await subscribed(bus, place)
+    platform = FakeFunctions([theirs(ROUND_COMPLETED), Deployed(name="mute", url="mute")])
+    async with running(connector(bus, platform).serve()):
+        await subscribed(bus, platform)
         await bus.publish(COMPLETED, b'{"round": 1}')
         await bus.publish(topics.progress("job-1", "round", "opened"), b"{}")
         await bus.publish(topics.progress("job-2", "round", "completed"), b"\xff\x00")
-        await soon(lambda: len(place.calls) == 2)
-    (function, body, headers), (_, raw, others) = place.calls
+        await soon(lambda: len(platform.calls) == 2)
+    (function, body, headers), (_, raw, others) = platform.calls
     assert (function, body, raw) == ("theirs", b'{"round": 1}', b"\xff\x00")
     assert headers.pop("X-Call-Id") != others.pop("X-Call-Id")
     assert headers == {"X-Topic": COMPLETED, "X-Connector": "fedkeeper", "Content-Type": "application/json"}
@@ -118,99 +118,99 @@ async def test_every_event_on_a_topic_calls_the_function_that_asked_for_it(bus: 
 
 
 async def test_what_was_published_before_is_not_handed_over_and_what_came_in_absence_is(bus: Broker) -> None:
-    place = Place([theirs(WANTED)])
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
     await bus.publish(COMPLETED, b"before")
-    async with running(connector(bus, place).serve()):
-        await subscribed(bus, place)
+    async with running(connector(bus, platform).serve()):
+        await subscribed(bus, platform)
     await bus.publish(COMPLETED, b"in absence")
-    async with running(connector(bus, place).serve()):
-        await soon(lambda: bool(place.calls))
-    assert place.bodies == [b"in absence"]
+    async with running(connector(bus, platform).serve()):
+        await soon(lambda: bool(platform.calls))
+    assert platform.bodies == [b"in absence"]
 
 
 async def test_an_event_whose_call_fails_is_handed_over_again_under_the_same_id(bus: Broker) -> None:
-    place = Place([theirs(WANTED)])
-    async with running(connector(bus, place).serve()):
-        await subscribed(bus, place)
-        place.failures = [InvocationFailed("it raised"), OutcomeUnknown("504"), FunctionGone("404")]
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
+    async with running(connector(bus, platform).serve()):
+        await subscribed(bus, platform)
+        platform.failures = [InvocationFailed("it raised"), OutcomeUnknown("504"), FunctionGone("404")]
         await bus.publish(COMPLETED, b"1")
-        await soon(lambda: len(place.calls) == 4)
+        await soon(lambda: len(platform.calls) == 4)
         await bus.publish(COMPLETED, b"2")
-        await soon(lambda: place.bodies[-1] == b"2")
-    assert place.bodies == [b"1"] * 4 + [b"2"]
-    assert len({headers["X-Call-Id"] for _, _, headers in place.calls}) == 2
+        await soon(lambda: platform.bodies[-1] == b"2")
+    assert platform.bodies == [b"1"] * 4 + [b"2"]
+    assert len({headers["X-Call-Id"] for _, _, headers in platform.calls}) == 2
 
 
-async def test_an_event_that_always_fails_is_given_up_and_said(bus: Broker) -> None:
-    place = Place([theirs(WANTED)])
+async def test_an_event_that_always_fails_is_dropped_and_logged(bus: Broker) -> None:
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
     with structlog.testing.capture_logs() as logs:
-        async with running(connector(bus, place).serve()):
-            await subscribed(bus, place)
-            place.failures = [InvocationFailed("it raised")] * MAX_ATTEMPTS
+        async with running(connector(bus, platform).serve()):
+            await subscribed(bus, platform)
+            platform.failures = [InvocationFailed("it raised")] * MAX_ATTEMPTS
             await bus.publish(COMPLETED, b"1")
-            await soon(lambda: not place.failures)
+            await soon(lambda: not platform.failures)
             await bus.publish(COMPLETED, b"2")
-            await soon(lambda: place.bodies[-1] == b"2")
-    assert place.bodies == [b"1"] * MAX_ATTEMPTS + [b"2"]
+            await soon(lambda: platform.bodies[-1] == b"2")
+    assert platform.bodies == [b"1"] * MAX_ATTEMPTS + [b"2"]
     [entry] = [each for each in logs if each["event"] == "an event is passed over"]
     assert (entry["reason"], entry["attempts"], entry["topic"]) == ("it raised", MAX_ATTEMPTS, COMPLETED)
 
 
 async def test_an_event_that_is_refused_for_good_is_not_tried_again(bus: Broker) -> None:
-    place = Place([theirs(WANTED)])
-    async with running(connector(bus, place).serve()):
-        await subscribed(bus, place)
-        place.failures = [InvocationFailed("400", retryable=False)]
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
+    async with running(connector(bus, platform).serve()):
+        await subscribed(bus, platform)
+        platform.failures = [InvocationFailed("400", retryable=False)]
         await bus.publish(COMPLETED, b"1")
         await bus.publish(COMPLETED, b"2")
-        await soon(lambda: len(place.calls) == 2)
-    assert place.bodies == [b"1", b"2"]
+        await soon(lambda: len(platform.calls) == 2)
+    assert platform.bodies == [b"1", b"2"]
 
 
 async def test_an_event_waits_for_a_platform_that_starts_nothing(bus: Broker) -> None:
-    place = Place([theirs(WANTED)])
-    async with running(connector(bus, place).serve()):
-        await subscribed(bus, place)
-        place.failures = [NotStarted("429")] * (3 * MAX_ATTEMPTS)
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
+    async with running(connector(bus, platform).serve()):
+        await subscribed(bus, platform)
+        platform.failures = [NotStarted("429")] * (3 * MAX_ATTEMPTS)
         await bus.publish(COMPLETED, b"1")
-        await soon(lambda: len(place.calls) == 3 * MAX_ATTEMPTS + 1)
-    assert set(place.bodies) == {b"1"}
+        await soon(lambda: len(platform.calls) == 3 * MAX_ATTEMPTS + 1)
+    assert set(platform.bodies) == {b"1"}
 
 
 async def test_the_last_good_map_outlives_the_platforms_absence(memory_url: str) -> None:
-    place = Place([theirs(WANTED)])
+    platform = FakeFunctions([theirs(ROUND_COMPLETED)])
     with structlog.testing.capture_logs() as logs:
-        async with broker.connect(memory_url) as bus, running(connector(bus, place).serve()):
-            await subscribed(bus, place)
-            place.listed, lists = None, place.lists
-            await soon(lambda: place.lists > lists + 2)
+        async with broker.connect(memory_url) as bus, running(connector(bus, platform).serve()):
+            await subscribed(bus, platform)
+            platform.listed, lists = None, platform.lists
+            await soon(lambda: platform.lists > lists + 2)
             await bus.publish(COMPLETED, b"1")
-            await soon(lambda: place.bodies == [b"1"])
+            await soon(lambda: platform.bodies == [b"1"])
     assert len([each for each in logs if each["event"].startswith("the functions can't be listed")]) == 1
 
 
 async def test_the_map_follows_the_functions(memory_url: str) -> None:
-    place = Place([])
-    async with broker.connect(memory_url) as bus, running(connector(bus, place).serve()):
-        await soon(lambda: place.lists > 1)
-        place.listed = [theirs(WANTED)]
-        await subscribed(bus, place)
-        place.listed, lists = [theirs(WANTED, name="other")], place.lists
-        await soon(lambda: place.lists > lists + 1)
-        await subscribed(bus, place, "other")
+    platform = FakeFunctions([])
+    async with broker.connect(memory_url) as bus, running(connector(bus, platform).serve()):
+        await soon(lambda: platform.lists > 1)
+        platform.listed = [theirs(ROUND_COMPLETED)]
+        await subscribed(bus, platform)
+        platform.listed, lists = [theirs(ROUND_COMPLETED, name="other")], platform.lists
+        await soon(lambda: platform.lists > lists + 1)
+        await subscribed(bus, platform, "other")
         await bus.publish(COMPLETED, b"1")
-        await soon(lambda: bool(place.calls))
-    assert [function for function, _, _ in place.calls] == ["other"]
+        await soon(lambda: bool(platform.calls))
+    assert [function for function, _, _ in platform.calls] == ["other"]
 
 
-async def test_topics_that_no_event_has_are_said_once_and_ignored(memory_url: str) -> None:
+async def test_filters_that_match_no_event_are_logged_once_and_ignored(memory_url: str) -> None:
     odd = ("sensors.*.temperature", ">", "fl.progress.>.x", "fl.fabric.*.*", "fl.progress.a b")
-    place = Place([theirs(*odd, "fl.tasks.openfaas.c-1", WANTED)])
+    platform = FakeFunctions([theirs(*odd, "fl.tasks.openfaas.c-1", ROUND_COMPLETED)])
     with structlog.testing.capture_logs() as logs:
-        async with broker.connect(memory_url) as bus, running(connector(bus, place).serve()):
-            await subscribed(bus, place)
-            lists = place.lists
-            await soon(lambda: place.lists > lists + 2)
+        async with broker.connect(memory_url) as bus, running(connector(bus, platform).serve()):
+            await subscribed(bus, platform)
+            lists = platform.lists
+            await soon(lambda: platform.lists > lists + 2)
     entry = [each["topic"] for each in logs if each["event"] == "an annotation is ignored"]
     assert sorted(entry) == sorted(odd)
 

@@ -52,7 +52,7 @@ async def triggered(cloud: Cloud, topic: str = TOPIC) -> None:
     cloud.pubsub.subscribe(Subscription("projects/test-project/subscriptions/pulled", topic))
 
 
-async def test_an_order_is_published_to_the_clients_topic(cloud: Cloud) -> None:
+async def test_a_request_is_published_to_the_clients_topic(cloud: Cloud) -> None:
     await triggered(cloud)
     async with bridge(settings(cloud)) as platform:
         sent = await publish(platform, task(), 2)
@@ -70,7 +70,7 @@ async def test_a_task_may_name_another_topic(cloud: Cloud, url: str) -> None:
     assert [topic for topic, _ in cloud.pubsub.published] == ["projects/test-project/topics/elsewhere"]
 
 
-async def test_a_hundred_orders_go_out_at_once(cloud: Cloud) -> None:
+async def test_a_hundred_requests_are_published_at_once(cloud: Cloud) -> None:
     await triggered(cloud)
     cloud.pubsub.delay_s = 1.0
     async with bridge(settings(cloud)) as platform, asyncio.timeout(60):
@@ -114,7 +114,7 @@ async def test_a_second_attempt_finds_out_that_nothing_is_triggered(cloud: Cloud
             await publish(platform, task(), 2)
 
 
-async def test_who_may_only_publish_publishes_a_second_attempt_too(cloud: Cloud) -> None:
+async def test_a_user_with_only_the_right_to_publish_can_publish_a_second_attempt(cloud: Cloud) -> None:
     await triggered(cloud)
     async with bridge(settings(cloud)) as platform:
         cloud.pubsub.refusals.append(grpc.StatusCode.PERMISSION_DENIED)
@@ -136,7 +136,7 @@ async def test_who_may_only_publish_publishes_a_second_attempt_too(cloud: Cloud)
         (grpc.StatusCode.UNKNOWN, NotStarted),
     ],
 )
-async def test_what_pubsub_refuses_is_told_as_it_is(
+async def test_an_error_of_pubsub_is_passed_on_unchanged(
     cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
 ) -> None:
     await triggered(cloud)
@@ -172,9 +172,7 @@ async def test_a_pubsub_that_does_not_answer_has_not_started_anything(cloud: Clo
             await publish(platform, task())
 
 
-async def test_a_pubsub_that_is_not_there_has_not_started_anything(
-    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_unreachable_pubsub_has_started_nothing(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as closed:
         port = closed.sockets[0].getsockname()[1]
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", f"127.0.0.1:{port}")
@@ -213,14 +211,14 @@ async def test_the_platforms_facts_are_those_of_the_settings(cloud: Cloud) -> No
 
 
 @pytest.mark.parametrize("status", [401, 403])
-async def test_credentials_that_are_refused_are_told_at_the_start(cloud: Cloud, status: int) -> None:
+async def test_refused_credentials_are_an_error_at_the_start(cloud: Cloud, status: int) -> None:
     cloud.functions.refuse_next = [HTTPStatus(status)]
     with pytest.raises(PlatformDenied, match="roles/cloudfunctions"):
         async with bridge(settings(cloud)):
             pass
 
 
-async def test_a_project_that_is_not_there_is_told_at_the_start(cloud: Cloud) -> None:
+async def test_a_missing_project_is_an_error_at_the_start(cloud: Cloud) -> None:
     cloud.functions.refuse_next = [HTTPStatus(404)]
     with pytest.raises(PlatformFailed, match="there is no projects/test-project"):
         async with bridge(settings(cloud)):
@@ -309,7 +307,7 @@ async def test_a_token_service_that_is_away_may_come_later(
         assert await platform.functions.list() == []
 
 
-async def test_a_machine_without_credentials_is_told_how_to_get_some(
+async def test_the_error_for_missing_credentials_says_how_to_get_some(
     google_cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))

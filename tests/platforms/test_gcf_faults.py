@@ -14,7 +14,7 @@ from emulators.gcf import cloud as gcf_fabric
 from emulators.gcf.cloud import Cloud
 from tests.support import platform_rounds
 from tests.support.gcf_site import settings
-from tests.support.platform_rounds import HASTY, Rounds
+from tests.support.platform_rounds import SHORT_RETRIES, Rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -33,9 +33,9 @@ async def site(
 
 
 @contextlib.asynccontextmanager
-async def bridged(system: Rounds, cloud: Cloud, patience: RetryPolicy = HASTY) -> AsyncIterator[list[str]]:
+async def bridged(system: Rounds, cloud: Cloud, retries: RetryPolicy = SHORT_RETRIES) -> AsyncIterator[list[str]]:
     """Run a bridge, deploy three clients, and yield their ids."""
-    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as platform, system.bridge(platform, patience):
+    async with gcf.opened(settings(cloud), SecretStore(), system.bus) as platform, system.bridge(platform, retries):
         yield await system.deploy(system.file("gcf", 3))
 
 
@@ -58,7 +58,7 @@ async def test_a_function_that_raises_once_is_invoked_again(site: tuple[Rounds, 
     async with bridged(system, cloud) as clients:
         system.misbehave(clients[0], "raise once")
         await system.train(3)
-    assert "out of memory" in system.one(ClientFailed, client=clients[0]).reason
+    assert "out of memory" in system.only(ClientFailed, client=clients[0]).reason
     assert sorted(event.client for event in system.all(UpdateCounted)) == clients
 
 
@@ -68,5 +68,5 @@ async def test_a_function_that_was_deleted_behind_our_back_and_left_its_topic(si
         (name,) = (name for name in cloud.functions.functions if name.endswith(clients[0]))
         await cloud.functions.remove(name)
         await system.train(3)
-    assert "nothing was heard" in system.one(ClientRestored, client=clients[0]).reason
+    assert "nothing was heard" in system.only(ClientRestored, client=clients[0]).reason
     assert sorted(event.client for event in system.all(UpdateCounted)) == clients

@@ -134,7 +134,7 @@ async def test_what_is_not_as_it_should_be_is_updated(cloud: Cloud, platform: Gc
     assert await platform.functions.list() == [deployed]
 
 
-async def test_a_function_whose_topic_is_gone_is_made_anew(cloud: Cloud, platform: GcfPlatform) -> None:
+async def test_a_function_whose_topic_is_missing_is_created_again(cloud: Cloud, platform: GcfPlatform) -> None:
     """Its trigger belongs to the deleted topic, and a new topic of the same name does not restore it."""
     _, first = await platform.functions.create(function(), archive())
     await cloud.pubsub.delete_topic(pubsub.DeleteTopicRequest(topic=TOPIC))
@@ -150,7 +150,7 @@ async def test_a_function_that_somebody_deleted_is_created(cloud: Cloud, platfor
     assert change == "created"
 
 
-async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
+async def test_a_failed_build_is_reported_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
     cloud.functions.fail_next = ["Build failed: no such module"]
     with pytest.raises(PlatformFailed, match="create client-00: Build failed: no such module"):
         await platform.functions.create(function(), archive())
@@ -161,7 +161,7 @@ async def test_a_build_that_fails_is_told_and_can_be_repeated(cloud: Cloud, plat
     assert resource.digest == function().digest
 
 
-async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
+async def test_a_failed_update_is_reported_and_can_be_repeated(cloud: Cloud, platform: GcfPlatform) -> None:
     await platform.functions.create(function(), archive())
     cloud.functions.fail_next = ["quota exceeded"]
     with pytest.raises(PlatformFailed, match="quota exceeded"):
@@ -170,13 +170,13 @@ async def test_an_update_that_fails_is_told_and_can_be_repeated(cloud: Cloud, pl
     assert change == "updated"
 
 
-async def test_a_package_that_is_none_is_told(cloud: Cloud, platform: GcfPlatform) -> None:
+async def test_an_invalid_package_is_an_error(cloud: Cloud, platform: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="no zip"):
         await platform.functions.create(function(), b"no zip")
     assert cloud.functions.functions[NAME]["state"] == "FAILED"
 
 
-async def test_a_secret_that_secret_manager_lacks_is_told(platform: GcfPlatform) -> None:
+async def test_a_secret_that_secret_manager_lacks_is_an_error(platform: GcfPlatform) -> None:
     with pytest.raises(PlatformFailed, match="secrets/nowhere was not found"):
         await platform.functions.create(function(password="nowhere"), archive())  # noqa: S106 (its name)
 
@@ -261,7 +261,7 @@ async def test_an_operation_is_waited_for(cloud: Cloud, platform: GcfPlatform) -
     assert sum("/operations/" in call for call in cloud.functions.calls) >= 2
 
 
-async def test_an_operation_that_does_not_end_is_not_waited_for_for_ever(cloud: Cloud) -> None:
+async def test_an_operation_that_does_not_end_is_a_timeout(cloud: Cloud) -> None:
     cloud.functions.operation_s = 30.0
     async with bridge(settings(cloud, deploy_s=0.2)) as platform:
         with pytest.raises(PlatformAway, match=r"not done in 0\.2 s"):
@@ -296,7 +296,7 @@ async def test_an_operation_that_is_forgotten_has_failed(cloud: Cloud, platform:
         (400, PlatformFailed),
     ],
 )
-async def test_what_the_api_refuses_is_told_as_it_is(
+async def test_an_error_of_the_api_is_passed_on_unchanged(
     cloud: Cloud, platform: GcfPlatform, status: int, error: type[Exception]
 ) -> None:
     cloud.functions.refuse = HTTPStatus(status)
@@ -318,7 +318,7 @@ async def test_what_the_api_refuses_is_told_as_it_is(
         (grpc.StatusCode.INVALID_ARGUMENT, PlatformFailed),
     ],
 )
-async def test_what_pubsub_refuses_is_told_as_it_is(
+async def test_an_error_of_pubsub_is_passed_on_unchanged(
     cloud: Cloud, code: grpc.StatusCode, error: type[Exception]
 ) -> None:
     # The bridge retries a temporary error until the time limit of the call.
@@ -330,7 +330,7 @@ async def test_what_pubsub_refuses_is_told_as_it_is(
             assert failed.type is error
 
 
-async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, platform: GcfPlatform) -> None:
+async def test_the_error_for_a_refused_upload_contains_no_signature(cloud: Cloud, platform: GcfPlatform) -> None:
     """Everyone who knows the signed URL can upload."""
     cloud.functions.forget_uploads = True
     with pytest.raises(PlatformDenied) as denied:
@@ -338,7 +338,7 @@ async def test_an_upload_that_is_refused_tells_no_signature(cloud: Cloud, platfo
     assert "Signature=" not in str(denied.value)
 
 
-async def test_an_api_that_is_not_there_is_away(cloud: Cloud) -> None:
+async def test_an_unreachable_api_is_reported_as_away(cloud: Cloud) -> None:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as closed:
         port = closed.sockets[0].getsockname()[1]
     async with bridge(settings(cloud, api=f"http://127.0.0.1:{port}")) as platform:

@@ -52,25 +52,25 @@ from broker.messages.function import Deployed
 class Functions:
     def __init__(self, settings):
         self.settings = settings
-        self.made = {}
-        self.told = {}
+        self.deployed = {}
+        self.variables = {}
 
     async def create(self, function, package):
         if not package:
             raise PlatformFailed(self.settings.name, f"create {function.name}", "it has no package")
-        before = self.made.get(function.name)
+        before = self.deployed.get(function.name)
         url = f"{self.settings.crater}/{function.name}"
-        self.made[function.name] = Deployed(
+        self.deployed[function.name] = Deployed(
             name=function.name, fabric=function.fabric, digest=function.digest, url=url
         )
-        self.told[function.name] = environment.with_secret_variables(function).plain
-        return "updated" if before else "created", self.made[function.name]
+        self.variables[function.name] = environment.with_secret_variables(function).plain
+        return "updated" if before else "created", self.deployed[function.name]
 
     async def delete(self, name):
-        return "deleted" if self.made.pop(name, None) else "absent"
+        return "deleted" if self.deployed.pop(name, None) else "absent"
 
     async def list(self):
-        return [*self.made.values()]
+        return [*self.deployed.values()]
 """,
     "platform.py": """
 import contextlib
@@ -92,7 +92,7 @@ class AcmePlatform(BasePlatform):
         return self.settings.run_s
 
     async def invoke(self, task, attempt):
-        if task.client_id not in self.functions.made:
+        if task.client_id not in self.functions.deployed:
             raise FunctionGone(f"there is no {task.client_id}")
         yield Activation(f"moon-{task.client_id}", "running", cold=True)
         await fakes.answer(self.broker, task, attempt)
@@ -145,7 +145,7 @@ def bridge_file(folder: Path, text: str = 'crater = "tycho"\nname = "luna"\nconc
     return path
 
 
-def fabric(folder: Path) -> deployment_file.DeploymentFile:
+def read_deployment(folder: Path) -> deployment_file.DeploymentFile:
     path = folder / "fabric.toml"
     path.write_text(FABRIC)
     return deployment_file.read(path)
@@ -156,7 +156,11 @@ def fabric(folder: Path) -> deployment_file.DeploymentFile:
 async def test_its_functions_are_deployed_and_train_a_round(
     on: str, memory_url: str, nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    url, kind, file = memory_url if on == "memory" else nats_server.url, platforms.find("acme"), fabric(tmp_path)
+    url, kind, file = (
+        memory_url if on == "memory" else nats_server.url,
+        platforms.find("acme"),
+        read_deployment(tmp_path),
+    )
     bridge = bridging.run_bridge(kind, bridging.read(kind, bridge_file(tmp_path)), url)
     async with (
         asyncio.timeout(WITHIN_S),
@@ -172,7 +176,7 @@ async def test_its_functions_are_deployed_and_train_a_round(
 
         job = fakes.job(data={"dataset": "own", "clients": 3}, cohort={"clients": 3}, stop={"rounds": 1})
         async with aclosing(sdk.watch(await sdk.submit(job))) as events:
-            output = [one.event async for one in events]
+            output = [message.event async for message in events]
         (completed,) = [event for event in output if isinstance(event, RoundCompleted)]
         assert set(completed.counted) == {client.id for client in clients}
         assert completed.missing == ()
@@ -219,8 +223,8 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        functions = await deploy.desired_clients(Client(bus), fabric(tmp_path), memory_url)
-    assert [one.function.package for one in functions] == [None] * 3
+        functions = await deploy.desired_clients(Client(bus), read_deployment(tmp_path), memory_url)
+    assert [client.function.package for client in functions] == [None] * 3
 
 
 @pytest.mark.usefixtures("site_packages")
@@ -231,6 +235,6 @@ def test_it_is_not_imported_before_it_is_used() -> None:
     assert "acme_faas.platform" in sys.modules
 
 
-def test_without_the_row_nobody_knows_it(tmp_path: Path) -> None:
+def test_without_the_row_the_platform_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(BadConfigFile, match=r"platforms.luna.kind = 'acme': .* one of openfaas, openwhisk, gcf"):
-        fabric(tmp_path)
+        read_deployment(tmp_path)

@@ -69,7 +69,7 @@ async def test_a_gateway_that_is_down_and_comes_back(site: tuple[Rounds, Gateway
 
         async def come_back() -> None:
             refused = set[str]()
-            async with aclosing(system.fabric.watch()) as events:
+            async with aclosing(system.sdk.watch()) as events:
                 async for progress in events:
                     if isinstance(progress.event, ClientRefused):
                         refused.add(progress.event.client)
@@ -105,7 +105,7 @@ async def test_a_storm_of_refusals(site: tuple[Rounds, Gateway]) -> None:
             gateway.refuse(client, 2)
         await system.train(3)
     for client in clients:
-        assert "429" in system.one(ClientRefused, client=client).reason
+        assert "429" in system.only(ClientRefused, client=client).reason
         assert sum(call.function == client and call.method == "POST" for call in gateway.calls) == 3
     assert not system.all(ClientFailed)
     counted_once(system, clients)
@@ -127,10 +127,10 @@ async def test_a_function_that_raises_once(site: tuple[Rounds, Gateway]) -> None
     async with bridged(system, gateway) as clients:
         system.misbehave(clients[1], "raise once")
         await system.train(3)
-    failed = system.one(ClientFailed)
+    failed = system.only(ClientFailed)
     assert (failed.client, failed.attempt, failed.final) == (clients[1], 1, False)
     assert "out of memory" in failed.reason
-    assert system.one(UpdateCounted, client=clients[1]).attempt == 2
+    assert system.only(UpdateCounted, client=clients[1]).attempt == 2
     counted_once(system, clients)
 
 
@@ -154,7 +154,7 @@ async def test_a_function_that_was_deleted_behind_our_back(site: tuple[Rounds, G
     async with bridged(system, gateway) as clients:
         await gateway.vanish(clients[0])
         await system.train(3)
-    assert system.one(ClientRestored).client == clients[0]
+    assert system.only(ClientRestored).client == clients[0]
     counted_once(system, clients)
 
 
@@ -173,10 +173,10 @@ async def test_a_task_that_reaches_its_function_twice(site: tuple[Rounds, Gatewa
 async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
     """Send the task of the open round to its function, as another caller would."""
     async with asyncio.timeout(platform_rounds.WITHIN_S):
-        async for progress in system.fabric.watch():
+        async for progress in system.sdk.watch():
             if progress.event.what == "round.opened":
-                record = await system.fabric.job(progress.job)
-                secret = await system.fabric.broker.get(topics.secret(record.id))
+                record = await system.sdk.job(progress.job)
+                secret = await system.sdk.broker.get(topics.secret(record.id))
                 assert secret is not None
                 assert secret.payload is not None
                 round_nonce = nonce(secret.payload.decode(), record.id, record.round)

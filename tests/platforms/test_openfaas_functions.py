@@ -103,7 +103,7 @@ async def test_a_function_without_a_route_to_the_broker_gets_no_address(small: S
     assert "FEDKEEPER_URL" not in small.gateway.provider.functions["c-1"].spec["envVars"]
 
 
-async def test_a_secret_that_was_there_gets_its_new_value(faas: Site, tmp_path: Path) -> None:
+async def test_an_existing_secret_gets_its_new_value(faas: Site, tmp_path: Path) -> None:
     await faas.platform.functions.create(full(), None)
     (tmp_path / "secrets" / "nats").write_text("new")
     await faas.platform.functions.create(full(memory_mb=512), None)
@@ -133,7 +133,9 @@ async def test_options_reach_the_platform(small: Site) -> None:
         ({"options": {"namespace": "elsewhere"}}, "namespace not allowed"),
     ],
 )
-async def test_what_can_not_be_created_says_why(small: Site, changes: dict[str, Any], reason: str) -> None:
+async def test_the_error_says_why_a_function_can_not_be_created(
+    small: Site, changes: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(PlatformFailed, match=f"^openfaas could not create c-1: .*{reason}"):
         await small.platform.functions.create(function(**changes), None)
     assert not small.gateway.provider.functions
@@ -146,14 +148,14 @@ async def test_what_is_no_functions_name_is_not_asked_for(small: Site, name: str
             await refused
 
 
-async def test_a_missing_secret_is_told_before_anything_is_done(small: Site) -> None:
+async def test_a_missing_secret_is_an_error_before_any_change(small: Site) -> None:
     with pytest.raises(SecretMissing, match="no-such"):
         await small.platform.functions.create(function(password="no-such", broker=URL, key="trigger-key"), None)  # noqa: S106
     assert not small.gateway.provider.functions
     assert not small.gateway.provider.secrets
 
 
-async def test_a_full_gateway_says_so(small: Site) -> None:
+async def test_a_full_gateway_is_reported(small: Site) -> None:
     small.gateway.provider.limit = 1
     await small.gateway.provider.deploy({"service": "theirs", "image": IMAGE})
     with pytest.raises(PlatformFailed, match="maximum number of functions reached"):
@@ -267,7 +269,7 @@ async def test_a_gateway_that_is_down_may_be_back_later(small: Site) -> None:
     assert (await small.platform.functions.create(function(), None))[0] == "created"
 
 
-async def test_a_password_that_is_refused_later_is_told(small: Site) -> None:
+async def test_a_password_that_is_refused_later_is_an_error(small: Site) -> None:
     small.gateway.password = "another"  # noqa: S105 (of an emulator)
     for refused in (
         small.platform.functions.create(function(), None),

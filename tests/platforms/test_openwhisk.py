@@ -82,7 +82,7 @@ async def test_records_may_come_late_and_the_platform_be_away_while_it_is_asked(
     assert whisk.failing_polls == 0
 
 
-async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+async def test_the_outcome_of_a_fired_trigger_without_a_record_is_unknown(whisk: Whisk, store: SecretStore) -> None:
     async with bridged(whisk, store, settle_s=0.3) as bridge:
         await bridge.functions.create(function(), package())
         whisk.lose_fires = 1
@@ -92,7 +92,7 @@ async def test_a_fire_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, 
     assert caught.value.activation not in whisk.activations
 
 
-async def test_a_run_whose_record_never_comes_is_lost_from_sight(whisk: Whisk, store: SecretStore) -> None:
+async def test_the_outcome_of_a_run_without_a_record_is_unknown(whisk: Whisk, store: SecretStore) -> None:
     async with bridged(whisk, store, invoke="action", settle_s=0.1, timeout_s=0.1) as direct:
         await direct.functions.create(function(), package())
         whisk.lose_runs = 1
@@ -202,7 +202,7 @@ async def test_a_platform_that_is_away_has_not_started_it(store: SecretStore) ->
             await run(bridge)
 
 
-async def test_a_key_that_is_no_longer_good_is_told_without_the_key(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
+async def test_the_error_for_a_revoked_key_does_not_contain_the_key(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     whisk.auth = "another:key"
     with pytest.raises(PlatformDenied, match="whisk-key") as caught:
         await run(platform)
@@ -278,7 +278,7 @@ async def test_an_image_runs_what_is_in_it_and_one_that_can_t_be_pulled_fails(
     assert (await run(direct))[-1].state == "succeeded"
 
 
-async def test_the_key_of_whoever_fires_reaches_the_action_and_that_of_whoever_invokes_does_not(
+async def test_an_action_receives_the_key_of_a_fired_trigger_but_not_of_a_direct_call(
     whisk: Whisk, store: SecretStore
 ) -> None:
     code = answering("report(args, state='failed', reason=str(args.get('__ow_headers', {}).get('authorization')))")

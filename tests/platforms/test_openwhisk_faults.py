@@ -48,7 +48,7 @@ async def test_activations_that_are_never_stored(site: tuple[Rounds, Whisk], inv
     counted_once(system, clients)
     assert [system.trainings(client) for client in clients] == [1, 1]
     for client in clients:
-        assert system.one(ClientTraining, client=client).cold is True
+        assert system.only(ClientTraining, client=client).cold is True
 
 
 @pytest.mark.parametrize("invoke", KIND)
@@ -57,7 +57,7 @@ async def test_an_action_that_was_deleted_behind_our_back(site: tuple[Rounds, Wh
     async with bridged(system, settings(whisk, invoke=invoke)) as clients:
         whisk.entities.delete("actions", clients[0])
         await system.train(2)
-    assert system.one(ClientRestored).client == clients[0]
+    assert system.only(ClientRestored).client == clients[0]
     counted_once(system, clients)
 
 
@@ -66,7 +66,7 @@ async def test_a_rule_that_was_deleted_behind_our_back(site: tuple[Rounds, Whisk
     async with bridged(system, settings(whisk)) as clients:
         whisk.entities.delete("rules", f"{clients[1]}.rule")
         await system.train(2)
-    assert system.one(ClientRestored).client == clients[1]
+    assert system.only(ClientRestored).client == clients[1]
     counted_once(system, clients)
 
 

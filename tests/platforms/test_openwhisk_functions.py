@@ -89,7 +89,7 @@ async def test_another_secret_is_another_version(whisk: Whisk, bridge: OpenWhisk
     assert "k-4712" not in str(await bridge.functions.list()) + str(whisk.entities.get("actions", NAME)["annotations"])
 
 
-async def test_an_action_is_what_the_function_says(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
+async def test_an_action_has_the_function_s_settings(whisk: Whisk, bridge: OpenWhiskPlatform) -> None:
     await bridge.functions.create(function(timeout_s=90, options={"kind": "python:3.12"}), package())
     action = whisk.entities.get("actions", NAME)
     assert action["limits"] == {"timeout": 90_000, "memory": 512, "logs": 10, "concurrency": 1}
@@ -217,7 +217,7 @@ async def test_a_long_list_is_read_to_its_end(whisk: Whisk, platform: OpenWhiskP
         ({}, False, "neither a package nor an image"),
     ],
 )
-async def test_what_the_platform_can_t_make_is_said_in_a_sentence(
+async def test_the_error_says_what_the_platform_can_t_create(
     bridge: OpenWhiskPlatform, *, changes: dict[str, Any], code: bool, reason: str
 ) -> None:
     with pytest.raises(PlatformFailed, match=f"(?s)openwhisk could not create client-01.*{reason}") as caught:
@@ -259,7 +259,7 @@ async def test_a_namespace_of_others_is_refused(whisk: Whisk, store: SecretStore
             pass
 
 
-async def test_a_key_that_is_refused_is_told_at_once_and_without_the_key(whisk: Whisk, tmp_path: Path) -> None:
+async def test_a_refused_key_is_an_error_at_once_that_does_not_contain_the_key(whisk: Whisk, tmp_path: Path) -> None:
     wrong = secrets(tmp_path, **{"whisk-key": "uuid-4711:key-4711"})
     with pytest.raises(PlatformDenied, match=r"the secret 'whisk-key' must be the namespace's `uuid:key`") as caught:
         async with bridged(whisk, wrong):
@@ -316,12 +316,12 @@ def test_the_example_s_comments_are_the_defaults() -> None:
     assert msgspec.structs.replace(msgspec.convert(full, Settings), ca_file="") == written
 
 
-async def test_a_bridge_says_how_long_its_functions_may_take(whisk: Whisk, store: SecretStore) -> None:
+async def test_a_bridge_announces_how_long_its_functions_may_take(whisk: Whisk, store: SecretStore) -> None:
     async with bridged(whisk, store, timeout_s=100.0, settle_s=30.0, start_s=7.0) as bridge:
         assert (bridge.name, bridge.start_s, bridge.run_s) == ("openwhisk", 7.0, 230.0)
 
 
-async def test_an_emulator_refuses_whoever_has_no_key(whisk: Whisk) -> None:
+async def test_an_emulator_refuses_a_request_without_a_key(whisk: Whisk) -> None:
     async with httpx.AsyncClient() as client:
         response = await client.get(f"{whisk.url}/api/v1/namespaces/_/limits")
     assert response.status_code == 401

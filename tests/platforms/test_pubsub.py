@@ -64,11 +64,11 @@ async def test_a_name_that_no_topic_may_have_is_refused(service: Service, name: 
 
 async def test_a_message_is_delivered_until_it_is_acknowledged(service: Service) -> None:
     await service.make_subscription()
-    sent = await service.publish(b"order", client="c-1")
+    sent = await service.publish(b"request", client="c-1")
     (first,) = await service.pull()
     assert (first.message.message_id, first.message.data, dict(first.message.attributes)) == (
         sent,
-        b"order",
+        b"request",
         {"client": "c-1"},
     )
     await service.call(
@@ -190,14 +190,14 @@ async def test_a_subscription_outlives_its_topic_and_gets_nothing_any_more(servi
 
 async def test_a_message_is_pushed_as_json(service: Service, endpoint: Endpoint) -> None:
     await pushes_to(service, endpoint)
-    sent = await service.publish(b"order", client="c-1")
+    sent = await service.publish(b"request", client="c-1")
     headers, body = await endpoint.next()
     message = body["message"]
     assert headers["content-type"] == "application/json"
     assert not [name for name in headers if name.startswith("ce-")]
     assert "authorization" not in headers
     assert body["subscription"] == service.pushed
-    assert base64.b64decode(message["data"]) == b"order"
+    assert base64.b64decode(message["data"]) == b"request"
     assert message["attributes"] == {"client": "c-1"}
     assert message["messageId"] == message["message_id"] == sent
     assert message["publishTime"] == message["publish_time"]
@@ -212,7 +212,7 @@ async def test_a_message_without_data_is_pushed(service: Service, endpoint: Endp
 
 async def test_an_ordering_key_is_pushed(service: Service, endpoint: Endpoint) -> None:
     await pushes_to(service, endpoint)
-    ordered = [{"data": b"order", "ordering_key": "c-1"}]
+    ordered = [{"data": b"request", "ordering_key": "c-1"}]
     await asyncio.to_thread(service.publisher._gapic_publish, topic=service.topic, messages=ordered, **CALL)
     _, body = await endpoint.next()
     assert body["message"].get("orderingKey") == ("c-1" if service.kind.pushes_ordering_key else None)

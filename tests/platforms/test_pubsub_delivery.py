@@ -38,7 +38,7 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 async def test_a_push_that_is_not_answered_by_2xx_is_repeated(ours: Service, endpoint: Endpoint) -> None:
     await pushes_to(ours, endpoint)
     endpoint.statuses.extend([500, 429, 302])
-    await ours.publish(b"order")
+    await ours.publish(b"request")
     ids = {(await endpoint.next())[1]["message"]["messageId"] for _ in range(4)}
     assert len(ids) == 1
     await ours.publish(b"next")
@@ -48,7 +48,7 @@ async def test_a_push_that_is_not_answered_by_2xx_is_repeated(ours: Service, end
 async def test_a_lease_that_runs_out_brings_the_message_again(pubsub: PubSub, ours: Service) -> None:
     await ours.make_topic()
     pubsub.subscribe(Subscription(ours.pulled, ours.topic, ack_deadline_s=0.05))
-    sent = await ours.publish(b"order")
+    sent = await ours.publish(b"request")
     (first,) = await ours.pull()
     (second,) = await ours.pull()
     assert (first.message.message_id, second.message.message_id) == (sent, sent)
@@ -78,7 +78,7 @@ async def test_the_publisher_refuses_and_dawdles_when_asked_to(pubsub: PubSub, o
 async def test_eventarc_pushes_a_cloudevent_in_binary_mode(pubsub: PubSub, ours: Service, endpoint: Endpoint) -> None:
     await ours.make_topic()
     pubsub.subscribe(Subscription(ours.pushed, ours.topic, endpoint=endpoint.url, is_eventarc=True))
-    sent = await ours.publish(b"order", client="c-1")
+    sent = await ours.publish(b"request", client="c-1")
     headers, body = await endpoint.next()
     assert {name: value for name, value in headers.items() if name.startswith("ce-") and name != "ce-time"} == {
         "ce-id": sent,
@@ -124,6 +124,6 @@ async def test_an_endpoint_that_does_not_answer_in_time_gets_the_message_again(p
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as silent, asyncio.timeout(WITHIN_S):
         url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}/"
         pubsub.subscribe(Subscription(ours.pushed, ours.topic, endpoint=url, ack_deadline_s=0.1))
-        await ours.publish(b"order")
+        await ours.publish(b"request")
         assert [await calls.get() for _ in range(2)] == [b"POST / HTTP/1.1\r\n"] * 2
         pubsub.unsubscribe(ours.pushed)

@@ -119,10 +119,10 @@ class Mosquitto:
 def _written(store: Path) -> tuple[int, int]:
     """What is another after the store was written: a new file takes the old one's place."""
     try:
-        found = store.stat()
+        status = store.stat()
     except FileNotFoundError:
         return 0, 0
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def free_port() -> int:

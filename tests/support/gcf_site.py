@@ -35,7 +35,7 @@ def train(event):
             "pid": os.getpid(), "env": dict(os.environ)}
     with urllib.request.urlopen(os.environ["SINK"], json.dumps(call).encode()) as answer:
         if answer.read() == b"fail":
-            raise RuntimeError("told to fail")
+            raise RuntimeError("fails on request")
 
 
 import functions_framework

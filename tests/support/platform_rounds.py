@@ -26,68 +26,68 @@ from tests.support.paths import REPOSITORY
 
 WITHIN_S: Final = 300.0
 IMAGE: Final = "fedkeeper-client:test"
-HASTY: Final = RetryPolicy(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
+SHORT_RETRIES: Final = RetryPolicy(retry_first_s=0.5, retry_most_s=2.0, start_s=240.0, run_s=240.0)
 
 
 @dataclass
 class Rounds:
-    """A broker with a server on it, and what happened.
+    """A broker, an FL server on it, and the events of the last job.
 
     Attributes:
-        bus: a connection to it.
-        fabric: the SDK on it.
-        url: of the broker.
-        folder: of the test.
-        events: of the last job.
+        bus: a connection to the broker.
+        sdk: the SDK on this connection.
+        url: URL of the broker.
+        folder: folder of the test.
+        events: events of the last job.
     """
 
     bus: Broker
-    fabric: Client
+    sdk: Client
     url: str
     folder: Path
     events: list[Event] = field(default_factory=list)
 
     @property
     def faults(self) -> Path:
-        """Where models are told to misbehave."""
+        """Folder of the files that make models misbehave."""
         return self.folder / "faults"
 
     def misbehave(self, client: str, how: str) -> None:
-        """Have a client's model do something."""
+        """Make a client's model misbehave: `how` is a mode of `tests.support.faulty`."""
         (self.faults / client).write_text(how)
 
     def trainings(self, client: str) -> int:
-        """In how many processes and attempts a client's model was trained."""
+        """Return how often a client's model was trained, in all processes and attempts."""
         file = self.faults / f"{client}.trainings"
         return len(file.read_text()) if file.exists() else 0
 
     def image(self) -> Path:
-        """The code of the image that OpenFaaS would run."""
+        """Unpack the code of the image that OpenFaaS would run; return its folder."""
         folder = self.folder / "image"
         ZipFile(BytesIO(archives.build("openfaas"))).extractall(folder)
         return folder
 
     def file(self, platform: str, clients: int, **hosting: Any) -> DeploymentFile:
-        """A fabric on one platform."""
+        """Return the deployment file of one platform."""
         env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
-        found = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
-        data = DataSection(deal=_deal(clients), at=str(self.folder / "shards"), stage=True)
-        return DeploymentFile(name="test", data=data, platforms={platform: found})
+        section = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
+        data = DataSection(deal=_partition(clients), at=str(self.folder / "shards"), stage=True)
+        return DeploymentFile(name="test", data=data, platforms={platform: section})
 
     async def deploy(self, file: DeploymentFile) -> list[str]:
-        """Make it so; the clients' ids."""
-        wanted = await deploy.desired_clients(self.fabric, file, self.url)
-        steps = await deploy.plan_steps(self.fabric, file, wanted)
-        await deploy.apply(self.fabric, steps, lambda _: None)
-        return [one.record.id for one in wanted]
+        """Deploy all functions of a file and register their clients; return the ids of the clients."""
+        desired = await deploy.desired_clients(self.sdk, file, self.url)
+        steps = await deploy.plan_steps(self.sdk, file, desired)
+        await deploy.apply(self.sdk, steps, lambda _: None)
+        return [client.record.id for client in desired]
 
     @contextlib.asynccontextmanager
-    async def bridge(self, host: ManagedPlatform, patience: RetryPolicy = HASTY) -> AsyncIterator[None]:
-        """A bridge to a platform until the end of the block."""
+    async def bridge(self, host: ManagedPlatform, retries: RetryPolicy = SHORT_RETRIES) -> AsyncIterator[None]:
+        """Run a bridge to a platform until the end of the block."""
         name = f"bridge-{host.name}"
         async with (
             broker.connect(self.url, name=name, ack_wait_s=3.0) as bus,
-            running(bridging.serve(bus, host, patience)),
+            running(bridging.serve(bus, host, retries)),
         ):
             yield
 
@@ -98,35 +98,35 @@ class Rounds:
             name="faults",
             model=Model(type="tests.support.faulty:Faulty"),
             training=Training(local_epochs=1),
-            data=_deal(clients),
+            data=_partition(clients),
             cohort=Cohort(**chosen),
             evaluation=Evaluation(every=0),
             stop=Stop(rounds=1),
         )
-        name = await self.fabric.submit(job)
-        async with asyncio.timeout(WITHIN_S), aclosing(self.fabric.watch(name)) as events:
+        name = await self.sdk.submit(job)
+        async with asyncio.timeout(WITHIN_S), aclosing(self.sdk.watch(name)) as events:
             self.events = [progress.event async for progress in events]
-        completed: RoundCompleted = self.one(RoundCompleted)
+        completed: RoundCompleted = self.only(RoundCompleted)
         return completed
 
-    def one(self, kind: type[Any], **facts: Any) -> Any:
-        """The only event of a kind with those facts."""
-        (found,) = self.all(kind, **facts)
-        return found
+    def only(self, kind: type[Any], **facts: Any) -> Any:
+        """Return the only event of a class whose fields have the given values."""
+        (event,) = self.all(kind, **facts)
+        return event
 
     def all(self, kind: type[Any], **facts: Any) -> list[Any]:
-        """The events of a kind with those facts."""
-        found = [event for event in self.events if isinstance(event, kind)]
-        return [event for event in found if all(getattr(event, name) == value for name, value in facts.items())]
+        """Return the events of a class whose fields have the given values."""
+        events = [event for event in self.events if isinstance(event, kind)]
+        return [event for event in events if all(getattr(event, name) == value for name, value in facts.items())]
 
 
-def _deal(clients: int) -> Data:
+def _partition(clients: int) -> Data:
     return Data(dataset="digits", partition="iid", clients=clients)
 
 
 @contextlib.asynccontextmanager
 async def rounds(nats: NatsServer, folder: Path) -> AsyncIterator[Rounds]:
-    """A server that takes jobs until the end of the block."""
+    """Run an FL server until the end of the block."""
     (folder / "faults").mkdir()
     async with (
         broker.connect(nats.url) as bus,

@@ -18,9 +18,9 @@ _JAR: Final = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"
 
 
 def jar() -> Path | None:
-    """The emulator's program; None where it, or a Java to run it, is missing."""
-    found = (path for folder in _folders() for path in sorted(folder.glob(_JAR)))
-    return next(found, None) if shutil.which("java") else None
+    """Return the emulator's program; None if it or Java is missing."""
+    jars = (path for folder in _folders() for path in sorted(folder.glob(_JAR)))
+    return next(jars, None) if shutil.which("java") else None
 
 
 @contextlib.contextmanager
@@ -43,22 +43,22 @@ def serving(program: Path) -> Iterator[str]:
 
 
 def _wait(process: "subprocess.Popen[bytes]") -> None:
-    """Until it says that it listens; one that takes too long is killed, and then its output ends."""
-    patience = threading.Timer(START_S, process.kill)
-    patience.start()
-    said = b""
+    """Wait until the emulator listens. It is killed after START_S; then its output ends."""
+    timer = threading.Timer(START_S, process.kill)
+    timer.start()
+    output = b""
     assert process.stdout is not None
     try:
-        while b"listening on" not in said:
+        while b"listening on" not in output:
             line = process.stdout.readline()
-            assert line, f"Google's emulator does not start:\n{said.decode()}"
-            said += line
+            assert line, f"Google's emulator does not start:\n{output.decode()}"
+            output += line
     finally:
-        patience.cancel()
+        timer.cancel()
 
 
 def _free_port() -> int:
-    """A port that was free a moment ago: asked for any, the emulator does not tell which one it got."""
+    """Return a free port. The emulator can choose one itself, but does not print it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -45,10 +45,10 @@ def crashing(bus: Broker, writes: int) -> Broker:
     return bus
 
 
-async def event_ids(client: Client, job: str) -> list[str]:
+async def event_ids(sdk: Client, job: str) -> list[str]:
     """The ids of a job's events until its end, such as `update.counted.1.client-03`."""
     async with asyncio.timeout(WITHIN_S):
-        return [message.id.removeprefix(f"{job}.") async for message in client.watch(job)]
+        return [message.id.removeprefix(f"{job}.") async for message in sdk.watch(job)]
 
 
 async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bool]:
@@ -58,22 +58,22 @@ async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bo
         The final model's digest, the clients, the ids of the events, and whether the first server crashed.
     """
     async with broker.connect(url) as bus, broker.connect(url) as servers:
-        client, fleet, has_crashed = Client(bus), Fleet(bus), False
-        await client.register(fakes.clients(6))
+        sdk, fleet, has_crashed = Client(bus), Fleet(bus), False
+        await sdk.register(fakes.clients(6))
         job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
         async with running(fleet.serve()):
             await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:
                 try:
                     async with running(serve(crashing(servers, writes), FakeLearning(), secret=lambda: SECRETS[0])):
-                        await event_ids(client, "crashing")
+                        await event_ids(sdk, "crashing")
                         await wait_until_over(bus, "crashing")
                 except Crash:
                     has_crashed = True
             async with running(serve(bus, FakeLearning(), secret=lambda: SECRETS[1])):
-                ids = await event_ids(client, "crashing")
+                ids = await event_ids(sdk, "crashing")
                 await wait_until_over(bus, "crashing")
-        record = await client.job("crashing")
+        record = await sdk.job("crashing")
         assert record.model is not None
         assert await bus.get(topics.secret("crashing")) is None, "the job is over, and its secret lies there"
         secret = SECRETS[1] if writes is None else SECRETS[0]

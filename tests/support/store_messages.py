@@ -1,7 +1,7 @@
 """Writes every kind of message as this version's code writes it, for `tests/contract/test_stored_messages.py`.
 
-A small job is run on a real nats-server, with real workers, and what its parts publish is written down. What such a job
-does not say (failures, functions, parcels) is made from examples.
+It runs a small job on a real nats-server with real workers and stores what the parts publish. What such a job does not
+publish (failures, functions, bundles) is made from examples.
 """
 
 import asyncio
@@ -82,39 +82,39 @@ Messages = dict[str, bytes]
 
 
 async def record() -> Messages:
-    """Run the job; returns each message by the name of its file."""
-    found: Messages = {}
+    """Run the job; return each message by the name of its file."""
+    messages: Messages = {}
     with tempfile.TemporaryDirectory(prefix="fedkeeper-") as folder:
         async with (
             asyncio.timeout(LIMIT_S),
             NatsServer(Path(folder) / "nats") as nats,
             opened(nats.url) as bus,
-            _system(bus, nats.url, Path(folder), found) as fabric,
+            _system(bus, nats.url, Path(folder), messages) as sdk,
         ):
-            await _run(fabric, found)
+            await _run(sdk, messages)
     manifest = await chunks.store(_forget, topics.model("job", "ab" * 32), bytes(MANIFEST_BYTES))
-    return _examples() | _made_of(found) | found | {"manifest.bin": manifest}
+    return _examples() | _derived_from(messages) | messages | {"manifest.bin": manifest}
 
 
 async def _forget(topic: str, chunk: bytes) -> None:
-    """The manifest alone is stored."""
+    """Drop the chunk: only the manifest is stored."""
 
 
 @contextlib.asynccontextmanager
-async def _system(bus: Broker, url: str, folder: Path, found: Messages) -> AsyncIterator[Client]:
-    """Server, bridge, workers and clients on one connection, of which everything that is published is written down."""
-    _tap(bus, lambda topic, payload: _note(found, topic, payload))
-    fabric, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
+async def _system(bus: Broker, url: str, folder: Path, messages: Messages) -> AsyncIterator[Client]:
+    """Run server, bridge, workers and clients on one connection, and store what it publishes."""
+    _tap(bus, lambda topic, payload: _note(messages, topic, payload))
+    sdk, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
     data = jobs.from_toml(JOB).data
-    await fabric.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
+    await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
     async with _workers(url, bus) as platform, task_group() as group:
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
-            group.create_task(_note_updates(bus, found), name="updates"),
+            group.create_task(_note_updates(bus, messages), name="updates"),
         ]
         await ready.wait()
-        yield fabric
+        yield sdk
         for part in parts:
             part.cancel()
 
@@ -124,72 +124,72 @@ def _workers(url: str, bus: Broker) -> AbstractAsyncContextManager[LocalPlatform
 
 
 def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:
-    """Show what a connection publishes and puts."""
+    """Call `note` with every message that a connection publishes or puts."""
     for verb in ("publish", "put"):
-        real = getattr(bus, verb)
+        original = getattr(bus, verb)
 
-        async def shown(topic: str, payload: bytes, *, real: Any = real, **how: Any) -> Any:
+        async def publish_and_note(topic: str, payload: bytes, *, original: Any = original, **options: Any) -> Any:
             note(topic, payload)
-            return await real(topic, payload, **how)
+            return await original(topic, payload, **options)
 
-        setattr(bus, verb, shown)
+        setattr(bus, verb, publish_and_note)
 
 
-async def _run(fabric: Client, found: Messages) -> None:
-    job = await fabric.submit(jobs.from_toml(JOB))
-    async for said in fabric.watch(job):
-        if isinstance(said.event, FINAL_EVENTS):
+async def _run(sdk: Client, messages: Messages) -> None:
+    job = await sdk.submit(jobs.from_toml(JOB))
+    async for message in sdk.watch(job):
+        if isinstance(message.event, FINAL_EVENTS):
             break
-    kept = await fabric.job(job)
-    state = await fabric.broker.get(next(iter(kept.states.values())).topic)
+    job_record = await sdk.job(job)
+    state = await sdk.broker.get(next(iter(job_record.states.values())).topic)
     if state is None:
         raise RuntimeError("the job left no optimizer state")
-    found["state.safetensors"] = state.payload
+    messages["state.safetensors"] = state.payload
 
 
-async def _note_updates(bus: Broker, found: Messages) -> None:
+async def _note_updates(bus: Broker, messages: Messages) -> None:
     async with bus.subscribe(topics.job_updates(topics.ANY), start="first") as deliveries:
         async for delivery in deliveries:
             if delivery.topic == topics.update("stored-messages", 1, CLIENT, 1):
-                found["update.safetensors"] = await delivery.read()
+                messages["update.safetensors"] = await delivery.read()
 
 
-def _note(found: Messages, topic: str, payload: bytes) -> None:
-    """Give what was published a name."""
+def _note(messages: Messages, topic: str, payload: bytes) -> None:
+    """Store a published message under the name of its file."""
     match topic.split(".")[1:]:
         case ["rounds", _]:
             raw = json.loads(payload)
-            found[f"record.{raw['phase']}.json"] = payload
+            messages[f"record.{raw['phase']}.json"] = payload
             if raw["invited"] and raw["cohort"]:
-                found.setdefault("record.open.json", payload)
+                messages.setdefault("record.open.json", payload)
         case ["models", *_]:
-            found.setdefault("model.safetensors", payload)
+            messages.setdefault("model.safetensors", payload)
         case ["tasks", _, client] if client == CLIENT:
-            found["task.carry.json" if "task.json" in found else "task.json"] = payload
+            messages["task.carry.json" if "task.json" in messages else "task.json"] = payload
         case ["progress", _, subject, verb]:
-            found[f"progress.{subject}.{verb}.json"] = payload
+            messages[f"progress.{subject}.{verb}.json"] = payload
         case ["invocations", *_]:
-            found[f"invocation.{json.loads(payload)['data']['outcome']}.json"] = payload
+            messages[f"invocation.{json.loads(payload)['data']['outcome']}.json"] = payload
         case ["jobs", _, "submit"]:
-            found["job.json"] = payload
+            messages["job.json"] = payload
         case ["secrets", _]:
-            found["secret.txt"] = payload
+            messages["secret.txt"] = payload
         case [("tallies" | "presence" | "clients") as kind, *_]:
-            found[f"{ {'tallies': 'tally', 'clients': 'client'}.get(kind, kind) }.json"] = payload
+            messages[f"{ {'tallies': 'tally', 'clients': 'client'}.get(kind, kind) }.json"] = payload
         case _:
             pass
 
 
-def _made_of(found: Messages) -> Messages:
-    """What a task becomes on its way to the function and back."""
-    task = cloudevents.data_of(found["task.json"], RoundTask)
+def _derived_from(messages: Messages) -> Messages:
+    """Return the messages that are derived from a task: the request, the bundles and the forms of the job."""
+    task = cloudevents.data_of(messages["task.json"], RoundTask)
     request = codec.encode(InvocationRequest(task, 1))
     update = topics.update(task.job, task.round, task.client_id, 1)
     done = codec.encode(Report(task.id, "done", cold=True, attempt=1, activation="a1"))
     return {
         "order.json": request,
-        "parcel.order.bin": bundle.pack(request, {task.model.topic: found["model.safetensors"]}),
-        "parcel.report.bin": bundle.pack(done, {update: found["update.safetensors"]}),
+        "parcel.order.bin": bundle.pack(request, {task.model.topic: messages["model.safetensors"]}),
+        "parcel.report.bin": bundle.pack(done, {update: messages["update.safetensors"]}),
         "job.toml": JOB.encode(),
         "job.bare.json": json.dumps(tomllib.loads(JOB)).encode(),
         "job.event.json": cloudevents.encode(Envelope("1", "/elsewhere", "job", time.time()), tomllib.loads(JOB)),

@@ -1,4 +1,4 @@
-"""A model that asks at a gate before each training, so that a test decides when it begins, and counts them."""
+"""A model that connects to a gate before each training. The gate counts trainings and decides when they begin."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from typing import Final, Self
 from torch import Tensor, nn
 
 GATE: Final = "FEDKEEPER_TEST_GATE"
-"""Names the gate, a Unix socket; a path is the same one in every network namespace."""
+"""Environment variable with the path of the gate's Unix socket. Paths are the same in all network namespaces."""
 
 _WIDTH: Final = 100
 
@@ -31,7 +31,7 @@ class Gated(nn.Module):
 
 
 def _pass(gate: Path) -> None:
-    """Wait until the gate's keeper hangs up."""
+    """Wait until the gate closes the connection."""
     with socket.socket(socket.AF_UNIX) as line:
         line.connect(str(gate))
         line.recv(1)

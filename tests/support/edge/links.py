@@ -1,6 +1,6 @@
 """Links that tests break for real: a site is a network namespace, and a veth pair is its only way out.
 
-Names carry the test's process: what a killed one has left behind is cleared away by the next.
+Names contain the test's process id, so the next test can remove what a killed one has left.
 """
 
 import asyncio
@@ -81,17 +81,17 @@ class Backbone:
 
 @contextlib.asynccontextmanager
 async def backbone() -> AsyncIterator[Backbone]:
-    """A backbone with a network of its own, until the end of the block."""
+    """Create a backbone with its own network; remove it at the end of the block."""
     await sweep()
-    found = Backbone(await _claimed_network())
+    network = Backbone(await _claimed_network())
     try:
-        yield found
+        yield network
     finally:
-        await _ip("address", "del", f"{found.address}/32", "dev", "lo")
+        await _ip("address", "del", f"{network.address}/32", "dev", "lo")
 
 
 async def _claimed_network() -> str:
-    """A network that no other test uses: the kernel gives an address once."""
+    """Claim a network that no other test uses. The kernel accepts each address only once."""
     first = os.getpid() % len(_NETWORKS)
     for number in (*_NETWORKS[first:], *_NETWORKS[:first]):
         with contextlib.suppress(FileExistsError):
@@ -102,9 +102,9 @@ async def _claimed_network() -> str:
 
 
 async def sweep() -> None:
-    """Clear away what processes that are dead have left: their programs died with them, namespaces do not.
+    """Remove the namespaces and addresses of dead test processes.
 
-    Several tests may do so at the same time: what another one has cleared away meanwhile is none of our business.
+    Several tests may do so at the same time. It is no error if another test has removed an item already.
     """
     orphans = set(filter(_is_orphan, await names()))
     for name in orphans:
@@ -116,7 +116,7 @@ async def sweep() -> None:
             await _ip("address", "del", re.findall(r"inet (\S+)", line)[0], "dev", "lo")
     left = orphans & set(await names()) | lines & set((await _addresses()).splitlines())
     if left:
-        raise NoLink(f"dead tests have left what can't be cleared away: {', '.join(sorted(left))}")
+        raise NoLink(f"can't remove what dead tests have left: {', '.join(sorted(left))}")
 
 
 async def _addresses() -> str:
@@ -124,13 +124,13 @@ async def _addresses() -> str:
 
 
 async def names() -> list[str]:
-    """The namespaces that there are, other people's too."""
+    """Return the names of all namespaces of this machine."""
     return re.findall(r"^\S+", await _ip("netns", "list"), re.MULTILINE)
 
 
 def _is_orphan(text: str) -> bool:
-    found = _NAME.search(text)
-    return found is not None and not Path(f"/proc/{found[1]}").exists()
+    match = _NAME.search(text)
+    return match is not None and not Path(f"/proc/{match[1]}").exists()
 
 
 class Site:
@@ -149,7 +149,7 @@ class Site:
         self._wire = ""
 
     async def power_on(self) -> None:
-        """Be there, with the link up; nothing runs yet."""
+        """Create the site with its link up and without programs."""
         self._silent = False
         await _ip("netns", "add", self.name)
         await _ip("link", "add", self.name, "type", "veth", "peer", "name", "eth0", "netns", self.name)
@@ -165,12 +165,12 @@ class Site:
         await self.clear_away()
 
     async def clear_away(self) -> None:
-        """End everything here, if it is there; with the namespace goes what its connections had left to send."""
+        """Kill all programs and delete the namespace, with the data that its connections have not sent."""
         if self.name in await names():
             for pid in (await _ip("netns", "pids", self.name)).split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
-            # The kernel takes its time over namespaces, and the next one's link has the same name.
+            # The kernel deletes a namespace later, and the link of the next one has the same name.
             await self._inside("link", "del", "eth0")
             await _ip("netns", "del", self.name)
 
@@ -178,8 +178,8 @@ class Site:
         """Break the link.
 
         Args:
-            silent: packets vanish, and neither side is told, as behind a router that has gone; else the site sees
-                its interface go down.
+            silent: packets are lost and neither side gets an error, as behind a dead router; otherwise the site's
+                interface goes down.
         """
         if self._wire:
             raise NoLink("a degraded link can't be cut: its packets take another way")
@@ -219,19 +219,19 @@ class Site:
             await _kill(process)
 
     def traffic(self) -> Traffic:
-        """What has crossed the link since the power came on, or since it was degraded."""
+        """Return the bytes that crossed the link since power-on, or since the link was degraded."""
         counters = Path("/sys/class/net", self._wire or self.name, "statistics")
         received, sent = (int((counters / f"{way}_bytes").read_text()) for way in ("rx", "tx"))
         return Traffic(up=received, down=sent)
 
     def socket(self, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
-        """A socket of the site's, for the test itself."""
-        made: list[socket.socket] = []
-        # A thread's namespace is its own, and what it opens belongs there.
-        thread = threading.Thread(target=lambda: made.append(_opened_in(Path("/run/netns", self.name), kind)))
+        """Open a socket inside the site, for use by the test."""
+        sockets: list[socket.socket] = []
+        # A thread can enter a namespace alone. A socket belongs to the namespace in which it is opened.
+        thread = threading.Thread(target=lambda: sockets.append(_opened_in(Path("/run/netns", self.name), kind)))
         thread.start()
         thread.join()
-        return made[0]
+        return sockets[0]
 
     def _neighbour(self, what: str) -> tuple[str, ...]:
         return "neighbour", what, self._address, "dev", self.name
@@ -254,18 +254,18 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def _detour(self, delay_ms: float, loss: float) -> AsyncIterator[None]:
-        """Another way for the same addresses, so that connections live on."""
-        here, there = f"{self.name}a", f"{self.name}b"
+        """Route the same addresses over a slow link, so that connections stay open."""
+        near, far = f"{self.name}a", f"{self.name}b"
         script = Path(__file__).with_name("slow_link.py")
-        wire = await _start(sys.executable, script, here, there, str(delay_ms / 1000), str(loss), stdout=PIPE)
+        wire = await _start(sys.executable, script, near, far, str(delay_ms / 1000), str(loss), stdout=PIPE)
         try:
             await _says_ready(wire)
-            await _ip("link", "set", there, "netns", self.name)
-            await self._inside("link", "set", there, "up")
-            await _ip("link", "set", here, "up")
-            await self._inside("route", "replace", "default", "dev", there, "src", self._address)
-            await _ip("route", "replace", f"{self._address}/32", "dev", here)
-            self._wire = here
+            await _ip("link", "set", far, "netns", self.name)
+            await self._inside("link", "set", far, "up")
+            await _ip("link", "set", near, "up")
+            await self._inside("route", "replace", "default", "dev", far, "src", self._address)
+            await _ip("route", "replace", f"{self._address}/32", "dev", near)
+            self._wire = near
             yield
         finally:
             # Its interfaces go with it, and the routes with them.
@@ -313,7 +313,7 @@ async def _run(*command: str) -> str:
     """A program's output.
 
     Raises:
-        FileExistsError: what it should make is there already.
+        FileExistsError: the object exists already.
         NoLink: it failed otherwise.
     """
     try:

@@ -1,4 +1,4 @@
-"""What runs at a site: the bridge to local workers, and whatever joins the site to the broker."""
+"""The programs of a site: the bridge to local workers, and the uplink to the broker."""
 
 import contextlib
 import getpass
@@ -18,7 +18,7 @@ from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
 
 Uplink = Callable[[Site, str, Path], AbstractAsyncContextManager[str]]
-"""What joins a site to the broker at a URL, with a folder for its state and logs; yields the URL for the site."""
+"""Connects a site to the broker at a URL, with a folder for state and logs; yields the URL that the site uses."""
 
 BRIDGE: Final = """
 import sys
@@ -32,7 +32,7 @@ running.run(system.run_local_bridge(url, system.Settings(Path(folder), 1, platfo
 
 
 MQTT_PORT: Final = 1883
-"""Each site has a loopback interface of its own."""
+"""The same for all sites, because each has its own loopback interface."""
 
 MOSQUITTO: Final = """\
 listener {port} 127.0.0.1
@@ -68,17 +68,17 @@ RELAY_UP: Final = "the relay is up"
 
 @contextlib.asynccontextmanager
 async def direct(_site: Site, url: str, _folder: Path) -> AsyncIterator[str]:
-    """Over the link to the broker itself."""
+    """Connect the site to the broker directly."""
     yield url
 
 
 @contextlib.asynccontextmanager
 async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
-    """By a relay, from a Mosquitto of the site's own."""
+    """Run a Mosquitto at the site and a relay between it and the broker."""
     store = folder / "mosquitto"
     store.mkdir(exist_ok=True)
     local = f"mqtt://127.0.0.1:{MQTT_PORT}"
-    # It gives up root's rights by itself, and could not write here any more.
+    # Without `user`, mosquitto gives up root's rights and can't write into this folder.
     (store / "mosquitto.conf").write_text(MOSQUITTO.format(port=MQTT_PORT, folder=store, user=getpass.getuser()))
     (folder / "relay.toml").write_text(
         f'name = "{folder.name}"\nbackbone = "{url}"\nsite = "{local}"\nplatforms = ["{folder.name}"]\n'
@@ -96,20 +96,20 @@ async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
 
 
 UPLINKS: Final[dict[str, Uplink]] = {"nats": direct, "mqtt behind a relay": relayed}
-"""The ways to join a site, by the name that tests show."""
+"""The kinds of uplinks, by the name in the tests' ids."""
 
 
 @dataclass
 class Station:
-    """A site at work.
+    """A site with its programs.
 
     Attributes:
-        site: where.
-        platform: of its clients.
-        gate: where its trainings begin.
-        folder: its disk, which outlives a power cut.
-        uplink: joins it to the broker.
-        url: of the broker.
+        site: the machine.
+        platform: platform of its clients.
+        gate: holds and counts its trainings.
+        folder: its disk; a power cut does not change it.
+        uplink: connects it to the broker.
+        url: URL of the broker.
     """
 
     site: Site
@@ -121,22 +121,22 @@ class Station:
     _programs: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def boot(self) -> None:
-        """Start everything that runs there, as its machine's init would."""
+        """Start all programs of the site."""
         url = await self._programs.enter_async_context(self.uplink(self.site, self.url, self.folder))
         bridge = sys.executable, "-c", BRIDGE, url, self.platform, str(self.folder)
         environment = {GATE: str(self.gate.path), "PYTHONPATH": str(REPOSITORY)}
         await self._programs.enter_async_context(self.site.running(*bridge, log=self.log, **environment))
 
     async def power_cut(self) -> None:
-        """End everything at once."""
+        """Kill all programs at once."""
         await self.site.power_cut()
         await self.shut_down()
 
     async def shut_down(self) -> None:
-        """End what was started."""
+        """Stop all programs."""
         await self._programs.aclose()
 
     @property
     def log(self) -> Path:
-        """What the bridge has to say."""
+        """The bridge's log file."""
         return self.folder / "bridge.log"

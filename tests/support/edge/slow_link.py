@@ -1,6 +1,6 @@
 """A link that delays and loses packets, for kernels without netem: two tun interfaces, and this process between them.
 
-`python slow_link.py <one end> <other end> <delay in seconds, each way> <share that is lost>`
+`python slow_link.py <first interface> <second interface> <delay per direction in s> <share of lost packets>`
 """
 
 import contextlib
@@ -27,24 +27,24 @@ def _opened(name: str) -> int:
 
 
 def _carry(ends: tuple[int, int], delay_s: float, loss: float) -> None:
-    """Take packets from one end to the other, for ever."""
-    luck = random.Random(1)  # noqa: S311 (which packets are lost is no secret)
+    """Copy packets from each end to the other until the process is killed."""
+    generator = random.Random(1)  # noqa: S311 (which packets are lost is no secret)
     across = dict(zip(ends, reversed(ends), strict=True))
-    # All wait equally long, so they leave in the order in which they came.
-    under_way: deque[tuple[float, int, bytes]] = deque()
+    # All packets have the same delay, so they leave in the order of their arrival.
+    packets: deque[tuple[float, int, bytes]] = deque()
     while True:
-        wait_s = max(0.0, under_way[0][0] - time.monotonic()) if under_way else None
+        wait_s = max(0.0, packets[0][0] - time.monotonic()) if packets else None
         for end in select.select(ends, (), (), wait_s)[0]:
             packet = os.read(end, _PACKET_BYTES)
-            if luck.random() >= loss:
-                under_way.append((time.monotonic() + delay_s, across[end], packet))
-        while under_way and under_way[0][0] <= time.monotonic():
-            _, end, packet = under_way.popleft()
-            with contextlib.suppress(OSError):  # an interface that is down loses it, as any does
+            if generator.random() >= loss:
+                packets.append((time.monotonic() + delay_s, across[end], packet))
+        while packets and packets[0][0] <= time.monotonic():
+            _, end, packet = packets.popleft()
+            with contextlib.suppress(OSError):  # an interface that is down loses the packet
                 os.write(end, packet)
 
 
 if __name__ == "__main__":
     pair = _opened(sys.argv[1]), _opened(sys.argv[2])
-    print("ready", flush=True)  # noqa: T201 (whoever started this waits for it)
+    print("ready", flush=True)  # noqa: T201 (the parent process waits for this line)
     _carry(pair, float(sys.argv[3]), float(sys.argv[4]))

@@ -1,4 +1,4 @@
-"""Where a site's trainings begin: counted, and held when a test wants to do something in the middle of a round."""
+"""Counts a site's trainings, and can hold them so that a test can act in the middle of a round."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,8 @@ class Gate:
     """Use it as `async with gate(path) as gate`.
 
     Attributes:
-        path: where trainings ask; see `tests.support.edge.gated_model`.
-        passed: trainings that have begun, the held ones included.
+        path: Unix socket to which `tests.support.edge.gated_model` connects before a training.
+        passed: number of trainings that have connected, held ones included.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,18 +26,18 @@ class Gate:
         self._held = asyncio.Event()
 
     def hold_after(self, trainings: int) -> None:
-        """Let so many more begin, and hold the next ones."""
+        """Let this number of trainings begin and hold the next ones."""
         self._hold_at = self.passed + trainings
         self._open.clear()
         self._held.clear()
 
-    async def held(self) -> None:
+    async def wait_until_held(self) -> None:
         """Wait until a training is held."""
         async with asyncio.timeout(WITHIN_S):
             await self._held.wait()
 
     def open(self) -> None:
-        """Let everything begin, now and from now on."""
+        """Let all trainings begin, now and later."""
         self._open.set()
 
     async def _ask(self, _: StreamReader, writer: StreamWriter) -> None:
@@ -50,12 +50,12 @@ class Gate:
 
 @contextlib.asynccontextmanager
 async def gate(path: Path) -> AsyncIterator[Gate]:
-    """An open gate, until the end of the block."""
-    found = Gate(path)
-    found.open()
-    listener = await asyncio.start_unix_server(found._ask, path)
+    """Serve a gate until the end of the block; it is open at first."""
+    site_gate = Gate(path)
+    site_gate.open()
+    listener = await asyncio.start_unix_server(site_gate._ask, path)
     try:
-        yield found
+        yield site_gate
     finally:
-        found.open()
+        site_gate.open()
         listener.close()

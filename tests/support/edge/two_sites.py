@@ -1,4 +1,4 @@
-"""A broker and an FL server on this host, two sites behind links of their own, and jobs that span both."""
+"""A broker and an FL server on this host, two sites with a link each, and jobs that train on both sites."""
 
 import asyncio
 import contextlib
@@ -31,75 +31,75 @@ from tests.support.fakes import running
 WITHIN_S: Final = 300.0
 SITES: Final = 2
 EACH: Final = 2
-"""Clients at a site, which has one worker."""
+"""Number of clients of a site. A site has one worker."""
 
 CLIENTS: Final = SITES * EACH
 ROUNDS: Final = 3
 STORE_BYTES: Final = 2 << 30
 LAST_LINES: Final = 30
 
-_DEAL: Final = Data(dataset="digits", partition="iid", clients=CLIENTS)
-_OURS: Final = "spread"
-"""The shards' own name: a built-in dataset's would be dealt anew by every bridge that hears a job wait for it."""
+_PARTITION: Final = Data(dataset="digits", partition="iid", clients=CLIENTS)
+_DATASET: Final = "spread"
+"""Name of the shards' data. Every local bridge stages built-in datasets itself when a job waits, so this is not one."""
 
 
 @dataclass
-class Course:
-    """What is said of a job, as it is said: every copy of every event.
+class JobHistory:
+    """The progress messages of a job, repetitions included. A test can read it while the job runs.
 
     Attributes:
-        job: its id.
-        said: what was said so far.
+        job: id of the job.
+        messages: all messages up to now.
     """
 
     job: str
-    said: list[Progress] = field(default_factory=list)
+    messages: list[Progress] = field(default_factory=list)
     _more: asyncio.Event = field(default_factory=asyncio.Event)
 
     def all(self, kind: type[Event], **facts: Any) -> list[Any]:
-        """The events of a kind with those facts."""
-        found = [one.event for one in self.said if isinstance(one.event, kind)]
-        return [event for event in found if all(getattr(event, name) == value for name, value in facts.items())]
+        """Return the events of a class whose fields have the given values."""
+        events = [message.event for message in self.messages if isinstance(message.event, kind)]
+        return [event for event in events if all(getattr(event, name) == value for name, value in facts.items())]
 
-    async def reaches(self, kind: type[Event], **facts: Any) -> Any:
-        """Wait for an event."""
-        while not (found := self.all(kind, **facts)):
+    async def wait_for(self, kind: type[Event], **facts: Any) -> Any:
+        """Wait for an event of a class whose fields have the given values, and return it."""
+        while not (events := self.all(kind, **facts)):
             self._more.clear()
             await self._more.wait()
-        return found[0]
+        return events[0]
 
     @property
     def digest(self) -> str:
-        """Of the final model."""
+        """SHA-256 of the final model."""
         (end,) = self.all(JobCompleted)
         return str(end.model.sha256)
 
     @property
     def counted(self) -> Counter[tuple[int, str]]:
-        """How often each client was counted in each round, as the updates' events tell."""
+        """How often each client's update counted in each round."""
         return Counter((event.round, event.client) for event in self.all(UpdateCounted))
 
     @property
     def cohorts(self) -> list[tuple[str, ...]]:
-        """Whose updates are in the model of each round."""
+        """The clients whose updates are in the model, for each completed round."""
         return [event.counted for event in self.all(RoundCompleted)]
 
     async def _follow(self, bus: Broker) -> None:
         async with bus.subscribe(topics.job_progress(self.job), start="first", prefetch=64) as deliveries:
             async for delivery in deliveries:
-                self.said.append(progress.decode(await delivery.read()))
+                self.messages.append(progress.decode(await delivery.read()))
                 self._more.set()
-                if isinstance(self.said[-1].event, FINAL_EVENTS):
+                if isinstance(self.messages[-1].event, FINAL_EVENTS):
                     return
 
 
 @dataclass
-class Spread:
-    """A system that is spread over sites.
+class TwoSites:
+    """A broker, an FL server, and two sites.
 
     Attributes:
         nats: the broker, on this host.
-        bus: a connection to it.
+        bus: a connection to the broker.
         stations: the sites.
     """
 
@@ -108,44 +108,44 @@ class Spread:
     stations: list[Station]
 
     @contextlib.asynccontextmanager
-    async def training(self, rounds: int = ROUNDS, **cohort: Any) -> AsyncIterator[Course]:
-        """A job, which has ended when the block has; every client is wanted, if nothing else is said."""
+    async def training(self, rounds: int = ROUNDS, **cohort: Any) -> AsyncIterator[JobHistory]:
+        """Run a job; the end of the block waits for its end. All clients are needed unless `cohort` changes that."""
         chosen: dict[str, Any] = {"clients": CLIENTS, "quorum": 1.0, "deadline_s": WITHIN_S, "grace_s": 1.0, **cohort}
         job = Job(
             name="spread",
             model=Model(type="tests.support.edge.gated_model:Gated"),
             training=Training(local_epochs=1),
-            data=Data(dataset=_OURS, clients=CLIENTS),
+            data=Data(dataset=_DATASET, clients=CLIENTS),
             cohort=Cohort(**chosen),
             evaluation=Evaluation(every=0),
             stop=Stop(rounds=rounds),
         )
         try:
             async with asyncio.timeout(WITHIN_S), task_group() as group:
-                course = Course(await Client(self.bus).submit(job))
-                group.create_task(course._follow(self.bus), name=f"course of {course.job}")
-                yield course
+                history = JobHistory(await Client(self.bus).submit(job))
+                group.create_task(history._follow(self.bus), name=f"history of {history.job}")
+                yield history
         except TimeoutError as exc:
             raise AssertionError("\n".join(["the job did not end", *map(_tail, self.stations)])) from exc
 
-    async def trained(self, **how: Any) -> Course:
-        """A job that nobody disturbs."""
-        async with self.training(**how) as course:
+    async def train(self, **options: Any) -> JobHistory:
+        """Run a job to its end without a disturbance; the options are those of `training`."""
+        async with self.training(**options) as history:
             pass
-        return course
+        return history
 
     async def invocations(self, job: str, client: str, *, until: str) -> list[Invocation]:
-        """What became of a client's invocations for a job, up to an outcome that is waited for."""
-        found: list[Invocation] = []
+        """Return the invocations of a client for a job, up to the first one with the outcome `until`."""
+        records: list[Invocation] = []
         every = topics.invocation(topics.ANY, client)
         async with asyncio.timeout(WITHIN_S), self.bus.subscribe(every, start="first") as deliveries:
             async for delivery in deliveries:
-                one = cloudevents.data_of(await delivery.read(), Invocation)
-                if one.job == job:
-                    found.append(one)
-                    if one.outcome == until:
+                record = cloudevents.data_of(await delivery.read(), Invocation)
+                if record.job == job:
+                    records.append(record)
+                    if record.outcome == until:
                         break
-        return found
+        return records
 
 
 def _tail(station: Station) -> str:
@@ -154,8 +154,8 @@ def _tail(station: Station) -> str:
 
 
 @contextlib.asynccontextmanager
-async def spread(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncIterator[Spread]:
-    """Everything running, and every client registered, until the end of the block."""
+async def two_sites(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncIterator[TwoSites]:
+    """Start everything and register all clients; stop everything at the end of the block."""
     nats = NatsServer(folder / "nats", host=backbone.address, max_file_bytes=STORE_BYTES)
     ready = asyncio.Event()
     async with AsyncExitStack() as stack:
@@ -168,15 +168,15 @@ async def spread(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncItera
             await stack.enter_async_context(_station(name, backbone, uplink, nats.url, folder)) for name in names
         ]
         await ready.wait()
-        yield Spread(nats, bus, stations)
+        yield TwoSites(nats, bus, stations)
 
 
 @contextlib.asynccontextmanager
 async def _station(name: str, backbone: Backbone, uplink: Uplink, url: str, folder: Path) -> AsyncIterator[Station]:
     disk = folder / name
     await asyncio.to_thread(disk.mkdir)
-    async with backbone.site() as site, gate(folder / f"{name}.gate") as doorway:
-        station = Station(site, name, doorway, disk, uplink, url)
+    async with backbone.site() as site, gate(folder / f"{name}.gate") as site_gate:
+        station = Station(site, name, site_gate, disk, uplink, url)
         await station.boot()
         yield station
         await station.shut_down()
@@ -184,11 +184,11 @@ async def _station(name: str, backbone: Backbone, uplink: Uplink, url: str, fold
 
 async def _register(bus: Broker, sites: list[str], shards_at: Path) -> None:
     """Give each site its share of the clients."""
-    dealt = await asyncio.to_thread(
-        provision.stage_dataset, _DEAL, platform="", shards_at=str(shards_at), data_dir=None
+    records = await asyncio.to_thread(
+        provision.stage_dataset, _PARTITION, platform="", shards_at=str(shards_at), data_dir=None
     )
     clients = [
-        msgspec.structs.replace(one, platform=sites[number // EACH], labels={DATA_LABEL: _OURS})
-        for number, one in enumerate(dealt)
+        msgspec.structs.replace(record, platform=sites[number // EACH], labels={DATA_LABEL: _DATASET})
+        for number, record in enumerate(records)
     ]
     await Client(bus).register(clients)

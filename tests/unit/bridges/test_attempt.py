@@ -73,7 +73,7 @@ async def test_the_function_s_reports_complete_what_its_platform_can_t_tell() ->
     assert [activation for activation, _ in records.runs] == ["m1", "m1", "m1"]
 
 
-async def test_a_run_that_has_succeeded_was_running_even_if_no_event_said_so() -> None:
+async def test_a_run_that_succeeded_was_running_even_without_an_event() -> None:
     records = await followed(Activation("a1", "succeeded", cold=True))
     assert records.outcomes == ["running", "succeeded"]
     assert records.runs == [("a1", True), ("a1", None)]
@@ -100,7 +100,7 @@ async def test_a_run_that_its_platform_lost_sight_of_and_that_never_trained_has_
         await followed(PlatformDone(OutcomeUnknown("504")), done())
 
 
-async def test_a_function_that_dies_while_it_trains_has_failed_whatever_its_platform_says() -> None:
+async def test_a_function_that_dies_while_it_trains_has_failed() -> None:
     with pytest.raises(InvocationFailed, match="it died while it trained: 500 by the watchdog") as failure:
         await followed(training(), PlatformDone(NotStarted("500 by the watchdog")))
     assert type(failure.value) is InvocationFailed

@@ -66,7 +66,7 @@ def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
     assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "cpu", "mu_product": "cpu"}
 
 
-def test_the_cpu_is_the_default_and_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpu_is_the_default_and_the_environment_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
     assert WarmState().device == "cpu"
     monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")

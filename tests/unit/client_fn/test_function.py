@@ -59,7 +59,7 @@ async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_sh
     )
 
 
-async def test_the_state_is_there_before_the_update(site: Site) -> None:
+async def test_the_state_is_stored_before_the_update(site: Site) -> None:
     await handle(await task_for(site), site.bus, WarmState(), attempt=2)
     assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
 

@@ -60,7 +60,7 @@ def test_the_shell_takes_it() -> None:
             subprocess.run([program, "-n", SCRIPT], check=True, timeout=10)
 
 
-def test_a_dry_run_says_what_would_be_done_and_does_nothing(board: Path) -> None:
+def test_a_dry_run_prints_the_steps_and_changes_nothing(board: Path) -> None:
     before = sorted(board.rglob("*"))
     done = install(board, "--dry-run", "--broker", "nats", DESTDIR="")
     assert done.returncode == 0, done.stderr
@@ -133,7 +133,7 @@ def test_mosquitto_is_installed_and_reads_our_file(board: Path) -> None:
         (("--python", "/bin/false"), {}, "/bin/false is not Python 3.11 or newer"),
     ],
 )
-def test_what_it_can_t_do_it_says_in_a_sentence_and_leaves_everything_alone(
+def test_an_impossible_installation_is_an_error_and_changes_nothing(
     options: tuple[str, ...], environment: dict[str, str], sentence: str, board: Path
 ) -> None:
     done = install(board, *options, **environment)
@@ -142,7 +142,7 @@ def test_what_it_can_t_do_it_says_in_a_sentence_and_leaves_everything_alone(
     assert not (board / "root/opt").exists()
 
 
-def test_a_system_with_an_older_python_is_told_where_to_get_a_newer_one(board: Path) -> None:
+def test_the_error_for_an_older_python_says_where_to_get_a_newer_one(board: Path) -> None:
     stubs = board / "stubs"
     for name in ("python3", "python3.11", "python3.12", "python3.13", "python3.14"):
         (stubs / name).write_text("#!/bin/sh\nexit 1\n")

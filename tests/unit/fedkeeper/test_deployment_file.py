@@ -49,17 +49,17 @@ def file(tmp_path: Path, text: str = FABRIC) -> Path:
 
 
 def test_every_client_of_the_partition_has_a_platform(tmp_path: Path) -> None:
-    fabric = deployment_file.read(file(tmp_path))
-    placements = list(deployment_file.placements(fabric))
+    deployment = deployment_file.read(file(tmp_path))
+    placements = list(deployment_file.placements(deployment))
     assert len(placements) == len({client for client, _ in placements}) == 100
     assert [platform for _, platform in placements] == ["openfaas"] * 3 + ["cluster"] * 7 + ["gcf"] * 90
     assert placements[0][0] == "mnist-shards2-c100-s0-000"
 
 
 def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
-    fabric = deployment_file.read(file(tmp_path))
+    deployment = deployment_file.read(file(tmp_path))
     records = {
-        record.id: record for record in deployment_file.client_records(fabric, {"mnist-shards2-c100-s0-000": 600})
+        record.id: record for record in deployment_file.client_records(deployment, {"mnist-shards2-c100-s0-000": 600})
     }
     first, last = records["mnist-shards2-c100-s0-000"], records["mnist-shards2-c100-s0-099"]
     assert (first.data_loc, first.samples, first.secret) == (
@@ -78,15 +78,15 @@ def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
 
 
 def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
-    fabric = deployment_file.read(file(tmp_path))
-    record = deployment_file.client_records(fabric, {})[0]
-    function = deploy.make_function(fabric, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
+    deployment = deployment_file.read(file(tmp_path))
+    record = deployment_file.client_records(deployment, {})[0]
+    function = deploy.make_function(deployment, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
         "trigger-key",
     )
-    assert function.digest == deploy.make_function(fabric, record, None, "nats://elsewhere").digest
+    assert function.digest == deploy.make_function(deployment, record, None, "nats://elsewhere").digest
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_mistake_is_an_error_that_names_the_field(tmp_path: Path, change: tupl
         deployment_file.read(file(tmp_path, FABRIC.replace(*change)))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(BadConfigFile, match="can be read"):
         deployment_file.read(tmp_path / "nowhere.toml")
 
@@ -118,5 +118,5 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     [("paper", {"openfaas": 3, "openwhisk": 7, "gcf": 90}), ("dev", {"openfaas": 3, "openwhisk": 3, "gcf": 4})],
 )
 def test_the_shipped_deployment_files_have_their_clients(name: str, clients: dict[str, int]) -> None:
-    fabric = deployment_file.read(REPOSITORY / "configs" / f"fabric-{name}.toml")
-    assert Counter(platform for _, platform in deployment_file.placements(fabric)) == clients
+    deployment = deployment_file.read(REPOSITORY / "configs" / f"fabric-{name}.toml")
+    assert Counter(platform for _, platform in deployment_file.placements(deployment)) == clients

@@ -11,68 +11,30 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from broker import topics
 from broker.messages import tensor_header
 from broker.messages import tensors as payload
-from broker.messages.job_record import Member
 from broker.messages.round import BlobRef, token
-from broker.messages.tensors import DTYPES, FLOATS, Tensors
-from broker.messages.update import UpdateHeader
+from broker.messages.tensors import FLOATS, Tensors
 from broker.topics import UpdateTopic
 from server import aggregator, gate
 from server.aggregator import Aggregate
 from server.errors import Refused
-from server.gate import CODES, Expectation
-
-BASE = "ab" * 32
-NONCE = "nonce-of-round-3"
-
-MODEL: Tensors = {
-    "F64": np.array([1.0, -1.0]),
-    "F32": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4),
-    "F16": np.ones(5, np.float16),
-    "BF16": np.ones((2, 2), DTYPES["BF16"]),
-    "I64": np.array(7),
-    "BOOL": np.array([True, False]),
-    "none": np.zeros((0, 3), np.float32),
-}
-
-PLAN = aggregator.plan(MODEL, payload.layout(MODEL), frozenset(), 10_000)
-
-MEMBERS = {
-    "c-0": Member("c-0", "local", "", "", 600),
-    "c-1": Member("c-1", "local", "", "", 0),
-    "c-2": Member("c-2", "local", "", "", 50),
-}
-
-EXPECTED = Expectation("demo", 3, BASE, NONCE, MEMBERS, PLAN, max_samples=1000)
-
-HEADER = UpdateHeader(
-    job="demo",
-    round=3,
-    attempt=1,
-    client="c-0",
-    samples=600,
-    base=BASE,
-    token=token(NONCE, "c-0"),
-    metrics={"loss": 0.5},
-    seconds={"train": 1.5},
+from server.gate import CODES
+from tests.support.gate_updates import (
+    EXPECTED,
+    HEADER,
+    MEMBERS,
+    MODEL,
+    NONCE,
+    PLAN,
+    code_of,
+    encode,
+    header_of,
+    pass_gate,
+    update,
 )
-
-
-def header_of(client: str = "c-0", **changes: Any) -> UpdateHeader:
-    own = {"client": client, "token": token(NONCE, client), "samples": 50}
-    return msgspec.structs.replace(HEADER, **(own | changes))
-
-
-def encode(tensors: Tensors, header: UpdateHeader) -> bytes:
-    return safetensors.numpy.save(tensors, header.to_metadata())
-
-
-def update(client: str = "c-0", tensors: Tensors | None = None, **changes: Any) -> bytes:
-    return encode(MODEL if tensors is None else tensors, header_of(client, **changes))
 
 
 def rewrite_header(change: Callable[[dict[str, Any]], object]) -> bytes:
@@ -91,25 +53,6 @@ def frame(text: bytes, body: bytes) -> bytes:
 
 def metadata(**changes: str) -> bytes:
     return rewrite_header(lambda header: header["__metadata__"].update(changes))
-
-
-def pass_gate(
-    blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()
-) -> tuple[UpdateHeader, Tensors]:
-    """Pass an update through the gate."""
-    address = gate.parse_topic(topic)
-    gate.admit(address, EXPECTED, counted)
-    return gate.check(blob, address, EXPECTED)
-
-
-def code_of(blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()) -> str:
-    with pytest.raises(Refused) as refused:
-        pass_gate(blob, topic, counted)
-    # The reason is published as JSON.
-    msgspec.json.encode(refused.value.reason)
-    assert NONCE not in refused.value.reason
-    assert HEADER.token not in refused.value.reason
-    return refused.value.code
 
 
 def with_tensor(name: str, value: Any) -> Tensors:
@@ -134,7 +77,6 @@ def bomb() -> bytes:
 
 
 STATE = BlobRef("fl.state.demo.c-0.3.1", "cd" * 32, 100)
-
 REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     "an earlier round": ("late", lambda: code_of(update(), "fl.updates.demo.2.c-0.1")),
     "a later round": ("early", lambda: code_of(update(), "fl.updates.demo.4.c-0.1")),
@@ -222,7 +164,7 @@ def test_a_good_update_comes_out_as_it_went_in() -> None:
     assert payload.encode(tensors) == payload.encode(MODEL)
 
 
-def test_a_client_whose_shard_the_register_does_not_know_may_claim_the_job_s_most() -> None:
+def test_a_client_with_unknown_samples_may_claim_the_job_s_maximum() -> None:
     topic = "fl.updates.demo.3.c-1.1"
     assert pass_gate(update("c-1", samples=1000), topic)[0].samples == 1000
     assert code_of(update("c-1", samples=1001), topic) == "samples"

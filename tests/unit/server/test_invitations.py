@@ -20,7 +20,7 @@ NONCE = "of round 3"
 RECORD = JobRecord(id="job-1", job=fakes.job(), created_s=1.0, round=3, cohort=MEMBERS, model=MODEL, deadline_s=9.0)
 
 
-def test_a_task_says_what_the_record_says() -> None:
+def test_a_task_has_the_values_of_the_record() -> None:
     state = BlobRef(topics.optimizer_state("job-1", "c-1", 2, 1), "cd" * 32, 7)
     record = msgspec.structs.replace(RECORD, states={"c-1": state})
     first, second = (invitations.task_for(member, record, NONCE, FedAvg()) for member in MEMBERS)
@@ -42,8 +42,8 @@ async def test_every_member_gets_one_task_however_often_they_are_sent(memory_url
         after = cloudevents.encode(Envelope("after", "/test", "round.task", 0.0), {})
         await bus.publish(topics.task("fake", "c-9"), after)
         async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
-            found = [(await anext(deliveries)).topic for _ in range(len(MEMBERS) + 1)]
-    assert sorted(found) == [topics.task("fake", client) for client in ("c-1", "c-2", "c-9")]
+            invited = [(await anext(deliveries)).topic for _ in range(len(MEMBERS) + 1)]
+    assert sorted(invited) == [topics.task("fake", client) for client in ("c-1", "c-2", "c-9")]
 
 
 async def test_a_task_that_is_larger_than_a_trigger_may_be_is_refused(memory_url: str) -> None:

@@ -36,7 +36,7 @@ async def stored(bus: Broker, topic: str) -> bytes | None:
     return None if value is None else value.payload
 
 
-async def test_a_record_that_was_moved_is_what_the_broker_has(bus: Broker) -> None:
+async def test_a_changed_record_is_the_one_in_the_broker(bus: Broker) -> None:
     mine = store(bus)
     await mine.change(round=1)
     await mine.change(round=2)
@@ -87,4 +87,4 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     await mine.change(model=models[2], states={"c-1": new})
     await mine.delete_superseded(store(bus, round=2, model=models[1], states={"c-1": old}).record)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
-    assert [await stored(bus, one.topic) is not None for one in models] == [False, True, True]
+    assert [await stored(bus, model.topic) is not None for model in models] == [False, True, True]

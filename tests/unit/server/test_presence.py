@@ -31,7 +31,7 @@ def presence_value(bridge: str = "site-1", platform: str = "edge", *, gone: bool
     return Value(topics.presence(platform, bridge), msgspec.json.encode(message), 1)
 
 
-def test_a_bridge_is_there_as_long_as_it_says_so(presence: BridgePresence, clock: Clock) -> None:
+def test_a_bridge_is_present_until_its_announcement_expires(presence: BridgePresence, clock: Clock) -> None:
     assert not presence.is_present("edge")
     presence.note(presence_value())
     clock.now_s += 14.9

@@ -73,13 +73,13 @@ async def until_announced(inputs: Inputs) -> None:
             await asyncio.sleep(0)
 
 
-async def test_clients_enough_are_all_candidates_and_nothing_is_said(inputs: Inputs) -> None:
+async def test_enough_clients_are_all_candidates_and_no_wait_is_announced(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(3))
     assert await inputs.candidates() == ["client-00", "client-01", "client-02"]
     assert inputs.announced == []
 
 
-async def test_too_few_are_waited_for_and_that_is_said_once(inputs: Inputs) -> None:
+async def test_too_few_clients_are_waited_for_and_that_is_announced_once(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(1))
     async with asyncio.TaskGroup() as group:
         recruiting = group.create_task(inputs.candidates(), name="recruiting")
@@ -128,7 +128,7 @@ async def failure(inputs: Inputs) -> str:
     return str(failed.value)
 
 
-async def test_a_cancellation_ends_the_wait_with_what_there_is(inputs: Inputs) -> None:
+async def test_a_cancellation_ends_the_wait_and_returns_the_present_candidates(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(1))
     inputs.events.cancel_requested = True
     inputs.put(CancelRequested())

@@ -96,7 +96,7 @@ def test_a_job_without_a_model_expects_nothing() -> None:
         round_facts.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
 
 
-def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -> None:
+def test_a_completed_round_names_its_clients_and_its_times() -> None:
     collection = collect(header("c-2", 30), header("c-0", 10))
     event = round_facts.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
     assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
@@ -106,7 +106,7 @@ def test_a_completed_round_tells_who_is_in_the_model_and_where_the_time_went() -
     assert event.metrics == {"loss": pytest.approx((30 * 0.3 + 10 * 0.1) / 40)}
 
 
-def test_a_failed_round_tells_how_many_were_missing_and_what_follows() -> None:
+def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:
     event = round_facts.failed_event(RECORD, collect(header("c-2", 30)))
     assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
 

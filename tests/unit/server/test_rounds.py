@@ -147,10 +147,10 @@ def test_the_last_outstanding_answer_after_a_loss_closes() -> None:
     assert rounds.add_answer(round_, "b", 3.0).state is State.CLOSED
 
 
-def test_a_loss_after_the_answer_and_of_a_stranger_change_nothing() -> None:
+def test_a_loss_after_the_update_and_of_an_uninvited_client_change_nothing() -> None:
     round_ = rounds.add_answer(opened(), "a", 1.0)
     assert rounds.add_loss(round_, "a", 2.0) is round_
-    assert rounds.add_loss(round_, "stranger", 2.0) is round_
+    assert rounds.add_loss(round_, "uninvited", 2.0) is round_
 
 
 def test_an_answer_after_the_loss_counts() -> None:

@@ -21,7 +21,7 @@ def test_federated_averaging_takes_the_mean_and_keeps_what_nobody_trains() -> No
     assert before.weights["w"].tolist() == [1.0, 2.0]
 
 
-def test_federated_averaging_starts_with_the_weights_and_tells_clients_nothing() -> None:
+def test_federated_averaging_starts_with_the_weights_and_sends_no_client_config() -> None:
     weights = {"w": np.zeros(2)}
     assert FedAvg().init(weights) == GlobalState(weights, {})
     assert FedAvg().client_config(1, "c-0") == {}
@@ -31,7 +31,7 @@ def test_a_job_gets_the_strategy_that_it_names() -> None:
     assert isinstance(strategy.create(Job()), FedAvg)
 
 
-def test_every_strategy_that_a_job_may_name_is_there_and_no_other() -> None:
+def test_the_strategies_are_exactly_those_that_a_job_may_name() -> None:
     kind = msgspec.inspect.type_info(StrategySection)
     assert isinstance(kind, msgspec.inspect.StructType)
     named = next(field.type for field in kind.fields if field.name == "name")

@@ -139,7 +139,7 @@ async def test_the_same_delivery_twice_is_one_job(harness: Harness) -> None:
     assert await harness.jobs() == [first.job]
 
 
-async def test_a_repetition_finds_its_job_though_it_has_moved_on(harness: Harness) -> None:
+async def test_a_repeated_submission_finds_its_job_after_the_job_s_record_changed(harness: Harness) -> None:
     delivery = await harness.deliver(PAYLOAD)
     reply = await harness.handler.handle(delivery)
     record, revision = await harness.record(reply.job)
@@ -236,7 +236,7 @@ async def test_garbage_is_refused_announced_and_leaves_no_job(harness: Harness, 
 
 @pytest.mark.parametrize("payload", [PAYLOAD, b"garbage"])
 @pytest.mark.parametrize("name", ["UPPER", "with space", "x" * 41, "ümlaut", "$SYS"])
-async def test_a_topic_whose_id_is_none_is_refused(harness: Harness, name: str, payload: bytes) -> None:
+async def test_a_topic_with_an_invalid_id_is_refused(harness: Harness, name: str, payload: bytes) -> None:
     reply = await harness.submit(payload, f"fl.jobs.{name}.submit")
     assert (reply.field, topics.ID_RULE in reply.error) == ("id", True)
     (message,) = await harness.announced()

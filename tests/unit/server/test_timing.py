@@ -12,7 +12,7 @@ def test_a_round_is_cut_where_something_changed_hands() -> None:
     assert got == Split(invocation_s=1.0, clients_start_s=2.0, training_s=7.0, aggregation_s=0.5, round_s=10.5)
 
 
-def test_nobody_said_that_they_train() -> None:
+def test_the_split_without_training_events() -> None:
     got = timing.split(opened_s=0.0, invited_s=1.0, training_s=None, last_s=4.0, committed_s=5.0)
     assert (got.clients_start_s, got.training_s) == (0.0, 3.0)
 

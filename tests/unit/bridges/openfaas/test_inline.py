@@ -66,7 +66,7 @@ async def test_a_bundle_without_a_state_has_the_model_alone(bus: Broker) -> None
     assert blobs == {MODEL.topic: b"model"}
 
 
-async def test_a_model_that_is_not_there_is_told(bus: Broker) -> None:
+async def test_a_missing_model_is_an_error(bus: Broker) -> None:
     await bus.delete(MODEL.topic)
     with pytest.raises(InvocationFailed, match=f"{MODEL.topic} is not with the broker"):
         await InlineTransfer(bus).pack(REQUEST)
@@ -81,7 +81,7 @@ async def test_update_and_state_are_published_where_the_function_would_have(bus:
         assert await (await anext(deliveries)).read() == b"update"
 
 
-async def test_the_state_is_there_before_the_update(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_state_is_stored_before_the_update(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     request: list[str] = []
     put, publish = bus._put, bus._publish
 

@@ -48,7 +48,7 @@ def test_a_failure_is_of_its_kind(response: GatewayResponse, kind: type[Invocati
     assert str(response.status) in error.reason
 
 
-def test_a_cold_start_is_told_apart_from_a_busy_function() -> None:
+def test_a_cold_start_is_distinguished_from_a_busy_function() -> None:
     reasons = [
         failure(response, "c-1") for response in (answer(500, WATCHDOG), answer(429, MIDDLEWARE), answer(500, PROXY))
     ]

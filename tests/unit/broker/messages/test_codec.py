@@ -114,9 +114,9 @@ def test_every_change_of_a_function_changes_its_digest(change: dict[str, Any]) -
 
 
 def test_a_function_s_digest_does_not_depend_on_the_order_of_its_variables_and_options() -> None:
-    one, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    first, other = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
     assert (
-        Function(name="a", fabric="b", env=one, options={"o": one}).digest
+        Function(name="a", fabric="b", env=first, options={"o": first}).digest
         == Function(name="a", fabric="b", env=other, options={"o": other}).digest
     )
 

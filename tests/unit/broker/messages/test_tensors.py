@@ -25,9 +25,9 @@ def some(code: str, shape: tuple[int, ...]) -> Array:
     return np.abs(values).astype(DTYPES[code]) if code == "U8" else np.asarray(values).astype(DTYPES[code])
 
 
-def assert_same(one: Array, other: Array) -> None:
-    assert (one.dtype, one.shape) == (other.dtype, other.shape)
-    assert one.tobytes() == other.tobytes()
+def assert_same(first: Array, other: Array) -> None:
+    assert (first.dtype, first.shape) == (other.dtype, other.shape)
+    assert first.tobytes() == other.tobytes()
 
 
 def file(header: object, body: bytes = b"", *, size: int | None = None) -> bytes:

@@ -83,7 +83,7 @@ async def test_a_claim_of_ours_on_a_lost_connection_is_cleared_after_a_while() -
     assert bus.published == [b""]
 
 
-async def test_a_claim_of_ours_on_a_lost_connection_is_cleared_at_once_where_the_lease_says_so() -> None:
+async def test_a_claim_of_our_own_lost_connection_is_removed_at_once_if_the_lease_allows_it() -> None:
     bus = Broker(retained=b"me")
     lock = lock_on(bus, Lease(lasts_s=60.0, own_s=0.0))
     await lock.read()

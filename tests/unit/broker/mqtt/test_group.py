@@ -54,7 +54,7 @@ def test_only_its_holder_gives_an_event_back_and_it_is_free_after_the_delay() ->
     group = new_group()
     group.add(entry(1))
     group.apply("key-1", message("other"), 0.0)
-    group.apply("key-1", message("stranger", what="free"), 0.0)
+    group.apply("key-1", message("unknown", what="free"), 0.0)
     assert group.claim_next(1.0) is None
     group.apply("key-1", message("other", what="free", delay_s=5.0), 1.0)
     assert group.next_free_at_s() == 6.0

@@ -29,9 +29,9 @@ def test_a_character_with_a_meaning_on_mqtt_is_refused(topic: str) -> None:
 
 def test_sequences_increase_even_if_the_clock_does_not() -> None:
     names = NameFactory(iter([2.0, 1.0, 1.0, 3.0]).__next__)
-    made = [names.next(), names.next(), names.next(after=2_500_000), names.next()]
-    assert [name.sequence for name in made] == [2_000_000, 2_000_001, 2_500_001, 3_000_000]
-    assert len({name.id for name in made}) == 4
+    created = [names.next(), names.next(), names.next(after=2_500_000), names.next()]
+    assert [name.sequence for name in created] == [2_000_000, 2_000_001, 2_500_001, 3_000_000]
+    assert len({name.id for name in created}) == 4
 
 
 def test_the_same_dedupe_has_the_same_id() -> None:

@@ -46,7 +46,7 @@ async def test_an_error_after_the_block_leaves_no_cancellation_behind() -> None:
 
 
 async def test_a_cancellation_is_not_lost_behind_an_error() -> None:
-    """Whoever handles the error and goes on would never end."""
+    """Otherwise a caller that handles the error and continues would never end."""
     handled = asyncio.Event()
 
     async def fail_when_cancelled() -> None:

@@ -144,7 +144,7 @@ def test_frozen_parameters_are_named_keep_their_value_and_stay_out_of_an_update(
     assert torch.equal(module.get_parameter("0.weight"), before)
 
 
-def test_a_model_that_is_all_frozen_says_so() -> None:
+def test_a_model_without_trainable_parameters_is_an_error() -> None:
     module = nn.Linear(4, 3).requires_grad_(requires_grad=False)
     with pytest.raises(TrainingFailed, match="no parameter to train"):
         step(module, FLOATS, "sgd")
