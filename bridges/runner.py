@@ -27,7 +27,7 @@ from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected
 from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import Invocation, Outcome, Report
+from broker.messages.invocation import Invocation, Outcome
 from broker.messages.round import RoundTask, TaskName
 from broker.support.tasks import task_group
 
@@ -122,7 +122,7 @@ class Runner:
         try:
             async with asyncio.timeout(task.deadline_s - started_s):
                 with self._reports.queue_for(task.id) as events:
-                    if not (is_taken_over and await self._follow_earlier_run(task, attempt, events, record)):
+                    if not (is_taken_over and await self._follow_earlier_run(task, events, record)):
                         await self._invoker.invoke(task, attempt, events, record)
         except TimeoutError:
             await self._give_up(task, attempt, record, "expired", "the round's deadline passed")
@@ -138,17 +138,18 @@ class Runner:
             await self._finish(task)
 
     async def _follow_earlier_run(
-        self, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent], record: RecordOutcome
+        self, task: RoundTask, events: asyncio.Queue[RunEvent], record: RecordOutcome
     ) -> bool:
         """Follow the run that an earlier bridge triggered. True if it succeeds, False if it fails or does not exist."""
         report = await self._reports.last(task)
         if report is None or report.state == "failed":
             return False
         log.info("the function was triggered before; following it", state=report.state)
-        events.put_nowait(Report(report.id, report.state, report.cold, attempt=attempt, activation=report.activation))
+        events.put_nowait(report)
         events.put_nowait(PlatformDone())
         try:
-            await follow_attempt(attempt, events, self._invoker.retry_policy, record)
+            # By its own number: its failure counts too, and nothing else runs.
+            await follow_attempt(report.attempt, events, self._invoker.retry_policy, record)
         except InvocationFailed as exc:
             log.warning("the earlier run failed; triggering the function again", reason=exc.reason)
             return False

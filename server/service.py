@@ -9,7 +9,7 @@ import structlog
 
 from broker import topics
 from broker.base import Broker, Deleted, Value
-from broker.errors import Disconnected
+from broker.errors import Conflict, Disconnected
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import JobRecord
@@ -100,7 +100,11 @@ async def _fail_job(job: str, context: JobContext, reason: str) -> None:
         # A job ends once, even if an error follows its end.
         return
     failed = job_record.as_failed(record, reason)
-    await context.broker.put(topics.job_record(job), codec.encode(failed), revision=value.revision)
+    try:
+        await context.broker.put(topics.job_record(job), codec.encode(failed), revision=value.revision)
+    except Conflict:
+        log.warning("another server changed the job's record, and goes on with the job", job=job)
+        return
     await jobs.run(job, context)
 
 

@@ -127,6 +127,20 @@ async def test_a_bridge_that_takes_over_first_reads_the_function_s_last_report(
     assert host.invoked == ([("client-00", 2)] if again else [])
 
 
+async def test_a_run_of_an_earlier_bridge_that_fails_is_triggered_again_at_once(bus: Broker) -> None:
+    round_task = task()
+    await publish(bus, round_task)
+    async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
+        await (await anext(deliveries)).nak()
+    await put_report(bus, round_task, "training")
+    host = FakeManagedPlatform(functions={"client-00": ECHO})
+    async with running(Runner(bus, Invoker(host)).run()):
+        await outcomes(bus, "running")
+        await put_report(bus, round_task, "failed")
+        await outcomes(bus, "succeeded")
+    assert host.invoked == [("client-00", 2)]
+
+
 async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: Broker) -> None:
     round_task, host = task(), FakeManagedPlatform(functions={"client-00": ECHO}, silent=True)
     async with running(Runner(bus, Invoker(host, RetryPolicy(start_s=WITHIN_S))).run()):

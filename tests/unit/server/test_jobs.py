@@ -99,3 +99,25 @@ async def test_an_error_of_ours_ends_the_job_and_is_named(context: JobContext, m
     await service._run_job("demo", context)
     events = await announced_events(context.broker, context.announcer)
     assert events[1:] == [JobFailed(reason="internal error: ZeroDivisionError: by nothing")]
+
+
+async def test_an_error_of_a_job_that_another_server_has_ended_meanwhile_ends_nothing_else(
+    context: JobContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other server changes the record between our reading it and our writing it."""
+    started = JobRecord(id="demo", job=fakes.job())
+    await context.broker.put(topics.job_record("demo"), codec.encode(started))
+    put = context.broker.put
+
+    async def put_after_another(topic: str, payload: bytes, *, revision: int | None = None) -> int:
+        if b"internal error" in payload:
+            await put(topic, codec.encode(COMPLETED))
+        return await put(topic, payload, revision=revision)
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(context.broker, "put", put_after_another)
+    monkeypatch.setattr(context.learning, "initial_model", broken)
+    await service._run_job("demo", context)
+    assert (await record(context.broker)).phase == "completed"
