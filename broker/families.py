@@ -1,6 +1,6 @@
 """The table of topic families: how the broker keeps each one, for how long, how large, and who may write it.
 
-Brokers, relays and the permission documents derive their behaviour from the columns, so a new family is one row.
+Brokers and relays use the columns, so a new family is one row. Tests compare docs/edge.md and docs/nats.md with them.
 """
 
 import enum
