@@ -1,4 +1,4 @@
-"""JetStream's streams, limits and errors, and answers to those who asked."""
+"""JetStream's streams, limits and errors, and replies to requests."""
 
 import asyncio
 import json

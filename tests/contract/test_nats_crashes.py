@@ -1,4 +1,4 @@
-"""What is promised when the server crashes, freezes or throws us out."""
+"""Behaviour when the server crashes, freezes or closes the connection."""
 
 import asyncio
 import os

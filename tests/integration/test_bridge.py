@@ -227,7 +227,7 @@ async def test_an_unreadable_task_of_another_topic_gives_nothing_up(bus: Broker)
 
 
 async def test_tasks_of_a_round_that_is_over_are_not_started(sdk: Client, bus: Broker) -> None:
-    """A round closes at quorum; what its stragglers were to do is not begun any more."""
+    """After a round has closed at its quorum, its remaining tasks are not started."""
     release = asyncio.Event()
 
     class Clients(FakePlatform):

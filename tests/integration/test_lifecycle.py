@@ -113,7 +113,7 @@ async def test_a_bridge_that_takes_over_first_reads_the_function_s_last_report(
     bus: Broker, last: str, *, again: bool
 ) -> None:
     round_task = task()
-    # As a bridge before us left it: the task was delivered once already, and the function was heard of.
+    # The state that an earlier bridge left: the task was delivered once, and the function has reported.
     await publish(bus, round_task)
     async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
         await (await anext(deliveries)).nak()

@@ -257,7 +257,7 @@ def _invocation(outcome: Any, now_s: float) -> bytes:
 
 
 def main(folder: Path) -> None:
-    """Write the folder anew."""
+    """Replace the folder."""
     messages = asyncio.run(record())
     folder.mkdir(parents=True, exist_ok=True)
     for name, payload in sorted(messages.items()):
