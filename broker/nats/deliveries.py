@@ -119,8 +119,9 @@ class _AckableDelivery(Delivery):
         self._feed.release(self.sequence)
 
     async def nak(self, delay_s: float = 0.0) -> None:
-        await self._link.send(self._reply, b"-NAK " + msgspec.json.encode({"delay": int(delay_s * _NS)}))
+        # Before it is sent: the next delivery may arrive at once, and is in use from then on.
         self._feed.release(self.sequence)
+        await self._link.send(self._reply, b"-NAK " + msgspec.json.encode({"delay": int(delay_s * _NS)}))
 
     async def working(self) -> None:
         await self._link.send(self._reply, b"+WPI")

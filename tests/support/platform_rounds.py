@@ -86,7 +86,7 @@ class Rounds:
         """Run a bridge to a platform until the end of the block."""
         name = f"bridge-{host.name}"
         async with (
-            broker.connect(self.url, name=name, ack_wait_s=3.0) as bus,
+            broker.connect(self.url, name=name) as bus,
             running(bridging.serve(bus, host, retries)),
         ):
             yield
