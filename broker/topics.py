@@ -281,13 +281,12 @@ def report(platform: str, client_id: str) -> str:
 
 
 def client_stats(platform: str, client_id: str) -> str:
-    """Return the topic of the statistics of a client's invocations.
+    """Return the topic of the statistics of a client's invocations (`tallies` is the wire's word, from version 0.1).
 
     Args:
         platform: id of the client's platform.
         client_id: id of the client.
     """
-    # `tallies` is the wire's word: version 0.1 named the topic.
     return f"fl.tallies.{_checked_level(platform)}.{_checked_level(client_id)}"
 
 
