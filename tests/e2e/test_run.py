@@ -49,7 +49,11 @@ async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: P
     _, uninterrupted = await run("run", "quickstart", *SHORT, cwd=tmp_path)
     program = await Program("run", "quickstart", *SHORT, cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
-    os.kill(program.processes("client_fn.handlers.local")[0], signal.SIGKILL)
+    worker = program.processes("client_fn.handlers.local")[0]
+    os.kill(worker, signal.SIGSTOP)  # a stopped worker can't finish its task before it is killed
+    for _ in range(2):
+        await program.wait_for_line("update.counted")
+    os.kill(worker, signal.SIGKILL)
     assert await program.wait() == 0, program.output
     assert digest(program.output) == digest(uninterrupted)
     assert "client.failed" in program.output

@@ -33,12 +33,13 @@ class RecordingLink:
         self._steps = steps
 
     async def send(self, subject: str, payload: bytes) -> None:
+        assert subject == ACK_SUBJECT
         self._steps.append(f"sent {payload.split()[0].decode()}")
 
 
 async def test_a_message_is_released_before_its_nak_is_sent_or_its_next_delivery_would_be_dropped() -> None:
     steps: list[str] = []
-    feed, link = cast(Feed, RecordingFeed(steps)), cast(Link, RecordingLink(steps))
+    feed, link = cast("Feed", RecordingFeed(steps)), cast("Link", RecordingLink(steps))
     delivery = await anext(DurableDeliveries(feed, link, None, None))  # type: ignore[arg-type]
     await delivery.nak(0.0)
     assert steps == ["released 7", "sent -NAK"]
