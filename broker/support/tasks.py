@@ -14,6 +14,9 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     for errors in the body of `async with broker.connect(...)`.
 
     If the caller is cancelled at the same time, its next `await` raises the CancelledError.
+
+    Raises:
+        Exception: the first error of the body or of a task.
     """
     caller = asyncio.current_task()
     cancellations = caller.cancelling() if caller else 0
