@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import USER, NatsServer
-from tests.support.brokers import STORE_BYTES, Mosquitto, free_port
+from tests.support.brokers import STORE_BYTES, Mosquitto
+from tests.support.ports import free_port
 
 # Tests fork, and gRPC's threads may be at work by then: with its own handlers, one child in twenty aborts before it
 # becomes another program. Read when gRPC is imported, so by none of the tests yet.

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from broker import topics
 from broker.nats.server import NatsServer, find_binary
 from broker.support import processes
 from tests.support.paths import REPOSITORY
+from tests.support.ports import free_port
 
 EDGE = REPOSITORY / "configs" / "edge"
 WITHIN_S = 120.0
@@ -28,13 +28,6 @@ class Site:
     hub: NatsServer
     up: str
     down: str
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from broker.nats.server import NatsServer, find_binary
 from tests.support.brokers import Mosquitto
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
+from tests.support.ports import free_port
 from tests.support.program import SHORT, WITHIN_S, Program, digest, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -221,12 +222,6 @@ async def composed_broker(tmp_path: Path) -> AsyncIterator[str]:
     yield f"nats://fedkeeper@127.0.0.1:{port}?password_file={password}"
     process.kill()
     await process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:

@@ -6,7 +6,6 @@ import contextlib
 import io
 import os
 import signal
-import socket
 import sys
 import time
 import zipfile
@@ -30,6 +29,7 @@ from broker.support import processes
 from client_fn.data import shards
 from fedkeeper import archives
 from tests.support.function_site import Site, task_for
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -57,12 +57,6 @@ async def check_trained(site: Site, task: RoundTask, attempt: int, report: Repor
     retained = await site.bus.get(topics.report(task.client_type, task.client_id))
     assert retained is not None
     assert codec.decode(Report, retained.payload or b"") == report
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.asynccontextmanager

@@ -6,13 +6,13 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from broker.support import processes
+from tests.support.ports import free_port
 
 STORE_BYTES: Final = 2 << 30
 """What a nats-server under test may keep."""
@@ -123,11 +123,3 @@ def _written(store: Path) -> tuple[int, int]:
     except FileNotFoundError:
         return 0, 0
     return status.st_ino, status.st_mtime_ns
-
-
-def free_port() -> int:
-    """A port of the loopback address that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

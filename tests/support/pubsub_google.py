@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.support import processes
+from tests.support.ports import free_port
 
 START_S: Final = 60.0
 _JAR: Final = "platform/pubsub-emulator/lib/cloud-pubsub-emulator-*.jar"
@@ -26,7 +26,7 @@ def jar() -> Path | None:
 @contextlib.contextmanager
 def serving(program: Path) -> Iterator[str]:
     """Run the emulator until the end of the block; yield its host and port."""
-    port = _free_port()
+    port = free_port()
     arguments = ["-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(program), "--host=127.0.0.1", f"--port={port}"]
     process = subprocess.Popen(
         ["java", *arguments],  # noqa: S607 (whichever Java is there)
@@ -55,13 +55,6 @@ def _wait(process: "subprocess.Popen[bytes]") -> None:
             output += line
     finally:
         timer.cancel()
-
-
-def _free_port() -> int:
-    """Return a free port. The emulator can choose one itself, but does not print it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _folders() -> Iterator[Path]:
