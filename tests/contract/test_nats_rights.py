@@ -1,4 +1,4 @@
-"""What a user without the rights gets: an error at once, and never a time-out."""
+"""A user without the necessary rights gets an error at once, never a timeout."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Whose streams they are: ours have names and a mark of their own, and what is not ours is never changed."""
+"""Our streams have our names and our mark. A stream of another owner is never changed."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What an operator copies to a board: systemd, Mosquitto, nats-server and our own reader all take it."""
+"""The files that an operator copies to a board are valid for systemd, Mosquitto, nats-server and our own reader."""
 
 import asyncio
 import configparser

@@ -25,7 +25,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def lint(checkout: Path) -> tuple[int, str]:
-    """What import-linter says of a checkout: its exit code and its output."""
+    """Return import-linter's exit code and output for a checkout."""
     program = Path(sys.executable).with_name("lint-imports")
     run = subprocess.run(
         [program, "--no-cache"],

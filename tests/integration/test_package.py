@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 PLATFORMS = [kind.name for kind in platforms.KINDS if kind.files]
 OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
-"""What only who deals the data out imports."""
+"""Modules that only the program that partitions the data imports."""
 
 MODULES = {
     "paho-mqtt": "paho",
@@ -59,7 +59,7 @@ def unpacked(platform: str, folder: Path) -> Path:
 
 
 def answer_of(program: str, folder: Path, **environment: str) -> tuple[Any, str]:
-    """What a program in that folder finds out, in an environment as empty as OpenWhisk's; and what it logged."""
+    """Run a program in that folder, in an environment as empty as OpenWhisk's. Return its output and its log."""
     program = f"FOLDER = {str(folder)!r}\n{program}{ENDING}"
     run = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,4 +1,4 @@
-"""Mosquitto as tests start it, and what brokers under test have in common."""
+"""Starts Mosquitto for tests, and settings that all brokers under test share."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from broker.support import processes
 from tests.support.ports import free_port
 
 STORE_BYTES: Final = 2 << 30
-"""What a nats-server under test may keep."""
+"""The most that a nats-server under test may store."""
 
 MOSQUITTO_CONFIG = """\
 listener {port} 127.0.0.1
@@ -32,14 +32,17 @@ set_tcp_nodelay true
 
 
 REDELIVERY_S: Final = 3.0
-"""How long brokers under test wait for an acknowledgement where a test waits for the end of it: no pause of a loaded
-machine is as long."""
+"""The ack deadline, in seconds, in tests that wait until it has passed: longer than any pause of a loaded machine."""
 
 
 class Mosquitto:
-    """A mosquitto on a free loopback port, as docs/mqtt.md wants it configured; ended by its own pid.
+    """A mosquitto on a free loopback port, configured as docs/mqtt.md says.
 
-    With `on_changes` it writes its store at every change, else once a second.
+    Args:
+        folder: for its configuration, its store and its log.
+        settings: more lines of the configuration.
+        on_changes: write the store at every change, instead of once a second.
+        anonymous: whether clients need no user name.
     """
 
     def __init__(self, folder: Path, settings: str = "", *, on_changes: bool = False, anonymous: bool = True) -> None:
@@ -60,7 +63,7 @@ class Mosquitto:
             pytest.fail("mosquitto is not installed: apt-get install mosquitto mosquitto-clients")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.port = self.port or free_port()
-        # It gives up root's rights by itself, and could not write here any more.
+        # As root it would change to the user `mosquitto`, which may not write to this folder.
         user = f"user {getpass.getuser()}" if os.getuid() == 0 else ""
         text = MOSQUITTO_CONFIG.format(
             port=self.port,
@@ -84,7 +87,7 @@ class Mosquitto:
         await self._listens(self._process)
 
     async def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as in a crash."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
@@ -92,7 +95,7 @@ class Mosquitto:
             self._process = None
 
     async def save(self) -> None:
-        """Have everything that it has acknowledged in its store, as it is but a moment after an acknowledgement."""
+        """Wait until all acknowledged messages are in its store. It writes them a moment after the acknowledgement."""
         store = self.folder / "mosquitto.db"
         before = _written(store)
         self.signal(signal.SIGUSR1)
@@ -117,7 +120,7 @@ class Mosquitto:
 
 
 def _written(store: Path) -> tuple[int, int]:
-    """What is another after the store was written: a new file takes the old one's place."""
+    """Return a value that changes when the store is written. Mosquitto replaces the file each time."""
     try:
         status = store.stat()
     except FileNotFoundError:

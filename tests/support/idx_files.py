@@ -18,7 +18,7 @@ def idx(array: Bytes) -> bytes:
 
 
 def described(name: str, content: bytes) -> File:
-    """What a file should be, as `client_fn.data.mnist` says it of MNIST's."""
+    """Return the expected size and digest of a file, in the form of `client_fn.data.mnist`."""
     return File(name, len(content), hashlib.sha256(content).hexdigest())
 
 

@@ -70,7 +70,7 @@ rounds = 2
 """
 
 CLIENT: Final = "digits-shards2-c4-s0-000"
-"""Whose task, request and update are kept: they belong together."""
+"""The client whose task, request and update are stored: they belong together."""
 
 FUNCTION: Final = "function-openfaas.zip"
 """This version's function as it is packaged, for the test that runs it against later servers."""
@@ -197,7 +197,7 @@ def _derived_from(messages: Messages) -> Messages:
 
 
 def _examples() -> Messages:
-    """What goes wrong, and what functions are made by."""
+    """Return messages of failures and of functions."""
     now_s = time.time()
     function = Function(
         name="client-00",

@@ -1,4 +1,4 @@
-"""What tests say of retained values."""
+"""Helpers for tests of retained values."""
 
 from broker.base import Deleted, Value
 

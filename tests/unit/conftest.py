@@ -1,4 +1,4 @@
-"""What several unit tests need."""
+"""Fixtures that several unit tests share."""
 
 import pytest
 

@@ -65,7 +65,7 @@ class Backbone:
 
     @property
     def address(self) -> str:
-        """Where servers for the sites listen."""
+        """The address at which servers for the sites listen."""
         return f"{self.network}.254"
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the log says of a link that is cut, or slow."""
+"""The log messages about a link that is cut or slow."""
 
 import asyncio
 from typing import Any
