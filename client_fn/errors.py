@@ -3,8 +3,11 @@
 ClientError
 ├── DataMissing        a dataset or a shard is not where it is expected
 ├── BadData            a dataset file, a shard or a partition can't be used
-├── BadModel           a model can't be built, or the weights belong to another model
-├── TrainingFailed     the model can't be trained or evaluated on this data
+├── UserCodeFailed     the user's code failed, or what it was given does not fit
+│   ├── BadModel           a model can't be built, or the weights belong to another model
+│   └── TrainingFailed     the model can't be trained or evaluated on this data
+├── TrainerDied        the process that runs the user's code ended before its work was done
+│   └── LimitExceeded      it was ended, because it used too much memory or time
 ├── BlobMissing        the broker does not have the model or the state that the task names
 ├── LeaseOver          the task's deadline has passed
 ├── WrongClient        the task belongs to another client
@@ -14,8 +17,6 @@ ClientError
 └── BadSettings        an environment variable can't be used
 """
 
-from typing import ClassVar
-
 
 class ClientError(Exception):
     """Root of the package's errors.
@@ -24,7 +25,15 @@ class ClientError(Exception):
         retryable: whether another attempt at the same task may succeed.
     """
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+
+    def message(self, *, reveal: bool) -> str:  # noqa: ARG002 (of use in subclasses)
+        """Return the message for others than the site's operator.
+
+        Args:
+            reveal: include texts of the user's code, which may hold data.
+        """
+        return str(self)
 
 
 class DataMissing(ClientError):
@@ -57,20 +66,70 @@ class BadData(ClientError):
         self.reason = reason or message
 
 
-class BadModel(ClientError):
-    """Raised when a model can't be imported or constructed, or when weights do not match the model.
+class UserCodeFailed(ClientError):
+    """Root of the errors about the user's code. An exception's text may hold data, so it is kept apart.
 
     Attributes:
-        type: the job's `model.type`; empty if only the weights are wrong.
+        sentence: what happened, in our words and without data.
+        cause: name of the exception's class; empty if the user's code raised none.
+        where: its file and line in the user's code, such as `mine.py:12`; empty if unknown.
+        text: its text.
     """
 
-    def __init__(self, message: str, *, type_: str = "") -> None:
-        super().__init__(message)
-        self.type = type_
+    def __init__(self, sentence: str, *, cause: str = "", where: str = "", text: str = "") -> None:
+        super().__init__(sentence, cause, where, text)
+        self.sentence = sentence
+        self.cause = cause
+        self.where = where
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.message(reveal=True)
+
+    def message(self, *, reveal: bool) -> str:
+        """Implements `ClientError.message`."""
+        place = f" in {self.where}" if self.where else ""
+        cause = f": {self.cause}{place}" if self.cause else ""
+        if not (self.cause and self.text):
+            return f"{self.sentence}{cause}"
+        return f"{self.sentence}{cause}: {self.text}" if reveal else f"{self.sentence}{cause} (its text is in the log)"
 
 
-class TrainingFailed(ClientError):
+class BadModel(UserCodeFailed):
+    """Raised when a model can't be imported or constructed, or when weights do not match the model."""
+
+
+class TrainingFailed(UserCodeFailed):
     """Raised when the model can't be trained or evaluated on this data, or its loss is no longer finite."""
+
+
+class TrainerDied(ClientError):
+    """Raised when the process that runs the user's code ended before its work was done.
+
+    Attributes:
+        sentence: during which step it ended and how, without data.
+        lines: the last lines that it printed; they may hold data.
+        retryable: whether a signal ended it. An exit code is the code's own choice and would come again.
+    """
+
+    def __init__(self, sentence: str, lines: tuple[str, ...] = (), *, retryable: bool = False) -> None:
+        super().__init__(sentence, lines)
+        self.sentence = sentence
+        self.lines = lines
+        self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.message(reveal=True)
+
+    def message(self, *, reveal: bool) -> str:
+        """Implements `ClientError.message`."""
+        if not self.lines:
+            return self.sentence
+        return f"{self.sentence}; it printed: {' | '.join(self.lines)}" if reveal else self.sentence
+
+
+class LimitExceeded(TrainerDied):
+    """Raised when the user's code was ended because it used more memory or time than the site allows."""
 
 
 class BlobMissing(ClientError):

@@ -24,3 +24,17 @@ def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:
             os._exit(1)
 
     return request_signal
+
+
+def describe_exit(code: int) -> str:
+    """Say how a process ended.
+
+    Args:
+        code: as `subprocess` gives it; negative for a signal.
+    """
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by signal {signal.Signals(-code).name} ({-code})"
+    except ValueError:
+        return f"was killed by signal {-code}"

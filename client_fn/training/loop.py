@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from client_fn.errors import TrainingFailed
+from client_fn.errors import ClientError, TrainingFailed
+from client_fn.training.randomness import seeded
+from client_fn.training.tracebacks import explain
 
 Samples = tuple[Tensor, Tensor]
 """x (N, ...) of any dtype that the model takes, and y (N,) int64: labels from 0."""
@@ -39,7 +41,7 @@ def train(
         samples: all training samples.
         batch_size: samples per step.
         epochs: how often each sample is used, each time in a new order.
-        seed: for the order of the samples, and for the module's own random numbers (dropout).
+        seed: for the order of the samples, and for the random numbers of the module (dropout), numpy's too.
         before_batch: called before each step; an error that it raises ends the training.
 
     Returns:
@@ -54,7 +56,7 @@ def train(
     steps = 0
     module.train()
     device = next(module.parameters()).device
-    with _seeded_rng(seed, device), map_errors(x):
+    with seeded(seed, device), map_errors(x):
         for epoch in range(1, epochs + 1):
             batches = _split(torch.randperm(len(y), generator=shuffle), batch_size, module)
             total = torch.zeros((), device=device)
@@ -106,26 +108,19 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def map_errors(x: Tensor) -> Iterator[None]:
-    """Map torch's errors in the block; most mean that the model and its samples do not fit.
+    """Map the errors of the model in the block; most mean that the model and its samples do not fit.
 
     Raises:
-        TrainingFailed: torch raised an error; the message names the shape and dtype of `x`.
+        TrainingFailed: the model raised an error; the sentence names the shape and dtype of `x`.
     """
     try:
         yield
-    except (RuntimeError, ValueError, IndexError, TypeError) as exc:
+    except ClientError:
+        raise
+    except (Exception, SystemExit) as exc:  # a user's model may raise any error, and may even exit
         shape = ", ".join(map(str, x.shape[1:]))
-        raise TrainingFailed(f"torch refused samples of shape ({shape}), {x.dtype}, or their labels: {exc}") from exc
-
-
-@contextlib.contextmanager
-def _seeded_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's random number generators for the block, and restore them afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed_all(seed)
-        yield
+        sentence = f"the model failed on samples of shape ({shape}), {x.dtype}, or on their labels"
+        raise TrainingFailed(sentence, **explain(exc)._asdict()) from exc
 
 
 def _split(order: Tensor, batch_size: int, module: nn.Module) -> tuple[Tensor, ...]:

@@ -1,20 +1,31 @@
-"""The models: the two of the paper (section 4.1), and any class of the user's.
+"""The models: the two of the paper (section 4.1), and any class or function of the user's that makes one.
 
 Every model takes a batch of samples and returns logits of shape (samples, classes).
 """
 
 import importlib
 import inspect
-import threading
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
-import msgspec
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from broker.messages.job import Model
 from client_fn.errors import BadModel
+from client_fn.training.randomness import seeded
+from client_fn.training.tracebacks import explain
+
+
+class Spec(Protocol):
+    """What a model is: a job's model section, or an order's."""
+
+    @property
+    def type(self) -> str:
+        """`nn`, `cnn` or `package.module:Name`."""
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """Keyword arguments of the class or function."""
 
 
 class NN(nn.Module):
@@ -69,43 +80,67 @@ class CNN(nn.Module):
         return self.out(functional.relu(self.hidden(x.flatten(1))))  # type: ignore[no-any-return]
 
 
-# torch's random number generator belongs to the whole process: two threads that build models at once would mix their
-# initial weights up.
-_rng_lock: Final = threading.Lock()
-
 BUILT_IN: Final[dict[str, type[nn.Module]]] = {"nn": NN, "cnn": CNN}
 
+Maker = Callable[..., nn.Module]
+"""A class of modules, or a function that returns one."""
 
-def build(model: Model, *, seed: int) -> nn.Module:
-    """Build the module that a job's model section describes.
 
-    The seed alone decides the initial weights, and torch's random number generator is left unchanged. A user's class
-    keeps the initial weights that its constructor sets.
+def build(model: Spec, *, seed: int) -> nn.Module:
+    """Build the module that a model's description names.
+
+    The seed alone decides the random numbers of torch, numpy and `random`; all generators are left unchanged. A user's
+    class keeps the initial weights that its constructor sets.
 
     Args:
-        model: the job's model section.
+        model: the description.
         seed: for the initial weights.
 
     Raises:
-        BadModel: the class can't be imported or constructed, is not a torch module, or has lazy layers.
+        BadModel: the module can't be imported or constructed, is no torch module, or has lazy layers.
     """
-    class_ = BUILT_IN.get(model.type) or _import_class(model.type)
-    with _rng_lock, torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    make = find(model.type)
+    with seeded(seed):
         try:
-            module = class_(**model.args)
-        except Exception as exc:  # a user's class may raise any error
-            remedy = f"model.args are those of {class_.__name__}{inspect.signature(class_)}"
-            raise _bad(model.type, f"{type(exc).__name__}: {exc}", remedy) from exc
+            module = make(**model.args)
+        except (Exception, SystemExit) as exc:  # a user's class may raise any error, and may even exit
+            remedy = f"model.args are those of {make.__name__}{_signature(make)}"
+            raise _bad(model.type, f"it can't be constructed; {remedy}", exc) from exc
+    if not isinstance(module, nn.Module):
+        raise _bad(model.type, f"it returns a {type(module).__name__}, and no torch.nn.Module")
     for name, parameter in module.named_parameters():
         if isinstance(parameter, nn.UninitializedParameter):
-            raise _bad(model.type, f"the shape of {name} is open until it sees data", "use no lazy layers")
+            raise _bad(model.type, f"the shape of {name} is open until it sees data; use no lazy layers")
     return module
 
 
-def key(model: Model) -> bytes:
-    """Return a cache key, equal for equal model sections whatever the order of their arguments."""
-    return msgspec.json.encode(model, order="deterministic")
+def find(path: str) -> Maker:
+    """Return the class or function that makes a model. This imports the user's module.
+
+    Args:
+        path: `nn`, `cnn` or `package.module:Name`.
+
+    Raises:
+        BadModel: it can't be imported, is not there, or is neither a class of modules nor a function of that package.
+    """
+    if path in BUILT_IN:
+        return BUILT_IN[path]
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:  # a user's module may raise any error, and may even exit
+        raise _bad(path, f"{module_name} can't be imported", exc) from exc
+    make = getattr(module, name, None)
+    if make is None:
+        raise _bad(path, f"{module_name} has no {name}")
+    if isinstance(make, type) and issubclass(make, nn.Module):
+        return make
+    # Without this, a job could call anything that the user's module has imported, such as subprocess.run.
+    is_of_the_package = getattr(make, "__module__", "").partition(".")[0] == module_name.partition(".")[0]
+    if not (inspect.isfunction(make) and is_of_the_package):
+        raise _bad(path, "is neither a class of torch.nn.Module nor a function of that package that returns one")
+    function: Maker = make
+    return function
 
 
 def _init_glorot(module: nn.Module) -> None:
@@ -117,16 +152,13 @@ def _init_glorot(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
-def _import_class(path: str) -> type[nn.Module]:
-    module_name, _, class_name = path.partition(":")
+def _signature(make: Maker) -> str:
     try:
-        class_ = getattr(importlib.import_module(module_name), class_name)
-    except Exception as exc:  # a user's module may raise any error
-        raise _bad(path, f"{type(exc).__name__}: {exc}", "it must be importable where the function runs") from exc
-    if not (isinstance(class_, type) and issubclass(class_, nn.Module)):
-        raise _bad(path, "is no class of torch.nn.Module", "name one as 'package.module:Class'")
-    return class_
+        return str(inspect.signature(make))
+    except (TypeError, ValueError):
+        return "(...)"
 
 
-def _bad(path: str, reason: str, remedy: str) -> BadModel:
-    return BadModel(f"model {path!r}: {reason}; {remedy}", type_=path)
+def _bad(path: str, sentence: str, exc: BaseException | None = None) -> BadModel:
+    raised = explain(exc)._asdict() if exc is not None else {}
+    return BadModel(f"model {path!r}: {sentence}", **raised)

@@ -12,14 +12,12 @@ Milliseconds for 60 steps of batch 10 on one thread (torch 2.13, best of five ru
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, NAdam, Optimizer
 
-from broker.messages.errors import BadTensors
-from broker.messages.job import Training
 from client_fn.errors import TrainingFailed
 from client_fn.training import tensors
 
@@ -35,7 +33,19 @@ _STATE: Final[dict[type[Optimizer], frozenset[str]]] = {
 }
 
 
-def make(training: Training, parameters: Iterable[nn.Parameter]) -> Optimizer:
+class Spec(Protocol):
+    """How to train: a job's training section, or an order's."""
+
+    @property
+    def optimizer(self) -> str:
+        """`sgd`, `adam` or `nadam`."""
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+
+
+def make(training: Spec, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Return the job's optimizer over the parameters that are not frozen.
 
     Adam is torch's fused implementation if all parameters are floating-point.
@@ -50,14 +60,14 @@ def make(training: Training, parameters: Iterable[nn.Parameter]) -> Optimizer:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise TrainingFailed("the model has no parameter to train: all are frozen, or there is none")
-    match training.optimizer:
-        case "sgd":
-            return SGD(trained, lr=training.rate, foreach=True)
-        case "adam":
-            fused = all(parameter.is_floating_point() for parameter in trained)
-            return Adam(_group_by_epsilon(trained), lr=training.rate, fused=fused)
-        case "nadam":
-            return NAdam(_group_by_epsilon(trained), lr=training.rate, foreach=True)
+    if training.optimizer == "sgd":
+        return SGD(trained, lr=training.rate, foreach=True)
+    if training.optimizer == "adam":
+        fused = all(parameter.is_floating_point() for parameter in trained)
+        return Adam(_group_by_epsilon(trained), lr=training.rate, fused=fused)
+    if training.optimizer == "nadam":
+        return NAdam(_group_by_epsilon(trained), lr=training.rate, foreach=True)
+    raise TrainingFailed(f"optimizer {training.optimizer!r} is not known to this version")
 
 
 def state_to_bytes(optimizer: Optimizer) -> bytes | None:
@@ -110,8 +120,8 @@ def _decode_state(payload: bytes, count: int) -> dict[int, dict[str, Tensor]]:
     """Return the stored tensors by parameter index and name."""
     try:
         named = tensors.from_bytes(payload)
-    except BadTensors as exc:
-        raise TrainingFailed(f"optimizer state is {exc}") from exc
+    except TrainingFailed as exc:
+        raise TrainingFailed(f"optimizer state is {exc.sentence}") from exc
     states: dict[int, dict[str, Tensor]] = {}
     for full_name, value in named.items():
         index, _, name = full_name.partition(".")

@@ -7,8 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from broker.messages.errors import BadTensors
-from client_fn.errors import BadModel
+from client_fn.errors import BadModel, TrainingFailed
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -81,13 +80,13 @@ def from_bytes(payload: bytes) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file, sorted by name. They do not share the payload's memory.
 
     Raises:
-        BadTensors: the payload is not a safetensors file.
+        TrainingFailed: the payload is not a safetensors file.
     """
     try:
         # Sorted, because the library's own order is that of a hash table.
         return dict(sorted(safetensors.torch.load(payload).items()))
     except SafetensorError as exc:
-        raise BadTensors(f"not a safetensors file: {exc}") from exc
+        raise TrainingFailed(f"not a safetensors file: {exc}") from exc
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,40 @@
+"""The environment of a trainer: what torch and the user's code need, and no credential."""
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from client_fn.trainer.group import MARK
+
+ALLOWED: Final = (
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_*", "VIRTUAL_ENV"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "PYTHONPATH", "PYTHONHASHSEED"),
+    *("CUDA_*", "CUBLAS_*", "NVIDIA_*", "TORCH_*", "PYTORCH_*", "KMP_*", "MKL_*", "ONEDNN_*", "DNNL_*", "ATEN_*"),
+)
+"""Names, or patterns of names, of the worker's variables that the trainer gets. FEDKEEPER_TRAINER_ENV adds names."""
+
+FIXED: Final = {
+    # One thread: another number of threads rounds differently, so the same job would have another digest.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    # The user's code may end at any time; what it printed before must not be lost.
+    "PYTHONUNBUFFERED": "1",
+    # As `broker.support.heap` does (mallopt(3)): tensors of some MB are allocated and freed in every round.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(128 << 20),
+    "MALLOC_TOP_PAD_": str(32 << 20),
+}
+
+
+def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> dict[str, str]:
+    """Return a trainer's environment.
+
+    Args:
+        environ: the worker's environment.
+        more: names of further variables that the site allows.
+        mark: by this, the trainer's descendants are found.
+    """
+    names = (*ALLOWED, *more)
+    kept = {name: value for name, value in environ.items() if any(fnmatch.fnmatchcase(name, n) for n in names)}
+    return {**kept, **FIXED, MARK: mark}

@@ -1,0 +1,49 @@
+"""The trainer's program: `python .../client_fn/training DESCRIPTOR MEMORY_MB [FOLDER]`. Its worker starts it.
+
+DESCRIPTOR is the socket to the worker, MEMORY_MB the limit (0: none), FOLDER the user's code.
+"""
+
+import sys
+
+# Python has put this folder first: our `loop.py` or `work.py` must not hide a module of the user's.
+sys.path.pop(0)
+
+
+def main() -> None:
+    """Prepare the process, and do the worker's orders until it ends."""
+    import socket
+    import types
+    from pathlib import Path
+
+    if "client_fn" not in sys.modules:
+        # This Python may not have our package, and its version of it must not be used: so the package is this folder's.
+        package = types.ModuleType("client_fn")
+        package.__path__ = [str(Path(__file__).parent.parent)]
+        sys.modules["client_fn"] = package
+    descriptor, memory_mb, *folders = sys.argv[1:]
+    # The user's module may read its arguments. They are none of ours.
+    sys.argv[:] = ["trainer"]
+
+    import torch
+
+    # The first optimizer imports this module, which takes a second. Import it now, not during the first order.
+    import torch._dynamo
+
+    from client_fn.training import serve
+
+    # Another number of threads rounds differently, so the same job would have another digest.
+    torch.set_num_threads(1)
+    if int(memory_mb):
+        serve.limit_memory(int(memory_mb))
+    sys.path[_first_of_site_packages() : 0] = folders
+    serve.serve(socket.socket(fileno=int(descriptor)))
+
+
+def _first_of_site_packages() -> int:
+    """Return the place of the user's code on the path: after the standard library, before installed packages."""
+    places = [i for i, folder in enumerate(sys.path) if folder.endswith(("site-packages", "dist-packages"))]
+    return places[0] if places else len(sys.path)
+
+
+if __name__ == "__main__":
+    main()

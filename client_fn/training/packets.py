@@ -1,0 +1,90 @@
+"""The packets between a worker and its trainer: small JSON texts on a Unix socket, and files beside them.
+
+A packet is either whole or lost (SOCK_SEQPACKET, unix(7)), so garbage that user code writes into the socket is a packet
+that can't be decoded, and nothing else is damaged. Files lie in memory (memfd_create(2)).
+"""
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+PACKET_BYTES = 1 << 16
+FILES = 8
+"""Most files beside one packet."""
+
+
+def make(facts: Mapping[str, Any], files: Mapping[str, int] | None = None) -> tuple[bytes, list[int]]:
+    """Return a packet and the descriptors beside it.
+
+    Args:
+        facts: for JSON.
+        files: descriptors by name.
+    """
+    named = dict(files or {})
+    return json.dumps({**facts, "files": list(named)}).encode(), list(named.values())
+
+
+def parse(packet: bytes, descriptors: list[int]) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return a packet's facts, and its descriptors by name.
+
+    Args:
+        packet: as received.
+        descriptors: beside it.
+
+    Raises:
+        ValueError: it is no packet; the descriptors are closed.
+    """
+    try:
+        facts = json.loads(packet)
+        names = facts.pop("files")
+        if len(names) == len(descriptors) and all(isinstance(name, str) for name in names):
+            return facts, dict(zip(names, descriptors))  # noqa: B905 (equally long)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise ValueError("no packet")
+
+
+def send(channel: socket.socket, facts: Mapping[str, Any], files: Mapping[str, bytes] | None = None) -> None:
+    """Send a packet, and files from memory beside it. Blocks.
+
+    Args:
+        channel: a blocking socket.
+        facts: for JSON.
+        files: contents by name.
+    """
+    descriptors = {name: _in_memory(content) for name, content in (files or {}).items()}
+    try:
+        packet, beside = make(facts, descriptors)
+        socket.send_fds(channel, [packet], beside)
+    finally:
+        for descriptor in descriptors.values():
+            os.close(descriptor)
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+    """Return the next packet's facts and the contents of its files, or None when the other side has closed. Blocks.
+
+    Raises:
+        ValueError: it is no packet.
+    """
+    packet, descriptors, _, _ = socket.recv_fds(channel, PACKET_BYTES, FILES)
+    if not packet:
+        return None
+    facts, files = parse(packet, descriptors)
+    contents = {}
+    for name, descriptor in files.items():
+        with os.fdopen(descriptor, "rb") as file:
+            contents[name] = os.pread(descriptor, os.fstat(file.fileno()).st_size, 0)
+    return facts, contents
+
+
+def _in_memory(content: bytes) -> int:
+    descriptor = os.memfd_create("fedkeeper", os.MFD_CLOEXEC)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return descriptor

@@ -1,0 +1,52 @@
+"""Says what the user's code raised, and where, apart from the exception's text."""
+
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import NamedTuple
+
+_OURS = str(Path(__file__).parent)
+_NOT_THE_USERS = ("torch/", "numpy/", "safetensors/")
+_STANDARD = sysconfig.get_paths()["stdlib"]
+_TEXT = 2000
+"""Longest text of an exception that is passed on."""
+
+
+class Cause(NamedTuple):
+    """An exception of the user's code.
+
+    Attributes:
+        cause: name of its class.
+        where: file and line in the user's code, such as `mine.py:12`; empty if it is not known.
+        text: its text, which may hold data.
+    """
+
+    cause: str
+    where: str
+    text: str
+
+
+def explain(exc: BaseException) -> Cause:
+    """Return the class, the place and the text of an exception."""
+    frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if _is_of_the_user(frame.filename)]
+    where = f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return Cause(type(exc).__name__, where, str(exc).encode(errors="replace").decode()[:_TEXT])
+
+
+def _is_of_the_user(file: str) -> bool:
+    package = _below_site_packages(file)
+    if package is not None:
+        return not package.startswith(_NOT_THE_USERS) and not file.startswith(_OURS)
+    return not (file.startswith(("<frozen", _OURS, _STANDARD)))
+
+
+def _below_site_packages(file: str) -> str | None:
+    for folder in ("/site-packages/", "/dist-packages/"):
+        if folder in file:
+            return file.rpartition(folder)[2]
+    return None
+
+
+def _short(file: str) -> str:
+    """Return a path without the folders that only this machine has."""
+    return _below_site_packages(file) or Path(file).name
