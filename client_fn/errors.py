@@ -4,6 +4,9 @@ ClientError
 ├── DataMissing        a dataset or a shard is not where it is expected
 ├── BadData            a dataset file, a shard or a partition can't be used
 ├── BadModel           a model can't be built, or the weights belong to another model
+├── BadCode            the user's code can't be packed
+├── CodeDiffers        the job's code is not here
+├── NotAllowed         the operator did not allow the job's model
 ├── TrainingFailed     the model can't be trained or evaluated on this data
 ├── BlobMissing        the broker does not have the model or the state that the task names
 ├── LeaseOver          the task's deadline has passed
@@ -14,6 +17,7 @@ ClientError
 └── BadSettings        an environment variable can't be used
 """
 
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -67,6 +71,52 @@ class BadModel(ClientError):
     def __init__(self, message: str, *, type_: str = "") -> None:
         super().__init__(message)
         self.type = type_
+
+
+class BadCode(ClientError):
+    """Raised when the user's code can't be packed, or when its requirements.txt has a wrong line.
+
+    Attributes:
+        where: the file or folder.
+        reason: the message without it.
+    """
+
+    def __init__(self, where: Path | str, reason: str) -> None:
+        super().__init__(f"code {where}: {reason}")
+        self.where = str(where)
+        self.reason = reason
+
+
+class CodeDiffers(ClientError):
+    """Raised when the job's code is not here.
+
+    Attributes:
+        wanted: first digits of the digest of the code that the server holds.
+        held: first digits of the digest of the code that is here; empty: none.
+    """
+
+    def __init__(self, wanted: str, held: str) -> None:
+        here = f"code {held} is here" if held else "no code is here"
+        super().__init__(
+            f"the server holds code {wanted or 'none'}, {here}: start it with the same `--code`, "
+            "or deploy the function again"
+        )
+        self.wanted = wanted
+        self.held = held
+
+
+class NotAllowed(ClientError):
+    """Raised when a job names a model that the operator of this machine did not allow.
+
+    Attributes:
+        type: the job's `model.type`.
+        remedy: what to do, and by whom.
+    """
+
+    def __init__(self, type_: str, remedy: str) -> None:
+        super().__init__(f"model {type_!r} is not allowed here: {remedy}")
+        self.type = type_
+        self.remedy = remedy
 
 
 class TrainingFailed(ClientError):
