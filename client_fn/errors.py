@@ -8,6 +8,10 @@ ClientError
 │   └── TrainingFailed     the model can't be trained or evaluated on this data
 ├── TrainerDied        the process that runs the user's code ended before its work was done
 │   └── LimitExceeded      it was ended, because it used too much memory or time
+├── BadCode            the user's code can't be packed
+├── CodeDiffers        the job's code is not here
+├── NotAllowed         the operator did not allow the job's model
+├── RequirementsMissing  libraries that the user's code needs are not installed
 ├── BlobMissing        the broker does not have the model or the state that the task names
 ├── LeaseOver          the task's deadline has passed
 ├── WrongClient        the task belongs to another client
@@ -16,6 +20,8 @@ ClientError
 ├── InstanceEnded      the instance stopped during the task
 └── BadSettings        an environment variable can't be used
 """
+
+from pathlib import Path
 
 
 class ClientError(Exception):
@@ -66,6 +72,18 @@ class BadData(ClientError):
         self.reason = reason or message
 
 
+class RequirementsMissing(ClientError):
+    """Raised when libraries that the user's code needs are not installed. Nothing is installed because a job says so.
+
+    Attributes:
+        missing: each requirement, and what is installed instead.
+    """
+
+    def __init__(self, missing: tuple[str, ...]) -> None:
+        super().__init__(f"the code's requirements.txt asks for {', '.join(missing)}: install that where it trains")
+        self.missing = missing
+
+
 class UserCodeFailed(ClientError):
     """Root of the errors about the user's code. An exception's text may hold data, so it is kept apart.
 
@@ -101,6 +119,52 @@ class BadModel(UserCodeFailed):
 
 class TrainingFailed(UserCodeFailed):
     """Raised when the model can't be trained or evaluated on this data, or its loss is no longer finite."""
+
+
+class BadCode(ClientError):
+    """Raised when the user's code can't be packed, or when its requirements.txt has a wrong line.
+
+    Attributes:
+        where: the file or folder.
+        reason: the message without it.
+    """
+
+    def __init__(self, where: Path | str, reason: str) -> None:
+        super().__init__(f"code {where}: {reason}")
+        self.where = str(where)
+        self.reason = reason
+
+
+class CodeDiffers(ClientError):
+    """Raised when the job's code is not here.
+
+    Attributes:
+        wanted: first digits of the digest of the code that the server holds.
+        held: first digits of the digest of the code that is here; empty: none.
+    """
+
+    def __init__(self, wanted: str, held: str) -> None:
+        here = f"code {held} is here" if held else "no code is here"
+        super().__init__(
+            f"the server holds code {wanted or 'none'}, {here}: start it with the same `--code`, "
+            "or deploy the function again"
+        )
+        self.wanted = wanted
+        self.held = held
+
+
+class NotAllowed(ClientError):
+    """Raised when a job names a model that the operator of this machine did not allow.
+
+    Attributes:
+        type: the job's `model.type`.
+        remedy: what to do, and by whom.
+    """
+
+    def __init__(self, type_: str, remedy: str) -> None:
+        super().__init__(f"model {type_!r} is not allowed here: {remedy}")
+        self.type = type_
+        self.remedy = remedy
 
 
 class TrainerDied(ClientError):

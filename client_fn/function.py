@@ -1,30 +1,37 @@
 """The function: it trains one client for one round and publishes the update.
 
-`handle` shows all steps in order: lease, fetch, data, build, train, publish.
+`handle` shows all steps in order: lease, fetch, data, train, publish. The training itself is done by the trainer, a
+child process: the user's code never runs in this one, and this one needs no torch.
 """
 
 import asyncio
 import hashlib
-import os
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from torch import Tensor, nn
+import msgspec
 
 from broker import topics
 from broker.base import Receipt
 from broker.errors import Disconnected
+from broker.messages import tensor_header
+from broker.messages.errors import BadTensors
+from broker.messages.job import Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
-from client_fn.data import shards
-from client_fn.errors import BadSettings, BlobMissing, DataMissing
+from client_fn.data.shard_cache import Shard, ShardCache
+from client_fn.errors import BlobMissing, DataMissing, LeaseOver, TrainerDied
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
-from client_fn.training import loop, models, optimizers, tensors
-from client_fn.training.loop import Samples
+from client_fn.site import Site
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Named
+from client_fn.training import orders
 
 T = TypeVar("T")
 
@@ -32,27 +39,51 @@ RETRY_S: Final = 1.0
 """Pause between two attempts to publish an update. The broker has retried for some time before each failure."""
 
 MODELS_KEPT: Final = 2
-MODULES_KEPT: Final = 2
-SHARDS_KEPT: Final = 16
-"""An instance on a FaaS platform serves one client; a worker process on one machine may serve many."""
+METRICS_KEPT: Final = 100
+
+
+class Trainers(Protocol):
+    """What trains: `client_fn.trainer.trainers.Trainers`."""
+
+    async def admit(self, model: Named) -> object:
+        """Check that the site allows the model and holds its code."""
+
+    async def do(
+        self,
+        model: Named,
+        order: orders.Order,
+        inputs: dict[str, SharedBytes],
+        *,
+        on_training: Callable[[], None] | None = None,
+        limit_s: float | None = None,
+    ) -> Answer:
+        """Let a trainer do an order.
+
+        Args:
+            model: the model, and the code that it is of.
+            order: the order.
+            inputs: safetensors files by name.
+            on_training: called when the training begins.
+            limit_s: the order is ended after this time. Seconds.
+        """
 
 
 @dataclass
 class WarmState:
-    """State that an instance keeps from one task to the next.
+    """State that an instance keeps from one task to the next. Nothing of it depends on an earlier task.
 
     Attributes:
-        models: tensors of the global models used last, by SHA-256 digest.
-        shards: samples, by `data_loc`.
-        modules: built modules, by `models.key`; every task loads its own weights into one.
-        device: torch's name of the training device, from FEDKEEPER_DEVICE; the CPU by default.
-        training_lock: held while a task trains, because all tasks share the modules and torch's random numbers.
+        trainers: the processes that train.
+        site: the site's settings.
+        shards: the shards read last.
+        models: safetensors files of the global models used last, by SHA-256 digest.
+        training_lock: held from a task's first step to the end of its training.
     """
 
-    models: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    shards: dict[str, Samples] = field(default_factory=dict)
-    modules: dict[bytes, nn.Module] = field(default_factory=dict)
-    device: str = field(default_factory=lambda: os.environ.get("FEDKEEPER_DEVICE") or "cpu")
+    trainers: Trainers
+    site: Site
+    shards: ShardCache
+    models: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -102,57 +133,50 @@ async def handle(
         The update's header and the broker's receipt.
 
     Raises:
-        LeaseOver: the deadline has passed; training stops within one batch, and nothing is published.
+        LeaseOver: the deadline has passed; the trainer is ended, and nothing is published.
+        NotAllowed: the site's operator did not allow the model, or the place of the data.
+        CodeDiffers: the server holds other code of the user's than this site.
         DataMissing: the task names no shard, or the shard is not there.
         BadData: the shard is invalid or can't be read.
-        BadModel: the model can't be built, or the global model's weights do not match it.
+        UserCodeFailed: the model can't be built or trained, or the global model's weights do not match it.
+        TrainerDied: the trainer ended, or used too much memory or time.
         BadSettings: the training device can't be used.
         BlobMissing: the broker does not have the model or the optimizer state.
-        BadTensors: the model or the optimizer state is not a safetensors file.
-        TrainingFailed: the model can't be trained on this data.
         BrokerError: the broker refused a call, or was out of reach before the training.
     """
     lease = Lease(task, clock)
     seconds: dict[str, float] = {}
     async with lease.timeout():
         async with warm.training_lock:
-            weights, state, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
-            samples = await _timed(seconds, "data", _load_samples(task, warm))
-            module = await _timed(seconds, "build", _in_thread(lambda: _build_module(task, weights, warm), lease))
-            if on_training:
-                on_training()
-            training = _in_thread(lambda: _train(task, module, samples, state, lease), lease)
-            metrics, new_state = await _timed(seconds, "train", training)
-            state_topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
-            header = UpdateHeader(
-                job=task.job,
-                round=task.round,
-                attempt=attempt,
-                client=task.client_id,
-                samples=len(samples[1]) if samples else 1,
-                base=task.model.sha256,
-                token=task.token,
-                metrics=metrics,
-                state=BlobRef(state_topic, _sha256(new_state), len(new_state)) if new_state else None,
-                fetched=fetched,
-                seconds=seconds,
-            )
-            payload = await asyncio.to_thread(tensors.to_bytes, tensors.trained_of(module), header.to_metadata())
+            await warm.trainers.admit(task.model_configuration)
+            inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
+            shard = await _timed(seconds, "data", _read_shard(task, warm))
+            if shard is not None:
+                inputs["shard"] = shard.memory
+            answer = await _train(task, inputs, warm, on_training, lease)
         if on_trained:
             on_trained()
-        return Published(header, await _publish(_Update(header, payload, new_state), broker, lease, task.id))
+        header = _header(task, attempt, answer, shard)
+        header = msgspec.structs.replace(
+            header, fetched=fetched, seconds=seconds | header.seconds, metrics_scope=warm.site.metrics
+        )
+        payload = await asyncio.to_thread(_with_header, answer, header)
+        update = _Update(header, payload, answer.files.get("state"))
+        return Published(header, await _publish(update, broker, lease, task.id))
 
 
-async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[dict[str, Tensor], bytes | None, int]:
-    """Return the global model's tensors, the optimizer state, and the number of bytes fetched for them."""
+async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[dict[str, SharedBytes], int]:
+    """Return the global model and the optimizer state, and the number of bytes fetched for them."""
     fetched = 0
     weights = warm.models.get(task.model.sha256)
     if weights is None:
-        weights = await asyncio.to_thread(tensors.from_bytes, await _get_blob(task.model, broker))
+        weights = SharedBytes(await _get_blob(task.model, broker))
         fetched = task.model.bytes
     keep(warm.models, task.model.sha256, weights, limit=MODELS_KEPT)
-    state = await _get_blob(task.state, broker) if task.state else None
-    return weights, state, fetched + len(state or b"")
+    if task.state is None:
+        return {"weights": weights}, fetched
+    state = SharedBytes(await _get_blob(task.state, broker))
+    return {"weights": weights, "state": state}, fetched + state.size
 
 
 async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
@@ -165,66 +189,80 @@ async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
     return value.payload
 
 
-async def _load_samples(task: RoundTask, warm: WarmState) -> Samples | None:
-    """Return the client's samples, or None for a dry task without data."""
-    if not task.data_loc:
-        if task.training_hyperparameters.dry:
-            return None
-        raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
-    samples = warm.shards.get(task.data_loc)
-    if samples is None:
-        samples = await asyncio.to_thread(shards.read, task.data_loc)
-    keep(warm.shards, task.data_loc, samples, limit=SHARDS_KEPT)
-    return samples
+async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
+    """Return the client's shard, or None for a dry task without data."""
+    if task.data_loc:
+        return await asyncio.to_thread(warm.shards.read, task.data_loc)
+    if task.training_hyperparameters.dry:
+        return None
+    raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
 
 
-def _build_module(task: RoundTask, weights: dict[str, Tensor], warm: WarmState) -> nn.Module:
-    """Return the module with the global model's weights. They replace all initial ones, so any seed will do."""
-    key = models.key(task.model_configuration)
-    module = warm.modules.get(key)
-    if module is None:
-        module = to_device(models.build(task.model_configuration, seed=0), warm.device)
-    tensors.load(module, weights)
-    keep(warm.modules, key, module, limit=MODULES_KEPT)
-    return module
-
-
-def to_device(module: nn.Module, device: str) -> nn.Module:
-    """Move a module to its training device.
-
-    Args:
-        module: moved in place.
-        device: torch's name of the device.
-
-    Raises:
-        BadSettings: this machine, or this build of torch, has no such device.
-    """
-    try:
-        return module.to(device)
-    except (RuntimeError, AssertionError) as exc:
-        raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
-
-
-def _train(
-    task: RoundTask, module: nn.Module, samples: Samples | None, state: bytes | None, lease: Lease
-) -> tuple[dict[str, float], bytes | None]:
-    """Train the module in place. Return the metrics, and the optimizer state if the job carries it over."""
-    training = task.training_hyperparameters
-    if samples is None or training.dry:
-        return {}, None
-    optimizer = optimizers.make(training, module.parameters())
-    if state is not None:
-        optimizers.load_state(optimizer, state)
-    metrics = loop.train(
-        module,
-        optimizer,
-        samples,
-        batch_size=training.batch_size,
-        epochs=training.local_epochs,
+async def _train(
+    task: RoundTask,
+    inputs: dict[str, SharedBytes],
+    warm: WarmState,
+    on_training: Callable[[], None] | None,
+    lease: Lease,
+) -> Answer:
+    """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
+    training, model = task.training_hyperparameters, task.model_configuration
+    order = orders.Train(
+        model=orders.Model(model.type, model.args),
+        training=None if training.dry else _training(training),
         seed=task.seed,
-        before_batch=lease.check,
+        device=warm.site.device,
+        left_s=lease.left_s,
     )
-    return metrics, optimizers.state_to_bytes(optimizer) if training.optimizer_state == "carry" else None
+    try:
+        return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
+    except LeaseOver:
+        raise LeaseOver(task.id, task.deadline_s) from None
+
+
+def _training(training: Training) -> orders.Training:
+    return orders.Training(
+        optimizer=training.optimizer,
+        rate=training.rate,
+        batch_size=training.batch_size,
+        local_epochs=training.local_epochs,
+        optimizer_state=training.optimizer_state,
+    )
+
+
+def _header(task: RoundTask, attempt: int, answer: Answer, shard: Shard | None) -> UpdateHeader:
+    state = answer.files.get("state")
+    state_topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
+    return UpdateHeader(
+        job=task.job,
+        round=task.round,
+        attempt=attempt,
+        client=task.client_id,
+        samples=1 if shard is None else shard.samples,
+        base=task.model.sha256,
+        token=task.token,
+        metrics=_numbers(answer.facts.get("metrics")),
+        state=BlobRef(state_topic, _sha256(state), len(state)) if state else None,
+        seconds=_numbers(answer.facts.get("seconds")),
+        code=task.model_configuration.code,
+        shard="" if shard is None else shard.digest,
+    )
+
+
+def _numbers(table: Any) -> dict[str, float]:
+    """Return the finite numbers of a table that the trainer has made; the user's code may have made anything of it."""
+    if not isinstance(table, dict):
+        return {}
+    numbers = {str(name): value for name, value in table.items() if isinstance(value, int | float)}
+    return dict([(name, value) for name, value in numbers.items() if math.isfinite(value)][:METRICS_KEPT])
+
+
+def _with_header(answer: Answer, header: UpdateHeader) -> bytes:
+    """Return the trained tensors with the update's header. The trainer never sees the task's token."""
+    try:
+        return tensor_header.with_metadata(answer.files["update"], header.to_metadata())
+    except (KeyError, BadTensors) as exc:
+        raise TrainerDied(f"the trainer's answer holds no tensors: {exc}") from exc
 
 
 def _sha256(payload: bytes) -> str:
@@ -249,23 +287,6 @@ async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str
             log = structlog.get_logger(__name__)
             log.warning("the update waits for the broker", task=task_id, error=str(exc))
             await asyncio.sleep(RETRY_S)
-
-
-async def _in_thread(work: Callable[[], T], lease: Lease) -> T:
-    """Run blocking work in a thread, so that the event loop keeps the broker connection alive.
-
-    A thread can't be cancelled, and must not use the module while the next task trains it. On cancellation this ends
-    the lease, which stops the training within one batch, and waits for the thread.
-    """
-    running = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.wait([running])
-    except asyncio.CancelledError:
-        lease.end()
-        await asyncio.wait([running])
-        running.exception()
-        raise
-    return running.result()
 
 
 async def _timed(seconds: dict[str, float], step: str, work: Awaitable[T]) -> T:

@@ -9,7 +9,7 @@ from client_fn.errors import LeaseOver
 
 
 class Lease:
-    """The time until a task's deadline. It ends early when the task is cancelled.
+    """The time until a task's deadline.
 
     Args:
         task: the task whose deadline counts.
@@ -19,20 +19,20 @@ class Lease:
     def __init__(self, task: RoundTask, clock: Callable[[], float]) -> None:
         self._task = task
         self._clock = clock
-        self._is_ended = False
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._task.deadline_s - self._clock())
 
     def check(self) -> None:
-        """Raise if no time is left. Safe to call from another thread.
+        """Raise if no time is left.
 
         Raises:
-            LeaseOver: the deadline has passed, or `end` was called.
+            LeaseOver: the deadline has passed.
         """
-        if self._is_ended or self._clock() >= self._task.deadline_s:
+        if not self.left_s:
             raise LeaseOver(self._task.id, self._task.deadline_s)
-
-    def end(self) -> None:
-        """Make every later `check` fail."""
-        self._is_ended = True
 
     @contextlib.asynccontextmanager
     async def timeout(self) -> AsyncIterator[None]:

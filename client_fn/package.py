@@ -1,16 +1,13 @@
 """Builds the archive of the function's code for a platform: our packages, and the platform's own files beside them."""
 
 import importlib.resources
-import io
-import zipfile
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable
 from typing import Final
 
-_REQUIREMENTS: Final = "requirements.txt"
+from client_fn.code import archive
 
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
-_MODE: Final = 0o100644 << 16
+_REQUIREMENTS: Final = "requirements.txt"
 
 
 def build(files: str, requirements: str = _REQUIREMENTS) -> bytes:
@@ -35,14 +32,7 @@ def build(files: str, requirements: str = _REQUIREMENTS) -> bytes:
         requirements: common_requirements + own_requirements,
         **platform_files,
     }
-    buffer = io.BytesIO()
-    # Not deflated: zlib's output differs between versions, and the digest of these bytes identifies the function.
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(contents):
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.create_system, entry.external_attr = 3, _MODE
-            archive.writestr(entry, contents[name])
-    return buffer.getvalue()
+    return archive.zip_bytes(contents)
 
 
 def _modules(package: str) -> Iterator[tuple[str, bytes]]:

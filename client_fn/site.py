@@ -29,6 +29,7 @@ class Site:
         allow: FEDKEEPER_ALLOW, separated by commas: what a job may name beside the site's code. `a.b` allows the module
             and everything below it, `a.b:Name` that one name.
         code: FEDKEEPER_CODE, file or folder of the user's code. None: there is none.
+        code_is_allowed: FEDKEEPER_CODE_ALLOWED, `0`: jobs may name of this code only what `allow` names.
         code_store: FEDKEEPER_CODE_STORE, folder that keeps a copy of each version of the code that was used. None: a
             temporary folder.
         python: FEDKEEPER_TRAINER_PYTHON, the Python that trains. Empty: this one.
@@ -51,6 +52,7 @@ class Site:
     device: str = "cpu"
     allow: tuple[str, ...] = ()
     code: Path | None = None
+    code_is_allowed: bool = True
     code_store: Path | None = None
     python: str = ""
     memory_mb: int = field(default_factory=lambda: int(machine_memory_mb() * MEMORY_SHARE))
@@ -75,6 +77,7 @@ def read(environ: Mapping[str, str]) -> Site:
         device=environ.get("FEDKEEPER_DEVICE") or default.device,
         allow=_texts(environ, "FEDKEEPER_ALLOW", ()),
         code=_path(environ, "FEDKEEPER_CODE"),
+        code_is_allowed=_one_of(environ, "FEDKEEPER_CODE_ALLOWED", ("1", "0")) == "1",
         code_store=_path(environ, "FEDKEEPER_CODE_STORE"),
         python=environ.get("FEDKEEPER_TRAINER_PYTHON", ""),
         memory_mb=int(_number(environ, "FEDKEEPER_TRAINER_MEMORY_MB", default.memory_mb)),
@@ -98,6 +101,7 @@ def to_environ(site: Site) -> dict[str, str]:
     texts = {
         "FEDKEEPER_DEVICE": site.device,
         "FEDKEEPER_ALLOW": ",".join(site.allow),
+        "FEDKEEPER_CODE_ALLOWED": "1" if site.code_is_allowed else "0",
         "FEDKEEPER_TRAINER_PYTHON": site.python,
         "FEDKEEPER_TRAINER_MEMORY_MB": str(site.memory_mb),
         "FEDKEEPER_TRAINER_SILENCE_S": f"{site.silence_s:g}",

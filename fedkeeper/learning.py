@@ -1,87 +1,113 @@
-"""Builds and evaluates models for the server with torch, by the function's own code."""
+"""Builds and evaluates models for the server, in trainers: the user's code never runs in the server's process."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import msgspec
+import structlog
+
+from broker.messages import tensors
 from broker.messages.errors import BadTensors
 from broker.messages.job import Job
 from broker.messages.round import seed
-from broker.messages.tensors import DTYPES, Array
 from client_fn.data import datasets
-from client_fn.errors import ClientError
-from server.errors import LearningFailed
+from client_fn.errors import ClientError, LimitExceeded, TrainerDied
+from client_fn.site import Site
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Trainers, open_trainers
+from client_fn.training import orders
+from server.errors import LearningDied, LearningFailed
 from server.learning import EvaluationResult, InitialModel
 
-if TYPE_CHECKING:
-    from torch import Tensor
+log = structlog.get_logger(__name__)
 
 
-class TorchLearning:
-    """Implements `server.learning.Learning` with torch and the built-in datasets.
+class _BuildFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about a model. The user's code may have made anything of them, so they are checked."""
+
+    frozen: tuple[str, ...]
+    buffers: tuple[str, ...]
+
+
+class TrainerLearning:
+    """Implements `server.learning.Learning` with trainers and the built-in datasets.
 
     Args:
+        site: the server's own settings.
+        trainers: build and evaluate.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
     """
 
-    def __init__(self, data_dir: Path | None) -> None:
+    def __init__(self, site: Site, trainers: Trainers, data_dir: Path | None) -> None:
+        self._site = site
+        self._trainers = trainers
         self._data_dir = data_dir
-        self._test_set = lru_cache(maxsize=4)(self._load_test_set)
+        self._test_sets: dict[str, asyncio.Task[SharedBytes]] = {}
 
-    def initial_model(self, job: Job) -> InitialModel:
+    async def initial_model(self, job: Job) -> InitialModel:
         """Implements `Learning.initial_model`. Also loads the test set, so that a missing dataset fails the job."""
-        from client_fn.training import models, tensors
-
-        with _mapped_errors():
-            module = models.build(job.model, seed=seed(job.seed, "model"))
+        with self._mapped_errors(job):
+            code = await self._trainers.current_code(job.model)
             if job.evaluation.every:
-                self._test_set(job.data.dataset)
-            weights = {name: _array(name, tensor) for name, tensor in tensors.tensors_of(module).items()}
-        buffers = tuple(name for name, _ in module.named_buffers())
-        return InitialModel(weights, tensors.frozen_names(module), buffers)
+                await self._test_set(job.data.dataset)
+            model = msgspec.structs.replace(job.model, code=code)
+            order = orders.Build(orders.Model(model.type, model.args), seed(job.seed, "model"))
+            answer = await self._trainers.do(model, order, {})
+            weights, _ = tensors.decode(answer.files.get("weights", b""))
+            facts = msgspec.convert(answer.facts, _BuildFacts)
+        return InitialModel(weights, facts.frozen, facts.buffers, code)
 
-    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
+    async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Implements `Learning.evaluate`: accuracy and loss on the dataset's test set."""
-        from client_fn.training.evaluate import evaluate
+        with self._mapped_errors(job):
+            inputs = {"weights": SharedBytes(weights), "samples": await self._test_set(job.data.dataset)}
+            order = orders.Evaluate(orders.Model(job.model.type, job.model.args), job.evaluation.batch_size)
+            answer = await self._trainers.do(job.model, order, inputs)
+            return msgspec.convert(answer.facts, EvaluationResult)
 
-        with _mapped_errors():
-            x, y = self._test_set(job.data.dataset)
-            result = evaluate(job.model, weights, x, y, job.evaluation.batch_size)
-        return EvaluationResult(result.accuracy, result.loss, result.samples)
+    async def _test_set(self, name: str) -> SharedBytes:
+        if name not in self._test_sets:
+            loading = asyncio.to_thread(_load_test_set, name, self._data_dir)
+            self._test_sets[name] = asyncio.create_task(loading, name=f"test set {name}")
+        try:
+            return await asyncio.shield(self._test_sets[name])
+        except ClientError:
+            # The data may be there when the next job asks.
+            self._test_sets.pop(name, None)
+            raise
 
-    def _load_test_set(self, name: str) -> "tuple[Tensor, Tensor]":
-        import torch
+    @contextlib.contextmanager
+    def _mapped_errors(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except LimitExceeded as exc:
+            raise LearningFailed(self._message(exc, job)) from exc
+        except TrainerDied as exc:
+            raise LearningDied(self._message(exc, job)) from exc
+        except ClientError as exc:
+            raise LearningFailed(self._message(exc, job)) from exc
+        except (BadTensors, msgspec.ValidationError) as exc:
+            raise LearningFailed(f"model {job.model.type!r}: {exc}") from exc
 
-        x, y = datasets.load_test(name, data_dir=self._data_dir)
-        return torch.from_numpy(x), torch.from_numpy(y)
-
-
-def _array(name: str, tensor: "Tensor") -> Array:
-    """Convert a tensor to numpy, which has bfloat16 only from ml_dtypes."""
-    import torch
-
-    contiguous = tensor.contiguous()
-    try:
-        is_bfloat16 = contiguous.dtype is torch.bfloat16
-        array = contiguous.view(torch.int16).numpy().view(DTYPES["BF16"]) if is_bfloat16 else contiguous.numpy()
-    except TypeError as exc:  # numpy has no such dtype
-        raise _unknown_dtype(name, tensor) from exc
-    if array.dtype not in DTYPES.values():
-        raise _unknown_dtype(name, tensor)
-    return array
-
-
-def _unknown_dtype(name: str, tensor: "Tensor") -> BadTensors:
-    return BadTensors(f"{name} has dtype {tensor.dtype}, known are {', '.join(DTYPES)}")
+    def _message(self, exc: ClientError, job: Job) -> str:
+        log.warning("the model can't be used", model=job.model.type, error=str(exc))
+        return exc.message(reveal=self._site.reveal == "text")
 
 
-@contextlib.contextmanager
-def _mapped_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ClientError, BadTensors) as exc:
-        raise LearningFailed(str(exc)) from exc
-    except ModuleNotFoundError as exc:
-        raise LearningFailed(f"{exc.name} is missing here: install fedkeeper[train]") from exc
+@contextlib.asynccontextmanager
+async def open_learning(site: Site, data_dir: Path | None) -> AsyncIterator[TrainerLearning]:
+    """Open what builds and evaluates the server's models; its processes end with the block.
+
+    Args:
+        site: the server's own settings.
+        data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
+    """
+    async with open_trainers(site) as trainers:
+        yield TrainerLearning(site, trainers, data_dir)
+
+
+def _load_test_set(name: str, data_dir: Path | None) -> SharedBytes:
+    x, y = datasets.load_test(name, data_dir=data_dir)
+    return SharedBytes(tensors.encode({"x": x, "y": y}))

@@ -14,6 +14,7 @@ from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
 from broker.support.tasks import task_group
+from client_fn import site
 from fedkeeper import bridging, notify, restart
 from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Client
@@ -106,10 +107,8 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
     """
-    from fedkeeper.learning import TorchLearning
+    from fedkeeper.learning import open_learning
     from server import service
-
-    learning = TorchLearning(data_dir)
 
     def report_ready() -> None:
         address = BrokerUrl.parse(url).address
@@ -119,7 +118,10 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
             ready.set()
 
     async def serve() -> None:
-        async with broker.connect(url, name="server") as bus:
+        async with (
+            open_learning(site.read(os.environ), data_dir) as learning,
+            broker.connect(url, name="server") as bus,
+        ):
             await service.serve(bus, learning, on_ready=report_ready)
 
     await restart.run_with_restarts(serve)

@@ -60,5 +60,5 @@ def update_counted(header: UpdateHeader, counted: int, of: int) -> UpdateCounted
         counted=counted,
         of=of,
         trained_s=header.seconds.get("train", 0.0),
-        metrics=header.metrics,
+        metrics=header.metrics if header.metrics_scope == "client" else {},
     )

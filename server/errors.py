@@ -4,6 +4,8 @@ ServerError
 ├── IllegalTransition   an event is impossible in the round's state
 ├── Refused             an update does not count; has a code and a reason
 ├── LearningFailed      the model can't be built or evaluated (its class, its data)
+├── LearningDied        what builds or evaluates the model ended; a second try may help
+├── JobCancelled        the job was cancelled while the server waited for something else
 └── JobCannotContinue   the job can't continue
 """
 
@@ -42,6 +44,14 @@ class Refused(ServerError):
 
 class LearningFailed(ServerError):
     """Raised when the model can't be built or evaluated."""
+
+
+class LearningDied(ServerError):
+    """Raised when what builds or evaluates the model ended before it was done, such as by a signal."""
+
+
+class JobCancelled(ServerError):
+    """Raised when a person cancels the job while the server waits for a model to be built or evaluated."""
 
 
 class JobCannotContinue(ServerError):

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from broker.messages import progress
 from broker.messages.job import Job
+from server import attempts
 from server.announcer import Announcer
+from server.job_store import JobStore
 from server.learning import Learning
 
 
@@ -16,6 +18,7 @@ class Evaluation:
     Args:
         round_: the last round that is evaluated; 0: none.
         accuracy: the result of that evaluation.
+        store: the job's record, which counts the starts.
         learning: evaluates models.
         announcer: publishes the results.
         clock: seconds since the epoch.
@@ -26,11 +29,19 @@ class Evaluation:
     """
 
     def __init__(
-        self, round_: int, accuracy: float | None, learning: Learning, announcer: Announcer, clock: Callable[[], float]
+        self,
+        round_: int,
+        accuracy: float | None,
+        *,
+        store: JobStore,
+        learning: Learning,
+        announcer: Announcer,
+        clock: Callable[[], float],
     ) -> None:
         self.round = round_
         self.accuracy = accuracy
         self._started = round_
+        self._store = store
         self._learning = learning
         self._announcer = announcer
         self._clock = clock
@@ -65,7 +76,8 @@ class Evaluation:
         self._started = round_
         async with self._lock:
             started_s = self._clock()
-            result = await asyncio.to_thread(self._learning.evaluate, job, weights)
+            step = f"the evaluation of round {round_}"
+            result = await attempts.run(self._store, step, lambda: self._learning.evaluate(job, weights))
             event = progress.ModelEvaluated(
                 round=round_,
                 accuracy=result.accuracy,

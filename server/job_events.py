@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -16,11 +16,14 @@ from broker.messages import cloudevents
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.support.tasks import task_group
+from server.errors import JobCancelled
 from server.following import Versioned
 from server.presence import BridgePresence
 from server.registry import Registry
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _CLOCK_SKEW_S: Final = 60.0
 """The replay of invocations starts this much before the round was opened. Older ones are recognised by their round."""
@@ -67,16 +70,35 @@ JobEvent = UpdateArrived | InvocationReported | CancelRequested | RegisterChange
 
 
 class JobEvents:
-    """The queue of a job's events. `open_job_events` fills it.
-
-    Attributes:
-        cancel_requested: whether the job is to be cancelled; set before the event leaves the queue.
-    """
+    """The queue of a job's events. `open_job_events` fills it."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self.cancel_requested = False
+        self._cancelled = asyncio.Event()
         self._clock = clock
         self._queue: asyncio.Queue[JobEvent] = asyncio.Queue(_QUEUE_SIZE)
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the job is to be cancelled; set before the event leaves the queue."""
+        return self._cancelled.is_set()
+
+    async def unless_cancelled(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of a step, or end the step when the job is to be cancelled.
+
+        Raises:
+            JobCancelled: the job is to be cancelled.
+        """
+        step = asyncio.create_task(work, name="step of a job")
+        cancelled = asyncio.create_task(self._cancelled.wait(), name="wait for a cancellation")
+        try:
+            await asyncio.wait({step, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if not step.done():
+                raise JobCancelled("a person cancelled the job")
+            return step.result()
+        finally:
+            step.cancel()
+            cancelled.cancel()
+            await asyncio.wait({step, cancelled})
 
     async def next(self, until_s: float) -> JobEvent:
         """Wait for the next event; return `TimedOut` at `until_s` (seconds since the epoch)."""
@@ -107,7 +129,7 @@ class JobEvents:
     async def _read_cancellations(self, broker: Broker, job: str) -> None:
         async with broker.subscribe(topics.cancellation(job), start="first", prefetch=1) as deliveries:
             async for _ in deliveries:
-                self.cancel_requested = True
+                self._cancelled.set()
                 await self._queue.put(CancelRequested())
 
     async def _read_changes(self, view: Versioned, event: RegisterChanged | PresenceChanged) -> None:

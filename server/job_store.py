@@ -1,5 +1,6 @@
 """A job's memory on the broker: its record, changed by compare-and-set only, and the models that the record names."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -34,18 +35,20 @@ class JobStore:
         self.weights = b""
         self._broker = broker
         self._revision = revision
+        self._changing = asyncio.Lock()
         self._previous_model: BlobRef | None = None
 
     async def change(self, **changes: Any) -> None:
-        """Change fields of the record.
+        """Change fields of the record. Changes wait for each other.
 
         Raises:
             Conflict: another server has changed the record since this one read it.
         """
-        record = msgspec.structs.replace(self.record, **changes)
-        topic = topics.job_record(record.id)
-        self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
-        self.record = record
+        async with self._changing:
+            record = msgspec.structs.replace(self.record, **changes)
+            topic = topics.job_record(record.id)
+            self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
+            self.record = record
 
     async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
         """Publish a global state, the model and the server state each under its digest.

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import structlog
 
 from broker import topics
@@ -19,10 +20,10 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
 from broker.support.tasks import task_group
-from server import cohort, invitations, round_facts, strategy
+from server import attempts, cohort, invitations, round_facts, strategy
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
-from server.errors import JobCannotContinue, LearningFailed
+from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
@@ -102,7 +103,12 @@ class _JobRun:
         self._state = GlobalState({})
         self._secret = ""
         self._evaluation = Evaluation(
-            record.evaluated, record.accuracy, context.learning, context.announcer, context.clock
+            record.evaluated,
+            record.accuracy,
+            store=store,
+            learning=context.learning,
+            announcer=context.announcer,
+            clock=context.clock,
         )
 
     @property
@@ -115,6 +121,8 @@ class _JobRun:
             await self._store.delete_last_updates()
             try:
                 await self._train()
+            except JobCancelled:
+                await self._end("cancelled")
             except (JobCannotContinue, LearningFailed, *_PERMANENT) as exc:
                 await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
@@ -131,7 +139,7 @@ class _JobRun:
         since_s = record.opened_s or record.created_s
         async with open_job_events(*sources, job=record.id, since_s=since_s, clock=context.clock) as events:
             if record.phase == "accepted":
-                await self._publish_initial_model()
+                await self._publish_initial_model(events)
             else:
                 self._state = await self._store.load_state()
                 if record.last is not None:
@@ -139,7 +147,7 @@ class _JobRun:
                     self._announce(record.last, record.last.round)
             async with task_group() as background:
                 while not self.record.has_ended:
-                    await self._evaluate_if_due(background)
+                    await self._evaluate_if_due(events, background)
                     if self.record.cohort:
                         await self._run_round(events, background)
                     elif reason := self._stop_reason():
@@ -147,17 +155,26 @@ class _JobRun:
                     else:
                         await self._open_round(events)
 
-    async def _publish_initial_model(self) -> None:
-        initial = await asyncio.to_thread(self._context.learning.initial_model, self.job)
+    async def _publish_initial_model(self, events: JobEvents) -> None:
+        build = attempts.run(
+            self._store, "the construction of the model", lambda: self._context.learning.initial_model(self.job)
+        )
+        initial = await events.unless_cancelled(build)
+        self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
         self._state = self._strategy.init(initial.weights)
         model, server_state = await self._store.publish(self._state)
         parameters = sum(array.size for array in initial.weights.values())
         await self._announce_and_wait(progress.JobStarted(model=model, parameters=parameters))
         await self._store.change(
-            phase="running", model=model, server_state=server_state, frozen=initial.frozen, buffers=initial.buffers
+            phase="running",
+            job=self.job,
+            model=model,
+            server_state=server_state,
+            frozen=initial.frozen,
+            buffers=initial.buffers,
         )
 
-    async def _evaluate_if_due(self, background: asyncio.TaskGroup) -> None:
+    async def _evaluate_if_due(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
         """Evaluate the newest model: now if the stop rule needs the result, else while the next round runs."""
         record, completed = self.record, self.record.last
         is_last = _has_done_all_rounds(record) and not record.cohort
@@ -170,7 +187,7 @@ class _JobRun:
         if in_background:
             background.create_task(evaluation, name=f"{record.id}.evaluate.{completed.round}")
         else:
-            await evaluation
+            await events.unless_cancelled(evaluation)
 
     def _stop_reason(self) -> str:
         """Say why the job's stop rule is met; empty if it is not met."""
@@ -212,21 +229,21 @@ class _JobRun:
             invited_s = context.clock()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._commit(await collector.replay(events, opened.closed), invited_s)
+            await self._commit(await collector.replay(events, opened.closed), invited_s, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence)
-                    await self._commit(collection, invited_s)
+                    await self._commit(collection, invited_s, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    async def _commit(self, collection: Collection, invited_s: float) -> None:
+    async def _commit(self, collection: Collection, invited_s: float, events: JobEvents) -> None:
         """Make the mean of a round's updates the next global model."""
         record, aggregate = self.record, collection.aggregate
         result = RoundResult(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
@@ -234,7 +251,7 @@ class _JobRun:
         model, server_state = await self._store.publish(self._state)
         committed_s = self._context.clock()
         event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
-        await self._evaluation.wait()
+        await events.unless_cancelled(self._evaluation.wait())
         await self._store.change(
             model=model,
             server_state=server_state,

@@ -4,7 +4,9 @@ The caller of `server.service.serve` passes an implementation, so the server its
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from msgspec import Meta
 
 from broker.messages.job import Job
 from broker.messages.tensors import Tensors
@@ -18,11 +20,13 @@ class InitialModel:
         weights: every tensor, by name.
         frozen: names of the tensors that clients do not train; updates leave them out.
         buffers: names of the tensors that are statistics, not weights.
+        code: digest of the user's code that made it; empty: the model is not of that code.
     """
 
     weights: Tensors
     frozen: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +39,26 @@ class EvaluationResult:
         samples: size of the test set.
     """
 
-    accuracy: float
+    accuracy: Annotated[float, Meta(ge=0, le=1)]
     loss: float
     samples: int
 
 
 class Learning(Protocol):
-    """Builds and evaluates models. The server calls both methods in a thread, one call per job at a time."""
+    """Builds and evaluates models, in another process: the user's code must harm neither the server nor other jobs.
 
-    def initial_model(self, job: Job) -> InitialModel:
+    A call that is cancelled ends what it has started.
+    """
+
+    async def initial_model(self, job: Job) -> InitialModel:
         """Build the job's initial model; the same job and seed give the same model.
 
         Raises:
             LearningFailed: the model's class or the data can't be used; the message says what to do.
+            LearningDied: the process ended.
         """
 
-    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
+    async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Evaluate a model on the test set of the job's dataset.
 
         Args:
@@ -59,4 +67,5 @@ class Learning(Protocol):
 
         Raises:
             LearningFailed: the model's class or the data can't be used; the message says what to do.
+            LearningDied: the process ended.
         """

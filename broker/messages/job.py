@@ -1,6 +1,7 @@
 """The job: what a person submits, as a TOML file or as a JSON message with the same schema."""
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,6 +26,8 @@ LARGEST_INTEGER = 2**53 - 1
 MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
 
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
 
@@ -43,12 +46,16 @@ class Model(_Section, frozen=True):
     """The model to train.
 
     Attributes:
-        type: `nn` or `cnn` (paper, section 4.1), or a class of the user's as `package.module:Class`.
+        type: `nn` or `cnn` (paper, section 4.1), or a class or function of the user's as
+            `package.module:Name`.
         args: keyword arguments of its constructor; for `nn` and `cnn`, a built-in dataset gives the input size.
+        code: SHA-256 digest of the user's code, 64 hexadecimal digits; empty: the server sets it when the job begins,
+            from the code that it was started with.
     """
 
     type: str = "nn"
     args: dict[str, Any] = {}
+    code: str = ""
 
 
 class Training(_Section, frozen=True):
@@ -306,7 +313,7 @@ def _with_input_size(job: Job) -> Job:
     if pixels is None or name is None or name in model.args:
         return job
     size = pixels * pixels if model.type == "nn" else pixels
-    return msgspec.structs.replace(job, model=Model(type=model.type, args={**model.args, name: size}))
+    return msgspec.structs.replace(job, model=msgspec.structs.replace(model, args={**model.args, name: size}))
 
 
 def _check(job: Job) -> None:
@@ -327,12 +334,18 @@ def _check(job: Job) -> None:
     if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
-    if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
-        raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
-    if job.model.type == "cnn" and job.data.dataset == "digits":
-        raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
+    _check_model(job)
     if job.stop.target_accuracy is not None and job.evaluation.every == 0:
         raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
+
+
+def _check_model(job: Job) -> None:
+    if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
+        raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
+    if job.model.code and not _DIGEST.fullmatch(job.model.code):
+        raise JobError("model.code", job.model.code, "a SHA-256 digest: 64 hexadecimal digits")
+    if job.model.type == "cnn" and job.data.dataset == "digits":
+        raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
 
 
 def _check_value(path: str, value: object, depth: int) -> None:

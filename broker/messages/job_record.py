@@ -54,6 +54,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         last: the event of the last completed round; the server announces it again after a crash.
         evaluated: number of the last round that was evaluated.
         accuracy: test accuracy of that round.
+        starts: how often the last step that runs the user's code was started, by the step's name.
         reason: why the job ended.
         announced: whether the broker also has the job's last event.
         schema: schema number of the message.
@@ -81,6 +82,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     last: RoundCompleted | None = None
     evaluated: int = 0
     accuracy: float | None = None
+    starts: dict[str, int] = {}
     reason: str = ""
     announced: bool = False
     schema: int = codec.SCHEMA

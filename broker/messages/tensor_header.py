@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,9 @@ HEADER_CAP: Final = 64 << 10
 """Largest header that is always accepted, in bytes. A larger one needs a larger number of expected tensors."""
 
 _BYTES_PER_TENSOR: Final = 512
+
+MAX_TENSORS: Final = 1 << 14
+"""Largest number of tensors that a reader accepts who does not know the model."""
 
 
 def read(payload: bytes, *, expected: int = 0) -> tuple[dict[str, Any], int]:
@@ -31,6 +35,23 @@ def read(payload: bytes, *, expected: int = 0) -> tuple[dict[str, Any], int]:
     if size > min(cap, len(payload) - 8):
         raise BadTensors(f"its header claims {size} bytes, at most {min(cap, len(payload) - 8)} are accepted")
     return _parse_header(payload[8 : 8 + size]), 8 + size
+
+
+def with_metadata(payload: bytes, table: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with another metadata table. The tensors are copied and not checked.
+
+    Args:
+        payload: the file.
+        table: the new metadata.
+
+    Raises:
+        BadTensors: the header is unreadable, or larger than 8 MiB.
+    """
+    header, start = read(payload, expected=MAX_TENSORS)
+    text = msgspec.json.encode({**header, "__metadata__": dict(table)})
+    # The tensors begin at a multiple of 8 bytes; the format allows spaces after the header.
+    text += b" " * (-len(text) % 8)
+    return b"".join((struct.pack("<Q", len(text)), text, memoryview(payload)[start:]))
 
 
 def metadata(header: dict[str, Any]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """An update: one safetensors file; its metadata is the `UpdateHeader`."""
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
@@ -9,10 +9,7 @@ from broker.messages import codec, tensor_header
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import BlobRef
 
-MAX_TENSORS: Final = 1 << 14
-"""Largest number of tensors whose header `read_header` accepts, as it does not know the model."""
-
-_TEXT_FIELDS: Final = frozenset({"job", "client", "base", "token"})
+_TEXT_FIELDS: Final = frozenset({"job", "client", "base", "token", "code", "shard", "metrics_scope"})
 """Fields that are texts in the metadata; the values of all others are JSON."""
 
 
@@ -27,6 +24,10 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         state: the optimizer state after the training, if the job carries it.
         fetched: bytes that the function fetched from the broker for this task; 0: everything was cached.
         seconds: duration of the function's steps `fetch`, `data`, `build` and `train`, in seconds.
+        code: SHA-256 digest of the user's code that trained; empty: the model is ours or an installed package's.
+        shard: keyed digest of the data that it trained on (HMAC-SHA256, RFC 2104); only the site has the key, so only
+            the site can tell whose data it was.
+        metrics_scope: `client`: the metrics may be shown with the client; `sum`: only as the mean of a round.
         schema: schema number of the message.
     """
 
@@ -43,6 +44,9 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     state: BlobRef | None = None
     fetched: int = 0
     seconds: dict[str, float] = {}
+    code: str = ""
+    shard: str = ""
+    metrics_scope: Literal["client", "sum"] = "client"
     schema: int = codec.SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
@@ -77,5 +81,5 @@ def read_header(update: bytes) -> UpdateHeader:
         DecodeError: the payload is not a safetensors file with an update's metadata, or its header is larger than
             8 MiB.
     """
-    header, _ = tensor_header.read(update, expected=MAX_TENSORS)
+    header, _ = tensor_header.read(update, expected=tensor_header.MAX_TENSORS)
     return UpdateHeader.from_metadata(tensor_header.metadata(header))

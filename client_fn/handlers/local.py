@@ -1,7 +1,7 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
 Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
-both. The process ends when its input ends, even during a training.
+both. The process ends when its input ends, even during a training. The training runs in a child of this process.
 """
 
 import asyncio
@@ -17,29 +17,34 @@ from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
+from client_fn import site
+from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
 from client_fn.function import WarmState, handle
 from client_fn.runtime import start
 from client_fn.runtime.failure import failure_report, unreadable_report
+from client_fn.site import Site
+from client_fn.trainer.trainers import open_trainers
 
 log = structlog.get_logger(__name__)
 
 
 async def main() -> None:
     """Serve standard input and output."""
-    # A model that prints must not corrupt the reports, so only this copy of the descriptor leads to standard output.
+    # Whatever prints must not corrupt the reports, so only this copy of the descriptor leads to standard output.
     reports = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     requests = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(requests), sys.stdin)
-    await serve(os.environ["FEDKEEPER_URL"], requests, reports)
+    await serve(os.environ["FEDKEEPER_URL"], site.read(os.environ), requests, reports)
 
 
-async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> None:
+async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: BinaryIO) -> None:
     """Execute requests until their stream ends, then end the process.
 
     Args:
         url: the broker's address.
+        site: what this machine allows and sets.
         requests: one JSON request per line.
         reports: receives one JSON report per line.
 
@@ -47,8 +52,12 @@ async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> 
         DecodeError: a line can't be decoded and names no task.
         BrokerError: the broker can't be reached.
     """
-    warm = WarmState()
-    async with broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus, asyncio.TaskGroup() as group:
+    async with (
+        open_trainers(site) as trainers,
+        broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus,
+        asyncio.TaskGroup() as group,
+    ):
+        warm = WarmState(trainers, site, ShardCache(site))
         cold = True
         while line := await requests.readline():
             try:
@@ -61,7 +70,8 @@ async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> 
                 continue
             group.create_task(_execute(request, bus, warm, reports, cold=cold), name=request.task.id)
             cold = False
-        # Ends the process at once: a training thread can't be interrupted, and nobody needs its update any more.
+        await trainers.end()
+        # Ends the process at once: nobody needs the updates of running tasks any more.
         os._exit(0)
 
 
@@ -79,11 +89,12 @@ async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, rep
             on_trained=lambda: report("trained"),
         )
     except (ClientError, BrokerError, MessageError) as exc:
-        _write(failure_report(request, exc), reports)
+        log.warning("the task failed", task=request.task.id, error=str(exc))
+        _write(failure_report(request, exc, reveal=warm.site.reveal == "text"), reports)
     except Exception as exc:
-        # A user's model may raise any error.
-        log.exception("the function failed", task=request.task.id)
-        _write(failure_report(request, exc), reports)
+        # The outermost loop of a task: an error of ours must not stop the other tasks.
+        log.exception("the task failed because of an error of ours", task=request.task.id)
+        _write(failure_report(request, exc, reveal=False), reports)
     else:
         report("done")
 

@@ -54,14 +54,20 @@ class TaskExecutor:
         client: id of the client whose tasks are accepted. Empty: tasks of every client.
         connection: to the broker.
         group: runs the executions.
+        warm: what is kept from one task to the next.
         clock: returns seconds since the epoch.
     """
 
     def __init__(
-        self, client: str, connection: LazyConnection, group: asyncio.TaskGroup, clock: Callable[[], float]
+        self,
+        client: str,
+        connection: LazyConnection,
+        group: asyncio.TaskGroup,
+        warm: WarmState,
+        clock: Callable[[], float],
     ) -> None:
         self._client, self._connection, self._group, self._clock = client, connection, group, clock
-        self._warm = WarmState()
+        self._warm = warm
         self._is_cold = True
         self._running: dict[_Key, asyncio.Task[ExecutionResult]] = {}
         self._results: dict[_Key, ExecutionResult] = {}
@@ -160,19 +166,23 @@ class TaskExecutor:
                 if self._client and task.client_id != self._client:
                     reason = f"a task for {task.client_id}, and this is the function of {self._client}"
                     error = WrongClient(f"{reason}: correct the register or the route")
-                    return failure_report(request, error, activation)
+                    return self._failure_report(request, error, activation)
                 async with connection as exchange:
                     if not await _is_published(exchange, request):
                         await handle(
                             task, exchange, self._warm, attempt=attempt, on_training=on_training, clock=self._clock
                         )
         except (ClientError, BrokerError, MessageError) as exc:
-            return failure_report(request, exc, activation)
-        except (Exception, SystemExit) as exc:
-            # A user's model may raise any error, and may even exit.
-            log.exception("the function failed")
-            return failure_report(request, exc, activation)
+            return self._failure_report(request, exc, activation)
+        except Exception as exc:
+            # The outermost loop of a task: an error of ours must not stop the other tasks.
+            log.exception("the task failed because of an error of ours")
+            return failure_report(request, exc, activation, reveal=False)
         return Report(task.id, "done", cold=cold, attempt=attempt, activation=activation)
+
+    def _failure_report(self, request: InvocationRequest, exc: Exception, activation: str) -> Report:
+        log.warning("the task failed", error=str(exc))
+        return failure_report(request, exc, activation, reveal=self._warm.site.reveal == "text")
 
 
 async def _is_published(exchange: Exchange, request: InvocationRequest) -> bool:

@@ -7,21 +7,22 @@ from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
 
 REASON_CHARACTERS: Final = 1000
-"""A user's model may raise errors of any length, platforms take responses of 1 MB, and people read one line."""
+"""User code may raise errors of any length, platforms take responses of 1 MB, and people read one line."""
 
 
-def failure_report(request: InvocationRequest, exc: BaseException, activation: str = "") -> Report:
+def failure_report(request: InvocationRequest, exc: Exception, activation: str = "", *, reveal: bool) -> Report:
     """Return the report of a request that an error ended. Only `ClientError` can say that a retry is useless.
 
     Args:
         request: the request that failed.
         exc: the error.
         activation: the platform's id of the run.
+        reveal: include texts of the user's code, which may hold data.
     """
     return Report(
         request.task.id,
         "failed",
-        reason=_reason(exc),
+        reason=_reason(exc, exc.message(reveal=reveal) if isinstance(exc, ClientError) else str(exc)),
         retryable=exc.retryable if isinstance(exc, ClientError) else True,
         attempt=request.attempt,
         activation=activation,
@@ -37,11 +38,16 @@ def unreadable_report(request: RequestName, exc: DecodeError, activation: str = 
         activation: the platform's id of the run.
     """
     return Report(
-        request.task.id, "failed", reason=_reason(exc), retryable=False, attempt=request.attempt, activation=activation
+        request.task.id,
+        "failed",
+        reason=_reason(exc, str(exc)),
+        retryable=False,
+        attempt=request.attempt,
+        activation=activation,
     )
 
 
-def _reason(exc: BaseException) -> str:
+def _reason(exc: Exception, message: str) -> str:
     # A Python string may hold a lone surrogate, which UTF-8 can't encode.
-    text = f"{type(exc).__name__}: {exc}".encode(errors="replace").decode()
+    text = f"{type(exc).__name__}: {message}".encode(errors="replace").decode()
     return text if len(text) <= REASON_CHARACTERS else f"{text[:REASON_CHARACTERS]}..."

@@ -15,20 +15,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
+import structlog
+
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
 from broker.support.tasks import task_group
-from client_fn.errors import InstanceEnded, LeaseOver
+from client_fn.data.shard_cache import ShardCache
+from client_fn.errors import ClientError, InstanceEnded, LeaseOver
+from client_fn.function import WarmState
 from client_fn.runtime import settings
 from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import ExecutionResult, TaskExecutor
 from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.runtime.settings import Settings
+from client_fn.trainer.process import START_S
+from client_fn.trainer.trainers import Trainers, open_trainers
+
+log = structlog.get_logger(__name__)
 
 GRACE_S: Final = 10.0
 """After the deadline a training needs up to a batch to stop, and its report needs some time to be published."""
 
-START_S: Final = 10.0
+THREAD_START_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,7 @@ class _LoopThread:
     thread: threading.Thread
     loop: asyncio.AbstractEventLoop
     executor: TaskExecutor
+    trainers: Trainers
     stop: asyncio.Event
 
 
@@ -100,7 +109,7 @@ class Instance:
         except TimeoutError:
             future.cancel()
             error = LeaseOver(request.task.id, request.task.deadline_s)
-        return ExecutionResult(failure_report(request, error, activation), {})
+        return ExecutionResult(failure_report(request, error, activation, reveal=False), {})
 
     def refuse(self, request: RequestName, exc: DecodeError, *, activation: str = "") -> Report:
         """Report that a request can't be decoded, to the broker too, so that its round does not wait for it.
@@ -115,6 +124,17 @@ class Instance:
         with contextlib.suppress(TimeoutError, concurrent.futures.CancelledError):
             asyncio.run_coroutine_threadsafe(publication, running.loop).result(GRACE_S)
         return report
+
+    def warm_up(self) -> None:
+        """Start the trainer and wait until it has imported torch, so that the first request does not wait for it.
+
+        Not for a server that forks after this call. A failure is logged; each request will say what it is.
+        """
+        running = self._ensure_running()
+        try:
+            asyncio.run_coroutine_threadsafe(running.trainers.warm(), running.loop).result(START_S)
+        except (ClientError, TimeoutError) as exc:
+            log.error("the trainer can't start", error=str(exc))  # noqa: TRY400 (a traceback would tell no more)
 
     def close(self) -> None:
         """Cancel all running requests and stop the thread. The next request would start it again."""
@@ -132,7 +152,7 @@ class Instance:
                 # A daemon thread: a training must not keep alive a process that its platform wants to end.
                 thread = threading.Thread(target=asyncio.run, args=(main,), name="instance", daemon=True)
                 thread.start()
-                self._running = _LoopThread(thread, *started.result(START_S))
+                self._running = _LoopThread(thread, *started.result(THREAD_START_S))
             return self._running
 
 
@@ -146,7 +166,7 @@ def of_this_process() -> Instance:
     return Instance(settings.read(os.environ))
 
 
-_Started = tuple[asyncio.AbstractEventLoop, TaskExecutor, asyncio.Event]
+_Started = tuple[asyncio.AbstractEventLoop, TaskExecutor, Trainers, asyncio.Event]
 
 
 async def _serve(
@@ -154,10 +174,11 @@ async def _serve(
 ) -> None:
     """Run an executor until its stop event is set."""
     stop = asyncio.Event()
-    async with task_group() as group:
+    async with open_trainers(settings.site) as trainers, task_group() as group:
+        warm = WarmState(trainers, settings.site, ShardCache(settings.site))
         connection = LazyConnection(settings.url, f"function-{settings.client or os.getpid()}", group)
-        executor = TaskExecutor(settings.client, connection, group, clock)
-        started.set_result((asyncio.get_running_loop(), executor, stop))
+        executor = TaskExecutor(settings.client, connection, group, warm, clock)
+        started.set_result((asyncio.get_running_loop(), executor, trainers, stop))
         await stop.wait()
         executor.stop()
         connection.close()

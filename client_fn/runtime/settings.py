@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from client_fn import site
 from client_fn.errors import BadSettings
+from client_fn.site import Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +18,20 @@ class Settings:
         client: the client's id, FEDKEEPER_CLIENT. Empty: the instance serves every client.
         key: the bridge's signing key, FEDKEEPER_KEY or the content of the file FEDKEEPER_KEY_FILE. None: calls are not
             signed.
+        site: what this machine allows and sets.
     """
 
     url: str = ""
     client: str = ""
     key: bytes | None = field(default=None, repr=False)
+    site: Site = field(default_factory=Site)
 
 
 def read(environ: Mapping[str, str]) -> Settings:
     """Return the settings in an environment.
 
     Raises:
-        BadSettings: the key file can't be read, or the key is empty; with an empty key everybody could sign.
+        BadSettings: a variable can't be used, or the key is empty; with an empty key everybody could sign.
     """
     file, key = environ.get("FEDKEEPER_KEY_FILE"), environ.get("FEDKEEPER_KEY")
     if file is not None:
@@ -42,4 +46,5 @@ def read(environ: Mapping[str, str]) -> Settings:
         url=environ.get("FEDKEEPER_URL", ""),
         client=environ.get("FEDKEEPER_CLIENT", ""),
         key=None if key is None else key.encode(),
+        site=site.read(environ),
     )

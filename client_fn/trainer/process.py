@@ -144,21 +144,19 @@ class Trainer:
         on_training: Callable[[], None] | None,
         limit_s: float | None,
     ) -> Answer:
-        is_answered = False
+        said: Answer | errors.ClientError | None = None
         try:
             child = await self._started()
             packet, descriptors = packets.make(question, {name: file.descriptor for name, file in files.items()})
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is in the queue
                 socket.send_fds(child.running.channel, [packet], descriptors)
-            answer = await self._answer(child, step, on_training, limit_s)
-            is_answered = True
-        except UserCodeFailed:
-            is_answered = True
-            raise
+            said = await self._answer(child, step, on_training, limit_s)
         finally:
-            if not is_answered:
+            if said is None:
                 await self.end()
-        return answer
+        if isinstance(said, errors.ClientError):
+            raise said
+        return said
 
     async def _started(self) -> Child:
         """Return a child that waits for an order; what an earlier order has left in the channel ends it."""
@@ -178,8 +176,8 @@ class Trainer:
 
     async def _answer(
         self, child: Child, step: str, on_training: Callable[[], None] | None, limit_s: float | None
-    ) -> Answer:
-        """Wait for the answer, and look after the child meanwhile."""
+    ) -> Answer | errors.ClientError:
+        """Wait for the answer, or for the error that the child reports, and look after the child meanwhile."""
         clock = asyncio.get_running_loop().time
         until_s = None if limit_s is None else clock() + limit_s
         while True:
@@ -193,7 +191,7 @@ class Trainer:
                 case {"say": "done"}:
                     return Answer(said.get("facts") or {}, _read(files, step))
                 case {"say": "failed", "error": str(error), "facts": dict(facts)}:
-                    raise _failure(error, facts)
+                    return _failure(error, facts)
                 case {"say": "ended", "code": int(code)}:
                     raise self._died(child, step, code)
                 case _:

@@ -7,5 +7,5 @@ from client_fn.runtime.instance import of_this_process
 __all__ = ["handle"]
 
 start.prepare()
-# Read the settings now: a container with invalid settings must fail here, and not at its first request.
-of_this_process()
+# A container with invalid settings must fail here, and not at its first request; and it is ready when torch is.
+of_this_process().warm_up()
