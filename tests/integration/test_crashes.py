@@ -41,7 +41,7 @@ async def test_a_server_that_crashes_at_any_write_is_replaced_with_the_same_mode
 class NoModel(FakeLearning):
     """Fails the test if the server builds a model."""
 
-    def initial_model(self, job: Job) -> InitialModel:
+    async def initial_model(self, job: Job) -> InitialModel:
         raise AssertionError(f"{job.name} has a model already")
 
 

@@ -43,12 +43,12 @@ class FakeLearning:
 
     fails_on: str = ""
 
-    def initial_model(self, job: Job) -> InitialModel:
+    async def initial_model(self, job: Job) -> InitialModel:
         if job.data.dataset == self.fails_on:
             raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
         return InitialModel(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
 
-    def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002 (the interface's arguments)
+    async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002 (the interface's arguments)
         tensors, _ = payload.decode(weights)
         return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10)
 

@@ -91,7 +91,7 @@ async def test_an_error_after_the_end_does_not_make_another_end(
 
 
 async def test_an_error_of_ours_ends_the_job_and_is_named(context: JobContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: object) -> None:
+    async def broken(_: object) -> None:
         raise ZeroDivisionError("by nothing")
 
     await context.broker.put(topics.job_record("demo"), codec.encode(JobRecord(id="demo", job=fakes.job())))
@@ -114,7 +114,7 @@ async def test_an_error_of_a_job_that_another_server_has_ended_meanwhile_ends_no
             await put(topic, codec.encode(COMPLETED))
         return await put(topic, payload, revision=revision)
 
-    def broken(_: object) -> None:
+    async def broken(_: object) -> None:
         raise ZeroDivisionError("by nothing")
 
     monkeypatch.setattr(context.broker, "put", put_after_another)

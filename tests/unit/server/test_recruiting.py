@@ -130,6 +130,6 @@ async def failure(inputs: Inputs) -> str:
 
 async def test_a_cancellation_ends_the_wait_and_returns_the_present_candidates(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(1))
-    inputs.events.cancel_requested = True
+    inputs.events._cancelled.set()
     inputs.put(CancelRequested())
     assert await inputs.candidates() == ["client-00"]

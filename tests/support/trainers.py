@@ -1,0 +1,68 @@
+"""Trainers in this process, for tests of what is around them. `client_fn.trainer` has tests with real processes."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from client_fn.data.shard_cache import ShardCache
+from client_fn.errors import LeaseOver
+from client_fn.function import WarmState
+from client_fn.site import Site
+from client_fn.trainer import shared
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Named
+from client_fn.training import orders, work
+from client_fn.training.orders import Order
+
+_ONE_AT_A_TIME: Final = threading.Lock()
+"""All share torch's random numbers."""
+
+
+class InlineTrainers:
+    """Does each order in a thread. It allows every model, and knows no code but what this process can import."""
+
+    async def admit(self, model: Named) -> object:
+        """Allow the model."""
+
+    async def current_code(self, model: Named) -> str:  # noqa: ARG002 (the interface's argument)
+        """No model is of the user's code."""
+        return ""
+
+    async def do(
+        self,
+        model: Named,  # noqa: ARG002 (the interface's argument)
+        order: Order,
+        inputs: Mapping[str, SharedBytes],
+        *,
+        on_training: Callable[[], None] | None = None,
+        limit_s: float | None = None,  # noqa: ARG002 (the order's own limit is used)
+    ) -> Answer:
+        """Do the order; a cancellation ends it within a batch."""
+        loop, ended = asyncio.get_running_loop(), threading.Event()
+
+        def say(what: str) -> None:
+            if ended.is_set():
+                raise LeaseOver("", 0.0)
+            if what == "training" and on_training is not None:
+                loop.call_soon_threadsafe(on_training)
+
+        def do() -> Answer:
+            with _ONE_AT_A_TIME:
+                contents = {name: shared.read(file.descriptor, 1 << 40) for name, file in inputs.items()}
+                return Answer(*work.do(orders.decode(orders.encode(order)), contents, say))
+
+        running = loop.run_in_executor(None, do)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            ended.set()
+            await asyncio.wait([running])
+            raise
+
+
+def warm_state(site: Site | None = None) -> WarmState:
+    """Return a new instance's state with trainers in this process."""
+    site = site or Site()
+    return WarmState(InlineTrainers(), site, ShardCache(site))
