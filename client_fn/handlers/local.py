@@ -1,7 +1,7 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
 Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
-both. The process ends when its input ends, even during a training.
+both. The first line says that the process is ready. The process ends when its input ends, even during a training.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import InvocationRequest, Report, RequestName
+from broker.messages.invocation import InvocationRequest, Report, RequestName, WorkerReady
 from client_fn.errors import ClientError
 from client_fn.function import WarmState, handle
 from client_fn.runtime import start
@@ -41,7 +41,7 @@ async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> 
     Args:
         url: the broker's address.
         requests: one JSON request per line.
-        reports: receives one JSON report per line.
+        reports: receives one JSON report per line, after a first line that says that this process is ready.
 
     Raises:
         DecodeError: a line can't be decoded and names no task.
@@ -49,6 +49,7 @@ async def serve(url: str, requests: asyncio.StreamReader, reports: BinaryIO) -> 
     """
     warm = WarmState()
     async with broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus, asyncio.TaskGroup() as group:
+        _write(WorkerReady(), reports)
         cold = True
         while line := await requests.readline():
             try:
@@ -88,7 +89,7 @@ async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, rep
         report("done")
 
 
-def _write(report: Report, reports: BinaryIO) -> None:
+def _write(report: Report | WorkerReady, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
     reports.flush()
 
