@@ -13,6 +13,7 @@ CLIENT: Final = "FEDKEEPER_CLIENT"
 KEY: Final = "FEDKEEPER_KEY"
 KEY_FILE: Final = "FEDKEEPER_KEY_FILE"
 DEVICE: Final = "FEDKEEPER_DEVICE"
+LOG: Final = "FEDKEEPER_LOG"
 
 
 class Environment(NamedTuple):
@@ -57,14 +58,16 @@ def with_secret_files(function: Function, *, password_file: str, key_file: str) 
     return env
 
 
-def for_worker(broker: str, device: str) -> dict[str, str]:
+def for_worker(broker: str, device: str, *, is_terminal: bool = False) -> dict[str, str]:
     """The environment of a worker process on this machine.
 
     Args:
         broker: address of the broker for models and updates.
         device: the device to train on, as torch names it.
+        is_terminal: whether a person reads its log, which goes through a pipe.
     """
-    return {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    log = {LOG: "text"} if is_terminal else {}
+    return {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **log}
 
 
 def _plain(function: Function) -> dict[str, str]:

@@ -2,9 +2,13 @@
 
 from importlib.metadata import version
 
-from broker.messages.job import Job
-from broker.messages.progress import Progress
-from fedkeeper.sdk import Client, connect
+from fedkeeper import own_packages
+
+own_packages.find_first()
+
+from broker.messages.job import Job  # noqa: E402 (found by own_packages)
+from broker.messages.progress import Progress  # noqa: E402
+from fedkeeper.sdk import Client, connect  # noqa: E402
 
 __version__ = version("fedkeeper")
 

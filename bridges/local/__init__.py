@@ -1,6 +1,7 @@
 """The `local` platform: worker processes on this machine.
 
-It has no `functions.py`, because a worker serves every client, and no `api.py`, because `pool.py` starts the workers.
+It has no `functions.py`, because a worker serves every client, and no `api.py`, because `pool.py` starts the
+workers and `worker.py` follows one.
 """
 
 from bridges.local.platform import LocalPlatform, opened

@@ -4,11 +4,10 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
+import random
 import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -16,27 +15,38 @@ import structlog
 from bridges import environment
 from bridges.errors import InvocationFailed
 from bridges.local.settings import Settings
-from broker.messages import codec
-from broker.messages.invocation import InvocationRequest, Report
-from broker.messages.round import RoundTask
-from broker.support import processes
+from bridges.local.worker import LINE_BYTES, Worker
+from broker.messages.invocation import Report
+from broker.support import backoff, processes
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
-GOODBYE_S: Final = 0.5
-"""How long a worker may take to end before it is killed. While it imports torch, it can't end by itself. Seconds."""
+COMMAND: Final = (sys.executable, "-P", "-m", "client_fn.handlers.local")
+"""Starts a worker. -P: a file in the current folder must not take the name of one of our packages."""
 
-_LINE_BYTES: Final = 1 << 20
+FAILED_STARTS: Final = 3
+"""After so many failed starts in a row, tasks no longer wait for that worker."""
+
+START_FIRST_S: Final = 0.5
+START_MOST_S: Final = 30.0
 
 
 @contextlib.asynccontextmanager
-async def open_pool(settings: Settings) -> AsyncIterator["Pool"]:
-    """Keep as many workers running as the settings say, until the end of the block."""
-    pool = Pool(settings)
+async def open_pool(
+    settings: Settings, *, command: Sequence[str] = COMMAND, uniform: Callable[[float, float], float] = random.uniform
+) -> AsyncIterator["Pool"]:
+    """Keep as many workers running as the settings say, until the end of the block.
+
+    Args:
+        settings: the platform's settings.
+        command: starts a worker.
+        uniform: draws the random delays before a worker that could not start is started again.
+    """
+    pool = Pool(settings, command=command, uniform=uniform)
     async with task_group() as group:
         workers = range(settings.workers)
-        keepers = [group.create_task(pool.keep_one_running(), name=f"worker {i}") for i in workers]
+        keepers = [group.create_task(pool.keep_one_running(i), name=f"worker {i}") for i in workers]
         yield pool
         for keeper in keepers:
             keeper.cancel()
@@ -47,109 +57,93 @@ class Pool:
 
     Args:
         settings: the platform's settings.
+        command: starts a worker.
+        uniform: draws the random delays before a worker that could not start is started again.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._environment = environment.for_worker(settings.broker, settings.device)
-        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        command: Sequence[str] = COMMAND,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        is_terminal = sys.stderr.isatty()
+        self._environment = environment.for_worker(settings.broker, settings.device, is_terminal=is_terminal)
+        self._size = settings.workers
+        self._command = command
+        self._uniform = uniform
+        self._idle: deque[Worker] = deque()
+        self._changed = asyncio.Event()
+        self._faults: dict[int, str] = {}
         self._numbers = itertools.count(1)
 
-    async def take(self) -> "Worker":
-        """Wait for an idle worker, and take it out of the pool."""
+    async def take(self) -> Worker:
+        """Wait for an idle worker, and take it out of the pool.
+
+        Raises:
+            InvocationFailed: no worker can start.
+        """
         while True:
-            worker = await self._idle.get()
-            if worker.process.returncode is None:
-                return worker
+            while self._idle:
+                worker = self._idle.popleft()
+                if worker.process.returncode is None:
+                    return worker
+            if len(self._faults) == self._size:
+                raise InvocationFailed(f"worker can't start: {next(iter(self._faults.values()))}")
+            self._changed.clear()
+            await self._changed.wait()
 
-    def put_back(self, worker: "Worker") -> None:
+    def put_back(self, worker: Worker) -> None:
         """Make a worker idle again. It may have ended: `take` skips it then."""
-        self._idle.put_nowait(worker)
+        self._idle.append(worker)
+        self._changed.set()
 
-    def replace(self, worker: "Worker") -> None:
+    def replace(self, worker: Worker) -> None:
         """Kill a worker whose task was given up; `keep_one_running` starts another one."""
         if worker.process.returncode is None:
             log.info("worker is killed: its task was given up", worker=worker.name)
             worker.process.kill()
 
-    async def keep_one_running(self) -> None:
-        """Start a worker, and another one whenever it has ended, until cancelled."""
-        while True:
-            worker = Worker(f"worker-{next(self._numbers)}", await self._start())
-            self.put_back(worker)
-            try:
-                await worker.receive()
-            finally:
-                code = await worker.end()
-            log.warning("worker ended; starting another", worker=worker.name, exit_code=code)
-            for task_id, queue in worker.reports.items():
-                queue.put_nowait(Report(task_id, "failed", reason=f"the worker process ended with code {code}"))
-
-    async def _start(self) -> Process:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "client_fn.handlers.local",
-            stdin=PIPE,
-            stdout=PIPE,
-            env={**os.environ, **self._environment},
-            limit=_LINE_BYTES,
-            start_new_session=True,  # Ctrl-C in a terminal must not reach the workers: the bridge ends them
-            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
-        )
-
-
-@dataclass
-class Worker:
-    """A worker process.
-
-    Attributes:
-        name: name of the worker; the ids of its activations begin with it.
-        process: the process; it may have ended.
-        reports: the queue of each task's reports, by the task's id.
-        count: number of tasks that the worker got so far.
-    """
-
-    name: str
-    process: Process
-    reports: dict[str, asyncio.Queue[Report]] = field(default_factory=dict)
-    count: int = 0
-
-    def send(self, task: RoundTask, attempt: int) -> asyncio.Queue[Report]:
-        """Send a task to the worker.
+    async def keep_one_running(self, number: int) -> None:
+        """Start a worker, and another one whenever it has ended, until cancelled.
 
         Args:
-            task: the task to run.
-            attempt: number of the attempt, from 1.
-
-        Returns:
-            The queue of the task's reports.
-
-        Raises:
-            InvocationFailed: the process has no input.
+            number: number of the worker's place in the pool, from 0.
         """
-        if self.process.stdin is None:
-            raise InvocationFailed(f"{self.name} has no input")
-        self.count += 1
-        queue = self.reports[task.id] = asyncio.Queue()
-        self.process.stdin.write(codec.encode(InvocationRequest(task, attempt)) + b"\n")
-        return queue
+        failures = 0
+        while True:
+            name = f"worker-{next(self._numbers)}"
+            fault = await self._run_worker(name, number)
+            if not fault:
+                failures = 0
+                continue
+            delay_s = backoff.delay_s(failures, self._uniform, first_s=START_FIRST_S, most_s=START_MOST_S)
+            failures += 1
+            log.warning("worker can't start", worker=name, reason=fault, again_in_s=round(delay_s, 3))
+            if failures >= FAILED_STARTS:
+                self._faults[number] = fault
+                self._changed.set()
+            await asyncio.sleep(delay_s)
 
-    async def receive(self) -> None:
-        """Put each report into the queue of its task, until the worker's output ends."""
-        if self.process.stdout is None:
-            return
-        async for line in self.process.stdout:
-            report = codec.decode(Report, line)
-            if report.id in self.reports:
-                self.reports[report.id].put_nowait(report)
+    async def _run_worker(self, name: str, number: int) -> str:
+        """Run a worker to its end. Returns why it could not start; empty if it was ready."""
 
-    async def end(self) -> int | None:
-        """Close the worker's input, which ends it, and kill it if it takes too long. Returns the exit code."""
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        def add() -> None:
+            self._faults.pop(number, None)
+            self.put_back(worker)
+
         try:
-            async with asyncio.timeout(GOODBYE_S):
-                return await self.process.wait()
-        except TimeoutError:
-            self.process.kill()
-            return await self.process.wait()
+            process = await processes.start_group(
+                *self._command, env={**os.environ, **self._environment}, limit=LINE_BYTES
+            )
+        except OSError as exc:
+            return str(exc)
+        worker = Worker(name, process, add)
+        end = await worker.run()
+        if not worker.is_ready:
+            return ": ".join(filter(None, (f"it {end}", worker.last_log_line())))
+        log.warning("worker ended; starting another", worker=name, reason=end)
+        for task_id, queue in worker.reports.items():
+            queue.put_nowait(Report(task_id, "failed", reason=f"the worker process {end}"))
+        return ""

@@ -1,8 +1,8 @@
 """Messages between a bridge and a function about one task.
 
-A worker process on the bridge's machine reads one `InvocationRequest` per line and writes one `Report` per line. A
-function on a FaaS platform finds the request in its trigger, retains its report at `fl.reports.<platform>.<client>`,
-and also returns its last report to the platform.
+A worker process on the bridge's machine writes `WorkerReady`, then it reads one `InvocationRequest` per line and writes
+one `Report` per line. A function on a FaaS platform finds the request in its trigger, retains its report at
+`fl.reports.<platform>.<client>`, and also returns its last report to the platform.
 """
 
 from typing import ClassVar, Final, Literal
@@ -60,6 +60,12 @@ class RequestName(msgspec.Struct, frozen=True, kw_only=True):
 
     task: TaskName
     attempt: int
+
+
+class WorkerReady(msgspec.Struct, frozen=True):
+    """The first line of a worker process: it can take tasks."""
+
+    state: Literal["ready"] = "ready"
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -153,10 +153,11 @@ class NatsServer:
         Raises:
             ServerFailed: the server ended without `stop` or `kill`.
         """
-        process = self._process
-        code = None if process is None else await process.wait()
-        if process is not None and not self._is_stopping:
-            raise ServerFailed(f"nats-server ended with code {code}: {self._last_log_error()} (see {self.log_file})")
+        if self._process is None:
+            return
+        end = processes.describe_exit(await self._process.wait())
+        if not self._is_stopping:
+            raise ServerFailed(f"nats-server {end}: {self._last_log_error()} (see {self.log_file})")
 
     async def stop(self) -> None:
         """Stop the server; kill it if it does not end within STOP_S seconds."""

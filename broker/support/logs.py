@@ -1,6 +1,10 @@
-"""Configures logs: readable on a terminal, JSON elsewhere, always on standard error."""
+"""Configures logs: readable on a terminal, JSON elsewhere, always on standard error.
+
+FEDKEEPER_LOG=text: readable elsewhere too.
+"""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -20,7 +24,7 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
     # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     renderer: structlog.typing.Processor = JSONRenderer()
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() or os.environ.get("FEDKEEPER_LOG") == "text":
         traceback = _keep_exception
         renderer = ConsoleRenderer(exception_formatter=plain_traceback)
     structlog.configure(

@@ -1,14 +1,101 @@
-"""Child processes that end when their parent ends, even if it is killed."""
+"""Child processes that end when their parent ends, and that end together with what they have started."""
 
+import asyncio
+import contextlib
 import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Final
+from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, cast
 
 _PR_SET_PDEATHSIG: Final = 1
 """prctl(2)."""
+
+
+class Group(Process):
+    """A child process, and the processes that it has started in its process group. Made by `start_group`."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, protocol: "_Protocol") -> None:
+        super().__init__(transport, protocol, asyncio.get_running_loop())
+        self._pipes = transport
+        self._exited = protocol.exited
+
+    async def wait(self) -> int:
+        """Return the exit code when the child has ended, even if a process that it has started holds its pipes."""
+        await self._exited.wait()
+        return cast("int", self.returncode)
+
+    def kill(self) -> None:
+        """Kill the child, and every process of its group, also after the child's end."""
+        # macOS denies signals to a group that has only ended processes.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close our ends of the pipes, so that their readers see the end. The child must have ended."""
+        self._pipes.close()
+
+
+class _Protocol(SubprocessStreamProtocol):
+    """Says when the child ends. `Process.wait` waits for the ends of its pipes too."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit, asyncio.get_running_loop())
+        self.exited = asyncio.Event()
+
+    def process_exited(self) -> None:
+        super().process_exited()
+        self.exited.set()
+
+
+async def start_group(
+    *command: str,
+    env: Mapping[str, str],
+    limit: int = 1 << 16,
+    stdin: int = PIPE,
+    stderr: int = PIPE,
+    pass_fds: Sequence[int] = (),
+) -> Group:
+    """Start a child in a process group and a session of its own, with pipes. It is killed when this process dies.
+
+    Ctrl-C in a terminal does not reach it.
+
+    Args:
+        command: program and arguments.
+        env: its environment.
+        limit: length of the longest line that its pipes' readers accept, in bytes.
+        stdin: as `subprocess` takes it; a pipe by default.
+        stderr: as `subprocess` takes it; a pipe by default.
+        pass_fds: further descriptors that it inherits.
+
+    Raises:
+        OSError: it can't be started.
+    """
+    transport, protocol = await asyncio.get_running_loop().subprocess_exec(
+        lambda: _Protocol(limit),
+        *command,
+        stdin=stdin,
+        stdout=PIPE,
+        stderr=stderr,
+        env=env,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        preexec_fn=signal_on_parent_death(signal.SIGKILL),
+    )
+    return Group(transport, protocol)
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended, for people: `ended with code 3`, `was killed by signal SIGSEGV (11)`."""
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was killed by signal {signal.Signals(-code).name} ({-code})"
+    except ValueError:
+        # Most real-time signals have no name.
+        return f"was killed by signal {-code}"
 
 
 def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:
@@ -24,17 +111,3 @@ def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:
             os._exit(1)
 
     return request_signal
-
-
-def describe_exit(code: int) -> str:
-    """Say how a process ended.
-
-    Args:
-        code: as `subprocess` gives it; negative for a signal.
-    """
-    if code >= 0:
-        return f"ended with code {code}"
-    try:
-        return f"was killed by signal {signal.Signals(-code).name} ({-code})"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -1,7 +1,8 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
 Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
-both. The process ends when its input ends, even during a training. The training runs in a child of this process.
+both. The first line says that the process is ready. The process ends when its input ends, even during a training, which
+runs in a child of this process.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import InvocationRequest, Report, RequestName
+from broker.messages.invocation import InvocationRequest, Report, RequestName, WorkerReady
 from client_fn import site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
@@ -46,7 +47,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         url: the broker's address.
         site: what this machine allows and sets.
         requests: one JSON request per line.
-        reports: receives one JSON report per line.
+        reports: receives one JSON report per line, after a first line that says that this process is ready.
 
     Raises:
         DecodeError: a line can't be decoded and names no task.
@@ -58,6 +59,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         asyncio.TaskGroup() as group,
     ):
         warm = WarmState(trainers, site, ShardCache(site))
+        _write(WorkerReady(), reports)
         cold = True
         while line := await requests.readline():
             try:
@@ -99,11 +101,14 @@ async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, rep
         report("done")
 
 
-def _write(report: Report, reports: BinaryIO) -> None:
+def _write(report: Report | WorkerReady, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
     reports.flush()
 
 
 if __name__ == "__main__":
     start.prepare(quiet=True)
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except BrokerError as exc:
+        sys.exit(str(exc))

@@ -1,18 +1,17 @@
 """Starts a trainer's process."""
 
-import asyncio
 import os
-import signal
 import socket
 import sys
 import uuid
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import client_fn.training
 from broker.support import processes
+from broker.support.processes import Group
 from client_fn.errors import BadSettings
 from client_fn.site import Site
 from client_fn.trainer import environment
@@ -28,7 +27,7 @@ class Running:
         mark: value of the variable that it and its descendants carry.
     """
 
-    process: Process
+    process: Group
     channel: socket.socket
     mark: str
 
@@ -54,15 +53,12 @@ async def launch(site: Site, folders: Sequence[Path]) -> Running:
     program = str(Path(client_fn.training.__file__).parent)
     with theirs:
         try:
-            process = await asyncio.create_subprocess_exec(
+            process = await processes.start_group(
                 *(site.python or sys.executable, program, str(theirs.fileno()), str(limit_mb), *map(str, folders)),
                 stdin=DEVNULL,
-                stdout=PIPE,
                 stderr=STDOUT,
                 env=environment.for_trainer(os.environ, site.variables, mark),
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
             )
         except OSError as exc:
             ours.close()

@@ -133,6 +133,7 @@ class Trainer:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
                 await running.process.wait()
+        running.process.close()
         if self._printing is not None:
             self._printing.cancel()
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import os
-import signal
 import subprocess
 import sys
 import zipfile
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -16,12 +15,11 @@ import pytest
 
 import broker
 from bridges import Invoker, Runner, local
-from bridges.local.pool import Pool
+from bridges.local.pool import open_pool
 from bridges.secrets import SecretStore
 from broker.messages import job as jobs
 from broker.messages.progress import FINAL_EVENTS, JobCompleted
 from broker.nats.server import NatsServer
-from broker.support import processes
 from broker.support.tasks import task_group
 from fedkeeper.learning import TorchLearning
 from fedkeeper.provision import stage_dataset
@@ -36,6 +34,19 @@ WITHIN_S: Final = 180.0
 def version(archive: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in archive.parent.name.split("."))
 
+
+WORKER: Final = """
+import os, runpy, sys
+folder, starts = sys.argv[1:]
+with open(starts, "a") as file:
+    file.write("x")
+os.chdir(folder)
+sys.dont_write_bytecode = True
+sys.path.insert(0, folder)
+print('{"state": "ready"}', flush=True)
+runpy.run_module("client_fn.handlers.local", run_name="__main__", alter_sys=True)
+"""
+"""Starts the last release's worker, which does not say that it is ready."""
 
 LAST: Final = max((REPOSITORY / "tests/wire").glob(f"*/{FUNCTION}"), key=version)
 
@@ -83,25 +94,12 @@ async def digest(url: str, folder: Path, job_id: str) -> str:
 async def test_it_trains_the_same_model_as_today_s_worker(
     nats_server: NatsServer, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[Process] = []
-
-    async def start(pool: Pool) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "client_fn.handlers.local"),
-            stdin=PIPE,
-            stdout=PIPE,
-            cwd=released,
-            env={**environment(released), **pool._environment},
-            preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
-        )
-        started.append(process)
-        return process
-
+    command = (sys.executable, "-c", WORKER, str(released), str(tmp_path / "starts"))
     today = await digest(nats_server.url, tmp_path, "today")
     with monkeypatch.context() as patch:
-        patch.setattr(Pool, "_start", start)
+        patch.setattr("bridges.local.platform.open_pool", functools.partial(open_pool, command=command))
         assert await digest(nats_server.url, tmp_path, "released") == today
-    assert len(started) == 1, "it ended in the middle of the job"
+    assert (tmp_path / "starts").read_text() == "x", "it ended in the middle of the job"
 
 
 def test_its_worker_imports_nothing_of_today(released: Path) -> None:

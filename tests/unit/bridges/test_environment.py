@@ -64,3 +64,8 @@ def test_a_worker_trains_with_one_thread() -> None:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
     }
+
+
+def test_a_worker_s_log_is_readable_on_a_terminal() -> None:
+    plain, terminal = (environment.for_worker(BROKER, "cpu", is_terminal=value) for value in (False, True))
+    assert terminal.items() - plain.items() == {("FEDKEEPER_LOG", "text")}

@@ -1,7 +1,6 @@
 """When a local worker becomes idle, and when it is replaced."""
 
 import asyncio
-from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
 from typing import cast
 
@@ -9,9 +8,11 @@ import pytest
 
 from bridges.errors import InvocationFailed
 from bridges.local import LocalPlatform, Settings
-from bridges.local.pool import Pool, Worker
+from bridges.local.pool import Pool
+from bridges.local.worker import Worker
 from bridges.platform import Activation
 from broker.messages.invocation import Report
+from broker.support.processes import Group
 from tests.support.tasks import task
 
 SETTINGS = Settings(broker="memory://here", workers=1)
@@ -39,7 +40,7 @@ class Site:
 
     def __init__(self) -> None:
         self.process = FakeProcess()
-        self.worker = Worker("worker-1", cast("Process", self.process))
+        self.worker = Worker("worker-1", cast("Group", self.process), lambda: None)
         self.pool = Pool(SETTINGS)
         self.pool.put_back(self.worker)
         self.platform = LocalPlatform(SETTINGS, None, self.pool)
@@ -50,7 +51,7 @@ class Site:
             self.worker.reports[TASK.id].put_nowait(report)
 
     def is_idle(self) -> bool:
-        return not self.pool._idle.empty()
+        return bool(self.pool._idle)
 
 
 async def start_run(site: Site) -> AsyncGenerator[Activation, None]:
@@ -124,6 +125,6 @@ async def test_a_worker_that_has_trained_is_not_killed_when_its_run_is_given_up(
 async def test_a_worker_that_has_ended_gets_no_task() -> None:
     site = Site()
     site.process.returncode = -9
-    other = Worker("worker-2", cast("Process", FakeProcess()))
+    other = Worker("worker-2", cast("Group", FakeProcess()), lambda: None)
     site.pool.put_back(other)
     assert await site.pool.take() is other

@@ -37,3 +37,14 @@ def test_a_traceback_shows_no_variables(
     for shown in ("no connection", "ConnectionError", "a password of 7 characters", "fails"):
         assert shown in written
     assert HIDDEN not in written
+
+
+@pytest.mark.parametrize(("value", "begins"), [("text", "20"), ("", "{")])
+def test_a_log_that_goes_through_a_pipe_to_a_terminal_is_readable(
+    value: str, begins: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FEDKEEPER_LOG", value)
+    monkeypatch.setenv("NO_COLOR", "1")
+    logs.configure()
+    structlog.get_logger().info("ready")
+    assert capsys.readouterr().err.replace("\x1b[2m", "").startswith(begins)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from broker.messages import codec
-from broker.messages.invocation import Report
+from broker.messages.invocation import Report, WorkerReady
 from client_fn.handlers import local
 from tests.support.handler_calls import Deployed, check_refused, newer_request
 
@@ -23,6 +23,8 @@ async def test_a_worker_reports_a_request_of_a_newer_server_and_continues(
     requests.feed_data(newer_request(deployed) + b"\n" + newer_request(deployed) + b"\n")
     requests.feed_eof()
     await local.serve(deployed.instance.settings.url, requests, reports)
-    decoded = [codec.decode(Report, line) for line in reports.getvalue().splitlines()]
+    first, *others = reports.getvalue().splitlines()
+    assert codec.decode(WorkerReady, first) == WorkerReady()
+    decoded = [codec.decode(Report, line) for line in others]
     assert (len(decoded), ended) == (2, [0])
     check_refused(decoded[1], "")

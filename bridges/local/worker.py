@@ -1,0 +1,164 @@
+"""A worker process: it gets one request per line and writes one report per line."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from bridges.errors import InvocationFailed
+from broker.messages import codec
+from broker.messages.errors import DecodeError
+from broker.messages.invocation import InvocationRequest, Report, WorkerReady
+from broker.messages.round import RoundTask
+from broker.support.processes import Group, describe_exit
+from broker.support.tasks import task_group
+
+READY_S: Final = 300.0
+"""How long a worker may take until it is ready. On a small board torch alone takes a minute. Seconds."""
+
+GOODBYE_S: Final = 0.5
+"""How long a worker may take to end before it is killed. While it imports torch, it can't end by itself. Seconds."""
+
+LINE_BYTES: Final = 1 << 20
+"""Length of the longest report."""
+
+_TAIL_BYTES: Final = 4096
+_LINE_CHARS: Final = 300
+
+
+class Worker:
+    """A worker process.
+
+    Args:
+        name: name of the worker.
+        process: the process, which has just been started.
+        on_ready: called when the worker can take tasks.
+
+    Attributes:
+        name: name of the worker; the ids of its activations begin with it.
+        process: the process; it may have ended.
+        reports: the queue of each task's reports, by the task's id.
+        count: number of tasks that the worker got so far.
+        is_ready: whether it could take tasks, once.
+    """
+
+    def __init__(self, name: str, process: Group, on_ready: Callable[[], None]) -> None:
+        self.name = name
+        self.process = process
+        self.reports: dict[str, asyncio.Queue[Report]] = {}
+        self.count = 0
+        self.is_ready = False
+        self._on_ready = on_ready
+        self._fault = ""
+        self._log_tail = b""
+
+    def send(self, task: RoundTask, attempt: int) -> asyncio.Queue[Report]:
+        """Send a task to the worker.
+
+        Args:
+            task: the task to run.
+            attempt: number of the attempt, from 1.
+
+        Returns:
+            The queue of the task's reports.
+
+        Raises:
+            InvocationFailed: the process has no input.
+        """
+        if self.process.stdin is None:
+            raise InvocationFailed(f"{self.name} has no input")
+        self.count += 1
+        queue = self.reports[task.id] = asyncio.Queue()
+        self.process.stdin.write(codec.encode(InvocationRequest(task, attempt)) + b"\n")
+        return queue
+
+    async def run(self, ready_s: float = READY_S) -> str:
+        """Follow the worker to its end, and kill what it has left running. If cancelled, end the worker.
+
+        Args:
+            ready_s: how long it may take until it is ready, in seconds.
+
+        Returns:
+            How it ended, for people: `ended with code 3`.
+        """
+        too_slow = asyncio.get_running_loop().call_later(ready_s, self._end_start, ready_s)
+        async with task_group() as group:
+            readers = [
+                group.create_task(self._read_reports(), name=f"reports of {self.name}"),
+                group.create_task(self._copy_log(), name=f"log of {self.name}"),
+            ]
+            try:
+                code = await self.process.wait()
+            finally:
+                too_slow.cancel()
+                await self._end(readers)
+        return self._fault or describe_exit(code)
+
+    def last_log_line(self) -> str:
+        """Return the last line of the worker's log that says something; empty if there is none."""
+        lines = self._log_tail.decode(errors="replace").splitlines()
+        # The last line of an exception group is a ruler.
+        said = [line.strip() for line in lines if any(char.isalnum() for char in line)]
+        return said[-1][:_LINE_CHARS] if said else ""
+
+    async def _read_reports(self) -> None:
+        """Put each report into the queue of its task, until the worker's output ends."""
+        if self.process.stdout is None:
+            return
+        try:
+            async for line in self.process.stdout:
+                self._take_line(line)
+        except (DecodeError, ValueError):  # a ValueError: the line is too long
+            self._kill("wrote something that is no report")
+            return
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self.process.wait()
+        except TimeoutError:
+            self._kill("closed its output")
+
+    def _take_line(self, line: bytes) -> None:
+        if not self.is_ready:
+            codec.decode(WorkerReady, line)
+            self.is_ready = True
+            self._on_ready()
+            return
+        report = codec.decode(Report, line)
+        if report.id in self.reports:
+            self.reports[report.id].put_nowait(report)
+
+    async def _copy_log(self) -> None:
+        """Copy the worker's standard error to ours, and keep its end."""
+        if self.process.stderr is None:
+            return
+        while chunk := await self.process.stderr.read(LINE_BYTES):
+            self._log_tail = (self._log_tail + chunk)[-_TAIL_BYTES:]
+            # A log that nobody reads any more must not end the bridge.
+            with contextlib.suppress(OSError):
+                sys.stderr.buffer.write(chunk)
+                sys.stderr.buffer.flush()
+
+    def _end_start(self, ready_s: float) -> None:
+        if not self.is_ready:
+            self._kill(f"was not ready within {ready_s:g} s")
+
+    def _kill(self, fault: str) -> None:
+        self._fault = self._fault or fault
+        self.process.kill()
+
+    async def _end(self, readers: list[asyncio.Task[None]]) -> None:
+        """Close the worker's input, which ends it, and kill it if it takes too long. Then read what it has written."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self.process.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self.process.kill()
+        await self.process.wait()
+        # A process that has left the group may hold the pipes for ever.
+        await asyncio.wait(readers, timeout=GOODBYE_S)
+        self.process.close()
