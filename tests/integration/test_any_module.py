@@ -34,7 +34,7 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
     """A few rounds of one epoch; the initial and the final model."""
-    warm, sdk = WarmState(), Client(bus)
+    warm, sdk = warm_state(), Client(bus)
 
     async def function(bus: Broker, task: RoundTask) -> None:
         await handle(task, bus, warm, attempt=1)

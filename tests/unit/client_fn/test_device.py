@@ -68,9 +68,9 @@ def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
 
 def test_the_cpu_is_the_default_and_the_environment_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
-    assert WarmState().device == "cpu"
+    assert warm_state().device == "cpu"
     monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")
-    assert WarmState().device == "cuda:1"
+    assert warm_state().device == "cuda:1"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
@@ -79,5 +79,5 @@ async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(
 ) -> None:
     async with open_site(tmp_path, monkeypatch) as site:
         with pytest.raises(BadSettings, match=f"FEDKEEPER_DEVICE: '{device}' can't be used here") as bad:
-            await handle(await task_for(site), site.bus, WarmState(device=device), attempt=1)
+            await handle(await task_for(site), site.bus, warm_state(Site(device=device)), attempt=1)
     assert not bad.value.retryable

@@ -40,7 +40,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_shard(site: Site) -> None:
     task = await task_for(site)
-    done = await handle(task, site.bus, WarmState(), attempt=1)
+    done = await handle(task, site.bus, warm_state(), attempt=1)
     got, header = await read_update(site)
     expected, state = train_locally(site, initial_weights(SMALL, 1))
     assert {name: array.tobytes() for name, array in got.items()} == {
@@ -60,13 +60,13 @@ async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_sh
 
 
 async def test_the_state_is_stored_before_the_update(site: Site) -> None:
-    await handle(await task_for(site), site.bus, WarmState(), attempt=2)
+    await handle(await task_for(site), site.bus, warm_state(), attempt=2)
     assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
 
 
 async def test_the_next_round_continues_from_the_state_that_its_task_names(site: Site) -> None:
-    first = await handle(await task_for(site), site.bus, WarmState(), attempt=1)
-    await handle(await task_for(site, round=2, state=first.header.state), site.bus, WarmState(), attempt=1)
+    first = await handle(await task_for(site), site.bus, warm_state(), attempt=1)
+    await handle(await task_for(site, round=2, state=first.header.state), site.bus, warm_state(), attempt=1)
     got, _ = await read_update(site, round_=2)
     base = initial_weights(SMALL, 1)
     _, state = train_locally(site, base)
@@ -77,16 +77,16 @@ async def test_the_next_round_continues_from_the_state_that_its_task_names(site:
 
 @pytest.mark.parametrize("training", [Training(optimizer="sgd"), Training(optimizer_state="reset")])
 async def test_no_state_is_put_if_the_optimizer_has_none_or_the_job_resets_it(site: Site, training: Training) -> None:
-    done = await handle(await task_for(site, training_hyperparameters=training), site.bus, WarmState(), attempt=1)
+    done = await handle(await task_for(site, training_hyperparameters=training), site.bus, warm_state(), attempt=1)
     assert done.header.state is None
     assert site.writes == [topics.update("job", 1, "c1", 1)]
 
 
 async def test_warm_and_cold_instances_give_the_same_tensors(site: Site) -> None:
-    warm = WarmState()
+    warm = warm_state()
     for attempt in (1, 2):
         await handle(await task_for(site), site.bus, warm, attempt=attempt)
-    await handle(await task_for(site), site.bus, WarmState(), attempt=3)
+    await handle(await task_for(site), site.bus, warm_state(), attempt=3)
     updates = [(await read_update(site, attempt=attempt))[0] for attempt in (1, 2, 3)]
     for name, array in updates[0].items():
         assert [update[name].tobytes() for update in updates] == [array.tobytes()] * 3
@@ -103,7 +103,7 @@ async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
         return read(url)
 
     monkeypatch.setattr(shards, "read", counted)
-    warm = WarmState()
+    warm = warm_state()
     tasks = [await task_for(site, round=r, training_hyperparameters=Training(optimizer="sgd")) for r in (1, 2, 3)]
     for task in tasks:
         await handle(task, site.bus, warm, attempt=1)
@@ -112,13 +112,13 @@ async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
     other = await task_for(site, round=4, model=await publish_model(site.bus, seed=2))
     await handle(other, site.bus, warm, attempt=1)
     assert site.gets == [tasks[0].model.topic, other.model.topic]
-    await handle(other, site.bus, WarmState(), attempt=2)
+    await handle(other, site.bus, warm_state(), attempt=2)
     assert site.gets[2:] == [other.model.topic]
     assert reads == [site.data_loc] * 2
 
 
 async def test_the_warm_state_is_bounded(site: Site) -> None:
-    warm = WarmState()
+    warm = warm_state()
     for hidden in range(2, 7):
         model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
         await handle(await task_for(site, model_configuration=model), site.bus, warm, attempt=hidden)
@@ -126,7 +126,7 @@ async def test_the_warm_state_is_bounded(site: Site) -> None:
 
 
 async def test_models_with_other_args_never_share_a_module(site: Site) -> None:
-    warm = WarmState()
+    warm = warm_state()
     for hidden in (5, 6, 5):
         model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
         await handle(await task_for(site, round=hidden, model_configuration=model), site.bus, warm, attempt=1)
@@ -137,8 +137,8 @@ async def test_models_with_other_args_never_share_a_module(site: Site) -> None:
 
 async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
     task = await task_for(site)
-    first = await handle(task, site.bus, WarmState(), attempt=1)
-    second = await handle(task, site.bus, WarmState(), attempt=1)
+    first = await handle(task, site.bus, warm_state(), attempt=1)
+    second = await handle(task, site.bus, warm_state(), attempt=1)
     assert (first.receipt.stored, second.receipt.stored) == (True, False)
     assert first.header.state == second.header.state
 
@@ -155,7 +155,7 @@ async def test_frozen_parameters_stay_out_of_the_update(
     )
     monkeypatch.syspath_prepend(tmp_path)
     await handle(
-        await task_for(site, model_configuration=Model(type="own_frozen_model:Net")), site.bus, WarmState(), attempt=1
+        await task_for(site, model_configuration=Model(type="own_frozen_model:Net")), site.bus, warm_state(), attempt=1
     )
     got, _ = await read_update(site)
     assert sorted(got) == ["2.bias", "2.weight"]
@@ -163,7 +163,7 @@ async def test_frozen_parameters_stay_out_of_the_update(
 
 async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> None:
     task = await task_for(site, training_hyperparameters=Training(dry=True))
-    done = await handle(task, site.bus, WarmState(), attempt=1)
+    done = await handle(task, site.bus, warm_state(), attempt=1)
     got, header = await read_update(site)
     base = tensors.from_bytes(initial_weights(SMALL, 1))
     assert {name: array.tobytes() for name, array in got.items()} == {
@@ -175,14 +175,14 @@ async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> No
 
 async def test_a_dry_round_needs_no_data(site: Site) -> None:
     task = await task_for(site, training_hyperparameters=Training(dry=True), data_loc="")
-    assert (await handle(task, site.bus, WarmState(), attempt=1)).header.samples == 1
+    assert (await handle(task, site.bus, warm_state(), attempt=1)).header.samples == 1
     with pytest.raises(DataMissing, match="data_loc"):
-        await handle(await task_for(site, data_loc="", round=2), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, data_loc="", round=2), site.bus, warm_state(), attempt=1)
 
 
 async def test_the_callbacks_come_when_training_begins_and_when_it_is_over(site: Site) -> None:
     calls: list[tuple[str, int, bool]] = []
-    warm = WarmState()
+    warm = warm_state()
     await handle(
         await task_for(site),
         site.bus,
@@ -205,7 +205,7 @@ async def test_the_event_loop_runs_while_the_function_trains(site: Site, monkeyp
 
     monkeypatch.setattr(training_loop, "train", slow)
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        work = group.create_task(handle(await task_for(site), site.bus, WarmState(), attempt=1), name="handle")
+        work = group.create_task(handle(await task_for(site), site.bus, warm_state(), attempt=1), name="handle")
         await begun.wait()
         assert await site.bus.get(topics.job_record("job")) is None
         released.set()

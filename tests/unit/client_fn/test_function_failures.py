@@ -48,7 +48,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 async def test_nothing_begins_after_the_deadline(site: Site) -> None:
     task = await task_for(site, deadline_s=100.0)
     with pytest.raises(LeaseOver) as failed:
-        await handle(task, site.bus, WarmState(), attempt=1, clock=lambda: 100.0)
+        await handle(task, site.bus, warm_state(), attempt=1, clock=lambda: 100.0)
     assert (failed.value.task, failed.value.deadline_s) == ("job.1.c1", 100.0)
     assert (site.gets, site.writes) == ([], [])
 
@@ -64,7 +64,7 @@ async def test_a_deadline_during_training_ends_it_and_nothing_is_published(site:
         await handle(
             await task_for(site, deadline_s=1000.0),
             site.bus,
-            WarmState(),
+            warm_state(),
             attempt=1,
             on_training=training_begins,
             clock=lambda: now,
@@ -81,7 +81,7 @@ async def test_a_deadline_after_training_withholds_the_update(site: Site) -> Non
 
     task = await task_for(site, deadline_s=1000.0, training_hyperparameters=Training(optimizer="sgd"))
     with pytest.raises(LeaseOver):
-        await handle(task, site.bus, WarmState(), attempt=1, on_trained=training_ends, clock=lambda: now)
+        await handle(task, site.bus, warm_state(), attempt=1, on_trained=training_ends, clock=lambda: now)
     assert site.writes == []
 
 
@@ -93,7 +93,7 @@ async def test_a_broker_that_does_not_answer_costs_no_more_than_the_lease(
 
     monkeypatch.setattr(site.bus, "get", silent)
     with pytest.raises(LeaseOver):
-        await handle(await task_for(site, deadline_s=10.0), site.bus, WarmState(), attempt=1, clock=lambda: 9.99)
+        await handle(await task_for(site, deadline_s=10.0), site.bus, warm_state(), attempt=1, clock=lambda: 9.99)
 
 
 async def test_another_timeout_error_is_not_mistaken_for_the_deadline(
@@ -104,7 +104,7 @@ async def test_another_timeout_error_is_not_mistaken_for_the_deadline(
 
     monkeypatch.setattr(site.bus, "get", fails)
     with pytest.raises(TimeoutError, match="somewhere else"):
-        await handle(await task_for(site), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site), site.bus, warm_state(), attempt=1)
 
 
 async def test_a_cancelled_task_stops_its_thread_before_the_next_one_trains(
@@ -124,7 +124,7 @@ async def test_a_cancelled_task_stops_its_thread_before_the_next_one_trains(
             ended.append("thread")
 
     monkeypatch.setattr(training, "train", endless)
-    warm = WarmState()
+    warm = warm_state()
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         first = group.create_task(handle(await task_for(site), site.bus, warm, attempt=1), name="first")
         await begun.wait()
@@ -139,7 +139,7 @@ async def test_a_cancelled_task_stops_its_thread_before_the_next_one_trains(
 
 async def test_tasks_of_one_instance_train_one_after_the_other(site: Site) -> None:
     events: list[str] = []
-    warm = WarmState()
+    warm = warm_state()
 
     async def run(attempt: int) -> Published:
         return await handle(
@@ -160,14 +160,14 @@ async def test_tasks_of_one_instance_train_one_after_the_other(site: Site) -> No
 async def test_a_model_that_the_broker_lacks_is_named(site: Site) -> None:
     ref = BlobRef(topics.model("job", "f" * 64), "f" * 64, 10)
     with pytest.raises(BlobMissing) as failed:
-        await handle(await task_for(site, model=ref), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, model=ref), site.bus, warm_state(), attempt=1)
     assert failed.value.topic == ref.topic
 
 
 async def test_a_model_with_another_digest_is_refused_and_not_kept(site: Site) -> None:
     topic = topics.model("job", "f" * 64)
     await Broker.put(site.bus, topic, initial_weights(SMALL, 1))
-    warm = WarmState()
+    warm = warm_state()
     with pytest.raises(BlobMissing, match=f"the task announces {'f' * 64}") as failed:
         await handle(await task_for(site, model=BlobRef(topic, "f" * 64, 10)), site.bus, warm, attempt=1)
     assert failed.value.topic == topic
@@ -177,14 +177,14 @@ async def test_a_model_with_another_digest_is_refused_and_not_kept(site: Site) -
 async def test_state_that_is_missing_changed_or_foreign_is_an_error(site: Site) -> None:
     topic = topics.optimizer_state("job", "c1", 0, 1)
     with pytest.raises(BlobMissing, match="holds nothing"):
-        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, warm_state(), attempt=1)
     foreign = tensors.to_bytes({"0.momentum": torch.ones(2)})
     await Broker.put(site.bus, topic, foreign)
     with pytest.raises(BlobMissing, match="SHA-256"):
-        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, warm_state(), attempt=1)
     ref = BlobRef(topic, hashlib.sha256(foreign).hexdigest(), len(foreign))
     with pytest.raises(TrainingFailed, match="this optimizer keeps"):
-        await handle(await task_for(site, state=ref), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, state=ref), site.bus, warm_state(), attempt=1)
     assert site.writes == []
 
 
@@ -192,18 +192,18 @@ async def test_a_user_s_mistakes_are_named_and_nothing_is_published(site: Site) 
     ref = await publish_model(site.bus)
     wrong = Model(type="no_such_package:Net")
     with pytest.raises(BadModel) as no_model:
-        await handle(await task_for(site, model=ref, model_configuration=wrong), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, model=ref, model_configuration=wrong), site.bus, warm_state(), attempt=1)
     with pytest.raises(DataMissing) as no_data:
-        await handle(await task_for(site, data_loc="/nowhere/shard"), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, data_loc="/nowhere/shard"), site.bus, warm_state(), attempt=1)
     large = Model(args={"input_size": 9})
     with pytest.raises(TrainingFailed, match=r"samples of shape \(2, 2\)"):
-        await handle(await task_for(site, model_configuration=large), site.bus, WarmState(), attempt=1)
+        await handle(await task_for(site, model_configuration=large), site.bus, warm_state(), attempt=1)
     assert (no_model.value.retryable, no_data.value.retryable) == (False, True)
     assert site.writes == []
 
 
 async def test_an_instance_recovers_from_a_training_that_failed(site: Site) -> None:
-    warm = WarmState()
+    warm = warm_state()
     hot = Training(optimizer="sgd", learning_rate=1e38, batch_size=4, local_epochs=2)
     with pytest.raises(TrainingFailed, match="learning rate"):
         await handle(await task_for(site, training_hyperparameters=hot), site.bus, warm, attempt=1)
@@ -231,7 +231,7 @@ async def test_a_trained_update_waits_while_the_broker_is_away(site: Site, monke
         nonlocal trainings
         trainings += 1
 
-    await handle(await task_for(site), site.bus, WarmState(), attempt=1, on_training=training_begins)
+    await handle(await task_for(site), site.bus, warm_state(), attempt=1, on_training=training_begins)
     assert (away, trainings) == (0, 1)
     assert (await read_update(site))[1].client == "c1"
 
@@ -247,4 +247,4 @@ async def test_an_update_waits_no_longer_than_its_lease(site: Site, monkeypatch:
 
     monkeypatch.setattr(site.bus, "publish", never)
     with pytest.raises(LeaseOver):
-        await handle(await task_for(site, deadline_s=1000.0), site.bus, WarmState(), attempt=1, clock=lambda: now)
+        await handle(await task_for(site, deadline_s=1000.0), site.bus, warm_state(), attempt=1, clock=lambda: now)
