@@ -2,6 +2,8 @@
 
 ClientError
 ├── DataMissing        a dataset or a shard is not where it is expected
+├── DataNotAllowed     the site's settings do not allow to read the shard there
+├── DataUnreadable     a shard can't be read now
 ├── BadData            a dataset file, a shard or a partition can't be used
 ├── UserCodeFailed     the user's code failed, or what it was given does not fit
 │   ├── BadModel           a model can't be built, or the weights belong to another model
@@ -56,6 +58,34 @@ class DataMissing(ClientError):
         super().__init__(f"no data {dataset!r} at {where}: {remedy}")
         self.where = where
         self.remedy = remedy
+
+
+class DataNotAllowed(ClientError):
+    """Raised when a shard lies where the site's settings allow no data, or is larger than they allow.
+
+    Attributes:
+        where: path or URL of the shard, without secrets.
+        setting: the environment variable that decides.
+    """
+
+    def __init__(self, where: str, setting: str, reason: str) -> None:
+        super().__init__(f"shard {where}: {reason}")
+        self.where = where
+        self.setting = setting
+
+
+class DataUnreadable(ClientError):
+    """Raised when a shard's store fails, or the shard changes while it is read.
+
+    Attributes:
+        where: path or URL of the shard, without secrets.
+    """
+
+    retryable = True
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"shard {where}: {reason}")
+        self.where = where
 
 
 class BadData(ClientError):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +14,7 @@ from broker.messages.errors import BadTensors
 from broker.messages.job import Data
 from broker.messages.register import ClientRecord
 from broker.topics import checked_id
-from client_fn.data import files
+from client_fn.data import files, places
 from client_fn.data.datasets import Dataset
 from client_fn.data.partition import partition
 from client_fn.errors import BadData, DataMissing
@@ -94,7 +93,7 @@ def write(url: str, x: Array, y: Array) -> None:
     Raises:
         BadData: the shapes or dtypes are wrong, or the shard can't be written.
     """
-    _check_shapes(url, x.shape, y.shape, has_integer_labels=np.issubdtype(y.dtype, np.integer))
+    _check_shapes(url, x.shape, y.shape, dtype=str(y.dtype), is_integer=np.issubdtype(y.dtype, np.integer))
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y, dtype=np.int64)
     # The digest in the header lets a reader compare two shards by their headers alone.
     digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
@@ -133,13 +132,15 @@ def read(url: str) -> "tuple[Tensor, Tensor]":
         raise _bad(url, f"it holds {sorted(named)} instead of x and y")
     x, y = named["x"], named["y"]
     is_integer = not (y.is_floating_point() or y.is_complex())
-    _check_shapes(url, tuple(x.shape), tuple(y.shape), has_integer_labels=is_integer)
+    _check_shapes(url, tuple(x.shape), tuple(y.shape), dtype=str(y.dtype), is_integer=is_integer)
     return x, y.long()
 
 
-def _check_shapes(url: str, x: tuple[int, ...], y: tuple[int, ...], *, has_integer_labels: bool) -> None:
-    if len(y) != 1 or not has_integer_labels:
-        raise _bad(url, f"y has shape {y}; whole numbers of shape (N,) are wanted")
+def _check_shapes(url: str, x: tuple[int, ...], y: tuple[int, ...], *, dtype: str, is_integer: bool) -> None:
+    if not is_integer:
+        raise _bad(url, f"y has dtype {dtype}; whole numbers are wanted, for example int64")
+    if len(y) != 1:
+        raise _bad(url, f"y has shape {y}; shape (N,) is wanted, one label for each sample")
     if x[:1] != y or not y[0]:
         raise _bad(url, f"x has shape {x} for {y[0]} labels")
 
@@ -170,15 +171,11 @@ def _map_errors(url: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as exc:
-        raise DataMissing("shard", _redact(url), "stage the data there, or register the client's data_loc") from exc
+        raise DataMissing("shard", places.show(url), "stage the data there, or register the client's data_loc") from exc
     except (OSError, ImportError, ValueError) as exc:
         raise _bad(url, str(exc)) from exc
 
 
 def _bad(url: str, reason: str) -> BadData:
-    return BadData(f"shard {_redact(url)}: {reason}", where=_redact(url), reason=reason)
-
-
-def _redact(url: str) -> str:
-    """Return a URL without user information and query, which may hold secrets."""
-    return re.sub(r"//[^/@]*@", "//", url).partition("?")[0]
+    where = places.show(url)
+    return BadData(f"shard {where}: {reason}", where=where, reason=reason)

@@ -26,6 +26,11 @@ def test_staging_needs_no_torch(module: str) -> None:
     assert "torch" not in imported_with(f"import client_fn.data.{module}")
 
 
+def test_a_shard_of_this_machine_is_read_without_heavy_libraries() -> None:
+    program = "from client_fn.data import shard_cache, sources; sources.at(sources.Place('file', '/', '/'), None)"
+    assert imported_with(program) == {"msgspec"}
+
+
 @pytest.mark.slow
 def test_the_function_pulls_in_no_broker_client_and_nothing_that_it_may_never_need() -> None:
     assert imported_with("import client_fn.function") == {"torch", "numpy", "msgspec"}
