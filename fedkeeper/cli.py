@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +55,6 @@ app.add_typer(cli_deploy.app)
 
 def main() -> None:
     """Run the command line."""
-    # As `python -m` does, so that a user's own model is found in the folder where the program is started.
-    sys.path.insert(0, "")
     with running.exit_on_user_error():
         app()
 
