@@ -194,7 +194,8 @@ class Trainer:
                 case {"say": "failed", "error": str(error), "facts": dict(facts)}:
                     return _failure(error, facts)
                 case {"say": "ended", "code": int(code)}:
-                    raise self._died(child, step, code)
+                    # Only the copy that did the order has ended; the trainer waits for the next one.
+                    return self._died(child, step, code)
                 case _:
                     raise TrainerDied(f"the trainer wrote garbage to its worker during {step}", child.lines)
 

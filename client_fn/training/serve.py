@@ -73,7 +73,7 @@ def limit_memory(megabytes: int) -> None:
 
 
 def _may_fork(order: Order) -> bool:
-    return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()
+    return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _import_model(channel: socket.socket, order: Order) -> bool:
