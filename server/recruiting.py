@@ -13,7 +13,6 @@ from server.job_events import JobEvents, TimedOut
 from server.presence import BridgePresence
 from server.registry import Registry
 
-
 SETTLE_S: Final = 2.0
 """How long no further client may be registered until the others are not waited for any more. Seconds."""
 
