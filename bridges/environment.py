@@ -1,8 +1,9 @@
-"""The environment of functions and workers. No other module writes the `FEDKEEPER_*` variables.
+"""The environment of functions and workers: the variables that `client_fn/runtime/settings.py` reads.
 
-`client_fn/runtime/settings.py` reads them.
+`client_fn/site.py` reads and writes the others of the `FEDKEEPER_*` variables.
 """
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from bridges.secrets import variable
@@ -58,16 +59,20 @@ def with_secret_files(function: Function, *, password_file: str, key_file: str) 
     return env
 
 
-def for_worker(broker: str, device: str, *, is_terminal: bool = False) -> dict[str, str]:
+def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_terminal: bool = False) -> dict[str, str]:
     """The environment of a worker process on this machine.
+
+    The further variables can't replace ours.
 
     Args:
         broker: address of the broker for models and updates.
         device: the device to train on, as torch names it.
+        env: further variables.
         is_terminal: whether a person reads its log, which goes through a pipe.
     """
     log = {LOG: "text"} if is_terminal else {}
-    return {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **log}
+    ours = {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return {**env, **ours, **log}
 
 
 def _plain(function: Function) -> dict[str, str]:

@@ -6,19 +6,24 @@ from importlib.resources.abc import Traversable
 from typing import Final
 
 from client_fn.code import archive
+from client_fn.code.archive import Archive
+from client_fn.code.requirements import for_archive
+from client_fn.site import PACKAGED
 
 _REQUIREMENTS: Final = "requirements.txt"
 
 
-def build(files: str, requirements: str = _REQUIREMENTS) -> bytes:
+def build(files: str, requirements: str = _REQUIREMENTS, code: Archive | None = None) -> bytes:
     """Return a platform's archive as a zip file. The same sources give the same bytes.
 
     Args:
         files: the package with the platform's own files, such as `client_fn.packages.gcf`. Its `requirements.txt` is
             appended to the requirements of all platforms.
         requirements: path of the requirements file in the archive.
+        code: the user's code, which gets the folder `code`; its requirements are appended too. None: there is none.
 
     Raises:
+        BadCode: a line of the code's requirements.txt can't be used in an archive.
         ModuleNotFoundError: there is no such package.
     """
     platform_files = dict(_files(importlib.resources.files(files)))
@@ -26,11 +31,13 @@ def build(files: str, requirements: str = _REQUIREMENTS) -> bytes:
     platform_files.pop("__init__.py", None)
     common_requirements = (importlib.resources.files("client_fn") / "packages" / _REQUIREMENTS).read_bytes()
     own_requirements = platform_files.pop(_REQUIREMENTS, b"")
+    code_requirements = for_archive(code.requirements).encode() if code else b""
     contents = {
         **dict(_modules("broker")),
         **dict(_modules("client_fn")),
-        requirements: common_requirements + own_requirements,
+        requirements: common_requirements + own_requirements + code_requirements,
         **platform_files,
+        **({f"{PACKAGED}/{name}": content for name, content in code.files().items()} if code else {}),
     }
     return archive.zip_bytes(contents)
 

@@ -14,6 +14,9 @@ from client_fn.errors import BadSettings
 SCHEMES: Final = ("file", "s3", "gs", "abfs", "https")
 """The schemes of `data_loc` that are allowed by default."""
 
+PACKAGED: Final = "code"
+"""The folder of the user's code in a function's archive."""
+
 MEMORY_SHARE: Final = 0.8
 """Share of the machine's memory that a trainer may use by default."""
 
@@ -29,7 +32,7 @@ class Site:
         allow: FEDKEEPER_ALLOW, separated by commas: what a job may name beside the site's code. `a.b` allows the module
             and everything below it, `a.b:Name` that one name.
         code: FEDKEEPER_CODE, file or folder of the user's code. None: there is none.
-        code_is_allowed: FEDKEEPER_CODE_ALLOWED, `0`: jobs may name of this code only what `allow` names.
+        code_is_allowed: FEDKEEPER_CODE_ALLOWED, 1: a job may name every class of the code; 0: only what `allow` says.
         code_store: FEDKEEPER_CODE_STORE, folder that keeps a copy of each version of the code that was used. None: a
             temporary folder.
         python: FEDKEEPER_TRAINER_PYTHON, the Python that trains. Empty: this one.
@@ -66,8 +69,18 @@ class Site:
     secret: bytes | None = field(default=None, repr=False)
 
 
-def read(environ: Mapping[str, str]) -> Site:
+def packaged_code() -> Path | None:
+    """Return the user's code that `client_fn.package` has put into this function's archive, or None."""
+    folder = Path(__file__).parent.parent / PACKAGED
+    return folder if folder.is_dir() else None
+
+
+def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
     """Return the settings in an environment.
+
+    Args:
+        environ: the environment.
+        code: file or folder of the user's code if FEDKEEPER_CODE is not set; functions give `packaged_code()`.
 
     Raises:
         BadSettings: a variable has a value that can't be used, or a file can't be read.
@@ -76,7 +89,7 @@ def read(environ: Mapping[str, str]) -> Site:
     return Site(
         device=environ.get("FEDKEEPER_DEVICE") or default.device,
         allow=_texts(environ, "FEDKEEPER_ALLOW", ()),
-        code=_path(environ, "FEDKEEPER_CODE"),
+        code=_path(environ, "FEDKEEPER_CODE") or code,
         code_is_allowed=_one_of(environ, "FEDKEEPER_CODE_ALLOWED", ("1", "0")) == "1",
         code_store=_path(environ, "FEDKEEPER_CODE_STORE"),
         python=environ.get("FEDKEEPER_TRAINER_PYTHON", ""),
@@ -112,7 +125,7 @@ def to_environ(site: Site) -> dict[str, str]:
         "FEDKEEPER_DATA_PREFIXES": ",".join(site.data_prefixes),
         "FEDKEEPER_DATA_MAX_MB": str(site.data_max_mb),
     }
-    return texts | {name: str(path) for name, path in paths.items() if path is not None}
+    return texts | {name: str(path.absolute()) for name, path in paths.items() if path is not None}
 
 
 def machine_memory_mb() -> int:

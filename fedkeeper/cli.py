@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +15,22 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages import codec
 from broker.support import logs
-from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, system
+from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, sites, system
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import (
     FOLDER,
     URL_FILE,
+    Allow,
+    Code,
     DataDir,
+    Device,
     Folder,
     JobFile,
     JobId,
+    MetricsOption,
     Out,
+    Reveal,
+    RevealOption,
     Set,
     Url,
     Verbose,
@@ -49,8 +55,6 @@ app.add_typer(cli_deploy.app)
 
 def main() -> None:
     """Run the command line."""
-    # As `python -m` does, so that a user's own model is found in the folder where the program is started.
-    sys.path.insert(0, "")
     with running.exit_on_user_error():
         app()
 
@@ -80,6 +84,9 @@ def run(
     url: Annotated[str, typer.Option(help="Run on this broker instead of a new one.")] = "",
     folder: Folder = FOLDER,
     workers: Workers = 0,
+    code: Code = None,
+    allow: Allow = None,
+    device: Device = "",
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
@@ -87,10 +94,15 @@ def run(
     from client_fn.data import datasets
 
     logs.configure(verbose=verbose, quiet=not verbose)
-    spec = configs.read_job(job, tuple(overrides or ()))
+    spec, workers = configs.read_job(job, tuple(overrides or ())), workers or system.cores()
+    site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=Reveal.TEXT)
+    site = sites.with_own_model(site, spec.model.type, configs.find(job).parent)
     # Outside the event loop and before anything is started: a download takes long, and Ctrl-C must interrupt it.
     datasets.ensure(spec.data.dataset, data_dir=data)
-    console, settings = screen.console(), Settings(folder, workers or system.cores(), data)
+    site = sites.prepare(site, folder, trainers=workers + 1, environ=os.environ)
+    console, settings = screen.console(), Settings(folder, workers, data, site=site)
+    if packed := sites.pack(site):
+        console.print(packed.summary(), markup=False, soft_wrap=True)
 
     async def train() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -125,18 +137,35 @@ def _temporary_store(folder: Path) -> Iterator[Path]:
 
 
 @app.command()
-@running.command
-async def up(
+def up(
     folder: Folder = FOLDER,
     port: Annotated[int, typer.Option(help="The broker's port on the loopback address; 0: a free port.")] = 0,
     url: Annotated[str, typer.Option(help="Use this broker instead of a new one.")] = "",
     workers: Workers = 0,
+    code: Code = None,
+    allow: Allow = None,
+    device: Device = "",
+    reveal: RevealOption = None,
+    metrics: MetricsOption = None,
     data: DataDir = None,
     verbose: Verbose = False,
 ) -> None:
     """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
     logs.configure(verbose=verbose)
-    console, settings = screen.console(), Settings(folder, workers or system.cores(), data)
+    workers, is_ours = workers or system.cores(), not url or sites.is_this_machine(url)
+    reveal = reveal or (Reveal.TEXT if is_ours else Reveal.CLASS)
+    site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    site = sites.prepare(site, folder, trainers=workers + 1, environ=os.environ)
+    console, packed = screen.console(), sites.pack(site)
+    if packed:
+        console.print(packed.summary(), markup=False, soft_wrap=True)
+    console.print(sites.describe_models(site, packed), markup=False, soft_wrap=True)
+    running.run(_run_until_interrupted(Settings(folder, workers, data, site=site), url, port))
+
+
+async def _run_until_interrupted(settings: Settings, url: str, port: int) -> None:
+    """Run the whole system, or with a URL the parts around that broker, until cancelled."""
+    console = screen.console()
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
@@ -239,10 +268,19 @@ async def cancel(job: JobId, url: Url = "") -> None:
 
 
 @app.command()
-def server(url: Url = "", data: DataDir = None, verbose: Verbose = False) -> None:
+def server(
+    url: Url = "",
+    code: Code = None,
+    allow: Allow = None,
+    reveal: RevealOption = None,
+    folder: Folder = FOLDER,
+    data: DataDir = None,
+    verbose: Verbose = False,
+) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
-    running.run(system.run_server(broker_url(url), data))
+    site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
+    running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data))
 
 
 @app.command()

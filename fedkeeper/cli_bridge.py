@@ -1,5 +1,6 @@
 """The commands `fedkeeper bridge ...`: each runs one bridge in the foreground until Ctrl-C."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,21 @@ from bridges.errors import UnknownPlatform
 from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
-from fedkeeper import bridging, relaying, running, system
-from fedkeeper.options import FOLDER, DataDir, Folder, Url, Verbose, Workers, broker_url
+from fedkeeper import bridging, relaying, running, sites, system
+from fedkeeper.options import (
+    FOLDER,
+    Allow,
+    Code,
+    DataDir,
+    Device,
+    Folder,
+    MetricsOption,
+    RevealOption,
+    Url,
+    Verbose,
+    Workers,
+    broker_url,
+)
 from fedkeeper.system import Settings
 
 
@@ -36,10 +50,6 @@ app = typer.Typer(cls=_BridgeCommands, no_args_is_help=True, help="Run the bridg
 
 Config = Annotated[Path, typer.Option(help="The bridge's file; configs/bridges/ has one for each platform.")]
 Platform = Annotated[str, typer.Option(help="The platform's name in the register; unique for each bridge.")]
-Device = Annotated[
-    str,
-    typer.Option(envvar="FEDKEEPER_DEVICE", help="The torch device of the workers: cpu, cuda, cuda:1."),
-]
 Provision = Annotated[
     bool, typer.Option("--provision/--no-provision", help="Register clients when a job waits for a built-in dataset.")
 ]
@@ -49,7 +59,11 @@ Provision = Annotated[
 def local(
     url: Url = "",
     platform: Platform = "local",
-    device: Device = "cpu",
+    code: Code = None,
+    allow: Allow = None,
+    device: Device = "",
+    reveal: RevealOption = None,
+    metrics: MetricsOption = None,
     workers: Workers = 0,
     provision: Provision = True,
     folder: Folder = FOLDER,
@@ -58,8 +72,12 @@ def local(
 ) -> None:
     """Run the bridge to worker processes on this machine. It has options instead of a file."""
     logs.configure(verbose=verbose)
-    settings = Settings(folder, workers or system.cores(), data, checked_id(platform), device, provision)
-    running.run(system.run_local_bridge(broker_url(url), settings))
+    address, name = broker_url(url), checked_id(platform)
+    workers = workers or system.cores()
+    site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    site = sites.prepare(site, folder, trainers=workers, environ=os.environ)
+    settings = Settings(folder, workers, data, name, site, provision)
+    running.run(system.run_local_bridge(address, settings))
 
 
 @app.command(platforms.RELAY)

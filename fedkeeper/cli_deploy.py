@@ -7,9 +7,11 @@ import typer
 
 from bridges import platforms
 from broker.support import logs
+from client_fn.code.archive import Archive, pack
 from fedkeeper import archives, deployment_file, running
+from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
-from fedkeeper.options import DataDir, Url, broker_url
+from fedkeeper.options import DataDir, PackedCode, Url, broker_url
 from fedkeeper.plan import Step
 from fedkeeper.sdk import connect
 
@@ -28,15 +30,19 @@ async def deploy(
     remove: Annotated[bool, typer.Option("--remove", help="Delete everything that the file describes.")] = False,
     url: Url = "",
     data: DataDir = None,
+    code: PackedCode = None,
 ) -> None:
     """Create a fabric's functions on its platforms and register its clients. Changes only what differs."""
     from fedkeeper import deploy as deployment
 
     logs.configure(quiet=True)
     fabric = deployment_file.read(file)
+    packed = _pack(code)
+    if packed:
+        _print_images(fabric, code)
     address = broker_url(url)
     async with connect(address, provision=not plan) as sdk:
-        clients = [] if remove else await deployment.desired_clients(sdk, fabric, address, data)
+        clients = [] if remove else await deployment.desired_clients(sdk, fabric, address, data, packed)
         steps = await deployment.plan_steps(sdk, fabric, clients)
         if plan:
             for client_steps in steps:
@@ -48,6 +54,23 @@ async def deploy(
     typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
 
 
+def _pack(code: Path | None) -> Archive | None:
+    """Pack the user's code and print what is in the archive."""
+    if code is None:
+        return None
+    packed = pack(code)
+    typer.echo(packed.summary())
+    return packed
+
+
+def _print_images(fabric: DeploymentFile, code: Path | None) -> None:
+    """Name the platforms that a deployment can't give the code to."""
+    for platform in fabric.platforms:
+        if not deployment_file.has_archive(fabric, platform):
+            build = f"fedkeeper package {deployment_file.kind_of(fabric, platform).name} --code {code}"
+            typer.echo(f"{platform}: functions have the code of their image; build it from `{build}`")
+
+
 def _print_step(step: Step) -> None:
     where = f"on {step.platform}" if step.action in ("create", "update", "delete") else "in the register"
     typer.echo(f"{step.action:<10} {step.client}  {where}")
@@ -57,10 +80,12 @@ def _print_step(step: Step) -> None:
 def package(
     platform: Annotated[str, typer.Argument(help=_PACKAGED_KINDS)],
     out: Annotated[Path, typer.Option(help="Folder for the archive.")] = Path(),
+    code: PackedCode = None,
 ) -> None:
     """Write the archive of the function's code for a kind of platform."""
     logs.configure(quiet=True)
+    packed = _pack(code)
     try:
-        typer.echo(archives.write(platform, out))
+        typer.echo(archives.write(platform, out, packed))
     except OSError as exc:
         raise BadOption(f"--out {out}: {exc.strerror}") from exc

@@ -10,6 +10,7 @@ from broker import topics
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef
+from client_fn.code.archive import Archive
 from client_fn.data import datasets, shards
 from fedkeeper import archives, deployment_file
 from fedkeeper.deployment_file import DeploymentFile
@@ -26,7 +27,7 @@ CREATE_S: Final = 900.0
 
 
 async def desired_clients(
-    sdk: Client, file: DeploymentFile, url: str, data_dir: Path | None = None
+    sdk: Client, file: DeploymentFile, url: str, data_dir: Path | None = None, code: Archive | None = None
 ) -> list[DesiredClient]:
     """Return every client that the deployment file describes. Publishes code archives and stages data if needed.
 
@@ -35,13 +36,14 @@ async def desired_clients(
         file: the deployment file.
         url: the broker's address that this command uses, for functions if the file names none.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
+        code: the user's code; None: there is none.
 
     Raises:
-        ClientError: the data can't be staged.
+        ClientError: the data can't be staged, or a line of the code's requirements.txt can't be used in an archive.
         BadPlatform: the files of a kind of platform do not exist.
     """
     samples = await asyncio.to_thread(stage_shards, file, data_dir) if file.data.stage else {}
-    packages = {platform: await _publish_package(sdk, file, platform) for platform in file.platforms}
+    packages = {platform: await _publish_package(sdk, file, platform, code) for platform in file.platforms}
     return [
         DesiredClient(make_function(file, record, packages[record.platform], url), record)
         for record in deployment_file.client_records(file, samples)
@@ -179,13 +181,11 @@ async def _execute(sdk: Client, steps: list[Step], on_done: Callable[[Step], Non
     return ""
 
 
-async def _publish_package(sdk: Client, file: DeploymentFile, platform: str) -> BlobRef | None:
+async def _publish_package(sdk: Client, file: DeploymentFile, platform: str, code: Archive | None) -> BlobRef | None:
     """Publish the code archive of a platform's functions; None if the platform takes none."""
-    kind, section = deployment_file.kind_of(file, platform), file.platforms[platform]
-    kind_default = kind.sends_archive and kind.files != ""
-    if not (kind_default if section.package is None else section.package):
+    if not deployment_file.has_archive(file, platform):
         return None
-    archive = await asyncio.to_thread(archives.build, kind.name)
+    archive = await asyncio.to_thread(archives.build, deployment_file.kind_of(file, platform).name, code)
     digest = hashlib.sha256(archive).hexdigest()
     ref = BlobRef(topics.package(digest), digest, len(archive))
     await sdk.broker.put(ref.topic, archive)

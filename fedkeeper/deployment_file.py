@@ -154,6 +154,21 @@ def kind_of(file: DeploymentFile, platform: str) -> Kind:
     return kinds[kind or platform]
 
 
+def has_archive(file: DeploymentFile, platform: str) -> bool:
+    """Return whether a platform's functions get their code as an archive, and not from an image.
+
+    Args:
+        file: the deployment file.
+        platform: the platform's name in it.
+
+    Raises:
+        BadConfigFile: it does not say which kind of platform it is.
+    """
+    kind, section = kind_of(file, platform), file.platforms[platform]
+    kind_default = kind.sends_archive and kind.files != ""
+    return kind_default if section.package is None else section.package
+
+
 def client_records(file: DeploymentFile, samples: dict[str, int]) -> list[ClientRecord]:
     """Return the register's entry of each client. The `url` is empty: only the platform knows it.
 

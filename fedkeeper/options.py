@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command finds its broker."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -17,8 +18,67 @@ Url = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
-Folder = Annotated[Path, typer.Option("--dir", help="Broker's store, credentials and the clients' shards.")]
+Folder = Annotated[
+    Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: one per core.")]
+Code = Annotated[
+    Path | None,
+    typer.Option(
+        "--code",
+        envvar="FEDKEEPER_CODE",
+        metavar="DIR|FILE",
+        help="Your own code: a folder of modules and packages, or one module. Jobs may name its classes.",
+    ),
+]
+PackedCode = Annotated[
+    Path | None,
+    typer.Option("--code", metavar="DIR|FILE", help="Your own code, for the archive of the functions."),
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="NAME",
+        help="A library that jobs may name classes of, such as torchvision.models, or one class, as module:Name. "
+        "Repeatable. Default: FEDKEEPER_ALLOW, separated by commas.",
+    ),
+]
+Device = Annotated[
+    str, typer.Option(envvar="FEDKEEPER_DEVICE", help="The torch device to train on: cpu, cuda, cuda:1. Default: cpu.")
+]
+
+
+class Reveal(StrEnum):
+    """What others see of an error in user code."""
+
+    CLASS = "class"
+    TEXT = "text"
+
+
+class Metrics(StrEnum):
+    """What others see of the clients' metrics."""
+
+    CLIENT = "client"
+    SUM = "sum"
+
+
+RevealOption = Annotated[
+    Reveal | None,
+    typer.Option(
+        "--reveal",
+        envvar="FEDKEEPER_REVEAL",
+        help="What others see of an error in user code: its class and line, or also its text, which may hold data.",
+    ),
+]
+MetricsOption = Annotated[
+    Metrics | None,
+    typer.Option(
+        "--metrics",
+        envvar="FEDKEEPER_METRICS",
+        help="What others see of the clients' metrics: each client's, or only their mean.",
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' files.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -14,8 +14,8 @@ from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
 from broker.support.tasks import task_group
-from client_fn import site
-from fedkeeper import bridging, notify, restart
+from client_fn.site import Site
+from fedkeeper import bridging, notify, restart, sites
 from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Client
 from fedkeeper.store import open_store
@@ -32,7 +32,7 @@ class Settings:
         workers: number of worker processes.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
         platform: the local platform's name.
-        device: the torch device that workers train on.
+        site: what jobs may do on this machine. Server and workers get the same.
         provision: register clients for the built-in datasets when a job waits for them.
     """
 
@@ -40,7 +40,7 @@ class Settings:
     workers: int
     data_dir: Path | None = None
     platform: str = "local"
-    device: str = "cpu"
+    site: Site = field(default_factory=Site)
     provision: bool = True
 
     @property
@@ -87,7 +87,7 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
     ready = asyncio.Event()
     async with task_group() as group:
         tasks = [
-            group.create_task(run_server(url, settings.data_dir, ready), name="server"),
+            group.create_task(run_server(url, settings.site, settings.data_dir, ready), name="server"),
             group.create_task(run_local_bridge(url, settings), name="bridge local"),
         ]
         await ready.wait()
@@ -96,11 +96,12 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | None = None) -> None:
+async def run_server(url: str, site: Site, data_dir: Path | None = None, ready: asyncio.Event | None = None) -> None:
     """Run the FL server as a service until cancelled; it reconnects when the broker was out of reach.
 
     Args:
         url: the broker's address.
+        site: which models the server may build and evaluate, and how.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
         ready: set when the server takes jobs; None: nobody waits for that.
 
@@ -118,10 +119,7 @@ async def run_server(url: str, data_dir: Path | None, ready: asyncio.Event | Non
             ready.set()
 
     async def serve() -> None:
-        async with (
-            open_learning(site.read(os.environ), data_dir) as learning,
-            broker.connect(url, name="server") as bus,
-        ):
+        async with open_learning(site, data_dir) as learning, broker.connect(url, name="server") as bus:
             await service.serve(bus, learning, on_ready=report_ready)
 
     await restart.run_with_restarts(serve)
@@ -136,13 +134,15 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
+        BadOption: the folder can't be written.
     """
     platform = local.Settings(
         name=settings.platform,
         broker=url,
         workers=settings.workers,
         concurrency=2 * settings.workers,
-        device=settings.device,
+        device=settings.site.device,
+        env=sites.worker_environment(settings.site, settings.folder),
     )
 
     async def provision_clients(bus: Broker) -> None:

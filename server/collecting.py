@@ -34,6 +34,7 @@ class Collection:
         round: the round's state.
         aggregate: the sum of the counted updates.
         headers: the metadata of the counted updates, by client id.
+        failures: why clients were given up, by client id.
         sequence: position of the last counted update in the log.
         bytes_in: size of the counted updates.
         training_s: when the first client began to train, seconds since the epoch; None: no bridge has reported it.
@@ -43,6 +44,7 @@ class Collection:
     round: Round
     aggregate: Aggregate
     headers: dict[str, UpdateHeader] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     sequence: int = 0
     bytes_in: int = 0
     training_s: float | None = None
@@ -172,6 +174,7 @@ class Collector:
                 self.collection.training_s = self._clock()
         self._announcer.announce(self._record.id, event, *key)
         if isinstance(event, progress.ClientFailed) and event.final:
+            self.collection.failures[invocation.client] = event.reason
             self._move_to(rounds.add_loss(self.collection.round, invocation.client, self._clock()))
 
     def _give_up_absent(self) -> None:

@@ -3,6 +3,8 @@
 `server.client_events` has the events about single clients.
 """
 
+from collections import Counter
+
 from broker.messages import tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import (
@@ -102,7 +104,7 @@ def completed_event(
 
 
 def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
-    """The event of a round without quorum.
+    """The event of a round without quorum. Its reason names the most frequent failure of a client.
 
     Args:
         record: the job's record while the round is open.
@@ -110,6 +112,9 @@ def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
     """
     counted = tuple(sorted(collection.headers))
     reason = f"{len(counted)} of {collection.round.needed} needed updates"
+    if collection.failures:
+        (cause, clients), *_ = Counter(collection.failures.values()).most_common(1)
+        reason += f"; {clients} client{'s'[: clients != 1]} failed: {cause}"
     return RoundFailed(round=record.round, reason=reason, counted=counted, policy=record.job.cohort.on_failure)
 
 

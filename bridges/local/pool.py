@@ -69,7 +69,9 @@ class Pool:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         is_terminal = sys.stderr.isatty()
-        self._environment = environment.for_worker(settings.broker, settings.device, is_terminal=is_terminal)
+        self._environment = environment.for_worker(
+            settings.broker, settings.device, settings.env, is_terminal=is_terminal
+        )
         self._size = settings.workers
         self._command = command
         self._uniform = uniform

@@ -1,5 +1,7 @@
 """The settings of the bridge to worker processes on this machine."""
 
+from msgspec import field
+
 from bridges.settings import PlatformSettings
 from broker.support.validation import AtLeastOne, Positive
 
@@ -12,6 +14,7 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         workers: number of worker processes.
         concurrency: how many tasks may be in progress at once. Two per worker are right: one trains, one is next.
         device: the device to train on, as torch names it.
+        env: further environment variables of the workers.
         run_s: how long a worker may train on one task. Seconds.
     """
 
@@ -20,4 +23,5 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
     workers: AtLeastOne = 1
     concurrency: AtLeastOne = 2
     device: str = "cpu"
+    env: dict[str, str] = field(default_factory=dict)
     run_s: Positive = 600.0

@@ -53,7 +53,9 @@ class Archive:
         text = f"code {short(self.digest)}: {count} file{'s'[: count != 1]}, {_size(sum(self.taken.values()))}"
         if not self.left_out:
             return text
-        names = ", ".join(f"{name} ({reason})" for name, reason in sorted(self.left_out.items())[:_SHOWN])
+        # Nobody misses the hidden ones, so they come last.
+        left_out = sorted(self.left_out.items(), key=lambda item: (item[0].startswith((".", "__pycache__")), item))
+        names = ", ".join(f"{name} ({reason})" for name, reason in left_out[:_SHOWN])
         more = ", ..." if len(self.left_out) > _SHOWN else ""
         return f"{text}; left out {len(self.left_out)}: {names}{more}"
 

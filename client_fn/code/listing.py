@@ -35,8 +35,12 @@ DATA: Final = (
 
 _FOLDERS: Final = {"__pycache__": "compiled", "node_modules": "packages"}
 _FOLDERS_AT_THE_ROOT: Final = {"runs": "results"}
-_FOLDERS_WITH: Final = {"pyvenv.cfg": "environment", "site-secret": "FedKeeper's own folder"}
-"""Folders that contain a file of this name. The second one contains the broker's password."""
+_FOLDERS_WITH: Final = {
+    "pyvenv.cfg": "environment",
+    "site-secret": "FedKeeper's own folder",
+    "broker/password": "FedKeeper's own folder",
+}
+"""Folders that contain such a file. FedKeeper's own folder has copies of the code, data and a password."""
 
 _LARGEST_SHOWN: Final = 3
 

@@ -13,6 +13,8 @@ from client_fn.errors import BadCode
 _COMMENT: Final = re.compile(r"(^|\s)#.*$")
 """As pip reads it: https://pip.pypa.io/en/stable/reference/requirements-file-format/."""
 
+_REFERENCE: Final = re.compile(r"-[rce]|--(requirement|constraint|editable)\b")
+
 _OPTION: Final = re.compile(r"\s--?[a-z][\w-]*[= ].*$")
 """Options at the end of a line, such as --hash."""
 
@@ -49,6 +51,19 @@ def parse(requirements: str) -> list[Requirement]:
         BadCode: a line is no requirement.
     """
     return [_requirement(line) for line in lines(requirements) if not line.startswith("-")]
+
+
+def for_archive(requirements: str) -> str:
+    """Return the lines that a function's archive adds to its own requirements: without comments, with pip's options.
+
+    Raises:
+        BadCode: a line is no requirement, or refers to another file, which pip would not find from there.
+    """
+    for line in lines(requirements):
+        if _REFERENCE.match(line):
+            raise BadCode("requirements.txt", f"{line!r} refers to another file; write its lines here instead")
+    parse(requirements)
+    return "".join(f"{line}\n" for line in lines(requirements))
 
 
 def lines(requirements: str) -> Iterator[str]:

@@ -28,6 +28,7 @@ from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import ExecutionResult, TaskExecutor
 from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.runtime.settings import Settings
+from client_fn.site import packaged_code
 from client_fn.trainer.process import START_S
 from client_fn.trainer.trainers import Trainers, open_trainers
 
@@ -163,7 +164,7 @@ def of_this_process() -> Instance:
     Raises:
         BadSettings: the environment can't be used.
     """
-    return Instance(settings.read(os.environ))
+    return Instance(settings.read(os.environ, packaged_code()))
 
 
 _Started = tuple[asyncio.AbstractEventLoop, TaskExecutor, Trainers, asyncio.Event]

@@ -27,8 +27,12 @@ class Settings:
     site: Site = field(default_factory=Site)
 
 
-def read(environ: Mapping[str, str]) -> Settings:
+def read(environ: Mapping[str, str], code: Path | None = None) -> Settings:
     """Return the settings in an environment.
+
+    Args:
+        environ: the environment.
+        code: the user's code if FEDKEEPER_CODE is not set.
 
     Raises:
         BadSettings: a variable can't be used, or the key is empty; with an empty key everybody could sign.
@@ -46,5 +50,5 @@ def read(environ: Mapping[str, str]) -> Settings:
         url=environ.get("FEDKEEPER_URL", ""),
         client=environ.get("FEDKEEPER_CLIENT", ""),
         key=None if key is None else key.encode(),
-        site=site.read(environ),
+        site=site.read(environ, code),
     )

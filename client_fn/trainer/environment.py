@@ -25,6 +25,11 @@ FIXED: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     # The user's code may end at any time; what it printed before must not be lost.
     "PYTHONUNBUFFERED": "1",
+    # The copies of the user's code are not written to.
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # Otherwise `torch.cuda.is_available()` in the user's module would make CUDA unusable in a forked process:
+    # https://docs.pytorch.org/docs/stable/notes/multiprocessing.html
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
     # As `broker.support.heap` does (mallopt(3)): tensors of some MB are allocated and freed in every round.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(128 << 20),

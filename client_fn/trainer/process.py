@@ -227,7 +227,8 @@ class Trainer:
                 case {"say": "alive"}:
                     pass
                 case {"say": "ended", "code": int(code)}:
-                    raise await _died(child, watched, code)
+                    # Only the copy that did the order has ended; the trainer waits for the next one.
+                    return await _died(child, watched, code)
                 case _:
                     raise await _garbage(child, step)
 

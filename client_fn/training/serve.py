@@ -1,8 +1,9 @@
 """The trainer's loop: one order after the other, each in a process of its own where that is possible.
 
-On a CPU every order with a model of the user's runs in a forked copy of this process, which has torch and the user's
-module imported and has trained nothing. So whatever one client's task leaves behind (counters, globals, threads,
-memory) ends with it. CUDA can't be used after a fork: on a GPU the module alone is new for each order.
+Every order with a model of the user's runs in a forked copy of this process, which has torch and the user's module
+imported and has trained nothing. So whatever one client's task leaves behind (counters, globals, threads, memory) ends
+with it. CUDA can't be used after a fork if it was used before, so this process never uses it; if the user's module does
+at its import, orders run in this process, and the module alone is new for each.
 """
 
 import json
@@ -18,9 +19,11 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from client_fn.errors import BadSettings, LeaseOver, UserCodeFailed
 from client_fn.training import descendants, models, orders, packets, tracebacks, work
-from client_fn.training.orders import Order, Train
+from client_fn.training.orders import Order
 
 ALIVE_S = 1.0
 """How often the worker hears that batches are done. Seconds."""
@@ -103,8 +106,7 @@ def limit_memory(megabytes: int) -> None:
 
 
 def _may_fork(order: Order) -> bool:
-    on_cpu = not isinstance(order, Train) or order.device == "cpu"
-    return sys.platform == "linux" and on_cpu and order.model.type not in models.BUILT_IN
+    return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _import_model(answers: Answers, order: Order) -> bool:

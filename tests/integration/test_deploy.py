@@ -9,7 +9,9 @@ import pytest
 
 from bridges import Lifecycle
 from broker.base import Broker
-from fedkeeper import deploy, deployment_file
+from client_fn.code import archive
+from client_fn.code.archive import Archive
+from fedkeeper import archives, deploy, deployment_file
 from fedkeeper.deployment_file import DeploymentFile, PlatformSection
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.sdk import Client
@@ -45,9 +47,11 @@ async def two_hosts(bus: Broker) -> AsyncIterator[tuple[FakeManagedPlatform, Fak
         yield board, cluster
 
 
-async def deployed(sdk: Client, file: DeploymentFile, *, remove: bool = False) -> list[str]:
+async def deployed(
+    sdk: Client, file: DeploymentFile, *, remove: bool = False, code: Archive | None = None
+) -> list[str]:
     """Do it; what was done, sorted."""
-    desired = [] if remove else await deploy.desired_clients(sdk, file, "nats://here")
+    desired = [] if remove else await deploy.desired_clients(sdk, file, "nats://here", code=code)
     done: list[str] = []
     steps = await deploy.plan_steps(sdk, file, desired)
     await deploy.apply(sdk, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
@@ -79,6 +83,25 @@ async def test_an_edit_changes_only_what_differs(bus: Broker, sdk: Client, file:
         assert await deployed(sdk, with_board(file, image="client:2")) == ["update 000"]
         assert [function.image for function in board.functions.values()] == ["client:2"]
         assert await deployed(sdk, with_board(file, image="client:2", at="/moved")) == ["change 000"]
+
+
+async def test_changed_code_updates_the_functions_that_get_it(
+    bus: Broker, sdk: Client, file: DeploymentFile, tmp_path: Path
+) -> None:
+    sent = with_board(file, package=True)
+    module = tmp_path / "mine.py"
+    async with two_hosts(bus) as (board, _):
+        await deployed(sdk, sent)
+        module.write_text("VERSION = 1\n", encoding="utf-8")
+        assert await deployed(sdk, sent, code=archive.pack(module)) == ["update 000"]
+        assert await deployed(sdk, sent, code=archive.pack(module)) == []
+        module.write_text("VERSION = 2\n", encoding="utf-8")
+        assert await deployed(sdk, sent, code=archive.pack(module)) == ["update 000"]
+        (function,) = board.functions.values()
+    assert function.package is not None
+    content = await bus.get(function.package.topic)
+    assert content is not None
+    assert content.payload == archives.build("openfaas", archive.pack(module))
 
 
 async def test_fewer_clients_are_removed_and_moved_ones_stay_registered(

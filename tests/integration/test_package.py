@@ -18,8 +18,11 @@ import yaml
 from bridges import platforms
 from bridges.errors import UnknownPlatform
 from broker import BrokerUrl, topics
+from client_fn.code import archive
+from client_fn.code.archive import Archive
 from client_fn.data import shards
 from fedkeeper import archives
+from tests.support.command import run_here
 from tests.support.function_site import FAR
 from tests.support.paths import REPOSITORY
 
@@ -128,6 +131,57 @@ def test_the_same_sources_give_the_same_small_archive(platform: str, tmp_path: P
     entries = opened(platform).infolist()
     assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
     assert {(entry.date_time, entry.compress_type) for entry in entries} == {((1980, 1, 1, 0, 0, 0), 0)}
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_user_s_code_is_the_same_in_an_archive_as_in_its_folder(platform: str, tmp_path: Path) -> None:
+    code = code_of_a_user(tmp_path / "project")
+    content = archives.build(platform, code)
+    assert content == archives.build(platform, code_of_a_user(tmp_path / "again"))
+    zipfile.ZipFile(io.BytesIO(content)).extractall(tmp_path / "app")
+    assert archive.pack(tmp_path / "app" / "code").digest == code.digest
+    names = {str(file.relative_to(tmp_path / "app")) for file in (tmp_path / "app").rglob("*") if file.is_file()}
+    assert names - set(opened(platform).namelist()) == {f"code/{name}" for name in code.taken}
+    (path,) = (name for name in names if name.endswith("requirements.txt") and not name.startswith("code/"))
+    assert (tmp_path / "app" / path).read_bytes() == opened(platform).read(path) + b"timm>=1\n"
+
+
+USER_CODE = """
+from client_fn import site
+from client_fn.code.store import CodeStore
+import code, handler
+
+assert code.InteractiveConsole, "the standard library's module"
+with CodeStore(site.read({}, code=site.packaged_code()).code, None) as store:
+    answer = store.get(DIGEST).digest
+"""
+
+
+def test_a_function_finds_the_user_s_code_in_its_archive(tmp_path: Path) -> None:
+    code = code_of_a_user(tmp_path / "project")
+    zipfile.ZipFile(io.BytesIO(archives.build("openfaas", code))).extractall(tmp_path / "app")
+    answer, _ = answer_of(f"DIGEST = {code.digest!r}\n{USER_CODE}", tmp_path / "app")
+    assert answer == code.digest
+
+
+def test_the_command_packs_the_user_s_code_and_says_what_is_in_it(tmp_path: Path) -> None:
+    code = code_of_a_user(tmp_path / "project")
+    result = run_here("package", "gcf", "--out", str(tmp_path), "--code", str(tmp_path / "project"))
+    assert result.output.splitlines() == [code.summary(), f"{tmp_path}/fedkeeper-gcf.zip"]
+    assert "data.csv (data)" in result.output
+    assert (tmp_path / "fedkeeper-gcf.zip").read_bytes() == archives.build("gcf", code)
+
+
+def code_of_a_user(folder: Path) -> Archive:
+    (folder / "mine").mkdir(parents=True)
+    for name, text in {
+        "mine/nets.py": "",
+        "__init__.py": "raise SystemExit",
+        "requirements.txt": "timm>=1  # a comment",
+        "data.csv": "1",
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return archive.pack(folder)
 
 
 def test_other_platforms_are_unknown(tmp_path: Path) -> None:

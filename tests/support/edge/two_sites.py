@@ -20,6 +20,7 @@ from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Trai
 from broker.messages.progress import FINAL_EVENTS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
+from client_fn.site import Site
 from fedkeeper import provision, system
 from fedkeeper.sdk import Client
 from server.cohort import DATA_LABEL
@@ -161,7 +162,7 @@ async def two_sites(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncIt
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(nats)
         bus = await stack.enter_async_context(broker.connect(nats.url, name="test"))
-        await stack.enter_async_context(running(system.run_server(nats.url, None, ready)))
+        await stack.enter_async_context(running(system.run_server(nats.url, Site(), ready=ready)))
         names = [f"site-{number}" for number in range(SITES)]
         await _register(bus, names, folder / "shards")
         stations = [

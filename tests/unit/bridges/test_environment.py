@@ -57,6 +57,11 @@ def test_a_deployment_file_can_add_variables_and_change_none_of_ours() -> None:
     assert environment.with_secret_files(changed, **FILES) == expected
 
 
+def test_a_worker_gets_further_variables_that_change_none_of_ours() -> None:
+    variables = environment.for_worker(BROKER, "cpu", {"FEDKEEPER_ALLOW": "a", "FEDKEEPER_URL": "nats://evil"})
+    assert variables == {**environment.for_worker(BROKER, "cpu"), "FEDKEEPER_ALLOW": "a"}
+
+
 def test_a_worker_trains_with_one_thread() -> None:
     assert environment.for_worker(BROKER, "cuda:1") == {
         "FEDKEEPER_URL": BROKER,

@@ -86,3 +86,17 @@ def test_a_value_that_can_t_be_used_is_named(name: str, value: str, reason: str)
         site.read({name: value})
     assert bad.value.name == name
     assert str(bad.value).startswith(f"{name}: ")
+
+
+def test_another_process_may_run_in_another_folder() -> None:
+    assert site.to_environ(Site(code=Path("mine.py")))["FEDKEEPER_CODE"] == str(Path.cwd() / "mine.py")
+
+
+def test_the_code_of_an_archive_counts_if_no_variable_names_code() -> None:
+    assert site.read({}).code is None
+    assert site.read({}, code=Path("/packed")).code == Path("/packed")
+    assert site.read({"FEDKEEPER_CODE": "/mine"}, code=Path("/packed")).code == Path("/mine")
+
+
+def test_this_checkout_has_no_packaged_code() -> None:
+    assert site.packaged_code() is None

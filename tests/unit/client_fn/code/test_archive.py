@@ -61,8 +61,8 @@ def test_an_archive_knows_its_modules_and_requirements(tmp_path: Path) -> None:
 
 
 def test_the_summary_is_one_line(tmp_path: Path) -> None:
-    packed = archive.pack(put(tmp_path, {"mine.py": " " * 12_345, "a.py": "", "data.csv": "", "env/pyvenv.cfg": ""}))
-    left_out = "left out 2: data.csv (data), env/ (environment)"
+    packed = archive.pack(put(tmp_path, {"mine.py": " " * 12_345, "a.py": "", "data.csv": "", ".venv/pyvenv.cfg": ""}))
+    left_out = "left out 2: data.csv (data), .venv/ (environment)"
     assert packed.summary() == f"code {packed.digest[:8]}: 2 files, 12 kB; {left_out}"
     single = archive.pack(tmp_path / "a.py")
     assert single.summary() == f"code {single.digest[:8]}: 1 file, 0 B"

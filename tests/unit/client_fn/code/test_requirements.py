@@ -53,6 +53,20 @@ def test_markers_apply_to_the_python_that_trains() -> None:
     assert requirements.missing(line, {}, python="3.13.0") == []
 
 
+def test_a_function_s_archive_gets_the_lines_that_mean_something() -> None:
+    text = "# for my model\nscikit-image>=0.24  # resizing\r\n\n--extra-index-url https://example.org\ntimm==1.0"
+    expected = "scikit-image>=0.24\n--extra-index-url https://example.org\ntimm==1.0\n"
+    assert requirements.for_archive(text) == expected
+    assert requirements.for_archive("") == ""
+
+
+@pytest.mark.parametrize("line", ["-r other.txt", "-c limits.txt", "-e .", "--requirement=other.txt", "./local"])
+def test_a_function_s_archive_refers_to_no_other_file(line: str) -> None:
+    with pytest.raises(BadCode, match="write") as bad:
+        requirements.for_archive(f"numpy\n{line}\n")
+    assert repr(line) in str(bad.value)
+
+
 @pytest.mark.parametrize("line", ["torch>>2", "./local", "https://example.org/a.whl", "two words", "torch; python"])
 def test_a_malformed_line_is_refused(line: str) -> None:
     with pytest.raises(BadCode) as bad:
