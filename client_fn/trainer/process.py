@@ -31,7 +31,7 @@ START_S: Final = 120.0
 WATCH_S: Final = 0.5
 """How often memory is looked at."""
 
-TAKE_S: Final = 10.0
+TAKE_S: Final = 5.0
 """How long a child that waits may take to answer to an order."""
 
 TEXT_CHARACTERS: Final = 4000
@@ -158,7 +158,11 @@ class Trainer:
             if said is None:
                 await self.end()
         if isinstance(said, errors.ClientError):
-            raise said
+            try:
+                raise said
+            finally:
+                # Otherwise the error and this frame would hold each other, and the inputs' memory with them.
+                said = None
         return said
 
     async def _asked(self, question: dict[str, Any], files: Mapping[str, SharedBytes]) -> Child:

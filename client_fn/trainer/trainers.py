@@ -148,13 +148,19 @@ class Trainers:
 
     @contextlib.asynccontextmanager
     async def _use(self, key: str, code: CodeVersion | None) -> AsyncIterator[Trainer]:
-        """Use a trainer, which nobody ends during the block, and end those that are too many."""
+        """Use a trainer, which nobody ends during the block. Before and after it, end those that are too many."""
         trainer = self._trainers.get(key) or Trainer(self._site, [] if code is None else [code.folder], self._launch)
         keep(self._trainers, key, trainer, limit=len(self._trainers) + 1)
-        with trainer.use():
-            while unused := [old for old in list(self._trainers)[:-KEPT] if not self._trainers[old].is_used]:
-                await self._trainers.pop(unused[0]).end()
-            yield trainer
+        try:
+            with trainer.use():
+                await self._end_old()
+                yield trainer
+        finally:
+            await self._end_old()
+
+    async def _end_old(self) -> None:
+        while unused := [old for old in list(self._trainers)[:-KEPT] if not self._trainers[old].is_used]:
+            await self._trainers.pop(unused[0]).end()
 
 
 @contextlib.asynccontextmanager
