@@ -98,7 +98,8 @@ class JobEvents:
         finally:
             step.cancel()
             cancelled.cancel()
-            await asyncio.wait({step, cancelled})
+            # Takes their errors too: nobody else would.
+            await asyncio.gather(step, cancelled, return_exceptions=True)
 
     async def next(self, until_s: float) -> JobEvent:
         """Wait for the next event; return `TimedOut` at `until_s` (seconds since the epoch)."""

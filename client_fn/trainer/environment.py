@@ -13,6 +13,11 @@ ALLOWED: Final = (
 )
 """Names, or patterns of names, of the worker's variables that the trainer gets. FEDKEEPER_TRAINER_ENV adds names."""
 
+DEFAULTS: Final = {
+    # A model that iterates over a set of texts is the same one in every trainer.
+    "PYTHONHASHSEED": "0",
+}
+
 FIXED: Final = {
     # One thread: another number of threads rounds differently, so the same job would have another digest.
     "OMP_NUM_THREADS": "1",
@@ -33,7 +38,7 @@ FIXED: Final = {
 
 
 def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> dict[str, str]:
-    """Return a trainer's environment.
+    """Return a trainer's environment. It has none of our own variables, which may hold credentials.
 
     Args:
         environ: the worker's environment.
@@ -41,5 +46,9 @@ def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> d
         mark: by this, the trainer's descendants are found.
     """
     names = (*ALLOWED, *more)
-    kept = {name: value for name, value in environ.items() if any(fnmatch.fnmatchcase(name, n) for n in names)}
-    return {**kept, **FIXED, MARK: mark}
+    kept = {
+        name: value
+        for name, value in environ.items()
+        if any(fnmatch.fnmatchcase(name, n) for n in names) and not name.startswith("FEDKEEPER_")
+    }
+    return {**DEFAULTS, **kept, **FIXED, MARK: mark}

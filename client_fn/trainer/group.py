@@ -16,15 +16,16 @@ _PASSES: Final = 5
 """A process that forks while it is being ended is found in the next pass."""
 
 
-def memory_bytes(session: int) -> int:
-    """Return the memory that the processes of a session use; pages that they share count once.
+def memory_bytes(session: int, limit: int) -> int:
+    """Return the memory that a trainer and its descendants use; if it is above the limit, shared pages count once.
 
     Args:
-        session: id of the session, which is the trainer's process id.
+        session: the trainer's process id, which is its session's too.
+        limit: below this, no more exact number is of use. Bytes.
     """
-    members = list(_session(session))
+    members = _members(session)
     resident = sum(_resident(pid) for pid in members)
-    return resident if len(members) == 1 else min(resident, sum(_proportional(pid) for pid in members))
+    return resident if resident <= limit else min(resident, sum(_proportional(pid) for pid in members))
 
 
 def end(session: int, mark: str) -> None:
@@ -34,30 +35,51 @@ def end(session: int, mark: str) -> None:
         session: the trainer's process id, which its session and its group have too.
         mark: value of its variable `MARK`.
     """
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(session, signal.SIGKILL)
+    # The first process stops first and ends last: until then, all others are found below it.
+    _send(signal.SIGSTOP, {session} & _found(session, mark))
     for _ in range(_PASSES):
-        found = {*_session(session), *_marked(mark)}
-        if not found:
-            return
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        found = _found(session, mark)
+        if found <= {session}:
+            break
+        _send(signal.SIGKILL, found - {session})
+    _send(signal.SIGKILL, _found(session, mark))
+    if not _PROC.is_dir():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(session, signal.SIGKILL)
+
+
+def _found(session: int, mark: str) -> set[int]:
+    """Return the processes to kill. If the first one has ended, its id may be another process's by now."""
+    marked = set(_marked(mark))
+    is_anothers = session not in marked and (_PROC / str(session)).exists()
+    return marked if is_anothers else marked | _members(session)
+
+
+def _send(number: signal.Signals, pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _members(session: int) -> set[int]:
+    """Return the living processes of a session, and the descendants of its first process in other sessions."""
+    parents: dict[int, int] = {}
+    members: set[int] = set()
+    for pid in _processes():
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The second field is the program's name in parentheses and may hold anything (proc(5)).
+            fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if fields[0] not in "ZX":
+                parents[pid] = int(fields[1])
+                members.update({pid} if int(fields[3]) == session else ())
+    while more := {pid for pid, parent in parents.items() if parent in members and pid not in members}:
+        members |= more
+    return members
 
 
 def _processes() -> Iterator[int]:
     if _PROC.is_dir():
         yield from (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
-
-
-def _session(session: int) -> Iterator[int]:
-    """Yield the living processes of a session."""
-    for pid in _processes():
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            # The second field is the program's name in parentheses and may hold anything (proc(5)).
-            fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] not in "ZX":
-                yield pid
 
 
 def _marked(mark: str) -> Iterator[int]:

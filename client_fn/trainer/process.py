@@ -6,9 +6,9 @@ an answer or with an error that says how the child ended, and nothing that it st
 
 import asyncio
 import contextlib
-import os
+import json
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +19,7 @@ from client_fn import errors
 from client_fn.errors import BadSettings, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
 from client_fn.site import Site
 from client_fn.trainer import group, shared
-from client_fn.trainer.child import Child
+from client_fn.trainer.child import END_S, Child, close
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
@@ -31,9 +31,8 @@ START_S: Final = 120.0
 WATCH_S: Final = 0.5
 """How often memory is looked at."""
 
-END_S: Final = 5.0
-FILE_BYTES: Final = 8 << 30
-"""Largest file that a child may answer with. What it really may be, the server's gate checks."""
+TAKE_S: Final = 5.0
+"""How long a child that waits may take to answer to an order."""
 
 TEXT_CHARACTERS: Final = 4000
 
@@ -67,12 +66,22 @@ class Trainer:
         self._launch = launch
         self._lock = asyncio.Lock()
         self._child: Child | None = None
-        self._printing: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._users = 0
 
     @property
-    def is_busy(self) -> bool:
-        """Whether an order is being done."""
-        return self._lock.locked()
+    def is_used(self) -> bool:
+        """Whether somebody is in `use`."""
+        return bool(self._users)
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[None]:
+        """Say for a block that the trainer must not be ended."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
 
     async def do(
         self,
@@ -101,15 +110,19 @@ class Trainer:
             files = {"order": SharedBytes(orders.encode(order)), **inputs}
             return await self._ask({"ask": "order"}, files, _step(order), on_training, limit_s)
 
-    async def installed(self) -> dict[str, str]:
-        """Return the versions of the packages that the child's Python has, by name.
+    async def installed(self) -> tuple[dict[str, str], str]:
+        """Return the versions of the packages that the child's Python has, by name, and its own version.
 
         Raises:
-            TrainerDied: the child ended.
+            TrainerDied: the child ended, or its answer can't be read.
         """
         async with self._lock:
-            answer = await self._ask({"ask": "installed"}, {}, "the list of packages", None, None)
-            return msgspec.json.decode(answer.files["installed"], type=dict[str, str])
+            answer = await self._ask({"ask": "installed"}, {}, "the listing of packages", None, None)
+        try:
+            packages = msgspec.json.decode(answer.files.get("installed", b""), type=dict[str, str])
+        except msgspec.DecodeError as exc:
+            raise TrainerDied(f"the trainer's list of packages can't be read: {exc}") from exc
+        return packages, str(answer.facts.get("python", ""))
 
     async def start(self) -> None:
         """Start the child, unless it runs, and wait until it can work.
@@ -122,20 +135,12 @@ class Trainer:
             await self._started()
 
     async def end(self) -> None:
-        """End the child and everything that it has started."""
+        """End the child and everything that it has started, also if this call is cancelled."""
         child, self._child = self._child, None
-        if child is None:
-            return
-        running = child.running
-        asyncio.get_running_loop().remove_reader(running.channel)
-        running.channel.close()
-        await asyncio.to_thread(group.end, running.process.pid, running.mark)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_S):
-                await running.process.wait()
-        running.process.close()
-        if self._printing is not None:
-            self._printing.cancel()
+        if child is not None:
+            self._ending = asyncio.create_task(child.end(), name=f"end of trainer {child.running.process.pid}")
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
 
     async def _ask(
         self,
@@ -147,97 +152,167 @@ class Trainer:
     ) -> Answer:
         said: Answer | errors.ClientError | None = None
         try:
-            child = await self._started()
-            packet, descriptors = packets.make(question, {name: file.descriptor for name, file in files.items()})
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is in the queue
-                socket.send_fds(child.running.channel, [packet], descriptors)
+            child = await self._asked(question, files)
             said = await self._answer(child, step, on_training, limit_s)
         finally:
             if said is None:
                 await self.end()
         if isinstance(said, errors.ClientError):
-            raise said
+            try:
+                raise said
+            finally:
+                # Otherwise the error and this frame would hold each other, and the inputs' memory with them.
+                said = None
         return said
 
+    async def _asked(self, question: dict[str, Any], files: Mapping[str, SharedBytes]) -> Child:
+        """Return a child that has taken the order. A child that an earlier order has harmed is replaced, once."""
+        for is_last in (False, True):
+            child = await self._started()
+            child.number += 1
+            child.look_s = asyncio.get_running_loop().time() + WATCH_S
+            facts = {**question, "number": child.number}
+            packet, descriptors = packets.make(facts, {name: file.descriptor for name, file in files.items()})
+            try:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is in the queue
+                    socket.send_fds(child.running.channel, [packet], descriptors)
+                said, beside = await self._next(child, _TAKE)
+            except TrainerDied:
+                if is_last:
+                    raise
+                await self.end()
+                continue
+            close(beside)
+            if said == {"say": "taken"}:
+                break
+            raise await _garbage(child, _TAKE.name)
+        return child
+
     async def _started(self) -> Child:
-        """Return a child that waits for an order; what an earlier order has left in the channel ends it."""
+        """Return a child that can take an order: the one that is there, or a new one."""
         child = self._child
-        if child is not None:
-            if child.running.process.returncode is None and child.packets.empty():
-                return child
-            await self.end()
+        if child is not None and child.running.process.returncode is None and not child.is_damaged:
+            return child
+        await self.end()
         child = Child(await self._launch(self._site, self._folders))
         self._child = child
-        asyncio.get_running_loop().add_reader(child.running.channel, child.receive)
-        self._printing = asyncio.create_task(child.print(), name=f"output of trainer {child.running.process.pid}")
-        said, _ = await self._next(child, "its start", START_S, None)
-        if said != {"say": "ready"}:
-            raise TrainerDied("the trainer did not start", child.lines)
+        child.attach()
+        said = None
+        try:
+            said, beside = await self._next(child, _START)
+            close(beside)
+            if said != {"say": "ready"}:
+                said = None
+                raise await _garbage(child, _START.name)
+        finally:
+            if said is None:
+                await self.end()
         return child
 
     async def _answer(
         self, child: Child, step: str, on_training: Callable[[], None] | None, limit_s: float | None
     ) -> Answer | errors.ClientError:
         """Wait for the answer, or for the error that the child reports, and look after the child meanwhile."""
-        clock = asyncio.get_running_loop().time
-        until_s = None if limit_s is None else clock() + limit_s
+        until_s = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
+        watched = _Step(step, self._site.silence_s, "FEDKEEPER_TRAINER_SILENCE_S", until_s)
         while True:
-            said, files = await self._next(child, step, self._site.silence_s, until_s)
+            said, files = await self._next(child, watched)
+            if said in ({"say": "done"}, {"say": "failed"}):
+                contents = await asyncio.to_thread(_read, files, self._site.memory_mb << 20)
+                facts = _facts(contents)
+                if facts is None:
+                    raise await _garbage(child, step)
+                return Answer(facts, contents) if said["say"] == "done" else _failure(facts)
+            close(files)
             match said:
                 case {"say": "training"}:
                     if on_training is not None:
                         on_training()
                 case {"say": "alive"}:
                     pass
-                case {"say": "done"}:
-                    return Answer(said.get("facts") or {}, _read(files, step))
-                case {"say": "failed", "error": str(error), "facts": dict(facts)}:
-                    return _failure(error, facts)
                 case {"say": "ended", "code": int(code)}:
                     # Only the copy that did the order has ended; the trainer waits for the next one.
-                    return self._died(child, step, code)
+                    return await _died(child, watched, code)
                 case _:
-                    raise TrainerDied(f"the trainer wrote garbage to its worker during {step}", child.lines)
+                    raise await _garbage(child, step)
 
-    async def _next(
-        self, child: Child, step: str, silence_s: float, until_s: float | None
-    ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the next packet. Raise if the child ends, uses too much memory, or says nothing for too long."""
+    async def _next(self, child: Child, step: "_Step") -> tuple[dict[str, Any], dict[str, int]]:
+        """Return the next packet about the order, without its number.
+
+        Raise if the child ends, uses too much memory or time, or says nothing for too long.
+        """
         clock = asyncio.get_running_loop().time
-        silent_until_s = clock() + silence_s
+        silent_until_s = clock() + step.silence_s
         while True:
+            if clock() > child.look_s:
+                child.look_s = clock() + WATCH_S
+                await self._look_at_memory(child, step.name)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_S):
+                async with asyncio.timeout_at(child.look_s):
                     packet = await child.packets.get()
-                if packet is not None:
-                    return packet
-                raise await self._ended(child, step)
-            if child.running.process.returncode is not None and child.packets.empty():
-                raise self._died(child, step, child.running.process.returncode)
-            used_mb = await asyncio.to_thread(group.memory_bytes, child.running.process.pid) >> 20
-            if used_mb > self._site.memory_mb:
-                limit = f"more than {self._site.memory_mb} MiB (FEDKEEPER_TRAINER_MEMORY_MB)"
-                raise LimitExceeded(f"{step} used {used_mb} MiB, {limit}", child.lines)
-            if until_s is not None and clock() > until_s:
+                if packet is None:
+                    raise await self._ended(child, step)
+                said, files = packet
+                if said.pop("number", None) == child.number:
+                    return said, files
+                close(files)
+            if (code := child.running.process.returncode) is not None and child.packets.empty():
+                raise await _died(child, step, code)
+            if step.until_s is not None and clock() > step.until_s:
                 raise LeaseOver("", 0.0)
             if clock() > silent_until_s:
-                raise LimitExceeded(
-                    f"{step} took longer than {silence_s:g} s (FEDKEEPER_TRAINER_SILENCE_S)", child.lines
-                )
+                limit = f"{step.silence_s:g} s" + (f" ({step.setting})" if step.setting else "")
+                raise LimitExceeded(f"{step.name} took longer than {limit}", await child.lines())
 
-    async def _ended(self, child: Child, step: str) -> TrainerDied:
+    async def _look_at_memory(self, child: Child, step: str) -> None:
+        limit_mb = self._site.memory_mb
+        used_mb = await asyncio.to_thread(group.memory_bytes, child.running.process.pid, limit_mb << 20) >> 20
+        if used_mb > limit_mb:
+            limit = f"more than {limit_mb} MiB (FEDKEEPER_TRAINER_MEMORY_MB)"
+            raise LimitExceeded(f"{step} used {used_mb} MiB, {limit}", await child.lines())
+
+    async def _ended(self, child: Child, step: "_Step") -> TrainerDied:
         """Return the error for a channel that is closed or damaged."""
         if child.is_damaged:
-            return TrainerDied(f"the trainer wrote garbage to its worker during {step}", child.lines)
+            return await _garbage(child, step.name)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
-                return self._died(child, step, await child.running.process.wait())
-        return TrainerDied(f"the trainer closed its channel during {step}", child.lines)
+                code = await child.running.process.wait()
+            return await _died(child, step, code)
+        return TrainerDied(f"the trainer closed its channel during {step.name}", await child.lines())
 
-    def _died(self, child: Child, step: str, code: int) -> TrainerDied:
-        return TrainerDied(
-            f"the process {processes.describe_exit(code)} during {step}", child.lines, retryable=code < 0
-        )
+
+class _Step(NamedTuple):
+    """What a child does, and how long it may take.
+
+    Attributes:
+        name: for messages.
+        silence_s: longest time without a packet.
+        setting: the variable that sets it; empty: it is fixed.
+        until_s: the end of the order's time, by the event loop's clock; None: there is none.
+        has_no_data: whether everything that the child may print is without data, because no code of the user's runs.
+    """
+
+    name: str
+    silence_s: float
+    setting: str = ""
+    until_s: float | None = None
+    has_no_data: bool = False
+
+
+_START: Final = _Step("its start", START_S, has_no_data=True)
+_TAKE: Final = _Step("the handing over of an order", TAKE_S)
+
+
+async def _died(child: Child, step: _Step, code: int) -> TrainerDied:
+    sentence, lines = f"the process {processes.describe_exit(code)} during {step.name}", await child.lines()
+    if step.has_no_data and lines:
+        return TrainerDied(f"{sentence}: {lines[-1]}", lines[:-1], retryable=code < 0)
+    return TrainerDied(sentence, lines, retryable=code < 0)
+
+
+async def _garbage(child: Child, step: str) -> TrainerDied:
+    return TrainerDied(f"the trainer wrote garbage to its worker during {step}", await child.lines())
 
 
 def _step(order: Order) -> str:
@@ -246,23 +321,31 @@ def _step(order: Order) -> str:
     return "the evaluation of the model" if isinstance(order, Evaluate) else "the training"
 
 
-def _read(files: Mapping[str, int], step: str) -> dict[str, bytes]:
-    contents = {}
+def _read(files: Mapping[str, int], at_most: int) -> dict[str, bytes]:
+    """Return the contents of an answer's files, and close them."""
     try:
-        for name, descriptor in files.items():
-            contents[name] = shared.read(descriptor, FILE_BYTES)
+        return {name: shared.read(descriptor, at_most) for name, descriptor in files.items()}
     except (ValueError, OSError) as exc:
-        raise TrainerDied(f"the trainer's answer after {step} can't be read: {exc}") from exc
+        raise TrainerDied(f"the trainer's answer can't be read: {exc}") from exc
     finally:
-        for descriptor in files.values():
-            os.close(descriptor)
-    return contents
+        close(files)
 
 
-def _failure(error: str, facts: Mapping[str, object]) -> errors.ClientError:
+def _facts(contents: dict[str, bytes]) -> dict[str, Any] | None:
+    """Take the facts out of an answer's files; None: there are none."""
+    try:
+        facts = json.loads(contents.pop("facts"))
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+def _failure(facts: Mapping[str, object]) -> errors.ClientError:
     texts = {name: str(facts.get(name, ""))[:TEXT_CHARACTERS] for name in ("sentence", "cause", "where", "text")}
-    if error == "BadSettings":
-        return BadSettings("FEDKEEPER_DEVICE", texts["sentence"].removeprefix("FEDKEEPER_DEVICE: "))
-    if error == "LeaseOver":
-        return LeaseOver("", 0.0)
-    return _FAILURES.get(error, UserCodeFailed)(**texts)
+    match facts.get("error"):
+        case "BadSettings":
+            return BadSettings("FEDKEEPER_DEVICE", texts["sentence"].removeprefix("FEDKEEPER_DEVICE: "))
+        case "LeaseOver":
+            return LeaseOver("", 0.0)
+        case error:
+            return _FAILURES.get(str(error), UserCodeFailed)(**texts)

@@ -94,10 +94,10 @@ class Trainers:
             ClientError: the model is not allowed, its code is not here or lacks a library, or `Trainer.do` raises.
         """
         code = await self.admit(model)
-        trainer = await self._trainer(model, code)
-        if code is not None and code.digest not in self._complete:
-            await self._check_requirements(trainer, code)
-        return await trainer.do(order, inputs, on_training=on_training, limit_s=limit_s)
+        async with self._use(_key(model, code), code) as trainer:
+            if code is not None and code.digest not in self._complete:
+                await self._check_requirements(trainer, code)
+            return await trainer.do(order, inputs, on_training=on_training, limit_s=limit_s)
 
     async def admit(self, model: Named) -> CodeVersion | None:
         """Return the code that a task's model is of; None: it is ours, or an installed package.
@@ -124,11 +124,12 @@ class Trainers:
             TrainerDied: it can't start.
             BadSettings: the site's Python can't be started.
         """
-        await (await self._of_key(_OURS, None)).start()
+        async with self._use(_OURS, None) as trainer:
+            await trainer.start()
 
     async def end(self) -> None:
         """End all trainers."""
-        for trainer in self._trainers.values():
+        for trainer in list(self._trainers.values()):
             await trainer.end()
 
     def _find_code(self, digest: str) -> CodeVersion | None:
@@ -139,22 +140,27 @@ class Trainers:
         AllowList(self._site.allow, modules).check(model.type)
 
     async def _check_requirements(self, trainer: Trainer, code: CodeVersion) -> None:
-        if code.requirements and (missing := requirements.missing(code.requirements, await trainer.installed())):
-            raise RequirementsMissing(tuple(missing))
+        if code.requirements:
+            installed, python = await trainer.installed()
+            if missing := requirements.missing(code.requirements, installed, python):
+                raise RequirementsMissing(tuple(missing))
         self._complete.add(code.digest)
 
-    async def _trainer(self, model: Named, code: CodeVersion | None) -> Trainer:
-        if model.type in BUILT_IN:
-            return await self._of_key(_OURS, None)
-        return await self._of_key(_INSTALLED if code is None else code.digest, code)
-
-    async def _of_key(self, key: str, code: CodeVersion | None) -> Trainer:
+    @contextlib.asynccontextmanager
+    async def _use(self, key: str, code: CodeVersion | None) -> AsyncIterator[Trainer]:
+        """Use a trainer, which nobody ends during the block. Before and after it, end those that are too many."""
         trainer = self._trainers.get(key) or Trainer(self._site, [] if code is None else [code.folder], self._launch)
         keep(self._trainers, key, trainer, limit=len(self._trainers) + 1)
-        for old in list(self._trainers)[:-KEPT]:
-            if not self._trainers[old].is_busy:
-                await self._trainers.pop(old).end()
-        return trainer
+        try:
+            with trainer.use():
+                await self._end_old()
+                yield trainer
+        finally:
+            await self._end_old()
+
+    async def _end_old(self) -> None:
+        while unused := [old for old in list(self._trainers)[:-KEPT] if not self._trainers[old].is_used]:
+            await self._trainers.pop(unused[0]).end()
 
 
 @contextlib.asynccontextmanager
@@ -188,3 +194,9 @@ async def _warm(trainers: Trainers) -> None:
 
 def _is_of(model: Named, code: CodeVersion) -> bool:
     return model.type.partition(":")[0].partition(".")[0] in code.modules
+
+
+def _key(model: Named, code: CodeVersion | None) -> str:
+    if model.type in BUILT_IN:
+        return _OURS
+    return _INSTALLED if code is None else code.digest

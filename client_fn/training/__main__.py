@@ -24,6 +24,10 @@ def main() -> None:
     # The user's module may read its arguments. They are none of ours.
     sys.argv[:] = ["trainer"]
 
+    from client_fn.training import descendants
+
+    descendants.keep_a_process_above(int(descriptor))
+
     import torch
 
     # The first optimizer imports this module, which takes a second. Import it now, not during the first order.

@@ -82,6 +82,8 @@ class CNN(nn.Module):
 
 BUILT_IN: Final[dict[str, type[nn.Module]]] = {"nn": NN, "cnn": CNN}
 
+_DEFAULT_CHARACTERS: Final = 30
+
 Maker = Callable[..., nn.Module]
 """A class of modules, or a function that returns one."""
 
@@ -127,17 +129,17 @@ def find(path: str) -> Maker:
         return BUILT_IN[path]
     module_name, _, name = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
+        # Seeded, because a module may draw random numbers, and each trainer imports it anew.
+        with seeded(0):
+            make = getattr(importlib.import_module(module_name), name, None)
     except (Exception, SystemExit) as exc:  # a user's module may raise any error, and may even exit
         raise _bad(path, f"{module_name} can't be imported", exc) from exc
-    make = getattr(module, name, None)
     if make is None:
         raise _bad(path, f"{module_name} has no {name}")
     if isinstance(make, type) and issubclass(make, nn.Module):
         return make
     # Without this, a job could call anything that the user's module has imported, such as subprocess.run.
-    is_of_the_package = getattr(make, "__module__", "").partition(".")[0] == module_name.partition(".")[0]
-    if not (inspect.isfunction(make) and is_of_the_package):
+    if not (inspect.isfunction(make) and _package(str(make.__module__)) == _package(module_name)):
         raise _bad(path, "is neither a class of torch.nn.Module nor a function of that package that returns one")
     function: Maker = make
     return function
@@ -152,11 +154,26 @@ def _init_glorot(module: nn.Module) -> None:
             nn.init.xavier_uniform_(parameter)
 
 
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
 def _signature(make: Maker) -> str:
     try:
-        return str(inspect.signature(make))
+        parameters = inspect.signature(make).parameters.values()
     except (TypeError, ValueError):
         return "(...)"
+    return f"({', '.join(map(_describe, parameters))})"
+
+
+def _describe(parameter: inspect.Parameter) -> str:
+    """Return a parameter as it stands in a signature, but a default only if it is short and no object of the user's."""
+    default = parameter.default
+    if default is inspect.Parameter.empty:
+        return str(parameter.replace(annotation=inspect.Parameter.empty))
+    is_plain = default is None or type(default) in {bool, int, float, str}
+    text = repr(default) if is_plain else ""
+    return f"{parameter.name}={text if 0 < len(text) <= _DEFAULT_CHARACTERS else '...'}"
 
 
 def _bad(path: str, sentence: str, exc: BaseException | None = None) -> BadModel:

@@ -39,7 +39,7 @@ def parse(packet: bytes, descriptors: list[int]) -> tuple[dict[str, Any], dict[s
     try:
         facts = json.loads(packet)
         names = facts.pop("files")
-        if len(names) == len(descriptors) and all(isinstance(name, str) for name in names):
+        if all(isinstance(name, str) for name in names) and len({*names}) == len(names) == len(descriptors):
             return facts, dict(zip(names, descriptors))  # noqa: B905 (equally long)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
@@ -75,11 +75,20 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, bytes]] |
     if not packet:
         return None
     facts, files = parse(packet, descriptors)
-    contents = {}
-    for name, descriptor in files.items():
-        with os.fdopen(descriptor, "rb") as file:
-            contents[name] = os.pread(descriptor, os.fstat(file.fileno()).st_size, 0)
-    return facts, contents
+    return facts, {name: _read(descriptor) for name, descriptor in files.items()}
+
+
+def _read(descriptor: int) -> bytes:
+    """Return the content of a file, and close it. The position is not used, because several trainers share it."""
+    try:
+        size, parts, read = os.fstat(descriptor).st_size, [], 0
+        # One call returns at most 2 GiB (pread(2)).
+        while read < size and (part := os.pread(descriptor, size - read, read)):
+            parts.append(part)
+            read += len(part)
+        return b"".join(parts)
+    finally:
+        os.close(descriptor)
 
 
 def _in_memory(content: bytes) -> int:

@@ -6,10 +6,9 @@ with it. CUDA can't be used after a fork if it was used before, so this process 
 at its import, orders run in this process, and the module alone is new for each.
 """
 
-import contextlib
-import ctypes
 import json
 import os
+import platform
 import resource
 import select
 import signal
@@ -18,21 +17,53 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from client_fn.errors import BadSettings, LeaseOver, UserCodeFailed
-from client_fn.training import models, orders, packets, tracebacks, work
+from client_fn.training import descendants, models, orders, packets, tracebacks, work
 from client_fn.training.orders import Order
-
-# The numbers of prctl(2).
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 
 ALIVE_S = 1.0
 """How often the worker hears that batches are done. Seconds."""
+
+
+class Answers:
+    """Sends what the worker hears about one order.
+
+    Args:
+        channel: to the worker.
+        number: the order's number. By it the worker knows a late packet about an earlier order.
+    """
+
+    def __init__(self, channel: socket.socket, number: int) -> None:
+        self._channel = channel
+        self._number = number
+        self._said_s = time.monotonic()
+
+    def say(self, what: str, **facts: Any) -> None:
+        """Say something short. `alive` is not repeated within `ALIVE_S`."""
+        now_s = time.monotonic()
+        if what != "alive" or now_s - self._said_s > ALIVE_S:
+            self._said_s = now_s
+            packets.send(self._channel, {"say": what, "number": self._number, **facts})
+
+    def done(self, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Send the answer. Its facts may be longer than a packet: a model may have thousands of names."""
+        self._send("done", facts, files)
+
+    def failed(self, exc: Exception) -> None:
+        """Send an error instead of an answer."""
+        if isinstance(exc, UserCodeFailed):
+            facts = {"sentence": exc.sentence, "cause": exc.cause, "where": exc.where, "text": exc.text}
+        else:
+            facts = {"sentence": str(exc), "cause": "", "where": "", "text": ""}
+        self._send("failed", {"error": type(exc).__name__, **facts}, {})
+
+    def _send(self, what: str, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        files = {"facts": json.dumps(facts).encode(), **files}
+        packets.send(self._channel, {"say": what, "number": self._number}, files)
 
 
 def serve(channel: socket.socket) -> None:
@@ -42,23 +73,26 @@ def serve(channel: socket.socket) -> None:
         channel: to the worker.
     """
     # Orphans of an order become children of this process, which ends them.
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    packets.send(channel, {"say": "ready"})
+    if sys.platform == "linux":
+        descendants.adopt_orphans()
+    Answers(channel, 0).say("ready")
     while True:
         received = packets.receive(channel)
         if received is None:
             return
         facts, contents = received
+        answers = Answers(channel, facts["number"])
+        answers.say("taken")
         if facts["ask"] == "installed":
-            packets.send(channel, {"say": "done"}, {"installed": _installed()})
+            answers.done({"python": platform.python_version()}, {"installed": _installed()})
             continue
         order = orders.decode(contents.pop("order"))
-        if not _import_model(channel, order):
+        if not _import_model(answers, order):
             continue
         if _may_fork(order):
-            _do_in_a_copy(channel, order, contents)
+            _do_in_a_copy(channel, answers, order, contents)
         else:
-            _do(channel, order, contents)
+            _do(answers, order, contents)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -69,60 +103,41 @@ def limit_memory(megabytes: int) -> None:
     """
     size = megabytes << 20
     resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _may_fork(order: Order) -> bool:
     return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
-def _import_model(channel: socket.socket, order: Order) -> bool:
+def _import_model(answers: Answers, order: Order) -> bool:
     """Import the model's module before any copy is made, so that it is imported once."""
     try:
         models.find(order.model.type)
     except UserCodeFailed as exc:
-        packets.send(channel, _failure(exc))
+        answers.failed(exc)
         return False
     return True
 
 
-def _do_in_a_copy(channel: socket.socket, order: Order, contents: Mapping[str, bytes]) -> None:
-    """Do an order in a copy of this process, wait for its end and say how it ended."""
+def _do_in_a_copy(channel: socket.socket, answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
+    """Do an order in a copy of this process, wait for its end and say how it ended, also after its answer."""
+    # What the user's module has started when it was imported belongs to every order.
+    kept = descendants.children()
     parent = os.getpid()
     child = os.fork()
     if not child:
-        # A group of its own, so that what the user's code has started ends with it.
-        os.setpgid(0, 0)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         code = 1
         try:
-            if os.getppid() == parent:
-                _do(channel, order, contents)
-                code = 0
+            # A group of its own, so that what the user's code has started ends with it.
+            os.setpgid(0, 0)
+            descendants.end_with_parent(parent)
+            _do(answers, order, contents)
+            code = 0
         finally:
             os._exit(code)
     code = _wait(channel, child)
-    _end_orphans()
-    if code:
-        packets.send(channel, {"say": "ended", "code": code})
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None).prctl(option, value)
-
-
-def _end_orphans() -> None:
-    """Kill what the user's code has started and left running."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            if os.waitpid(-1, os.WNOHANG)[0]:
-                continue
-            for stat in Path("/proc").glob("[0-9]*/stat"):
-                with contextlib.suppress(OSError, ValueError, IndexError):
-                    # The second field is the program's name in parentheses and may hold anything (proc(5)).
-                    if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
-                        os.kill(int(stat.parent.name), signal.SIGKILL)
-            os.waitpid(-1, 0)
+    descendants.end_orphans(kept)
+    answers.say("ended", code=code)
 
 
 def _wait(channel: socket.socket, child: int) -> int:
@@ -134,41 +149,25 @@ def _wait(channel: socket.socket, child: int) -> int:
     poll.register(ended, select.POLLIN)
     poll.register(channel, select.POLLRDHUP)
     if any(file != ended for file, _ in poll.poll()):
-        os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         os._exit(1)
     os.close(ended)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _do(channel: socket.socket, order: Order, contents: Mapping[str, bytes]) -> None:
+def _do(answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
     """Do an order and send its answer."""
-    said_s = time.monotonic()
-
-    def say(what: str) -> None:
-        nonlocal said_s
-        now_s = time.monotonic()
-        if what != "alive" or now_s - said_s > ALIVE_S:
-            said_s = now_s
-            packets.send(channel, {"say": what})
-
     try:
-        facts, files = work.do(order, contents, say)
+        facts, files = work.do(order, contents, answers.say)
     except (UserCodeFailed, BadSettings, LeaseOver) as exc:
-        packets.send(channel, _failure(exc))
+        answers.failed(exc)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 (the outermost loop: user code may raise any error)
-        packets.send(channel, _failure(UserCodeFailed("the model failed", **tracebacks.explain(exc)._asdict())))
+        answers.failed(UserCodeFailed("the model failed", **tracebacks.explain(exc)._asdict()))
     else:
-        packets.send(channel, {"say": "done", "facts": facts}, files)
-
-
-def _failure(exc: Exception) -> dict[str, Any]:
-    if isinstance(exc, UserCodeFailed):
-        facts = {"sentence": exc.sentence, "cause": exc.cause, "where": exc.where, "text": exc.text}
-    else:
-        facts = {"sentence": str(exc), "cause": "", "where": "", "text": ""}
-    return {"say": "failed", "error": type(exc).__name__, "facts": facts}
+        answers.done(facts, files)
 
 
 def _installed() -> bytes:
-    names = {found.metadata["Name"]: found.version for found in metadata.distributions() if found.metadata["Name"]}
-    return json.dumps(names).encode()
+    # A damaged installation may have neither a name nor a version.
+    named = ((found.metadata["Name"], found.version or "") for found in metadata.distributions())
+    return json.dumps({name: version for name, version in named if name}).encode()

@@ -11,6 +11,8 @@ _STANDARD = sysconfig.get_paths()["stdlib"]
 _TEXT = 2000
 """Longest text of an exception that is passed on."""
 
+_NAME = 200
+
 
 class Cause(NamedTuple):
     """An exception of the user's code.
@@ -28,9 +30,19 @@ class Cause(NamedTuple):
 
 def explain(exc: BaseException) -> Cause:
     """Return the class, the place and the text of an exception."""
-    frames = [frame for frame in traceback.extract_tb(exc.__traceback__) if _is_of_the_user(frame.filename)]
-    where = f"{_short(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
-    return Cause(type(exc).__name__, where, str(exc).encode(errors="replace").decode()[:_TEXT])
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(exc.__traceback__)]
+    if isinstance(exc, SyntaxError) and exc.filename:
+        places.append((exc.filename, exc.lineno))
+    places = [(file, line) for file, line in places if _is_of_the_user(file)]
+    where = f"{_short(places[-1][0])}:{places[-1][1]}" if places else ""
+    return Cause(type(exc).__name__[:_NAME], where[-_NAME:], _text(exc))
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return str(exc).encode(errors="replace").decode()[:_TEXT]
+    except Exception:  # noqa: BLE001 (a user's exception may raise any error here)
+        return "its text can't be made"
 
 
 def _is_of_the_user(file: str) -> bool:

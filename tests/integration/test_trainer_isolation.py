@@ -1,0 +1,298 @@
+"""One order has the same bytes whatever came before, in every trainer; and no trainer sees a credential."""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import itertools
+import os
+import re
+import sys
+import venv
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from client_fn.errors import BadModel, BadSettings, TrainerDied
+from client_fn.site import Site
+from client_fn.trainer.process import Answer, Trainer
+from client_fn.training.orders import Build, Evaluate, Model, Train, Training
+from tests.support.trainer_bench import WITHIN_S, Bench, open_bench
+
+pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
+
+STATEFUL = """
+import random
+import numpy, torch
+from torch import nn
+
+COUNT = 0
+OFFSET = random.random() + float(numpy.random.random()) + float(torch.rand(()))
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * self.factor()
+
+class Attribute(Linear):
+    count = 0
+    def factor(self):
+        self.count += 1
+        return 1 + self.count / 10
+
+class ClassAttribute(Linear):
+    seen = []
+    def factor(self):
+        self.seen.append(1)
+        return 1 + len(self.seen) / 10
+
+class Global(Linear):
+    def factor(self):
+        global COUNT
+        COUNT += 1
+        return 1 + COUNT / 10 + OFFSET
+
+class Torchs(Linear):
+    def factor(self):
+        torch.set_default_dtype(torch.float64 if COUNT else torch.float32)
+        nn.Linear.count = getattr(nn.Linear, "count", 0) + 1
+        return 1 + nn.Linear.count / 10
+
+class Draws(Linear):
+    def factor(self):
+        return 1 + random.random() + float(numpy.random.random()) + torch.rand(())
+
+class DrawsInConstructor(Linear):
+    def __init__(self):
+        super().__init__()
+        self.noise = random.random() + float(numpy.random.random()) + float(torch.rand(()))
+    def factor(self):
+        return 1 + self.noise
+
+class Hashes(Linear):
+    def factor(self):
+        return 1 + [*{"alpha", "beta", "gamma", "delta"}].index("alpha")
+
+class Thaws(Linear):
+    def __init__(self):
+        super().__init__()
+        self.layer.bias.requires_grad_(False)
+        self.steps = 0
+    def factor(self):
+        self.steps += 1
+        self.layer.bias.requires_grad_(self.steps > 1)
+        return 1
+
+class Buffers(Linear):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+    def factor(self):
+        self.seen += 1
+        return 1 + self.seen / 10
+"""
+
+DUMPS = """
+import os, sys
+from pathlib import Path
+from torch import nn
+
+FILES = ("environ", "cmdline")
+
+class Dumps(nn.Module):
+    def __init__(self, file):
+        with open(file, "w") as output:
+            print(sys.argv, dict(os.environ), file=output)
+            for pid in ("self", os.getppid()):
+                print([Path(f"/proc/{pid}/{name}").read_bytes() for name in FILES], file=output)
+            for entry in os.scandir("/proc/self/fd"):
+                try: print("descriptor", os.readlink(entry.path), file=output)
+                except OSError: pass
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+"""
+
+ISOLATED = """
+from torch import nn
+
+def missing(name):
+    try: __import__(name)
+    except ModuleNotFoundError: return True
+    return False
+
+class Isolated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for name in ("msgspec", "structlog", "broker", "client_fn.trainer.process"):
+            if not missing(name): raise RuntimeError(f"{name} is there")
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", name="bench")
+async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    folder = tmp_path_factory.mktemp("code")
+    for name, text in {"stateful": STATEFUL, "dumps": DUMPS, "isolated": ISOLATED}.items():
+        (folder / f"{name}.py").write_text(text)
+    async with open_bench(folder) as bench:
+        yield bench
+
+
+@contextlib.asynccontextmanager
+async def fresh(bench: Bench, **settings: object) -> AsyncIterator[Trainer]:
+    """A trainer that has done nothing yet."""
+    trainer = Trainer(Site(**settings), [bench.folder])  # type: ignore[arg-type]
+    try:
+        yield trainer
+    finally:
+        await trainer.end()
+
+
+async def train(bench: Bench, name: str, seed: int, trainer: Trainer | None = None, type_: str = "stateful") -> Answer:
+    training = Training("adam", 0.01, batch_size=3, local_epochs=2, optimizer_state="carry")
+    order = Train(Model(f"{type_}:{name}"), training, seed, "cpu", 600.0)
+    async with asyncio.timeout(WITHIN_S):
+        return await (trainer or bench.trainer).do(order, bench.inputs)
+
+
+def content(answer: Answer) -> tuple[dict[str, bytes], object]:
+    return answer.files, answer.facts["metrics"]
+
+
+STATEFUL_CLASSES = re.findall(r"^class (\w+)\(Linear\)", STATEFUL, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", STATEFUL_CLASSES)
+async def test_an_order_has_the_same_bytes_after_other_clients_orders(bench: Bench, name: str) -> None:
+    first = content(await train(bench, name, seed=1))
+    others = [content(await train(bench, name, seed)) for seed in (2, 3)]
+    model = Model(f"stateful:{name}")
+    await bench.trainer.do(Evaluate(model, 5), bench.inputs)
+    await bench.trainer.do(Build(model, 5), {})
+    assert content(await train(bench, name, seed=1)) == first
+    assert first not in others, "the seed has no influence"
+
+
+@pytest.mark.slow
+async def test_orders_have_the_same_bytes_in_a_fresh_trainer_and_in_another_order(bench: Bench) -> None:
+    here = {name: content(await train(bench, name, seed=1)) for name in STATEFUL_CLASSES}
+    async with fresh(bench) as trainer:
+        there = {name: content(await train(bench, name, 1, trainer)) for name in reversed(STATEFUL_CLASSES)}
+    assert here == there
+
+
+async def test_evaluations_do_not_depend_on_earlier_ones(bench: Bench) -> None:
+    results = [(await bench.trainer.do(Evaluate(Model("stateful:Draws"), 5), bench.inputs)).facts for _ in range(3)]
+    assert all(a == b for a, b in itertools.pairwise(results))
+
+
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Iterator[Path]:
+    """A file with a secret that this process has open, and that a child could inherit."""
+    file = tmp_path / "hidden"
+    file.write_text("hidden")
+    descriptor = os.open(file, os.O_RDONLY)
+    os.set_inheritable(descriptor, True)
+    yield file
+    os.close(descriptor)
+
+
+async def test_a_trainer_has_what_the_site_names_and_no_credential(
+    bench: Bench, tmp_path: Path, secret_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = {
+        "FEDKEEPER_URL": "nats://server:hidden-url@127.0.0.1:4222",
+        "FEDKEEPER_KEY": "hidden-key",
+        "FEDKEEPER_SITE_SECRET": "hidden-secret",
+        "AWS_SECRET_ACCESS_KEY": "hidden-aws",
+    }
+    for name, value in hidden.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OWN_SETTING", "shown")
+    dump = tmp_path / "dump"
+    async with fresh(bench, variables=("OWN_SETTING",)) as trainer, asyncio.timeout(WITHIN_S):
+        await trainer.do(Build(Model("dumps:Dumps", {"file": str(dump)}), 1), {})
+    text = dump.read_text()
+    assert "FEDKEEPER_TRAINER=" in text
+    assert "shown" in text
+    assert "hidden" not in text
+    assert not [name for name in hidden if name in text]
+    assert "descriptor socket" in text
+    assert str(secret_file) not in text
+
+
+@pytest.fixture(scope="module", name="python")
+def _python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another environment, which has torch, numpy and safetensors, what these need, and nothing of ours."""
+    folder = tmp_path_factory.mktemp("other") / "venv"
+    venv.create(folder, symlinks=True, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for path in needed_by("torch", "numpy", "safetensors"):
+        with contextlib.suppress(FileExistsError):
+            (packages / path.name).symlink_to(path)
+    return folder / "bin" / "python"
+
+
+def needed_by(*names: str) -> set[Path]:
+    """The files and folders of distributions, and of all that they need."""
+    left, seen, found = [*names], set[str](), set[Path]()
+    while left:
+        name = left.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another machine
+        root = Path(str(distribution.locate_file("")))
+        found |= {root / file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
+        needs = (line for line in distribution.requires or () if "extra ==" not in line)
+        left += [match[0] for line in needs if (match := re.match(r"[\w.-]+", line))]
+    return found
+
+
+@pytest.mark.slow
+async def test_a_trainers_python_needs_torch_and_nothing_of_ours(bench: Bench, python: Path) -> None:
+    async with fresh(bench, python=str(python)) as trainer:
+        for _ in range(2):
+            here = await train(bench, "Draws", 1)
+            assert content(await train(bench, "Draws", 1, trainer)) == content(here)
+        assert (await train(bench, "Isolated", 1, trainer, "isolated")).files["update"]
+        packages, version = await trainer.installed()
+        assert "torch" in packages
+        assert "msgspec" not in packages
+        assert version == ".".join(map(str, sys.version_info[:3]))
+    with pytest.raises(BadModel, match="msgspec is there"):
+        await train(bench, "Isolated", 1, type_="isolated")
+
+
+@pytest.mark.slow
+async def test_a_python_without_torch_says_so(bench: Bench, tmp_path: Path) -> None:
+    venv.create(tmp_path / "empty", symlinks=True, with_pip=False)
+    async with fresh(bench, python=str(tmp_path / "empty" / "bin" / "python")) as trainer:
+        with pytest.raises(TrainerDied) as died:
+            await bench.build("good:Good", trainer)
+    sentence = "the process ended with code 1 during its start: ModuleNotFoundError: No module named 'torch'"
+    assert died.value.message(reveal=False) == sentence
+
+
+async def test_a_python_that_is_not_there_is_named(bench: Bench, tmp_path: Path) -> None:
+    async with fresh(bench, python=str(tmp_path / "python")) as trainer:
+        with pytest.raises(BadSettings, match="can't be started") as bad:
+            await bench.build("good:Good", trainer)
+    assert bad.value.name == "FEDKEEPER_TRAINER_PYTHON"
+
+
+async def test_a_trainer_that_takes_too_much_memory_to_start_says_so(bench: Bench) -> None:
+    async with fresh(bench, memory_mb=20) as trainer:
+        with pytest.raises(TrainerDied) as died:
+            await bench.build("good:Good", trainer)
+    assert "its start" in died.value.message(reveal=False)

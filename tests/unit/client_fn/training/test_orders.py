@@ -1,0 +1,22 @@
+"""An order is the same one after its way through the socket."""
+
+import pytest
+
+from client_fn.training import orders
+from client_fn.training.orders import Build, Evaluate, Model, Order, Train, Training
+
+OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": {"x": None}})
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        Build(OWN, seed=2**63 - 1),
+        Build(Model(), seed=0),
+        Train(OWN, Training("sgd", 0.1 + 0.2, 7, 3, "reset"), seed=5, device="cuda:1", left_s=12.25),
+        Train(OWN, None, seed=5, device="cpu", left_s=0.0),
+        Evaluate(OWN, batch_size=100),
+    ],
+)
+def test_an_order_survives_its_encoding(order: Order) -> None:
+    assert orders.decode(orders.encode(order)) == order

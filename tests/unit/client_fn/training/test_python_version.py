@@ -1,0 +1,60 @@
+"""The trainer's modules run with Python 3.10, which may be the user's."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import REPOSITORY
+
+MODULES = (*sorted((REPOSITORY / "client_fn" / "training").glob("*.py")), REPOSITORY / "client_fn" / "errors.py")
+
+ALLOWED = {"client_fn", "numpy", "safetensors", "torch"}
+
+
+def vermin(*files: Path) -> tuple[int, str]:
+    """Return vermin's exit code and what it found that needs a newer Python than 3.10."""
+    program = Path(sys.executable).with_name("vermin")
+    options = ("--quiet", "--no-tips", "--violations", "--target=3.10-")
+    run = subprocess.run([program, *options, *files], check=False, capture_output=True, text=True, timeout=60)
+    return run.returncode, run.stdout + run.stderr
+
+
+def imported(file: Path) -> set[str]:
+    """The packages that a module imports, at its top or in a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.name)
+def test_a_module_is_python_3_10_and_imports_nothing_else(file: Path) -> None:
+    ast.parse(file.read_text(), feature_version=(3, 10))
+    assert imported(file) - set(sys.stdlib_module_names) <= ALLOWED
+
+
+def test_nothing_of_a_newer_standard_library_is_used() -> None:
+    code, output = vermin(*MODULES)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import tomllib",
+        "from typing import Self",
+        "import asyncio\nasyncio.timeout(1)",
+        "from datetime import UTC",
+        "try:\n    pass\nexcept* ValueError:\n    pass",
+    ],
+)
+def test_something_newer_is_seen(tmp_path: Path, planted: str) -> None:
+    file = tmp_path / "planted.py"
+    file.write_text(f"{planted}\n")
+    assert vermin(file)[0] == 1
