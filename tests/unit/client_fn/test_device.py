@@ -11,9 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from broker.messages.job import Training
 from client_fn.errors import BadSettings
-from client_fn.function import WarmState, handle, to_device
+from client_fn.function import handle
+from client_fn.site import Site, read
 from client_fn.training import loop, optimizers
+from client_fn.training.work import to_device
 from tests.support.function_site import open_site, task_for
+from tests.support.trainers import warm_state
 
 pytestmark = pytest.mark.torch
 
@@ -66,11 +69,9 @@ def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
     assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "cpu", "mu_product": "cpu"}
 
 
-def test_the_cpu_is_the_default_and_the_environment_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
-    assert warm_state().device == "cpu"
-    monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")
-    assert warm_state().device == "cuda:1"
+def test_the_cpu_is_the_default_and_the_environment_changes_it() -> None:
+    assert read({}).device == "cpu"
+    assert read({"FEDKEEPER_DEVICE": "cuda:1"}).device == "cuda:1"
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
