@@ -15,7 +15,7 @@ from broker.messages import progress, tensors
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
 from client_fn.data import datasets, shards
-from client_fn.function import WarmState, handle
+from client_fn.function import handle
 from fedkeeper.learning import TorchLearning
 from fedkeeper.sdk import Client
 from server.service import serve
