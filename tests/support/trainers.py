@@ -17,7 +17,7 @@ from client_fn.site import Site
 from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named
+from client_fn.trainer.trainers import Named, Trainers
 from client_fn.training import orders, work
 from client_fn.training.orders import Order
 
@@ -25,10 +25,13 @@ _ONE_AT_A_TIME: Final = threading.Lock()
 """All share torch's random numbers."""
 
 
-class InlineTrainers:
+class InlineTrainers(Trainers):
     """Does each order in a thread. It allows every model, and knows no code but what this process can import."""
 
-    async def admit(self, model: Named) -> object:
+    def __init__(self) -> None:
+        """There is no site and no code."""
+
+    async def admit(self, model: Named) -> None:
         """Allow the model."""
 
     async def warm(self) -> None:
