@@ -1,4 +1,4 @@
-"""The function with a real trainer process, which runs a user's code."""
+"""The function and its instance with real trainer processes, which run a user's code."""
 
 import asyncio
 import contextlib
@@ -10,21 +10,32 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
+import broker
 from broker import topics
+from broker.messages import codec
+from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.job import Model
 from broker.messages.round import RoundTask
+from broker.nats.server import NatsServer
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import BadSettings, LeaseOver
 from client_fn.function import WarmState, handle
+from client_fn.runtime.instance import Instance
+from client_fn.runtime.settings import Settings
 from client_fn.site import Site as ClientSite
-from client_fn.trainer.trainers import open_trainers
+from client_fn.trainer.trainers import Trainers, open_trainers
 from tests.support.fakes import soon
 from tests.support.function_site import SMALL, Site, initial_weights, open_site, read_update, task_for, train_locally
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
 OWN = """
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 from torch import nn
@@ -39,6 +50,27 @@ class Waits(nn.Module):
         self.begun.touch()
         while self.hold.exists():
             time.sleep(0.01)
+        return self.out(x.flatten(1))
+
+class Fails(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+        self.how = how
+
+    def forward(self, x):
+        print("Jane Doe", flush=True)
+        match self.how:
+            case "divide":
+                raise ZeroDivisionError("1/0 \\ud800")
+            case "look up":
+                raise KeyError("x" * 10_000)
+            case "exit":
+                sys.exit(3)
+            case "end":
+                os._exit(3)
+            case "be killed":
+                os.kill(os.getpid(), signal.SIGKILL)
         return self.out(x.flatten(1))
 """
 
@@ -70,16 +102,25 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 @pytest.fixture
-async def waiting(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Waiting]:
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a user's models."""
     code = tmp_path / "code"
     code.mkdir()
-    (code / "own_waiting.py").write_text(OWN)
-    # The model's initial weights are made in this process.
+    (code / "own_awkward.py").write_text(OWN)
+    # The models' initial weights are made in this process.
     monkeypatch.syspath_prepend(code)
+    return code
+
+
+async def with_code(model: Model, trainers: Trainers) -> Model:
+    return msgspec.structs.replace(model, code=await trainers.current_code(model))
+
+
+@pytest.fixture
+async def waiting(site: Site, code: Path, tmp_path: Path) -> AsyncIterator[Waiting]:
     client_site = ClientSite(code=code)
     async with open_trainers(client_site) as trainers:
-        model = Model(type="own_waiting:Waits", args={"folder": str(tmp_path)})
-        model = msgspec.structs.replace(model, code=await trainers.current_code(model))
+        model = await with_code(Model(type="own_awkward:Waits", args={"folder": str(tmp_path)}), trainers)
         warm = WarmState(trainers, client_site, ShardCache(client_site))
         yield Waiting(site, warm, model, tmp_path / "begun", tmp_path / "hold")
 
@@ -146,3 +187,43 @@ async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(site: Si
         with pytest.raises(BadSettings, match="FEDKEEPER_DEVICE: 'cuda:99' can't be used here") as bad:
             await handle(await task_for(site), site.bus, warm, attempt=1)
     assert not bad.value.retryable
+
+
+@pytest.fixture
+async def instance(nats_server: NatsServer, code: Path) -> AsyncIterator[Instance]:
+    with Instance(Settings(nats_server.url, "c1", site=ClientSite(code=code))) as opened:
+        yield opened
+        await asyncio.to_thread(opened.close)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason", "retryable"),
+    [
+        ("divide", "ZeroDivisionError in own_awkward.py:{divide} (its text is in the log)", False),
+        ("look up", "KeyError in own_awkward.py:{look_up} (its text is in the log)", False),
+        ("exit", "SystemExit in own_awkward.py:{exit} (its text is in the log)", False),
+        ("end", "TrainerDied: the process ended with code 3 during the training", False),
+        ("be killed", "TrainerDied: the process was killed by signal SIGKILL (9) during the training", True),
+    ],
+)
+async def test_however_a_model_fails_it_is_reported_and_the_instance_stays_usable(
+    instance: Instance, site: Site, how: str, reason: str, *, retryable: bool
+) -> None:
+    lines = {case: OWN.splitlines().index(f'            case "{case}":') + 2 for case in ("divide", "look up", "exit")}
+    async with broker.connect(instance.settings.url) as bus:
+        function = Site(bus, site.data_loc)
+        async with open_trainers(instance.settings.site) as trainers:
+            model = await with_code(Model(type="own_awkward:Fails", args={"how": how}), trainers)
+        request = InvocationRequest(await task_for(function, model_configuration=model), 1)
+        with capture_logs([merge_contextvars]) as logs:
+            report = await asyncio.to_thread(instance.run, request)
+        value = await bus.get(topics.report("local", "c1"))
+        assert value is not None
+        assert codec.decode(Report, value.payload) == report
+        assert (report.state, report.retryable) == ("failed", retryable)
+        numbers = {case.replace(" ", "_"): line for case, line in lines.items()}
+        assert report.reason.endswith(reason.format(**numbers))
+        failures = [entry for entry in logs if entry["event"] == "the task failed"]
+        assert [(entry["log_level"], entry["client"]) for entry in failures] == [("warning", "c1")]
+        ours = InvocationRequest(await task_for(function), 2)
+        assert (await asyncio.to_thread(instance.run, ours)).state == "done"
