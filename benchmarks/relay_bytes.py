@@ -1,9 +1,9 @@
 """Bytes per round over the link to a site of 10 devices: all devices on the backbone, or all behind a relay.
 
 The devices do not train. Everything else is real: nats-server at both ends, FL server, the function and the paper's
-two-layer network (397,510 parameters), in one trainer for all devices. An untrained model does not change, so each round is a separate job with another
-seed. Each device is an instance of the function with its own connection. A proxy in front of the backbone counts the
-bytes of the TCP streams.
+two-layer network (397,510 parameters). An untrained model does not change, so each round is a separate job with another
+seed. Each device is an instance of the function with its own connection; all have one trainer. A proxy in front of the
+backbone counts the bytes of the TCP streams.
 
     python -m benchmarks.relay_bytes [--clients 10] [--rounds 5]
 """

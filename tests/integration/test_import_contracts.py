@@ -67,7 +67,7 @@ def test_the_packages_as_they_are_break_no_contract(checkout: Path) -> None:
         (
             "client_fn/runtime/planted.py",
             "import client_fn.training.work",
-            "runtime.planted -> client_fn.training.work",
+            "planted -> client_fn.training.work",
         ),
         ("fedkeeper/planted.py", "import client_fn.training.models", "fedkeeper.planted -> client_fn.training.models"),
         ("client_fn/training/orders.py", "import numpy", "client_fn.training.orders -> numpy"),
