@@ -147,9 +147,7 @@ def describe_repeatability(site: Site) -> str:
     """
     if site.device == "cpu":
         return ""
-    return (
-        f"device {site.device}: the same job may give another digest, because torch promises equal bits only on a CPU"
-    )
+    return f"device {site.device}: the same job may give another digest; torch promises equal bits only on a CPU"
 
 
 def is_this_machine(url: str) -> bool:
