@@ -1,10 +1,11 @@
 """Exact, weighted mean of updates. Sums are in fixed point, so the mean has the same bytes in any order of updates.
 
-Each float tensor has its own scale 2^s, chosen from the base model and the cohort's samples so that int64 can't
-overflow: the gate checks |w| <= bound before a tensor is added, and samples * bound * 2^s < 2^62. Integer tensors take
-the largest value. Memory: one accumulator of the model's size, independent of the number of clients.
+Each float tensor has its own scale 2^s, chosen from the base model and the job so that int64 can't overflow: the gate
+checks |x| <= bound before a tensor is added, and weights * bound * 2^s < 2^62. Integer tensors take the largest value.
+Memory: one accumulator of the model's size, independent of the number of clients.
 """
 
+import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from broker.messages.tensors import DTYPES, FLOATS, Array, Layout, Tensors
+from broker.messages import tensors
+from broker.messages.tensors import FLOATS, Array, Layout, Tensors
 
 WEIGHT_HEADROOM_BITS: Final = 10
 """A weight may become 2^10 times as large as the base model's largest (or than 1) before its update is refused."""
@@ -32,7 +34,7 @@ _LARGEST_EXPONENT: Final = 1023
 _MAGIC: Final = 1.5 * 2.0**52
 _MAGIC_BITS: Final = int(np.float64(_MAGIC).view(np.int64))
 
-_BLOCK: Final = 1 << 15
+BLOCK: Final = 1 << 15
 """Elements per block: two buffers of 256 kB stay in a core's cache."""
 
 
@@ -44,37 +46,48 @@ class Plan:
         layout: the dtype and shape of each tensor of an update.
         bounds: the largest accepted magnitude of each tensor; BOOL tensors have no bound.
         shifts: s of each float tensor.
-        max_samples: the largest possible sum of samples.
+        max_weight: the largest possible sum of the updates' weights.
     """
 
     layout: Layout
     bounds: dict[str, float]
     shifts: dict[str, int]
-    max_samples: int
+    max_weight: int
 
 
-def plan(base: Mapping[str, Array], layout: Layout, buffers: frozenset[str], max_samples: int) -> Plan:
+def plan(
+    base: Mapping[str, Array], buffers: frozenset[str], max_weight: int, headroom: Mapping[str, int] | None = None
+) -> Plan:
     """Choose a round's scales and bounds.
 
     Args:
-        base: the global model that the clients start from.
-        layout: the dtype and shape of each tensor of an update; a part of the base model's.
+        base: the tensors that an update has, as the clients start from them.
         buffers: names of the tensors that are statistics, not weights.
-        max_samples: upper bound of the sum of the cohort's samples.
+        max_weight: upper bound of the sum of the updates' weights. It must follow from the job alone, because the
+            result's last bits depend on it.
+        headroom: bits by which tensors may grow, by pattern of their names (`fnmatch`).
     """
     bounds: dict[str, float] = {}
     shifts: dict[str, int] = {}
-    bits = min(_MANTISSA_BITS, _SUM_BITS - max_samples.bit_length())
+    bits = min(_MANTISSA_BITS, _SUM_BITS - max_weight.bit_length())
+    layout = tensors.layout(base)
     for name, (dtype, _) in layout.items():
         tensor = base[name]
         if dtype in FLOATS:
             largest = max(1.0, -float(tensor.min()), float(tensor.max())) if tensor.size else 1.0
-            headroom = BUFFER_HEADROOM_BITS if name in buffers else WEIGHT_HEADROOM_BITS
-            exponent = min(_LARGEST_EXPONENT, math.ceil(math.log2(largest)) + headroom)
+            growth = _growth_bits(name, buffers, headroom or {})
+            exponent = min(_LARGEST_EXPONENT, math.ceil(math.log2(largest)) + growth)
             bounds[name], shifts[name] = 2.0**exponent, bits - exponent
         elif dtype != "BOOL":
             bounds[name] = _COUNT_HEADROOM + float(np.max(np.abs(tensor.astype(np.float64)), initial=0.0))
-    return Plan(layout, bounds, shifts, max_samples)
+    return Plan(layout, bounds, shifts, max_weight)
+
+
+def _growth_bits(name: str, buffers: frozenset[str], headroom: Mapping[str, int]) -> int:
+    for pattern, bits in headroom.items():
+        if fnmatch.fnmatchcase(name, pattern):
+            return bits
+    return BUFFER_HEADROOM_BITS if name in buffers else WEIGHT_HEADROOM_BITS
 
 
 class Aggregate:
@@ -82,57 +95,57 @@ class Aggregate:
 
     Attributes:
         plan: the round's plan.
-        samples: sum of the added updates' samples.
+        weight: sum of the added updates' weights.
         updates: number of added updates.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.samples = 0
+        self.weight = 0
         self.updates = 0
         self._sums = {name: np.zeros(math.prod(plan.layout[name][1]), np.int64) for name in plan.shifts}
         self._largest: Tensors = {}
-        self._floats = np.empty(_BLOCK, np.float64)
+        self._floats = np.empty(BLOCK, np.float64)
 
-    def add(self, tensors: Mapping[str, Array], samples: int) -> None:
+    def add(self, update: Mapping[str, Array], weight: int) -> None:
         """Add one update.
 
         Args:
-            tensors: the plan's tensors, finite and within its bounds.
-            samples: the update's weight, at least 1.
+            update: the plan's tensors, finite and within its bounds.
+            weight: the update's weight, at least 1.
 
         Raises:
-            ValueError: the sum of samples is larger than planned, so the sum could overflow.
+            ValueError: the sum of weights is larger than planned, so the sum could overflow.
         """
-        if self.samples + samples > self.plan.max_samples:
-            raise ValueError(f"{self.samples + samples} samples, planned for {self.plan.max_samples}")
-        self.samples += samples
+        if self.weight + weight > self.plan.max_weight:
+            raise ValueError(f"a weight of {self.weight + weight}, planned for {self.plan.max_weight}")
+        self.weight += weight
         self.updates += 1
-        for name, tensor in tensors.items():
+        for name, tensor in update.items():
             if name not in self._sums:
                 self._keep_largest(name, tensor)
                 continue
             flat, total, scale = tensor.reshape(-1), self._sums[name], 2.0 ** self.plan.shifts[name]
-            for start in range(0, flat.size, _BLOCK):
-                block = flat[start : start + _BLOCK]
+            for start in range(0, flat.size, BLOCK):
+                block = flat[start : start + BLOCK]
                 scaled = self._floats[: block.size]
                 np.copyto(scaled, block)
                 scaled *= scale
                 scaled += _MAGIC
                 fixed = scaled.view(np.int64)
                 fixed -= _MAGIC_BITS
-                fixed *= samples
-                total[start : start + _BLOCK] += fixed
+                fixed *= weight
+                total[start : start + BLOCK] += fixed
 
     def merge(self, other: "Aggregate") -> None:
         """Add the sum of another aggregator with the same plan.
 
         Raises:
-            ValueError: the plans differ, or the sum of samples is larger than planned.
+            ValueError: the plans differ, or the sum of weights is larger than planned.
         """
-        if other.plan != self.plan or self.samples + other.samples > self.plan.max_samples:
+        if other.plan != self.plan or self.weight + other.weight > self.plan.max_weight:
             raise ValueError("these sums do not belong to one round")
-        self.samples += other.samples
+        self.weight += other.weight
         self.updates += other.updates
         for name in self._sums:
             self._sums[name] += other._sums[name]
@@ -140,21 +153,18 @@ class Aggregate:
             self._keep_largest(name, tensor)
 
     def mean(self) -> Tensors:
-        """Mean of the updates, weighted by samples, in the plan's dtypes. Integer tensors: the largest value.
+        """Weighted mean of the updates: float64 for float tensors. Integer tensors: the largest value, in their dtype.
 
         Raises:
             ValueError: no update was added.
         """
-        if not self.samples:
+        if not self.weight:
             raise ValueError("the mean of no updates")
-        means: Tensors = {}
-        for name, (dtype, shape) in self.plan.layout.items():
-            if name in self._sums:
-                mean = self._sums[name] / (self.samples * 2.0 ** self.plan.shifts[name])
-                means[name] = mean.astype(DTYPES[dtype]).reshape(shape)
-            else:
-                means[name] = self._largest[name]
-        return means
+        means = {
+            name: (total / (self.weight * 2.0 ** self.plan.shifts[name])).reshape(self.plan.layout[name][1])
+            for name, total in self._sums.items()
+        }
+        return {**means, **self._largest}
 
     def _keep_largest(self, name: str, tensor: Array) -> None:
         largest = self._largest.get(name)

@@ -1,0 +1,193 @@
+"""What a strategy is to the server: the state that it keeps, what it reads of updates, and how a round changes it.
+
+A strategy does no I/O and is deterministic: two servers get the same bytes. Its memory between rounds is tensors in
+`server_state`; the server publishes them beside the model, so they survive a crash.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+
+from broker.messages.job import Job
+from broker.messages.tensors import FLOATS, Array, Tensors, layout
+from broker.messages.update import UpdateHeader
+
+REAL_WEIGHT: Final = 2**15
+"""The integer weight of the heaviest client, where weights are real numbers."""
+
+AUXILIARY: Final = "aux."
+"""The names of tensors of an update that are not the model's begin with this."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The global model, its tensors told apart by what may be done with them.
+
+    Attributes:
+        tensors: every tensor, by name.
+        frozen: names of the tensors that clients do not train; updates leave them out.
+        buffers: names of the tensors that are statistics, not weights.
+    """
+
+    tensors: Tensors
+    frozen: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
+
+    @property
+    def trained(self) -> Tensors:
+        """The tensors that an update has."""
+        return {name: tensor for name, tensor in self.tensors.items() if name not in self.frozen}
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the trained float tensors that an optimizer may step."""
+        return tuple(name for name in self._floats if name not in self.buffers)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Names of the float buffers, such as BatchNorm's means and variances. They are averaged."""
+        return tuple(name for name in self._floats if name in self.buffers)
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """Names of the trained integer and bool tensors. The largest value wins."""
+        floats = set(self._floats)
+        return tuple(name for name in self.trained if name not in floats)
+
+    @property
+    def _floats(self) -> tuple[str, ...]:
+        return tuple(name for name, (dtype, _) in layout(self.trained).items() if dtype in FLOATS)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalState:
+    """The global state of a job.
+
+    Attributes:
+        weights: every tensor of the global model.
+        server_state: the strategy's own tensors, such as a server optimizer's momentum.
+    """
+
+    weights: Tensors
+    server_state: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A finished round.
+
+    Attributes:
+        round: number of the round.
+        model: the model that the round started from.
+        mean: exact weighted mean of the counted updates, float64 for float tensors; the largest value of the others.
+            Auxiliary tensors too.
+        form: what an update holds of a float tensor: `delta`, its change, or `weights`, its value.
+        headers: the metadata of the counted updates, by client id.
+        replayed: what `Strategy.reduce` has made of each weight, float64; empty for strategies that do not replay.
+    """
+
+    round: int
+    model: ModelInfo
+    mean: Tensors
+    form: Literal["delta", "weights"]
+    headers: Mapping[str, UpdateHeader] = field(default_factory=dict)
+    replayed: Tensors = field(default_factory=dict)
+
+    def change(self, name: str) -> Array:
+        """The mean change of a weight, float64."""
+        return self.mean[name] if self.form == "delta" else self.mean[name] - self.model.tensors[name]
+
+    def stepped(self, name: str, change: Array) -> Array:
+        """A weight after a change, computed in float64 and cast once to its dtype.
+
+        Args:
+            name: the weight's name.
+            change: float64.
+        """
+        base = self.model.tensors[name]
+        return np.asarray((base.astype(np.float64) + change).astype(base.dtype))
+
+    def averaged(self) -> Tensors:
+        """Every trained tensor as federated averaging has it after the round."""
+        counters = {name: self.mean[name] for name in self.model.counters}
+        return counters | {name: self.reduced(name, self.mean[name]) for name in self.model._floats}
+
+    def reduced(self, name: str, value: Array) -> Array:
+        """A tensor whose update values were reduced to one, cast once to its dtype.
+
+        Args:
+            name: the tensor's name.
+            value: float64, in the updates' form.
+        """
+        if self.form == "delta":
+            return self.stepped(name, value)
+        return np.asarray(value.astype(self.model.tensors[name].dtype))
+
+
+class Strategy:
+    """Base of the strategies: federated averaging, whose parts the others replace.
+
+    Args:
+        job: the job, whose `strategy` has the parameters.
+
+    Attributes:
+        aggregation: `stream`: the exact sum is enough; `replay`: `reduce` also sees every counted update.
+        has_client_half: whether clients must train in a special way; an update that was not is refused.
+        needs: names of the metrics that every update must have.
+    """
+
+    aggregation: ClassVar[Literal["stream", "replay"]] = "stream"
+    has_client_half: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.parameters: Any = job.strategy
+
+    def init(self, model: ModelInfo) -> GlobalState:
+        """Return the state before the first round."""
+        return GlobalState(model.tensors)
+
+    def max_weight(self) -> int:
+        """Return the largest weight of one update. It follows from the job alone, because the sums' scale depends on it.
+
+        `REAL_WEIGHT` where weights are real numbers.
+        """
+        return self.job.cohort.max_samples
+
+    def weight(self, header: UpdateHeader) -> int:
+        """Return the weight of an update, 1 to `max_weight()`. By default the number of samples."""
+        return header.samples
+
+    def along(self, state: GlobalState) -> Tensors:  # noqa: ARG002 (of use in other strategies)
+        """Return tensors that every task refers to, beside the model. By default none."""
+        return {}
+
+    def auxiliary(self, model: ModelInfo) -> Tensors:  # noqa: ARG002
+        """Return what every update must have beside the model's tensors: names in `aux.`, and the size of values.
+
+        Each is summed exactly like a weight; its bound is relative to the tensor that is returned.
+        """
+        return {}
+
+    def reduce(self, values: Array) -> Array:
+        """Reduce the values of all counted updates to one. Only for strategies that replay.
+
+        Args:
+            values: int64 (updates, elements), fixed-point numbers, the updates sorted by client id.
+
+        Returns:
+            Float64 (elements), in units of the fixed point.
+        """
+        raise NotImplementedError
+
+    def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
+        """Return the state after a round. Frozen tensors stay.
+
+        Args:
+            state: the state before the round.
+            finished: the round.
+        """
+        return GlobalState({**state.weights, **finished.averaged()}, state.server_state)
