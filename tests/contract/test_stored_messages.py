@@ -158,7 +158,7 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
         base=record.model.sha256,
         nonce=nonce_of(folder, record),
         members={member.id: member for member in record.cohort},
-        plan=aggregator.plan(model, tensors.layout(model), frozenset(), 10_000),
+        plan=aggregator.plan(model, frozenset(), 10_000),
         max_samples=record.job.cohort.max_samples,
     )
     where = gate.parse_topic(topics.update(task.job, task.round, task.client_id, 1))

@@ -27,7 +27,7 @@ MODEL: Tensors = {
     "BOOL": np.array([True, False]),
     "none": np.zeros((0, 3), np.float32),
 }
-PLAN = aggregator.plan(MODEL, payload.layout(MODEL), frozenset(), 10_000)
+PLAN = aggregator.plan(MODEL, frozenset(), 10_000)
 MEMBERS = {
     "c-0": Member("c-0", "local", "", "", 600),
     "c-1": Member("c-1", "local", "", "", 0),

@@ -14,18 +14,23 @@ from server.aggregator import Aggregate, Plan
 
 Update = tuple[Tensors, int]
 
-BLOCK = aggregator._BLOCK
+BLOCK = aggregator.BLOCK
 
 
 def plan_for(base: Tensors, max_samples: int, *, buffers: frozenset[str] = frozenset()) -> Plan:
-    return aggregator.plan(base, payload.layout(base), buffers, max_samples)
+    return aggregator.plan(base, buffers, max_samples)
 
 
 def mean_of(plan: Plan, updates: list[Update]) -> Tensors:
     aggregate = Aggregate(plan)
     for tensors, samples in updates:
         aggregate.add(tensors, samples)
-    return aggregate.mean()
+    return cast_like(plan, aggregate.mean())
+
+
+def cast_like(plan: Plan, mean: Tensors) -> Tensors:
+    """The mean in the dtypes of the updates, as a strategy casts it."""
+    return {name: np.asarray(array.astype(DTYPES[plan.layout[name][0]])) for name, array in mean.items()}
 
 
 def single(value: float, dtype: str = "F64") -> Tensors:
@@ -92,8 +97,8 @@ def test_three_partial_aggregators_merged_in_any_order_give_the_same_bytes(plan:
         whole = Aggregate(plan)
         for i in rng.permutation(3):
             whole.merge(parts[i])
-        assert payload.encode(whole.mean()) == want
-        assert (whole.updates, whole.samples) == (50, plan.max_samples)
+        assert payload.encode(cast_like(plan, whole.mean())) == want
+        assert (whole.updates, whole.weight) == (50, plan.max_weight)
 
 
 def test_the_mean_is_that_of_exact_arithmetic(plan: Plan, updates: list[Update]) -> None:
@@ -213,9 +218,9 @@ def test_opposite_extremes_cancel() -> None:
 def test_more_samples_than_planned_are_refused_and_change_nothing() -> None:
     aggregate = Aggregate(plan_for(single(1.0), 10))
     aggregate.add(single(1.0), 9)
-    with pytest.raises(ValueError, match="11 samples, planned for 10"):
+    with pytest.raises(ValueError, match="a weight of 11, planned for 10"):
         aggregate.add(single(5.0), 2)
-    assert (aggregate.samples, aggregate.updates, float(aggregate.mean()["w"][0])) == (9, 1, 1.0)
+    assert (aggregate.weight, aggregate.updates, float(aggregate.mean()["w"][0])) == (9, 1, 1.0)
 
 
 def test_sums_of_other_plans_and_too_many_samples_do_not_merge() -> None:
@@ -226,7 +231,7 @@ def test_sums_of_other_plans_and_too_many_samples_do_not_merge() -> None:
     for other in parts[1:]:
         with pytest.raises(ValueError, match="do not belong to one round"):
             parts[0].merge(other)
-    assert (parts[0].samples, parts[0].updates, float(parts[0].mean()["w"][0])) == (6, 1, 1.0)
+    assert (parts[0].weight, parts[0].updates, float(parts[0].mean()["w"][0])) == (6, 1, 1.0)
 
 
 def test_there_is_no_mean_of_no_updates() -> None:
@@ -286,5 +291,27 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
 
 def test_a_count_that_no_round_reaches_is_out_of_bounds() -> None:
     base = {"batches": np.array(7, np.int64), "mask": np.array([True])}
-    bounds = aggregator.plan(base, payload.layout(base), frozenset(), 10).bounds
+    bounds = aggregator.plan(base, frozenset(), 10).bounds
     assert bounds == {"batches": 7.0 + 2.0**31}
+
+
+@pytest.mark.parametrize(("pattern", "bits"), [("*running_var", 30), ("2.*", 30), ("other", 20)])
+def test_a_job_may_lift_the_bound_of_a_tensor(pattern: str, bits: int) -> None:
+    plan = aggregator.plan({"2.running_var": np.ones(2)}, frozenset({"2.running_var"}), 1000, {pattern: 30})
+    assert plan.bounds == {"2.running_var": 2.0**bits}
+
+
+@pytest.mark.parametrize(("clients", "resolution"), [(10, 2.0**-32), (100, 2.0**-28), (10_000, 2.0**-22)])
+def test_the_resolution_is_fine_enough_for_the_mean_of_small_changes(clients: int, resolution: float) -> None:
+    """For weights up to 1 and the job's default `max_samples`; the changes of a round are far smaller."""
+    rng = np.random.default_rng(clients)
+    base = {"w": rng.uniform(-1, 1, 5000).astype(np.float32)}
+    plan = aggregator.plan(base, frozenset(), clients * 100_000)
+    assert 2.0 ** -plan.shifts["w"] == resolution
+    aggregate, exact, total = Aggregate(plan), np.zeros(5000), 0
+    for _ in range(clients):
+        change, samples = rng.normal(scale=0.01, size=5000).astype(np.float32), int(rng.integers(1, 700))
+        aggregate.add({"w": change}, samples)
+        exact += change.astype(np.float64) * samples
+        total += samples
+    assert np.abs(aggregate.mean()["w"] - exact / total).max() <= 1e-6 * 0.01

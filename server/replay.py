@@ -1,0 +1,76 @@
+"""Reduces a round's counted updates element by element, for strategies that must see them all at once.
+
+The updates are read again from the log, sorted by client, so every server gets the same bytes, also after a crash. They
+are spooled to a temporary file, and reduced block by block: memory does not grow with the number of clients.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from broker import topics
+from broker.base import Broker
+from broker.errors import CorruptPayload
+from broker.messages.tensors import DTYPES, Array, Tensors
+from broker.messages.update import UpdateHeader
+from server import gate
+from server.aggregator import BLOCK, Plan
+from server.gate import Expectation
+
+Reduce = Callable[[Array], Array]
+"""Int64 (updates, elements) to float64 (elements): `Strategy.reduce`."""
+
+
+async def reduce_updates(
+    broker: Broker,
+    headers: Mapping[str, UpdateHeader],
+    expectation: Expectation,
+    names: tuple[str, ...],
+    reduce: Reduce,
+) -> Tensors:
+    """Return the reduced tensors, float64, in the updates' form.
+
+    Args:
+        broker: has the log.
+        headers: the metadata of the counted updates, by client id.
+        expectation: what the round expects of an update.
+        names: the float tensors to reduce.
+        reduce: reduces a block.
+
+    Raises:
+        CorruptPayload: an update is in the log no longer.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedkeeper-replay-") as folder:
+        spool = {name: _open(Path(folder) / f"{i}", name, expectation.plan, len(headers)) for i, name in enumerate(names)}
+        for row, client in enumerate(sorted(headers)):
+            tensors = await _read(broker, headers[client], expectation)
+            for name in names:
+                spool[name][row] = tensors[name].reshape(-1)
+        plan = expectation.plan
+        return await asyncio.to_thread(lambda: {name: _reduce(spool[name], name, plan, reduce) for name in names})
+
+
+def _open(path: Path, name: str, plan: Plan, rows: int) -> Array:
+    dtype, shape = plan.layout[name]
+    return np.memmap(path, DTYPES[dtype], "w+", shape=(rows, max(1, int(np.prod(shape)))))
+
+
+async def _read(broker: Broker, header: UpdateHeader, expectation: Expectation) -> Tensors:
+    topic = topics.update(header.job, header.round, header.client, header.attempt)
+    value = await broker.get(topic)
+    if value is None:
+        raise CorruptPayload(topic, "it is in the log no longer")
+    return gate.check(value.payload, gate.parse_topic(topic), expectation)[1]
+
+
+def _reduce(rows: Array, name: str, plan: Plan, reduce: Reduce) -> Array:
+    """Reduce one tensor in fixed point: the order of numbers that differ only by rounding must not matter."""
+    scale = 2.0 ** plan.shifts[name]
+    reduced = np.empty(rows.shape[1], np.float64)
+    for start in range(0, rows.shape[1], BLOCK):
+        block = rows[:, start : start + BLOCK].astype(np.float64)
+        reduced[start : start + BLOCK] = reduce(np.rint(block * scale).astype(np.int64)) / scale
+    return reduced.reshape(plan.layout[name][1])

@@ -1,0 +1,88 @@
+"""Chooses which clients take part in a round. A selection does no I/O; what it knows of clients is a fold over the log."""
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from broker.messages.progress import Event, RoundCompleted, RoundFailed
+from broker.messages.register import ClientRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHistory:
+    """What the log tells of a client.
+
+    Attributes:
+        counted: the rounds in which an update of it counted.
+        missed: the rounds to which it was invited without a counted update.
+    """
+
+    counted: tuple[int, ...] = ()
+    missed: tuple[int, ...] = ()
+
+
+History = Mapping[str, ClientHistory]
+"""By client id; a client that was never invited is not in it."""
+
+
+class Selection(Protocol):
+    """How a cohort is chosen. Deterministic: two servers choose the same clients.
+
+    A selection is made for one job, whose cohort's size it knows.
+    """
+
+    def choose(self, history: History, candidates: Sequence[ClientRecord], seed: int) -> list[ClientRecord]:
+        """Return the clients to invite, sorted by id; fewer if there are fewer candidates.
+
+        Args:
+            history: what happened in the rounds before.
+            candidates: sorted by id.
+            seed: of this round.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Draws without replacement; each candidate is as likely as any other (paper, section 2.1).
+
+    Attributes:
+        size: number of clients to invite.
+    """
+
+    size: int
+
+    def choose(self, history: History, candidates: Sequence[ClientRecord], seed: int) -> list[ClientRecord]:  # noqa: ARG002 (needs none)
+        """Implements `Selection.choose`."""
+        draw = random.Random(seed)  # noqa: S311 (a draw, not a secret)
+        sample = draw.sample(list(candidates), min(self.size, len(candidates)))
+        return sorted(sample, key=lambda client: client.id)
+
+
+def fold(history: History, event: Event) -> History:
+    """Return the history after an event of the job's log. Only the ends of rounds change it.
+
+    Args:
+        history: before the event.
+        event: the next event of the log.
+    """
+    match event:
+        case RoundCompleted(round=round_, counted=counted, missing=missed):
+            return _noted(history, round_, counted, missed)
+        case RoundFailed(round=round_, counted=counted, missing=missed):
+            return _noted(history, round_, counted, missed)
+        case _:
+            return history
+
+
+def _noted(history: History, round_: int, counted: Iterable[str], missed: Iterable[str]) -> History:
+    after = dict(history)
+    for client in counted:
+        before = after.get(client, ClientHistory())
+        if round_ not in before.counted:  # the log may hold an event twice
+            after[client] = replace(before, counted=(*before.counted, round_))
+    for client in missed:
+        before = after.get(client, ClientHistory())
+        if round_ not in before.missed:
+            after[client] = replace(before, missed=(*before.missed, round_))
+    return after
