@@ -1,12 +1,10 @@
-"""Chooses the clients of a round. Pure: entries of the register in, members of the cohort out."""
+"""Who can take part in a round. Pure: entries of the register in, members of the cohort out."""
 
-import random
 from collections.abc import Callable, Iterable
 
 from broker.messages.job import Job
 from broker.messages.job_record import Member
 from broker.messages.register import ClientRecord
-from broker.messages.round import seed
 
 DATA_LABEL = "data"
 """Label in the register that names the partition (or the dataset) that a client's shard belongs to."""
@@ -41,17 +39,6 @@ def data_holders(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord
     return sorted(holders, key=lambda client: client.id)
 
 
-def choose(job: Job, round_: int, candidates: list[ClientRecord]) -> tuple[Member, ...]:
-    """Draw a round's cohort without replacement. The result depends only on the seed, the round and the candidates.
-
-    Args:
-        job: has the seed and the size of the cohort.
-        round_: number of the round.
-        candidates: clients to choose from, sorted by id.
-    """
-    draw = random.Random(seed(job.seed, "cohort", round_))  # noqa: S311 (a draw, not a secret)
-    sample = draw.sample(candidates, min(job.cohort.invited, len(candidates)))
-    return tuple(
-        Member(client.id, client.platform, client.url, client.data_loc, client.samples)
-        for client in sorted(sample, key=lambda client: client.id)
-    )
+def members(clients: Iterable[ClientRecord]) -> tuple[Member, ...]:
+    """Clients as members of a cohort: what the register says of them now is kept for the round."""
+    return tuple(Member(client.id, client.platform, client.url, client.data_loc, client.samples) for client in clients)

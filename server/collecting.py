@@ -60,6 +60,7 @@ class Collector:
         announcer: publishes progress events.
         clock: seconds since the epoch.
         give_up_s: returns when to give up the clients of a platform, seconds since the epoch; None: never.
+        weight: returns the weight of an update.
 
     Attributes:
         collection: what the round has collected.
@@ -72,6 +73,8 @@ class Collector:
         announcer: Announcer,
         clock: Callable[[], float],
         give_up_s: Callable[[str], float | None],
+        *,
+        weight: Callable[[UpdateHeader], int],
     ) -> None:
         cohort = record.job.cohort
         needed = min(cohort.needed, len(record.cohort))
@@ -85,6 +88,7 @@ class Collector:
         self._clock = clock
         self._platforms = {member.platform for member in record.cohort} if cohort.presence == "required" else set()
         self._give_up_s = give_up_s
+        self._weight = weight
         self._absent: set[str] = set()
         self._reported: set[tuple[str, int, str]] = set()
 
@@ -143,7 +147,7 @@ class Collector:
         except Refused as refusal:
             self._refuse(delivery, refusal)
             return
-        collection.aggregate.add(tensors, header.samples)
+        collection.aggregate.add(tensors, self._weight(header))
         collection.headers[header.client] = header
         collection.bytes_in += len(update)
         collection.sequence = delivery.sequence

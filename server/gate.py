@@ -7,8 +7,8 @@ Updates come from machines that the server does not control. safetensors itself 
 import hmac
 import re
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import Member
 from broker.messages.round import token
 from broker.messages.tensors import Tensors
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, own_states
 from broker.topics import UpdateTopic
 from server.aggregator import Plan
 from server.errors import Refused
@@ -37,6 +37,7 @@ CODES: Final = (
     "finite",  # NaN or infinity
     "magnitude",  # values far too large
     "samples",  # zero, or more than the client can have
+    "strategy",  # trained without the client's half of the job's strategy, or without a metric that it needs
 )
 """The codes of refusals."""
 
@@ -56,6 +57,10 @@ class Expectation:
         nonce: secret text from which the round's tokens are made.
         members: the cohort, by client id.
         plan: names, shapes, dtypes and bounds of the tensors.
+        start: the tensors that an update has, as the clients start from them.
+        form: what an update must hold of a float tensor; an update of the other form is converted.
+        strategy: the strategy whose client half an update needs; empty: any update will do.
+        needs: names of the metrics that an update must have.
         max_samples: limit for every client, also if the register says that it has more.
     """
 
@@ -66,6 +71,10 @@ class Expectation:
     members: Mapping[str, Member]
     plan: Plan
     max_samples: int
+    start: Tensors = field(default_factory=dict)
+    form: Literal["delta", "weights"] = "weights"
+    strategy: str = ""
+    needs: tuple[str, ...] = ()
 
     def max_samples_of(self, client: str) -> int:
         """The largest number of samples that a client may claim."""
@@ -121,7 +130,7 @@ def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> tuple[
         expectation: what the open round expects.
 
     Returns:
-        The update's metadata, and its tensors as views of `update`.
+        The update's metadata, and its tensors in the round's form, as views of `update` where nothing was converted.
 
     Raises:
         Refused: the update does not count.
@@ -134,7 +143,10 @@ def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> tuple[
     except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
     _check_header(header, topic, expectation)
-    _check_tensors(tensors, expectation.plan)
+    _check_layout(tensors, expectation.plan)
+    if header.update != expectation.form:
+        tensors = _converted(tensors, expectation)
+    _check_values(tensors, expectation.plan)
     return header, tensors
 
 
@@ -142,11 +154,11 @@ def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expecta
     claim = UpdateTopic(header.job, header.round, header.client, header.attempt)
     if claim != topic:
         raise Refused("foreign", f"it says it is {claim}, but was published as {topic}")
-    if header.state is not None:
-        # The server names a state in the next task and purges its topic later, so it must belong to the update.
-        own = topics.optimizer_state(topic.job, topic.client, topic.round, topic.attempt)
-        if header.state.topic != own or not _SHA256.fullmatch(header.state.sha256):
-            raise Refused("foreign", "the optimizer state that it names is not its own")
+    # The server names a state in the next task and purges its topic later, so it must belong to the update.
+    own = own_states(header)
+    for name, state in header.states.items():
+        if name not in own or not _SHA256.fullmatch(state.sha256):
+            raise Refused("foreign", f"the state {name!r} that it names is not its own")
     if not hmac.compare_digest(header.token.encode(), token(expectation.nonce, topic.client).encode()):
         raise Refused("token", "its token is not the one of this round's task")
     if header.base != expectation.base:
@@ -157,9 +169,18 @@ def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expecta
         raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible: correct {limit}")
     if not all(np.isfinite(value) for value in header.metrics.values()):
         raise Refused("finite", "a metric is not finite")
+    _check_strategy(header, expectation)
 
 
-def _check_tensors(tensors: Tensors, plan: Plan) -> None:
+def _check_strategy(header: UpdateHeader, expectation: Expectation) -> None:
+    if expectation.strategy not in ("", header.strategy):
+        reason = f"trained as {header.strategy}, the job's strategy is {expectation.strategy}"
+        raise Refused("strategy", f"{reason}: upgrade the function")
+    if missing := [name for name in expectation.needs if name not in header.metrics]:
+        raise Refused("strategy", f"the strategy needs the metrics {', '.join(missing)}, and the update has them not")
+
+
+def _check_layout(tensors: Tensors, plan: Plan) -> None:
     layout = payload.layout(tensors)
     if layout.keys() != plan.layout.keys():
         missing, extra = sorted(plan.layout.keys() - layout.keys()), sorted(layout.keys() - plan.layout.keys())
@@ -167,6 +188,21 @@ def _check_tensors(tensors: Tensors, plan: Plan) -> None:
     for name, entry in plan.layout.items():
         if layout[name] != entry:
             raise Refused("layout", f"{name} is {layout[name]}, the model's is {entry}")
+
+
+def _converted(tensors: Tensors, expectation: Expectation) -> Tensors:
+    """Return the tensors in the round's form, computed in their own dtype as a function does. Auxiliary ones stay."""
+    sign = -1 if expectation.form == "delta" else 1
+    with np.errstate(all="ignore"):  # what is not finite is refused afterwards
+        return {
+            name: np.asarray(tensor + sign * expectation.start[name])
+            if name in expectation.start and name in expectation.plan.shifts
+            else tensor
+            for name, tensor in tensors.items()
+        }
+
+
+def _check_values(tensors: Tensors, plan: Plan) -> None:
     for name, tensor in tensors.items():
         if name not in plan.bounds or not tensor.size:
             continue
@@ -176,4 +212,5 @@ def _check_tensors(tensors: Tensors, plan: Plan) -> None:
         if not (np.isfinite(low) and np.isfinite(high)):
             raise Refused("finite", f"{name} holds NaN or infinity")
         if max(-low, high) > plan.bounds[name]:
-            raise Refused("magnitude", f"{name} reaches {max(-low, high):g}, at most {plan.bounds[name]:g} is accepted")
+            reason = f"{name} reaches {max(-low, high):g}, at most {plan.bounds[name]:g} is accepted"
+            raise Refused("magnitude", f"{reason}: training.headroom lifts this bound")

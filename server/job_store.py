@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,21 @@ from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
-from server.strategy import GlobalState
+from server.strategies.base import GlobalState
+
+
+class Published(NamedTuple):
+    """References to a published global state; the names are those of the record's fields.
+
+    Attributes:
+        model: the model.
+        server_state: the strategy's own tensors; None: it has none.
+        along: what goes along with the tasks; None: nothing does.
+    """
+
+    model: BlobRef
+    server_state: BlobRef | None
+    along: BlobRef | None
 
 
 class JobStore:
@@ -50,19 +64,23 @@ class JobStore:
             self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
             self.record = record
 
-    async def publish(self, state: GlobalState) -> tuple[BlobRef, BlobRef | None]:
-        """Publish a global state, the model and the server state each under its digest.
+    async def publish(self, state: GlobalState, along: Tensors) -> Published:
+        """Publish a global state and what goes along with the tasks, each under its digest.
 
-        Returns:
-            The references to the model and to the server state; None if there is no server state.
+        Args:
+            state: the model and the server state.
+            along: tensors that every task refers to.
 
         Raises:
             PayloadTooLarge: the broker does not take a value of this size.
             StorageFull: the broker has no room.
         """
         self.weights = tensors.encode(state.weights)
-        model = await self._put(self.weights)
-        return model, await self._put(tensors.encode(state.server_state)) if state.server_state else None
+        return Published(
+            model=await self._put(self.weights),
+            server_state=await self._put(tensors.encode(state.server_state)) if state.server_state else None,
+            along=await self._put(tensors.encode(along)) if along else None,
+        )
 
     async def load_state(self) -> GlobalState:
         """Load the global state that the record names.
@@ -78,7 +96,7 @@ class JobStore:
         return GlobalState(tensors.decode(self.weights)[0], server_state)
 
     async def delete_superseded(self, opened: JobRecord) -> None:
-        """Delete a round's updates, superseded optimizer states and the model before the previous one.
+        """Delete a round's updates, superseded states and the model before the previous one.
 
         Args:
             opened: the record as it was while the round was open.
@@ -87,9 +105,15 @@ class JobStore:
         superseded, self._previous_model = self._previous_model, opened.model
         if superseded is not None and superseded not in (opened.model, self.record.model):
             await self._broker.purge(superseded.topic)
-        for client, state in opened.states.items():
-            if self.record.states.get(client) != state:
-                await self._broker.purge(state.topic)
+        kept_blobs = (self.record.model, self.record.server_state, self.record.along)
+        for blob in (opened.server_state, opened.along):
+            if blob is not None and blob not in kept_blobs:
+                await self._broker.purge(blob.topic)
+        for client, states in opened.client_states.items():
+            kept = self.record.client_states.get(client, {}).values()
+            for state in states.values():
+                if state not in kept:
+                    await self._broker.purge(state.topic)
 
     async def delete_last_updates(self) -> None:
         """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
@@ -97,7 +121,7 @@ class JobStore:
             await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
 
     async def clean_up(self) -> None:
-        """Delete an ended job's updates, optimizer states and secret. The record, progress and last models stay."""
+        """Delete an ended job's updates, client states and secret. The record, progress and last models stay."""
         await self._broker.purge(topics.job_updates(self.record.id))
         await self._broker.purge(topics.job_states(self.record.id))
         await self._broker.purge(topics.secret(self.record.id))

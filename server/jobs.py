@@ -19,12 +19,15 @@ from broker.messages import codec, job_record, progress
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
+from broker.messages.round import seed
+from broker.messages.tensors import Tensors
 from broker.support.tasks import task_group
-from server import attempts, cohort, invitations, round_facts, strategy
+from server import attempts, cohort, history, invitations, replay, round_facts, selection, strategies
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
+from server.gate import Expectation
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
 from server.learning import Learning
@@ -32,7 +35,8 @@ from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
 from server.rounds import State
-from server.strategy import GlobalState, RoundResult
+from server.selection import History
+from server.strategies.base import Finished, GlobalState, ModelInfo
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +83,7 @@ async def run(job: str, context: JobContext) -> None:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
             return
-        record = codec.decode(JobRecord, value.payload)
+        record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
         if record.is_finished:
             return
         try:
@@ -99,7 +103,9 @@ class _JobRun:
         self._store = store
         self._context = context
         self._recruiter = Recruiter(record.job, context.registry, context.presence, context.clock)
-        self._strategy = strategy.create(record.job)
+        self._strategy = strategies.create(record.job)
+        self._selection = selection.create(record.job)
+        self._history: History = {}
         self._state = GlobalState({})
         self._secret = ""
         self._evaluation = Evaluation(
@@ -142,6 +148,8 @@ class _JobRun:
                 await self._publish_initial_model(events)
             else:
                 self._state = await self._store.load_state()
+                if self._selection.needs_history:
+                    self._history = await history.read(context.broker, record)
                 if record.last is not None:
                     # The server may have crashed after the commit and before the announcement.
                     self._announce(record.last, record.last.round)
@@ -161,17 +169,17 @@ class _JobRun:
         )
         initial = await events.unless_cancelled(build)
         self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
-        self._state = self._strategy.init(initial.weights)
-        model, server_state = await self._store.publish(self._state)
+        info = ModelInfo(initial.weights, frozenset(initial.frozen), frozenset(initial.buffers))
+        self._state = self._strategy.init(info)
+        published = await self._store.publish(self._state, self._strategy.along(self._state))
         parameters = sum(array.size for array in initial.weights.values())
-        await self._announce_and_wait(progress.JobStarted(model=model, parameters=parameters))
+        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters))
         await self._store.change(
             phase="running",
             job=self.job,
-            model=model,
-            server_state=server_state,
             frozen=initial.frozen,
             buffers=initial.buffers,
+            **published._asdict(),
         )
 
     async def _evaluate_if_due(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
@@ -205,9 +213,10 @@ class _JobRun:
             await self._end("cancelled")
             return
         now_s, round_ = self._context.clock(), self.record.round + 1
+        chosen = self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", round_))
         await self._store.change(
             round=round_,
-            cohort=cohort.choose(self.job, round_, candidates),
+            cohort=cohort.members(chosen),
             opened_s=now_s,
             deadline_s=now_s + self.job.cohort.deadline_s,
             invited=False,
@@ -220,56 +229,79 @@ class _JobRun:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
-        expectation = round_facts.expectation(opened, self._state.weights, nonce)
-        collector = Collector(opened, expectation, context.announcer, context.clock, context.presence.give_up_s)
+        expectation = round_facts.expectation(opened, self._state.weights, nonce, self._strategy)
+        collector = Collector(
+            opened,
+            expectation,
+            context.announcer,
+            context.clock,
+            context.presence.give_up_s,
+            weight=self._strategy.weight,
+        )
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         invited_s = opened.opened_s
         if not opened.invited:
-            await invitations.send(context.broker, opened, nonce, self._strategy)
+            await invitations.send(context.broker, opened, nonce)
             invited_s = context.clock()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._commit(await collector.replay(events, opened.closed), invited_s, events)
+            await self._commit(await collector.replay(events, opened.closed), expectation, invited_s, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence)
-                    await self._commit(collection, invited_s, events)
+                    await self._commit(collection, expectation, invited_s, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    async def _commit(self, collection: Collection, invited_s: float, events: JobEvents) -> None:
-        """Make the mean of a round's updates the next global model."""
-        record, aggregate = self.record, collection.aggregate
-        result = RoundResult(record.round, aggregate.mean(), aggregate.samples, aggregate.updates)
-        self._state = self._strategy.apply(self._state, result)
-        model, server_state = await self._store.publish(self._state)
+    async def _commit(
+        self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
+    ) -> None:
+        """Make the next global model of a round's updates."""
+        record = self.record
+        finished = await self._finish(collection, expectation)
+        self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
+        published = await self._store.publish(self._state, self._strategy.along(self._state))
         committed_s = self._context.clock()
+        model = published.model
         event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await events.unless_cancelled(self._evaluation.wait())
         await self._store.change(
-            model=model,
-            server_state=server_state,
             cohort=(),
-            states=round_facts.optimizer_states(record, collection),
+            client_states=round_facts.client_states(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,
             evaluated=self._evaluation.round,
             accuracy=self._evaluation.accuracy,
+            **published._asdict(),
         )
         self._announce(event, event.round)
+        self._history = selection.fold(self._history, event)
+
+    async def _finish(self, collection: Collection, expectation: Expectation) -> Finished:
+        """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""
+        record, model = self.record, round_facts.model_info(self.record, self._state.weights)
+        replayed = Tensors()
+        if self._strategy.aggregation == "replay":
+            replayed = await replay.reduce_updates(
+                self._context.broker, collection.headers, expectation, model.weights, self._strategy.reduce
+            )
+        return Finished(
+            record.round, model, collection.aggregate.mean(), expectation.form, collection.headers, replayed
+        )
 
     async def _fail_round(self, collection: Collection) -> None:
         """Announce that the round has no quorum, and apply the job's policy for failures."""
         record, policy = self.record, self.job.cohort
         event = round_facts.failed_event(record, collection)
         await self._announce_and_wait(event, record.round)
+        self._history = selection.fold(self._history, event)
         failures = record.failures + 1
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             raise JobCannotContinue(f"round {record.round} failed: {event.reason} ({failures} in a row)")

@@ -44,12 +44,13 @@ async def reduce_updates(
         CorruptPayload: an update is in the log no longer.
     """
     with tempfile.TemporaryDirectory(prefix="fedkeeper-replay-") as folder:
-        spool = {name: _open(Path(folder) / f"{i}", name, expectation.plan, len(headers)) for i, name in enumerate(names)}
+        spool = {
+            name: _open(Path(folder) / f"{i}", name, expectation.plan, len(headers)) for i, name in enumerate(names)
+        }
         for row, client in enumerate(sorted(headers)):
             tensors = await _read(broker, headers[client], expectation)
             for name in names:
                 spool[name][row] = tensors[name].reshape(-1)
-        plan = expectation.plan
         return await asyncio.to_thread(lambda: {name: _reduce(spool[name], name, plan, reduce) for name in names})
 
 

@@ -5,7 +5,6 @@
 
 from collections import Counter
 
-from broker.messages import tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import (
     Event,
@@ -17,10 +16,12 @@ from broker.messages.progress import (
     RoundOpened,
 )
 from broker.messages.round import BlobRef
+from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
 from server import aggregator, timing
 from server.collecting import Collection
 from server.gate import Expectation
+from server.strategies.base import ModelInfo, Strategy
 
 
 def opened_event(record: JobRecord) -> RoundOpened:
@@ -34,29 +35,44 @@ def opened_event(record: JobRecord) -> RoundOpened:
     )
 
 
-def expectation(record: JobRecord, weights: Tensors, nonce: str) -> Expectation:
+def model_info(record: JobRecord, weights: Tensors) -> ModelInfo:
+    """The global model, its tensors told apart.
+
+    Args:
+        record: the job's record.
+        weights: every tensor of the model.
+    """
+    return ModelInfo(weights, frozenset(record.frozen), frozenset(record.buffers))
+
+
+def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strategy) -> Expectation:
     """What the open round expects of an update.
 
     Args:
         record: the job's record.
         weights: the global model that the round starts from.
         nonce: secret text from which the round's tokens are made.
+        strategy: the job's strategy.
 
     Raises:
         ValueError: the job has no model yet.
     """
-    cohort = record.job.cohort
-    trained = {name: array for name, array in weights.items() if name not in record.frozen}
+    job, model = record.job, model_info(record, weights)
+    base = {**model.trained, **strategy.auxiliary(model)}
     # What the job allows, not what the register happens to know: the last bits of the mean depend on it.
-    total = cohort.invited * cohort.max_samples
+    most = job.cohort.invited * strategy.max_weight()
     return Expectation(
         job=record.id,
         round=record.round,
         base=model_of(record).sha256,
         nonce=nonce,
         members={member.id: member for member in record.cohort},
-        plan=aggregator.plan(trained, tensors.layout(trained), frozenset(record.buffers), total),
-        max_samples=cohort.max_samples,
+        plan=aggregator.plan(base, model.buffers, most, job.training.headroom),
+        max_samples=job.cohort.max_samples,
+        start=model.trained,
+        form=job.training.update,
+        strategy=name_of(job.strategy) if strategy.has_client_half else "",
+        needs=strategy.needs,
     )
 
 
@@ -88,7 +104,7 @@ def completed_event(
         round=record.round,
         counted=tuple(sorted(headers)),
         missing=tuple(sorted({member.id for member in record.cohort} - headers.keys())),
-        samples=collection.aggregate.samples,
+        samples=sum(header.samples for header in headers.values()),
         model=model,
         split=timing.split(
             opened_s=record.opened_s,
@@ -116,18 +132,24 @@ def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
     if collection.failures:
         (cause, clients), *_ = Counter(collection.failures.values()).most_common(1)
         reason += f"; {clients} client{'s'[: clients != 1]} failed: {cause}"
-    return RoundFailed(round=record.round, reason=reason, counted=counted, policy=record.job.cohort.on_failure)
+    return RoundFailed(
+        round=record.round,
+        reason=reason,
+        counted=counted,
+        missing=tuple(sorted({member.id for member in record.cohort} - collection.headers.keys())),
+        policy=record.job.cohort.on_failure,
+    )
 
 
-def optimizer_states(record: JobRecord, collection: Collection) -> dict[str, BlobRef]:
-    """The optimizer state that each client's next task names, by client id.
+def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[str, BlobRef]]:
+    """The states that each client's next task names, by client id: those of its last counted update.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
     """
-    new = {client: header.state for client, header in collection.headers.items() if header.state is not None}
-    return record.states | new
+    new = {client: header.states for client, header in collection.headers.items()}
+    return {client: states for client, states in (record.client_states | new).items() if states}
 
 
 def end_event(record: JobRecord) -> Event:

@@ -1,10 +1,11 @@
-"""Chooses which clients take part in a round. A selection does no I/O; what it knows of clients is a fold over the log."""
+"""Chooses which clients take part in a round. It does no I/O; what it knows of clients is a fold over the log."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from broker.messages.job import Job
 from broker.messages.progress import Event, RoundCompleted, RoundFailed
 from broker.messages.register import ClientRecord
 
@@ -30,7 +31,12 @@ class Selection(Protocol):
     """How a cohort is chosen. Deterministic: two servers choose the same clients.
 
     A selection is made for one job, whose cohort's size it knows.
+
+    Attributes:
+        needs_history: whether a server that takes a job over must read the history from the log.
     """
+
+    needs_history: ClassVar[bool]
 
     def choose(self, history: History, candidates: Sequence[ClientRecord], seed: int) -> list[ClientRecord]:
         """Return the clients to invite, sorted by id; fewer if there are fewer candidates.
@@ -50,6 +56,8 @@ class Uniform:
         size: number of clients to invite.
     """
 
+    needs_history: ClassVar[bool] = False
+
     size: int
 
     def choose(self, history: History, candidates: Sequence[ClientRecord], seed: int) -> list[ClientRecord]:  # noqa: ARG002 (needs none)
@@ -57,6 +65,11 @@ class Uniform:
         draw = random.Random(seed)  # noqa: S311 (a draw, not a secret)
         sample = draw.sample(list(candidates), min(self.size, len(candidates)))
         return sorted(sample, key=lambda client: client.id)
+
+
+def create(job: Job) -> Selection:
+    """Create the job's selection."""
+    return Uniform(job.cohort.invited)
 
 
 def fold(history: History, event: Event) -> History:

@@ -187,6 +187,7 @@ class RoundFailed(_Event, frozen=True):
 
     Attributes:
         counted: ids of the clients whose update had arrived.
+        missing: ids of the other invited clients.
         policy: the job's policy for a failed round: `retry`, `skip` or `stop`.
     """
 
@@ -195,6 +196,7 @@ class RoundFailed(_Event, frozen=True):
     reason: str
     counted: tuple[str, ...]
     policy: str
+    missing: tuple[str, ...] = ()
 
 
 class ClientTraining(_Event, frozen=True):

@@ -1,4 +1,4 @@
-"""The server's half of each strategy. A new one is a struct in `broker.messages.strategy`, a module here and a row below.
+"""The server's half of each strategy. A new one: a struct in `broker.messages.strategy`, a module and a row here.
 
 `client_fn/strategies` has the clients' half of those that change the training.
 """

@@ -151,7 +151,7 @@ class Strategy:
         return GlobalState(model.tensors)
 
     def max_weight(self) -> int:
-        """Return the largest weight of one update. It follows from the job alone, because the sums' scale depends on it.
+        """Return the largest weight of one update. It follows from the job alone: the sums' scale depends on it.
 
         `REAL_WEIGHT` where weights are real numbers.
         """
