@@ -31,7 +31,7 @@ async def read(broker: Broker, record: JobRecord) -> History:
         record: the job's record.
     """
     ended = record.round - bool(record.cohort)
-    history = selection.fold({}, record.last) if record.last is not None else History()
+    history: History = selection.fold({}, record.last) if record.last is not None else {}
     events = topics.progress(record.id, "round", topics.ANY)
     async with broker.subscribe(events, start="first") as deliveries:
         with contextlib.suppress(TimeoutError):

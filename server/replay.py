@@ -43,10 +43,9 @@ async def reduce_updates(
     Raises:
         CorruptPayload: an update is in the log no longer.
     """
+    plan = expectation.plan
     with tempfile.TemporaryDirectory(prefix="fedkeeper-replay-") as folder:
-        spool = {
-            name: _open(Path(folder) / f"{i}", name, expectation.plan, len(headers)) for i, name in enumerate(names)
-        }
+        spool = {name: _open(Path(folder) / f"{i}", name, plan, len(headers)) for i, name in enumerate(names)}
         for row, client in enumerate(sorted(headers)):
             tensors = await _read(broker, headers[client], expectation)
             for name in names:

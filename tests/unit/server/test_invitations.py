@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from server.strategy import FedAvg
 
 import broker
 from broker import topics
@@ -11,7 +12,6 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import BlobRef, token
 from server import invitations
-from server.strategy import FedAvg
 from tests.support import fakes
 
 MODEL = BlobRef("fl.models.job-1.x", "ab" * 32, 5)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import numpy as np
 import pytest
+from server.strategy import GlobalState
 
 import broker
 from broker import topics
@@ -14,7 +15,6 @@ from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from server.job_store import JobStore
-from server.strategy import GlobalState
 from tests.support import fakes
 
 STATE = GlobalState(fakes.INITIAL, {})

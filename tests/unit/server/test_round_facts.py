@@ -10,9 +10,10 @@ from broker.messages.progress import RoundFailed, Split
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
-from server import round_facts
+from server import round_facts, strategies
 from server.aggregator import Aggregate
 from server.collecting import Collection
+from server.gate import Expectation
 from server.rounds import Round
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
@@ -35,8 +36,12 @@ RECORD = JobRecord(
     cohort=(Member("c-0", "local", "", "", 600), Member("c-1", "gcf", "", "", 0), Member("c-2", "gcf", "", "", 30)),
     opened_s=1000.0,
     deadline_s=1300.0,
-    states={"c-1": MODEL, "c-9": MODEL},
+    client_states={"c-1": {"opt": MODEL}, "c-9": {"opt": MODEL}},
 )
+
+
+def expect(record: JobRecord = RECORD) -> Expectation:
+    return round_facts.expectation(record, WEIGHTS, "nonce", strategies.create(record.job))
 
 
 def header(client: str, samples: int, *, state: BlobRef | None = None) -> UpdateHeader:
@@ -49,7 +54,7 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
         base=MODEL.sha256,
         token="",
         metrics={"loss": samples / 100},
-        state=state,
+        states={} if state is None else {"opt": state},
         fetched=7,
         seconds={"train": 1.5, "fetch": 9.0},
     )
@@ -57,7 +62,7 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
 
 def collect(*headers: UpdateHeader) -> Collection:
     """A round that has counted updates with these headers."""
-    expectation = round_facts.expectation(RECORD, WEIGHTS, "nonce")
+    expectation = expect()
     collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
     for each in headers:
         collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
@@ -68,7 +73,7 @@ def collect(*headers: UpdateHeader) -> Collection:
 
 
 def test_an_update_is_expected_to_hold_what_clients_train() -> None:
-    expectation = round_facts.expectation(RECORD, WEIGHTS, "nonce")
+    expectation = expect()
     assert (expectation.job, expectation.round, expectation.base, expectation.nonce) == (
         "demo",
         4,
@@ -79,21 +84,21 @@ def test_an_update_is_expected_to_hold_what_clients_train() -> None:
     assert set(expectation.plan.layout) == {"head", "norm.mean"}, "a frozen tensor is not sent"
 
 
-def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
-    assert round_facts.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 3 * 500
+def test_the_scale_follows_from_the_job_and_not_from_the_register() -> None:
+    assert expect().plan.max_weight == 3 * 500
 
 
 def test_statistics_may_go_further_from_the_base_than_weights() -> None:
-    plan = round_facts.expectation(RECORD, WEIGHTS, "nonce").plan
+    plan = expect().plan
     assert plan.bounds["norm.mean"] > plan.bounds["head"]
     as_weights = msgspec.structs.replace(RECORD, buffers=())
-    plan = round_facts.expectation(as_weights, WEIGHTS, "nonce").plan
+    plan = expect(as_weights).plan
     assert plan.bounds["norm.mean"] == plan.bounds["head"]
 
 
 def test_a_job_without_a_model_expects_nothing() -> None:
     with pytest.raises(ValueError, match="demo has no model yet"):
-        round_facts.expectation(msgspec.structs.replace(RECORD, model=None), WEIGHTS, "nonce")
+        expect(msgspec.structs.replace(RECORD, model=None))
 
 
 def test_a_completed_round_names_its_clients_and_its_times() -> None:
@@ -108,10 +113,19 @@ def test_a_completed_round_names_its_clients_and_its_times() -> None:
 
 def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:
     event = round_facts.failed_event(RECORD, collect(header("c-2", 30)))
-    assert event == RoundFailed(round=4, reason="1 of 2 needed updates", counted=("c-2",), policy="skip")
+    assert event == RoundFailed(
+        round=4, reason="1 of 2 needed updates", counted=("c-2",), missing=("c-0", "c-1"), policy="skip"
+    )
+
+
+def test_a_failed_round_names_the_most_frequent_failure_of_its_clients() -> None:
+    collection = collect(header("c-2", 30))
+    collection.failures = {"c-0": "TrainingFailed: x", "c-1": "TrainingFailed: x", "c-3": "DataMissing: y"}
+    reason = "1 of 2 needed updates; 2 clients failed: TrainingFailed: x"
+    assert round_facts.failed_event(RECORD, collection).reason == reason
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
-    state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
+    state = BlobRef("fl.state.demo.c-1.4.1.opt", "ef" * 32, 9)
     collection = collect(header("c-0", 10), header("c-1", 5, state=state))
-    assert round_facts.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
+    assert round_facts.client_states(RECORD, collection) == {"c-1": {"opt": state}, "c-9": {"opt": MODEL}}

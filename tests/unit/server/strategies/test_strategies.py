@@ -114,7 +114,9 @@ def updates_of(model: Tensors, count: int = 3, scale: float = 0.1) -> list[Tenso
 
 def after_one_round(strategy: Strategy, form: Form, scale: float = 0.1) -> GlobalState:
     trained = {name: value for name, value in MODEL.items() if name != "frozen"}
-    finished = finish(strategy, trained, updates_of(MODEL, scale=scale), form, ("norm.running_var", "norm.num_batches_tracked"))
+    finished = finish(
+        strategy, trained, updates_of(MODEL, scale=scale), form, ("norm.running_var", "norm.num_batches_tracked")
+    )
     return strategy.apply(strategy.init(ModelInfo(MODEL)), finished)
 
 
@@ -141,7 +143,9 @@ def test_no_strategy_steps_buffers_counters_or_frozen_tensors(name: str, form: F
 
 def test_a_model_tells_its_tensors_apart() -> None:
     model = ModelInfo(
-        {**MODEL, "mask": np.array([True])}, frozenset({"frozen"}), frozenset({"norm.running_var", "norm.num_batches_tracked", "mask"})
+        {**MODEL, "mask": np.array([True])},
+        frozenset({"frozen"}),
+        frozenset({"norm.running_var", "norm.num_batches_tracked", "mask"}),
     )
     assert model.weights == ("w",)
     assert model.statistics == ("norm.running_var",)
