@@ -150,8 +150,7 @@ def parse_update(topic: str) -> UpdateTopic:
     """Parse a topic of `update`.
 
     Raises:
-        BadTopic: it is another topic, or a number has a sign or leading zeros (`+1`, `01`), which would make it a
-            second topic of the same update.
+        BadTopic: it is another topic, or a number has a sign or leading zeros: a second topic of the same update.
     """
     job, round_, client, attempt = _parse(topic, _fl_levels(topic), "updates", _ID, _NUMBER, _ID, _NUMBER)
     return UpdateTopic(job, int(round_), client, int(attempt))
@@ -183,20 +182,22 @@ def model(job: str, sha256: str, *, tenant: str = DEFAULT_TENANT) -> str:
     return f"{_root(tenant)}.models.{_checked_level(job)}.{sha256}"
 
 
-def optimizer_state(job: str, client: str, round_: int, attempt: int) -> str:
-    """Return the topic of the optimizer state of an update.
+def client_state(job: str, client: str, round_: int, attempt: int, name: str | None) -> str:
+    """Return the topic of a client state that an update names.
 
     Args:
         job: id of the job.
         client: id of the client.
         round_: number of the round.
         attempt: number of the attempt.
+        name: name of the state, such as `opt`; None: the topic of older versions, whose only state had no name.
     """
-    return f"fl.state.{_checked_level(job)}.{_checked_level(client)}.{round_}.{attempt}"
+    last = "" if name is None else f".{_checked_level(name)}"
+    return f"fl.state.{_checked_level(job)}.{_checked_level(client)}.{round_}.{attempt}{last}"
 
 
 def job_states(job: str) -> str:
-    """Return the filter for all optimizer states of one job."""
+    """Return the filter for all client states of one job."""
     return f"fl.state.{_checked_level(job)}.>"
 
 
@@ -357,8 +358,7 @@ def chunk(topic: str, sha256: str, index: int) -> str:
 def chunks_of(topic_filter: str) -> str:
     """Return the filter for all chunks of a topic, or of a filter that ends in `>`."""
     tenant, levels = _split_tenant(topic_filter)
-    chunks = ".".join((_root(tenant), "chunks", *levels))
-    return chunks if chunks.endswith(">") else f"{chunks}.>"
+    return ".".join((_root(tenant), "chunks", *levels)).removesuffix(".>") + ".>"
 
 
 def _root(tenant: str) -> str:

@@ -20,7 +20,7 @@ from broker.errors import Disconnected
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.job import Training
-from broker.messages.round import BlobRef, RoundTask
+from broker.messages.round import OPTIMIZER_STATE, BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
 from client_fn.data.shard_cache import Shard, ShardCache
@@ -173,9 +173,10 @@ async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[di
         weights = SharedBytes(await _get_blob(task.model, broker))
         fetched = task.model.bytes
     keep(warm.models, task.model.sha256, weights, limit=MODELS_KEPT)
-    if task.state is None:
+    state_ref = task.initial_states.get(OPTIMIZER_STATE)
+    if state_ref is None:
         return {"weights": weights}, fetched
-    state = SharedBytes(await _get_blob(task.state, broker))
+    state = SharedBytes(await _get_blob(state_ref, broker))
     return {"weights": weights, "state": state}, fetched + state.size
 
 
@@ -232,7 +233,7 @@ def _training(training: Training) -> orders.Training:
 
 def _header(task: RoundTask, attempt: int, answer: Answer, shard: Shard | None) -> UpdateHeader:
     state = answer.files.get("state")
-    state_topic = topics.optimizer_state(task.job, task.client_id, task.round, attempt)
+    state_topic = topics.client_state(task.job, task.client_id, task.round, attempt, OPTIMIZER_STATE)
     return UpdateHeader(
         job=task.job,
         round=task.round,
@@ -242,7 +243,7 @@ def _header(task: RoundTask, attempt: int, answer: Answer, shard: Shard | None) 
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),
-        state=BlobRef(state_topic, _sha256(state), len(state)) if state else None,
+        states={OPTIMIZER_STATE: BlobRef(state_topic, _sha256(state), len(state))} if state else {},
         seconds=_numbers(answer.facts.get("seconds")),
         code=task.model_configuration.code,
         shard="" if shard is None else shard.digest,
@@ -275,9 +276,9 @@ async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str
     while True:
         lease.check()
         try:
-            if header.state and update.state:
+            if header.states and update.state:
                 # The state goes first: once the update counts, the next task names this state.
-                await broker.put(header.state.topic, update.state)
+                await broker.put(header.states[OPTIMIZER_STATE].topic, update.state)
             topic = topics.update(header.job, header.round, header.client, header.attempt)
             return await broker.publish(topic, update.payload)
         except Disconnected as exc:

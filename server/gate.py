@@ -19,7 +19,7 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import Member
 from broker.messages.round import token
 from broker.messages.tensors import Tensors
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, own_states
 from broker.topics import UpdateTopic
 from server.aggregator import Plan
 from server.errors import Refused
@@ -142,11 +142,11 @@ def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expecta
     claim = UpdateTopic(header.job, header.round, header.client, header.attempt)
     if claim != topic:
         raise Refused("foreign", f"it says it is {claim}, but was published as {topic}")
-    if header.state is not None:
-        # The server names a state in the next task and purges its topic later, so it must belong to the update.
-        own = topics.optimizer_state(topic.job, topic.client, topic.round, topic.attempt)
-        if header.state.topic != own or not _SHA256.fullmatch(header.state.sha256):
-            raise Refused("foreign", "the optimizer state that it names is not its own")
+    # The server names a state in the next task and purges its topic later, so it must belong to the update.
+    own = own_states(header)
+    for name, state in header.states.items():
+        if name not in own or not _SHA256.fullmatch(state.sha256):
+            raise Refused("foreign", f"the state {name!r} that it names is not its own")
     if not hmac.compare_digest(header.token.encode(), token(expectation.nonce, topic.client).encode()):
         raise Refused("token", "its token is not the one of this round's task")
     if header.base != expectation.base:

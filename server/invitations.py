@@ -8,23 +8,21 @@ from broker.errors import PayloadTooLarge
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
-from broker.messages.round import RoundTask, seed, token
+from broker.messages.round import OPTIMIZER_STATE, RoundTask, seed, token
 from broker.support.tasks import task_group
 from server.round_facts import model_of
-from server.strategy import Strategy
 
 TASK_BYTES: Final = 100_000
 """Limit of a trigger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
 
-async def send(broker: Broker, record: JobRecord, nonce: str, strategy: Strategy) -> None:
+async def send(broker: Broker, record: JobRecord, nonce: str) -> None:
     """Publish the tasks of the open round; return when the broker has them all.
 
     Args:
         broker: takes the tasks.
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
-        strategy: the job's strategy.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
@@ -32,23 +30,22 @@ async def send(broker: Broker, record: JobRecord, nonce: str, strategy: Strategy
     """
     async with task_group() as group:
         for member in record.cohort:
-            task = task_for(member, record, nonce, strategy)
+            task = task_for(member, record, nonce)
             group.create_task(_publish(broker, task, record.opened_s), name=f"invite {task.id}")
 
 
-def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) -> RoundTask:
+def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
     """Make a member's task for the open round.
 
     Args:
         member: the member of the cohort.
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
-        strategy: the job's strategy.
 
     Raises:
         ValueError: the job has no model yet.
     """
-    job = record.job
+    job, states = record.job, record.client_states.get(member.id, {})
     return RoundTask(
         client_id=member.id,
         client_type=member.platform,
@@ -59,12 +56,13 @@ def task_for(member: Member, record: JobRecord, nonce: str, strategy: Strategy) 
         job=record.id,
         round=record.round,
         model=model_of(record),
-        state=record.states.get(member.id),
+        state=states.get(OPTIMIZER_STATE),
+        states=states,
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
         max_attempts=job.cohort.max_attempts,
-        client_config=strategy.client_config(record.round, member.id),
+        strategy=job.strategy,
     )
 
 

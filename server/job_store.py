@@ -78,7 +78,7 @@ class JobStore:
         return GlobalState(tensors.decode(self.weights)[0], server_state)
 
     async def delete_superseded(self, opened: JobRecord) -> None:
-        """Delete a round's updates, superseded optimizer states and the model before the previous one.
+        """Delete a round's updates, superseded client states and the model before the previous one.
 
         Args:
             opened: the record as it was while the round was open.
@@ -87,9 +87,11 @@ class JobStore:
         superseded, self._previous_model = self._previous_model, opened.model
         if superseded is not None and superseded not in (opened.model, self.record.model):
             await self._broker.purge(superseded.topic)
-        for client, state in opened.states.items():
-            if self.record.states.get(client) != state:
-                await self._broker.purge(state.topic)
+        for client, states in opened.client_states.items():
+            kept = self.record.client_states.get(client, {}).values()
+            for state in states.values():
+                if state not in kept:
+                    await self._broker.purge(state.topic)
 
     async def delete_last_updates(self) -> None:
         """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
@@ -97,7 +99,7 @@ class JobStore:
             await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
 
     async def clean_up(self) -> None:
-        """Delete an ended job's updates, optimizer states and secret. The record, progress and last models stay."""
+        """Delete an ended job's updates, client states and secret. The record, progress and last models stay."""
         await self._broker.purge(topics.job_updates(self.record.id))
         await self._broker.purge(topics.job_states(self.record.id))
         await self._broker.purge(topics.secret(self.record.id))

@@ -79,7 +79,7 @@ async def run(job: str, context: JobContext) -> None:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
             return
-        record = codec.decode(JobRecord, value.payload)
+        record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
         if record.is_finished:
             return
         try:
@@ -225,7 +225,7 @@ class _JobRun:
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         invited_s = opened.opened_s
         if not opened.invited:
-            await invitations.send(context.broker, opened, nonce, self._strategy)
+            await invitations.send(context.broker, opened, nonce)
             invited_s = context.clock()
             await self._store.change(invited=True)
         if opened.closed is not None:
@@ -256,7 +256,7 @@ class _JobRun:
             model=model,
             server_state=server_state,
             cohort=(),
-            states=round_facts.optimizer_states(record, collection),
+            client_states=round_facts.client_states(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,

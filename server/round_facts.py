@@ -118,15 +118,15 @@ def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
     return RoundFailed(round=record.round, reason=reason, counted=counted, policy=record.job.cohort.on_failure)
 
 
-def optimizer_states(record: JobRecord, collection: Collection) -> dict[str, BlobRef]:
-    """The optimizer state that each client's next task names, by client id.
+def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[str, BlobRef]]:
+    """The states that each client's next task names, by client id: those of its last counted update.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
     """
-    new = {client: header.state for client, header in collection.headers.items() if header.state is not None}
-    return record.states | new
+    new = {client: header.states for client, header in collection.headers.items()}
+    return {client: states for client, states in (record.client_states | new).items() if states}
 
 
 def end_event(record: JobRecord) -> Event:

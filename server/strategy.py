@@ -1,14 +1,15 @@
 """Strategies: how a finished round becomes the next global model, and what a client's task contains beyond the job.
 
-A new strategy is a class here, an entry in STRATEGIES, and a value of `Strategy.name` in broker/messages/job.py. The
+A new strategy is a class here, an entry in STRATEGIES, and a struct in broker/messages/strategy.py. The
 rounds, the gate and the aggregator do not depend on the strategy. A strategy's memory between rounds is tensors in
 `server_state`; the server publishes them beside the model, so they survive a crash.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from broker.messages.job import Job
+from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
 
 
@@ -56,14 +57,6 @@ class Strategy(Protocol):
             result: the round's result.
         """
 
-    def client_config(self, round_: int, client: str) -> dict[str, Any]:
-        """Return what a client's task contains beyond the job's hyper-parameters, as JSON values.
-
-        Args:
-            round_: number of the round.
-            client: the client's id.
-        """
-
 
 class FedAvg:
     """Federated averaging: the mean is the new model (McMahan et al. 2017, arXiv 1602.05629; paper, section 2.1)."""
@@ -76,14 +69,10 @@ class FedAvg:
         """Implements `Strategy.apply`: the mean replaces the weights; frozen tensors stay."""
         return GlobalState({**state.weights, **result.mean})
 
-    def client_config(self, round_: int, client: str) -> dict[str, Any]:  # noqa: ARG002 (the interface's arguments)
-        """Implements `Strategy.client_config`: empty."""
-        return {}
-
 
 STRATEGIES: Final[dict[str, type[Strategy]]] = {"fedavg": FedAvg}
 
 
 def create(job: Job) -> Strategy:
     """Create the strategy that the job names."""
-    return STRATEGIES[job.strategy.name]()
+    return STRATEGIES[name_of(job.strategy)]()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from bridges.errors import InvocationFailed
 from broker import topics
 from broker.base import Broker
+from broker.errors import BadTopic
 from broker.messages import bundle, codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, Report
@@ -12,7 +13,7 @@ from broker.messages.invocation import InvocationRequest, Report
 
 @dataclass(frozen=True, slots=True)
 class InlineTransfer:
-    """Moves models, updates and optimizer states between the broker and the body of a call.
+    """Moves models, updates and client states between the broker and the body of a call.
 
     Attributes:
         broker: stores all of them.
@@ -21,15 +22,13 @@ class InlineTransfer:
     broker: Broker
 
     async def pack(self, request: InvocationRequest) -> bytes:
-        """Return a bundle of a request, its model and, if the task names one, its optimizer state.
+        """Return a bundle of a request, and of the model and everything else that its task names.
 
         Raises:
             InvocationFailed: the broker does not have one of them.
         """
         blobs = {}
-        for ref in (request.task.model, request.task.state):
-            if ref is None:
-                continue
+        for ref in request.task.blobs:
             value = await self.broker.get(ref.topic)
             if value is None:
                 raise InvocationFailed(f"{ref.topic} is not with the broker")
@@ -37,11 +36,11 @@ class InlineTransfer:
         return bundle.pack(codec.encode(request), blobs)
 
     async def publish_reply(self, body: bytes, request: InvocationRequest) -> Report:
-        """Publish the update and the optimizer state in a function's reply, and return its report.
+        """Publish the update and the client states in a function's reply, and return its report.
 
         Args:
             body: a bundle of the report and the blobs to publish, or the bare report of a failure.
-            request: the request that the function replies to. Only its own update and optimizer state are accepted.
+            request: the request that the function replies to. Only its own update and states are accepted.
 
         Raises:
             InvocationFailed: the reply is not valid. Nothing is published then.
@@ -55,17 +54,29 @@ class InlineTransfer:
             return report
         task = request.task
         update = topics.update(task.job, task.round, task.client_id, request.attempt)
-        state = topics.optimizer_state(task.job, task.client_id, task.round, request.attempt)
         for topic, blob in blobs.items():
-            if topic not in (update, state) or not blob:
+            if not (topic == update or _is_own_state(topic, request)) or not blob:
                 raise InvocationFailed(f"it answers with {len(blob)} bytes for {topic}", retryable=False)
         if update not in blobs:
             raise InvocationFailed("it says that it is done, and sends no update")
-        if state in blobs:
-            # The state goes first: the next task may name it as soon as the update counts.
-            await self.broker.put(state, blobs[state])
+        # The states go first: the next task may name them as soon as the update counts.
+        for topic in blobs.keys() - {update}:
+            await self.broker.put(topic, blobs[topic])
         await self.broker.publish(update, blobs[update])
         return report
+
+
+def _is_own_state(topic: str, request: InvocationRequest) -> bool:
+    """Whether a topic is one of a state of the request's client; a function of an older version names none."""
+    task = request.task
+    unnamed = topics.client_state(task.job, task.client_id, task.round, request.attempt, None)
+    if topic == unnamed:
+        return True
+    try:
+        name = topics.checked_id(topic.removeprefix(f"{unnamed}."))
+    except BadTopic:
+        return False
+    return topic == topics.client_state(task.job, task.client_id, task.round, request.attempt, name)
 
 
 def decode_report(message: bytes, request: InvocationRequest) -> Report:

@@ -1,4 +1,4 @@
-"""Copies blobs (models, optimizer states, packages) from the backbone to a site. Each crosses the link once."""
+"""Copies blobs (models, client states, packages) from the backbone to a site. Each crosses the link once."""
 
 import asyncio
 import hashlib
@@ -37,24 +37,25 @@ class Blobs:
         self._loop = asyncio.get_running_loop()
         self._seen_s: OrderedDict[str, float] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # The topic of each job's models, with the last round that needs it.
+        # The topics of each job's models, and of what strategies send along, with the last round that needs them.
         self._models: dict[str, dict[str, int]] = {}
-        # The topic of the last state of each job and client.
-        self._states: dict[tuple[str, str], str] = {}
-        # The job and topic of each state that a newer one has replaced.
+        # The topics of the last states of each job and client.
+        self._states: dict[tuple[str, str], set[str]] = {}
+        # The job and topic of each state that newer ones have replaced.
         self._stale: list[tuple[str, str]] = []
 
     async def bring_for_task(self, task: RoundTask) -> None:
-        """Bring a task's model and optimizer state to the site, if the backbone has them."""
+        """Bring a task's model and everything else that it names to the site, if the backbone has them."""
         models = self._models.setdefault(task.job, {})
-        models[task.model.topic] = max(task.round, models.get(task.model.topic, 0))
-        await self.bring(task.model)
-        if task.state is not None:
-            before = self._states.get((task.job, task.client_id), task.state.topic)
-            self._states[task.job, task.client_id] = task.state.topic
-            if before != task.state.topic:
-                self._stale.append((task.job, before))
-            await self.bring(task.state)
+        for ref in filter(None, (task.model, task.along)):
+            models[ref.topic] = max(task.round, models.get(ref.topic, 0))
+        states = {ref.topic for ref in task.initial_states.values()}
+        if states:
+            before = self._states.get((task.job, task.client_id), states)
+            self._states[task.job, task.client_id] = states
+            self._stale += [(task.job, topic) for topic in before - states]
+        for ref in task.blobs:
+            await self.bring(ref)
 
     async def bring(self, blob: BlobRef) -> None:
         """Bring a blob to the site, unless the site has it. Concurrent calls for one blob share one transfer.
@@ -82,7 +83,7 @@ class Blobs:
                 self._seen_s.popitem(last=False)
 
     async def drop_before(self, job: str, round_: int) -> None:
-        """Drop the models of a job's rounds before one, and its replaced optimizer states.
+        """Drop the models of a job's rounds before one, and its replaced client states.
 
         Args:
             job: id of the job.
@@ -97,12 +98,12 @@ class Blobs:
             await self._drop(topic)
 
     async def drop_job(self, job: str) -> None:
-        """Drop all models and optimizer states of a job."""
+        """Drop all models and client states of a job."""
         await self._site.purge(topics.model(job, topics.ANY))
         await self._site.purge(topics.job_states(job))
         for topic in self._models.pop(job, {}):
             self._seen_s.pop(topic, None)
-        self._states = {owner: topic for owner, topic in self._states.items() if owner[0] != job}
+        self._states = {owner: states for owner, states in self._states.items() if owner[0] != job}
         self._stale = [entry for entry in self._stale if entry[0] != job]
 
     async def _drop(self, topic: str) -> None:

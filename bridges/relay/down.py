@@ -29,7 +29,7 @@ class Down:
         site: name of the site.
         forwarder: forwards from the backbone to the site.
         backbone: the broker on which tasks that expired are recorded.
-        blobs: the site's models, optimizer states and packages.
+        blobs: the site's models, client states and packages.
         on_round: called with a round's job and number when the round is over.
         clock: returns the time in seconds since the epoch.
     """

@@ -1,4 +1,4 @@
-"""From a site up to the backbone: updates with their optimizer state, and the retained values of its bridges."""
+"""From a site up to the backbone: updates with their client states, and the retained values of its bridges."""
 
 import asyncio
 from typing import Final
@@ -12,7 +12,7 @@ from broker.base import Deleted, Delivery, Value
 from broker.errors import BadTopic, BrokerError
 from broker.messages.errors import DecodeError
 from broker.messages.round import BlobRef
-from broker.messages.update import read_header
+from broker.messages.update import own_states, read_header
 
 log = structlog.get_logger(__name__)
 
@@ -38,20 +38,19 @@ class Up:
         self._semaphore = asyncio.Semaphore(VALUES_AT_ONCE)
 
     async def forward_update(self, delivery: Delivery, payload: bytes) -> None:
-        """Forward an update after its optimizer state. The backbone keeps the first update of each topic.
+        """Forward an update after its client states. The backbone keeps the first update of each topic.
 
         Implements `bridges.relay.forwarder.ForwardEvent`.
         """
-        state = state_of(delivery.topic, payload)
-        if state is not None:
-            # State first: as soon as the server counts the update, the client's next task names the state.
+        for state in states_of(delivery.topic, payload):
+            # States first: as soon as the server counts the update, the client's next task names them.
             content = await self._site.get(state.topic)
             if content is None or await digest(content) != state.sha256:
                 log.warning("the site does not have the state that an update names", topic=state.topic)
             else:
                 await self._backbone.put(state.topic, content)
         await self._backbone.publish(delivery.topic, payload)
-        # The state stays at the site: the client's next task starts from it.
+        # The states stay at the site: the client's next task starts from them.
         await self._site.delete(delivery.topic)
 
     async def copy_values(self, topic_filter: str) -> None:
@@ -80,8 +79,8 @@ class Up:
             self._busy.discard(topic)
 
 
-def state_of(topic: str, update: bytes) -> BlobRef | None:
-    """The optimizer state that an update names; None if the update is invalid, or its state is not its client's own.
+def states_of(topic: str, update: bytes) -> tuple[BlobRef, ...]:
+    """The client states that an update names, if they are its own; none if the update is invalid.
 
     A client writes its updates: the relay must not copy whatever topic an update names.
 
@@ -92,9 +91,7 @@ def state_of(topic: str, update: bytes) -> BlobRef | None:
     try:
         header = read_header(update)
         update_topic = topics.update(header.job, header.round, header.client, header.attempt)
-        state_topic = topics.optimizer_state(header.job, header.client, header.round, header.attempt)
     except (DecodeError, BadTopic):
         # The server refuses the update, and says why.
-        return None
-    state = header.state
-    return state if state is not None and (topic, state.topic) == (update_topic, state_topic) else None
+        return ()
+    return tuple(own_states(header).values()) if topic == update_topic else ()

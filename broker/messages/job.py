@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from broker.errors import UNREADABLE, BadTopic
 from broker.messages.errors import JobError
+from broker.messages.strategy import FedAvg, Strategy
 from broker.support import validation
 from broker.support.validation import AtLeastOne, NotNegative, Positive
 from broker.topics import checked_id
@@ -68,7 +69,10 @@ class Training(_Section, frozen=True):
         local_epochs: passes over the client's data per round.
         optimizer_state: `carry` starts with the optimizer state at the end of the client's last counted round (paper,
             section 3.3); `reset` starts every round with a fresh one.
-        dry: return the weights without training; measures the cost of the fabric alone.
+        dry: send noise of an update's size, without training; measures the cost of the fabric alone.
+        update: what an update holds: `delta`, the change since the round's model; or `weights`, the trained tensors.
+        headroom: by how many bits a tensor may grow beyond the round's model before an update is refused, by the
+            tensor's name; `*` stands for any text in a name (Python's `fnmatch`).
     """
 
     optimizer: Literal["sgd", "adam", "nadam"] = "adam"
@@ -77,6 +81,8 @@ class Training(_Section, frozen=True):
     local_epochs: AtLeastOne = 5
     optimizer_state: Literal["carry", "reset"] = "carry"
     dry: bool = False
+    update: Literal["delta", "weights"] = "delta"
+    headroom: dict[str, Annotated[int, Meta(ge=0, le=40)]] = {}
 
     @property
     def rate(self) -> float:
@@ -127,16 +133,6 @@ class Cohort(_Section, frozen=True):
             return int(self.quorum)
         # Rounded before the ceiling: 0.07 * 100 is slightly more than 7 in binary, and must not need 8 updates.
         return max(1, math.ceil(round(self.quorum * self.clients, 9)))
-
-
-class Strategy(_Section, frozen=True):
-    """How the counted updates become the next global model.
-
-    Attributes:
-        name: the strategy's name.
-    """
-
-    name: Literal["fedavg"] = "fedavg"
 
 
 class Data(_Section, frozen=True):
@@ -214,7 +210,7 @@ class Job(_Section, frozen=True):
     model: Model = Model()
     training: Training = Training()
     cohort: Cohort = Cohort()
-    strategy: Strategy = Strategy()
+    strategy: Strategy = FedAvg()
     data: Data = Data()
     evaluation: Evaluation = Evaluation()
     stop: Stop = Stop()
@@ -268,15 +264,18 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     return from_dict(raw)
 
 
-def without_defaults(job: _Section) -> dict[str, Any]:
+def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
     """Return a job, or one of its tables, without the fields that have their default.
 
-    Programs submit this form, so that an older server does not refuse a new field that the job does not use.
+    Programs submit this form, so that an older server does not refuse a new field that the job does not use. A strategy
+    keeps its name.
     """
-    default, table = type(job)(), dict[str, Any]()
+    config = job.__struct_config__
+    table: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
+    default = type(job)()
     for name, value in msgspec.structs.asdict(job).items():
         if value != getattr(default, name):
-            table[name] = without_defaults(value) if isinstance(value, _Section) else value
+            table[name] = without_defaults(value) if isinstance(value, msgspec.Struct) else value
     return table
 
 

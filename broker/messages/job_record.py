@@ -7,7 +7,7 @@ import msgspec
 from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
-from broker.messages.round import BlobRef
+from broker.messages.round import OPTIMIZER_STATE, BlobRef
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -49,7 +49,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         invited: whether the broker has every task of the open round.
         closed: last sequence of the log that counts for the open round; None: the round still collects updates.
         failures: number of failed rounds in a row.
-        states: the optimizer state that each client's next task refers to.
+        client_states: by client, the states that its next task names: those of its last counted update, by name.
+        states: the optimizer state of each client, as older versions wrote it; see `with_named_states`.
         done: number of completed rounds.
         last: the event of the last completed round; the server announces it again after a crash.
         evaluated: number of the last round that was evaluated.
@@ -77,6 +78,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     invited: bool = False
     closed: int | None = None
     failures: int = 0
+    client_states: dict[str, dict[str, BlobRef]] = {}
     states: dict[str, BlobRef] = {}
     done: int = 0
     last: RoundCompleted | None = None
@@ -106,3 +108,9 @@ def as_failed(record: JobRecord, reason: str) -> JobRecord:
         reason: why, for people.
     """
     return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)
+
+
+def with_named_states(record: JobRecord) -> JobRecord:
+    """Return the record with the optimizer states that an older version wrote as client states named `opt`."""
+    named = {client: {OPTIMIZER_STATE: ref} for client, ref in record.states.items()}
+    return msgspec.structs.replace(record, client_states=named | record.client_states, states={})

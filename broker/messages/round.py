@@ -2,12 +2,16 @@
 
 import hashlib
 import hmac
-from typing import Any, ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
 from broker.messages import codec
 from broker.messages.job import Model, Training
+from broker.messages.strategy import FedAvg, Strategy
+
+OPTIMIZER_STATE: Final = "opt"
+"""Name of the client state that holds the optimizer's tensors."""
 
 
 class BlobRef(msgspec.Struct, frozen=True):
@@ -37,12 +41,14 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         data_loc: fsspec URL of the client's shard.
         training_hyperparameters: how to train.
         model: the global model to start from.
-        state: the optimizer state to start from; None: a fresh one.
+        states: the client states to start from, by name: `opt` is the optimizer's.
+        along: tensors that the strategy sends along; None: it sends none.
+        strategy: the strategy of which the function does the client's half.
         token: proof that an update answers this task; unguessable.
         seed: seed of all random numbers in this training.
         deadline_s: seconds since the epoch after which no update is accepted.
         max_attempts: how often the function may be invoked for this task.
-        client_config: the strategy's parameters for this client.
+        state: the optimizer state once more, for functions of older versions; None: a fresh one.
         schema: schema number of the message.
     """
 
@@ -57,18 +63,31 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     round: int
     model: BlobRef
-    state: BlobRef | None
+    states: dict[str, BlobRef] = {}
+    along: BlobRef | None = None
+    strategy: Strategy = FedAvg()
     token: str
     seed: int
     deadline_s: float
     max_attempts: int
-    client_config: dict[str, Any] = {}
+    state: BlobRef | None = None
     schema: int = codec.SCHEMA
 
     @property
     def id(self) -> str:
         """The task's id. A second copy of the task has the same id."""
         return f"{self.job}.{self.round}.{self.client_id}"
+
+    @property
+    def initial_states(self) -> dict[str, BlobRef]:
+        """The client states to start from; a server of an older version names only the optimizer's, in `state`."""
+        return self.states or ({} if self.state is None else {OPTIMIZER_STATE: self.state})
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Everything on the broker that the function needs; the model comes first."""
+        along = () if self.along is None else (self.along,)
+        return (self.model, *along, *self.initial_states.values())
 
 
 class TaskName(msgspec.Struct, frozen=True, kw_only=True):

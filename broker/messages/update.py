@@ -1,15 +1,19 @@
 """An update: one safetensors file; its metadata is the `UpdateHeader`."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
 import msgspec
 
-from broker.errors import UNREADABLE
+from broker import topics
+from broker.errors import UNREADABLE, BadTopic
 from broker.messages import codec, tensor_header
 from broker.messages.errors import DecodeError, SchemaTooNew
-from broker.messages.round import BlobRef
+from broker.messages.round import OPTIMIZER_STATE, BlobRef
 
-_TEXT_FIELDS: Final = frozenset({"job", "client", "base", "token", "code", "shard", "metrics_scope"})
+_TEXT_FIELDS: Final = frozenset(
+    {"job", "client", "base", "token", "code", "shard", "metrics_scope", "update", "strategy"}
+)
 """Fields that are texts in the metadata; the values of all others are JSON."""
 
 
@@ -21,13 +25,16 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         metrics: metrics that the training measured (`loss`, ...); finite numbers.
         base: digest of the global model that the training started from.
         token: the task's token.
-        state: the optimizer state after the training, if the job carries it.
+        states: the client's states after the training, by name: `opt` is the optimizer's, if the job carries it. An
+            update of an older version names that one in a field `state`.
         fetched: bytes that the function fetched from the broker for this task; 0: everything was cached.
         seconds: duration of the function's steps `fetch`, `data`, `build` and `train`, in seconds.
         code: SHA-256 digest of the user's code that trained; empty: the model is ours or an installed package's.
         shard: keyed digest of the data that it trained on (HMAC-SHA256, RFC 2104); only the site has the key, so only
             the site can tell whose data it was.
         metrics_scope: `client`: the metrics may be shown with the client; `sum`: only as the mean of a round.
+        update: what the tensors are: `delta`, the change since the round's model; or `weights`, the trained tensors.
+        strategy: name of the strategy that the function applied.
         schema: schema number of the message.
     """
 
@@ -41,12 +48,14 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     base: str
     token: str
     metrics: dict[str, float] = {}
-    state: BlobRef | None = None
+    states: dict[str, BlobRef] = {}
     fetched: int = 0
     seconds: dict[str, float] = {}
     code: str = ""
     shard: str = ""
     metrics_scope: Literal["client", "sum"] = "client"
+    update: Literal["delta", "weights"] = "weights"
+    strategy: str = "fedavg"
     schema: int = codec.SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
@@ -66,11 +75,34 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
             codec.check_schema(cls, codec.decode_any(metadata.get("schema", "1")))
             known = {name: metadata[name] for name in cls.__struct_fields__ if name in metadata}
             fields = {k: v if k in _TEXT_FIELDS else codec.decode_any(v) for k, v in known.items()}
-            return msgspec.convert(fields, cls)
+            return msgspec.convert(_old_states(metadata) | fields, cls)
         except SchemaTooNew:
             raise
         except (*UNREADABLE, DecodeError) as exc:
             raise DecodeError(f"not an update's metadata: {exc}") from exc
+
+
+def _old_states(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return `states` as an update of an older version tells it: one optimizer state, in `state`."""
+    state = codec.decode_any(metadata.get("state", "null"))
+    return {} if state is None else {"states": {OPTIMIZER_STATE: state}}
+
+
+def own_states(header: UpdateHeader) -> dict[str, BlobRef]:
+    """Return the states of an update that are under topics of its own.
+
+    A client writes its updates: nobody may copy or delete whatever topic an update names.
+    """
+    return {name: ref for name, ref in header.states.items() if ref.topic in _state_topics(header, name)}
+
+
+def _state_topics(header: UpdateHeader, name: str) -> tuple[str, ...]:
+    owner = header.job, header.client, header.round, header.attempt
+    try:
+        topic = topics.client_state(*owner, topics.checked_id(name))
+    except BadTopic:
+        return ()
+    return (topic, topics.client_state(*owner, None)) if name == OPTIMIZER_STATE else (topic,)
 
 
 def read_header(update: bytes) -> UpdateHeader:

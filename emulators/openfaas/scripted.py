@@ -1,4 +1,4 @@
-"""A function that does not train. It does what the task's `client_config` says, and replies like the real one."""
+"""A function that does not train. It does what the arguments of the task's model say, and replies like the real one."""
 
 from pathlib import Path
 from typing import Final
@@ -30,15 +30,18 @@ def handle(event, context):
     message, blobs = bundle.unpack(event.body)
     request = json.loads(message)
     inputs = list(blobs.values())
-    topics = [topic.replace("ATTEMPT", str(request["attempt"])) for topic in request["task"]["client_config"]["topics"]]
+    topics = [topic.replace("ATTEMPT", str(request["attempt"])) for topic in arguments(request)["topics"]]
     report = json.dumps({{"id": name(request["task"]), "state": "done"}}).encode()
     return bundle.pack(report, dict(zip(topics, [b"update of " + inputs[0], b"state of " + inputs[-1]]))), 200
+
+def arguments(request):
+    return request["task"]["model_configuration"]["args"]
 
 def name(task):
     return f"{{task['job']}}.{{task['round']}}.{{task['client_id']}}"
 
 def act(request):
-    config = request["task"]["client_config"]
+    config = arguments(request)
     report = {{"id": name(request["task"]), "state": "done", "cold": True, "attempt": request["attempt"]}}
     if "note" in config:
         with open(config["note"], "a") as file:
