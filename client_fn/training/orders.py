@@ -5,6 +5,15 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+STATE = "state."
+"""Begins the name of a file with a state of the client's."""
+
+OPTIMIZER = f"{STATE}opt"
+"""The file with the optimizer's state."""
+
+ALONG = "along"
+"""The file with the tensors that the server's half of the strategy sends along."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -57,10 +66,12 @@ class Train:
 
     Attributes:
         model: the model.
-        training: how to train; None: return the weights unchanged (a dry task).
+        training: how to train; None: return noise of an update's size (a dry task).
         seed: for all random numbers.
         device: torch's name of the device.
         left_s: seconds until the task's deadline.
+        strategy: the `name` of the job's strategy, and its parameters by name.
+        update: what to return: `delta`, the change since the round's model, or `weights`.
     """
 
     model: Model
@@ -68,6 +79,8 @@ class Train:
     seed: int
     device: str
     left_s: float
+    strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "fedavg"})
+    update: str = "delta"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 PACKET_BYTES = 1 << 16
-FILES = 8
+FILES = 16
 """Most files beside one packet."""
 
 

@@ -39,21 +39,30 @@ def load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         BadModel: a name, shape or dtype differs; the module is unchanged.
     """
     targets = tensors_of(module)
-    differences = {
-        "missing": [name for name in targets if name not in tensors],
-        "unexpected": [name for name in tensors if name not in targets],
-        "of another shape or dtype": [
-            name
-            for name, target in targets.items()
-            if name in tensors and (target.shape, target.dtype) != (tensors[name].shape, tensors[name].dtype)
-        ],
-    }
-    texts = [f"{difference}: {', '.join(names)}" for difference, names in differences.items() if names]
-    if texts:
-        raise BadModel(f"not this model's tensors; {'; '.join(texts)}")
+    if differences := compare(targets, tensors):
+        raise BadModel(f"not this model's tensors; {differences}")
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(tensors[name])
+
+
+def compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
+    """Return the differences in names, shapes and dtypes as a text, which is empty if there are none.
+
+    Args:
+        expected: tensors by name.
+        tensors: what is compared with them.
+    """
+    differences = {
+        "missing": [name for name in expected if name not in tensors],
+        "unexpected": [name for name in tensors if name not in expected],
+        "of another shape or dtype": [
+            name
+            for name, target in expected.items()
+            if name in tensors and (target.shape, target.dtype) != (tensors[name].shape, tensors[name].dtype)
+        ],
+    }
+    return "; ".join(f"{difference}: {', '.join(names)}" for difference, names in differences.items() if names)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:

@@ -5,7 +5,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-_OURS = str(Path(__file__).parent)
+_OURS = f"{Path(__file__).parent.parent}/"
 _NOT_THE_USERS = ("torch/", "numpy/", "safetensors/")
 _STANDARD = sysconfig.get_paths()["stdlib"]
 _TEXT = 2000

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from client_fn.errors import BadModel, BadSettings, LeaseOver
-from client_fn.training import loop, models, optimizers, tensors
+from client_fn.training import models, tensors, updates
 from client_fn.training.evaluate import evaluate
+from client_fn.training.fit import fit
 from client_fn.training.loop import Samples
 from client_fn.training.orders import Build, Evaluate, Model, Order, Train
 
@@ -29,7 +30,7 @@ def do(order: Order, inputs: Mapping[str, bytes], say: Say) -> Answer:
 
     Args:
         order: the order.
-        inputs: safetensors files by name: `weights`, `shard`, `state`, `samples`.
+        inputs: safetensors files by name: `weights`, `shard`, `samples`, `along`, and the states as `state.<name>`.
         say: tells the worker what happens.
 
     Returns:
@@ -77,7 +78,8 @@ def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
     module = to_device(_module(order.model), order.device)
-    tensors.load(module, tensors.from_bytes(inputs["weights"]))
+    base = tensors.from_bytes(inputs["weights"])
+    tensors.load(module, base)
     samples = _samples(inputs["shard"]) if "shard" in inputs else None
     built_s = time.perf_counter()
     say("training")
@@ -87,36 +89,19 @@ def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
             raise LeaseOver("", 0.0)
         say("alive")
 
-    metrics, state = _fit(order, module, samples, inputs.get("state"), before_batch)
+    metrics: dict[str, float] = {}
+    files: dict[str, bytes] = {}
+    if order.training is None or samples is None:
+        update = updates.noise(module, base, order.update, order.seed)
+    else:
+        metrics, aux, files = fit(order, order.training, module, samples, inputs, before_batch=before_batch)
+        update = updates.with_aux(updates.make(module, base, order.update), aux)
     facts = {
         "metrics": metrics,
         "samples": len(samples[1]) if samples else 1,
         "seconds": {"build": built_s - begin_s, "train": time.perf_counter() - built_s},
     }
-    files = {"update": tensors.to_bytes(tensors.trained_of(module))}
-    return facts, files if state is None else {**files, "state": state}
-
-
-def _fit(
-    order: Train, module: nn.Module, samples: Samples | None, state: bytes | None, before_batch: Callable[[], None]
-) -> tuple[dict[str, float], bytes | None]:
-    """Train the module in place. Return the metrics, and the optimizer's state if the job carries it over."""
-    training = order.training
-    if training is None or samples is None:
-        return {}, None
-    optimizer = optimizers.make(training, module.parameters())
-    if state is not None:
-        optimizers.load_state(optimizer, state)
-    metrics = loop.train(
-        module,
-        optimizer,
-        samples,
-        batch_size=training.batch_size,
-        epochs=training.local_epochs,
-        seed=order.seed,
-        before_batch=before_batch,
-    )
-    return metrics, optimizers.state_to_bytes(optimizer) if training.optimizer_state == "carry" else None
+    return facts, {**files, "update": tensors.to_bytes(update)}
 
 
 def _evaluate(order: Evaluate, inputs: Mapping[str, bytes], say: Say) -> Answer:

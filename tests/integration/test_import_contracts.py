@@ -70,6 +70,13 @@ def test_the_packages_as_they_are_break_no_contract(checkout: Path) -> None:
             "planted -> client_fn.training.work",
         ),
         ("fedkeeper/planted.py", "import client_fn.training.models", "fedkeeper.planted -> client_fn.training.models"),
+        ("fedkeeper/planted.py", "import client_fn.strategies", "fedkeeper.planted -> client_fn.strategies"),
+        (
+            "client_fn/strategies/planted.py",
+            "import client_fn.training.loop",
+            "strategies.planted -> client_fn.training",
+        ),
+        ("client_fn/strategies/planted.py", "import broker.topics", "client_fn.strategies.planted -> broker.topics"),
         ("client_fn/training/orders.py", "import numpy", "client_fn.training.orders -> numpy"),
         ("client_fn/training/planted.py", "import client_fn.site", "client_fn.training.planted -> client_fn.site"),
         ("client_fn/training/planted.py", "import broker.topics", "client_fn.training.planted -> broker.topics"),
