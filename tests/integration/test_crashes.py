@@ -24,11 +24,12 @@ from tests.support.fakes import FakeLearning, Fleet, running, soon
 from tests.support.server_crashes import ROUNDS, event_ids, train
 
 
-async def test_a_server_that_crashes_at_any_write_is_replaced_with_the_same_model_and_events() -> None:
-    undisturbed, _, all_ids, _ = await train("memory://undisturbed", None)
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedavgm", "fedadam", "median"])
+async def test_a_server_that_crashes_at_any_write_is_replaced_with_the_same_model_and_events(strategy: str) -> None:
+    undisturbed, _, all_ids, _ = await train(f"memory://undisturbed-{strategy}", None, strategy)
     expected = stable_ids(all_ids)
     for writes in itertools.count(1):
-        digest, fleet, ids, has_crashed = await train(f"memory://crash-{writes}", writes)
+        digest, fleet, ids, has_crashed = await train(f"memory://crash-{strategy}-{writes}", writes, strategy)
         assert digest == undisturbed, f"another model after a crash at write {writes}"
         # The broker drops a repetition with the same id. A repetition with another id would be in the list.
         assert stable_ids(ids) == expected, f"an event is lost, or has two ids, after a crash at write {writes}"

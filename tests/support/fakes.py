@@ -19,6 +19,7 @@ from broker.messages import tensors as payload
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
 from broker.messages.round import RoundTask
+from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
 from broker.support.tasks import task_group
@@ -101,6 +102,7 @@ def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
         "base": task.model.sha256,
         "token": task.token,
         "metrics": {"loss": 0.5},
+        "strategy": name_of(task.strategy),
     }
     return UpdateHeader(**{**fields, **changes})
 

@@ -51,8 +51,13 @@ async def event_ids(sdk: Client, job: str) -> list[str]:
         return [message.id.removeprefix(f"{job}.") async for message in sdk.watch(job)]
 
 
-async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bool]:
+async def train(url: str, writes: int | None, strategy: str = "fedavg") -> tuple[str, Fleet, list[str], bool]:
     """Train three rounds with a server that crashes after `writes` writes and a second one that takes over.
+
+    Args:
+        url: the broker's address.
+        writes: None: no server crashes.
+        strategy: the job's strategy.
 
     Returns:
         The final model's digest, the clients, the ids of the events, and whether the first server crashed.
@@ -60,7 +65,7 @@ async def train(url: str, writes: int | None) -> tuple[str, Fleet, list[str], bo
     async with broker.connect(url) as bus, broker.connect(url) as servers:
         sdk, fleet, has_crashed = Client(bus), Fleet(bus), False
         await sdk.register(fakes.clients(6))
-        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0})
+        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0}, strategy={"name": strategy})
         async with running(fleet.serve()):
             await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:
