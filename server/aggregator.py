@@ -34,7 +34,7 @@ _LARGEST_EXPONENT: Final = 1023
 _MAGIC: Final = 1.5 * 2.0**52
 _MAGIC_BITS: Final = int(np.float64(_MAGIC).view(np.int64))
 
-BLOCK: Final = 1 << 15
+_BLOCK: Final = 1 << 15
 """Elements per block: two buffers of 256 kB stay in a core's cache."""
 
 
@@ -105,7 +105,7 @@ class Aggregate:
         self.updates = 0
         self._sums = {name: np.zeros(math.prod(plan.layout[name][1]), np.int64) for name in plan.shifts}
         self._largest: Tensors = {}
-        self._floats = np.empty(BLOCK, np.float64)
+        self._floats = np.empty(_BLOCK, np.float64)
 
     def add(self, update: Mapping[str, Array], weight: int) -> None:
         """Add one update.
@@ -126,8 +126,8 @@ class Aggregate:
                 self._keep_largest(name, tensor)
                 continue
             flat, total, scale = tensor.reshape(-1), self._sums[name], 2.0 ** self.plan.shifts[name]
-            for start in range(0, flat.size, BLOCK):
-                block = flat[start : start + BLOCK]
+            for start in range(0, flat.size, _BLOCK):
+                block = flat[start : start + _BLOCK]
                 scaled = self._floats[: block.size]
                 np.copyto(scaled, block)
                 scaled *= scale
@@ -135,7 +135,7 @@ class Aggregate:
                 fixed = scaled.view(np.int64)
                 fixed -= _MAGIC_BITS
                 fixed *= weight
-                total[start : start + BLOCK] += fixed
+                total[start : start + _BLOCK] += fixed
 
     def merge(self, other: "Aggregate") -> None:
         """Add the sum of another aggregator with the same plan.

@@ -8,6 +8,7 @@ import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -17,8 +18,11 @@ from broker.errors import CorruptPayload
 from broker.messages.tensors import DTYPES, Array, Tensors
 from broker.messages.update import UpdateHeader
 from server import gate
-from server.aggregator import BLOCK, Plan
+from server.aggregator import Plan
 from server.gate import Expectation
+
+BLOCK_VALUES: Final = 1 << 19
+"""Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
 
 Reduce = Callable[[Array], Array]
 """Int64 (updates, elements) to float64 (elements): `Strategy.reduce`."""
@@ -68,9 +72,11 @@ async def _read(broker: Broker, header: UpdateHeader, expectation: Expectation) 
 
 def _reduce(rows: Array, name: str, plan: Plan, reduce: Reduce) -> Array:
     """Reduce one tensor in fixed point: the order of numbers that differ only by rounding must not matter."""
-    scale = 2.0 ** plan.shifts[name]
+    scale, length = 2.0 ** plan.shifts[name], max(1, BLOCK_VALUES // len(rows))
     reduced = np.empty(rows.shape[1], np.float64)
-    for start in range(0, rows.shape[1], BLOCK):
-        block = rows[:, start : start + BLOCK].astype(np.float64)
-        reduced[start : start + BLOCK] = reduce(np.rint(block * scale).astype(np.int64)) / scale
+    for start in range(0, rows.shape[1], length):
+        block = rows[:, start : start + length].astype(np.float64)
+        block *= scale
+        fixed = np.rint(block, out=block).astype(np.int64)
+        reduced[start : start + length] = reduce(fixed) / scale
     return reduced.reshape(plan.layout[name][1])

@@ -14,7 +14,7 @@ from server.aggregator import Aggregate, Plan
 
 Update = tuple[Tensors, int]
 
-BLOCK = aggregator.BLOCK
+BLOCK = aggregator._BLOCK
 
 
 def plan_for(base: Tensors, max_samples: int, *, buffers: frozenset[str] = frozenset()) -> Plan:
