@@ -21,7 +21,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import RoundTask, nonce
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, own_states
 from client_fn.data import shards
 from client_fn.exchange import InMemoryExchange
 from client_fn.function import handle
@@ -166,8 +166,8 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
     header, trained = gate.check((folder / "update.safetensors").read_bytes(), where, expectation)
     assert (header.samples, header.metrics["steps"], trained.keys()) == (360, 36.0, model.keys())
     following = cloudevents.data_of((folder / "task.carry.json").read_bytes(), RoundTask)
-    assert header.state is not None
-    assert following.state == header.state
+    assert header.states.keys() == {"opt"}
+    assert following.initial_states == header.states == own_states(header)
 
 
 @pytest.mark.torch

@@ -15,6 +15,7 @@ from msgspec import inspect
 from broker.messages import codec, job
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.strategy import FedAdam
 from tests.support.paths import REPOSITORY
 
 FILES = (REPOSITORY / "configs").glob("*.toml")
@@ -27,6 +28,8 @@ QUORUM = "expected a share of cohort.clients, above 0 and up to 1, or a whole nu
 ID = "use 1 to 40 of a-z, 0-9 and '-'"
 FINITE = "expected a finite number; whole ones up to 2^53 - 1"
 CLASS = "'nn', 'cnn' or a class as 'package.module:Class'"
+HEADROOM = "expected a whole number >= 0 and <= 40"
+STRATEGIES = "expected one of 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'median'"
 DIGEST = "a SHA-256 digest: 64 hexadecimal digits"
 REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("id", 3, TEXT),
@@ -90,7 +93,16 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.max_samples", 0, WHOLE_1),
     ("cohort.presence", "maybe", "expected one of 'ignored', 'required'"),
     ("cohort.max_samples", 10**12, "at most 429496729 for 10 clients"),
-    ("strategy.name", "fedprox", "expected one of 'fedavg'"),
+    ("training.update", "difference", "expected one of 'delta', 'weights'"),
+    ("training.headroom", 30, TABLE),
+    ("training.headroom.*running_var", 41, HEADROOM),
+    ("training.headroom.*running_var", -1, HEADROOM),
+    ("training.headroom.*running_var", "30", HEADROOM),
+    ("strategy", "fedavg", TABLE),
+    ("strategy", [], TABLE),
+    ("strategy.name", "fedsgd", STRATEGIES),
+    ("strategy.name", 7, STRATEGIES),
+    ("strategy.name", None, STRATEGIES),
     ("data.dataset", "MNIST", ID),
     ("data.dataset", 1, TEXT),
     ("data.partition", "random", "expected one of 'dirichlet', 'iid', 'shards'"),
@@ -109,7 +121,6 @@ DEFAULTS = """
 name = "job"
 seed = 1
 model = { type = "nn", args = {}, code = "" }
-training = { optimizer = "adam", batch_size = 10, local_epochs = 5, optimizer_state = "carry", dry = false }
 strategy = { name = "fedavg" }
 data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
 evaluation = { every = 1, batch_size = 1000 }
@@ -126,6 +137,14 @@ max_failures = 3
 wait_s = 600.0
 max_samples = 100_000
 presence = "required"
+[training]
+optimizer = "adam"
+batch_size = 10
+local_epochs = 5
+optimizer_state = "carry"
+dry = false
+update = "delta"
+headroom = {}
 """
 
 
@@ -258,9 +277,17 @@ def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
             code="ab" * 32,
         ),
         training=Training(
-            optimizer="sgd", learning_rate=0.5, batch_size=3, local_epochs=1, optimizer_state="reset", dry=True
+            optimizer="sgd",
+            learning_rate=0.5,
+            batch_size=3,
+            local_epochs=1,
+            optimizer_state="reset",
+            dry=True,
+            update="weights",
+            headroom={"*.running_var": 40, "out [0]": 0},
         ),
         cohort=Cohort(clients=3, over_select=1, quorum=2, grace_s=0.0, on_failure="skip", max_samples=10),
+        strategy=FedAdam(rate=0.5, beta1=0.0, beta2=0.5, tau=1e-9),
         data=Data(dataset="my-data", partition="dirichlet", clients=4, alpha=1e-5, seed=2**53 - 1),
         evaluation=Evaluation(every=2, batch_size=7),
         stop=Stop(rounds=3, target_accuracy=0.99),
