@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from broker import chunks, topics
-from broker.messages import bundle, cloudevents, codec, progress, tensors
+from broker.messages import bundle, cloudevents, codec, job_record, progress, tensors
 from broker.messages import job as jobs
 from broker.messages.errors import DecodeError
 from broker.messages.function import Function, Reply, Request
@@ -144,6 +144,16 @@ def nonce_of(folder: Path, record: JobRecord) -> str:
     if folder.name == "0.1":
         return str(json.loads((folder / "record.open.json").read_bytes())["nonce"])
     return nonce((folder / "secret.txt").read_text(), record.id, record.round)
+
+
+@by_version
+def test_a_stored_client_has_its_optimizer_s_state_under_a_name(folder: Path) -> None:
+    raw = (folder / "record.completed.json").read_bytes()
+    record = job_record.with_named_states(codec.decode(JobRecord, raw))
+    assert len(record.client_states) == 4
+    for client, states in record.client_states.items():
+        assert states.keys() == {"opt"}
+        assert states["opt"].topic.startswith(f"fl.state.{record.id}.{client}.2.1")
 
 
 @by_version

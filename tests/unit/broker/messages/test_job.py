@@ -15,7 +15,7 @@ from msgspec import inspect
 from broker.messages import codec, job
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
-from broker.messages.strategy import FedAdam
+from broker.messages.strategy import FedAdam, FedProx
 from tests.support.paths import REPOSITORY
 
 FILES = (REPOSITORY / "configs").glob("*.toml")
@@ -404,6 +404,8 @@ def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
 
 def test_a_job_in_a_message_may_have_keys_of_a_newer_version() -> None:
     assert codec.decode(Job, b'{"seed": 9, "privacy": 1, "cohort": {"select": 2}}') == Job(seed=9)
+    newer = b'{"strategy": {"name": "fedprox", "mu": 0.5, "schedule": "cosine"}}'
+    assert codec.decode(Job, newer) == Job(strategy=FedProx(mu=0.5))
     for text in (b'{"seed": -1}', b'{"strategy": {"name": "newer"}}', b"no JSON"):
         with pytest.raises(DecodeError, match="not a valid Job"):
             codec.decode(Job, text)
