@@ -117,35 +117,6 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("stop.target_accuracy", 0.0, SHARE),
     ("stop.target_accuracy", 1.5, SHARE),
 )
-DEFAULTS = """
-name = "job"
-seed = 1
-model = { type = "nn", args = {}, code = "" }
-strategy = { name = "fedavg" }
-data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
-evaluation = { every = 1, batch_size = 1000 }
-stop = { rounds = 20 }
-[cohort]
-clients = 10
-over_select = 0
-quorum = 1.0
-grace_s = 5.0
-deadline_s = 300.0
-max_attempts = 3
-on_failure = "retry"
-max_failures = 3
-wait_s = 600.0
-max_samples = 100_000
-presence = "required"
-[training]
-optimizer = "adam"
-batch_size = 10
-local_epochs = 5
-optimizer_state = "carry"
-dry = false
-update = "delta"
-headroom = {}
-"""
 
 
 def nested(field: str, value: Any) -> dict[str, Any]:
@@ -210,10 +181,6 @@ def test_a_cohort_s_samples_fit_the_exact_sum() -> None:
     assert job.from_dict({"cohort": most}).cohort.max_samples == 2**30
     refused = refusal({"cohort": most | {"max_samples": 2**30 + 1}})
     assert str(refused) == "cohort.max_samples = 1073741825: at most 1073741824 for 4 clients"
-
-
-def test_the_defaults_are_the_paper_s() -> None:
-    assert tomllib.loads(job.to_toml(Job())) == tomllib.loads(DEFAULTS)
 
 
 def test_a_boolean_field_accepts_only_booleans() -> None:
@@ -294,12 +261,6 @@ def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
     )
     assert job.from_toml(job.to_toml(got)) == got
     assert job.from_json(msgspec.json.encode(got)) == got
-
-
-@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 1e-3), ("nadam", 1e-3)])
-def test_the_learning_rate_defaults_to_the_paper_s(optimizer: str, rate: float) -> None:
-    assert job.from_dict({"training": {"optimizer": optimizer}}).training.rate == rate
-    assert job.from_dict({"training": {"optimizer": optimizer, "learning_rate": 0.5}}).training.rate == 0.5
 
 
 @pytest.mark.parametrize(
@@ -384,22 +345,6 @@ def merge(table: dict[str, Any], more: dict[str, Any]) -> None:
             merge(table[key], value)
         else:
             table[key] = value
-
-
-def test_fields_with_their_default_are_left_out() -> None:
-    assert job.without_defaults(Job()) == {}
-    smaller = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
-    assert job.without_defaults(smaller) == {
-        "seed": 9,
-        "model": {"args": {"hidden": 5}},
-        "cohort": {"clients": 3, "quorum": 2},
-    }
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
-    got = job.from_toml(path.read_text())
-    assert job.from_dict(job.without_defaults(got)) == got
 
 
 def test_a_job_in_a_message_may_have_keys_of_a_newer_version() -> None:

@@ -11,6 +11,8 @@ from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import FedAdam, FedAvg, FedAvgM, FedProx, Median, Strategy, name_of
 
+KNOWN = "known are name, mu, beta, rate, beta1, beta2, tau"
+KNOWN_FOR_ADAM = "known for 'fedadam' are name, rate, beta1, beta2, tau"
 STRATEGIES = "expected one of 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'median'"
 WHICH: list[Strategy] = [FedAvg(), FedProx(), FedProx(mu=0.5), FedAvgM(beta=0.0), FedAdam(tau=1e-9), Median()]
 
@@ -45,16 +47,14 @@ def test_a_job_names_its_strategy_and_the_parameters_that_differ() -> None:
         ({"name": "fedadam", "tau": 0}, "strategy.tau = 0: expected a number > 0"),
         (
             {"name": "fedadam", "beta_1": 0.9},
-            "strategy.beta_1 = 0.9: no such key; did you mean 'beta1'? "
-            "known for 'fedadam' are name, rate, beta1, beta2, tau",
+            "strategy.beta_1 = 0.9: no such key; did you mean 'beta1'? " + KNOWN_FOR_ADAM,
         ),
         ({"name": "fedavg", "mu": 0.1}, "strategy.mu = 0.1: no such key; known for 'fedavg' are name"),
         ({"mu": 0.1}, f"strategy.name: missing; {STRATEGIES}"),
         ({}, f"strategy.name: missing; {STRATEGIES}"),
         (
             {"nam": "fedprox"},
-            "strategy.nam = 'fedprox': no such key; did you mean 'name'? "
-            "known are name, mu, beta, rate, beta1, beta2, tau",
+            "strategy.nam = 'fedprox': no such key; did you mean 'name'? " + KNOWN,
         ),
     ],
 )
