@@ -102,7 +102,6 @@ async def task_for(site: Site, **changes: Any) -> RoundTask:
         job="job",
         round=1,
         model=ref,
-        state=None,
         token="t0ken",  # noqa: S106 (nobody's)
         seed=7,
         deadline_s=FAR,

@@ -45,19 +45,18 @@ async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_sh
     assert header.metrics["steps"] == 6
     assert header.seconds.keys() == {"fetch", "data", "build", "train"}
     assert state is not None
-    assert header.state == BlobRef(
-        topics.optimizer_state("job", "c1", 1, 1), hashlib.sha256(state).hexdigest(), len(state)
-    )
+    state_at = topics.client_state("job", "c1", 1, 1, "opt")
+    assert header.states == {"opt": BlobRef(state_at, hashlib.sha256(state).hexdigest(), len(state))}
 
 
 async def test_the_state_is_stored_before_the_update(site: Site) -> None:
     await handle(await task_for(site), site.bus, warm_state(), attempt=2)
-    assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
+    assert site.writes == [topics.client_state("job", "c1", 1, 2, "opt"), topics.update("job", 1, "c1", 2)]
 
 
 async def test_the_next_round_continues_from_the_state_that_its_task_names(site: Site) -> None:
     first = await handle(await task_for(site), site.bus, warm_state(), attempt=1)
-    await handle(await task_for(site, round=2, state=first.header.state), site.bus, warm_state(), attempt=1)
+    await handle(await task_for(site, round=2, states=first.header.states), site.bus, warm_state(), attempt=1)
     got, _ = await read_update(site, round_=2)
     base = initial_weights(SMALL, 1)
     _, state = train_locally(site, base)
@@ -69,7 +68,7 @@ async def test_the_next_round_continues_from_the_state_that_its_task_names(site:
 @pytest.mark.parametrize("training", [Training(optimizer="sgd"), Training(optimizer_state="reset")])
 async def test_no_state_is_put_if_the_optimizer_has_none_or_the_job_resets_it(site: Site, training: Training) -> None:
     done = await handle(await task_for(site, training_hyperparameters=training), site.bus, warm_state(), attempt=1)
-    assert done.header.state is None
+    assert done.header.states == {}
     assert site.writes == [topics.update("job", 1, "c1", 1)]
 
 
@@ -121,7 +120,7 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
     first = await handle(task, site.bus, warm_state(), attempt=1)
     second = await handle(task, site.bus, warm_state(), attempt=1)
     assert (first.receipt.stored, second.receipt.stored) == (True, False)
-    assert first.header.state == second.header.state
+    assert first.header.states == second.header.states
 
 
 async def test_frozen_parameters_stay_out_of_the_update(
@@ -150,7 +149,7 @@ async def test_a_dry_round_publishes_the_global_model_as_it_is(site: Site) -> No
     assert {name: array.tobytes() for name, array in got.items()} == {
         name: tensor.numpy().tobytes() for name, tensor in base.items()
     }
-    assert (header.samples, header.metrics, header.state) == (10, {}, None)
+    assert (header.samples, header.metrics, header.states) == (10, {}, {})
     assert done.receipt.stored
 
 
