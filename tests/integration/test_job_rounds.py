@@ -33,7 +33,6 @@ async def test_the_new_model_is_the_mean_weighted_by_samples(sdk: Client, bus: B
 
 
 def test_the_mean_of_updates_can_be_computed_without_a_server() -> None:
-    layout = tensors.layout(fakes.INITIAL)
     aggregate = Aggregate(plan(fakes.INITIAL, frozenset(), 10))
     aggregate.add(fakes.INITIAL, 3)
     aggregate.add({name: array + array.dtype.type(1) for name, array in fakes.INITIAL.items()}, 1)

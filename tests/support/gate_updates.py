@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from broker.messages import tensors as payload
 from broker.messages.job_record import Member
 from broker.messages.round import token
 from broker.messages.tensors import DTYPES, Tensors
@@ -64,18 +63,26 @@ def update(client: str = "c-0", tensors: Tensors | None = None, **changes: Any) 
 
 
 def pass_gate(
-    blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()
+    blob: bytes,
+    topic: str = "fl.updates.demo.3.c-0.1",
+    counted: tuple[str, ...] = (),
+    expected: Expectation = EXPECTED,
 ) -> tuple[UpdateHeader, Tensors]:
     """Pass an update through the gate."""
     address = gate.parse_topic(topic)
-    gate.admit(address, EXPECTED, counted)
-    return gate.check(blob, address, EXPECTED)
+    gate.admit(address, expected, counted)
+    return gate.check(blob, address, expected)
 
 
-def code_of(blob: bytes, topic: str = "fl.updates.demo.3.c-0.1", counted: tuple[str, ...] = ()) -> str:
+def code_of(
+    blob: bytes,
+    topic: str = "fl.updates.demo.3.c-0.1",
+    counted: tuple[str, ...] = (),
+    expected: Expectation = EXPECTED,
+) -> str:
     """Return the code with which the gate refuses an update."""
     with pytest.raises(Refused) as refused:
-        pass_gate(blob, topic, counted)
+        pass_gate(blob, topic, counted, expected)
     # The reason is published as JSON.
     msgspec.json.encode(refused.value.reason)
     assert NONCE not in refused.value.reason

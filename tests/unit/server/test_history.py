@@ -31,9 +31,13 @@ RECORD = JobRecord(id="demo", job=Job(), round=3, cohort=(Member("a", "fake", ""
 
 async def test_it_is_read_from_the_log_of_events_up_to_the_last_round_that_ended() -> None:
     async with broker.connect("memory://history") as bus:
-        await bus.publish(topics.progress("demo", "round", "completed"), progress.encode(Progress("demo", COMPLETED, 1.0, "1")))
+        await bus.publish(
+            topics.progress("demo", "round", "completed"), progress.encode(Progress("demo", COMPLETED, 1.0, "1"))
+        )
         await bus.publish(topics.progress("demo", "round", "failed"), b"not an event")
-        await bus.publish(topics.progress("demo", "round", "failed"), progress.encode(Progress("demo", FAILED, 2.0, "2")))
+        await bus.publish(
+            topics.progress("demo", "round", "failed"), progress.encode(Progress("demo", FAILED, 2.0, "2"))
+        )
         assert await history.read(bus, RECORD) == {
             "a": ClientHistory(counted=(1,)),
             "b": ClientHistory(missed=(1, 2)),

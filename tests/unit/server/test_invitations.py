@@ -2,7 +2,6 @@
 
 import msgspec
 import pytest
-from server.strategy import FedAvg
 
 import broker
 from broker import topics

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import msgspec
 import numpy as np
 import pytest
-from server.strategy import GlobalState
 
 import broker
 from broker import topics
@@ -15,6 +14,7 @@ from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from server.job_store import JobStore
+from server.strategies.base import GlobalState
 from tests.support import fakes
 
 STATE = GlobalState(fakes.INITIAL, {})
@@ -55,16 +55,18 @@ async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> 
 
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
     mine = store(bus)
-    model, server_state = await mine.publish(GlobalState(fakes.INITIAL, {"momentum": np.ones(3, np.float32)}))
-    assert server_state is not None
-    again = store(bus, model=model, server_state=server_state)
+    momentum = {"momentum": np.ones(3, np.float32)}
+    published = await mine.publish(GlobalState(fakes.INITIAL, momentum), {"c": np.zeros(2)})
+    again = store(bus, **published._asdict())
+    assert again.record.along is not None
+    assert tensors.decode(await stored(bus, again.record.along.topic) or b"")[0]["c"].tolist() == [0.0, 0.0]
     state = await again.load_state()
     assert tensors.encode(state.weights) == mine.weights == again.weights
     np.testing.assert_array_equal(state.server_state["momentum"], np.ones(3, np.float32))
 
 
 async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -> None:
-    model, _ = await store(bus).publish(STATE)
+    model = (await store(bus).publish(STATE, {})).model
     await bus.purge(model.topic)
     with pytest.raises(CorruptPayload, match="missing"):
         await store(bus, model=model).load_state()
@@ -75,7 +77,7 @@ async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -
 
 async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_dropped(bus: Broker) -> None:
     old, new = (BlobRef(topics.client_state("job-1", "c-1", n, 1, "opt"), "ab" * 32, 1) for n in (1, 2))
-    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}, {})))[0] for n in range(3)]
+    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(3)]
     for ref in (old, new):
         await bus.put(ref.topic, b"state")
     update = topics.update("job-1", 2, "c-1", 1)
@@ -88,3 +90,17 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     await mine.delete_superseded(store(bus, round=2, model=models[1], client_states={"c-1": {"opt": old}}).record)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, model.topic) is not None for model in models] == [False, True, True]
+
+
+async def test_after_a_round_the_superseded_tensors_of_the_strategy_are_dropped(bus: Broker) -> None:
+    def state(number: int) -> GlobalState:
+        return GlobalState({"x": np.full(1, number, np.float32)}, {"m": np.full(2, number % 2, np.float32)})
+
+    first = await store(bus).publish(state(1), {"c": np.zeros(2)})
+    second = await store(bus).publish(state(2), {"c": np.zeros(2)})
+    mine = store(bus, **second._asdict())
+    await mine.delete_superseded(store(bus, round=1, **first._asdict()).record)
+    assert first.server_state is not None
+    assert first.along is not None
+    assert await stored(bus, first.server_state.topic) is None
+    assert await stored(bus, first.along.topic) is not None, "the next round has the same tensors"

@@ -23,6 +23,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         round=3,
         model=MODEL,
         server_state=MODEL,
+        along=MODEL,
         frozen=("embedding.weight",),
         buffers=("norm.running_mean",),
         cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),

@@ -102,6 +102,9 @@ MODEL: Final = {
 }
 
 
+BUFFERS: Final = ("norm.running_var", "norm.num_batches_tracked")
+
+
 def updates_of(model: Tensors, count: int = 3, scale: float = 0.1) -> list[Tensors]:
     rng = np.random.default_rng(2)
 
@@ -145,7 +148,7 @@ def test_a_model_tells_its_tensors_apart() -> None:
     model = ModelInfo(
         {**MODEL, "mask": np.array([True])},
         frozenset({"frozen"}),
-        frozenset({"norm.running_var", "norm.num_batches_tracked", "mask"}),
+        frozenset({*BUFFERS, "mask"}),
     )
     assert model.weights == ("w",)
     assert model.statistics == ("norm.running_var",)
