@@ -29,7 +29,7 @@ def expectation(clients: int) -> Expectation:
 
 async def store(bus: Broker, count: int) -> tuple[dict[str, UpdateHeader], list[Tensors]]:
     """Put updates of clients into the log, the last client's first."""
-    rng, headers, changes = np.random.default_rng(1), dict[str, UpdateHeader](), []
+    rng, headers, changes = np.random.default_rng(1), dict[str, UpdateHeader](), list[Tensors]()
     for i in reversed(range(count)):
         change = {
             name: np.asarray(rng.normal(size=base.shape).astype(base.dtype) if name in NAMES else base)

@@ -94,7 +94,7 @@ def test_the_median_by_hand(values: list[tuple[float, float]], median: tuple[flo
     assert (make("median").reduce(fixed) / 2.0**40).tolist() == pytest.approx(median, abs=1e-11)
 
 
-MODEL: Final = {
+MODEL: Final[Tensors] = {
     "w": np.random.default_rng(1).normal(size=40).astype(np.float32),
     "norm.running_var": np.ones(3, np.float32),
     "norm.num_batches_tracked": np.array(7, np.int64),
