@@ -128,7 +128,7 @@ async def waiting(site: Site, code: Path, tmp_path: Path) -> AsyncIterator[Waiti
 async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_shard(site: Site) -> None:
     async with warm_of(ClientSite()) as warm:
         first = await handle(await task_for(site), site.bus, warm, attempt=1)
-        await handle(await task_for(site, round=2, state=first.header.state), site.bus, warm, attempt=1)
+        await handle(await task_for(site, round=2, states=first.header.states), site.bus, warm, attempt=1)
     base = initial_weights(SMALL, 1)
     expected, state = train_locally(site, base)
     for round_, tensors in ((1, expected), (2, train_locally(site, base, state)[0])):
@@ -179,7 +179,7 @@ async def test_a_cancelled_training_has_ended_before_the_next_one_begins(waiting
         waiting.hold.unlink()
         # If the first one were still there, it would go on and publish now.
         await handle(await waiting.task(), bus, waiting.warm, attempt=2)
-    assert waiting.site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
+    assert waiting.site.writes == [topics.client_state("job", "c1", 1, 2, "opt"), topics.update("job", 1, "c1", 2)]
 
 
 async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(site: Site) -> None:

@@ -172,11 +172,11 @@ async def test_a_bundle_gives_the_same_update_as_the_broker(function: RunningFun
     }
     offline_header = UpdateHeader.from_metadata(metadata)
     assert msgspec.structs.replace(offline_header, seconds={}) == msgspec.structs.replace(header, seconds={})
-    assert header.state is not None
-    state = await function.bus.get(header.state.topic)
+    state_at = header.states["opt"].topic
+    state = await function.bus.get(state_at)
     assert state is not None
-    assert tensors.from_bytes(outputs[header.state.topic]).keys() == tensors.from_bytes(state.payload).keys()
-    assert outputs[header.state.topic] == state.payload
+    assert tensors.from_bytes(outputs[state_at]).keys() == tensors.from_bytes(state.payload).keys()
+    assert outputs[state_at] == state.payload
 
 
 RIGHTS = """
@@ -184,7 +184,7 @@ authorization {
   users: [
     { user: "fedkeeper", password: "admin" },
     { user: "c1", password: "s3cret", permissions: {
-        publish: ["fl.updates.*.*.c1.*", "fl.state.*.c1.*.*", "fl.reports.*.c1",
+        publish: ["fl.updates.*.*.c1.*", "fl.state.*.c1.>", "fl.reports.*.c1",
                   "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>",
                   "$JS.API.DIRECT.GET.FEDKEEPER_STATE.fl.state.*.c1.>"],
         subscribe: ["_INBOX_c1.>"] } },

@@ -135,16 +135,20 @@ async def test_a_model_with_another_digest_is_refused_and_not_kept(site: Site) -
 
 
 async def test_state_that_is_missing_changed_or_foreign_is_an_error(site: Site) -> None:
-    topic = topics.optimizer_state("job", "c1", 0, 1)
+    topic = topics.client_state("job", "c1", 0, 1, "opt")
     with pytest.raises(BlobMissing, match="holds nothing"):
-        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, warm_state(), attempt=1)
+        await handle(
+            await task_for(site, states={"opt": BlobRef(topic, "e" * 64, 1)}), site.bus, warm_state(), attempt=1
+        )
     foreign = tensors.to_bytes({"0.momentum": torch.ones(2)})
     await Broker.put(site.bus, topic, foreign)
     with pytest.raises(BlobMissing, match="SHA-256"):
-        await handle(await task_for(site, state=BlobRef(topic, "e" * 64, 1)), site.bus, warm_state(), attempt=1)
+        await handle(
+            await task_for(site, states={"opt": BlobRef(topic, "e" * 64, 1)}), site.bus, warm_state(), attempt=1
+        )
     ref = BlobRef(topic, hashlib.sha256(foreign).hexdigest(), len(foreign))
     with pytest.raises(TrainingFailed, match="this optimizer keeps"):
-        await handle(await task_for(site, state=ref), site.bus, warm_state(), attempt=1)
+        await handle(await task_for(site, states={"opt": ref}), site.bus, warm_state(), attempt=1)
     assert site.writes == []
 
 

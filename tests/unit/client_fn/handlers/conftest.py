@@ -32,7 +32,6 @@ def deployed(tmp_path: Path, memory_url: str, monkeypatch: pytest.MonkeyPatch) -
         job="job",
         round=1,
         model=model_ref(model),
-        state=None,
         token="t0ken",  # noqa: S106 (nobody's)
         seed=7,
         deadline_s=FAR,

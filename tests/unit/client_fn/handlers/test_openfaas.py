@@ -94,12 +94,11 @@ def test_answers_a_bundle_with_a_bundle(deployed: Deployed) -> None:
     assert codec.decode(Report, message) == Report(
         "job.1.c1", "done", cold=True, attempt=2, activation="call-of-a-bundle"
     )
-    update, state = topics.update("job", 1, "c1", 2), topics.optimizer_state("job", "c1", 1, 2)
+    update, state = topics.update("job", 1, "c1", 2), topics.client_state("job", "c1", 1, 2, "opt")
     assert blobs.keys() == {update, state}
     header = UpdateHeader.from_metadata(payload.decode(blobs[update])[1])
     assert (header.token, header.samples, header.attempt) == ("t0ken", 10, 2)
-    assert header.state is not None
-    assert (header.state.topic, header.state.bytes) == (state, len(blobs[state]))
+    assert (header.states["opt"].topic, header.states["opt"].bytes) == (state, len(blobs[state]))
 
 
 def test_answers_a_failed_bundle_with_a_report(deployed: Deployed) -> None:
