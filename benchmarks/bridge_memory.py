@@ -147,18 +147,16 @@ def task_for(client: str, round_: int, model: BlobRef) -> RoundTask:
         client_id=client,
         client_type="openfaas",
         url="",
-        model_configuration=Model(),
+        model_configuration=Model(args={"topics": [topics.update("job", round_, client, 1)]}),
         data_loc="",
         training_hyperparameters=Training(),
         job="job",
         round=round_,
         model=model,
-        state=None,
         token="not checked",  # noqa: S106 (no server takes part)
         seed=1,
         deadline_s=time.time() + WITHIN_S,
         max_attempts=3,
-        client_config={"topics": [topics.update("job", round_, client, 1)]},
     )
 
 

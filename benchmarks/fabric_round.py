@@ -27,7 +27,6 @@ from emulators.paths import REPOSITORY
 from fedkeeper import configs
 from fedkeeper.sdk import Client, connect
 from server import invitations
-from server.strategy import FedAvg
 
 OVERRIDES: Final = (
     "training.local_epochs=1",
@@ -122,7 +121,7 @@ async def train(sdk: Client, job: Job) -> None:
             case RoundOpened(round=1):
                 record = await sdk.job(job_id)
                 # The token has the same length with any secret.
-                task = invitations.task_for(record.cohort[0], record, "", FedAvg())
+                task = invitations.task_for(record.cohort[0], record, "")
                 print(f"{len(msgspec.json.encode(InvocationRequest(task, 1)))} bytes per trigger")
             case ClientTraining(cold=is_cold):
                 cold[is_cold] += 1

@@ -60,8 +60,9 @@ class InlineTransfer:
         if update not in blobs:
             raise InvocationFailed("it says that it is done, and sends no update")
         # The states go first: the next task may name them as soon as the update counts.
-        for topic in blobs.keys() - {update}:
-            await self.broker.put(topic, blobs[topic])
+        for topic, state in blobs.items():
+            if topic != update:
+                await self.broker.put(topic, state)
         await self.broker.publish(update, blobs[update])
         return report
 

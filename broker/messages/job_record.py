@@ -50,7 +50,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         closed: last sequence of the log that counts for the open round; None: the round still collects updates.
         failures: number of failed rounds in a row.
         client_states: by client, the states that its next task names: those of its last counted update, by name.
-        states: the optimizer state of each client, as older versions wrote it; see `with_named_states`.
+        states: by client, its optimizer state: older versions wrote it here, this one writes into `client_states`.
         done: number of completed rounds.
         last: the event of the last completed round; the server announces it again after a crash.
         evaluated: number of the last round that was evaluated.

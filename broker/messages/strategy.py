@@ -1,6 +1,7 @@
 """Strategies that a job may name, each with its own parameters: how the counted updates become the next global model.
 
-In files and JSON, `name` says which one it is: `strategy = {name = "fedprox", mu = 0.01}`.
+In files and JSON, `name` says which one it is: `strategy = {name = "fedprox", mu = 0.01}`. An older program
+refuses a message with a strategy that it does not know.
 """
 
 from typing import Annotated

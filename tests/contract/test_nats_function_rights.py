@@ -46,7 +46,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 async def test_the_documented_rights_are_enough_for_a_function_and_for_its_own_topics_only(server: NatsServer) -> None:
     model, address = topics.model("job-1", "ab" * 32), f"127.0.0.1:{server.port}"
-    state = topics.optimizer_state("job-1", "client-7", 1, 1)
+    state = topics.client_state("job-1", "client-7", 1, 1, "opt")
     update = topics.update("job-1", 1, "client-7", 1)
     async with broker.connect(f"nats://fedkeeper:admin@{address}") as admin:
         await admin.put(model, LARGE)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from broker import chunks, topics
-from broker.messages import bundle, cloudevents, codec, progress, tensors
+from broker.messages import bundle, cloudevents, codec, job_record, progress, tensors
 from broker.messages import job as jobs
 from broker.messages.errors import DecodeError
 from broker.messages.function import Function, Reply, Request
@@ -21,7 +21,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import RoundTask, nonce
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, own_states
 from client_fn.data import shards
 from client_fn.exchange import InMemoryExchange
 from client_fn.function import handle
@@ -147,6 +147,16 @@ def nonce_of(folder: Path, record: JobRecord) -> str:
 
 
 @by_version
+def test_a_stored_client_has_its_optimizer_s_state_under_a_name(folder: Path) -> None:
+    raw = (folder / "record.completed.json").read_bytes()
+    record = job_record.with_named_states(codec.decode(JobRecord, raw))
+    assert len(record.client_states) == 4
+    for client, states in record.client_states.items():
+        assert states.keys() == {"opt"}
+        assert states["opt"].topic.startswith(f"fl.state.{record.id}.{client}.2.1")
+
+
+@by_version
 def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(folder: Path) -> None:
     record = codec.decode(JobRecord, (folder / "record.open.json").read_bytes())
     task = cloudevents.data_of((folder / "task.json").read_bytes(), RoundTask)
@@ -166,8 +176,8 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
     header, trained = gate.check((folder / "update.safetensors").read_bytes(), where, expectation)
     assert (header.samples, header.metrics["steps"], trained.keys()) == (360, 36.0, model.keys())
     following = cloudevents.data_of((folder / "task.carry.json").read_bytes(), RoundTask)
-    assert header.state is not None
-    assert following.state == header.state
+    assert header.states.keys() == {"opt"}
+    assert following.initial_states == header.states == own_states(header)
 
 
 @pytest.mark.torch

@@ -13,7 +13,7 @@ from broker.messages import progress
 from broker.messages.round import RoundTask, nonce
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Client
-from server import invitations, strategy
+from server import invitations
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
@@ -35,7 +35,7 @@ async def test_every_task_and_every_update_twice_gives_the_same_model(sdk: Clien
                 message = progress.decode(await delivery.read())
                 record = await sdk.job(message.job)
                 round_nonce = nonce(SECRET, record.id, record.round)
-                await invitations.send(bus, record, round_nonce, strategy.create(record.job))
+                await invitations.send(bus, record, round_nonce)
 
     once, doubled = Fleet(bus), Fleet(bus, twice)
     await sdk.register(fakes.clients(10))

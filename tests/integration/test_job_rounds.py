@@ -104,10 +104,12 @@ async def test_a_failed_round_is_done_again_with_fresh_tokens(sdk: Client, bus: 
 
 async def test_a_client_s_next_task_names_the_state_of_its_last_counted_update(sdk: Client, bus: Broker) -> None:
     async def with_state(bus: Broker, task: RoundTask) -> None:
-        topic = topics.optimizer_state(task.job, task.client_id, task.round, 1)
+        topic = topics.client_state(task.job, task.client_id, task.round, 1, "opt")
         await bus.put(topic, b"moments")
         state = BlobRef(topic, hashlib.sha256(b"moments").hexdigest(), 7)
-        content = fakes.update(fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, state=state))
+        content = fakes.update(
+            fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, states={"opt": state})
+        )
         await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)
 
     fleet = Fleet(bus, with_state)
@@ -117,5 +119,6 @@ async def test_a_client_s_next_task_names_the_state_of_its_last_counted_update(s
         await watch_to_end(sdk, job)
 
     for task in fleet.tasks:
-        before = topics.optimizer_state(job, task.client_id, task.round - 1, 1)
-        assert (task.state and task.state.topic) == (before if task.round > 1 else None)
+        before = topics.client_state(job, task.client_id, task.round - 1, 1, "opt")
+        assert [ref.topic for ref in task.states.values()] == ([before] if task.round > 1 else [])
+        assert task.state == task.states.get("opt"), "functions of older versions read it there"

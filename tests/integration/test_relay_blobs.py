@@ -40,9 +40,9 @@ async def test_an_optimizer_state_arrives_before_its_update_and_stays_for_the_ne
 async def test_no_update_is_on_the_backbone_without_its_state(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     round_task, content = task(platform="edge-a"), b"state" * 1000
-    topic = topics.optimizer_state("job", "client-00", 1, 1)
+    topic = topics.client_state("job", "client-00", 1, 1, "opt")
     await site.put(topic, content)
-    header = fakes.header(round_task, state=BlobRef(topic, hashlib.sha256(content).hexdigest(), len(content)))
+    header = fakes.header(round_task, states={"opt": BlobRef(topic, hashlib.sha256(content).hexdigest(), len(content))})
     await site.publish(topics.update("job", 1, "client-00", 1), fakes.update({}, header))
     async with running(relay(backbone, site).run()):
         await events(backbone, topics.job_updates("job"), 1)
@@ -54,10 +54,12 @@ async def test_no_update_is_on_the_backbone_without_its_state(world: World) -> N
 async def test_the_state_of_a_client_that_moved_to_another_site_is_copied(world: World) -> None:
     backbone, site = await world.at("backbone"), await world.at("site")
     content = b"state from elsewhere"
-    ref = BlobRef(topics.optimizer_state("job", "client-00", 1, 1), hashlib.sha256(content).hexdigest(), len(content))
+    ref = BlobRef(
+        topics.client_state("job", "client-00", 1, 1, "opt"), hashlib.sha256(content).hexdigest(), len(content)
+    )
     await backbone.put(ref.topic, content)
     async with running(relay(backbone, site).run()):
-        await publish(backbone, task(platform="edge-a", round=2, state=ref))
+        await publish(backbone, task(platform="edge-a", round=2, states={"opt": ref}))
         await next_tasks(site, 1)
     value = await site.get(ref.topic)
     assert value is not None
@@ -69,7 +71,7 @@ async def test_a_message_can_t_make_the_relay_copy_a_value_that_is_no_blob(world
     secret = topics.client("client-09")
     await backbone.put(secret, b"of the register")
     await site.put(secret, b"of another writer")
-    forged = fakes.header(task(), state=BlobRef(secret, hashlib.sha256(b"of another writer").hexdigest(), 1))
+    forged = fakes.header(task(), states={"opt": BlobRef(secret, hashlib.sha256(b"of another writer").hexdigest(), 1)})
     async with running(relay(backbone, site).run()):
         await publish(backbone, task(platform="edge-a", model=BlobRef(secret, "ab" * 32, 1)))
         await next_tasks(site, 1)

@@ -90,7 +90,7 @@ async def test_a_request_starts_a_function_and_reaches_it(cloud: Cloud, platform
 
 async def test_the_largest_request_is_delivered(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
     await deployed(platform, sink)
-    await publish(platform, task(client_config={"text": "x" * 380_000}))
+    await publish(platform, task(args={"text": "x" * 380_000}))
     assert len((await sink.calls.get())["data"]["message"]["data"]) > 500_000
     assert cloud.pubsub.pusher.dropped == []
 

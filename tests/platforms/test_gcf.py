@@ -81,7 +81,7 @@ async def test_a_hundred_requests_are_published_at_once(cloud: Cloud) -> None:
 async def test_an_event_that_is_too_large_is_never_published(cloud: Cloud) -> None:
     await triggered(cloud)
     # Below the limit as bytes, and above it in base64.
-    large = task(client_config={"text": "x" * 400_000})
+    large = task(args={"text": "x" * 400_000})
     async with bridge(settings(cloud)) as platform:
         with pytest.raises(InvocationFailed, match="the limit is 512000") as failed:
             await publish(platform, large)

@@ -261,19 +261,19 @@ async def test_a_function_that_watches_everything_serves_nobody(faas: Site) -> N
 
 async def carried(bus: Broker, faas: Site, topics_of_reply: list[str]) -> list[Activation]:
     """Run a task whose model and update travel inside the call."""
-    model, state = task().model, BlobRef("fl.state.job.c-1.0.1", "cd" * 32, 5)
+    model, state = task().model, BlobRef("fl.state.job.c-1.0.1.opt", "cd" * 32, 5)
     await bus.put(model.topic, b"model")
     await bus.put(state.topic, b"state")
-    return await faas.invoke(task(state=state, client_config={"topics": topics_of_reply}), attempt=2)
+    return await faas.invoke(task(states={"opt": state}, args={"topics": topics_of_reply}), attempt=2)
 
 
 async def test_a_function_without_a_route_to_the_broker_gets_and_gives_all_with_the_call(tmp_path: Path) -> None:
-    topics_of_reply = [UPDATE, "fl.state.job.c-1.1.ATTEMPT"]
+    topics_of_reply = [UPDATE, "fl.state.job.c-1.1.ATTEMPT.opt"]
     async with site(tmp_path, settings={"reply": "response", "key": "trigger-key"}) as faas:
         await faas.deploy()
         assert [each.state for each in await carried(faas.bus, faas, topics_of_reply)] == ["succeeded"]
         update = await faas.bus.get(topics.update("job", 1, "c-1", 2))
-        state = await faas.bus.get(topics.optimizer_state("job", "c-1", 1, 2))
+        state = await faas.bus.get(topics.client_state("job", "c-1", 1, 2, "opt"))
     assert update is not None
     assert update.payload == b"update of model"
     assert state is not None
@@ -284,7 +284,7 @@ async def test_a_model_of_many_megabytes_travels(tmp_path: Path) -> None:
     model = b"\x00\xff" * (10 << 20)
     async with site(tmp_path, settings={"reply": "response"}) as faas:
         await faas.deploy()
-        work = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), client_config={"topics": [UPDATE]})
+        work = task(model=BlobRef("fl.models.job.big", "ab" * 32, len(model)), args={"topics": [UPDATE]})
         await faas.bus.put(work.model.topic, model)
         await faas.invoke(work)
         update = await faas.bus.get(topics.update("job", 1, "c-1", 1))

@@ -21,7 +21,6 @@ from broker.messages.round import nonce
 from broker.nats.server import NatsServer
 from emulators.openfaas.gateway import Gateway, running
 from server import invitations
-from server.strategy import FedAvg
 from tests.support import platform_rounds
 from tests.support.fakes import soon
 from tests.support.openfaas_site import KEY, PASSWORD, write_secrets
@@ -180,7 +179,7 @@ async def _invoked_by(second: ManagedPlatform, system: Rounds) -> None:
                 assert secret is not None
                 assert secret.payload is not None
                 round_nonce = nonce(secret.payload.decode(), record.id, record.round)
-                task = invitations.task_for(record.cohort[0], record, round_nonce, FedAvg())
+                task = invitations.task_for(record.cohort[0], record, round_nonce)
                 assert [activation.state async for activation in second.invoke(task, 1)] == ["succeeded"]
                 return
 

@@ -159,7 +159,7 @@ async def test_an_action_that_is_invoked_too_often_does_not_start(whisk: Whisk, 
 
 async def test_a_task_that_is_too_large_is_not_sent(whisk: Whisk, platform: OpenWhiskPlatform) -> None:
     with pytest.raises(InvocationFailed, match="1048576") as caught:
-        await run(platform, task(client_config={"text": "x" * (1 << 20)}))
+        await run(platform, task(args={"text": "x" * (1 << 20)}))
     assert not caught.value.retryable
     assert not any(request.startswith("POST") for request in whisk.requests)
 
@@ -168,9 +168,9 @@ async def test_a_task_that_the_caller_s_headers_make_too_large_fails_for_good(
     whisk: Whisk, bridge: OpenWhiskPlatform
 ) -> None:
     await bridge.functions.create(function(), package())
-    empty = len(msgspec.json.encode(task(client_config={"text": ""})))
+    empty = len(msgspec.json.encode(task(args={"text": ""})))
     with pytest.raises(InvocationFailed, match="larger than allowed") as caught:
-        await run(bridge, task(client_config={"text": "x" * ((1 << 20) - empty - 40)}))
+        await run(bridge, task(args={"text": "x" * ((1 << 20) - empty - 40)}))
     assert not caught.value.retryable
     assert whisk.pool.started == 0
 

@@ -54,7 +54,7 @@ class Site:
 
     async def invoke(self, work: RoundTask | None = None, attempt: int = 1, **config: Any) -> list[Activation]:
         """Run a task and return its activations; `config` says what the function does."""
-        work = work or task(client_config=config)
+        work = work or task(args=config)
         return [activation async for activation in self.platform.invoke(work, attempt)]
 
 

@@ -152,15 +152,15 @@ async def wait_until_absent(bus: Broker, topic: str) -> None:
 
 async def answer_with_state(bus: Broker, task: RoundTask) -> None:
     """Train as a client whose job carries the optimizer's state."""
-    if task.state is not None:
-        value = await bus.get(task.state.topic)
+    if task.states:
+        value = await bus.get(task.states["opt"].topic)
         assert value is not None
         assert value.payload == state_of(task, task.round - 1)
     content = state_of(task, task.round)
-    topic = topics.optimizer_state(task.job, task.client_id, task.round, 1)
+    topic = topics.client_state(task.job, task.client_id, task.round, 1, "opt")
     await bus.put(topic, content)
     ref = BlobRef(topic, hashlib.sha256(content).hexdigest(), len(content))
-    update = fakes.update(fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, state=ref))
+    update = fakes.update(fakes.trained(await fakes.base_of(bus, task), task), fakes.header(task, states={"opt": ref}))
     await bus.publish(topics.update(task.job, task.round, task.client_id, 1), update)
 
 

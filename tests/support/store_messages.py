@@ -146,7 +146,7 @@ async def _run(sdk: Client, messages: Messages) -> None:
         if isinstance(message.event, FINAL_EVENTS):
             break
     job_record = await sdk.job(job)
-    state = await sdk.broker.get(next(iter(job_record.states.values())).topic)
+    state = await sdk.broker.get(next(iter(job_record.client_states.values()))["opt"].topic)
     if state is None:
         raise RuntimeError("the job left no optimizer state")
     messages["state.safetensors"] = state.payload

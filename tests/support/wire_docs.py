@@ -15,11 +15,12 @@ from broker.messages import codec
 from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
-from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Strategy, Training
+from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event, Split
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import BlobRef, RoundTask
+from broker.messages.strategy import Strategy
 from broker.messages.update import UpdateHeader
 from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
@@ -113,8 +114,12 @@ MESSAGES: Final = (
     Message(Reply, _topic(topics.reply, "request"), "bridge", "SDK"),
 )
 
+STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
+
 PARTS: Final[tuple[Kind, ...]] = (
-    *(BlobRef, Model, Training, Cohort, Strategy, Data, Evaluation, Stop, Member, Deployed, Split),
+    *(BlobRef, Model, Training, Cohort),
+    *STRATEGIES,
+    *(Data, Evaluation, Stop, Member, Deployed, Split),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
@@ -127,6 +132,7 @@ COMMON: Final = {
     "cold": "whether the invocation was a cold start; null: not known",
     "job": "the job's id",
     "model": "the global model",
+    "name": "the strategy's name",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
     "round": "number of the round, from 1",
@@ -171,8 +177,8 @@ A topic `fl.a.b` is the NATS subject `fl.a.b` and the MQTT topic `fl/a/b`; ids m
 - A payload above 4 MB, or above the broker's message limit, is split into chunks of up to 1 MB under
   `fl.chunks.<topic without fl.>.<sha256>.<n>`. Its own topic then holds a manifest: the byte `ff`, `FKCHUNKS1`, and
   `{{"sha256", "size", "chunk_bytes"}}` in JSON.
-- Weights and optimizer states are safetensors files under {_topic(topics.model, "job", "sha256")} and
-  {_topic(topics.optimizer_state, "job", "client", "round", "attempt")}; the archive of a function's code is under
+- Weights and client states are safetensors files under {_topic(topics.model, "job", "sha256")} and
+  {_topic(topics.client_state, "job", "client", "round", "attempt", "name")}; the archive of a function's code is under
   {_topic(topics.package, "sha256")}.
 - A function without a route to the broker receives a *bundle* (content type
   `application/vnd.fedkeeper.parcel`): the length of the head in eight bytes, little endian; the head,
@@ -256,6 +262,9 @@ def _section(kind: Kind, title: str = "", about: str = "") -> str:
 
 
 def _rows(kind: Kind) -> Iterator[str]:
+    tag_field, tag = kind.__struct_config__.tag_field, kind.__struct_config__.tag
+    if tag_field is not None:
+        yield f"| `{tag_field}` | `{tag}` | {meaning_of(kind, tag_field)} |\n"
     for field in _fields(kind):
         kept = "" if field.required else f", default `{_default(field)}`"
         shown = f"{_shown(field.type)}{kept}".replace("|", "\\|")
@@ -270,7 +279,8 @@ def _fields(kind: Kind) -> tuple[types.Field, ...]:
 
 def _default(field: types.Field) -> str:
     value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
-    return "{...}" if isinstance(value, msgspec.Struct) else msgspec.json.encode(value).decode()
+    is_table = isinstance(value, msgspec.Struct) and value.__struct_config__.tag_field is None
+    return "{...}" if is_table else msgspec.json.encode(value).decode()
 
 
 def meaning_of(kind: Kind, field: str) -> str:

@@ -76,7 +76,13 @@ def bomb() -> bytes:
     return frame(json.dumps({**empties, "__metadata__": HEADER.to_metadata()}).encode(), b"")
 
 
-STATE = BlobRef("fl.state.demo.c-0.3.1", "cd" * 32, 100)
+STATE = BlobRef("fl.state.demo.c-0.3.1.opt", "cd" * 32, 100)
+
+
+def states(topic: str = STATE.topic, sha256: str = STATE.sha256, name: str = "opt") -> dict[str, BlobRef]:
+    return {name: BlobRef(topic, sha256, 1)}
+
+
 REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     "an earlier round": ("late", lambda: code_of(update(), "fl.updates.demo.2.c-0.1")),
     "a later round": ("early", lambda: code_of(update(), "fl.updates.demo.4.c-0.1")),
@@ -87,8 +93,17 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
     "another round in its header": ("foreign", lambda: code_of(update(round=2))),
     "another attempt in its header": ("foreign", lambda: code_of(update(attempt=2))),
     "another client's update, replayed": ("foreign", lambda: code_of(update("c-1"))),
-    "a state under another topic": ("foreign", lambda: code_of(update(state=BlobRef("fl.updates.>", "cd" * 32, 1)))),
-    "a state under no digest": ("foreign", lambda: code_of(update(state=BlobRef(STATE.topic, "../" * 20, 1)))),
+    "a state under another topic": ("foreign", lambda: code_of(update(states=states("fl.updates.>")))),
+    "a state under another name": ("foreign", lambda: code_of(update(states=states(name="scaffold")))),
+    "a state under a name that is none": (
+        "foreign",
+        lambda: code_of(update(states=states("fl.state.demo.c-0.3.1.*", name="*"))),
+    ),
+    "a state without a name that is not the optimizer's": (
+        "foreign",
+        lambda: code_of(update(states=states("fl.state.demo.c-0.3.1", name="scaffold"))),
+    ),
+    "a state under no digest": ("foreign", lambda: code_of(update(states=states(sha256="../" * 20)))),
     "another client's token": ("token", lambda: code_of(update(token=token(NONCE, "c-1")))),
     "another round's token": ("token", lambda: code_of(update(token=token("other", "c-0")))),
     "no token": ("token", lambda: code_of(update(token=""))),
@@ -159,8 +174,8 @@ def test_a_refused_update_changes_nothing() -> None:
 
 
 def test_a_good_update_comes_out_as_it_went_in() -> None:
-    header, tensors = pass_gate(update(samples=600, state=STATE))
-    assert header == header_of(samples=600, state=STATE)
+    header, tensors = pass_gate(update(samples=600, states={"opt": STATE}))
+    assert header == header_of(samples=600, states={"opt": STATE})
     assert payload.encode(tensors) == payload.encode(MODEL)
 
 
@@ -250,7 +265,7 @@ def test_the_largest_update_has_room_for_long_names_and_little_more() -> None:
     plan = aggregator.plan(tensors, payload.layout(tensors), frozenset(), 1000)
     expectation = replace(EXPECTED, plan=plan)
     metrics = {f"metric-{i}": 1 / 3 for i in range(200)}
-    blob = encode(tensors, header_of(metrics=metrics, state=STATE))
+    blob = encode(tensors, header_of(metrics=metrics, states={"opt": STATE}))
     gate.check(blob, UpdateTopic("demo", 3, "c-0", 1), expectation)
     assert len(blob) <= expectation.max_bytes < len(blob) + 400_000
 
@@ -334,7 +349,7 @@ NASTY: tuple[Any, ...] = (
 
 
 def test_headers_with_nasty_values_are_refused_or_finite() -> None:
-    blob = update(state=STATE)
+    blob = update(states={"opt": STATE})
     size = int.from_bytes(blob[:8], "little")
     header: dict[str, Any] = json.loads(blob[8 : 8 + size])
     changed = [(outer, {**header[outer], inner: bad}) for outer in header for inner in header[outer] for bad in NASTY]

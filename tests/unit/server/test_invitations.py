@@ -11,7 +11,6 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import BlobRef, token
 from server import invitations
-from server.strategy import FedAvg
 from tests.support import fakes
 
 MODEL = BlobRef("fl.models.job-1.x", "ab" * 32, 5)
@@ -21,24 +20,25 @@ RECORD = JobRecord(id="job-1", job=fakes.job(), created_s=1.0, round=3, cohort=M
 
 
 def test_a_task_has_the_values_of_the_record() -> None:
-    state = BlobRef(topics.optimizer_state("job-1", "c-1", 2, 1), "cd" * 32, 7)
-    record = msgspec.structs.replace(RECORD, states={"c-1": state})
-    first, second = (invitations.task_for(member, record, NONCE, FedAvg()) for member in MEMBERS)
+    state = BlobRef(topics.client_state("job-1", "c-1", 2, 1, "opt"), "cd" * 32, 7)
+    record = msgspec.structs.replace(RECORD, client_states={"c-1": {"opt": state}})
+    first, second = (invitations.task_for(member, record, NONCE) for member in MEMBERS)
     assert (first.id, first.client_type, first.data_loc) == ("job-1.3.c-1", "fake", "/shards/c-1")
-    assert (first.model, first.state, second.state) == (MODEL, state, None)
+    assert (first.model, first.states, second.states) == (MODEL, {"opt": state}, {})
+    assert (first.state, second.state) == (state, None), "functions of older versions read it there"
     assert (first.token, first.deadline_s) == (token(NONCE, "c-1"), 9.0)
     assert first.seed != second.seed
 
 
 def test_a_job_without_a_model_invites_nobody() -> None:
     with pytest.raises(ValueError, match="job-1 has no model yet"):
-        invitations.task_for(MEMBERS[0], msgspec.structs.replace(RECORD, model=None), NONCE, FedAvg())
+        invitations.task_for(MEMBERS[0], msgspec.structs.replace(RECORD, model=None), NONCE)
 
 
 async def test_every_member_gets_one_task_however_often_they_are_sent(memory_url: str) -> None:
     async with broker.connect(memory_url) as bus:
         for _ in range(2):
-            await invitations.send(bus, RECORD, NONCE, FedAvg())
+            await invitations.send(bus, RECORD, NONCE)
         after = cloudevents.encode(Envelope("after", "/test", "round.task", 0.0), {})
         await bus.publish(topics.task("fake", "c-9"), after)
         async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
@@ -50,4 +50,4 @@ async def test_a_task_that_is_larger_than_a_trigger_may_be_is_refused(memory_url
     large = msgspec.structs.replace(RECORD, cohort=(Member("c-1", "fake", "", "x" * 100_001, 10),))
     async with broker.connect(memory_url) as bus:
         with pytest.raises(PayloadTooLarge):
-            await invitations.send(bus, large, NONCE, FedAvg())
+            await invitations.send(bus, large, NONCE)

@@ -74,7 +74,7 @@ async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -
 
 
 async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_dropped(bus: Broker) -> None:
-    old, new = (BlobRef(topics.optimizer_state("job-1", "c-1", n, 1), "ab" * 32, 1) for n in (1, 2))
+    old, new = (BlobRef(topics.client_state("job-1", "c-1", n, 1, "opt"), "ab" * 32, 1) for n in (1, 2))
     models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}, {})))[0] for n in range(3)]
     for ref in (old, new):
         await bus.put(ref.topic, b"state")
@@ -84,7 +84,7 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     mine = store(bus, model=models[1])
     await mine.delete_superseded(store(bus, round=1, model=models[0]).record)
     assert await stored(bus, models[0].topic) is not None, "the model before the last stays for those who are late"
-    await mine.change(model=models[2], states={"c-1": new})
-    await mine.delete_superseded(store(bus, round=2, model=models[1], states={"c-1": old}).record)
+    await mine.change(model=models[2], client_states={"c-1": {"opt": new}})
+    await mine.delete_superseded(store(bus, round=2, model=models[1], client_states={"c-1": {"opt": old}}).record)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, model.topic) is not None for model in models] == [False, True, True]

@@ -35,11 +35,11 @@ RECORD = JobRecord(
     cohort=(Member("c-0", "local", "", "", 600), Member("c-1", "gcf", "", "", 0), Member("c-2", "gcf", "", "", 30)),
     opened_s=1000.0,
     deadline_s=1300.0,
-    states={"c-1": MODEL, "c-9": MODEL},
+    client_states={"c-1": {"opt": MODEL}, "c-2": {"opt": MODEL}, "c-9": {"opt": MODEL}},
 )
 
 
-def header(client: str, samples: int, *, state: BlobRef | None = None) -> UpdateHeader:
+def header(client: str, samples: int, **states: BlobRef) -> UpdateHeader:
     return UpdateHeader(
         job="demo",
         round=4,
@@ -49,7 +49,7 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
         base=MODEL.sha256,
         token="",
         metrics={"loss": samples / 100},
-        state=state,
+        states=states,
         fetched=7,
         seconds={"train": 1.5, "fetch": 9.0},
     )
@@ -112,6 +112,6 @@ def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
-    state = BlobRef("fl.state.demo.c-1.4.1", "ef" * 32, 9)
-    collection = collect(header("c-0", 10), header("c-1", 5, state=state))
-    assert round_facts.optimizer_states(RECORD, collection) == {"c-1": state, "c-9": MODEL}
+    state = BlobRef("fl.state.demo.c-1.4.1.opt", "ef" * 32, 9)
+    collection = collect(header("c-0", 10), header("c-1", 5, opt=state), header("c-2", 5))
+    assert round_facts.client_states(RECORD, collection) == {"c-1": {"opt": state}, "c-9": {"opt": MODEL}}

@@ -16,9 +16,10 @@ from broker.messages.job import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 
 MODEL = BlobRef(topics.model("job", "ab" * 32), "ab" * 32, 5)
-STATE = BlobRef(topics.optimizer_state("job", "c-1", 2, 1), "cd" * 32, 5)
+STATE = BlobRef(topics.client_state("job", "c-1", 2, 1, "opt"), "cd" * 32, 5)
 UPDATE_AT = topics.update("job", 3, "c-1", 2)
-STATE_AT = topics.optimizer_state("job", "c-1", 3, 2)
+OLD_STATE_AT = topics.client_state("job", "c-1", 3, 2, None)
+STATE_AT = topics.client_state("job", "c-1", 3, 2, "opt")
 TASK = RoundTask(
     client_id="c-1",
     client_type="openfaas",
@@ -29,7 +30,7 @@ TASK = RoundTask(
     job="job",
     round=3,
     model=MODEL,
-    state=STATE,
+    states={"opt": STATE},
     token="t",  # noqa: S106 (of no task)
     seed=1,
     deadline_s=4e9,
@@ -61,9 +62,25 @@ async def test_a_bundle_has_the_request_and_what_it_names(bus: Broker) -> None:
 
 async def test_a_bundle_without_a_state_has_the_model_alone(bus: Broker) -> None:
     _, blobs = bundle.unpack(
-        await InlineTransfer(bus).pack(InvocationRequest(msgspec.structs.replace(TASK, state=None), 2))
+        await InlineTransfer(bus).pack(InvocationRequest(msgspec.structs.replace(TASK, states={}), 2))
     )
     assert blobs == {MODEL.topic: b"model"}
+
+
+async def test_a_bundle_has_all_states_and_what_the_strategy_sends_along(bus: Broker) -> None:
+    along, scaffold = (
+        BlobRef(topic, "cd" * 32, 5) for topic in ("fl.models.job.along", "fl.state.job.c-1.2.1.scaffold")
+    )
+    for ref in (along, scaffold):
+        await bus.put(ref.topic, ref.topic.encode())
+    task = msgspec.structs.replace(TASK, states={"opt": STATE, "scaffold": scaffold}, along=along)
+    _, blobs = bundle.unpack(await InlineTransfer(bus).pack(InvocationRequest(task, 2)))
+    assert blobs == {
+        MODEL.topic: b"model",
+        along.topic: along.topic.encode(),
+        STATE.topic: b"state",
+        scaffold.topic: scaffold.topic.encode(),
+    }
 
 
 async def test_a_missing_model_is_an_error(bus: Broker) -> None:
@@ -81,7 +98,10 @@ async def test_update_and_state_are_published_where_the_function_would_have(bus:
         assert await (await anext(deliveries)).read() == b"update"
 
 
-async def test_the_state_is_stored_before_the_update(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("states", [(OLD_STATE_AT,), (STATE_AT, f"{OLD_STATE_AT}.scaffold")])
+async def test_the_states_are_stored_before_the_update(
+    bus: Broker, monkeypatch: pytest.MonkeyPatch, states: tuple[str, ...]
+) -> None:
     request: list[str] = []
     put, publish = bus._put, bus._publish
 
@@ -95,8 +115,9 @@ async def test_the_state_is_stored_before_the_update(bus: Broker, monkeypatch: p
 
     monkeypatch.setattr(bus, "_put", recorded_put)
     monkeypatch.setattr(bus, "_publish", recorded_publish)
-    await InlineTransfer(bus).publish_reply(bundle.pack(DONE, {UPDATE_AT: b"update", STATE_AT: b"new state"}), REQUEST)
-    assert request == [STATE_AT, UPDATE_AT]
+    body = bundle.pack(DONE, {UPDATE_AT: b"update", **dict.fromkeys(states, b"new state")})
+    await InlineTransfer(bus).publish_reply(body, REQUEST)
+    assert request == [*states, UPDATE_AT]
 
 
 @pytest.mark.parametrize(
@@ -106,8 +127,11 @@ async def test_the_state_is_stored_before_the_update(bus: Broker, monkeypatch: p
         topics.update("job", 4, "c-1", 2),
         topics.update("job", 3, "c-2", 2),
         topics.update("other", 3, "c-1", 2),
-        topics.optimizer_state("job", "c-2", 3, 2),
-        topics.optimizer_state("job", "c-1", 3, 1),
+        topics.client_state("job", "c-2", 3, 2, "opt"),
+        topics.client_state("job", "c-1", 3, 1, "opt"),
+        topics.client_state("job", "c-1", 3, 1, None),
+        topics.client_state("job", "c-1", 3, 2, "*"),
+        topics.client_state("job", "c-1", 3, 2, "opt") + ".more",
         topics.model("job", "ef" * 32),
         topics.job_record("job"),
         topics.client("c-1"),

@@ -99,16 +99,44 @@ async def test_a_model_stays_one_round_longer_than_it_is_needed(backbone: Broker
     assert contents_at_site == [None, None, contents[2]]
 
 
-async def test_a_state_is_dropped_when_a_task_names_the_client_s_next_one(
+async def test_what_a_strategy_sends_along_is_dropped_with_its_round(
     backbone: Broker, site: Broker, blobs: Blobs
 ) -> None:
+    tensors = [ref(content=content) for content in (b"first", b"second")]
+    for content, along in zip((MODEL, b"first", b"second"), (ref(), *tensors), strict=True):
+        await backbone.put(along.topic, content)
+    for round_, along in enumerate(tensors, start=1):
+        await blobs.bring_for_task(task(round=round_, model=ref(), along=along))
+    assert [await payload(site, along.topic) for along in tensors] == [b"first", b"second"]
+    await blobs.drop_before("job", 2)
+    assert [await payload(site, along.topic) for along in tensors] == [None, b"second"]
+
+
+def state(round_: int, name: str = "opt") -> BlobRef:
+    """A state that a client left after a round."""
+    return BlobRef(topics.client_state("job", "client-00", round_, 1, name), ref().sha256, len(MODEL))
+
+
+async def test_states_are_dropped_when_a_task_names_the_client_s_next_ones(
+    backbone: Broker, site: Broker, blobs: Blobs
+) -> None:
+    old = BlobRef(topics.client_state("job", "client-00", 1, 1, None), ref().sha256, len(MODEL))
     await backbone.put(ref().topic, MODEL)
-    states = [BlobRef(topics.optimizer_state("job", "client-00", n, 1), ref().sha256, len(MODEL)) for n in (1, 2)]
-    for round_, state in enumerate(states, start=2):
-        await backbone.put(state.topic, MODEL)
-        await blobs.bring_for_task(task(round=round_, model=ref(), state=state))
-        await blobs.drop_before("job", round_)
-    assert [await payload(site, state.topic) for state in states] == [None, MODEL]
+    for each in (old, *(state(round_, name) for round_ in (2, 3) for name in ("opt", "scaffold"))):
+        await backbone.put(each.topic, MODEL)
+    named = {"opt": state(2), "scaffold": state(2, "scaffold")}
+    tasks = (
+        task(round=2, model=ref(), state=old),
+        task(round=3, model=ref(), states=named, state=state(2)),
+        task(round=4, model=ref(), states=named | {"opt": state(3)}, state=state(3)),
+    )
+    at_site = []
+    for work in tasks:
+        await blobs.bring_for_task(work)
+        await blobs.drop_before("job", work.round)
+        topics_ = (old.topic, state(2).topic, state(2, "scaffold").topic, state(3).topic)
+        at_site.append([await payload(site, topic) is not None for topic in topics_])
+    assert at_site == [[True, False, False, False], [False, True, True, False], [False, False, True, True]]
     await blobs.drop_job("job")
-    assert await payload(site, states[1].topic) is None
+    assert await payload(site, state(3).topic) is None
     assert await payload(site, ref().topic) is None

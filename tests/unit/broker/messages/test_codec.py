@@ -34,7 +34,6 @@ TASK = RoundTask(
     job="job",
     round=3,
     model=BlobRef("fl.models.job.x", "ab" * 32, 5),
-    state=None,
     token="t",  # noqa: S106 (no password)
     seed=2**62,
     deadline_s=1_700_000_000.5,

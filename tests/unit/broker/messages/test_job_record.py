@@ -31,7 +31,8 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         invited=True,
         closed=17,
         failures=1,
-        states={"c-0": MODEL},
+        client_states={"c-0": {"opt": MODEL, "scaffold": MODEL}},
+        states={"c-1": MODEL},
         done=2,
         last=next(event for event in events if isinstance(event, RoundCompleted)),
         evaluated=2,
@@ -72,6 +73,13 @@ def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) ->
     failed = job_record.as_failed(record, "no clients")
     assert (failed.phase, failed.reason, failed.cohort) == ("failed", "no clients", ())
     assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
+
+
+def test_the_optimizer_states_of_an_older_record_get_their_name(record: JobRecord) -> None:
+    named = job_record.with_named_states(record)
+    assert named.client_states == {**record.client_states, "c-1": {"opt": MODEL}}
+    assert named.states == {}
+    assert job_record.with_named_states(named) == named
 
 
 @pytest.mark.parametrize(

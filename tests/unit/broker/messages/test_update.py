@@ -15,7 +15,12 @@ from broker.messages.invocation import Invocation
 from broker.messages.job import Model, Training
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef, RoundTask, nonce, seed, token
-from broker.messages.update import UpdateHeader, read_header
+from broker.messages.strategy import FedAvg, FedProx
+from broker.messages.update import UpdateHeader, own_states, read_header
+
+STATE = BlobRef("fl.state.demo.c-0.3.2.opt", "cd" * 32, 9)
+OLD_STATE = BlobRef("fl.state.demo.c-0.3.2", "cd" * 32, 9)
+"""Where older versions kept it."""
 
 HEADER = UpdateHeader(
     job="demo",
@@ -26,12 +31,14 @@ HEADER = UpdateHeader(
     base="ab" * 32,
     token="12345",  # noqa: S106 (a text that looks like a number)
     metrics={"loss": 0.1, "accuracy": 1.0},
-    state=BlobRef("fl.state.demo.c-0.3.2", "cd" * 32, 9),
+    states={"opt": STATE},
     fetched=1_590_040,
     seconds={"train": 1.5},
     code="12" * 32,
     shard="34" * 32,
     metrics_scope="sum",
+    update="delta",
+    strategy="fedprox",
 )
 
 TASK = RoundTask(
@@ -44,12 +51,13 @@ TASK = RoundTask(
     job="demo",
     round=3,
     model=BlobRef("fl.models.demo.x", "ab" * 32, 5),
-    state=None,
     token="t",  # noqa: S106 (no password)
     seed=2**62,
     deadline_s=1_700_000_000.5,
     max_attempts=3,
-    client_config={"mu": 0.1},
+    states={"opt": STATE},
+    along=BlobRef("fl.models.demo.y", "ef" * 32, 6),
+    strategy=FedProx(mu=0.1),
 )
 
 
@@ -67,10 +75,44 @@ def test_metadata_are_texts_that_come_back() -> None:
 
 def test_metadata_may_leave_out_what_has_a_default() -> None:
     got = UpdateHeader.from_metadata(bare())
-    assert (got.metrics, got.state, got.fetched, got.seconds) == ({}, None, 0, {})
+    assert (got.metrics, got.states, got.fetched, got.seconds) == ({}, {}, 0, {})
+    assert (got.update, got.strategy) == ("weights", "fedavg"), "what functions of older versions did"
 
 
-@pytest.mark.parametrize("name", ["job", "client", "base", "token"])
+def test_the_state_of_an_older_update_gets_the_optimizer_s_name() -> None:
+    old = bare(state=msgspec.json.encode(OLD_STATE).decode())
+    assert UpdateHeader.from_metadata(old).states == {"opt": OLD_STATE}
+    assert UpdateHeader.from_metadata(bare(state="null")).states == {}
+    assert UpdateHeader.from_metadata(HEADER.to_metadata() | old).states == {"opt": STATE}
+    assert "state" not in HEADER.to_metadata()
+
+
+@pytest.mark.parametrize(
+    ("name", "topic", "is_own"),
+    [
+        ("opt", "fl.state.demo.c-0.3.2.opt", True),
+        ("opt", "fl.state.demo.c-0.3.2", True),
+        ("scaffold", "fl.state.demo.c-0.3.2.scaffold", True),
+        ("scaffold", "fl.state.demo.c-0.3.2", False),
+        ("scaffold", "fl.state.demo.c-0.3.2.opt", False),
+        ("opt", "fl.state.demo.c-1.3.2.opt", False),
+        ("opt", "fl.state.demo.c-0.3.1.opt", False),
+        ("opt", "fl.secrets.demo", False),
+        ("*", "fl.state.demo.c-0.3.2.*", False),
+        ("a.b", "fl.state.demo.c-0.3.2.a.b", False),
+        ("", "fl.state.demo.c-0.3.2.", False),
+    ],
+)
+def test_a_state_is_an_update_s_own_only_under_a_topic_of_its_own(name: str, topic: str, *, is_own: bool) -> None:
+    states = {name: BlobRef(topic, "cd" * 32, 9)}
+    assert own_states(msgspec.structs.replace(HEADER, states=states)) == (states if is_own else {})
+
+
+def test_an_update_of_no_valid_client_has_no_states_of_its_own() -> None:
+    assert own_states(msgspec.structs.replace(HEADER, client="a.b")) == {}
+
+
+@pytest.mark.parametrize("name", ["job", "client", "base", "token", "strategy"])
 @pytest.mark.parametrize("text", ["null", "5", '"x"', "", "\0"])
 def test_text_fields_are_not_decoded(name: str, text: str) -> None:
     assert getattr(UpdateHeader.from_metadata(bare(**{name: text})), name) == text
@@ -93,6 +135,10 @@ def test_text_fields_are_not_decoded(name: str, text: str) -> None:
         {"metrics": '{"loss": NaN}'},
         {"metrics": "[]"},
         {"state": '{"topic": "t"}'},
+        {"state": "no JSON"},
+        {"states": '{"opt": null}'},
+        {"states": "[]"},
+        {"update": "difference"},
     ],
 )
 def test_malformed_metadata_are_refused(changes: dict[str, str]) -> None:
@@ -175,6 +221,22 @@ def test_a_task_comes_back_from_its_event_and_is_small() -> None:
     assert cloudevents.data_of(blob, RoundTask) == TASK
     assert len(blob) < 2000
     assert TASK.id == "demo.3.c-0"
+
+
+def test_a_task_of_an_older_server_names_the_optimizer_s_state_alone() -> None:
+    raw = msgspec.to_builtins(msgspec.structs.replace(TASK, state=OLD_STATE))
+    for field in ("states", "along", "strategy"):
+        del raw[field]
+    task = msgspec.convert(raw | {"client_config": {}}, RoundTask)
+    assert (task.initial_states, task.strategy) == ({"opt": OLD_STATE}, FedAvg())
+    assert task.blobs == (TASK.model, OLD_STATE)
+    assert msgspec.structs.replace(task, state=None).initial_states == {}
+
+
+def test_a_task_names_all_that_its_function_needs() -> None:
+    task = msgspec.structs.replace(TASK, state=STATE)
+    assert task.initial_states == {"opt": STATE}
+    assert task.blobs == (TASK.model, TASK.along, STATE)
 
 
 def test_a_task_has_the_fields_of_the_paper_s_listing() -> None:

@@ -57,6 +57,45 @@ def test_a_job_that_the_server_would_refuse_is_not_valid(raw: Any) -> None:
     assert wrong(committed("job"), raw)
 
 
+STRATEGIES: tuple[Any, ...] = (
+    *({"name": name} for name in ("fedavg", "fedprox", "fedavgm", "fedadam", "median", "fedsgd", "", None, 5)),
+    *({"name": "fedprox", "mu": mu} for mu in (0, 0.0, 1e9, -0.1, "0.1", None, True)),
+    *({"name": "fedavgm", "beta": beta, "rate": rate} for beta in (0, 0.5, 1, -1) for rate in (0, 1e-9, 2)),
+    *({"name": "fedadam", name: value} for name in ("rate", "beta1", "beta2", "tau") for value in (0, 0.9, 1, -1)),
+    *({"name": name, "mu": 0.1} for name in ("fedavg", "fedavgm", "fedadam", "median")),
+    *({}, {"mu": 0.1}, {"nam": "fedavg"}, {"name": "fedprox", "mi": 0.1}, "fedavg", ["fedavg"], None),
+)
+
+
+def is_accepted(raw: Any) -> bool:
+    try:
+        job.from_dict(raw)
+    except JobError:
+        return False
+    return True
+
+
+def test_schema_and_server_accept_the_same_strategies_and_headroom() -> None:
+    headroom: tuple[Any, ...] = (
+        {},
+        {"*": 0},
+        {"a.b": 40},
+        {"*": 41},
+        {"*": -1},
+        {"*": 1.5},
+        {"*": "1"},
+        {"*": None},
+        30,
+        [],
+        None,
+    )
+    jobs: list[Any] = [{"strategy": strategy} for strategy in STRATEGIES]
+    jobs += [{"training": {"headroom": bits}} for bits in headroom]
+    accepted = [is_accepted(raw) for raw in jobs]
+    assert [not wrong(committed("job"), raw) for raw in jobs] == accepted
+    assert 15 < sum(accepted) < len(jobs) - 15
+
+
 def test_every_event_is_valid_and_of_one_kind_only(events: tuple[Event, ...]) -> None:
     for event in events:
         document = json.loads(progress.encode(Progress("demo", event, 1_700_000_000.5, "x")))

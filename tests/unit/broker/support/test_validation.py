@@ -58,6 +58,102 @@ def test_data_of_another_shape_is_refused(raw: object) -> None:
     mistake(raw)
 
 
+class Shape(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
+    pass
+
+
+class Dot(Shape, frozen=True, tag="dot"):
+    pass
+
+
+class Circle(Shape, frozen=True, tag="circle"):
+    radius: Annotated[float, Meta(gt=0)] = 1.0
+    part: Part = Part()
+
+
+class Drawing(msgspec.Struct, frozen=True, kw_only=True):
+    shape: Dot | Circle = Dot()
+    maybe: Dot | Circle | None = None
+    several: tuple[Dot | Circle, ...] = ()
+    bits: dict[str, Annotated[int, Meta(ge=0, le=9)]] = {}
+    by_name: dict[str, Part] = {}
+
+
+def mistake_in_drawing(raw: object) -> Mistake:
+    with pytest.raises(Invalid) as refused:
+        validation.strict(raw, Drawing)
+    return refused.value.mistake
+
+
+def test_a_tag_chooses_the_type_of_a_table() -> None:
+    raw = {"shape": {"kind": "circle", "radius": 2}, "maybe": {"kind": "dot"}, "several": [{"kind": "dot"}]}
+    assert validation.strict(raw, Drawing) == Drawing(shape=Circle(radius=2.0), maybe=Dot(), several=(Dot(),))
+
+
+KINDS = "expected one of 'dot', 'circle'"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"shape": {}}, Mistake("shape.kind", None, f"missing; {KINDS}")),
+        ({"shape": {"radius": 1.0}}, Mistake("shape.kind", None, f"missing; {KINDS}")),
+        ({"shape": {"kind": "ring"}}, Mistake("shape.kind", "ring", KINDS)),
+        ({"shape": {"kind": None}}, Mistake("shape.kind", None, KINDS)),
+        ({"shape": {"kind": ["dot"]}}, Mistake("shape.kind", ["dot"], KINDS)),
+        (
+            {"shape": {"kinds": "dot"}},
+            Mistake("shape.kinds", "dot", "no such key; did you mean 'kind'? known are kind, radius, part"),
+        ),
+        (
+            {"shape": {"kind": "dot", "radius": 1.0}},
+            Mistake("shape.radius", 1.0, "no such key; known for 'dot' are kind"),
+        ),
+        (
+            {"shape": {"kind": "circle", "radios": 1.0}},
+            Mistake(
+                "shape.radios", 1.0, "no such key; did you mean 'radius'? known for 'circle' are kind, radius, part"
+            ),
+        ),
+        ({"shape": {"kind": "circle", "radius": 0}}, Mistake("shape.radius", 0, "expected a number > 0")),
+        (
+            {"shape": {"kind": "circle", "part": {"size": "x"}}},
+            Mistake("shape.part.size", "x", "expected a whole number"),
+        ),
+        ({"maybe": {"kind": "circle", "radius": 0}}, Mistake("maybe.radius", 0, "expected a number > 0")),
+        ({"several": [{"kind": "dot"}, {"kind": "ring"}]}, Mistake("several[1].kind", "ring", KINDS)),
+        (
+            {"several": [{"kind": "dot"}, {"kind": "circle", "radius": "x"}]},
+            Mistake("several[1].radius", "x", "expected a number > 0"),
+        ),
+        ({"shape": "dot"}, Mistake("shape", "dot", "expected a table")),
+        ({"shape": None}, Mistake("shape", None, "expected a table")),
+    ],
+)
+def test_the_error_for_a_tagged_table_is_about_the_type_that_the_tag_chooses(raw: Any, expected: Mistake) -> None:
+    assert mistake_in_drawing(raw) == expected
+
+
+BITS = "expected a whole number >= 0 and <= 9"
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"bits": {"a": 1, "b": 10}}, Mistake("bits.b", 10, BITS)),
+        ({"bits": {"a.b": 10}}, Mistake("bits.a.b", 10, BITS)),
+        ({"bits": {"a": 1, "*": 10, "c": 11}}, Mistake("bits.*", 10, BITS)),
+        ({"bits": {"a": 1, "b": "x"}, "by_name": {"a": {"size": "x"}}}, Mistake("bits.b", "x", BITS)),
+        (
+            {"by_name": {"a": {}, "b": {"names": {"x": "y", "z": 1}}, "c": {"names": {"x": 1}}}},
+            Mistake("by_name.b.names.z", 1, "expected a text"),
+        ),
+    ],
+)
+def test_the_error_names_the_key_of_a_wrong_value_in_a_table_with_any_keys(raw: Any, expected: Mistake) -> None:
+    assert mistake_in_drawing(raw) == expected
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True):
     clients: Annotated[int, Meta(ge=1)] = 1
     share: Annotated[float, Meta(gt=0, le=1)] | int = 1.0
