@@ -5,6 +5,7 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
+import functools
 import hashlib
 import math
 import time
@@ -16,11 +17,12 @@ import msgspec
 
 from broker import topics
 from broker.base import Receipt
-from broker.errors import Disconnected
+from broker.errors import BadTopic, Disconnected
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.job import Training
-from broker.messages.round import OPTIMIZER_STATE, BlobRef, RoundTask
+from broker.messages.round import BlobRef, RoundTask
+from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
 from client_fn.data.shard_cache import Shard, ShardCache
@@ -77,6 +79,7 @@ class WarmState:
         site: the site's settings.
         shards: the shards read last.
         models: safetensors files of the global models used last, by SHA-256 digest.
+        along: safetensors files that strategies sent along last, by SHA-256 digest.
         training_lock: held from a task's first step to the end of its training.
     """
 
@@ -84,6 +87,7 @@ class WarmState:
     site: Site
     shards: ShardCache
     models: dict[str, SharedBytes] = field(default_factory=dict)
+    along: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -102,7 +106,7 @@ class Published(NamedTuple):
 class _Update(NamedTuple):
     header: UpdateHeader
     payload: bytes
-    state: bytes | None
+    states: dict[str, bytes]
 
 
 async def handle(
@@ -117,8 +121,8 @@ async def handle(
 ) -> Published:
     """Train on a client's shard, starting from the global model, and publish the update before the deadline.
 
-    If the hyper-parameters say `dry`, every step but the training runs, and the update is the unchanged global model.
-    A dry task without data counts as one sample.
+    If the hyper-parameters say `dry`, every step but the training runs, and the update is noise. A dry task without
+    data counts as one sample.
 
     Args:
         task: the round's task for this client.
@@ -141,7 +145,7 @@ async def handle(
         UserCodeFailed: the model can't be built or trained, or the global model's weights do not match it.
         TrainerDied: the trainer ended, or used too much memory or time.
         BadSettings: the training device can't be used.
-        BlobMissing: the broker does not have the model or the optimizer state.
+        BlobMissing: the broker does not have the model, a state of the client's, or what the strategy sends along.
         BrokerError: the broker refused a call, or was out of reach before the training.
     """
     lease = Lease(task, clock)
@@ -156,28 +160,37 @@ async def handle(
             answer = await _train(task, inputs, warm, on_training, lease)
         if on_trained:
             on_trained()
-        header = _header(task, attempt, answer, shard)
+        states = _states(answer)
+        header = _header(task, attempt, answer, shard, states)
         header = msgspec.structs.replace(
             header, fetched=fetched, seconds=seconds | header.seconds, metrics_scope=warm.site.metrics
         )
         payload = await asyncio.to_thread(_with_header, answer, header)
-        update = _Update(header, payload, answer.files.get("state"))
+        update = _Update(header, payload, states)
         return Published(header, await _publish(update, broker, lease, task.id))
 
 
 async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[dict[str, SharedBytes], int]:
-    """Return the global model and the optimizer state, and the number of bytes fetched for them."""
-    fetched = 0
-    weights = warm.models.get(task.model.sha256)
-    if weights is None:
-        weights = SharedBytes(await _get_blob(task.model, broker))
-        fetched = task.model.bytes
-    keep(warm.models, task.model.sha256, weights, limit=MODELS_KEPT)
-    state_ref = task.initial_states.get(OPTIMIZER_STATE)
-    if state_ref is None:
-        return {"weights": weights}, fetched
-    state = SharedBytes(await _get_blob(state_ref, broker))
-    return {"weights": weights, "state": state}, fetched + state.size
+    """Return the trainer's inputs that the broker has, and the number of bytes fetched for them."""
+    weights, fetched = await _get_kept(task.model, warm.models, broker)
+    inputs = {"weights": weights}
+    if task.along is not None:
+        inputs[orders.ALONG], size = await _get_kept(task.along, warm.along, broker)
+        fetched += size
+    for name, ref in task.initial_states.items():
+        state = SharedBytes(await _get_blob(ref, broker))
+        inputs[f"{orders.STATE}{name}"] = state
+        fetched += state.size
+    return inputs, fetched
+
+
+async def _get_kept(ref: BlobRef, kept: dict[str, SharedBytes], broker: Exchange) -> tuple[SharedBytes, int]:
+    """Return a blob that clients share, and the number of bytes fetched: 0 if an earlier task has fetched it."""
+    blob, fetched = kept.get(ref.sha256), 0
+    if blob is None:
+        blob, fetched = SharedBytes(await _get_blob(ref, broker)), ref.bytes
+    keep(kept, ref.sha256, blob, limit=MODELS_KEPT)
+    return blob, fetched
 
 
 async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
@@ -214,6 +227,8 @@ async def _train(
         seed=task.seed,
         device=warm.site.device,
         left_s=lease.left_s,
+        strategy=msgspec.to_builtins(task.strategy),
+        update=training.update,
     )
     try:
         return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
@@ -231,9 +246,20 @@ def _training(training: Training) -> orders.Training:
     )
 
 
-def _header(task: RoundTask, attempt: int, answer: Answer, shard: Shard | None) -> UpdateHeader:
-    state = answer.files.get("state")
-    state_topic = topics.client_state(task.job, task.client_id, task.round, attempt, OPTIMIZER_STATE)
+def _states(answer: Answer) -> dict[str, bytes]:
+    """Return the client's states by name. The user's code may have given them any names."""
+    files = answer.files.items()
+    named = {file.removeprefix(orders.STATE): content for file, content in files if file.startswith(orders.STATE)}
+    try:
+        return {topics.checked_id(name): named[name] for name in sorted(named) if named[name]}
+    except BadTopic as exc:
+        raise TrainerDied(f"the trainer's answer holds a state of a wrong name: {exc}") from exc
+
+
+def _header(
+    task: RoundTask, attempt: int, answer: Answer, shard: Shard | None, states: dict[str, bytes]
+) -> UpdateHeader:
+    topic = functools.partial(topics.client_state, task.job, task.client_id, task.round, attempt)
     return UpdateHeader(
         job=task.job,
         round=task.round,
@@ -243,10 +269,12 @@ def _header(task: RoundTask, attempt: int, answer: Answer, shard: Shard | None) 
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),
-        states={OPTIMIZER_STATE: BlobRef(state_topic, _sha256(state), len(state))} if state else {},
+        states={name: BlobRef(topic(name), _sha256(state), len(state)) for name, state in states.items()},
         seconds=_numbers(answer.facts.get("seconds")),
         code=task.model_configuration.code,
         shard="" if shard is None else shard.digest,
+        update=task.training_hyperparameters.update,
+        strategy=name_of(task.strategy),
     )
 
 
@@ -271,14 +299,14 @@ def _sha256(payload: bytes) -> str:
 
 
 async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str) -> Receipt:
-    """Publish the update. While the broker is away, keep it and try again until the lease ends."""
+    """Publish the states and the update. While the broker is away, keep it and try again until the lease ends."""
     header = update.header
     while True:
         lease.check()
         try:
-            if header.states and update.state:
-                # The state goes first: once the update counts, the next task names this state.
-                await broker.put(header.states[OPTIMIZER_STATE].topic, update.state)
+            # The states go first: once the update counts, the next task names them.
+            for name, ref in header.states.items():
+                await broker.put(ref.topic, update.states[name])
             topic = topics.update(header.job, header.round, header.client, header.attempt)
             return await broker.publish(topic, update.payload)
         except Disconnected as exc:

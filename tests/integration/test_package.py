@@ -102,8 +102,8 @@ def task(tmp_path: Path) -> dict[str, Any]:
 def test_an_archive_has_all_of_our_code_and_nothing_that_is_made_from_it(platform: str) -> None:
     names = opened(platform).namelist()
     for folder in OURS:
-        on_disk = {f"{folder}/{file.name}" for file in (REPOSITORY / folder).glob("*.py")}
-        assert on_disk <= set(names)
+        on_disk = {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / folder).rglob("*.py")}
+        assert {name for name in on_disk if not name.startswith("client_fn/packages/")} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "/packages/" in name or name.endswith(".pyc")]
     assert len(names) == len(set(names))
 
@@ -275,7 +275,7 @@ def test_openfaas_s_archive_trains(tmp_path: Path) -> None:
     answer, _ = answer_of(program, unpacked("openfaas", tmp_path / "app"), FEDKEEPER_CLIENT="c1")
     report = {"id": "job.1.c1", "state": "done", "cold": True, "attempt": 1, "activation": "call-1"}
     bundle_type = "application/vnd.fedkeeper.parcel"
-    assert answer == [200, 200, bundle_type, report, ["fl.state.job.c1.1.1", "fl.updates.job.1.c1.1"], 400]
+    assert answer == [200, 200, bundle_type, report, ["fl.state.job.c1.1.1.opt", "fl.updates.job.1.c1.1"], 400]
 
 
 OPENWHISK = """

@@ -121,12 +121,13 @@ async def read_update(site: Site, round_: int = 1, attempt: int = 1) -> tuple[pa
 
 
 def train_locally(site: Site, base: bytes, state: bytes | None = None) -> tuple[dict[str, Tensor], bytes | None]:
-    """Train as the function does, but without it; return the trained tensors and the optimizer state."""
-    module = models.build(SMALL, seed=0)
-    tensors.load(module, tensors.from_bytes(base))
+    """Train as the function does, but without it; return the update's deltas and the optimizer state."""
+    module, start = models.build(SMALL, seed=0), tensors.from_bytes(base)
+    tensors.load(module, start)
     optimizer = optimizers.make(TRAINING, module.parameters())
     if state:
         optimizers.load_state(optimizer, state)
     x, y = read_shard(site.data_loc)
     loop.train(module, optimizer, (torch.from_numpy(x), torch.from_numpy(y)), batch_size=4, epochs=2, seed=7)
-    return tensors.trained_of(module), optimizers.state_to_bytes(optimizer)
+    deltas = {name: tensor - start[name] for name, tensor in tensors.trained_of(module).items()}
+    return deltas, optimizers.state_to_bytes(optimizer)
