@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from broker.errors import UNREADABLE, BadTopic
 from broker.messages.errors import JobError
-from broker.messages.strategy import FedAvg, Strategy
+from broker.messages.strategy import FedAvg, Median, Strategy
 from broker.support import validation
 from broker.support.validation import AtLeastOne, NotNegative, Positive
 from broker.topics import checked_id
@@ -28,6 +28,9 @@ MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+MEDIAN_UPDATES = 3
+"""Fewest updates whose median one client can't move at will."""
 
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
@@ -335,8 +338,15 @@ def _check(job: Job) -> None:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
     _check_model(job)
+    _check_strategy(job)
     if job.stop.target_accuracy is not None and job.evaluation.every == 0:
         raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
+
+
+def _check_strategy(job: Job) -> None:
+    if isinstance(job.strategy, Median) and job.cohort.needed < MEDIAN_UPDATES:
+        allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
+        raise JobError("strategy.name", "median", allowed)
 
 
 def _check_model(job: Job) -> None:

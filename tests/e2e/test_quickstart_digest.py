@@ -10,7 +10,7 @@ from tests.support.program import digest, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
-DIGEST: Final = "cdba94da7cf11cf7fc70b160f117cf73255ab7b985ee63273c6c5ac11834b094"
+DIGEST: Final = "428c6998615bf30c0cf53212625dcebc8205a1a5c7265bbc49ca04614332cf4e"
 
 ALL_COUNT: Final = ("--set", "cohort.quorum=1.0", "--set", "cohort.deadline_s=600")
 """On a loaded machine a round must not close without its last clients."""

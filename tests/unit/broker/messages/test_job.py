@@ -354,3 +354,11 @@ def test_a_job_in_a_message_may_have_keys_of_a_newer_version() -> None:
     for text in (b'{"seed": -1}', b'{"strategy": {"name": "newer"}}', b"no JSON"):
         with pytest.raises(DecodeError, match="not a valid Job"):
             codec.decode(Job, text)
+
+
+def test_a_median_needs_more_than_two_updates() -> None:
+    median = {"strategy": {"name": "median"}}
+    refused = refusal({**median, "cohort": {"clients": 10, "quorum": 0.2}})
+    allowed = "needs cohort.quorum of at least 3: the median of fewer updates is their mean"
+    assert str(refused) == f"strategy.name = 'median': {allowed}"
+    assert job.from_dict({**median, "cohort": {"clients": 3}}).cohort.needed == 3
