@@ -140,10 +140,7 @@ async def test_the_servers_job_fails_with_its_reason_and_another_job_completes(
     bad = job_of(f"bad_{action}_at_{place}:Model")
     async with asyncio.TaskGroup() as group:
         other = group.create_task(system.end_of(job_of("good:Good")), name="good")
-        begin_s = time.monotonic()
         failed = await system.end_of(bad)
-        took_s = time.monotonic() - begin_s
-    print(f"TABLE|{action} at {place}|server|{failed}|{took_s:.1f}|{other.result().what}")
     assert isinstance(failed, progress.JobFailed)
     assert REASONS[action, place] in failed.reason
     assert "Meier" not in failed.reason

@@ -22,7 +22,8 @@ SHORT: Final = (
 )
 """Options of a job with two such rounds. Adam has optimizer state that goes from one round to the next."""
 
-_MARK = "FEDKEEPER_TEST_MARK"
+_MARK = "TEST_OF_PROGRAM"
+"""Trainers get it too, because their site names it."""
 
 
 class Program:
@@ -37,7 +38,8 @@ class Program:
         self._arguments = arguments
         self._cwd = cwd
         self._mark = uuid.uuid4().hex
-        self._environment = {**os.environ, **environment, _MARK: self._mark, "COLUMNS": "200"}
+        own = {_MARK: self._mark, "FEDKEEPER_TRAINER_ENV": _MARK, "COLUMNS": "200"}
+        self._environment = {**os.environ, **own, **environment}
         self._process: Process | None = None
 
     async def start(self) -> "Program":
