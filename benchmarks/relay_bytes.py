@@ -2,8 +2,8 @@
 
 The devices do not train. Everything else is real: nats-server at both ends, FL server, the function and the paper's
 two-layer network (397,510 parameters). An untrained model does not change, so each round is a separate job with another
-seed. Each device is an instance of the function with its own connection. A proxy in front of the backbone counts the
-bytes of the TCP streams.
+seed. Each device is an instance of the function with its own connection; all have one trainer. A proxy in front of the
+backbone counts the bytes of the TCP streams.
 
     python -m benchmarks.relay_bytes [--clients 10] [--rounds 5]
 """
@@ -28,14 +28,18 @@ from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from broker.support import heap, logs
 from broker.support.tasks import task_group
+from client_fn.data.shard_cache import ShardCache
 from client_fn.function import WarmState, handle
+from client_fn.site import Site
+from client_fn.trainer.trainers import Trainers, open_trainers
 from emulators.wire import Wire, wire_to
-from fedkeeper.learning import TorchLearning
+from fedkeeper.learning import open_learning
 from fedkeeper.sdk import Client
 from server import service
 
 PLATFORM: Final = "edge-a"
 MB: Final = 1e6
+SITE: Final = Site()
 
 
 class Devices:
@@ -43,10 +47,10 @@ class Devices:
 
     name = PLATFORM
 
-    def __init__(self, connections: dict[str, Broker]) -> None:
+    def __init__(self, connections: dict[str, Broker], trainers: Trainers) -> None:
         self.concurrency = len(connections)
         self._connections = connections
-        self._warm = {client: WarmState() for client in connections}
+        self._warm = {client: WarmState(trainers, SITE, ShardCache(SITE)) for client in connections}
 
     async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
         """Implements `Platform.invoke`."""
@@ -94,8 +98,9 @@ async def devices_on(url: str, clients: int) -> AsyncIterator[None]:
             name: await stack.enter_async_context(broker.connect(url, name=name)) for name in device_ids(clients)
         }
         bus = await stack.enter_async_context(broker.connect(url, name="bridge"))
+        devices = Devices(connections, await stack.enter_async_context(open_trainers(SITE)))
         group = await stack.enter_async_context(task_group())
-        running = group.create_task(Runner(bus, Invoker(Devices(connections))).run(), name="bridge")
+        running = group.create_task(Runner(bus, Invoker(devices)).run(), name="bridge")
         yield
         running.cancel()
 
@@ -129,8 +134,12 @@ async def measure(hub: NatsServer, wire: Wire, clients: int, rounds: int) -> lis
         rounds: number of measured rounds.
     """
     marks = []
-    async with broker.connect(hub.url, name="server") as bus, task_group() as group:
-        serving = group.create_task(service.serve(bus, TorchLearning(None)), name="server")
+    async with (
+        broker.connect(hub.url, name="server") as bus,
+        open_learning(SITE, None) as learning,
+        task_group() as group,
+    ):
+        serving = group.create_task(service.serve(bus, learning), name="server")
         sdk = Client(bus)
         await sdk.register(
             [ClientRecord(id=name, platform=PLATFORM, labels={"data": "nothing"}) for name in device_ids(clients)]

@@ -15,6 +15,7 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages import codec
 from broker.support import logs
+from client_fn.site import Site
 from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, sites, system
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import (
@@ -103,6 +104,7 @@ def run(
     console, settings = screen.console(), Settings(folder, workers, data, site=site)
     if packed := sites.pack(site):
         console.print(packed.summary(), markup=False, soft_wrap=True)
+    _print_repeatability(site)
 
     async def train() -> None:
         async with contextlib.AsyncExitStack() as stack:
@@ -119,6 +121,11 @@ def run(
             await follow.follow(sdk, job_id, console, folder=out / job_id)
 
     running.run(train())
+
+
+def _print_repeatability(site: Site) -> None:
+    if notice := sites.describe_repeatability(site):
+        screen.console().print(notice, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -160,6 +167,7 @@ def up(
     if packed:
         console.print(packed.summary(), markup=False, soft_wrap=True)
     console.print(sites.describe_models(site, packed), markup=False, soft_wrap=True)
+    _print_repeatability(site)
     running.run(_run_until_interrupted(Settings(folder, workers, data, site=site), url, port))
 
 

@@ -139,6 +139,17 @@ def describe_models(site: Site, packed: Archive | None) -> str:
     return "; ".join(parts)
 
 
+def describe_repeatability(site: Site) -> str:
+    """Say that models of this site can't be repeated bit for bit; empty if they can.
+
+    Args:
+        site: the site, whose device decides.
+    """
+    if site.device == "cpu":
+        return ""
+    return f"device {site.device}: the same job may give another digest; torch promises equal bits only on a CPU"
+
+
 def is_this_machine(url: str) -> bool:
     """Return whether a broker's address is one of this machine only.
 

@@ -56,7 +56,7 @@ class Expectation:
         nonce: secret text from which the round's tokens are made.
         members: the cohort, by client id.
         plan: names, shapes, dtypes and bounds of the tensors.
-        max_samples: limit for clients whose shard size is not in the register.
+        max_samples: limit for every client, also if the register says that it has more.
     """
 
     job: str
@@ -69,7 +69,7 @@ class Expectation:
 
     def max_samples_of(self, client: str) -> int:
         """The largest number of samples that a client may claim."""
-        return self.members[client].samples or self.max_samples
+        return min(self.members[client].samples or self.max_samples, self.max_samples)
 
     @property
     def max_bytes(self) -> int:
@@ -153,7 +153,8 @@ def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expecta
         raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expectation.base[:12]}")
     most = expectation.max_samples_of(topic.client)
     if not 1 <= header.samples <= most:
-        raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible")
+        limit = "cohort.max_samples" if most == expectation.max_samples else "the register's number for this client"
+        raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible: correct {limit}")
     if not all(np.isfinite(value) for value in header.metrics.values()):
         raise Refused("finite", "a metric is not finite")
 

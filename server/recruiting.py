@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from broker.messages.job import Job
 from broker.messages.progress import JobWaiting
@@ -11,6 +12,9 @@ from server.errors import JobCannotContinue
 from server.job_events import JobEvents, TimedOut
 from server.presence import BridgePresence
 from server.registry import Registry
+
+SETTLE_S: Final = 2.0
+"""How long no further client may be registered until the others are not waited for any more. Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +47,29 @@ class Recruiter:
         """
         need, until_s = self.job.cohort.clients, self.clock() + self.job.cohort.wait_s
         candidates = self._eligible()
-        if len(candidates) < need:
-            have, reason = len(candidates), self._shortage()
-            announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s))
+        if len(candidates) >= need:
+            return candidates
+        have, reason = len(candidates), self._shortage()
+        announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s))
         while len(candidates) < need and not events.cancel_requested:
             if isinstance(await events.next(until_s), TimedOut):
                 raise JobCannotContinue(
                     f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}; "
                     "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
                 )
+            candidates = self._eligible()
+        return await self._wait_until_settled(events, candidates, until_s)
+
+    async def _wait_until_settled(
+        self, events: JobEvents, candidates: list[ClientRecord], until_s: float
+    ) -> list[ClientRecord]:
+        """Wait while the other holders of the data are being registered, which takes moments.
+
+        Otherwise the first draw would depend on how far that has come, and so would the job's model.
+        """
+        while len(candidates) < self.job.data.clients and not events.cancel_requested:
+            if isinstance(await events.next(min(until_s, self.clock() + SETTLE_S)), TimedOut):
+                break
             candidates = self._eligible()
         return candidates
 

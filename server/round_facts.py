@@ -45,9 +45,10 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str) -> Expectation:
     Raises:
         ValueError: the job has no model yet.
     """
-    max_samples = record.job.cohort.max_samples
+    cohort = record.job.cohort
     trained = {name: array for name, array in weights.items() if name not in record.frozen}
-    total = sum(member.samples or max_samples for member in record.cohort)
+    # What the job allows, not what the register happens to know: the last bits of the mean depend on it.
+    total = cohort.invited * cohort.max_samples
     return Expectation(
         job=record.id,
         round=record.round,
@@ -55,7 +56,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str) -> Expectation:
         nonce=nonce,
         members={member.id: member for member in record.cohort},
         plan=aggregator.plan(trained, tensors.layout(trained), frozenset(record.buffers), total),
-        max_samples=max_samples,
+        max_samples=cohort.max_samples,
     )
 
 

@@ -98,7 +98,8 @@ class Cohort(_Section, frozen=True):
         on_failure: policy for a round that misses its quorum.
         max_failures: failed rounds in a row that end the job, if `on_failure` is `retry` or `skip`.
         wait_s: time to wait until enough clients are registered, in seconds.
-        max_samples: updates that claim more samples are refused, if the register does not know the client's number.
+        max_samples: updates that claim more samples are refused; so are those that claim more than the register says
+            that the client has.
         presence: `required` invites only clients whose platform has a present bridge, and gives up the tasks of a
             bridge that is absent; `ignored` invites all registered clients, and waits for them until the deadline.
     """

@@ -4,24 +4,19 @@ import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from broker.messages.errors import BadTensors
 from broker.messages.job import Data
 from broker.messages.register import ClientRecord
 from broker.topics import checked_id
 from client_fn.data import files, places
 from client_fn.data.datasets import Dataset
 from client_fn.data.partition import partition
-from client_fn.errors import BadData, DataMissing
-
-if TYPE_CHECKING:
-    # Staging needs no torch.
-    from torch import Tensor
+from client_fn.errors import BadData
 
 Array = NDArray[Any]
 
@@ -93,7 +88,7 @@ def write(url: str, x: Array, y: Array) -> None:
     Raises:
         BadData: the shapes or dtypes are wrong, or the shard can't be written.
     """
-    _check_shapes(url, x.shape, y.shape, dtype=str(y.dtype), is_integer=np.issubdtype(y.dtype, np.integer))
+    _check(url, x, y)
     x, y = np.ascontiguousarray(x), np.ascontiguousarray(y, dtype=np.int64)
     # The digest in the header lets a reader compare two shards by their headers alone.
     digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
@@ -109,40 +104,13 @@ def write(url: str, x: Array, y: Array) -> None:
             system.pipe_file(path, content)
 
 
-def read(url: str) -> "tuple[Tensor, Tensor]":
-    """Return a shard's samples (N, ...) with their stored dtype, and its labels (N,) as int64.
-
-    Args:
-        url: fsspec URL or path.
-
-    Raises:
-        DataMissing: there is no file.
-        BadData: the file is not a valid shard, or can't be read.
-    """
-    from client_fn.training import tensors
-
-    with _map_errors(url):
-        system, path = _resolve(url)
-        content = system.cat_file(path)
-    try:
-        named = tensors.from_bytes(content)
-    except BadTensors as exc:
-        raise _bad(url, str(exc)) from exc
-    if named.keys() != {"x", "y"}:
-        raise _bad(url, f"it holds {sorted(named)} instead of x and y")
-    x, y = named["x"], named["y"]
-    is_integer = not (y.is_floating_point() or y.is_complex())
-    _check_shapes(url, tuple(x.shape), tuple(y.shape), dtype=str(y.dtype), is_integer=is_integer)
-    return x, y.long()
-
-
-def _check_shapes(url: str, x: tuple[int, ...], y: tuple[int, ...], *, dtype: str, is_integer: bool) -> None:
-    if not is_integer:
-        raise _bad(url, f"y has dtype {dtype}; whole numbers are wanted, for example int64")
-    if len(y) != 1:
-        raise _bad(url, f"y has shape {y}; shape (N,) is wanted, one label for each sample")
-    if x[:1] != y or not y[0]:
-        raise _bad(url, f"x has shape {x} for {y[0]} labels")
+def _check(url: str, x: Array, y: Array) -> None:
+    if not np.issubdtype(y.dtype, np.integer):
+        raise _bad(url, f"y has dtype {y.dtype}; whole numbers are wanted, for example int64")
+    if y.ndim != 1:
+        raise _bad(url, f"y has shape {y.shape}; shape (N,) is wanted, one label for each sample")
+    if x.shape[:1] != y.shape or not len(y):
+        raise _bad(url, f"x has shape {x.shape} for {len(y)} labels")
 
 
 def _is_stored(system: Any, path: str, content: bytes) -> bool:
@@ -167,11 +135,9 @@ def _resolve(url: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _map_errors(url: str) -> Iterator[None]:
-    """Map the errors of fsspec and its backends: no such file, no such backend or scheme, a failed call."""
+    """Map the errors of fsspec and its backends: no such backend or scheme, a failed call."""
     try:
         yield
-    except FileNotFoundError as exc:
-        raise DataMissing("shard", places.show(url), "stage the data there, or register the client's data_loc") from exc
     except (OSError, ImportError, ValueError) as exc:
         raise _bad(url, str(exc)) from exc
 

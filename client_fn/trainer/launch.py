@@ -52,19 +52,18 @@ async def launch(site: Site, folders: Sequence[Path]) -> Running:
     # RLIMIT_DATA counts what CUDA reserves and does not use. There the worker's look at the memory is the only limit.
     limit_mb = site.memory_mb if site.device == "cpu" else 0
     program = str(Path(client_fn.training.__file__).parent)
-    with contextlib.ExitStack() as on_failure:
-        on_failure.enter_context(ours)
-        with theirs:
-            try:
-                process = await processes.start_group(
-                    *(site.python or sys.executable, program, str(theirs.fileno()), str(limit_mb), *map(str, folders)),
-                    stdin=DEVNULL,
-                    stderr=STDOUT,
-                    env=environment.for_trainer(os.environ, site.variables, mark),
-                    pass_fds=[theirs.fileno()],
-                )
-            except OSError as exc:
-                raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{site.python!r} can't be started: {exc}") from exc
-        on_failure.pop_all()
+    with contextlib.ExitStack() as failed, theirs:
+        failed.enter_context(ours)
+        try:
+            process = await processes.start_group(
+                *(site.python or sys.executable, program, str(theirs.fileno()), str(limit_mb), *map(str, folders)),
+                stdin=DEVNULL,
+                stderr=STDOUT,
+                env=environment.for_trainer(os.environ, site.variables, mark),
+                pass_fds=[theirs.fileno()],
+            )
+        except OSError as exc:
+            raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{site.python!r} can't be started: {exc}") from exc
+        failed.pop_all()
     ours.setblocking(False)
     return Running(process, ours, mark)

@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final, Protocol
 
-import structlog
-
 from client_fn.cache import keep
 from client_fn.code import requirements
 from client_fn.code.allow import BUILT_IN, AllowList
@@ -17,8 +15,6 @@ from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Order
-
-log = structlog.get_logger(__name__)
 
 KEPT: Final = 2
 """How many trainers stay warm: one has 300 MB."""
@@ -189,6 +185,10 @@ async def _warm(trainers: Trainers) -> None:
     try:
         await trainers.warm()
     except ClientError as exc:
+        # Imported here because every cold start would pay for it.
+        import structlog
+
+        log = structlog.get_logger(__name__)
         log.error("the trainer can't start", error=str(exc))  # noqa: TRY400 (a traceback would tell no more)
 
 

@@ -24,11 +24,12 @@ from broker.messages.round import RoundTask, nonce
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
 from client_fn.exchange import InMemoryExchange
-from client_fn.function import WarmState, handle
+from client_fn.function import handle
 from server import aggregator, gate
 from server.gate import Expectation
 from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
+from tests.support.trainers import warm_state
 
 VERSIONS: Final = sorted((REPOSITORY / "tests/wire").glob("[0-9]*"))
 FILES: Final = [path for version in VERSIONS for path in sorted(version.iterdir()) if path.suffix != ".zip"]
@@ -169,6 +170,7 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
     assert following.state == header.state
 
 
+@pytest.mark.torch
 @by_version
 async def test_the_function_does_what_an_older_server_ordered(folder: Path, tmp_path: Path) -> None:
     message, given = bundle.unpack((folder / "parcel.order.bin").read_bytes())
@@ -177,7 +179,7 @@ async def test_the_function_does_what_an_older_server_ordered(folder: Path, tmp_
     shards.write(shard, rng.random((20, 8, 8), dtype=np.float32), np.arange(20) % 10)
     task = msgspec.structs.replace(request.task, data_loc=shard)
     blobs = InMemoryExchange(given)
-    await handle(task, blobs, WarmState(), attempt=request.attempt, clock=lambda: 0.0)
+    await handle(task, blobs, warm_state(), attempt=request.attempt, clock=lambda: 0.0)
     update_at = topics.update(task.job, task.round, task.client_id, request.attempt)
     trained, metadata = tensors.decode(blobs.outputs[update_at])
     header = UpdateHeader.from_metadata(metadata)

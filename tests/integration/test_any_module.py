@@ -15,15 +15,21 @@ from broker.messages import progress, tensors
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
 from client_fn.data import datasets, shards
+from client_fn.data.shard_cache import ShardCache
 from client_fn.function import WarmState, handle
-from fedkeeper.learning import TorchLearning
+from client_fn.site import Site
+from client_fn.trainer.trainers import Trainers, open_trainers
+from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support.fakes import Fleet, running
+from tests.support.paths import REPOSITORY
+from tests.support.trainers import InlineTrainers
 
 pytestmark = pytest.mark.torch
 
 CLIENTS = 2
+SITE = Site(allow=("tests",))
 
 
 @pytest.fixture
@@ -32,9 +38,13 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
         yield connection
 
 
-async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **training: Any) -> tuple[Tensors, Tensors]:
-    """A few rounds of one epoch; the initial and the final model."""
-    warm, sdk = warm_state(), Client(bus)
+async def train(
+    bus: Broker, tmp_path: Path, module: str, rounds: int = 2, trainers: Trainers | None = None, **training: Any
+) -> tuple[Tensors, Tensors]:
+    """A few rounds of one epoch, in this process unless there are trainers; the initial and the final model."""
+    trainers = trainers or InlineTrainers()
+    warm, sdk = WarmState(trainers, SITE, ShardCache(SITE)), Client(bus)
+    learning = TrainerLearning(SITE, trainers, None)
 
     async def function(bus: Broker, task: RoundTask) -> None:
         await handle(task, bus, warm, attempt=1)
@@ -50,7 +60,7 @@ async def train(bus: Broker, tmp_path: Path, module: str, rounds: int = 2, **tra
         }
     )
     await sdk.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
-    async with running(serve(bus, TorchLearning(None)), Fleet(bus, function).serve()), asyncio.timeout(600):
+    async with running(serve(bus, learning), Fleet(bus, function).serve()), asyncio.timeout(600):
         name, initial = await sdk.submit(job), b""
         async for message in sdk.watch(name):
             if isinstance(message.event, progress.JobStarted):
@@ -108,6 +118,11 @@ async def test_a_model_of_one_parameter(bus: Broker, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("much memory")
-async def test_an_embedding_of_300_mb(bus: Broker, tmp_path: Path) -> None:
-    before, after = await train(bus, tmp_path, "Large", rounds=1, optimizer="sgd")
+async def test_an_embedding_of_300_mb_in_a_process_of_its_own(
+    bus: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The trainer imports the model from there.
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    async with open_trainers(SITE) as trainers:
+        before, after = await train(bus, tmp_path, "Large", rounds=1, trainers=trainers, optimizer="sgd")
     assert changed(before, after) == {"table.weight"}

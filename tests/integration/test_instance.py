@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from client_fn.data import shards
+from client_fn.data import shards, sources
 from client_fn.errors import NoRoute
 from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import TaskExecutor
@@ -27,7 +28,16 @@ from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import tensors
 from tests.support.function_site import Site, task_for
-from tests.support.running_function import TASK, WITHIN_S, RunningFunction, recording, reports_until, running_function
+from tests.support.running_function import (
+    SITE,
+    TASK,
+    WITHIN_S,
+    RunningFunction,
+    recording,
+    reports_until,
+    running_function,
+)
+from tests.support.trainers import warm_state
 
 pytestmark = pytest.mark.torch
 
@@ -59,8 +69,8 @@ async def test_a_request_is_trained_published_and_reported(function: RunningFunc
 async def test_an_instance_keeps_its_connection_its_model_and_its_data(
     function: RunningFunction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(shards, "read", recording(shards.read, read))
+    read: list[Any] = []
+    monkeypatch.setattr(sources, "fetch", recording(sources.fetch, read))
     for attempt in (1, 2, 3):
         assert (await function.run(await function.request(attempt))).state == "done"
     assert function.connections == ["function-c1"]
@@ -106,7 +116,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_training_of_another_caller
     request = await function.request()
     async with task_group() as group:
         connection = LazyConnection(function.server.url, "own", group)
-        executor = TaskExecutor("c1", connection, group, time.time)
+        executor = TaskExecutor("c1", connection, group, warm_state(), time.time)
         callers = [group.create_task(executor.execute(request, "", None), name=f"caller {i}") for i in range(2)]
         assert await asyncio.to_thread(function.begun.wait, WITHIN_S)
         callers[0].cancel()
@@ -146,7 +156,7 @@ async def test_a_bundle_gives_the_same_update_as_the_broker(function: RunningFun
     arrays, header = await function.update()
     value = await function.bus.get(request.task.model.topic)
     assert value is not None
-    with Instance(Settings()) as offline:
+    with Instance(Settings(site=SITE)) as offline:
         blobs = {request.task.model.topic: value.payload}
         report, outputs = await asyncio.to_thread(offline.execute, request, blobs, activation="a")
         copy = await asyncio.to_thread(offline.execute, request, blobs)

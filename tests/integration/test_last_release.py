@@ -21,7 +21,8 @@ from broker.messages import job as jobs
 from broker.messages.progress import FINAL_EVENTS, JobCompleted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from fedkeeper.learning import TorchLearning
+from client_fn.site import Site
+from fedkeeper.learning import open_learning
 from fedkeeper.provision import stage_dataset
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -67,12 +68,17 @@ def environment(folder: Path) -> dict[str, str]:
 async def system(url: str, folder: Path) -> AsyncIterator[Client]:
     """Today's server and local bridge, with one worker, and clients for the job."""
     workers, secrets = local.Settings(broker=url), SecretStore(None)
-    async with broker.connect(url) as bus, local.opened(workers, secrets, bus) as platform, task_group() as group:
+    async with (
+        broker.connect(url) as bus,
+        local.opened(workers, secrets, bus) as platform,
+        open_learning(Site(), None) as learning,
+        task_group() as group,
+    ):
         sdk, ready = Client(bus), asyncio.Event()
         data = jobs.from_toml(JOB).data
         await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
         parts = [
-            group.create_task(serve(bus, TorchLearning(None), on_ready=ready.set), name="server"),
+            group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
         ]
         await ready.wait()

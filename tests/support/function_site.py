@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import broker
@@ -21,6 +22,7 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
 from client_fn.training import loop, models, optimizers, tensors
+from tests.support.shard_files import read_shard
 
 SMALL = Model(args={"input_size": 4, "hidden": 5, "classes": 3})
 TRAINING = Training(batch_size=4, local_epochs=2)
@@ -126,5 +128,6 @@ def train_locally(site: Site, base: bytes, state: bytes | None = None) -> tuple[
     optimizer = optimizers.make(TRAINING, module.parameters())
     if state:
         optimizers.load_state(optimizer, state)
-    loop.train(module, optimizer, shards.read(site.data_loc), batch_size=4, epochs=2, seed=7)
+    x, y = read_shard(site.data_loc)
+    loop.train(module, optimizer, (torch.from_numpy(x), torch.from_numpy(y)), batch_size=4, epochs=2, seed=7)
     return tensors.trained_of(module), optimizers.state_to_bytes(optimizer)

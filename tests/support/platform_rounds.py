@@ -16,13 +16,15 @@ from broker.base import Broker
 from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
+from client_fn.site import Site
 from fedkeeper import archives, bridging, deploy
 from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
-from fedkeeper.learning import TorchLearning
+from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
 from server import service
 from tests.support.fakes import running
 from tests.support.paths import REPOSITORY
+from tests.support.trainers import InlineTrainers
 
 WITHIN_S: Final = 300.0
 IMAGE: Final = "fedkeeper-client:test"
@@ -131,6 +133,6 @@ async def rounds(nats: NatsServer, folder: Path) -> AsyncIterator[Rounds]:
     async with (
         broker.connect(nats.url) as bus,
         broker.connect(nats.url, name="server") as own,
-        running(service.serve(own, TorchLearning(None))),
+        running(service.serve(own, TrainerLearning(Site(), InlineTrainers(), None))),
     ):
         yield Rounds(bus, Client(bus), nats.url, folder)

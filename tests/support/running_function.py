@@ -23,12 +23,15 @@ from broker.nats.server import NatsServer
 from client_fn.data import datasets, shards
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
+from client_fn.site import Site as ClientSite
 from client_fn.training import loop
 from tests.support.function_site import Site, task_for
+from tests.support.trainers import use_inline
 from tests.support.values import payload_of
 
 WITHIN_S = 120.0
 TASK = "job.1.c1"
+SITE = ClientSite(secret=b"the same digests of shards in every instance")
 DIGITS = Model(args={"input_size": 64, "hidden": 8, "classes": 10})
 
 
@@ -91,6 +94,7 @@ def _count(function: RunningFunction, monkeypatch: pytest.MonkeyPatch) -> Iterat
         return connect(url, name=name, **more)
 
     with monkeypatch.context() as patch:
+        use_inline(patch)
         patch.setattr(loop, "train", counted_train)
         patch.setattr(broker, "connect", counted_connect)
         yield
@@ -102,6 +106,8 @@ async def running_function(
 ) -> AsyncIterator[RunningFunction]:
     """Store 40 digits as the client's shard, connect to the broker, and create an instance until the end of the block.
 
+    The instances train in this process, where trainings can be counted and held.
+
     Args:
         server: the broker.
         folder: folder for the shard.
@@ -111,7 +117,7 @@ async def running_function(
     data_loc = f"{folder}/shard.safetensors"
     shards.write(data_loc, digits.train_x[:40], digits.train_y[:40])
     async with broker.connect(server.url) as bus:
-        function = RunningFunction(Site(bus, data_loc), server, Instance(Settings(server.url, "c1")))
+        function = RunningFunction(Site(bus, data_loc), server, Instance(Settings(server.url, "c1", site=SITE)))
         with _count(function, monkeypatch):
             yield function
             function.hold.clear()

@@ -31,8 +31,9 @@ from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
+from client_fn.site import Site
 from fedkeeper import archives
-from fedkeeper.learning import TorchLearning
+from fedkeeper.learning import open_learning
 from fedkeeper.provision import stage_dataset
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -104,10 +105,14 @@ async def _forget(topic: str, chunk: bytes) -> None:
 async def _system(bus: Broker, url: str, folder: Path, messages: Messages) -> AsyncIterator[Client]:
     """Run server, bridge, workers and clients on one connection, and store what it publishes."""
     _tap(bus, lambda topic, payload: _note(messages, topic, payload))
-    sdk, learning, ready = Client(bus), TorchLearning(None), asyncio.Event()
+    sdk, ready = Client(bus), asyncio.Event()
     data = jobs.from_toml(JOB).data
     await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
-    async with _workers(url, bus) as platform, task_group() as group:
+    async with (
+        _workers(url, bus) as platform,
+        open_learning(Site(), None) as learning,
+        task_group() as group,
+    ):
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
             group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),

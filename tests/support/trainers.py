@@ -1,18 +1,23 @@
 """Trainers in this process, for tests of what is around them. `client_fn.trainer` has tests with real processes."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
+
+import pytest
 
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import LeaseOver
 from client_fn.function import WarmState
+from client_fn.handlers import local
+from client_fn.runtime import instance
 from client_fn.site import Site
 from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named
+from client_fn.trainer.trainers import Named, Trainers
 from client_fn.training import orders, work
 from client_fn.training.orders import Order
 
@@ -20,11 +25,20 @@ _ONE_AT_A_TIME: Final = threading.Lock()
 """All share torch's random numbers."""
 
 
-class InlineTrainers:
+class InlineTrainers(Trainers):
     """Does each order in a thread. It allows every model, and knows no code but what this process can import."""
 
-    async def admit(self, model: Named) -> object:
+    def __init__(self) -> None:
+        """There is no site and no code."""
+
+    async def admit(self, model: Named) -> None:
         """Allow the model."""
+
+    async def warm(self) -> None:
+        """There is nothing to start."""
+
+    async def end(self) -> None:
+        """There is nothing to end."""
 
     async def current_code(self, model: Named) -> str:  # noqa: ARG002 (the interface's argument)
         """No model is of the user's code."""
@@ -60,6 +74,17 @@ class InlineTrainers:
             ended.set()
             await asyncio.wait([running])
             raise
+
+
+def use_inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let instances and workers in this process train without a trainer process."""
+
+    @contextlib.asynccontextmanager
+    async def open_trainers(_: Site) -> AsyncIterator[InlineTrainers]:
+        yield InlineTrainers()
+
+    monkeypatch.setattr(instance, "open_trainers", open_trainers)
+    monkeypatch.setattr(local, "open_trainers", open_trainers)
 
 
 def warm_state(site: Site | None = None) -> WarmState:

@@ -1,6 +1,5 @@
 """Training on another device than the CPU. torch's `meta` device stands for a GPU: it refuses mixed devices too."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,10 +9,10 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from broker.messages.job import Training
-from client_fn.errors import BadSettings
-from client_fn.function import WarmState, handle, to_device
+from client_fn.errors import TrainingFailed
+from client_fn.site import read
 from client_fn.training import loop, optimizers
-from tests.support.function_site import open_site, task_for
+from client_fn.training.work import to_device
 
 pytestmark = pytest.mark.torch
 
@@ -51,8 +50,9 @@ def optimizer_of(module: nn.Module, name: Literal["sgd", "nadam"]) -> Optimizer:
 def test_a_whole_epoch_runs_where_the_module_is(name: Literal["sgd", "nadam"]) -> None:
     module = to_device(Batched(), "meta")
     data = torch.rand(8, 2), torch.arange(8) % 3
-    with pytest.raises(NumberRead), Numbers():  # type: ignore[no-untyped-call]
+    with pytest.raises(TrainingFailed) as failed, Numbers():  # type: ignore[no-untyped-call]
         loop.train(module, optimizer_of(module, name), data, batch_size=4, epochs=1, seed=1)
+    assert failed.value.cause == "NumberRead"
 
 
 def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
@@ -66,18 +66,6 @@ def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
     assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "cpu", "mu_product": "cpu"}
 
 
-def test_the_cpu_is_the_default_and_the_environment_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FEDKEEPER_DEVICE", raising=False)
-    assert warm_state().device == "cpu"
-    monkeypatch.setenv("FEDKEEPER_DEVICE", "cuda:1")
-    assert warm_state().device == "cuda:1"
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-async def test_a_device_that_is_not_here_fails_the_task_with_a_sentence(
-    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_site(tmp_path, monkeypatch) as site:
-        with pytest.raises(BadSettings, match=f"FEDKEEPER_DEVICE: '{device}' can't be used here") as bad:
-            await handle(await task_for(site), site.bus, warm_state(Site(device=device)), attempt=1)
-    assert not bad.value.retryable
+def test_the_cpu_is_the_default_and_the_environment_changes_it() -> None:
+    assert read({}).device == "cpu"
+    assert read({"FEDKEEPER_DEVICE": "cuda:1"}).device == "cuda:1"

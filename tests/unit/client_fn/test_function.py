@@ -1,24 +1,20 @@
 """The function with a broker: what it fetches, trains, keeps and publishes."""
 
-import asyncio
 import hashlib
-import threading
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
 
 from broker import topics
 from broker.messages.job import Model, Training
 from broker.messages.round import BlobRef
-from client_fn.data import shards
+from client_fn.data import sources
+from client_fn.data.places import Place
+from client_fn.data.sources import Source, Version
 from client_fn.errors import DataMissing
-from client_fn.function import WarmState, handle
-from client_fn.training import loop as training_loop
+from client_fn.function import handle
+from client_fn.site import Site as ClientSite
 from client_fn.training import tensors
-from tests.support import function_site
 from tests.support.function_site import (
     SMALL,
     Site,
@@ -28,14 +24,9 @@ from tests.support.function_site import (
     task_for,
     train_locally,
 )
+from tests.support.trainers import warm_state
 
 pytestmark = pytest.mark.torch
-
-
-@pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    async with function_site.open_site(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_shard(site: Site) -> None:
@@ -96,13 +87,13 @@ async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[str] = []
-    read = shards.read
+    fetch = sources.fetch
 
-    def counted(url: str) -> tuple[Tensor, Tensor]:
-        reads.append(url)
-        return read(url)
+    def counted(source: Source, place: Place, of: ClientSite) -> tuple[bytearray, Version]:
+        reads.append(place.target)
+        return fetch(source, place, of)
 
-    monkeypatch.setattr(shards, "read", counted)
+    monkeypatch.setattr(sources, "fetch", counted)
     warm = warm_state()
     tasks = [await task_for(site, round=r, training_hyperparameters=Training(optimizer="sgd")) for r in (1, 2, 3)]
     for task in tasks:
@@ -122,17 +113,7 @@ async def test_the_warm_state_is_bounded(site: Site) -> None:
     for hidden in range(2, 7):
         model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
         await handle(await task_for(site, model_configuration=model), site.bus, warm, attempt=hidden)
-    assert (len(warm.models), len(warm.modules), len(warm.shards)) == (2, 2, 1)
-
-
-async def test_models_with_other_args_never_share_a_module(site: Site) -> None:
-    warm = warm_state()
-    for hidden in (5, 6, 5):
-        model = Model(args={"input_size": 4, "hidden": hidden, "classes": 3})
-        await handle(await task_for(site, round=hidden, model_configuration=model), site.bus, warm, attempt=1)
-    modules = list(warm.modules.values())
-    assert len({id(module) for module in modules}) == 2
-    assert {module.get_parameter("hidden.weight").shape[0] for module in modules} == {5, 6}
+    assert len(warm.models) == 2
 
 
 async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
@@ -192,21 +173,3 @@ async def test_the_callbacks_come_when_training_begins_and_when_it_is_over(site:
         on_trained=lambda: calls.append(("trained", len(site.writes), warm.training_lock.locked())),
     )
     assert calls == [("training", 1, True), ("trained", 0, False)]
-
-
-async def test_the_event_loop_runs_while_the_function_trains(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, released = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def slow(*_: Any, **__: Any) -> dict[str, float]:
-        loop.call_soon_threadsafe(begun.set)
-        assert released.wait(10)
-        return {"loss": 1.0}
-
-    monkeypatch.setattr(training_loop, "train", slow)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        work = group.create_task(handle(await task_for(site), site.bus, warm_state(), attempt=1), name="handle")
-        await begun.wait()
-        assert await site.bus.get(topics.job_record("job")) is None
-        released.set()
-        assert (await work).header.metrics == {"loss": 1.0}

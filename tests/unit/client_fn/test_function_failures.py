@@ -2,9 +2,6 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -22,10 +19,8 @@ from client_fn.errors import (
     LeaseOver,
     TrainingFailed,
 )
-from client_fn.function import Published, WarmState, handle
-from client_fn.training import loop as training
+from client_fn.function import Published, handle
 from client_fn.training import tensors
-from tests.support import function_site
 from tests.support.function_site import (
     SMALL,
     Site,
@@ -35,14 +30,9 @@ from tests.support.function_site import (
     task_for,
     train_locally,
 )
+from tests.support.trainers import warm_state
 
 pytestmark = pytest.mark.torch
-
-
-@pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    async with function_site.open_site(tmp_path, monkeypatch) as opened:
-        yield opened
 
 
 async def test_nothing_begins_after_the_deadline(site: Site) -> None:
@@ -105,36 +95,6 @@ async def test_another_timeout_error_is_not_mistaken_for_the_deadline(
     monkeypatch.setattr(site.bus, "get", fails)
     with pytest.raises(TimeoutError, match="somewhere else"):
         await handle(await task_for(site), site.bus, warm_state(), attempt=1)
-
-
-async def test_a_cancelled_task_stops_its_thread_before_the_next_one_trains(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    ended: list[str] = []
-    train = training.train
-
-    def endless(*_: Any, before_batch: Any, **__: Any) -> dict[str, float]:
-        loop.call_soon_threadsafe(begun.set)
-        try:
-            while True:
-                before_batch()
-        finally:
-            ended.append("thread")
-
-    monkeypatch.setattr(training, "train", endless)
-    warm = warm_state()
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
-        first = group.create_task(handle(await task_for(site), site.bus, warm, attempt=1), name="first")
-        await begun.wait()
-        first.cancel()
-        await asyncio.wait([first])
-        assert first.cancelled()
-        assert ended == ["thread"]
-        monkeypatch.setattr(training, "train", train)
-        await handle(await task_for(site), site.bus, warm, attempt=2)
-    assert site.writes == [topics.optimizer_state("job", "c1", 1, 2), topics.update("job", 1, "c1", 2)]
 
 
 async def test_tasks_of_one_instance_train_one_after_the_other(site: Site) -> None:

@@ -5,8 +5,6 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.torch
-
 HEAVY = "{'torch', 'numpy', 'msgspec', 'nats', 'paho', 'fsspec', 'sklearn', 'httpx', 'rich', 'server', 'bridges'}"
 
 
@@ -31,6 +29,10 @@ def test_a_shard_of_this_machine_is_read_without_heavy_libraries() -> None:
     assert imported_with(program) == {"msgspec"}
 
 
-@pytest.mark.slow
 def test_the_function_pulls_in_no_broker_client_and_nothing_that_it_may_never_need() -> None:
-    assert imported_with("import client_fn.function") == {"torch", "numpy", "msgspec"}
+    assert imported_with("import client_fn.function") == {"msgspec"}
+
+
+@pytest.mark.parametrize("module", ["runtime.instance", "handlers.local", "handlers.openfaas"])
+def test_a_process_that_serves_requests_imports_neither_torch_nor_numpy(module: str) -> None:
+    assert imported_with(f"import client_fn.{module}") & {"torch", "numpy"} == set()

@@ -1,42 +1,125 @@
-"""The initial model that the server builds with torch, tensor by tensor."""
+"""The initial model that the server builds in a trainer, tensor by tensor, and how a trainer's errors are named."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from broker.messages import job as jobs
 from broker.messages import tensors as payload
 from broker.messages.job import Job
 from broker.messages.round import seed
+from client_fn.errors import BadModel, ClientError, LimitExceeded, NotAllowed, TrainerDied
+from client_fn.site import Site
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Named
 from client_fn.training import models, tensors
-from fedkeeper.learning import TorchLearning
-from server.errors import LearningFailed
+from client_fn.training.orders import Order
+from fedkeeper.learning import TrainerLearning
+from server.errors import LearningDied, LearningFailed
+from tests.support.trainers import InlineTrainers
+
+pytestmark = pytest.mark.torch
+
+RAISED = BadModel("model 'a:B': it can't be constructed", cause="KeyError", where="a.py:3", text="Jane Doe")
 
 
-class Angle(nn.Module):
-    """A model with a tensor whose dtype no update can carry."""
+class Stub(InlineTrainers):
+    """A trainer whose orders end as a test says."""
 
-    def __init__(self, dtype: str) -> None:
+    def __init__(self, end: ClientError | Answer) -> None:
         super().__init__()
-        self.register_buffer("angle", torch.zeros(2).to(getattr(torch, dtype)))
+        self._end = end
+
+    async def do(
+        self,
+        model: Named,  # noqa: ARG002 (the interface's arguments)
+        order: Order,  # noqa: ARG002
+        inputs: Mapping[str, SharedBytes],  # noqa: ARG002
+        *,
+        on_training: Callable[[], None] | None = None,  # noqa: ARG002
+        limit_s: float | None = None,  # noqa: ARG002
+    ) -> Answer:
+        if isinstance(self._end, ClientError):
+            raise self._end
+        return self._end
 
 
-def job_with(module: str, **args: object) -> Job:
-    model = {"type": module, "args": args}
-    return jobs.from_dict({"model": model, "data": {"dataset": "own"}, "evaluation": {"every": 0}})
+def job_with(module: str, every: int = 0, dataset: str = "own") -> Job:
+    return jobs.from_dict({"model": {"type": module}, "data": {"dataset": dataset}, "evaluation": {"every": every}})
+
+
+def learning(trainers: InlineTrainers, data_dir: Path | None = None, site: Site | None = None) -> TrainerLearning:
+    return TrainerLearning(site or Site(), trainers, data_dir)
 
 
 @pytest.mark.parametrize("module", ["BatchNormed", "Scalar", "Tied", "Frozen", "Half", "Brain", "Single"])
-def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str) -> None:
+async def test_the_first_model_has_the_bytes_that_the_function_would_write(module: str) -> None:
     job = job_with(f"tests.support.modules:{module}")
     built = models.build(job.model, seed=seed(job.seed, "model"))
-    initial = TorchLearning(None).initial_model(job)
+    initial = await learning(InlineTrainers()).initial_model(job)
     assert payload.encode(initial.weights) == tensors.to_bytes(tensors.tensors_of(built))
     assert initial.frozen == tensors.frozen_names(built)
     assert initial.buffers == tuple(name for name, _ in built.named_buffers())
+    assert initial.code == ""
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "float8_e4m3fn"])
-def test_a_dtype_that_no_update_carries_is_named(dtype: str) -> None:
-    with pytest.raises(LearningFailed, match=f"angle has dtype torch.{dtype}, known are F64"):
-        TorchLearning(None).initial_model(job_with(f"{__name__}:Angle", dtype=dtype))
+async def test_a_model_is_evaluated_on_the_dataset_s_test_samples() -> None:
+    job = job_with("nn", every=1, dataset="digits")
+    ours = learning(InlineTrainers())
+    weights = payload.encode((await ours.initial_model(job)).weights)
+    result = await ours.evaluate(job, weights)
+    assert result.samples == 360
+    assert result == await ours.evaluate(job, weights)
+    with pytest.raises(LearningFailed, match="not this model's tensors"):
+        await ours.evaluate(job_with("tests.support.modules:Tied", every=1, dataset="digits"), weights)
+
+
+async def test_a_missing_dataset_fails_the_job_and_is_looked_for_again(tmp_path: Path) -> None:
+    ours = learning(InlineTrainers(), tmp_path)
+    for _ in range(2):
+        with pytest.raises(LearningFailed, match=f"mnist.*{tmp_path}"):
+            await ours.initial_model(job_with("nn", every=1, dataset="mnist"))
+    await ours.initial_model(job_with("nn", every=0, dataset="mnist"))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "reason"),
+    [
+        (RAISED, LearningFailed, r"constructed: KeyError in a.py:3 \(its text is in the log\)$"),
+        (NotAllowed("a:B", "start the server with it"), LearningFailed, "'a:B' is not allowed here: start the server"),
+        (LimitExceeded("the training used 9 MiB", ("Jane Doe",)), LearningFailed, "^the training used 9 MiB$"),
+        (TrainerDied("the process was killed", ("Jane Doe",)), LearningDied, "^the process was killed$"),
+    ],
+)
+async def test_errors_are_mapped_and_hold_no_text_of_the_user_s(
+    error: ClientError, raised: type[Exception], reason: str
+) -> None:
+    with pytest.raises(raised, match=reason):
+        await learning(Stub(error)).initial_model(job_with("nn"))
+
+
+async def test_an_operator_may_reveal_the_texts() -> None:
+    with pytest.raises(LearningFailed, match=r"KeyError in a\.py:3: Jane Doe"):
+        await learning(Stub(RAISED), site=Site(reveal="text")).initial_model(job_with("nn"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer({"frozen": [], "buffers": []}, {}),
+        Answer({"frozen": [], "buffers": []}, {"weights": b"garbage"}),
+        Answer({"frozen": 3, "buffers": []}, {"weights": payload.encode({})}),
+        Answer({}, {"weights": payload.encode({})}),
+    ],
+)
+async def test_what_user_code_makes_of_a_trainer_s_answer_fails_the_job_alone(answer: Answer) -> None:
+    with pytest.raises(LearningFailed, match="model 'nn'"):
+        await learning(Stub(answer)).initial_model(job_with("nn"))
+
+
+@pytest.mark.parametrize("facts", [{}, {"accuracy": 7.0, "loss": 0.5, "samples": 1}, {"accuracy": "good"}])
+async def test_an_impossible_evaluation_fails_the_job_alone(facts: dict[str, object]) -> None:
+    with pytest.raises(LearningFailed, match="model 'nn'"):
+        await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", dataset="digits"), b"")

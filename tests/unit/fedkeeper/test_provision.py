@@ -14,10 +14,10 @@ from broker.messages.job import Cohort, Data, Job
 from broker.messages.job_record import JobRecord, Phase
 from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
-from client_fn.data import shards
 from client_fn.errors import BadData
 from fedkeeper.provision import provision, stage_dataset
 from fedkeeper.sdk import Client
+from tests.support.shard_files import read_shard
 
 DIGITS = Data(clients=3)
 
@@ -63,7 +63,7 @@ async def test_a_waiting_job_gets_its_clients(sdk: Client, tmp_path: Path) -> No
         ("local", DIGITS.key, False)
     }
     for client in clients:
-        x, y = await asyncio.to_thread(shards.read, client.data_loc)
+        x, y = await asyncio.to_thread(read_shard, client.data_loc)
         assert client.data_loc.startswith(tmp_path.as_uri())
         assert len(x) == len(y) == client.samples > 400
 

@@ -12,6 +12,7 @@ from broker.messages import codec
 from broker.messages.job import Cohort, Data, Job
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
+from server import recruiting as recruiting_module
 from server.errors import JobCannotContinue
 from server.job_events import CancelRequested, JobEvent, JobEvents, PresenceChanged, RegisterChanged
 from server.presence import BridgePresence
@@ -19,7 +20,7 @@ from server.recruiting import Recruiter
 from server.registry import Registry
 from tests.support import fakes
 
-JOB = Job(data=Data(dataset="own"), cohort=Cohort(clients=2, wait_s=60.0))
+JOB = Job(data=Data(dataset="own", clients=2), cohort=Cohort(clients=2, wait_s=60.0))
 
 
 @dataclass
@@ -88,8 +89,31 @@ async def test_too_few_clients_are_waited_for_and_that_is_announced_once(inputs:
         inputs.register(*fakes.clients(1, first=1))
         inputs.put(RegisterChanged())
     assert recruiting.result() == ["client-00", "client-01"]
-    reason = "1 of 2 clients that hold 'own-shards2-c10-s0' are registered"
+    reason = "1 of 2 clients that hold 'own-shards2-c2-s0' are registered"
     assert inputs.announced == [JobWaiting(reason=reason, data=JOB.data.key, have=1, need=2, until_s=1060.0)]
+
+
+async def test_a_draw_does_not_depend_on_how_far_the_registration_of_the_clients_has_come(inputs: Inputs) -> None:
+    job = msgspec.structs.replace(JOB, data=Data(dataset="own", clients=4))
+    async with asyncio.TaskGroup() as group:
+        recruiting = group.create_task(inputs.candidates(job), name="recruiting")
+        await until_announced(inputs)
+        for first in range(4):
+            inputs.register(*fakes.clients(1, first=first))
+            inputs.put(RegisterChanged())
+            await asyncio.sleep(0)
+    assert recruiting.result() == [f"client-0{i}" for i in range(4)]
+
+
+async def test_clients_that_never_come_are_not_waited_for(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recruiting_module, "SETTLE_S", 0.0)
+    job = msgspec.structs.replace(JOB, data=Data(dataset="own", clients=4))
+    async with asyncio.TaskGroup() as group:
+        recruiting = group.create_task(inputs.candidates(job), name="recruiting")
+        await until_announced(inputs)
+        inputs.register(*fakes.clients(3))
+        inputs.put(RegisterChanged())
+    assert recruiting.result() == ["client-00", "client-01", "client-02"]
 
 
 async def test_a_bridge_that_comes_makes_its_clients_candidates(inputs: Inputs) -> None:

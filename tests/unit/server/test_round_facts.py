@@ -80,7 +80,7 @@ def test_an_update_is_expected_to_hold_what_clients_train() -> None:
 
 
 def test_a_client_of_unknown_size_is_planned_for_with_as_many_samples_as_it_may_claim() -> None:
-    assert round_facts.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 600 + 500 + 30
+    assert round_facts.expectation(RECORD, WEIGHTS, "nonce").plan.max_samples == 3 * 500
 
 
 def test_statistics_may_go_further_from_the_base_than_weights() -> None:

@@ -27,6 +27,7 @@ QUORUM = "expected a share of cohort.clients, above 0 and up to 1, or a whole nu
 ID = "use 1 to 40 of a-z, 0-9 and '-'"
 FINITE = "expected a finite number; whole ones up to 2^53 - 1"
 CLASS = "'nn', 'cnn' or a class as 'package.module:Class'"
+DIGEST = "a SHA-256 digest: 64 hexadecimal digits"
 REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("id", 3, TEXT),
     ("id", "", ID),
@@ -47,6 +48,9 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("model.type", "a..b:C", CLASS),
     ("model.type", "os.system('x'):C", CLASS),
     ("model.args", [1], TABLE),
+    ("model.code", 7, TEXT),
+    ("model.code", "ab", DIGEST),
+    ("model.code", "AB" * 32, DIGEST),
     ("model.args.a", math.inf, FINITE),
     ("model.args.a", 2**53, FINITE),
     ("model.args.a", None, "expected texts, numbers, true or false, and tables and lists of these"),
@@ -104,7 +108,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
 DEFAULTS = """
 name = "job"
 seed = 1
-model = { type = "nn", args = {} }
+model = { type = "nn", args = {}, code = "" }
 training = { optimizer = "adam", batch_size = 10, local_epochs = 5, optimizer_state = "carry", dry = false }
 strategy = { name = "fedavg" }
 data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
@@ -248,7 +252,11 @@ def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
         id="mine-1",
         name="mine",
         seed=9,
-        model=Model(type="my.models:Net", args={"sizes": [1, 2], "deep": {"a": 1.5, "b": "x\"\n\0'"}, "on": True}),
+        model=Model(
+            type="my.models:Net",
+            args={"sizes": [1, 2], "deep": {"a": 1.5, "b": "x\"\n\0'"}, "on": True},
+            code="ab" * 32,
+        ),
         training=Training(
             optimizer="sgd", learning_rate=0.5, batch_size=3, local_epochs=1, optimizer_state="reset", dry=True
         ),

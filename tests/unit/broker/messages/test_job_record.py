@@ -36,6 +36,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         last=next(event for event in events if isinstance(event, RoundCompleted)),
         evaluated=2,
         accuracy=0.5,
+        starts={"the evaluation of round 2": 1},
         announced=True,
     )
 

@@ -29,6 +29,9 @@ HEADER = UpdateHeader(
     state=BlobRef("fl.state.demo.c-0.3.2", "cd" * 32, 9),
     fetched=1_590_040,
     seconds={"train": 1.5},
+    code="12" * 32,
+    shard="34" * 32,
+    metrics_scope="sum",
 )
 
 TASK = RoundTask(

@@ -13,6 +13,7 @@ from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from tests.support.function_site import FAR, SMALL, TRAINING, initial_weights, model_ref
 from tests.support.handler_calls import KEY, Deployed
+from tests.support.trainers import use_inline
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def deployed(tmp_path: Path, memory_url: str, monkeypatch: pytest.MonkeyPatch) -
         deadline_s=FAR,
         max_attempts=3,
     )
+    use_inline(monkeypatch)
     with Instance(Settings(memory_url, "c1", KEY)) as instance:
         for handler in (openfaas, openwhisk, gcf):
             monkeypatch.setattr(handler, "of_this_process", lambda: instance)

@@ -9,6 +9,7 @@ import pytest
 from broker.messages import codec
 from broker.messages.invocation import Report, WorkerReady
 from client_fn.handlers import local
+from client_fn.site import Site
 from tests.support.handler_calls import Deployed, check_refused, newer_request
 
 pytestmark = pytest.mark.torch
@@ -22,7 +23,7 @@ async def test_a_worker_reports_a_request_of_a_newer_server_and_continues(
     requests, reports = asyncio.StreamReader(), io.BytesIO()
     requests.feed_data(newer_request(deployed) + b"\n" + newer_request(deployed) + b"\n")
     requests.feed_eof()
-    await local.serve(deployed.instance.settings.url, requests, reports)
+    await local.serve(deployed.instance.settings.url, Site(), requests, reports)
     first, *others = reports.getvalue().splitlines()
     assert codec.decode(WorkerReady, first) == WorkerReady()
     decoded = [codec.decode(Report, line) for line in others]

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from broker.messages import codec
 from broker.messages.invocation import Report
-from client_fn.data import shards
+from client_fn.data.shard_cache import ShardCache
 from client_fn.handlers import openwhisk
 from tests.support.handler_calls import HIDDEN, Deployed, check_refused, newer_request
 
@@ -43,7 +43,7 @@ def test_hides_the_caller_s_headers(
         raise ZeroDivisionError
 
     headers = {"authorization": HIDDEN, "host": "whisk.example"}
-    monkeypatch.setattr(shards, "read", fails)
+    monkeypatch.setattr(ShardCache, "read", fails)
     responses: list[Any] = []
     with capture_logs() as logs:
         for request in (msgspec.to_builtins(deployed.request()), None, {"token": 5}):

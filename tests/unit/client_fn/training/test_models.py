@@ -1,20 +1,25 @@
 """The paper's models have its sizes and initial weights; a user's class is imported unchanged, or named in an error."""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from broker.messages.job import Model
 from client_fn.errors import BadModel
-from client_fn.training import models, tensors
+from client_fn.training import models
 
 pytestmark = pytest.mark.torch
 
 OWN = """
+import random
+import subprocess
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,8 +41,24 @@ class Fails(nn.Module):
     def __init__(self):
         raise KeyError("no such thing")
 
+class Exits(nn.Module):
+    def __init__(self):
+        raise SystemExit(3)
+
 class NoModule:
     pass
+
+def make(width=3):
+    return Own(width)
+
+def make_none():
+    return None
+
+class Drawn(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 2, bias=False)
+        nn.init.constant_(self.weight, random.random())
+        nn.init.constant_(self.weight[1], np.random.random())
 """
 
 
@@ -96,12 +117,31 @@ def test_the_seed_alone_decides_the_initial_weights(kind: str) -> None:
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_building_leaves_the_process_s_random_numbers_alone() -> None:
-    torch.manual_seed(5)
-    expected = torch.rand(4)
-    torch.manual_seed(5)
-    models.build(Model(), seed=1)
-    assert torch.equal(torch.rand(4), expected)
+def test_building_leaves_the_process_s_random_numbers_alone(own: str) -> None:
+    def drawn() -> list[float]:
+        return [torch.rand(1).item(), random.random(), np.random.random()]  # noqa: NPY002, S311 (what a user may call)
+
+    def seed() -> None:
+        torch.manual_seed(5)
+        random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
+
+    seed()
+    expected = drawn()
+    for model in (Model(), Model(type=f"{own}:Drawn")):
+        seed()
+        models.build(model, seed=1)
+        assert drawn() == expected
+
+
+def test_the_seed_decides_numpy_s_and_the_standard_library_s_random_numbers_too(own: str) -> None:
+    first, again, other = (
+        models.build(Model(type=f"{own}:Drawn"), seed=seed).get_parameter("weight").flatten().tolist()
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1] != other[1]
 
 
 def test_a_user_s_class_is_imported_and_keeps_its_own_initial_weights(own: str) -> None:
@@ -110,44 +150,63 @@ def test_a_user_s_class_is_imported_and_keeps_its_own_initial_weights(own: str) 
     assert module.get_parameter("layer.bias").tolist() == [7.0, 7.0]
 
 
+def test_a_user_s_function_makes_a_module(own: str) -> None:
+    module = models.build(Model(type=f"{own}:make", args={"width": 4}), seed=1)
+    assert module(torch.rand(2, 4)).shape == (2, 2)
+
+
 @pytest.mark.parametrize(
-    ("path", "reason"),
+    ("path", "reason", "cause"),
     [
-        ("no_such_package.models:Net", "No module named 'no_such_package'"),
-        ("{own}:Missing", "has no attribute 'Missing'"),
-        ("{own}:NoModule", "no class of torch.nn.Module"),
-        ("{own}:Lazy", "the shape of layer.weight is open"),
-        ("{own}:Fails", "no such thing"),
-        ("math:pi", "no class of torch.nn.Module"),
+        ("no_such_package.models:Net", "no_such_package.models can't be imported", "ModuleNotFoundError"),
+        ("{own}:Missing", "has no Missing", ""),
+        ("{own}:NoModule", "is neither a class of torch.nn.Module nor a function of that package", ""),
+        ("{own}:Lazy", "the shape of layer.weight is open until it sees data; use no lazy layers", ""),
+        ("{own}:Fails", "it can't be constructed; model.args are those of Fails()", "KeyError"),
+        ("{own}:Exits", "it can't be constructed", "SystemExit"),
+        ("{own}:make_none", "it returns a NoneType", ""),
+        ("math:pi", "is neither a class of torch.nn.Module nor a function of that package", ""),
     ],
 )
-def test_a_class_that_can_t_be_used_is_named(own: str, path: str, reason: str) -> None:
+def test_a_class_that_can_t_be_used_is_named(own: str, path: str, reason: str, cause: str) -> None:
     path = path.format(own=own)
-    with pytest.raises(BadModel, match=reason) as failed:
+    with pytest.raises(BadModel) as failed:
         models.build(Model(type=path), seed=1)
-    assert failed.value.type == path
-    assert "; " in str(failed.value)
+    assert failed.value.sentence.startswith(f"model {path!r}: ")
+    assert reason in failed.value.sentence
+    assert failed.value.cause == cause
+
+
+def test_the_line_of_the_user_s_code_is_named_and_its_text_is_apart(own: str) -> None:
+    with pytest.raises(BadModel) as failed:
+        models.build(Model(type=f"{own}:Fails"), seed=1)
+    line = OWN.splitlines().index('        raise KeyError("no such thing")') + 1
+    assert failed.value.where == f"{own}.py:{line}"
+    assert "no such thing" in str(failed.value)
+    assert "no such thing" not in failed.value.message(reveal=False)
+
+
+@pytest.mark.parametrize("path", ["{own}:subprocess.run", "{own}:subprocess", "{own}:torch.load", "subprocess:Popen"])
+def test_nothing_else_that_a_module_can_reach_is_called(own: str, path: str) -> None:
+    with pytest.raises(BadModel):
+        models.build(Model(type=path.format(own=own), args={"args": ["true"]}), seed=1)
+
+
+def test_a_function_that_a_user_s_module_has_imported_is_not_called(
+    own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{own}_two.py").write_text("from shutil import rmtree\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadModel, match="is neither a class"):
+        models.build(Model(type=f"{own}_two:rmtree", args={"path": str(tmp_path)}), seed=1)
+    assert (tmp_path / f"{own}_two.py").exists()
 
 
 def test_wrong_args_are_answered_with_the_right_ones() -> None:
-    with pytest.raises(BadModel, match=r"unexpected keyword argument 'width'.*input_size: int = 784"):
+    with pytest.raises(BadModel, match=r"input_size: int = 784.*unexpected keyword argument 'width'"):
         models.build(Model(type="nn", args={"width": 3}), seed=1)
 
 
 def test_images_too_small_for_the_cnn_are_refused() -> None:
     with pytest.raises(BadModel, match="size is 8, needs to be at least 16"):
         models.build(Model(type="cnn", args={"size": 8}), seed=1)
-
-
-def test_keys_differ_with_the_args_and_not_with_their_order() -> None:
-    first = models.key(Model(args={"hidden": 5, "classes": 2}))
-    assert first == models.key(Model(args={"classes": 2, "hidden": 5}))
-    assert first != models.key(Model(args={"classes": 2, "hidden": 6}))
-
-
-def test_models_built_by_several_threads_have_the_weights_of_their_seeds() -> None:
-    """torch's random number generator belongs to the process, and several jobs may start at once."""
-    alone = [tensors.to_bytes(tensors.tensors_of(models.build(Model(), seed=seed))) for seed in range(4)]
-    with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(lambda i: models.build(Model(), seed=i % 4), range(32)))
-    assert [tensors.to_bytes(tensors.tensors_of(module)) for module in together] == alone * 8

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from broker.messages import tensors as payload
-from broker.messages.errors import BadTensors
 from broker.messages.job import Model, Training
 from client_fn.errors import BadModel, TrainingFailed
 from client_fn.training import loop, models, optimizers, tensors
@@ -196,7 +195,7 @@ def test_tensors_do_not_share_the_memory_of_the_file() -> None:
 
 @pytest.mark.parametrize("garbage", [b"", b"garbage", json.dumps({"a": 1}).encode()])
 def test_garbage_is_refused(garbage: bytes) -> None:
-    with pytest.raises(BadTensors):
+    with pytest.raises(TrainingFailed, match="not a safetensors file"):
         tensors.from_bytes(garbage)
 
 
