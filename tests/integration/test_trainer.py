@@ -49,7 +49,13 @@ async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 @pytest.mark.parametrize("place", bad_models.PLACES)
 @pytest.mark.parametrize(
     ("action", "cause"),
-    [("exits", "SystemExit"), ("raises", "KeyError"), ("recurses", "RecursionError"), ("allocates", "MemoryError")],
+    [
+        ("exits", "SystemExit"),
+        ("raises", "KeyError"),
+        ("recurses", "RecursionError"),
+        ("allocates", "MemoryError"),
+        ("allocates_tensors", "MemoryError"),
+    ],
 )
 async def test_an_error_is_named_with_its_line_and_ends_no_process(
     bench: Bench, action: str, cause: str, place: Place
