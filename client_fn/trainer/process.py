@@ -169,8 +169,7 @@ class Trainer:
         """Return a child that has taken the order. A child that an earlier order has harmed is replaced, once."""
         for is_last in (False, True):
             child = await self._started()
-            child.number += 1
-            child.look_s = asyncio.get_running_loop().time() + WATCH_S
+            child.begin(WATCH_S)
             facts = {**question, "number": child.number}
             packet, descriptors = packets.make(facts, {name: file.descriptor for name, file in files.items()})
             try:

@@ -116,6 +116,8 @@ def _import_model(answers: Answers, order: Order) -> bool:
     except UserCodeFailed as exc:
         answers.failed(exc)
         return False
+    # A copy of a process that has used several threads would wait forever for those that it does not have.
+    torch.set_num_threads(1)
     return True
 
 

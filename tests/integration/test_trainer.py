@@ -111,6 +111,9 @@ async def test_what_a_process_printed_last_is_told_to_the_operator_only(bench: B
     assert error.lines[-1] == "bye"
     assert "bye" in error.message(reveal=True)
     assert "bye" not in error.message(reveal=False)
+    later = await bench.fail("segfaults", "forward")
+    assert isinstance(later, TrainerDied)
+    assert later.lines == (), "those of an earlier order, which may be another client's"
 
 
 @pytest.mark.slow
