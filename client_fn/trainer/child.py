@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -36,7 +37,7 @@ class Child:
         printed_bytes: how much it has printed.
         is_damaged: whether it has sent something that is no packet.
         look_s: when its memory is to be looked at next, by the event loop's clock.
-        number: number of its last order.
+        order: name of its last order. Nobody can guess it, so a model can forge no answer to a later one.
     """
 
     running: Running
@@ -45,7 +46,7 @@ class Child:
     printed_bytes: int = 0
     is_damaged: bool = False
     look_s: float = 0.0
-    number: int = 0
+    order: str = ""
     _printing: asyncio.Task[None] | None = None
 
     def attach(self) -> None:
@@ -59,7 +60,7 @@ class Child:
         Args:
             look_in_s: when the memory is to be looked at first. Seconds.
         """
-        self.number += 1
+        self.order = uuid.uuid4().hex
         self.printed.clear()
         self.look_s = asyncio.get_running_loop().time() + look_in_s
 
