@@ -114,9 +114,18 @@ async def test_a_missing_job_file_is_one_sentence(tmp_path: Path) -> None:
 
 
 async def test_a_model_that_can_not_be_built_is_one_sentence(tmp_path: Path) -> None:
-    code, output = await run("run", "quickstart", "--set", "model.type=nowhere:Model", cwd=tmp_path)
+    command = ("run", "quickstart", "--set", "model.type=nowhere:Model")
+    code, output = await run(*command, cwd=tmp_path, FEDKEEPER_ALLOW="nowhere")
     assert (code, "Traceback" in output) == (1, False)
-    assert "nowhere" in output
+    assert "model 'nowhere:Model': nowhere can't be imported: ModuleNotFoundError" in output
+
+
+async def test_a_model_that_nobody_allowed_is_one_sentence_and_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    code, output = await run("run", "quickstart", "--set", "model.type=mine:Model", cwd=tmp_path)
+    assert (code, "Traceback" in output) == (1, False)
+    assert "model 'mine:Model' is not allowed here" in output
+    assert not (tmp_path / "imported").exists()
 
 
 async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
@@ -129,7 +138,7 @@ async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(
         '[model]\ntype = "mine:Mine"\nargs = { width = 16 }\n[stop]\nrounds = 1\n[training]\noptimizer = "sgd"\n'
     )
-    code, output = await run("run", "job.toml", cwd=tmp_path)
+    code, output = await run("run", "job.toml", cwd=tmp_path, FEDKEEPER_CODE=str(tmp_path / "mine.py"))
     assert code == 0, output
     (folder,) = (tmp_path / "runs").iterdir()
     tensors, _ = payload.decode((folder / "model.safetensors").read_bytes())

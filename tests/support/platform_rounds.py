@@ -71,7 +71,12 @@ class Rounds:
 
     def file(self, platform: str, clients: int, **hosting: Any) -> DeploymentFile:
         """Return the deployment file of one platform."""
-        env = {"PYTHONPATH": str(REPOSITORY), "FAULTS": str(self.faults)}
+        env = {
+            "PYTHONPATH": str(REPOSITORY),
+            "FAULTS": str(self.faults),
+            "FEDKEEPER_ALLOW": "tests.support.faulty",
+            "FEDKEEPER_TRAINER_ENV": "FAULTS,FEDKEEPER_CLIENT",
+        }
         section = PlatformSection(clients=clients, memory_mb=512, timeout_s=240, env=env, **hosting)
         data = DataSection(deal=_partition(clients), at=str(self.folder / "shards"), stage=True)
         return DeploymentFile(name="test", data=data, platforms={platform: section})

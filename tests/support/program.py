@@ -38,8 +38,10 @@ class Program:
         self._arguments = arguments
         self._cwd = cwd
         self._mark = uuid.uuid4().hex
-        own = {_MARK: self._mark, "FEDKEEPER_TRAINER_ENV": _MARK, "COLUMNS": "200"}
-        self._environment = {**os.environ, **own, **environment}
+        # Trainers get only variables that are named.
+        named = ",".join(filter(None, (environment.get("FEDKEEPER_TRAINER_ENV"), _MARK)))
+        ours = {_MARK: self._mark, "FEDKEEPER_TRAINER_ENV": named, "COLUMNS": "200"}
+        self._environment = {**os.environ, **environment, **ours}
         self._process: Process | None = None
 
     async def start(self) -> "Program":

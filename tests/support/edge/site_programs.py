@@ -95,6 +95,13 @@ async def relayed(site: Site, url: str, folder: Path) -> AsyncIterator[str]:
         yield local
 
 
+ALLOWED: Final = {
+    "PYTHONPATH": str(REPOSITORY),
+    "FEDKEEPER_ALLOW": "tests.support.edge.gated_model",
+    "FEDKEEPER_TRAINER_SILENCE_S": "300",
+}
+"""Environment of a site and of the server that build or train the gated model, which may be held for long."""
+
 UPLINKS: Final[dict[str, Uplink]] = {"nats": direct, "mqtt behind a relay": relayed}
 """The kinds of uplinks, by the name in the tests' ids."""
 
@@ -124,7 +131,7 @@ class Station:
         """Start all programs of the site."""
         url = await self._programs.enter_async_context(self.uplink(self.site, self.url, self.folder))
         bridge = sys.executable, "-c", BRIDGE, url, self.platform, str(self.folder)
-        environment = {GATE: str(self.gate.path), "PYTHONPATH": str(REPOSITORY)}
+        environment = {**ALLOWED, GATE: str(self.gate.path), "FEDKEEPER_TRAINER_ENV": GATE}
         await self._programs.enter_async_context(self.site.running(*bridge, log=self.log, **environment))
 
     async def power_cut(self) -> None:

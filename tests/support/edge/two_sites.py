@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import pytest
 
 import broker
 from broker import topics
@@ -25,7 +26,7 @@ from fedkeeper import provision, system
 from fedkeeper.sdk import Client
 from server.cohort import DATA_LABEL
 from tests.support.edge.links import Backbone
-from tests.support.edge.site_programs import Station, Uplink
+from tests.support.edge.site_programs import ALLOWED, Station, Uplink
 from tests.support.edge.training_gate import gate
 from tests.support.fakes import running
 
@@ -160,6 +161,9 @@ async def two_sites(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncIt
     nats = NatsServer(folder / "nats", host=backbone.address, max_file_bytes=STORE_BYTES)
     ready = asyncio.Event()
     async with AsyncExitStack() as stack:
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in ALLOWED.items():
+            environment.setenv(name, value)
         await stack.enter_async_context(nats)
         bus = await stack.enter_async_context(broker.connect(nats.url, name="test"))
         await stack.enter_async_context(running(system.run_server(nats.url, Site(), ready=ready)))
