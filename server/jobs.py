@@ -108,6 +108,7 @@ class _JobRun:
         self._history: History = {}
         self._state = GlobalState({})
         self._secret = ""
+        self._evaluating: asyncio.Task[None] | None = None
         self._evaluation = Evaluation(
             record.evaluated,
             record.accuracy,
@@ -162,6 +163,9 @@ class _JobRun:
                         await self._end("completed", reason)
                     else:
                         await self._open_round(events)
+                if self.record.phase == "cancelled" and self._evaluating is not None:
+                    # Nobody needs its result any more, and it may take long.
+                    self._evaluating.cancel()
 
     async def _publish_initial_model(self, events: JobEvents) -> None:
         build = attempts.run(
@@ -193,7 +197,8 @@ class _JobRun:
             record.id, self.job, completed.round, self._store.weights, in_background=in_background
         )
         if in_background:
-            background.create_task(evaluation, name=f"{record.id}.evaluate.{completed.round}")
+            name = f"{record.id}.evaluate.{completed.round}"
+            self._evaluating = background.create_task(evaluation, name=name)
         else:
             await events.unless_cancelled(evaluation)
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -32,11 +33,11 @@ class Child:
     Attributes:
         running: the process.
         packets: what it has said; None: no more will come.
-        printed: the end of what it has printed.
+        printed: the end of what it has printed since the last order began.
         printed_bytes: how much it has printed.
         is_damaged: whether it has sent something that is no packet.
         look_s: when its memory is to be looked at next, by the event loop's clock.
-        number: number of its last order.
+        order: name of its last order. Nobody can guess it, so a model can forge no answer to a later one.
     """
 
     running: Running
@@ -45,13 +46,23 @@ class Child:
     printed_bytes: int = 0
     is_damaged: bool = False
     look_s: float = 0.0
-    number: int = 0
+    order: str = ""
     _printing: asyncio.Task[None] | None = None
 
     def attach(self) -> None:
         """Begin to read what it says and prints."""
         asyncio.get_running_loop().add_reader(self.running.channel, self._receive)
         self._printing = asyncio.create_task(self._print(), name=f"output of trainer {self.running.process.pid}")
+
+    def begin(self, look_in_s: float) -> None:
+        """Begin a new order. What was printed before may hold another client's data, and is forgotten.
+
+        Args:
+            look_in_s: when the memory is to be looked at first. Seconds.
+        """
+        self.order = uuid.uuid4().hex
+        self.printed.clear()
+        self.look_s = asyncio.get_running_loop().time() + look_in_s
 
     async def lines(self) -> tuple[str, ...]:
         """Return the last lines that it has printed by now."""

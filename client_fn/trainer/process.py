@@ -169,9 +169,8 @@ class Trainer:
         """Return a child that has taken the order. A child that an earlier order has harmed is replaced, once."""
         for is_last in (False, True):
             child = await self._started()
-            child.number += 1
-            child.look_s = asyncio.get_running_loop().time() + WATCH_S
-            facts = {**question, "number": child.number}
+            child.begin(WATCH_S)
+            facts = {**question, "order": child.order}
             packet, descriptors = packets.make(facts, {name: file.descriptor for name, file in files.items()})
             try:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is in the queue
@@ -237,7 +236,7 @@ class Trainer:
                     raise await _garbage(child, step)
 
     async def _next(self, child: Child, step: "_Step") -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the next packet about the order, without its number.
+        """Return the next packet about the order, without its name.
 
         Raise if the child ends, uses too much memory or time, or says nothing for too long.
         """
@@ -253,7 +252,7 @@ class Trainer:
                 if packet is None:
                     raise await self._ended(child, step)
                 said, files = packet
-                if said.pop("number", None) == child.number:
+                if said.pop("order", None) == child.order:
                     return said, files
                 close(files)
             if (code := child.running.process.returncode) is not None and child.packets.empty():

@@ -17,7 +17,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 def keep_a_process_above(channel: int) -> None:
     """Go on in a child. The parent waits for its end, ends what is left below it, and ends in the same way.
 
-    So a user's module that kills the parent of its process does not kill the worker.
+    So a user's module that kills the parent of its process does not kill the worker. And when the worker dies, even by
+    SIGKILL, there is somebody who ends what the user's code has started.
 
     Args:
         channel: descriptor that is closed in the parent.
@@ -32,6 +33,9 @@ def keep_a_process_above(channel: int) -> None:
         end_with_parent(parent)
         return
     os.close(channel)
+    signal.signal(signal.SIGTERM, _end_all)
+    # Until now the kernel would have sent SIGKILL.
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     end_orphans()
     if code < 0:
@@ -39,6 +43,11 @@ def keep_a_process_above(channel: int) -> None:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(parent, -code)
     os._exit(abs(code))
+
+
+def _end_all(*_: object) -> None:
+    end_orphans()
+    os._exit(1)
 
 
 def adopt_orphans() -> None:

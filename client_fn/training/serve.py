@@ -34,12 +34,12 @@ class Answers:
 
     Args:
         channel: to the worker.
-        number: the order's number. By it the worker knows a late packet about an earlier order.
+        order: the order's name. By it the worker knows a late packet about an earlier order.
     """
 
-    def __init__(self, channel: socket.socket, number: int) -> None:
+    def __init__(self, channel: socket.socket, order: str) -> None:
         self._channel = channel
-        self._number = number
+        self._order = order
         self._said_s = time.monotonic()
 
     def say(self, what: str, **facts: Any) -> None:
@@ -47,7 +47,7 @@ class Answers:
         now_s = time.monotonic()
         if what != "alive" or now_s - self._said_s > ALIVE_S:
             self._said_s = now_s
-            packets.send(self._channel, {"say": what, "number": self._number, **facts})
+            packets.send(self._channel, {"say": what, "order": self._order, **facts})
 
     def done(self, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         """Send the answer. Its facts may be longer than a packet: a model may have thousands of names."""
@@ -63,7 +63,7 @@ class Answers:
 
     def _send(self, what: str, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
         files = {"facts": json.dumps(facts).encode(), **files}
-        packets.send(self._channel, {"say": what, "number": self._number}, files)
+        packets.send(self._channel, {"say": what, "order": self._order}, files)
 
 
 def serve(channel: socket.socket) -> None:
@@ -75,13 +75,13 @@ def serve(channel: socket.socket) -> None:
     # Orphans of an order become children of this process, which ends them.
     if sys.platform == "linux":
         descendants.adopt_orphans()
-    Answers(channel, 0).say("ready")
+    Answers(channel, "").say("ready")
     while True:
         received = packets.receive(channel)
         if received is None:
             return
         facts, contents = received
-        answers = Answers(channel, facts["number"])
+        answers = Answers(channel, facts["order"])
         answers.say("taken")
         if facts["ask"] == "installed":
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
@@ -116,6 +116,8 @@ def _import_model(answers: Answers, order: Order) -> bool:
     except UserCodeFailed as exc:
         answers.failed(exc)
         return False
+    # A copy of a process that has used several threads would wait forever for those that it does not have.
+    torch.set_num_threads(1)
     return True
 
 

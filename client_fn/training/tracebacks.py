@@ -12,6 +12,7 @@ _TEXT = 2000
 """Longest text of an exception that is passed on."""
 
 _NAME = 200
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 
 class Cause(NamedTuple):
@@ -35,7 +36,10 @@ def explain(exc: BaseException) -> Cause:
         places.append((exc.filename, exc.lineno))
     places = [(file, line) for file, line in places if _is_of_the_user(file)]
     where = f"{_short(places[-1][0])}:{places[-1][1]}" if places else ""
-    return Cause(type(exc).__name__[:_NAME], where[-_NAME:], _text(exc))
+    text = _text(exc)
+    # torch raises a RuntimeError where Python raises a MemoryError, and only its text would say what it is.
+    cause = "MemoryError" if _NO_MEMORY in text else type(exc).__name__
+    return Cause(cause[:_NAME], where[-_NAME:], text)
 
 
 def _text(exc: BaseException) -> str:

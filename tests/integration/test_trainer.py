@@ -18,6 +18,7 @@ from client_fn.errors import BadModel, LimitExceeded, TrainerDied, TrainingFaile
 from client_fn.site import Site
 from client_fn.trainer import process
 from client_fn.trainer.process import Trainer
+from client_fn.training.orders import Build, Model
 from tests.support import bad_models
 from tests.support.bad_models import Place
 from tests.support.fakes import soon
@@ -25,6 +26,35 @@ from tests.support.trainer_bench import MEMORY_MB, SILENCE_S, Bench, open_bench
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
+
+FORGES: Final = """
+import gc, json, os, socket
+import torch
+from torch import nn
+
+def is_socket(descriptor):
+    try: return os.readlink(f"/proc/self/fd/{descriptor}").startswith("socket")
+    except OSError: return False
+
+class Forges(nn.Linear):
+    def __init__(self, packet, facts=None, size=0):
+        super().__init__(2, 3)
+        own = socket.socket(fileno=os.dup(next(fd for fd in range(3, 100) if is_socket(fd))))
+        file = os.memfd_create("forged")
+        os.write(file, (facts or "").encode())
+        if size: os.ftruncate(file, size)
+        order = next(each._order for each in gc.get_objects() if type(each).__name__ == "Answers")
+        for name in (order, "another"):
+            text = json.dumps({**packet, "order": name, "files": [] if facts is None else ["facts"]})
+            socket.send_fds(own, [text.encode()], [] if facts is None else [file])
+
+class Names(nn.Module):
+    def __init__(self):
+        super().__init__()
+        for i in range(3000):
+            self.register_parameter("frozen_parameter_with_a_long_name_%d" % i, nn.Parameter(torch.zeros(1), False))
+"""
+GARBAGE: Final = "the trainer wrote garbage to its worker during the construction of the model"
 
 BAD_AT_A_PLACE: Final = {
     "import": BadModel,
@@ -42,14 +72,22 @@ STEPS: Final = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="bench")
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    async with open_bench(tmp_path_factory.mktemp("code")) as bench:
+    folder = tmp_path_factory.mktemp("code")
+    (folder / "forges.py").write_text(FORGES)
+    async with open_bench(folder) as bench:
         yield bench
 
 
 @pytest.mark.parametrize("place", bad_models.PLACES)
 @pytest.mark.parametrize(
     ("action", "cause"),
-    [("exits", "SystemExit"), ("raises", "KeyError"), ("recurses", "RecursionError"), ("allocates", "MemoryError")],
+    [
+        ("exits", "SystemExit"),
+        ("raises", "KeyError"),
+        ("recurses", "RecursionError"),
+        ("allocates", "MemoryError"),
+        ("allocates_tensors", "MemoryError"),
+    ],
 )
 async def test_an_error_is_named_with_its_line_and_ends_no_process(
     bench: Bench, action: str, cause: str, place: Place
@@ -105,6 +143,9 @@ async def test_what_a_process_printed_last_is_told_to_the_operator_only(bench: B
     assert error.lines[-1] == "bye"
     assert "bye" in error.message(reveal=True)
     assert "bye" not in error.message(reveal=False)
+    later = await bench.fail("segfaults", "forward")
+    assert isinstance(later, TrainerDied)
+    assert later.lines == (), "those of an earlier order, which may be another client's"
 
 
 @pytest.mark.slow
@@ -186,6 +227,44 @@ async def test_a_trainer_that_has_died_between_two_orders_is_replaced(bench: Ben
     assert bench.trainer._child is not None
     os.kill(bench.trainer._child.running.process.pid, 9)
     await bench.check_good()
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ({"packet": {"say": "done"}}, GARBAGE),
+        ({"packet": {"say": "done"}, "facts": "[]"}, GARBAGE),
+        ({"packet": {"say": "done"}, "facts": "{"}, GARBAGE),
+        ({"packet": {"say": "done"}, "facts": "{}", "size": 1 << 50}, "the trainer's answer can't be read: "),
+        ({"packet": {"say": "failed"}, "facts": '{"error": "NoSuchError", "sentence": 5}'}, "5"),
+        ({"packet": {"say": "ended", "code": "three"}}, GARBAGE),
+        ({"packet": {"say": ["done"]}}, GARBAGE),
+    ],
+)
+async def test_forged_packets_are_errors_of_the_model(bench: Bench, args: dict[str, object], sentence: str) -> None:
+    await bench.check_good()
+    before = descriptors()
+    said = ""
+    try:
+        await bench.trainer.do(Build(Model("forges:Forges", args), 1), {})
+    except (TrainerDied, UserCodeFailed) as exc:
+        said = exc.sentence
+    assert said.startswith(sentence)
+    await bench.check_good()
+    assert descriptors() == before
+
+
+async def test_descriptors_beside_forged_packets_are_closed(bench: Bench) -> None:
+    await bench.check_good()
+    before = descriptors()
+    await bench.trainer.do(Build(Model("forges:Forges", {"packet": {"say": "alive"}, "facts": "x"}), 1), {})
+    await bench.check_good()
+    assert descriptors() == before
+
+
+async def test_a_model_may_have_thousands_of_names(bench: Bench) -> None:
+    answer = await bench.build("forges:Names")
+    assert len(answer.facts["frozen"]) == 3000
 
 
 async def test_orders_leave_no_descriptor_open(bench: Bench) -> None:

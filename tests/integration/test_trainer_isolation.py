@@ -116,6 +116,20 @@ class Dumps(nn.Module):
         self.layer = nn.Linear(1, 1)
 """
 
+THREADS = """
+import torch
+from torch import nn
+
+torch.set_num_threads(2)
+LARGE = torch.randn(600, 600)
+SUM = float((LARGE @ LARGE).sum())
+
+class Threads(nn.Linear):
+    def __init__(self):
+        super().__init__(2, 3)
+        self.sum = float((LARGE @ LARGE).sum())
+"""
+
 ISOLATED = """
 from torch import nn
 
@@ -139,7 +153,7 @@ class Isolated(nn.Module):
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="bench")
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("code")
-    for name, text in {"stateful": STATEFUL, "dumps": DUMPS, "isolated": ISOLATED}.items():
+    for name, text in {"stateful": STATEFUL, "dumps": DUMPS, "isolated": ISOLATED, "threads": THREADS}.items():
         (folder / f"{name}.py").write_text(text)
     async with open_bench(folder) as bench:
         yield bench
@@ -186,6 +200,11 @@ async def test_orders_have_the_same_bytes_in_a_fresh_trainer_and_in_another_orde
     async with fresh(bench) as trainer:
         there = {name: content(await train(bench, name, 1, trainer)) for name in reversed(STATEFUL_CLASSES)}
     assert here == there
+
+
+async def test_a_module_that_computes_with_several_threads_when_it_is_imported(bench: Bench) -> None:
+    for _ in range(2):
+        await bench.build("threads:Threads")
 
 
 async def test_evaluations_do_not_depend_on_earlier_ones(bench: Bench) -> None:

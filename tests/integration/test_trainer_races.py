@@ -21,7 +21,7 @@ from tests.support.trainer_bench import Bench, open_bench
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
 CHATTY = """
-import json, os, socket
+import gc, json, os, socket
 from torch import nn
 
 def is_socket(descriptor):
@@ -32,9 +32,9 @@ class Chatty(nn.Module):
     def __init__(self):
         super().__init__()
         own = socket.socket(fileno=next(fd for fd in range(3, 100) if is_socket(fd)))
+        order = next(each._order for each in gc.get_objects() if type(each).__name__ == "Answers")
         while True:
-            for number in range(4):
-                own.send(json.dumps({"say": "alive", "number": number, "files": []}).encode())
+            own.send(json.dumps({"say": "alive", "order": order, "files": []}).encode())
 """
 OWN = """
 from torch import nn

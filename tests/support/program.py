@@ -22,7 +22,8 @@ SHORT: Final = (
 )
 """Options of a job with two such rounds. Adam has optimizer state that goes from one round to the next."""
 
-_MARK = "FEDKEEPER_TEST_MARK"
+_MARK = "TEST_OF_PROGRAM"
+"""Trainers get it too, because their site names it."""
 
 
 class Program:
