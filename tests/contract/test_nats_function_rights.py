@@ -46,7 +46,7 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 
 async def test_the_documented_rights_are_enough_for_a_function_and_for_its_own_topics_only(server: NatsServer) -> None:
     model, address = topics.model("job-1", "ab" * 32), f"127.0.0.1:{server.port}"
-    state = topics.client_state("job-1", "client-7", 1, 1, "opt")
+    states = [topics.client_state("job-1", "client-7", 1, 1, name) for name in ("opt", "scaffold", None)]
     update = topics.update("job-1", 1, "client-7", 1)
     async with broker.connect(f"nats://fedkeeper:admin@{address}") as admin:
         await admin.put(model, LARGE)
@@ -54,15 +54,18 @@ async def test_the_documented_rights_are_enough_for_a_function_and_for_its_own_t
             value = await function.get(model)
             assert value is not None
             assert value.payload == LARGE
-            await function.put(state, LARGE)
-            value = await function.get(state)
-            assert value is not None
-            assert value.payload == LARGE
+            for state in states:
+                await function.put(state, LARGE)
+                value = await function.get(state)
+                assert value is not None
+                assert value.payload == LARGE
             assert (await function.publish(update, LARGE)).stored
             await function.put(topics.report("edge", "client-7"), b"{}")
             with pytest.raises(Denied):
                 await function.publish(topics.update("job-1", 1, "client-8", 1), LARGE)
             with pytest.raises(Denied):
                 await function.put(model, b"forged")
+            with pytest.raises(Denied):
+                await function.put(topics.client_state("job-1", "client-8", 1, 1, "opt"), b"forged")
         async with admin.subscribe(topics.round_updates("job-1", 1)) as updates:
             assert await (await anext(updates)).read() == LARGE

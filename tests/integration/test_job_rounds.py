@@ -1,4 +1,4 @@
-"""Rounds of a job, with fake clients: the mean, the quorum, failed rounds, optimizer states."""
+"""Rounds of a job, with fake clients: the mean, the quorum, failed rounds, client states."""
 
 import hashlib
 
