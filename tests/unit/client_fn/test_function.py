@@ -5,17 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from broker import topics
+from broker.base import Broker
 from broker.messages.job import Model, Training
 from broker.messages.round import BlobRef
+from broker.messages.strategy import FedAvg, FedProx
 from client_fn.data import sources
 from client_fn.data.places import Place
+from client_fn.data.shard_cache import ShardCache
 from client_fn.data.sources import Source, Version
-from client_fn.errors import DataMissing
-from client_fn.function import handle
+from client_fn.errors import DataMissing, TrainerDied
+from client_fn.function import Trainers, WarmState, handle
 from client_fn.site import Site as ClientSite
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Named
 from client_fn.training import tensors
+from client_fn.training.orders import Order, Train
 from tests.support.function_site import (
     SMALL,
     Site,
@@ -123,6 +131,98 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
     second = await handle(task, site.bus, warm_state(), attempt=1)
     assert (first.receipt.stored, second.receipt.stored) == (True, False)
     assert first.header.states == second.header.states
+
+
+class Answering(Trainers):
+    """Answers each order with these files, and keeps the orders and the names of their inputs."""
+
+    def __init__(self, **files: bytes) -> None:
+        self.files = files
+        self.orders: list[tuple[Order, list[str]]] = []
+
+    async def admit(self, model: Named) -> object:
+        """Allow the model."""
+
+    async def do(self, model: Named, order: Order, inputs: dict[str, SharedBytes], **_: object) -> Answer:
+        del model
+        self.orders.append((order, sorted(inputs)))
+        return Answer({}, self.files)
+
+
+def warm_with(trainers: Answering) -> WarmState:
+    return WarmState(trainers, ClientSite(), ShardCache(ClientSite()))
+
+
+UPDATE = tensors.to_bytes({"w": torch.ones(1)})
+
+
+async def put(site: Site, topic: str, content: bytes) -> BlobRef:
+    await Broker.put(site.bus, topic, content)
+    return BlobRef(topic, hashlib.sha256(content).hexdigest(), len(content))
+
+
+async def test_the_trainer_gets_the_strategy_with_all_states_and_what_is_sent_along(site: Site) -> None:
+    trainers = Answering(update=UPDATE)
+    warm = warm_with(trainers)
+    states = {
+        name: await put(site, topics.client_state("job", "c1", 1, 1, name), name.encode()) for name in ("opt", "drift")
+    }
+    along = await put(site, topics.model("job", "a" * 64), b"along")
+    task = await task_for(
+        site,
+        round=2,
+        states=states,
+        along=along,
+        strategy=FedProx(mu=0.25),
+        training_hyperparameters=Training(update="weights"),
+    )
+    first = await handle(task, site.bus, warm, attempt=1)
+    ((order, inputs),) = trainers.orders
+    assert isinstance(order, Train)
+    assert (order.strategy, order.update) == ({"name": "fedprox", "mu": 0.25}, "weights")
+    assert inputs == ["along", "shard", "state.drift", "state.opt", "weights"]
+    assert (first.header.strategy, first.header.update) == ("fedprox", "weights")
+    assert first.header.fetched == task.model.bytes + along.bytes + len(b"optdrift")
+    second = await handle(task, site.bus, warm, attempt=2)
+    assert second.header.fetched == len(b"optdrift")
+
+
+async def test_each_state_has_its_topic_and_comes_before_the_update(site: Site) -> None:
+    trainers = Answering(**{"update": UPDATE, "state.opt": b"o", "state.drift": b"dd", "state.none": b"", "more": b"m"})
+    done = await handle(await task_for(site), site.bus, warm_with(trainers), attempt=1)
+    at = {name: topics.client_state("job", "c1", 1, 1, name) for name in ("drift", "opt")}
+    assert site.writes == [at["drift"], at["opt"], topics.update("job", 1, "c1", 1)]
+    assert {name: (ref.topic, ref.bytes) for name, ref in done.header.states.items()} == {
+        "drift": (at["drift"], 2),
+        "opt": (at["opt"], 1),
+    }
+    assert done.header == (await read_update(site))[1]
+
+
+@pytest.mark.parametrize("name", ["*", ">", "a.b", "", "x" * 300])
+async def test_a_state_with_a_wrong_name_is_refused(site: Site, name: str) -> None:
+    trainers = Answering(**{"update": UPDATE, f"state.{name}": b"o"})
+    with pytest.raises(TrainerDied, match="the trainer's answer holds a state of a wrong name"):
+        await handle(await task_for(site), site.bus, warm_with(trainers), attempt=1)
+    assert site.writes == []
+
+
+async def test_fedprox_trains_otherwise_than_fedavg_and_with_mu_0_alike(site: Site) -> None:
+    updates = []
+    for attempt, strategy in enumerate((FedAvg(), FedProx(mu=0.0), FedProx(mu=1.0)), 1):
+        await handle(await task_for(site, strategy=strategy), site.bus, warm_state(), attempt=attempt)
+        updates.append((await read_update(site, attempt=attempt))[0]["out.weight"].tobytes())
+    assert updates[0] == updates[1] != updates[2]
+
+
+async def test_a_task_of_an_older_server_names_the_optimizer_s_state_alone(site: Site) -> None:
+    first = await handle(await task_for(site), site.bus, warm_state(), attempt=1)
+    by_name = await task_for(site, round=2, states=first.header.states)
+    alone = await task_for(site, round=2, state=first.header.states["opt"])
+    await handle(by_name, site.bus, warm_state(), attempt=1)
+    await handle(alone, site.bus, warm_state(), attempt=2)
+    updates = [(await read_update(site, 2, attempt))[0]["out.weight"].tobytes() for attempt in (1, 2)]
+    assert updates[0] == updates[1]
 
 
 async def test_frozen_parameters_stay_out_of_the_update(

@@ -1,5 +1,6 @@
 """FedProx's client half: its worked numbers, and what it leaves alone."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_the_worked_numbers(mu: float, expected: list[float]) -> None:
     with correcting(module, strategy):
         for _ in range(3):
             optimizer.zero_grad()
-            (0.5 * (module.weight - 3).square()).backward()
+            (0.5 * (module.weight - 3).square()).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             values.append(module.weight.item())
     assert values == pytest.approx(expected, abs=1e-12)
@@ -63,7 +64,7 @@ def distance(module: nn.Module, change: Callable[[nn.Module], object] = lambda _
     start = network()
     change(start)
     pairs = zip(module.parameters(), start.parameters(), strict=True)
-    return sum(float((parameter - begin).detach().square().sum()) for parameter, begin in pairs) ** 0.5
+    return math.sqrt(sum((parameter - begin).square().sum().item() for parameter, begin in pairs))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
@@ -94,7 +95,7 @@ def test_the_gradient_is_that_of_the_paper_s_term_in_the_loss() -> None:
                 if model is same:
                     pairs = zip(model.parameters(), start, strict=True)
                     loss = loss + sum(0.15 * (parameter - begin).square().sum() for parameter, begin in pairs)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
     for parameter, expected in zip(module.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(parameter, expected)

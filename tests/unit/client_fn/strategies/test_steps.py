@@ -33,7 +33,7 @@ class Adds(ClientStrategy):
         return torch.full_like(parameter, self.number)
 
 
-def weight(value: float = 0.0) -> nn.Module:
+def weight(value: float = 0.0) -> nn.Linear:
     """Return a module whose only parameter, `weight`, is one number."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.constant_(module.weight, value)
@@ -94,7 +94,7 @@ def test_a_training_without_a_step_fails_with_a_sentence() -> None:
     before = hooks()
     module = weight()
     with pytest.raises(TrainingFailed) as failed, correcting(module, Adds()), torch.no_grad():
-        module.weight -= 1.0  # type: ignore[operator]
+        module.weight.sub_(1.0)
     assert str(failed.value) == (
         "strategy 'adds' changes the gradients before each optimizer step, and the training made none: "
         "it must call step() of a torch.optim.Optimizer that holds the model's parameters"
@@ -157,8 +157,9 @@ def test_a_parameter_without_a_gradient_is_neither_moved_nor_counted() -> None:
 
 
 def test_tied_weights_are_corrected_once() -> None:
-    module, strategy = nn.ModuleDict({"first": weight(), "last": weight()}), Adds()
-    module["last"].weight = module["first"].weight
+    first, last, strategy = weight(), weight(), Adds()
+    last.weight = first.weight
+    module = nn.ModuleDict({"first": first, "last": last})
     with correcting(module, strategy):
         with_gradient(module)
         sgd(module).step()
@@ -195,15 +196,15 @@ def test_a_parameter_that_is_replaced_during_the_training_is_corrected() -> None
     assert strategy.steps == {"weight": 1}
 
 
-def closure_of(module: nn.Module, optimizer: Optimizer, evaluations: list[float]) -> Callable[[], Tensor]:
+def closure_of(module: nn.Linear, optimizer: Optimizer, evaluations: list[float]) -> Callable[[], float]:
     """Return a closure that computes the loss `w^2 / 2`, so the gradient is `w`."""
 
-    def closure() -> Tensor:
+    def closure() -> float:
         optimizer.zero_grad()
-        loss: Tensor = 0.5 * module.weight.square().sum()  # type: ignore[operator]
-        loss.backward()
+        loss = 0.5 * module.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         evaluations.append(loss.item())
-        return loss
+        return evaluations[-1]
 
     return closure
 
@@ -224,7 +225,7 @@ def test_a_closure_computes_the_gradients_before_they_are_corrected(
                     closure()
                     optimizer.step()
                 elif is_named:
-                    assert optimizer.step(closure=closure) == evaluations[-1]  # type: ignore[call-overload]
+                    assert optimizer.step(closure=closure) == evaluations[-1]
                 else:
                     assert optimizer.step(closure) == evaluations[-1]
         assert strategy.steps == {"weight": 4}
@@ -237,7 +238,7 @@ def test_each_evaluation_of_a_step_is_corrected_and_the_step_counts_once() -> No
     module, strategy, evaluations = weight(3.0), Adds(0.5), list[float]()
     optimizer = LBFGS(module.parameters(), lr=1.0, max_iter=20)
     with correcting(module, strategy):
-        optimizer.step(closure_of(module, optimizer, evaluations))
+        optimizer.step(closure_of(module, optimizer, evaluations))  # type: ignore[no-untyped-call]
     # The gradient is w + 0.5, so the minimum is at -0.5.
     assert value(module) == pytest.approx(-0.5, abs=1e-5)
     assert len(evaluations) > 1
@@ -290,7 +291,7 @@ def scaled_end(optimizer: Callable[..., Optimizer], factor: float, *, unscale: b
     with correcting(module, strategy):
         for _ in range(3):
             trained.zero_grad()
-            scaler.scale(0.5 * module.weight.square().sum()).backward()  # type: ignore[operator]
+            scaler.scale(0.5 * module.weight.square().sum()).backward()  # type: ignore[no-untyped-call]
             if unscale:
                 scaler.unscale_(trained)
             scaler.step(trained)
@@ -317,7 +318,7 @@ def test_a_step_that_the_gradient_scaler_skips_is_not_counted(*, fused: bool) ->
     with correcting(module, strategy):
         for factor in (torch.inf, 1.0):
             optimizer.zero_grad()
-            scaler.scale(module.weight.sum() * factor).backward()  # type: ignore[operator]
+            scaler.scale(module.weight.sum() * factor).backward()  # type: ignore[no-untyped-call]
             scaler.step(optimizer)
             scaler.update()
     assert value(module) == 1.5

@@ -15,6 +15,7 @@ OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": 
         Build(Model(), seed=0),
         Train(OWN, Training("sgd", 0.1 + 0.2, 7, 3, "reset"), seed=5, device="cuda:1", left_s=12.25),
         Train(OWN, None, seed=5, device="cpu", left_s=0.0),
+        Train(OWN, Training(), 5, "cpu", 1.5, strategy={"name": "fedprox", "mu": 0.1 + 0.2}, update="weights"),
         Evaluate(OWN, batch_size=100),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from client_fn import strategies
 from client_fn.training import models
 from client_fn.training.tracebacks import Cause, explain
 
@@ -91,6 +92,7 @@ def test_our_own_lines_and_torchs_are_never_the_place(mine: ModuleType) -> None:
     assert cause_of(lambda: mine.ours(models.find)).where == "mine.py:20"
     assert cause_of(lambda: models.find("nowhere:Own")).where == ""
     assert cause_of(lambda: nn.Linear(2, 3)(torch.zeros(5))).where == ""
+    assert cause_of(lambda: strategies.make({})).where == ""
 
 
 def test_the_line_of_a_wrong_syntax_is_named() -> None:

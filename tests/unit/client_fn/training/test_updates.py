@@ -63,8 +63,9 @@ def test_weights_are_the_trained_tensors() -> None:
 
 
 def test_tied_weights_are_one_tensor() -> None:
-    module = nn.ModuleDict({"first": nn.Linear(2, 2), "last": nn.Linear(2, 2)})
-    module["last"].weight = module["first"].weight
+    first, last = nn.Linear(2, 2), nn.Linear(2, 2)
+    last.weight = first.weight
+    module = nn.ModuleDict({"first": first, "last": last})
     base = started(module)
     change(module)
     assert sorted(updates.make(module, base, "delta")) == ["first.bias", "first.weight", "last.bias"]
@@ -78,7 +79,7 @@ def train(module: nn.Module) -> None:
 
 def extremes(module: nn.Module) -> None:
     """Move the first weights from large to small, from small to large, across zero, by one bit, and not at all."""
-    weight = module[0].weight.data.flatten()  # type: ignore[index, union-attr]
+    weight = next(module.parameters()).data.flatten()
     weight[:5] = torch.tensor([1e-4, 200.0, -0.37, 1.0, 3.0]).to(weight.dtype)
     weight[3] = torch.nextafter(weight[3], weight[4])
 
@@ -89,7 +90,7 @@ def test_a_delta_gives_the_trained_weights_up_to_one_rounding(dtype: torch.dtype
     torch.manual_seed(3)
     module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
     with torch.no_grad():
-        module[0].weight.flatten()[:5] = torch.tensor([200.0, 1e-4, 0.37, 1.0, 3.0])
+        next(module.parameters()).flatten()[:5] = torch.tensor([200.0, 1e-4, 0.37, 1.0, 3.0])
     base = started(module)
     training(module)  # type: ignore[operator]
     deltas = updates.make(module, base, "delta")
@@ -118,7 +119,7 @@ def test_a_training_that_changes_the_model_s_tensors_fails_with_a_sentence() -> 
     module.out = nn.Linear(2, 3)
     module.more = nn.Linear(1, 1, bias=False)
     del module.mean
-    module.seen = module.seen.int()
+    module.seen = torch.zeros(2, dtype=torch.int32)
     sentence = (
         "the training must keep the model's tensors, now these are missing: mean; unexpected: more.weight; "
         "of another shape or dtype: seen, out.weight, out.bias"

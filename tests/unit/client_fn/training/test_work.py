@@ -1,13 +1,18 @@
 """An order is done as it says, whatever was done before it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.optim import optimizer as of_torch
 
+from client_fn import strategies
 from client_fn.errors import BadModel, BadSettings, LeaseOver, TrainingFailed, UserCodeFailed
-from client_fn.training import models, tensors, work
+from client_fn.strategies.base import ClientStrategy, Outcome, Tensors
+from client_fn.training import loop, models, tensors, updates, work
 from client_fn.training.orders import Build, Evaluate, Model, Train, Training
 
 pytestmark = pytest.mark.torch
@@ -22,6 +27,15 @@ class Counting(nn.Linear):
     def __init__(self):
         super().__init__(2, 2, bias=False)
         Counting.built += 1
+
+class Replacing(nn.Linear):
+    def __init__(self, width):
+        super().__init__(2, 2, bias=False)
+        self.width = width
+
+    def forward(self, x):
+        self.weight = nn.Parameter(torch.zeros(self.width, 2))
+        return super().forward(x)
 
 class Angle(nn.Module):
     def __init__(self, dtype):
@@ -74,10 +88,16 @@ def accuracy(model: Model, blob: bytes) -> float:
     return got
 
 
-def train(model: Model = SMALL, blob: bytes | None = None, say: work.Say = silent, **changes: Any) -> work.Answer:
+def train(
+    model: Model = SMALL,
+    blob: bytes | None = None,
+    say: work.Say = silent,
+    inputs: Mapping[str, bytes] | None = None,
+    **changes: Any,
+) -> work.Answer:
     order: dict[str, Any] = {"training": Training(batch_size=2), "seed": 7, "device": "cpu", "left_s": 60.0}
-    inputs = {"weights": initial(model) if blob is None else blob, "shard": SAMPLES}
-    return work.do(Train(model, **(order | changes)), inputs, say)
+    files = {"weights": initial(model) if blob is None else blob, "shard": SAMPLES, **(inputs or {})}
+    return work.do(Train(model, **(order | changes)), files, say)
 
 
 def test_our_module_is_kept_and_its_weights_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,6 +159,105 @@ def test_a_training_ends_at_its_deadline_before_the_next_batch() -> None:
     with pytest.raises(LeaseOver):
         train(say=said.append, left_s=0.0)
     assert said == ["training"]
+
+
+def test_an_update_is_the_change_of_the_round_s_model_or_the_trained_weights() -> None:
+    base = tensors.from_bytes(initial(SMALL))
+    delta, trained = (tensors.from_bytes(train(update=kind)[1]["update"]) for kind in ("delta", "weights"))
+    assert delta.keys() == trained.keys() == base.keys()
+    assert all(torch.equal(delta[name], trained[name] - base[name]) for name in base)
+
+
+def test_a_training_continues_from_the_optimizer_s_state() -> None:
+    first = train()[1]
+    assert first.keys() == {"update", "state.opt"}
+    second = train(inputs={"state.opt": first["state.opt"]})[1]
+    assert second["update"] != first["update"]
+    assert train(training=Training("sgd", batch_size=2))[1].keys() == {"update"}
+    assert train(training=Training(batch_size=2, optimizer_state="reset"))[1].keys() == {"update"}
+
+
+@pytest.mark.parametrize("kind", ["delta", "weights"])
+def test_a_dry_update_is_noise(kind: str) -> None:
+    base = initial(SMALL)
+    facts, files = train(training=None, update=kind, inputs={"shard": SAMPLES})
+    module = models.build(SMALL, seed=0)
+    expected = updates.noise(module, tensors.from_bytes(base), kind, 7)
+    assert files == {"update": tensors.to_bytes(expected)}
+    assert (facts["samples"], facts["metrics"]) == (4, {})
+    without_data = Train(SMALL, None, seed=7, device="cpu", left_s=60.0, update=kind)
+    facts, again = work.do(without_data, {"weights": base}, silent)
+    assert (facts["samples"], again) == (1, files)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
+def test_a_strategy_changes_the_training_and_with_mu_0_not_a_bit(optimizer: str) -> None:
+    training = Training(optimizer, 0.1, batch_size=2)
+    fedavg, same, near = (
+        train(training=training, strategy=strategy)[1]
+        for strategy in ({"name": "fedavg"}, {"name": "fedprox", "mu": 0.0}, {"name": "fedprox", "mu": 1.0})
+    )
+    assert same == fedavg
+    assert near["update"] != fedavg["update"]
+
+
+def hooks() -> int:
+    return len(of_torch._global_optimizer_pre_hooks) + len(of_torch._global_optimizer_post_hooks)
+
+
+def test_no_hook_is_left_after_a_training_that_ended_early() -> None:
+    before = hooks()
+    with pytest.raises(LeaseOver):
+        train(strategy={"name": "fedprox", "mu": 1.0}, left_s=0.0)
+    assert hooks() == before
+
+
+def test_a_loop_that_makes_no_steps_fails_instead_of_being_fedavg(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_hand(module: nn.Module, *_: object, **__: object) -> dict[str, float]:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.sub_(0.1)
+        return {"loss": 1.0}
+
+    monkeypatch.setattr(loop, "train", by_hand)
+    for name in ("fedavg", "median"):
+        assert train(strategy={"name": name})[1]["update"]
+    with pytest.raises(TrainingFailed, match="strategy 'fedprox' changes the gradients before each optimizer step"):
+        train(strategy={"name": "fedprox", "mu": 1.0})
+
+
+def test_a_module_that_replaces_its_parameters_fails_with_a_sentence(own: str) -> None:
+    with pytest.raises(TrainingFailed, match="the training made none"):
+        train(Model(f"{own}:Replacing", {"width": 2}), strategy={"name": "fedprox", "mu": 1.0})
+    with pytest.raises(TrainingFailed, match=r"keep the model's tensors.* of another shape or dtype: weight"):
+        train(Model(f"{own}:Replacing", {"width": 3}))
+
+
+class Remembers(ClientStrategy):
+    """Counts its trainings in a state, and sends back what the server sent along."""
+
+    def start(self, module: nn.Module, states: Mapping[str, Tensors], along: Tensors) -> None:
+        del module
+        self.count = states.get("memory", {}).get("count", torch.zeros(1))
+        self.names, self.along = sorted(states), along
+
+    def finish(self, module: nn.Module) -> Outcome:
+        of_first = next(module.parameters()).detach()
+        return Outcome({"memory": {"count": self.count + 1}, "first": {"weight": of_first}}, self.along)
+
+
+def test_states_and_tensors_of_a_strategy_go_in_and_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(strategies.STRATEGIES, "remembers", Remembers)
+    along = {"out.weight": torch.arange(3.0)}
+    inputs: dict[str, bytes] = {"along": tensors.to_bytes(along)}
+    for count in (1, 2):
+        _, files = train(strategy={"name": "remembers"}, inputs=inputs)
+        update = tensors.from_bytes(files.pop("update"))
+        assert sorted(files) == ["state.first", "state.memory", "state.opt"]
+        assert tensors.from_bytes(files["state.memory"])["count"].item() == count
+        assert sorted(update) == ["aux.out.weight", "hidden.bias", "hidden.weight", "out.bias", "out.weight"]
+        assert torch.equal(update["aux.out.weight"], along["out.weight"])
+        inputs |= files
 
 
 @pytest.mark.parametrize("dtype", ["complex64", "float8_e4m3fn"])
