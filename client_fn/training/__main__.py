@@ -39,6 +39,9 @@ def main() -> None:
     torch.set_num_threads(1)
     if int(memory_mb):
         serve.limit_memory(int(memory_mb))
+    # All of ours is imported, and the user may have modules of these names.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "client_fn"]:
+        del sys.modules[name]
     sys.path[_first_of_site_packages() : 0] = folders
     serve.serve(socket.socket(fileno=int(descriptor)))
 

@@ -158,22 +158,28 @@ def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
+class _Rest:
+    """Stands for a default that is not shown."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
 def _signature(make: Maker) -> str:
+    """Return a maker's parameters. Only short defaults are shown, and no objects, whose text may hold data."""
     try:
-        parameters = inspect.signature(make).parameters.values()
+        signature = inspect.signature(make)
     except (TypeError, ValueError):
         return "(...)"
-    return f"({', '.join(map(_describe, parameters))})"
+    parameters = signature.parameters.values()
+    shown = [each if _is_short(each.default) else each.replace(default=_Rest()) for each in parameters]
+    return str(signature.replace(parameters=shown, return_annotation=inspect.Signature.empty))
 
 
-def _describe(parameter: inspect.Parameter) -> str:
-    """Return a parameter as it stands in a signature, but a default only if it is short and no object of the user's."""
-    default = parameter.default
-    if default is inspect.Parameter.empty:
-        return str(parameter.replace(annotation=inspect.Parameter.empty))
-    is_plain = default is None or type(default) in {bool, int, float, str}
-    text = repr(default) if is_plain else ""
-    return f"{parameter.name}={text if 0 < len(text) <= _DEFAULT_CHARACTERS else '...'}"
+def _is_short(default: object) -> bool:
+    if default is None or default is inspect.Parameter.empty:
+        return True
+    return type(default) in {bool, int, float, str} and len(repr(default)) <= _DEFAULT_CHARACTERS
 
 
 def _bad(path: str, sentence: str, exc: BaseException | None = None) -> BadModel:

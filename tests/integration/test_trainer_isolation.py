@@ -18,7 +18,7 @@ from client_fn.errors import BadModel, BadSettings, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.training.orders import Build, Evaluate, Model, Train, Training
-from tests.support.trainer_bench import WITHIN_S, Bench, open_bench
+from tests.support.trainer_bench import GOOD, WITHIN_S, Bench, open_bench
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
@@ -205,6 +205,17 @@ async def test_orders_have_the_same_bytes_in_a_fresh_trainer_and_in_another_orde
 async def test_a_module_that_computes_with_several_threads_when_it_is_imported(bench: Bench) -> None:
     for _ in range(2):
         await bench.build("threads:Threads")
+
+
+@pytest.mark.parametrize("name", ["server", "client_fn", "broker", "loop", "work", "descendants"])
+async def test_a_module_of_the_users_may_have_the_name_of_one_of_ours(bench: Bench, name: str) -> None:
+    """And the module may have parts that are imported later."""
+    texts = {name: f"{GOOD}\nOWN = True\n", f"of_{name}": f"from {name} import OWN, Good\n"}
+    for module, text in texts.items():
+        (bench.folder / f"{module}.py").write_text(text)
+    for module in texts:
+        assert (await bench.build(f"{module}:Good")).files["weights"] == bench.expected
+        (bench.folder / f"{module}.py").unlink()
 
 
 async def test_evaluations_do_not_depend_on_earlier_ones(bench: Bench) -> None:

@@ -121,7 +121,7 @@ def test_wrong_arguments_are_explained_by_those_that_the_class_takes() -> None:
     """A default may be a long object, and its text may hold data."""
     with pytest.raises(BadModel) as bad:
         models.build(spec("own_find:Fails", rate=0.5), seed=1)
-    expected = "it can't be constructed; model.args are those of Fails(width=3, names=..., *parts, rate, **more)"
+    expected = "it can't be constructed; model.args are those of Fails(width=3, names=..., *parts, rate: float, **more)"
     assert bad.value.sentence == f"model 'own_find:Fails': {expected}"
     assert (bad.value.cause, bad.value.text) == ("KeyError", "'Meier'")
     assert "Meier" not in bad.value.message(reveal=False)
