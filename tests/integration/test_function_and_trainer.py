@@ -19,6 +19,7 @@ from broker.messages import codec
 from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.job import Model
 from broker.messages.round import RoundTask
+from broker.messages.strategy import FedProx
 from broker.nats.server import NatsServer
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import BadSettings, LeaseOver
@@ -136,6 +137,17 @@ async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_sh
         assert {name: array.tobytes() for name, array in got.items()} == {
             name: tensor.numpy().tobytes() for name, tensor in tensors.items()
         }
+
+
+async def test_a_strategy_changes_the_training_of_a_user_s_model(waiting: Waiting) -> None:
+    updates = []
+    for attempt, mu in enumerate((0.0, 0.0, 1.0), 1):
+        task = await waiting.task(strategy=FedProx(mu=mu))
+        await handle(task, waiting.site.bus, waiting.warm, attempt=attempt)
+        got, header = await read_update(waiting.site, attempt=attempt)
+        assert (header.strategy, header.update) == ("fedprox", "delta")
+        updates.append(got["out.weight"].tobytes())
+    assert updates[0] == updates[1] != updates[2]
 
 
 async def test_the_event_loop_runs_while_the_function_trains(waiting: Waiting) -> None:
