@@ -90,7 +90,6 @@ def task(tmp_path: Path) -> dict[str, Any]:
         "job": "job",
         "round": 1,
         "model": {"topic": f"fl.models.job.{'0' * 64}", "sha256": "0" * 64, "bytes": 1},
-        "state": None,
         "token": "t0ken",
         "seed": 7,
         "deadline_s": FAR,
@@ -275,7 +274,7 @@ def test_openfaas_s_archive_trains(tmp_path: Path) -> None:
     answer, _ = answer_of(program, unpacked("openfaas", tmp_path / "app"), FEDKEEPER_CLIENT="c1")
     report = {"id": "job.1.c1", "state": "done", "cold": True, "attempt": 1, "activation": "call-1"}
     bundle_type = "application/vnd.fedkeeper.parcel"
-    assert answer == [200, 200, bundle_type, report, ["fl.state.job.c1.1.1", "fl.updates.job.1.c1.1"], 400]
+    assert answer == [200, 200, bundle_type, report, ["fl.state.job.c1.1.1.opt", "fl.updates.job.1.c1.1"], 400]
 
 
 OPENWHISK = """
