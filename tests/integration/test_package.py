@@ -93,7 +93,6 @@ def task(tmp_path: Path) -> dict[str, Any]:
         "job": "job",
         "round": 1,
         "model": {"topic": f"fl.models.job.{'0' * 64}", "sha256": "0" * 64, "bytes": 1},
-        "state": None,
         "token": "t0ken",
         "seed": 7,
         "deadline_s": FAR,
