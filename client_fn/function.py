@@ -228,7 +228,7 @@ async def _train(
         device=warm.site.device,
         left_s=lease.left_s,
         strategy=msgspec.to_builtins(task.strategy),
-        update=training.update,
+        update=task.update,
     )
     try:
         return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
@@ -273,7 +273,7 @@ def _header(
         seconds=_numbers(answer.facts.get("seconds")),
         code=task.model_configuration.code,
         shard="" if shard is None else shard.digest,
-        update=task.training_hyperparameters.update,
+        update=task.update,
         strategy=name_of(task.strategy),
     )
 

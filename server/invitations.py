@@ -64,6 +64,7 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         deadline_s=record.deadline_s,
         max_attempts=job.cohort.max_attempts,
         strategy=job.strategy,
+        update=job.training.update,
     )
 
 

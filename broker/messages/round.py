@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import msgspec
 
@@ -44,6 +44,8 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         states: the client states to start from, by name: `opt` is the optimizer's.
         along: tensors that the strategy sends along; None: it sends none.
         strategy: the strategy of which the function does the client's half.
+        update: what the update must hold, as the job's `training.update` says; a server of an older version does not
+            write this field, and takes only weights.
         token: proof that an update answers this task; unguessable.
         seed: seed of all random numbers in this training.
         deadline_s: seconds since the epoch after which no update is accepted.
@@ -66,6 +68,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, BlobRef] = {}
     along: BlobRef | None = None
     strategy: Strategy = FedAvg()
+    update: Literal["delta", "weights"] = "weights"
     token: str
     seed: int
     deadline_s: float
