@@ -75,6 +75,7 @@ async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str,
 async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
     program = await Program("run", "quickstart", cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
+    assert program.processes("client_fn/training"), "the trainers carry the mark too"
     program.send(signal.SIGKILL)
     await program.wait()
     await soon(lambda: not program.processes())

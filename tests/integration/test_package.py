@@ -33,6 +33,9 @@ OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
 """Modules that only the program that partitions the data imports."""
 
+FOR_SOME_STORES = {"aiohttp"}
+"""Imported only to read from such a store; where it is missing, the error names what to install."""
+
 MODULES = {
     "paho-mqtt": "paho",
     "nats-py": "nats",
@@ -217,8 +220,8 @@ def test_what_is_imported_is_required(platform: str) -> None:
     files = [name for name in archive.namelist() if name.endswith(".py")]
     needed = {module for name in files for module in imported(archive.read(name))}
     installed = {MODULES.get(name, name) for name in requirements(platform)}
-    missing = {COMES_ALONG.get(module, module) for module in needed} - installed - OURS - FOR_STAGING_ALONE
-    assert not missing - sys.stdlib_module_names
+    missing = {COMES_ALONG.get(module, module) for module in needed} - installed - OURS
+    assert not missing - FOR_STAGING_ALONE - FOR_SOME_STORES - sys.stdlib_module_names
 
 
 def imported(source: bytes) -> set[str]:
