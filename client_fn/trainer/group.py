@@ -35,8 +35,9 @@ def end(session: int, mark: str) -> None:
         session: the trainer's process id, which its session and its group have too.
         mark: value of its variable `MARK`.
     """
-    # The first process stops first and ends last: until then, all others are found below it.
-    _send(signal.SIGSTOP, {session} & _found(session, mark))
+    # The first process ends all others by itself, also if this one is killed now. It ends last, so all are below it.
+    for number in (signal.SIGTERM, signal.SIGCONT):
+        _send(number, {session} & _found(session, mark))
     for _ in range(_PASSES):
         found = _found(session, mark)
         if found <= {session}:

@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import sys
+import uuid
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from client_fn.trainer.trainers import KEPT, Trainers, open_trainers
 from client_fn.training.orders import Build, Model
 from tests.support import bad_models
 from tests.support.fakes import soon
+from tests.support.paths import REPOSITORY
 from tests.support.trainer_bench import Bench, open_bench
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -94,7 +99,7 @@ async def test_a_cancelled_order_ends_its_hanging_model(bench: Bench, patient: T
     order = asyncio.create_task(patient.do(Build(Model(type_), 1), {}), name="order")
     await soon(lambda: len(bad_models.left_running(mark)) == 3)
     await cancel(order)
-    assert bad_models.left_running(mark) == []
+    await soon(lambda: not bad_models.left_running(mark))
     assert (await bench.build("good:Good", patient)).files["weights"] == bench.expected
 
 
@@ -110,7 +115,7 @@ async def test_an_order_that_is_cancelled_while_its_trainer_starts_leaves_nothin
             await asyncio.sleep(0)
         await cancel(order)
         await trainer.end()
-        assert bad_models.left_running(mark) == []
+        await soon(lambda: not bad_models.left_running(mark))
         assert trainer_tasks() == before
 
 
@@ -146,7 +151,7 @@ async def test_the_end_of_a_trainer_ends_its_order_with_an_error(bench: Bench, p
         await patient.end()
         with pytest.raises(TrainerDied, match="killed by signal SIGKILL"):
             await order
-    assert bad_models.left_running(mark) == []
+    await soon(lambda: not bad_models.left_running(mark))
 
 
 @pytest.mark.slow
@@ -164,7 +169,55 @@ async def test_an_output_that_a_descendant_holds_open_delays_no_end(bench: Bench
     await soon(lambda: len(bad_models.left_running(mark)) == 3)
     async with asyncio.timeout(SOON_S):
         await patient.end()
-    assert bad_models.left_running(mark) == []
+    await soon(lambda: not bad_models.left_running(mark))
+
+
+WORKER = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from client_fn.site import Site
+from client_fn.trainer import group
+from client_fn.trainer.process import Trainer
+from client_fn.training.orders import Build, Model
+
+def killed_after_the_first_signal(*_):
+    send(*_)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+send = group._send
+
+async def main():
+    trainer = Trainer(Site(silence_s=600, variables=("TEST_RUN",)), [Path(sys.argv[1])])
+    order = asyncio.create_task(trainer.do(Build(Model(sys.argv[2]), 1), {}))
+    await asyncio.to_thread(sys.stdin.readline)
+    group._send = killed_after_the_first_signal
+    await trainer.end()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_ending", [True, False])
+async def test_nothing_is_left_of_a_worker_that_is_killed_even_while_it_ends_its_trainer(
+    bench: Bench, tmp_path: Path, *, is_ending: bool
+) -> None:
+    type_ = bad_models.write(bench.folder, "starts_without_mark_and_hangs", "constructor")
+    (tmp_path / "worker.py").write_text(WORKER)
+    run = {"TEST_RUN": uuid.uuid4().hex}
+    worker = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(tmp_path / "worker.py"), str(bench.folder), type_),
+        stdin=asyncio.subprocess.PIPE,
+        env={**os.environ, **run, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert worker.stdin is not None
+    await soon(lambda: len(bad_models.left_running(run["TEST_RUN"], "TEST_RUN")) == 5)
+    if is_ending:
+        worker.stdin.write(b"end it\n")
+    else:
+        worker.kill()
+    assert await worker.wait() == -signal.SIGKILL
+    await soon(lambda: not bad_models.left_running(run["TEST_RUN"], "TEST_RUN"))
 
 
 @contextlib.asynccontextmanager
@@ -172,7 +225,7 @@ async def versions(tmp_path: Path, count: int) -> AsyncIterator[tuple[Trainers, 
     """A site's trainers, and one order for each of several versions of its code."""
     code, orders = tmp_path / "code", list[Awaitable[object]]()
     code.mkdir()
-    async with open_trainers(Site(code=code)) as trainers:
+    async with open_trainers(Site(code=code, variables=("TEST_RUN",))) as trainers:
         for i in range(count):
             (code / "own.py").write_text(f"{OWN}\nVERSION = {i}\n")
             model = Named("own:Own", "")
@@ -183,10 +236,11 @@ async def versions(tmp_path: Path, count: int) -> AsyncIterator[tuple[Trainers, 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("much memory")
-async def test_trainers_of_many_versions_at_once_are_all_ended(tmp_path: Path) -> None:
-    before = set(bad_models.left_running())
+async def test_trainers_of_many_versions_at_once_are_all_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = uuid.uuid4().hex
+    monkeypatch.setenv("TEST_RUN", run)
     async with versions(tmp_path, 3) as (trainers, orders):
         assert len(await asyncio.gather(*orders)) == 3
         assert len(trainers._trainers) == KEPT
-        await soon(lambda: len(set(bad_models.left_running()) - before) <= KEPT * 2)
-    await soon(lambda: set(bad_models.left_running()) <= before)
+        await soon(lambda: len(bad_models.left_running(run, "TEST_RUN")) <= KEPT * 2)
+    await soon(lambda: not bad_models.left_running(run, "TEST_RUN"))

@@ -3,9 +3,12 @@
 They are for 8x8 images in ten classes. Each is a module of its own, so that it can fail when it is imported.
 """
 
-import signal
+import contextlib
+import os
 from pathlib import Path
 from typing import Final, Literal
+
+from client_fn.trainer.group import MARK
 
 Place = Literal["import", "constructor", "forward", "evaluation"]
 
@@ -80,8 +83,8 @@ class Model(nn.Module):
         return self.layer(x.flatten(1))
 """
 
-SLEEP_S: Final = 987_654
-"""How long their programs sleep: by this number a test finds them."""
+SLEEP_S: Final = 100_000 + os.getpid()
+"""How long their programs sleep: by this number a test finds those of its own process."""
 
 
 def write(folder: Path, action: str, place: Place) -> str:
@@ -111,24 +114,19 @@ def line_of(action: str, place: Place) -> int:
     return TEMPLATE[: TEMPLATE.index("{action}")].count("\n") + 1
 
 
-def left_running(mark: str = "") -> list[int]:
-    """The living processes that trainers or their models have started.
+def left_running(mark: str, variable: str = MARK) -> list[int]:
+    """Return the ids of the living processes that a trainer and its models have started.
 
     Args:
-        mark: value of the variable that marks a trainer's processes; empty: every trainer's.
+        mark: value of a variable that they carry.
+        variable: its name.
     """
+    text, program = f"{variable}={mark}".encode(), str(SLEEP_S).encode()
     found = []
     for entry in Path("/proc").iterdir():
-        try:
-            variables = (entry / "environ").read_bytes().split(b"\0") if entry.name.isdecimal() else []
-            command = (entry / "cmdline").read_bytes() if entry.name.isdecimal() else b""
-        except OSError:
-            continue
-        marked = f"FEDKEEPER_TRAINER={mark}".encode()
-        if any(variable.startswith(marked) for variable in variables) or str(SLEEP_S).encode() in command:
-            found.append(int(entry.name))
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and (
+                text in (entry / "environ").read_bytes().split(b"\0") or program in (entry / "cmdline").read_bytes()
+            ):
+                found.append(int(entry.name))
     return found
-
-
-SIGNALS: Final = {"segfaults": signal.SIGSEGV, "aborts": signal.SIGABRT, "kills_its_parent": signal.SIGKILL}
-"""Those that a signal ends."""
