@@ -103,20 +103,19 @@ async def test_a_cancelled_order_ends_its_hanging_model(bench: Bench, patient: T
     assert (await bench.build("good:Good", patient)).files["weights"] == bench.expected
 
 
-async def test_an_order_that_is_cancelled_while_its_trainer_starts_leaves_nothing(bench: Bench) -> None:
-    for has_begun in (False, True):
-        trainer = Trainer(Site(), [bench.folder])
-        before = trainer_tasks()
-        order = asyncio.create_task(trainer.do(Build(Model("good:Good"), 1), {}), name="order")
-        mark = "none"
-        if has_begun:
-            mark = await wait_for_mark(trainer)
-        else:
-            await asyncio.sleep(0)
-        await cancel(order)
-        await trainer.end()
-        await soon(lambda: not bad_models.left_running(mark))
-        assert trainer_tasks() == before
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_an_order_that_is_cancelled_while_its_trainer_starts_leaves_nothing(
+    bench: Bench, *, has_begun: bool
+) -> None:
+    trainer = Trainer(Site(), [bench.folder])
+    before = trainer_tasks()
+    order = asyncio.create_task(trainer.do(Build(Model("good:Good"), 1), {}), name="order")
+    await asyncio.sleep(0)
+    mark = await wait_for_mark(trainer) if has_begun else "none"
+    await cancel(order)
+    await trainer.end()
+    await soon(lambda: not bad_models.left_running(mark))
+    assert trainer_tasks() == before
 
 
 async def test_an_order_that_is_cancelled_twice_still_ends_its_processes(bench: Bench, patient: Trainer) -> None:
