@@ -235,14 +235,8 @@ class _JobRun:
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
         expectation = round_facts.expectation(opened, self._state.weights, nonce, self._strategy)
-        collector = Collector(
-            opened,
-            expectation,
-            context.announcer,
-            context.clock,
-            context.presence.give_up_s,
-            weight=self._strategy.weight,
-        )
+        sources = context.announcer, context.clock, context.presence.give_up_s
+        collector = Collector(opened, expectation, *sources, weight=self._strategy.weight)
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         invited_s = opened.opened_s
         if not opened.invited:

@@ -134,6 +134,16 @@ class Trainer:
         async with self._lock:
             await self._started()
 
+    async def prepare(self) -> None:
+        """Start the child, unless it runs, and let it import what trainings need beside torch itself.
+
+        Raises:
+            TrainerDied: it ended before.
+            BadSettings: the site's Python can't be started.
+        """
+        async with self._lock:
+            await self._ask({"ask": "prepare"}, {}, "the import of torch's optimizers", None, None)
+
     async def end(self) -> None:
         """End the child and everything that it has started, also if this call is cancelled."""
         child, self._child = self._child, None

@@ -12,14 +12,8 @@ sys.path.pop(0)
 def main() -> None:
     """Prepare the process, and do the worker's orders until it ends."""
     import socket
-    import types
-    from pathlib import Path
 
-    if "client_fn" not in sys.modules:
-        # This Python may not have our package, and its version of it must not be used: so the package is this folder's.
-        package = types.ModuleType("client_fn")
-        package.__path__ = [str(Path(__file__).parent.parent)]
-        sys.modules["client_fn"] = package
+    _name_our_package()
     descriptor, memory_mb, *folders = sys.argv[1:]
     # The user's module may read its arguments. They are none of ours.
     sys.argv[:] = ["trainer"]
@@ -29,9 +23,6 @@ def main() -> None:
     descendants.keep_a_process_above(int(descriptor))
 
     import torch
-
-    # The first optimizer imports this module, which takes a second. Import it now, not during the first order.
-    import torch._dynamo
 
     from client_fn.training import serve
 
@@ -44,6 +35,17 @@ def main() -> None:
         del sys.modules[name]
     sys.path[_first_of_site_packages() : 0] = folders
     serve.serve(socket.socket(fileno=int(descriptor)))
+
+
+def _name_our_package() -> None:
+    """Make this folder's modules importable: this Python may not have our package, or another version of it."""
+    import types
+    from pathlib import Path
+
+    if "client_fn" not in sys.modules:
+        package = types.ModuleType("client_fn")
+        package.__path__ = [str(Path(__file__).parent.parent)]
+        sys.modules["client_fn"] = package
 
 
 def _first_of_site_packages() -> int:

@@ -23,7 +23,7 @@ import torch
 
 from client_fn.errors import BadSettings, LeaseOver, UserCodeFailed
 from client_fn.training import descendants, models, orders, packets, tracebacks, work
-from client_fn.training.orders import Order
+from client_fn.training.orders import Order, Train
 
 ALIVE_S = 1.0
 """How often the worker hears that batches are done. Seconds."""
@@ -86,7 +86,13 @@ def serve(channel: socket.socket) -> None:
         if facts["ask"] == "installed":
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
             continue
+        if facts["ask"] == "prepare":
+            _import_optimizers()
+            answers.done({}, {})
+            continue
         order = orders.decode(contents.pop("order"))
+        if isinstance(order, Train):
+            _import_optimizers()
         if not _import_model(answers, order):
             continue
         if _may_fork(order):
@@ -107,6 +113,10 @@ def limit_memory(megabytes: int) -> None:
 
 def _may_fork(order: Order) -> bool:
     return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+
+
+def _import_optimizers() -> None:
+    """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
 
 
 def _import_model(answers: Answers, order: Order) -> bool:
