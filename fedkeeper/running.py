@@ -11,7 +11,7 @@ from typing import Any, Final, ParamSpec
 from bridges.errors import BridgeError
 from broker.errors import BrokerError, Conflict
 from broker.messages.errors import MessageError
-from broker.support import heap
+from broker.support import heap, processes
 from client_fn.errors import ClientError
 from fedkeeper import notify, screen
 from fedkeeper.errors import FedKeeperError
@@ -40,6 +40,8 @@ def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Non
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake."""
+    # The user's code, which runs in a child, must not find credentials in this process.
+    processes.hide()
     heap.keep_large_blocks()
     try:
         with exit_on_user_error():

@@ -10,8 +10,9 @@ from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, cast
 
+# The numbers of prctl(2).
 _PR_SET_PDEATHSIG: Final = 1
-"""prctl(2)."""
+_PR_SET_DUMPABLE: Final = 4
 
 
 class Group(Process):
@@ -96,6 +97,12 @@ def describe_exit(code: int) -> str:
     except ValueError:
         # Most real-time signals have no name.
         return f"was killed by signal {-code}"
+
+
+def hide() -> None:
+    """Let no other process of this user read this one's memory and environment. Root still can. On Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)
 
 
 def signal_on_parent_death(number: signal.Signals) -> Callable[[], None] | None:

@@ -6,6 +6,7 @@ with it. CUDA can't be used after a fork if it was used before, so this process 
 at its import, orders run in this process, and the module alone is new for each.
 """
 
+import importlib
 import json
 import os
 import platform
@@ -117,6 +118,7 @@ def _may_fork(order: Order) -> bool:
 
 def _import_optimizers() -> None:
     """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
+    importlib.import_module("torch._dynamo")
 
 
 def _import_model(answers: Answers, order: Order) -> bool:
