@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from torch import Tensor, nn
 
-GATE: Final = "FEDKEEPER_TEST_GATE"
+GATE: Final = "TRAINING_GATE"
 """Environment variable with the path of the gate's Unix socket. Paths are the same in all network namespaces."""
 
 _WIDTH: Final = 100
