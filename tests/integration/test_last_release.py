@@ -44,10 +44,9 @@ with open(starts, "a") as file:
 os.chdir(folder)
 sys.dont_write_bytecode = True
 sys.path.insert(0, folder)
-print('{"state": "ready"}', flush=True)
 runpy.run_module("client_fn.handlers.local", run_name="__main__", alter_sys=True)
 """
-"""Starts the last release's worker, which does not say that it is ready."""
+"""Starts the last release's worker."""
 
 LAST: Final = max((REPOSITORY / "tests/wire").glob(f"*/{FUNCTION}"), key=version)
 

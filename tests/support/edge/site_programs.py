@@ -21,13 +21,15 @@ Uplink = Callable[[Site, str, Path], AbstractAsyncContextManager[str]]
 """Connects a site to the broker at a URL, with a folder for state and logs; yields the URL that the site uses."""
 
 BRIDGE: Final = """
-import sys
+import os, sys
 from pathlib import Path
 from broker.support import logs
+from client_fn import site
 from fedkeeper import running, system
 logs.configure(verbose=True)
 url, platform, folder = sys.argv[1:]
-running.run(system.run_local_bridge(url, system.Settings(Path(folder), 1, platform=platform)))
+settings = system.Settings(Path(folder), 1, platform=platform, site=site.read(os.environ))
+running.run(system.run_local_bridge(url, settings))
 """
 
 

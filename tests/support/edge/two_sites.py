@@ -21,7 +21,7 @@ from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Trai
 from broker.messages.progress import FINAL_EVENTS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from client_fn.site import Site
+from client_fn import site
 from fedkeeper import provision, system
 from fedkeeper.sdk import Client
 from server.cohort import DATA_LABEL
@@ -161,12 +161,12 @@ async def two_sites(backbone: Backbone, uplink: Uplink, folder: Path) -> AsyncIt
     nats = NatsServer(folder / "nats", host=backbone.address, max_file_bytes=STORE_BYTES)
     ready = asyncio.Event()
     async with AsyncExitStack() as stack:
+        # The server's trainer imports the gated model from there.
         environment = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in ALLOWED.items():
-            environment.setenv(name, value)
+        environment.setenv("PYTHONPATH", ALLOWED["PYTHONPATH"])
         await stack.enter_async_context(nats)
         bus = await stack.enter_async_context(broker.connect(nats.url, name="test"))
-        await stack.enter_async_context(running(system.run_server(nats.url, Site(), ready=ready)))
+        await stack.enter_async_context(running(system.run_server(nats.url, site.read(ALLOWED), ready=ready)))
         names = [f"site-{number}" for number in range(SITES)]
         await _register(bus, names, folder / "shards")
         stations = [
