@@ -37,8 +37,12 @@ FIXED: Final = {
 }
 
 
+CLIENT: Final = "FEDKEEPER_CLIENT"
+"""The only variable of ours that may be passed on: an id, and no credential."""
+
+
 def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> dict[str, str]:
-    """Return a trainer's environment. It has none of our own variables, which may hold credentials.
+    """Return a trainer's environment. It has none of our own variables but CLIENT: others may be credentials.
 
     Args:
         environ: the worker's environment.
@@ -49,6 +53,6 @@ def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> d
     kept = {
         name: value
         for name, value in environ.items()
-        if any(fnmatch.fnmatchcase(name, n) for n in names) and not name.startswith("FEDKEEPER_")
+        if any(fnmatch.fnmatchcase(name, n) for n in names) and (name == CLIENT or not name.startswith("FEDKEEPER_"))
     }
     return {**DEFAULTS, **kept, **FIXED, MARK: mark}

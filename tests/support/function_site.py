@@ -99,6 +99,7 @@ async def task_for(site: Site, **changes: Any) -> RoundTask:
         model_configuration=SMALL,
         data_loc=site.data_loc,
         training_hyperparameters=TRAINING,
+        update=changes.get("training_hyperparameters", TRAINING).update,
         job="job",
         round=1,
         model=ref,

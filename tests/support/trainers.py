@@ -34,7 +34,7 @@ class InlineTrainers(Trainers):
     async def admit(self, model: Named) -> None:
         """Allow the model."""
 
-    async def warm(self) -> None:
+    async def warm(self, *, to_train: bool = True) -> None:
         """There is nothing to start."""
 
     async def end(self) -> None:
