@@ -38,6 +38,7 @@ class Child:
         is_damaged: whether it has sent something that is no packet.
         look_s: when its memory is to be looked at next, by the event loop's clock.
         order: name of its last order. Nobody can guess it, so a model can forge no answer to a later one.
+        is_prepared: whether it has imported what trainings need.
     """
 
     running: Running
@@ -47,6 +48,7 @@ class Child:
     is_damaged: bool = False
     look_s: float = 0.0
     order: str = ""
+    is_prepared: bool = False
     _printing: asyncio.Task[None] | None = None
 
     def attach(self) -> None:

@@ -23,7 +23,7 @@ from client_fn.trainer.child import END_S, Child, close
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
-from client_fn.training.orders import Build, Evaluate, Order
+from client_fn.training.orders import Build, Evaluate, Order, Train
 
 START_S: Final = 120.0
 """How long a child may take to import torch: 2 s on a workstation, 30 s from a board's slow card."""
@@ -35,6 +35,8 @@ TAKE_S: Final = 5.0
 """How long a child that waits may take to answer to an order."""
 
 TEXT_CHARACTERS: Final = 4000
+
+_PREPARATION: Final = "the import of torch's optimizers"
 
 _FAILURES: Final = {"BadModel": errors.BadModel, "TrainingFailed": errors.TrainingFailed}
 
@@ -107,6 +109,8 @@ class Trainer:
             BadSettings: the site's Python or its device can't be used.
         """
         async with self._lock:
+            if isinstance(order, Train):
+                await self._prepared()
             files = {"order": SharedBytes(orders.encode(order)), **inputs}
             return await self._ask({"ask": "order"}, files, _step(order), on_training, limit_s)
 
@@ -142,7 +146,7 @@ class Trainer:
             BadSettings: the site's Python can't be started.
         """
         async with self._lock:
-            await self._ask({"ask": "prepare"}, {}, "the import of torch's optimizers", None, None)
+            await self._prepared()
 
     async def end(self) -> None:
         """End the child and everything that it has started, also if this call is cancelled."""
@@ -151,6 +155,13 @@ class Trainer:
             self._ending = asyncio.create_task(child.end(), name=f"end of trainer {child.running.process.pid}")
         if self._ending is not None:
             await asyncio.shield(self._ending)
+
+    async def _prepared(self) -> None:
+        """Let the child import what trainings need, once. That is no time of the user's code."""
+        if not (await self._started()).is_prepared:
+            await self._ask({"ask": "prepare"}, {}, _PREPARATION, None, None)
+            if self._child is not None:
+                self._child.is_prepared = True
 
     async def _ask(
         self,
@@ -223,7 +234,8 @@ class Trainer:
     ) -> Answer | errors.ClientError:
         """Wait for the answer, or for the error that the child reports, and look after the child meanwhile."""
         until_s = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
-        watched = _Step(step, self._site.silence_s, "FEDKEEPER_TRAINER_SILENCE_S", until_s)
+        silence_s = max(self._site.silence_s, START_S) if step == _PREPARATION else self._site.silence_s
+        watched = _Step(step, silence_s, "FEDKEEPER_TRAINER_SILENCE_S", until_s)
         while True:
             said, files = await self._next(child, watched)
             if said in ({"say": "done"}, {"say": "failed"}):

@@ -240,6 +240,6 @@ async def test_trainers_of_many_versions_at_once_are_all_ended(tmp_path: Path, m
     monkeypatch.setenv("TEST_RUN", run)
     async with versions(tmp_path, 3) as (trainers, orders):
         assert len(await asyncio.gather(*orders)) == 3
-        assert len(trainers._trainers) == KEPT
+        await soon(lambda: len(trainers._trainers) == KEPT)
         await soon(lambda: len(bad_models.left_running(run, "TEST_RUN")) <= KEPT * 2)
     await soon(lambda: not bad_models.left_running(run, "TEST_RUN"))
