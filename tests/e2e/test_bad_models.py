@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 ENDS_WITHIN_S: Final = 30.0
 """Less than a model may be silent."""
 
-SILENCE: Final = {"FEDKEEPER_TRAINER_SILENCE_S": "2"}
+SILENCE: Final = {"FEDKEEPER_TRAINER_SILENCE_S": "5"}
 JOB: Final = """
 name = "bad"
 [model]
@@ -58,7 +58,7 @@ def write_job(folder: Path, action: str, place: Place) -> str:
             "constructor",
             "can't be constructed; model.args are those of Model(): SystemExit in bad_exits_at_",
         ),
-        ("hangs", "constructor", "the construction of the model took longer than 2 s (FEDKEEPER_TRAINER_SILENCE_S)"),
+        ("hangs", "constructor", "the construction of the model took longer than 5 s (FEDKEEPER_TRAINER_SILENCE_S)"),
     ],
 )
 async def test_a_run_fails_and_says_why(tmp_path: Path, action: str, place: Place, reason: str) -> None:
@@ -95,7 +95,7 @@ async def test_up_can_be_stopped_while_a_model_hangs_and_goes_on_with_the_job_la
     async with started(*options, cwd=tmp_path, **SILENCE) as second:
         await second.wait_for_line("ready: ")
         _, watched = await run("watch", job.strip(), cwd=tmp_path)
-        assert "the construction of the model took longer than 2 s" in watched
+        assert "the construction of the model took longer than 5 s" in watched
         code, output = await run("submit", good, "--wait", cwd=tmp_path)
         assert code == 0, output
         await end(second, signal.SIGINT)

@@ -42,7 +42,7 @@ AT_SERVER: Final = [
     ("writes_garbage", "constructor"),
 ]
 BUILDING, EVALUATING = "the construction of the model", "the evaluation of the model"
-SILENCE: Final = "took longer than 2 s (FEDKEEPER_TRAINER_SILENCE_S)"
+SILENCE: Final = "took longer than 5 s (FEDKEEPER_TRAINER_SILENCE_S)"
 REASONS: Final = {
     ("raises", "import"): "can't be imported: KeyError in bad_raises_at_import.py:",
     (
@@ -120,7 +120,7 @@ def write_code(folder: Path) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="system")
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     folder = tmp_path_factory.mktemp("zoo")
-    site = Site(code=write_code(folder / "code"), silence_s=2.0, memory_mb=MEMORY_MB)
+    site = Site(code=write_code(folder / "code"), silence_s=5.0, memory_mb=MEMORY_MB)
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(broker.connect(f"memory://{folder}"))
         learning = await stack.enter_async_context(open_learning(site, None))

@@ -36,7 +36,7 @@ AT_WORKERS: Final[dict[tuple[str, Place], str]] = {
     ("ends", "forward"): "TrainerDied: the process ended with code 3 during the training",
     ("segfaults", "forward"): "TrainerDied: the process was killed by signal SIGSEGV (11) during the training",
     ("kills_its_parent", "forward"): "TrainerDied: the process was killed by signal SIGKILL (9) during the training",
-    ("hangs", "forward"): "LimitExceeded: the training took longer than 2 s (FEDKEEPER_TRAINER_SILENCE_S)",
+    ("hangs", "forward"): "LimitExceeded: the training took longer than 5 s (FEDKEEPER_TRAINER_SILENCE_S)",
     ("writes_garbage", "forward"): "TrainerDied: the trainer wrote garbage to its worker during the training",
 }
 
@@ -82,7 +82,7 @@ async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Syste
     (code / "good.py").write_text(GOOD)
     nats = NatsServer(folder / "nats", max_file_bytes=STORE_BYTES)
     await nats.start()
-    settings = {"FEDKEEPER_TRAINER_SILENCE_S": "2"}
+    settings = {"FEDKEEPER_TRAINER_SILENCE_S": "5"}
     options = ("--workers", "1", "--code", str(code), "--url", nats.url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(nats.kill)

@@ -156,7 +156,7 @@ async def test_what_a_process_printed_last_is_told_to_the_operator_only(bench: B
 async def test_silence_ends_the_trainer(bench: Bench, action: str, place: Place) -> None:
     error = await bench.fail(action, place)
     assert type(error) is LimitExceeded
-    assert error.sentence == f"{STEPS[place]} took longer than 2 s (FEDKEEPER_TRAINER_SILENCE_S)"
+    assert error.sentence == f"{STEPS[place]} took longer than 5 s (FEDKEEPER_TRAINER_SILENCE_S)"
     assert not error.retryable
 
 

@@ -38,7 +38,7 @@ WITHIN_S: Final = 300.0
 CASES: Final[dict[tuple[str, Place], str]] = {
     ("raises", "forward"): "labels: KeyError in bad_raises_at_forward.py:",
     ("segfaults", "forward"): "TrainerDied: the process was killed by signal SIGSEGV (11) during the training",
-    ("hangs", "forward"): "LimitExceeded: the training took longer than 2 s (FEDKEEPER_TRAINER_SILENCE_S)",
+    ("hangs", "forward"): "LimitExceeded: the training took longer than 5 s (FEDKEEPER_TRAINER_SILENCE_S)",
 }
 DATA: Final = {"dataset": "digits", "partition": "iid", "clients": 1}
 
@@ -73,7 +73,7 @@ async def deploy_function(sdk: Client, url: str, folder: Path) -> None:
         timeout_s=240,
         image=IMAGE,
         key="trigger-key",
-        env={"FEDKEEPER_TRAINER_SILENCE_S": "2"},
+        env={"FEDKEEPER_TRAINER_SILENCE_S": "5"},
     )
     deal = jobs.from_dict({"data": DATA, "cohort": {"clients": 1}}).data
     data = DataSection(deal=deal, at=str(folder / "shards"), stage=True)

@@ -20,7 +20,7 @@ from tests.support.bad_models import Place
 from tests.support.fakes import soon
 
 WITHIN_S: Final = 60.0
-SILENCE_S: Final = 2.0
+SILENCE_S: Final = 5.0
 MEMORY_MB: Final = 1200
 TRAINING: Final = Training("sgd", 0.1, batch_size=5, local_epochs=1, optimizer_state="reset")
 
