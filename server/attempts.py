@@ -13,10 +13,10 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 MAX_DEATHS: Final = 2
-"""A second try tells a fault of the model from one of the machine."""
+"""A second try tells a fault of the model from one of the machine. A start whose end no server saw counts too."""
 
 MAX_STARTS: Final = 5
-"""More starts than deaths are on record if the server itself ended meanwhile, which is seldom the model's fault."""
+"""So often a step may be started without a death that a server saw: the server itself ended, seldom for the model."""
 
 
 async def run(store: JobStore, step: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -24,13 +24,12 @@ async def run(store: JobStore, step: str, work: Callable[[], Awaitable[T]]) -> T
 
     Args:
         store: the job's record.
-        step: the step, such as `build` or `evaluate 7`; each has its own count.
+        step: the step, such as `the evaluation of round 7`; each has its own count.
         work: starts the step.
 
     Raises:
         LearningFailed: the step failed, died twice, or was started too often.
     """
-    deaths = 0
     while True:
         starts = store.record.starts.get(step, 0)
         if starts >= MAX_STARTS:
@@ -39,7 +38,6 @@ async def run(store: JobStore, step: str, work: Callable[[], Awaitable[T]]) -> T
         try:
             return await work()
         except LearningDied as exc:
-            deaths += 1
             log.warning("the model's process ended", job=store.record.id, step=step, starts=starts + 1, error=str(exc))
-            if max(deaths, starts + 1) >= MAX_DEATHS:
+            if starts + 1 >= MAX_DEATHS:
                 raise LearningFailed(f"{exc}; tried {starts + 1} times") from exc

@@ -36,7 +36,7 @@ from server.recruiting import Recruiter
 from server.registry import Registry
 from server.rounds import State
 from server.selection import History
-from server.strategies.base import Finished, GlobalState, ModelInfo
+from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
 
 log = structlog.get_logger(__name__)
 
@@ -287,7 +287,7 @@ class _JobRun:
         """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""
         record, model = self.record, round_facts.model_info(self.record, self._state.weights)
         replayed = Tensors()
-        if self._strategy.aggregation == "replay":
+        if isinstance(self._strategy, ReplayStrategy):
             replayed = await replay.reduce_updates(
                 self._context.broker, collection.headers, expectation, model.weights, self._strategy.reduce
             )

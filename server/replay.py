@@ -25,7 +25,7 @@ BLOCK_VALUES: Final = 1 << 19
 """Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
 
 Reduce = Callable[[Array], Array]
-"""Int64 (updates, elements) to float64 (elements): `Strategy.reduce`."""
+"""Int64 (updates, elements) to float64 (elements): `ReplayStrategy.reduce`."""
 
 
 async def reduce_updates(

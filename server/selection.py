@@ -15,7 +15,7 @@ class ClientHistory:
     """What the log tells of a client.
 
     Attributes:
-        counted: the rounds in which an update of it counted.
+        counted: the rounds in which an update of it was counted, also if the round failed.
         missed: the rounds to which it was invited without a counted update.
     """
 

@@ -4,6 +4,7 @@ A strategy does no I/O and is deterministic: two servers get the same bytes. Its
 `server_state`; the server publishes them beside the model, so they survive a crash.
 """
 
+import abc
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
@@ -85,7 +86,7 @@ class Finished:
             Auxiliary tensors too.
         form: what an update holds of a float tensor: `delta`, its change, or `weights`, its value.
         headers: the metadata of the counted updates, by client id.
-        replayed: what `Strategy.reduce` has made of each weight, float64; empty for strategies that do not replay.
+        replayed: what `ReplayStrategy.reduce` has made of each weight, float64; empty for other strategies.
     """
 
     round: int
@@ -133,12 +134,10 @@ class Strategy:
         job: the job, whose `strategy` has the parameters.
 
     Attributes:
-        aggregation: `stream`: the exact sum is enough; `replay`: `reduce` also sees every counted update.
         has_client_half: whether clients must train in a special way; an update that was not is refused.
         needs: names of the metrics that every update must have.
     """
 
-    aggregation: ClassVar[Literal["stream", "replay"]] = "stream"
     has_client_half: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
 
@@ -172,17 +171,6 @@ class Strategy:
         """
         return {}
 
-    def reduce(self, values: Array) -> Array:
-        """Reduce the values of all counted updates to one. Only for strategies that replay.
-
-        Args:
-            values: int64 (updates, elements), fixed-point numbers, the updates sorted by client id.
-
-        Returns:
-            Float64 (elements), in units of the fixed point.
-        """
-        raise NotImplementedError
-
     def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
         """Return the state after a round. Frozen tensors stay.
 
@@ -191,3 +179,18 @@ class Strategy:
             finished: the round.
         """
         return GlobalState({**state.weights, **finished.averaged()}, state.server_state)
+
+
+class ReplayStrategy(Strategy, abc.ABC):
+    """Base of the strategies that must see all counted updates at once: they are read again from the log."""
+
+    @abc.abstractmethod
+    def reduce(self, values: Array) -> Array:
+        """Reduce the values of all counted updates to one.
+
+        Args:
+            values: int64 (updates, elements), fixed-point numbers, the updates sorted by client id.
+
+        Returns:
+            Float64 (elements), in units of the fixed point.
+        """

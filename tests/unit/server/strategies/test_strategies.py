@@ -16,7 +16,8 @@ from broker.messages.tensors import Array, Tensors, encode
 from broker.messages.update import UpdateHeader
 from server import aggregator, strategies
 from server.aggregator import Aggregate
-from server.strategies.base import Finished, GlobalState, ModelInfo, Strategy
+from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy, Strategy
+from server.strategies.median import Median
 
 BASE: Final = np.array([1.0, -2.0])
 ROUNDS: Final = (((2.0, -2.5), (0.5, -1.0)), ((2.5, -2.0), (0.75, -0.75)))
@@ -42,7 +43,7 @@ def finish(
         rows.append(sent)
         aggregate.add(sent, samples)
     replayed = {}
-    if strategy.aggregation == "replay":
+    if isinstance(strategy, ReplayStrategy):
         for name in model.weights:
             scale = 2.0 ** aggregate.plan.shifts[name]
             values = np.rint(np.stack([row[name].astype(np.float64) for row in rows]) * scale).astype(np.int64)
@@ -91,7 +92,11 @@ def test_fedadam_by_hand(form: Form) -> None:
 )
 def test_the_median_by_hand(values: list[tuple[float, float]], median: tuple[float, float]) -> None:
     fixed = np.rint(np.array(values) * 2.0**40).astype(np.int64)
-    assert (make("median").reduce(fixed) / 2.0**40).tolist() == pytest.approx(median, abs=1e-11)
+    strategy = make("median")
+    assert isinstance(strategy, Median)
+    assert (strategy.reduce(fixed) / 2.0**40).tolist() == pytest.approx(
+        median, abs=1e-11
+    )
 
 
 MODEL: Final[Tensors] = {
