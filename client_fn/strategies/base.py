@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
@@ -54,14 +55,14 @@ class ClientStrategy:
             along: what the server's half sends along.
         """
 
-    def correction(self, name: str, parameter: nn.Parameter) -> Tensor:
-        """Return what is to be added to a parameter's gradient before a step, as a new tensor.
+    def correction(self, name: str, parameter: nn.Parameter) -> Tensor:  # noqa: ARG002 (of use in subclasses)
+        """Return what is to be added to a parameter's gradient before a step, as a new tensor. Here it is zero.
 
         Args:
             name: the parameter's name in the module.
             parameter: as the step will find it; it has a gradient.
         """
-        raise NotImplementedError
+        return torch.zeros_like(parameter)
 
     def finish(self, module: nn.Module) -> Outcome:  # noqa: ARG002 (of use in subclasses)
         """Return the states and tensors that go back to the server.
