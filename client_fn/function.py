@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ from client_fn.lease import Lease
 from client_fn.site import Site
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named
+from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders
 
 T = TypeVar("T")
@@ -42,32 +42,6 @@ RETRY_S: Final = 1.0
 
 MODELS_KEPT: Final = 2
 METRICS_KEPT: Final = 100
-
-
-class Trainers(Protocol):
-    """What trains: `client_fn.trainer.trainers.Trainers`."""
-
-    async def admit(self, model: Named) -> object:
-        """Check that the site allows the model and holds its code."""
-
-    async def do(
-        self,
-        model: Named,
-        order: orders.Order,
-        inputs: dict[str, SharedBytes],
-        *,
-        on_training: Callable[[], None] | None = None,
-        limit_s: float | None = None,
-    ) -> Answer:
-        """Let a trainer do an order.
-
-        Args:
-            model: the model, and the code that it is of.
-            order: the order.
-            inputs: safetensors files by name.
-            on_training: called when the training begins.
-            limit_s: the order is ended after this time. Seconds.
-        """
 
 
 @dataclass

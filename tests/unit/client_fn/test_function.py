@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,9 @@ from client_fn.data.places import Place
 from client_fn.data.shard_cache import ShardCache
 from client_fn.data.sources import Source, Version
 from client_fn.errors import DataMissing, TrainerDied
-from client_fn.function import Trainers, WarmState, handle
+from client_fn.function import WarmState, handle
 from client_fn.site import Site as ClientSite
 from client_fn.trainer.process import Answer
-from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named
 from client_fn.training import tensors
 from client_fn.training.orders import Order, Train
 from tests.support.function_site import (
@@ -33,7 +32,7 @@ from tests.support.function_site import (
     task_for,
     train_locally,
 )
-from tests.support.trainers import warm_state
+from tests.support.trainers import InlineTrainers, warm_state
 
 pytestmark = pytest.mark.torch
 
@@ -133,18 +132,15 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
     assert first.header.states == second.header.states
 
 
-class Answering(Trainers):
+class Answering(InlineTrainers):
     """Answers each order with these files, and keeps the orders and the names of their inputs."""
 
     def __init__(self, **files: bytes) -> None:
         self.files = files
         self.orders: list[tuple[Order, list[str]]] = []
 
-    async def admit(self, model: Named) -> object:
-        """Allow the model."""
-
-    async def do(self, model: Named, order: Order, inputs: dict[str, SharedBytes], **_: object) -> Answer:
-        del model
+    async def do(self, *arguments: Any, **_: Any) -> Answer:
+        _, order, inputs = arguments
         self.orders.append((order, sorted(inputs)))
         return Answer({}, self.files)
 
