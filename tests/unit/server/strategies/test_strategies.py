@@ -94,9 +94,7 @@ def test_the_median_by_hand(values: list[tuple[float, float]], median: tuple[flo
     fixed = np.rint(np.array(values) * 2.0**40).astype(np.int64)
     strategy = make("median")
     assert isinstance(strategy, Median)
-    assert (strategy.reduce(fixed) / 2.0**40).tolist() == pytest.approx(
-        median, abs=1e-11
-    )
+    assert (strategy.reduce(fixed) / 2.0**40).tolist() == pytest.approx(median, abs=1e-11)
 
 
 MODEL: Final[Tensors] = {
