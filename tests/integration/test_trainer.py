@@ -256,7 +256,7 @@ async def test_forged_packets_are_errors_of_the_model(bench: Bench, args: dict[s
         said = exc.sentence
     assert said.startswith(sentence)
     await bench.check_good()
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer: what an earlier child left to be closed is closed by now
 
 
 async def test_descriptors_beside_forged_packets_are_closed(bench: Bench) -> None:
@@ -264,7 +264,7 @@ async def test_descriptors_beside_forged_packets_are_closed(bench: Bench) -> Non
     before = descriptors()
     await bench.trainer.do(Build(Model("forges:Forges", {"packet": {"say": "alive"}, "facts": "x"}), 1), {})
     await bench.check_good()
-    assert descriptors() == before
+    assert descriptors() <= before  # fewer: what an earlier child left to be closed is closed by now
 
 
 async def test_a_model_may_have_thousands_of_names(bench: Bench) -> None:
