@@ -28,7 +28,7 @@ from broker.base import Broker
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.invocation import Invocation
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support import logs, processes

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from broker.messages.job import Job, from_dict
+from broker.messages.job import Job
+from broker.messages.job_file import from_dict
 from broker.messages.progress import RoundCompleted, RoundOpened
 from broker.messages.register import ClientRecord
 from broker.support import heap, logs

@@ -21,7 +21,8 @@ import broker
 from bridges import Activation, Invoker, Runner
 from bridges.relay import Relay, Settings
 from broker.base import Broker
-from broker.messages.job import Job, from_dict
+from broker.messages.job import Job
+from broker.messages.job_file import from_dict
 from broker.messages.progress import RoundCompleted
 from broker.messages.register import ClientRecord
 from broker.messages.round import RoundTask

@@ -20,7 +20,7 @@ from broker.base import Receipt
 from broker.errors import BadTopic, Disconnected
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
-from broker.messages.job import Training
+from broker.messages.job_sections import Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from broker.messages import job
+from broker.messages import job_file
 from broker.messages.job import Job
 from fedkeeper.errors import Missing
 
@@ -27,7 +27,7 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise Missing(f"{path} can't be read: {exc}") from exc
-    return job.from_toml(text, overrides)
+    return job_file.from_toml(text, overrides)
 
 
 def find(file: str) -> Path:

@@ -8,7 +8,7 @@ import msgspec
 
 from bridges import platforms
 from bridges.platforms import Kind
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id

@@ -10,7 +10,7 @@ from broker.base import Delivery
 from broker.errors import BrokerError, CorruptPayload, Disconnected
 from broker.messages import progress
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
 from client_fn.data import datasets, shards

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.job import Job
 from broker.messages.progress import FINAL_EVENTS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
 

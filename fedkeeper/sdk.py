@@ -19,7 +19,7 @@ from broker import topics
 from broker.base import Broker
 from broker.errors import CorruptPayload
 from broker.messages import cloudevents, codec, progress
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb

@@ -41,4 +41,7 @@ def data_holders(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord
 
 def members(clients: Iterable[ClientRecord]) -> tuple[Member, ...]:
     """Clients as members of a cohort: what the register says of them now is kept for the round."""
-    return tuple(Member(client.id, client.platform, client.url, client.data_loc, client.samples) for client in clients)
+    return tuple(
+        Member(client.id, client.platform, client.url, client.data_loc, client.samples, client.labels, client.state_loc)
+        for client in clients
+    )

@@ -65,6 +65,13 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         max_attempts=job.cohort.max_attempts,
         strategy=job.strategy,
         update=job.training.update,
+        learner=job.learner,
+        evaluation=job.evaluation if job.is_judged_by_clients else None,
+        purpose=member.purpose,
+        frozen=record.frozen_model,
+        personal=record.own.get(member.id),
+        state_loc=member.state_loc,
+        model_seed=seed(job.seed, "model"),
     )
 
 

@@ -11,7 +11,7 @@ import structlog
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import BadTopic, Conflict, CorruptPayload, PayloadTooLarge, StorageFull
-from broker.messages import cloudevents, codec, job, progress
+from broker.messages import cloudevents, codec, job_file, progress
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
@@ -77,7 +77,7 @@ class SubmissionHandler:
         try:
             topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
-            submitted = job.from_json(cloudevents.unwrap(payload))
+            submitted = job_file.from_json(cloudevents.unwrap(payload))
             return await self._accept(_job_id(delivery, payload, submitted), submitted)
         except JobError as exc:
             return await self._refuse(_job_id(delivery, payload, None), exc)

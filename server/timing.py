@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from broker.messages.progress import Split
+from broker.messages.reports import Split
 
 
 def split(*, opened_s: float, invited_s: float, training_s: float | None, last_s: float, committed_s: float) -> Split:

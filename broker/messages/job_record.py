@@ -7,7 +7,7 @@ import msgspec
 from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
-from broker.messages.round import OPTIMIZER_STATE, BlobRef
+from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -21,6 +21,9 @@ class Member(msgspec.Struct, frozen=True):
         url: where the platform triggers the function; empty: the platform needs no URL.
         data_loc: fsspec URL of the client's shard.
         samples: number of examples in the shard; 0: not known.
+        labels: the client's labels.
+        state_loc: fsspec URL of the folder of its own tensors; empty: beside `data_loc`.
+        purpose: `train`, or `evaluate`: it only judges the round's model.
     """
 
     id: str
@@ -28,6 +31,25 @@ class Member(msgspec.Struct, frozen=True):
     url: str
     data_loc: str
     samples: int
+    labels: dict[str, str] = {}
+    state_loc: str = ""
+    purpose: Purpose = "train"
+
+
+class BestModel(msgspec.Struct, frozen=True):
+    """The best model of a job so far.
+
+    Attributes:
+        round: the round that it is of.
+        metric: the metric that it is best by.
+        value: that metric's value.
+        model: the model.
+    """
+
+    round: int
+    metric: str
+    value: float
+    model: BlobRef
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +78,14 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         last: the event of the last completed round; the server announces it again after a crash.
         evaluated: number of the last round that was evaluated.
         accuracy: test accuracy of that round.
+        metrics: what the last evaluations measured, by metric; the server's where both have one.
+        best: the best model so far by `evaluation.best`; None: there is none.
+        watched: the best value so far of the metric that `stop` looks at; None: there is none.
+        without_better: number of evaluations in a row without a better value of it.
+        kept: the models that `model.keep_every` keeps, by round.
+        frozen_model: the tensors that no client trains; None: there are none, or they are in `model`.
+        personal: names of the tensors that never leave a client.
+        own: by client, its own tensors as of its last counted update.
         starts: how often the last step that runs the user's code was started, by the step's name.
         reason: why the job ended.
         announced: whether the broker also has the job's last event.
@@ -86,6 +116,14 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     last: RoundCompleted | None = None
     evaluated: int = 0
     accuracy: float | None = None
+    metrics: dict[str, float] = {}
+    best: BestModel | None = None
+    watched: float | None = None
+    without_better: int = 0
+    kept: dict[int, BlobRef] = {}
+    frozen_model: BlobRef | None = None
+    personal: tuple[str, ...] = ()
+    own: dict[str, PersonalRef] = {}
     starts: dict[str, int] = {}
     reason: str = ""
     announced: bool = False

@@ -3,7 +3,7 @@
 `round.completed` is the class RoundCompleted; the server publishes it to `fl.progress.<job>.round.completed`.
 """
 
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import msgspec
 
@@ -12,6 +12,7 @@ from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.job import Job
+from broker.messages.reports import Split, Spread, StartReport
 from broker.messages.round import BlobRef
 
 
@@ -72,21 +73,33 @@ class JobStarted(_Event, frozen=True):
 
     Attributes:
         parameters: number of parameters of the model.
+        start: what was taken of the model that the job names in `model.from`; None: it names none.
     """
 
     what: ClassVar = "job.started"
     model: BlobRef
     parameters: int
+    start: StartReport | None = None
 
 
 class JobCompleted(_Event, frozen=True):
-    """The job has met its stop condition."""
+    """The job has met its stop condition.
+
+    Attributes:
+        accuracy: the last model's test accuracy; None: not evaluated.
+        metrics: what the last evaluations measured, by metric.
+        best_round: the round of the best model; None: the job does not ask for the best one.
+        best: that model.
+    """
 
     what: ClassVar = "job.completed"
     reason: str
     rounds: int
     accuracy: float | None
     model: BlobRef
+    metrics: dict[str, float] = {}
+    best_round: int | None = None
+    best: BlobRef | None = None
 
 
 class JobFailed(_Event, frozen=True):
@@ -134,24 +147,6 @@ class RoundQuorum(_Event, frozen=True):
     round: int
     counted: int
     grace_s: float
-
-
-class Split(msgspec.Struct, frozen=True, kw_only=True):
-    """The phases of a round's wall time (paper, Figure 5), in seconds. They add up to `round_s`.
-
-    Attributes:
-        invocation_s: from the round's opening until the broker has every task.
-        clients_start_s: from then until the first client starts to train (start of the function, model, data).
-        training_s: from then until the last counted update arrives.
-        aggregation_s: from then until the new global model is committed.
-        round_s: the whole round.
-    """
-
-    invocation_s: float
-    clients_start_s: float
-    training_s: float
-    aggregation_s: float
-    round_s: float
 
 
 class RoundCompleted(_Event, frozen=True):
@@ -258,6 +253,8 @@ class UpdateCounted(_Event, frozen=True):
         of: number of invited clients.
         trained_s: training time of the client, in seconds.
         metrics: metrics that the training measured.
+        judged: number of held-out samples that it judged the round's model with.
+        evaluation: what that gave, by metric.
     """
 
     what: ClassVar = "update.counted"
@@ -269,6 +266,8 @@ class UpdateCounted(_Event, frozen=True):
     of: int
     trained_s: float
     metrics: dict[str, float]
+    judged: int = 0
+    evaluation: dict[str, float] = {}
 
 
 class UpdateRefused(_Event, frozen=True):
@@ -286,23 +285,33 @@ class UpdateRefused(_Event, frozen=True):
 
 
 class ModelEvaluated(_Event, frozen=True):
-    """A round's global model was evaluated on the server's test set.
+    """A round's global model was evaluated, by the server on its test set or by clients on what they hold out.
 
     Attributes:
-        accuracy: share of correct predictions, 0 to 1.
-        loss: mean loss over the test set; None: it is not finite.
-        samples: number of examples in the test set.
-        evaluation_s: duration of the evaluation, in seconds.
+        accuracy: share of correct predictions, 0 to 1; None: not measured.
+        loss: mean loss over the samples; None: it is not finite, or not measured.
+        samples: number of samples.
+        evaluation_s: duration of the evaluation, in seconds; summed over the clients.
         background: whether the next round ran at the same time.
+        by: who evaluated it.
+        metrics: all that was measured, `accuracy` and `loss` too, over all samples at once.
+        clients: number of clients that have judged it; 0: the server has.
+        spread: by metric, how it differs among the clients.
+        left_out: by metric, number of clients that could not measure it, for example for want of a second class.
     """
 
     what: ClassVar = "model.evaluated"
     round: int
-    accuracy: float
+    accuracy: float | None
     loss: float | None
     samples: int
     evaluation_s: float
     background: bool
+    by: Literal["server", "clients"] = "server"
+    metrics: dict[str, float] = {}
+    clients: int = 0
+    spread: dict[str, Spread] = {}
+    left_out: dict[str, int] = {}
 
 
 Event = (

@@ -65,6 +65,7 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
         samples: number of examples in the shard; 0: not known.
         secret: name of the secret that the bridge needs.
         paused: whether cohorts leave this client out.
+        state_loc: fsspec URL of a folder where the client keeps tensors of its own; empty: beside `data_loc`.
     """
 
     id: str
@@ -76,3 +77,4 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 0
     secret: str = ""
     paused: bool = False
+    state_loc: str = ""

@@ -7,8 +7,10 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from broker.messages import codec
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Evaluation, Learner, Model, Training
 from broker.messages.strategy import FedAvg, Strategy
+
+Purpose = Literal["train", "evaluate"]
 
 OPTIMIZER_STATE: Final = "opt"
 """Name of the client state that holds the optimizer's tensors."""
@@ -26,6 +28,20 @@ class BlobRef(msgspec.Struct, frozen=True):
     topic: str
     sha256: str
     bytes: int
+
+
+class PersonalRef(msgspec.Struct, frozen=True):
+    """A client's own tensors, which are at its `state_loc` and never on the broker.
+
+    Attributes:
+        round: the round that they were trained in.
+        attempt: the attempt whose update was counted.
+        sha256: SHA-256 digest of the safetensors file, 64 hexadecimal digits.
+    """
+
+    round: int
+    attempt: int
+    sha256: str
 
 
 class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +66,13 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         seed: seed of all random numbers in this training.
         deadline_s: seconds since the epoch after which no update is accepted.
         max_attempts: how often the function may be invoked for this task.
+        learner: the user's class that says how to learn.
+        evaluation: how to judge the round's model on the client's hold-out; None: not at all.
+        purpose: `train`, or `evaluate`: only judge the round's model.
+        frozen: the model's tensors that no client trains; None: they are in `model`, or the site makes them itself.
+        personal: the client's own tensors to start from; None: the initial ones.
+        state_loc: where the client's own tensors lie; empty: beside `data_loc`.
+        model_seed: seed of the model's initial tensors, for those that are not in `model`.
         state: the optimizer state once more, for functions of older versions; None: a fresh one.
         schema: schema number of the message.
     """
@@ -73,6 +96,13 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     deadline_s: float
     max_attempts: int
+    learner: Learner = Learner()
+    evaluation: Evaluation | None = None
+    purpose: Purpose = "train"
+    frozen: BlobRef | None = None
+    personal: PersonalRef | None = None
+    state_loc: str = ""
+    model_seed: int = 0
     state: BlobRef | None = None
     schema: int = codec.SCHEMA
 
@@ -90,7 +120,8 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     def blobs(self) -> tuple[BlobRef, ...]:
         """Everything on the broker that the function needs; the model comes first."""
         along = () if self.along is None else (self.along,)
-        return (self.model, *along, *self.initial_states.values())
+        frozen = () if self.frozen is None else (self.frozen,)
+        return (self.model, *frozen, *along, *self.initial_states.values())
 
 
 class TaskName(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import OPTIMIZER_STATE, BlobRef
 
 _TEXT_FIELDS: Final = frozenset(
-    {"job", "client", "base", "token", "code", "shard", "metrics_scope", "update", "strategy"}
+    {"job", "client", "base", "token", "code", "shard", "metrics_scope", "update", "strategy", "personal"}
 )
 """Fields that are texts in the metadata; the values of all others are JSON."""
 
@@ -35,6 +35,9 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         metrics_scope: `client`: the metrics may be shown with the client; `sum`: only as the mean of a round.
         update: what the tensors are: `delta`, the change since the round's model; or `weights`, the trained tensors.
         strategy: name of the strategy that the function applied.
+        judged: number of the client's held-out samples that it has judged the round's model with; 0: none.
+        evaluation: what that gave, by metric, for this client alone.
+        personal: SHA-256 digest of the client's own tensors after the training, which stay at the site; empty: none.
         schema: schema number of the message.
     """
 
@@ -56,6 +59,9 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     metrics_scope: Literal["client", "sum"] = "client"
     update: Literal["delta", "weights"] = "weights"
     strategy: str = "fedavg"
+    judged: int = 0
+    evaluation: dict[str, float] = {}
+    personal: str = ""
     schema: int = codec.SCHEMA
 
     def to_metadata(self) -> dict[str, str]:

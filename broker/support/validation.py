@@ -50,6 +50,12 @@ class Invalid(ValueError):
         self.mistake = mistake
 
 
+def fields_of(struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each field as files and messages have it, and its value."""
+    for name, encoded in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True):
+        yield encoded, getattr(struct, name)
+
+
 def strict(raw: object, schema: type[S]) -> S:
     """Convert decoded TOML or JSON to a struct; unknown keys are errors.
 

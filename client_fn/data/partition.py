@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from client_fn.errors import BadData
 
 Indices = NDArray[np.int64]

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.topics import checked_id
 from client_fn.data import files, places

@@ -41,8 +41,8 @@ class Spec(Protocol):
         """`sgd`, `adam` or `nadam`."""
 
     @property
-    def rate(self) -> float:
-        """The learning rate."""
+    def rate(self) -> float | None:
+        """The learning rate; None: the optimizer's default."""
 
 
 def make(training: Spec, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -60,13 +60,14 @@ def make(training: Spec, parameters: Iterable[nn.Parameter]) -> Optimizer:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
         raise TrainingFailed("the model has no parameter to train: all are frozen, or there is none")
+    rate = 1e-3 if training.rate is None else training.rate
     if training.optimizer == "sgd":
-        return SGD(trained, lr=training.rate, foreach=True)
+        return SGD(trained, lr=rate, foreach=True)
     if training.optimizer == "adam":
         fused = all(parameter.is_floating_point() for parameter in trained)
-        return Adam(_group_by_epsilon(trained), lr=training.rate, fused=fused)
+        return Adam(_group_by_epsilon(trained), lr=rate, fused=fused)
     if training.optimizer == "nadam":
-        return NAdam(_group_by_epsilon(trained), lr=training.rate, foreach=True)
+        return NAdam(_group_by_epsilon(trained), lr=rate, foreach=True)
     raise TrainingFailed(f"optimizer {training.optimizer!r} is not known to this version")
 
 

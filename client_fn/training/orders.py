@@ -34,14 +34,14 @@ class Training:
 
     Attributes:
         optimizer: `sgd`, `adam` or `nadam`.
-        rate: the learning rate.
+        rate: the learning rate; None: the optimizer's default.
         batch_size: examples per step.
         local_epochs: passes over the data.
         optimizer_state: `carry` returns the optimizer's state.
     """
 
     optimizer: str = "adam"
-    rate: float = 1e-3
+    rate: float | None = None
     batch_size: int = 10
     local_epochs: int = 5
     optimizer_state: str = "carry"

@@ -13,7 +13,7 @@ import pytest
 
 from broker import chunks, topics
 from broker.messages import bundle, cloudevents, codec, job_record, progress, tensors
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.errors import DecodeError
 from broker.messages.function import Function, Reply, Request
 from broker.messages.invocation import Invocation, InvocationRequest, Report

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from broker.nats.server import NatsServer
 from fedkeeper import connect, provision
 from tests.support.brokers import Mosquitto

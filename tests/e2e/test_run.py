@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run

@@ -10,7 +10,7 @@ import pytest
 
 import broker
 from broker.base import Broker
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages import progress, tensors
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 import broker
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages import progress
 from broker.messages.job import Job
 from broker.messages.progress import Event

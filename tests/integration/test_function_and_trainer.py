@@ -17,7 +17,7 @@ import broker
 from broker import topics
 from broker.messages import codec
 from broker.messages.invocation import InvocationRequest, Report
-from broker.messages.job import Model
+from broker.messages.job_sections import Model
 from broker.messages.round import RoundTask
 from broker.messages.strategy import FedProx
 from broker.nats.server import NatsServer

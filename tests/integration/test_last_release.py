@@ -17,7 +17,7 @@ import broker
 from bridges import Invoker, Runner, local
 from bridges.local.pool import open_pool
 from bridges.secrets import SecretStore
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.progress import FINAL_EVENTS, JobCompleted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group

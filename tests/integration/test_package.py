@@ -255,7 +255,7 @@ OPENFAAS = """
 import hashlib, json
 import index
 from broker.messages import bundle
-from broker.messages.job import Model
+from broker.messages.job_sections import Model
 from client_fn.training import models, tensors
 
 client = index.app.test_client()

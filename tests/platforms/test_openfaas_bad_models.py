@@ -14,7 +14,7 @@ import broker
 from bridges import openfaas
 from bridges.openfaas import Settings
 from bridges.secrets import SecretStore
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.progress import ClientFailed, Event, JobCompleted, JobFailed
 from broker.nats.server import NatsServer
 from client_fn.code import archive

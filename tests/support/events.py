@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from broker.messages.job import Job, Stop
+from broker.messages.job import Job
+from broker.messages.job_sections import Stop
 from broker.messages.progress import (
     ClientFailed,
     ClientRefused,
@@ -21,10 +22,10 @@ from broker.messages.progress import (
     RoundFailed,
     RoundOpened,
     RoundQuorum,
-    Split,
     UpdateCounted,
     UpdateRefused,
 )
+from broker.messages.reports import Split
 from broker.messages.round import BlobRef
 
 MODEL: Final = BlobRef(f"fl.models.demo.{'ab' * 32}", "ab" * 32, 1_590_040)

@@ -17,7 +17,7 @@ import broker
 from broker import topics
 from broker.base import Broker, Receipt, Value
 from broker.messages import tensors as payload
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards

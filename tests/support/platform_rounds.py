@@ -13,7 +13,8 @@ from zipfile import ZipFile
 import broker
 from bridges import ManagedPlatform, RetryPolicy
 from broker.base import Broker
-from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from client_fn.site import Site

@@ -17,7 +17,7 @@ from broker.base import Broker
 from broker.messages import codec
 from broker.messages import tensors as payload
 from broker.messages.invocation import InvocationRequest, Report
-from broker.messages.job import Model
+from broker.messages.job_sections import Model
 from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
 from client_fn.data import datasets, shards

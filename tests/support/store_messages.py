@@ -23,7 +23,7 @@ from broker import chunks, topics
 from broker import connect as opened
 from broker.base import Broker
 from broker.messages import bundle, cloudevents, codec, progress
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import Invocation, InvocationRequest, Report

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 
 FAR: Final = 4e9

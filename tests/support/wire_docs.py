@@ -15,10 +15,12 @@ from broker.messages import codec
 from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
-from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
-from broker.messages.progress import Event, Split
+from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
+from broker.messages.progress import Event
 from broker.messages.register import ClientRecord, ClientStats, Presence
+from broker.messages.reports import Split
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import Strategy
 from broker.messages.update import UpdateHeader
@@ -290,7 +292,8 @@ def meaning_of(kind: Kind, field: str) -> str:
         KeyError: neither the class nor the common table describes the field.
     """
     _, meanings = _docstring(kind)
-    return meanings.get(field) or COMMON[field]
+    attribute = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)).get(field, field)
+    return meanings.get(attribute) or COMMON[field]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:

@@ -17,7 +17,8 @@ from broker import topics
 from broker.base import Broker
 from broker.messages import cloudevents, progress
 from broker.messages.invocation import Invocation
-from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
 from broker.messages.progress import FINAL_EVENTS, Event, JobCompleted, Progress, RoundCompleted, UpdateCounted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group

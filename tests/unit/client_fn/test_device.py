@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from broker.messages.job import Training
+from broker.messages.job_sections import Training
 from client_fn.errors import TrainingFailed
 from client_fn.site import read
 from client_fn.training import loop, optimizers

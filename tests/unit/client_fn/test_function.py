@@ -10,7 +10,7 @@ import torch
 
 from broker import topics
 from broker.base import Broker
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef
 from broker.messages.strategy import FedAvg, FedProx
 from client_fn.data import sources

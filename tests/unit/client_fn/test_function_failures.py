@@ -9,7 +9,7 @@ import torch
 from broker import topics
 from broker.base import Broker, Receipt
 from broker.errors import Disconnected
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef
 from client_fn import function
 from client_fn.errors import (

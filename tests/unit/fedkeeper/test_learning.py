@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
 from broker.messages.job import Job
 from broker.messages.round import seed

@@ -10,8 +10,9 @@ import broker
 from broker import topics
 from broker.errors import Disconnected
 from broker.messages import codec, progress
-from broker.messages.job import Cohort, Data, Job
+from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Phase
+from broker.messages.job_sections import Cohort, Data
 from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
 from client_fn.errors import BadData

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.messages import job as jobs
-from broker.messages.job import Job, Stop
+from broker.messages import job_file as jobs
+from broker.messages.job import Job
+from broker.messages.job_sections import Stop
 from broker.messages.progress import (
     ClientTraining,
     Event,

@@ -1,7 +1,8 @@
 """Which clients can take part."""
 
-from broker.messages.job import Cohort, Data, Job
+from broker.messages.job import Job
 from broker.messages.job_record import Member
+from broker.messages.job_sections import Cohort, Data
 from broker.messages.register import ClientRecord
 from server import cohort
 

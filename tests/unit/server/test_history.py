@@ -8,7 +8,8 @@ from broker import topics
 from broker.messages import progress
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
-from broker.messages.progress import Progress, RoundCompleted, RoundFailed, Split
+from broker.messages.progress import Progress, RoundCompleted, RoundFailed
+from broker.messages.reports import Split
 from broker.messages.round import BlobRef
 from server import history
 from server.selection import ClientHistory

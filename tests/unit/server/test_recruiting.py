@@ -9,7 +9,8 @@ import pytest
 from broker import topics
 from broker.base import Value
 from broker.messages import codec
-from broker.messages.job import Cohort, Data, Job
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort, Data
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord, Presence
 from server import recruiting as recruiting_module

@@ -4,9 +4,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from broker.messages.job import Cohort, Job
+from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
-from broker.messages.progress import RoundFailed, Split
+from broker.messages.job_sections import Cohort
+from broker.messages.progress import RoundFailed
+from broker.messages.reports import Split
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader

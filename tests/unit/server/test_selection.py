@@ -1,8 +1,10 @@
 """Which clients are chosen, and what is known of them."""
 
-from broker.messages.job import Cohort, Job
-from broker.messages.progress import JobWaiting, RoundCompleted, RoundFailed, Split
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort
+from broker.messages.progress import JobWaiting, RoundCompleted, RoundFailed
 from broker.messages.register import ClientRecord
+from broker.messages.reports import Split
 from broker.messages.round import BlobRef, seed
 from server import selection
 from server.selection import ClientHistory, History

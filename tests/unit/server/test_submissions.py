@@ -15,7 +15,7 @@ import broker
 from broker import topics
 from broker.base import Broker, Delivery
 from broker.errors import StorageFull
-from broker.messages import codec, job, progress
+from broker.messages import codec, job_file, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.cloudevents import encode as as_event
 from broker.messages.job import Job
@@ -80,7 +80,7 @@ async def harness() -> AsyncIterator[Harness]:
 
 async def test_a_job_is_accepted_and_recorded(harness: Harness) -> None:
     reply = await harness.submit(PAYLOAD)
-    submitted = job.from_json(PAYLOAD)
+    submitted = job_file.from_json(PAYLOAD)
     assert reply == SubmissionReply(job=reply.job)
     assert reply.job.startswith("demo-")
     record, _ = await harness.record(reply.job)
@@ -127,7 +127,7 @@ async def test_a_repetition_after_the_end_makes_no_new_secret(harness: Harness) 
 async def test_a_bare_object_is_a_job(harness: Harness) -> None:
     reply = await harness.submit(b"{}")
     assert reply.job.startswith("job-")
-    assert (await harness.record(reply.job))[0].job == job.from_dict({})
+    assert (await harness.record(reply.job))[0].job == job_file.from_dict({})
 
 
 async def test_the_same_delivery_twice_is_one_job(harness: Harness) -> None:
@@ -190,7 +190,7 @@ async def test_an_id_whose_record_is_unreadable_is_refused(harness: Harness) -> 
 async def test_a_job_may_come_as_a_cloud_event(harness: Harness) -> None:
     event = as_event(Envelope("7", "/elsewhere", "job", 1.0), DEMO)
     reply = await harness.submit(event)
-    assert (await harness.record(reply.job))[0].job == job.from_json(PAYLOAD)
+    assert (await harness.record(reply.job))[0].job == job_file.from_json(PAYLOAD)
 
 
 async def test_a_bad_field_is_refused_with_its_name_and_announced(harness: Harness) -> None:

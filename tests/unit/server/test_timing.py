@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from broker.messages.progress import Split
+from broker.messages.reports import Split
 from server import timing
 
 

@@ -12,7 +12,7 @@ from broker import topics
 from broker.base import Broker
 from broker.messages import bundle, codec
 from broker.messages.invocation import InvocationRequest, Report
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 
 MODEL = BlobRef(topics.model("job", "ab" * 32), "ab" * 32, 5)

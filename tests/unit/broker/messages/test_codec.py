@@ -9,7 +9,7 @@ from broker.messages import codec
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import InvocationRequest, Report, RequestName
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.register import Presence
 from broker.messages.round import BlobRef, RoundTask
 

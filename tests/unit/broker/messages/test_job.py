@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from msgspec import inspect
 
-from broker.messages import codec, job
+from broker.messages import codec, job_file
 from broker.messages.errors import DecodeError, JobError
-from broker.messages.job import Cohort, Data, Evaluation, Job, Model, Stop, Training
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
 from broker.messages.strategy import FedAdam, FedProx
 from tests.support.paths import REPOSITORY
 
@@ -127,7 +128,7 @@ def nested(field: str, value: Any) -> dict[str, Any]:
 
 def refusal(raw: object) -> JobError:
     with pytest.raises(JobError) as refused:
-        job.from_dict(raw)
+        job_file.from_dict(raw)
     return refused.value
 
 
@@ -162,23 +163,23 @@ def test_rules_between_fields() -> None:
 
 def test_the_digits_are_too_small_for_the_convolutional_network() -> None:
     assert refusal({"model": {"type": "cnn"}}).field == "model.type"
-    assert job.from_dict({"model": {"type": "cnn"}, "data": {"dataset": "mnist"}}).model.args == {"size": 28}
+    assert job_file.from_dict({"model": {"type": "cnn"}, "data": {"dataset": "mnist"}}).model.args == {"size": 28}
 
 
 def test_the_paper_s_models_get_the_data_s_input_size_unless_the_job_sets_one() -> None:
     for dataset, args in (("digits", {"input_size": 64}), ("mnist", {"input_size": 784}), ("mine", {})):
-        assert job.from_dict({"data": {"dataset": dataset}}).model.args == args
-    assert job.from_dict({"model": {"args": {"input_size": 9, "hidden": 5}}}).model.args == {
+        assert job_file.from_dict({"data": {"dataset": dataset}}).model.args == args
+    assert job_file.from_dict({"model": {"args": {"input_size": 9, "hidden": 5}}}).model.args == {
         "input_size": 9,
         "hidden": 5,
     }
-    assert job.from_dict({"model": {"args": {"hidden": 5}}}).model.args == {"hidden": 5, "input_size": 64}
-    assert job.from_dict({"model": {"type": "my.models:Net"}}).model.args == {}
+    assert job_file.from_dict({"model": {"args": {"hidden": 5}}}).model.args == {"hidden": 5, "input_size": 64}
+    assert job_file.from_dict({"model": {"type": "my.models:Net"}}).model.args == {}
 
 
 def test_a_cohort_s_samples_fit_the_exact_sum() -> None:
     most = {"clients": 3, "over_select": 1, "max_samples": 2**30}
-    assert job.from_dict({"cohort": most}).cohort.max_samples == 2**30
+    assert job_file.from_dict({"cohort": most}).cohort.max_samples == 2**30
     refused = refusal({"cohort": most | {"max_samples": 2**30 + 1}})
     assert str(refused) == "cohort.max_samples = 1073741825: at most 1073741824 for 4 clients"
 
@@ -222,10 +223,10 @@ def test_an_error_shows_only_a_part_of_a_giant_value() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_jobs_mean_the_same_in_toml_and_json_and_back(path: Path) -> None:
     text = path.read_text()
-    got = job.from_toml(text)
-    assert job.from_json(json.dumps(tomllib.loads(text)).encode()) == got
-    assert job.from_json(msgspec.json.encode(got)) == got
-    assert job.from_toml(job.to_toml(got)) == got
+    got = job_file.from_toml(text)
+    assert job_file.from_json(json.dumps(tomllib.loads(text)).encode()) == got
+    assert job_file.from_json(msgspec.json.encode(got)) == got
+    assert job_file.from_toml(job_file.to_toml(got)) == got
     assert got.name == path.stem
 
 
@@ -259,8 +260,8 @@ def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
         evaluation=Evaluation(every=2, batch_size=7),
         stop=Stop(rounds=3, target_accuracy=0.99),
     )
-    assert job.from_toml(job.to_toml(got)) == got
-    assert job.from_json(msgspec.json.encode(got)) == got
+    assert job_file.from_toml(job_file.to_toml(got)) == got
+    assert job_file.from_json(msgspec.json.encode(got)) == got
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,7 @@ def test_a_partition_has_a_key(data: Data, key: str) -> None:
 @pytest.mark.parametrize("text", ["[", "a = ", "= 1", "seed = 1\nseed = 2", "a = " + "[" * 50_000, "\0"])
 def test_invalid_toml_is_refused(text: str) -> None:
     with pytest.raises(JobError, match=r"^not a TOML file: "):
-        job.from_toml(text)
+        job_file.from_toml(text)
 
 
 @pytest.mark.parametrize(
@@ -297,13 +298,13 @@ def test_invalid_toml_is_refused(text: str) -> None:
 )
 def test_invalid_json_is_refused(payload: bytes) -> None:
     with pytest.raises(JobError, match=r"^not a JSON job object: "):
-        job.from_json(payload)
+        job_file.from_json(payload)
 
 
 def test_deep_arguments_are_refused() -> None:
     deep = b'{"model":{"args":{"a":' + b"[" * 100 + b"]" * 100 + b"}}}"
     with pytest.raises(JobError, match=r"^model.args.a: expected less deeply nested"):
-        job.from_json(deep)
+        job_file.from_json(deep)
 
 
 NASTY: tuple[Any, ...] = (
@@ -328,13 +329,13 @@ def test_random_jobs_are_refused_or_mean_the_same_in_toml_and_json() -> None:
         for name in rng.choice(names, size=rng.integers(1, 3)):
             merge(raw, nested(name, NASTY[rng.integers(len(NASTY))]))
         try:
-            got = job.from_dict(raw)
+            got = job_file.from_dict(raw)
         except JobError as refused:
             str(refused).encode()
             continue
         accepted += 1
-        assert job.from_toml(job.to_toml(got)) == got
-        assert job.from_json(msgspec.json.encode(got)) == got
+        assert job_file.from_toml(job_file.to_toml(got)) == got
+        assert job_file.from_json(msgspec.json.encode(got)) == got
         assert 1 <= got.cohort.needed <= got.cohort.clients
     assert 200 < accepted < 2000
 
@@ -361,4 +362,4 @@ def test_a_median_needs_more_than_two_updates() -> None:
     refused = refusal({**median, "cohort": {"clients": 10, "quorum": 0.2}})
     allowed = "needs cohort.quorum of at least 3: the median of fewer updates is their mean"
     assert str(refused) == f"strategy.name = 'median': {allowed}"
-    assert job.from_dict({**median, "cohort": {"clients": 3}}).cohort.needed == 3
+    assert job_file.from_dict({**median, "cohort": {"clients": 3}}).cohort.needed == 3

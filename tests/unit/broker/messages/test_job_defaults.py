@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.messages import job
-from broker.messages.job import Cohort, Job, Model
+from broker.messages import job_file
+from broker.messages.job import Job
+from broker.messages.job_sections import Cohort, Model
 from tests.support.paths import REPOSITORY
 
 FILES = (REPOSITORY / "configs").glob("*.toml")
@@ -43,19 +44,19 @@ headroom = {}
 
 
 def test_the_defaults_are_the_paper_s() -> None:
-    assert tomllib.loads(job.to_toml(Job())) == tomllib.loads(DEFAULTS)
+    assert tomllib.loads(job_file.to_toml(Job())) == tomllib.loads(DEFAULTS)
 
 
 @pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.1), ("adam", 1e-3), ("nadam", 1e-3)])
 def test_the_learning_rate_defaults_to_the_paper_s(optimizer: str, rate: float) -> None:
-    assert job.from_dict({"training": {"optimizer": optimizer}}).training.rate == rate
-    assert job.from_dict({"training": {"optimizer": optimizer, "learning_rate": 0.5}}).training.rate == 0.5
+    assert job_file.from_dict({"training": {"optimizer": optimizer}}).training.rate == rate
+    assert job_file.from_dict({"training": {"optimizer": optimizer, "learning_rate": 0.5}}).training.rate == 0.5
 
 
 def test_fields_with_their_default_are_left_out() -> None:
-    assert job.without_defaults(Job()) == {}
+    assert job_file.without_defaults(Job()) == {}
     smaller = Job(seed=9, model=Model(args={"hidden": 5}), cohort=Cohort(clients=3, quorum=2))
-    assert job.without_defaults(smaller) == {
+    assert job_file.without_defaults(smaller) == {
         "seed": 9,
         "model": {"args": {"hidden": 5}},
         "cohort": {"clients": 3, "quorum": 2},
@@ -64,5 +65,5 @@ def test_fields_with_their_default_are_left_out() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
-    got = job.from_toml(path.read_text())
-    assert job.from_dict(job.without_defaults(got)) == got
+    got = job_file.from_toml(path.read_text())
+    assert job_file.from_dict(job_file.without_defaults(got)) == got

@@ -5,8 +5,9 @@ import pytest
 
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew
-from broker.messages.job import Cohort, Job
+from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
+from broker.messages.job_sections import Cohort
 from broker.messages.progress import Event, RoundCompleted
 from broker.messages.round import BlobRef
 

@@ -10,7 +10,8 @@ from broker.errors import BadTopic
 from broker.messages import cloudevents, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError, SchemaTooNew
-from broker.messages.job import Job, Stop
+from broker.messages.job import Job
+from broker.messages.job_sections import Stop
 from broker.messages.progress import FINAL_EVENTS, Event, JobAccepted, JobFailed, Progress, RoundQuorum
 from broker.support import filters
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker.messages import job
+from broker.messages import job_file
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import FedAdam, FedAvg, FedAvgM, FedProx, Median, Strategy, name_of
@@ -20,21 +20,21 @@ WHICH: list[Strategy] = [FedAvg(), FedProx(), FedProx(mu=0.5), FedAvgM(beta=0.0)
 @pytest.mark.parametrize("strategy", WHICH, ids=name_of)
 def test_a_strategy_comes_back_from_toml_and_json_and_without_its_defaults(strategy: Strategy) -> None:
     got = Job(strategy=strategy)
-    assert job.from_json(msgspec.json.encode(got)).strategy == strategy
-    assert job.from_toml(job.to_toml(got)).strategy == strategy
-    assert job.from_dict(job.without_defaults(got)).strategy == strategy
+    assert job_file.from_json(msgspec.json.encode(got)).strategy == strategy
+    assert job_file.from_toml(job_file.to_toml(got)).strategy == strategy
+    assert job_file.from_dict(job_file.without_defaults(got)).strategy == strategy
 
 
 def test_a_strategy_without_its_defaults_keeps_its_name() -> None:
-    assert job.without_defaults(Job(strategy=FedProx())) == {"strategy": {"name": "fedprox"}}
-    assert job.without_defaults(Job(strategy=FedProx(mu=0.5))) == {"strategy": {"name": "fedprox", "mu": 0.5}}
+    assert job_file.without_defaults(Job(strategy=FedProx())) == {"strategy": {"name": "fedprox"}}
+    assert job_file.without_defaults(Job(strategy=FedProx(mu=0.5))) == {"strategy": {"name": "fedprox", "mu": 0.5}}
 
 
 def test_a_job_names_its_strategy_and_the_parameters_that_differ() -> None:
-    assert job.from_toml('strategy = {name = "fedprox", mu = 0.1}').strategy == FedProx(mu=0.1)
-    assert job.from_toml('[strategy]\nname = "fedavg"').strategy == FedAvg()
-    assert job.from_toml("").strategy == FedAvg()
-    assert job.from_toml("", ("strategy.name=fedavgm", "strategy.rate=0.5")).strategy == FedAvgM(rate=0.5)
+    assert job_file.from_toml('strategy = {name = "fedprox", mu = 0.1}').strategy == FedProx(mu=0.1)
+    assert job_file.from_toml('[strategy]\nname = "fedavg"').strategy == FedAvg()
+    assert job_file.from_toml("").strategy == FedAvg()
+    assert job_file.from_toml("", ("strategy.name=fedavgm", "strategy.rate=0.5")).strategy == FedAvgM(rate=0.5)
 
 
 @pytest.mark.parametrize(
@@ -60,5 +60,5 @@ def test_a_job_names_its_strategy_and_the_parameters_that_differ() -> None:
 )
 def test_a_wrong_parameter_of_a_strategy_is_refused_by_name(table: dict[str, Any], message: str) -> None:
     with pytest.raises(JobError) as refused:
-        job.from_dict({"strategy": table})
+        job_file.from_dict({"strategy": table})
     assert str(refused.value) == message

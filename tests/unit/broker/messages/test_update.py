@@ -12,7 +12,7 @@ from broker.messages import cloudevents, tensor_header
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.invocation import Invocation
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef, RoundTask, nonce, seed, token
 from broker.messages.strategy import FedAvg, FedProx

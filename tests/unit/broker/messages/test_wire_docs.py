@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from broker.messages import codec, job, progress
+from broker.messages import codec, job_file, progress
 from broker.messages.errors import JobError
 from broker.messages.progress import Event, Progress
 from tests.support import wire_docs
@@ -36,7 +36,7 @@ def test_the_committed_files_are_up_to_date(path: Path) -> None:
 def test_a_shipped_job_is_valid(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert wrong(committed("job"), tomllib.loads(text)) == []
-    assert wrong(committed("job"), json.loads(codec.encode(job.from_toml(text)))) == []
+    assert wrong(committed("job"), json.loads(codec.encode(job_file.from_toml(text)))) == []
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_shipped_job_is_valid(path: Path) -> None:
 )
 def test_a_job_that_the_server_would_refuse_is_not_valid(raw: Any) -> None:
     with pytest.raises(JobError):
-        job.from_dict(raw)
+        job_file.from_dict(raw)
     assert wrong(committed("job"), raw)
 
 
@@ -69,7 +69,7 @@ STRATEGIES: tuple[Any, ...] = (
 
 def is_accepted(raw: Any) -> bool:
     try:
-        job.from_dict(raw)
+        job_file.from_dict(raw)
     except JobError:
         return False
     return True

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from client_fn.data.partition import partition
 from client_fn.errors import BadData
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from broker.errors import BadTopic
-from broker.messages.job import Data
+from broker.messages.job_sections import Data
 from client_fn.data import datasets, shards
 from client_fn.errors import BadData
 from tests.support.shard_files import read_shard

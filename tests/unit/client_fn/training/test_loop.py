@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from broker.messages.job import Training
+from broker.messages.job_sections import Training
 from client_fn.errors import LeaseOver, TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 

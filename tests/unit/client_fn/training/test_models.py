@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from broker.messages.job import Model
+from broker.messages.job_sections import Model
 from client_fn.errors import BadModel
 from client_fn.training import models
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim import SGD, Adam, NAdam, Optimizer
 
-from broker.messages.job import Training
+from broker.messages.job_sections import Training
 from client_fn.errors import TrainingFailed
 from client_fn.training import loop, optimizers, tensors
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from broker.messages import tensors as payload
-from broker.messages.job import Model, Training
+from broker.messages.job_sections import Model, Training
 from client_fn.errors import BadModel, TrainingFailed
 from client_fn.training import loop, models, optimizers, tensors
 from client_fn.training.loop import Samples
@@ -90,7 +90,7 @@ ANY_MODULE: dict[str, tuple[Callable[[], nn.Module], Samples]] = {
 
 
 def step(module: nn.Module, data: Samples, optimizer: str) -> dict[str, float]:
-    training = Training(optimizer=optimizer, batch_size=4, local_epochs=1)  # type: ignore[arg-type]
+    training = Training(optimizer=optimizer, batch_size=4, local_epochs=1)
     return loop.train(module, optimizers.make(training, module.parameters()), data, batch_size=4, epochs=1, seed=1)
 
 

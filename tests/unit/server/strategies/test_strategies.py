@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import pytest
 
-from broker.messages import job as jobs
+from broker.messages import job_file as jobs
 from broker.messages import strategy as messages
 from broker.messages.job import Job
 from broker.messages.tensors import Array, Tensors, encode

@@ -1,0 +1,112 @@
+"""Reads and writes jobs: TOML files and JSON messages with the same schema."""
+
+from typing import Any
+
+import msgspec
+
+from broker.errors import UNREADABLE
+from broker.messages import job_rules
+from broker.messages.errors import JobError
+from broker.messages.job import Job
+from broker.messages.job_sections import PIXELS
+from broker.support import validation
+
+
+def from_dict(raw: object) -> Job:
+    """Build a job from decoded TOML or JSON, strictly: a person wrote it.
+
+    Raises:
+        JobError: a field is unknown, has the wrong type or an impossible value.
+    """
+    try:
+        job = validation.strict(raw, Job)
+    except validation.Invalid as exc:
+        field, value, allowed = exc.mistake
+        raise JobError(field or "the job", value, allowed) from exc
+    job_rules.check(job)
+    return _with_input_size(job)
+
+
+def from_json(payload: bytes) -> Job:
+    """Decode a JSON job message.
+
+    Raises:
+        JobError: the payload is not JSON, or not a valid job.
+    """
+    try:
+        raw = msgspec.json.decode(payload)
+    except UNREADABLE as exc:
+        raise JobError("", None, f"not a JSON job object: {exc}") from exc
+    return from_dict(raw)
+
+
+def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
+    """Decode a TOML job file.
+
+    Args:
+        text: the file's content.
+        overrides: texts of the form `section.key=value`, each value in TOML (a bare word is a string); they take
+            precedence over the file.
+
+    Raises:
+        JobError: the text is not TOML, an override is malformed, or the result is not a valid job.
+    """
+    try:
+        raw = msgspec.toml.decode(text)
+    except UNREADABLE as exc:
+        raise JobError("", None, f"not a TOML file: {exc}") from exc
+    for override in overrides:
+        _apply(raw, override)
+    return from_dict(raw)
+
+
+def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
+    """Return a job, or one of its tables, without the fields that have their default.
+
+    Programs submit this form, so that an older server does not refuse a new field that the job does not use. A strategy
+    keeps its name.
+    """
+    config = job.__struct_config__
+    table: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
+    default = type(job)()
+    defaults = dict(validation.fields_of(default))
+    for name, value in validation.fields_of(job):
+        if value != defaults[name]:
+            table[name] = without_defaults(value) if isinstance(value, msgspec.Struct) else value
+    return table
+
+
+def to_toml(job: Job) -> str:
+    """Encode a job as a TOML file that `from_toml` reads."""
+    return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that are None: TOML has no null."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    path, eq, text = override.partition("=")
+    *tables, key = path.strip().split(".")
+    if not eq or not key:
+        raise JobError(override, None, "write an override as section.key=value")
+    table = raw
+    for name in tables:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise JobError(path, None, f"{name} is no table")
+    try:
+        table[key] = msgspec.toml.decode(f"v = {text.strip()}")["v"]
+    except UNREADABLE:
+        table[key] = text.strip()
+
+
+def _with_input_size(job: Job) -> Job:
+    """Set the input size of the paper's models to that of a built-in dataset, unless the job sets it."""
+    pixels, model = PIXELS.get(job.data.dataset), job.model
+    name = {"nn": "input_size", "cnn": "size"}.get(model.type)
+    if pixels is None or name is None or name in model.args:
+        return job
+    size = pixels * pixels if model.type == "nn" else pixels
+    return msgspec.structs.replace(job, model=msgspec.structs.replace(model, args={**model.args, name: size}))

@@ -1,0 +1,110 @@
+"""The rules of a job that no single field's type can express."""
+
+import math
+import re
+
+import msgspec
+
+from broker.errors import BadTopic
+from broker.messages.errors import JobError
+from broker.messages.job import Job
+from broker.messages.job_sections import QUORUM_RULE
+from broker.messages.strategy import Median
+from broker.support import validation
+from broker.topics import checked_id
+
+LARGEST_INTEGER = 2**53 - 1
+"""Largest integer that JSON programs exchange exactly (RFC 8259, section 6)."""
+
+MAX_COHORT_SAMPLES = 2**32
+"""Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+MEDIAN_UPDATES = 3
+"""Fewest updates whose median one client can't move at will."""
+
+_MAX_DEPTH = 16
+"""Most levels of nested tables and lists in a job."""
+
+
+def check(job: Job) -> None:
+    """Check the rules that no single field's type can express.
+
+    Raises:
+        JobError: a field has an impossible value.
+    """
+    _check_value("", job, _MAX_DEPTH)
+    for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
+        if name is not None:
+            _check_id(field, name)
+    cohort, data = job.cohort, job.data
+    if cohort.quorum > 1 and cohort.quorum != cohort.needed:
+        raise JobError("cohort.quorum", cohort.quorum, f"expected {QUORUM_RULE}")
+    if cohort.needed > cohort.clients:
+        raise JobError("cohort.quorum", cohort.quorum, f"at most cohort.clients, which is {cohort.clients}")
+    if cohort.invited > data.clients:
+        raise JobError(
+            "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
+        )
+    if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
+        most = MAX_COHORT_SAMPLES // cohort.invited
+        raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
+    _check_model(job)
+    _check_strategy(job)
+    if job.stop.target_accuracy is not None and job.evaluation.every == 0:
+        raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
+
+
+def _check_strategy(job: Job) -> None:
+    if isinstance(job.strategy, Median) and job.cohort.needed < MEDIAN_UPDATES:
+        allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
+        raise JobError("strategy.name", "median", allowed)
+
+
+def _check_model(job: Job) -> None:
+    if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
+        raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
+    if job.model.code and not _DIGEST.fullmatch(job.model.code):
+        raise JobError("model.code", job.model.code, "a SHA-256 digest: 64 hexadecimal digits")
+    if job.model.type == "cnn" and job.data.dataset == "digits":
+        raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
+
+
+def _check_value(path: str, value: object, depth: int) -> None:
+    """Check that JSON and TOML can both express a value. TOML has no null, so None is legal only for an omitted field.
+
+    Args:
+        path: dotted name of the field.
+        value: the field's value.
+        depth: how many more levels of tables and lists are allowed.
+    """
+    if depth == 0:
+        raise JobError(path, None, "expected less deeply nested tables and lists")
+    match value:
+        case msgspec.Struct():
+            _check_value(path, dict(validation.fields_of(value)), depth)
+        case dict():
+            for key, part in value.items():
+                _check_value(f"{path}.{key}" if path else key, part, depth - 1)
+        case list() | tuple():
+            for part in value:
+                _check_value(path, part, depth - 1)
+        case int() | float() if abs(value) > LARGEST_INTEGER if isinstance(value, int) else not math.isfinite(value):
+            raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
+        case None if "args." not in path:
+            pass
+        case _ if not isinstance(value, str | int | float):
+            raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
+
+
+def _check_id(field: str, name: str) -> None:
+    try:
+        checked_id(name)
+    except BadTopic as exc:
+        raise JobError(field, name, exc.rule) from exc
+
+
+def _is_class_path(path: str) -> bool:
+    module, _, name = path.partition(":")
+    return name.isidentifier() and all(part.isidentifier() for part in module.split("."))
