@@ -16,12 +16,13 @@ from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
 from broker.messages.job import Job
-from broker.messages.job_record import JobRecord, Member
-from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
+from broker.messages.job_record import BestModel, JobRecord, Member
+from broker.messages.job_sections import Cohort, Data, Evaluation, Learner, Model, Override, Stop, Training
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord, ClientStats, Presence
-from broker.messages.reports import Split
-from broker.messages.round import BlobRef, RoundTask
+from broker.messages.reports import Split, Spread, StartReport
+from broker.messages.round import BlobRef, PersonalRef, RoundTask
+from broker.messages.schedule import Schedule
 from broker.messages.strategy import Strategy
 from broker.messages.update import UpdateHeader
 from server.submissions import SubmissionReply
@@ -118,10 +119,12 @@ MESSAGES: Final = (
 
 STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
 
+SCHEDULES: Final[tuple[Kind, ...]] = get_args(Schedule)
+
 PARTS: Final[tuple[Kind, ...]] = (
-    *(BlobRef, Model, Training, Cohort),
+    *(BlobRef, PersonalRef, Model, Learner, Training, *SCHEDULES, Cohort),
     *STRATEGIES,
-    *(Data, Evaluation, Stop, Member, Deployed, Split),
+    *(Data, Evaluation, Stop, Override, Member, BestModel, Deployed, Split, Spread, StartReport),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
@@ -133,10 +136,12 @@ COMMON: Final = {
     "client": "the client's id",
     "cold": "whether the invocation was a cold start; null: not known",
     "job": "the job's id",
+    "metrics": "what was measured, by metric",
     "model": "the global model",
-    "name": "the strategy's name",
+    "name": "the name of the strategy or the schedule",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
+    "warmup": "number of rounds at the beginning in which the rate grows evenly to its full value",
     "round": "number of the round, from 1",
     "rounds": "number of completed rounds",
     "schema": "schema number of the message",
