@@ -1,52 +1,63 @@
-"""Evaluates a job's global models, one at a time. The next round may run meanwhile."""
+"""Evaluates a job's global models, one at a time, and keeps what was found. The next round may run meanwhile."""
 
 import asyncio
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from broker.messages import progress
 from broker.messages.job import Job
-from server import attempts
+from server import attempts, findings
 from server.announcer import Announcer
+from server.findings import Judgement
 from server.job_store import JobStore
 from server.learning import Learning
+from server.round_facts import model_of
 
 
 class Evaluation:
     """The evaluations of one job.
 
     Args:
-        round_: the last round that is evaluated; 0: none.
-        accuracy: the result of that evaluation.
-        store: the job's record, which counts the starts.
+        store: the job's record, which has what earlier servers found, and counts the starts.
         learning: evaluates models.
         announcer: publishes the results.
         clock: seconds since the epoch.
 
     Attributes:
-        round: the last round whose evaluation is announced.
+        round: the last round whose evaluation by the server is announced.
         accuracy: its result, 0 to 1; None before the first evaluation.
+        found: what all evaluations have found so far.
     """
 
     def __init__(
-        self,
-        round_: int,
-        accuracy: float | None,
-        *,
-        store: JobStore,
-        learning: Learning,
-        announcer: Announcer,
-        clock: Callable[[], float],
+        self, store: JobStore, learning: Learning, announcer: Announcer, clock: Callable[[], float]
     ) -> None:
-        self.round = round_
-        self.accuracy = accuracy
-        self._started = round_
+        self.round = store.record.evaluated
+        self.accuracy = store.record.accuracy
+        self.found = findings.of(store.record)
+        self._started = self.round
         self._store = store
         self._learning = learning
         self._announcer = announcer
         self._clock = clock
         self._lock = asyncio.Lock()
         self._finished = asyncio.Event()
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was found, as changes of the record. Until they are made, the next server would find it again."""
+        return {"evaluated": self.round, "accuracy": self.accuracy, **findings.changes(self.found)}
+
+    def take(self, round_: int, metrics: Mapping[str, float], by: Literal["server", "clients"] = "clients") -> None:
+        """Take the result of an evaluation of the newest model. It is on record with the next change.
+
+        Args:
+            round_: the round that the model is of; 0: the initial one.
+            metrics: what was measured, by metric; finite numbers.
+            by: who has evaluated it.
+        """
+        record = self._store.record
+        self.found = findings.after(self.found, record.job, Judgement(round_, model_of(record), metrics, by))
 
     def is_due(self, job: Job, round_: int, done: int, *, is_last: bool) -> bool:
         """Whether the model of a round is to be evaluated, and its evaluation has not started.
@@ -58,14 +69,14 @@ class Evaluation:
             is_last: the job has no further round.
         """
         every = job.evaluation.every
-        return bool(every) and round_ > self._started and (is_last or done % every == 0)
+        return bool(job.test_data) and round_ > self._started and (is_last or done % every == 0)
 
     async def evaluate(self, job_id: str, job: Job, round_: int, weights: bytes, *, in_background: bool) -> None:
         """Evaluate the model of a round, and announce the result.
 
         Args:
             job_id: the job's id.
-            job: names the model and the dataset.
+            job: names the model and the test set.
             round_: number of the round.
             weights: the model, a safetensors file.
             in_background: whether the next round runs meanwhile.
@@ -78,16 +89,19 @@ class Evaluation:
             started_s = self._clock()
             step = f"the evaluation of round {round_}"
             result = await attempts.run(self._store, step, lambda: self._learning.evaluate(job, weights))
+            metrics = result.finite
             event = progress.ModelEvaluated(
                 round=round_,
-                accuracy=result.accuracy,
-                loss=result.loss if math.isfinite(result.loss) else None,  # JSON has no NaN
+                accuracy=metrics.get("accuracy"),
+                loss=metrics.get("loss"),
                 samples=result.samples,
                 evaluation_s=self._clock() - started_s,
                 background=in_background,
+                metrics=metrics,
             )
             await self._announcer.announce_and_wait(job_id, event, round_)
-            self.round, self.accuracy = round_, result.accuracy
+            self.round, self.accuracy = round_, event.accuracy
+            self.take(round_, metrics, "server")
             self._finished.set()
 
     async def wait(self) -> None:

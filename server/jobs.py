@@ -22,7 +22,7 @@ from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
 from broker.support.tasks import task_group
-from server import attempts, cohort, history, invitations, replay, round_facts, selection, strategies
+from server import attempts, cohort, findings, history, invitations, replay, round_facts, selection, strategies
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
@@ -109,14 +109,7 @@ class _JobRun:
         self._state = GlobalState({})
         self._secret = ""
         self._evaluating: asyncio.Task[None] | None = None
-        self._evaluation = Evaluation(
-            record.evaluated,
-            record.accuracy,
-            store=store,
-            learning=context.learning,
-            announcer=context.announcer,
-            clock=context.clock,
-        )
+        self._evaluation = Evaluation(store, context.learning, context.announcer, context.clock)
 
     @property
     def record(self) -> JobRecord:
@@ -187,12 +180,12 @@ class _JobRun:
         )
 
     async def _evaluate_if_due(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
-        """Evaluate the newest model: now if the stop rule needs the result, else while the next round runs."""
+        """Evaluate the newest model: now if a rule of the job needs the result, else while the next round runs."""
         record, completed = self.record, self.record.last
         is_last = _has_done_all_rounds(record) and not record.cohort
         if completed is None or not self._evaluation.is_due(self.job, completed.round, record.done, is_last=is_last):
             return
-        in_background = not is_last and self.job.stop.target_accuracy is None
+        in_background = not is_last and not findings.needs_results(self.job)
         evaluation = self._evaluation.evaluate(
             record.id, self.job, completed.round, self._store.weights, in_background=in_background
         )
@@ -204,9 +197,8 @@ class _JobRun:
 
     def _stop_reason(self) -> str:
         """Say why the job's stop rule is met; empty if it is not met."""
-        target, accuracy = self.job.stop.target_accuracy, self._evaluation.accuracy
-        if target is not None and accuracy is not None and accuracy >= target:
-            return f"test accuracy {accuracy:.4f} reached the target {target:g}"
+        if reason := findings.stop_reason(self._evaluation.found, self.job):
+            return reason
         return f"{self.record.done} rounds are done" if _has_done_all_rounds(self.record) else ""
 
     async def _open_round(self, events: JobEvents) -> None:
@@ -226,8 +218,7 @@ class _JobRun:
             deadline_s=now_s + self.job.cohort.deadline_s,
             invited=False,
             closed=None,
-            evaluated=self._evaluation.round,
-            accuracy=self._evaluation.accuracy,
+            **self._evaluation.changes,
         )
 
     async def _run_round(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
@@ -276,8 +267,7 @@ class _JobRun:
             failures=0,
             done=record.done + 1,
             last=event,
-            evaluated=self._evaluation.round,
-            accuracy=self._evaluation.accuracy,
+            **self._evaluation.changes,
             **published._asdict(),
         )
         self._announce(event, event.round)
@@ -307,8 +297,7 @@ class _JobRun:
         await self._store.change(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
-        accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
-        await self._store.change(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
+        await self._store.change(phase=phase, cohort=(), reason=reason, **self._evaluation.changes)
 
     def _announce(self, event: Event, *key: object) -> None:
         self._context.announcer.announce(self.record.id, event, *key)

@@ -3,10 +3,9 @@
 The caller of `server.service.serve` passes an implementation, so the server itself needs no torch.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Protocol
-
-from msgspec import Meta
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from broker.messages.job import Job
 from broker.messages.tensors import Tensors
@@ -34,14 +33,22 @@ class EvaluationResult:
     """A model's quality on the server's test set.
 
     Attributes:
-        accuracy: share of right answers, 0 to 1.
-        loss: mean cross-entropy.
+        accuracy: share of right answers, 0 to 1; None: not measured.
+        loss: mean loss over the samples, or a value that is not finite; None: not measured.
         samples: size of the test set.
+        metrics: what else was measured, by metric.
     """
 
-    accuracy: Annotated[float, Meta(ge=0, le=1)]
-    loss: float
+    accuracy: float | None
+    loss: float | None
     samples: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> dict[str, float]:
+        """All that was measured, by metric, without what is not finite: JSON has no NaN."""
+        named = {"accuracy": self.accuracy, "loss": self.loss, **self.metrics}
+        return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
 class Learning(Protocol):
@@ -59,10 +66,10 @@ class Learning(Protocol):
         """
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Evaluate a model on the test set of the job's dataset.
+        """Evaluate a model on the job's test set.
 
         Args:
-            job: names the model and the dataset.
+            job: names the model and the test set.
             weights: the model, a safetensors file.
 
         Raises:

@@ -164,5 +164,13 @@ def end_event(record: JobRecord) -> Event:
         case "cancelled":
             return JobCancelled(rounds=record.done, model=record.model)
         case _:
-            model, accuracy = model_of(record), record.accuracy
-            return JobCompleted(reason=record.reason, rounds=record.done, accuracy=accuracy, model=model)
+            best = record.best
+            return JobCompleted(
+                reason=record.reason,
+                rounds=record.done,
+                accuracy=record.accuracy,
+                model=model_of(record),
+                metrics=record.metrics,
+                best_round=None if best is None else best.round,
+                best=None if best is None else best.model,
+            )

@@ -61,6 +61,7 @@ def job(name: str = "test", **sections: Any) -> Job:
         "data": {"dataset": "own", "clients": 10},
         "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 600.0, "wait_s": 600.0},
         "stop": {"rounds": 2},
+        "evaluation": {"data": "/test"},
     }
     for section, values in sections.items():
         base[section] = {**base.get(section, {}), **values} if isinstance(values, Mapping) else values
