@@ -4,16 +4,20 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
+from msgspec import Meta
 
-from broker.messages import tensors
+from broker.messages import metrics, tensors
 from broker.messages.errors import BadTensors
 from broker.messages.job import Job
+from broker.messages.job_sections import PIXELS
 from broker.messages.round import seed
-from client_fn.data import datasets
-from client_fn.errors import ClientError, LimitExceeded, TrainerDied
+from client_fn.data import datasets, places, sources
+from client_fn.data.shard_cache import ShardCache
+from client_fn.errors import ClientError, DataMissing, LimitExceeded, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers, open_trainers
@@ -23,6 +27,8 @@ from server.learning import EvaluationResult, InitialModel
 
 log = structlog.get_logger(__name__)
 
+MetricName = Annotated[str, Meta(pattern=f"^{metrics.NAME.pattern}$")]
+
 
 class _BuildFacts(msgspec.Struct, frozen=True):
     """A trainer's facts about a model. The user's code may have made anything of them, so they are checked."""
@@ -31,8 +37,17 @@ class _BuildFacts(msgspec.Struct, frozen=True):
     buffers: tuple[str, ...]
 
 
+class _EvaluationFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about an evaluation, which are checked for the same reason."""
+
+    samples: Annotated[int, Meta(ge=1)]
+    accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
+    loss: float | None = None
+    metrics: Annotated[dict[MetricName, float], Meta(max_length=100)] = {}
+
+
 class TrainerLearning:
-    """Implements `server.learning.Learning` with trainers and the built-in datasets.
+    """Implements `server.learning.Learning` with trainers, the built-in datasets and test sets at any place.
 
     Args:
         site: the server's own settings.
@@ -45,13 +60,14 @@ class TrainerLearning:
         self._trainers = trainers
         self._data_dir = data_dir
         self._test_sets: dict[str, asyncio.Task[SharedBytes]] = {}
+        self._shards = ShardCache(site)
 
     async def initial_model(self, job: Job) -> InitialModel:
-        """Implements `Learning.initial_model`. Also loads the test set, so that a missing dataset fails the job."""
+        """Implements `Learning.initial_model`. Also loads the test set, so that a missing one fails the job at once."""
         with self._mapped_errors(job):
             code = await self._trainers.current_code(job.model)
-            if job.evaluation.every:
-                await self._test_set(job.data.dataset)
+            if job.test_data:
+                await self._test_set(job)
             model = msgspec.structs.replace(job.model, code=code)
             order = orders.Build(orders.Model(model.type, model.args), seed(job.seed, "model"))
             answer = await self._trainers.do(model, order, {})
@@ -60,14 +76,24 @@ class TrainerLearning:
         return InitialModel(weights, facts.frozen, facts.buffers, code)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Implements `Learning.evaluate`: accuracy and loss on the dataset's test set."""
+        """Implements `Learning.evaluate`: all that the job measures, on its test set."""
         with self._mapped_errors(job):
-            inputs = {"weights": SharedBytes(weights), "samples": await self._test_set(job.data.dataset)}
+            inputs = {"weights": SharedBytes(weights), "samples": await self._test_set(job)}
             order = orders.Evaluate(orders.Model(job.model.type, job.model.args), job.evaluation.batch_size)
             answer = await self._trainers.do(job.model, order, inputs)
-            return msgspec.convert(answer.facts, EvaluationResult)
+            facts = msgspec.convert(answer.facts, _EvaluationFacts)
+        return EvaluationResult(facts.accuracy, facts.loss, facts.samples, facts.metrics)
 
-    async def _test_set(self, name: str) -> SharedBytes:
+    async def read_model(self, url: str) -> bytes:
+        """Implements `Learning.read_model`."""
+        with self._named_errors("model.from", url):
+            return await asyncio.to_thread(_read, url, self._site)
+
+    async def _test_set(self, job: Job) -> SharedBytes:
+        name = job.test_data
+        if name not in PIXELS:
+            with self._named_errors("evaluation.data", name):
+                return (await asyncio.to_thread(self._shards.read, name)).memory
         if name not in self._test_sets:
             loading = asyncio.to_thread(_load_test_set, name, self._data_dir)
             self._test_sets[name] = asyncio.create_task(loading, name=f"test set {name}")
@@ -77,6 +103,16 @@ class TrainerLearning:
             # The data may be there when the next job asks.
             self._test_sets.pop(name, None)
             raise
+
+    @contextlib.contextmanager
+    def _named_errors(self, field: str, url: str) -> Iterator[None]:
+        """Name the field of the job in errors about the file that it names."""
+        try:
+            yield
+        except ClientError as exc:
+            reveal = self._site.reveal == "text"
+            reason = "no file lies there" if isinstance(exc, DataMissing) else exc.message(reveal=reveal)
+            raise LearningFailed(f"{field} = {places.show(url)!r}: {reason}, as the server sees it") from exc
 
     @contextlib.contextmanager
     def _mapped_errors(self, job: Job) -> Iterator[None]:
@@ -106,6 +142,13 @@ async def open_learning(site: Site, data_dir: Path | None) -> AsyncIterator[Trai
     """
     async with open_trainers(site, to_train=False) as trainers:
         yield TrainerLearning(site, trainers, data_dir)
+
+
+def _read(url: str, site: Site) -> bytes:
+    place = places.allowed(url, site)
+    with sources.map_errors(place):
+        content, _ = sources.fetch(sources.at(place, site), place, site)
+    return bytes(content)
 
 
 def _load_test_set(name: str, data_dir: Path | None) -> SharedBytes:

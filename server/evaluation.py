@@ -29,9 +29,7 @@ class Evaluation:
         found: what all evaluations have found so far.
     """
 
-    def __init__(
-        self, store: JobStore, learning: Learning, announcer: Announcer, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, store: JobStore, learning: Learning, announcer: Announcer, clock: Callable[[], float]) -> None:
         self.round = store.record.evaluated
         self.accuracy = store.record.accuracy
         self.found = findings.of(store.record)

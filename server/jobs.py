@@ -22,7 +22,18 @@ from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
 from broker.support.tasks import task_group
-from server import attempts, cohort, findings, history, invitations, replay, round_facts, selection, strategies
+from server import (
+    attempts,
+    beginning,
+    cohort,
+    findings,
+    history,
+    invitations,
+    replay,
+    round_facts,
+    selection,
+    strategies,
+)
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
@@ -141,7 +152,7 @@ class _JobRun:
             if record.phase == "accepted":
                 await self._publish_initial_model(events)
             else:
-                self._state = await self._store.load_state()
+                self._state = await self._store.load_state(await self._make_frozen(events))
                 if self._selection.needs_history:
                     self._history = await history.read(context.broker, record)
                 if record.last is not None:
@@ -161,22 +172,35 @@ class _JobRun:
                     self._evaluating.cancel()
 
     async def _publish_initial_model(self, events: JobEvents) -> None:
+        learning, broker = self._context.learning, self._context.broker
         build = attempts.run(
-            self._store, "the construction of the model", lambda: self._context.learning.initial_model(self.job)
+            self._store, "the construction of the model", lambda: beginning.begin(self.job, learning, broker)
         )
-        initial = await events.unless_cancelled(build)
+        initial, start = await events.unless_cancelled(build)
         self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
         info = ModelInfo(initial.weights, frozenset(initial.frozen), frozenset(initial.buffers))
         self._state = self._strategy.init(info)
-        published = await self._store.publish(self._state, self._strategy.along(self._state))
+        frozen = await self._store.publish_frozen({name: initial.weights[name] for name in initial.frozen})
+        published = await self._store.publish(self._state, self._strategy.along(self._state), initial.frozen)
         parameters = sum(array.size for array in initial.weights.values())
-        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters))
+        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters, start=start))
         await self._store.change(
             phase="running",
             job=self.job,
             frozen=initial.frozen,
             buffers=initial.buffers,
+            **frozen,
             **published._asdict(),
+        )
+
+    async def _make_frozen(self, events: JobEvents) -> Tensors | None:
+        """Make the tensors again that were never published: each site makes them itself."""
+        record, learning = self.record, self._context.learning
+        if not record.frozen_digest:
+            return None
+        step = "the construction of the frozen tensors"
+        return await events.unless_cancelled(
+            attempts.run(self._store, step, lambda: beginning.made_by_sites(record, learning))
         )
 
     async def _evaluate_if_due(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
@@ -256,7 +280,7 @@ class _JobRun:
         record = self.record
         finished = await self._finish(collection, expectation)
         self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
-        published = await self._store.publish(self._state, self._strategy.along(self._state))
+        published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
         committed_s = self._context.clock()
         model = published.model
         event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
@@ -267,6 +291,7 @@ class _JobRun:
             failures=0,
             done=record.done + 1,
             last=event,
+            kept=round_facts.kept_models(record, model),
             **self._evaluation.changes,
             **published._asdict(),
         )

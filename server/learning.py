@@ -65,6 +65,13 @@ class Learning(Protocol):
             LearningDied: the process ended.
         """
 
+    async def read_model(self, url: str) -> bytes:
+        """Read a model's safetensors file at a URL, if the server's site settings allow the place.
+
+        Raises:
+            LearningFailed: it can't be read; the message says what to do.
+        """
+
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Evaluate a model on the job's test set.
 

@@ -80,6 +80,9 @@ class Recruiter:
         """Say how many clients are registered, and how many of them have no bridge."""
         registered, present = cohort.data_holders(self.job, self.registry.clients), self._eligible()
         absent = sorted({client.platform for client in registered} - {client.platform for client in present})
-        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r} are registered"
+        where = self.job.cohort.where
+        labelled = " and have " + ", ".join(f"{name} = {value!r}" for name, value in where.items()) if where else ""
+        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r}{labelled} "
+        text += "are registered"
         without = len(registered) - len(present)
         return text + (f", {without} of them on {', '.join(absent)}, whose bridge is not there" if without else "")

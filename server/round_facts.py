@@ -152,6 +152,17 @@ def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[s
     return {client: states for client, states in (record.client_states | new).items() if states}
 
 
+def kept_models(record: JobRecord, model: BlobRef) -> dict[int, BlobRef]:
+    """The models that `model.keep_every` keeps after a round, by round.
+
+    Args:
+        record: the job's record while the round is open.
+        model: the round's model.
+    """
+    every = record.job.model.keep_every
+    return record.kept | ({record.round: model} if every and (record.done + 1) % every == 0 else {})
+
+
 def end_event(record: JobRecord) -> Event:
     """The event of an ended job.
 

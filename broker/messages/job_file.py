@@ -83,7 +83,7 @@ def to_toml(job: Job) -> str:
 
 def _without_none(value: Any) -> Any:
     """Leave out the fields that are None: TOML has no null."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_without_none(part) for part in value]
     if isinstance(value, dict):
         return {key: _without_none(part) for key, part in value.items() if part is not None}

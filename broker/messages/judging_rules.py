@@ -71,7 +71,9 @@ def _check_metric(field: str, name: str, job: Job) -> None:
     if not job.evaluation.metrics:
         measured.add("accuracy")
     if name not in measured and not job.learner.type:
-        raise JobError(field, name, f"is not measured: add it to evaluation.metrics, now {list(job.evaluation.metrics)}")
+        raise JobError(
+            field, name, f"is not measured: add it to evaluation.metrics, now {list(job.evaluation.metrics)}"
+        )
 
 
 def _check_judge(field: str, value: object, job: Job) -> None:

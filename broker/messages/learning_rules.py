@@ -37,7 +37,9 @@ def check(job: Job) -> None:
         _check_device(f"override[{i}].device", override.device or "")
         changed = override.batch_size, override.local_epochs, override.learning_rate, override.device
         if all(value is None for value in changed):
-            raise JobError(f"override[{i}]", None, "changes nothing: set batch_size, local_epochs, learning_rate or device")
+            raise JobError(
+                f"override[{i}]", None, "changes nothing: set batch_size, local_epochs, learning_rate or device"
+            )
 
 
 def is_path(path: str) -> bool:

@@ -16,12 +16,13 @@ from broker.messages.cloudevents import PREFIX, SCHEMAS
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
 from broker.messages.job import Job
-from broker.messages.job_record import JobRecord, Member
-from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, Training
+from broker.messages.job_record import BestModel, JobRecord, Member
+from broker.messages.job_sections import Cohort, Data, Evaluation, Learner, Model, Override, Stop, Training
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord, ClientStats, Presence
-from broker.messages.reports import Split
-from broker.messages.round import BlobRef, RoundTask
+from broker.messages.reports import Split, Spread, StartReport
+from broker.messages.round import BlobRef, PersonalRef, RoundTask
+from broker.messages.schedule import Schedule
 from broker.messages.strategy import Strategy
 from broker.messages.update import UpdateHeader
 from server.submissions import SubmissionReply
@@ -118,10 +119,14 @@ MESSAGES: Final = (
 
 STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
 
+SCHEDULES: Final[tuple[Kind, ...]] = get_args(Schedule)
+
 PARTS: Final[tuple[Kind, ...]] = (
-    *(BlobRef, Model, Training, Cohort),
+    *(BlobRef, Model, Learner, Training),
+    *SCHEDULES,
+    Cohort,
     *STRATEGIES,
-    *(Data, Evaluation, Stop, Member, Deployed, Split),
+    *(Data, Evaluation, Stop, Override, Member, PersonalRef, BestModel, Deployed, StartReport, Split, Spread),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
@@ -134,7 +139,7 @@ COMMON: Final = {
     "cold": "whether the invocation was a cold start; null: not known",
     "job": "the job's id",
     "model": "the global model",
-    "name": "the strategy's name",
+    "name": "the name that chooses it",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
     "round": "number of the round, from 1",
@@ -291,9 +296,10 @@ def meaning_of(kind: Kind, field: str) -> str:
     Raises:
         KeyError: neither the class nor the common table describes the field.
     """
-    _, meanings = _docstring(kind)
     attribute = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)).get(field, field)
-    return meanings.get(attribute) or COMMON[field]
+    bases = (base for base in kind.__mro__ if issubclass(base, msgspec.Struct))
+    meanings = (_docstring(base)[1].get(attribute) for base in bases)
+    return next(filter(None, meanings), None) or COMMON[field]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:

@@ -122,4 +122,4 @@ async def test_what_user_code_makes_of_a_trainer_s_answer_fails_the_job_alone(an
 @pytest.mark.parametrize("facts", [{}, {"accuracy": 7.0, "loss": 0.5, "samples": 1}, {"accuracy": "good"}])
 async def test_an_impossible_evaluation_fails_the_job_alone(facts: dict[str, object]) -> None:
     with pytest.raises(LearningFailed, match="model 'nn'"):
-        await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", dataset="digits"), b"")
+        await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", every=1, dataset="digits"), b"")

@@ -41,4 +41,4 @@ def test_a_label_may_name_the_partition_or_the_whole_dataset() -> None:
 
 def test_a_member_is_what_the_register_knew() -> None:
     (got,) = cohort.members([client(4)])
-    assert got == Member("c-04", "local", "http://127.0.0.1:4", "file:///shards/4", 104)
+    assert got == Member("c-04", "local", "http://127.0.0.1:4", "file:///shards/4", 104, {"data": JOB.data.key})

@@ -15,11 +15,12 @@ CONFIGS = sorted(path for path in FILES if not path.stem.startswith("fabric-"))
 DEFAULTS = """
 name = "job"
 seed = 1
-model = { type = "nn", args = {}, code = "" }
+model = { type = "nn", args = {}, code = "", from = "", personal = [], frozen = "send", keep_every = 0 }
+learner = { type = "", args = {} }
+override = []
 strategy = { name = "fedavg" }
 data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
-evaluation = { every = 1, batch_size = 1000 }
-stop = { rounds = 20 }
+stop = { rounds = 20, metric = "", patience = 0 }
 [cohort]
 clients = 10
 over_select = 0
@@ -32,6 +33,16 @@ max_failures = 3
 wait_s = 600.0
 max_samples = 100_000
 presence = "required"
+where = {}
+[evaluation]
+every = 1
+batch_size = 1000
+data = ""
+metrics = []
+directions = {}
+best = ""
+holdout = 0.0
+clients = 0.0
 [training]
 optimizer = "adam"
 batch_size = 10
@@ -40,6 +51,17 @@ optimizer_state = "carry"
 dry = false
 update = "delta"
 headroom = {}
+optimizer_args = {}
+loss = "cross_entropy"
+loss_args = {}
+schedule = { name = "constant", warmup = 0 }
+scheduler = ""
+scheduler_args = {}
+order = "shuffle"
+drop_last = false
+precision = "full"
+compile = false
+device = ""
 """
 
 

@@ -6,10 +6,10 @@ import pytest
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job
-from broker.messages.job_record import JobRecord, Member
+from broker.messages.job_record import BestModel, JobRecord, Member
 from broker.messages.job_sections import Cohort
 from broker.messages.progress import Event, RoundCompleted
-from broker.messages.round import BlobRef
+from broker.messages.round import BlobRef, PersonalRef
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
 
@@ -39,6 +39,15 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         last=next(event for event in events if isinstance(event, RoundCompleted)),
         evaluated=2,
         accuracy=0.5,
+        metrics={"accuracy": 0.5},
+        best=BestModel(2, "accuracy", 0.5, MODEL),
+        watched=0.25,
+        without_better=1,
+        kept={2: MODEL},
+        frozen_model=MODEL,
+        frozen_digest="cd" * 32,
+        personal=("head.weight",),
+        own={"c-0": PersonalRef(2, 1, "ef" * 32)},
         starts={"the evaluation of round 2": 1},
         announced=True,
     )
