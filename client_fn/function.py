@@ -54,6 +54,7 @@ class WarmState:
         shards: the shards read last.
         models: safetensors files of the global models used last, by SHA-256 digest.
         along: safetensors files that strategies sent along last, by SHA-256 digest.
+        frozen: safetensors files of the tensors that no client trains, used last, by SHA-256 digest.
         training_lock: held from a task's first step to the end of its training.
     """
 
@@ -62,6 +63,7 @@ class WarmState:
     shards: ShardCache
     models: dict[str, SharedBytes] = field(default_factory=dict)
     along: dict[str, SharedBytes] = field(default_factory=dict)
+    frozen: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -148,6 +150,9 @@ async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[di
     """Return the trainer's inputs that the broker has, and the number of bytes fetched for them."""
     weights, fetched = await _get_kept(task.model, warm.models, broker)
     inputs = {"weights": weights}
+    if task.frozen is not None:
+        inputs[orders.FROZEN], size = await _get_kept(task.frozen, warm.frozen, broker)
+        fetched += size
     if task.along is not None:
         inputs[orders.ALONG], size = await _get_kept(task.along, warm.along, broker)
         fetched += size
@@ -203,6 +208,8 @@ async def _train(
         left_s=lease.left_s,
         strategy=msgspec.to_builtins(task.strategy),
         update=task.update,
+        model_seed=task.model_seed,
+        frozen_digest=task.frozen_digest,
     )
     try:
         return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)

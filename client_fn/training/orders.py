@@ -11,6 +11,9 @@ STATE = "state."
 OPTIMIZER = f"{STATE}opt"
 """The file with the optimizer's state."""
 
+FROZEN = "frozen"
+"""The file with the model's tensors that no client trains; without it, they are in `weights`, or made here."""
+
 ALONG = "along"
 """The file with the tensors that the server's half of the strategy sends along."""
 
@@ -72,6 +75,8 @@ class Train:
         left_s: seconds until the task's deadline.
         strategy: the `name` of the job's strategy, and its parameters by name.
         update: what to return: `delta`, the change since the round's model, or `weights`.
+        model_seed: for the initial tensors that are in no input.
+        frozen_digest: SHA-256 digest of the file of the frozen tensors that are made here; empty: none are.
     """
 
     model: Model
@@ -81,6 +86,8 @@ class Train:
     left_s: float
     strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "fedavg"})
     update: str = "delta"
+    model_seed: int = 0
+    frozen_digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from client_fn.errors import BadModel, BadSettings, LeaseOver
-from client_fn.training import models, tensors, updates
+from client_fn.training import frozen, models, tensors, updates
 from client_fn.training.evaluate import evaluate
 from client_fn.training.fit import fit
 from client_fn.training.loop import Samples
@@ -77,8 +77,9 @@ def _build(order: Build) -> Answer:
 def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
-    module = to_device(_module(order.model), order.device)
-    base = tensors.from_bytes(inputs["weights"])
+    module = _module(order.model, order.model_seed if order.frozen_digest else 0)
+    base = frozen.complete(module, inputs, order.frozen_digest)
+    module = to_device(module, order.device)
     tensors.load(module, base)
     samples = _samples(inputs["shard"]) if "shard" in inputs else None
     built_s = time.perf_counter()
@@ -112,10 +113,10 @@ def _evaluate(order: Evaluate, inputs: Mapping[str, bytes], say: Say) -> Answer:
     return result._asdict(), {}
 
 
-def _module(model: Model) -> nn.Module:
-    """Return a module that no other task has touched. Its weights are overwritten, so any seed will do."""
+def _module(model: Model, seed: int = 0) -> nn.Module:
+    """Return a module that no other task has touched. What an order brings is overwritten, whatever the seed."""
     if model.type not in models.BUILT_IN:
-        return models.build(model, seed=0)
+        return models.build(model, seed=seed)
     key = json.dumps([model.type, model.args], sort_keys=True)
     if key not in _built_in:
         _built_in.clear()
