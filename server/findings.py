@@ -93,7 +93,9 @@ def stop_reason(findings: Findings, job: Job) -> str:
     if stop.target is not None and value is not None and not names.is_better(stop.target, value, _better(job, name)):
         return f"{test}{name} {value:.4g} reached the target {stop.target:g}"
     if stop.patience and findings.without_better >= stop.patience:
-        return f"{test}{name} was not better than {findings.watched:.4g} in {findings.without_better} evaluations"
+        watched = findings.watched
+        finding = "never measured" if watched is None else f"not better than {watched:.4g}"
+        return f"{test}{name} was {finding} in {findings.without_better} evaluations"
     return ""
 
 

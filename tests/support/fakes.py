@@ -41,21 +41,26 @@ class FakeLearning:
 
     Attributes:
         fails_on: name of a dataset that is missing.
+        frozen: names of the tensors that no client trains.
+        measure: returns further metrics of a model.
     """
 
     fails_on: str = ""
+    frozen: tuple[str, ...] = ()
+    measure: Callable[[Tensors], dict[str, float]] = lambda _: {}
 
     async def initial_model(self, job: Job) -> InitialModel:
         if job.data.dataset == self.fails_on:
             raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
-        return InitialModel(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
+        return InitialModel(INITIAL, self.frozen, ("norm.running_mean", "norm.num_batches_tracked"))
 
     async def read_model(self, url: str) -> bytes:
         return await asyncio.to_thread(Path(url.removeprefix("file://")).read_bytes)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002 (the interface's arguments)
         tensors, _ = payload.decode(weights)
-        return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10)
+        assert payload.layout(tensors) == payload.layout(INITIAL)
+        return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10, self.measure(tensors))
 
 
 def job(name: str = "test", **sections: Any) -> Job:

@@ -46,5 +46,5 @@ def test_tensors_that_the_site_makes_must_have_the_server_s_digest() -> None:
     digest = hashlib.sha256(others).hexdigest()
     torch.manual_seed(3)
     assert equal(frozen.complete(Frozen(), {"weights": weights}, digest), at_server)
-    with pytest.raises(BadModel, match="otherwise at this site than at the server: model.frozen = 'site' needs"):
+    with pytest.raises(BadModel, match="constructed otherwise at this site than at the server"):
         frozen.complete(Frozen(), {"weights": weights}, digest)
