@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from broker.messages.job import Job
 from broker.messages.job_record import Member
 from broker.messages.register import ClientRecord
+from broker.messages.round import Purpose
 from server import labels
 
 DATA_LABEL = "data"
@@ -40,9 +41,33 @@ def data_holders(job: Job, clients: Iterable[ClientRecord]) -> list[ClientRecord
     return sorted((client for client in holders if labels.matches(job.cohort.where, client)), key=lambda each: each.id)
 
 
-def members(clients: Iterable[ClientRecord]) -> tuple[Member, ...]:
-    """Clients as members of a cohort: what the register says of them now is kept for the round."""
+def members(clients: Iterable[ClientRecord], purpose: Purpose = "train") -> tuple[Member, ...]:
+    """Clients as members of a cohort: what the register says of them now is kept for the round.
+
+    Args:
+        clients: the clients.
+        purpose: what they do in the round.
+    """
     return tuple(
-        Member(client.id, client.platform, client.url, client.data_loc, client.samples, client.labels, client.state_loc)
+        Member(
+            client.id,
+            client.platform,
+            client.url,
+            client.data_loc,
+            client.samples,
+            client.labels,
+            client.state_loc,
+            purpose,
+        )
         for client in clients
     )
+
+
+def ids(members: Iterable[Member], purpose: Purpose) -> tuple[str, ...]:
+    """Ids of the members with a purpose, in their order.
+
+    Args:
+        members: the cohort.
+        purpose: what they do in the round.
+    """
+    return tuple(member.id for member in members if member.purpose == purpose)

@@ -46,7 +46,8 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
     Raises:
         ValueError: the job has no model yet.
     """
-    job, states = record.job, record.client_states.get(member.id, {})
+    job, trains = record.job, member.purpose == "train"
+    states = record.client_states.get(member.id, {}) if trains else {}
     return RoundTask(
         client_id=member.id,
         client_type=member.platform,
@@ -59,7 +60,7 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         model=model_of(record),
         state=states.get(OPTIMIZER_STATE),
         states=states,
-        along=record.along,
+        along=record.along if trains else None,
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
