@@ -4,14 +4,20 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import structlog
+
 from broker.messages import progress
 from broker.messages.job import Job
 from server import attempts, findings
 from server.announcer import Announcer
+from server.errors import LearningFailed
 from server.findings import Judgement
 from server.job_store import JobStore
+from server.judging import Judging
 from server.learning import Learning
 from server.round_facts import model_of
+
+log = structlog.get_logger(__name__)
 
 
 class Evaluation:
@@ -56,6 +62,32 @@ class Evaluation:
         """
         record = self._store.record
         self.found = findings.after(self.found, record.job, Judgement(round_, model_of(record), metrics, by))
+
+    async def score(self, judging: Judging, *, in_background: bool) -> None:
+        """Compute what the clients' sums come to for the newest model, announce it, and take it.
+
+        Sums that can't be scored, perhaps because a client has made them up, are announced with the reason: they do not
+        end the job.
+
+        Args:
+            judging: the clients' answers.
+            in_background: whether clients trained meanwhile.
+        """
+        record = self._store.record
+        round_ = 0 if record.last is None else record.last.round
+        metrics: dict[str, float] = {}
+        reason = "" if judging.clients else "no client has held-out data, or their functions are older than this server"
+        if judging.clients:
+            step, totals = f"the score of the clients' sums of round {round_}", judging.totals.totals()
+            try:
+                metrics = await attempts.run(self._store, step, lambda: self._learning.score(record.job, totals))
+            except LearningFailed as exc:
+                log.warning("the clients' sums can't be scored", job=record.id, round=round_, error=str(exc))
+                reason = f"the clients' sums can't be scored: {exc}"
+        event = judging.event(record.job, round_, metrics, background=in_background, reason=reason)
+        await self._announcer.announce_and_wait(record.id, event, round_, "clients")
+        if not reason:
+            self.take(round_, metrics)
 
     def is_due(self, job: Job, round_: int, done: int, *, is_last: bool) -> bool:
         """Whether the model of a round is to be evaluated, and its evaluation has not started.

@@ -7,7 +7,7 @@ repeated. A server that takes a job over after a crash continues from the record
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -16,7 +16,7 @@ from broker import topics
 from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import codec, job_record, progress
-from broker.messages.job_record import JobRecord
+from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
@@ -26,6 +26,7 @@ from server import (
     attempts,
     beginning,
     cohort,
+    evaluators,
     findings,
     history,
     invitations,
@@ -135,7 +136,10 @@ class _JobRun:
             except JobCancelled:
                 await self._end("cancelled")
             except (JobCannotContinue, LearningFailed, *_PERMANENT) as exc:
-                await self._end("failed", str(exc))
+                if round_facts.is_to_judge(self.record):
+                    await self._end("completed", f"{self.record.reason}; clients could not judge the last model: {exc}")
+                else:
+                    await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True)
@@ -164,7 +168,7 @@ class _JobRun:
                     if self.record.cohort:
                         await self._run_round(events, background)
                     elif reason := self._stop_reason():
-                        await self._end("completed", reason)
+                        await self._open_last_round(reason)
                     else:
                         await self._open_round(events)
                 if self.record.phase == "cancelled" and self._evaluating is not None:
@@ -235,15 +239,30 @@ class _JobRun:
             return
         now_s, round_ = self._context.clock(), self.record.round + 1
         chosen = self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", round_))
-        await self._store.change(
-            round=round_,
-            cohort=cohort.members(chosen),
-            opened_s=now_s,
-            deadline_s=now_s + self.job.cohort.deadline_s,
-            invited=False,
-            closed=None,
+        judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
+        await self._store.change(**self._opening(now_s, (*cohort.members(chosen), *judges)))
+
+    async def _open_last_round(self, reason: str) -> None:
+        """Ask clients to judge the last model, or end the job at once if none are to."""
+        last, candidates = self.record.last, self._recruiter.eligible()
+        judges = () if last is None else evaluators.of_last_model(self.job, candidates, last.counted)
+        if judges:
+            await self._store.change(reason=reason, **self._opening(self._context.clock(), judges))
+        else:
+            note = "; no client was there to judge the last model" if self.job.is_judged_by_clients else ""
+            await self._end("completed", reason + note)
+
+    def _opening(self, now_s: float, members: tuple[Member, ...]) -> dict[str, Any]:
+        """Return the changes of the record that open the next round."""
+        return {
+            "round": self.record.round + 1,
+            "cohort": members,
+            "opened_s": now_s,
+            "deadline_s": now_s + self.job.cohort.deadline_s,
+            "invited": False,
+            "closed": None,
             **self._evaluation.changes,
-        )
+        }
 
     async def _run_round(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
@@ -259,19 +278,31 @@ class _JobRun:
             invited_s = context.clock()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._commit(await collector.replay(events, opened.closed), expectation, invited_s, events)
+            await self._close(await collector.replay(events, opened.closed), expectation, invited_s, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence)
-                    await self._commit(collection, expectation, invited_s, events)
+                    await self._close(collection, expectation, invited_s, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
+
+    async def _close(
+        self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
+    ) -> None:
+        """Make the next global model, or end the job if the round was only to judge the last one."""
+        if not round_facts.is_to_judge(self.record):
+            await self._commit(collection, expectation, invited_s, events)
+            return
+        await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
+        answered, asked = len(collection.judging.headers), len(self.record.cohort)
+        note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
+        await self._end("completed", self.record.reason + note)
 
     async def _commit(
         self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
@@ -285,6 +316,8 @@ class _JobRun:
         model = published.model
         event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await events.unless_cancelled(self._evaluation.wait())
+        if self.job.is_judged_by_clients:
+            await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=True))
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),

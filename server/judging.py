@@ -45,7 +45,9 @@ class Judging:
         """Number of clients that have judged the model with at least one sample."""
         return sum(bool(header.judged) for header in self.headers.values())
 
-    def event(self, job: Job, round_: int, metrics: Mapping[str, float], *, background: bool) -> ModelEvaluated:
+    def event(
+        self, job: Job, round_: int, metrics: Mapping[str, float], *, background: bool, reason: str = ""
+    ) -> ModelEvaluated:
         """The event of the clients' evaluation.
 
         Args:
@@ -53,6 +55,7 @@ class Judging:
             round_: the round that the model is of; 0: the initial one.
             metrics: what the totals come to, by metric; finite.
             background: whether clients trained meanwhile.
+            reason: why there are no metrics.
         """
         judges = [header for _, header in sorted(self.headers.items()) if header.judged]
         spread = {metric: self._spread(job, metric) for metric in self.totals.metrics}
@@ -68,6 +71,7 @@ class Judging:
             clients=self.clients,
             spread={metric: each for metric, each in spread.items() if each is not None},
             left_out={metric: len(self.headers) - len(self._own(metric)) for metric in self.totals.metrics},
+            reason=reason,
         )
 
     def _spread(self, job: Job, metric: str) -> Spread | None:

@@ -83,3 +83,15 @@ class Learning(Protocol):
             LearningFailed: the model's class or the data can't be used; the message says what to do.
             LearningDied: the process ended.
         """
+
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:
+        """Compute metrics once from sums over all samples that clients hold out; finite numbers, by metric.
+
+        Args:
+            job: names the model and the metrics.
+            sums: the clients' states of each metric, added up: `<metric>.<state>`, int64 or float64.
+
+        Raises:
+            LearningFailed: the sums do not fit the metrics.
+            LearningDied: the process ended.
+        """

@@ -303,6 +303,7 @@ class ModelEvaluated(_Event, frozen=True):
         spread: by metric, how it differs among the clients.
         left_out: by metric, number of clients that answered and could not measure it, for example for want of a second
             class.
+        reason: why there are no metrics; empty: there are.
     """
 
     what: ClassVar = "model.evaluated"
@@ -317,6 +318,7 @@ class ModelEvaluated(_Event, frozen=True):
     clients: int = 0
     spread: dict[str, Spread] = {}
     left_out: dict[str, int] = {}
+    reason: str = ""
 
 
 Event = (
