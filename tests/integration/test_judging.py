@@ -1,5 +1,6 @@
 """Clients judge the models of a job on data that they hold out; with fake clients."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 
 from broker import topics
 from broker.base import Broker
-from broker.messages import progress
+from broker.messages import cloudevents, progress
+from broker.messages.cloudevents import Envelope
+from broker.messages.invocation import Invocation
 from broker.messages.job import Job
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
@@ -114,17 +117,60 @@ async def test_the_model_does_not_depend_on_who_judges_it(sdk: Client, bus: Brok
 
 
 async def test_evaluators_that_stay_silent_cost_the_grace_and_no_round(sdk: Client, bus: Broker) -> None:
-    async def only_trainers_answer(bus: Broker, task: RoundTask) -> None:
-        if task.purpose == "train":
+    async def evaluators_are_silent(bus: Broker, task: RoundTask) -> None:
+        if task.purpose == "train" or task.round == 3:
             await fakes.answer(bus, task)
 
-    job = judged_job(evaluation={"clients": 1}, cohort={"grace_s": 0.1, "deadline_s": 3.0})
-    messages = await run(sdk, bus, job, Fleet(bus, only_trainers_answer))
+    job = judged_job(evaluation={"clients": 1}, cohort={"grace_s": 0.1})
+    messages = await run(sdk, bus, job, Fleet(bus, evaluators_are_silent))
     assert [len(event.counted) for event in events_of(messages, progress.RoundCompleted)] == [4, 4]
     assert not events_of(messages, progress.RoundFailed)
+    assert [event.clients for event in evaluations(messages)] == [4, 4, 4]
+
+
+async def test_a_job_completes_though_clients_are_lost_that_were_to_judge_its_last_model(
+    sdk: Client, bus: Broker
+) -> None:
+    lost: list[str] = []
+
+    async def three_fail(bus: Broker, task: RoundTask) -> None:
+        if task.purpose == "train" or len(lost) == 3:
+            await fakes.answer(bus, task)
+            return
+        lost.append(task.client_id)
+        await report_dead(bus, task)
+
+    messages = await run(sdk, bus, judged_job(), Fleet(bus, three_fail))
+    (completed,) = events_of(messages, progress.JobCompleted)
+    assert completed.reason == "2 rounds are done; 1 of 4 clients have judged the last model"
+    assert evaluations(messages)[-1].clients == 1
+
+
+async def test_a_job_completes_though_every_client_is_lost_that_was_to_judge_its_last_model(
+    sdk: Client, bus: Broker
+) -> None:
+    async def all_fail(bus: Broker, task: RoundTask) -> None:
+        await (fakes.answer(bus, task) if task.purpose == "train" else report_dead(bus, task))
+
+    messages = await run(sdk, bus, judged_job(), Fleet(bus, all_fail))
     (completed,) = events_of(messages, progress.JobCompleted)
     assert completed.reason == "2 rounds are done; 0 of 4 clients have judged the last model"
     assert evaluations(messages)[-1].reason == NOBODY
+
+
+async def report_dead(bus: Broker, task: RoundTask) -> None:
+    """Report that a client is given up, as its bridge does."""
+    report = Invocation(
+        job=task.job,
+        round=task.round,
+        client=task.client_id,
+        platform="fake",
+        attempt=3,
+        outcome="dead",
+        reason="its data is gone",
+    )
+    event = cloudevents.encode(Envelope(f"{task.id}.dead", "/fake", "invocation.dead", time.time()), report)
+    await bus.publish(topics.invocation("fake", task.client_id), event)
 
 
 async def test_functions_of_an_older_version_judge_nothing_and_the_rounds_go_on(sdk: Client, bus: Broker) -> None:
