@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from client_fn.errors import TrainingFailed
 from client_fn.training import batches, holdout
@@ -90,7 +90,7 @@ def test_ready_batches_are_split_sample_by_sample(batch_size: int) -> None:
 
 
 def test_ready_batches_may_hold_dicts_and_texts() -> None:
-    batch = {"x": torch.rand(40, 2), "name": [f"sample {i}" for i in range(40)], "width": 2}
+    batch: dict[str, Any] = {"x": torch.rand(40, 2), "name": [f"sample {i}" for i in range(40)], "width": 2}
     rest, held = holdout.split(batches.of(_Epoch([batch])), SHARE)
     assert isinstance(rest, batches.Ready)
     assert isinstance(held, batches.Ready)
@@ -153,7 +153,7 @@ def test_every_kind_of_value_has_a_draw_that_depends_on_it() -> None:
 
 
 def test_a_value_without_defined_bytes_is_refused_with_a_remedy() -> None:
-    data: Samples = batches.ItemSamples([(object(), 1)], batches.default_collate)
+    data: Samples = batches.ItemSamples([(object(), 1)], default_collate)
     with pytest.raises(TrainingFailed, match="a sample holds a object, whose bytes are not defined"):
         holdout.split(data, SHARE)
 
