@@ -34,7 +34,10 @@ MAX_COUNT: Final = 2**40
 MAX_FLOAT: Final = 2.0**256
 """Largest magnitude of other numbers."""
 
-_NAME: Final = re.compile(r"eval\.([A-Za-z][A-Za-z0-9_]{0,63})\.([A-Za-z0-9_]{1,64})")
+_NAME: Final = re.compile(r"eval\.[A-Za-z0-9_-]{1,64}\.[A-Za-z0-9_]{1,64}")
+
+_KIND: Final = "outputs"
+"""A state that says what kind of outputs a metric was measured with. Only clients with the same one are added."""
 
 _FRACTION_BITS: Final = 1126
 """Every float64 is a whole multiple of 2^-1126: the smallest is 2^-1074, and a mantissa has 53 bits."""
@@ -92,6 +95,9 @@ def _check_values(name: str, tensor: Array) -> None:
         raise Refused("magnitude", f"{name} reaches {max(-low, high):g}, at most 2^256 is accepted")
 
 
+_Layout = tuple[tuple[str, tuple[str, tuple[int, ...]]], ...]
+
+
 @dataclass
 class _Group:
     """The total of the clients whose states of a metric have the same layout."""
@@ -104,7 +110,7 @@ class SumTotals:
     """Running totals of the clients' sums, by metric. Memory is independent of the number of honest clients."""
 
     def __init__(self) -> None:
-        self._groups: dict[str, dict[tuple[Any, ...], _Group]] = {}
+        self._groups: dict[str, dict[tuple[_Layout, bytes], _Group]] = {}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -123,15 +129,16 @@ class SumTotals:
             metric, _, state = name.removeprefix(PREFIX).partition(".")
             by_metric.setdefault(metric, {})[state] = tensor
         for metric, states in by_metric.items():
+            kind = states[_KIND].tobytes() if _KIND in states else b""
             layout = tuple(sorted(payload.layout(states).items()))
-            group = self._groups.setdefault(metric, {}).setdefault(layout, _Group())
+            group = self._groups.setdefault(metric, {}).setdefault((layout, kind), _Group())
             group.clients.add(client)
             for state, tensor in states.items():
                 value = _exact(tensor)
                 group.totals[state] = group.totals[state] + value if state in group.totals else value
 
     def clients(self, metric: str) -> frozenset[str]:
-        """Ids of the clients whose sums of a metric are in its total: the largest group of one layout."""
+        """Ids of the clients whose sums of a metric are in its total: the largest group of one layout and kind."""
         return frozenset(self._largest(metric)[1].clients) if metric in self._groups else frozenset()
 
     def totals(self) -> Tensors:
@@ -146,8 +153,8 @@ class SumTotals:
     def _largest(self, metric: str) -> tuple[Layout, _Group]:
         """The group with the most clients; of equally large ones the one whose layout is sorted first."""
         groups = self._groups[metric]
-        layout = min(groups, key=lambda each: (-len(groups[each].clients), each))
-        return dict(layout), groups[layout]
+        key = min(groups, key=lambda each: (-len(groups[each].clients), each))
+        return dict(key[0]), groups[key]
 
 
 def _exact(tensor: Array) -> NDArray[Any]:

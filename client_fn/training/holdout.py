@@ -6,44 +6,77 @@ on.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from client_fn.errors import TrainingFailed
 from client_fn.training import batches
-from client_fn.training.batches import Batch, Data, Ready, Samples, Subset, TensorSamples
+from client_fn.training.batches import Batch, Ready, TensorSamples
 
 _DIGESTS = 2.0**64
 
 
-def split(data: Data, share: float) -> tuple[Data, Data | None]:
-    """Return the samples to train on, and those that are held out; None: there are none.
+class Split(NamedTuple):
+    """The two sides of a client's samples, each in the form of the whole.
+
+    Attributes:
+        rest: the samples to train on.
+        held: those that are held out; None: there are none.
+    """
+
+    rest: Any
+    held: Any
+
+
+def split(data: Any, share: float) -> Split:
+    """Split what a learner's `data` has returned.
 
     A sample is held out if the first 8 bytes of the SHA-256 of its values, as a fraction of all such numbers, are
     below the share. Equal samples are on the same side. At least one sample is left to train on; batches that come
     ready are the exception.
 
     Args:
-        data: all samples.
-        share: expected share of those that are held out; 0: none is looked at.
+        data: a tuple or mapping of tensors or arrays, a map-style dataset, or an iterable of batches.
+        share: expected share of the samples that are held out; 0: none is looked at.
 
     Raises:
-        TrainingFailed: a sample holds something whose bytes are not defined.
+        TrainingFailed: it is none of these, or a sample holds something whose bytes are not defined.
     """
     if not share:
-        return data, None
-    if isinstance(data, Ready):
-        return Ready(_Side(data, share, held=False)), Ready(_Side(data, share, held=True))
-    draws = _draws_of(data)
+        return Split(data, None)
+    samples = batches.of(data)
+    if isinstance(samples, Ready):
+        side = _Side(samples, share, held=True)
+        return Split(_Side(samples, share, held=False), side if next(iter(side), None) is not None else None)
+    if isinstance(samples, TensorSamples):
+        draws = _draws_of_rows(samples)
+    else:
+        draws = np.fromiter((draw(samples.item(index)) for index in range(len(samples))), np.uint64, len(samples))
     is_held = draws < _limit(share)
     if is_held.all() and len(draws):
         is_held[int(draws.argmax())] = False
-    rest, held = (torch.from_numpy(np.flatnonzero(side)) for side in (~is_held, is_held))
-    return Subset(data, rest), Subset(data, held) if len(held) else None
+    rest, held = (np.flatnonzero(side) for side in (~is_held, is_held))
+    return Split(_some_of(data, rest), _some_of(data, held) if len(held) else None)
+
+
+def _some_of(data: Any, indices: NDArray[np.int64]) -> Any:
+    """Return some samples of a dataset, or of tensors or arrays in a tuple or mapping."""
+    if isinstance(data, TensorDataset):
+        return TensorDataset(*_some_of(data.tensors, indices))
+    if isinstance(data, Mapping):
+        return {name: _rows_of(values, indices) for name, values in data.items()}
+    if isinstance(batches.of(data), TensorSamples):
+        return tuple(_rows_of(values, indices) for values in data)
+    return Subset(data, indices.tolist())
+
+
+def _rows_of(values: Any, indices: NDArray[np.int64]) -> Any:
+    return values.index_select(0, torch.from_numpy(indices)) if isinstance(values, Tensor) else values[indices]
 
 
 def draw(sample: Any) -> int:
@@ -66,14 +99,10 @@ def _limit(share: float) -> np.uint64:
     return np.uint64(share * _DIGESTS)
 
 
-def _draws_of(samples: Samples) -> NDArray[np.uint64]:
-    if isinstance(samples, TensorSamples):
-        named = samples.named
-        # Rows of bytes: a tensor per sample and column would cost 10 times as much.
-        rows = [_rows(named[name]) for name in sorted(named)]
-        draws = (draw([column[index].data for column in rows]) for index in range(len(samples)))
-    else:
-        draws = (draw(samples.item(index)) for index in range(len(samples)))
+def _draws_of_rows(samples: TensorSamples) -> NDArray[np.uint64]:
+    # Rows of bytes: a tensor per sample and column would cost 10 times as much.
+    columns = [_rows(samples.named[name]) for name in sorted(samples.named)]
+    draws = (draw([column[index].data for column in columns]) for index in range(len(samples)))
     return np.fromiter(draws, np.uint64, len(samples))
 
 

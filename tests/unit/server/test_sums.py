@@ -155,6 +155,14 @@ def test_of_each_metric_the_layout_of_most_clients_is_added() -> None:
     np.testing.assert_array_equal(totals.totals()["f1.tp"], [2, 4])
 
 
+def test_a_client_that_lies_about_the_kind_of_its_outputs_spoils_no_total() -> None:
+    totals = SumTotals()
+    for client, classes in (("a", 10), ("b", 10), ("c", 999)):
+        totals.add(client, {"eval.auroc.outputs": np.array([1, classes]), "eval.auroc.bins": np.ones(4, np.int64)})
+    assert totals.clients("auroc") == {"a", "b"}
+    np.testing.assert_array_equal(totals.totals()["auroc.outputs"], [2, 20])
+
+
 def test_of_equally_frequent_layouts_the_same_one_is_added_in_any_order() -> None:
     parts: list[tuple[str, Tensors]] = [
         ("a", {"eval.f1.tp": np.array([1, 2])}),
