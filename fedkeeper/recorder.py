@@ -144,6 +144,7 @@ def client_row(
         "metrics": counted.metrics,
         "judged": counted.judged,
         "evaluation": counted.evaluation,
+        "purpose": counted.purpose,
     }
 
 

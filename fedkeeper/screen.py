@@ -35,6 +35,7 @@ from broker.messages.progress import (
     UpdateRefused,
 )
 from broker.messages.reports import StartReport
+from broker.messages.round import Purpose
 from fedkeeper import measured
 from fedkeeper.rounds_table import RoundsTable
 
@@ -57,8 +58,9 @@ class JobView:
         parameters: number of the model's parameters; 0: not known yet.
         start: what was taken of an earlier model, as a sentence; empty: nothing.
         round: the open round; 0: none was opened yet.
-        invited: number of clients in its cohort.
-        counted: number of its counted updates.
+        invited: number of clients in its cohort; of those who judge, if nobody trains in it.
+        counted: number of their counted updates.
+        purpose: what they do.
         training: the clients that train now.
         done: number of completed rounds.
         rounds: the last completed rounds.
@@ -75,6 +77,7 @@ class JobView:
     round: int = 0
     invited: int = 0
     counted: int = 0
+    purpose: Purpose = "train"
     training: set[str] = field(default_factory=set)
     done: int = 0
     rounds: deque[RoundCompleted] = field(default_factory=lambda: deque(maxlen=ROUNDS_SHOWN))
@@ -90,13 +93,14 @@ class JobView:
             case JobStarted(parameters=parameters, start=start):
                 self.parameters, self.state = parameters, "running"
                 self.start = "" if start is None else _start(start)
-            case RoundOpened(round=round_, cohort=cohort):
-                self.round, self.invited, self.counted, self.state = round_, len(cohort), 0, "running"
+            case RoundOpened(round=round_, cohort=cohort, evaluators=evaluators):
+                self.round, self.invited, self.counted, self.state = round_, len(cohort or evaluators), 0, "running"
+                self.purpose = "train" if cohort else "evaluate"
                 self.training.clear()
             case ClientTraining(client=client):
                 self.training.add(client)
-            case UpdateCounted(client=client, counted=counted):
-                self.counted = counted
+            case UpdateCounted(client=client, counted=counted, purpose=purpose):
+                self.counted = counted if purpose == self.purpose else self.counted
                 self.training.discard(client)
             case RoundCompleted() as completed:
                 self.done += 1
@@ -155,6 +159,12 @@ def _client_failed(event: ClientFailed) -> str:
     return f"{client}: {event.reason}" + ("; given up" if event.final else "; will be invoked again")
 
 
+def _opened(event: RoundOpened) -> str:
+    numbers = (len(event.cohort), "clients invited"), (len(event.evaluators), "clients asked to judge")
+    text = ", ".join(f"{number} {what}" for number, what in numbers if number)
+    return f"round {event.round}: {text}" + (" (resumed)" if event.resumed else "")
+
+
 def _completed(event: JobCompleted) -> str:
     text = f"completed: {event.reason}"
     if event.accuracy is not None:
@@ -171,6 +181,8 @@ def _evaluated(event: ModelEvaluated) -> str:
         text += f", loss {loss}"
     if event.by == "server":
         return f"round {event.round}: {text}"
+    if event.reason:
+        return f"round {event.round}, not judged by clients: {event.reason}"
     worst = measured.describe({name: spread.worst_decile for name, spread in event.spread.items()})
     left = ", ".join(f"{name} by {clients}" for name, clients in event.left_out.items())
     return (
@@ -205,7 +217,7 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     JobFailed: lambda e: f"failed: {e.reason}",
     JobCancelled: lambda e: f"cancelled after {e.rounds} rounds",
     JobCompleted: _completed,
-    RoundOpened: lambda e: f"round {e.round}: {len(e.cohort)} clients invited" + (" (resumed)" if e.resumed else ""),
+    RoundOpened: _opened,
     RoundQuorum: lambda e: f"round {e.round}: quorum of {e.counted} reached, {e.grace_s:g} s left for the others",
     RoundCompleted: lambda e: (
         f"round {e.round}: {len(e.counted)} updates in {e.split.round_s:.2f} s, model {e.model.sha256[:12]}"
@@ -216,7 +228,7 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     ClientRefused: lambda e: f"{e.client}: {e.platform} did not start it: {e.reason}; asked again",
     ClientRestored: lambda e: f"{e.client} on {e.platform}: {e.reason}",
     ClientTraining: lambda e: f"{e.client} trains on {e.platform} as {e.activation}" + (" (cold)" if e.cold else ""),
-    UpdateCounted: lambda e: f"{e.client} counted, {e.counted} of {e.of}",
+    UpdateCounted: lambda e: f"{e.client} {'counted' if e.purpose == 'train' else 'has judged'}, {e.counted} of {e.of}",
     UpdateRefused: lambda e: f"update refused ({e.code}): {e.reason} [{e.topic}]",
 }
 

@@ -59,6 +59,7 @@ class Judging:
         """
         judges = [header for _, header in sorted(self.headers.items()) if header.judged]
         spread = {metric: self._spread(job, metric) for metric in self.totals.metrics}
+        left_out = {metric: len(self.headers) - len(self._own(metric)) for metric in self.totals.metrics}
         return ModelEvaluated(
             round=round_,
             accuracy=metrics.get("accuracy"),
@@ -70,7 +71,7 @@ class Judging:
             metrics=dict(metrics),
             clients=self.clients,
             spread={metric: each for metric, each in spread.items() if each is not None},
-            left_out={metric: len(self.headers) - len(self._own(metric)) for metric in self.totals.metrics},
+            left_out={metric: clients for metric, clients in left_out.items() if clients},
             reason=reason,
         )
 
