@@ -58,6 +58,14 @@ def test_no_event_is_shown_as_a_python_object(events: tuple[Event, ...]) -> None
         ("job.completed", {"accuracy": None}, "completed: 3 rounds are done"),
         ("round.opened", {"resumed": False}, "round 1: 3 clients invited"),
         ("model.evaluated", {"loss": None}, "round 1: accuracy 0.8125, loss not finite"),
+        (
+            "model.evaluated",
+            {"by": "clients", "reason": "the sums do not fit"},
+            "round 1, not judged by clients: the sums do not fit",
+        ),
+        ("round.opened", {"evaluators": ("c-7",)}, "round 1: 3 clients invited, 1 clients asked to judge (resumed)"),
+        ("round.opened", {"cohort": (), "evaluators": ("c-7", "c-8")}, "round 1: 2 clients asked to judge (resumed)"),
+        ("update.counted", {"purpose": "evaluate"}, "c-0 has judged, 1 of 3"),
         ("client.training", {"cold": None}, "c-0 trains on local as act-7"),
         ("client.failed", {"final": True}, "c-1, attempt 2: no memory [1 GB]; given up"),
         ("client.failed", {"final": True, "attempt": 0}, "c-1: no memory [1 GB]; given up"),
@@ -124,6 +132,15 @@ def test_an_open_round_shows_how_many_clients_answered_and_train(events: tuple[E
     assert "round 1 1/3 answered, 1 training" in text_of(
         view_after(opened, training, other, event_of(events, "update.counted"))
     )
+
+
+def test_clients_that_judge_are_counted_where_nobody_trains(events: tuple[Event, ...]) -> None:
+    opened, counted = event_of(events, "round.opened"), event_of(events, "update.counted")
+    judged = msgspec.structs.replace(counted, purpose="evaluate", counted=2)
+    beside = view_after(msgspec.structs.replace(opened, evaluators=("c-7", "c-8")), counted, judged)
+    assert (beside.invited, beside.counted) == (3, 1)
+    alone = view_after(msgspec.structs.replace(opened, cohort=(), evaluators=("c-7", "c-8")), judged)
+    assert (alone.invited, alone.counted) == (2, 2)
 
 
 def test_the_counts_start_at_zero_in_the_next_round(events: tuple[Event, ...]) -> None:
