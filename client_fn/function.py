@@ -20,16 +20,19 @@ from broker.base import Receipt
 from broker.errors import BadTopic, Disconnected
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
-from broker.messages.job_sections import Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
+from client_fn import judged
 from client_fn.cache import keep
+from client_fn.code import named
+from client_fn.code.named import Names
 from client_fn.data.shard_cache import Shard, ShardCache
 from client_fn.errors import BlobMissing, DataMissing, LeaseOver, TrainerDied
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.site import Site
+from client_fn.trainer import settings
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -128,7 +131,7 @@ async def handle(
     seconds: dict[str, float] = {}
     async with lease.timeout():
         async with warm.training_lock:
-            await warm.trainers.admit(task.model_configuration)
+            await warm.trainers.admit(_names(task))
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
             if shard is not None:
@@ -198,33 +201,36 @@ async def _train(
     on_training: Callable[[], None] | None,
     lease: Lease,
 ) -> Answer:
-    """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
-    training, model = task.training_hyperparameters, task.model_configuration
-    order = orders.Train(
-        model=orders.Model(model.type, model.args),
-        training=None if training.dry else _training(training),
-        seed=task.seed,
-        device=warm.site.device,
-        left_s=lease.left_s,
-        strategy=msgspec.to_builtins(task.strategy),
-        update=task.update,
-        model_seed=task.model_seed,
-        frozen_digest=task.frozen_digest,
-    )
+    """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
+    is_to_judge = task.purpose == "evaluate"
+    order = judged.order_of(task, warm.site, lease.left_s) if is_to_judge else _training(task, warm.site, lease.left_s)
     try:
-        return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
+        return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
         raise LeaseOver(task.id, task.deadline_s) from None
 
 
-def _training(training: Training) -> orders.Training:
-    return orders.Training(
-        optimizer=training.optimizer,
-        rate=training.rate,
-        batch_size=training.batch_size,
-        local_epochs=training.local_epochs,
-        optimizer_state=training.optimizer_state,
+def _training(task: RoundTask, site: Site, left_s: float) -> orders.Train:
+    training = task.training_hyperparameters
+    return orders.Train(
+        model=settings.model(task.model_configuration),
+        training=None if training.dry else settings.training(training),
+        seed=task.seed,
+        device=site.device or training.device or "cpu",
+        left_s=left_s,
+        strategy=msgspec.to_builtins(task.strategy),
+        update=task.update,
+        learner=settings.learner(task.learner),
+        evaluation=settings.evaluation(task.evaluation),
+        round=task.round,
+        model_seed=task.model_seed,
+        personal=task.model_configuration.personal,
+        frozen_digest=task.frozen_digest,
     )
+
+
+def _names(task: RoundTask) -> Names:
+    return named.names(task.model_configuration, task.learner, task.training_hyperparameters, task.evaluation)
 
 
 def _states(answer: Answer) -> dict[str, bytes]:
@@ -237,16 +243,27 @@ def _states(answer: Answer) -> dict[str, bytes]:
         raise TrainerDied(f"the trainer's answer holds a state of a wrong name: {exc}") from exc
 
 
+def _samples(task: RoundTask, answer: Answer, shard: Shard | None) -> int:
+    """Return how many samples were used. The user's code may have told any number, so it is checked and bounded."""
+    if task.training_hyperparameters.dry:
+        return 1 if shard is None else shard.samples
+    samples = answer.facts.get("samples")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise TrainerDied("the trainer's answer does not say how many samples it has used")
+    return samples if shard is None else min(samples, shard.samples)
+
+
 def _header(
     task: RoundTask, attempt: int, answer: Answer, shard: Shard | None, states: dict[str, bytes]
 ) -> UpdateHeader:
     topic = functools.partial(topics.client_state, task.job, task.client_id, task.round, attempt)
+    found = judged.facts_of(answer, shard)
     return UpdateHeader(
         job=task.job,
         round=task.round,
         attempt=attempt,
         client=task.client_id,
-        samples=1 if shard is None else shard.samples,
+        samples=found.judged if task.purpose == "evaluate" else _samples(task, answer, shard),
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),
@@ -256,6 +273,7 @@ def _header(
         shard="" if shard is None else shard.digest,
         update=task.update,
         strategy=name_of(task.strategy),
+        **found._asdict(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +16,13 @@ from broker.messages.errors import BadTensors
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
 from broker.messages.round import seed
+from broker.messages.tensors import Tensors
+from client_fn.code import named
 from client_fn.data import datasets, places, sources
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, DataMissing, LimitExceeded, TrainerDied
 from client_fn.site import Site
+from client_fn.trainer import settings
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers, open_trainers
 from client_fn.training import orders
@@ -27,7 +31,8 @@ from server.learning import EvaluationResult, InitialModel
 
 log = structlog.get_logger(__name__)
 
-MetricName = Annotated[str, Meta(pattern=f"^{metrics.NAME.pattern}$")]
+_MetricName = Annotated[str, Meta(pattern=f"^{metrics.NAME.pattern}$")]
+_Metrics = Annotated[dict[_MetricName, float], Meta(max_length=100)]
 
 
 class _BuildFacts(msgspec.Struct, frozen=True):
@@ -37,13 +42,17 @@ class _BuildFacts(msgspec.Struct, frozen=True):
     buffers: tuple[str, ...]
 
 
-class _EvaluationFacts(msgspec.Struct, frozen=True):
-    """A trainer's facts about an evaluation, which are checked for the same reason."""
+class _EvaluateFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about an evaluation, which are checked too."""
 
     samples: Annotated[int, Meta(ge=1)]
-    accuracy: Annotated[float, Meta(ge=0, le=1)] | None = None
-    loss: float | None = None
-    metrics: Annotated[dict[MetricName, float], Meta(max_length=100)] = {}
+    metrics: _Metrics
+
+
+class _ScoreFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about metrics of sums, which are checked too."""
+
+    metrics: _Metrics
 
 
 class TrainerLearning:
@@ -65,24 +74,50 @@ class TrainerLearning:
     async def initial_model(self, job: Job) -> InitialModel:
         """Implements `Learning.initial_model`. Also loads the test set, so that a missing one fails the job at once."""
         with self._mapped_errors(job):
-            code = await self._trainers.current_code(job.model)
-            if job.test_data:
-                await self._test_set(job)
-            model = msgspec.structs.replace(job.model, code=code)
-            order = orders.Build(orders.Model(model.type, model.args), seed(job.seed, "model"))
-            answer = await self._trainers.do(model, order, {})
+            names = named.of_job(job)
+            code = await self._trainers.current_code(names)
+            inputs = {"shard": await self._test_set(job)} if job.test_data else {}
+            order = orders.Build(
+                settings.model(job.model),
+                seed(job.seed, "model"),
+                settings.learner(job.learner),
+                settings.training(job.training),
+                settings.evaluation(job.evaluation),
+                job.model.personal,
+            )
+            answer = await self._trainers.do(names._replace(code=code), order, inputs)
             weights, _ = tensors.decode(answer.files.get("weights", b""))
             facts = msgspec.convert(answer.facts, _BuildFacts)
         return InitialModel(weights, facts.frozen, facts.buffers, code)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Implements `Learning.evaluate`: all that the job measures, on its test set."""
+        """Implements `Learning.evaluate`: the loss and the job's metrics on its test set."""
         with self._mapped_errors(job):
-            inputs = {"weights": SharedBytes(weights), "samples": await self._test_set(job)}
-            order = orders.Evaluate(orders.Model(job.model.type, job.model.args), job.evaluation.batch_size)
-            answer = await self._trainers.do(job.model, order, inputs)
-            facts = msgspec.convert(answer.facts, _EvaluationFacts)
-        return EvaluationResult(facts.accuracy, facts.loss, facts.samples, facts.metrics)
+            inputs = {"weights": SharedBytes(weights), "shard": await self._test_set(job)}
+            order = orders.Evaluate(
+                settings.model(job.model),
+                settings.evaluation(job.evaluation),
+                settings.learner(job.learner),
+                settings.training(job.training),
+                self._site.device or "cpu",
+            )
+            answer = await self._trainers.do(named.of_job(job), order, inputs)
+            facts = msgspec.convert(answer.facts, _EvaluateFacts)
+            found = facts.metrics
+            return EvaluationResult(found.get("accuracy"), found.get("loss"), facts.samples, found)
+
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:
+        """Implements `Learning.score`."""
+        with self._mapped_errors(job):
+            order = orders.Score(
+                settings.model(job.model),
+                settings.evaluation(job.evaluation),
+                settings.learner(job.learner),
+                settings.training(job.training),
+            )
+            answer = await self._trainers.do(named.of_job(job), order, {"sums": SharedBytes(tensors.encode(sums))})
+            facts = msgspec.convert(answer.facts, _ScoreFacts)
+            return {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
 
     async def read_model(self, url: str) -> bytes:
         """Implements `Learning.read_model`."""

@@ -3,18 +3,19 @@
 import hashlib
 from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from client_fn.errors import BadModel
 from client_fn.training import tensors
+from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import FROZEN
 
 
-def complete(module: nn.Module, inputs: Mapping[str, bytes], digest: str) -> dict[str, Tensor]:
+def complete(model: ModelTensors, inputs: Mapping[str, bytes], digest: str) -> dict[str, Tensor]:
     """Return all tensors of a round's model.
 
     Args:
-        module: as it was constructed.
+        model: as it was constructed.
         inputs: safetensors files by name: `weights`, and `frozen` if the tensors are sent.
         digest: SHA-256 digest of the file of those that the module's constructor makes; empty: it makes none.
 
@@ -27,8 +28,9 @@ def complete(module: nn.Module, inputs: Mapping[str, bytes], digest: str) -> dic
         return {**tensors.from_bytes(inputs[FROZEN]), **sent}
     if not digest:
         return sent
-    names = set(tensors.frozen_names(module))
-    made = {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items() if name in names}
+    initial = model.all()
+    names = set(model.frozen(initial))
+    made = {name: tensor.clone() for name, tensor in initial.items() if name in names}
     if hashlib.sha256(tensors.to_bytes(made)).hexdigest() != digest:
         difference = "the frozen tensors are constructed otherwise at this site than at the server"
         raise BadModel(f"{difference}: model.frozen = 'site' needs the same code, libraries and weights at both")

@@ -7,6 +7,8 @@ import torch
 
 from client_fn.errors import BadModel
 from client_fn.training import frozen, tensors
+from client_fn.training.learner import Learner
+from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import FROZEN
 from tests.support.modules import Frozen
 
@@ -23,6 +25,10 @@ def files(module: torch.nn.Module) -> tuple[bytes, bytes]:
     return tensors.to_bytes(parts[0]), tensors.to_bytes(parts[1])
 
 
+def constructed() -> ModelTensors:
+    return ModelTensors(Learner(), Frozen())
+
+
 def equal(got: dict[str, torch.Tensor], module: torch.nn.Module) -> bool:
     wanted = tensors.tensors_of(module)
     return got.keys() == wanted.keys() and all(torch.equal(got[name], wanted[name]) for name in wanted)
@@ -30,13 +36,13 @@ def equal(got: dict[str, torch.Tensor], module: torch.nn.Module) -> bool:
 
 def test_a_model_with_all_of_its_tensors_is_as_it_was_sent() -> None:
     sent = Frozen()
-    assert equal(frozen.complete(Frozen(), {"weights": tensors.to_bytes(tensors.tensors_of(sent))}, ""), sent)
+    assert equal(frozen.complete(constructed(), {"weights": tensors.to_bytes(tensors.tensors_of(sent))}, ""), sent)
 
 
 def test_sent_tensors_replace_those_that_the_class_constructs() -> None:
     sent = Frozen()
     weights, others = files(sent)
-    assert equal(frozen.complete(Frozen(), {"weights": weights, FROZEN: others}, ""), sent)
+    assert equal(frozen.complete(constructed(), {"weights": weights, FROZEN: others}, ""), sent)
 
 
 def test_tensors_that_the_site_makes_must_have_the_server_s_digest() -> None:
@@ -45,6 +51,6 @@ def test_tensors_that_the_site_makes_must_have_the_server_s_digest() -> None:
     weights, others = files(at_server)
     digest = hashlib.sha256(others).hexdigest()
     torch.manual_seed(3)
-    assert equal(frozen.complete(Frozen(), {"weights": weights}, digest), at_server)
+    assert equal(frozen.complete(constructed(), {"weights": weights}, digest), at_server)
     with pytest.raises(BadModel, match="constructed otherwise at this site than at the server"):
-        frozen.complete(Frozen(), {"weights": weights}, digest)
+        frozen.complete(constructed(), {"weights": weights}, digest)
