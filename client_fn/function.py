@@ -23,6 +23,7 @@ from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
+from client_fn import judged
 from client_fn.cache import keep
 from client_fn.code import named
 from client_fn.code.named import Names
@@ -56,6 +57,7 @@ class WarmState:
         shards: the shards read last.
         models: safetensors files of the global models used last, by SHA-256 digest.
         along: safetensors files that strategies sent along last, by SHA-256 digest.
+        frozen: safetensors files of the tensors that no client trains, used last, by SHA-256 digest.
         training_lock: held from a task's first step to the end of its training.
     """
 
@@ -64,6 +66,7 @@ class WarmState:
     shards: ShardCache
     models: dict[str, SharedBytes] = field(default_factory=dict)
     along: dict[str, SharedBytes] = field(default_factory=dict)
+    frozen: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -150,6 +153,9 @@ async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[di
     """Return the trainer's inputs that the broker has, and the number of bytes fetched for them."""
     weights, fetched = await _get_kept(task.model, warm.models, broker)
     inputs = {"weights": weights}
+    if task.frozen is not None:
+        inputs[orders.FROZEN], size = await _get_kept(task.frozen, warm.frozen, broker)
+        fetched += size
     if task.along is not None:
         inputs[orders.ALONG], size = await _get_kept(task.along, warm.along, broker)
         fetched += size
@@ -195,14 +201,23 @@ async def _train(
     on_training: Callable[[], None] | None,
     lease: Lease,
 ) -> Answer:
-    """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
+    """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
+    is_to_judge = task.purpose == "evaluate"
+    order = judged.order_of(task, warm.site, lease.left_s) if is_to_judge else _training(task, warm.site, lease.left_s)
+    try:
+        return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
+    except LeaseOver:
+        raise LeaseOver(task.id, task.deadline_s) from None
+
+
+def _training(task: RoundTask, site: Site, left_s: float) -> orders.Train:
     training = task.training_hyperparameters
-    order = orders.Train(
+    return orders.Train(
         model=settings.model(task.model_configuration),
         training=None if training.dry else settings.training(training),
         seed=task.seed,
-        device=warm.site.device or training.device or "cpu",
-        left_s=lease.left_s,
+        device=site.device or training.device or "cpu",
+        left_s=left_s,
         strategy=msgspec.to_builtins(task.strategy),
         update=task.update,
         learner=settings.learner(task.learner),
@@ -210,11 +225,8 @@ async def _train(
         round=task.round,
         model_seed=task.model_seed,
         personal=task.model_configuration.personal,
+        frozen_digest=task.frozen_digest,
     )
-    try:
-        return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
-    except LeaseOver:
-        raise LeaseOver(task.id, task.deadline_s) from None
 
 
 def _names(task: RoundTask) -> Names:
@@ -245,12 +257,13 @@ def _header(
     task: RoundTask, attempt: int, answer: Answer, shard: Shard | None, states: dict[str, bytes]
 ) -> UpdateHeader:
     topic = functools.partial(topics.client_state, task.job, task.client_id, task.round, attempt)
+    found = judged.facts_of(answer, shard)
     return UpdateHeader(
         job=task.job,
         round=task.round,
         attempt=attempt,
         client=task.client_id,
-        samples=_samples(task, answer, shard),
+        samples=found.judged if task.purpose == "evaluate" else _samples(task, answer, shard),
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),
@@ -260,6 +273,7 @@ def _header(
         shard="" if shard is None else shard.digest,
         update=task.update,
         strategy=name_of(task.strategy),
+        **found._asdict(),
     )
 
 

@@ -16,7 +16,19 @@ from broker.errors import ServerFailed
 from broker.messages import codec
 from broker.support import logs
 from client_fn.site import Site
-from fedkeeper import cli_bridge, cli_clients, cli_deploy, configs, follow, plot, running, screen, sites, system
+from fedkeeper import (
+    cli_bridge,
+    cli_clients,
+    cli_deploy,
+    configs,
+    follow,
+    measured,
+    plot,
+    running,
+    screen,
+    sites,
+    system,
+)
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import (
     FOLDER,
@@ -257,12 +269,12 @@ async def jobs(url: Url = "") -> None:
             record.id,
             record.phase,
             f"{record.done}/{record.job.stop.rounds}",
-            "" if record.accuracy is None else f"{record.accuracy:.4f}",
+            measured.headline(record),
             record.reason,
         )
         for record in records
     ]
-    screen.print_table(("job", "phase", "rounds", "accuracy", "reason"), rows)
+    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
 
 
 @app.command()

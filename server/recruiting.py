@@ -46,7 +46,7 @@ class Recruiter:
             JobCannotContinue: there are still too few after the job's `cohort.wait_s`.
         """
         need, until_s = self.job.cohort.clients, self.clock() + self.job.cohort.wait_s
-        candidates = self._eligible()
+        candidates = self.eligible()
         if len(candidates) >= need:
             return candidates
         have, reason = len(candidates), self._shortage()
@@ -57,7 +57,7 @@ class Recruiter:
                     f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}; "
                     "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
                 )
-            candidates = self._eligible()
+            candidates = self.eligible()
         return await self._wait_until_settled(events, candidates, until_s)
 
     async def _wait_until_settled(
@@ -70,16 +70,20 @@ class Recruiter:
         while len(candidates) < self.job.data.clients and not events.cancel_requested:
             if isinstance(await events.next(min(until_s, self.clock() + SETTLE_S)), TimedOut):
                 break
-            candidates = self._eligible()
+            candidates = self.eligible()
         return candidates
 
-    def _eligible(self) -> list[ClientRecord]:
+    def eligible(self) -> list[ClientRecord]:
+        """Return the clients that can take part now, sorted by id."""
         return cohort.eligible_clients(self.job, self.registry.clients, self.presence.is_present)
 
     def _shortage(self) -> str:
         """Say how many clients are registered, and how many of them have no bridge."""
-        registered, present = cohort.data_holders(self.job, self.registry.clients), self._eligible()
+        registered, present = cohort.data_holders(self.job, self.registry.clients), self.eligible()
         absent = sorted({client.platform for client in registered} - {client.platform for client in present})
-        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r} are registered"
+        where = self.job.cohort.where
+        labelled = " and have " + ", ".join(f"{name} = {value!r}" for name, value in where.items()) if where else ""
+        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r}{labelled} "
+        text += "are registered"
         without = len(registered) - len(present)
         return text + (f", {without} of them on {', '.join(absent)}, whose bridge is not there" if without else "")

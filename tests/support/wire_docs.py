@@ -122,9 +122,11 @@ STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
 SCHEDULES: Final[tuple[Kind, ...]] = get_args(Schedule)
 
 PARTS: Final[tuple[Kind, ...]] = (
-    *(BlobRef, PersonalRef, Model, Learner, Training, *SCHEDULES, Cohort),
+    *(BlobRef, Model, Learner, Training),
+    *SCHEDULES,
+    Cohort,
     *STRATEGIES,
-    *(Data, Evaluation, Stop, Override, Member, BestModel, Deployed, Split, Spread, StartReport),
+    *(Data, Evaluation, Stop, Override, Member, PersonalRef, BestModel, Deployed, StartReport, Split, Spread),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
@@ -138,7 +140,7 @@ COMMON: Final = {
     "job": "the job's id",
     "metrics": "what was measured, by metric",
     "model": "the global model",
-    "name": "the name of the strategy or the schedule",
+    "name": "the name that chooses it",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
     "warmup": "number of rounds at the beginning in which the rate grows evenly to its full value",
@@ -296,9 +298,10 @@ def meaning_of(kind: Kind, field: str) -> str:
     Raises:
         KeyError: neither the class nor the common table describes the field.
     """
-    _, meanings = _docstring(kind)
     attribute = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)).get(field, field)
-    return meanings.get(attribute) or COMMON[field]
+    bases = (base for base in kind.__mro__ if issubclass(base, msgspec.Struct))
+    meanings = (_docstring(base)[1].get(attribute) for base in bases)
+    return next(filter(None, meanings), None) or COMMON[field]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:

@@ -77,6 +77,8 @@ def test_a_row_has_every_metric(log: Log) -> None:
             "round": 1,
             "accuracy": 0.1,
             "loss": 2.0,
+            "metrics": {"accuracy": 0.1, "loss": 2.0},
+            "evaluation_clients": None,
             "clients": ["c-0", "c-1"],
             "missing": ["c-2"],
             "samples": 1200,
