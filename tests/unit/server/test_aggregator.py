@@ -28,7 +28,7 @@ def mean_of(plan: Plan, updates: list[Update]) -> Tensors:
     return cast_like(plan, aggregate.mean())
 
 
-def cast_like(plan: Plan, mean: Tensors) -> Tensors:
+def cast_like(plan: Plan, mean: Mapping[str, Array]) -> Tensors:
     """The mean in the dtypes of the updates, as a strategy casts it."""
     return {name: np.asarray(array.astype(DTYPES[plan.layout[name][0]])) for name, array in mean.items()}
 

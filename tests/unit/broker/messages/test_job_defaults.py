@@ -62,17 +62,6 @@ optimizer_state = "carry"
 dry = false
 update = "delta"
 headroom = {}
-optimizer_args = {}
-loss = "cross_entropy"
-loss_args = {}
-schedule = { name = "constant", warmup = 0 }
-scheduler = ""
-scheduler_args = {}
-order = "shuffle"
-drop_last = false
-precision = "full"
-compile = false
-device = ""
 """
 
 
