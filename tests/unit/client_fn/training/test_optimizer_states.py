@@ -101,7 +101,7 @@ def test_a_state_that_is_more_than_tensors_and_numbers_is_not_stored() -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     with pytest.raises(NotStorable, match="is a list"):
         optimizer_states.to_bytes(optimizer)
     other = Counting([weight])
@@ -113,7 +113,7 @@ def test_a_state_that_is_more_than_tensors_and_numbers_is_not_stored() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "reason"),
     [
-        ("adamv", {}, "training.optimizer is 'adamv': did you mean 'adamw'"),
+        ("adamv", {}, "training.optimizer is 'adamv': did you mean 'adam'"),
         ("Optimizer", {}, "Known are adadelta, adafactor"),
         ("adamw", {"weight_decya": 0.1}, r"optimizer_args are those of AdamW\(.*weight_decay: float = 0.01"),
         ("sgd", {"momentum": -1}, "Invalid momentum value"),
