@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -145,9 +146,10 @@ class TrainerLearning:
         try:
             yield
         except ClientError as exc:
-            reveal = self._site.reveal == "text"
-            reason = "no file lies there" if isinstance(exc, DataMissing) else exc.message(reveal=reveal)
-            raise LearningFailed(f"{field} = {places.show(url)!r}: {reason}, as the server sees it") from exc
+            message = exc.message(reveal=self._site.reveal == "text")
+            # The message names the path that the server has found.
+            reason = "no file lies there" if isinstance(exc, DataMissing) else re.sub(r"^shard .*?: ", "", message)
+            raise LearningFailed(f"{field} = {places.show(url)!r}, read by the server: {reason}") from exc
 
     @contextlib.contextmanager
     def _mapped_errors(self, job: Job) -> Iterator[None]:

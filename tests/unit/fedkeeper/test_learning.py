@@ -125,3 +125,28 @@ async def test_what_user_code_makes_of_a_trainer_s_answer_fails_the_job_alone(an
 async def test_an_impossible_evaluation_fails_the_job_alone(facts: dict[str, object]) -> None:
     with pytest.raises(LearningFailed, match="model 'nn'"):
         await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", every=1, dataset="digits"), b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file://{}/no.safetensors", "no file lies there"),
+        ("file:///etc/passwd", "it is outside of {} (FEDKEEPER_DATA_PREFIXES)"),
+        ("ftp://x/y", "its scheme is not allowed here; FEDKEEPER_DATA_SCHEMES allows file, s3, gs, abfs, https"),
+    ],
+)
+async def test_a_model_to_start_from_is_read_where_the_site_allows_it(tmp_path: Path, url: str, reason: str) -> None:
+    ours = learning(InlineTrainers(), site=Site(data_prefixes=(str(tmp_path),)))
+    (tmp_path / "base.safetensors").write_bytes(b"tensors")
+    assert await ours.read_model(f"file://{tmp_path}/base.safetensors") == b"tensors"
+    with pytest.raises(LearningFailed) as failed:
+        await ours.read_model(url.format(tmp_path))
+    assert str(failed.value) == f"model.from = {url.format(tmp_path)!r}, read by the server: {reason.format(tmp_path)}"
+
+
+async def test_a_test_set_at_any_place_is_named_in_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "test.safetensors").write_bytes(b"no tensors at all")
+    place = f"{tmp_path}/test.safetensors"
+    job = jobs.from_dict({"data": {"dataset": "own"}, "evaluation": {"data": place}})
+    with pytest.raises(LearningFailed, match=f"^evaluation.data = '{place}', read by the server: "):
+        await learning(InlineTrainers()).initial_model(job)
