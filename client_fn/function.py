@@ -129,9 +129,9 @@ async def handle(
             await warm.trainers.admit(task.model_configuration)
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
-            if shard is not None:
-                inputs["shard"] = shard.memory
-            answer = await _train(task, inputs, warm, on_training, lease)
+            if shard is not None and shard.memory is not None:
+                inputs[orders.SHARD] = shard.memory
+            answer = await _train(task, inputs, warm, on_training, lease, shard)
         if on_trained:
             on_trained()
         states = _states(answer)
@@ -180,7 +180,7 @@ async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
 async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
     """Return the client's shard, or None for a dry task without data."""
     if task.data_loc:
-        return await asyncio.to_thread(warm.shards.read, task.data_loc)
+        return await asyncio.to_thread(warm.shards.read, task.data_loc, task.data.format)
     if task.training_hyperparameters.dry:
         return None
     raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
@@ -192,6 +192,7 @@ async def _train(
     warm: WarmState,
     on_training: Callable[[], None] | None,
     lease: Lease,
+    shard: Shard | None,
 ) -> Answer:
     """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
     training, model = task.training_hyperparameters, task.model_configuration
@@ -203,11 +204,29 @@ async def _train(
         left_s=lease.left_s,
         strategy=msgspec.to_builtins(task.strategy),
         update=task.update,
+        source=orders.Source() if shard is None else _source(task, shard),
     )
     try:
         return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
         raise LeaseOver(task.id, task.deadline_s) from None
+
+
+def _source(task: RoundTask, shard: Shard) -> orders.Source:
+    options = {"target": task.data.target, "drop": task.data.drop, "labels": task.data.labels}
+    return orders.Source(shard.format, shard.path, shard.where, options)
+
+
+def _samples(shard: Shard | None, answer: Answer) -> int:
+    """Return the number of samples: what the worker has counted itself, else what the trainer says."""
+    if shard is None:
+        return 1
+    if shard.samples is not None:
+        return shard.samples
+    samples = answer.facts.get("samples")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise TrainerDied(f"the trainer's answer holds no number of samples but {type(samples).__name__}")
+    return samples
 
 
 def _training(training: Training) -> orders.Training:
@@ -239,7 +258,7 @@ def _header(
         round=task.round,
         attempt=attempt,
         client=task.client_id,
-        samples=1 if shard is None else shard.samples,
+        samples=_samples(shard, answer),
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),

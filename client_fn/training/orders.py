@@ -15,6 +15,10 @@ ALONG = "along"
 """The file with the tensors that the server's half of the strategy sends along."""
 
 
+SHARD = "shard"
+"""The file with a client's samples. It is not read with the order: the samples' source opens it."""
+
+
 @dataclass(frozen=True)
 class Model:
     """The model to build.
@@ -48,6 +52,23 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a client's samples lie, and how to read them.
+
+    Attributes:
+        format: `safetensors`, `npz`, `csv`, `parquet`, `folder`, or `file`, which only a learner can read.
+        path: the folder's path; empty: the input file `shard` holds the bytes.
+        where: path or URL for messages, without secrets.
+        options: `target`, `drop` and `labels` of the job's data section.
+    """
+
+    format: str = "safetensors"
+    path: str = ""
+    where: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Build:
     """Build a model with its initial weights.
 
@@ -72,6 +93,7 @@ class Train:
         left_s: seconds until the task's deadline.
         strategy: the `name` of the job's strategy, and its parameters by name.
         update: what to return: `delta`, the change since the round's model, or `weights`.
+        source: the client's data; without a path and without the file `shard` there is none (a dry task).
     """
 
     model: Model
@@ -81,6 +103,7 @@ class Train:
     left_s: float
     strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "fedavg"})
     update: str = "delta"
+    source: Source = Source()
 
 
 @dataclass(frozen=True)
@@ -114,5 +137,7 @@ def decode(payload: bytes) -> Order:
     fields["model"] = Model(**fields["model"])
     if fields.get("training"):
         fields["training"] = Training(**fields["training"])
+    if fields.get("source"):
+        fields["source"] = Source(**fields["source"])
     order: Order = class_(**fields)
     return order

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from client_fn.errors import BadModel, BadSettings, LeaseOver
-from client_fn.training import models, tensors, updates
+from client_fn.errors import BadModel, BadSettings, LeaseOver, TrainingFailed
+from client_fn.training import models, orders, tensors, updates
 from client_fn.training.evaluate import evaluate
 from client_fn.training.fit import fit
 from client_fn.training.loop import Samples
 from client_fn.training.orders import Build, Evaluate, Model, Order, Train
+from client_fn.training.source import Source
 
 Say = Callable[[str], None]
 """Tells the worker `training` once when the training begins, and `alive` before each batch."""
@@ -80,7 +81,8 @@ def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
     module = to_device(_module(order.model), order.device)
     base = tensors.from_bytes(inputs["weights"])
     tensors.load(module, base)
-    samples = _samples(inputs["shard"]) if "shard" in inputs else None
+    has_data = order.source.path or orders.SHARD in inputs
+    samples = _samples(order.source, inputs.get(orders.SHARD)) if has_data else None
     built_s = time.perf_counter()
     say("training")
 
@@ -107,7 +109,7 @@ def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
 def _evaluate(order: Evaluate, inputs: Mapping[str, bytes], say: Say) -> Answer:
     module = _module(order.model)
     tensors.load(module, tensors.from_bytes(inputs["weights"]))
-    samples = _samples(inputs["samples"])
+    samples = _samples(orders.Source(), inputs["samples"])
     result = evaluate(module, samples, batch_size=order.batch_size, before_batch=lambda: say("alive"))
     return result._asdict(), {}
 
@@ -123,9 +125,12 @@ def _module(model: Model) -> nn.Module:
     return _built_in[key]
 
 
-def _samples(shard: bytes) -> Samples:
-    named = tensors.from_bytes(shard)
-    return named["x"], named["y"].long()
+def _samples(order: orders.Source, content: bytes | None) -> Samples:
+    source = Source(order.format, content, order.options, path=order.path, where=order.where)
+    samples = source.samples()
+    if not isinstance(samples, tuple):
+        raise TrainingFailed("the samples need x and y")
+    return samples[0], samples[1].long()
 
 
 def _check_dtypes(module: nn.Module) -> None:
