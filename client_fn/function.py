@@ -131,7 +131,7 @@ async def handle(
             shard = await _timed(seconds, "data", _read_shard(task, warm))
             if shard is not None and shard.memory is not None:
                 inputs[orders.SHARD] = shard.memory
-            answer = await _train(task, inputs, warm, on_training, lease, shard)
+            answer = await _train(task, inputs, warm, on_training, lease, source=_source(task, shard))
         if on_trained:
             on_trained()
         states = _states(answer)
@@ -192,7 +192,8 @@ async def _train(
     warm: WarmState,
     on_training: Callable[[], None] | None,
     lease: Lease,
-    shard: Shard | None,
+    *,
+    source: orders.Source,
 ) -> Answer:
     """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
     training, model = task.training_hyperparameters, task.model_configuration
@@ -204,7 +205,7 @@ async def _train(
         left_s=lease.left_s,
         strategy=msgspec.to_builtins(task.strategy),
         update=task.update,
-        source=orders.Source() if shard is None else _source(task, shard),
+        source=source,
     )
     try:
         return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
@@ -212,7 +213,9 @@ async def _train(
         raise LeaseOver(task.id, task.deadline_s) from None
 
 
-def _source(task: RoundTask, shard: Shard) -> orders.Source:
+def _source(task: RoundTask, shard: Shard | None) -> orders.Source:
+    if shard is None:
+        return orders.Source()
     options = {"target": task.data.target, "drop": task.data.drop, "labels": task.data.labels}
     return orders.Source(shard.format, shard.path, shard.where, options)
 

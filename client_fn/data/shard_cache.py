@@ -1,10 +1,10 @@
 """The shards that a worker keeps in memory. Each is read once per version, and none is used after it has changed."""
 
 import hmac
-import os
 import secrets
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from broker.messages.errors import BadTensors
@@ -91,7 +91,7 @@ class ShardCache:
             raise
 
     def _current(self, place: Place, format_: str) -> Shard:
-        if place.scheme == "file" and os.path.isdir(place.target):
+        if place.scheme == "file" and Path(place.target).is_dir():
             return self._folder(place, format_)
         source, kept = sources.at(place, self._site), self._kept.get(place.target)
         if kept is None or kept.wanted_format != format_ or source.look() != kept.version:

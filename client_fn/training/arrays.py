@@ -125,5 +125,3 @@ def _read_npz(file: IO[bytes], wanted: Wanted) -> dict[str, Array]:
             what = "y holds" if name == "y" else "an array holds"
             raise wanted.bad(f"{what} no numbers but {array.dtype}", content="" if name == "y" else f"it is {name!r}")
     return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in sorted(named.items())}
-
-

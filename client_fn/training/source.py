@@ -77,7 +77,8 @@ class Source:
         """
         if self.format == "folder":
             images = self._images()
-            return {"x": torch.stack([x for x, _ in images]), "y": torch.tensor(images.labels)}
+            x = torch.stack([images[number][0] for number in range(len(images))])
+            return {"x": x, "y": torch.tensor(images.labels)}
         if self.format == "safetensors":
             return self._mapped()
         return self._to_tensors(self._arrays())

@@ -114,7 +114,7 @@ def read_parquet(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
         BadData: pyarrow is not installed, it is no Parquet file, a cell is missing, or a column has no numbers.
     """
     try:
-        import pyarrow
+        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as exc:
         raise wanted.bad("this Python can't read Parquet files: install pyarrow, or fedkeeper[data]") from exc
@@ -123,7 +123,7 @@ def read_parquet(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
         names = list(opened.schema_arrow.names)
         kept = [names[number] for number in wanted.numbers_of(names)]
         table = opened.read(columns=kept, use_threads=False)
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError) as exc:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
         raise wanted.bad("it is no Parquet file that can be read") from exc
     if not table.num_rows:
         raise wanted.bad("it is empty: it has no rows")
@@ -176,7 +176,7 @@ def _numbers(column: Column) -> Column:
 
 def _of_arrow(column: Any, number: int, name: str, wanted: Wanted) -> Column:
     """Return a column of a Parquet file."""
-    import pyarrow
+    import pyarrow as pa
     from pyarrow import types
 
     if column.null_count:
@@ -184,7 +184,7 @@ def _of_arrow(column: Any, number: int, name: str, wanted: Wanted) -> Column:
         raise wanted.bad(_no_value(number, row, [name] * (number + 1), wanted), column=name)
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if types.is_boolean(kind) or types.is_integer(kind):
-        return np.asarray(column.cast(pyarrow.int64()).to_numpy())
+        return np.asarray(column.cast(pa.int64()).to_numpy())
     if types.is_floating(kind):
         values = np.asarray(column.to_numpy()).astype(np.float64)
         _check_finite(values, number, 1, [name] * (number + 1), wanted)

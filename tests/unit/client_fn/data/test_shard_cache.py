@@ -304,7 +304,11 @@ def test_a_format_is_the_job_s_or_the_ending_s_or_the_first_bytes(
 
 def test_the_same_file_in_another_format_is_another_shard(shard: Path) -> None:
     cache = ShardCache(Site())
-    assert [cache.read(str(shard), wanted).format for wanted in ("", "file", "")] == ["safetensors", "file", "safetensors"]
+    assert [cache.read(str(shard), wanted).format for wanted in ("", "file", "")] == [
+        "safetensors",
+        "file",
+        "safetensors",
+    ]
 
 
 def test_a_file_outside_of_the_prefixes_is_not_opened(shard: Path, opened: list[str]) -> None:
