@@ -13,7 +13,8 @@ from client_fn.training.tables import Wanted
 Array = NDArray[Any]
 
 _TEXT = "U"
-_NUMBERS = "biufc"
+NUMBERS = "biufc"
+"""Kinds of numpy's dtypes."""
 
 
 def read(format_: str, file: IO[bytes], wanted: Wanted) -> dict[str, Array]:
@@ -121,7 +122,8 @@ def _read_npz(file: IO[bytes], wanted: Wanted) -> dict[str, Array]:
     except (OSError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
         raise wanted.bad("it is no .npz file") from exc
     for name, array in named.items():
-        if array.dtype.kind not in _NUMBERS and (name, array.dtype.kind) != ("y", _TEXT):
+        may_be_text = name in {"y", wanted.text} and array.dtype.kind == _TEXT
+        if array.dtype.kind not in NUMBERS and not may_be_text:
             what = "y holds" if name == "y" else "an array holds"
             raise wanted.bad(f"{what} no numbers but {array.dtype}", content="" if name == "y" else f"it is {name!r}")
     return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in sorted(named.items())}

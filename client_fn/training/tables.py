@@ -30,13 +30,15 @@ class Wanted(NamedTuple):
 
     Attributes:
         where: path or URL, without secrets.
-        target: the column that may hold texts; empty: none.
+        target: the column that is predicted, which may hold texts; empty: none.
         drop: the columns that are left out.
+        text: another column that may hold texts; empty: none.
     """
 
     where: str
     target: str = ""
     drop: Sequence[str] = ()
+    text: str = ""
 
     def bad(self, reason: str, *, column: str = "", content: str = "") -> BadData:
         """Return an error about the table.
@@ -67,7 +69,7 @@ class Wanted(NamedTuple):
 
 
 def read_csv(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
-    """Return the columns of a CSV file by name: int64, float64, or texts if it is the target.
+    """Return the columns of a CSV file by name: int64, float64, or texts where those are allowed.
 
     The first line has the names. Cells are separated by commas, semicolons or tabs, in UTF-8.
 
@@ -104,7 +106,7 @@ def read_csv(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
 
 
 def read_parquet(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
-    """Return the columns of a Parquet file by name: int64, float64, or texts if it is the target.
+    """Return the columns of a Parquet file by name: int64, float64, or texts where those are allowed.
 
     Args:
         file: the file.
@@ -152,7 +154,7 @@ def _columns(
         if "" in cells:
             raise wanted.bad(_no_value(number, begin + cells.index(""), names, wanted), column=names[number])
         columns[number] = np.array(cells)
-        if names[number] != wanted.target:
+        if names[number] not in {wanted.target, wanted.text}:
             columns[number] = _numbers(columns[number])
             if columns[number].dtype.kind == "U":
                 row = begin + next(i for i, cell in enumerate(cells) if _numbers(np.array([cell])).dtype.kind == "U")
@@ -189,7 +191,7 @@ def _of_arrow(column: Any, number: int, name: str, wanted: Wanted) -> Column:
         values = np.asarray(column.to_numpy()).astype(np.float64)
         _check_finite(values, number, 1, [name] * (number + 1), wanted)
         return values
-    if name == wanted.target and (types.is_string(kind) or types.is_large_string(kind)):
+    if name in {wanted.target, wanted.text} and (types.is_string(kind) or types.is_large_string(kind)):
         return _numbers(np.array(column.to_pylist()))
     raise wanted.bad(f"column {number + 1} holds no numbers but {kind}: {_NO_NUMBERS}", column=name)
 
