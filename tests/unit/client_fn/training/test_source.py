@@ -152,7 +152,12 @@ def test_a_large_file_is_mapped_and_not_copied(tmp_path: Path) -> None:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + y_end)
     run = subprocess.run(
-        [sys.executable, "-c", BATCH, path], check=True, capture_output=True, timeout=120, cwd=REPOSITORY, env=os.environ
+        [sys.executable, "-c", BATCH, path],
+        check=True,
+        capture_output=True,
+        timeout=120,
+        cwd=REPOSITORY,
+        env=os.environ,
     )
     total, own_mb, samples = json.loads(run.stdout)
     assert (total, samples) == (0.0, rows)
