@@ -167,12 +167,15 @@ class ImageData:
         if "://" in folder and not folder.startswith("file://"):
             raise self._wanted.bad("folders of images are written to this machine only: give --to a folder")
         target = (Path(folder.removeprefix("file://")) / client).resolve()
+        wanted = {target / self._files[index].parent.name / self._files[index].name: index for index in indices}
         if target.exists():
-            raise self._wanted.bad(f"{target} is there already: delete it, or choose another folder")
-        for index in indices:
-            file = self._files[index]
-            (target / file.parent.name).mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, target / file.parent.name / file.name)
+            found = {file: file.stat().st_size for file in target.rglob("*") if file.is_file()}
+            if found == {file: self._files[index].stat().st_size for file, index in wanted.items()}:
+                return f"file://{target}"
+            raise self._wanted.bad(f"{target} holds other files already: delete it, or choose another folder")
+        for file, index in wanted.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(self._files[index], file)
         return f"file://{target}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from client_fn.data import folders
+from client_fn.data.places import Place
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import BadData, DataMissing, DataNotAllowed
 from client_fn.site import Site
@@ -45,7 +46,7 @@ def overwrite_with_the_old_time(images: Path) -> None:
 
 @pytest.mark.parametrize("change", [add, rename, overwrite_with_the_old_time])
 def test_a_changed_folder_has_another_version(images: Path, change: Callable[[Path], None]) -> None:
-    place = folders.Place("file", str(images), str(images))
+    place = Place("file", str(images), str(images))
     first = folders.look(place, SITE)
     assert folders.look(place, SITE) == first
     change(images)
