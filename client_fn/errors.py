@@ -12,7 +12,7 @@ ClientError
 │   └── LimitExceeded      it was ended, because it used too much memory or time
 ├── BadCode            the user's code can't be packed
 ├── CodeDiffers        the job's code is not here
-├── NotAllowed         the operator did not allow the job's model
+├── NotAllowed         the operator did not allow code that the job names
 ├── RequirementsMissing  libraries that the user's code needs are not installed
 ├── BlobMissing        the broker does not have the model or the state that the task names
 ├── LeaseOver          the task's deadline has passed
@@ -194,15 +194,15 @@ class CodeDiffers(ClientError):
 
 
 class NotAllowed(ClientError):
-    """Raised when a job names a model that the operator of this machine did not allow.
+    """Raised when a job names code that the operator of this machine did not allow.
 
     Attributes:
-        type: the job's `model.type`.
+        type: what the job names, such as its `model.type`.
         remedy: what to do, and by whom.
     """
 
     def __init__(self, type_: str, remedy: str) -> None:
-        super().__init__(f"model {type_!r} is not allowed here: {remedy}")
+        super().__init__(f"{type_!r} is not allowed here: {remedy}")
         self.type = type_
         self.remedy = remedy
 

@@ -20,16 +20,18 @@ from broker.base import Receipt
 from broker.errors import BadTopic, Disconnected
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
-from broker.messages.job_sections import Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
 from client_fn.cache import keep
+from client_fn.code import named
+from client_fn.code.named import Names
 from client_fn.data.shard_cache import Shard, ShardCache
 from client_fn.errors import BlobMissing, DataMissing, LeaseOver, TrainerDied
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.site import Site
+from client_fn.trainer import settings
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -126,7 +128,7 @@ async def handle(
     seconds: dict[str, float] = {}
     async with lease.timeout():
         async with warm.training_lock:
-            await warm.trainers.admit(task.model_configuration)
+            await warm.trainers.admit(_names(task))
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
             if shard is not None and shard.memory is not None:
@@ -196,19 +198,24 @@ async def _train(
     source: orders.Source,
 ) -> Answer:
     """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
-    training, model = task.training_hyperparameters, task.model_configuration
+    training = task.training_hyperparameters
     order = orders.Train(
-        model=orders.Model(model.type, model.args),
-        training=None if training.dry else _training(training),
+        model=settings.model(task.model_configuration),
+        training=None if training.dry else settings.training(training),
         seed=task.seed,
-        device=warm.site.device,
+        device=warm.site.device or training.device or "cpu",
         left_s=lease.left_s,
         strategy=msgspec.to_builtins(task.strategy),
         update=task.update,
         source=source,
+        learner=settings.learner(task.learner),
+        evaluation=settings.evaluation(task.evaluation),
+        round=task.round,
+        model_seed=task.model_seed,
+        personal=task.model_configuration.personal,
     )
     try:
-        return await warm.trainers.do(model, order, inputs, on_training=on_training, limit_s=lease.left_s)
+        return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
         raise LeaseOver(task.id, task.deadline_s) from None
 
@@ -220,26 +227,8 @@ def _source(task: RoundTask, shard: Shard | None) -> orders.Source:
     return orders.Source(shard.format, shard.path, shard.where, options)
 
 
-def _samples(shard: Shard | None, answer: Answer) -> int:
-    """Return the number of samples: what the worker has counted itself, else what the trainer says."""
-    if shard is None:
-        return 1
-    if shard.samples is not None:
-        return shard.samples
-    samples = answer.facts.get("samples")
-    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
-        raise TrainerDied(f"the trainer's answer holds no number of samples but {type(samples).__name__}")
-    return samples
-
-
-def _training(training: Training) -> orders.Training:
-    return orders.Training(
-        optimizer=training.optimizer,
-        rate=training.rate,
-        batch_size=training.batch_size,
-        local_epochs=training.local_epochs,
-        optimizer_state=training.optimizer_state,
-    )
+def _names(task: RoundTask) -> Names:
+    return named.names(task.model_configuration, task.learner, task.training_hyperparameters, task.evaluation)
 
 
 def _states(answer: Answer) -> dict[str, bytes]:
@@ -252,6 +241,16 @@ def _states(answer: Answer) -> dict[str, bytes]:
         raise TrainerDied(f"the trainer's answer holds a state of a wrong name: {exc}") from exc
 
 
+def _samples(task: RoundTask, answer: Answer, shard: Shard | None) -> int:
+    """Return how many samples were used. The user's code may have told any number, so it is checked and bounded."""
+    if task.training_hyperparameters.dry:
+        return 1 if shard is None else shard.samples or 1
+    samples = answer.facts.get("samples")
+    if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
+        raise TrainerDied("the trainer's answer does not say how many samples it has used")
+    return samples if shard is None or shard.samples is None else min(samples, shard.samples)
+
+
 def _header(
     task: RoundTask, attempt: int, answer: Answer, shard: Shard | None, states: dict[str, bytes]
 ) -> UpdateHeader:
@@ -261,7 +260,7 @@ def _header(
         round=task.round,
         attempt=attempt,
         client=task.client_id,
-        samples=_samples(shard, answer),
+        samples=_samples(task, answer, shard),
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),

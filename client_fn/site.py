@@ -28,7 +28,7 @@ class Site:
     """The settings of a site: a machine, or a function, that trains or evaluates.
 
     Attributes:
-        device: FEDKEEPER_DEVICE, the device that models train on, as torch names it.
+        device: FEDKEEPER_DEVICE, the device that models train on, as torch names it; empty: as the job says.
         allow: FEDKEEPER_ALLOW, separated by commas: what a job may name beside the site's code. `a.b` allows the module
             and everything below it, `a.b:Name` that one name.
         code: FEDKEEPER_CODE, file or folder of the user's code. None: there is none.
@@ -52,7 +52,7 @@ class Site:
             shards. None: a random one for each process.
     """
 
-    device: str = "cpu"
+    device: str = ""
     allow: tuple[str, ...] = ()
     code: Path | None = None
     code_is_allowed: bool = True

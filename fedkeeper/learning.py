@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -12,9 +14,11 @@ from broker.messages import tensors
 from broker.messages.errors import BadTensors
 from broker.messages.job import Job
 from broker.messages.round import seed
+from client_fn.code import named
 from client_fn.data import datasets
 from client_fn.errors import ClientError, LimitExceeded, TrainerDied
 from client_fn.site import Site
+from client_fn.trainer import settings
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers, open_trainers
 from client_fn.training import orders
@@ -29,6 +33,19 @@ class _BuildFacts(msgspec.Struct, frozen=True):
 
     frozen: tuple[str, ...]
     buffers: tuple[str, ...]
+
+
+class _EvaluateFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about an evaluation, which are checked too."""
+
+    samples: Annotated[int, msgspec.Meta(ge=1)]
+    metrics: dict[str, float]
+
+
+class _ScoreFacts(msgspec.Struct, frozen=True):
+    """A trainer's facts about metrics of sums, which are checked too."""
+
+    metrics: dict[str, float]
 
 
 class TrainerLearning:
@@ -49,23 +66,59 @@ class TrainerLearning:
     async def initial_model(self, job: Job) -> InitialModel:
         """Implements `Learning.initial_model`. Also loads the test set, so that a missing dataset fails the job."""
         with self._mapped_errors(job):
-            code = await self._trainers.current_code(job.model)
-            if job.evaluation.every:
-                await self._test_set(job.data.dataset)
-            model = msgspec.structs.replace(job.model, code=code)
-            order = orders.Build(orders.Model(model.type, model.args), seed(job.seed, "model"))
-            answer = await self._trainers.do(model, order, {})
+            names = named.of_job(job)
+            code = await self._trainers.current_code(names)
+            inputs = {"shard": await self._test_set(job.test_data)} if job.test_data else {}
+            order = orders.Build(
+                settings.model(job.model),
+                seed(job.seed, "model"),
+                settings.learner(job.learner),
+                settings.training(job.training),
+                settings.evaluation(job.evaluation),
+                job.model.personal,
+            )
+            answer = await self._trainers.do(names._replace(code=code), order, inputs)
             weights, _ = tensors.decode(answer.files.get("weights", b""))
             facts = msgspec.convert(answer.facts, _BuildFacts)
         return InitialModel(weights, facts.frozen, facts.buffers, code)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Implements `Learning.evaluate`: accuracy and loss on the dataset's test set."""
+        """Implements `Learning.evaluate`: the loss and the job's metrics on its test set."""
         with self._mapped_errors(job):
-            inputs = {"weights": SharedBytes(weights), "samples": await self._test_set(job.data.dataset)}
-            order = orders.Evaluate(orders.Model(job.model.type, job.model.args), job.evaluation.batch_size)
-            answer = await self._trainers.do(job.model, order, inputs)
-            return msgspec.convert(answer.facts, EvaluationResult)
+            inputs = {"weights": SharedBytes(weights), "shard": await self._test_set(job.test_data)}
+            order = orders.Evaluate(
+                settings.model(job.model),
+                settings.evaluation(job.evaluation),
+                settings.learner(job.learner),
+                settings.training(job.training),
+                self._site.device or "cpu",
+            )
+            answer = await self._trainers.do(named.of_job(job), order, inputs)
+            facts = msgspec.convert(answer.facts, _EvaluateFacts)
+            metrics = {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
+            return EvaluationResult(metrics.get("accuracy"), metrics.get("loss"), facts.samples, metrics)
+
+    async def score(self, job: Job, sums: bytes) -> dict[str, float]:
+        """Return metrics that are computed once from what several clients have measured.
+
+        Args:
+            job: says what was measured.
+            sums: the sums of their states, a safetensors file.
+
+        Raises:
+            LearningFailed: they can't be computed.
+            LearningDied: the process ended.
+        """
+        with self._mapped_errors(job):
+            order = orders.Score(
+                settings.model(job.model),
+                settings.evaluation(job.evaluation),
+                settings.learner(job.learner),
+                settings.training(job.training),
+            )
+            answer = await self._trainers.do(named.of_job(job), order, {"sums": SharedBytes(sums)})
+            facts = msgspec.convert(answer.facts, _ScoreFacts)
+            return {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
 
     async def _test_set(self, name: str) -> SharedBytes:
         if name not in self._test_sets:

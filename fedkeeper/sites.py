@@ -145,7 +145,7 @@ def describe_repeatability(site: Site) -> str:
     Args:
         site: the site, whose device decides.
     """
-    if site.device == "cpu":
+    if site.device in {"", "cpu"}:
         return ""
     return f"device {site.device}: the same job may give another digest; torch promises equal bits only on a CPU"
 

@@ -1,7 +1,6 @@
 """Evaluates a job's global models, one at a time. The next round may run meanwhile."""
 
 import asyncio
-import math
 from collections.abc import Callable
 
 from broker.messages import progress
@@ -57,7 +56,7 @@ class Evaluation:
             done: number of completed rounds.
             is_last: the job has no further round.
         """
-        every = job.evaluation.every
+        every = job.evaluation.every if job.test_data else 0
         return bool(every) and round_ > self._started and (is_last or done % every == 0)
 
     async def evaluate(self, job_id: str, job: Job, round_: int, weights: bytes, *, in_background: bool) -> None:
@@ -81,10 +80,11 @@ class Evaluation:
             event = progress.ModelEvaluated(
                 round=round_,
                 accuracy=result.accuracy,
-                loss=result.loss if math.isfinite(result.loss) else None,  # JSON has no NaN
+                loss=result.loss,
                 samples=result.samples,
                 evaluation_s=self._clock() - started_s,
                 background=in_background,
+                metrics=dict(result.metrics),
             )
             await self._announcer.announce_and_wait(job_id, event, round_)
             self.round, self.accuracy = round_, result.accuracy

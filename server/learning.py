@@ -3,10 +3,9 @@
 The caller of `server.service.serve` passes an implementation, so the server itself needs no torch.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Protocol
-
-from msgspec import Meta
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from broker.messages.job import Job
 from broker.messages.tensors import Tensors
@@ -34,14 +33,16 @@ class EvaluationResult:
     """A model's quality on the server's test set.
 
     Attributes:
-        accuracy: share of right answers, 0 to 1.
-        loss: mean cross-entropy.
+        accuracy: share of right answers, 0 to 1; None: not measured.
+        loss: mean loss; None: not measured, or not finite.
         samples: size of the test set.
+        metrics: all that was measured, `accuracy` and `loss` too; finite numbers.
     """
 
-    accuracy: Annotated[float, Meta(ge=0, le=1)]
-    loss: float
+    accuracy: float | None
+    loss: float | None
     samples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class Learning(Protocol):

@@ -13,7 +13,7 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         broker: address of the broker, for the workers' models and updates.
         workers: number of worker processes.
         concurrency: how many tasks may be in progress at once. Two per worker are right: one trains, one is next.
-        device: the device to train on, as torch names it.
+        device: the device to train on, as torch names it; empty: as the job says.
         env: further environment variables of the workers.
         run_s: how long a worker may train on one task. Seconds.
     """
@@ -22,6 +22,6 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
     name: str = "local"
     workers: AtLeastOne = 1
     concurrency: AtLeastOne = 2
-    device: str = "cpu"
+    device: str = ""
     env: dict[str, str] = field(default_factory=dict)
     run_s: Positive = 600.0

@@ -1,4 +1,4 @@
-"""Decides which classes a job may name as its model. It compares texts and imports nothing.
+"""Decides which code a job may name: its model, learner, loss and metrics. It compares texts and imports nothing.
 
 An import runs the code of the module and of the packages above it. So the decision comes before any import, also before
 `importlib.util.find_spec`, which imports the packages above.
@@ -14,7 +14,7 @@ BUILT_IN: Final = ("nn", "cnn")
 
 
 class AllowList:
-    """The models that jobs may name on this machine.
+    """The code that jobs may name on this machine.
 
     Args:
         entries: the operator's entries. `a.b` allows the module and everything below it, `a.b:Name` that one name.
@@ -34,10 +34,10 @@ class AllowList:
         self._modules = tuple(sorted(modules))
 
     def check(self, type_: str) -> None:
-        """Return if a job may name this model.
+        """Return if a job may name this code.
 
         Args:
-            type_: the job's `model.type`.
+            type_: what the job names, such as its `model.type`.
 
         Raises:
             NotAllowed: the operator did not allow it.

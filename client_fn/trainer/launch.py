@@ -50,7 +50,7 @@ async def launch(site: Site, folders: Sequence[Path]) -> Running:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mark = uuid.uuid4().hex
     # RLIMIT_DATA counts what CUDA reserves and does not use. There the worker's look at the memory is the only limit.
-    limit_mb = site.memory_mb if site.device == "cpu" else 0
+    limit_mb = site.memory_mb if site.device in {"", "cpu"} else 0
     program = str(Path(client_fn.training.__file__).parent)
     with contextlib.ExitStack() as failed, theirs:
         failed.enter_context(ours)

@@ -23,7 +23,7 @@ from client_fn.trainer.child import END_S, Child, close
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
-from client_fn.training.orders import Build, Evaluate, Order, Train
+from client_fn.training.orders import Build, Order, Train
 
 START_S: Final = 120.0
 """How long a child may take to import torch: 2 s on a workstation, 30 s from a board's slow card."""
@@ -339,7 +339,7 @@ async def _garbage(child: Child, step: str) -> TrainerDied:
 def _step(order: Order) -> str:
     if isinstance(order, Build):
         return "the construction of the model"
-    return "the evaluation of the model" if isinstance(order, Evaluate) else "the training"
+    return "the training" if isinstance(order, Train) else "the evaluation of the model"
 
 
 def _read(files: Mapping[str, int], at_most: int) -> dict[str, bytes]:

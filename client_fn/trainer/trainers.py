@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from client_fn.cache import keep
 from client_fn.code import requirements
-from client_fn.code.allow import BUILT_IN, AllowList
+from client_fn.code.allow import AllowList
+from client_fn.code.named import Names
 from client_fn.code.store import CodeStore, CodeVersion
 from client_fn.errors import ClientError, CodeDiffers, RequirementsMissing
 from client_fn.site import Site
@@ -21,18 +22,6 @@ KEPT: Final = 2
 
 _OURS: Final = "built in"
 _INSTALLED: Final = "installed"
-
-
-class Named(Protocol):
-    """A job's model section, or what is like it."""
-
-    @property
-    def type(self) -> str:
-        """`nn`, `cnn` or `package.module:Name`."""
-
-    @property
-    def code(self) -> str:
-        """Digest of the user's code that the job was accepted with; empty: none."""
 
 
 class Trainers:
@@ -51,26 +40,26 @@ class Trainers:
         self._trainers: dict[str, Trainer] = {}
         self._complete: set[str] = set()
 
-    async def current_code(self, model: Named) -> str:
-        """Return the digest of the code that a new job of this model gets; empty if the model is not of this code.
+    async def current_code(self, names: Names) -> str:
+        """Return the digest of the code that a new job gets; empty if the job names nothing of this code.
 
         Args:
-            model: a job's model. A digest in it must be that of the code here.
+            names: the code that the job names. A digest in it must be that of the code here.
 
         Raises:
-            NotAllowed: the operator did not allow the model.
+            NotAllowed: the operator did not allow it.
             CodeDiffers: the job names another code.
             BadCode: the code can't be packed.
         """
-        if model.type in BUILT_IN:
+        if not names.types:
             return ""
-        code = await asyncio.to_thread(self._find_code, model.code)
-        self._check_allowed(model, code)
-        return code.digest if code is not None and _is_of(model, code) else ""
+        code = await asyncio.to_thread(self._find_code, names.code)
+        self._check_allowed(names, code)
+        return code.digest if code is not None and _is_of(names, code) else ""
 
     async def do(
         self,
-        model: Named,
+        names: Names,
         order: Order,
         inputs: Mapping[str, SharedBytes],
         *,
@@ -80,37 +69,37 @@ class Trainers:
         """Let the right trainer do an order, after all that must be checked before anything is imported.
 
         Args:
-            model: the model, and the code that it is of.
+            names: the code that the order's job names.
             order: the order.
             inputs: safetensors files by name.
             on_training: called when the training begins.
             limit_s: the order is ended after this time. Seconds.
 
         Raises:
-            ClientError: the model is not allowed, its code is not here or lacks a library, or `Trainer.do` raises.
+            ClientError: the code is not allowed, it is not here or lacks a library, or `Trainer.do` raises.
         """
-        code = await self.admit(model)
-        async with self._use(_key(model, code), code) as trainer:
+        code = await self.admit(names)
+        async with self._use(_key(names, code), code) as trainer:
             if code is not None and code.digest not in self._complete:
                 await self._check_requirements(trainer, code)
             return await trainer.do(order, inputs, on_training=on_training, limit_s=limit_s)
 
-    async def admit(self, model: Named) -> CodeVersion | None:
-        """Return the code that a task's model is of; None: it is ours, or an installed package.
+    async def admit(self, names: Names) -> CodeVersion | None:
+        """Return the code that a task names; None: all that it names is ours, or of installed packages.
 
         Raises:
-            NotAllowed: the operator did not allow the model.
+            NotAllowed: the operator did not allow it.
             CodeDiffers: the server holds other code than this site.
             BadCode: the code can't be packed.
         """
-        if model.type in BUILT_IN:
+        if not names.types:
             return None
-        code = await asyncio.to_thread(self._find_code, model.code)
-        self._check_allowed(model, code)
-        if code is None or not _is_of(model, code):
+        code = await asyncio.to_thread(self._find_code, names.code)
+        self._check_allowed(names, code)
+        if code is None or not _is_of(names, code):
             return None
-        if code.digest != model.code:
-            raise CodeDiffers(model.code[:8], code.digest[:8])
+        if code.digest != names.code:
+            raise CodeDiffers(names.code[:8], code.digest[:8])
         return code
 
     async def warm(self, *, to_train: bool = True) -> None:
@@ -134,9 +123,11 @@ class Trainers:
     def _find_code(self, digest: str) -> CodeVersion | None:
         return self._store.get(digest) if digest else self._store.current()
 
-    def _check_allowed(self, model: Named, code: CodeVersion | None) -> None:
+    def _check_allowed(self, names: Names, code: CodeVersion | None) -> None:
         modules = code.modules if code is not None and self._site.code_is_allowed else frozenset()
-        AllowList(self._site.allow, modules).check(model.type)
+        allowed = AllowList(self._site.allow, modules)
+        for type_ in names.types:
+            allowed.check(type_)
 
     async def _check_requirements(self, trainer: Trainer, code: CodeVersion) -> None:
         if code.requirements:
@@ -196,11 +187,11 @@ async def _warm(trainers: Trainers, *, to_train: bool) -> None:
         log.error("the trainer can't start", error=str(exc))  # noqa: TRY400 (a traceback would tell no more)
 
 
-def _is_of(model: Named, code: CodeVersion) -> bool:
-    return model.type.partition(":")[0].partition(".")[0] in code.modules
+def _is_of(names: Names, code: CodeVersion) -> bool:
+    return any(type_.partition(":")[0].partition(".")[0] in code.modules for type_ in names.types)
 
 
-def _key(model: Named, code: CodeVersion | None) -> str:
-    if model.type in BUILT_IN:
+def _key(names: Names, code: CodeVersion | None) -> str:
+    if not names.types:
         return _OURS
     return _INSTALLED if code is None else code.digest

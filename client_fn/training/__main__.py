@@ -30,9 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if int(memory_mb):
         serve.limit_memory(int(memory_mb))
-    # All of ours is imported, and the user may have modules of these names.
-    for name in [name for name in sys.modules if name.partition(".")[0] == "client_fn"]:
-        del sys.modules[name]
+    _hide_our_modules(folders)
     sys.path[_first_of_site_packages() : 0] = folders
     serve.serve(socket.socket(fileno=int(descriptor)))
 
@@ -46,6 +44,21 @@ def _name_our_package() -> None:
         package = types.ModuleType("client_fn")
         package.__path__ = [str(Path(__file__).parent.parent)]
         sys.modules["client_fn"] = package
+
+
+def _hide_our_modules(folders: list[str]) -> None:
+    """Make room for modules of the user's that have names of ours. All of ours is imported.
+
+    `client_fn.learner` stays, which the user's code imports; unless the user has a `client_fn` of another kind.
+    """
+    from pathlib import Path
+
+    ours = [name for name in sys.modules if name.partition(".")[0] == "client_fn"]
+    is_theirs = any((Path(folder) / name).exists() for folder in folders for name in ("client_fn", "client_fn.py"))
+    kept = () if is_theirs else ("client_fn", "client_fn.learner")
+    for name in ours:
+        if name not in kept:
+            del sys.modules[name]
 
 
 def _first_of_site_packages() -> int:

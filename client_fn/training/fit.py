@@ -1,73 +1,84 @@
-"""Trains a module with the job's optimizer and strategy, from the client's states and to its next ones."""
+"""Trains a model with the learner and the job's strategy, from the client's states and to its next ones."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from torch import nn
 
 from client_fn import strategies
+from client_fn.errors import TrainingFailed
 from client_fn.strategies import steps
-from client_fn.strategies.base import Tensors
-from client_fn.training import loop, optimizers, tensors
-from client_fn.training.loop import Samples
-from client_fn.training.orders import ALONG, OPTIMIZER, STATE, Train, Training
+from client_fn.strategies.base import ClientStrategy, Tensors
+from client_fn.training import batches, diagnosis, tensors
+from client_fn.training.context import Context
+from client_fn.training.learner import Learner
+from client_fn.training.orders import ALONG, OPTIMIZER, STATE, Train
+from client_fn.training.randomness import seeded
+
+FRESH_OPTIMIZER: Final = "fresh_optimizer"
+"""A metric that is 1 if the job carries the optimizer's state, and this training could not."""
+
+_OPTIMIZERS: Final = re.compile(rf"{re.escape(OPTIMIZER)}[0-9]*")
 
 
 class Fitted(NamedTuple):
-    """What a training has brought, beside the trained module.
+    """What a training has brought, beside the trained model.
 
     Attributes:
         metrics: numbers about the training.
+        samples: number of samples that it has used.
         aux: the strategy's tensors for the server.
         files: the client's states as safetensors files, by the files' names.
     """
 
     metrics: dict[str, float]
+    samples: int
     aux: Tensors
     files: dict[str, bytes]
 
 
 def fit(
-    order: Train,
-    training: Training,
-    module: nn.Module,
-    samples: Samples,
-    inputs: Mapping[str, bytes],
-    *,
-    before_batch: Callable[[], None],
+    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, bytes]
 ) -> Fitted:
-    """Train a module in place.
+    """Train a model in place.
 
     Args:
+        learner: says how.
+        model: with the round's weights.
+        data: what the learner's `data` has returned.
+        context: the round's facts.
         order: the order.
-        training: how to train.
-        module: with the round's weights.
-        samples: the client's.
-        inputs: the order's files. Those with the client's states and the strategy's tensors may be missing.
-        before_batch: called before each step; an error that it raises ends the training.
+        inputs: its files. Those with the strategy's states and tensors may be missing.
 
     Raises:
         TrainingFailed: the samples, a state or the strategy does not fit.
     """
-    optimizer = optimizers.make(training, module.parameters())
-    if OPTIMIZER in inputs:
-        optimizers.load_state(optimizer, inputs[OPTIMIZER])
     strategy = strategies.make(order.strategy)
+    module = _module(model, strategy)
     strategy.start(module, _states(inputs), tensors.from_bytes(inputs[ALONG]) if ALONG in inputs else {})
-    with steps.correcting(module, strategy):
-        metrics = loop.train(
-            module,
-            optimizer,
-            samples,
-            batch_size=training.batch_size,
-            epochs=training.local_epochs,
-            seed=order.seed,
-            before_batch=before_batch,
-        )
+    with (
+        steps.correcting(module, strategy),
+        seeded(order.seed, context.device),
+        diagnosis.explaining(learner, model, data, context),
+    ):
+        metrics = dict(learner.fit(model, data, context) or {})
     outcome = strategy.finish(module)
     files = {f"{STATE}{name}": tensors.to_bytes(state) for name, state in outcome.states.items()}
-    state = optimizers.state_to_bytes(optimizer) if training.optimizer_state == "carry" else None
-    return Fitted(metrics, outcome.aux, files if state is None else {**files, OPTIMIZER: state})
+    optimizers, is_fresh = context.optimizer_files()
+    if is_fresh and isinstance(model, nn.Module):
+        metrics[FRESH_OPTIMIZER] = 1.0
+    samples = _samples(metrics.pop("samples", None), learner, data, context)
+    return Fitted(context.reported | metrics, samples, outcome.aux, {**files, **optimizers})
+
+
+def states_of_optimizers(inputs: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files with optimizers' states.
+
+    Args:
+        inputs: an order's files.
+    """
+    return {name: content for name, content in inputs.items() if _OPTIMIZERS.fullmatch(name)}
 
 
 def _states(inputs: Mapping[str, bytes]) -> dict[str, Tensors]:
@@ -75,5 +86,23 @@ def _states(inputs: Mapping[str, bytes]) -> dict[str, Tensors]:
     return {
         name.removeprefix(STATE): tensors.from_bytes(content)
         for name, content in inputs.items()
-        if name.startswith(STATE) and name != OPTIMIZER
+        if name.startswith(STATE) and not _OPTIMIZERS.fullmatch(name)
     }
+
+
+def _module(model: Any, strategy: ClientStrategy) -> nn.Module:
+    """Return the module that a strategy corrects: an empty one for a model of another kind."""
+    if isinstance(model, nn.Module):
+        return model
+    if strategy.changes_gradients:
+        name, kind = strategy.parameters["name"], type(model).__name__
+        raise TrainingFailed(f"strategy {name!r} changes gradients, and the learner's model is a {kind}")
+    return nn.Module()
+
+
+def _samples(told: Any, learner: Learner, data: Any, context: Context) -> int:
+    """Return how many samples a training has used: as `fit` says, else all, else those of its last epoch."""
+    found = told or batches.count(batches.of(data, learner.collate)) or context.seen
+    if not found:
+        raise TrainingFailed("it is not known how many samples were used: let fit() return their number as 'samples'")
+    return int(found)

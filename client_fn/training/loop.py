@@ -1,48 +1,38 @@
-"""The local training loop."""
+"""The default training loop."""
 
 import contextlib
+import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 
-from client_fn.errors import ClientError, TrainingFailed
-from client_fn.training.randomness import seeded
-from client_fn.training.tracebacks import explain
+from client_fn.errors import TrainingFailed
+from client_fn.training import batches, diagnosis, optimizers, schedulers
+from client_fn.training.batches import Batch
 
-Samples = tuple[Tensor, Tensor]
-"""x (N, ...) of any dtype that the model takes, and y (N,) int64: labels from 0."""
+if TYPE_CHECKING:
+    from client_fn.training.context import Context
+    from client_fn.training.learner import Learner
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def train(
-    module: nn.Module,
-    optimizer: Optimizer,
-    samples: Samples,
-    *,
-    batch_size: int,
-    epochs: int,
-    seed: int,
-    before_batch: Callable[[], None] | None = None,
-) -> dict[str, float]:
-    """Train a module in place on cross-entropy. On one machine, the same seed gives the same bits.
+def train(learner: "Learner", model: Any, data: Any, context: "Context") -> dict[str, float]:
+    """Train a module in place. On one machine, the same seed gives the same bits.
 
-    The training runs on the device that holds the parameters; on a GPU, torch does not promise the same bits.
-    Floating-point inputs are cast to the module's dtype; integers (for an embedding) are not. If the module has batch
-    normalisation, a last batch of one sample is skipped, because one sample has no variance to normalise by.
+    The training runs on the device that holds the parameters; on a GPU, torch does not promise the same bits. If the
+    module has batch normalisation, a last batch of one sample is skipped, because one sample has no variance to
+    normalise by.
 
     Args:
-        module: returns logits (N, classes) for a batch (N, ...).
-        optimizer: over the module's parameters.
-        samples: all training samples.
-        batch_size: samples per step.
-        epochs: how often each sample is used, each time in a new order.
-        seed: for the order of the samples, and for the random numbers of the module (dropout), numpy's too.
-        before_batch: called before each step; an error that it raises ends the training.
+        learner: computes the loss, and makes the optimizer.
+        model: a torch module.
+        data: what the learner's `data` has returned.
+        context: the round's facts; draws the batches.
 
     Returns:
         `loss`, the mean over the last epoch's samples; `first_epoch_loss`; `steps` of the optimizer.
@@ -50,81 +40,82 @@ def train(
     Raises:
         TrainingFailed: module and samples do not fit, there are no samples, or the loss is no longer finite.
     """
-    x, y = cast_inputs(module, samples)
-    shuffle = torch.Generator().manual_seed(seed)
+    if not isinstance(model, nn.Module):
+        raise TrainingFailed(f"the learner's model is a {type(model).__name__}: give the learner a fit() of its own")
+    samples = batches.of(data, learner.collate)
+    optimizer = context.optimizer(model)
+    step = _Step(learner, model, optimizer, context)
+    scheduler = schedulers.make(context.training, optimizer, context.steps(samples))
     losses: list[float] = []
     steps = 0
-    module.train()
-    device = next(module.parameters()).device
-    with seeded(seed, device), map_errors(x):
-        for epoch in range(1, epochs + 1):
-            batches = _split(torch.randperm(len(y), generator=shuffle), batch_size, module)
-            total = torch.zeros((), device=device)
-            for batch in batches:
-                if before_batch:
-                    before_batch()
-                xs, ys = (part.index_select(0, batch).to(device) for part in (x, y))
-                loss = mean_loss(module(xs), ys)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                total += loss.detach() * len(batch)
-            # Read the number once per epoch, not per step: on a GPU each read waits for the device.
-            losses.append(total.item() / sum(map(len, batches)))
-            if not math.isfinite(losses[-1]):
-                reason = f"the loss is {losses[-1]} after local epoch {epoch}"
-                raise TrainingFailed(f"{reason}: try a smaller learning rate")
-            steps += len(batches)
+    model.train()
+    for epoch in range(1, context.epochs + 1):
+        total = torch.zeros((), device=context.device)
+        for batch in context.batches(samples):
+            total += step(batch).detach() * batches.size(batch)
+            steps += 1
+            if scheduler is not None:
+                scheduler.step()
+        # Read the number once per epoch, not per step: on a GPU each read waits for the device.
+        losses.append(total.item() / context.seen)
+        if not math.isfinite(losses[-1]):
+            raise diagnosis.not_finite(losses[-1], epoch, samples, context)
     return {"loss": losses[-1], "first_epoch_loss": losses[0], "steps": float(steps)}
 
 
-def cast_inputs(module: nn.Module, samples: Samples) -> Samples:
-    """Return the samples with floating-point x cast to the module's dtype.
+class _Step:
+    """One step of an optimizer on a batch, with the job's precision and clipping."""
 
-    Args:
-        module: its first floating-point parameter decides the dtype.
-        samples: x and y.
+    def __init__(self, learner: "Learner", model: nn.Module, optimizer: Optimizer, context: "Context") -> None:
+        training, kind = context.training, context.device.type
+        self._learner = learner
+        self._model = model
+        self._optimizer = optimizer
+        self._clip_norm = training.clip_norm
+        self._clip_value = training.clip_value
+        is_mixed = training.precision in _DTYPES and torch.amp.is_autocast_available(kind)
+        self._precision: Callable[[], contextlib.AbstractContextManager[Any]] = (
+            (lambda: torch.autocast(kind, _DTYPES[training.precision])) if is_mixed else contextlib.nullcontext
+        )
+        # Small gradients are zero in float16.
+        is_scaled = is_mixed and training.precision == "float16" and kind == "cuda"
+        self._scaler = torch.amp.GradScaler(kind) if is_scaled else None
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
+        if self._needs_closure and self._scaler is not None:
+            name = type(optimizer).__name__
+            raise TrainingFailed(f"{name} computes gradients several times in a step: use another training.precision")
 
-    Raises:
-        TrainingFailed: there are no samples.
-    """
-    x, y = samples
-    if not len(y):
-        raise TrainingFailed("there are no samples")
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), x.dtype)
-    return (x.to(dtype) if x.is_floating_point() else x), y
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss before the step."""
+        if self._needs_closure:
+            first = self._optimizer.step(lambda: self._backward(batch))  # type: ignore[arg-type, return-value]
+            return torch.as_tensor(first)
+        loss = self._backward(batch)
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        return loss
 
+    def _backward(self, batch: Batch) -> Tensor:
+        with self._precision():
+            loss: Tensor = self._learner.loss(self._model, batch)
+        if not (isinstance(loss, Tensor) and loss.numel() == 1):
+            has = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"is a {type(loss).__name__}"
+            raise TrainingFailed(f"the loss {has}: return a tensor of one number, the mean over the batch")
+        self._optimizer.zero_grad(set_to_none=True)
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        if self._clip_norm is not None or self._clip_value is not None:
+            self._clip()
+        return loss
 
-def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy, a scalar computed in float32 or float64.
-
-    Args:
-        logits: (N, classes), of any floating-point dtype.
-        labels: (N,) int64.
-    """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return functional.cross_entropy(logits, labels)
-
-
-@contextlib.contextmanager
-def map_errors(x: Tensor) -> Iterator[None]:
-    """Map the errors of the model in the block; most mean that the model and its samples do not fit.
-
-    Raises:
-        TrainingFailed: the model raised an error; the sentence names the shape and dtype of `x`.
-    """
-    try:
-        yield
-    except ClientError:
-        raise
-    except (Exception, SystemExit) as exc:  # a user's model may raise any error, and may even exit
-        shape = ", ".join(map(str, x.shape[1:]))
-        sentence = f"the model failed on samples of shape ({shape}), {x.dtype}, or on their labels"
-        raise TrainingFailed(sentence, **explain(exc)._asdict()) from exc
-
-
-def _split(order: Tensor, batch_size: int, module: nn.Module) -> tuple[Tensor, ...]:
-    batches = torch.split(order, batch_size)
-    is_last_alone = len(batches) > 1 and len(batches[-1]) == 1 and batch_size > 1
-    has_batch_norm = any(isinstance(part, _BATCH_NORMS) and part.training for part in module.modules())
-    return batches[:-1] if is_last_alone and has_batch_norm else batches
+    def _clip(self) -> None:
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+        parameters = list(optimizers.parameters_of(self._optimizer))
+        if self._clip_value is not None:
+            nn.utils.clip_grad_value_(parameters, self._clip_value)
+        if self._clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self._clip_norm)

@@ -3,8 +3,6 @@
 Every model takes a batch of samples and returns logits of shape (samples, classes).
 """
 
-import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -12,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from client_fn.errors import BadModel
+from client_fn.training import names
 from client_fn.training.randomness import seeded
-from client_fn.training.tracebacks import explain
 
 
 class Spec(Protocol):
@@ -82,8 +80,6 @@ class CNN(nn.Module):
 
 BUILT_IN: Final[dict[str, type[nn.Module]]] = {"nn": NN, "cnn": CNN}
 
-_DEFAULT_CHARACTERS: Final = 30
-
 Maker = Callable[..., nn.Module]
 """A class of modules, or a function that returns one."""
 
@@ -99,20 +95,26 @@ def build(model: Spec, *, seed: int) -> nn.Module:
         seed: for the initial weights.
 
     Raises:
-        BadModel: the module can't be imported or constructed, is no torch module, or has lazy layers.
+        BadModel: the module can't be imported or constructed, or is no torch module.
     """
-    make = find(model.type)
+    find(model.type)  # imported before, because an import may draw random numbers
     with seeded(seed):
-        try:
-            module = make(**model.args)
-        except (Exception, SystemExit) as exc:  # a user's class may raise any error, and may even exit
-            remedy = f"model.args are those of {make.__name__}{_signature(make)}"
-            raise _bad(model.type, f"it can't be constructed; {remedy}", exc) from exc
+        return construct(model)
+
+
+def construct(model: Spec) -> nn.Module:
+    """Build a module as `build` does, with the generators as they are.
+
+    Args:
+        model: the description.
+
+    Raises:
+        BadModel: as `build`.
+    """
+    label = f"model {model.type!r}"
+    module = names.construct(find(model.type), model.args, label, "model.args")
     if not isinstance(module, nn.Module):
-        raise _bad(model.type, f"it returns a {type(module).__name__}, and no torch.nn.Module")
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise _bad(model.type, f"the shape of {name} is open until it sees data; use no lazy layers")
+        raise BadModel(f"{label}: it returns a {type(module).__name__}, and no torch.nn.Module")
     return module
 
 
@@ -127,20 +129,15 @@ def find(path: str) -> Maker:
     """
     if path in BUILT_IN:
         return BUILT_IN[path]
-    module_name, _, name = path.partition(":")
-    try:
-        # Seeded, because a module may draw random numbers, and each trainer imports it anew.
-        with seeded(0):
-            make = getattr(importlib.import_module(module_name), name, None)
-    except (Exception, SystemExit) as exc:  # a user's module may raise any error, and may even exit
-        raise _bad(path, f"{module_name} can't be imported", exc) from exc
-    if make is None:
-        raise _bad(path, f"{module_name} has no {name}")
+    label = f"model {path!r}"
+    make, is_of_package = names.find(path, label)
     if isinstance(make, type) and issubclass(make, nn.Module):
         return make
     # Without this, a job could call anything that the user's module has imported, such as subprocess.run.
-    if not (inspect.isfunction(make) and _package(str(make.__module__)) == _package(module_name)):
-        raise _bad(path, "is neither a class of torch.nn.Module nor a function of that package that returns one")
+    if isinstance(make, type) or not is_of_package:
+        raise BadModel(
+            f"{label}: is neither a class of torch.nn.Module nor a function of that package that returns one"
+        )
     function: Maker = make
     return function
 
@@ -152,36 +149,3 @@ def _init_glorot(module: nn.Module) -> None:
             nn.init.zeros_(parameter)
         else:
             nn.init.xavier_uniform_(parameter)
-
-
-def _package(module: str) -> str:
-    return module.partition(".")[0]
-
-
-class _Rest:
-    """Stands for a default that is not shown."""
-
-    def __repr__(self) -> str:
-        return "..."
-
-
-def _signature(make: Maker) -> str:
-    """Return a maker's parameters. Only short defaults are shown, and no objects, whose text may hold data."""
-    try:
-        signature = inspect.signature(make)
-    except (TypeError, ValueError):
-        return "(...)"
-    parameters = signature.parameters.values()
-    shown = [each if _is_short(each.default) else each.replace(default=_Rest()) for each in parameters]
-    return str(signature.replace(parameters=shown, return_annotation=inspect.Signature.empty))
-
-
-def _is_short(default: object) -> bool:
-    if default is None or default is inspect.Parameter.empty:
-        return True
-    return type(default) in {bool, int, float, str} and len(repr(default)) <= _DEFAULT_CHARACTERS
-
-
-def _bad(path: str, sentence: str, exc: BaseException | None = None) -> BadModel:
-    raised = explain(exc)._asdict() if exc is not None else {}
-    return BadModel(f"model {path!r}: {sentence}", **raised)

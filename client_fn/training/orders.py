@@ -33,15 +33,24 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Training:
-    """How to train.
+class Learner:
+    """The user's class that says how to learn.
 
     Attributes:
-        optimizer: `sgd`, `adam` or `nadam`.
+        type: the class as `package.module:Name`; empty: the defaults of `client_fn.learner.Learner`.
+        args: keyword arguments of its constructor.
+    """
+
+    type: str = ""
+    args: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train. `broker.messages.job_sections.Training` explains each field.
+
+    Attributes:
         rate: the learning rate; None: the optimizer's default.
-        batch_size: examples per step.
-        local_epochs: passes over the data.
-        optimizer_state: `carry` returns the optimizer's state.
     """
 
     optimizer: str = "adam"
@@ -49,11 +58,37 @@ class Training:
     batch_size: int = 10
     local_epochs: int = 5
     optimizer_state: str = "carry"
+    optimizer_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    loss: str = "cross_entropy"
+    loss_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scheduler: str = ""
+    scheduler_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    order: str = "shuffle"
+    drop_last: bool = False
+    precision: str = "full"
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How to evaluate.
+
+    Attributes:
+        batch_size: samples per forward pass.
+        metrics: names of metrics, or `package.module:Class`; empty: what suits the loss.
+        holdout: share of the samples that is held out.
+    """
+
+    batch_size: int = 1000
+    metrics: tuple[str, ...] = ()
+    holdout: float = 0.0
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a client's samples lie, and how to read them.
+    """The data that an order is about.
 
     Attributes:
         format: `safetensors`, `npz`, `csv`, `parquet`, `folder`, or `file`, which only a learner can read.
@@ -70,15 +105,25 @@ class Source:
 
 @dataclass(frozen=True)
 class Build:
-    """Build a model with its initial weights.
+    """Build a model with its initial weights, and check that all that the job names is there and fits together.
 
     Attributes:
         model: the model.
         seed: for the initial weights.
+        learner: the user's class that says how to learn.
+        training: how to train.
+        evaluation: how to evaluate.
+        personal: patterns of names of tensors that each client keeps for itself.
+        source: data whose first batch initialises lazy layers; without path and file `shard` there is none.
     """
 
     model: Model
     seed: int
+    learner: Learner = Learner()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    personal: tuple[str, ...] = ()
+    source: Source = Source()
 
 
 @dataclass(frozen=True)
@@ -93,6 +138,11 @@ class Train:
         left_s: seconds until the task's deadline.
         strategy: the `name` of the job's strategy, and its parameters by name.
         update: what to return: `delta`, the change since the round's model, or `weights`.
+        learner: the user's class that says how to learn.
+        evaluation: how to judge the round's model on the hold-out.
+        round: number of the round.
+        model_seed: seed of the model's initial tensors, for those that are not in the round's model.
+        personal: patterns of names of tensors that each client keeps for itself.
         source: the client's data; without a path and without the file `shard` there is none (a dry task).
     """
 
@@ -103,6 +153,11 @@ class Train:
     left_s: float
     strategy: dict[str, Any] = dataclasses.field(default_factory=lambda: {"name": "fedavg"})
     update: str = "delta"
+    learner: Learner = Learner()
+    evaluation: Evaluation = Evaluation()
+    round: int = 1
+    model_seed: int = 0
+    personal: tuple[str, ...] = ()
     source: Source = Source()
 
 
@@ -112,16 +167,45 @@ class Evaluate:
 
     Attributes:
         model: the model.
-        batch_size: samples per forward pass.
+        evaluation: how to evaluate.
+        learner: the user's class that says how to learn.
+        training: its loss is measured.
+        device: torch's name of the device.
+        left_s: seconds until the task's deadline; None: there is none.
+        source: the data.
     """
 
     model: Model
-    batch_size: int
+    evaluation: Evaluation = Evaluation()
+    learner: Learner = Learner()
+    training: Training = Training()
+    device: str = "cpu"
+    left_s: float | None = None
+    source: Source = Source()
 
 
-Order = Build | Train | Evaluate
+@dataclass(frozen=True)
+class Score:
+    """Compute metrics from the sums of several evaluations, in the order's file `sums`.
 
-KINDS = {"build": Build, "train": Train, "evaluate": Evaluate}
+    Attributes:
+        model: the model.
+        evaluation: how the model was evaluated.
+        learner: the user's class that says how to learn.
+        training: its loss was measured.
+    """
+
+    model: Model
+    evaluation: Evaluation = Evaluation()
+    learner: Learner = Learner()
+    training: Training = Training()
+
+
+Order = Build | Train | Evaluate | Score
+
+KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score}
+
+_PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
 def encode(order: Order) -> bytes:
@@ -134,10 +218,23 @@ def decode(payload: bytes) -> Order:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
     class_ = KINDS[fields.pop("kind")]
-    fields["model"] = Model(**fields["model"])
-    if fields.get("training"):
-        fields["training"] = Training(**fields["training"])
-    if fields.get("source"):
-        fields["source"] = Source(**fields["source"])
-    order: Order = class_(**fields)
+    parts = {name: _part(part, fields[name]) for name, part in _PARTS.items() if fields.get(name)}
+    order: Order = class_(**_with_tuples(class_, fields | parts))
     return order
+
+
+def of_the_user(order: Order) -> tuple[str, ...]:
+    """Return what an order names of the user's or an installed package's code, each as `package.module:Name`."""
+    training = order.training or Training()
+    named = (order.model.type, order.learner.type, training.loss, *order.evaluation.metrics)
+    return tuple(dict.fromkeys(name for name in named if ":" in name))
+
+
+def _part(part: type[Any], fields: dict[str, Any]) -> Any:
+    return part(**_with_tuples(part, fields))
+
+
+def _with_tuples(class_: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields with tuples where JSON has made lists of them."""
+    tuples = {field.name for field in dataclasses.fields(class_) if field.type == tuple[str, ...]}
+    return {name: tuple(value) if name in tuples else value for name, value in fields.items()}

@@ -1,6 +1,6 @@
 """The trainer's loop: one order after the other, each in a process of its own where that is possible.
 
-Every order with a model of the user's runs in a forked copy of this process, which has torch and the user's module
+Every order with code of the user's runs in a forked copy of this process, which has torch and the user's module
 imported and has trained nothing. So whatever one client's task leaves behind (counters, globals, threads, memory) ends
 with it. CUDA can't be used after a fork if it was used before, so this process never uses it; if the user's module does
 at its import, orders run in this process, and the module alone is new for each.
@@ -25,8 +25,19 @@ from typing import Any
 import torch
 
 from client_fn.errors import BadData, BadSettings, LeaseOver, UserCodeFailed
-from client_fn.training import descendants, models, orders, packets, tracebacks, work
-from client_fn.training.orders import Order, Train
+from client_fn.training import (
+    descendants,
+    learner,
+    losses,
+    metrics,
+    models,
+    orders,
+    packets,
+    torchmetrics_meters,
+    tracebacks,
+    work,
+)
+from client_fn.training.orders import Build, Evaluate, Order, Score, Train
 from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
@@ -100,7 +111,7 @@ def serve(channel: socket.socket) -> None:
         with _shard_opened(order, opened) as order:
             if isinstance(order, Train):
                 _import_optimizers()
-            if not _import_model(answers, order):
+            if not _import_all(answers, order):
                 continue
             if _may_fork(order):
                 _do_in_a_copy(channel, answers, order, contents)
@@ -112,7 +123,7 @@ def serve(channel: socket.socket) -> None:
 def _shard_opened(order: Order, opened: Mapping[str, int]) -> Iterator[Order]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
-        if isinstance(order, Train) and orders.SHARD in opened:
+        if isinstance(order, Build | Train | Evaluate) and orders.SHARD in opened:
             opened_at = dataclasses.replace(order.source, path=path_of(opened[orders.SHARD]))
             order = dataclasses.replace(order, source=opened_at)
         yield order
@@ -127,12 +138,18 @@ def limit_memory(megabytes: int) -> None:
     Args:
         megabytes: MiB. The limit does not hold for memory of a GPU or mapped files; the worker watches the rest.
     """
-    size = megabytes << 20
-    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, most))
+
+
+def _lift_limit() -> None:
+    """Lift the limit of memory. It would count what CUDA reserves and does not use."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
 def _may_fork(order: Order) -> bool:
-    return sys.platform == "linux" and order.model.type not in models.BUILT_IN and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return sys.platform == "linux" and bool(orders.of_the_user(order)) and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _import_optimizers() -> None:
@@ -140,10 +157,19 @@ def _import_optimizers() -> None:
     importlib.import_module("torch._dynamo")
 
 
-def _import_model(answers: Answers, order: Order) -> bool:
-    """Import the model's module before any copy is made, so that it is imported once."""
+def _import_all(answers: Answers, order: Order) -> bool:
+    """Import the user's modules, and libraries, before any copy is made, so that they are imported once."""
     try:
         models.find(order.model.type)
+        if order.learner.type:
+            learner.find(order.learner.type)
+        if order.training is not None and ":" in order.training.loss:
+            losses.find(order.training.loss)
+        if isinstance(order, Evaluate | Score):
+            torchmetrics_meters.prepare(order.evaluation.metrics)
+        for metric in order.evaluation.metrics:
+            if ":" in metric:
+                metrics.find(metric)
     except UserCodeFailed as exc:
         answers.failed(exc)
         return False
@@ -190,6 +216,8 @@ def _wait(channel: socket.socket, child: int) -> int:
 
 def _do(answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
     """Do an order and send its answer."""
+    if isinstance(order, Train | Evaluate) and order.device != "cpu":
+        _lift_limit()
     try:
         facts, files = work.do(order, contents, answers.say)
     except (UserCodeFailed, BadData, BadSettings, LeaseOver) as exc:

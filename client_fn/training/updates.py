@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from client_fn.errors import TrainingFailed
 from client_fn.training import tensors
+from client_fn.training.model_tensors import ModelTensors
 
 AUX: Final = "aux."
 """Begins the names of the strategy's tensors in an update."""
@@ -16,45 +17,45 @@ NOISE: Final = 1e-3
 """Standard deviation of a dry update's delta: about what a round of training changes."""
 
 
-def make(module: nn.Module, base: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Return a trained module's update, without the frozen parameters.
+def make(held: ModelTensors, base: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Return a trained model's update, without what nobody trains.
 
     Args:
-        module: the trained module.
+        held: the trained model.
         base: all tensors of the round's model.
         kind: `weights`, or `delta`: floating-point tensors as `trained - base`, in the model's dtype. Integers are
             values in both.
 
     Raises:
-        TrainingFailed: the training has changed the names, shapes or dtypes of the module's tensors.
+        TrainingFailed: the training has changed the names, shapes or dtypes of the model's tensors.
     """
-    if differences := tensors.compare(base, tensors.tensors_of(module)):
+    trained, frozen = held.all(), held.frozen(base)
+    if differences := tensors.compare(base, trained):
         raise TrainingFailed(f"the training must keep the model's tensors, now these are {differences}")
-    trained = tensors.trained_of(module)
+    sent = {name: tensor for name, tensor in trained.items() if name not in frozen}
     if kind == "weights":
-        return trained
-    return {
-        name: tensor.cpu() - base[name] if tensor.is_floating_point() else tensor for name, tensor in trained.items()
-    }
+        return sent
+    return {name: tensor.cpu() - base[name] if tensor.is_floating_point() else tensor for name, tensor in sent.items()}
 
 
-def noise(module: nn.Module, base: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
+def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
     """Return an update of a dry task: normal noise instead of a training's result, so that it is as hard to compress.
 
     Args:
-        module: tells which tensors are trained.
+        held: tells which tensors are trained.
         base: all tensors of the round's model.
         kind: `weights` or `delta`.
         seed: for the noise.
     """
     generator = torch.Generator().manual_seed(seed)
-    update = {}
-    for name, tensor in tensors.trained_of(module).items():
+    update, frozen = {}, held.frozen(base)
+    for name in [name for name in held.all() if name not in frozen]:
+        tensor = base[name]
         if not tensor.is_floating_point():
-            update[name] = base[name]
+            update[name] = tensor
             continue
         delta = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(NOISE)
-        update[name] = delta if kind == "delta" else base[name] + delta
+        update[name] = delta if kind == "delta" else tensor + delta
     return update
 
 

@@ -1,5 +1,6 @@
 """Does an order: builds, trains or evaluates a model. This is where the user's code runs."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -8,12 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from client_fn.errors import BadModel, BadSettings, LeaseOver, TrainingFailed
-from client_fn.training import models, orders, tensors, updates
-from client_fn.training.evaluate import evaluate
-from client_fn.training.fit import fit
-from client_fn.training.loop import Samples
-from client_fn.training.orders import Build, Evaluate, Model, Order, Train
+from client_fn.errors import BadSettings
+from client_fn.training import check, diagnosis, evaluate, lazy, learner, models, orders, tensors, updates
+from client_fn.training.context import Context
+from client_fn.training.fit import fit, states_of_optimizers
+from client_fn.training.learner import Learner
+from client_fn.training.model_tensors import ModelTensors
+from client_fn.training.orders import Build, Evaluate, Order, Score, Train, Training
+from client_fn.training.randomness import seeded
 from client_fn.training.source import Source
 
 Say = Callable[[str], None]
@@ -31,7 +34,7 @@ def do(order: Order, inputs: Mapping[str, bytes], say: Say) -> Answer:
 
     Args:
         order: the order.
-        inputs: safetensors files by name: `weights`, `shard`, `samples`, `along`, and the states as `state.<name>`.
+        inputs: safetensors files by name: `weights`, `shard`, `along`, `sums`, and the states as `state.<name>`.
         say: tells the worker what happens.
 
     Returns:
@@ -42,11 +45,14 @@ def do(order: Order, inputs: Mapping[str, bytes], say: Say) -> Answer:
         BadSettings: the device can't be used.
         LeaseOver: the deadline has passed.
     """
+    ours = learner.make(order)
     if isinstance(order, Build):
-        return _build(order)
+        return _build(order, ours, inputs)
     if isinstance(order, Evaluate):
-        return _evaluate(order, inputs, say)
-    return _train(order, inputs, say)
+        return _evaluate(order, ours, inputs, say)
+    if isinstance(order, Score):
+        return {"metrics": evaluate.score(ours, tensors.from_bytes(inputs["sums"]))}, {}
+    return _train(order, ours, inputs, say)
 
 
 def to_device(module: nn.Module, device: str) -> nn.Module:
@@ -65,78 +71,129 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
         raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
 
 
-def _build(order: Build) -> Answer:
-    module = models.build(order.model, seed=order.seed)
-    _check_dtypes(module)
-    facts = {
-        "frozen": list(tensors.frozen_names(module)),
-        "buffers": [name for name, _ in module.named_buffers()],
-    }
-    return facts, {"weights": tensors.to_bytes(tensors.tensors_of(module))}
+def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
+    with seeded(order.seed):
+        with diagnosis.calling("model()"):
+            model = ours.model()
+        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if _has_data(order, inputs) else None)
+    held = ModelTensors(ours, model)
+    weights = held.all()
+    check.settings(ours, model, order)
+    facts = {"frozen": list(held.frozen(weights)), "buffers": list(held.buffers())}
+    return facts, {"weights": tensors.to_bytes(weights)}
 
 
-def _train(order: Train, inputs: Mapping[str, bytes], say: Say) -> Answer:
+def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
-    module = to_device(_module(order.model), order.device)
+    data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
     base = tensors.from_bytes(inputs["weights"])
-    tensors.load(module, base)
-    has_data = order.source.path or orders.SHARD in inputs
-    samples = _samples(order.source, inputs.get(orders.SHARD)) if has_data else None
+    model, held = _loaded(ours, order, base, data, order.device)
     built_s = time.perf_counter()
     say("training")
-
-    def before_batch() -> None:
-        if time.monotonic() > end_s:
-            raise LeaseOver("", 0.0)
-        say("alive")
-
     metrics: dict[str, float] = {}
     files: dict[str, bytes] = {}
-    if order.training is None or samples is None:
-        update = updates.noise(module, base, order.update, order.seed)
+    samples = 1
+    if order.training is None or data is None:
+        update = updates.noise(held, base, order.update, order.seed)
     else:
-        metrics, aux, files = fit(order, order.training, module, samples, inputs, before_batch=before_batch)
-        update = updates.with_aux(updates.make(module, base, order.update), aux)
+        context = Context(
+            ours,
+            model,
+            order.training,
+            seed=order.seed,
+            device=order.device,
+            round_=order.round,
+            end_s=end_s,
+            say=say,
+            states=states_of_optimizers(inputs),
+        )
+        with context.scratch():
+            metrics, samples, aux, files = fit(ours, model, data, context, order=order, inputs=inputs)
+        update = updates.with_aux(updates.make(held, base, order.update), aux)
     facts = {
         "metrics": metrics,
-        "samples": len(samples[1]) if samples else 1,
+        "samples": samples,
         "seconds": {"build": built_s - begin_s, "train": time.perf_counter() - built_s},
     }
     return facts, {**files, "update": tensors.to_bytes(update)}
 
 
-def _evaluate(order: Evaluate, inputs: Mapping[str, bytes], say: Say) -> Answer:
-    module = _module(order.model)
-    tensors.load(module, tensors.from_bytes(inputs["weights"]))
-    samples = _samples(orders.Source(), inputs["samples"])
-    result = evaluate(module, samples, batch_size=order.batch_size, before_batch=lambda: say("alive"))
-    return result._asdict(), {}
+def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
+    begin_s = time.perf_counter()
+    end_s = None if order.left_s is None else time.monotonic() + order.left_s
+    data = _data(ours, order, inputs)
+    model, _ = _loaded(ours, order, tensors.from_bytes(inputs["weights"]), data, order.device)
+    built_s = time.perf_counter()
+    context = evaluation_context(ours, model, order, say, end_s)
+    with context.scratch():
+        samples, metrics, sums = evaluate.evaluate(ours, model, data, context)
+    facts = {
+        "samples": samples,
+        "metrics": metrics,
+        "seconds": {"build": built_s - begin_s, "evaluate": time.perf_counter() - built_s},
+    }
+    return facts, {"sums": tensors.to_bytes(sums)}
 
 
-def _module(model: Model) -> nn.Module:
-    """Return a module that no other task has touched. Its weights are overwritten, so any seed will do."""
-    if model.type not in models.BUILT_IN:
-        return models.build(model, seed=0)
-    key = json.dumps([model.type, model.args], sort_keys=True)
+def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: Say, end_s: float | None) -> Context:
+    """Return a context for an evaluation: batches of its size, in the order in which the samples lie.
+
+    Args:
+        ours: the learner.
+        model: its model.
+        order: the order.
+        say: tells the worker what happens.
+        end_s: the task's deadline, by `time.monotonic`; None: there is none.
+    """
+    training = dataclasses.replace(
+        order.training or Training(),
+        batch_size=order.evaluation.batch_size,
+        order="sequential",
+        drop_last=False,
+        local_epochs=1,
+    )
+    return Context(ours, model, training, device=order.device, end_s=end_s, say=say)
+
+
+def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, bytes]) -> Any:
+    """Return the learner's samples of the order's data."""
+    source = order.source
+    given = Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
+    with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
+        return ours.data(given)
+
+
+def _has_data(order: Build | Train, inputs: Mapping[str, bytes]) -> bool:
+    return bool(order.source.path) or orders.SHARD in inputs
+
+
+def _loaded(
+    ours: Learner, order: Train | Evaluate, base: Mapping[str, torch.Tensor], data: Any, device: str
+) -> tuple[Any, ModelTensors]:
+    """Return a model with the round's weights, on its device."""
+    model = _model(ours, order)
+    lazy.initialise(ours, model, lambda: data)
+    held = ModelTensors(ours, model)
+    if isinstance(model, nn.Module):
+        to_device(model, device)
+    held.load(base)
+    if isinstance(model, nn.Module) and _is_compiled(order):
+        model.compile()
+    return model, held
+
+
+def _model(ours: Learner, order: Train | Evaluate) -> Any:
+    """Return a model that no other task has touched. Its weights are overwritten, so any seed will do."""
+    if order.learner.type or order.model.type not in models.BUILT_IN or _is_compiled(order):
+        with seeded(0), diagnosis.calling("model()"):
+            return ours.model()
+    key = json.dumps([order.model.type, order.model.args], sort_keys=True)
     if key not in _built_in:
         _built_in.clear()
-        _built_in[key] = models.build(model, seed=0)
+        _built_in[key] = models.build(order.model, seed=0)
     return _built_in[key]
 
 
-def _samples(order: orders.Source, content: bytes | None) -> Samples:
-    source = Source(order.format, content, order.options, path=order.path, where=order.where)
-    samples = source.samples()
-    if not isinstance(samples, tuple):
-        raise TrainingFailed("the samples need x and y")
-    return samples[0], samples[1].long()
-
-
-def _check_dtypes(module: nn.Module) -> None:
-    """Raise BadModel if a tensor has a dtype that no message can carry."""
-    known = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    whole = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-    for name, tensor in tensors.tensors_of(module).items():
-        if tensor.dtype not in known + whole:
-            raise BadModel(f"{name} has dtype {tensor.dtype}, known are {', '.join(map(str, known + whole))}")
+def _is_compiled(order: Train | Evaluate) -> bool:
+    return isinstance(order, Train) and order.training is not None and order.training.compile

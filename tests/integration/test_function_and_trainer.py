@@ -21,6 +21,7 @@ from broker.messages.job_sections import Model
 from broker.messages.round import RoundTask
 from broker.messages.strategy import FedProx
 from broker.nats.server import NatsServer
+from client_fn.code.named import Names
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import BadSettings, LeaseOver
 from client_fn.function import WarmState, handle
@@ -114,7 +115,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 async def with_code(model: Model, trainers: Trainers) -> Model:
-    return msgspec.structs.replace(model, code=await trainers.current_code(model))
+    return msgspec.structs.replace(model, code=await trainers.current_code(Names((model.type,))))
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from client_fn.code.named import Names
 from client_fn.errors import LeaseOver, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.process import Trainer
@@ -65,14 +65,6 @@ async def patient(bench: Bench) -> AsyncIterator[Trainer]:
     trainer = Trainer(Site(silence_s=600), [bench.folder])
     yield trainer
     await trainer.end()
-
-
-@dataclass(frozen=True)
-class Named:
-    """A job's model section."""
-
-    type: str
-    code: str
 
 
 def trainer_tasks() -> list[str]:
@@ -227,9 +219,9 @@ async def versions(tmp_path: Path, count: int) -> AsyncIterator[tuple[Trainers, 
     async with open_trainers(Site(code=code, variables=("TEST_RUN",))) as trainers:
         for i in range(count):
             (code / "own.py").write_text(f"{OWN}\nVERSION = {i}\n")
-            model = Named("own:Own", "")
-            model = Named("own:Own", await trainers.current_code(model))
-            orders.append(trainers.do(model, Build(Model("own:Own"), 1), {}))
+            names = Names(("own:Own",))
+            names = Names(("own:Own",), await trainers.current_code(names))
+            orders.append(trainers.do(names, Build(Model("own:Own"), 1), {}))
         yield trainers, orders
 
 

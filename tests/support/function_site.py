@@ -21,7 +21,8 @@ from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.update import UpdateHeader
 from client_fn.data import shards
-from client_fn.training import loop, models, optimizers, tensors
+from client_fn.training import models, optimizer_states, optimizers, tensors
+from tests.support import loops
 from tests.support.shard_files import read_shard
 
 SMALL = Model(args={"input_size": 4, "hidden": 5, "classes": 3})
@@ -127,8 +128,8 @@ def train_locally(site: Site, base: bytes, state: bytes | None = None) -> tuple[
     tensors.load(module, start)
     optimizer = optimizers.make(TRAINING, module.parameters())
     if state:
-        optimizers.load_state(optimizer, state)
+        optimizer_states.load(optimizer, state)
     x, y = read_shard(site.data_loc)
-    loop.train(module, optimizer, (torch.from_numpy(x), torch.from_numpy(y)), batch_size=4, epochs=2, seed=7)
+    loops.train(module, optimizer, (torch.from_numpy(x), torch.from_numpy(y)), batch_size=4, epochs=2, seed=7)
     deltas = {name: tensor - start[name] for name, tensor in tensors.trained_of(module).items()}
-    return deltas, optimizers.state_to_bytes(optimizer)
+    return deltas, optimizer_states.to_bytes(optimizer)

@@ -85,7 +85,7 @@ def _count(function: RunningFunction, monkeypatch: pytest.MonkeyPatch) -> Iterat
         function.trainings.append(1)
         function.begun.set()
         while function.hold.is_set():
-            more["before_batch"]()
+            args[3].before_batch()
             time.sleep(0.01)
         return train(*args, **more)
 

@@ -14,7 +14,7 @@ from client_fn.errors import ClientError
 from client_fn.site import Site
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.training.orders import Build, Evaluate, Model, Train, Training
+from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support import bad_models
 from tests.support.bad_models import Place
 from tests.support.fakes import soon
@@ -62,7 +62,7 @@ class Bench:
         if place in {"import", "constructor"}:
             return await self.build(type_, trainer)
         model = Model(type_)
-        order = Evaluate(model, 5) if place == "evaluation" else Train(model, TRAINING, 1, "cpu", 600.0)
+        order = Evaluate(model, Evaluation(5)) if place == "evaluation" else Train(model, TRAINING, 1, "cpu", 600.0)
         async with asyncio.timeout(WITHIN_S):
             return await (trainer or self.trainer).do(order, self.inputs)
 
@@ -103,7 +103,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
     generator = np.random.default_rng(1)
     x = generator.random((10, 8, 8), dtype=np.float32)
     shared = SharedBytes(tensors.encode({"x": x, "y": np.arange(10)}))
-    bench.inputs = {"weights": SharedBytes(bench.expected), "shard": shared, "samples": shared}
+    bench.inputs = {"weights": SharedBytes(bench.expected), "shard": shared}
     try:
         yield bench
     finally:

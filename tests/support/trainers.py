@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from client_fn.code.named import Names
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import LeaseOver
 from client_fn.function import WarmState
@@ -17,7 +18,7 @@ from client_fn.site import Site
 from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named, Trainers
+from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders, work
 from client_fn.training.orders import Order
 
@@ -26,13 +27,13 @@ _ONE_AT_A_TIME: Final = threading.Lock()
 
 
 class InlineTrainers(Trainers):
-    """Does each order in a thread. It allows every model, and knows no code but what this process can import."""
+    """Does each order in a thread. It allows everything, and knows no code but what this process can import."""
 
     def __init__(self) -> None:
         """There is no site and no code."""
 
-    async def admit(self, model: Named) -> None:
-        """Allow the model."""
+    async def admit(self, names: Names) -> None:
+        """Allow all names."""
 
     async def warm(self, *, to_train: bool = True) -> None:
         """There is nothing to start."""
@@ -40,13 +41,13 @@ class InlineTrainers(Trainers):
     async def end(self) -> None:
         """There is nothing to end."""
 
-    async def current_code(self, model: Named) -> str:  # noqa: ARG002 (the interface's argument)
-        """No model is of the user's code."""
+    async def current_code(self, names: Names) -> str:  # noqa: ARG002 (the interface's argument)
+        """Nothing is of the user's code."""
         return ""
 
     async def do(
         self,
-        model: Named,  # noqa: ARG002 (the interface's argument)
+        names: Names,  # noqa: ARG002 (the interface's argument)
         order: Order,
         inputs: Mapping[str, SharedBytes],
         *,

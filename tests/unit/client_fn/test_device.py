@@ -11,8 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from broker.messages.job_sections import Training
 from client_fn.errors import TrainingFailed
 from client_fn.site import read
-from client_fn.training import loop, optimizers
+from client_fn.training import optimizer_states, optimizers
 from client_fn.training.work import to_device
+from tests.support import loops
 
 pytestmark = pytest.mark.torch
 
@@ -51,21 +52,21 @@ def test_a_whole_epoch_runs_where_the_module_is(name: Literal["sgd", "nadam"]) -
     module = to_device(Batched(), "meta")
     data = torch.rand(8, 2), torch.arange(8) % 3
     with pytest.raises(TrainingFailed) as failed, Numbers():  # type: ignore[no-untyped-call]
-        loop.train(module, optimizer_of(module, name), data, batch_size=4, epochs=1, seed=1)
+        loops.train(module, optimizer_of(module, name), data, batch_size=4, epochs=1, seed=1)
     assert failed.value.cause == "NumberRead"
 
 
 def test_an_optimizer_s_state_goes_to_the_device_but_for_its_counters() -> None:
     local, remote = Batched(), to_device(Batched(), "meta")
     first, second = optimizer_of(local, "nadam"), optimizer_of(remote, "nadam")
-    loop.train(local, first, (torch.rand(4, 2), torch.arange(4) % 3), batch_size=4, epochs=1, seed=1)
-    state = optimizers.state_to_bytes(first)
+    loops.train(local, first, (torch.rand(4, 2), torch.arange(4) % 3), batch_size=4, epochs=1, seed=1)
+    state = optimizer_states.to_bytes(first)
     assert state is not None
-    optimizers.load_state(second, state)
+    optimizer_states.load(second, state)
     devices = {name: value.device.type for name, value in second.state[next(remote.parameters())].items()}
     assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "cpu", "mu_product": "cpu"}
 
 
-def test_the_cpu_is_the_default_and_the_environment_changes_it() -> None:
-    assert read({}).device == "cpu"
+def test_the_job_says_the_device_unless_the_environment_does() -> None:
+    assert read({}).device == ""
     assert read({"FEDKEEPER_DEVICE": "cuda:1"}).device == "cuda:1"

@@ -142,7 +142,7 @@ class Answering(InlineTrainers):
     async def do(self, *arguments: Any, **_: Any) -> Answer:
         _, order, inputs = arguments
         self.orders.append((order, sorted(inputs)))
-        return Answer({}, self.files)
+        return Answer({"samples": 10}, self.files)
 
 
 def warm_with(trainers: Answering) -> WarmState:

@@ -29,7 +29,7 @@ FULL = Site(
 def test_nothing_set_means_the_defaults() -> None:
     assert site.read({}) == Site()
     assert (Site().device, Site().allow, Site().code, Site().reveal, Site().metrics) == (
-        "cpu",
+        "",
         (),
         None,
         "class",

@@ -9,11 +9,11 @@ from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
 from broker.messages.job import Job
 from broker.messages.round import seed
+from client_fn.code.named import Names
 from client_fn.errors import BadModel, ClientError, LimitExceeded, NotAllowed, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.trainer.trainers import Named
 from client_fn.training import models, tensors
 from client_fn.training.orders import Order
 from fedkeeper.learning import TrainerLearning
@@ -34,7 +34,7 @@ class Stub(InlineTrainers):
 
     async def do(
         self,
-        model: Named,  # noqa: ARG002 (the interface's arguments)
+        names: Names,  # noqa: ARG002 (the interface's arguments)
         order: Order,  # noqa: ARG002
         inputs: Mapping[str, SharedBytes],  # noqa: ARG002
         *,
@@ -119,7 +119,9 @@ async def test_what_user_code_makes_of_a_trainer_s_answer_fails_the_job_alone(an
         await learning(Stub(answer)).initial_model(job_with("nn"))
 
 
-@pytest.mark.parametrize("facts", [{}, {"accuracy": 7.0, "loss": 0.5, "samples": 1}, {"accuracy": "good"}])
+@pytest.mark.parametrize(
+    "facts", [{}, {"metrics": {"loss": 0.5}, "samples": 0}, {"metrics": {"accuracy": "good"}, "samples": 1}]
+)
 async def test_an_impossible_evaluation_fails_the_job_alone(facts: dict[str, object]) -> None:
     with pytest.raises(LearningFailed, match="model 'nn'"):
-        await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", dataset="digits"), b"")
+        await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", every=1, dataset="digits"), b"")

@@ -68,7 +68,7 @@ def test_a_refusal_says_what_to_do_and_what_is_allowed() -> None:
     with pytest.raises(NotAllowed) as refused:
         AllowList(("torchvision", "torchvision"), ("utils", "mine")).check("timm.models:ResNet")
     assert str(refused.value) == (
-        "model 'timm.models:ResNet' is not allowed here: `--allow timm.models:ResNet` or "
+        "'timm.models:ResNet' is not allowed here: `--allow timm.models:ResNet` or "
         "FEDKEEPER_ALLOW=timm.models:ResNet where it trains, or `--code DIR` if it is code of yours. "
         "Allowed now: nn, cnn, mine (code), utils (code), torchvision"
     )

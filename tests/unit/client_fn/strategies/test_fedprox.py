@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.optim import SGD
 
 from client_fn.strategies import make
 from client_fn.strategies.steps import correcting
-from client_fn.training import loop, optimizers, tensors
+from client_fn.training import optimizers, tensors
 from client_fn.training.orders import Training
+from tests.support import loops
 
 pytestmark = pytest.mark.torch
 
@@ -55,7 +57,7 @@ def trained(mu: float | None, optimizer: str, change: Callable[[nn.Module], obje
     strategy.start(module, {}, {})
     trainer = optimizers.make(Training(optimizer, 0.1), module.parameters())
     with correcting(module, strategy):
-        loop.train(module, trainer, SAMPLES, batch_size=2, epochs=5, seed=1)
+        loops.train(module, trainer, SAMPLES, batch_size=2, epochs=5, seed=1)
     return module
 
 
@@ -91,7 +93,7 @@ def test_the_gradient_is_that_of_the_paper_s_term_in_the_loss() -> None:
         for _ in range(4):
             for model, optimizer in both:
                 optimizer.zero_grad()
-                loss = loop.mean_loss(model(x), y)
+                loss = functional.cross_entropy(model(x), y)
                 if model is same:
                     pairs = zip(model.parameters(), start, strict=True)
                     loss = loss + sum(0.15 * (parameter - begin).square().sum() for parameter, begin in pairs)

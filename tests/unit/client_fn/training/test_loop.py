@@ -9,19 +9,20 @@ from torch.nn import functional
 
 from broker.messages.job_sections import Training
 from client_fn.errors import LeaseOver, TrainingFailed
-from client_fn.training import loop, optimizers, tensors
+from client_fn.training import optimizers, tensors
+from tests.support import loops
 
 pytestmark = pytest.mark.torch
 
 
-def samples(count: int, *shape: int, classes: int = 3) -> loop.Samples:
+def samples(count: int, *shape: int, classes: int = 3) -> loops.Samples:
     generator = torch.Generator().manual_seed(count)
     return torch.rand(count, *shape, generator=generator), torch.arange(count) % classes
 
 
 def run(
     module: nn.Module,
-    data: loop.Samples,
+    data: loops.Samples,
     *,
     training: Training | None = None,
     batch_size: int = 4,
@@ -29,7 +30,7 @@ def run(
     seed: int = 1,
 ) -> dict[str, float]:
     optimizer = optimizers.make(training or Training(optimizer="sgd"), module.parameters())
-    return loop.train(module, optimizer, data, batch_size=batch_size, epochs=epochs, seed=seed)
+    return loops.train(module, optimizer, data, batch_size=batch_size, epochs=epochs, seed=seed)
 
 
 def trained(module: nn.Module) -> bytes:
@@ -150,7 +151,7 @@ def test_integer_inputs_stay_integers() -> None:
         ((torch.zeros(4, 2, dtype=torch.int64), torch.arange(4) % 3), "torch.int64"),
     ],
 )
-def test_data_that_does_not_fit_is_explained(data: loop.Samples, reason: str) -> None:
+def test_data_that_does_not_fit_is_explained(data: loops.Samples, reason: str) -> None:
     with pytest.raises(TrainingFailed, match=reason):
         run(linear(), data)
 
@@ -171,7 +172,7 @@ def test_an_error_before_a_batch_ends_the_training() -> None:
             raise LeaseOver("job.1.client", 1.0)
 
     with pytest.raises(LeaseOver):
-        loop.train(module, optimizer, samples(40, 2), batch_size=4, epochs=1, seed=1, before_batch=check)
+        loops.train(module, optimizer, samples(40, 2), batch_size=4, epochs=1, seed=1, before_batch=check)
     straight = linear()
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:8]
     step = optimizers.make(Training(optimizer="sgd"), straight.parameters())

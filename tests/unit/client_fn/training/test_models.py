@@ -161,7 +161,6 @@ def test_a_user_s_function_makes_a_module(own: str) -> None:
         ("no_such_package.models:Net", "no_such_package.models can't be imported", "ModuleNotFoundError"),
         ("{own}:Missing", "has no Missing", ""),
         ("{own}:NoModule", "is neither a class of torch.nn.Module nor a function of that package", ""),
-        ("{own}:Lazy", "the shape of layer.weight is open until it sees data; use no lazy layers", ""),
         ("{own}:Fails", "it can't be constructed; model.args are those of Fails()", "KeyError"),
         ("{own}:Exits", "it can't be constructed", "SystemExit"),
         ("{own}:make_none", "it returns a NoneType", ""),

@@ -12,7 +12,8 @@ from torch.optim import SGD, Adam, NAdam, Optimizer
 
 from broker.messages.job_sections import Training
 from client_fn.errors import TrainingFailed
-from client_fn.training import loop, optimizers, tensors
+from client_fn.training import optimizer_states, optimizers, tensors
+from tests.support import loops
 
 pytestmark = pytest.mark.torch
 
@@ -30,12 +31,12 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
 
 
-def batches(count: int) -> list[loop.Samples]:
+def batches(count: int) -> list[loops.Samples]:
     generator = torch.Generator().manual_seed(1)
     return [(torch.rand(5, 6, generator=generator), torch.arange(5) % 3) for _ in range(count)]
 
 
-def steps(module: nn.Module, optimizer: Optimizer, data: list[loop.Samples]) -> None:
+def steps(module: nn.Module, optimizer: Optimizer, data: list[loops.Samples]) -> None:
     for x, y in data:
         optimizer.zero_grad()
         functional.cross_entropy(module(x.to(next(module.parameters()).dtype)), y).backward()  # type: ignore[no-untyped-call]
@@ -50,7 +51,7 @@ def continued(name: Name, module: nn.Module, state: bytes | None) -> Optimizer:
     """Return a new optimizer that continues from stored state."""
     optimizer = optimizers.make(Training(optimizer=name), module.parameters())
     if state is not None:
-        optimizers.load_state(optimizer, state)
+        optimizer_states.load(optimizer, state)
     return optimizer
 
 
@@ -80,7 +81,7 @@ def test_two_and_two_epochs_through_bytes_are_four_epochs_bit_for_bit(name: Name
 
     optimizer = continued(name, stored, None)
     steps(stored, optimizer, data * 2)
-    steps(stored, continued(name, stored, optimizers.state_to_bytes(optimizer)), data * 2)
+    steps(stored, continued(name, stored, optimizer_states.to_bytes(optimizer)), data * 2)
 
     steps(fresh, continued(name, fresh, None), data * 2)
     steps(fresh, continued(name, fresh, None), data * 2)
@@ -94,7 +95,7 @@ def test_plain_sgd_has_no_state() -> None:
     module = network()
     optimizer = optimizers.make(Training(optimizer="sgd"), module.parameters())
     steps(module, optimizer, batches(1))
-    assert optimizers.state_to_bytes(optimizer) is None
+    assert optimizer_states.to_bytes(optimizer) is None
 
 
 @pytest.mark.parametrize("name", ["adam", "nadam"])
@@ -102,7 +103,7 @@ def test_stored_state_is_safetensors_by_parameter(name: Name) -> None:
     module = network()
     optimizer = optimizers.make(Training(optimizer=name), module.parameters())
     steps(module, optimizer, batches(2))
-    blob = optimizers.state_to_bytes(optimizer)
+    blob = optimizer_states.to_bytes(optimizer)
     assert blob is not None
     state = tensors.from_bytes(blob)
     assert state["0.exp_avg"].shape == (8, 6)
@@ -125,9 +126,9 @@ def test_a_model_of_mixed_precision_carries_its_state() -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     twin = copy.deepcopy(module)
-    blob = optimizers.state_to_bytes(optimizer)
+    blob = optimizer_states.to_bytes(optimizer)
     again = continued("adam", twin, blob)
-    assert optimizers.state_to_bytes(again) == blob
+    assert optimizer_states.to_bytes(again) == blob
 
 
 def stored_by(name: Name, module: nn.Module) -> bytes:
@@ -135,7 +136,7 @@ def stored_by(name: Name, module: nn.Module) -> bytes:
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    blob = optimizers.state_to_bytes(optimizer)
+    blob = optimizer_states.to_bytes(optimizer)
     assert blob is not None
     return blob
 
@@ -155,5 +156,5 @@ def test_state_of_another_optimizer_or_model_is_refused(state: bytes, reason: st
     module = network()
     optimizer = optimizers.make(Training(), module.parameters())
     with pytest.raises(TrainingFailed, match=reason):
-        optimizers.load_state(optimizer, state)
+        optimizer_states.load(optimizer, state)
     assert not optimizer.state

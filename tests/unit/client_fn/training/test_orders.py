@@ -3,7 +3,7 @@
 import pytest
 
 from client_fn.training import orders
-from client_fn.training.orders import Build, Evaluate, Model, Order, Train, Training
+from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Order, Score, Train, Training
 
 OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": {"x": None}})
 
@@ -16,7 +16,8 @@ OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": 
         Train(OWN, Training("sgd", 0.1 + 0.2, 7, 3, "reset"), seed=5, device="cuda:1", left_s=12.25),
         Train(OWN, None, seed=5, device="cpu", left_s=0.0),
         Train(OWN, Training(), 5, "cpu", 1.5, strategy={"name": "fedprox", "mu": 0.1 + 0.2}, update="weights"),
-        Evaluate(OWN, batch_size=100),
+        Evaluate(OWN, Evaluation(100, ("f1", "mine:Own"), 0.1), Learner("mine:How", {"deep": True})),
+        Score(OWN, training=Training(loss="mse")),
     ],
 )
 def test_an_order_survives_its_encoding(order: Order) -> None:

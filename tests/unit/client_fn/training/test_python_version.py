@@ -14,11 +14,11 @@ MODULES = (
     *sorted((FUNCTION / "training").glob("*.py")),
     *sorted((FUNCTION / "strategies").glob("*.py")),
     FUNCTION / "errors.py",
+    FUNCTION / "learner.py",
 )
 
 ALLOWED = {"client_fn", "numpy", "safetensors", "torch"}
-
-LATE = {"tables.py": {"pyarrow"}, "images.py": {"PIL"}}
+LATE = {"torchmetrics_meters.py": {"torchmetrics"}, "tables.py": {"pyarrow"}, "images.py": {"PIL"}}
 """What a module may import in a function: only some jobs need it."""
 
 

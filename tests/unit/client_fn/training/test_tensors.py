@@ -11,8 +11,9 @@ from torch.nn import functional
 from broker.messages import tensors as payload
 from broker.messages.job_sections import Model, Training
 from client_fn.errors import BadModel, TrainingFailed
-from client_fn.training import loop, models, optimizers, tensors
-from client_fn.training.loop import Samples
+from client_fn.training import models, optimizers, tensors
+from tests.support import loops
+from tests.support.loops import Samples
 
 pytestmark = pytest.mark.torch
 
@@ -91,7 +92,7 @@ ANY_MODULE: dict[str, tuple[Callable[[], nn.Module], Samples]] = {
 
 def step(module: nn.Module, data: Samples, optimizer: str) -> dict[str, float]:
     training = Training(optimizer=optimizer, batch_size=4, local_epochs=1)
-    return loop.train(module, optimizers.make(training, module.parameters()), data, batch_size=4, epochs=1, seed=1)
+    return loops.train(module, optimizers.make(training, module.parameters()), data, batch_size=4, epochs=1, seed=1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "nadam"])
@@ -157,7 +158,7 @@ def test_an_embedding_of_300_mb_trains_and_travels() -> None:
     module = nn.Sequential(nn.Embedding(1_200_000, 64, _weight=weight), nn.Flatten(), nn.Linear(64, 2))
     data = torch.tensor([[1_199_999], [3]]), torch.tensor([0, 1])
     optimizer = optimizers.make(Training(optimizer="sgd"), module.parameters())
-    loop.train(module, optimizer, data, batch_size=2, epochs=1, seed=1)
+    loops.train(module, optimizer, data, batch_size=2, epochs=1, seed=1)
     blob = tensors.to_bytes(tensors.tensors_of(module))
     got = tensors.from_bytes(blob)["0.weight"]
     assert len(blob) > 300_000_000

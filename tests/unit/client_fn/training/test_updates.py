@@ -7,8 +7,11 @@ from torch import Tensor, nn
 
 from broker.messages import tensors as payload
 from client_fn.errors import TrainingFailed
-from client_fn.training import loop, optimizers, tensors, updates
+from client_fn.training import optimizers, tensors, updates
+from client_fn.training.learner import Learner
+from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import Training
+from tests.support import loops
 
 pytestmark = pytest.mark.torch
 
@@ -29,6 +32,10 @@ class Mixed(nn.Module):
         self.register_buffer("passing", torch.zeros(1), persistent=False)
 
 
+def held(module: nn.Module) -> ModelTensors:
+    return ModelTensors(Learner(), module)
+
+
 def started(module: nn.Module) -> dict[str, Tensor]:
     """Return the module's tensors as the round's model, in memory of their own."""
     return {name: tensor.clone() for name, tensor in tensors.tensors_of(module).items()}
@@ -45,7 +52,7 @@ def test_floats_are_changes_and_integers_are_values() -> None:
     module = Mixed()
     base = started(module)
     change(module)
-    update = updates.make(module, base, "delta")
+    update = updates.make(held(module), base, "delta")
     assert list(update) == ["mean", "count", "seen", "out.weight", "out.bias"]
     for name in ("mean", "out.weight", "out.bias"):
         assert torch.equal(update[name], tensors.tensors_of(module)[name] - base[name])
@@ -57,7 +64,7 @@ def test_weights_are_the_trained_tensors() -> None:
     module = Mixed()
     base = started(module)
     change(module)
-    update = updates.make(module, base, "weights")
+    update = updates.make(held(module), base, "weights")
     assert list(update) == ["mean", "count", "seen", "out.weight", "out.bias"]
     assert all(torch.equal(tensor, tensors.tensors_of(module)[name]) for name, tensor in update.items())
 
@@ -68,13 +75,13 @@ def test_tied_weights_are_one_tensor() -> None:
     module = nn.ModuleDict({"first": first, "last": last})
     base = started(module)
     change(module)
-    assert sorted(updates.make(module, base, "delta")) == ["first.bias", "first.weight", "last.bias"]
+    assert sorted(updates.make(held(module), base, "delta")) == ["first.bias", "first.weight", "last.bias"]
 
 
 def train(module: nn.Module) -> None:
     x, y = torch.rand(12, 4, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 3
     optimizer = optimizers.make(Training("adam", 0.03), module.parameters())
-    loop.train(module, optimizer, (x, y), batch_size=4, epochs=20, seed=1)
+    loops.train(module, optimizer, (x, y), batch_size=4, epochs=20, seed=1)
 
 
 def extremes(module: nn.Module) -> None:
@@ -93,7 +100,7 @@ def test_a_delta_gives_the_trained_weights_up_to_one_rounding(dtype: torch.dtype
         next(module.parameters()).flatten()[:5] = torch.tensor([200.0, 1e-4, 0.37, 1.0, 3.0])
     base = started(module)
     training(module)  # type: ignore[operator]
-    deltas = updates.make(module, base, "delta")
+    deltas = updates.make(held(module), base, "delta")
     arrays, _ = payload.decode(tensors.to_bytes(deltas))
     weights, _ = payload.decode(tensors.to_bytes(base))
     for name, tensor in tensors.trained_of(module).items():
@@ -126,7 +133,7 @@ def test_a_training_that_changes_the_model_s_tensors_fails_with_a_sentence() -> 
     )
     for kind in ("delta", "weights"):
         with pytest.raises(TrainingFailed) as failed:
-            updates.make(module, base, kind)
+            updates.make(held(module), base, kind)
         assert str(failed.value) == sentence
 
 
@@ -134,25 +141,25 @@ def test_a_training_that_changes_the_model_s_tensors_fails_with_a_sentence() -> 
 def test_noise_has_the_size_of_an_update(dtype: torch.dtype) -> None:
     module = nn.Linear(100, 100).to(dtype)
     base = started(module)
-    delta = updates.noise(module, base, "delta", 7)
+    delta = updates.noise(held(module), base, "delta", 7)
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in delta.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in base.items()
     }
     assert 0.98e-3 < delta["weight"].double().std() < 1.02e-3
     assert abs(delta["weight"].double().mean()) < 5e-5
-    weights = updates.noise(module, base, "weights", 7)
+    weights = updates.noise(held(module), base, "weights", 7)
     assert torch.equal(weights["weight"], base["weight"] + delta["weight"])
 
 
 def test_noise_follows_from_the_seed_and_leaves_frozen_tensors_and_integers_alone() -> None:
     module = Mixed()
     base = started(module)
-    first = updates.noise(module, base, "delta", 7)
+    first = updates.noise(held(module), base, "delta", 7)
     torch.rand(17)
     assert list(first) == ["mean", "count", "seen", "out.weight", "out.bias"]
     assert (first["count"].item(), first["seen"].tolist()) == (3, [False, True])
-    assert tensors.to_bytes(updates.noise(module, base, "delta", 7)) == tensors.to_bytes(first)
-    assert not torch.equal(updates.noise(module, base, "delta", 8)["mean"], first["mean"])
+    assert tensors.to_bytes(updates.noise(held(module), base, "delta", 7)) == tensors.to_bytes(first)
+    assert not torch.equal(updates.noise(held(module), base, "delta", 8)["mean"], first["mean"])
 
 
 def test_the_strategy_s_tensors_lie_beside_the_model_s() -> None:

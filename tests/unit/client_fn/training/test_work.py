@@ -13,7 +13,9 @@ from client_fn import strategies
 from client_fn.errors import BadModel, BadSettings, LeaseOver, TrainingFailed, UserCodeFailed
 from client_fn.strategies.base import ClientStrategy, Outcome, Tensors
 from client_fn.training import loop, models, tensors, updates, work
-from client_fn.training.orders import Build, Evaluate, Model, Train, Training
+from client_fn.training.learner import Learner
+from client_fn.training.model_tensors import ModelTensors
+from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 
 pytestmark = pytest.mark.torch
 
@@ -82,9 +84,9 @@ def silent(_: str) -> None:
 
 
 def accuracy(model: Model, blob: bytes) -> float:
-    facts, files = work.do(Evaluate(model, batch_size=2), {"weights": blob, "samples": SAMPLES}, silent)
-    assert (facts["samples"], files) == (4, {})
-    got: float = facts["accuracy"]
+    facts, files = work.do(Evaluate(model, Evaluation(batch_size=2)), {"weights": blob, "shard": SAMPLES}, silent)
+    assert (facts["samples"], sorted(files)) == (4, ["sums"])
+    got: float = facts["metrics"]["accuracy"]
     return got
 
 
@@ -182,9 +184,9 @@ def test_a_dry_update_is_noise(kind: str) -> None:
     base = initial(SMALL)
     facts, files = train(training=None, update=kind, inputs={"shard": SAMPLES})
     module = models.build(SMALL, seed=0)
-    expected = updates.noise(module, tensors.from_bytes(base), kind, 7)
+    expected = updates.noise(ModelTensors(Learner(), module), tensors.from_bytes(base), kind, 7)
     assert files == {"update": tensors.to_bytes(expected)}
-    assert (facts["samples"], facts["metrics"]) == (4, {})
+    assert (facts["samples"], facts["metrics"]) == (1, {})
     without_data = Train(SMALL, None, seed=7, device="cpu", left_s=60.0, update=kind)
     facts, again = work.do(without_data, {"weights": base}, silent)
     assert (facts["samples"], again) == (1, files)
@@ -213,7 +215,7 @@ def test_no_hook_is_left_after_a_training_that_ended_early() -> None:
 
 
 def test_a_loop_that_makes_no_steps_fails_instead_of_being_fedavg(monkeypatch: pytest.MonkeyPatch) -> None:
-    def by_hand(module: nn.Module, *_: object, **__: object) -> dict[str, float]:
+    def by_hand(_: Learner, module: nn.Module, *__: object) -> dict[str, float]:
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.sub_(0.1)
