@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import parquet
 
 from broker.messages.job_sections import Data
@@ -79,6 +80,23 @@ async def test_each_format_trains_the_same_update_as_a_safetensors_file(
         published = await handle(task, site.bus, warm, attempt=1)
         assert published.header.samples == 10, name
         assert await update_bytes(site, round_) == expected, name
+
+
+async def test_a_folder_of_images_trains_and_its_images_are_counted(
+    site: Site, warm: WarmState, tmp_path: Path
+) -> None:
+    for number in range(6):
+        folder = tmp_path / "images" / NAMES[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (2, 2), 40 * number).save(folder / f"{number}.png")
+    data = Data(labels=NAMES)
+    published = await handle(await task_for(site, data_loc=f"{tmp_path}/images", data=data), site.bus, warm, attempt=1)
+    assert published.header.samples == 6
+    assert published.header.metrics["loss"] > 0
+    (tmp_path / "images" / "wolf").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "images" / "wolf" / "1.png")
+    with pytest.raises(BadData, match=r"it has a folder whose name is not in data\.labels"):
+        await handle(await task_for(site, data_loc=f"{tmp_path}/images", data=data), site.bus, warm, attempt=1)
 
 
 async def test_a_mapped_file_trains_the_same_update(
