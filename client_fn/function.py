@@ -5,6 +5,7 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import math
@@ -23,6 +24,7 @@ from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
+from client_fn import judged
 from client_fn.cache import keep
 from client_fn.code import named
 from client_fn.code.named import Names
@@ -56,6 +58,7 @@ class WarmState:
         shards: the shards read last.
         models: safetensors files of the global models used last, by SHA-256 digest.
         along: safetensors files that strategies sent along last, by SHA-256 digest.
+        frozen: safetensors files of the tensors that no client trains, used last, by SHA-256 digest.
         training_lock: held from a task's first step to the end of its training.
     """
 
@@ -64,6 +67,7 @@ class WarmState:
     shards: ShardCache
     models: dict[str, SharedBytes] = field(default_factory=dict)
     along: dict[str, SharedBytes] = field(default_factory=dict)
+    frozen: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -133,7 +137,14 @@ async def handle(
             shard = await _timed(seconds, "data", _read_shard(task, warm))
             if shard is not None and shard.memory is not None:
                 inputs[orders.SHARD] = shard.memory
-            answer = await _train(task, inputs, warm, on_training, lease, source=_source(task, shard))
+            answer = await _train(
+                task,
+                inputs,
+                warm,
+                on_training,
+                lease,
+                source=orders.Source() if shard is None else settings.source(task.data, shard),
+            )
         if on_trained:
             on_trained()
         states = _states(answer)
@@ -150,6 +161,9 @@ async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[di
     """Return the trainer's inputs that the broker has, and the number of bytes fetched for them."""
     weights, fetched = await _get_kept(task.model, warm.models, broker)
     inputs = {"weights": weights}
+    if task.frozen is not None:
+        inputs[orders.FROZEN], size = await _get_kept(task.frozen, warm.frozen, broker)
+        fetched += size
     if task.along is not None:
         inputs[orders.ALONG], size = await _get_kept(task.along, warm.along, broker)
         fetched += size
@@ -197,34 +211,33 @@ async def _train(
     *,
     source: orders.Source,
 ) -> Answer:
-    """Let the trainer train, and raise LeaseOver with the task's name if time runs out."""
-    training = task.training_hyperparameters
-    order = orders.Train(
-        model=settings.model(task.model_configuration),
-        training=None if training.dry else settings.training(training),
-        seed=task.seed,
-        device=warm.site.device or training.device or "cpu",
-        left_s=lease.left_s,
-        strategy=msgspec.to_builtins(task.strategy),
-        update=task.update,
-        source=source,
-        learner=settings.learner(task.learner),
-        evaluation=settings.evaluation(task.evaluation),
-        round=task.round,
-        model_seed=task.model_seed,
-        personal=task.model_configuration.personal,
-    )
+    """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
+    make = judged.order_of if task.purpose == "evaluate" else _training
+    order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
+    order = dataclasses.replace(order, source=source)
     try:
         return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
         raise LeaseOver(task.id, task.deadline_s) from None
 
 
-def _source(task: RoundTask, shard: Shard | None) -> orders.Source:
-    if shard is None:
-        return orders.Source()
-    options = {"target": task.data.target, "drop": task.data.drop, "labels": task.data.labels}
-    return orders.Source(shard.format, shard.path, shard.where, options)
+def _training(task: RoundTask, site: Site, left_s: float) -> orders.Train:
+    training = task.training_hyperparameters
+    return orders.Train(
+        model=settings.model(task.model_configuration),
+        training=None if training.dry else settings.training(training),
+        seed=task.seed,
+        device=site.device or training.device or "cpu",
+        left_s=left_s,
+        strategy=msgspec.to_builtins(task.strategy),
+        update=task.update,
+        learner=settings.learner(task.learner),
+        evaluation=settings.evaluation(task.evaluation),
+        round=task.round,
+        model_seed=task.model_seed,
+        personal=task.model_configuration.personal,
+        frozen_digest=task.frozen_digest,
+    )
 
 
 def _names(task: RoundTask) -> Names:
@@ -255,12 +268,13 @@ def _header(
     task: RoundTask, attempt: int, answer: Answer, shard: Shard | None, states: dict[str, bytes]
 ) -> UpdateHeader:
     topic = functools.partial(topics.client_state, task.job, task.client_id, task.round, attempt)
+    found = judged.facts_of(answer, shard)
     return UpdateHeader(
         job=task.job,
         round=task.round,
         attempt=attempt,
         client=task.client_id,
-        samples=_samples(task, answer, shard),
+        samples=found.judged if task.purpose == "evaluate" else _samples(task, answer, shard),
         base=task.model.sha256,
         token=task.token,
         metrics=_numbers(answer.facts.get("metrics")),
@@ -270,6 +284,7 @@ def _header(
         shard="" if shard is None else shard.digest,
         update=task.update,
         strategy=name_of(task.strategy),
+        **found._asdict(),
     )
 
 

@@ -24,6 +24,7 @@ from fedkeeper import (
     cli_stage,
     configs,
     follow,
+    measured,
     plot,
     running,
     screen,
@@ -277,12 +278,12 @@ async def jobs(url: Url = "") -> None:
             record.id,
             record.phase,
             f"{record.done}/{record.job.stop.rounds}",
-            "" if record.accuracy is None else f"{record.accuracy:.4f}",
+            measured.headline(record),
             record.reason,
         )
         for record in records
     ]
-    screen.print_table(("job", "phase", "rounds", "accuracy", "reason"), rows)
+    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
 
 
 @app.command()

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
-from fedkeeper import plot, screen
+from fedkeeper import plot, screen, summary
 from fedkeeper.errors import FedKeeperError, Missing
 from fedkeeper.recorder import Recorder
 from fedkeeper.screen import JobView
@@ -48,14 +48,15 @@ async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Cons
     record = await sdk.job(job)
     if record.model is None or not recorder.rounds:
         return
+    folder, files = recorder.folder, ["model.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml"]
     recorder.save_model(await sdk.model(job))
-    folder, files = recorder.folder, "model.safetensors  metrics.jsonl  clients.jsonl  job.toml"
+    if record.best is not None:
+        recorder.save_model(await sdk.model(job, "best"), "best.safetensors")
+        files.insert(1, "best.safetensors")
     try:
-        plot.plot([folder], folder / "accuracy.png")
-        files += "  accuracy.png"
+        files.append(plot.plot([folder], folder / plot.default_name(recorder.rounds)).name)
     except Missing as exc:
         console.print(f"no plot: {exc}", style="yellow", markup=False)
-    accuracy = "not evaluated" if record.accuracy is None else f"{record.accuracy:.4f}"
-    console.print(f"\n[bold]{job}[/]: {record.done} rounds, test accuracy {accuracy}")
-    console.print(f"model digest  {record.model.sha256}", markup=False)
-    console.print(f"written to    {folder}/  ({files})", markup=False, soft_wrap=True)
+    for line in summary.lines(record, recorder.rounds):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"written to    {folder}/  ({'  '.join(files)})", markup=False, soft_wrap=True)

@@ -9,16 +9,20 @@ from typing import Annotated
 
 import msgspec
 import structlog
+from msgspec import Meta
 
-from broker.messages import tensors
+from broker.messages import metrics, tensors
 from broker.messages.errors import BadTensors
 from broker.messages.job import Job
+from broker.messages.job_sections import PIXELS
 from broker.messages.round import seed
+from broker.messages.tensors import Tensors
 from client_fn.code import named
-from client_fn.data import datasets
-from client_fn.errors import ClientError, LimitExceeded, TrainerDied
+from client_fn.data import datasets, places, sources
+from client_fn.data.shard_cache import ShardCache
+from client_fn.errors import ClientError, DataMissing, LimitExceeded, TrainerDied
 from client_fn.site import Site
-from client_fn.trainer import settings
+from client_fn.trainer import settings, shared
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers, open_trainers
 from client_fn.training import orders
@@ -26,6 +30,9 @@ from server.errors import LearningDied, LearningFailed
 from server.learning import EvaluationResult, InitialModel
 
 log = structlog.get_logger(__name__)
+
+_MetricName = Annotated[str, Meta(pattern=f"^{metrics.NAME.pattern}$")]
+_Metrics = Annotated[dict[_MetricName, float], Meta(max_length=100)]
 
 
 class _BuildFacts(msgspec.Struct, frozen=True):
@@ -38,18 +45,18 @@ class _BuildFacts(msgspec.Struct, frozen=True):
 class _EvaluateFacts(msgspec.Struct, frozen=True):
     """A trainer's facts about an evaluation, which are checked too."""
 
-    samples: Annotated[int, msgspec.Meta(ge=1)]
-    metrics: dict[str, float]
+    samples: Annotated[int, Meta(ge=1)]
+    metrics: _Metrics
 
 
 class _ScoreFacts(msgspec.Struct, frozen=True):
     """A trainer's facts about metrics of sums, which are checked too."""
 
-    metrics: dict[str, float]
+    metrics: _Metrics
 
 
 class TrainerLearning:
-    """Implements `server.learning.Learning` with trainers and the built-in datasets.
+    """Implements `server.learning.Learning` with trainers, the built-in datasets and test sets at any place.
 
     Args:
         site: the server's own settings.
@@ -62,13 +69,14 @@ class TrainerLearning:
         self._trainers = trainers
         self._data_dir = data_dir
         self._test_sets: dict[str, asyncio.Task[SharedBytes]] = {}
+        self._shards = ShardCache(site)
 
     async def initial_model(self, job: Job) -> InitialModel:
-        """Implements `Learning.initial_model`. Also loads the test set, so that a missing dataset fails the job."""
+        """Implements `Learning.initial_model`. Also loads the test set, so that a missing one fails the job at once."""
         with self._mapped_errors(job):
             names = named.of_job(job)
             code = await self._trainers.current_code(names)
-            inputs = {"shard": await self._test_set(job.test_data)} if job.test_data else {}
+            inputs, source = await self._test_set(job) if job.test_data else ({}, orders.Source())
             order = orders.Build(
                 settings.model(job.model),
                 seed(job.seed, "model"),
@@ -76,6 +84,7 @@ class TrainerLearning:
                 settings.training(job.training),
                 settings.evaluation(job.evaluation),
                 job.model.personal,
+                source,
             )
             answer = await self._trainers.do(names._replace(code=code), order, inputs)
             weights, _ = tensors.decode(answer.files.get("weights", b""))
@@ -85,30 +94,23 @@ class TrainerLearning:
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Implements `Learning.evaluate`: the loss and the job's metrics on its test set."""
         with self._mapped_errors(job):
-            inputs = {"weights": SharedBytes(weights), "shard": await self._test_set(job.test_data)}
+            inputs, source = await self._test_set(job)
             order = orders.Evaluate(
                 settings.model(job.model),
                 settings.evaluation(job.evaluation),
                 settings.learner(job.learner),
                 settings.training(job.training),
                 self._site.device or "cpu",
+                source=source,
             )
+            inputs["weights"] = SharedBytes(weights)
             answer = await self._trainers.do(named.of_job(job), order, inputs)
             facts = msgspec.convert(answer.facts, _EvaluateFacts)
-            metrics = {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
-            return EvaluationResult(metrics.get("accuracy"), metrics.get("loss"), facts.samples, metrics)
+            found = facts.metrics
+            return EvaluationResult(found.get("accuracy"), found.get("loss"), facts.samples, found)
 
-    async def score(self, job: Job, sums: bytes) -> dict[str, float]:
-        """Return metrics that are computed once from what several clients have measured.
-
-        Args:
-            job: says what was measured.
-            sums: the sums of their states, a safetensors file.
-
-        Raises:
-            LearningFailed: they can't be computed.
-            LearningDied: the process ended.
-        """
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:
+        """Implements `Learning.score`."""
         with self._mapped_errors(job):
             order = orders.Score(
                 settings.model(job.model),
@@ -116,11 +118,26 @@ class TrainerLearning:
                 settings.learner(job.learner),
                 settings.training(job.training),
             )
-            answer = await self._trainers.do(named.of_job(job), order, {"sums": SharedBytes(sums)})
+            answer = await self._trainers.do(named.of_job(job), order, {"sums": SharedBytes(tensors.encode(sums))})
             facts = msgspec.convert(answer.facts, _ScoreFacts)
             return {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
 
-    async def _test_set(self, name: str) -> SharedBytes:
+    async def read_model(self, url: str) -> bytes:
+        """Implements `Learning.read_model`."""
+        with self._named_errors("model.from", url):
+            return await asyncio.to_thread(_read, url, self._site)
+
+    async def _test_set(self, job: Job) -> tuple[dict[str, SharedBytes], orders.Source]:
+        """Return the job's test set as an order's input and source."""
+        name = job.test_data
+        if name in PIXELS:
+            return {orders.SHARD: await self._built_in(name)}, orders.Source()
+        with self._named_errors("evaluation.data", name):
+            shard = await asyncio.to_thread(self._shards.read, name, job.data.format)
+        inputs = {} if shard.memory is None else {orders.SHARD: shard.memory}
+        return inputs, settings.source(job.data, shard)
+
+    async def _built_in(self, name: str) -> SharedBytes:
         if name not in self._test_sets:
             loading = asyncio.to_thread(_load_test_set, name, self._data_dir)
             self._test_sets[name] = asyncio.create_task(loading, name=f"test set {name}")
@@ -130,6 +147,16 @@ class TrainerLearning:
             # The data may be there when the next job asks.
             self._test_sets.pop(name, None)
             raise
+
+    @contextlib.contextmanager
+    def _named_errors(self, field: str, url: str) -> Iterator[None]:
+        """Name the field of the job in errors about the file that it names."""
+        try:
+            yield
+        except ClientError as exc:
+            reveal = self._site.reveal == "text"
+            reason = "no file lies there" if isinstance(exc, DataMissing) else exc.message(reveal=reveal)
+            raise LearningFailed(f"{field} = {places.show(url)!r}: {reason}, as the server sees it") from exc
 
     @contextlib.contextmanager
     def _mapped_errors(self, job: Job) -> Iterator[None]:
@@ -159,6 +186,13 @@ async def open_learning(site: Site, data_dir: Path | None) -> AsyncIterator[Trai
     """
     async with open_trainers(site, to_train=False) as trainers:
         yield TrainerLearning(site, trainers, data_dir)
+
+
+def _read(url: str, site: Site) -> bytes:
+    place = places.allowed(url, site)
+    with sources.map_errors(place):
+        fetched = sources.fetch(sources.at(place, site), place, site, b"")
+    return shared.read(fetched.memory.descriptor, fetched.memory.size)
 
 
 def _load_test_set(name: str, data_dir: Path | None) -> SharedBytes:

@@ -1,7 +1,7 @@
-"""Plots finished jobs: the accuracy by round, and the time of each phase of a round."""
+"""Plots finished jobs: what was measured by round, and the time of each phase of a round."""
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def plot(folders: list[Path], path: Path) -> Path:
-    """Plot the accuracy of every job and the phases of the first one; return the picture's path.
+    """Plot a metric of every job and the phases of the first one; return the picture's path.
+
+    The metric is that of the first job: the one that it looks at, else the training loss.
 
     Args:
         folders: the jobs' folders, such as `runs/<job>/`.
@@ -44,11 +46,12 @@ def plot(folders: list[Path], path: Path) -> Path:
     jobs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    metric = _metric(jobs[0][1])
     for name, rows in jobs:
-        evaluated = [row for row in rows if row["accuracy"] is not None]
-        left.plot([row["round"] for row in evaluated], [row["accuracy"] for row in evaluated], label=name, marker=".")
-    left.legend(loc="lower right")
-    left.set(title="Test accuracy", xlabel="round", ylim=(0, 1))
+        points = [(row["round"], value) for row in rows if (value := metric.value(row)) is not None]
+        left.plot([round_ for round_, _ in points], [value for _, value in points], label=name, marker=".")
+    left.legend(loc="best")
+    left.set(title=metric.title, xlabel="round", **({"ylim": (0, 1)} if metric.name == "accuracy" else {}))
     left.grid(alpha=0.3)
     _plot_phases(right, jobs[0][1])
     try:
@@ -56,6 +59,50 @@ def plot(folders: list[Path], path: Path) -> Path:
     except (OSError, ValueError) as exc:
         raise BadOption(f"can't write the plot to {path}: {exc}") from exc
     return path
+
+
+def default_name(rows: list[dict[str, Any]]) -> str:
+    """Return the name of the picture of a job's rounds, such as `accuracy.png`."""
+    return f"{_metric(rows).name}.png"
+
+
+class _Metric(NamedTuple):
+    """What is plotted: a metric, and the part of a row that has it."""
+
+    name: str
+    part: Literal["server", "clients", "training"]
+
+    @property
+    def title(self) -> str:
+        whose = {"server": "Test", "clients": "Held-out", "training": "Training"}[self.part]
+        return f"{whose} {self.name}"
+
+    def value(self, row: dict[str, Any]) -> float | None:
+        """Return the metric's value in a round; None: it was not measured."""
+        value: float | None = _parts(row)[self.part].get(self.name)
+        return value
+
+
+def _parts(row: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return what was measured in a round. Version 0.1 wrote only `accuracy` and `loss` of the server's evaluation."""
+    pair = {name: row[name] for name in ("accuracy", "loss") if row.get(name) is not None}
+    return {
+        "server": pair | row.get("metrics", {}),
+        "clients": (row.get("evaluation_clients") or {}).get("metrics", {}),
+        "training": row.get("client_metrics", {}),
+    }
+
+
+def _metric(rows: list[dict[str, Any]]) -> _Metric:
+    """Return the metric to plot: the accuracy if there is one, else the first one that was measured."""
+    for part in ("server", "clients", "training"):
+        found = list(dict.fromkeys(name for row in rows for name in _parts(row)[part]))
+        if part == "training":
+            found = [name for name in found if name == "loss"] or found
+        ranked = sorted(found, key=lambda name: (name != "accuracy", name == "loss"))
+        if ranked:
+            return _Metric(ranked[0], part)
+    return _Metric("accuracy", "server")
 
 
 def _plot_phases(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Records a job's results in `runs/<job>/`: job.toml, metrics.jsonl, clients.jsonl and the model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,17 @@ import msgspec
 
 from broker.messages import job_file as jobs
 from broker.messages.job import Job
-from broker.messages.progress import FINAL_EVENTS, ClientTraining, JobAccepted, ModelEvaluated, Progress, RoundCompleted
+from broker.messages.progress import (
+    FINAL_EVENTS,
+    ClientTraining,
+    JobAccepted,
+    JobCompleted,
+    ModelEvaluated,
+    Progress,
+    RoundCompleted,
+    UpdateCounted,
+)
+from fedkeeper import measured
 
 
 @dataclass
@@ -27,6 +38,8 @@ class Recorder:
     _training: dict[tuple[int, str], ClientTraining] = field(default_factory=dict)
     _completed: dict[int, RoundCompleted] = field(default_factory=dict)
     _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)
+    _judged: dict[int, ModelEvaluated] = field(default_factory=dict)
+    _counted: dict[tuple[int, str], UpdateCounted] = field(default_factory=dict)
 
     def record(self, progress: Progress) -> None:
         """Process an event of the job. A round is written as soon as everything about it is known."""
@@ -44,19 +57,29 @@ class Recorder:
                 completed.round > last_written and completed.round not in self._completed
             ):
                 self._completed[completed.round] = completed
-                self._write_clients(completed)
+                self._write_clients(completed.round, completed.counted)
                 self._write_rounds()
+            case UpdateCounted() as counted:
+                self._counted[counted.round, counted.client] = counted
             case ModelEvaluated() as evaluated:
-                self._evaluated[evaluated.round] = evaluated
+                (self._judged if evaluated.by == "clients" else self._evaluated)[evaluated.round] = evaluated
                 self._write_rounds()
             case event if isinstance(event, FINAL_EVENTS):
                 self._write_rounds(ended=True)
+                # After the last round, clients judge its model.
+                if isinstance(event, JobCompleted) and self._counted:
+                    self._write_clients(max(number for number, _ in self._counted), ())
             case _:
                 pass
 
-    def save_model(self, model: bytes) -> Path:
-        """Write the final model and return the file's path."""
-        path = self.folder / "model.safetensors"
+    def save_model(self, model: bytes, name: str = "model.safetensors") -> Path:
+        """Write a model and return the file's path.
+
+        Args:
+            model: a safetensors file.
+            name: the file's name.
+        """
+        path = self.folder / name
         path.write_bytes(model)
         return path
 
@@ -65,43 +88,82 @@ class Recorder:
         for round_ in sorted(self._completed):
             if self._is_evaluation_expected(round_) and not ended:
                 return
-            metrics = metrics_row(self._completed.pop(round_), self._evaluated.pop(round_, None))
+            evaluations = self._evaluated.pop(round_, None), self._judged.pop(round_, None)
+            metrics = metrics_row(self._completed.pop(round_), *evaluations)
             self.rounds.append(metrics)
             self._append("metrics.jsonl", metrics)
 
     def _is_evaluation_expected(self, round_: int) -> bool:
-        """Whether the evaluation of a completed round is still to come."""
+        """Whether an evaluation of a completed round is still to come."""
+        newest = max(self._completed)
+        # Clients judge a round's model in the next round.
+        if self.job is not None and self.job.is_judged_by_clients and round_ not in self._judged:
+            return round_ == newest or sorted(self._completed).index(round_) == len(self._completed) - 2
         every = 1 if self.job is None else self.job.evaluation.every
-        if not every or round_ in self._evaluated:
+        if round_ in self._evaluated or not every or (self.job is not None and not self.job.test_data):
             return False
         # The newest round may be the job's last one, which is always evaluated.
-        is_newest = round_ == max(self._completed)
-        return is_newest or (len(self.rounds) + 1) % every == 0
+        return round_ == newest or (len(self.rounds) + 1) % every == 0
 
-    def _write_clients(self, completed: RoundCompleted) -> None:
-        """Write where each counted client of a round trained."""
-        for client in completed.counted:
-            training = self._training.get((completed.round, client))
-            details = {} if training is None else msgspec.to_builtins(training)
-            self._append("clients.jsonl", {"round": completed.round, "client": client, **details})
-        self._training = {key: value for key, value in self._training.items() if key[0] > completed.round}
+    def _write_clients(self, round_: int, clients: Iterable[str]) -> None:
+        """Write what each client of a round has answered, and where it trained."""
+        answered = {client for number, client in self._counted if number == round_}
+        for client in sorted({*clients, *answered}):
+            key = round_, client
+            self._append("clients.jsonl", client_row(*key, self._counted.get(key), self._training.get(key)))
+        self._counted = {key: counted for key, counted in self._counted.items() if key[0] > round_}
+        self._training = {key: training for key, training in self._training.items() if key[0] > round_}
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("ab") as file:
             file.write(msgspec.json.encode(row) + b"\n")
 
 
-def metrics_row(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> dict[str, Any]:
+def client_row(
+    round_: int, client: str, counted: UpdateCounted | None, training: ClientTraining | None
+) -> dict[str, Any]:
+    """Return a client's row of clients.jsonl: where it trained in a round, and what that gave.
+
+    Args:
+        round_: number of the round.
+        client: the client's id.
+        counted: its counted update; None: the event is missing.
+        training: what its bridge has reported; None: nothing.
+    """
+    where = {} if training is None else msgspec.to_builtins(training)
+    if counted is None:
+        return {"round": round_, "client": client, **where}
+    return {
+        "round": round_,
+        "client": client,
+        **where,
+        "attempt": counted.attempt,
+        "loss": counted.metrics.get("loss"),
+        "samples": counted.samples,
+        "seconds": counted.trained_s,
+        "metrics": counted.metrics,
+        "judged": counted.judged,
+        "evaluation": counted.evaluation,
+        "purpose": counted.purpose,
+    }
+
+
+def metrics_row(
+    completed: RoundCompleted, evaluated: ModelEvaluated | None, judged: ModelEvaluated | None = None
+) -> dict[str, Any]:
     """Return a round's row of metrics.jsonl. Times are in seconds.
 
     Args:
         completed: the completed round.
-        evaluated: the evaluation of its model; None: `accuracy`, `loss` and `evaluation_s` are null.
+        evaluated: the server's evaluation of its model; None: `accuracy`, `loss` and `evaluation_s` are null.
+        judged: the clients' evaluation of its model; None: `evaluation_clients` is null.
     """
     return {
         "round": completed.round,
         "accuracy": evaluated.accuracy if evaluated else None,
         "loss": evaluated.loss if evaluated else None,
+        "metrics": measured.metrics_of(evaluated) if evaluated else {},
+        "evaluation_clients": None if judged is None else _judgement(judged),
         "clients": completed.counted,
         "missing": completed.missing,
         "samples": completed.samples,
@@ -113,3 +175,8 @@ def metrics_row(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> 
         "model": completed.model.sha256,
         "client_metrics": completed.metrics,
     }
+
+
+def _judgement(event: ModelEvaluated) -> dict[str, Any]:
+    fields = ("metrics", "samples", "clients", "spread", "left_out", "evaluation_s")
+    return {name: msgspec.to_builtins(getattr(event, name)) for name in fields}

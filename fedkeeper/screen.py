@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from broker.messages.job import Job
+from broker.messages.job_sections import PIXELS
 from broker.messages.progress import (
     ClientFailed,
     ClientRefused,
@@ -33,9 +34,14 @@ from broker.messages.progress import (
     UpdateCounted,
     UpdateRefused,
 )
+from broker.messages.reports import StartReport
+from broker.messages.round import Purpose
+from fedkeeper import measured
+from fedkeeper.rounds_table import RoundsTable
 
 ROUNDS_SHOWN: Final = 8
 WARNINGS_SHOWN: Final = 4
+NAMES_SHOWN: Final = 3
 
 PIPE_COLUMNS: Final = 1000
 """Width of lists where standard output is no terminal: wide enough that nothing is cut."""
@@ -50,13 +56,16 @@ class JobView:
         job: the accepted job; None: not known yet.
         state: the job's state in words.
         parameters: number of the model's parameters; 0: not known yet.
+        start: what was taken of an earlier model, as a sentence; empty: nothing.
         round: the open round; 0: none was opened yet.
-        invited: number of clients in its cohort.
-        counted: number of its counted updates.
+        invited: number of clients in its cohort; of those who judge, if nobody trains in it.
+        counted: number of their counted updates.
+        purpose: what they do.
         training: the clients that train now.
         done: number of completed rounds.
         rounds: the last completed rounds.
-        evaluations: the evaluations, by round.
+        evaluations: the server's evaluations, by round.
+        judgements: the clients' evaluations, by round.
         warnings: the last failures and refusals, as sentences.
     """
 
@@ -64,13 +73,16 @@ class JobView:
     job: Job | None = None
     state: str = "submitted"
     parameters: int = 0
+    start: str = ""
     round: int = 0
     invited: int = 0
     counted: int = 0
+    purpose: Purpose = "train"
     training: set[str] = field(default_factory=set)
     done: int = 0
     rounds: deque[RoundCompleted] = field(default_factory=lambda: deque(maxlen=ROUNDS_SHOWN))
     evaluations: dict[int, ModelEvaluated] = field(default_factory=dict)
+    judgements: dict[int, ModelEvaluated] = field(default_factory=dict)
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=WARNINGS_SHOWN))
 
     def update(self, progress: Progress) -> None:
@@ -78,21 +90,23 @@ class JobView:
         match progress.event:
             case JobAccepted(job=job):
                 self.job, self.state = job, "accepted"
-            case JobStarted(parameters=parameters):
+            case JobStarted(parameters=parameters, start=start):
                 self.parameters, self.state = parameters, "running"
-            case RoundOpened(round=round_, cohort=cohort):
-                self.round, self.invited, self.counted, self.state = round_, len(cohort), 0, "running"
+                self.start = "" if start is None else _start(start)
+            case RoundOpened(round=round_, cohort=cohort, evaluators=evaluators):
+                self.round, self.invited, self.counted, self.state = round_, len(cohort or evaluators), 0, "running"
+                self.purpose = "train" if cohort else "evaluate"
                 self.training.clear()
             case ClientTraining(client=client):
                 self.training.add(client)
-            case UpdateCounted(client=client, counted=counted):
-                self.counted = counted
+            case UpdateCounted(client=client, counted=counted, purpose=purpose):
+                self.counted = counted if purpose == self.purpose else self.counted
                 self.training.discard(client)
             case RoundCompleted() as completed:
                 self.done += 1
                 self.rounds.append(completed)
             case ModelEvaluated(round=round_) as evaluated:
-                self.evaluations[round_] = evaluated
+                (self.judgements if evaluated.by == "clients" else self.evaluations)[round_] = evaluated
             case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused() as event:
                 self.warnings.append(sentence(event))
             case JobWaiting() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
@@ -102,17 +116,21 @@ class JobView:
         """Return the view as a rich renderable."""
         parts: list[RenderableType] = [self._header(), self._progress_bars()]
         if self.rounds:
-            parts.append(self._rounds_table())
+            parts.append(RoundsTable(self.rounds, self.job, self.evaluations, self.judgements))
         parts.extend(Text(f"! {warning}", style="yellow") for warning in self.warnings)
         return Group(*parts)
 
     def _header(self) -> Text:
         text = Text.assemble((self.id, "bold"), "  ", (self.state, "cyan"))
         if self.job is not None:
-            data = f"\n{self.job.model.type} on {self.job.data.dataset} ({self.job.data.partition})"
+            learner = self.job.learner.type or self.job.model.type
+            partition = f" ({self.job.data.partition})" if self.job.data.dataset in PIXELS else ""
+            data = f"\n{learner} on {self.job.data.dataset}{partition}"
             training = f", {self.job.training.optimizer}, {self.job.cohort.clients} of {self.job.data.clients} clients"
             size = f", {self.parameters:,} parameters" if self.parameters else ""
             text.append(f"{data}{training} per round{size}", style="dim")
+        if self.start:
+            text.append(f"\nfrom {self.start}", style="dim")
         return text
 
     def _progress_bars(self) -> Table:
@@ -123,39 +141,6 @@ class JobView:
         bar = ProgressBar(total=self.invited or 1, completed=self.counted, width=40)
         grid.add_row(f"round {self.round}", bar, answered)
         return grid
-
-    def _rounds_table(self) -> Table:
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        for name in ("round", "accuracy", "loss", "clients", "invoke", "start", "train", "aggregate", "evaluate"):
-            table.add_column(name, justify="right")
-        for completed in self.rounds:
-            table.add_row(*round_row(completed, self.evaluations.get(completed.round)))
-        return table
-
-
-def round_row(completed: RoundCompleted, evaluated: ModelEvaluated | None) -> list[str]:
-    """Return the cells of a round's row in the table.
-
-    Args:
-        completed: the completed round.
-        evaluated: the evaluation of its model; None: its cells show an ellipsis.
-    """
-    split, missing = completed.split, len(completed.missing)
-    clients = f"{len(completed.counted)}" + (f" (-{missing})" if missing else "")
-    metrics = ["…", "…"] if evaluated is None else [f"{evaluated.accuracy:.4f}", format_loss(evaluated.loss)]
-    times = (split.invocation_s, split.clients_start_s, split.training_s, split.aggregation_s)
-    evaluation = "…" if evaluated is None else format_duration(evaluated.evaluation_s)
-    return [str(completed.round), *metrics, clients, *map(format_duration, times), evaluation]
-
-
-def format_loss(loss: float | None) -> str:
-    """Return a loss as text; None means that it was not finite."""
-    return "not finite" if loss is None else f"{loss:.4f}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration in milliseconds or seconds, with its unit."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def sentence(event: Any) -> str:
@@ -174,28 +159,76 @@ def _client_failed(event: ClientFailed) -> str:
     return f"{client}: {event.reason}" + ("; given up" if event.final else "; will be invoked again")
 
 
+def _opened(event: RoundOpened) -> str:
+    numbers = (len(event.cohort), "clients invited"), (len(event.evaluators), "clients asked to judge")
+    text = ", ".join(f"{number} {what}" for number, what in numbers if number)
+    return f"round {event.round}: {text}" + (" (resumed)" if event.resumed else "")
+
+
+def _completed(event: JobCompleted) -> str:
+    text = f"completed: {event.reason}"
+    if event.accuracy is not None:
+        text += f", test accuracy {event.accuracy:.4f}"
+    elif event.metrics:
+        text += f", {measured.describe(event.metrics)}"
+    return text + ("" if event.best_round is None else f"; the best model is that of round {event.best_round}")
+
+
+def _evaluated(event: ModelEvaluated) -> str:
+    metrics = measured.metrics_of(event)
+    text = measured.describe(metrics, measured.names(None, metrics))
+    if "loss" not in metrics and (loss := measured.format_loss(event)):
+        text += f", loss {loss}"
+    if event.by == "server":
+        return f"round {event.round}: {text}"
+    if event.reason:
+        return f"round {event.round}, not judged by clients: {event.reason}"
+    worst = measured.describe({name: spread.worst_decile for name, spread in event.spread.items()})
+    left = ", ".join(f"{name} by {clients}" for name, clients in event.left_out.items())
+    return (
+        f"round {event.round}, judged by {event.clients} clients on {event.samples} held-out samples: {text}"
+        + (f"; worst tenth of the clients: {worst}" if worst else "")
+        + (f"; not measurable: {left}" if left else "")
+    )
+
+
+def _start(start: StartReport) -> str:
+    total = len(start.matched) + len(start.reshaped) + len(start.missing)
+    text = f"{start.source}: {len(start.matched)} of {total} tensors"
+    for names, reason in (
+        (start.missing, "not there"),
+        (start.reshaped, "of another shape or dtype there"),
+        (start.unused, "there but not used"),
+    ):
+        if names:
+            more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+            text += f"; {reason}: {', '.join(names[:NAMES_SHOWN])}{more}"
+    return text
+
+
 _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     JobAccepted: lambda e: f"accepted ({e.name})",
     JobWaiting: lambda e: f"waiting: {e.reason}",
-    JobStarted: lambda e: f"started: {e.parameters:,} parameters, initial model {e.model.sha256[:12]}",
+    JobStarted: lambda e: (
+        f"started: {e.parameters:,} parameters, initial model {e.model.sha256[:12]}"
+        + ("" if e.start is None else f" from {_start(e.start)}")
+    ),
     JobRejected: lambda e: f"rejected: {e.reason}",
     JobFailed: lambda e: f"failed: {e.reason}",
     JobCancelled: lambda e: f"cancelled after {e.rounds} rounds",
-    JobCompleted: lambda e: (
-        f"completed: {e.reason}" + ("" if e.accuracy is None else f", test accuracy {e.accuracy:.4f}")
-    ),
-    RoundOpened: lambda e: f"round {e.round}: {len(e.cohort)} clients invited" + (" (resumed)" if e.resumed else ""),
+    JobCompleted: _completed,
+    RoundOpened: _opened,
     RoundQuorum: lambda e: f"round {e.round}: quorum of {e.counted} reached, {e.grace_s:g} s left for the others",
     RoundCompleted: lambda e: (
         f"round {e.round}: {len(e.counted)} updates in {e.split.round_s:.2f} s, model {e.model.sha256[:12]}"
     ),
     RoundFailed: lambda e: f"round {e.round} failed: {e.reason}; {e.policy}",
-    ModelEvaluated: lambda e: f"round {e.round}: accuracy {e.accuracy:.4f}, loss {format_loss(e.loss)}",
+    ModelEvaluated: _evaluated,
     ClientFailed: _client_failed,
     ClientRefused: lambda e: f"{e.client}: {e.platform} did not start it: {e.reason}; asked again",
     ClientRestored: lambda e: f"{e.client} on {e.platform}: {e.reason}",
     ClientTraining: lambda e: f"{e.client} trains on {e.platform} as {e.activation}" + (" (cold)" if e.cold else ""),
-    UpdateCounted: lambda e: f"{e.client} counted, {e.counted} of {e.of}",
+    UpdateCounted: lambda e: f"{e.client} {'counted' if e.purpose == 'train' else 'has judged'}, {e.counted} of {e.of}",
     UpdateRefused: lambda e: f"update refused ({e.code}): {e.reason} [{e.topic}]",
 }
 

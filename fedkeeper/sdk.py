@@ -29,6 +29,8 @@ from broker.messages.progress import FINAL_EVENTS, JobAccepted, JobRejected, Pro
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
+from server import models
+from server.models import Which
 
 if TYPE_CHECKING:
     from client_fn.data.staging import Staged
@@ -154,18 +156,22 @@ class Client:
         records = [codec.decode(JobRecord, value.payload) for value in values.values()]
         return sorted(records, key=lambda record: (record.created_s, record.id))
 
-    async def model(self, job: str) -> bytes:
-        """Return the newest global model of a job, as a safetensors file.
+    async def model(self, job: str, which: Which = "last") -> bytes:
+        """Return a global model of a job, as a safetensors file.
+
+        It has all tensors but those that never leave a site: the personal ones, and with `model.frozen = "site"` those
+        that no client trains, which the record's `frozen` names.
+
+        Args:
+            job: the job's id.
+            which: the `last` model, the `best` one by `evaluation.best`, or that of a round which the job keeps.
 
         Raises:
             NoSuchJob: no job has that id.
-            CorruptPayload: the job has no model yet, or the broker has lost it.
+            NoSuchModel: the job has no such model; the message says which ones it has.
+            CorruptPayload: the broker has lost the model.
         """
-        record = await self.job(job)
-        value = None if record.model is None else await self.broker.get(record.model.topic)
-        if value is None:
-            raise CorruptPayload(topics.job_record(job), "there is no model")
-        return value.payload
+        return await models.read(self.broker, await self.job(job), which)
 
     async def clients(self) -> list[ClientRecord]:
         """Return the client register, sorted by client id.

@@ -3,6 +3,7 @@
 from broker.messages.invocation import Invocation
 from broker.messages.job_record import Member
 from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, ClientTraining, UpdateCounted
+from broker.messages.round import Purpose
 from broker.messages.update import UpdateHeader
 
 
@@ -44,21 +45,26 @@ def bridge_absent(member: Member, round_: int) -> ClientFailed:
     return ClientFailed(round=round_, client=member.id, platform=member.platform, attempt=0, reason=reason, final=True)
 
 
-def update_counted(header: UpdateHeader, counted: int, of: int) -> UpdateCounted:
+def update_counted(header: UpdateHeader, counted: int, of: int, purpose: Purpose = "train") -> UpdateCounted:
     """The event of a counted update.
 
     Args:
         header: the update's metadata.
-        counted: number of counted updates of the round, this one included.
-        of: size of the cohort.
+        counted: number of counted updates of the round's clients with the purpose, this one included.
+        of: number of those clients.
+        purpose: what the client was to do.
     """
+    is_shown = header.metrics_scope == "client"
     return UpdateCounted(
         round=header.round,
         client=header.client,
         attempt=header.attempt,
-        samples=header.samples,
+        samples=header.samples if purpose == "train" else 0,
         counted=counted,
         of=of,
         trained_s=header.seconds.get("train", 0.0),
-        metrics=header.metrics if header.metrics_scope == "client" else {},
+        metrics=header.metrics if is_shown else {},
+        judged=header.judged,
+        evaluation=header.evaluation if is_shown else {},
+        purpose=purpose,
     )

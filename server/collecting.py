@@ -12,12 +12,13 @@ from broker.messages import progress
 from broker.messages.invocation import Invocation
 from broker.messages.job_record import JobRecord
 from broker.messages.update import UpdateHeader
-from server import client_events, gate, rounds
+from server import client_events, cohort, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobCannotContinue, Refused
 from server.gate import Expectation
 from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
+from server.judging import Judging
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ class Collection:
         round: the round's state.
         aggregate: the sum of the counted updates.
         headers: the metadata of the counted updates, by client id.
+        judging: what clients say of the round's model: those that train, and those that only judge.
         failures: why clients were given up, by client id.
         sequence: position of the last counted update in the log.
         bytes_in: size of the counted updates.
@@ -44,6 +46,7 @@ class Collection:
     round: Round
     aggregate: Aggregate
     headers: dict[str, UpdateHeader] = field(default_factory=dict)
+    judging: Judging = field(default_factory=Judging)
     failures: dict[str, str] = field(default_factory=dict)
     sequence: int = 0
     bytes_in: int = 0
@@ -76,17 +79,13 @@ class Collector:
         *,
         weight: Callable[[UpdateHeader], int],
     ) -> None:
-        cohort = record.job.cohort
-        needed = min(cohort.needed, len(record.cohort))
-        members = frozenset(member.id for member in record.cohort)
-        self.collection = Collection(
-            Round(members, needed, cohort.grace_s, record.deadline_s), Aggregate(expectation.plan)
-        )
+        self.collection = Collection(_round_of(record), Aggregate(expectation.plan))
         self._record = record
         self._expectation = expectation
         self._announcer = announcer
         self._clock = clock
-        self._platforms = {member.platform for member in record.cohort} if cohort.presence == "required" else set()
+        is_required = record.job.cohort.presence == "required"
+        self._platforms = {member.platform for member in record.cohort} if is_required else set()
         self._give_up_s = give_up_s
         self._weight = weight
         self._absent: set[str] = set()
@@ -138,24 +137,34 @@ class Collector:
         collection = self.collection
         try:
             topic = gate.parse_topic(delivery.topic)
-            gate.admit(topic, self._expectation, collection.headers)
+            gate.admit(topic, self._expectation, collection.judging.headers)
             update = await delivery.read(at_most=self._expectation.max_bytes)
-            header, tensors = gate.check(update, topic, self._expectation)
+            checked = gate.check(update, topic, self._expectation)
         except CorruptPayload as exc:
             self._refuse(delivery, Refused("malformed", str(exc)))
             return
         except Refused as refusal:
             self._refuse(delivery, refusal)
             return
-        collection.aggregate.add(tensors, self._weight(header))
-        collection.headers[header.client] = header
+        header = checked.header
+        collection.judging.add(header, checked.sums)
+        if self._expectation.members[header.client].purpose == "train":
+            collection.aggregate.add(checked.tensors, self._weight(header))
+            collection.headers[header.client] = header
         collection.bytes_in += len(update)
         collection.sequence = delivery.sequence
         collection.last_s = self._clock()
-        event = client_events.update_counted(header, len(collection.headers), len(self._record.cohort))
-        self._announcer.announce(self._record.id, event, header.round, header.client)
+        self._announce_counted(header)
         if collection.round.is_open:
             self._move_to(rounds.add_answer(collection.round, header.client, self._clock()))
+
+    def _announce_counted(self, header: UpdateHeader) -> None:
+        purpose = self._expectation.members[header.client].purpose
+        counted = len(self.collection.headers)
+        if purpose == "evaluate":
+            counted = len(self.collection.judging.headers) - counted
+        event = client_events.update_counted(header, counted, len(cohort.ids(self._record.cohort, purpose)), purpose)
+        self._announcer.announce(self._record.id, event, header.round, header.client)
 
     def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
@@ -191,9 +200,8 @@ class Collector:
         newly_absent = self._absent - before
         for member in self._record.cohort:
             round_ = self.collection.round
-            is_outstanding = member.id not in round_.lost and member.id not in self.collection.headers
-            is_quorum_safe = len(round_.cohort) - len(round_.lost) > round_.needed
-            if member.platform in newly_absent and is_outstanding and is_quorum_safe and round_.is_open:
+            is_dispensable = member.id in round_.outstanding and round_.can_do_without(member.id)
+            if member.platform in newly_absent and is_dispensable and round_.is_open:
                 event = client_events.bridge_absent(member, self._record.round)
                 self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
                 self._move_to(rounds.add_loss(round_, member.id, self._clock()))
@@ -209,3 +217,13 @@ class Collector:
         if has_quorum:
             event = progress.RoundQuorum(round=self._record.round, counted=len(after.counted), grace_s=after.grace_s)
             self._announcer.announce(self._record.id, event, self._record.round)
+
+
+def _round_of(record: JobRecord) -> Round:
+    trainers = frozenset(cohort.ids(record.cohort, "train"))
+    evaluators = frozenset(cohort.ids(record.cohort, "evaluate"))
+    if not trainers:
+        return rounds.to_judge(evaluators, record.deadline_s)
+    rules = record.job.cohort
+    needed = min(rules.needed, len(trainers))
+    return Round(trainers, needed, rules.grace_s, record.deadline_s, evaluators=evaluators)

@@ -8,7 +8,7 @@ import hmac
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from broker.messages.round import token
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader, own_states
 from broker.topics import UpdateTopic
+from server import sums
 from server.aggregator import Plan
 from server.errors import Refused
 
@@ -62,6 +63,7 @@ class Expectation:
         strategy: the strategy whose client half an update needs; empty: any update will do.
         needs: names of the metrics that an update must have.
         max_samples: limit for every client, also if the register says that it has more.
+        takes_sums: whether clients judge the round's model, and add sums over their held-out samples.
     """
 
     job: str
@@ -75,6 +77,7 @@ class Expectation:
     form: Literal["delta", "weights"] = "weights"
     strategy: str = ""
     needs: tuple[str, ...] = ()
+    takes_sums: bool = False
 
     def max_samples_of(self, client: str) -> int:
         """The largest number of samples that a client may claim."""
@@ -85,7 +88,27 @@ class Expectation:
         """Upper bound of an update's size in bytes."""
         layout = self.plan.layout
         tensors = sum(payload.DTYPES[dtype].itemsize * int(np.prod(shape)) for dtype, shape in layout.values())
-        return tensors + _METADATA_BYTES + 1024 * len(layout)
+        return tensors + _METADATA_BYTES + 1024 * len(layout) + self.takes_sums * (sums.MAX_BYTES + _METADATA_BYTES)
+
+    @property
+    def max_tensors(self) -> int:
+        """Upper bound of the number of an update's tensors."""
+        return len(self.plan.layout) + self.takes_sums * sums.MAX_TENSORS
+
+
+class Checked(NamedTuple):
+    """An update that counts.
+
+    Attributes:
+        header: its metadata.
+        tensors: its tensors in the round's form, as views of the file where nothing was converted; none if the client
+            only judges the round's model.
+        sums: the sums over the client's held-out samples.
+    """
+
+    header: UpdateHeader
+    tensors: Tensors
+    sums: Tensors
 
 
 def parse_topic(topic: str) -> UpdateTopic:
@@ -121,7 +144,7 @@ def admit(topic: UpdateTopic, expectation: Expectation, counted: Container[str])
         raise Refused("duplicate", f"{topic.client} is counted already")
 
 
-def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> tuple[UpdateHeader, Tensors]:
+def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> Checked:
     """Check the payload of an update.
 
     Args:
@@ -129,25 +152,30 @@ def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> tuple[
         topic: the update's topic.
         expectation: what the open round expects.
 
-    Returns:
-        The update's metadata, and its tensors in the round's form, as views of `update` where nothing was converted.
-
     Raises:
         Refused: the update does not count.
     """
     try:
-        tensors, metadata = payload.decode(update, expected=len(expectation.plan.layout))
+        tensors, metadata = payload.decode(update, expected=expectation.max_tensors)
         header = UpdateHeader.from_metadata(metadata)
     except SchemaTooNew as exc:
         raise Refused("schema", str(exc)) from exc
     except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
     _check_header(header, topic, expectation)
+    judged: Tensors = {}
+    if expectation.takes_sums:
+        tensors, judged = sums.split(tensors, expectation.plan.layout)
+        sums.check(judged, header, expectation.max_samples_of(topic.client))
+    if expectation.members[topic.client].purpose == "evaluate":
+        # A function of an older version trains instead of judging. Nobody needs its tensors.
+        return Checked(header, {}, judged)
+    _check_training(header, topic, expectation)
     _check_layout(tensors, expectation.plan)
     if header.update != expectation.form:
         tensors = _converted(tensors, expectation)
     _check_values(tensors, expectation.plan)
-    return header, tensors
+    return Checked(header, tensors, judged)
 
 
 def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:
@@ -163,16 +191,15 @@ def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expecta
         raise Refused("token", "its token is not the one of this round's task")
     if header.base != expectation.base:
         raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expectation.base[:12]}")
+    if not all(np.isfinite(value) for value in (*header.metrics.values(), *header.evaluation.values())):
+        raise Refused("finite", "a metric is not finite")
+
+
+def _check_training(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:
     most = expectation.max_samples_of(topic.client)
     if not 1 <= header.samples <= most:
         limit = "cohort.max_samples" if most == expectation.max_samples else "the register's number for this client"
         raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible: correct {limit}")
-    if not all(np.isfinite(value) for value in header.metrics.values()):
-        raise Refused("finite", "a metric is not finite")
-    _check_strategy(header, expectation)
-
-
-def _check_strategy(header: UpdateHeader, expectation: Expectation) -> None:
     if expectation.strategy not in ("", header.strategy):
         reason = f"trained as {header.strategy}, the job's strategy is {expectation.strategy}"
         raise Refused("strategy", f"{reason}: upgrade the function")

@@ -10,6 +10,7 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import OPTIMIZER_STATE, RoundTask, seed, token
 from broker.support.tasks import task_group
+from server import training
 from server.round_facts import model_of
 
 TASK_BYTES: Final = 100_000
@@ -45,20 +46,21 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
     Raises:
         ValueError: the job has no model yet.
     """
-    job, states = record.job, record.client_states.get(member.id, {})
+    job, trains = record.job, member.purpose == "train"
+    states = record.client_states.get(member.id, {}) if trains else {}
     return RoundTask(
         client_id=member.id,
         client_type=member.platform,
         url=member.url,
         model_configuration=job.model,
         data_loc=member.data_loc,
-        training_hyperparameters=job.training,
+        training_hyperparameters=training.training_of(member, record),
         job=record.id,
         round=record.round,
         model=model_of(record),
         state=states.get(OPTIMIZER_STATE),
         states=states,
-        along=record.along,
+        along=record.along if trains else None,
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
@@ -69,6 +71,7 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         evaluation=job.evaluation if job.is_judged_by_clients else None,
         purpose=member.purpose,
         frozen=record.frozen_model,
+        frozen_digest=record.frozen_digest,
         personal=record.own.get(member.id),
         state_loc=member.state_loc,
         model_seed=seed(job.seed, "model"),

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +14,7 @@ from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
+from server import models
 from server.strategies.base import GlobalState
 
 
@@ -41,7 +42,7 @@ class JobStore:
 
     Attributes:
         record: the job's record, as this server last read or changed it.
-        weights: the global model that `record.model` names, as a safetensors file; empty before it is loaded.
+        weights: the newest global model with all tensors, as a safetensors file; empty before it is loaded.
     """
 
     def __init__(self, broker: Broker, record: JobRecord, revision: int) -> None:
@@ -50,7 +51,7 @@ class JobStore:
         self._broker = broker
         self._revision = revision
         self._changing = asyncio.Lock()
-        self._previous_model: BlobRef | None = None
+        self._superseded: tuple[BlobRef | None, BlobRef | None] = (None, None)
 
     async def change(self, **changes: Any) -> None:
         """Change fields of the record. Changes wait for each other.
@@ -64,47 +65,68 @@ class JobStore:
             self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
             self.record = record
 
-    async def publish(self, state: GlobalState, along: Tensors) -> Published:
+    async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.
 
         Args:
             state: the model and the server state.
             along: tensors that every task refers to.
+            frozen: names of the model's tensors that no client trains: they are not published with each model.
 
         Raises:
             PayloadTooLarge: the broker does not take a value of this size.
             StorageFull: the broker has no room.
         """
         self.weights = tensors.encode(state.weights)
+        trained = {name: tensor for name, tensor in state.weights.items() if name not in frozen}
         return Published(
-            model=await self._put(self.weights),
+            model=await self._put(tensors.encode(trained) if frozen else self.weights),
             server_state=await self._put(tensors.encode(state.server_state)) if state.server_state else None,
             along=await self._put(tensors.encode(along)) if along else None,
         )
 
-    async def load_state(self) -> GlobalState:
+    async def publish_frozen(self, frozen: Tensors) -> dict[str, Any]:
+        """Publish the tensors that no client trains, unless each site makes them; return what the record gets of them.
+
+        Raises:
+            PayloadTooLarge: the broker does not take a value of this size.
+            StorageFull: the broker has no room.
+        """
+        if not frozen:
+            return {}
+        content = tensors.encode(frozen)
+        if self.record.job.model.frozen == "site":
+            return {"frozen_digest": hashlib.sha256(content).hexdigest()}
+        return {"frozen_model": await self._put(content)}
+
+    async def load_state(self, made_by_sites: Tensors | None = None) -> GlobalState:
         """Load the global state that the record names.
+
+        Args:
+            made_by_sites: the model's tensors that were never published; None: there are none.
 
         Raises:
             CorruptPayload: the model or the server state is missing or does not match its digest.
         """
         record = self.record
-        self.weights = b"" if record.model is None else await self._get(record.model)
-        server_state: Tensors = (
-            {} if record.server_state is None else tensors.decode(await self._get(record.server_state))[0]
-        )
+        content = b"" if record.model is None else await models.read(self._broker, record)
+        self.weights = models.join(content, tensors.encode(made_by_sites)) if made_by_sites else content
+        state = record.server_state
+        server_state = {} if state is None else tensors.decode(await models.get(self._broker, state))[0]
         return GlobalState(tensors.decode(self.weights)[0], server_state)
 
     async def delete_superseded(self, opened: JobRecord) -> None:
-        """Delete a round's updates, superseded states and the model before the previous one.
+        """Delete a round's updates, superseded states, the model before the previous one and an earlier best one.
 
         Args:
             opened: the record as it was while the round was open.
         """
         await self._broker.purge(topics.round_updates(opened.id, opened.round))
-        superseded, self._previous_model = self._previous_model, opened.model
-        if superseded is not None and superseded not in (opened.model, self.record.model):
-            await self._broker.purge(superseded.topic)
+        best = None if opened.best is None else opened.best.model
+        superseded, self._superseded = self._superseded, (opened.model, best)
+        for model in superseded:
+            if model is not None and model != opened.model:
+                await self._delete_unless_kept(model)
         kept_blobs = (self.record.model, self.record.server_state, self.record.along)
         for blob in (opened.server_state, opened.along):
             if blob is not None and blob not in kept_blobs:
@@ -125,20 +147,19 @@ class JobStore:
         await self._broker.purge(topics.job_updates(self.record.id))
         await self._broker.purge(topics.job_states(self.record.id))
         await self._broker.purge(topics.secret(self.record.id))
+        _, best = self._superseded
+        if best is not None:
+            await self._delete_unless_kept(best)
+
+    async def _delete_unless_kept(self, model: BlobRef) -> None:
+        if model not in models.by_round(self.record).values():
+            await self._broker.purge(model.topic)
 
     async def _put(self, blob: bytes) -> BlobRef:
         digest = hashlib.sha256(blob).hexdigest()
         topic = topics.model(self.record.id, digest)
         await self._broker.put(topic, blob)
         return BlobRef(topic, digest, len(blob))
-
-    async def _get(self, blob: BlobRef) -> bytes:
-        value = await self._broker.get(blob.topic)
-        if value is None:
-            raise CorruptPayload(blob.topic, "it is missing")
-        if hashlib.sha256(value.payload).hexdigest() != blob.sha256:
-            raise CorruptPayload(blob.topic, "its bytes do not have its digest")
-        return value.payload
 
 
 async def get_or_create_secret(broker: Broker, job: str, make_secret: Callable[[], str]) -> str:

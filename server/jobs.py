@@ -7,7 +7,7 @@ repeated. A server that takes a job over after a crash continues from the record
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -16,13 +16,25 @@ from broker import topics
 from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import codec, job_record, progress
-from broker.messages.job_record import JobRecord
+from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
 from broker.support.tasks import task_group
-from server import attempts, cohort, history, invitations, replay, round_facts, selection, strategies
+from server import (
+    attempts,
+    beginning,
+    cohort,
+    evaluators,
+    findings,
+    history,
+    invitations,
+    replay,
+    round_facts,
+    selection,
+    strategies,
+)
 from server.announcer import Announcer
 from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
@@ -109,14 +121,7 @@ class _JobRun:
         self._state = GlobalState({})
         self._secret = ""
         self._evaluating: asyncio.Task[None] | None = None
-        self._evaluation = Evaluation(
-            record.evaluated,
-            record.accuracy,
-            store=store,
-            learning=context.learning,
-            announcer=context.announcer,
-            clock=context.clock,
-        )
+        self._evaluation = Evaluation(store, context.learning, context.announcer, context.clock)
 
     @property
     def record(self) -> JobRecord:
@@ -131,7 +136,10 @@ class _JobRun:
             except JobCancelled:
                 await self._end("cancelled")
             except (JobCannotContinue, LearningFailed, *_PERMANENT) as exc:
-                await self._end("failed", str(exc))
+                if round_facts.is_to_judge(self.record):
+                    await self._end("completed", f"{self.record.reason}; clients could not judge the last model: {exc}")
+                else:
+                    await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True)
@@ -148,7 +156,7 @@ class _JobRun:
             if record.phase == "accepted":
                 await self._publish_initial_model(events)
             else:
-                self._state = await self._store.load_state()
+                self._state = await self._store.load_state(await self._make_frozen(events))
                 if self._selection.needs_history:
                     self._history = await history.read(context.broker, record)
                 if record.last is not None:
@@ -160,7 +168,7 @@ class _JobRun:
                     if self.record.cohort:
                         await self._run_round(events, background)
                     elif reason := self._stop_reason():
-                        await self._end("completed", reason)
+                        await self._open_last_round(reason)
                     else:
                         await self._open_round(events)
                 if self.record.phase == "cancelled" and self._evaluating is not None:
@@ -168,31 +176,44 @@ class _JobRun:
                     self._evaluating.cancel()
 
     async def _publish_initial_model(self, events: JobEvents) -> None:
+        learning, broker = self._context.learning, self._context.broker
         build = attempts.run(
-            self._store, "the construction of the model", lambda: self._context.learning.initial_model(self.job)
+            self._store, "the construction of the model", lambda: beginning.begin(self.job, learning, broker)
         )
-        initial = await events.unless_cancelled(build)
+        initial, start = await events.unless_cancelled(build)
         self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
         info = ModelInfo(initial.weights, frozenset(initial.frozen), frozenset(initial.buffers))
         self._state = self._strategy.init(info)
-        published = await self._store.publish(self._state, self._strategy.along(self._state))
+        frozen = await self._store.publish_frozen({name: initial.weights[name] for name in initial.frozen})
+        published = await self._store.publish(self._state, self._strategy.along(self._state), initial.frozen)
         parameters = sum(array.size for array in initial.weights.values())
-        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters))
+        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters, start=start))
         await self._store.change(
             phase="running",
             job=self.job,
             frozen=initial.frozen,
             buffers=initial.buffers,
+            **frozen,
             **published._asdict(),
         )
 
+    async def _make_frozen(self, events: JobEvents) -> Tensors | None:
+        """Make the tensors again that were never published: each site makes them itself."""
+        record, learning = self.record, self._context.learning
+        if not record.frozen_digest:
+            return None
+        step = "the construction of the frozen tensors"
+        return await events.unless_cancelled(
+            attempts.run(self._store, step, lambda: beginning.made_by_sites(record, learning))
+        )
+
     async def _evaluate_if_due(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
-        """Evaluate the newest model: now if the stop rule needs the result, else while the next round runs."""
+        """Evaluate the newest model: now if a rule of the job needs the result, else while the next round runs."""
         record, completed = self.record, self.record.last
         is_last = _has_done_all_rounds(record) and not record.cohort
         if completed is None or not self._evaluation.is_due(self.job, completed.round, record.done, is_last=is_last):
             return
-        in_background = not is_last and self.job.stop.target_accuracy is None
+        in_background = not is_last and not findings.needs_results(self.job)
         evaluation = self._evaluation.evaluate(
             record.id, self.job, completed.round, self._store.weights, in_background=in_background
         )
@@ -204,9 +225,8 @@ class _JobRun:
 
     def _stop_reason(self) -> str:
         """Say why the job's stop rule is met; empty if it is not met."""
-        target, accuracy = self.job.stop.target_accuracy, self._evaluation.accuracy
-        if target is not None and accuracy is not None and accuracy >= target:
-            return f"test accuracy {accuracy:.4f} reached the target {target:g}"
+        if reason := findings.stop_reason(self._evaluation.found, self.job):
+            return reason
         return f"{self.record.done} rounds are done" if _has_done_all_rounds(self.record) else ""
 
     async def _open_round(self, events: JobEvents) -> None:
@@ -219,16 +239,30 @@ class _JobRun:
             return
         now_s, round_ = self._context.clock(), self.record.round + 1
         chosen = self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", round_))
-        await self._store.change(
-            round=round_,
-            cohort=cohort.members(chosen),
-            opened_s=now_s,
-            deadline_s=now_s + self.job.cohort.deadline_s,
-            invited=False,
-            closed=None,
-            evaluated=self._evaluation.round,
-            accuracy=self._evaluation.accuracy,
-        )
+        judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
+        await self._store.change(**self._opening(now_s, (*cohort.members(chosen), *judges)))
+
+    async def _open_last_round(self, reason: str) -> None:
+        """Ask clients to judge the last model, or end the job at once if none are to."""
+        last, candidates = self.record.last, self._recruiter.eligible()
+        judges = () if last is None else evaluators.of_last_model(self.job, candidates, last.counted)
+        if judges:
+            await self._store.change(reason=reason, **self._opening(self._context.clock(), judges))
+        else:
+            note = "; no client was there to judge the last model" if self.job.is_judged_by_clients else ""
+            await self._end("completed", reason + note)
+
+    def _opening(self, now_s: float, members: tuple[Member, ...]) -> dict[str, Any]:
+        """Return the changes of the record that open the next round."""
+        return {
+            "round": self.record.round + 1,
+            "cohort": members,
+            "opened_s": now_s,
+            "deadline_s": now_s + self.job.cohort.deadline_s,
+            "invited": False,
+            "closed": None,
+            **self._evaluation.changes,
+        }
 
     async def _run_round(self, events: JobEvents, background: asyncio.TaskGroup) -> None:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
@@ -244,19 +278,31 @@ class _JobRun:
             invited_s = context.clock()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._commit(await collector.replay(events, opened.closed), expectation, invited_s, events)
+            await self._close(await collector.replay(events, opened.closed), expectation, invited_s, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence)
-                    await self._commit(collection, expectation, invited_s, events)
+                    await self._close(collection, expectation, invited_s, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
+
+    async def _close(
+        self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
+    ) -> None:
+        """Make the next global model, or end the job if the round was only to judge the last one."""
+        if not round_facts.is_to_judge(self.record):
+            await self._commit(collection, expectation, invited_s, events)
+            return
+        await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
+        answered, asked = len(collection.judging.headers), len(self.record.cohort)
+        note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
+        await self._end("completed", self.record.reason + note)
 
     async def _commit(
         self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
@@ -265,19 +311,22 @@ class _JobRun:
         record = self.record
         finished = await self._finish(collection, expectation)
         self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
-        published = await self._store.publish(self._state, self._strategy.along(self._state))
+        collection.aggregate.release()
+        published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
         committed_s = self._context.clock()
         model = published.model
         event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
         await events.unless_cancelled(self._evaluation.wait())
+        if self.job.is_judged_by_clients:
+            await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=True))
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,
-            evaluated=self._evaluation.round,
-            accuracy=self._evaluation.accuracy,
+            kept=round_facts.kept_models(record, model),
+            **self._evaluation.changes,
             **published._asdict(),
         )
         self._announce(event, event.round)
@@ -307,8 +356,7 @@ class _JobRun:
         await self._store.change(cohort=(), failures=failures)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
-        accuracy, evaluated = self._evaluation.accuracy, self._evaluation.round
-        await self._store.change(phase=phase, cohort=(), reason=reason, accuracy=accuracy, evaluated=evaluated)
+        await self._store.change(phase=phase, cohort=(), reason=reason, **self._evaluation.changes)
 
     def _announce(self, event: Event, *key: object) -> None:
         self._context.announcer.announce(self.record.id, event, *key)

@@ -3,7 +3,7 @@
 The caller of `server.service.serve` passes an implementation, so the server itself needs no torch.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,15 +34,21 @@ class EvaluationResult:
 
     Attributes:
         accuracy: share of right answers, 0 to 1; None: not measured.
-        loss: mean loss; None: not measured, or not finite.
+        loss: mean loss over the samples, or a value that is not finite; None: not measured.
         samples: size of the test set.
-        metrics: all that was measured, `accuracy` and `loss` too; finite numbers.
+        metrics: what else was measured, by metric.
     """
 
     accuracy: float | None
     loss: float | None
     samples: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> dict[str, float]:
+        """All that was measured, by metric, without what is not finite: JSON has no NaN."""
+        named = {"accuracy": self.accuracy, "loss": self.loss, **self.metrics}
+        return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
 class Learning(Protocol):
@@ -59,14 +65,33 @@ class Learning(Protocol):
             LearningDied: the process ended.
         """
 
+    async def read_model(self, url: str) -> bytes:
+        """Read a model's safetensors file at a URL, if the server's site settings allow the place.
+
+        Raises:
+            LearningFailed: it can't be read; the message says what to do.
+        """
+
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
-        """Evaluate a model on the test set of the job's dataset.
+        """Evaluate a model on the job's test set.
 
         Args:
-            job: names the model and the dataset.
+            job: names the model and the test set.
             weights: the model, a safetensors file.
 
         Raises:
             LearningFailed: the model's class or the data can't be used; the message says what to do.
+            LearningDied: the process ended.
+        """
+
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:
+        """Compute metrics once from sums over all samples that clients hold out; finite numbers, by metric.
+
+        Args:
+            job: names the model and the metrics.
+            sums: the clients' states of each metric, added up: `<metric>.<state>`, int64 or float64.
+
+        Raises:
+            LearningFailed: the sums do not fit the metrics.
             LearningDied: the process ended.
         """

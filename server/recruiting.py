@@ -48,7 +48,7 @@ class Recruiter:
             JobCannotContinue: there are still too few after the job's `cohort.wait_s`.
         """
         need, until_s = self.job.cohort.clients, self.clock() + self.job.cohort.wait_s
-        candidates = self._eligible()
+        candidates = self.eligible()
         if len(candidates) >= need:
             return candidates
         have, reason = len(candidates), self._shortage()
@@ -56,7 +56,7 @@ class Recruiter:
         while len(candidates) < need and not events.cancel_requested:
             if isinstance(await events.next(until_s), TimedOut):
                 raise JobCannotContinue(f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}")
-            candidates = self._eligible()
+            candidates = self.eligible()
         return await self._wait_until_settled(events, candidates, until_s)
 
     async def _wait_until_settled(
@@ -69,18 +69,21 @@ class Recruiter:
         while len(candidates) < self.job.data.clients and not events.cancel_requested:
             if isinstance(await events.next(min(until_s, self.clock() + SETTLE_S)), TimedOut):
                 break
-            candidates = self._eligible()
+            candidates = self.eligible()
         return candidates
 
-    def _eligible(self) -> list[ClientRecord]:
+    def eligible(self) -> list[ClientRecord]:
+        """Return the clients that can take part now, sorted by id."""
         return cohort.eligible_clients(self.job, self.registry.clients, self.presence.is_present)
 
     def _shortage(self) -> str:
         """Say how many clients are registered, and how many of them have no bridge."""
-        registered, present = cohort.data_holders(self.job, self.registry.clients), self._eligible()
+        registered, present = cohort.data_holders(self.job, self.registry.clients), self.eligible()
         absent = sorted({client.platform for client in registered} - {client.platform for client in present})
         name = self.job.data.key if self.job.data.dataset in PIXELS else self.job.data.dataset
-        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {name!r} are registered"
+        where = self.job.cohort.where
+        labelled = " and have " + ", ".join(f"{key} = {value!r}" for key, value in where.items()) if where else ""
+        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {name!r}{labelled} are registered"
         if without := len(registered) - len(present):
             text += f", {without} of them on {', '.join(absent)}, whose bridge is not there: start it"
         return text if len(registered) >= self.job.cohort.clients else f"{text}; {_remedy(self.job.data)}"

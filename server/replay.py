@@ -67,7 +67,7 @@ async def _read(broker: Broker, header: UpdateHeader, expectation: Expectation) 
     value = await broker.get(topic)
     if value is None:
         raise CorruptPayload(topic, "it is in the log no longer")
-    return gate.check(value.payload, gate.parse_topic(topic), expectation)[1]
+    return gate.check(value.payload, gate.parse_topic(topic), expectation).tensors
 
 
 def _reduce(rows: Array, name: str, plan: Plan, reduce: Reduce) -> Array:

@@ -18,7 +18,7 @@ from broker.messages.progress import (
 from broker.messages.round import BlobRef
 from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
-from server import aggregator, timing
+from server import aggregator, cohort, timing
 from server.collecting import Collection
 from server.gate import Expectation
 from server.strategies.base import ModelInfo, Strategy
@@ -26,13 +26,20 @@ from server.strategies.base import ModelInfo, Strategy
 
 def opened_event(record: JobRecord) -> RoundOpened:
     """The event of the open round."""
+    trainers = cohort.ids(record.cohort, "train")
     return RoundOpened(
         round=record.round,
-        cohort=tuple(member.id for member in record.cohort),
-        quorum=min(record.job.cohort.needed, len(record.cohort)),
+        cohort=trainers,
+        quorum=min(record.job.cohort.needed, len(trainers)),
         deadline_s=record.deadline_s,
         resumed=record.invited,
+        evaluators=cohort.ids(record.cohort, "evaluate"),
     )
+
+
+def is_to_judge(record: JobRecord) -> bool:
+    """Whether nobody trains in the open round: it only judges the job's last model."""
+    return bool(record.cohort) and not cohort.ids(record.cohort, "train")
 
 
 def model_info(record: JobRecord, weights: Tensors) -> ModelInfo:
@@ -73,6 +80,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
         form=job.training.update,
         strategy=name_of(job.strategy) if strategy.has_client_half else "",
         needs=strategy.needs,
+        takes_sums=job.is_judged_by_clients,
     )
 
 
@@ -103,7 +111,7 @@ def completed_event(
     return RoundCompleted(
         round=record.round,
         counted=tuple(sorted(headers)),
-        missing=tuple(sorted({member.id for member in record.cohort} - headers.keys())),
+        missing=_missing(record, collection),
         samples=sum(header.samples for header in headers.values()),
         model=model,
         split=timing.split(
@@ -136,9 +144,13 @@ def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
         round=record.round,
         reason=reason,
         counted=counted,
-        missing=tuple(sorted({member.id for member in record.cohort} - collection.headers.keys())),
+        missing=_missing(record, collection),
         policy=record.job.cohort.on_failure,
     )
+
+
+def _missing(record: JobRecord, collection: Collection) -> tuple[str, ...]:
+    return tuple(sorted(set(cohort.ids(record.cohort, "train")) - collection.headers.keys()))
 
 
 def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[str, BlobRef]]:
@@ -150,6 +162,17 @@ def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[s
     """
     new = {client: header.states for client, header in collection.headers.items()}
     return {client: states for client, states in (record.client_states | new).items() if states}
+
+
+def kept_models(record: JobRecord, model: BlobRef) -> dict[int, BlobRef]:
+    """The models that `model.keep_every` keeps after a round, by round.
+
+    Args:
+        record: the job's record while the round is open.
+        model: the round's model.
+    """
+    every = record.job.model.keep_every
+    return record.kept | ({record.round: model} if every and (record.done + 1) % every == 0 else {})
 
 
 def end_event(record: JobRecord) -> Event:
@@ -164,5 +187,13 @@ def end_event(record: JobRecord) -> Event:
         case "cancelled":
             return JobCancelled(rounds=record.done, model=record.model)
         case _:
-            model, accuracy = model_of(record), record.accuracy
-            return JobCompleted(reason=record.reason, rounds=record.done, accuracy=accuracy, model=model)
+            best = record.best
+            return JobCompleted(
+                reason=record.reason,
+                rounds=record.done,
+                accuracy=record.accuracy,
+                model=model_of(record),
+                metrics=record.metrics,
+                best_round=None if best is None else best.round,
+                best=None if best is None else best.model,
+            )

@@ -2,7 +2,8 @@
 
 A round closes when no client is outstanding and the quorum is reached, when the grace period after the quorum ends,
 or at the deadline if the quorum is reached. It fails at the deadline without a quorum, or when the lost clients put the
-quorum out of reach.
+quorum out of reach. Clients that only judge the round's model are waited for like the others, and the quorum does not
+need them.
 """
 
 import enum
@@ -66,7 +67,7 @@ class Round:
     """A round; every step returns a new one.
 
     Attributes:
-        cohort: ids of the invited clients.
+        cohort: ids of the clients that are to train.
         needed: number of counted updates that makes the quorum.
         grace_s: seconds to wait for the other clients after the quorum.
         deadline_s: latest end, in seconds on the clock of the `now_s` arguments.
@@ -74,6 +75,8 @@ class Round:
         counted: ids of the clients whose update counts, in log order.
         lost: ids of the clients that the round no longer waits for.
         grace_until_s: end of the grace period, on the same clock; None before the quorum.
+        evaluators: ids of the clients that only judge.
+        judged: ids of those of them that have answered, in log order.
     """
 
     cohort: frozenset[str]
@@ -84,6 +87,8 @@ class Round:
     counted: tuple[str, ...] = ()
     lost: frozenset[str] = frozenset()
     grace_until_s: float | None = None
+    evaluators: frozenset[str] = frozenset()
+    judged: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -97,12 +102,33 @@ class Round:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Ids of the invited clients that are not counted, sorted."""
+        """Ids of the clients that are to train and are not counted, sorted."""
         return tuple(sorted(self.cohort.difference(self.counted)))
+
+    @property
+    def outstanding(self) -> frozenset[str]:
+        """Ids of the clients that the round waits for."""
+        return (self.cohort | self.evaluators).difference(self.counted, self.judged, self.lost)
+
+    def can_do_without(self, client: str) -> bool:
+        """Whether the quorum stays in reach if a client that is outstanding is lost."""
+        return client in self.evaluators or len(self.cohort - self.lost) > self.needed
+
+
+def to_judge(evaluators: frozenset[str], deadline_s: float) -> Round:
+    """Return a round in which no client trains. It waits for all, until the deadline at the latest, and can't fail.
+
+    Args:
+        evaluators: ids of the clients that judge.
+        deadline_s: latest end, in seconds.
+    """
+    # The quorum of nobody is reached at once.
+    nobody: frozenset[str] = frozenset()
+    return Round(nobody, 0, 0.0, deadline_s, State.GRACE, grace_until_s=deadline_s, evaluators=evaluators)
 
 
 def add_answer(round_: Round, client: str, now_s: float) -> Round:
-    """Count a client's valid update. A client that was lost is lost no longer.
+    """Count a client's valid answer: its update, or its judgement. A client that was lost is lost no longer.
 
     Args:
         round_: the round.
@@ -112,10 +138,15 @@ def add_answer(round_: Round, client: str, now_s: float) -> Round:
     Raises:
         IllegalTransition: the round is over.
     """
-    after = replace(round_, counted=(*round_.counted, client), lost=round_.lost - {client})
-    if _is_everyone_done(after) and len(after.counted) >= after.needed:
+    after = replace(round_, lost=round_.lost - {client})
+    if client in round_.evaluators:
+        after = replace(after, judged=(*round_.judged, client))
+    else:
+        after = replace(after, counted=(*round_.counted, client))
+    if not after.outstanding and len(after.counted) >= after.needed:
         return _step(after, RoundEvent.LAST, now_s)
-    return _step(after, RoundEvent.QUORUM if len(after.counted) == after.needed else RoundEvent.ANSWER, now_s)
+    makes_quorum = len(round_.counted) < after.needed == len(after.counted)
+    return _step(after, RoundEvent.QUORUM if makes_quorum else RoundEvent.ANSWER, now_s)
 
 
 def add_loss(round_: Round, client: str, now_s: float) -> Round:
@@ -129,12 +160,12 @@ def add_loss(round_: Round, client: str, now_s: float) -> Round:
     Raises:
         IllegalTransition: the round is over.
     """
-    if client not in round_.cohort or client in round_.counted:
+    if client not in round_.outstanding | round_.lost:
         return round_
     after = replace(round_, lost=round_.lost | {client})
-    if len(after.cohort) - len(after.lost) < after.needed:
+    if len(after.cohort - after.lost) < after.needed:
         return _step(after, RoundEvent.HOPELESS, now_s)
-    return _step(after, RoundEvent.LAST if _is_everyone_done(after) else RoundEvent.LOSS, now_s)
+    return _step(after, RoundEvent.LOSS if after.outstanding else RoundEvent.LAST, now_s)
 
 
 def tick(round_: Round, now_s: float) -> Round:
@@ -165,10 +196,6 @@ def cancel(round_: Round, now_s: float) -> Round:
         IllegalTransition: the round is over.
     """
     return _step(round_, RoundEvent.CANCEL, now_s)
-
-
-def _is_everyone_done(round_: Round) -> bool:
-    return len(round_.counted) + len(round_.lost) == len(round_.cohort)
 
 
 def _step(round_: Round, event: RoundEvent, now_s: float) -> Round:

@@ -5,6 +5,7 @@ MessageError
 │   ├── SchemaTooNew  a message of a newer schema
 │   ├── BadTensors    not an acceptable safetensors file
 │   └── BadSignature  a call that the bridge did not sign, that is too old, or that was made before
+├── NoSuchModel       a model that a job does not have
 └── JobError          a job that cannot run: one field, its value, what is allowed
 """
 
@@ -45,6 +46,31 @@ class BadTensors(DecodeError):
 
 class BadSignature(DecodeError):
     """Raised for a call that the bridge did not sign, that is too old, or that was made before."""
+
+
+class NoSuchModel(MessageError):
+    """Raised for a model that a job does not have.
+
+    Attributes:
+        job: the job's id.
+        which: the model: `last`, `best`, or its round; None: there is no such job.
+        kept: the rounds whose models the job has; 0 is the initial one.
+    """
+
+    def __init__(self, job: str, which: str | int | None, kept: tuple[int, ...]) -> None:
+        if which is None:
+            message = f"no job {job!r} is known to this broker"
+        elif not kept:
+            message = f"job {job} has no model yet"
+        elif which == "best":
+            message = f"job {job} has no best model: evaluation.best names the metric that decides"
+        else:
+            rounds = ", ".join(map(str, kept))
+            message = f"job {job} does not keep the model of round {which}, but those of {rounds}: see model.keep_every"
+        super().__init__(message)
+        self.job = job
+        self.which = which
+        self.kept = kept
 
 
 class JobError(MessageError):

@@ -81,9 +81,13 @@ def to_toml(job: Job) -> str:
     return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
 
 
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+def _without_none(value: Any) -> Any:
     """Leave out the fields that are None: TOML has no null."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return value
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

@@ -83,7 +83,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         watched: the best value so far of the metric that `stop` looks at; None: there is none.
         without_better: number of evaluations in a row without a better value of it.
         kept: the models that `model.keep_every` keeps, by round.
-        frozen_model: the tensors that no client trains; None: there are none, or they are in `model`.
+        frozen_model: the tensors that no client trains; None: there are none, or each site makes them itself.
+        frozen_digest: SHA-256 digest of the safetensors file of the tensors that each site makes itself, 64 hexadecimal
+            digits; empty: there are none.
         personal: names of the tensors that never leave a client.
         own: by client, its own tensors as of its last counted update.
         starts: how often the last step that runs the user's code was started, by the step's name.
@@ -122,6 +124,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     without_better: int = 0
     kept: dict[int, BlobRef] = {}
     frozen_model: BlobRef | None = None
+    frozen_digest: str = ""
     personal: tuple[str, ...] = ()
     own: dict[str, PersonalRef] = {}
     starts: dict[str, int] = {}

@@ -1,11 +1,11 @@
 """The rules of a job that no single field's type can express."""
 
 import math
-import re
 
 import msgspec
 
 from broker.errors import BadTopic
+from broker.messages import judging_rules, learning_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import QUORUM_RULE
@@ -18,8 +18,6 @@ LARGEST_INTEGER = 2**53 - 1
 
 MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 MEDIAN_UPDATES = 3
 """Fewest updates whose median one client can't move at will."""
@@ -50,25 +48,15 @@ def check(job: Job) -> None:
     if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
-    _check_model(job)
+    learning_rules.check(job)
     _check_strategy(job)
-    if job.stop.target_accuracy is not None and job.evaluation.every == 0:
-        raise JobError("stop.target_accuracy", job.stop.target_accuracy, "needs evaluation.every of at least 1")
+    judging_rules.check(job)
 
 
 def _check_strategy(job: Job) -> None:
     if isinstance(job.strategy, Median) and job.cohort.needed < MEDIAN_UPDATES:
         allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
         raise JobError("strategy.name", "median", allowed)
-
-
-def _check_model(job: Job) -> None:
-    if not (job.model.type in ("nn", "cnn") or _is_class_path(job.model.type)):
-        raise JobError("model.type", job.model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
-    if job.model.code and not _DIGEST.fullmatch(job.model.code):
-        raise JobError("model.code", job.model.code, "a SHA-256 digest: 64 hexadecimal digits")
-    if job.model.type == "cnn" and job.data.dataset == "digits":
-        raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
 
 
 def _check_value(path: str, value: object, depth: int) -> None:
@@ -103,8 +91,3 @@ def _check_id(field: str, name: str) -> None:
         checked_id(name)
     except BadTopic as exc:
         raise JobError(field, name, exc.rule) from exc
-
-
-def _is_class_path(path: str) -> bool:
-    module, _, name = path.partition(":")
-    return name.isidentifier() and all(part.isidentifier() for part in module.split("."))

@@ -13,7 +13,7 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.job import Job
 from broker.messages.reports import Split, Spread, StartReport
-from broker.messages.round import BlobRef
+from broker.messages.round import BlobRef, Purpose
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,10 +121,11 @@ class RoundOpened(_Event, frozen=True):
     """The cohort is selected, and the server sends its tasks.
 
     Attributes:
-        cohort: ids of the invited clients.
+        cohort: ids of the clients that are to train; none: the round only judges the job's last model.
         quorum: number of counted updates that the round needs.
         deadline_s: the round's deadline, in seconds since the epoch.
         resumed: whether the server was restarted during the round.
+        evaluators: ids of the clients that only judge the round's model.
     """
 
     what: ClassVar = "round.opened"
@@ -133,6 +134,7 @@ class RoundOpened(_Event, frozen=True):
     quorum: int
     deadline_s: float
     resumed: bool = False
+    evaluators: tuple[str, ...] = ()
 
 
 class RoundQuorum(_Event, frozen=True):
@@ -249,12 +251,13 @@ class UpdateCounted(_Event, frozen=True):
 
     Attributes:
         samples: number of examples that the client trained on.
-        counted: number of counted updates so far.
-        of: number of invited clients.
+        counted: number of counted updates so far; of clients with the same purpose.
+        of: number of invited clients with that purpose.
         trained_s: training time of the client, in seconds.
         metrics: metrics that the training measured.
         judged: number of held-out samples that it judged the round's model with.
         evaluation: what that gave, by metric.
+        purpose: `evaluate`: the client has only judged the model.
     """
 
     what: ClassVar = "update.counted"
@@ -268,6 +271,7 @@ class UpdateCounted(_Event, frozen=True):
     metrics: dict[str, float]
     judged: int = 0
     evaluation: dict[str, float] = {}
+    purpose: Purpose = "train"
 
 
 class UpdateRefused(_Event, frozen=True):
@@ -297,7 +301,9 @@ class ModelEvaluated(_Event, frozen=True):
         metrics: all that was measured, `accuracy` and `loss` too, over all samples at once.
         clients: number of clients that have judged it; 0: the server has.
         spread: by metric, how it differs among the clients.
-        left_out: by metric, number of clients that could not measure it, for example for want of a second class.
+        left_out: by metric, number of clients that answered and could not measure it, for example for want of a second
+            class.
+        reason: why there are no metrics; empty: there are.
     """
 
     what: ClassVar = "model.evaluated"
@@ -312,6 +318,7 @@ class ModelEvaluated(_Event, frozen=True):
     clients: int = 0
     spread: dict[str, Spread] = {}
     left_out: dict[str, int] = {}
+    reason: str = ""
 
 
 Event = (

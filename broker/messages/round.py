@@ -69,7 +69,9 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         learner: the user's class that says how to learn.
         evaluation: how to judge the round's model on the client's hold-out; None: not at all.
         purpose: `train`, or `evaluate`: only judge the round's model.
-        frozen: the model's tensors that no client trains; None: they are in `model`, or the site makes them itself.
+        frozen: the model's tensors that no client trains; None: there are none, or the site makes them itself.
+        frozen_digest: SHA-256 digest of the safetensors file of the tensors that the site makes itself, as it builds
+            the model with `model_seed`; empty: there are none.
         personal: the client's own tensors to start from; None: the initial ones.
         state_loc: where the client's own tensors lie; empty: beside `data_loc`.
         model_seed: seed of the model's initial tensors, for those that are not in `model`.
@@ -101,6 +103,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     evaluation: Evaluation | None = None
     purpose: Purpose = "train"
     frozen: BlobRef | None = None
+    frozen_digest: str = ""
     personal: PersonalRef | None = None
     state_loc: str = ""
     model_seed: int = 0

@@ -28,7 +28,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         states: the client's states after the training, by name: `opt` is the optimizer's, if the job carries it. An
             update of an older version names that one in a field `state`.
         fetched: bytes that the function fetched from the broker for this task; 0: everything was cached.
-        seconds: duration of the function's steps `fetch`, `data`, `build` and `train`, in seconds.
+        seconds: duration of the function's steps `fetch`, `data`, `build`, `judge` and `train`, in seconds.
         code: SHA-256 digest of the user's code that trained; empty: the model is ours or an installed package's.
         shard: keyed digest of the data that it trained on (HMAC-SHA256, RFC 2104); only the site has the key, so only
             the site can tell whose data it was.

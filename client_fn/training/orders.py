@@ -11,6 +11,9 @@ STATE = "state."
 OPTIMIZER = f"{STATE}opt"
 """The file with the optimizer's state."""
 
+FROZEN = "frozen"
+"""The file with the model's tensors that no client trains; without it, they are in `weights`, or made here."""
+
 ALONG = "along"
 """The file with the tensors that the server's half of the strategy sends along."""
 
@@ -141,9 +144,10 @@ class Train:
         learner: the user's class that says how to learn.
         evaluation: how to judge the round's model on the hold-out.
         round: number of the round.
-        model_seed: seed of the model's initial tensors, for those that are not in the round's model.
+        model_seed: seed of the model's initial tensors, for those that are in no input.
         personal: patterns of names of tensors that each client keeps for itself.
         source: the client's data; without a path and without the file `shard` there is none (a dry task).
+        frozen_digest: SHA-256 digest of the file of the frozen tensors that are made here; empty: none are.
     """
 
     model: Model
@@ -159,6 +163,7 @@ class Train:
     model_seed: int = 0
     personal: tuple[str, ...] = ()
     source: Source = Source()
+    frozen_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,10 @@ class Evaluate:
         device: torch's name of the device.
         left_s: seconds until the task's deadline; None: there is none.
         source: the data.
+        held_out: whether only what `evaluation` holds out of the data is looked at, for an update.
+        model_seed: seed of the model's initial tensors, for those that are in no input.
+        personal: patterns of names of tensors that each client keeps for itself.
+        frozen_digest: as in `Train`.
     """
 
     model: Model
@@ -182,6 +191,10 @@ class Evaluate:
     device: str = "cpu"
     left_s: float | None = None
     source: Source = Source()
+    held_out: bool = False
+    model_seed: int = 0
+    personal: tuple[str, ...] = ()
+    frozen_digest: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,20 @@ import torch
 from torch import nn
 
 from client_fn.errors import BadSettings
-from client_fn.training import check, diagnosis, evaluate, lazy, learner, models, orders, tensors, updates
+from client_fn.training import (
+    check,
+    diagnosis,
+    evaluate,
+    frozen,
+    holdout,
+    judge,
+    lazy,
+    learner,
+    models,
+    orders,
+    tensors,
+    updates,
+)
 from client_fn.training.context import Context
 from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
@@ -87,16 +100,17 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
     data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
-    base = tensors.from_bytes(inputs["weights"])
-    model, held = _loaded(ours, order, base, data, order.device)
+    model, held, base = _loaded(ours, order, inputs, data)
     built_s = time.perf_counter()
     say("training")
     metrics: dict[str, float] = {}
     files: dict[str, bytes] = {}
-    samples = 1
+    samples, judged = 1, judge.NOTHING
     if order.training is None or data is None:
         update = updates.noise(held, base, order.update, order.seed)
     else:
+        rest, held_out = holdout.split(data, order.evaluation.holdout)
+        judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
         context = Context(
             ours,
             model,
@@ -109,13 +123,11 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
             states=states_of_optimizers(inputs),
         )
         with context.scratch():
-            metrics, samples, aux, files = fit(ours, model, data, context, order=order, inputs=inputs)
-        update = updates.with_aux(updates.make(held, base, order.update), aux)
-    facts = {
-        "metrics": metrics,
-        "samples": samples,
-        "seconds": {"build": built_s - begin_s, "train": time.perf_counter() - built_s},
-    }
+            metrics, samples, aux, files = fit(ours, model, rest, context, order=order, inputs=inputs)
+        update = {**updates.with_aux(updates.make(held, base, order.update), aux), **judged.sums}
+    trained_s = time.perf_counter() - built_s - judged.duration_s
+    seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
+    facts = {"metrics": metrics, "samples": samples, "seconds": seconds, **judged.facts}
     return facts, {**files, "update": tensors.to_bytes(update)}
 
 
@@ -123,9 +135,14 @@ def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: 
     begin_s = time.perf_counter()
     end_s = None if order.left_s is None else time.monotonic() + order.left_s
     data = _data(ours, order, inputs)
-    model, _ = _loaded(ours, order, tensors.from_bytes(inputs["weights"]), data, order.device)
+    model, _, _ = _loaded(ours, order, inputs, data)
     built_s = time.perf_counter()
+    say("training")
     context = evaluation_context(ours, model, order, say, end_s)
+    if order.held_out:
+        judged = judge.judge(ours, model, holdout.split(data, order.evaluation.holdout).held, context)
+        facts = {"seconds": {"build": built_s - begin_s, **judged.seconds}, **judged.facts}
+        return facts, {"update": tensors.to_bytes(judged.sums)}
     with context.scratch():
         samples, metrics, sums = evaluate.evaluate(ours, model, data, context)
     facts = {
@@ -169,24 +186,25 @@ def _has_data(order: Build | Train, inputs: Mapping[str, bytes]) -> bool:
 
 
 def _loaded(
-    ours: Learner, order: Train | Evaluate, base: Mapping[str, torch.Tensor], data: Any, device: str
-) -> tuple[Any, ModelTensors]:
-    """Return a model with the round's weights, on its device."""
+    ours: Learner, order: Train | Evaluate, inputs: Mapping[str, bytes], data: Any
+) -> tuple[Any, ModelTensors, dict[str, torch.Tensor]]:
+    """Return a model with the round's weights, on its device, how to reach its tensors, and these weights."""
     model = _model(ours, order)
     lazy.initialise(ours, model, lambda: data)
     held = ModelTensors(ours, model)
+    base = frozen.complete(held, inputs, order.frozen_digest)
     if isinstance(model, nn.Module):
-        to_device(model, device)
+        to_device(model, order.device)
     held.load(base)
     if isinstance(model, nn.Module) and _is_compiled(order):
         model.compile()
-    return model, held
+    return model, held, base
 
 
 def _model(ours: Learner, order: Train | Evaluate) -> Any:
-    """Return a model that no other task has touched. Its weights are overwritten, so any seed will do."""
+    """Return a model that no other task has touched. What an order brings is overwritten, whatever the seed."""
     if order.learner.type or order.model.type not in models.BUILT_IN or _is_compiled(order):
-        with seeded(0), diagnosis.calling("model()"):
+        with seeded(order.model_seed if order.frozen_digest else 0), diagnosis.calling("model()"):
             return ours.model()
     key = json.dumps([order.model.type, order.model.args], sort_keys=True)
     if key not in _built_in:

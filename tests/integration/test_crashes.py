@@ -39,6 +39,22 @@ async def test_a_server_that_crashes_at_any_write_is_replaced_with_the_same_mode
     assert writes > 10 * ROUNDS, "a round has more writes than that"
 
 
+async def test_a_server_that_crashes_at_any_write_announces_the_same_judgements_of_the_clients() -> None:
+    """Among the writes are those of the commit with a judgement, and those of the round that judges the last model."""
+    evaluation = {"data": "", "holdout": 0.2, "clients": 2, "best": "loss"}
+    undisturbed, _, all_ids, _ = await train("memory://undisturbed-judging", None, evaluation=evaluation)
+    judged = [event_id for event_id in all_ids if event_id.startswith("model.evaluated")]
+    assert judged == [f"model.evaluated.{round_}.clients" for round_ in range(ROUNDS + 1)]
+    for writes in itertools.count(1):
+        digest, fleet, ids, has_crashed = await train(f"memory://judging-{writes}", writes, evaluation=evaluation)
+        assert digest == undisturbed, f"another model after a crash at write {writes}"
+        assert stable_ids(ids) == stable_ids(all_ids), f"an event is lost, or has two ids, after write {writes}"
+        assert max(fleet.task_counts.values()) <= 2
+        if not has_crashed:
+            break
+    assert writes > 10 * (ROUNDS + 1)
+
+
 class NoModel(FakeLearning):
     """Fails the test if the server builds a model."""
 

@@ -91,7 +91,7 @@ async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(sdk: Cli
     ("job", "field"),
     [
         ({"cohort": {"clients": 0}}, "cohort.clients"),
-        ({"training": {"optimizer": "rmsprop"}}, "training.optimizer"),
+        ({"training": {"loss": "hinge"}}, "training.loss"),
         ({"colour": "red"}, "colour"),
     ],
 )

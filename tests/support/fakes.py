@@ -5,6 +5,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -40,18 +41,34 @@ class FakeLearning:
 
     Attributes:
         fails_on: name of a dataset that is missing.
+        frozen: names of the tensors that no client trains.
+        measure: returns further metrics of a model.
+        fails_to_score: whether the clients' sums can't be scored.
     """
 
     fails_on: str = ""
+    frozen: tuple[str, ...] = ()
+    measure: Callable[[Tensors], dict[str, float]] = lambda _: {}
+    fails_to_score: bool = False
 
     async def initial_model(self, job: Job) -> InitialModel:
         if job.data.dataset == self.fails_on:
             raise LearningFailed(f"no data {self.fails_on!r} here: put it there")
-        return InitialModel(INITIAL, (), ("norm.running_mean", "norm.num_batches_tracked"))
+        return InitialModel(INITIAL, self.frozen, ("norm.running_mean", "norm.num_batches_tracked"))
+
+    async def read_model(self, url: str) -> bytes:
+        return await asyncio.to_thread(Path(url.removeprefix("file://")).read_bytes)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002 (the interface's arguments)
         tensors, _ = payload.decode(weights)
-        return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10)
+        assert payload.layout(tensors) == payload.layout(INITIAL)
+        return EvaluationResult(float(tensors["layer.bias"].mean()), 0.5, 10, self.measure(tensors))
+
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:  # noqa: ARG002
+        if self.fails_to_score:
+            raise LearningFailed("these sums are no numbers of ours")
+        means = {name.partition(".")[0]: float(sums[name]) for name in sums if not name.endswith(".count")}
+        return {metric: total / float(sums[f"{metric}.count"]) for metric, total in means.items()}
 
 
 def job(name: str = "test", **sections: Any) -> Job:
@@ -61,6 +78,7 @@ def job(name: str = "test", **sections: Any) -> Job:
         "data": {"dataset": "own", "clients": 10},
         "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 600.0, "wait_s": 600.0},
         "stop": {"rounds": 2},
+        "evaluation": {"data": "/test"},
     }
     for section, values in sections.items():
         base[section] = {**base.get(section, {}), **values} if isinstance(values, Mapping) else values
@@ -107,6 +125,21 @@ def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
     return UpdateHeader(**{**fields, **changes})
 
 
+def judgement(task: RoundTask) -> tuple[Tensors, dict[str, Any]]:
+    """The sums of a client that is to judge the model, and what its header says: number i has i right of i + 1."""
+    if task.evaluation is None:
+        return {}, {}
+    right, judged = number(task.client_id), number(task.client_id) + 1
+    sums: Tensors = {
+        "eval.accuracy.correct": np.array(right),
+        "eval.accuracy.count": np.array(judged),
+        "eval.loss.sum": np.array(0.1 * judged),
+        "eval.loss.count": np.array(judged),
+    }
+    own = {"accuracy": right / judged, "loss": 0.1}
+    return sums, {"judged": judged, "evaluation": own, "seconds": {"train": 1.0, "judge": 0.25}}
+
+
 def update(tensors: Tensors, metadata: UpdateHeader) -> bytes:
     """An update as a safetensors file."""
     return safetensors.numpy.save({name: np.asarray(array) for name, array in tensors.items()}, metadata.to_metadata())
@@ -120,8 +153,10 @@ async def base_of(bus: Broker, task: RoundTask) -> Tensors:
 
 
 async def answer(bus: Broker, task: RoundTask, attempt: int = 1) -> None:
-    """Train and publish the update of a task."""
-    content = update(trained(await base_of(bus, task), task), header(task, attempt))
+    """Do what a task asks for, and publish the update."""
+    sums, said = judgement(task)
+    tensors = trained(await base_of(bus, task), task) if task.purpose == "train" else {}
+    content = update(tensors | sums, header(task, attempt, **said))
     await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), content)
 
 

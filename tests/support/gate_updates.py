@@ -13,7 +13,7 @@ from broker.messages.tensors import DTYPES, Tensors
 from broker.messages.update import UpdateHeader
 from server import aggregator, gate
 from server.errors import Refused
-from server.gate import Expectation
+from server.gate import Checked, Expectation
 
 BASE = "ab" * 32
 NONCE = "nonce-of-round-3"
@@ -68,6 +68,16 @@ def pass_gate(
     counted: tuple[str, ...] = (),
     expected: Expectation = EXPECTED,
 ) -> tuple[UpdateHeader, Tensors]:
+    """Pass an update through the gate, and return its metadata and its tensors."""
+    return check(blob, topic, counted, expected)[:2]
+
+
+def check(
+    blob: bytes,
+    topic: str = "fl.updates.demo.3.c-0.1",
+    counted: tuple[str, ...] = (),
+    expected: Expectation = EXPECTED,
+) -> Checked:
     """Pass an update through the gate."""
     address = gate.parse_topic(topic)
     gate.admit(address, expected, counted)

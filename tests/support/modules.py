@@ -87,3 +87,25 @@ class Large(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return cast("Tensor", self.table(x.flatten(1).sum(1).long()))
+
+
+class RawColumns(nn.Sequential):
+    """BatchNorm straight over raw columns, whose statistics follow the data's scale."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+class Adapted(nn.Module):
+    """A large base that nobody trains, and a small adapter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normal = nn.BatchNorm1d(4, affine=False, track_running_stats=False)
+        self.base = nn.Linear(4, 4096).requires_grad_(requires_grad=False)
+        self.adapter = nn.Linear(4, 2)
+        self.out = nn.Linear(4096, 2).requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normal(x)
+        return cast("Tensor", self.out(self.base(x)) + self.adapter(x))

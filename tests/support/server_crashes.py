@@ -1,7 +1,7 @@
 """A job whose server crashes at a write that the test chooses, and is replaced by another server."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -51,13 +51,16 @@ async def event_ids(sdk: Client, job: str) -> list[str]:
         return [message.id.removeprefix(f"{job}.") async for message in sdk.watch(job)]
 
 
-async def train(url: str, writes: int | None, strategy: str = "fedavg") -> tuple[str, Fleet, list[str], bool]:
+async def train(
+    url: str, writes: int | None, strategy: str = "fedavg", evaluation: Mapping[str, Any] | None = None
+) -> tuple[str, Fleet, list[str], bool]:
     """Train three rounds with a server that crashes after `writes` writes and a second one that takes over.
 
     Args:
         url: the broker's address.
         writes: None: no server crashes.
         strategy: the job's strategy.
+        evaluation: fields of the job's evaluation.
 
     Returns:
         The final model's digest, the clients, the ids of the events, and whether the first server crashed.
@@ -65,7 +68,9 @@ async def train(url: str, writes: int | None, strategy: str = "fedavg") -> tuple
     async with broker.connect(url) as bus, broker.connect(url) as servers:
         sdk, fleet, has_crashed = Client(bus), Fleet(bus), False
         await sdk.register(fakes.clients(6))
-        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 0.0}, strategy={"name": strategy})
+        sections: dict[str, Any] = {"strategy": {"name": strategy}, "evaluation": evaluation or {}}
+        # Who judges is waited for within the grace.
+        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 60.0 if evaluation else 0.0}, **sections)
         async with running(fleet.serve()):
             await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:

@@ -122,9 +122,11 @@ STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
 SCHEDULES: Final[tuple[Kind, ...]] = get_args(Schedule)
 
 PARTS: Final[tuple[Kind, ...]] = (
-    *(BlobRef, PersonalRef, Model, Learner, Training, *SCHEDULES, Cohort),
+    *(BlobRef, Model, Learner, Training),
+    *SCHEDULES,
+    Cohort,
     *STRATEGIES,
-    *(Data, Evaluation, Stop, Override, Member, BestModel, Deployed, Split, Spread, StartReport),
+    *(Data, Evaluation, Stop, Override, Member, PersonalRef, BestModel, Deployed, StartReport, Split, Spread),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)
@@ -138,7 +140,7 @@ COMMON: Final = {
     "job": "the job's id",
     "metrics": "what was measured, by metric",
     "model": "the global model",
-    "name": "the name of the strategy or the schedule",
+    "name": "the name that chooses it",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
     "warmup": "number of rounds at the beginning in which the rate grows evenly to its full value",
@@ -265,10 +267,11 @@ def _message(message: Message) -> str:
 def _section(kind: Kind, title: str = "", about: str = "") -> str:
     summary, _ = _docstring(kind)
     text = "\n\n".join(filter(None, (f"### {title or f'`{kind.__name__}`'}", summary, about)))
-    return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(_rows(kind))
+    return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(rows(kind))
 
 
-def _rows(kind: Kind) -> Iterator[str]:
+def rows(kind: Kind) -> Iterator[str]:
+    """Yield a row of a table in Markdown for each field of a type: its name, type and meaning."""
     tag_field, tag = kind.__struct_config__.tag_field, kind.__struct_config__.tag
     if tag_field is not None:
         yield f"| `{tag_field}` | `{tag}` | {meaning_of(kind, tag_field)} |\n"
@@ -296,9 +299,15 @@ def meaning_of(kind: Kind, field: str) -> str:
     Raises:
         KeyError: neither the class nor the common table describes the field.
     """
-    _, meanings = _docstring(kind)
     attribute = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)).get(field, field)
-    return meanings.get(attribute) or COMMON[field]
+    bases = (base for base in kind.__mro__ if issubclass(base, msgspec.Struct))
+    meanings = (_docstring(base)[1].get(attribute) for base in bases)
+    return next(filter(None, meanings), None) or COMMON[field]
+
+
+def summary_of(kind: Kind) -> str:
+    """Return the first paragraph of a type's docstring."""
+    return _docstring(kind)[0]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:

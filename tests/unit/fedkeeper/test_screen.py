@@ -17,7 +17,7 @@ from broker.messages.progress import (
     RoundOpened,
     UpdateCounted,
 )
-from fedkeeper import screen
+from fedkeeper import rounds_table, screen
 from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView
 
 SENTENCES = {
@@ -58,6 +58,14 @@ def test_no_event_is_shown_as_a_python_object(events: tuple[Event, ...]) -> None
         ("job.completed", {"accuracy": None}, "completed: 3 rounds are done"),
         ("round.opened", {"resumed": False}, "round 1: 3 clients invited"),
         ("model.evaluated", {"loss": None}, "round 1: accuracy 0.8125, loss not finite"),
+        (
+            "model.evaluated",
+            {"by": "clients", "reason": "the sums do not fit"},
+            "round 1, not judged by clients: the sums do not fit",
+        ),
+        ("round.opened", {"evaluators": ("c-7",)}, "round 1: 3 clients invited, 1 clients asked to judge (resumed)"),
+        ("round.opened", {"cohort": (), "evaluators": ("c-7", "c-8")}, "round 1: 2 clients asked to judge (resumed)"),
+        ("update.counted", {"purpose": "evaluate"}, "c-0 has judged, 1 of 3"),
         ("client.training", {"cold": None}, "c-0 trains on local as act-7"),
         ("client.failed", {"final": True}, "c-1, attempt 2: no memory [1 GB]; given up"),
         ("client.failed", {"final": True, "attempt": 0}, "c-1: no memory [1 GB]; given up"),
@@ -79,7 +87,7 @@ def test_a_line_names_the_job_and_the_event(events: tuple[Event, ...]) -> None:
     ("seconds", "text"), [(0.0, "0 ms"), (0.0124, "12 ms"), (0.9994, "999 ms"), (1.0, "1.00 s"), (75.256, "75.26 s")]
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
-    assert screen.format_duration(seconds) == text
+    assert rounds_table.format_duration(seconds) == text
 
 
 def event_of(events: tuple[Event, ...], what: str) -> Event:
@@ -126,6 +134,15 @@ def test_an_open_round_shows_how_many_clients_answered_and_train(events: tuple[E
     )
 
 
+def test_clients_that_judge_are_counted_where_nobody_trains(events: tuple[Event, ...]) -> None:
+    opened, counted = event_of(events, "round.opened"), event_of(events, "update.counted")
+    judged = msgspec.structs.replace(counted, purpose="evaluate", counted=2)
+    beside = view_after(msgspec.structs.replace(opened, evaluators=("c-7", "c-8")), counted, judged)
+    assert (beside.invited, beside.counted) == (3, 1)
+    alone = view_after(msgspec.structs.replace(opened, cohort=(), evaluators=("c-7", "c-8")), judged)
+    assert (alone.invited, alone.counted) == (2, 2)
+
+
 def test_the_counts_start_at_zero_in_the_next_round(events: tuple[Event, ...]) -> None:
     first = [
         event_of(events, what) for what in ("round.opened", "client.training", "update.counted", "round.completed")
@@ -138,9 +155,9 @@ def test_the_counts_start_at_zero_in_the_next_round(events: tuple[Event, ...]) -
 
 def test_a_round_shows_its_times_and_later_its_evaluation(events: tuple[Event, ...]) -> None:
     view = view_after(event_of(events, "round.completed"))
-    assert "1 … … 2 (-1) 10 ms 200 ms 1.50 s 40 ms …" in text_of(view)
+    assert "1 … 0.5000 2 (-1) 10 ms 200 ms 1.50 s 40 ms …" in text_of(view)
     view.update(Progress("demo", event_of(events, "model.evaluated"), 1.0, "x"))
-    assert "1 0.8125 0.7500 2 (-1) 10 ms 200 ms 1.50 s 40 ms 300 ms" in text_of(view)
+    assert "1 0.8125 0.7500 0.5000 2 (-1) 10 ms 200 ms 1.50 s 40 ms 300 ms" in text_of(view)
 
 
 def test_a_waiting_job_shows_its_reason_until_it_runs(events: tuple[Event, ...]) -> None:
@@ -168,7 +185,7 @@ def test_a_long_job_fits_the_screen(events: tuple[Event, ...]) -> None:
     many = [msgspec.structs.replace(completed, round=round_) for round_ in range(1, 101)]
     text = text_of(view_after(*many, *[failed] * 50))
     assert len(text.splitlines()) < ROUNDS_SHOWN + WARNINGS_SHOWN + 6
-    assert "\n 100 … …" in text
+    assert "\n 100 … 0.5000" in text
     assert "\n 92 " not in text
     assert text.count("! round 2 failed") == WARNINGS_SHOWN
 

@@ -1,5 +1,7 @@
 """Events about one client: each outcome of an invocation, an absent bridge, a counted update."""
 
+from typing import Any
+
 import pytest
 
 from broker.messages.invocation import Invocation, Outcome
@@ -61,3 +63,23 @@ def test_a_counted_update_is_announced_with_its_metrics_and_its_time() -> None:
     assert client_events.update_counted(header, 2, 4) == UpdateCounted(
         round=3, client="c-0", attempt=1, samples=10, counted=2, of=4, trained_s=1.5, metrics={"loss": 0.5}
     )
+
+
+def judged(**changes: Any) -> UpdateHeader:
+    fields: dict[str, Any] = {"judged": 4, "evaluation": {"loss": 0.25}, "metrics": {"loss": 0.5}, **changes}
+    return UpdateHeader(job="demo", round=3, attempt=1, client="c-0", samples=10, base="", token="", **fields)
+
+
+def test_a_counted_update_tells_what_the_client_found_on_its_hold_out() -> None:
+    event = client_events.update_counted(judged(), 2, 5)
+    assert (event.judged, event.evaluation, event.samples, event.purpose) == (4, {"loss": 0.25}, 10, "train")
+
+
+def test_a_client_that_only_judged_has_trained_on_nothing() -> None:
+    event = client_events.update_counted(judged(), 2, 5, "evaluate")
+    assert (event.judged, event.samples, event.purpose) == (4, 0, "evaluate")
+
+
+def test_a_site_that_shows_only_sums_shows_no_client_s_evaluation() -> None:
+    event = client_events.update_counted(judged(metrics_scope="sum"), 2, 5)
+    assert (event.evaluation, event.metrics, event.judged) == ({}, {}, 4)

@@ -1,5 +1,7 @@
 """Which clients can take part."""
 
+import msgspec
+
 from broker.messages.job import Job
 from broker.messages.job_record import Member
 from broker.messages.job_sections import Cohort, Data
@@ -41,5 +43,14 @@ def test_a_label_may_name_the_partition_or_the_whole_dataset() -> None:
 
 def test_a_member_is_what_the_register_knew() -> None:
     (got,) = cohort.members([client(4)])
-    labels = {"data": JOB.data.key}
-    assert got == Member("c-04", "local", "http://127.0.0.1:4", "file:///shards/4", 104, labels)
+    assert got == Member("c-04", "local", "http://127.0.0.1:4", "file:///shards/4", 104, {"data": JOB.data.key})
+
+
+def test_a_cohort_has_exactly_the_clients_with_the_labels_that_it_asks_for() -> None:
+    north = [client(number) for number in (1, 2)]
+    labelled = [msgspec.structs.replace(each, labels={**each.labels, "site": "north"}) for each in north]
+    others = [client(3), msgspec.structs.replace(client(4), labels={"site": "north"})]
+    job = msgspec.structs.replace(JOB, cohort=Cohort(clients=1, where={"site": "north", "platform": "local"}))
+    assert eligible(job, [*others, *labelled]) == labelled
+    elsewhere = msgspec.structs.replace(job, cohort=Cohort(where={"platform": "gcf"}))
+    assert eligible(elsewhere, labelled) == []

@@ -30,6 +30,21 @@ def test_a_task_has_the_values_of_the_record() -> None:
     assert first.seed != second.seed
 
 
+def test_a_task_to_judge_has_the_model_and_no_states_of_a_training() -> None:
+    state = BlobRef(topics.client_state("job-1", "c-1", 2, 1, "opt"), "cd" * 32, 7)
+    record = msgspec.structs.replace(
+        RECORD,
+        job=fakes.job(evaluation={"holdout": 0.2}),
+        client_states={"c-1": {"opt": state}},
+        along=BlobRef("fl.models.job-1.y", "ef" * 32, 5),
+    )
+    judge = invitations.task_for(msgspec.structs.replace(MEMBERS[0], purpose="evaluate"), record, NONCE)
+    assert (judge.purpose, judge.blobs, judge.state) == ("evaluate", (MODEL,), None)
+    assert judge.evaluation == record.job.evaluation
+    train = invitations.task_for(MEMBERS[0], record, NONCE)
+    assert (train.purpose, train.states, train.along) == ("train", {"opt": state}, record.along)
+
+
 def test_a_job_without_a_model_invites_nobody() -> None:
     with pytest.raises(ValueError, match="job-1 has no model yet"):
         invitations.task_for(MEMBERS[0], msgspec.structs.replace(RECORD, model=None), NONCE)

@@ -6,7 +6,7 @@ import pytest
 
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
-from broker.messages.job_sections import Cohort
+from broker.messages.job_sections import Cohort, Evaluation
 from broker.messages.progress import RoundFailed
 from broker.messages.reports import Split
 from broker.messages.round import BlobRef
@@ -111,6 +111,26 @@ def test_a_completed_round_names_its_clients_and_its_times() -> None:
     assert event.split == Split(invocation_s=2.0, clients_start_s=1.0, training_s=7.0, aggregation_s=2.0, round_s=12.0)
     assert (event.trained_s, event.bytes_in, event.bytes_out) == (3.0, 200, 14)
     assert event.metrics == {"loss": pytest.approx((30 * 0.3 + 10 * 0.1) / 40)}
+
+
+def test_clients_that_only_judge_are_neither_counted_nor_missing() -> None:
+    judge = Member("c-7", "gcf", "", "", 5, purpose="evaluate")
+    record = msgspec.structs.replace(RECORD, cohort=(*RECORD.cohort, judge))
+    opened = round_facts.opened_event(record)
+    assert (opened.cohort, opened.evaluators, opened.quorum) == (("c-0", "c-1", "c-2"), ("c-7",), 2)
+    assert not round_facts.is_to_judge(record)
+    event = round_facts.completed_event(record, collect(header("c-2", 30)), NEXT, invited_s=1.0, committed_s=2.0)
+    assert (event.counted, event.missing) == (("c-2",), ("c-0", "c-1"))
+    only = msgspec.structs.replace(record, cohort=(judge,))
+    assert round_facts.is_to_judge(only)
+    assert round_facts.opened_event(only).cohort == ()
+    assert not round_facts.is_to_judge(msgspec.structs.replace(record, cohort=()))
+
+
+def test_sums_over_held_out_samples_are_expected_if_the_job_has_a_hold_out() -> None:
+    held_out = msgspec.structs.replace(RECORD.job, evaluation=Evaluation(holdout=0.2))
+    assert expect(msgspec.structs.replace(RECORD, job=held_out)).takes_sums
+    assert not expect().takes_sums
 
 
 def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:

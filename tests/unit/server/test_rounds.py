@@ -1,7 +1,9 @@
 """The transition table of a round, and when a round is over."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,3 +231,95 @@ def test_random_rounds_close_by_the_rules() -> None:
         assert len(set(round_.counted)) == len(round_.counted)
         assert not round_.lost & set(round_.counted)
     assert seen == {State.CLOSED, State.FAILED}
+
+
+def with_evaluators(*evaluators: str, **values: Any) -> Round:
+    return replace(opened(**values), evaluators=frozenset(evaluators))
+
+
+def test_a_round_waits_for_those_who_only_judge() -> None:
+    round_ = with_evaluators("x", "y")
+    for client in "abc":
+        round_ = rounds.add_answer(round_, client, 1.0)
+    assert round_.state is State.GRACE
+    assert round_.outstanding == {"x", "y"}
+    round_ = rounds.add_loss(rounds.add_answer(round_, "x", 2.0), "y", 3.0)
+    assert (round_.state, round_.counted, round_.judged) == (State.CLOSED, ("a", "b", "c"), ("x",))
+    assert round_.missing == ()
+
+
+def test_judgements_make_no_quorum() -> None:
+    round_ = with_evaluators("x", "y", "z")
+    for client in "xyz":
+        round_ = rounds.add_answer(round_, client, 1.0)
+    assert (round_.state, round_.next_tick_s) == (State.COLLECTING, 100.0)
+    assert rounds.tick(round_, 100.0).state is State.FAILED
+
+
+def test_the_loss_of_all_who_only_judge_does_not_end_a_round() -> None:
+    round_ = with_evaluators("x", "y")
+    assert round_.can_do_without("x")
+    for client in "xy":
+        round_ = rounds.add_loss(round_, client, 1.0)
+    assert round_.state is State.COLLECTING
+    assert round_.can_do_without("a")
+    round_ = rounds.add_loss(round_, "a", 2.0)
+    assert not round_.can_do_without("b")
+    assert rounds.add_loss(round_, "b", 3.0).state is State.FAILED
+
+
+def test_the_grace_ends_for_those_who_only_judge_too() -> None:
+    round_ = with_evaluators("x", grace_s=5.0)
+    for client in "abc":
+        round_ = rounds.add_answer(round_, client, 1.0)
+    assert rounds.tick(round_, 6.0).state is State.CLOSED
+
+
+def test_a_round_that_only_judges_closes_with_the_last_answer_or_loss() -> None:
+    round_ = rounds.to_judge(frozenset("xyz"), 100.0)
+    round_ = rounds.add_loss(rounds.add_answer(round_, "x", 1.0), "y", 2.0)
+    assert (round_.is_open, round_.next_tick_s) == (True, 100.0)
+    assert rounds.add_answer(round_, "z", 3.0).state is State.CLOSED
+    assert rounds.add_loss(round_, "z", 3.0).state is State.CLOSED
+
+
+def test_a_round_that_only_judges_closes_at_its_deadline_and_never_fails() -> None:
+    assert rounds.tick(rounds.to_judge(frozenset("xy"), 100.0), 99.0).is_open
+    assert rounds.tick(rounds.to_judge(frozenset("xy"), 100.0), 100.0).state is State.CLOSED
+    assert rounds.cancel(rounds.to_judge(frozenset("xy"), 100.0), 1.0).state is State.CANCELLED
+
+
+def test_those_who_only_judge_change_no_verdict_of_random_rounds() -> None:
+    """The same answers, losses and ticks of trainers: with evaluators a round fails if, and only if, it did without."""
+    rng = np.random.default_rng(11)
+    states: Counter[State] = Counter()
+    for _ in range(2000):
+        size = int(rng.integers(1, 6))
+        trainers, evaluators = [f"c{i}" for i in range(size)], [f"e{i}" for i in range(int(rng.integers(1, 5)))]
+        alone = opened(*trainers, needed=int(rng.integers(1, size + 1)), grace_s=3.0, deadline_s=20.0)
+        judged = replace(alone, evaluators=frozenset(evaluators))
+        for now_s in range(40):
+            client = str(rng.choice(trainers + evaluators))
+            step = int(rng.integers(3))
+            if judged.is_open:
+                judged = random_step(judged, client, step, float(now_s))
+            if alone.is_open and client in trainers:
+                alone = random_step(alone, client, step, float(now_s))
+            if alone.is_open:
+                alone = rounds.tick(alone, float(now_s))
+            if judged.is_open:
+                judged = rounds.tick(judged, float(now_s))
+            assert not (judged.state is State.CLOSED and alone.is_open), "nobody closes before the trainers are done"
+            assert (judged.state is State.FAILED) == (alone.state is State.FAILED)
+            assert set(alone.counted) <= set(judged.counted)
+        states[judged.state] += 1
+        assert not judged.is_open
+        assert set(judged.counted) <= set(trainers)
+        assert set(judged.judged) <= set(evaluators)
+    assert min(states[State.CLOSED], states[State.FAILED]) > 100
+
+
+def random_step(round_: Round, client: str, step: int, now_s: float) -> Round:
+    if step == 0 and client not in (*round_.counted, *round_.judged):
+        return rounds.add_answer(round_, client, now_s)
+    return rounds.add_loss(round_, client, now_s) if step == 1 else round_

@@ -46,7 +46,7 @@ def test_a_shipped_job_is_valid(path: Path) -> None:
         {"cohort": {"client": 3}},
         {"cohort": {"clients": 0}},
         {"cohort": {"quorum": 1.5}},
-        {"training": {"optimizer": "adamw"}},
+        {"training": {"order": "random"}},
         {"stop": {"rounds": "3"}},
         [],
     ],

@@ -1,0 +1,34 @@
+"""What a person reads when a job has ended."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from broker.messages.job_record import JobRecord
+from fedkeeper import measured
+
+UNJUDGED = "nobody judged the model: evaluation.data or evaluation.holdout would"
+FRESH = (
+    "the training made an optimizer of its own in each round, so no optimizer state was carried on: "
+    "take it from context.optimizer, or set training.optimizer_state = 'reset'"
+)
+
+
+def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the lines about an ended job.
+
+    Args:
+        record: the job's record; it has a model.
+        rounds: the rows of its metrics.jsonl, at least one.
+    """
+    last: dict[str, float] = rounds[-1]["client_metrics"]
+    trained = measured.training(last)
+    found = measured.result(record)
+    if not found:
+        found = f"training {trained[0]} {measured.format_value(trained[1])}; {UNJUDGED}" if trained else UNJUDGED
+    text = ["", f"{record.id}: {record.done} rounds, {found}"]
+    if last.get(measured.FRESH_OPTIMIZER):
+        text.append(f"note: {FRESH}")
+    if record.frozen_digest:
+        text.append(f"note: {len(record.frozen)} tensors that each site makes itself are not in the model's file")
+    model = "" if record.model is None else record.model.sha256
+    return [*text, f"model digest  {model}"]
