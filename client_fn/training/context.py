@@ -1,6 +1,7 @@
 """What a learner's `fit` and `evaluate` are told about the round, and what they get help with."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -96,7 +97,7 @@ class Context:
     def path(self) -> Path:
         """A folder for files that are not needed after this task, such as a library's checkpoints."""
         if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="fedkeeper-"))
+            self._path = Path(tempfile.mkdtemp(prefix=_scratch(os.getpid())))
         return self._path
 
     def report(self, **numbers: float) -> None:
@@ -226,6 +227,20 @@ class Context:
     @staticmethod
     def _state_name(index: int) -> str:
         return f"{OPTIMIZER}{index + 1}" if index else OPTIMIZER
+
+
+def delete_scratch(pid: int) -> None:
+    """Delete what a process has left of its contexts' folders.
+
+    Args:
+        pid: the process, which has ended.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_scratch(pid)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch(pid: int) -> str:
+    return f"fedkeeper-{pid}-"
 
 
 def _dtype(model: Any) -> torch.dtype | None:

@@ -40,8 +40,10 @@ def explaining(learner: "Learner", model: Any, data: Any, context: "Context") ->
     except ClientError:
         raise
     except (Exception, SystemExit) as exc:  # a user's model may raise any error, and may even exit
-        sentence = f"the model failed on samples of {_shapes(context.batch)}, or on their labels"
         cause = explain(exc)
+        if context.batch is None:
+            raise TrainingFailed("the learner failed before its first batch", **cause._asdict()) from exc
+        sentence = f"the model failed on samples of {_shapes(context.batch)}, or on their labels"
         if hint := _hint(cause.text, learner, model, data, context):
             sentence = f"{sentence}; {hint}"
         raise TrainingFailed(sentence, **cause._asdict()) from exc

@@ -1,6 +1,7 @@
 """The exact sum: the same bytes in any order, the correct mean, no overflow."""
 
 import tracemalloc
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
