@@ -242,6 +242,7 @@ def test_clients_jsonl_has_what_each_client_s_training_gave(log: Log) -> None:
     assert first == {
         "round": 1,
         "client": "c-0",
+        "purpose": "train",
         "attempt": 1,
         "loss": 0.25,
         "samples": 600,
