@@ -94,12 +94,22 @@ class BadData(ClientError):
     Attributes:
         where: path or URL of the file, without secrets; empty if no file is concerned.
         reason: the message without the path and the remedy; the whole message if it has neither.
+        content: names from the file, such as a column's, which the message does not hold; empty: none.
     """
 
-    def __init__(self, message: str, *, where: str = "", reason: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "", reason: str = "", content: str = "") -> None:
         super().__init__(message)
         self.where = where
         self.reason = reason or message
+        self.content = content
+
+    def __str__(self) -> str:
+        return self.message(reveal=True)
+
+    def message(self, *, reveal: bool) -> str:
+        """Implements `ClientError.message`."""
+        message = str(self.args[0])
+        return f"{message} ({self.content})" if reveal and self.content else message
 
 
 class RequirementsMissing(ClientError):

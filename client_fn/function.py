@@ -5,6 +5,7 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import math
@@ -134,9 +135,16 @@ async def handle(
             await warm.trainers.admit(_names(task))
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
-            if shard is not None:
-                inputs["shard"] = shard.memory
-            answer = await _train(task, inputs, warm, on_training, lease)
+            if shard is not None and shard.memory is not None:
+                inputs[orders.SHARD] = shard.memory
+            answer = await _train(
+                task,
+                inputs,
+                warm,
+                on_training,
+                lease,
+                source=orders.Source() if shard is None else settings.source(task.data, shard),
+            )
         if on_trained:
             on_trained()
         states = _states(answer)
@@ -188,7 +196,7 @@ async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
 async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
     """Return the client's shard, or None for a dry task without data."""
     if task.data_loc:
-        return await asyncio.to_thread(warm.shards.read, task.data_loc)
+        return await asyncio.to_thread(warm.shards.read, task.data_loc, task.data.format)
     if task.training_hyperparameters.dry:
         return None
     raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
@@ -200,10 +208,13 @@ async def _train(
     warm: WarmState,
     on_training: Callable[[], None] | None,
     lease: Lease,
+    *,
+    source: orders.Source,
 ) -> Answer:
     """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
-    is_to_judge = task.purpose == "evaluate"
-    order = judged.order_of(task, warm.site, lease.left_s) if is_to_judge else _training(task, warm.site, lease.left_s)
+    make = judged.order_of if task.purpose == "evaluate" else _training
+    order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
+    order = dataclasses.replace(order, source=source)
     try:
         return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
@@ -246,11 +257,11 @@ def _states(answer: Answer) -> dict[str, bytes]:
 def _samples(task: RoundTask, answer: Answer, shard: Shard | None) -> int:
     """Return how many samples were used. The user's code may have told any number, so it is checked and bounded."""
     if task.training_hyperparameters.dry:
-        return 1 if shard is None else shard.samples
+        return 1 if shard is None else shard.samples or 1
     samples = answer.facts.get("samples")
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise TrainerDied("the trainer's answer does not say how many samples it has used")
-    return samples if shard is None else min(samples, shard.samples)
+    return samples if shard is None or shard.samples is None else min(samples, shard.samples)
 
 
 def _header(

@@ -20,6 +20,7 @@ from client_fn.training import (
     lazy,
     learner,
     models,
+    orders,
     tensors,
     updates,
 )
@@ -87,7 +88,7 @@ def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
     with seeded(order.seed):
         with diagnosis.calling("model()"):
             model = ours.model()
-        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if "shard" in inputs else None)
+        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if _has_data(order, inputs) else None)
     held = ModelTensors(ours, model)
     weights = held.all()
     check.settings(ours, model, order)
@@ -98,7 +99,7 @@ def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
 def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
-    data = _data(ours, order, inputs) if order.training is not None and "shard" in inputs else None
+    data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
     model, held, base = _loaded(ours, order, inputs, data)
     built_s = time.perf_counter()
     say("training")
@@ -174,12 +175,14 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
 
 def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, bytes]) -> Any:
     """Return the learner's samples of the order's data."""
-    source = getattr(order, "source", None)
-    given = (
-        Source(content=inputs["shard"]) if source is None else Source(source.format, inputs["shard"], source.options)
-    )
+    source = order.source
+    given = Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
     with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
         return ours.data(given)
+
+
+def _has_data(order: Build | Train, inputs: Mapping[str, bytes]) -> bool:
+    return bool(order.source.path) or orders.SHARD in inputs
 
 
 def _loaded(
