@@ -173,7 +173,7 @@ def test_the_server_counts_an_update_of_a_round_that_an_older_server_opened(fold
     )
     where = gate.parse_topic(topics.update(task.job, task.round, task.client_id, 1))
     gate.admit(where, expectation, ())
-    header, trained = gate.check((folder / "update.safetensors").read_bytes(), where, expectation)
+    header, trained, _ = gate.check((folder / "update.safetensors").read_bytes(), where, expectation)
     assert (header.samples, header.metrics["steps"], trained.keys()) == (360, 36.0, model.keys())
     following = cloudevents.data_of((folder / "task.carry.json").read_bytes(), RoundTask)
     assert header.states.keys() == {"opt"}
