@@ -21,7 +21,8 @@ TRIES: Final = 3
 _PART: Final = 16 << 20
 """Bytes per read."""
 
-_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+"""What fsspec needs for a scheme."""
 
 _VERSION_FIELDS: Final = {
     "etag", "generation", "versionid", "contentmd5", "md5hash", "digest", "lastmodified", "updated", "modified", "mtime"
@@ -107,7 +108,7 @@ def map_errors(place: Place) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise _missing(place, exc) from exc
     except ImportError as exc:
-        package = _PACKAGES.get(place.scheme, "the package that fsspec needs for it")
+        package = PACKAGES.get(place.scheme, "the package that fsspec needs for it")
         raise place.bad(f"this Python can't read from there: install {package}") from exc
     except Exception as exc:
         # Backends raise what their libraries raise (ftplib, botocore, aiohttp ...), often without a common class.
