@@ -75,6 +75,9 @@ async def add(
     client: Annotated[str, typer.Argument(help="The client's id: a-z, 0-9 and '-', at most 40.")],
     platform: Annotated[str, typer.Option(help="The platform that hosts its function.")],
     data_loc: Annotated[str, typer.Option("--data-loc", help="fsspec URL of its shard.")] = "",
+    state_loc: Annotated[
+        str, typer.Option("--state-loc", help="Folder or fsspec URL for its personal layers; default: beside its data.")
+    ] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="`data=...` names its data.")] = None,
     function: Annotated[str, typer.Option(help="Name of its function there; default: its id.")] = "",
     samples: Annotated[int, typer.Option(min=0, help="Size of its shard; 0: not known.")] = 0,
@@ -90,6 +93,7 @@ async def add(
         data_loc=data_loc,
         labels=dict(_parse_label(text) for text in label or ()),
         samples=samples,
+        state_loc=state_loc,
     )
     async with connect(broker_url(url)) as sdk:
         await sdk.register([record])
