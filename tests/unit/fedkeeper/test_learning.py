@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from broker.messages import job_file as jobs
@@ -22,6 +23,7 @@ from tests.support.trainers import InlineTrainers
 
 pytestmark = pytest.mark.torch
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 RAISED = BadModel("model 'a:B': it can't be constructed", cause="KeyError", where="a.py:3", text="Jane Doe")
 
 
@@ -63,6 +65,38 @@ async def test_the_first_model_has_the_bytes_that_the_function_would_write(modul
     assert initial.frozen == tensors.frozen_names(built)
     assert initial.buffers == tuple(name for name, _ in built.named_buffers())
     assert initial.code == ""
+
+
+def personal_job() -> Job:
+    return jobs.from_dict(
+        {
+            "model": {"type": "tests.support.modules:BatchNormed", "personal": ["2.*"]},
+            "data": {"dataset": "own"},
+            "evaluation": {"every": 0},
+        }
+    )
+
+
+async def test_personal_layers_are_not_in_the_first_model() -> None:
+    initial = await learning(InlineTrainers()).initial_model(personal_job())
+    assert initial.weights.keys() == {"1.weight", "1.bias", "3.weight", "3.bias"}
+    assert set(initial.personal) == {f"2.{name}" for name in NORM}
+    assert initial.buffers == ()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(
+            {"frozen": [], "buffers": [], "personal": ["2.weight"]},
+            {"weights": payload.encode({"2.weight": np.ones(8, np.float32)})},
+        ),
+        Answer({"frozen": [], "buffers": []}, {"weights": payload.encode({"1.weight": np.ones(8, np.float32)})}),
+    ],
+)
+async def test_a_trainer_that_would_send_them_fails_the_job(answer: Answer) -> None:
+    with pytest.raises(LearningFailed, match=r"the trainer's answer .* model.personal"):
+        await learning(Stub(answer)).initial_model(personal_job())
 
 
 async def test_a_model_is_evaluated_on_the_dataset_s_test_samples() -> None:
