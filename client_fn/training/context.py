@@ -35,6 +35,11 @@ class Context:
         seed: seed of this client's random numbers in this round. torch, numpy and `random` are seeded with it already.
         device: where the model is. `batches` puts its batches there.
         round: number of the round, from 1.
+        training: the job's settings.
+        reported: what `report` was told.
+        batch: the last one of `batches`.
+        size: number of samples in it.
+        seen: number of samples that the present or last epoch has yielded.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Context:
         self.training = training
         self.reported: dict[str, float] = {}
         self.batch: Batch = None
+        self.size = 0
         self.seen = 0
         self._learner = learner
         self._model = model
@@ -135,7 +141,8 @@ class Context:
         self.seen = 0
         for batch in self._drawn(samples):
             self.batch = batches.place(batch, self.device, self._dtype)
-            self.seen += batches.size(self.batch)
+            self.size = batches.size(self.batch)
+            self.seen += self.size
             yield self.batch
         if not self.seen:
             raise TrainingFailed("there are no samples")

@@ -242,6 +242,18 @@ def decode(payload: bytes) -> Order:
     return order
 
 
+def makes_an_optimizer(order: Order) -> bool:
+    """Return whether an order makes an optimizer, before which a trainer imports what torch's optimizers import.
+
+    To build a model that the paper's optimizers train without arguments, none need be made for a check.
+    """
+    if not isinstance(order, Build):
+        return isinstance(order, Train)
+    training = order.training
+    is_plain = training.optimizer.lower() in {"adam", "nadam", "sgd"} and not training.optimizer_args
+    return not is_plain or bool(training.scheduler or order.learner.type)
+
+
 def of_the_user(order: Order) -> tuple[str, ...]:
     """Return what an order names of the user's or an installed package's code, each as `package.module:Name`."""
     training = order.training or Training()

@@ -110,7 +110,7 @@ def serve(channel: socket.socket) -> None:
             continue
         order = orders.decode(contents.pop("order"))
         with _shard_opened(order, opened) as order:
-            if isinstance(order, Train):
+            if orders.makes_an_optimizer(order):
                 _import_optimizers()
             if not _import_all(answers, order):
                 continue
