@@ -24,7 +24,7 @@ from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
-from client_fn import judged
+from client_fn import judged, state_store
 from client_fn.cache import keep
 from client_fn.code import named
 from client_fn.code.named import Names
@@ -125,6 +125,8 @@ async def handle(
         UserCodeFailed: the model can't be built or trained, or the global model's weights do not match it.
         TrainerDied: the trainer ended, or used too much memory or time.
         BadSettings: the training device can't be used.
+        PersonalMissing: the client's personal layers that the task names are not there.
+        PersonalNotKept: the client's personal layers can't be kept.
         BlobMissing: the broker does not have the model, a state of the client's, or what the strategy sends along.
         BrokerError: the broker refused a call, or was out of reach before the training.
     """
@@ -133,10 +135,13 @@ async def handle(
     async with lease.timeout():
         async with warm.training_lock:
             await warm.trainers.admit(_names(task))
+            own = await asyncio.to_thread(state_store.prepare, task, warm.site)
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
             if shard is not None and shard.memory is not None:
                 inputs[orders.SHARD] = shard.memory
+            if own is not None and (layers := await asyncio.to_thread(own.read)):
+                inputs[orders.PERSONAL] = SharedBytes(layers)
             answer = await _train(
                 task,
                 inputs,
@@ -150,7 +155,12 @@ async def handle(
         states = _states(answer)
         header = _header(task, attempt, answer, shard, states)
         header = msgspec.structs.replace(
-            header, fetched=fetched, seconds=seconds | header.seconds, metrics_scope=warm.site.metrics
+            header,
+            fetched=fetched,
+            seconds=seconds | header.seconds,
+            metrics_scope=warm.site.metrics,
+            # Written before the update is published: once that counts, the next task names the file.
+            personal="" if own is None else await asyncio.to_thread(own.keep, answer, attempt),
         )
         payload = await asyncio.to_thread(_with_header, answer, header)
         update = _Update(header, payload, states)

@@ -80,7 +80,7 @@ async def add(
     function: Annotated[str, typer.Option(help="Name of its function there; default: its id.")] = "",
     samples: Annotated[int, typer.Option(min=0, help="Size of its shard; 0: counted if it lies here.")] = 0,
     state_loc: Annotated[
-        str, typer.Option("--state-loc", help="Folder for tensors of its own. Default: `state` beside its shard.")
+        str, typer.Option("--state-loc", help="Folder or fsspec URL for its personal layers; default: beside its data.")
     ] = "",
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Look at the shard; not if it lies on another machine.")

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +42,7 @@ class _BuildFacts(msgspec.Struct, frozen=True):
 
     frozen: tuple[str, ...]
     buffers: tuple[str, ...]
+    personal: tuple[str, ...] = ()
 
 
 class _EvaluateFacts(msgspec.Struct, frozen=True):
@@ -89,7 +92,8 @@ class TrainerLearning:
             answer = await self._trainers.do(names._replace(code=code), order, inputs)
             weights, _ = tensors.decode(answer.files.get("weights", b""))
             facts = msgspec.convert(answer.facts, _BuildFacts)
-        return InitialModel(weights, facts.frozen, facts.buffers, code)
+            _check_personal(job, facts, weights)
+        return InitialModel(weights, facts.frozen, facts.buffers, code, facts.personal)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Implements `Learning.evaluate`: the loss and the job's metrics on its test set."""
@@ -154,9 +158,10 @@ class TrainerLearning:
         try:
             yield
         except ClientError as exc:
-            reveal = self._site.reveal == "text"
-            reason = "no file lies there" if isinstance(exc, DataMissing) else exc.message(reveal=reveal)
-            raise LearningFailed(f"{field} = {places.show(url)!r}: {reason}, as the server sees it") from exc
+            message = exc.message(reveal=self._site.reveal == "text")
+            # The message names the path that the server has found.
+            reason = "no file lies there" if isinstance(exc, DataMissing) else re.sub(r"^shard .*?: ", "", message)
+            raise LearningFailed(f"{field} = {places.show(url)!r}, read by the server: {reason}") from exc
 
     @contextlib.contextmanager
     def _mapped_errors(self, job: Job) -> Iterator[None]:
@@ -193,6 +198,19 @@ def _read(url: str, site: Site) -> bytes:
     with sources.map_errors(place):
         fetched = sources.fetch(sources.at(place, site), place, site, b"")
     return shared.read(fetched.memory.descriptor, fetched.memory.size)
+
+
+def _check_personal(job: Job, facts: _BuildFacts, weights: Tensors) -> None:
+    """Check that the initial model holds no personal tensor.
+
+    Raises:
+        BadTensors: it does, or the trainer has not told which ones there are.
+    """
+    patterns = job.model.personal
+    if [name for name in weights if any(fnmatchcase(name, pattern) for pattern in patterns)]:
+        raise BadTensors("the trainer's answer holds tensors that model.personal keeps at the clients")
+    if bool(patterns) != bool(facts.personal):
+        raise BadTensors("the trainer's answer names other personal tensors than model.personal asks for")
 
 
 def _load_test_set(name: str, data_dir: Path | None) -> SharedBytes:

@@ -30,6 +30,7 @@ from server import (
     findings,
     history,
     invitations,
+    own_places,
     replay,
     round_facts,
     selection,
@@ -193,6 +194,7 @@ class _JobRun:
             job=self.job,
             frozen=initial.frozen,
             buffers=initial.buffers,
+            personal=initial.personal,
             **frozen,
             **published._asdict(),
         )
@@ -237,6 +239,8 @@ class _JobRun:
         if events.cancel_requested:
             await self._end("cancelled")
             return
+        if self.record.round == 0:
+            own_places.check(self.job, candidates)
         now_s, round_ = self._context.clock(), self.record.round + 1
         chosen = self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", round_))
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
@@ -322,6 +326,7 @@ class _JobRun:
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),
+            own=round_facts.own_layers(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,

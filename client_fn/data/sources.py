@@ -30,7 +30,8 @@ BEGINNING: Final = 8 + tensor_header.HEADER_CAP
 _PART: Final = 16 << 20
 """Bytes per read."""
 
-_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+"""What fsspec needs for a scheme."""
 
 _VERSION_FIELDS: Final = {
     "etag", "generation", "versionid", "contentmd5", "md5hash", "digest", "lastmodified", "updated", "modified", "mtime"
@@ -142,7 +143,7 @@ def map_errors(place: Place) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise _missing(place, exc) from exc
     except ImportError as exc:
-        package = _PACKAGES.get(place.scheme, "the package that fsspec needs for it")
+        package = PACKAGES.get(place.scheme, "the package that fsspec needs for it")
         raise place.bad(f"this Python can't read from there: install {package}") from exc
     except Exception as exc:
         # Backends raise what their libraries raise (ftplib, botocore, aiohttp ...), often without a common class.

@@ -14,6 +14,12 @@ OPTIMIZER = f"{STATE}opt"
 FROZEN = "frozen"
 """The file with the model's tensors that no client trains; without it, they are in `weights`, or made here."""
 
+PERSONAL = "personal"
+"""The file with the client's personal tensors and its optimizers' states, which stays at its site."""
+
+AUX = "aux."
+"""Begins the names of the strategy's tensors in an update."""
+
 ALONG = "along"
 """The file with the tensors that the server's half of the strategy sends along."""
 

@@ -22,12 +22,11 @@ CLASSES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "auroc": ("AUROC", _BINS),
     "average_precision": ("AveragePrecision", _BINS),
     "r2": ("R2Score", {}),
-    "explained_variance": ("ExplainedVariance", {}),
     "mape": ("MeanAbsolutePercentageError", {}),
 }
 """Class and arguments of each metric. Those of classification exist as `Binary...`, `Multiclass...` and so on."""
 
-_REGRESSION: Final = frozenset({"r2", "explained_variance", "mape"})
+_REGRESSION: Final = frozenset({"r2", "mape"})
 _BY_CLASS: Final = frozenset({"auroc", "average_precision"})
 _KINDS: Final = ("Binary", "Multiclass", "Multilabel", "")
 _OUTPUTS: Final = "outputs"

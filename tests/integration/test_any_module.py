@@ -21,6 +21,7 @@ from client_fn.site import Site
 from client_fn.trainer.trainers import Trainers, open_trainers
 from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
+from server import models
 from server.service import serve
 from tests.support.fakes import Fleet, running
 from tests.support.paths import REPOSITORY
@@ -67,6 +68,9 @@ async def train(
                 value = await bus.get(message.event.model.topic)
                 initial = (value and value.payload) or b""
     assert message.event.what == "job.completed", message.event
+    frozen = (await sdk.job(name)).frozen_model
+    if frozen is not None:
+        initial = models.join(initial, await models.get(bus, frozen))
     return tensors.decode(initial)[0], tensors.decode(await sdk.model(name))[0]
 
 

@@ -179,3 +179,17 @@ async def test_a_cancellation_ends_the_wait_and_returns_the_present_candidates(i
     inputs.events._cancelled.set()
     inputs.put(CancelRequested())
     assert await inputs.candidates() == ["client-00"]
+
+
+async def test_a_shortage_names_the_labels_that_clients_must_have(inputs: Inputs) -> None:
+    clients = fakes.clients(2)
+    north = msgspec.structs.replace(clients[0], labels={**clients[0].labels, "site": "north"})
+    inputs.register(north, clients[1])
+    inputs.put(CancelRequested())
+    inputs.events._cancelled.set()
+    job = msgspec.structs.replace(JOB, cohort=Cohort(clients=2, where={"site": "north", "platform": "fake"}))
+    assert await inputs.candidates(job) == [north.id]
+    (waiting,) = inputs.announced
+    assert waiting.have == 1
+    where = "and have site = 'north', platform = 'fake'"
+    assert waiting.reason == f"1 of 2 clients that hold {JOB.data.key!r} {where} are registered"

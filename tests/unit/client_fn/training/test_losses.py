@@ -103,7 +103,10 @@ def test_labels_that_are_floats_are_shown_with_their_range() -> None:
         (Training(loss="huber", loss_args={"delta": 0}), "delta is 0: expected a number above 0"),
         (Training(loss="no_such_package:f"), "'no_such_package:f': no_such_package can't be imported"),
         (Training(loss="{own}:value"), "is no function of that package"),
-        (Training(loss="{own}:pinball"), r"is called as pinball\(outputs, targets, \*\*training.loss_args\), and has \(o"),
+        (
+            Training(loss="{own}:pinball"),
+            r"is called as pinball\(outputs, targets, \*\*training.loss_args\), and has \(o",
+        ),
     ],
 )
 def test_a_mistake_is_told_with_the_field(own: str, training: Training, reason: str) -> None:
