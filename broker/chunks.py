@@ -7,6 +7,8 @@ nor safetensors can begin; a payload that begins with these bytes is always sent
 
 import asyncio
 import hashlib
+import io
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
 
@@ -116,7 +118,7 @@ async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
     """Fetch and check all chunks; fail on the first wrong one."""
     limit = asyncio.Semaphore(LOADS_AT_ONCE)
     digest = hashlib.sha256()
-    parts: list[bytes] = []
+    payload = io.BytesIO()
 
     async def get_chunk(index: int) -> bytes:
         async with limit:
@@ -126,16 +128,16 @@ async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
         return chunk
 
     async with task_group() as group:
-        fetches = [
+        fetches = deque(
             group.create_task(get_chunk(index), name=f"get chunk {index} of {topic}") for index in range(manifest.count)
-        ]
-        for fetch in fetches:
-            chunk = await fetch
+        )
+        while fetches:
+            chunk = await fetches.popleft()
             digest.update(chunk)
-            parts.append(chunk)
+            payload.write(chunk)
     if digest.hexdigest() != manifest.sha256:
         raise CorruptPayload(topic, "its chunks do not have the digest that was announced")
-    return b"".join(parts)
+    return payload.getvalue()  # shares the buffer: nothing is copied
 
 
 def _decode_manifest(topic: str, message: bytes, at_most: int) -> Manifest:

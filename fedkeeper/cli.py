@@ -104,12 +104,13 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
+    from client_fn.code import named
     from client_fn.data import datasets
 
     logs.configure(verbose=verbose, quiet=not verbose)
     spec, workers = configs.read_job(job, tuple(overrides or ())), workers or system.cores()
     site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=Reveal.TEXT)
-    site = sites.with_own_model(site, spec.model.type, configs.find(job).parent)
+    site = sites.with_own_code(site, named.of_job(spec).types, configs.find(job).parent)
     # Outside the event loop and before anything is started: a download takes long, and Ctrl-C must interrupt it.
     datasets.ensure(spec.data.dataset, data_dir=data)
     site = sites.prepare(site, folder, trainers=workers + 1, environ=os.environ)

@@ -5,6 +5,7 @@ from typing import Final
 
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
+from broker.messages.metrics import measured_by
 from broker.messages.progress import ModelEvaluated
 
 SHOWN: Final = 2
@@ -35,10 +36,7 @@ def names(job: Job | None, measured: Iterable[str]) -> tuple[str, ...]:
     """
     wanted: list[str] = []
     if job is not None:
-        listed = (path.rpartition(":")[2] for path in job.evaluation.metrics)
-        wanted = [job.evaluation.best, job.stop.metric, *listed]
-        if not any(wanted) and not job.learner.type and job.training.loss == "cross_entropy":
-            wanted = ["accuracy"]
+        wanted = [job.evaluation.best, job.stop.metric, *measured_by(job)]
     return tuple(name for name in dict.fromkeys([*wanted, *measured]) if name and name != "loss")[:SHOWN]
 
 

@@ -38,7 +38,7 @@ class RoundsTable:
         """Yield the table in the width that there is."""
         del console
         is_wide = options.max_width >= WIDE
-        table = Table(box=None, padding=(0, 2 if is_wide else 1), header_style="dim")
+        table = Table(box=None, padding=(0, 2) if is_wide else (0, 1, 0, 0), header_style="dim")
         for name in self.columns(is_wide=is_wide):
             table.add_column(name, justify="right", no_wrap=True)
         for completed in self.rounds:

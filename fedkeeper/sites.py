@@ -58,28 +58,26 @@ def read(
     return site
 
 
-def with_own_model(site: Site, type_: str, job_folder: Path) -> Site:
-    """Allow the model that the user names. Without other code, it may be in the job's or in the current folder.
+def with_own_code(site: Site, types: tuple[str, ...], job_folder: Path) -> Site:
+    """Allow the code that the user's job names. Without other code, it may be in the job's or in the current folder.
 
-    Whoever starts `fedkeeper run` submits the job and owns the machine. Only this class is allowed, though: the folder
-    was not named as code.
+    Whoever starts `fedkeeper run` submits the job and owns the machine. Only these classes and functions are allowed,
+    though: the folder was not named as code.
 
     Args:
         site: the site.
-        type_: the job's `model.type`.
+        types: what the job names, each as `package.module:Name`.
         job_folder: the folder of the job file.
     """
-    if type_ in BUILT_IN:
-        return site
     try:
-        AllowList((type_,), ())
+        AllowList(types, ())
     except BadSettings:
-        return site  # no name of a class; the check of the job's model says so
-    site = replace(site, allow=(*site.allow, type_))
-    top = type_.partition(":")[0].partition(".")[0]
+        return site  # no name of a class; the check of the job says so
+    site = replace(site, allow=(*site.allow, *types))
+    tops = [type_.partition(":")[0].partition(".")[0] for type_ in types]
     folders = () if site.code else (job_folder, Path())
     for folder in folders:
-        if (folder / f"{top}.py").is_file() or any((folder / top).rglob("*.py")):
+        if any((folder / f"{top}.py").is_file() or any((folder / top).rglob("*.py")) for top in tops):
             return replace(site, code=folder, code_is_allowed=False)
     return site
 

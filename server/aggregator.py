@@ -7,7 +7,7 @@ Memory: one accumulator of the model's size, independent of the number of client
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +90,31 @@ def _growth_bits(name: str, buffers: frozenset[str], headroom: Mapping[str, int]
     return BUFFER_HEADROOM_BITS if name in buffers else WEIGHT_HEADROOM_BITS
 
 
+class Mean(Mapping[str, Array]):
+    """The mean of what an aggregate holds when a tensor is asked for. A float tensor is computed then, and not kept.
+
+    Args:
+        aggregate: the sums; at least one update was added.
+    """
+
+    def __init__(self, aggregate: "Aggregate") -> None:
+        self._aggregate = aggregate
+
+    def __getitem__(self, name: str) -> Array:
+        of = self._aggregate
+        if name not in of._sums:
+            return of._largest[name]
+        scale = of.weight * 2.0 ** of.plan.shifts[name]
+        return np.asarray(of._sums[name] / scale).reshape(of.plan.layout[name][1])
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._aggregate._sums
+        yield from self._aggregate._largest
+
+    def __len__(self) -> int:
+        return len(self._aggregate._sums) + len(self._aggregate._largest)
+
+
 class Aggregate:
     """A running sum of updates. The updates are checked against the plan before they are added.
 
@@ -152,7 +177,7 @@ class Aggregate:
         for name, tensor in other._largest.items():
             self._keep_largest(name, tensor)
 
-    def mean(self) -> Tensors:
+    def mean(self) -> "Mean":
         """Weighted mean of the updates: float64 for float tensors. Integer tensors: the largest value, in their dtype.
 
         Raises:
@@ -160,11 +185,12 @@ class Aggregate:
         """
         if not self.weight:
             raise ValueError("the mean of no updates")
-        means = {
-            name: (total / (self.weight * 2.0 ** self.plan.shifts[name])).reshape(self.plan.layout[name][1])
-            for name, total in self._sums.items()
-        }
-        return {**means, **self._largest}
+        return Mean(self)
+
+    def release(self) -> None:
+        """Free the sums. Nothing can be added after that."""
+        self._sums = {}
+        self._largest = {}
 
     def _keep_largest(self, name: str, tensor: Array) -> None:
         largest = self._largest.get(name)

@@ -315,6 +315,7 @@ class _JobRun:
         record = self.record
         finished = await self._finish(collection, expectation)
         self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
+        collection.aggregate.release()
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
         committed_s = self._context.clock()
         model = published.model

@@ -5,7 +5,6 @@ from typing import Literal
 
 from broker.base import Broker
 from broker.errors import CorruptPayload
-from broker.messages import tensors
 from broker.messages.errors import NoSuchModel
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
@@ -87,4 +86,7 @@ def join(model: bytes, frozen: bytes) -> bytes:
         model: the file of the round.
         frozen: the file of the others.
     """
+    # Imported here because a program that only lists jobs would pay for it.
+    from broker.messages import tensors
+
     return tensors.encode({**tensors.decode(frozen)[0], **tensors.decode(model)[0]})

@@ -66,14 +66,10 @@ def _check_metric(field: str, name: str, job: Job) -> None:
         remedy = f"which values are better? set evaluation.directions.{name} to 'max' or 'min'"
         raise JobError(field, name, hint + remedy)
     _check_judge(field, name, job)
-    # A learner may measure what it likes, and without a list the loss decides what is measured.
-    measured = {"loss", *(path.rpartition(":")[2] for path in job.evaluation.metrics)}
-    if not job.evaluation.metrics:
-        measured.add("accuracy")
+    measured = ("loss", *metrics.measured_by(job))
     if name not in measured and not job.learner.type:
-        raise JobError(
-            field, name, f"is not measured: add it to evaluation.metrics, now {list(job.evaluation.metrics)}"
-        )
+        allowed = f"is not measured: add it to evaluation.metrics; measured are {', '.join(measured)}"
+        raise JobError(field, name, allowed)
 
 
 def _check_judge(field: str, value: object, job: Job) -> None:

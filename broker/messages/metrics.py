@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from broker.messages.job import Job
 from broker.messages.job_sections import Direction
 
 DIRECTIONS: Final[Mapping[str, Direction]] = {
@@ -22,15 +23,31 @@ DIRECTIONS: Final[Mapping[str, Direction]] = {
 }
 """Whether more (`max`) or less (`min`) of a metric is better. `top_<k>` is one more, with `max`."""
 
-NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+SUITABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "cross_entropy": ("accuracy",),
+    "bce_with_logits": ("accuracy",),
+    "mse": ("rmse",),
+    "l1": ("mae",),
+    "huber": ("mae",),
+}
+"""What is measured beside the loss if a job names no metrics, by its loss."""
+
+NAME: Final = re.compile(r"[a-z0-9_-]{1,64}")
 """The form of a metric's name."""
 
 _TOP_K: Final = re.compile(r"top_[1-9][0-9]{0,3}")
 
 
-def is_known(name: str) -> bool:
-    """Whether a metric can be named without a class of the user's."""
-    return name in DIRECTIONS or _TOP_K.fullmatch(name) is not None
+def name_of(metric: str) -> str:
+    """Return the name under which a metric is reported: of `package.module:Class`, the class in small letters."""
+    return metric.rpartition(":")[2].lower() if ":" in metric else metric
+
+
+def measured_by(job: Job) -> tuple[str, ...]:
+    """Return what a job measures beside the loss, as far as it says that itself: a learner may measure more."""
+    if job.evaluation.metrics:
+        return tuple(name_of(metric) for metric in job.evaluation.metrics)
+    return () if job.learner.type else SUITABLE.get(job.training.loss, ())
 
 
 def direction(name: str, own: Mapping[str, Direction]) -> Direction | None:

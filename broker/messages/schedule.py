@@ -47,7 +47,7 @@ class Constant(_Schedule, frozen=True, tag="constant"):
 
 
 class Step(_Schedule, frozen=True, tag="step"):
-    """The rate is multiplied with `factor` after every `every` rounds.
+    """The rate is multiplied with `gamma` after every `every` rounds.
 
     Attributes:
         every: number of rounds.

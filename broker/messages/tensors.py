@@ -58,12 +58,13 @@ def layout(tensors: Mapping[str, Array]) -> Layout:
     return {name: (_CODES[array.dtype], array.shape) for name, array in tensors.items()}
 
 
-def decode(payload: bytes, *, expected: int = 0) -> tuple[Tensors, dict[str, str]]:
+def decode(payload: bytes, *, expected: int = tensor_header.MAX_TENSORS) -> tuple[Tensors, dict[str, str]]:
     """Return a file's tensors, as read-only views of the payload's memory, and its metadata.
 
     Args:
         payload: the file.
-        expected: expected number of tensors; a header that is far too large for this number is not parsed.
+        expected: expected number of tensors, if a stranger has written the file; a header that is far too large for
+            this number is not parsed.
 
     Raises:
         BadTensors: the file is malformed, or has a duplicate name, an unknown dtype, or too large a header.

@@ -1,6 +1,6 @@
 """Samples in whatever form a learner's `data` returns them, and the batches that are made of them."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -177,7 +177,7 @@ def count(data: Data) -> int | None:
     if not isinstance(data, Ready):
         return len(data)
     dataset = getattr(data.batches, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    return len(dataset) if isinstance(dataset, Sized) else None
 
 
 def size(batch: Batch) -> int:
@@ -294,7 +294,7 @@ def steps(data: Data, batch_size: int, *, drop_last: bool) -> int | None:
         drop_last: leave out a last batch that is smaller than the others.
     """
     if isinstance(data, Ready):
-        return len(data.batches) if hasattr(data.batches, "__len__") else None
+        return len(data.batches) if isinstance(data.batches, Sized) else None
     whole, rest = divmod(len(data), batch_size)
     has_smaller_one = bool(rest) and not (drop_last and whole)
     return whole + has_smaller_one

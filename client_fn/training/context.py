@@ -1,6 +1,7 @@
 """What a learner's `fit` and `evaluate` are told about the round, and what they get help with."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from client_fn.errors import TrainingFailed
+from client_fn.errors import LeaseOver, TrainingFailed
 from client_fn.training import batches, optimizer_states, optimizers
 from client_fn.training.batches import Batch, Data, Samples
 from client_fn.training.optimizer_states import NotStorable
@@ -46,7 +47,7 @@ class Context:
         device: str = "cpu",
         round_: int = 1,
         end_s: float | None = None,
-        before_batch: Callable[[], None] | None = None,
+        say: Callable[[str], None] | None = None,
         states: Mapping[str, bytes] | None = None,
     ) -> None:
         """Make a context. The trainer does that.
@@ -59,7 +60,7 @@ class Context:
             device: torch's name of the device.
             round_: number of the round.
             end_s: the task's deadline, by `time.monotonic`; None: there is none.
-            before_batch: called before each batch; an error that it raises ends the training.
+            say: told `alive` before each batch; an error that it raises ends the training.
             states: stored states of the client's optimizers, by the files' names.
         """
         self.epochs = training.local_epochs
@@ -74,8 +75,8 @@ class Context:
         self._learner = learner
         self._model = model
         self._end_s = end_s
-        self._before_batch = before_batch
-        self._states = states or {}
+        self._say = say
+        self._states = (states or {}) if training.optimizer_state == "carry" else {}
         self._optimizers: list[Optimizer] = []
         self._shuffle = torch.Generator().manual_seed(seed)
         self._path: Path | None = None
@@ -96,7 +97,7 @@ class Context:
     def path(self) -> Path:
         """A folder for files that are not needed after this task, such as a library's checkpoints."""
         if self._path is None:
-            self._path = Path(tempfile.mkdtemp(prefix="fedkeeper-"))
+            self._path = Path(tempfile.mkdtemp(prefix=_scratch(os.getpid())))
         return self._path
 
     def report(self, **numbers: float) -> None:
@@ -111,9 +112,15 @@ class Context:
         self.reported.update({name: float(value) for name, value in numbers.items()})
 
     def before_batch(self) -> None:
-        """Say that the training goes on. It ends here if the round is over."""
-        if self._before_batch is not None:
-            self._before_batch()
+        """Say that the training goes on. It ends here if the round is over.
+
+        Raises:
+            LeaseOver: the round is over.
+        """
+        if self._end_s is not None and time.monotonic() > self._end_s:
+            raise LeaseOver("", 0.0)
+        if self._say is not None:
+            self._say("alive")
 
     def batches(self, data: Any) -> Iterator[Batch]:
         """Yield the batches of one epoch in the job's order, on the device, inputs in the model's dtype.
@@ -220,6 +227,20 @@ class Context:
     @staticmethod
     def _state_name(index: int) -> str:
         return f"{OPTIMIZER}{index + 1}" if index else OPTIMIZER
+
+
+def delete_scratch(pid: int) -> None:
+    """Delete what a process has left of its contexts' folders.
+
+    Args:
+        pid: the process, which has ended.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_scratch(pid)}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch(pid: int) -> str:
+    return f"fedkeeper-{pid}-"
 
 
 def _dtype(model: Any) -> torch.dtype | None:

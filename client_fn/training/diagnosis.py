@@ -40,11 +40,31 @@ def explaining(learner: "Learner", model: Any, data: Any, context: "Context") ->
     except ClientError:
         raise
     except (Exception, SystemExit) as exc:  # a user's model may raise any error, and may even exit
-        sentence = f"the model failed on samples of {_shapes(context.batch)}, or on their labels"
         cause = explain(exc)
+        if context.batch is None:
+            raise TrainingFailed("the learner failed before its first batch", **cause._asdict()) from exc
+        sentence = f"the model failed on samples of {_shapes(context.batch)}, or on their labels"
         if hint := _hint(cause.text, learner, model, data, context):
             sentence = f"{sentence}; {hint}"
         raise TrainingFailed(sentence, **cause._asdict()) from exc
+
+
+@contextlib.contextmanager
+def calling(method: str) -> Iterator[None]:
+    """Map the errors of a learner's method that knows no batch.
+
+    Args:
+        method: for the sentence, such as `data()`.
+
+    Raises:
+        TrainingFailed: it raised an error.
+    """
+    try:
+        yield
+    except ClientError:
+        raise
+    except (Exception, SystemExit) as exc:  # a user's learner may raise any error, and may even exit
+        raise TrainingFailed(f"the learner's {method} failed", **explain(exc)._asdict()) from exc
 
 
 def not_finite(loss: float, epoch: int, data: Data, context: "Context") -> TrainingFailed:
@@ -62,11 +82,8 @@ def not_finite(loss: float, epoch: int, data: Data, context: "Context") -> Train
         parts = _named(batch)
         rows = [(name, ~torch.isfinite(part)) for name, part in parts if part.is_floating_point() and part.dim()]
         names |= {name for name, row in rows if bool(row.any())}
-        bad += (
-            int(torch.stack([row.flatten(1).any(1) if row.dim() > 1 else row for _, row in rows]).any(0).sum())
-            if rows
-            else 0
-        )
+        in_rows = [row.flatten(1).any(1) if row.dim() > 1 else row for _, row in rows]
+        bad += int(torch.stack(in_rows).any(0).sum()) if rows else 0
         seen += batches.size(batch)
         ignored = ignored and bool(parts) and bool((parts[-1][1] == _IGNORED).all())
     begin = f"the loss is {loss} after local epoch {epoch}"

@@ -38,16 +38,18 @@ class Fitted(NamedTuple):
     files: dict[str, bytes]
 
 
-def fit(order: Train, learner: Learner, model: Any, data: Any, inputs: Mapping[str, bytes], context: Context) -> Fitted:
+def fit(
+    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, bytes]
+) -> Fitted:
     """Train a model in place.
 
     Args:
-        order: the order.
         learner: says how.
         model: with the round's weights.
         data: what the learner's `data` has returned.
-        inputs: the order's files. Those with the strategy's states and tensors may be missing.
         context: the round's facts.
+        order: the order.
+        inputs: its files. Those with the strategy's states and tensors may be missing.
 
     Raises:
         TrainingFailed: the samples, a state or the strategy does not fit.

@@ -57,8 +57,8 @@ def _see(learner: "Learner", model: nn.Module, data: Callable[[], Any], first: s
         samples = data()
         if samples is None:
             raise BadModel(
-                f"the shape of {first} is open until it sees data, and the server has none: give the model an "
-                "attribute 'example_input' (a tensor as forward() takes it, of one sample), or use no lazy layers"
+                f"the shape of {first} is open until it sees data, and there is none here: give the model an attribute "
+                "'example_input' (a batch of any values, as forward() takes it), or use no lazy layers"
             )
         learner.predict(model, next(Context(learner, model, Training(batch_size=2)).batches(samples)))
 

@@ -217,7 +217,7 @@ def find(path: str) -> type[Any]:
 def _module(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise BadModel(
-            f"the learner's model is a {type(model).__name__} and no torch.nn.Module: give the learner arrays() and load()"
+            f"the learner's model is a {type(model).__name__}, no torch.nn.Module: give the learner arrays() and load()"
         )
     return model
 

@@ -89,8 +89,8 @@ class _Step:
     def __call__(self, batch: Batch) -> Tensor:
         """Return the loss before the step."""
         if self._needs_closure:
-            loss: Tensor = self._optimizer.step(lambda: self._backward(batch))
-            return loss
+            first = self._optimizer.step(lambda: self._backward(batch))  # type: ignore[arg-type, return-value]
+            return torch.as_tensor(first)
         loss = self._backward(batch)
         if self._scaler is None:
             self._optimizer.step()
@@ -101,12 +101,12 @@ class _Step:
 
     def _backward(self, batch: Batch) -> Tensor:
         with self._precision():
-            loss = self._learner.loss(self._model, batch)
+            loss: Tensor = self._learner.loss(self._model, batch)
         if not (isinstance(loss, Tensor) and loss.numel() == 1):
             has = f"has shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"is a {type(loss).__name__}"
             raise TrainingFailed(f"the loss {has}: return a tensor of one number, the mean over the batch")
         self._optimizer.zero_grad(set_to_none=True)
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         if self._clip_norm is not None or self._clip_value is not None:
             self._clip()
         return loss

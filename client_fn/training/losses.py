@@ -152,10 +152,15 @@ def _labels(outputs: Tensor, targets: Tensor) -> Tensor:
         return targets.squeeze(1).long() if _is_column(outputs, targets) else targets.long()
     if targets.shape != outputs.shape:
         raise TrainingFailed(
-            f"the targets are {targets.dtype} of shape {tuple(targets.shape)}, and cross_entropy needs whole numbers "
-            "from 0: for numbers set training.loss to 'mse', for yes or no to 'bce_with_logits', or store labels as int64"
+            f"the targets are {targets.dtype} of shape {tuple(targets.shape)}{_range(targets)}; cross_entropy needs "
+            "whole numbers from 0: store labels as int64, or set training.loss to 'mse' to predict numbers, or to "
+            "'bce_with_logits' for yes or no"
         )
     return targets.to(outputs.dtype)
+
+
+def _range(targets: Tensor) -> str:
+    return f" from {float(targets.min()):g} to {float(targets.max()):g}" if targets.numel() else ""
 
 
 def _is_column(outputs: Tensor, targets: Tensor) -> bool:
@@ -191,4 +196,4 @@ def _of_the_user(path: str, args: dict[str, Any]) -> Loss:
     except TypeError as exc:
         called = f"it is called as {function.__name__}(outputs, targets, **training.loss_args)"
         raise BadModel(f"{_LABEL} {path!r}: {called}, and has {names.signature(function)}") from exc
-    return lambda outputs, targets: function(outputs, targets, **args)  # type: ignore[no-any-return]
+    return lambda outputs, targets: function(outputs, targets, **args)

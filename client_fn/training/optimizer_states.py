@@ -32,7 +32,7 @@ def to_bytes(optimizer: Optimizer) -> bytes | None:
     Raises:
         NotStorable: it is more than tensors and numbers for each parameter.
     """
-    indices = {parameter: index for index, parameter in enumerate(parameters_of(optimizer))}
+    indices: dict[Any, int] = {parameter: index for index, parameter in enumerate(parameters_of(optimizer))}
     named: dict[str, Tensor] = {}
     for parameter, state in optimizer.state.items():
         if parameter not in indices:

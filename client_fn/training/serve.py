@@ -24,6 +24,7 @@ import torch
 
 from client_fn.errors import BadSettings, LeaseOver, UserCodeFailed
 from client_fn.training import (
+    context,
     descendants,
     learner,
     losses,
@@ -177,6 +178,7 @@ def _do_in_a_copy(channel: socket.socket, answers: Answers, order: Order, conten
             os._exit(code)
     code = _wait(channel, child)
     descendants.end_orphans(kept)
+    context.delete_scratch(child)
     answers.say("ended", code=code)
 
 

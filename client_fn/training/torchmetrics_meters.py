@@ -1,6 +1,5 @@
 """Meters of torchmetrics' metrics. The library is imported only where a job needs it."""
 
-import importlib
 import math
 import warnings
 from collections.abc import Mapping
@@ -23,12 +22,11 @@ CLASSES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "auroc": ("AUROC", _BINS),
     "average_precision": ("AveragePrecision", _BINS),
     "r2": ("R2Score", {}),
-    "explained_variance": ("ExplainedVariance", {}),
     "mape": ("MeanAbsolutePercentageError", {}),
 }
-"""Class and arguments of each metric. Those of classification exist as `Binary...`, `Multiclass...`, `Multilabel...`."""
+"""Class and arguments of each metric. Those of classification exist as `Binary...`, `Multiclass...` and so on."""
 
-_REGRESSION: Final = frozenset({"r2", "explained_variance", "mape"})
+_REGRESSION: Final = frozenset({"r2", "mape"})
 _BY_CLASS: Final = frozenset({"auroc", "average_precision"})
 _KINDS: Final = ("Binary", "Multiclass", "Multilabel", "")
 _OUTPUTS: Final = "outputs"
@@ -53,10 +51,11 @@ class Wrapped:
     @property
     def adds_up(self) -> bool:
         """Whether the sum of several clients' states is the state of all their samples."""
-        reductions = importlib.import_module("torchmetrics.utilities").dim_zero_sum
+        from torchmetrics.utilities import dim_zero_sum
+
         metric = self.metric
         return all(
-            isinstance(default, Tensor) and metric._reductions[name] is reductions
+            isinstance(default, Tensor) and metric._reductions[name] is dim_zero_sum
             for name, default in metric._defaults.items()
         )
 
@@ -156,7 +155,7 @@ class Named:
         sizes = {"Multiclass": {"num_classes": classes, "ignore_index": -100}, "Multilabel": {"num_labels": classes}}
         given = {name: value for name, value in args.items() if not (kind == "Binary" and name == "average")}
         checks = {"validate_args": False} if kind else {}
-        module = _torchmetrics("classification" if kind else "regression", self._name)
+        module = _library(self._name)
         self._kind, self._classes = kind, classes
         self._meter = Wrapped(getattr(module, f"{kind}{class_name}")(**given, **sizes.get(kind, {}), **checks))
         return self._meter
@@ -194,7 +193,7 @@ def prepare(metric_names: tuple[str, ...]) -> None:
     """
     for name in metric_names:
         if name in CLASSES:
-            _torchmetrics("regression" if name in _REGRESSION else "classification", name)
+            _library(name)
 
 
 def _kind_of(name: str, outputs: Tensor, targets: Tensor) -> tuple[str, int]:
@@ -219,8 +218,10 @@ def _prepared(kind: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     return probabilities, targets.reshape(probabilities.shape).long()
 
 
-def _torchmetrics(part: str, name: str) -> Any:
+def _library(name: str) -> Any:
+    """Return the part of torchmetrics with a metric's class."""
     try:
-        return importlib.import_module(f"torchmetrics.{part}")
+        from torchmetrics import classification, regression
     except ImportError as exc:
         raise BadModel(f"metric {name!r} needs torchmetrics: install it where it is measured ({exc})") from exc
+    return regression if name in _REGRESSION else classification

@@ -9,8 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from client_fn.errors import BadSettings, LeaseOver
-from client_fn.training import check, evaluate, frozen, holdout, judge, lazy, learner, models, tensors, updates
+from client_fn.errors import BadSettings
+from client_fn.training import (
+    check,
+    diagnosis,
+    evaluate,
+    frozen,
+    holdout,
+    judge,
+    lazy,
+    learner,
+    models,
+    tensors,
+    updates,
+)
 from client_fn.training.context import Context
 from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
@@ -73,7 +85,8 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
 
 def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
     with seeded(order.seed):
-        model = ours.model()
+        with diagnosis.calling("model()"):
+            model = ours.model()
         lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if "shard" in inputs else None)
     held = ModelTensors(ours, model)
     weights = held.all()
@@ -97,9 +110,19 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
     else:
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
-        context = _context(ours, model, order, say, end_s, states_of_optimizers(inputs))
+        context = Context(
+            ours,
+            model,
+            order.training,
+            seed=order.seed,
+            device=order.device,
+            round_=order.round,
+            end_s=end_s,
+            say=say,
+            states=states_of_optimizers(inputs),
+        )
         with context.scratch():
-            metrics, samples, aux, files = fit(order, ours, model, rest, inputs, context)
+            metrics, samples, aux, files = fit(ours, model, rest, context, order=order, inputs=inputs)
         update = {**updates.with_aux(updates.make(held, base, order.update), aux), **judged.sums}
     trained_s = time.perf_counter() - built_s - judged.duration_s
     seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
@@ -129,21 +152,6 @@ def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: 
     return facts, {"sums": tensors.to_bytes(sums)}
 
 
-def _context(ours: Learner, model: Any, order: Train, say: Say, end_s: float, states: Mapping[str, bytes]) -> Context:
-    training = order.training or Training()
-    return Context(
-        ours,
-        model,
-        training,
-        seed=order.seed,
-        device=order.device,
-        round_=order.round,
-        end_s=end_s,
-        before_batch=_before_batch(say, end_s),
-        states=states if training.optimizer_state == "carry" else {},
-    )
-
-
 def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: Say, end_s: float | None) -> Context:
     """Return a context for an evaluation: batches of its size, in the order in which the samples lie.
 
@@ -154,20 +162,14 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
         say: tells the worker what happens.
         end_s: the task's deadline, by `time.monotonic`; None: there is none.
     """
-    size = order.evaluation.batch_size
     training = dataclasses.replace(
-        order.training or Training(), batch_size=size, order="sequential", drop_last=False, local_epochs=1
+        order.training or Training(),
+        batch_size=order.evaluation.batch_size,
+        order="sequential",
+        drop_last=False,
+        local_epochs=1,
     )
-    return Context(ours, model, training, device=order.device, end_s=end_s, before_batch=_before_batch(say, end_s))
-
-
-def _before_batch(say: Say, end_s: float | None) -> Callable[[], None]:
-    def before_batch() -> None:
-        if end_s is not None and time.monotonic() > end_s:
-            raise LeaseOver("", 0.0)
-        say("alive")
-
-    return before_batch
+    return Context(ours, model, training, device=order.device, end_s=end_s, say=say)
 
 
 def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, bytes]) -> Any:
@@ -176,7 +178,7 @@ def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, b
     given = (
         Source(content=inputs["shard"]) if source is None else Source(source.format, inputs["shard"], source.options)
     )
-    with seeded(getattr(order, "seed", 0)):
+    with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
         return ours.data(given)
 
 
@@ -199,7 +201,7 @@ def _loaded(
 def _model(ours: Learner, order: Train | Evaluate) -> Any:
     """Return a model that no other task has touched. What an order brings is overwritten, whatever the seed."""
     if order.learner.type or order.model.type not in models.BUILT_IN or _is_compiled(order):
-        with seeded(order.model_seed if order.frozen_digest else 0):
+        with seeded(order.model_seed if order.frozen_digest else 0), diagnosis.calling("model()"):
             return ours.model()
     key = json.dumps([order.model.type, order.model.args], sort_keys=True)
     if key not in _built_in:

@@ -91,7 +91,7 @@ class Finished:
 
     round: int
     model: ModelInfo
-    mean: Tensors
+    mean: Mapping[str, Array]
     form: Literal["delta", "weights"]
     headers: Mapping[str, UpdateHeader] = field(default_factory=dict)
     replayed: Tensors = field(default_factory=dict)

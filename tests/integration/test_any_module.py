@@ -11,7 +11,7 @@ import pytest
 import broker
 from broker.base import Broker
 from broker.messages import job_file as jobs
-from broker.messages import progress, tensors
+from broker.messages import tensors
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
 from client_fn.data import datasets, shards
@@ -39,7 +39,13 @@ async def bus(memory_url: str) -> AsyncIterator[Broker]:
 
 
 async def train(
-    bus: Broker, tmp_path: Path, module: str, rounds: int = 2, trainers: Trainers | None = None, **training: Any
+    bus: Broker,
+    tmp_path: Path,
+    module: str,
+    rounds: int = 2,
+    trainers: Trainers | None = None,
+    learner: dict[str, Any] | None = None,
+    **training: Any,
 ) -> tuple[Tensors, Tensors]:
     """A few rounds of one epoch, in this process unless there are trainers; the initial and the final model."""
     trainers = trainers or InlineTrainers()
@@ -51,7 +57,8 @@ async def train(
 
     job = jobs.from_dict(
         {
-            "model": {"type": f"tests.support.modules:{module}"},
+            "model": {"type": f"tests.support.modules:{module}"} if module else {},
+            "learner": learner or {},
             "training": {"local_epochs": 1, "batch_size": 100, **training},
             "data": {"dataset": "digits", "partition": "iid", "clients": CLIENTS},
             "cohort": {"clients": CLIENTS, "deadline_s": 600.0},
@@ -61,13 +68,11 @@ async def train(
     )
     await sdk.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
     async with running(serve(bus, learning), Fleet(bus, function).serve()), asyncio.timeout(600):
-        name, initial = await sdk.submit(job), b""
-        async for message in sdk.watch(name):
-            if isinstance(message.event, progress.JobStarted):
-                value = await bus.get(message.event.model.topic)
-                initial = (value and value.payload) or b""
+        async for message in sdk.watch(name := await sdk.submit(job)):
+            pass
     assert message.event.what == "job.completed", message.event
-    return tensors.decode(initial)[0], tensors.decode(await sdk.model(name))[0]
+    initial = (await learning.initial_model(job)).weights
+    return dict(initial), tensors.decode(await sdk.model(name))[0]
 
 
 def changed(before: Tensors, after: Tensors) -> set[str]:
@@ -114,6 +119,32 @@ async def test_a_model_of_half_precision(bus: Broker, tmp_path: Path, module: st
 async def test_a_model_of_one_parameter(bus: Broker, tmp_path: Path) -> None:
     before, after = await train(bus, tmp_path, "Single")
     assert changed(before, after) == {"slope"}
+
+
+async def test_constants_with_infinities_and_tiny_numbers_stay_as_they_are(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Masked")
+    assert changed(before, after) == {"out.weight", "out.bias"}
+    assert np.isinf(after["mask"][1])
+    assert "passing" not in after
+
+
+@pytest.mark.parametrize("module", ["Several", "Lazy", "Doubles"])
+async def test_modules_with_several_outputs_lazy_layers_or_float64(bus: Broker, tmp_path: Path, module: str) -> None:
+    before, after = await train(bus, tmp_path, module)
+    assert changed(before, after) == set(before)
+
+
+@pytest.mark.slow
+async def test_five_thousand_tensors(bus: Broker, tmp_path: Path) -> None:
+    before, after = await train(bus, tmp_path, "Thousands")
+    assert len(changed(before, after)) == 5000
+
+
+async def test_a_learner_without_torch(bus: Broker, tmp_path: Path) -> None:
+    learner = {"type": "tests.support.modules:Centres"}
+    before, after = await train(bus, tmp_path, "", learner=learner)
+    assert changed(before, after) == {"centres", "seen"}
+    assert after["centres"].shape == (10, 64)
 
 
 @pytest.mark.slow

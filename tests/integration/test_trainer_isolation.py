@@ -17,7 +17,7 @@ import pytest_asyncio
 from client_fn.errors import BadModel, BadSettings, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.process import Answer, Trainer
-from client_fn.training.orders import Build, Evaluate, Model, Train, Training
+from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support.trainer_bench import GOOD, WITHIN_S, Bench, open_bench
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -188,7 +188,7 @@ async def test_an_order_has_the_same_bytes_after_other_clients_orders(bench: Ben
     first = content(await train(bench, name, seed=1))
     others = [content(await train(bench, name, seed)) for seed in (2, 3)]
     model = Model(f"stateful:{name}")
-    await bench.trainer.do(Evaluate(model, 5), bench.inputs)
+    await bench.trainer.do(Evaluate(model, Evaluation(5)), bench.inputs)
     await bench.trainer.do(Build(model, 5), {})
     assert content(await train(bench, name, seed=1)) == first
     assert first not in others, "the seed has no influence"
@@ -219,7 +219,9 @@ async def test_a_module_of_the_users_may_have_the_name_of_one_of_ours(bench: Ben
 
 
 async def test_evaluations_do_not_depend_on_earlier_ones(bench: Bench) -> None:
-    results = [(await bench.trainer.do(Evaluate(Model("stateful:Draws"), 5), bench.inputs)).facts for _ in range(3)]
+    results = [
+        (await bench.trainer.do(Evaluate(Model("stateful:Draws"), Evaluation(5)), bench.inputs)).facts for _ in range(3)
+    ]
     assert all(a == b for a, b in itertools.pairwise(results))
 
 

@@ -17,6 +17,10 @@ from client_fn.training.randomness import seeded
 Samples = tuple[Tensor, Tensor]
 
 
+def _said(before_batch: Callable[[], None] | None) -> Callable[[str], None] | None:
+    return None if before_batch is None else lambda _: before_batch()
+
+
 class With(Learner):
     """A learner with an optimizer that is there already."""
 
@@ -49,7 +53,7 @@ def train(
     settings = Training(batch_size=batch_size, local_epochs=epochs, **training)
     learner = learner_with(optimizer, settings)
     device = str(next(module.parameters()).device)
-    context = Context(learner, module, settings, seed=seed, device=device, before_batch=before_batch)
+    context = Context(learner, module, settings, seed=seed, device=device, say=_said(before_batch))
     with seeded(seed, context.device), diagnosis.explaining(learner, module, data, context):
         return loop.train(learner, module, data, context)
 
@@ -66,4 +70,4 @@ def measure(
     """Evaluate a module with the default evaluation."""
     settings = Training(batch_size=batch_size, order="sequential", **training)
     learner = learner_with(None, settings, metrics)
-    return evaluate(learner, module, data, Context(learner, module, settings, before_batch=before_batch))
+    return evaluate(learner, module, data, Context(learner, module, settings, say=_said(before_batch)))

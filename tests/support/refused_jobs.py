@@ -153,7 +153,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("evaluation.best", 7, TEXT),
     ("evaluation.best", "brier", "which values are better? set evaluation.directions.brier to 'max' or 'min'"),
     ("evaluation.best", "mine:Brier", "a metric's name, such as 'auroc'"),
-    ("evaluation.best", "auroc", "is not measured: add it to evaluation.metrics, now []"),
+    ("evaluation.best", "auroc", "is not measured: add it to evaluation.metrics; measured are loss, accuracy"),
     ("evaluation.holdout", 1.0, "expected a number >= 0 and < 1"),
     ("evaluation.clients", -1, NOT_NEGATIVE),
     ("evaluation.clients", 2.5, CLIENTS),

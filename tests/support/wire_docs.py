@@ -138,10 +138,12 @@ COMMON: Final = {
     "client": "the client's id",
     "cold": "whether the invocation was a cold start; null: not known",
     "job": "the job's id",
+    "metrics": "what was measured, by metric",
     "model": "the global model",
     "name": "the name that chooses it",
     "platform": "name of the platform that hosts the client's function",
     "reason": "why, for people",
+    "warmup": "number of rounds at the beginning in which the rate grows evenly to its full value",
     "round": "number of the round, from 1",
     "rounds": "number of completed rounds",
     "schema": "schema number of the message",
@@ -265,10 +267,11 @@ def _message(message: Message) -> str:
 def _section(kind: Kind, title: str = "", about: str = "") -> str:
     summary, _ = _docstring(kind)
     text = "\n\n".join(filter(None, (f"### {title or f'`{kind.__name__}`'}", summary, about)))
-    return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(_rows(kind))
+    return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(rows(kind))
 
 
-def _rows(kind: Kind) -> Iterator[str]:
+def rows(kind: Kind) -> Iterator[str]:
+    """Yield a row of a table in Markdown for each field of a type: its name, type and meaning."""
     tag_field, tag = kind.__struct_config__.tag_field, kind.__struct_config__.tag
     if tag_field is not None:
         yield f"| `{tag_field}` | `{tag}` | {meaning_of(kind, tag_field)} |\n"
@@ -300,6 +303,11 @@ def meaning_of(kind: Kind, field: str) -> str:
     bases = (base for base in kind.__mro__ if issubclass(base, msgspec.Struct))
     meanings = (_docstring(base)[1].get(attribute) for base in bases)
     return next(filter(None, meanings), None) or COMMON[field]
+
+
+def summary_of(kind: Kind) -> str:
+    """Return the first paragraph of a type's docstring."""
+    return _docstring(kind)[0]
 
 
 def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:

@@ -65,7 +65,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Star
 def test_workers_train_on_the_device_of_the_environment_or_of_the_option(
     command: tuple[str, ...], start: Callable[..., Started]
 ) -> None:
-    assert start(*command, *URL).workers.device == "cpu"
+    assert start(*command, *URL).workers.device == ""
     assert start(*command, *URL, FEDKEEPER_DEVICE="cuda:1").workers.device == "cuda:1"
     assert start(*command, *URL, "--device", "cuda:2", FEDKEEPER_DEVICE="cuda:1").workers.device == "cuda:2"
 

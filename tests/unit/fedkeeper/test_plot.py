@@ -57,6 +57,25 @@ def test_rounds_that_were_evaluated_are_a_curve_per_job(calls: DrawingCalls, tmp
     assert calls.curves == [("one", [1, 3], [0.25, 0.75]), ("two", [1], [0.5])]
 
 
+@pytest.mark.parametrize(
+    ("parts", "name", "values"),
+    [
+        ({"metrics": {"loss": 0.5, "auroc": 0.75}}, "auroc.png", [0.75]),
+        ({"metrics": {"loss": 0.5}}, "loss.png", [0.5]),
+        ({"metrics": {}, "evaluation_clients": {"metrics": {"r2": 0.25}}}, "r2.png", [0.25]),
+        ({"evaluation_clients": None, "client_metrics": {"steps": 6.0, "loss": 0.125}}, "loss.png", [0.125]),
+        ({}, "accuracy.png", []),
+    ],
+)
+def test_without_an_accuracy_what_was_measured_is_plotted(
+    calls: DrawingCalls, tmp_path: Path, parts: dict[str, Any], name: str, values: list[float]
+) -> None:
+    rows = [row(1, None) | parts]
+    assert plot.default_name(rows) == name
+    plot.plot([job(tmp_path / "one", *rows)], tmp_path / name)
+    assert [curve[2] for curve in calls.curves] == [values]
+
+
 def test_the_first_job_s_times_are_stacked(calls: DrawingCalls, tmp_path: Path) -> None:
     plot.plot([job(tmp_path / "one", row(1, 0.5), row(2, None))], tmp_path / "times.svg")
     assert calls.bars == {

@@ -21,6 +21,7 @@ from broker.messages.progress import (
     Progress,
     RoundCompleted,
     RoundFailed,
+    UpdateCounted,
 )
 from fedkeeper.recorder import Recorder
 
@@ -225,3 +226,51 @@ def test_clients_jsonl_has_the_platform_and_activation_of_each_client(log: Log) 
         {"round": 1, "client": "c-0", "platform": "gcf", "activation": "act-7", "attempt": 2, "cold": True},
         {"round": 1, "client": "c-1"},
     ]
+
+
+def counted(round_: int, client: str, **facts: Any) -> UpdateCounted:
+    metrics = {"loss": 0.25, "mine": 3.0}
+    fields: dict[str, Any] = {"attempt": 1, "samples": 600, "counted": 1, "of": 2, "trained_s": 1.5, "metrics": metrics}
+    return UpdateCounted(round=round_, client=client, **{**fields, **facts})
+
+
+def test_clients_jsonl_has_what_each_client_s_training_gave(log: Log) -> None:
+    log.accept()
+    log.note(counted(1, "c-0", judged=20, evaluation={"auroc": 0.75}))
+    log.complete(1)
+    first = json.loads((log.folder / "clients.jsonl").read_text().splitlines()[0])
+    assert first == {
+        "round": 1,
+        "client": "c-0",
+        "purpose": "train",
+        "attempt": 1,
+        "loss": 0.25,
+        "samples": 600,
+        "seconds": 1.5,
+        "metrics": {"loss": 0.25, "mine": 3.0},
+        "judged": 20,
+        "evaluation": {"auroc": 0.75},
+    }
+
+
+def test_clients_that_judge_after_the_last_round_have_a_row(log: Log, events: tuple[Event, ...]) -> None:
+    log.accept()
+    log.complete(1)
+    log.note(counted(2, "c-1", judged=20), next(event for event in events if isinstance(event, JobCompleted)))
+    last = json.loads((log.folder / "clients.jsonl").read_text().splitlines()[-1])
+    assert (last["round"], last["client"], last["judged"]) == (2, "c-1", 20)
+
+
+def test_a_round_waits_for_the_clients_judgement_which_comes_in_the_next_round(log: Log) -> None:
+    spec = {"data": {"dataset": "own"}, "evaluation": {"holdout": 0.2}}
+    log.note(JobAccepted(name="demo", job=jobs.from_dict(spec)))
+    judged = msgspec.structs.replace(evaluated(1), by="clients", clients=8, metrics={"auroc": 0.75})
+    log.complete(1)
+    assert log.rows == []
+    log.note(judged)
+    log.complete(2)
+    assert [row["round"] for row in log.rows] == [1]
+    assert log.rows[0]["evaluation_clients"]["metrics"] == {"auroc": 0.75}
+    assert (log.rows[0]["evaluation_clients"]["clients"], log.rows[0]["accuracy"]) == (8, None)
+    log.complete(3, 4)
+    assert [row["round"] for row in log.rows] == [1, 2], "round 2 was not judged, and will not be"

@@ -85,32 +85,38 @@ def test_workers_get_the_site_and_the_file_with_its_secret(tmp_path: Path) -> No
 def test_the_users_own_model_is_found_beside_the_job(layout: str, tmp_path: Path) -> None:
     (tmp_path / layout).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / layout).touch()
-    site = sites.with_own_model(Site(allow=("a",)), "mine.deep:Model", tmp_path)
+    site = sites.with_own_code(Site(allow=("a",)), ("mine.deep:Model",), tmp_path)
     assert site == replace(Site(), allow=("a", "mine.deep:Model"), code=tmp_path, code_is_allowed=False)
 
 
 def test_the_users_own_model_is_found_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").touch()
     monkeypatch.chdir(tmp_path)
-    assert sites.with_own_model(Site(), "mine:Model", Path("/nowhere")).code == Path()
+    assert sites.with_own_code(Site(), ("mine:Model",), Path("/nowhere")).code == Path()
 
 
 def test_a_class_of_an_installed_library_needs_no_code(tmp_path: Path) -> None:
     (tmp_path / "torchvision").mkdir()
-    site = sites.with_own_model(Site(), "torchvision.models:ResNet", tmp_path)
+    site = sites.with_own_code(Site(), ("torchvision.models:ResNet",), tmp_path)
     assert (site.code, site.code_is_allowed, site.allow) == (None, True, ("torchvision.models:ResNet",))
 
 
 def test_code_that_is_given_stays_allowed(tmp_path: Path) -> None:
     (tmp_path / "mine.py").touch()
-    site = sites.with_own_model(Site(code=Path("/code")), "mine:Model", tmp_path)
+    site = sites.with_own_code(Site(code=Path("/code")), ("mine:Model",), tmp_path)
     assert (site.code, site.code_is_allowed, site.allow) == (Path("/code"), True, ("mine:Model",))
 
 
-@pytest.mark.parametrize("type_", ["nn", "cnn", "mine.__main__:Model"])
-def test_other_models_change_nothing(type_: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("types", [(), ("mine.__main__:Model",)])
+def test_other_names_change_nothing(types: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "mine.py").touch()
-    assert sites.with_own_model(Site(), type_, tmp_path) == Site()
+    assert sites.with_own_code(Site(), types, tmp_path) == Site()
+
+
+def test_all_that_a_job_names_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    site = sites.with_own_code(Site(), ("torchvision.models:ResNet", "mine:loss"), tmp_path)
+    assert (site.code, site.allow) == (tmp_path, ("torchvision.models:ResNet", "mine:loss"))
 
 
 def test_one_line_says_which_models_jobs_may_name(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The exact sum: the same bytes in any order, the correct mean, no overflow."""
 
 import tracemalloc
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def mean_of(plan: Plan, updates: list[Update]) -> Tensors:
     return cast_like(plan, aggregate.mean())
 
 
-def cast_like(plan: Plan, mean: Tensors) -> Tensors:
+def cast_like(plan: Plan, mean: Mapping[str, Array]) -> Tensors:
     """The mean in the dtypes of the updates, as a strategy casts it."""
     return {name: np.asarray(array.astype(DTYPES[plan.layout[name][0]])) for name, array in mean.items()}
 
@@ -188,12 +189,14 @@ def test_an_update_that_was_added_may_be_overwritten() -> None:
     assert payload.encode(aggregate.mean()) == before
 
 
-def test_a_mean_stays_what_it_was_when_more_is_added() -> None:
+def test_a_mean_is_that_of_the_sums_when_it_is_asked_for() -> None:
     aggregate = Aggregate(plan_for({"w": np.ones(2), "n": np.array([5])}, 10))
     aggregate.add({"w": np.ones(2), "n": np.array([5])}, 5)
     mean = aggregate.mean()
+    w = mean["w"]
     aggregate.add({"w": np.zeros(2), "n": np.array([7])}, 5)
-    assert (mean["w"].tolist(), mean["n"].tolist()) == ([1.0, 1.0], [5])
+    assert (w.tolist(), mean["w"].tolist(), mean["n"].tolist()) == ([1.0, 1.0], [0.5, 0.5], [7])
+    assert (sorted(mean), len(mean)) == (["n", "w"], 2)
 
 
 @pytest.mark.parametrize("code", sorted(FLOATS))

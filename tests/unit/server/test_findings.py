@@ -43,8 +43,8 @@ def test_less_of_a_loss_is_better() -> None:
 
 
 def test_a_metric_of_one_s_own_has_the_direction_that_the_job_says() -> None:
-    evaluation = {"best": "Brier", "metrics": ["mine:Brier"], "directions": {"Brier": "min"}}
-    best = found(job(evaluation=evaluation), {"Brier": 0.5}, {"Brier": 0.1}).best
+    evaluation = {"best": "brier", "metrics": ["mine:Brier"], "directions": {"brier": "min"}}
+    best = found(job(evaluation=evaluation), {"brier": 0.5}, {"brier": 0.1}).best
     assert best is not None
     assert best.round == 2
 

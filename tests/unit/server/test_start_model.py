@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from broker.messages.tensors import Tensors
 from server import start_model
 from server.errors import LearningFailed
 
-INITIAL = {
+INITIAL: Tensors = {
     "body.weight": np.zeros((2, 3), np.float32),
     "head.weight": np.zeros((4, 2), np.float32),
     "head.bias": np.zeros(4, np.float32),
@@ -15,7 +16,7 @@ INITIAL = {
 
 
 def test_tensors_of_the_same_name_shape_and_dtype_are_taken() -> None:
-    earlier = {
+    earlier: Tensors = {
         "body.weight": np.ones((2, 3), np.float32),
         "head.weight": np.ones((9, 2), np.float32),
         "head.bias": np.ones(4, np.float64),
@@ -34,7 +35,7 @@ def test_tensors_of_the_same_name_shape_and_dtype_are_taken() -> None:
 
 
 def test_what_each_site_makes_itself_stays_as_it_was_constructed() -> None:
-    earlier = {name: np.ones_like(tensor) for name, tensor in INITIAL.items()}
+    earlier: Tensors = {name: np.ones_like(tensor) for name, tensor in INITIAL.items()}
     weights, report = start_model.take(INITIAL, earlier, "job:base", own=("body.weight",))
     assert float(weights["body.weight"].sum()) == 0.0
     assert (report.unused, report.missing) == (("body.weight",), ())

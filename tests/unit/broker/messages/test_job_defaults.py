@@ -45,12 +45,6 @@ holdout = 0.0
 clients = 0.0
 [training]
 optimizer = "adam"
-batch_size = 10
-local_epochs = 5
-optimizer_state = "carry"
-dry = false
-update = "delta"
-headroom = {}
 optimizer_args = {}
 loss = "cross_entropy"
 loss_args = {}
@@ -62,6 +56,12 @@ drop_last = false
 precision = "full"
 compile = false
 device = ""
+batch_size = 10
+local_epochs = 5
+optimizer_state = "carry"
+dry = false
+update = "delta"
+headroom = {}
 """
 
 

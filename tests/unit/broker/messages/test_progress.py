@@ -52,7 +52,13 @@ def test_the_job_is_the_event_s_subject() -> None:
 def test_the_accepted_job_is_a_json_object_that_needs_no_second_parser() -> None:
     accepted = JobAccepted(name="mine", job=Job(name="mine", stop=Stop(rounds=7)))
     raw = json.loads(progress.encode(Progress("mine", accepted, 1.0, "x")))
-    assert raw["data"]["job"]["stop"]["rounds"] == 7
+    assert raw["data"]["job"]["stop"] == {
+        "rounds": 7,
+        "target_accuracy": None,
+        "metric": "",
+        "target": None,
+        "patience": 0,
+    }
 
 
 def test_the_last_events_of_a_job() -> None:

@@ -1,0 +1,72 @@
+"""What a person reads when a job has ended."""
+
+from typing import Any
+
+import pytest
+
+from broker.messages import job_file
+from broker.messages.job_record import BestModel, JobRecord
+from broker.messages.round import BlobRef
+from fedkeeper import measured, summary
+
+MODEL = BlobRef("fl.models.j.x", "ab" * 32, 5)
+OWN = {"data": {"dataset": "own"}}
+
+
+def record(tables: dict[str, Any], **facts: Any) -> JobRecord:
+    return JobRecord(id="demo", job=job_file.from_dict(tables), model=MODEL, done=3, **facts)
+
+
+def row(**metrics: float) -> dict[str, Any]:
+    return {"client_metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("tables", "metrics", "text"),
+    [
+        ({}, {"loss": 0.25, "accuracy": 0.9611}, "demo: 3 rounds, test accuracy 0.9611, loss 0.2500"),
+        (
+            {**OWN, "evaluation": {"holdout": 0.2, "metrics": ["auroc"]}},
+            {"loss": 0.25, "auroc": 0.75},
+            "demo: 3 rounds, held-out auroc 0.7500, loss 0.2500",
+        ),
+        (
+            OWN,
+            {},
+            f"demo: 3 rounds, training loss 0.5000; {summary.UNJUDGED}",
+        ),
+    ],
+)
+def test_the_last_sentence_says_what_was_measured(tables: dict[str, Any], metrics: dict[str, float], text: str) -> None:
+    lines = summary.lines(record(tables, metrics=metrics), [row(loss=0.5)])
+    assert lines == ["", text, f"model digest  {'ab' * 32}"]
+
+
+def test_the_best_model_is_named() -> None:
+    best = BestModel(2, "accuracy", 0.97, MODEL)
+    got = summary.lines(record({}, metrics={"accuracy": 0.96}, best=best), [row()])
+    assert got[1] == "demo: 3 rounds, test accuracy 0.9600; best accuracy 0.9700 in round 2"
+
+
+def test_an_optimizer_that_starts_afresh_each_round_is_told() -> None:
+    got = summary.lines(record(OWN), [row(loss=0.5, fresh_optimizer=1.0)])
+    assert any(line == f"note: {summary.FRESH}" for line in got)
+
+
+def test_tensors_that_are_not_in_the_file_are_told() -> None:
+    got = summary.lines(record(OWN, frozen=("a", "b"), frozen_digest="cd" * 32), [row(loss=0.5)])
+    assert "note: 2 tensors that each site makes itself are not in the model's file" in got
+
+
+@pytest.mark.parametrize(
+    ("tables", "facts", "text"),
+    [
+        ({}, {}, ""),
+        ({}, {"accuracy": 0.5}, "accuracy 0.5000"),
+        ({}, {"metrics": {"loss": 0.5, "accuracy": 0.75}}, "accuracy 0.7500"),
+        ({"evaluation": {"metrics": ["f1", "auroc"], "best": "auroc"}}, {"metrics": {"auroc": 0.5}}, "auroc 0.5000"),
+        ({"training": {"loss": "mse"}}, {"metrics": {"loss": 12_345.678}}, "loss 1.235e+04"),
+    ],
+)
+def test_a_list_of_jobs_shows_one_metric(tables: dict[str, Any], facts: dict[str, Any], text: str) -> None:
+    assert measured.headline(record(tables, **facts)) == text
