@@ -14,6 +14,8 @@ ClientError
 ├── CodeDiffers        the job's code is not here
 ├── NotAllowed         the operator did not allow code that the job names
 ├── RequirementsMissing  libraries that the user's code needs are not installed
+├── PersonalMissing    the client's personal layers are not where its task says, or are others
+├── PersonalNotKept    there is no place where the client's personal layers can be kept
 ├── BlobMissing        the broker does not have the model or the state that the task names
 ├── LeaseOver          the task's deadline has passed
 ├── WrongClient        the task belongs to another client
@@ -66,12 +68,14 @@ class DataNotAllowed(ClientError):
     Attributes:
         where: path or URL of the shard, without secrets.
         setting: the environment variable that decides.
+        reason: the message without the path.
     """
 
     def __init__(self, where: str, setting: str, reason: str) -> None:
         super().__init__(f"shard {where}: {reason}")
         self.where = where
         self.setting = setting
+        self.reason = reason
 
 
 class DataUnreadable(ClientError):
@@ -79,6 +83,7 @@ class DataUnreadable(ClientError):
 
     Attributes:
         where: path or URL of the shard, without secrets.
+        reason: the message without the path.
     """
 
     retryable = True
@@ -86,6 +91,7 @@ class DataUnreadable(ClientError):
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"shard {where}: {reason}")
         self.where = where
+        self.reason = reason
 
 
 class BadData(ClientError):
@@ -94,12 +100,22 @@ class BadData(ClientError):
     Attributes:
         where: path or URL of the file, without secrets; empty if no file is concerned.
         reason: the message without the path and the remedy; the whole message if it has neither.
+        content: names from the file, such as a column's, which the message does not hold; empty: none.
     """
 
-    def __init__(self, message: str, *, where: str = "", reason: str = "") -> None:
+    def __init__(self, message: str, *, where: str = "", reason: str = "", content: str = "") -> None:
         super().__init__(message)
         self.where = where
         self.reason = reason or message
+        self.content = content
+
+    def __str__(self) -> str:
+        return self.message(reveal=True)
+
+    def message(self, *, reveal: bool) -> str:
+        """Implements `ClientError.message`."""
+        message = str(self.args[0])
+        return f"{message} ({self.content})" if reveal and self.content else message
 
 
 class RequirementsMissing(ClientError):
@@ -224,6 +240,34 @@ class TrainerDied(ClientError):
 
 class LimitExceeded(TrainerDied):
     """Raised when the user's code was ended because it used more memory or time than the site allows."""
+
+
+class PersonalMissing(ClientError):
+    """Raised when the file of the client's personal layers that the task names is not there, or is another one.
+
+    Attributes:
+        where: its path or URL, without secrets.
+        retryable: whether the place may only be away.
+    """
+
+    def __init__(self, where: str, reason: str, *, retryable: bool) -> None:
+        super().__init__(f"personal layers {where}: {reason}")
+        self.where = where
+        self.retryable = retryable
+
+
+class PersonalNotKept(ClientError):
+    """Raised when there is no place where the client's personal layers can be kept.
+
+    Attributes:
+        where: path or URL of the place, without secrets; empty: there is none.
+        retryable: whether the place could be written when the task began.
+    """
+
+    def __init__(self, where: str, reason: str, *, retryable: bool = False) -> None:
+        super().__init__(f"personal layers {where}: {reason}" if where else f"personal layers: {reason}")
+        self.where = where
+        self.retryable = retryable
 
 
 class BlobMissing(ClientError):

@@ -5,6 +5,7 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import math
@@ -23,7 +24,7 @@ from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
 from broker.messages.update import UpdateHeader
-from client_fn import judged
+from client_fn import judged, state_store
 from client_fn.cache import keep
 from client_fn.code import named
 from client_fn.code.named import Names
@@ -124,6 +125,8 @@ async def handle(
         UserCodeFailed: the model can't be built or trained, or the global model's weights do not match it.
         TrainerDied: the trainer ended, or used too much memory or time.
         BadSettings: the training device can't be used.
+        PersonalMissing: the client's personal layers that the task names are not there.
+        PersonalNotKept: the client's personal layers can't be kept.
         BlobMissing: the broker does not have the model, a state of the client's, or what the strategy sends along.
         BrokerError: the broker refused a call, or was out of reach before the training.
     """
@@ -132,17 +135,32 @@ async def handle(
     async with lease.timeout():
         async with warm.training_lock:
             await warm.trainers.admit(_names(task))
+            own = await asyncio.to_thread(state_store.prepare, task, warm.site)
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
-            if shard is not None:
-                inputs["shard"] = shard.memory
-            answer = await _train(task, inputs, warm, on_training, lease)
+            if shard is not None and shard.memory is not None:
+                inputs[orders.SHARD] = shard.memory
+            if own is not None and (layers := await asyncio.to_thread(own.read)):
+                inputs[orders.PERSONAL] = SharedBytes(layers)
+            answer = await _train(
+                task,
+                inputs,
+                warm,
+                on_training,
+                lease,
+                source=orders.Source() if shard is None else settings.source(task.data, shard),
+            )
         if on_trained:
             on_trained()
         states = _states(answer)
         header = _header(task, attempt, answer, shard, states)
         header = msgspec.structs.replace(
-            header, fetched=fetched, seconds=seconds | header.seconds, metrics_scope=warm.site.metrics
+            header,
+            fetched=fetched,
+            seconds=seconds | header.seconds,
+            metrics_scope=warm.site.metrics,
+            # Written before the update is published: once that counts, the next task names the file.
+            personal="" if own is None else await asyncio.to_thread(own.keep, answer, attempt),
         )
         payload = await asyncio.to_thread(_with_header, answer, header)
         update = _Update(header, payload, states)
@@ -188,7 +206,7 @@ async def _get_blob(ref: BlobRef, broker: Exchange) -> bytes:
 async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
     """Return the client's shard, or None for a dry task without data."""
     if task.data_loc:
-        return await asyncio.to_thread(warm.shards.read, task.data_loc)
+        return await asyncio.to_thread(warm.shards.read, task.data_loc, task.data.format)
     if task.training_hyperparameters.dry:
         return None
     raise DataMissing("shard", "no place", "register the client with the data_loc of its shard")
@@ -200,10 +218,13 @@ async def _train(
     warm: WarmState,
     on_training: Callable[[], None] | None,
     lease: Lease,
+    *,
+    source: orders.Source,
 ) -> Answer:
     """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
-    is_to_judge = task.purpose == "evaluate"
-    order = judged.order_of(task, warm.site, lease.left_s) if is_to_judge else _training(task, warm.site, lease.left_s)
+    make = judged.order_of if task.purpose == "evaluate" else _training
+    order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
+    order = dataclasses.replace(order, source=source)
     try:
         return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:
@@ -246,11 +267,11 @@ def _states(answer: Answer) -> dict[str, bytes]:
 def _samples(task: RoundTask, answer: Answer, shard: Shard | None) -> int:
     """Return how many samples were used. The user's code may have told any number, so it is checked and bounded."""
     if task.training_hyperparameters.dry:
-        return 1 if shard is None else shard.samples
+        return 1 if shard is None else shard.samples or 1
     samples = answer.facts.get("samples")
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 1:
         raise TrainerDied("the trainer's answer does not say how many samples it has used")
-    return samples if shard is None else min(samples, shard.samples)
+    return samples if shard is None or shard.samples is None else min(samples, shard.samples)
 
 
 def _header(

@@ -65,7 +65,7 @@ def facts_of(answer: Answer, shard: Shard | None) -> Judged:
     judged, values = answer.facts.get("judged", 0), answer.facts.get("evaluation")
     if not isinstance(judged, int) or isinstance(judged, bool) or judged < 0:
         raise TrainerDied("the trainer's answer does not say how many samples it has judged the model with")
-    most = judged if shard is None else shard.samples
+    most = judged if shard is None or shard.samples is None else shard.samples
     return Judged(min(judged, most), _finite(values) if judged else {})
 
 

@@ -44,9 +44,9 @@ class Site:
         reveal: FEDKEEPER_REVEAL, what leaves the site of an error in user code: `class`, its class and line; `text`,
             also its text, which may hold data.
         metrics: FEDKEEPER_METRICS, `sum`: others see the clients' metrics only as a round's mean.
-        data_schemes: FEDKEEPER_DATA_SCHEMES, separated by commas: the allowed schemes of `data_loc`.
-        data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie. Empty:
-            everywhere.
+        data_schemes: FEDKEEPER_DATA_SCHEMES, separated by commas: the allowed schemes of `data_loc` and `state_loc`.
+        data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie, and
+            below which personal layers may be written (`client_fn.state_store`; nothing else is). Empty: everywhere.
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.

@@ -14,12 +14,14 @@ import typer
 from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages import codec
+from broker.messages.register import ClientRecord
 from broker.support import logs
 from client_fn.site import Site
 from fedkeeper import (
     cli_bridge,
     cli_clients,
     cli_deploy,
+    cli_stage,
     configs,
     follow,
     measured,
@@ -64,6 +66,7 @@ app = typer.Typer(
 app.add_typer(cli_bridge.app, name="bridge")
 app.add_typer(cli_clients.app, name="clients")
 app.add_typer(cli_deploy.app)
+app.add_typer(cli_stage.app)
 
 
 def main() -> None:
@@ -101,6 +104,8 @@ def run(
     allow: Allow = None,
     device: Device = "",
     data: DataDir = None,
+    own_data: cli_stage.From = None,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="With --from: share of the test set.")] = 0.2,
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
@@ -111,6 +116,9 @@ def run(
     spec, workers = configs.read_job(job, tuple(overrides or ())), workers or system.cores()
     site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=Reveal.TEXT)
     site = sites.with_own_code(site, named.of_job(spec).types, configs.find(job).parent)
+    own_clients: list[ClientRecord] = []
+    if own_data is not None:
+        spec, own_clients = cli_stage.prepare(spec, own_data, folder / "shards", test=test)
     # Outside the event loop and before anything is started: a download takes long, and Ctrl-C must interrupt it.
     datasets.ensure(spec.data.dataset, data_dir=data)
     site = sites.prepare(site, folder, trainers=workers + 1, environ=os.environ)
@@ -130,6 +138,7 @@ def run(
             broker = BrokerUrl.parse(address).address
             console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
             sdk = await stack.enter_async_context(connect(address))
+            await sdk.register(own_clients)
             job_id = await sdk.submit(spec, timeout_s=60)
             await follow.follow(sdk, job_id, console, folder=out / job_id)
 
@@ -302,31 +311,6 @@ def server(
     logs.configure(verbose=verbose)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
     running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data))
-
-
-@app.command()
-@running.command
-async def stage(
-    job: JobFile,
-    to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets its own folder below it.")],
-    register: Annotated[bool, typer.Option("--register", help="Add the clients to the register.")] = False,
-    platform: Annotated[str, typer.Option(help="The platform that hosts the clients.")] = "local",
-    overrides: Set = None,
-    url: Url = "",
-    data: DataDir = None,
-) -> None:
-    """Partition a job's dataset across its clients and write one shard per client."""
-    from fedkeeper import provision
-
-    logs.configure(quiet=True)
-    address = broker_url(url) if register else url
-    data_spec = configs.read_job(job, tuple(overrides or ())).data
-    clients = provision.stage_dataset(data_spec, platform=platform, shards_at=to, data_dir=data)
-    if address:
-        async with connect(address) as sdk:
-            await sdk.register(clients)
-    for client in clients:
-        typer.echo(f"{client.id}\t{client.samples}\t{client.data_loc}")
 
 
 @app.command("plot")

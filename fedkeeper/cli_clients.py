@@ -1,5 +1,6 @@
 """The commands `fedkeeper clients ...`: list and edit the client register."""
 
+import os
 import time
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
-from fedkeeper import running, screen
+from fedkeeper import data_places, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
@@ -77,11 +78,20 @@ async def add(
     data_loc: Annotated[str, typer.Option("--data-loc", help="fsspec URL of its shard.")] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="`data=...` names its data.")] = None,
     function: Annotated[str, typer.Option(help="Name of its function there; default: its id.")] = "",
-    samples: Annotated[int, typer.Option(min=0, help="Size of its shard; 0: not known.")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="Size of its shard; 0: counted if it lies here.")] = 0,
+    state_loc: Annotated[
+        str, typer.Option("--state-loc", help="Folder or fsspec URL for its personal layers; default: beside its data.")
+    ] = "",
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Look at the shard; not if it lies on another machine.")
+    ] = True,
     url: Url = "",
 ) -> None:
     """Add a client to the register, or replace its entry. Its function is created elsewhere."""
     logs.configure(quiet=True)
+    data_loc = data_places.absolute(data_loc, is_here=check)
+    if check:
+        samples = data_places.count(data_loc, samples, os.environ)
     record = ClientRecord(
         id=checked_id(client),
         platform=checked_id(platform),
@@ -90,10 +100,11 @@ async def add(
         data_loc=data_loc,
         labels=dict(_parse_label(text) for text in label or ()),
         samples=samples,
+        state_loc=data_places.absolute(state_loc, is_here=check),
     )
     async with connect(broker_url(url)) as sdk:
         await sdk.register([record])
-    typer.echo(f"registered {record.id}")
+    typer.echo(f"registered {record.id}" + (f" with {samples} samples" if samples else ""))
 
 
 def _parse_label(text: str) -> tuple[str, str]:

@@ -57,6 +57,7 @@ class PlatformSection(msgspec.Struct, frozen=True, kw_only=True):
         kind: the kind of platform, a name of the table in `bridges/platforms.py`; empty: NAME is also the kind.
         clients: how many of the partition's clients this platform hosts.
         at: the folder or fsspec URL of these clients' shards; empty: `data.at`.
+        state_loc: the folder or fsspec URL of these clients' personal layers; empty: beside their shards.
         package: whether to send the function's code; None: the kind's default. OpenFaaS has the code in its image.
         image: container image of the functions, where the platform runs one.
         key: the name of the secret that the bridge signs triggers with; empty: triggers are not signed.
@@ -69,6 +70,7 @@ class PlatformSection(msgspec.Struct, frozen=True, kw_only=True):
     kind: str = ""
     clients: NotNegative = 0
     at: str = ""
+    state_loc: str = ""
     package: bool | None = None
     image: str = ""
     key: str = ""
@@ -87,6 +89,7 @@ class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
         data_loc: fsspec URL of its shard.
         labels: labels that jobs select clients by; `data` names the data.
         samples: number of samples in the shard; 0: not known.
+        state_loc: folder or fsspec URL of its personal layers; empty: beside its shard.
     """
 
     id: str
@@ -94,6 +97,7 @@ class ClientSection(msgspec.Struct, frozen=True, kw_only=True):
     data_loc: str
     labels: dict[str, str] = {}
     samples: NotNegative = 0
+    state_loc: str = ""
 
 
 class DeploymentFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,6 +189,7 @@ def client_records(file: DeploymentFile, samples: dict[str, int]) -> list[Client
             data_loc=shards.shard_url(file.platforms[platform].at or file.data.at, client),
             labels={DATA_LABEL: file.data.deal.key},
             samples=samples.get(client, 0),
+            state_loc=file.platforms[platform].state_loc,
         )
         for client, platform in placements(file)
     ]
@@ -197,6 +202,7 @@ def client_records(file: DeploymentFile, samples: dict[str, int]) -> list[Client
             labels={**client.labels, FABRIC_LABEL: file.name},
             samples=client.samples,
             secret=file.platforms[client.platform].key,
+            state_loc=client.state_loc,
         )
         for client in (*partitioned, *file.clients)
     ]

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import math
+import re
 from collections.abc import AsyncIterator, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +24,7 @@ from client_fn.data import datasets, places, sources
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, DataMissing, LimitExceeded, TrainerDied
 from client_fn.site import Site
-from client_fn.trainer import settings
+from client_fn.trainer import settings, shared
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers, open_trainers
 from client_fn.training import orders
@@ -40,6 +42,7 @@ class _BuildFacts(msgspec.Struct, frozen=True):
 
     frozen: tuple[str, ...]
     buffers: tuple[str, ...]
+    personal: tuple[str, ...] = ()
 
 
 class _EvaluateFacts(msgspec.Struct, frozen=True):
@@ -76,7 +79,7 @@ class TrainerLearning:
         with self._mapped_errors(job):
             names = named.of_job(job)
             code = await self._trainers.current_code(names)
-            inputs = {"shard": await self._test_set(job)} if job.test_data else {}
+            inputs, source = await self._test_set(job) if job.test_data else ({}, orders.Source())
             order = orders.Build(
                 settings.model(job.model),
                 seed(job.seed, "model"),
@@ -84,23 +87,27 @@ class TrainerLearning:
                 settings.training(job.training),
                 settings.evaluation(job.evaluation),
                 job.model.personal,
+                source,
             )
             answer = await self._trainers.do(names._replace(code=code), order, inputs)
             weights, _ = tensors.decode(answer.files.get("weights", b""))
             facts = msgspec.convert(answer.facts, _BuildFacts)
-        return InitialModel(weights, facts.frozen, facts.buffers, code)
+            _check_personal(job, facts, weights)
+        return InitialModel(weights, facts.frozen, facts.buffers, code, facts.personal)
 
     async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:
         """Implements `Learning.evaluate`: the loss and the job's metrics on its test set."""
         with self._mapped_errors(job):
-            inputs = {"weights": SharedBytes(weights), "shard": await self._test_set(job)}
+            inputs, source = await self._test_set(job)
             order = orders.Evaluate(
                 settings.model(job.model),
                 settings.evaluation(job.evaluation),
                 settings.learner(job.learner),
                 settings.training(job.training),
                 self._site.device or "cpu",
+                source=source,
             )
+            inputs["weights"] = SharedBytes(weights)
             answer = await self._trainers.do(named.of_job(job), order, inputs)
             facts = msgspec.convert(answer.facts, _EvaluateFacts)
             found = facts.metrics
@@ -124,11 +131,17 @@ class TrainerLearning:
         with self._named_errors("model.from", url):
             return await asyncio.to_thread(_read, url, self._site)
 
-    async def _test_set(self, job: Job) -> SharedBytes:
+    async def _test_set(self, job: Job) -> tuple[dict[str, SharedBytes], orders.Source]:
+        """Return the job's test set as an order's input and source."""
         name = job.test_data
-        if name not in PIXELS:
-            with self._named_errors("evaluation.data", name):
-                return (await asyncio.to_thread(self._shards.read, name)).memory
+        if name in PIXELS:
+            return {orders.SHARD: await self._built_in(name)}, orders.Source()
+        with self._named_errors("evaluation.data", name):
+            shard = await asyncio.to_thread(self._shards.read, name, job.data.format)
+        inputs = {} if shard.memory is None else {orders.SHARD: shard.memory}
+        return inputs, settings.source(job.data, shard)
+
+    async def _built_in(self, name: str) -> SharedBytes:
         if name not in self._test_sets:
             loading = asyncio.to_thread(_load_test_set, name, self._data_dir)
             self._test_sets[name] = asyncio.create_task(loading, name=f"test set {name}")
@@ -145,9 +158,10 @@ class TrainerLearning:
         try:
             yield
         except ClientError as exc:
-            reveal = self._site.reveal == "text"
-            reason = "no file lies there" if isinstance(exc, DataMissing) else exc.message(reveal=reveal)
-            raise LearningFailed(f"{field} = {places.show(url)!r}: {reason}, as the server sees it") from exc
+            message = exc.message(reveal=self._site.reveal == "text")
+            # The message names the path that the server has found.
+            reason = "no file lies there" if isinstance(exc, DataMissing) else re.sub(r"^shard .*?: ", "", message)
+            raise LearningFailed(f"{field} = {places.show(url)!r}, read by the server: {reason}") from exc
 
     @contextlib.contextmanager
     def _mapped_errors(self, job: Job) -> Iterator[None]:
@@ -182,8 +196,21 @@ async def open_learning(site: Site, data_dir: Path | None) -> AsyncIterator[Trai
 def _read(url: str, site: Site) -> bytes:
     place = places.allowed(url, site)
     with sources.map_errors(place):
-        content, _ = sources.fetch(sources.at(place, site), place, site)
-    return bytes(content)
+        fetched = sources.fetch(sources.at(place, site), place, site, b"")
+    return shared.read(fetched.memory.descriptor, fetched.memory.size)
+
+
+def _check_personal(job: Job, facts: _BuildFacts, weights: Tensors) -> None:
+    """Check that the initial model holds no personal tensor.
+
+    Raises:
+        BadTensors: it does, or the trainer has not told which ones there are.
+    """
+    patterns = job.model.personal
+    if [name for name in weights if any(fnmatchcase(name, pattern) for pattern in patterns)]:
+        raise BadTensors("the trainer's answer holds tensors that model.personal keeps at the clients")
+    if bool(patterns) != bool(facts.personal):
+        raise BadTensors("the trainer's answer names other personal tensors than model.personal asks for")
 
 
 def _load_test_set(name: str, data_dir: Path | None) -> SharedBytes:

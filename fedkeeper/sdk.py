@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import broker
 from broker import topics
@@ -31,6 +31,12 @@ from broker.support.tasks import task_group
 from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
 from server import models
 from server.models import Which
+
+if TYPE_CHECKING:
+    from client_fn.data.staging import Staged
+
+SHARDS: Final = ".fedkeeper/shards"
+"""Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
 
 ACCEPT_S: Final = 10.0
 """Longest time that a server may take to accept a job."""
@@ -192,6 +198,52 @@ class Client:
             for client in clients:
                 write = self.broker.put(topics.client(client.id), codec.encode(client))
                 group.create_task(write, name=f"register {client.id}")
+
+    async def stage(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        clients: int,
+        partition: str = "iid",
+        name: str = "own",
+        test: float = 0.0,
+        to: str = SHARDS,
+        platform: str = "local",
+        **split: Any,
+    ) -> "Staged":
+        """Split samples among clients, write their shards, and register the clients.
+
+        A job trains on them with `Job(data=staged.data, evaluation=Evaluation(data=staged.test), ...)`.
+
+        Args:
+            x: the samples (N, ...), whatever numpy makes an array of; or several such by name.
+            y: labels or targets (N, ...); labels may be texts. None: there are none, or `x` has them.
+            clients: number of clients.
+            partition: `iid`, `shards` or `dirichlet`, as in a job file.
+            name: the data's name in jobs, which also names the clients.
+            test: share of the samples that no client gets, as a test set.
+            to: folder or fsspec URL, as the clients' functions reach it.
+            platform: the platform that hosts the clients.
+            split: further fields of a job's data section, such as `alpha`, `min_samples`, `seed` or `labels`.
+
+        Raises:
+            JobError: an argument has a wrong value.
+            BadData: the arrays can't be used or split, or a shard can't be written.
+            BadTopic: the name can't be a client's.
+        """
+        # Imported here because programs that only submit jobs need neither numpy nor the function.
+        import numpy as np
+
+        from client_fn.data import own, staging
+
+        fields = {"dataset": name, "partition": partition, "clients": clients, **split}
+        data = jobs.from_dict({"data": fields, "cohort": {"clients": 1}}).data
+        named = {key: np.asarray(part) for key, part in (x if isinstance(x, Mapping) else {"x": x}).items()}
+        samples = own.of_arrays(named if y is None else {**named, "y": np.asarray(y)}, labels=data.labels)
+        staged = await asyncio.to_thread(staging.stage, samples, data, to, platform=platform, test=test)
+        await self.register(staged.clients)
+        return staged
 
     async def unregister(self, client: str) -> None:
         """Remove a client from the register and delete its statistics."""

@@ -25,10 +25,23 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
     found = measured.result(record)
     if not found:
         found = f"training {trained[0]} {measured.format_value(trained[1])}; {UNJUDGED}" if trained else UNJUDGED
-    text = ["", f"{record.id}: {record.done} rounds, {found}"]
+    text = ["", f"{record.id}: {record.done} rounds, {found}{_at_clients(record, rounds[-1])}"]
     if last.get(measured.FRESH_OPTIMIZER):
         text.append(f"note: {FRESH}")
     if record.frozen_digest:
         text.append(f"note: {len(record.frozen)} tensors that each site makes itself are not in the model's file")
     model = "" if record.model is None else record.model.sha256
     return [*text, f"model digest  {model}"]
+
+
+def _at_clients(record: JobRecord, last: dict[str, Any]) -> str:
+    """Say how the last model is judged at the clients; empty if it is not."""
+    judged = last.get("evaluation_clients")
+    if judged is None:
+        return ""
+    names = (*measured.names(record.job, judged["metrics"]), "loss")
+    name = next((name for name in names if name in judged["spread"]), None)
+    if name is None:
+        return ""
+    mean, worst = (measured.format_value(judged["spread"][name][part]) for part in ("mean", "worst_decile"))
+    return f"; at {judged['clients']} clients: mean {name} {mean}, worst tenth {worst}"

@@ -17,7 +17,7 @@ class Findings(msgspec.Struct, frozen=True, kw_only=True):
     """What evaluations have found; the names are those of the job record's fields.
 
     Attributes:
-        metrics: what the last evaluations measured, by metric; the server's where both have one.
+        metrics: what the last evaluation measured, by metric: the server's, or the clients' if it has no test set.
         best: the best model so far by `evaluation.best`; None: there is none.
         watched: the best value so far of the metric that `stop` looks at; None: there is none.
         without_better: number of evaluations in a row without a better value of it.
@@ -64,11 +64,9 @@ def after(findings: Findings, job: Job, judgement: Judgement) -> Findings:
         job: says what to look at. Where the server evaluates, its results alone decide about the best and the end.
         judgement: the evaluation's result.
     """
-    is_deciding = judgement.by == _judge(job)
-    earlier, later = findings.metrics, dict(judgement.metrics)
-    findings = msgspec.structs.replace(findings, metrics=earlier | later if is_deciding else later | earlier)
-    if not is_deciding:
+    if judgement.by != _judge(job):
         return findings
+    findings = msgspec.structs.replace(findings, metrics=dict(judgement.metrics))
     return _watched(_with_best(findings, job, judgement), job, judgement)
 
 

@@ -38,6 +38,7 @@ CODES: Final = (
     "finite",  # NaN or infinity
     "magnitude",  # values far too large
     "samples",  # zero, or more than the client can have
+    "personal",  # does not name the digest of the personal layers that it has left at its site
     "strategy",  # trained without the client's half of the job's strategy, or without a metric that it needs
 )
 """The codes of refusals."""
@@ -62,6 +63,7 @@ class Expectation:
         form: what an update must hold of a float tensor; an update of the other form is converted.
         strategy: the strategy whose client half an update needs; empty: any update will do.
         needs: names of the metrics that an update must have.
+        has_personal: whether the model has tensors that never leave a client.
         max_samples: limit for every client, also if the register says that it has more.
         takes_sums: whether clients judge the round's model, and add sums over their held-out samples.
     """
@@ -77,6 +79,7 @@ class Expectation:
     form: Literal["delta", "weights"] = "weights"
     strategy: str = ""
     needs: tuple[str, ...] = ()
+    has_personal: bool = False
     takes_sums: bool = False
 
     def max_samples_of(self, client: str) -> int:
@@ -200,6 +203,8 @@ def _check_training(header: UpdateHeader, topic: UpdateTopic, expectation: Expec
     if not 1 <= header.samples <= most:
         limit = "cohort.max_samples" if most == expectation.max_samples else "the register's number for this client"
         raise Refused("samples", f"it claims {header.samples} samples, 1 to {most} are possible: correct {limit}")
+    if expectation.has_personal and not _SHA256.fullmatch(header.personal):
+        raise Refused("personal", "it names no SHA-256 digest of the client's personal layers: upgrade the function")
     if expectation.strategy not in ("", header.strategy):
         reason = f"trained as {header.strategy}, the job's strategy is {expectation.strategy}"
         raise Refused("strategy", f"{reason}: upgrade the function")

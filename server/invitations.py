@@ -75,6 +75,7 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         personal=record.own.get(member.id),
         state_loc=member.state_loc,
         model_seed=seed(job.seed, "model"),
+        data=job.data,
     )
 
 

@@ -31,6 +31,7 @@ from server import (
     findings,
     history,
     invitations,
+    own_places,
     replay,
     round_facts,
     selection,
@@ -194,6 +195,7 @@ class _JobRun:
             job=self.job,
             frozen=initial.frozen,
             buffers=initial.buffers,
+            personal=initial.personal,
             **frozen,
             **published._asdict(),
         )
@@ -238,6 +240,8 @@ class _JobRun:
         if events.cancel_requested:
             await self._end("cancelled")
             return
+        if self.record.round == 0:
+            own_places.check(self.job, candidates)
         chosen, round_ = self._chosen(candidates), self.record.round + 1
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
         await self._store.change(**self._opening((*cohort.members(chosen), *judges)))
@@ -326,6 +330,7 @@ class _JobRun:
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),
+            own=round_facts.own_layers(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,

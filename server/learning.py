@@ -16,16 +16,18 @@ class InitialModel:
     """A job's model before training.
 
     Attributes:
-        weights: every tensor, by name.
+        weights: every tensor that is sent, by name.
         frozen: names of the tensors that clients do not train; updates leave them out.
         buffers: names of the tensors that are statistics, not weights.
         code: digest of the user's code that made it; empty: the model is not of that code.
+        personal: names of the tensors that never leave a client; they are not in `weights`.
     """
 
     weights: Tensors
     frozen: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     code: str = ""
+    personal: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Waits until enough clients can take part in a job's next round, and says which clients are missing."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from broker.messages.job import Job
+from broker.messages.job_sections import PIXELS, Data
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
 from server import cohort
@@ -53,10 +55,7 @@ class Recruiter:
         announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s))
         while len(candidates) < need and not events.cancel_requested:
             if isinstance(await events.next(until_s), TimedOut):
-                raise JobCannotContinue(
-                    f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}; "
-                    "stage the data and register clients with `fedkeeper stage`, or start `fedkeeper bridge local`"
-                )
+                raise JobCannotContinue(f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}")
             candidates = self.eligible()
         return await self._wait_until_settled(events, candidates, until_s)
 
@@ -81,9 +80,23 @@ class Recruiter:
         """Say how many clients are registered, and how many of them have no bridge."""
         registered, present = cohort.data_holders(self.job, self.registry.clients), self.eligible()
         absent = sorted({client.platform for client in registered} - {client.platform for client in present})
+        name = self.job.data.key if self.job.data.dataset in PIXELS else self.job.data.dataset
         where = self.job.cohort.where
-        labelled = " and have " + ", ".join(f"{name} = {value!r}" for name, value in where.items()) if where else ""
-        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {self.job.data.key!r}{labelled} "
-        text += "are registered"
-        without = len(registered) - len(present)
-        return text + (f", {without} of them on {', '.join(absent)}, whose bridge is not there" if without else "")
+        labelled = " and have " + ", ".join(f"{key} = {value!r}" for key, value in where.items()) if where else ""
+        text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {name!r}{labelled} are registered"
+        if without := len(registered) - len(present):
+            text += f", {without} of them on {', '.join(absent)}, whose bridge is not there: start it"
+        return text if len(registered) >= self.job.cohort.clients else f"{text}; {_remedy(self.job.data)}"
+
+
+def _remedy(data: Data) -> str:
+    """Say how clients that hold a job's data are registered."""
+    if data.dataset in PIXELS:
+        return "`fedkeeper bridge local` or `fedkeeper stage JOB --register` does that"
+    if similar := difflib.get_close_matches(data.dataset, PIXELS, 1):
+        return f"did you mean {similar[0]!r} as data.dataset?"
+    return (
+        f"register each with `fedkeeper clients add ... --label data={data.dataset}`, or split a file with "
+        f"`fedkeeper stage --from FILE --name {data.dataset} --clients {data.clients} --register`, or train on it with "
+        "`fedkeeper run JOB --from FILE`"
+    )

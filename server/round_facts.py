@@ -15,7 +15,7 @@ from broker.messages.progress import (
     RoundFailed,
     RoundOpened,
 )
-from broker.messages.round import BlobRef
+from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
 from server import aggregator, cohort, timing
@@ -81,6 +81,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
         strategy=name_of(job.strategy) if strategy.has_client_half else "",
         needs=strategy.needs,
         takes_sums=job.is_judged_by_clients,
+        has_personal=bool(record.personal),
     )
 
 
@@ -173,6 +174,19 @@ def kept_models(record: JobRecord, model: BlobRef) -> dict[int, BlobRef]:
     """
     every = record.job.model.keep_every
     return record.kept | ({record.round: model} if every and (record.done + 1) % every == 0 else {})
+
+
+def own_layers(record: JobRecord, collection: Collection) -> dict[str, PersonalRef]:
+    """The personal layers that each client's next task names, by client id: those of its last counted update.
+
+    Args:
+        record: the job's record while the round is open.
+        collection: what the round has collected.
+    """
+    if not record.personal:
+        return {}
+    headers = collection.headers.items()
+    return record.own | {client: PersonalRef(each.round, each.attempt, each.personal) for client, each in headers}
 
 
 def end_event(record: JobRecord) -> Event:

@@ -78,7 +78,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         last: the event of the last completed round; the server announces it again after a crash.
         evaluated: number of the last round that was evaluated.
         accuracy: test accuracy of that round.
-        metrics: what the last evaluations measured, by metric; the server's where both have one.
+        metrics: what the last evaluation measured, by metric: the server's, or the clients' if it has no test set.
         best: the best model so far by `evaluation.best`; None: there is none.
         watched: the best value so far of the metric that `stop` looks at; None: there is none.
         without_better: number of evaluations in a row without a better value of it.

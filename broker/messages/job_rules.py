@@ -8,7 +8,7 @@ from broker.errors import BadTopic
 from broker.messages import judging_rules, learning_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
-from broker.messages.job_sections import QUORUM_RULE
+from broker.messages.job_sections import QUORUM_RULE, Data
 from broker.messages.strategy import Median
 from broker.support import validation
 from broker.topics import checked_id
@@ -49,8 +49,16 @@ def check(job: Job) -> None:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
     learning_rules.check(job)
+    _check_reading(job.data)
     _check_strategy(job)
     judging_rules.check(job)
+
+
+def _check_reading(data: Data) -> None:
+    if data.target and data.target in data.drop:
+        raise JobError("data.drop", list(data.drop), f"columns without data.target, which is {data.target!r}")
+    if len({*data.labels}) < len(data.labels):
+        raise JobError("data.labels", list(data.labels), "each class once: its position is its number")
 
 
 def _check_strategy(job: Job) -> None:

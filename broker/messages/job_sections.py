@@ -206,6 +206,11 @@ class Data(Section, frozen=True):
         shards_per_client: number of shards per client; for `shards`.
         alpha: similarity of the clients' data: the larger, the more similar; for `dirichlet`.
         seed: seed of the partition.
+        min_samples: fewest samples that a client gets; for `dirichlet`.
+        target: column that is predicted, in CSV and Parquet files; every other column becomes a feature.
+        drop: columns of CSV and Parquet files that are left out.
+        labels: names of the classes, where data has texts or folders as labels: the first one is label 0.
+        format: format of the shards and of `evaluation.data`; empty: that of the file's ending, or of its first bytes.
     """
 
     dataset: str = "digits"
@@ -214,12 +219,18 @@ class Data(Section, frozen=True):
     shards_per_client: AtLeastOne = 2
     alpha: Positive = 0.5
     seed: NotNegative = 0
+    min_samples: AtLeastOne = 1
+    target: str = ""
+    drop: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    format: Literal["", "safetensors", "npz", "csv", "parquet", "folder", "file"] = ""
 
     @property
     def key(self) -> str:
         """Key of the partition; the register labels each client of the partition with it."""
         names = {"shards": f"shards{self.shards_per_client}", "iid": "iid", "dirichlet": f"dir{self.alpha:.15g}"}
-        key = f"{self.dataset}-{names[self.partition]}-c{self.clients}-s{self.seed}"
+        floor = f"-m{self.min_samples}" if self.partition == "dirichlet" and self.min_samples > 1 else ""
+        key = f"{self.dataset}-{names[self.partition]}{floor}-c{self.clients}-s{self.seed}"
         return key.replace(".", "p").replace("+", "")
 
 

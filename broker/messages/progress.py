@@ -87,7 +87,7 @@ class JobCompleted(_Event, frozen=True):
 
     Attributes:
         accuracy: the last model's test accuracy; None: not evaluated.
-        metrics: what the last evaluations measured, by metric.
+        metrics: what the last evaluation measured, by metric: the server's, or the clients' if it has no test set.
         best_round: the round of the best model; None: the job does not ask for the best one.
         best: that model.
     """

@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from broker.messages import codec
-from broker.messages.job_sections import Evaluation, Learner, Model, Training
+from broker.messages.job_sections import Data, Evaluation, Learner, Model, Training
 from broker.messages.strategy import FedAvg, Strategy
 
 Purpose = Literal["train", "evaluate"]
@@ -75,6 +75,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
         personal: the client's own tensors to start from; None: the initial ones.
         state_loc: where the client's own tensors lie; empty: beside `data_loc`.
         model_seed: seed of the model's initial tensors, for those that are not in `model`.
+        data: how to read the client's shard: `target`, `drop`, `labels` and `format`.
         state: the optimizer state once more, for functions of older versions; None: a fresh one.
         schema: schema number of the message.
     """
@@ -106,6 +107,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     personal: PersonalRef | None = None
     state_loc: str = ""
     model_seed: int = 0
+    data: Data = Data()
     state: BlobRef | None = None
     schema: int = codec.SCHEMA
 

@@ -1,6 +1,7 @@
 """The built-in datasets as arrays."""
 
 import contextlib
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ NAMES: Final = ("digits", "mnist")
 
 DIGITS_TRAIN: Final = 1437
 """Four fifths of the 1797 digits."""
+
+_REMEDY: Final = "set evaluation.data to a test set, or evaluation.every = 0, with evaluation.holdout if clients judge"
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -99,7 +102,9 @@ def ensure(name: str, *, data_dir: Path | None = None) -> None:
 def _map_errors(name: str) -> Iterator[None]:
     """Raise DataMissing if the dataset is not built in, or if the package that reads it is not installed."""
     if name not in NAMES:
-        raise DataMissing(name, "fedkeeper", f"built in are {' and '.join(NAMES)}; others only the clients have")
+        similar = difflib.get_close_matches(name, NAMES, 1)
+        remedy = f"did you mean {similar[0]!r}?" if similar else _REMEDY
+        raise DataMissing(name, "fedkeeper", f"built in are {' and '.join(NAMES)}; {remedy}")
     try:
         yield
     except ModuleNotFoundError as exc:

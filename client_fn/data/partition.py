@@ -22,8 +22,10 @@ def partition(labels: NDArray[np.integer[Any]], data: Data) -> list[Indices]:
         BadData: there are fewer samples than clients, or than label shards.
     """
     parts = data.clients * data.shards_per_client if data.partition == "shards" else data.clients
-    if len(labels) < parts:
-        raise BadData(f"{len(labels)} samples can't be split into {parts} parts of at least one")
+    least = data.min_samples if data.partition == "dirichlet" else 1
+    if len(labels) < parts * least:
+        fewest = "one" if least == 1 else f"{least} (data.min_samples)"
+        raise BadData(f"{len(labels)} samples can't be split into {parts} parts of at least {fewest}")
     generator = np.random.default_rng(data.seed)
     match data.partition:
         case "shards":
@@ -35,7 +37,8 @@ def partition(labels: NDArray[np.integer[Any]], data: Data) -> list[Indices]:
         case "iid":
             return np.array_split(generator.permutation(len(labels)), data.clients)
         case "dirichlet":
-            return _partition_by_dirichlet(labels, data.clients, data.alpha, generator)
+            parts_of_labels = _partition_by_dirichlet(labels, data.clients, data.alpha, generator)
+            return _with_at_least(data.min_samples, parts_of_labels)
 
 
 def _partition_by_dirichlet(
@@ -49,10 +52,14 @@ def _partition_by_dirichlet(
         cuts = np.round(np.cumsum(shares[:-1]) * len(samples)).astype(np.int64)
         for client_pieces, piece in zip(pieces, np.split(samples, cuts), strict=True):
             client_pieces.append(piece)
-    parts = [np.concatenate(client_pieces) for client_pieces in pieces]
-    # A client without samples gets one from the client that has most.
-    for i, part in enumerate(parts):
-        if not len(part):
+    return [np.concatenate(client_pieces) for client_pieces in pieces]
+
+
+def _with_at_least(samples: int, parts: list[Indices]) -> list[Indices]:
+    """Give each client that has too few samples those that it lacks, each from the client that has most then."""
+    for i in range(len(parts)):
+        while len(parts[i]) < samples:
             largest = max(range(len(parts)), key=lambda j: len(parts[j]))
-            parts[i], parts[largest] = parts[largest][-1:], parts[largest][:-1]
+            parts[i] = np.append(parts[i], parts[largest][-1:])
+            parts[largest] = parts[largest][:-1]
     return parts

@@ -8,11 +8,11 @@ import msgspec
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 
-INTEGERS: Final = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
-"""Accepted dtypes of the labels."""
-
 _SIDES: Final = 64
 """Most dimensions that torch and numpy support."""
+
+_NAME: Final = 40
+"""Longest name of a tensor in a message, in characters."""
 
 _BYTES: Final = {
     "F64": 8, "I64": 8, "U64": 8, "C64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
@@ -29,36 +29,42 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_offsets: tuple[int, int]
 
 
-def samples(content: bytearray) -> int:
-    """Return the number of samples in a shard: x (N, ...) of any dtype, and integers y (N,).
+def samples(beginning: bytes, size: int) -> int:
+    """Return the number of samples in a shard: named tensors of any shapes and dtypes with the same first side.
 
     Args:
-        content: the safetensors file. Its header may have 64 KiB.
+        beginning: the first bytes of the safetensors file, at least `8 + tensor_header.HEADER_CAP` if it has so many.
+        size: size of the whole file in bytes.
 
     Raises:
-        BadTensors: it is no valid shard. The message holds no text of the file, because it may be another file.
+        BadTensors: it is no valid shard. The message holds no text of the file but tensors' names, because it may be
+            another file.
     """
-    entries, start = _entries(content)
-    if entries.keys() != {"x", "y"}:
-        missing = " and ".join(sorted({"x", "y"} - entries.keys()))
-        raise BadTensors(f"it has no {missing}" if missing else f"it holds {len(entries)} tensors, not only x and y")
+    entries, start = _entries(beginning)
     for name, entry in entries.items():
-        _check(name, entry)
-    _check_offsets(entries, len(content) - start)
-    x, y = entries["x"], entries["y"]
-    if y.dtype not in INTEGERS:
-        raise BadTensors(f"y has dtype {y.dtype}; whole numbers are wanted, for example I64")
-    if len(y.shape) != 1:
-        raise BadTensors(f"y has shape {y.shape}; shape (N,) is wanted, one label for each sample")
-    if x.shape[:1] != y.shape or not y.shape[0]:
-        raise BadTensors(f"x has shape {x.shape} for {y.shape[0]} labels; the first side of x is the number of samples")
-    return y.shape[0]
+        _check(_shown(name), entry)
+    _check_offsets(entries, size - start)
+    if not entries:
+        raise BadTensors("it holds no tensors")
+    if scalars := [name for name, entry in entries.items() if not entry.shape]:
+        raise BadTensors(f"{_shown(scalars[0])} has shape (); the first side of each tensor is the number of samples")
+    counts = {_shown(name): entry.shape[0] for name, entry in entries.items()}
+    if len(set(counts.values())) > 1:
+        lengths = ", ".join(f"{name} has {count}" for name, count in sorted(counts.items()))
+        raise BadTensors(f"its tensors have different numbers of samples: {lengths}")
+    count = next(iter(counts.values()))
+    if not count:
+        raise BadTensors("it is empty: its tensors hold 0 samples")
+    return count
 
 
-def _entries(content: bytearray) -> tuple[dict[str, _Entry], int]:
-    beginning = bytes(content[: 8 + tensor_header.HEADER_CAP])
+def _shown(name: str) -> str:
+    return name if name.isidentifier() and len(name) <= _NAME else "a tensor"
+
+
+def _entries(beginning: bytes) -> tuple[dict[str, _Entry], int]:
     try:
-        header, start = tensor_header.read(beginning)
+        header, start = tensor_header.read(beginning[: 8 + tensor_header.HEADER_CAP])
         names = header.keys() - {"__metadata__"}
         tensor_header.metadata(header)
         entries: dict[str, Any] = {name: tensor_header.convert(header[name], _Entry) for name in names}

@@ -1,4 +1,4 @@
-"""Shards: one client's samples as a safetensors file {x, y}, at any URL that fsspec knows (`file://`, `s3://`, ...)."""
+"""Writes shards, one client's samples as a safetensors file, to any URL that fsspec knows (`file://`, `s3://`, ...)."""
 
 import contextlib
 import hashlib
@@ -78,21 +78,34 @@ def shard_url(folder: str, client: str) -> str:
 
 
 def write(url: str, x: Array, y: Array) -> None:
-    """Write a shard, unless the same one exists already. A local file is written atomically.
+    """Write a shard of samples and labels, unless the same one exists already.
 
     Args:
         url: fsspec URL or path.
         x: samples (N, ...), stored with their dtype.
-        y: labels (N,), integers from 0, stored as int64.
+        y: labels or targets (N, ...); integers are stored as int64, others with their dtype.
 
     Raises:
-        BadData: the shapes or dtypes are wrong, or the shard can't be written.
+        BadData: the shapes are wrong, or the shard can't be written.
     """
-    _check(url, x, y)
-    x, y = np.ascontiguousarray(x), np.ascontiguousarray(y, dtype=np.int64)
+    write_tensors(url, {"x": x, "y": y.astype(np.int64, copy=False) if np.issubdtype(y.dtype, np.integer) else y})
+
+
+def write_tensors(url: str, named: Mapping[str, Array]) -> None:
+    """Write a shard, unless the same one exists already. A local file is written atomically.
+
+    Args:
+        url: fsspec URL or path.
+        named: tensors (N, ...) by name, stored with their dtypes.
+
+    Raises:
+        BadData: the shapes are wrong, or the shard can't be written.
+    """
+    _check(url, named)
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in named.items()}
     # The digest in the header lets a reader compare two shards by their headers alone.
-    digest = hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest()
-    content = safetensors.numpy.save({"x": x, "y": y}, {"sha256": digest})
+    digest = hashlib.sha256(b"".join(tensors[name].tobytes() for name in sorted(tensors))).hexdigest()
+    content = safetensors.numpy.save(tensors, {"sha256": digest})
     with _map_errors(url):
         system, path = _resolve(url)
         if _is_stored(system, path, content):
@@ -104,13 +117,11 @@ def write(url: str, x: Array, y: Array) -> None:
             system.pipe_file(path, content)
 
 
-def _check(url: str, x: Array, y: Array) -> None:
-    if not np.issubdtype(y.dtype, np.integer):
-        raise _bad(url, f"y has dtype {y.dtype}; whole numbers are wanted, for example int64")
-    if y.ndim != 1:
-        raise _bad(url, f"y has shape {y.shape}; shape (N,) is wanted, one label for each sample")
-    if x.shape[:1] != y.shape or not len(y):
-        raise _bad(url, f"x has shape {x.shape} for {len(y)} labels")
+def _check(url: str, named: Mapping[str, Array]) -> None:
+    shapes = ", ".join(f"{name} has shape {tensor.shape}" for name, tensor in named.items())
+    counts = {tensor.shape[:1] for tensor in named.values()}
+    if len(counts) != 1 or counts & {(), (0,)}:
+        raise _bad(url, f"{shapes}; the first side is the number of samples, equal in all and at least 1")
 
 
 def _is_stored(system: Any, path: str, content: bytes) -> bool:

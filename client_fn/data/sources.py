@@ -1,6 +1,7 @@
 """Reads a shard's bytes from a place that the site allows: a regular file, or an object that fsspec reaches."""
 
 import contextlib
+import hmac
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -8,20 +9,29 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
+from broker.messages import tensor_header
 from client_fn.data import places
 from client_fn.data.places import HTTP, Place
 from client_fn.errors import BadData, ClientError, DataMissing, DataNotAllowed, DataUnreadable
 from client_fn.site import Site
+from client_fn.trainer.shared import SharedBytes
 
 MAX_MB: Final = "FEDKEEPER_DATA_MAX_MB"
 
 TRIES: Final = 3
 """How often a shard is read that changes meanwhile."""
 
+MAP_ABOVE: Final = 64 << 20
+"""A larger file of this machine is not copied into memory: the trainer gets the open file. Bytes."""
+
+BEGINNING: Final = 8 + tensor_header.HEADER_CAP
+"""How many bytes of a file are kept for a look at its format and its header."""
+
 _PART: Final = 16 << 20
 """Bytes per read."""
 
-_PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+PACKAGES: Final = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+"""What fsspec needs for a scheme."""
 
 _VERSION_FIELDS: Final = {
     "etag", "generation", "versionid", "contentmd5", "md5hash", "digest", "lastmodified", "updated", "modified", "mtime"
@@ -44,9 +54,11 @@ class Version(NamedTuple):
 class _Reader(Protocol):
     def read(self, size: int, /) -> bytes | None: ...
 
+    def fileno(self) -> int: ...
+
 
 class Source(Protocol):
-    """A place where one shard lies."""
+    """A place where one shard lies: a file or an object."""
 
     def look(self) -> Version:
         """Return the version that lies there now."""
@@ -65,17 +77,35 @@ def at(place: Place, site: Site) -> Source:
     return _File(place, site) if place.scheme == "file" else _Object(place, site)
 
 
-def fetch(source: Source, place: Place, site: Site) -> tuple[bytearray, Version]:
+class Fetched(NamedTuple):
+    """One version of a shard's bytes.
+
+    Attributes:
+        memory: the bytes, or the open file.
+        beginning: the first `BEGINNING` bytes.
+        digest: HMAC-SHA256 of all bytes, 64 hexadecimal digits.
+        version: what the place said of them.
+    """
+
+    memory: SharedBytes
+    beginning: bytes
+    digest: str
+    version: Version
+
+
+def fetch(source: Source, place: Place, site: Site, key: bytes) -> Fetched:
     """Return the bytes of a shard and their version. What changes while it is read is read again.
 
     Args:
         source: from `at`.
         place: its place, for messages.
         site: limits the size.
+        key: key of the digest.
 
     Raises:
         DataNotAllowed: it is too large.
         DataUnreadable: it changes again and again.
+        BadData: it is empty.
     """
     limit = site.data_max_mb << 20
     for _ in range(TRIES):
@@ -83,11 +113,17 @@ def fetch(source: Source, place: Place, site: Site) -> tuple[bytearray, Version]
         _check_size(version.size or 0, place, site)
         # One byte more, because the size may be wrong, and nobody has to read the rest then.
         at_most = 1 + (limit if version.size is None else version.size)
+        is_copied = place.scheme != "file" or (version.size or 0) <= MAP_ABOVE
+        digest = hmac.new(key, digestmod="sha256")
         with source.open(version.size) as reader:
-            content = _read(reader, at_most)
-        _check_size(len(content), place, site)
-        if source.look() == version and version.size in {None, len(content)}:
-            return content, version
+            content, size = _read(reader, at_most, digest, all_=is_copied)
+            _check_size(size, place, site)
+            if source.look() != version or version.size not in {None, size}:
+                continue
+            if not size:
+                raise place.bad("it is empty")
+            memory = SharedBytes(content) if is_copied else SharedBytes.of_file(os.dup(reader.fileno()))
+            return Fetched(memory, bytes(content[:BEGINNING]), digest.hexdigest(), version)
     raise DataUnreadable(place.shown, f"it changed, or had another size than announced, in {TRIES} reads")
 
 
@@ -107,7 +143,7 @@ def map_errors(place: Place) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise _missing(place, exc) from exc
     except ImportError as exc:
-        package = _PACKAGES.get(place.scheme, "the package that fsspec needs for it")
+        package = PACKAGES.get(place.scheme, "the package that fsspec needs for it")
         raise place.bad(f"this Python can't read from there: install {package}") from exc
     except Exception as exc:
         # Backends raise what their libraries raise (ftplib, botocore, aiohttp ...), often without a common class.
@@ -137,8 +173,6 @@ class _File:
             yield file
 
     def _checked(self, found: os.stat_result) -> Version:
-        if stat.S_ISDIR(found.st_mode):
-            raise _folder(self._place)
         if not stat.S_ISREG(found.st_mode):
             raise self._place.bad("it is no regular file")
         # The time of the last change of the inode tells of a write whose author has set the modification time back.
@@ -188,7 +222,9 @@ def _bare(name: str) -> str:
 
 
 def _folder(place: Place) -> BadData:
-    return place.bad("it is a folder; data_loc must name one file, for example shard.safetensors in it")
+    return place.bad(
+        "it is a folder of a store; name one file in it, or mount the store: folders are read on this machine only"
+    )
 
 
 def _check_size(size: int, place: Place, site: Site) -> None:
@@ -196,11 +232,14 @@ def _check_size(size: int, place: Place, site: Site) -> None:
         raise DataNotAllowed(place.shown, MAX_MB, f"it has more than {site.data_max_mb} MiB ({MAX_MB})")
 
 
-def _read(reader: _Reader, at_most: int) -> bytearray:
-    content = bytearray()
-    while len(content) < at_most and (part := reader.read(min(_PART, at_most - len(content)))):
-        content += part
-    return content
+def _read(reader: _Reader, at_most: int, digest: hmac.HMAC, *, all_: bool) -> tuple[bytearray, int]:
+    """Return what a reader gives, or only its beginning, and the number of bytes; the digest gets all of them."""
+    content, size = bytearray(), 0
+    while size < at_most and (part := reader.read(min(_PART, at_most - size))):
+        digest.update(part)
+        size += len(part)
+        content += part if all_ else part[: max(0, BEGINNING - len(content))]
+    return content, size
 
 
 def _http_options(place: Place, site: Site) -> dict[str, Any]:

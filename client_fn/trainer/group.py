@@ -17,7 +17,9 @@ _PASSES: Final = 5
 
 
 def memory_bytes(session: int, limit: int) -> int:
-    """Return the memory that a trainer and its descendants use; if it is above the limit, shared pages count once.
+    """Return the memory that a trainer and its descendants use.
+
+    If that is above the limit, it is counted exactly: shared pages once, and pages of files not at all.
 
     Args:
         session: the trainer's process id, which is its session's too.
@@ -98,9 +100,12 @@ def _resident(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    """Return a process's share of the memory that it uses: a page of two processes counts half for each."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) << 10
+    """Return a process's share of the memory that it uses: a page of two processes counts half for each.
+
+    Pages of files do not count: the kernel takes them back when it needs memory, such as those of a large shard.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+        sizes = {line.partition(":")[0]: int(line.split()[1]) << 10 for line in lines if line.startswith("Pss")}
+        return sizes["Pss"] - sizes.get("Pss_File", 0)
     return _resident(pid)

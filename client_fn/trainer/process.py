@@ -16,7 +16,7 @@ import msgspec
 
 from broker.support import processes
 from client_fn import errors
-from client_fn.errors import BadSettings, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
+from client_fn.errors import BadData, BadSettings, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
 from client_fn.site import Site
 from client_fn.trainer import group, shared
 from client_fn.trainer.child import END_S, Child, close
@@ -366,6 +366,8 @@ def _failure(facts: Mapping[str, object]) -> errors.ClientError:
     match facts.get("error"):
         case "BadSettings":
             return BadSettings("FEDKEEPER_DEVICE", texts["sentence"].removeprefix("FEDKEEPER_DEVICE: "))
+        case "BadData":
+            return BadData(texts["sentence"], where=texts["where"], content=texts["text"])
         case "LeaseOver":
             return LeaseOver("", 0.0)
         case error:

@@ -1,6 +1,7 @@
 """Puts a job's tables into orders."""
 
 from broker.messages import job_sections
+from client_fn.data.shard_cache import Shard
 from client_fn.training import orders
 
 
@@ -29,6 +30,17 @@ def evaluation(section: job_sections.Evaluation | None) -> orders.Evaluation:
     if section is None:
         return orders.Evaluation()
     return orders.Evaluation(section.batch_size, section.metrics, section.holdout)
+
+
+def source(data: job_sections.Data, shard: Shard) -> orders.Source:
+    """Return how an order reads samples.
+
+    Args:
+        data: the job's.
+        shard: the samples.
+    """
+    options = {"target": data.target, "drop": data.drop, "labels": data.labels}
+    return orders.Source(shard.format, shard.path, shard.where, options)
 
 
 _TRAINING = tuple(orders.Training.__dataclass_fields__)

@@ -31,6 +31,18 @@ class SharedBytes:
             os.close(self.descriptor)
             raise
 
+    @classmethod
+    def of_file(cls, descriptor: int) -> "SharedBytes":
+        """Share an open file instead of memory: it is not copied, and the trainer maps it.
+
+        Args:
+            descriptor: opened for reading only. It is closed with the object.
+        """
+        shared = cls.__new__(cls)
+        shared.descriptor = descriptor
+        shared.size = os.fstat(descriptor).st_size
+        return shared
+
     def __del__(self) -> None:
         if hasattr(self, "size"):
             os.close(self.descriptor)

@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, bytes]
+    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, bytes], part: Any
 ) -> Fitted:
     """Train a model in place.
 
@@ -50,12 +50,13 @@ def fit(
         context: the round's facts.
         order: the order.
         inputs: its files. Those with the strategy's states and tensors may be missing.
+        part: what the strategy may see of the model.
 
     Raises:
         TrainingFailed: the samples, a state or the strategy does not fit.
     """
     strategy = strategies.make(order.strategy)
-    module = _module(model, strategy)
+    module = _module(part, strategy)
     strategy.start(module, _states(inputs), tensors.from_bytes(inputs[ALONG]) if ALONG in inputs else {})
     with (
         steps.correcting(module, strategy),

@@ -14,8 +14,18 @@ OPTIMIZER = f"{STATE}opt"
 FROZEN = "frozen"
 """The file with the model's tensors that no client trains; without it, they are in `weights`, or made here."""
 
+PERSONAL = "personal"
+"""The file with the client's personal tensors and its optimizers' states, which stays at its site."""
+
+AUX = "aux."
+"""Begins the names of the strategy's tensors in an update."""
+
 ALONG = "along"
 """The file with the tensors that the server's half of the strategy sends along."""
+
+
+SHARD = "shard"
+"""The file with a client's samples. It is not read with the order: the samples' source opens it."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +100,15 @@ class Source:
     """The data that an order is about.
 
     Attributes:
-        format: the data's format.
-        path: where it lies; empty: in the order's file `shard`.
-        options: the format's own settings.
+        format: `safetensors`, `npz`, `csv`, `parquet`, `folder`, or `file`, which only a learner can read.
+        path: the folder's path; empty: the input file `shard` holds the bytes.
+        where: path or URL for messages, without secrets.
+        options: `target`, `drop` and `labels` of the job's data section.
     """
 
     format: str = "safetensors"
     path: str = ""
+    where: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -111,6 +123,7 @@ class Build:
         training: how to train.
         evaluation: how to evaluate.
         personal: patterns of names of tensors that each client keeps for itself.
+        source: data whose first batch initialises lazy layers; without path and file `shard` there is none.
     """
 
     model: Model
@@ -119,6 +132,7 @@ class Build:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     personal: tuple[str, ...] = ()
+    source: Source = Source()
 
 
 @dataclass(frozen=True)
@@ -138,7 +152,7 @@ class Train:
         round: number of the round.
         model_seed: seed of the model's initial tensors, for those that are in no input.
         personal: patterns of names of tensors that each client keeps for itself.
-        source: the client's data.
+        source: the client's data; without a path and without the file `shard` there is none (a dry task).
         frozen_digest: SHA-256 digest of the file of the frozen tensors that are made here; empty: none are.
     """
 

@@ -7,7 +7,7 @@ that can't be decoded, and nothing else is damaged. Files lie in memory (memfd_c
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 PACKET_BYTES = 1 << 16
@@ -65,8 +65,16 @@ def send(channel: socket.socket, facts: Mapping[str, Any], files: Mapping[str, b
             os.close(descriptor)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, bytes]] | None:
-    """Return the next packet's facts and the contents of its files, or None when the other side has closed. Blocks.
+def receive(
+    channel: socket.socket, left_open: Container[str] = ()
+) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]] | None:
+    """Return the next packet's facts, the contents of its files, and the descriptors of those that stay open. Blocks.
+
+    None: the other side has closed.
+
+    Args:
+        channel: a blocking socket.
+        left_open: names of files that are not read. The caller closes them.
 
     Raises:
         ValueError: it is no packet.
@@ -75,7 +83,8 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], dict[str, bytes]] |
     if not packet:
         return None
     facts, files = parse(packet, descriptors)
-    return facts, {name: _read(descriptor) for name, descriptor in files.items()}
+    opened = {name: descriptor for name, descriptor in files.items() if name in left_open}
+    return facts, {name: _read(files[name]) for name in files if name not in opened}, opened
 
 
 def _read(descriptor: int) -> bytes:

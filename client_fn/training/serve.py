@@ -6,6 +6,8 @@ with it. CUDA can't be used after a fork if it was used before, so this process 
 at its import, orders run in this process, and the module alone is new for each.
 """
 
+import contextlib
+import dataclasses
 import importlib
 import json
 import os
@@ -16,13 +18,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
 import torch
 
-from client_fn.errors import BadSettings, LeaseOver, UserCodeFailed
+from client_fn.errors import BadData, BadSettings, LeaseOver, UserCodeFailed
 from client_fn.training import (
     context,
     descendants,
@@ -36,7 +38,8 @@ from client_fn.training import (
     tracebacks,
     work,
 )
-from client_fn.training.orders import Evaluate, Order, Score, Train
+from client_fn.training.orders import Build, Evaluate, Order, Score, Train
+from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
 """How often the worker hears that batches are done. Seconds."""
@@ -70,6 +73,8 @@ class Answers:
         """Send an error instead of an answer."""
         if isinstance(exc, UserCodeFailed):
             facts = {"sentence": exc.sentence, "cause": exc.cause, "where": exc.where, "text": exc.text}
+        elif isinstance(exc, BadData):
+            facts = {"sentence": exc.message(reveal=False), "cause": "", "where": exc.where, "text": exc.content}
         else:
             facts = {"sentence": str(exc), "cause": "", "where": "", "text": ""}
         self._send("failed", {"error": type(exc).__name__, **facts}, {})
@@ -90,10 +95,10 @@ def serve(channel: socket.socket) -> None:
         descendants.adopt_orphans()
     Answers(channel, "").say("ready")
     while True:
-        received = packets.receive(channel)
+        received = packets.receive(channel, left_open=(orders.SHARD,))
         if received is None:
             return
-        facts, contents = received
+        facts, contents, opened = received
         answers = Answers(channel, facts["order"])
         answers.say("taken")
         if facts["ask"] == "installed":
@@ -104,14 +109,28 @@ def serve(channel: socket.socket) -> None:
             answers.done({}, {})
             continue
         order = orders.decode(contents.pop("order"))
-        if isinstance(order, Train):
-            _import_optimizers()
-        if not _import_all(answers, order):
-            continue
-        if _may_fork(order):
-            _do_in_a_copy(channel, answers, order, contents)
-        else:
-            _do(answers, order, contents)
+        with _shard_opened(order, opened) as order:
+            if isinstance(order, Train):
+                _import_optimizers()
+            if not _import_all(answers, order):
+                continue
+            if _may_fork(order):
+                _do_in_a_copy(channel, answers, order, contents)
+            else:
+                _do(answers, order, contents)
+
+
+@contextlib.contextmanager
+def _shard_opened(order: Order, opened: Mapping[str, int]) -> Iterator[Order]:
+    """Give an order the path of the open file with the samples, and close that after the order."""
+    try:
+        if isinstance(order, Build | Train | Evaluate) and orders.SHARD in opened:
+            opened_at = dataclasses.replace(order.source, path=path_of(opened[orders.SHARD]))
+            order = dataclasses.replace(order, source=opened_at)
+        yield order
+    finally:
+        for descriptor in opened.values():
+            os.close(descriptor)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -203,7 +222,7 @@ def _do(answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
         _lift_limit()
     try:
         facts, files = work.do(order, contents, answers.say)
-    except (UserCodeFailed, BadSettings, LeaseOver) as exc:
+    except (UserCodeFailed, BadData, BadSettings, LeaseOver) as exc:
         answers.failed(exc)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 (the outermost loop: user code may raise any error)
         answers.failed(UserCodeFailed("the model failed", **tracebacks.explain(exc)._asdict()))

@@ -9,9 +9,7 @@ from torch import Tensor
 from client_fn.errors import TrainingFailed
 from client_fn.training import tensors
 from client_fn.training.model_tensors import ModelTensors
-
-AUX: Final = "aux."
-"""Begins the names of the strategy's tensors in an update."""
+from client_fn.training.orders import AUX
 
 NOISE: Final = 1e-3
 """Standard deviation of a dry update's delta: about what a round of training changes."""

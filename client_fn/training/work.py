@@ -20,6 +20,7 @@ from client_fn.training import (
     lazy,
     learner,
     models,
+    orders,
     tensors,
     updates,
 )
@@ -28,6 +29,7 @@ from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import Build, Evaluate, Order, Score, Train, Training
+from client_fn.training.personal import PersonalLayers
 from client_fn.training.randomness import seeded
 from client_fn.training.source import Source
 
@@ -46,7 +48,8 @@ def do(order: Order, inputs: Mapping[str, bytes], say: Say) -> Answer:
 
     Args:
         order: the order.
-        inputs: safetensors files by name: `weights`, `shard`, `along`, `sums`, and the states as `state.<name>`.
+        inputs: safetensors files by name: `weights`, `shard`, `along`, `sums`, `personal`, and the states as
+            `state.<name>`.
         say: tells the worker what happens.
 
     Returns:
@@ -87,26 +90,31 @@ def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
     with seeded(order.seed):
         with diagnosis.calling("model()"):
             model = ours.model()
-        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if "shard" in inputs else None)
-    held = ModelTensors(ours, model)
-    weights = held.all()
+        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if _has_data(order, inputs) else None)
+    layers = PersonalLayers(ModelTensors(ours, model), order.personal)
+    weights = layers.shared.all()
     check.settings(ours, model, order)
-    facts = {"frozen": list(held.frozen(weights)), "buffers": list(held.buffers())}
+    facts = {
+        "frozen": list(layers.shared.frozen(weights)),
+        "buffers": list(layers.shared.buffers()),
+        "personal": list(layers.names),
+    }
     return facts, {"weights": tensors.to_bytes(weights)}
 
 
 def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
-    data = _data(ours, order, inputs) if order.training is not None and "shard" in inputs else None
-    model, held, base = _loaded(ours, order, inputs, data)
+    data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
+    model, layers, base = _loaded(ours, order, inputs, data)
+    inputs = layers.load(inputs)
     built_s = time.perf_counter()
     say("training")
     metrics: dict[str, float] = {}
     files: dict[str, bytes] = {}
     samples, judged = 1, judge.NOTHING
     if order.training is None or data is None:
-        update = updates.noise(held, base, order.update, order.seed)
+        update = updates.noise(layers.shared, base, order.update, order.seed)
     else:
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
@@ -122,19 +130,22 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
             states=states_of_optimizers(inputs),
         )
         with context.scratch():
-            metrics, samples, aux, files = fit(ours, model, rest, context, order=order, inputs=inputs)
-        update = {**updates.with_aux(updates.make(held, base, order.update), aux), **judged.sums}
+            metrics, samples, aux, files = fit(
+                ours, model, rest, context, order=order, inputs=inputs, part=layers.part(model)
+            )
+        update = {**updates.with_aux(updates.make(layers.shared, base, order.update), aux), **judged.sums}
     trained_s = time.perf_counter() - built_s - judged.duration_s
     seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
     facts = {"metrics": metrics, "samples": samples, "seconds": seconds, **judged.facts}
-    return facts, {**files, "update": tensors.to_bytes(update)}
+    return facts, {**layers.save(files), "update": tensors.to_bytes(update)}
 
 
 def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
     begin_s = time.perf_counter()
     end_s = None if order.left_s is None else time.monotonic() + order.left_s
     data = _data(ours, order, inputs)
-    model, _, _ = _loaded(ours, order, inputs, data)
+    model, layers, _ = _loaded(ours, order, inputs, data)
+    layers.load(inputs)
     built_s = time.perf_counter()
     say("training")
     context = evaluation_context(ours, model, order, say, end_s)
@@ -174,34 +185,38 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
 
 def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, bytes]) -> Any:
     """Return the learner's samples of the order's data."""
-    source = getattr(order, "source", None)
-    given = (
-        Source(content=inputs["shard"]) if source is None else Source(source.format, inputs["shard"], source.options)
-    )
+    source = order.source
+    given = Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
     with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
         return ours.data(given)
 
 
+def _has_data(order: Build | Train, inputs: Mapping[str, bytes]) -> bool:
+    return bool(order.source.path) or orders.SHARD in inputs
+
+
 def _loaded(
     ours: Learner, order: Train | Evaluate, inputs: Mapping[str, bytes], data: Any
-) -> tuple[Any, ModelTensors, dict[str, torch.Tensor]]:
-    """Return a model with the round's weights, on its device, how to reach its tensors, and these weights."""
-    model = _model(ours, order)
-    lazy.initialise(ours, model, lambda: data)
-    held = ModelTensors(ours, model)
-    base = frozen.complete(held, inputs, order.frozen_digest)
+) -> tuple[Any, PersonalLayers, dict[str, torch.Tensor]]:
+    """Return a model with the round's weights, on its device, its personal layers as constructed, and these weights."""
+    # What no input brings is as its constructor makes it, at the server and at each site.
+    with seeded(order.model_seed if order.personal or order.frozen_digest else 0):
+        model = _model(ours, order)
+        lazy.initialise(ours, model, lambda: data)
+    layers = PersonalLayers(ModelTensors(ours, model), order.personal)
+    base = frozen.complete(layers.shared, inputs, order.frozen_digest)
     if isinstance(model, nn.Module):
         to_device(model, order.device)
-    held.load(base)
+    layers.shared.load(base)
     if isinstance(model, nn.Module) and _is_compiled(order):
         model.compile()
-    return model, held, base
+    return model, layers, base
 
 
 def _model(ours: Learner, order: Train | Evaluate) -> Any:
     """Return a model that no other task has touched. What an order brings is overwritten, whatever the seed."""
-    if order.learner.type or order.model.type not in models.BUILT_IN or _is_compiled(order):
-        with seeded(order.model_seed if order.frozen_digest else 0), diagnosis.calling("model()"):
+    if order.learner.type or order.model.type not in models.BUILT_IN or order.personal or _is_compiled(order):
+        with diagnosis.calling("model()"):
             return ours.model()
     key = json.dumps([order.model.type, order.model.args], sort_keys=True)
     if key not in _built_in:

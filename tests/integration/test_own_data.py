@@ -120,7 +120,8 @@ async def test_without_a_test_set_nothing_is_judged_and_nothing_fails(fabric: Fa
 async def test_a_missing_test_set_fails_the_job_before_its_first_round(fabric: Fabric) -> None:
     messages = await fabric.run(**WIDE, evaluation={"data": f"file://{fabric.folder}/none.safetensors"})
     (failed,) = events_of(messages, progress.JobFailed)
-    assert failed.reason.startswith(f"evaluation.data = 'file://{fabric.folder}/none.safetensors': no file lies there")
+    assert failed.reason.startswith(f"evaluation.data = 'file://{fabric.folder}/none.safetensors', ")
+    assert failed.reason.endswith("read by the server: no file lies there")
     assert events_of(messages, progress.RoundOpened) == []
 
 

@@ -16,7 +16,7 @@ from broker.messages.strategy import FedAvg, FedProx
 from client_fn.data import sources
 from client_fn.data.places import Place
 from client_fn.data.shard_cache import ShardCache
-from client_fn.data.sources import Source, Version
+from client_fn.data.sources import Fetched, Source
 from client_fn.errors import DataMissing, TrainerDied
 from client_fn.function import WarmState, handle
 from client_fn.site import Site as ClientSite
@@ -97,9 +97,9 @@ async def test_a_warm_instance_fetches_each_model_and_reads_its_shard_once(
     reads: list[str] = []
     fetch = sources.fetch
 
-    def counted(source: Source, place: Place, of: ClientSite) -> tuple[bytearray, Version]:
+    def counted(source: Source, place: Place, of: ClientSite, key: bytes) -> Fetched:
         reads.append(place.target)
-        return fetch(source, place, of)
+        return fetch(source, place, of, key)
 
     monkeypatch.setattr(sources, "fetch", counted)
     warm = warm_state()

@@ -20,7 +20,7 @@ HELD = Evaluation(holdout=0.4)
 
 def facts(judged_samples: Any, evaluation: Any, limit: int = 10) -> judged.Judged:
     answer = Answer({"judged": judged_samples, "evaluation": evaluation}, {})
-    return judged.facts_of(answer, Shard(SharedBytes(b"x"), limit, ""))
+    return judged.facts_of(answer, Shard("safetensors", SharedBytes(b"x"), "", "", limit, ""))
 
 
 def test_finite_numbers_of_bounded_names_are_believed() -> None:

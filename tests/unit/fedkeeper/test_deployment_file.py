@@ -56,6 +56,14 @@ def test_every_client_of_the_partition_has_a_platform(tmp_path: Path) -> None:
     assert placements[0][0] == "mnist-shards2-c100-s0-000"
 
 
+def test_a_record_has_the_place_of_the_client_s_personal_layers(tmp_path: Path) -> None:
+    text = FABRIC.replace("clients = 7", 'clients = 7\nstate_loc = "s3://bucket/layers"')
+    text = text.replace('id = "hospital"', 'id = "hospital"\nstate_loc = "/layers"')
+    deployment = deployment_file.read(file(tmp_path, text))
+    places = Counter(record.state_loc for record in deployment_file.client_records(deployment, {}))
+    assert places == {"": 93, "s3://bucket/layers": 7, "/layers": 1}
+
+
 def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
     deployment = deployment_file.read(file(tmp_path))
     records = {

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from broker.messages import job_file as jobs
@@ -22,6 +23,7 @@ from tests.support.trainers import InlineTrainers
 
 pytestmark = pytest.mark.torch
 
+NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 RAISED = BadModel("model 'a:B': it can't be constructed", cause="KeyError", where="a.py:3", text="Jane Doe")
 
 
@@ -63,6 +65,38 @@ async def test_the_first_model_has_the_bytes_that_the_function_would_write(modul
     assert initial.frozen == tensors.frozen_names(built)
     assert initial.buffers == tuple(name for name, _ in built.named_buffers())
     assert initial.code == ""
+
+
+def personal_job() -> Job:
+    return jobs.from_dict(
+        {
+            "model": {"type": "tests.support.modules:BatchNormed", "personal": ["2.*"]},
+            "data": {"dataset": "own"},
+            "evaluation": {"every": 0},
+        }
+    )
+
+
+async def test_personal_layers_are_not_in_the_first_model() -> None:
+    initial = await learning(InlineTrainers()).initial_model(personal_job())
+    assert initial.weights.keys() == {"1.weight", "1.bias", "3.weight", "3.bias"}
+    assert set(initial.personal) == {f"2.{name}" for name in NORM}
+    assert initial.buffers == ()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(
+            {"frozen": [], "buffers": [], "personal": ["2.weight"]},
+            {"weights": payload.encode({"2.weight": np.ones(8, np.float32)})},
+        ),
+        Answer({"frozen": [], "buffers": []}, {"weights": payload.encode({"1.weight": np.ones(8, np.float32)})}),
+    ],
+)
+async def test_a_trainer_that_would_send_them_fails_the_job(answer: Answer) -> None:
+    with pytest.raises(LearningFailed, match=r"the trainer's answer .* model.personal"):
+        await learning(Stub(answer)).initial_model(personal_job())
 
 
 async def test_a_model_is_evaluated_on_the_dataset_s_test_samples() -> None:
@@ -125,3 +159,28 @@ async def test_what_user_code_makes_of_a_trainer_s_answer_fails_the_job_alone(an
 async def test_an_impossible_evaluation_fails_the_job_alone(facts: dict[str, object]) -> None:
     with pytest.raises(LearningFailed, match="model 'nn'"):
         await learning(Stub(Answer(facts, {}))).evaluate(job_with("nn", every=1, dataset="digits"), b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file://{}/no.safetensors", "no file lies there"),
+        ("file:///etc/passwd", "it is outside of {} (FEDKEEPER_DATA_PREFIXES)"),
+        ("ftp://x/y", "its scheme is not allowed here; FEDKEEPER_DATA_SCHEMES allows file, s3, gs, abfs, https"),
+    ],
+)
+async def test_a_model_to_start_from_is_read_where_the_site_allows_it(tmp_path: Path, url: str, reason: str) -> None:
+    ours = learning(InlineTrainers(), site=Site(data_prefixes=(str(tmp_path),)))
+    (tmp_path / "base.safetensors").write_bytes(b"tensors")
+    assert await ours.read_model(f"file://{tmp_path}/base.safetensors") == b"tensors"
+    with pytest.raises(LearningFailed) as failed:
+        await ours.read_model(url.format(tmp_path))
+    assert str(failed.value) == f"model.from = {url.format(tmp_path)!r}, read by the server: {reason.format(tmp_path)}"
+
+
+async def test_a_test_set_at_any_place_is_named_in_its_errors(tmp_path: Path) -> None:
+    (tmp_path / "test.safetensors").write_bytes(b"no tensors at all")
+    place = f"{tmp_path}/test.safetensors"
+    job = jobs.from_dict({"data": {"dataset": "own"}, "evaluation": {"data": place}})
+    with pytest.raises(LearningFailed, match=f"^evaluation.data = '{place}', read by the server: "):
+        await learning(InlineTrainers()).initial_model(job)

@@ -42,6 +42,13 @@ def test_the_last_sentence_says_what_was_measured(tables: dict[str, Any], metric
     assert lines == ["", text, f"model digest  {'ab' * 32}"]
 
 
+def test_clients_that_judge_the_last_model_are_told_by_their_mean_and_their_worst() -> None:
+    spread = {"accuracy": {"mean": 0.8, "median": 0.9, "worst_decile": 0.25}}
+    judged = {"metrics": {"accuracy": 0.8, "loss": 0.5}, "clients": 10, "spread": spread}
+    got = summary.lines(record({}, metrics={"accuracy": 0.75}), [{**row(loss=0.5), "evaluation_clients": judged}])
+    assert got[1] == ("demo: 3 rounds, test accuracy 0.7500; at 10 clients: mean accuracy 0.8000, worst tenth 0.2500")
+
+
 def test_the_best_model_is_named() -> None:
     best = BestModel(2, "accuracy", 0.97, MODEL)
     got = summary.lines(record({}, metrics={"accuracy": 0.96}, best=best), [row()])

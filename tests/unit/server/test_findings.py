@@ -97,9 +97,13 @@ def test_where_the_server_judges_the_clients_results_decide_nothing() -> None:
     both = job(evaluation={"holdout": 0.2, "best": "loss"}, stop={"patience": 1})
     after = found(both, {"loss": 0.5, "accuracy": 0.9})
     after = findings.after(after, both, Judgement(1, MODELS[1], {"loss": 0.1, "auroc": 0.7}, "clients"))
-    assert after.metrics == {"loss": 0.5, "accuracy": 0.9, "auroc": 0.7}
+    assert after.metrics == {"loss": 0.5, "accuracy": 0.9}
     assert after.best is not None
     assert (after.best.value, after.without_better) == (0.5, 0)
+
+
+def test_a_metric_that_the_last_evaluation_could_not_measure_is_not_kept() -> None:
+    assert found(job(), {"loss": 0.5, "accuracy": 0.5}, {"accuracy": 0.1}).metrics == {"accuracy": 0.1}
 
 
 def test_findings_come_back_from_a_record() -> None:

@@ -94,6 +94,14 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
         "strategy",
         lambda: code_of(update(), expected=replace(EXPECTED, needs=("steps",))),
     ),
+    "no digest of the personal layers": (
+        "personal",
+        lambda: code_of(update(), expected=replace(EXPECTED, has_personal=True)),
+    ),
+    "a digest of the personal layers that is none": (
+        "personal",
+        lambda: code_of(update(personal="../" * 20), expected=replace(EXPECTED, has_personal=True)),
+    ),
     "another job": ("foreign", lambda: code_of(update(), "fl.updates.other.3.c-0.1")),
     "a client outside the cohort": ("foreign", lambda: code_of(update("c-9"), "fl.updates.demo.3.c-9.1")),
     "a client counted already": ("duplicate", lambda: code_of(update(), counted=("c-1", "c-0"))),
@@ -160,6 +168,14 @@ REFUSED: dict[str, tuple[str, Callable[[], str]]] = {
 def test_is_refused_with_its_code(what: str) -> None:
     want, attempt = REFUSED[what]
     assert attempt() == want
+
+
+def test_a_digest_of_personal_layers_is_asked_for_only_where_there_are_some() -> None:
+    has_personal = replace(EXPECTED, has_personal=True)
+    assert pass_gate(update(personal="ab" * 32), expected=has_personal)[0].personal == "ab" * 32
+    assert pass_gate(update(personal="nonsense"))[0].personal == "nonsense"
+    judging = {**MEMBERS, "c-0": msgspec.structs.replace(MEMBERS["c-0"], purpose="evaluate")}
+    pass_gate(update(), expected=replace(has_personal, members=judging))
 
 
 def test_every_code_is_produced() -> None:

@@ -90,8 +90,29 @@ async def test_too_few_clients_are_waited_for_and_that_is_announced_once(inputs:
         inputs.register(*fakes.clients(1, first=1))
         inputs.put(RegisterChanged())
     assert recruiting.result() == ["client-00", "client-01"]
-    reason = "1 of 2 clients that hold 'own-shards2-c2-s0' are registered"
+    reason = inputs.announced[0].reason
+    assert reason.startswith("1 of 2 clients that hold 'own' are registered; register each with `fedkeeper clients add")
     assert inputs.announced == [JobWaiting(reason=reason, data=JOB.data.key, have=1, need=2, until_s=1060.0)]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "remedy"),
+    [
+        ("own", "`fedkeeper clients add ... --label data=own`"),
+        ("own", "`fedkeeper stage --from FILE --name own --clients 2 --register`"),
+        ("mnst", "did you mean 'mnist' as data.dataset?"),
+        ("digits", "clients that hold 'digits-shards2-c2-s0' are registered; `fedkeeper bridge local` or"),
+    ],
+)
+async def test_the_announcement_says_how_clients_are_registered(inputs: Inputs, dataset: str, remedy: str) -> None:
+    job = msgspec.structs.replace(JOB, data=Data(dataset=dataset, clients=2))
+    async with asyncio.TaskGroup() as group:
+        recruiting = group.create_task(inputs.candidates(job), name="recruiting")
+        await until_announced(inputs)
+        inputs.register(*[msgspec.structs.replace(one, labels={"data": dataset}) for one in fakes.clients(2)])
+        inputs.put(RegisterChanged())
+    assert len(recruiting.result()) == 2
+    assert remedy in inputs.announced[0].reason
 
 
 async def test_a_draw_does_not_depend_on_how_far_the_registration_of_the_clients_has_come(inputs: Inputs) -> None:
@@ -126,7 +147,7 @@ async def test_a_bridge_that_comes_makes_its_clients_candidates(inputs: Inputs) 
         inputs.announce("away")
         inputs.put(PresenceChanged())
     assert recruiting.result() == ["client-00", "client-01"]
-    assert inputs.announced[0].reason.endswith("are registered, 2 of them on away, whose bridge is not there")
+    assert inputs.announced[0].reason.endswith("are registered, 2 of them on away, whose bridge is not there: start it")
 
 
 async def test_where_presence_is_ignored_the_register_is_enough() -> None:
@@ -144,7 +165,7 @@ async def test_the_wait_ends_with_a_reason_and_a_remedy(inputs: Inputs) -> None:
         inputs.clock.now_s = 1060.0
         inputs.put(RegisterChanged())
     assert "too few clients after 60 s: 1 of 2 clients that hold" in recruiting.result()
-    assert "start `fedkeeper bridge local`" in recruiting.result()
+    assert "`fedkeeper stage --from FILE" in recruiting.result()
 
 
 async def failure(inputs: Inputs) -> str:
@@ -158,3 +179,17 @@ async def test_a_cancellation_ends_the_wait_and_returns_the_present_candidates(i
     inputs.events._cancelled.set()
     inputs.put(CancelRequested())
     assert await inputs.candidates() == ["client-00"]
+
+
+async def test_a_shortage_names_the_labels_that_clients_must_have(inputs: Inputs) -> None:
+    clients = fakes.clients(2)
+    north = msgspec.structs.replace(clients[0], labels={**clients[0].labels, "site": "north"})
+    inputs.register(north, clients[1])
+    inputs.put(CancelRequested())
+    inputs.events._cancelled.set()
+    job = msgspec.structs.replace(JOB, cohort=Cohort(clients=2, where={"site": "north", "platform": "fake"}))
+    assert await inputs.candidates(job) == [north.id]
+    (waiting,) = inputs.announced
+    assert waiting.have == 1
+    where = "and have site = 'north', platform = 'fake'"
+    assert waiting.reason == f"1 of 2 clients that hold {JOB.data.key!r} {where} are registered"

@@ -99,6 +99,21 @@ async def test_a_model_stays_one_round_longer_than_it_is_needed(backbone: Broker
     assert contents_at_site == [None, None, contents[2]]
 
 
+async def test_tensors_that_no_client_trains_cross_once_and_stay_for_all_rounds(
+    backbone: Broker, site: Broker, blobs: Blobs
+) -> None:
+    frozen = ref(content=b"frozen")
+    await backbone.put(frozen.topic, b"frozen")
+    counting = Counting(backbone)
+    for round_ in range(1, 4):
+        content = b"model %d" % round_
+        await backbone.put(ref(content=content).topic, content)
+        await blobs.bring_for_task(task(round=round_, model=ref(content=content), frozen=frozen))
+        await blobs.drop_before("job", round_)
+    assert counting.gets.count(frozen.topic) == 1
+    assert await payload(site, frozen.topic) == b"frozen"
+
+
 async def test_what_a_strategy_sends_along_is_dropped_with_its_round(
     backbone: Broker, site: Broker, blobs: Blobs
 ) -> None:

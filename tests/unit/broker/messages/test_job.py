@@ -297,3 +297,8 @@ def test_a_median_needs_more_than_two_updates() -> None:
     allowed = "needs cohort.quorum of at least 3: the median of fewer updates is their mean"
     assert str(refused) == f"strategy.name = 'median': {allowed}"
     assert job_file.from_dict({**median, "cohort": {"clients": 3}}).cohort.needed == 3
+
+
+def test_the_target_can_t_be_a_column_that_is_left_out() -> None:
+    refused = refusal({"data": {"target": "y", "drop": ["id", "y"]}})
+    assert str(refused) == "data.drop = ['id', 'y']: columns without data.target, which is 'y'"

@@ -19,8 +19,19 @@ model = { type = "nn", args = {}, code = "", from = "", personal = [], frozen = 
 learner = { type = "", args = {} }
 override = []
 strategy = { name = "fedavg" }
-data = { dataset = "digits", partition = "shards", clients = 10, shards_per_client = 2, alpha = 0.5, seed = 0 }
 stop = { rounds = 20, metric = "", patience = 0 }
+[data]
+dataset = "digits"
+partition = "shards"
+clients = 10
+shards_per_client = 2
+alpha = 0.5
+seed = 0
+min_samples = 1
+target = ""
+drop = []
+labels = []
+format = ""
 [cohort]
 clients = 10
 over_select = 0

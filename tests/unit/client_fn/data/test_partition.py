@@ -86,3 +86,19 @@ def test_too_few_samples_for_all_is_an_error(data: Data) -> None:
 def test_as_many_clients_as_samples_get_one_each() -> None:
     for kind in ("iid", "dirichlet"):
         assert [len(part) for part in partition(np.arange(6), of(kind, clients=6))] == [1] * 6
+
+
+def test_a_dirichlet_partition_has_a_floor_if_the_job_sets_one() -> None:
+    labels = np.arange(300) % 10
+    data = Data(partition="dirichlet", clients=10, alpha=0.01, min_samples=8)
+    parts = partition(labels, data)
+    assert min(len(part) for part in parts) == 8
+    assert sorted(np.concatenate(parts).tolist()) == list(range(300))
+    with pytest.raises(BadData, match=r"can't be split into 10 parts of at least 31 \(data\.min_samples\)"):
+        partition(labels, Data(partition="dirichlet", clients=10, min_samples=31))
+
+
+def test_partitions_with_another_floor_have_another_key() -> None:
+    assert Data(partition="dirichlet").key == "digits-dir0p5-c10-s0"
+    assert Data(partition="dirichlet", min_samples=2).key == "digits-dir0p5-m2-c10-s0"
+    assert Data(min_samples=2).key == Data().key

@@ -93,6 +93,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def bytes_of(read: shard_cache.Shard) -> bytes:
+    assert read.memory is not None
     return shared.read(read.memory.descriptor, read.memory.size)
 
 
@@ -100,7 +101,8 @@ def bytes_of(read: shard_cache.Shard) -> bytes:
 def test_a_file_comes_as_shared_memory_with_its_number_of_samples(shard: Path, scheme: str) -> None:
     read = ShardCache(Site()).read(f"{scheme}{shard}")
     assert bytes_of(read) == shard.read_bytes()
-    assert read.samples == 5
+    assert (read.samples, read.format, read.where) == (5, "safetensors", f"{scheme}{shard}")
+    assert read.memory is not None
     with pytest.raises(PermissionError):
         os.pwrite(read.memory.descriptor, b"0", 0)
 
@@ -203,12 +205,12 @@ def changing(monkeypatch: pytest.MonkeyPatch, path: Path, times: int) -> list[in
     reads: list[int] = []
     real = sources._read
 
-    def read(reader: Any, at_most: int) -> bytearray:
-        content = real(reader, at_most)
-        reads.append(len(content))
+    def read(*args: Any, **options: Any) -> tuple[bytearray, int]:
+        content, size = real(*args, **options)
+        reads.append(size)
         if len(reads) <= times:
             path.write_bytes(made(5 + len(reads)))
-        return content
+        return content, size
 
     monkeypatch.setattr(sources, "_read", read)
     return reads
@@ -260,9 +262,53 @@ def test_a_file_that_is_swapped_before_it_is_opened_is_refused(
         ShardCache(Site(data_prefixes=(f"{tmp_path}/in",))).read(str(shard))
 
 
-def test_a_folder_is_named(shard: Path) -> None:
-    with pytest.raises(BadData, match="it is a folder; data_loc must name one file"):
-        ShardCache(Site()).read(str(shard.parent))
+def test_an_empty_file_is_named(shard: Path) -> None:
+    shard.write_bytes(b"")
+    with pytest.raises(BadData, match=r"shard .*shard\.safetensors: it is empty"):
+        ShardCache(Site()).read(str(shard))
+
+
+def test_a_large_file_is_not_copied_and_is_seen_when_it_changes(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAP_ABOVE", 0)
+    cache = ShardCache(Site(secret=b"key"))
+    read = cache.read(str(shard))
+    assert read.memory is not None
+    assert os.fstat(read.memory.descriptor).st_ino == shard.stat().st_ino
+    assert (read.samples, read.digest) == (5, hmac.new(b"key", shard.read_bytes(), "sha256").hexdigest())
+    assert cache.read(str(shard)) is read
+    append(shard)
+    assert cache.read(str(shard)).samples == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "wanted", "format_"),
+    [
+        ("a.csv", b"x,y", "", "csv"),
+        ("a.TSV", b"x\ty", "", "csv"),
+        ("a.npz", b"", "", "npz"),
+        ("a.parquet", b"", "", "parquet"),
+        ("a", b"PAR1....", "", "parquet"),
+        ("a.data", b"PK\x03\x04....", "", "npz"),
+        ("a.jsonl", b'{"text": "a"}', "", "file"),
+        ("a.txt", b"x,y", "csv", "csv"),
+        ("a.csv", b"x,y", "file", "file"),
+    ],
+)
+def test_a_format_is_the_job_s_or_the_ending_s_or_the_first_bytes(
+    tmp_path: Path, name: str, content: bytes, wanted: str, format_: str
+) -> None:
+    (tmp_path / name).write_bytes(content or b"0")
+    read = ShardCache(Site()).read(f"{tmp_path}/{name}", wanted)
+    assert (read.format, read.samples) == (format_, None)
+
+
+def test_the_same_file_in_another_format_is_another_shard(shard: Path) -> None:
+    cache = ShardCache(Site())
+    assert [cache.read(str(shard), wanted).format for wanted in ("", "file", "")] == [
+        "safetensors",
+        "file",
+        "safetensors",
+    ]
 
 
 def test_a_file_outside_of_the_prefixes_is_not_opened(shard: Path, opened: list[str]) -> None:

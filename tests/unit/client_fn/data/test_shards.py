@@ -5,6 +5,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from broker.errors import BadTopic
@@ -45,6 +46,16 @@ def test_samples_keep_their_dtype_and_labels_become_int64(tmp_path: Path, dtype:
     assert y.dtype == np.int64
 
 
+def test_targets_keep_their_dtype_and_shape_and_tensors_have_any_names(tmp_path: Path) -> None:
+    url = place(tmp_path, "path")
+    shards.write(url, X, np.ones((5, 4), np.float32))
+    assert read_shard(url)[1].tolist() == np.ones((5, 4)).tolist()
+    shards.write_tensors(url, {"ids": Y, "mask": X > 0})
+    named = safetensors.numpy.load_file(url)
+    assert sorted(named) == ["ids", "mask"]
+    assert named["mask"].dtype == np.bool_
+
+
 def test_the_same_shard_is_not_written_again_and_another_is(tmp_path: Path) -> None:
     url = place(tmp_path, "path")
     shards.write(url, X, Y)
@@ -75,10 +86,8 @@ def test_nothing_but_the_shard_is_left_in_its_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("x", "y", "reason"),
     [
-        (X, Y[:4], r"x has shape \(5, 2, 3\) for 4 labels"),
-        (X, Y.astype(np.float32), "y has dtype float32; whole numbers"),
-        (X, Y.reshape(5, 1), r"y has shape \(5, 1\); shape \(N,\)"),
-        (X[:0], Y[:0], "for 0 labels"),
+        (X, Y[:4], r"x has shape \(5, 2, 3\), y has shape \(4,\); the first side is the number of samples"),
+        (X[:0], Y[:0], "at least 1"),
         (np.array(1.0), Y, r"x has shape \(\)"),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_strategy_corrects_every_loop(own: str, name: str) -> None:
 def test_a_model_without_torch_is_given_and_taken_as_arrays(own: str) -> None:
     client = learning(own, "Plane")
     facts, weights = client.build()
-    assert facts == {"frozen": [], "buffers": []}
+    assert facts == {"frozen": [], "buffers": [], "personal": []}
     assert {name: (part.shape, part.dtype) for name, part in weights.items()} == {
         "b": ((), torch.float64),
         "w": ((3,), torch.float64),

@@ -42,13 +42,13 @@ def is_open(descriptor: int) -> bool:
 
 def test_facts_and_files_arrive(pair: Pair) -> None:
     packets.send(pair[0], {"say": "done", "order": "ab"}, {"a": b"first", "b": b""})
-    assert packets.receive(pair[1]) == ({"say": "done", "order": "ab"}, {"a": b"first", "b": b""})
+    assert packets.receive(pair[1]) == ({"say": "done", "order": "ab"}, {"a": b"first", "b": b""}, {})
 
 
 def test_two_packets_stay_two(pair: Pair) -> None:
     packets.send(pair[0], {"say": "a"})
     packets.send(pair[0], {"say": "b"})
-    assert [packets.receive(pair[1]), packets.receive(pair[1])] == [({"say": "a"}, {}), ({"say": "b"}, {})]
+    assert [packets.receive(pair[1]), packets.receive(pair[1])] == [({"say": "a"}, {}, {}), ({"say": "b"}, {}, {})]
 
 
 def test_the_end_of_the_channel_is_none(pair: Pair) -> None:
@@ -61,7 +61,7 @@ def test_a_file_is_read_from_its_beginning_wherever_its_position_is(pair: Pair, 
     os.write(descriptors[0], b"shared")
     packet, beside = packets.make({}, {"weights": descriptors[0]})
     socket.send_fds(pair[0], [packet], beside)
-    assert packets.receive(pair[1]) == ({}, {"weights": b"shared"})
+    assert packets.receive(pair[1]) == ({}, {"weights": b"shared"}, {})
     assert os.lseek(descriptors[0], 0, os.SEEK_CUR) == len(b"shared")
 
 
@@ -70,7 +70,7 @@ def test_a_file_that_one_call_does_not_read_is_read_by_several(pair: Pair, monke
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 3), offset))
     packets.send(pair[0], {}, {"shard": b"0123456789"})
-    assert packets.receive(pair[1]) == ({}, {"shard": b"0123456789"})
+    assert packets.receive(pair[1]) == ({}, {"shard": b"0123456789"}, {})
 
 
 def test_nothing_stays_open_on_either_side(pair: Pair) -> None:
@@ -103,3 +103,13 @@ def test_what_is_no_packet_is_refused_and_its_files_are_closed(packet: bytes, de
     with pytest.raises(ValueError, match="no packet"):
         packets.parse(packet, descriptors)
     assert not any(map(is_open, descriptors))
+
+
+def test_a_file_that_is_left_open_is_not_read(pair: Pair) -> None:
+    packets.send(pair[0], {}, {"weights": b"read", "shard": b"open"})
+    received = packets.receive(pair[1], left_open=("shard",))
+    assert received is not None
+    facts, contents, opened = received
+    assert (facts, contents, list(opened)) == ({}, {"weights": b"read"}, ["shard"])
+    assert Path(f"/proc/self/fd/{opened['shard']}").read_bytes() == b"open"
+    os.close(opened["shard"])

@@ -1,0 +1,183 @@
+"""The command `fedkeeper stage`: splits data among clients and writes their shards."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import tomli_w
+import typer
+
+from broker.messages import job_file
+from broker.messages.job import Job
+from broker.messages.job_sections import Data
+from broker.messages.register import ClientRecord
+from broker.support import logs
+from client_fn.data import datasets, own, staging
+from client_fn.data.staging import Staged
+from fedkeeper import configs, running
+from fedkeeper.errors import BadOption
+from fedkeeper.options import FOLDER, DataDir, Set, Url, broker_url
+from fedkeeper.sdk import connect
+
+app = typer.Typer()
+
+BY: Final = "by:"
+
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE|FOLDER", help="Your own data: .csv, .parquet, .npz, .safetensors, a folder of images."
+    ),
+]
+"""The option that names the user's own data."""
+
+
+@app.command()
+@running.command
+async def stage(
+    job: Annotated[str, typer.Argument(metavar="[JOB]", help="A job file: its built-in dataset is split.")] = "",
+    own_data: From = None,
+    to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets its own folder below it.")] = str(
+        FOLDER / "shards"
+    ),
+    clients: Annotated[int, typer.Option(min=0, help="Own data: number of clients.")] = 0,
+    partition: Annotated[
+        str,
+        typer.Option(metavar="iid|shards|dirichlet|by:COLUMN", help="Own data: how it is split, as in a job file."),
+    ] = "iid",
+    name: Annotated[str, typer.Option(help="Own data: its name in jobs. Default: the file's.")] = "",
+    target: Annotated[str, typer.Option(help="Own data: the column of a table that is predicted.")] = "",
+    drop: Annotated[list[str] | None, typer.Option(help="Own data: a column that is left out. Repeatable.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Own data: a class; the first is 0. Repeatable.")] = None,
+    form: Annotated[str, typer.Option("--format", help="Own data: its format, if its name does not tell.")] = "",
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Own data: share of the samples for a test set.")] = 0.0,
+    alpha: Annotated[float, typer.Option(min=0.000001, help="Own data: similarity of the clients; dirichlet.")] = 0.5,
+    per_client: Annotated[int, typer.Option(min=1, help="Own data: label shards per client; shards.")] = 2,
+    min_samples: Annotated[int, typer.Option(min=1, help="Own data: fewest samples of a client; dirichlet.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Own data: seed of the partition.")] = 0,
+    register: Annotated[bool, typer.Option("--register", help="Add the clients to the register.")] = False,
+    platform: Annotated[str, typer.Option(help="The platform that hosts the clients.")] = "local",
+    overrides: Set = None,
+    url: Url = "",
+    data: DataDir = None,
+) -> None:
+    """Split data among clients and write one shard for each: a job's built-in dataset, or your own data with --from."""
+    logs.configure(quiet=True)
+    if (own_data is None) == (not job):
+        raise BadOption("name a job file, or your own data with --from FILE")
+    address = broker_url(url) if register else url
+    if own_data is None:
+        await _stage_built_in(configs.read_job(job, tuple(overrides or ())).data, to, platform, address, data)
+        return
+    by = partition.removeprefix(BY) if partition.startswith(BY) else ""
+    fields = {
+        "dataset": name or name_of(own_data),
+        "partition": "iid" if by else partition,
+        "clients": clients or 1,
+        "alpha": alpha,
+        "shards_per_client": per_client,
+        "min_samples": min_samples,
+        "seed": seed,
+        "target": target,
+        "drop": drop or [],
+        "labels": label or [],
+        "format": form,
+    }
+    if bool(clients) == bool(by):
+        raise BadOption("--clients: give the number of clients, or --partition by:COLUMN for one per value, not both")
+    # As in a job file, with its rules and its errors.
+    section = job_file.from_dict({"data": fields, "cohort": {"clients": 1}}).data
+    staged = await asyncio.to_thread(stage_file, own_data, section, to, platform=platform, by=by, test=test)
+    await _register(address, staged.clients)
+    typer.echo(describe(staged, is_registered=bool(address)))
+
+
+def name_of(place: Path) -> str:
+    """Return a name for data, from that of its file or folder."""
+    return re.sub("[^a-z0-9]+", "-", place.resolve().stem.lower()).strip("-")[:32].strip("-") or "data"
+
+
+def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "", test: float = 0.0) -> Staged:
+    """Split the data in a file or folder among clients, and write their shards.
+
+    Args:
+        place: the file or folder.
+        data: how to read and split it; the name of the dataset names the clients too.
+        to: folder or fsspec URL for the shards.
+        platform: the platform that hosts the clients.
+        by: column whose values each make a client; empty: as the data section says.
+        test: share of the samples for a test set.
+
+    Raises:
+        ClientError: the data can't be read or split, or a shard can't be written.
+        BadTopic: the dataset's name can't be a client's.
+    """
+    samples = own.read(place, target=data.target, drop=data.drop, labels=data.labels, by=by, form=data.format)
+    return staging.stage(samples, data, to, platform=platform, by=by, test=test)
+
+
+def prepare(job: Job, place: Path, folder: Path, *, test: float) -> tuple[Job, list[ClientRecord]]:
+    """Split the data in a file or folder as a job says, and return the job for these shards and their clients.
+
+    Args:
+        job: its data section says how to read and split the data; a built-in dataset's name is replaced by the file's.
+        place: the file or folder.
+        folder: the shards' folder.
+        test: share of the samples for a test set, unless the job names one or is not evaluated by the server.
+
+    Raises:
+        ClientError: the data can't be read or split, or a shard can't be written.
+        BadTopic: the dataset's name can't be a client's.
+    """
+    is_named = job.data.dataset not in datasets.NAMES
+    data = job.data if is_named else msgspec.structs.replace(job.data, dataset=name_of(place))
+    share = test if job.evaluation.every and not job.evaluation.data else 0.0
+    staged = stage_file(place, data, str(folder), platform="local", test=share)
+    evaluation = msgspec.structs.replace(job.evaluation, data=staged.test or job.evaluation.data)
+    return msgspec.structs.replace(job, data=staged.data, evaluation=evaluation), staged.clients
+
+
+def describe(staged: Staged, *, is_registered: bool) -> str:
+    """Return what was staged, and the lines of a job file that fit it.
+
+    Args:
+        staged: the shards.
+        is_registered: whether the clients are in the register.
+    """
+    clients, data = staged.clients, staged.data
+    sizes = sorted(client.samples for client in clients)
+    state = "registered" if is_registered else "not registered: repeat it with --register"
+    lines = [f"{len(clients)} clients with {sizes[0]} to {sizes[-1]} samples ({staged.samples}), {state}"]
+    lines += [f"first shard: {clients[0].data_loc}"]
+    if staged.labels:
+        lines.append("labels: " + ", ".join(f"{number} = {name}" for number, name in enumerate(staged.labels)))
+    if sizes[0] == 1:
+        lines.append(
+            "a client has only one sample: BatchNorm can't train on it; --min-samples sets a floor (dirichlet)"
+        )
+    section = {"dataset": data.dataset, "clients": data.clients}
+    tables: dict[str, dict[str, Any]] = {"data": section | ({"labels": list(data.labels)} if data.labels else {})}
+    tables["cohort"] = {"clients": data.clients}
+    tables["evaluation"] = {"data": staged.test} if staged.test else {"every": 0, "holdout": 0.2}
+    if staged.has_numbers_to_predict:
+        tables["training"] = {"loss": "mse"}
+    if staged.test:
+        lines.append(f"test set: {staged.test_samples} samples that no client has")
+    return "\n".join(lines) + "\n\nA job for them has these lines:\n\n" + tomli_w.dumps(tables).strip()
+
+
+async def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None) -> None:
+    from fedkeeper import provision
+
+    records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
+    await _register(address, records)
+    for record in records:
+        typer.echo(f"{record.id}\t{record.samples}\t{record.data_loc}")
+
+
+async def _register(address: str, records: list[ClientRecord]) -> None:
+    if address:
+        async with connect(address) as sdk:
+            await sdk.register(records)

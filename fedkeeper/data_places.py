@@ -1,0 +1,62 @@
+"""Looks at the place of a client's data before the client is registered, as far as this machine can."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from client_fn import site as sites
+from client_fn.data.shard_cache import ShardCache
+from client_fn.errors import DataMissing
+from fedkeeper.errors import BadOption
+
+
+def absolute(place: str, *, is_here: bool) -> str:
+    """Return a path as an absolute one, and a URL unchanged.
+
+    Args:
+        place: a path, which may begin with `~`, or a URL.
+        is_here: whether it is a path of this machine.
+
+    Raises:
+        BadOption: a relative path lies on another machine, whose working folder nobody knows here.
+    """
+    if not place or _local_path(place) is None or place.startswith("file://"):
+        return place
+    path = Path(place.removeprefix("file:"))
+    if not is_here and not path.is_absolute():
+        raise BadOption(f"{place} lies on another machine: give its absolute path there")
+    return os.path.abspath(path.expanduser())  # noqa: PTH100 (`resolve` would follow links that may change)
+
+
+def count(place: str, samples: int, environ: Mapping[str, str]) -> int:
+    """Return the number of samples in a shard, as far as it is known without training.
+
+    Args:
+        place: a path or a URL; only a path of this machine is looked at.
+        samples: the number that the user gave; 0: none.
+        environ: says which places this site allows.
+
+    Raises:
+        BadOption: nothing lies there, or another number of samples.
+        ClientError: it is no valid shard, or the site does not allow it.
+    """
+    path = _local_path(place)
+    if not place or path is None:
+        return samples
+    try:
+        found = ShardCache(sites.read(environ)).read(place).samples
+    except DataMissing:
+        raise BadOption(
+            f"{path} does not exist here; if it lies on another machine, repeat this with --no-check"
+        ) from None
+    if samples and found is not None and found != samples:
+        raise BadOption(f"--samples {samples}: {path} holds {found}; leave --samples out, it is counted")
+    return samples or found or 0
+
+
+def _local_path(place: str) -> str | None:
+    """Return the path that a place names; None: it is a URL of elsewhere."""
+    scheme, separator, rest = place.partition("://")
+    if not separator:
+        return place.removeprefix("file:")
+    return rest if scheme == "file" else None
