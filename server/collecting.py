@@ -222,8 +222,9 @@ class Collector:
 def _round_of(record: JobRecord) -> Round:
     trainers = frozenset(cohort.ids(record.cohort, "train"))
     evaluators = frozenset(cohort.ids(record.cohort, "evaluate"))
-    if not trainers:
-        return rounds.to_judge(evaluators, record.deadline_s)
     rules = record.job.cohort
+    if not trainers:
+        needed = min(rules.needed, len(evaluators))
+        return rounds.to_judge(evaluators, needed, rules.grace_s, record.deadline_s)
     needed = min(rules.needed, len(trainers))
     return Round(trainers, needed, rules.grace_s, record.deadline_s, evaluators=evaluators)

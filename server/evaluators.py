@@ -37,18 +37,17 @@ def of_round(
     return _members(draw.sample(others, min(count, len(others))))
 
 
-def of_last_model(job: Job, candidates: Sequence[ClientRecord], counted: Iterable[str]) -> tuple[Member, ...]:
+def of_last_model(job: Job, chosen: Iterable[ClientRecord]) -> tuple[Member, ...]:
     """Return the clients that judge the model of a job's last round, sorted by id; none if no clients judge.
+
+    As in all rounds before, they are those that would train next. Those who have just trained would flatter the model:
+    it knows their kind of data best.
 
     Args:
         job: says whether clients judge.
-        candidates: the clients that can take part, sorted by id.
-        counted: ids of the clients whose update is in the model. The others of its cohort may not answer again.
+        chosen: the clients that the next round would have.
     """
-    if not job.is_judged_by_clients:
-        return ()
-    trained = set(counted)
-    return _members(client for client in candidates if client.id in trained)
+    return _members(chosen) if job.is_judged_by_clients else ()
 
 
 def _members(clients: Iterable[ClientRecord]) -> tuple[Member, ...]:

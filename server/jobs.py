@@ -5,7 +5,7 @@ repeated. A server that takes a job over after a crash continues from the record
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, Sto
 from broker.messages import codec, job_record, progress
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event
+from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
@@ -241,23 +242,26 @@ class _JobRun:
             return
         if self.record.round == 0:
             own_places.check(self.job, candidates)
-        now_s, round_ = self._context.clock(), self.record.round + 1
-        chosen = self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", round_))
+        chosen, round_ = self._chosen(candidates), self.record.round + 1
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
-        await self._store.change(**self._opening(now_s, (*cohort.members(chosen), *judges)))
+        await self._store.change(**self._opening((*cohort.members(chosen), *judges)))
 
     async def _open_last_round(self, reason: str) -> None:
         """Ask clients to judge the last model, or end the job at once if none are to."""
-        last, candidates = self.record.last, self._recruiter.eligible()
-        judges = () if last is None else evaluators.of_last_model(self.job, candidates, last.counted)
-        if judges:
-            await self._store.change(reason=reason, **self._opening(self._context.clock(), judges))
+        judges = evaluators.of_last_model(self.job, self._chosen(self._recruiter.eligible()))
+        if judges and self.record.last is not None:
+            await self._store.change(reason=reason, **self._opening(judges))
         else:
             note = "; no client was there to judge the last model" if self.job.is_judged_by_clients else ""
             await self._end("completed", reason + note)
 
-    def _opening(self, now_s: float, members: tuple[Member, ...]) -> dict[str, Any]:
+    def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
+        """Return the clients that the next round invites to train."""
+        return self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", self.record.round + 1))
+
+    def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""
+        now_s = self._context.clock()
         return {
             "round": self.record.round + 1,
             "cohort": members,

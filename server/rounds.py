@@ -77,6 +77,7 @@ class Round:
         grace_until_s: end of the grace period, on the same clock; None before the quorum.
         evaluators: ids of the clients that only judge.
         judged: ids of those of them that have answered, in log order.
+        judged_needed: number of them that starts the grace, in a round in which nobody trains.
     """
 
     cohort: frozenset[str]
@@ -89,6 +90,7 @@ class Round:
     grace_until_s: float | None = None
     evaluators: frozenset[str] = frozenset()
     judged: tuple[str, ...] = ()
+    judged_needed: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -115,16 +117,27 @@ class Round:
         return client in self.evaluators or len(self.cohort - self.lost) > self.needed
 
 
-def to_judge(evaluators: frozenset[str], deadline_s: float) -> Round:
-    """Return a round in which no client trains. It waits for all, until the deadline at the latest, and can't fail.
+def to_judge(evaluators: frozenset[str], needed: int, grace_s: float, deadline_s: float) -> Round:
+    """Return a round in which no client trains. It can't fail: at its deadline it closes with what there is.
 
     Args:
         evaluators: ids of the clients that judge.
+        needed: number of answers after which the others have the grace.
+        grace_s: seconds to wait for the others.
         deadline_s: latest end, in seconds.
     """
     # The quorum of nobody is reached at once.
     nobody: frozenset[str] = frozenset()
-    return Round(nobody, 0, 0.0, deadline_s, State.GRACE, grace_until_s=deadline_s, evaluators=evaluators)
+    return Round(
+        nobody,
+        0,
+        grace_s,
+        deadline_s,
+        State.GRACE,
+        grace_until_s=deadline_s,
+        evaluators=evaluators,
+        judged_needed=needed,
+    )
 
 
 def add_answer(round_: Round, client: str, now_s: float) -> Round:
@@ -141,6 +154,8 @@ def add_answer(round_: Round, client: str, now_s: float) -> Round:
     after = replace(round_, lost=round_.lost - {client})
     if client in round_.evaluators:
         after = replace(after, judged=(*round_.judged, client))
+        if len(after.judged) == after.judged_needed:
+            after = replace(after, grace_until_s=now_s + after.grace_s)
     else:
         after = replace(after, counted=(*round_.counted, client))
     if not after.outstanding and len(after.counted) >= after.needed:

@@ -50,9 +50,9 @@ def test_they_judge_the_models_that_the_server_would_evaluate() -> None:
 
 def test_nobody_is_asked_without_a_hold_out() -> None:
     assert not drawn(job(clients=2, holdout=0.0))
-    assert not evaluators.of_last_model(job(holdout=0.0), CANDIDATES, ["client-03"])
+    assert not evaluators.of_last_model(job(holdout=0.0), TRAINERS)
 
 
-def test_the_last_model_is_judged_by_those_of_its_clients_that_are_still_there() -> None:
-    members = evaluators.of_last_model(job(), CANDIDATES, ["client-07", "client-03", "client-99"])
+def test_the_last_model_is_judged_by_those_who_would_train_next() -> None:
+    members = evaluators.of_last_model(job(), [CANDIDATES[7], CANDIDATES[3]])
     assert [(member.id, member.purpose) for member in members] == [("client-03", "evaluate"), ("client-07", "evaluate")]

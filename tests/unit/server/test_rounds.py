@@ -276,7 +276,7 @@ def test_the_grace_ends_for_those_who_only_judge_too() -> None:
 
 
 def test_a_round_that_only_judges_closes_with_the_last_answer_or_loss() -> None:
-    round_ = rounds.to_judge(frozenset("xyz"), 100.0)
+    round_ = rounds.to_judge(frozenset("xyz"), 3, 5.0, 100.0)
     round_ = rounds.add_loss(rounds.add_answer(round_, "x", 1.0), "y", 2.0)
     assert (round_.is_open, round_.next_tick_s) == (True, 100.0)
     assert rounds.add_answer(round_, "z", 3.0).state is State.CLOSED
@@ -284,9 +284,20 @@ def test_a_round_that_only_judges_closes_with_the_last_answer_or_loss() -> None:
 
 
 def test_a_round_that_only_judges_closes_at_its_deadline_and_never_fails() -> None:
-    assert rounds.tick(rounds.to_judge(frozenset("xy"), 100.0), 99.0).is_open
-    assert rounds.tick(rounds.to_judge(frozenset("xy"), 100.0), 100.0).state is State.CLOSED
-    assert rounds.cancel(rounds.to_judge(frozenset("xy"), 100.0), 1.0).state is State.CANCELLED
+    assert rounds.tick(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 99.0).is_open
+    assert rounds.tick(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 100.0).state is State.CLOSED
+    assert rounds.cancel(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 1.0).state is State.CANCELLED
+
+
+def test_in_a_round_that_only_judges_the_last_ones_have_a_grace() -> None:
+    round_ = rounds.to_judge(frozenset("wxyz"), 2, 5.0, 100.0)
+    round_ = rounds.add_answer(round_, "w", 10.0)
+    assert round_.next_tick_s == 100.0
+    round_ = rounds.add_answer(round_, "x", 11.0)
+    assert round_.next_tick_s == 16.0
+    round_ = rounds.add_answer(round_, "y", 12.0)
+    assert rounds.tick(round_, 15.9).is_open
+    assert rounds.tick(round_, 16.0).state is State.CLOSED
 
 
 def test_those_who_only_judge_change_no_verdict_of_random_rounds() -> None:
