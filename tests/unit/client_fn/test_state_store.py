@@ -149,7 +149,7 @@ def test_another_file_in_its_place_is_not_believed(tmp_path: Path) -> None:
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job" / "c1" / f"1.1.{'ab' * 6}.safetensors").mkdir(parents=True)
-    with pytest.raises(PersonalMissing, match="it is a folder"):
+    with pytest.raises(PersonalMissing, match="it is no regular file"):
         read(str(tmp_path), PersonalRef(1, 1, "ab" * 32))
 
 
