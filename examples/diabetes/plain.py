@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from examples.common import predict, train
 
+METRIC = "r2"
+
 
 def read(folder: Path, pattern: str) -> tuple[Tensor, Tensor]:
     """Return measurements and progressions of the tables whose names match a pattern."""

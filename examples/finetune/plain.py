@@ -10,6 +10,8 @@ from examples.common import pooled, predict, test_set, train
 from examples.finetune.learn import Forecaster
 from examples.finetune.make_data import PRETRAINED
 
+METRIC = "mae"
+
 
 def pretrained(folder: Path) -> Forecaster:
     """Return the network as it ships."""

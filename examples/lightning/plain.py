@@ -10,6 +10,8 @@ from torch.nn import functional
 from client_fn.data import datasets
 from examples.common import predict, train
 
+METRIC = "accuracy"
+
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the built-in dataset: images and labels to train with, and to test with."""

@@ -7,6 +7,8 @@ from sklearn.metrics import accuracy_score
 
 from examples.common import pooled, test_set
 
+METRIC = "accuracy"
+
 
 def trivial(folder: Path) -> float:
     """Call every sample what most are."""

@@ -11,6 +11,10 @@ from examples.common import Logits, predict, train
 from examples.lora.learn import Adapted
 from examples.texts import plain as texts
 
+METRIC = "accuracy"
+LARGEST_UPDATE = 0.02
+"""Bytes of an update, as a share of the model's: LoRA's matrices are small."""
+
 trivial = texts.trivial
 
 

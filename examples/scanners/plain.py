@@ -10,6 +10,8 @@ from torch.nn import functional
 from examples.common import pooled, predict, train
 from examples.scanners.learn import Digits
 
+METRIC = "accuracy"
+
 
 def halves(folder: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return images and labels to train with, and a fifth of them to test with."""

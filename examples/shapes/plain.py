@@ -9,6 +9,8 @@ from torch.nn import functional
 from examples.common import pooled, predict, test_set, train
 from examples.shapes.learn import Segmenter
 
+METRIC = "iou"
+
 
 def iou(prediction: torch.Tensor, y: torch.Tensor) -> float:
     """Return the mean over the classes of intersection over union."""

@@ -10,6 +10,8 @@ from torch.nn import functional
 from examples.common import predict, train
 from examples.texts.learn import Classifier, Messages
 
+METRIC = "accuracy"
+
 
 class File(NamedTuple):
     """Stands for the source that a learner gets."""

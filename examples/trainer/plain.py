@@ -10,6 +10,8 @@ from examples.common import Logits, predict, train
 from examples.texts import plain as texts
 from examples.trainer.learn import Messages
 
+METRIC = "accuracy"
+
 trivial = texts.trivial
 
 
