@@ -9,7 +9,7 @@ from examples.common import save
 SIZE = 24
 
 
-def draw(rng: np.random.Generator, images: int, discs: float):
+def draw(rng: np.random.Generator, images: int, discs: float) -> tuple[np.ndarray, np.ndarray]:
     """Return drawings (N, 1, size, size) and the class of each pixel (N, size, size).
 
     Args:

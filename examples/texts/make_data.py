@@ -15,7 +15,7 @@ DESKS = {
 COMMON = (
     "the a my your it is was and but i we you please still again since today yesterday hello thanks help need want "
     "have has had can could not very all some when why how this that order shop customer question problem answer"
-).split()
+)
 
 
 def write(rng: np.random.Generator, desk: int, of: Mapping[str, str] = DESKS) -> str:
@@ -26,10 +26,10 @@ def write(rng: np.random.Generator, desk: int, of: Mapping[str, str] = DESKS) ->
         desk: the desk's number.
         of: each desk's words.
     """
-    words, desks = [], [text.split() for text in of.values()]
+    words, common, desks = [], COMMON.split(), [text.split() for text in of.values()]
     for chance in rng.random(rng.integers(5, 31)):
         other = desks[rng.integers(len(desks))]
-        words.append(rng.choice(desks[desk] if chance < 0.35 else other if chance < 0.45 else COMMON))
+        words.append(rng.choice(desks[desk] if chance < 0.35 else other if chance < 0.45 else common))
     return " ".join(words)
 
 

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 
 @pytest.mark.parametrize("name", run.LIGHT)
-async def test_an_example_learns_nine_tenths_of_what_one_machine_with_all_data_learns(name: str, tmp_path: Path) -> None:
+async def test_an_example_learns_what_one_machine_would_learn(name: str, tmp_path: Path) -> None:
     outcome = await run.run(name, tmp_path)
     assert outcome.passes, outcome
 
