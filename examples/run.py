@@ -89,7 +89,7 @@ async def run(name: str, folder: Path) -> Outcome:
         importlib.import_module(f"examples.{name}.make_data").make(data)
     plain = importlib.import_module(f"examples.{name}.plain")
     started_s = time.monotonic()
-    completed, rounds = await _train(name, folder)
+    completed, last, size = await _train(name, folder)
     return Outcome(
         name,
         _lines(_HERE / name / "learn.py"),
@@ -98,28 +98,28 @@ async def run(name: str, folder: Path) -> Outcome:
         completed.metrics[plain.METRIC],
         plain.centralised(data),
         plain.trivial(data),
-        rounds[-1].bytes_in / len(rounds[-1].counted) / rounds[-1].model.size,
+        last.bytes_in / len(last.counted) / size,
         getattr(plain, "LARGEST_UPDATE", float("inf")),
     )
 
 
-async def _train(name: str, folder: Path) -> tuple[JobCompleted, list[RoundCompleted]]:
-    """Return the last event of an example's job, and those of its rounds."""
+async def _train(name: str, folder: Path) -> tuple[JobCompleted, RoundCompleted, int]:
+    """Return the last events of an example's job and of its rounds, and the bytes of its model."""
     job = _read(name, folder / "data")
     site = sites.read(os.environ, code=_HERE / name, reveal=Reveal.TEXT)
     site = sites.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
-    rounds = []
     async with (
         system.whole_system(Settings(folder, _WORKERS, site=site), store=folder / "broker") as url,
         connect(url) as sdk,
     ):
         await sdk.register(_clients(job, folder / "data"))
-        async for progress in sdk.watch(await sdk.submit(job, timeout_s=60)):
+        job_id = await sdk.submit(job, timeout_s=60)
+        async for progress in sdk.watch(job_id):
             match progress.event:
                 case RoundCompleted():
-                    rounds.append(progress.event)
+                    last_round = progress.event
                 case JobCompleted():
-                    return progress.event, rounds
+                    return progress.event, last_round, len(await sdk.model(job_id))
     raise RuntimeError(f"{name}: {sentence(progress.event)}")
 
 

@@ -5,12 +5,12 @@ from sklearn.metrics import log_loss
 
 class Linear:
     def model(self):
-        model = SGDClassifier(loss="log_loss", alpha=1e-3)
-        return model.partial_fit(np.zeros((2, 30)), [0, 1])  # tells it the shapes and the classes
+        model = SGDClassifier(loss="log_loss", learning_rate="constant", eta0=0.01)
+        return model.partial_fit(np.zeros((2, 30)), [0, 1], classes=[0, 1])  # tells it shapes and classes
 
     def data(self, source):
         samples = source.tensors()
-        return samples["x"].numpy(), samples["y"].numpy()
+        return samples["x"].double().numpy(), samples["y"].numpy()
 
     def arrays(self, model):
         return {"coef": model.coef_, "intercept": model.intercept_}

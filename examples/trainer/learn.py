@@ -52,7 +52,7 @@ class Messages:
             num_train_epochs=context.epochs,
             per_device_train_batch_size=context.batch_size,
             lr_scheduler_type="constant",
-            seed=context.seed % 2**32,
+            seed=context.seed,
             use_cpu=context.device.type == "cpu",
             save_strategy="no",
             logging_strategy="no",
