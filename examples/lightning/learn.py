@@ -1,7 +1,11 @@
+import logging
+
 import lightning
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
+
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 
 
 class Digits(lightning.LightningModule):
