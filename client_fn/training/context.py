@@ -32,7 +32,7 @@ class Context:
         epochs: how often the data is to be used.
         batch_size: samples per step.
         learning_rate: the round's, as the job's schedule says.
-        seed: seed of this client's random numbers in this round. torch, numpy and `random` are seeded with it already.
+        seed: for this client's random numbers in this round, below 2^32. torch, numpy and `random` are seeded already.
         device: where the model is. `batches` puts its batches there.
         round: number of the round, from 1.
         training: the job's settings.
@@ -70,7 +70,8 @@ class Context:
         """
         self.epochs = training.local_epochs
         self.batch_size = training.batch_size
-        self.seed = seed
+        # The most that numpy, scikit-learn and Hugging Face take.
+        self.seed = seed % 2**32
         self.device = torch.device(device)
         self.round = round_
         self.training = training
