@@ -5,7 +5,6 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
-import dataclasses
 import functools
 import hashlib
 import math
@@ -216,7 +215,7 @@ async def _train(
     make = judged.order_of if task.purpose == "evaluate" else _training
     order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
     if shard is not None:
-        order = dataclasses.replace(order, source=settings.source(task.data, shard))
+        order = order._replace(source=settings.source(task.data, shard))
         if shard.memory is not None:
             inputs[orders.SHARD] = shard.memory
     try:

@@ -1,6 +1,5 @@
 """Does an order: builds, trains or evaluates a model. This is where the user's code runs."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -187,8 +186,7 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
         say: tells the worker what happens.
         end_s: the task's deadline, by `time.monotonic`; None: there is none.
     """
-    training = dataclasses.replace(
-        order.training or Training(),
+    training = (order.training or Training())._replace(
         batch_size=order.evaluation.batch_size,
         order="sequential",
         drop_last=False,
