@@ -3,7 +3,7 @@
 import asyncio
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import tomli_w
@@ -11,15 +11,16 @@ import typer
 
 from broker.messages import job_file
 from broker.messages.job import Job
-from broker.messages.job_sections import Data
+from broker.messages.job_sections import PIXELS, Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from client_fn.data import datasets, own, staging
-from client_fn.data.staging import Staged
 from fedkeeper import configs, running
 from fedkeeper.errors import BadOption
 from fedkeeper.options import FOLDER, DataDir, Set, Url, broker_url
 from fedkeeper.sdk import connect
+
+if TYPE_CHECKING:
+    from client_fn.data.staging import Staged
 
 app = typer.Typer()
 
@@ -99,7 +100,7 @@ def name_of(place: Path) -> str:
     return re.sub("[^a-z0-9]+", "-", place.resolve().stem.lower()).strip("-")[:32].strip("-") or "data"
 
 
-def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "", test: float = 0.0) -> Staged:
+def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "", test: float = 0.0) -> "Staged":
     """Split the data in a file or folder among clients, and write their shards.
 
     Args:
@@ -114,6 +115,9 @@ def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "",
         ClientError: the data can't be read or split, or a shard can't be written.
         BadTopic: the dataset's name can't be a client's.
     """
+    # Imported here because every other command would pay for numpy.
+    from client_fn.data import own, staging
+
     samples = own.read(place, target=data.target, drop=data.drop, labels=data.labels, by=by, form=data.format)
     return staging.stage(samples, data, to, platform=platform, by=by, test=test)
 
@@ -131,7 +135,7 @@ def prepare(job: Job, place: Path, folder: Path, *, test: float) -> tuple[Job, l
         ClientError: the data can't be read or split, or a shard can't be written.
         BadTopic: the dataset's name can't be a client's.
     """
-    is_named = job.data.dataset not in datasets.NAMES
+    is_named = job.data.dataset not in PIXELS
     data = job.data if is_named else msgspec.structs.replace(job.data, dataset=name_of(place))
     share = test if job.evaluation.every and not job.evaluation.data else 0.0
     staged = stage_file(place, data, str(folder), platform="local", test=share)
@@ -139,7 +143,7 @@ def prepare(job: Job, place: Path, folder: Path, *, test: float) -> tuple[Job, l
     return msgspec.structs.replace(job, data=staged.data, evaluation=evaluation), staged.clients
 
 
-def describe(staged: Staged, *, is_registered: bool) -> str:
+def describe(staged: "Staged", *, is_registered: bool) -> str:
     """Return what was staged, and the lines of a job file that fit it.
 
     Args:

@@ -192,4 +192,4 @@ async def test_a_shortage_names_the_labels_that_clients_must_have(inputs: Inputs
     (waiting,) = inputs.announced
     assert waiting.have == 1
     where = "and have site = 'north', platform = 'fake'"
-    assert waiting.reason == f"1 of 2 clients that hold {JOB.data.key!r} {where} are registered"
+    assert waiting.reason.startswith(f"1 of 2 clients that hold {JOB.data.dataset!r} {where} are registered; ")
