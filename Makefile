@@ -7,7 +7,7 @@ JOB ?= quickstart
 # Tests wait more than they compute: more of them at once than there are cores.
 AT_ONCE ?= 4
 
-.PHONY: help run fabric quick test check wheel-test benchmarks lock clean
+.PHONY: help run fabric examples quick test check wheel-test benchmarks lock clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn
 
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
 	$(BIN)/python -m emulators.demo
+
+examples: $(VENV)/.examples  ## every example in examples/, or some: make examples NAMES="diabetes lora"
+	$(BIN)/python -m examples.run $(NAMES)
 
 quick: $(VENV)/.test  ## the tests to run while writing: under a minute, without root
 	$(BIN)/pytest -q -n $(AT_ONCE) --dist loadgroup -m "not slow and not root" tests/unit tests/contract
@@ -56,4 +59,9 @@ $(VENV)/.run: $(VENV)/.made requirements.lock pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run requirements-dev.lock
 	$(BIN)/pip install --disable-pip-version-check -q -r requirements-dev.lock
+	touch $@
+
+# The file is complete. pip would not install aeon beside this numpy, though its data files are all that is used of it.
+$(VENV)/.examples: $(VENV)/.test requirements-examples.lock
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps -r requirements-examples.lock
 	touch $@

@@ -5,7 +5,6 @@ child process: the user's code never runs in this one, and this one needs no tor
 """
 
 import asyncio
-import dataclasses
 import functools
 import hashlib
 import math
@@ -224,7 +223,7 @@ async def _train(
     """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
     make = judged.order_of if task.purpose == "evaluate" else _training
     order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
-    order = dataclasses.replace(order, source=source)
+    order = order._replace(source=source)
     try:
         return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:

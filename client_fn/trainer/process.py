@@ -109,7 +109,7 @@ class Trainer:
             BadSettings: the site's Python or its device can't be used.
         """
         async with self._lock:
-            if isinstance(order, Train):
+            if orders.makes_an_optimizer(order):
                 await self._prepared()
             files = {"order": SharedBytes(orders.encode(order)), **inputs}
             return await self._ask({"ask": "order"}, files, _step(order), on_training, limit_s)

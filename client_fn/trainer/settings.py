@@ -43,4 +43,4 @@ def source(data: job_sections.Data, shard: Shard) -> orders.Source:
     return orders.Source(shard.format, shard.path, shard.where, options)
 
 
-_TRAINING = tuple(orders.Training.__dataclass_fields__)
+_TRAINING = orders.Training._fields

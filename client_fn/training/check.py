@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from client_fn.errors import BadModel
-from client_fn.training import losses, metrics, schedulers
+from client_fn.training import diagnosis, metrics, schedulers
 from client_fn.training.learner import Learner
-from client_fn.training.orders import Build
+from client_fn.training.orders import Build, makes_an_optimizer
 from client_fn.training.torchmetrics_meters import Wrapped, prepare
 
 _STEPS = 100
@@ -27,13 +27,10 @@ def settings(learner: Learner, model: Any, order: Build) -> None:
     Raises:
         UserCodeFailed: something can't be imported or constructed.
     """
-    losses.make(order.training)
-    if isinstance(model, nn.Module) and any(parameter.requires_grad for parameter in model.parameters()):
-        optimizer = learner.optimizer(model)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise BadModel(f"the learner's optimizer() returns a {type(optimizer).__name__}, and no Optimizer")
-        schedulers.make(order.training, optimizer, _STEPS)
-    named = learner.metrics()
+    if isinstance(model, nn.Module) and makes_an_optimizer(order):
+        _optimizer(learner, model, order)
+    with diagnosis.calling("metrics()"):
+        named = learner.metrics()
     if not isinstance(named, Mapping):
         raise BadModel(f"the learner's metrics() returns a {type(named).__name__}: return a dict of metrics by name")
     prepare(tuple(metric for metric in named.values() if isinstance(metric, str)))
@@ -45,3 +42,13 @@ def settings(learner: Learner, model: Any, order: Build) -> None:
                 f"metric {name!r} keeps more than sums, so clients can't measure it together: "
                 "without evaluation.holdout the server measures it, on evaluation.data"
             )
+
+
+def _optimizer(learner: Learner, model: nn.Module, order: Build) -> None:
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return
+    with diagnosis.calling("optimizer()"):
+        optimizer = learner.optimizer(model)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise BadModel(f"the learner's optimizer() returns a {type(optimizer).__name__}, and no Optimizer")
+    schedulers.make(order.training, optimizer, _STEPS)

@@ -32,9 +32,14 @@ class Context:
         epochs: how often the data is to be used.
         batch_size: samples per step.
         learning_rate: the round's, as the job's schedule says.
-        seed: seed of this client's random numbers in this round. torch, numpy and `random` are seeded with it already.
+        seed: for this client's random numbers in this round, below 2^32. torch, numpy and `random` are seeded already.
         device: where the model is. `batches` puts its batches there.
         round: number of the round, from 1.
+        training: the job's settings.
+        reported: what `report` was told.
+        batch: the last one of `batches`.
+        size: number of samples in it.
+        seen: number of samples that the present or last epoch has yielded.
     """
 
     def __init__(
@@ -65,12 +70,14 @@ class Context:
         """
         self.epochs = training.local_epochs
         self.batch_size = training.batch_size
-        self.seed = seed
+        # The most that numpy, scikit-learn and Hugging Face take.
+        self.seed = seed % 2**32
         self.device = torch.device(device)
         self.round = round_
         self.training = training
         self.reported: dict[str, float] = {}
         self.batch: Batch = None
+        self.size = 0
         self.seen = 0
         self._learner = learner
         self._model = model
@@ -135,7 +142,8 @@ class Context:
         self.seen = 0
         for batch in self._drawn(samples):
             self.batch = batches.place(batch, self.device, self._dtype)
-            self.seen += batches.size(self.batch)
+            self.size = batches.size(self.batch)
+            self.seen += self.size
             yield self.batch
         if not self.seen:
             raise TrainingFailed("there are no samples")

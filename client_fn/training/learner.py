@@ -17,7 +17,7 @@ from client_fn.training import evaluate, loop, losses, metrics, models, names, o
 from client_fn.training.batches import TARGET, Batch
 from client_fn.training.context import Context
 from client_fn.training.losses import Loss
-from client_fn.training.orders import Evaluation, Model, Order, Training
+from client_fn.training.orders import Build, Evaluation, Model, Order, Train, Training
 from client_fn.training.randomness import seeded
 from client_fn.training.source import Source
 
@@ -193,7 +193,7 @@ def make(order: Order) -> Learner:
     # Its own class, because the user's may allow no further attributes.
     facts = {"_job": job, "__module__": found.__module__, "__qualname__": found.__qualname__}
     class_: type[Learner] = type(found.__name__, bases, facts)
-    seed = order.seed if hasattr(order, "seed") else 0
+    seed = order.seed if isinstance(order, Build | Train) else 0
     with seeded(seed):
         label = f"learner {order.learner.type!r}"
         return names.construct(class_, order.learner.args, label, "learner.args")  # type: ignore[no-any-return]

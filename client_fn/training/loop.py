@@ -52,7 +52,7 @@ def train(learner: "Learner", model: Any, data: Any, context: "Context") -> dict
     for epoch in range(1, context.epochs + 1):
         total = torch.zeros((), device=context.device)
         for batch in context.batches(samples):
-            total += step(batch).detach() * batches.size(batch)
+            total += step(batch).detach() * context.size
             steps += 1
             if scheduler is not None:
                 scheduler.step()

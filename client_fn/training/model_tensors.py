@@ -65,7 +65,8 @@ class ModelTensors:
             return
         if differences := tensors.compare(self.all(), named):
             raise BadModel(f"not this model's tensors; {differences}")
-        self._learner.load(self.model, {name: tensor.numpy() for name, tensor in named.items()})
+        # Copies, because the learner may keep them and train in place, and the update is the difference from `named`.
+        self._learner.load(self.model, {name: tensor.numpy().copy() for name, tensor in named.items()})
 
     def frozen(self, base: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return the names of the tensors that are in no update: nothing trains them, or they can't be averaged.

@@ -7,7 +7,6 @@ at its import, orders run in this process, and the module alone is new for each.
 """
 
 import contextlib
-import dataclasses
 import importlib
 import json
 import os
@@ -110,7 +109,7 @@ def serve(channel: socket.socket) -> None:
             continue
         order = orders.decode(contents.pop("order"))
         with _shard_opened(order, opened) as order:
-            if isinstance(order, Train):
+            if orders.makes_an_optimizer(order):
                 _import_optimizers()
             if not _import_all(answers, order):
                 continue
@@ -125,8 +124,8 @@ def _shard_opened(order: Order, opened: Mapping[str, int]) -> Iterator[Order]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
         if isinstance(order, Build | Train | Evaluate) and orders.SHARD in opened:
-            opened_at = dataclasses.replace(order.source, path=path_of(opened[orders.SHARD]))
-            order = dataclasses.replace(order, source=opened_at)
+            opened_at = order.source._replace(path=path_of(opened[orders.SHARD]))
+            order = order._replace(source=opened_at)
         yield order
     finally:
         for descriptor in opened.values():

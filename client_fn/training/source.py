@@ -131,7 +131,11 @@ class Source:
                 # Sorted, because the library's own order is that of a hash table.
                 return {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (SafetensorError, OSError) as exc:
-            raise self._bad("it is no safetensors file, or its memory can't be mapped") from exc
+            raise self._bad("it is no safetensors file") from exc
+        except (RuntimeError, MemoryError) as exc:
+            # torch maps the file so that a task may change its tensors, which counts as memory (RLIMIT_DATA, Linux).
+            reason = "it is larger than the memory that the trainer may use (FEDKEEPER_TRAINER_MEMORY_MB)"
+            raise self._bad(reason) from exc
 
     def _bad(self, reason: str, *, content: str = "") -> BadData:
         return self._wanted.bad(reason, content=content)

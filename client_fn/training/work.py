@@ -1,6 +1,5 @@
 """Does an order: builds, trains or evaluates a model. This is where the user's code runs."""
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -83,7 +82,9 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as exc:
-        raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
+        raise BadSettings(
+            "FEDKEEPER_DEVICE", f"{device!r} can't be used here (training.device, if that is empty): {exc}"
+        ) from exc
 
 
 def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
@@ -173,8 +174,7 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
         say: tells the worker what happens.
         end_s: the task's deadline, by `time.monotonic`; None: there is none.
     """
-    training = dataclasses.replace(
-        order.training or Training(),
+    training = (order.training or Training())._replace(
         batch_size=order.evaluation.batch_size,
         order="sequential",
         drop_last=False,

@@ -48,12 +48,13 @@ def flowers(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("flowers")
 async def test_one_command_trains_on_a_file(tmp_path: Path) -> None:
-    code, output = await run("run", "job.toml", "--from", "flowers.csv", *ALL_COUNT, cwd=tmp_path)
+    judged = ("--set", "evaluation.every=1", "--test", "0.2")
+    code, output = await run("run", "job.toml", "--from", "flowers.csv", *judged, *ALL_COUNT, cwd=tmp_path)
     assert code == 0, output
     assert "round 2: 3 updates" in output
-    assert "completed: 2 rounds are done" in output
+    assert "2 rounds, test accuracy" in output
     shard = safetensors.numpy.load_file(tmp_path / ".fedkeeper" / "shards" / "flowers-000" / "shard.safetensors")
-    assert (shard["x"].shape, sorted(set(shard["y"].tolist()))) == ((50, 4), [0, 1, 2])
+    assert (shard["x"].shape, sorted(set(shard["y"].tolist()))) == ((40, 4), [0, 1, 2])
 
 
 async def test_a_mistake_in_the_data_is_one_sentence_before_anything_starts(flowers: Path, tmp_path: Path) -> None:

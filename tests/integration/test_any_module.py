@@ -42,6 +42,7 @@ async def train(
     bus: Broker,
     tmp_path: Path,
     module: str,
+    *,
     rounds: int = 2,
     trainers: Trainers | None = None,
     learner: dict[str, Any] | None = None,
@@ -68,9 +69,9 @@ async def train(
     )
     await sdk.register(shards.stage(datasets.load("digits"), job.data, str(tmp_path), platform="fake"))
     async with running(serve(bus, learning), Fleet(bus, function).serve()), asyncio.timeout(600):
-        async for message in sdk.watch(name := await sdk.submit(job)):
-            pass
-    assert message.event.what == "job.completed", message.event
+        name = await sdk.submit(job)
+        events = [message.event async for message in sdk.watch(name)]
+    assert events[-1].what == "job.completed", events[-1]
     initial = (await learning.initial_model(job)).weights
     return dict(initial), tensors.decode(await sdk.model(name))[0]
 

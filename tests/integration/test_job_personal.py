@@ -25,7 +25,7 @@ from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
 from tests.support.job_progress import events_of, watch_to_end
-from tests.support.server_crashes import Crash, crashing, wait_until_over
+from tests.support.server_crashes import WITHIN_S, Crash, crashing, wait_until_over
 
 Behaviour = Callable[[Broker, RoundTask], Awaitable[None]]
 
@@ -45,7 +45,7 @@ def clients(count: int, state_loc: str = "/layers") -> list[ClientRecord]:
 def job(rounds: int, **cohort: object) -> Job:
     return fakes.job(
         model={"personal": ["head.*"]},
-        evaluation={"every": 0},
+        evaluation={"every": 0, "data": ""},
         stop={"rounds": rounds},
         cohort={"grace_s": 0.0, **cohort},
     )
@@ -170,7 +170,7 @@ async def test_a_server_that_takes_over_names_the_same_ones(memory_url: str, wri
     async with broker.connect(memory_url) as bus, broker.connect(memory_url) as servers:
         fleet, sdk = Fleet(bus, answer), Client(bus)
         await sdk.register(clients(4))
-        async with running(fleet.serve()):
+        async with asyncio.timeout(WITHIN_S), running(fleet.serve()):
             await bus.publish(topics.submission("own"), msgspec.json.encode(job(rounds=3)))
             with contextlib.suppress(Crash):
                 async with running(serve(crashing(servers, writes), PersonalLearning())):

@@ -111,6 +111,17 @@ async def test_the_server_judges_on_a_test_set_of_its_own(fabric: Fabric) -> Non
     assert events_of(messages, progress.JobCompleted)[0].best_round in (1, 2)
 
 
+async def test_a_test_set_may_have_another_format_than_the_shards(fabric: Fabric) -> None:
+    rows = "\n".join(f"{number},{-number},7,1,{number % 2},row-{number}" for number in range(30))
+    (fabric.folder / "test.csv").write_text(f"a,b,c,d,label,id\n{rows}\n")
+    reading, judging = {"target": "label", "drop": ["id"]}, {"data": f"{fabric.folder}/test.csv"}
+    messages = await fabric.run(**WIDE, data=reading, evaluation=judging)
+    assert [event.samples for event in events_of(messages, progress.ModelEvaluated)] == [30, 30]
+    wrong = await fabric.run(**WIDE, data={**reading, "target": "price"}, evaluation=judging)
+    failed = events_of(wrong, progress.JobFailed)
+    assert "it has no column 'price', which data.target names" in failed[0].reason
+
+
 async def test_without_a_test_set_nothing_is_judged_and_nothing_fails(fabric: Fabric) -> None:
     messages = await fabric.run(**WIDE)
     assert events_of(messages, progress.ModelEvaluated) == []

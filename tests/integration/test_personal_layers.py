@@ -16,6 +16,7 @@ from broker.messages import job_file as jobs
 from broker.messages import tensors
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
+from broker.messages.progress import ModelEvaluated
 from broker.messages.register import ClientRecord
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
@@ -54,6 +55,7 @@ class Trained:
         tap: what the broker was sent and stores.
         kept: every file of personal layers that was ever written, by client, in the order of writing.
         shards: path of each client's shard.
+        judged: what the evaluations said, by round.
     """
 
     record: JobRecord
@@ -61,6 +63,7 @@ class Trained:
     tap: Tap
     kept: dict[str, list[Tensors]]
     shards: dict[str, str]
+    judged: dict[int, ModelEvaluated]
 
 
 def job_of(personal: list[str], partition: str) -> Job:
@@ -71,7 +74,7 @@ def job_of(personal: list[str], partition: str) -> Job:
             "training": {"local_epochs": 2, "batch_size": 32, "learning_rate": 0.01},
             "data": {"dataset": "digits", "partition": partition, "clients": CLIENTS},
             "cohort": {"clients": CLIENTS, "deadline_s": 600.0},
-            "evaluation": {"every": 0},
+            "evaluation": {"holdout": 0.2},
             "stop": {"rounds": ROUNDS},
         }
     )
@@ -84,6 +87,8 @@ async def train(server: NatsServer, folder: Path, job: Job) -> Trained:
 
     async def function(bus: Broker, task: RoundTask) -> None:
         done = await handle(task, bus, warm, attempt=1)
+        if task.purpose == "evaluate":
+            return
         name = f"{task.round}.1.{done.header.personal[:12]}.safetensors"
         file = folder / task.client_id / "state" / "own" / task.client_id / name
         content = await asyncio.to_thread(file.read_bytes)
@@ -98,11 +103,11 @@ async def train(server: NatsServer, folder: Path, job: Job) -> Trained:
         async with tapped(server) as tap, asyncio.timeout(600):
             async with running(serve(bus, TrainerLearning(site, trainers, None)), Fleet(bus, function).serve()):
                 await sdk.submit(job)
-                async for message in sdk.watch("own"):
-                    last = message.event
-            assert last.what == "job.completed", last
+                events = [message.event async for message in sdk.watch("own")]
+            assert events[-1].what == "job.completed", events[-1]
         model, _ = tensors.decode(await sdk.model("own"))
-        return Trained(await sdk.job("own"), model, tap, kept, {each.id: each.data_loc for each in records})
+        judged = {event.round: event for event in events if isinstance(event, ModelEvaluated)}
+        return Trained(await sdk.job("own"), model, tap, kept, {each.id: each.data_loc for each in records}, judged)
 
 
 def shift_features(records: list[ClientRecord]) -> None:
@@ -168,3 +173,7 @@ async def test_personal_layers_never_reach_the_broker_and_each_client_learns_its
     )
     assert with_own > with_first
     assert with_own > with_others + 0.2
+    # Clients judge it with the layers of their own, also the last model, which nobody has trained on.
+    assert {event.by for event in trained.judged.values()} == {"clients"}
+    assert trained.judged[ROUNDS].clients == CLIENTS
+    assert (trained.judged[ROUNDS].accuracy or 0) > with_others + 0.2

@@ -129,18 +129,25 @@ def test_a_broken_safetensors_file_is_explained(tmp_path: Path) -> None:
 
 
 BATCH = """
-import json, sys
+import json, resource, sys
+from client_fn.errors import BadData
 from client_fn.training.source import Source
 x, y = Source(path=sys.argv[1]).samples()
 total = sum(float(x[i].sum()) for i in range(0, len(x), 1000))
 lines = open("/proc/self/status").read().splitlines()
 used = {line.split(":")[0]: int(line.split()[1]) >> 10 for line in lines if line.startswith("Rss")}
-print(json.dumps([total, used["RssAnon"], len(y)]))
+own_mb, samples = used["RssAnon"], len(y)
+del x, y
+resource.setrlimit(resource.RLIMIT_DATA, (512 << 20, 512 << 20))
+try:
+    Source(path=sys.argv[1]).samples()
+except BadData as exc:
+    print(json.dumps([total, own_mb, samples, str(exc)]))
 """
 
 
 @pytest.mark.slow
-def test_a_large_file_is_mapped_and_not_copied(tmp_path: Path) -> None:
+def test_a_large_file_is_mapped_and_not_copied_up_to_the_memory_limit(tmp_path: Path) -> None:
     """Some samples of 1 GiB are read: memory of the process's own stays far below."""
     path, rows, width = tmp_path / "shard.safetensors", 1 << 18, 1 << 10
     y_end = rows * width * 4 + rows
@@ -157,10 +164,11 @@ def test_a_large_file_is_mapped_and_not_copied(tmp_path: Path) -> None:
         [sys.executable, "-c", BATCH, path],
         check=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         cwd=REPOSITORY,
         env=os.environ,
     )
-    total, own_mb, samples = json.loads(run.stdout)
+    total, own_mb, samples, reason = json.loads(run.stdout)
     assert (total, samples) == (0.0, rows)
     assert own_mb < 512
+    assert reason.endswith("larger than the memory that the trainer may use (FEDKEEPER_TRAINER_MEMORY_MB)")
