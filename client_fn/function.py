@@ -137,18 +137,9 @@ async def handle(
             own = await asyncio.to_thread(state_store.prepare, task, warm.site)
             inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
             shard = await _timed(seconds, "data", _read_shard(task, warm))
-            if shard is not None and shard.memory is not None:
-                inputs[orders.SHARD] = shard.memory
             if own is not None and (layers := await asyncio.to_thread(own.read)):
                 inputs[orders.PERSONAL] = SharedBytes(layers)
-            answer = await _train(
-                task,
-                inputs,
-                warm,
-                on_training,
-                lease,
-                source=orders.Source() if shard is None else settings.source(task.data, shard),
-            )
+            answer = await _train(task, inputs, shard, warm, lease, on_training=on_training)
         if on_trained:
             on_trained()
         states = _states(answer)
@@ -214,16 +205,19 @@ async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
 async def _train(
     task: RoundTask,
     inputs: dict[str, SharedBytes],
+    shard: Shard | None,
     warm: WarmState,
-    on_training: Callable[[], None] | None,
     lease: Lease,
     *,
-    source: orders.Source,
+    on_training: Callable[[], None] | None,
 ) -> Answer:
     """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
     make = judged.order_of if task.purpose == "evaluate" else _training
     order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
-    order = order._replace(source=source)
+    if shard is not None:
+        order = order._replace(source=settings.source(task.data, shard))
+        if shard.memory is not None:
+            inputs[orders.SHARD] = shard.memory
     try:
         return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
     except LeaseOver:

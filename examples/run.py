@@ -20,6 +20,7 @@ from broker.messages.job import Job
 from broker.messages.progress import JobCompleted, RoundCompleted
 from broker.messages.register import ClientRecord
 from broker.support import logs
+from client_fn.code import named
 from fedkeeper import configs, connect, sites, system
 from fedkeeper.options import Reveal
 from fedkeeper.screen import sentence
@@ -106,7 +107,7 @@ async def run(name: str, folder: Path) -> Outcome:
 async def _train(name: str, folder: Path) -> tuple[JobCompleted, RoundCompleted, int]:
     """Return the last events of an example's job and of its rounds, and the bytes of its model."""
     job = _read(name, folder / "data")
-    site = sites.read(os.environ, code=_HERE / name, reveal=Reveal.TEXT)
+    site = sites.with_own_code(sites.read(os.environ, reveal=Reveal.TEXT), named.of_job(job).types, _HERE / name)
     site = sites.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
     async with (
         system.whole_system(Settings(folder, _WORKERS, site=site), store=folder / "broker") as url,

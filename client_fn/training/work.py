@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -103,6 +103,16 @@ def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
     return facts, {"weights": tensors.to_bytes(weights)}
 
 
+class _Trained(NamedTuple):
+    """What a training has brought: the update's tensors, the client's states, and facts about both."""
+
+    update: Mapping[str, torch.Tensor]
+    files: Mapping[str, bytes]
+    metrics: Mapping[str, float]
+    samples: int
+    judged: judge.Judged
+
+
 def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
@@ -111,34 +121,38 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
     inputs = layers.load(inputs)
     built_s = time.perf_counter()
     say("training")
-    metrics: dict[str, float] = {}
-    files: dict[str, bytes] = {}
-    samples, judged = 1, judge.NOTHING
     if order.training is None or data is None:
-        update = updates.noise(layers.shared, base, order.update, order.seed)
+        noise = updates.noise(layers.shared, base, order.update, order.seed)
+        trained = _Trained(noise, {}, {}, 1, judge.NOTHING)
     else:
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
-        context = Context(
-            ours,
-            model,
-            order.training,
-            seed=order.seed,
-            device=order.device,
-            round_=order.round,
-            end_s=end_s,
-            say=say,
-            states=states_of_optimizers(inputs),
-        )
+        context = _training_context(ours, model, order, inputs, say=say, end_s=end_s)
         with context.scratch():
-            metrics, samples, aux, files = fit(
-                ours, model, rest, context, order=order, inputs=inputs, part=layers.part(model)
-            )
-        update = {**updates.with_aux(updates.make(layers.shared, base, order.update), aux), **judged.sums}
+            fitted = fit(ours, model, rest, context, order=order, inputs=inputs, part=layers.part(model))
+        update = updates.with_aux(updates.make(layers.shared, base, order.update), fitted.aux)
+        trained = _Trained({**update, **judged.sums}, fitted.files, fitted.metrics, fitted.samples, judged)
+    judged = trained.judged
     trained_s = time.perf_counter() - built_s - judged.duration_s
     seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
-    facts = {"metrics": metrics, "samples": samples, "seconds": seconds, **judged.facts}
-    return facts, {**layers.save(files), "update": tensors.to_bytes(update)}
+    facts = {"metrics": trained.metrics, "samples": trained.samples, "seconds": seconds, **judged.facts}
+    return facts, {**layers.save(trained.files), "update": tensors.to_bytes(trained.update)}
+
+
+def _training_context(
+    ours: Learner, model: Any, order: Train, inputs: Mapping[str, bytes], *, say: Say, end_s: float
+) -> Context:
+    return Context(
+        ours,
+        model,
+        order.training or Training(),
+        seed=order.seed,
+        device=order.device,
+        round_=order.round,
+        end_s=end_s,
+        say=say,
+        states=states_of_optimizers(inputs),
+    )
 
 
 def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:

@@ -93,6 +93,9 @@ async def test_a_folder_of_images_trains_and_its_images_are_counted(
     published = await handle(await task_for(site, data_loc=f"{tmp_path}/images", data=data), site.bus, warm, attempt=1)
     assert published.header.samples == 6
     assert published.header.metrics["loss"] > 0
+    (tmp_path / "images" / "dog" / "1.png").write_bytes(b"no image")
+    with pytest.raises(BadData, match=r"an image can't be read \(it is dog/1\.png\)"):
+        await handle(await task_for(site, data_loc=f"{tmp_path}/images", data=data), site.bus, warm, attempt=1)
     (tmp_path / "images" / "wolf").mkdir()
     Image.new("L", (2, 2)).save(tmp_path / "images" / "wolf" / "1.png")
     with pytest.raises(BadData, match=r"it has a folder whose name is not in data\.labels"):
