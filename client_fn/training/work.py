@@ -82,7 +82,9 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as exc:
-        raise BadSettings("FEDKEEPER_DEVICE", f"{device!r} can't be used here: {exc}") from exc
+        raise BadSettings(
+            "FEDKEEPER_DEVICE", f"{device!r} can't be used here (training.device, if that is empty): {exc}"
+        ) from exc
 
 
 def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:

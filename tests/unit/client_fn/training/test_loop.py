@@ -1,11 +1,13 @@
 """The training loop learns, repeats itself bit for bit, and explains errors of model and data."""
 
 from itertools import chain
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import LBFGS, SGD
 
 from broker.messages.job_sections import Training
 from client_fn.errors import LeaseOver, TrainingFailed
@@ -182,3 +184,72 @@ def test_an_error_before_a_batch_ends_the_training() -> None:
         functional.cross_entropy(straight(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
         step.step()
     assert trained(module) == trained(straight)
+
+
+def moved(**training: Any) -> Tensor:
+    """Return how far one step on a large loss has moved the weights of a linear module."""
+    module = linear()
+    data = torch.full((4, 2), 100.0), torch.tensor([0, 0, 0, 1])
+    loops.train(module, SGD(module.parameters(), lr=1.0), data, batch_size=4, **training)
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+def test_gradients_are_clipped_by_their_norm_or_each() -> None:
+    assert moved().norm() > 10
+    assert moved(clip_norm=0.5).norm() == pytest.approx(0.5, rel=1e-4)
+    assert moved(clip_value=0.25).abs().max() == 0.25
+    assert moved(clip_value=0.25, clip_norm=0.1).norm() == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_scheduler_changes_the_rate_after_each_step() -> None:
+    args = {"step_size": 1, "gamma": 0.0}
+    module = linear()
+    optimizer = SGD(module.parameters(), lr=1.0)
+    metrics = loops.train(module, optimizer, samples(8, 2), scheduler="StepLR", scheduler_args=args)
+    once = linear()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(1))[:4]
+    x, y = (part[order] for part in samples(8, 2))
+    loops.train(once, SGD(once.parameters(), lr=1.0), (x, y), order="sequential")
+    assert metrics["steps"] == 2
+    torch.testing.assert_close(module.get_parameter("bias"), once.get_parameter("bias"))
+
+
+def test_batches_in_the_order_in_which_they_lie_without_the_last() -> None:
+    module = Recorder()
+    data = torch.arange(10.0).reshape(10, 1), torch.arange(10)
+    loops.train(module, None, data, batch_size=4, order="sequential", drop_last=True)
+    assert module.batches == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+class Halved(nn.Linear):
+    """A module that keeps the dtype of its last outputs."""
+
+    dtype = torch.float32
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = super().forward(x)
+        self.dtype = outputs.dtype
+        return outputs
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16", "full"])
+def test_the_forward_pass_has_the_job_s_precision_and_the_weights_have_their_own(precision: str) -> None:
+    module = Halved(2, 3)
+    loops.train(module, None, samples(8, 2), precision=precision)
+    assert module.dtype == {"full": torch.float32}.get(precision, getattr(torch, precision, None))
+    assert module.weight.dtype == torch.float32
+
+
+def test_an_optimizer_that_computes_the_gradients_itself() -> None:
+    module = linear()
+    metrics = loops.train(module, LBFGS(module.parameters(), lr=0.5), samples(12, 2), batch_size=12, epochs=3)
+    assert metrics["loss"] < metrics["first_epoch_loss"] == pytest.approx(1.0986123)
+
+
+def test_a_loss_that_is_no_number_is_explained() -> None:
+    with pytest.raises(TrainingFailed, match=r"the loss has shape \(2,\): return a tensor of one number"):
+        loops.train(linear(), None, samples(2, 2), loss=f"{__name__}:each")
+
+
+def each(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, reduction="none")
