@@ -11,6 +11,7 @@ sys.path.pop(0)
 
 def main() -> None:
     """Prepare the process, and do the worker's orders until it ends."""
+    import importlib
     import socket
 
     _name_our_package()
@@ -26,6 +27,8 @@ def main() -> None:
 
     from client_fn.training import serve
 
+    # For the user's code: an import after this would make classes of its own.
+    importlib.import_module("client_fn.learner")
     # Another number of threads rounds differently, so the same job would have another digest.
     torch.set_num_threads(1)
     if int(memory_mb):

@@ -43,9 +43,9 @@ def explaining(learner: "Learner", model: Any, data: Any, context: "Context") ->
         cause = explain(exc)
         if context.batch is None:
             raise TrainingFailed("the learner failed before its first batch", **cause._asdict()) from exc
-        sentence = f"the model failed on samples of {_shapes(context.batch)}, or on their labels"
-        if hint := _hint(cause.text, learner, model, data, context):
-            sentence = f"{sentence}; {hint}"
+        samples = f"samples of {_shapes(context.batch)}"
+        hint = _hint(cause.text, learner, model, data, context)
+        sentence = f"{hint} ({samples})" if hint else f"the model failed on {samples}, or on their labels"
         raise TrainingFailed(sentence, **cause._asdict()) from exc
 
 
