@@ -102,7 +102,7 @@ def job_of(type_: str, **sections: Any) -> Job:
         "model": {"type": type_},
         "data": {"dataset": "digits"},
         "cohort": {"quorum": 1.0, "deadline_s": 600.0},
-        "evaluation": {"every": 1},
+        "evaluation": {"data": ""},
         "stop": {"rounds": 1},
     }
     return fakes.job(**{**base, **sections})
