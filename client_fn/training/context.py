@@ -18,6 +18,7 @@ from client_fn.training import batches, optimizer_states, optimizers
 from client_fn.training.batches import Batch, Data, Samples
 from client_fn.training.optimizer_states import NotStorable
 from client_fn.training.orders import OPTIMIZER, Training
+from client_fn.training.packets import Content
 
 if TYPE_CHECKING:
     from client_fn.training.learner import Learner
@@ -53,7 +54,7 @@ class Context:
         round_: int = 1,
         end_s: float | None = None,
         say: Callable[[str], None] | None = None,
-        states: Mapping[str, bytes] | None = None,
+        states: Mapping[str, Content] | None = None,
     ) -> None:
         """Make a context. The trainer does that.
 

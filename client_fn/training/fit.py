@@ -14,6 +14,7 @@ from client_fn.training import batches, diagnosis, tensors
 from client_fn.training.context import Context
 from client_fn.training.learner import Learner
 from client_fn.training.orders import ALONG, OPTIMIZER, STATE, Train
+from client_fn.training.packets import Content
 from client_fn.training.randomness import seeded
 
 FRESH_OPTIMIZER: Final = "fresh_optimizer"
@@ -39,7 +40,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, bytes], part: Any
+    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, Content], part: Any
 ) -> Fitted:
     """Train a model in place.
 
@@ -73,7 +74,7 @@ def fit(
     return Fitted(context.reported | metrics, samples, outcome.aux, {**files, **optimizers})
 
 
-def states_of_optimizers(inputs: Mapping[str, bytes]) -> dict[str, bytes]:
+def states_of_optimizers(inputs: Mapping[str, Content]) -> dict[str, Content]:
     """Return the files with optimizers' states.
 
     Args:
@@ -82,7 +83,7 @@ def states_of_optimizers(inputs: Mapping[str, bytes]) -> dict[str, bytes]:
     return {name: content for name, content in inputs.items() if _OPTIMIZERS.fullmatch(name)}
 
 
-def _states(inputs: Mapping[str, bytes]) -> dict[str, Tensors]:
+def _states(inputs: Mapping[str, Content]) -> dict[str, Tensors]:
     """Return the strategy's states of the client by name."""
     return {
         name.removeprefix(STATE): tensors.from_bytes(content)

@@ -9,9 +9,10 @@ from client_fn.errors import BadModel
 from client_fn.training import tensors
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import FROZEN
+from client_fn.training.packets import Content
 
 
-def complete(model: ModelTensors, inputs: Mapping[str, bytes], digest: str) -> dict[str, Tensor]:
+def complete(model: ModelTensors, inputs: Mapping[str, Content], digest: str) -> dict[str, Tensor]:
     """Return all tensors of a round's model.
 
     Args:

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam, NAdam, Optimizer
 from client_fn.errors import TrainingFailed
 from client_fn.training import tensors
 from client_fn.training.optimizers import parameters_of
+from client_fn.training.packets import Content
 
 _COUNTERS: Final = frozenset({"step", "mu_product"})
 _NUMBERS: Final[dict[str, tuple[type[Any], torch.dtype]]] = {
@@ -44,7 +45,7 @@ def to_bytes(optimizer: Optimizer) -> bytes | None:
     return tensors.to_bytes(named) if named else None
 
 
-def load(optimizer: Optimizer, payload: bytes) -> None:
+def load(optimizer: Optimizer, payload: Content) -> None:
     """Load a stored state. The optimizer continues bit for bit as if the state had never been stored.
 
     Args:
@@ -84,7 +85,7 @@ def _stored(name: str, value: object) -> tuple[str, Tensor]:
     raise NotStorable(f"{name} is a {type(value).__name__}")
 
 
-def _decode(payload: bytes, count: int) -> dict[int, dict[str, Any]]:
+def _decode(payload: Content, count: int) -> dict[int, dict[str, Any]]:
     """Return the stored values by parameter index and name."""
     try:
         named = tensors.from_bytes(payload)

@@ -5,10 +5,16 @@ that can't be decoded, and nothing else is damaged. Files lie in memory (memfd_c
 """
 
 import json
+import mmap
 import os
 import socket
 from collections.abc import Container, Mapping
 from typing import Any
+
+Content = bytes | mmap.mmap
+
+MAP_ABOVE = 1 << 20
+"""Larger files are mapped and not copied. Bytes."""
 
 PACKET_BYTES = 1 << 16
 FILES = 16
@@ -67,7 +73,7 @@ def send(channel: socket.socket, facts: Mapping[str, Any], files: Mapping[str, b
 
 def receive(
     channel: socket.socket, left_open: Container[str] = ()
-) -> tuple[dict[str, Any], dict[str, bytes], dict[str, int]] | None:
+) -> tuple[dict[str, Any], dict[str, Content], dict[str, int]] | None:
     """Return the next packet's facts, the contents of its files, and the descriptors of those that stay open. Blocks.
 
     None: the other side has closed.
@@ -87,15 +93,14 @@ def receive(
     return facts, {name: _read(files[name]) for name in files if name not in opened}, opened
 
 
-def _read(descriptor: int) -> bytes:
+def _read(descriptor: int) -> Content:
     """Return the content of a file, and close it. The position is not used, because several trainers share it."""
     try:
-        size, parts, read = os.fstat(descriptor).st_size, [], 0
-        # One call returns at most 2 GiB (pread(2)).
-        while read < size and (part := os.pread(descriptor, size - read, read)):
-            parts.append(part)
-            read += len(part)
-        return b"".join(parts)
+        size = os.fstat(descriptor).st_size
+        if size <= MAP_ABOVE:
+            return os.pread(descriptor, size, 0)
+        # Private: what is written here stays here, page by page. Nothing else is copied.
+        return mmap.mmap(descriptor, size, flags=mmap.MAP_PRIVATE)
     finally:
         os.close(descriptor)
 

@@ -15,6 +15,7 @@ from client_fn.training import tensors
 from client_fn.training.fit import states_of_optimizers
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import PERSONAL
+from client_fn.training.packets import Content
 
 _BESIDE: Final = "optimizer/"
 """Begins the names of the optimizers' tensors in the client's file. No attribute of a module has such a name."""
@@ -113,7 +114,7 @@ class PersonalLayers:
             return model
         return Part(model, lambda name: name not in self._personal)
 
-    def load(self, inputs: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    def load(self, inputs: Mapping[str, Content]) -> Mapping[str, Content]:
         """Overwrite the personal tensors with those in the client's file, if it has one.
 
         Args:

@@ -107,7 +107,7 @@ def serve(channel: socket.socket) -> None:
             _import_optimizers()
             answers.done({}, {})
             continue
-        order = orders.decode(contents.pop("order"))
+        order = orders.decode(bytes(contents.pop("order")))
         with _shard_opened(order, opened) as order:
             if orders.makes_an_optimizer(order):
                 _import_optimizers()
@@ -178,7 +178,9 @@ def _import_all(answers: Answers, order: Order) -> bool:
     return True
 
 
-def _do_in_a_copy(channel: socket.socket, answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
+def _do_in_a_copy(
+    channel: socket.socket, answers: Answers, order: Order, contents: Mapping[str, packets.Content]
+) -> None:
     """Do an order in a copy of this process, wait for its end and say how it ended, also after its answer."""
     # What the user's module has started when it was imported belongs to every order.
     kept = descendants.children()
@@ -215,7 +217,7 @@ def _wait(channel: socket.socket, child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _do(answers: Answers, order: Order, contents: Mapping[str, bytes]) -> None:
+def _do(answers: Answers, order: Order, contents: Mapping[str, packets.Content]) -> None:
     """Do an order and send its answer."""
     if isinstance(order, Train | Evaluate) and order.device != "cpu":
         _lift_limit()

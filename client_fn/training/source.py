@@ -12,6 +12,7 @@ from torch import Tensor
 from client_fn.errors import BadData
 from client_fn.training import arrays
 from client_fn.training.images import ImageFolder
+from client_fn.training.packets import Content
 from client_fn.training.tables import Wanted
 
 TABLES = ("csv", "parquet")
@@ -41,7 +42,7 @@ class Source:
     def __init__(
         self,
         format: str = "safetensors",  # noqa: A002 (the name that a learner reads)
-        content: bytes | None = None,
+        content: Content | None = None,
         options: Mapping[str, Any] | None = None,
         *,
         path: str = "",
@@ -144,7 +145,7 @@ class Source:
 class _Memory:
     """Bytes in memory that have a path."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: Content) -> None:
         self._descriptor = os.memfd_create("fedkeeper", os.MFD_CLOEXEC)
         self.path = path_of(self._descriptor)
         with os.fdopen(os.dup(self._descriptor), "wb") as file:

@@ -1,5 +1,8 @@
 """A module's tensors by name, and their conversion to and from safetensors files."""
 
+import json
+import math
+import mmap
 from collections.abc import Iterator, Mapping
 
 import safetensors.torch
@@ -8,6 +11,19 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from client_fn.errors import BadModel, TrainingFailed
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -85,17 +101,34 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = No
     return safetensors.torch.save(contiguous, metadata)
 
 
-def from_bytes(payload: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file, sorted by name. They do not share the payload's memory.
+def from_bytes(payload: bytes | mmap.mmap) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, sorted by name. Those of mapped memory share it; writing is private.
 
     Raises:
         TrainingFailed: the payload is not a safetensors file.
     """
     try:
         # Sorted, because the library's own order is that of a hash table.
-        return dict(sorted(safetensors.torch.load(payload).items()))
-    except SafetensorError as exc:
+        return dict(
+            sorted((_views(payload) if isinstance(payload, mmap.mmap) else safetensors.torch.load(payload)).items())
+        )
+    except (SafetensorError, ValueError, KeyError) as exc:
         raise TrainingFailed(f"not a safetensors file: {exc}") from exc
+
+
+def _views(mapped: mmap.mmap) -> dict[str, Tensor]:
+    """Return the tensors of mapped memory, without a copy (https://huggingface.co/docs/safetensors, Format)."""
+    start = 8 + int.from_bytes(mapped[:8], "little")
+    header = json.loads(mapped[8:start])
+    header.pop("__metadata__", None)
+    return {name: _view(mapped, start, **entry) for name, entry in header.items()}
+
+
+def _view(mapped: mmap.mmap, start: int, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=_DTYPES[dtype])
+    return torch.frombuffer(mapped, dtype=_DTYPES[dtype], count=count, offset=start + data_offsets[0]).reshape(shape)
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

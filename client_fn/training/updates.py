@@ -1,6 +1,6 @@
 """Makes an update: the tensors that a client sends back."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import torch
@@ -33,7 +33,23 @@ def make(held: ModelTensors, base: Mapping[str, Tensor], kind: str) -> dict[str,
     sent = {name: tensor for name, tensor in trained.items() if name not in frozen}
     if kind == "weights":
         return sent
-    return {name: tensor.cpu() - base[name] if tensor.is_floating_point() else tensor for name, tensor in sent.items()}
+    if held.module is not None:
+        held.module.zero_grad(set_to_none=True)  # their memory is needed now
+    in_place = held.module is not None and _are_separate(sent.values())
+    return {name: _change(tensor, base[name], in_place=in_place) for name, tensor in sent.items()}
+
+
+def _change(tensor: Tensor, base: Tensor, *, in_place: bool) -> Tensor:
+    """Return a float tensor's change, in the memory of the model where that is allowed: nobody uses it after this."""
+    if not tensor.is_floating_point():
+        return tensor
+    trained = tensor.cpu()
+    return trained.sub_(base) if in_place and trained.is_contiguous() else trained - base
+
+
+def _are_separate(tensors: Iterable[Tensor]) -> bool:
+    addresses = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()]
+    return len(addresses) == len({*addresses})
 
 
 def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:

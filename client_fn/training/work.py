@@ -28,6 +28,7 @@ from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import Build, Evaluate, Order, Score, Train, Training
+from client_fn.training.packets import Content
 from client_fn.training.personal import PersonalLayers
 from client_fn.training.randomness import seeded
 from client_fn.training.source import Source
@@ -42,7 +43,7 @@ _built_in: dict[str, nn.Module] = {}
 """Modules of our own classes. They keep nothing of a client but their tensors, which each order overwrites."""
 
 
-def do(order: Order, inputs: Mapping[str, bytes], say: Say) -> Answer:
+def do(order: Order, inputs: Mapping[str, Content], say: Say) -> Answer:
     """Do an order.
 
     Args:
@@ -87,7 +88,7 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
         ) from exc
 
 
-def _build(order: Build, ours: Learner, inputs: Mapping[str, bytes]) -> Answer:
+def _build(order: Build, ours: Learner, inputs: Mapping[str, Content]) -> Answer:
     with seeded(order.seed):
         with diagnosis.calling("model()"):
             model = ours.model()
@@ -113,7 +114,7 @@ class _Trained(NamedTuple):
     judged: judge.Judged
 
 
-def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
+def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
     data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
@@ -140,7 +141,7 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, bytes], say: Say) -
 
 
 def _training_context(
-    ours: Learner, model: Any, order: Train, inputs: Mapping[str, bytes], *, say: Say, end_s: float
+    ours: Learner, model: Any, order: Train, inputs: Mapping[str, Content], *, say: Say, end_s: float
 ) -> Context:
     return Context(
         ours,
@@ -155,7 +156,7 @@ def _training_context(
     )
 
 
-def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, bytes], say: Say) -> Answer:
+def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
     begin_s = time.perf_counter()
     end_s = None if order.left_s is None else time.monotonic() + order.left_s
     data = _data(ours, order, inputs)
@@ -197,7 +198,7 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
     return Context(ours, model, training, device=order.device, end_s=end_s, say=say)
 
 
-def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, bytes]) -> Any:
+def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, Content]) -> Any:
     """Return the learner's samples of the order's data."""
     source = order.source
     given = Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
@@ -205,12 +206,12 @@ def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, b
         return ours.data(given)
 
 
-def _has_data(order: Build | Train, inputs: Mapping[str, bytes]) -> bool:
+def _has_data(order: Build | Train, inputs: Mapping[str, Content]) -> bool:
     return bool(order.source.path) or orders.SHARD in inputs
 
 
 def _loaded(
-    ours: Learner, order: Train | Evaluate, inputs: Mapping[str, bytes], data: Any
+    ours: Learner, order: Train | Evaluate, inputs: Mapping[str, Content], data: Any
 ) -> tuple[Any, PersonalLayers, dict[str, torch.Tensor]]:
     """Return a model with the round's weights, on its device, its personal layers as constructed, and these weights."""
     # What no input brings is as its constructor makes it, at the server and at each site.
