@@ -253,13 +253,16 @@ def labels_of(samples: Samples) -> Tensor:
     """Return the samples' labels, int64 (N,).
 
     Args:
-        samples: their targets are `y`, or the last part of a tuple.
+        samples: their targets are `y`, or the last part of a tuple; or a dataset has them all in `targets`, as those
+            of torchvision do.
 
     Raises:
         TrainingFailed: the targets are no labels.
     """
     if isinstance(samples, TensorSamples):
         targets = samples.named.get(TARGET, list(samples.named.values())[-1])
+    elif isinstance(samples, ItemSamples) and hasattr(samples.dataset, "targets"):
+        targets = torch.as_tensor(samples.dataset.targets)
     else:
         items = (samples.item(index) for index in range(len(samples)))
         targets = torch.as_tensor(np.asarray([_target(item) for item in items]))

@@ -88,6 +88,7 @@ class Context:
         self._optimizers: list[Optimizer] = []
         self._shuffle = torch.Generator().manual_seed(seed)
         self._path: Path | None = None
+        self._labels: tuple[Samples, Tensor] | None = None
         self._dtype = _dtype(model)
 
     @property
@@ -212,12 +213,18 @@ class Context:
         if not len(samples):
             return ()
         training = self.training
-        order = batches.indices(len(samples), training.order, self._shuffle, lambda: batches.labels_of(samples))
+        order = batches.indices(len(samples), training.order, self._shuffle, lambda: self._labels_of(samples))
         # One sample has no variance to normalise by.
         skip_single = isinstance(self._model, nn.Module) and any(
             isinstance(part, _BATCH_NORMS) and part.training for part in self._model.modules()
         )
         return batches.split(order, self.batch_size, drop_last=training.drop_last, skip_single=skip_single)
+
+    def _labels_of(self, samples: Samples) -> Tensor:
+        """Return the samples' labels, which are looked up once for all epochs."""
+        if self._labels is None or self._labels[0] is not samples:
+            self._labels = samples, batches.labels_of(samples)
+        return self._labels[1]
 
     def _make_optimizer(self, of: Any, cls: Callable[..., Optimizer] | None, args: Mapping[str, Any]) -> Optimizer:
         if isinstance(of, nn.Module):

@@ -33,8 +33,8 @@ OURS = {"broker", "client_fn"}
 FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
 """Modules that only the program that partitions the data imports."""
 
-FOR_SOME_STORES = {"aiohttp"}
-"""Imported only to read from such a store; where it is missing, the error names what to install."""
+FOR_SOME_DATA = {"aiohttp", "PIL", "pyarrow"}
+"""Imported only to read from such a store or format; where one is missing, the error names what to install."""
 
 MODULES = {
     "paho-mqtt": "paho",
@@ -220,7 +220,7 @@ def test_what_is_imported_is_required(platform: str) -> None:
     needed = {module for name in files for module in imported(archive.read(name))}
     installed = {MODULES.get(name, name) for name in requirements(platform)}
     missing = {COMES_ALONG.get(module, module) for module in needed} - installed - OURS
-    assert not missing - FOR_STAGING_ALONE - FOR_SOME_STORES - sys.stdlib_module_names
+    assert not missing - FOR_STAGING_ALONE - FOR_SOME_DATA - sys.stdlib_module_names
 
 
 def imported(source: bytes) -> set[str]:

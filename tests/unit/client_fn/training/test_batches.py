@@ -130,6 +130,16 @@ def test_labels_are_found_in_datasets_too() -> None:
             batches.labels_of(TensorSamples(value))
 
 
+def test_labels_that_a_dataset_knows_need_no_samples() -> None:
+    class Knowing(Words):
+        targets = (3, 1, 1, 3)
+
+        def __getitem__(self, index: int) -> tuple[Tensor, int]:
+            raise AssertionError(index)
+
+    assert batches.labels_of(ItemSamples(Knowing(), list)).tolist() == [3, 1, 1, 3]
+
+
 def test_the_last_batch() -> None:
     def sizes(count: int, size: int, **options: bool) -> list[int]:
         given = {"drop_last": False, "skip_single": False} | options
