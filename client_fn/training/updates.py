@@ -16,7 +16,9 @@ NOISE: Final = 1e-3
 
 
 def make(held: ModelTensors, base: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Return a trained model's update, without what nobody trains.
+    """Return a trained model's update, without what nobody trains. The model can't be used after this.
+
+    A change is computed in the memory of the model where possible: there may be no room for another one.
 
     Args:
         held: the trained model.

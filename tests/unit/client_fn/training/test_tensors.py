@@ -1,7 +1,9 @@
 """The tensors of any torch module are named once, can be trained, and survive the conversion to bytes."""
 
 import json
+import mmap
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,3 +218,31 @@ def test_tensors_are_read_in_the_order_of_their_names() -> None:
     assert tensors.frozen_names(module) == ()
     blob = tensors.to_bytes(tensors.tensors_of(module))
     assert list(tensors.from_bytes(blob)) == ["hidden.bias", "hidden.weight", "out.bias", "out.weight"]
+
+
+def test_tensors_of_mapped_memory_are_those_of_the_bytes(tmp_path: Path) -> None:
+    named = {
+        "half": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+        "float": torch.randn(3, 5),
+        "whole": torch.tensor(7),
+        "mask": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 4),
+    }
+    file = tmp_path / "tensors"
+    file.write_bytes(tensors.to_bytes(named, {"a": "b"}))
+    with file.open("rb") as opened:
+        mapped = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE)
+    got = tensors.from_bytes(mapped)
+    assert list(got) == sorted(named)
+    assert all(torch.equal(got[name], named[name]) and got[name].dtype == named[name].dtype for name in named)
+    before = file.read_bytes()
+    got["float"].zero_()
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 64, b"\x08" + b"\0" * 7 + b"no json." + b"x" * 64])
+def test_mapped_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "tensors"
+    file.write_bytes(content)
+    with file.open("rb") as opened, pytest.raises(TrainingFailed, match="not a safetensors file"):
+        tensors.from_bytes(mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE))

@@ -1,5 +1,7 @@
 """An update is the change of the round's model, and applied to that model it gives the trained one."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_floats_are_changes_and_integers_are_values() -> None:
     module = Mixed()
     base = started(module)
     change(module)
-    update = updates.make(held(module), base, "delta")
+    update = updates.make(held(copy.deepcopy(module)), base, "delta")
     assert list(update) == ["mean", "count", "seen", "out.weight", "out.bias"]
     for name in ("mean", "out.weight", "out.bias"):
         assert torch.equal(update[name], tensors.tensors_of(module)[name] - base[name])
@@ -100,7 +102,7 @@ def test_a_delta_gives_the_trained_weights_up_to_one_rounding(dtype: torch.dtype
         next(module.parameters()).flatten()[:5] = torch.tensor([200.0, 1e-4, 0.37, 1.0, 3.0])
     base = started(module)
     training(module)  # type: ignore[operator]
-    deltas = updates.make(held(module), base, "delta")
+    deltas = updates.make(held(copy.deepcopy(module)), base, "delta")
     arrays, _ = payload.decode(tensors.to_bytes(deltas))
     weights, _ = payload.decode(tensors.to_bytes(base))
     for name, tensor in tensors.trained_of(module).items():
