@@ -13,6 +13,9 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 
 TEST = "test.safetensors"
 
+# As in a trainer: another number of threads rounds differently, and small tensors gain nothing by more.
+torch.set_num_threads(1)
+
 
 def save(folder: Path, clients: dict[str, Arrays], test: Arrays | None = None) -> None:
     """Write one shard per client, and the server's test set.

@@ -33,6 +33,9 @@ HEAVY: Final = ("speech", "finetune", "lora", "trainer", "lightning")
 """They need libraries of `requirements-examples.lock`."""
 
 _HERE: Final = Path(__file__).parent
+_DATA: Final = "/data/"
+"""Stands in the job files for the folder that `make_data.py` writes."""
+
 _ENOUGH: Final = 0.9
 _WORKERS: Final = 2
 
@@ -129,7 +132,7 @@ def _read(name: str, data: Path) -> Job:
     file = _HERE / name / "job.toml"
     job = configs.read_job(str(file))
     files = {"evaluation.data": job.evaluation.data, "model.from": job.model.start}
-    paths = [f"{field}={data / value.removeprefix('data/')}" for field, value in files.items() if value]
+    paths = [f"{field}={value.replace(_DATA, f'{data}/')}" for field, value in files.items() if value]
     return configs.read_job(str(file), tuple(paths))
 
 
