@@ -32,7 +32,7 @@ def pretrain() -> BertForSequenceClassification:
 
 def make(folder: Path) -> None:
     """Write the shards, the test set and the base, with the names that its tensors have in the clients' model."""
-    texts.make(folder)
+    texts.make(folder, similarity=10.0)
     base = adapt(pretrain()).state_dict()
     (folder / "start").mkdir(exist_ok=True)
     public = {name: tensor for name, tensor in base.items() if "lora_" not in name and "classifier" not in name}

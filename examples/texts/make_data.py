@@ -49,9 +49,14 @@ def write_file(file: Path, rng: np.random.Generator, number: int, shares: np.nda
         rows.writerows((write(rng, desk), list(DESKS)[desk]) for desk in desks)
 
 
-def make(folder: Path) -> None:
-    """Write the shards and the test set."""
+def make(folder: Path, similarity: float = 1.0) -> None:
+    """Write the shards and the test set.
+
+    Args:
+        folder: for the files.
+        similarity: of the shops: the parameter of the Dirichlet distribution of their desks.
+    """
     rng = np.random.default_rng(0)
-    for shop, shares in enumerate(rng.dirichlet([1.0] * len(DESKS), 4), 1):
+    for shop, shares in enumerate(rng.dirichlet([similarity] * len(DESKS), 4), 1):
         write_file(folder / f"shop-{shop}.csv", rng, 250, shares)
     write_file(folder / "test.csv", rng, 400, np.full(len(DESKS), 1 / len(DESKS)))
