@@ -36,8 +36,8 @@ class Adapted:
         return adapt(BertForSequenceClassification(BASE))
 
     def data(self, source):
-        with source.open() as file:
-            rows = list(csv.DictReader(io.TextIOWrapper(file, "utf-8")))
+        with io.TextIOWrapper(source.open(), "utf-8") as file:
+            rows = list(csv.DictReader(file))
         return [(tokens(row["text"]), DESKS.index(row["desk"])) for row in rows]
 
     def collate(self, samples):

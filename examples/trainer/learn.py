@@ -34,8 +34,8 @@ class Messages:
         return BertForSequenceClassification(BertConfig(vocab_size=WORDS, num_labels=len(DESKS), **SIZES))
 
     def data(self, source):
-        with source.open() as file:
-            rows = list(csv.DictReader(io.TextIOWrapper(file, "utf-8")))
+        with io.TextIOWrapper(source.open(), "utf-8") as file:
+            rows = list(csv.DictReader(file))
         return [(tokens(row["text"]), DESKS.index(row["desk"])) for row in rows]
 
     def collate(self, samples):
