@@ -1,11 +1,15 @@
 """Memory that the worker shares with its trainer, read-only, so that tensors are not copied through a pipe."""
 
 import fcntl
+import io
 import os
 from typing import Final
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """Whoever holds the descriptor can only read (memfd_create(2), fcntl(2))."""
+
+_PART: Final = 16 << 20
+"""Bytes per read."""
 
 
 class SharedBytes:
@@ -62,7 +66,7 @@ def read(descriptor: int, at_most: int) -> bytes:
     size = os.fstat(descriptor).st_size
     if size > at_most:
         raise ValueError(f"{size} bytes, at most {at_most} are accepted")
-    parts = bytearray()
-    while len(parts) < size and (part := os.pread(descriptor, size - len(parts), len(parts))):
-        parts += part
-    return bytes(parts)
+    content = io.BytesIO()
+    while content.tell() < size and (part := os.pread(descriptor, min(_PART, size - content.tell()), content.tell())):
+        content.write(part)
+    return content.getvalue()  # shares the buffer: nothing is copied
