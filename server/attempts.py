@@ -22,6 +22,9 @@ MAX_STARTS: Final = 5
 async def run(store: JobStore, step: str, work: Callable[[], Awaitable[T]]) -> T:
     """Do a step that runs the user's code; once more if it dies. Each start is on record before it is tried.
 
+    A server that starts a step again because another one has changed the record does not count that: its process has
+    not ended. Otherwise two servers would change the record in turns, and none would get on.
+
     Args:
         store: the job's record.
         step: the step, such as `the evaluation of round 7`; each has its own count.
@@ -32,12 +35,16 @@ async def run(store: JobStore, step: str, work: Callable[[], Awaitable[T]]) -> T
     """
     while True:
         starts = store.record.starts.get(step, 0)
-        if starts >= MAX_STARTS:
-            raise LearningFailed(f"the server ended {starts} times while it did this: {step}")
-        await store.change(starts={step: starts + 1})
+        if step not in store.started:
+            if starts >= MAX_STARTS:
+                raise LearningFailed(f"the server ended {starts} times while it did this: {step}")
+            starts += 1
+            await store.change(starts={step: starts})
+            store.started.add(step)
         try:
             return await work()
         except LearningDied as exc:
-            log.warning("the model's process ended", job=store.record.id, step=step, starts=starts + 1, error=str(exc))
-            if starts + 1 >= MAX_DEATHS:
-                raise LearningFailed(f"{exc}; tried {starts + 1} times") from exc
+            log.warning("the model's process ended", job=store.record.id, step=step, starts=starts, error=str(exc))
+            if starts >= MAX_DEATHS:
+                raise LearningFailed(f"{exc}; tried {starts} times") from exc
+            store.started.discard(step)

@@ -39,13 +39,16 @@ class JobStore:
         broker: keeps them.
         record: the job's record.
         revision: the record's revision on the broker, for the next compare-and-set; 0: it is not there yet.
+        started: the steps of the job that this process has started; see `server.attempts`. None: none.
 
     Attributes:
+        started: see above.
         record: the job's record, as this server last read or changed it.
         weights: the newest global model with all tensors, as a safetensors file; empty before it is loaded.
     """
 
-    def __init__(self, broker: Broker, record: JobRecord, revision: int) -> None:
+    def __init__(self, broker: Broker, record: JobRecord, revision: int, started: set[str] | None = None) -> None:
+        self.started = set() if started is None else started
         self.record = record
         self.weights = b""
         self._broker = broker

@@ -93,6 +93,7 @@ async def run(job: str, context: JobContext) -> None:
         SchemaTooNew: a newer server has changed the record.
         Disconnected: the broker was unreachable for longer than a call may take.
     """
+    started: set[str] = set()
     while True:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
@@ -101,7 +102,7 @@ async def run(job: str, context: JobContext) -> None:
         if record.is_finished:
             return
         try:
-            await _JobRun(JobStore(context.broker, record, value.revision), context).run()
+            await _JobRun(JobStore(context.broker, record, value.revision, started), context).run()
         except Conflict:
             log.info("another server changed the record; continuing from it", job=job)
         else:

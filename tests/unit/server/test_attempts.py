@@ -87,3 +87,10 @@ async def test_each_step_has_its_own_count(store: JobStore) -> None:
     await store.change(starts={STEP: 4})
     work = ending(store, LearningDied("it ended"), None)
     assert await attempts.run(store, "the evaluation of round 1", work) == {"the evaluation of round 1": 2}
+
+
+async def test_a_server_counts_a_step_once_however_often_another_one_changes_the_record(store: JobStore) -> None:
+    assert await attempts.run(store, STEP, ending(store, None)) == {STEP: 1}
+    for _ in range(attempts.MAX_STARTS):
+        again = JobStore(store._broker, store.record, store._revision, store.started)
+        assert await attempts.run(again, STEP, ending(again, None)) == {STEP: 1}
