@@ -43,6 +43,8 @@ def explaining(learner: "Learner", model: Any, data: Any, context: "Context") ->
         cause = explain(exc)
         if context.batch is None:
             raise TrainingFailed("the learner failed before its first batch", **cause._asdict()) from exc
+        if not _named(context.batch):
+            raise TrainingFailed("the learner failed on a batch without tensors", **cause._asdict()) from exc
         samples = f"samples of {_shapes(context.batch)}"
         hint = _hint(cause.text, learner, model, data, context)
         sentence = f"{hint} ({samples})" if hint else f"the model failed on {samples}, or on their labels"
@@ -152,10 +154,10 @@ def _last(batch: Any) -> Any:
 
 
 def _shapes(batch: Any) -> str:
-    """Name the shapes and dtypes of one sample's inputs."""
+    """Name the shapes and dtypes of one sample's inputs; the batch has some."""
     inputs = _named(batch)
     inputs = inputs[:-1] or inputs
     texts = [f"shape ({', '.join(map(str, part.shape[1:]))}), {part.dtype}" for _, part in inputs]
     if len(texts) < 2:  # noqa: PLR2004 (one needs no name)
-        return texts[0] if texts else "unknown shape"
+        return texts[0]
     return " and ".join(f"{name} of {text}" for (name, _), text in zip(inputs, texts))  # noqa: B905 (equally long)

@@ -35,7 +35,9 @@ def explain(exc: BaseException) -> Cause:
     if isinstance(exc, SyntaxError) and exc.filename:
         places.append((exc.filename, exc.lineno))
     places = [(file, line) for file, line in places if _is_of_the_user(file)]
-    where = f"{_short(places[-1][0])}:{places[-1][1]}" if places else ""
+    # Their own file tells more than the line of a library that it has called.
+    own = [place for place in places if _below_site_packages(place[0]) is None]
+    where = "".join(f"{_short(file)}:{line}" for file, line in (own or places)[-1:])
     text = _text(exc)
     # torch raises a RuntimeError where Python raises a MemoryError, and only its text would say what it is.
     cause = "MemoryError" if _NO_MEMORY in text else type(exc).__name__

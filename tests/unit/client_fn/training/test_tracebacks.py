@@ -88,6 +88,11 @@ def test_a_line_of_an_installed_package_is_named_from_the_package_on(tmp_path: P
     assert cause_of(module.own).where == "vision/nets.py:5"
 
 
+def test_a_line_of_their_own_file_goes_before_one_of_a_library_that_it_calls(mine: ModuleType, tmp_path: Path) -> None:
+    library = load(tmp_path / "lib" / "site-packages" / "vision" / "nets.py")
+    assert cause_of(lambda: mine.ours(library.ours))[:2] == ("TypeError", "mine.py:20")
+
+
 def test_our_own_lines_and_torchs_are_never_the_place(mine: ModuleType) -> None:
     assert cause_of(lambda: mine.ours(models.find)).where == "mine.py:20"
     assert cause_of(lambda: models.find("nowhere:Own")).where == ""
