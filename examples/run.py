@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from broker.messages.job import Job
 from broker.messages.progress import JobCompleted, RoundCompleted
@@ -38,6 +38,7 @@ _DATA: Final = "/data/"
 
 _ENOUGH: Final = 0.9
 _WORKERS: Final = 2
+_SMOKE_ROUNDS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,7 @@ async def run(name: str, folder: Path) -> Outcome:
         name: the example's name.
         folder: an empty folder.
     """
-    data = folder / "data"
-    data.mkdir()
-    if (_HERE / name / "make_data.py").exists():
-        importlib.import_module(f"examples.{name}.make_data").make(data)
-    plain = importlib.import_module(f"examples.{name}.plain")
+    plain = _prepare(name, folder)
     started_s = time.monotonic()
     completed, last, size = await _train(name, folder)
     return Outcome(
@@ -100,16 +97,37 @@ async def run(name: str, folder: Path) -> Outcome:
         time.monotonic() - started_s,
         plain.METRIC,
         completed.metrics[plain.METRIC],
-        plain.centralised(data),
-        plain.trivial(data),
+        plain.centralised(folder / "data"),
+        plain.trivial(folder / "data"),
         last.bytes_in / len(last.counted) / size,
         getattr(plain, "LARGEST_UPDATE", float("inf")),
     )
 
 
-async def _train(name: str, folder: Path) -> tuple[JobCompleted, RoundCompleted, int]:
+async def smoke(name: str, folder: Path) -> tuple[float, float]:
+    """Train on an example for few rounds; return what the model has reached, and what the trivial predictor reaches.
+
+    Args:
+        name: the example's name.
+        folder: an empty folder.
+    """
+    plain = _prepare(name, folder)
+    completed, _, _ = await _train(name, folder, f"stop.rounds={_SMOKE_ROUNDS}")
+    return completed.metrics[plain.METRIC], plain.trivial(folder / "data")
+
+
+def _prepare(name: str, folder: Path) -> Any:
+    """Make an example's data, and return what it is compared with."""
+    data = folder / "data"
+    data.mkdir()
+    if (_HERE / name / "make_data.py").exists():
+        importlib.import_module(f"examples.{name}.make_data").make(data)
+    return importlib.import_module(f"examples.{name}.plain")
+
+
+async def _train(name: str, folder: Path, *overrides: str) -> tuple[JobCompleted, RoundCompleted, int]:
     """Return the last events of an example's job and of its rounds, and the bytes of its model."""
-    job = _read(name, folder / "data")
+    job = _read(name, folder / "data", *overrides)
     site = sites.with_own_code(sites.read(os.environ, reveal=Reveal.TEXT), named.of_job(job).types, _HERE / name)
     site = sites.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
     async with (
@@ -127,13 +145,13 @@ async def _train(name: str, folder: Path) -> tuple[JobCompleted, RoundCompleted,
     raise RuntimeError(f"{name}: {sentence(progress.event)}")
 
 
-def _read(name: str, data: Path) -> Job:
+def _read(name: str, data: Path, *overrides: str) -> Job:
     """Return an example's job, with the paths of its files in the folder of the data."""
     file = _HERE / name / "job.toml"
     job = configs.read_job(str(file))
     files = {"evaluation.data": job.evaluation.data, "model.from": job.model.start}
     paths = [f"{field}={value.replace(_DATA, f'{data}/')}" for field, value in files.items() if value]
-    return configs.read_job(str(file), tuple(paths))
+    return configs.read_job(str(file), (*paths, *overrides))
 
 
 def _clients(job: Job, data: Path) -> list[ClientRecord]:
