@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import io
 import json
 import signal
 import socket
@@ -106,7 +107,9 @@ class Container:
             path: `/init` or `/run`.
             body: content, sent as JSON.
         """
-        async with self._session.post(self._url + path, json=body) as response:
+        # A stream: an archive may have more than the megabyte from which on aiohttp warns of bytes.
+        content, headers = io.BytesIO(json.dumps(body).encode()), {"Content-Type": "application/json"}
+        async with self._session.post(self._url + path, data=content, headers=headers) as response:
             return response.status, await response.json()
 
     async def logs(self) -> list[str]:
