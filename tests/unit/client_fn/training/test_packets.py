@@ -1,5 +1,6 @@
 """Packets arrive as they were sent; what is no packet is refused, and no descriptor stays open because of it."""
 
+import mmap
 import os
 import socket
 from collections.abc import Iterator
@@ -65,12 +66,21 @@ def test_a_file_is_read_from_its_beginning_wherever_its_position_is(pair: Pair, 
     assert os.lseek(descriptors[0], 0, os.SEEK_CUR) == len(b"shared")
 
 
-def test_a_file_that_one_call_does_not_read_is_read_by_several(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call of pread(2) returns at most 2 GiB, and shards may be larger."""
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda descriptor, size, offset: pread(descriptor, min(size, 3), offset))
-    packets.send(pair[0], {}, {"shard": b"0123456789"})
-    assert packets.receive(pair[1]) == ({}, {"shard": b"0123456789"}, {})
+def test_a_large_file_is_mapped_and_what_is_written_into_it_stays_here(pair: Pair) -> None:
+    content = bytes(packets.MAP_ABOVE) + b"end"
+    file = os.memfd_create("test")
+    os.write(file, content)
+    for _ in range(2):
+        packet, beside = packets.make({}, {"shard": file})
+        socket.send_fds(pair[0], [packet], beside)
+        received = packets.receive(pair[1])
+        assert received is not None
+        mapped = received[1]["shard"]
+        assert isinstance(mapped, mmap.mmap)
+        assert mapped[:] == content
+        mapped[0] = 1
+        mapped.close()
+    os.close(file)
 
 
 def test_nothing_stays_open_on_either_side(pair: Pair) -> None:
