@@ -35,15 +35,12 @@ class _Schedule(msgspec.Struct, frozen=True, kw_only=True, tag_field="name"):
             return (round_ + 1) / (self.warmup + 1)
         return self._factor(round_ - self.warmup, max(1, rounds - self.warmup))
 
-    def _factor(self, round_: int, rounds: int) -> float:
-        raise NotImplementedError
+    def _factor(self, round_: int, rounds: int) -> float:  # noqa: ARG002 (of use in the others)
+        return 1.0
 
 
 class Constant(_Schedule, frozen=True, tag="constant"):
     """The same rate in all rounds."""
-
-    def _factor(self, round_: int, rounds: int) -> float:  # noqa: ARG002 (of use in the others)
-        return 1.0
 
 
 class Step(_Schedule, frozen=True, tag="step"):

@@ -1,4 +1,4 @@
-"""The examples that need no further libraries, for a few rounds. `make examples` runs all of all of them."""
+"""The examples that need no further libraries, for a few rounds. `make examples` runs all of them to their end."""
 
 from pathlib import Path
 
