@@ -318,12 +318,12 @@ async def test_a_reader_has_caught_up_when_it_has_taken_all_that_was_there(bus: 
 
 async def test_a_reader_of_an_empty_or_purged_log_has_caught_up(bus: Broker) -> None:
     async with bus.subscribe(JOB_PROGRESS) as events:
-        taking = asyncio.create_task(anext(events))
+        taking = asyncio.create_task(following(events))
         await asyncio.wait_for(events.catch_up(), SOON_S)
         taking.cancel()
     await bus.publish(PROGRESS, b"deleted")
     await bus.purge(JOB_PROGRESS)
     async with bus.subscribe(JOB_PROGRESS) as events:
-        taking = asyncio.create_task(anext(events))
+        taking = asyncio.create_task(following(events))
         await asyncio.wait_for(events.catch_up(), SOON_S)
         taking.cancel()
