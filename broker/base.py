@@ -290,6 +290,12 @@ class Broker(abc.ABC):
         await self._purge(topic_filter)
         await self._purge(topics.chunks_of(topic_filter))
 
+    async def hold_reserve(self) -> None:  # noqa: B027 (most brokers need none)
+        """Take up some room that records, events and requests get when weights have filled the store.
+
+        A server calls it from time to time. Brokers without a limit of their store need none and do nothing.
+        """
+
     @contextlib.asynccontextmanager
     async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._watch(topic_filter) as changes:

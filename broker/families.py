@@ -44,6 +44,9 @@ _DAY: Final = 86_400.0
 _MB: Final = 1 << 20
 _CLOUD_EVENT: Final = "application/cloudevents+json"
 
+RESERVE_BYTES: Final = 16 * _MB
+"""Room that a NATS server keeps for records, events and requests when weights have filled the rest of the store."""
+
 ROOM: Final = 128 * _MB
 """Default size limit of a family. Limits keep one family from filling the space of another; NATS reserves them."""
 
@@ -59,7 +62,7 @@ class Family:
         writers: the roles that publish to the topics.
         max_age_s: age after which payloads are deleted, in seconds; 0 for never.
         max_bytes: size limit; None for no limit but the disk. Families of weights have none: the sum of what each
-            of them might need is larger than the disk.
+            of them might need is larger than the disk. All others may use the room of `RESERVE`.
         by_digest: the topic contains the digest of the payload, so all writers of a topic write the same bytes.
         relaxed: the writes of the last second may be lost in a crash, because a newer payload follows soon.
         relayed: whether and how a relay forwards the family.
@@ -136,7 +139,7 @@ FAMILIES: Final = (
         filters=("fl.secrets.*",),
         keep=Keep.FIRST,
         writers=(Writer.SERVER,),
-        max_bytes=None,
+        max_bytes=16 * _MB,
     ),
     Family(
         name="CHUNKS",
@@ -226,7 +229,23 @@ FAMILIES: Final = (
         max_bytes=32 * _MB,
         relayed=Relayed.UP,
     ),
+    Family(
+        name="RESERVE",
+        filters=("fl.reserve",),
+        keep=Keep.LOG,
+        writers=(Writer.SERVER,),
+        max_bytes=2 * RESERVE_BYTES,
+    ),
 )
+
+
+def is_of_weights(topic: str) -> bool:
+    """Return whether a topic's payloads are models, updates and states, or parts of them: what can fill a disk.
+
+    Raises:
+        BadTopic: the topic belongs to no family.
+    """
+    return family_of(topic).max_bytes is None
 
 
 def family_of(topic: str) -> Family:

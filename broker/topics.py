@@ -23,6 +23,9 @@ DEFAULT_TENANT: Final = "default"
 SUBMIT: Final = "fl.jobs.submit"
 """Topic to which anyone may publish a JSON job object."""
 
+RESERVE: Final = "fl.reserve"
+"""Topic of what only takes up room, until a record or an event needs it."""
+
 ALL_TASKS: Final = "fl.tasks.>"
 """Filter for the tasks of all platforms."""
 

@@ -13,14 +13,15 @@ from nats.aio.msg import Msg
 
 from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
-from broker.families import Keep, family_of
+from broker.families import Keep, family_of, is_of_weights
 from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
-from broker.nats.errors import Taken, WrongRevision, decode
+from broker.nats.errors import StoreFull, Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
+from broker.nats.reserve import Reserve
 from broker.reconnect import CALL_S
 from broker.url import BrokerUrl
 
@@ -95,6 +96,7 @@ class NatsBroker(Broker):
         self.inline_limit = min(INLINE_BYTES, link.max_message_bytes)
         self._link = link
         self._ack_wait_s = ack_wait_s
+        self._reserve = Reserve(link)
 
     @property
     def connected_since_s(self) -> float:
@@ -204,11 +206,24 @@ class NatsBroker(Broker):
         stream = names.stream_of(self._link.address, topic_filter)
         await self._link.call_api(topic_filter, f"STREAM.PURGE.{stream}", {"filter": topic_filter}, _Purged)
 
+    async def hold_reserve(self) -> None:
+        """Implements `Broker.hold_reserve`."""
+        await self._reserve.fill()
+
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
+        are_weights = is_of_weights(topic)
+
         async def attempt(connection: Connection) -> PubAck:
+            if are_weights:
+                await self._reserve.refuse_if_in_use(connection, topic)
             return decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
 
-        return await self._link.retry(attempt)
+        while True:
+            try:
+                return await self._link.retry(attempt)
+            except StoreFull:
+                if are_weights or not await self._reserve.free_a_part():
+                    raise
 
     async def _last(self, topic: str) -> _Stored | None:
         """Return the last message of a topic or filter, or None.

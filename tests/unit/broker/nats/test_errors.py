@@ -2,7 +2,16 @@ import nats.errors
 import pytest
 
 from broker.errors import BrokerError, Disconnected, PayloadTooLarge, StorageFull, Unsupported
-from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongRevision, api_error, denied_subject
+from broker.nats.errors import (
+    ApiError,
+    ConsumerExists,
+    NotFound,
+    StoreFull,
+    Taken,
+    WrongRevision,
+    api_error,
+    denied_subject,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,9 +20,9 @@ from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongR
         (10077, "maximum messages per subject exceeded", Taken),
         (10077, "maximum bytes exceeded", StorageFull),
         (10077, "maximum messages exceeded", StorageFull),
-        (10047, "insufficient storage resources available", StorageFull),
-        (10002, "resource limits exceeded for account", StorageFull),
-        (10023, "insufficient resources", StorageFull),
+        (10047, "insufficient storage resources available", StoreFull),
+        (10002, "resource limits exceeded for account", StoreFull),
+        (10023, "insufficient resources", StoreFull),
         (10167, "too many requests", Disconnected),
         (10008, "jetstream system temporarily unavailable", Disconnected),
         (10071, "wrong last sequence: 3", WrongRevision),
