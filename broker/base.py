@@ -290,6 +290,15 @@ class Broker(abc.ABC):
         await self._purge(topic_filter)
         await self._purge(topics.chunks_of(topic_filter))
 
+    async def stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the write-once topics under a filter that have a payload. The payloads are not fetched.
+
+        Raises:
+            Unsupported: the filter is not one of FIRST topics.
+        """
+        _require(topic_filter, Keep.FIRST)
+        return await self._stored_topics(topic_filter)
+
     async def hold_reserve(self) -> None:  # noqa: B027 (most brokers need none)
         """Take up some room that records, events and requests get when weights have filled the store.
 
@@ -379,6 +388,10 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     async def _purge(self, topic_filter: str) -> None:
         """Delete every event or FIRST value that matches."""
+
+    @abc.abstractmethod
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the FIRST topics under a filter that have a payload."""
 
 
 def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:

@@ -126,6 +126,9 @@ class MqttBroker(Broker):
         async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values):
             yield values
 
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        return await self._values.stored_topics(topic_filter)
+
     async def _purge(self, topic_filter: str) -> None:
         await self._values.purge(topic_filter)
 

@@ -51,6 +51,15 @@ class _Purged(msgspec.Struct):
     purged: int = 0
 
 
+class _Subjects(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _SubjectsPage(msgspec.Struct):
+    state: _Subjects
+    total: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """A message in a stream."""
@@ -201,6 +210,17 @@ class NatsBroker(Broker):
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
+
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        stream, found = names.stream_of(self._link.address, topic_filter), set[str]()
+        while True:
+            # A page has up to 100,000 subjects.
+            request = {"subjects_filter": topic_filter, "offset": len(found)}
+            info = await self._link.call_api(topic_filter, f"STREAM.INFO.{stream}", request, _SubjectsPage)
+            page = info.state.subjects or {}
+            found.update(page)
+            if not page or len(found) >= info.total:
+                return frozenset(found)
 
     async def _purge(self, topic_filter: str) -> None:
         stream = names.stream_of(self._link.address, topic_filter)

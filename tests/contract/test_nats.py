@@ -71,6 +71,10 @@ async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
                 await fill(bus, lambda number: topics.update("job-1", 1, f"client-{number}", 1))
 
 
+def updates_of(job: str) -> Callable[[int], str]:
+    return lambda number: topics.update(job, 1, f"client-{number}", 1)
+
+
 async def write_weights(bus: Broker) -> None:
     """Try again and again, as functions do whose updates find no room."""
     for number in itertools.count():
@@ -86,7 +90,7 @@ async def test_records_and_events_have_room_that_weights_can_not_take(tmp_path: 
             await bus.hold_reserve()
             for job, size in (("large", 4 << 20), ("small", 1 << 10)):
                 with pytest.raises(StorageFull):
-                    await fill(bus, lambda number, job=job: topics.update(job, 1, f"c-{number}", 1), size)
+                    await fill(bus, updates_of(job), size)
             async with running(write_weights(bus)):
                 for round_ in range(20):
                     await bus.put(topics.job_record("job-1"), bytes(100_000))
