@@ -185,6 +185,16 @@ def model(job: str, sha256: str, *, tenant: str = DEFAULT_TENANT) -> str:
     return f"{_root(tenant)}.models.{_checked_level(job)}.{sha256}"
 
 
+def job_models(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
+    """Return the filter for all models of one job.
+
+    Args:
+        job: id of the job.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.models.{_checked_level(job)}.>"
+
+
 def client_state(job: str, client: str, round_: int, attempt: int, name: str | None) -> str:
     """Return the topic of a client state that an update names.
 

@@ -158,7 +158,7 @@ class _JobRun:
                     await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
-        await self._store.change(announced=True)
+        await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
 
     async def _train(self) -> None:
         """Start or resume the job, and run rounds until it ends."""
@@ -349,6 +349,7 @@ class _JobRun:
             done=record.done + 1,
             last=event,
             kept=round_facts.kept_models(record, model),
+            superseded=self._store.superseded(record),
             **self._evaluation.changes,
             **published._asdict(),
         )
