@@ -26,6 +26,10 @@ SUBMIT: Final = "fl.jobs.submit"
 RESERVE: Final = "fl.reserve"
 """Topic of what only takes up room, until a record or an event needs it."""
 
+ALL_UPDATES: Final = "fl.updates.>"
+ALL_STATES: Final = "fl.state.>"
+ALL_MODELS: Final = "fl.models.>"
+
 ALL_TASKS: Final = "fl.tasks.>"
 """Filter for the tasks of all platforms."""
 
@@ -372,6 +376,16 @@ def chunks_of(topic_filter: str) -> str:
     """Return the filter for all chunks of a topic, or of a filter that ends in `>`."""
     tenant, levels = _split_tenant(topic_filter)
     return ".".join((_root(tenant), "chunks", *levels)).removesuffix(".>") + ".>"
+
+
+def payload_of_chunk(topic: str) -> str:
+    """Return the topic of the payload that a chunk is a part of.
+
+    Args:
+        topic: a topic of `chunk`.
+    """
+    tenant, levels = _split_tenant(topic)
+    return ".".join((_root(tenant), *levels[1:-2]))
 
 
 def _root(tenant: str) -> str:

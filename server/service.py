@@ -5,6 +5,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -17,14 +18,19 @@ from broker.messages.job_record import JobRecord
 from broker.support.tasks import task_group
 from server import jobs
 from server.announcer import open_announcer
+from server.housekeeping import open_housekeeper
 from server.jobs import JobContext
 from server.learning import Learning
 from server.presence import open_presence
 from server.registry import open_registry
+from server.retention import Retention
 from server.room import until_there_is_room
 from server.submissions import SubmissionHandler
 
 log = structlog.get_logger(__name__)
+
+KEEP: Final = Retention()
+"""The finished jobs that a server keeps if its operator says nothing."""
 
 
 def random_secret() -> str:
@@ -38,6 +44,7 @@ async def serve(
     *,
     clock: Callable[[], float] = time.time,
     secret: Callable[[], str] = random_secret,
+    keep: Retention = KEEP,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Run the FL server until it is cancelled. Jobs that ran before a crash continue from their records.
@@ -47,6 +54,7 @@ async def serve(
         learning: builds and evaluates models.
         clock: seconds since the epoch.
         secret: returns an unguessable text.
+        keep: which finished jobs are kept.
         on_ready: called when the server accepts jobs.
 
     Raises:
@@ -56,6 +64,7 @@ async def serve(
         open_announcer(broker, clock) as announcer,
         open_registry(broker) as clients,
         open_presence(broker, clock) as bridges,
+        open_housekeeper(broker, keep, clock) as housekeeper,
         task_group() as group,
     ):
         subscribed = asyncio.Barrier(3)
@@ -77,6 +86,7 @@ async def serve(
                     and (record.id not in running or running[record.id].done())
                 ):
                     running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
+                    running[record.id].add_done_callback(lambda _: housekeeper.job_ended())
 
 
 async def _run_job(job: str, context: JobContext) -> None:

@@ -160,7 +160,9 @@ async def test_a_watcher_has_caught_up_when_it_has_taken_all_that_was_there(bus:
 
 
 async def test_write_once_topics_are_listed_without_their_payloads(bus: Broker) -> None:
-    small, large, other = (topics.model(job, 64 * digit) for job, digit in (("list-1", "a"), ("list-1", "b"), ("x", "c")))
+    small, large, other = (
+        topics.model(job, 64 * digit) for job, digit in (("list-1", "a"), ("list-1", "b"), ("x", "c"))
+    )
     for topic, size in ((small, 10), (large, 5 << 20), (other, 10)):
         await bus.put(topic, bytes(size))
     await bus.put(topics.model("list-1", 64 * "d"), b"gone")

@@ -131,4 +131,6 @@ async def test_after_the_end_nothing_is_left_that_the_record_does_not_name(bus: 
     await bus.publish(topics.update("job-1", 2, "c-1", 1), b"update")
     await store(bus, model=models[2], kept={1: models[1]}).clean_up()
     assert await bus.stored_topics(topics.job_models("job-1")) == {models[1].topic, models[2].topic}
-    assert not await bus.stored_topics(topics.job_states("job-1")) | await bus.stored_topics(topics.job_updates("job-1"))
+    assert not await bus.stored_topics(topics.job_states("job-1")) | await bus.stored_topics(
+        topics.job_updates("job-1")
+    )
