@@ -102,7 +102,7 @@ class Runner:
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
             if await self._in_flight.adopt_or_ack_duplicate(task.id, delivery):
                 return
-            with self._in_flight.track(task.id, delivery):
+            async with self._in_flight.track(task.id, delivery):
                 try:
                     await self._attempt(task, delivery.attempt)
                 except BrokerError as exc:

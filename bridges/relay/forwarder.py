@@ -80,7 +80,7 @@ class Forwarder:
         key = f"{delivery.topic}#{delivery.sequence}"
         if await self._in_flight.adopt_or_ack_duplicate(key, delivery):
             return
-        with self._in_flight.track(key, delivery):
+        async with self._in_flight.track(key, delivery):
             async with self._locks.setdefault(delivery.topic, asyncio.Lock()):
                 try:
                     if key not in self._forwarded:
