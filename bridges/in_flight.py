@@ -112,4 +112,6 @@ async def _give_back(delivery: Delivery) -> None:
         async with asyncio.timeout(GIVE_BACK_S):
             await delivery.nak()
     except (TimeoutError, BrokerError) as exc:
-        log.warning("a delivery is not given back; it comes again after its ack deadline", error=str(exc) or "no answer")
+        log.warning(
+            "a delivery is not given back; it comes again after its ack deadline", error=str(exc) or "no answer"
+        )
