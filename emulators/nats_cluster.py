@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from broker.nats.server import LOOPBACK, USER, NatsServer
-from tests.support.ports import free_port
 
 NODES: Final = 3
 _PASSWORD: Final = "of-all-nodes"  # noqa: S105 (of a cluster that dies with its test)
@@ -37,19 +36,22 @@ class Cluster:
 
 
 @contextlib.asynccontextmanager
-async def running_cluster(folder: Path, *, max_file_bytes: int = 2 << 30) -> AsyncIterator[Cluster]:
+async def running_cluster(
+    folder: Path, ports: Sequence[int], *, max_file_bytes: int = 2 << 30
+) -> AsyncIterator[Cluster]:
     """Run a cluster during the block.
 
     Args:
         folder: for the servers' folders.
+        ports: two free ports for each node: for clients, and for the other nodes.
         max_file_bytes: size limit of each server's store.
     """
-    ports = [free_port() for _ in range(NODES)]
-    routes = ", ".join(f'"nats-route://{LOOPBACK}:{port}"' for port in ports)
+    client_ports, route_ports = ports[:NODES], ports[NODES : 2 * NODES]
+    routes = ", ".join(f'"nats-route://{LOOPBACK}:{port}"' for port in route_ports)
     nodes = list[NatsServer]()
-    for number, port in enumerate(ports):
-        settings = _SETTINGS.format(host=LOOPBACK, port=port, routes=routes)
-        node = NatsServer(folder / f"node-{number}", port=free_port(), max_file_bytes=max_file_bytes, settings=settings)
+    for number, (port, route_port) in enumerate(zip(client_ports, route_ports, strict=True)):
+        settings = _SETTINGS.format(host=LOOPBACK, port=route_port, routes=routes)
+        node = NatsServer(folder / f"node-{number}", port=port, max_file_bytes=max_file_bytes, settings=settings)
         node.folder.mkdir(parents=True)
         node.password_file.write_text(_PASSWORD, encoding="utf-8")
         nodes.append(node)
