@@ -89,3 +89,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     attempt: int = 0
     activation: str = ""
+
+    @property
+    def client(self) -> str:
+        """The client that the task is for: the last part of the task's id."""
+        return self.id.rpartition(".")[2]
