@@ -13,7 +13,7 @@ from bridges.platform import Activation
 from broker import topics
 from broker.base import Broker, Value
 from broker.errors import BrokerError
-from broker.messages import codec
+from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
 from broker.messages.round import RoundTask
@@ -82,7 +82,7 @@ class Reports:
     async def last(self, task: RoundTask) -> Report | None:
         """The last report of a task; None if its client's function has reported nothing of this task."""
         value = await self._broker.get(topics.report(self._platform, task.client_id))
-        report = None if value is None else _decode(value.topic, value.payload)
+        report = None if value is None else self._decode(value.topic, value.payload)
         return report if report is not None and report.id == task.id else None
 
     async def follow(self) -> None:
@@ -104,15 +104,17 @@ class Reports:
         return True
 
     def _take(self, value: Value) -> None:
-        report = _decode(value.topic, value.payload)
+        report = self._decode(value.topic, value.payload)
         if report is not None and report.id in self._queues:
             self._seen[value.topic] = value.revision
             self._queues[report.id].put_nowait(report)
 
-
-def _decode(topic: str, payload: bytes) -> Report | None:
-    try:
-        return codec.decode(Report, payload)
-    except DecodeError as exc:
-        log.warning("unreadable report", topic=topic, error=str(exc))
-        return None
+    def _decode(self, topic: str, payload: bytes) -> Report | None:
+        """Decode a report; None if it is unreadable, or if it is about the task of another client."""
+        try:
+            report = codec.decode(Report, payload)
+            origin.check_topic(topic, topics.report, self._platform, report.client)
+        except DecodeError as exc:
+            log.warning("unreadable report", topic=topic, error=str(exc))
+            return None
+        return report

@@ -94,3 +94,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     activation: str = ""
     every_s: float = 0.0
+
+    @property
+    def client(self) -> str:
+        """The client that the task is for: the last part of the task's id."""
+        return self.id.rpartition(".")[2]
