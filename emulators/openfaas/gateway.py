@@ -62,7 +62,8 @@ class Gateway:
         upstream_timeout_s: time limit of a function's response, in seconds.
         prometheus: whether Prometheus is reachable. If not, a list of functions ends with a closed connection.
         provider_away: whether the gateway can't reach the provider for calls of functions.
-        unreachable_s: if set, the provider dials an address whose container is gone, and says so after this time; seconds.
+        unreachable_s: if set, the provider dials an address whose container is gone, and says so after this time in
+            seconds.
         dropped: number of lists that ended with a closed connection.
         calls: every call of a function so far.
         port: port of the gateway.

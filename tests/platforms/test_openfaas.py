@@ -216,7 +216,7 @@ async def test_refused_credentials_fail_a_client_whose_function_seems_to_be_gone
     """A function needs no credentials to be called, but the gateway's own API does to look for one."""
     await faas.gateway.vanish("c-1")
     faas.gateway.password = "another"  # noqa: S105 (of an emulator)
-    with pytest.raises(InvocationFailed, match="can't be looked up: .* refuses the credentials") as caught:
+    with pytest.raises(InvocationFailed, match=r"can't be looked up: .* refuses the credentials") as caught:
         await faas.invoke()
     assert not caught.value.retryable
 
