@@ -75,7 +75,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         super().__init__(settings, functions)
         self.api = api
         call = partial(self._call, max_bytes=BUNDLE_BYTES)
-        self.connector = Connector(broker, settings.name, functions.list, call, rebuild_s=settings.rebuild_s)
+        self.connector = Connector(broker, settings.name, functions.list_all, call, rebuild_s=settings.rebuild_s)
         self._broker = broker
         self._key = key
         self._clock = clock
@@ -169,7 +169,8 @@ async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> As
     """Implements `bridges.platform.PlatformModule.opened` for a gateway."""
     key = secrets.value(settings.key).encode() if settings.key else b""
     async with connected(settings, secrets) as api:
-        platform = OpenFaasPlatform(settings, Functions(settings, api, secrets), api, broker, key=key)
+        functions = Functions(settings, api, secrets, partial(_created, broker, settings.name))
+        platform = OpenFaasPlatform(settings, functions, api, broker, key=key)
         try:
             await api.system("GET", "/info", "check the password")
         except PlatformAway as exc:
@@ -177,3 +178,9 @@ async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> As
         else:
             await platform.connector.rebuild()
         yield platform
+
+
+async def _created(broker: Broker, platform: str) -> list[str]:
+    """Return the names of the functions that bridges have created on a platform and not deleted."""
+    values = await broker.snapshot(topics.function(platform, topics.ANY))
+    return [topic.rpartition(".")[2] for topic in values]
