@@ -82,6 +82,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10105: ConsumerExists,
     10122: StorageFull,  # the stream's limit is reached
     10148: ConsumerExists,
+    10158: Disconnected,  # a message with this id is on its way to the replicas
     10164: WrongRevision,
     10167: Disconnected,  # too much is waiting to be stored
 }
