@@ -49,6 +49,7 @@ from fedkeeper.options import (
     KeepJobs,
     MetricsOption,
     Out,
+    Replicas,
     Reveal,
     RevealOption,
     Set,
@@ -299,13 +300,15 @@ def server(
     keep_days: KeepDays = KEEP.days,
     keep_jobs: KeepJobs = KEEP.jobs,
     keep_bytes: KeepBytes = KEEP_BYTES,
+    replicas: Replicas = 1,
     verbose: Verbose = False,
 ) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
     keep = retention(keep_days, keep_jobs, keep_bytes)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
-    running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data, None, keep))
+    address = broker_url(url, replicas=replicas)
+    running.run(system.run_server(address, sites.with_store(site, folder), data, None, keep))
 
 
 @app.command("plot")

@@ -49,8 +49,16 @@ class SubjectsTaken(BrokerError):
     """Raised inside the NATS backend when another stream already keeps a subject of a new one."""
 
 
+class NoReplicas(BrokerError):
+    """Raised inside the NATS backend when the server has no nodes for the replicas of a stream."""
+
+
 class NotFound(BrokerError):
     """Raised inside the NATS backend when a stream or consumer does not exist."""
+
+
+class NoMessage(BrokerError):
+    """Raised inside the NATS backend when a stream has no message of a topic."""
 
 
 _TAKEN_OR_FULL: Final = 10077
@@ -58,18 +66,21 @@ _TAKEN_OR_FULL: Final = 10077
 # Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
 _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10002: StoreFull,  # the account's limit is reached
+    10005: NoReplicas,  # too few nodes of the cluster can take the stream
     10008: Disconnected,  # JetStream is temporarily unavailable
     10009: Disconnected,  # the cluster has no leader
     10013: ConsumerExists,
     10014: NotFound,  # the consumer
     10023: StoreFull,  # the server's limit is reached
     10028: StorageFull,  # the account's memory limit is reached
+    10037: NoMessage,
     10039: Unsupported,  # no JetStream for this account
     10047: StoreFull,  # the server's storage limit is reached
     10054: PayloadTooLarge,
     10059: NotFound,  # the stream
     10065: SubjectsTaken,
     10071: WrongRevision,
+    10074: NoReplicas,  # the server belongs to no cluster
     10076: Unsupported,  # no JetStream on this server
     _TAKEN_OR_FULL: StorageFull,
     10084: Unsupported,  # a rule of queues, like 10098 to 10101
@@ -80,6 +91,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10105: ConsumerExists,
     10122: StorageFull,  # the stream's limit is reached
     10148: ConsumerExists,
+    10158: Disconnected,  # a message with this id is on its way to the replicas
     10164: WrongRevision,
     10167: Disconnected,  # too much is waiting to be stored
 }
