@@ -13,6 +13,7 @@ import broker
 from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
+from broker.errors import StoreChanged
 from broker.support.tasks import task_group
 from client_fn.site import Site
 from fedkeeper import bridging, notify, restart, sites
@@ -120,6 +121,9 @@ async def run_server(
     """
     from fedkeeper.learning import open_learning
     from server import service
+    from server.held import Held
+
+    held = Held()
 
     def report_ready() -> None:
         address = BrokerUrl.parse(url).address
@@ -129,8 +133,12 @@ async def run_server(
             ready.set()
 
     async def serve() -> None:
-        async with open_learning(site, data_dir) as learning, broker.connect(url, name="server") as bus:
-            await service.serve(bus, learning, keep=keep or Retention(), on_ready=report_ready)
+        try:
+            async with open_learning(site, data_dir) as learning, broker.connect(url, name="server") as bus:
+                await service.serve(bus, learning, keep=keep or Retention(), held=held, on_ready=report_ready)
+        except StoreChanged as exc:
+            held.store_changed(exc.kind)
+            raise
 
     await restart.run_with_restarts(serve)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -10,10 +9,10 @@ from dataclasses import dataclass, field
 import structlog
 
 from broker.base import Broker
-from broker.messages import progress
 from broker.messages.progress import Event, Progress
 from broker.support.tasks import task_group
-from server.room import until_there_is_room
+from server.held import Held
+from server.room import publish_event
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +24,16 @@ class _Announcement:
 
 
 class Announcer:
-    """A queue of progress events. `open_announcer` publishes them."""
+    """A queue of progress events. `open_announcer` publishes them.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: seconds since the epoch.
+        held: gets what is published; None: nobody needs it.
+    """
+
+    def __init__(self, clock: Callable[[], float], held: Held | None = None) -> None:
         self._clock = clock
+        self._held = Held() if held is None else held
         self._queue: asyncio.Queue[_Announcement | None] = asyncio.Queue()
 
     def announce(self, job: str, event: Event, *key: object) -> None:
@@ -63,23 +68,23 @@ class Announcer:
         while (announcement := await self._queue.get()) is not None:
             event = announcement.progress
             log.debug(event.event.what, job=event.job, id=event.id)
-            await until_there_is_room(functools.partial(_publish, broker, event))
+            await publish_event(broker, event)
+            self._held.note_event(event)
             announcement.published.set()
 
 
-async def _publish(broker: Broker, event: Progress) -> None:
-    await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
-
-
 @contextlib.asynccontextmanager
-async def open_announcer(broker: Broker, clock: Callable[[], float] = time.time) -> AsyncIterator[Announcer]:
+async def open_announcer(
+    broker: Broker, clock: Callable[[], float] = time.time, held: Held | None = None
+) -> AsyncIterator[Announcer]:
     """Open an announcer; leaving the context waits until every queued event is published.
 
     Args:
         broker: takes the events.
         clock: seconds since the epoch.
+        held: what the server holds; None: nothing before.
     """
-    announcer = Announcer(clock)
+    announcer = Announcer(clock, held)
     async with task_group() as group:
         group.create_task(announcer._publish(broker), name="announcer.publish")
         yield announcer

@@ -15,6 +15,7 @@ from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.support.tasks import task_group
 from server import removal, retention
+from server.held import Held
 from server.retention import Retention
 
 log = structlog.get_logger(__name__)
@@ -40,9 +41,11 @@ class Housekeeper:
         broker: has the jobs.
         limits: which finished jobs are kept.
         clock: seconds since the epoch.
+        held: what the server holds of its jobs; None: nothing.
     """
 
-    def __init__(self, broker: Broker, limits: Retention, clock: Callable[[], float]) -> None:
+    def __init__(self, broker: Broker, limits: Retention, clock: Callable[[], float], held: Held | None = None) -> None:
+        self._held = Held() if held is None else held
         self._broker = broker
         self._limits = limits
         self._clock = clock
@@ -114,19 +117,23 @@ class Housekeeper:
         while True:
             with _without_rights():
                 await self._broker.hold_reserve()
+            self._held.forget_old(self._clock())
             await asyncio.sleep(RESERVE_S)
 
 
 @contextlib.asynccontextmanager
-async def open_housekeeper(broker: Broker, limits: Retention, clock: Callable[[], float]) -> AsyncIterator[Housekeeper]:
+async def open_housekeeper(
+    broker: Broker, limits: Retention, clock: Callable[[], float], held: Held | None = None
+) -> AsyncIterator[Housekeeper]:
     """Clean up in the background until the end of the block.
 
     Args:
         broker: has the jobs.
         limits: which finished jobs are kept.
         clock: seconds since the epoch.
+        held: what the server holds of its jobs; None: nothing.
     """
-    housekeeper = Housekeeper(broker, limits, clock)
+    housekeeper = Housekeeper(broker, limits, clock, held)
     async with task_group() as group:
         tasks = [
             group.create_task(housekeeper._clean_until_cancelled(), name="housekeeping"),

@@ -15,6 +15,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
 from server import models, removal
+from server.held import Held
 from server.strategies.base import GlobalState
 
 
@@ -40,6 +41,7 @@ class JobStore:
         record: the job's record.
         revision: the record's revision on the broker, for the next compare-and-set; 0: it is not there yet.
         started: the steps of the job that this process has started; see `server.attempts`. None: none.
+        held: gets what is written and read; None: nobody needs it.
 
     Attributes:
         started: see above.
@@ -47,10 +49,19 @@ class JobStore:
         weights: the newest global model with all tensors, as a safetensors file; empty before it is loaded.
     """
 
-    def __init__(self, broker: Broker, record: JobRecord, revision: int, started: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        record: JobRecord,
+        revision: int,
+        started: set[str] | None = None,
+        held: Held | None = None,
+    ) -> None:
         self.started = set() if started is None else started
         self.record = record
         self.weights = b""
+        self._held = Held() if held is None else held
+        self._held.note_record(record)
         self._broker = broker
         self._revision = revision
         self._changing = asyncio.Lock()
@@ -69,6 +80,7 @@ class JobStore:
             content = codec.encode_readable(record)
             self._revision = await self._broker.put(topic, content, revision=self._revision)
             self.record = record
+            self._held.note_record(record)
 
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.
@@ -115,6 +127,8 @@ class JobStore:
         """
         record = self.record
         content = b"" if record.model is None else await models.read(self._broker, record)
+        if record.model is not None and record.frozen_model is None:
+            self._held.note_blob(record.id, record.model.topic, content)
         self.weights = models.join(content, tensors.encode(made_by_sites)) if made_by_sites else content
         state = record.server_state
         server_state = {} if state is None else tensors.decode(await models.get(self._broker, state))[0]
@@ -170,6 +184,7 @@ class JobStore:
     async def _put(self, blob: bytes) -> BlobRef:
         digest = hashlib.sha256(blob).hexdigest()
         topic = topics.model(self.record.id, digest)
+        self._held.note_blob(self.record.id, topic, blob)
         await self._broker.put(topic, blob)
         return BlobRef(topic, digest, len(blob))
 
