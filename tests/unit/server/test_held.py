@@ -109,7 +109,7 @@ def test_only_what_the_newest_record_names_is_held_and_ended_jobs_not_for_long()
     assert "demo" not in held._jobs
 
 
-async def test_a_job_whose_last_rounds_the_store_forgot_ends_with_the_same_model_and_all_events(
+async def test_a_job_that_the_store_forgot_ends_with_the_same_model_and_all_events(
     bus: MemoryBroker,
 ) -> None:
     sdk, held = Client(bus), Held()
@@ -118,9 +118,9 @@ async def test_a_job_whose_last_rounds_the_store_forgot_ends_with_the_same_model
     async with running(Fleet(bus).serve(), serve(bus, FakeLearning(), held=held)):
         undisturbed = await sdk.submit(job)
         whole = [message.id async for message in sdk.watch(undisturbed)]
+        earlier = copy.deepcopy((bus._hub.logs, bus._hub.consumers))
         lost = await sdk.submit(job)
-        earlier = await _until(sdk, lost, "round.completed.2", bus)
-        await _until(sdk, lost, "round.completed.4", bus)
+        await anext(message async for message in sdk.watch(lost) if message.id == f"{lost}.round.completed.4")
     bus._hub.logs, bus._hub.consumers = earlier
     held.store_changed("older")
     async with asyncio.timeout(60), running(Fleet(bus).serve(), serve(bus, FakeLearning(), held=held)):
@@ -129,11 +129,3 @@ async def test_a_job_whose_last_rounds_the_store_forgot_ends_with_the_same_model
     assert records[0].model.sha256 == records[1].model.sha256  # type: ignore[union-attr]
     missing = {each.removeprefix(undisturbed) for each in whole} - {each.removeprefix(lost) for each in events}
     assert missing == set()
-
-
-async def _until(sdk: Client, job: str, event: str, bus: MemoryBroker) -> tuple[Any, Any]:
-    """Wait for an event, and return the store as it is then."""
-    async for message in sdk.watch(job):
-        if message.id == f"{job}.{event}":
-            return copy.deepcopy((bus._hub.logs, bus._hub.consumers))
-    raise AssertionError(event)
