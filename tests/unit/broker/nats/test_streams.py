@@ -6,7 +6,8 @@ import pytest
 from broker import BrokerUrl
 from broker.errors import ForeignStream, Unsupported
 from broker.families import FAMILIES, Keep
-from broker.nats.errors import NotFound
+from broker.nats.errors import StreamMissing
+from broker.nats.seen import Seen
 from broker.nats.streams import differences, ensure, refuse_foreign, settings
 
 EXPECTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
@@ -87,13 +88,14 @@ class OldServer:
     """A nats-server before 2.10: it keeps no metadata."""
 
     address = BrokerUrl.parse("nats://host")
+    seen = Seen()
 
     async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
     async def call_api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
-            raise NotFound(topic)
+            raise StreamMissing(topic)
         if call == "STREAM.LIST":
             return response([])
         return response({key: value for key, value in request.items() if key != "metadata"})
