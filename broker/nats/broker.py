@@ -16,7 +16,7 @@ from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
-from broker.nats.errors import Taken, WrongRevision, decode
+from broker.nats.errors import NoAnswer, Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
 from broker.nats.stored import MSG_ID, StoredMessages, message_id_of
@@ -58,7 +58,7 @@ async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision
         provision: create missing streams and correct changed ones, instead of only checking them.
 
     Raises:
-        ConnectFailed: the server can't be reached, or the credentials are wrong.
+        ConnectFailed: the server can't be reached, the credentials are wrong, or there is no JetStream.
         Denied: a stream is missing, and this user may not create it.
         ForeignStream: a stream of another program conflicts with ours.
         NoSystem: the streams are missing, and `provision` is False.
@@ -134,10 +134,10 @@ class NatsBroker(Broker):
                         while message_id_of((arrival := await feed.next()).message) != message_id:
                             pass
                 except TimeoutError as exc:
-                    raise Disconnected(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
+                    raise NoAnswer(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
                 return Receipt(arrival.sequence)
 
-            return await self._link.retry(attempt)
+            return await self._link.retry_on(topic, attempt, is_write=True)
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
         message_id, expected = new_id(), revision
@@ -193,9 +193,11 @@ class NatsBroker(Broker):
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
         async def attempt(connection: Connection) -> PubAck:
-            return decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
+            return ack
 
-        return await self._link.retry(attempt)
+        return await self._link.retry_on(topic, attempt, is_write=True)
 
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""
