@@ -74,6 +74,7 @@ class Link(Generic[C]):
         self._connection = make_connection()
         self._connected = asyncio.Event()
         self._connect_error = ""
+        self._end: StoreChanged | None = None
 
     @property
     def address(self) -> BrokerUrl:
@@ -86,8 +87,14 @@ class Link(Generic[C]):
         return self._connection.max_message_bytes
 
     async def connection(self) -> C:
-        """Return the current connection; wait while there is none."""
+        """Return the current connection; wait while there is none.
+
+        Raises:
+            StoreChanged: the store is another one than before, so there will be no more connection.
+        """
         await self._connected.wait()
+        if self._end is not None:
+            raise self._end
         return self._connection
 
     @contextlib.asynccontextmanager
@@ -172,7 +179,9 @@ class Link(Generic[C]):
             connection = self._make_connection()
             try:
                 await self._open_checked(connection)
-            except StoreChanged:
+            except StoreChanged as exc:
+                self._end = exc
+                self._connected.set()  # wakes those who wait, also those who clean up
                 raise
             except BrokerError as exc:
                 # Refused credentials are retried too: the password file may change while the broker is offline.
