@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final, Generic, Literal, TypeVar, overload
 
 from broker import chunks, families, topics
-from broker.errors import CorruptPayload, Unsupported
+from broker.errors import CorruptPayload, PayloadTooLarge, Unsupported
 from broker.families import Keep
 from broker.support import filters
 
@@ -112,7 +112,8 @@ class Delivery:
             at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
 
         Raises:
-            CorruptPayload: the payload is larger than `at_most`, a chunk is missing, or the digest is wrong.
+            CorruptPayload: the payload is larger than `at_most` or than its family's payloads may be, a chunk is
+                missing, or the digest is wrong.
         """
         return await self._load(self.topic, self._message, at_most)
 
@@ -174,6 +175,7 @@ class Broker(abc.ABC):
                 an optimization without guarantee; MQTT ignores it.
 
         Raises:
+            PayloadTooLarge: the payload is larger than those of its family may be.
             StorageFull: the broker has no room.
             Denied: this user may not publish to the topic.
             Disconnected: the broker did not confirm the event in time; it may still have stored it.
@@ -231,6 +233,7 @@ class Broker(abc.ABC):
 
         Raises:
             Conflict: the current value has another revision.
+            PayloadTooLarge: the payload is larger than those of its family may be.
             Unsupported: the topic keeps no values, or the payload is empty.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -242,7 +245,8 @@ class Broker(abc.ABC):
         """Return the retained value, or None if there is none.
 
         Raises:
-            CorruptPayload: a chunk of the value is missing, or the digest is wrong.
+            CorruptPayload: the value is larger than those of its family may be, a chunk is missing, or the digest is
+                wrong.
             Unsupported: the topic keeps no values.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -312,6 +316,9 @@ class Broker(abc.ABC):
 
     async def _to_message(self, topic: str, payload: bytes) -> bytes:
         """Return the message to send: the payload, or a manifest after storing the chunks."""
+        limit = families.family_of(topic).max_payload
+        if limit is not None and len(payload) > limit:
+            raise PayloadTooLarge(topic, len(payload), limit)
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
         chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
@@ -319,7 +326,11 @@ class Broker(abc.ABC):
 
     async def _load_payload(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
         """Return the payload of a message: the message itself, or the chunks that it announces."""
-        return await chunks.load(self._get_chunk, topic, message, at_most=at_most)
+        limits = [limit for limit in (at_most, families.family_of(topic).max_payload) if limit is not None]
+        least = min(chunks.MIN_CHUNK_BYTES, self.inline_limit)
+        return await chunks.load(
+            self._get_chunk, topic, message, at_most=min(limits, default=None), least_chunk_bytes=least
+        )
 
     async def _put_chunk(self, topic: str, chunk: bytes) -> None:
         await self._put(topic, chunk, None)
