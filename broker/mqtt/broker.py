@@ -44,7 +44,8 @@ async def connect(
     """
     async with mqtt_link.open_link(address, name, will) as link:
         link.store.mark = await mark.ensure(link, provision=provision)
-        yield MqttBroker(link, ack_wait_s)
+        async with link.counting():
+            yield MqttBroker(link, ack_wait_s)
 
 
 class MqttBroker(Broker):

@@ -291,7 +291,7 @@ async def open_link(address: BrokerUrl, name: str, will: Will | None = None) -> 
     """
     version = await mqtt_client.detect_version(address, _client_id(f"{name}-asks"))
     link = Link(address, name, version, will)
-    async with link.running(), link.counting():
+    async with link.running():
         yield link
 
 
