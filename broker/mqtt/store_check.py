@@ -121,6 +121,7 @@ class StoreCheck:
         self.mark: Mark | None = None
         self._address = address
         self._topic = ""
+        self._retained: set[str] = set()
         self._count: Count | None = None
         self._counted_s = 0.0
         self._is_noted = asyncio.Event()
@@ -179,20 +180,23 @@ class StoreCheck:
 
     async def forget(self, connection: Connection) -> None:
         """Delete the counter."""
-        topic, self._topic = self._topic, ""
-        if topic:
-            await connection.publish(topic, b"")
+        await self._delete_others(connection, "")
 
     async def _increase(self, connection: Connection, count: Count) -> bool:
         """Increase the counter. False: this user may not read it, so it is of no use."""
-        await connection.publish(connection.counter_topic, msgspec.json.encode(count), expires_s=EXPIRES_S)
-        previous, self._topic = self._topic, connection.counter_topic
+        topic = connection.counter_topic
+        self._retained.add(topic)
+        await connection.publish(topic, msgspec.json.encode(count), expires_s=EXPIRES_S)
         if self._count is None and not await self._is_readable(connection):
             return False
-        self._count, self._counted_s = count, asyncio.get_running_loop().time()
-        if previous not in ("", self._topic):
-            await connection.publish(previous, b"")
+        self._topic, self._count, self._counted_s = topic, count, asyncio.get_running_loop().time()
+        await self._delete_others(connection, topic)
         return True
+
+    async def _delete_others(self, connection: Connection, kept: str) -> None:
+        for topic in self._retained - {kept}:
+            await connection.publish(topic, b"")
+            self._retained.discard(topic)
 
     async def _is_readable(self, connection: Connection) -> bool:
         with contextlib.suppress(TimeoutError):
