@@ -1,0 +1,419 @@
+"""What a fault does to a running system. Each function returns a `Do`, which the table of faults names."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from broker import topics
+from broker.base import Broker
+from broker.errors import BrokerError, StorageFull
+from fedkeeper.errors import JobRefused
+from fedkeeper.sdk import Client
+from tests.chaos import usercode
+from tests.chaos.usercode import Place
+
+if TYPE_CHECKING:
+    from tests.chaos.trial import Trial
+
+Do = Callable[["Trial"], Awaitable[None]]
+"""Does something to a trial's system. It returns when the fault is over: what is left to do is the system's."""
+
+GARBAGE: Final = (
+    b"garbage",
+    b"\x00" * 64,
+    b"\xff\xfe\x00garbage",
+    b"{}",
+    b"[]",
+    b"null",
+    b'{"specversion":"1.0"}',
+    b'{"specversion":"1.0","id":"x","source":"/x","type":"x.y","subject":"x","data":{}}',
+    b'{"schema":99,"data":' + b"[" * 5000,
+    b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ",
+    b"x" * 200_000,
+)
+
+JUNK_BYTES: Final = 1 << 20
+
+FLOOD: Final = 3000
+"""Messages of a flood. On a loaded machine a nats-server that syncs each one takes some hundreds per second."""
+
+
+async def nothing(trial: "Trial") -> None:
+    """Do nothing."""
+    del trial
+
+
+def kill(*names: str, back_s: tuple[float, float] = (0.0, 3.0), times: int = 1) -> Do:
+    """Kill processes, all at once, and start them again after a random pause.
+
+    Args:
+        names: `broker`, names of parts, `worker` or `trainer` (one of them, which its bridge replaces).
+        back_s: bounds of the pause, in seconds.
+        times: how often.
+    """
+
+    async def do(trial: "Trial") -> None:
+        for _ in range(times):
+            for name in names:
+                await _kill(trial, name)
+            await trial.pause(*back_s)
+            await _start_again(trial, names)
+            if times > 1:
+                await trial.pause(0.2, 1.0)
+
+    return do
+
+
+def freeze(*names: str, for_s: tuple[float, float]) -> Do:
+    """Stop processes with SIGSTOP, and let them go on after a random pause.
+
+    Args:
+        names: as for `kill`.
+        for_s: bounds of the pause, in seconds.
+    """
+
+    async def do(trial: "Trial") -> None:
+        pids = [pid for name in names if (pid := _pid(trial, name))]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        await trial.pause(*for_s)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    return do
+
+
+def restart(*names: str, back_s: tuple[float, float] = (0.0, 3.0)) -> Do:
+    """End processes in order, and start them again after a random pause.
+
+    Args:
+        names: `broker`, or names of parts.
+        back_s: bounds of the pause, in seconds.
+    """
+
+    async def do(trial: "Trial") -> None:
+        for name in names:
+            if name == "broker":
+                await trial.system.broker.stop()
+            else:
+                await trial.system.part(name).terminate()
+        await trial.pause(*back_s)
+        await _start_again(trial, names)
+
+    return do
+
+
+async def _kill(trial: "Trial", name: str) -> None:
+    if name == "broker":
+        await trial.system.broker.kill()
+    elif name in trial.system.parts:
+        trial.system.part(name).kill()
+        await trial.system.part(name).wait()
+    elif pid := _pid(trial, name):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def _start_again(trial: "Trial", names: tuple[str, ...]) -> None:
+    if "broker" in names:
+        await trial.system.broker.start()
+    for name in names:
+        if name in trial.system.parts:
+            await trial.system.part(name).start()
+
+
+def _pid(trial: "Trial", name: str) -> int | None:
+    """Return the id of a process: of the broker, a part, or of any worker or trainer there is at the moment."""
+    if name == "broker":
+        return trial.system.broker.pid
+    if name in trial.system.parts:
+        return trial.system.part(name).pid
+    found = trial.system.workers() if name == "worker" else trial.system.trainers()
+    trial.note(f"{name}s: {found}")
+    return trial.rng.choice(found) if found else None
+
+
+async def copy_store(trial: "Trial") -> None:
+    """Copy the broker's store."""
+    trial.system.broker.copy_store(trial.system.folder / "copy")
+
+
+def store_restored(*, age_s: tuple[float, float] | None) -> Do:
+    """Kill the broker, and start it with an older copy of its store.
+
+    Args:
+        age_s: bounds of the copy's age, in seconds; None: `copy_store` made it before the job.
+    """
+
+    async def do(trial: "Trial") -> None:
+        if age_s is not None:
+            await copy_store(trial)
+            await trial.pause(*age_s)
+        server = trial.system.broker
+        await server.kill()
+        server.replace_store(trial.system.folder / "copy")
+        await server.start()
+
+    return do
+
+
+async def store_emptied(trial: "Trial") -> None:
+    """Kill the broker, and start it with an empty store."""
+    server = trial.system.broker
+    await server.kill()
+    server.replace_store(None)
+    await server.start()
+
+
+async def fill_quota(trial: "Trial") -> None:
+    """Fill the broker's store to its limit with other people's models, and delete them after some seconds."""
+    async with trial.connect() as bus:
+        count = 0
+        with contextlib.suppress(StorageFull):
+            while count < 500:
+                await bus.put(topics.model("junk", f"{count:064x}"), os.urandom(JUNK_BYTES))
+                count += 1
+        trial.note(f"full after {count} MB")
+        await trial.pause(2.0, 6.0)
+        await bus.purge(topics.model("junk", topics.ANY))
+    trial.note("there is room again")
+
+
+async def fill_disk(trial: "Trial") -> None:
+    """Fill the broker's disk, and free it after some seconds. Its operator restarts the broker, as its log asks for."""
+    file = trial.system.broker.folder / "junk"
+    with contextlib.suppress(OSError), file.open("wb", buffering=0) as junk:
+        while True:
+            junk.write(bytes(JUNK_BYTES))
+    await trial.pause(2.0, 6.0)
+    file.unlink()
+    trial.note("there is room again")
+    await trial.pause(1.0, 2.0)
+    await trial.system.broker.stop()
+    await trial.system.broker.start()
+
+
+def cut(*names: str, for_s: tuple[float, float] = (0.0, 4.0), times: int = 1) -> Do:
+    """Cut the connections of parts to the broker, and refuse new ones for a while.
+
+    Args:
+        names: names of parts that have a proxy.
+        for_s: bounds of that time, in seconds.
+        times: how often.
+    """
+
+    async def do(trial: "Trial") -> None:
+        for _ in range(times):
+            for name in names:
+                trial.system.proxies[name].cut()
+            await trial.pause(*for_s)
+            for name in names:
+                trial.system.proxies[name].mend()
+            await trial.pause(0.1, 0.5)
+
+    return do
+
+
+def silence(*names: str, for_s: tuple[float, float]) -> Do:
+    """Let nothing through between parts and the broker, without ending a connection.
+
+    Args:
+        names: names of parts that have a proxy.
+        for_s: bounds of that time, in seconds.
+    """
+
+    async def do(trial: "Trial") -> None:
+        for name in names:
+            trial.system.proxies[name].silence()
+        await trial.pause(*for_s)
+        for name in names:
+            trial.system.proxies[name].mend()
+
+    return do
+
+
+def slow_down(*names: str, bytes_per_s: float, for_s: tuple[float, float]) -> Do:
+    """Let only little through between parts and the broker.
+
+    Args:
+        names: names of parts that have a proxy.
+        bytes_per_s: so much in each direction of each connection.
+        for_s: bounds of that time, in seconds.
+    """
+
+    async def do(trial: "Trial") -> None:
+        for name in names:
+            trial.system.proxies[name].slow_down(bytes_per_s)
+        await trial.pause(*for_s)
+        for name in names:
+            trial.system.proxies[name].mend()
+
+    return do
+
+
+_TOPICS: Final[dict[str, tuple[str, ...]]] = {
+    "updates": ("fl.updates.{job}.{round}.{client}.99", "fl.updates.{job}.{round}.nobody.1", "fl.updates.other.1.c.1"),
+    "tasks": ("fl.tasks.{platform}.{client}", "fl.tasks.{platform}.nobody"),
+    "reports": ("fl.invocations.{platform}.{client}", "fl.invocations.nobody.{client}"),
+    "jobs": ("fl.jobs.submit", "fl.jobs.garbage.submit"),
+    "progress": ("fl.progress.{job}.client.training", "fl.progress.other.round.opened"),
+}
+_VALUES: Final[dict[str, tuple[str, ...]]] = {
+    "reports": ("fl.reports.{platform}.{client}", "fl.tallies.{platform}.{client}"),
+    "records": ("fl.rounds.garbage-{number}",),
+    "register": ("fl.clients.garbage-{number}", "fl.functions.{platform}.garbage-{number}"),
+    "presence": ("fl.presence.{platform}.garbage-{number}", "fl.presence.nobody.garbage"),
+}
+
+
+def publish_garbage(kind: str) -> Do:
+    """Publish what is no message of ours to the topics of one kind.
+
+    Args:
+        kind: a key of the tables above.
+    """
+
+    async def do(trial: "Trial") -> None:
+        async with trial.connect() as bus:
+            for number, payload in enumerate(GARBAGE):
+                for topic in _TOPICS.get(kind, ()):
+                    with contextlib.suppress(BrokerError):
+                        await bus.publish(_filled(trial, topic, number), payload)
+                for topic in _VALUES.get(kind, ()):
+                    with contextlib.suppress(BrokerError):
+                        await bus.put(_filled(trial, topic, number), payload)
+                await trial.pause(0.0, 0.05)
+
+    return do
+
+
+def _filled(trial: "Trial", topic: str, number: int) -> str:
+    round_ = max((getattr(event.event, "round", 1) for _, event in trial.events), default=1)
+    platform, clients = trial.system.setup.clients, _clients(trial)
+    return topic.format(
+        job=trial.job, round=round_, client=trial.rng.choice(clients), platform=platform, number=number
+    )
+
+
+def _clients(trial: "Trial") -> list[str]:
+    cohorts = [event.event.cohort for _, event in trial.events if event.event.what == "round.opened"]  # type: ignore[union-attr]
+    return sorted(cohorts[-1]) if cohorts else ["nobody"]
+
+
+def forge_updates(how: Literal["copy", "other client", "other round"]) -> Do:
+    """Publish the updates of the job once more, as their clients' next attempt, as another client's, for another round.
+
+    Args:
+        how: what is changed of their topic.
+    """
+
+    async def do(trial: "Trial") -> None:
+        count = 0
+        async with trial.connect() as bus, bus.subscribe(topics.job_updates(trial.job), start="new") as deliveries:
+            with contextlib.suppress(TimeoutError, BrokerError):
+                while count < 8:
+                    delivery = await asyncio.wait_for(anext(deliveries), 5.0)
+                    address = topics.parse_update(delivery.topic)
+                    if address.attempt >= 50:
+                        continue
+                    payload = await delivery.read()
+                    client = trial.rng.choice(_clients(trial)) if how == "other client" else address.client
+                    round_ = address.round + (1 if how == "other round" else 0)
+                    await bus.publish(topics.update(trial.job, round_, client, 50 + count), payload)
+                    count += 1
+        trial.note(f"{count} updates published once more ({how})")
+
+    return do
+
+
+async def flood(trial: "Trial") -> None:
+    """Publish small messages to another job's progress topics as fast as the broker takes them."""
+    topic = topics.progress("other", "round", "opened")
+
+    async def send(bus: Broker, messages: int) -> None:
+        for _ in range(messages):
+            await bus.publish(topic, b"x" * 100)
+
+    async with trial.connect() as bus, asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(send(bus, FLOOD // 20))
+
+
+def misbehave(place: Place, action: str) -> Do:
+    """Let the user's code misbehave once.
+
+    Args:
+        place: where.
+        action: one of `usercode.ACTIONS`.
+    """
+
+    async def do(trial: "Trial") -> None:
+        usercode.misbehave(trial.system.wishes, place, action)
+        wish = trial.system.wishes / place
+        async with asyncio.timeout(60.0):
+            while wish.exists() and not trial.has_ended:
+                await asyncio.sleep(0.02)
+        trial.note("the model has " + ("not been there any more" if wish.exists() else "misbehaved"))
+        wish.unlink(missing_ok=True)
+
+    return do
+
+
+async def cancel(trial: "Trial") -> None:
+    """Cancel the job."""
+    async with trial.connect() as bus:
+        await Client(bus).cancel(trial.job)
+
+
+async def submit_twice(trial: "Trial") -> None:
+    """Submit another job under the job's id, which must be refused, and the job itself once more, which must not."""
+    other: dict[str, Any] = trial.system.job(trial.job) | {"seed": 2}
+    async with trial.connect() as bus:
+        await Client(bus).submit(trial.system.job(trial.job), timeout_s=60.0)
+        try:
+            await Client(bus).submit(other, timeout_s=60.0)
+        except JobRefused as exc:
+            trial.note(f"refused: {exc}")
+        else:
+            raise AssertionError("another job under the same id was accepted")
+
+
+def function(action: Literal["kill", "refuse", "hang", "vanish"], calls: tuple[int, int] = (1, 3)) -> Do:
+    """Do something to one client's function on the emulated OpenFaaS.
+
+    Args:
+        action: kill its process, answer its next calls with 429, lose their answers, or delete it.
+        calls: bounds of the number of calls.
+    """
+
+    async def do(trial: "Trial") -> None:
+        gateway = trial.system.gateway
+        assert gateway is not None
+        name, count = trial.rng.choice(sorted(gateway.provider.functions)), trial.rng.randint(*calls)
+        match action:
+            case "kill":
+                await gateway.watchdog(name).stop()
+            case "refuse":
+                gateway.refuse(name, count)
+            case "hang":
+                gateway.hang(name, count)
+            case "vanish":
+                await gateway.vanish(name)
+        trial.note(f"{action} {name} ({count} calls)")
+
+    return do
+
+
+async def gateway_away(trial: "Trial") -> None:
+    """Take the gateway away for some seconds; the functions go on."""
+    gateway = trial.system.gateway
+    assert gateway is not None
+    await gateway.down()
+    await trial.pause(1.0, 5.0)
+    await gateway.up()
