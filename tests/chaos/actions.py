@@ -296,9 +296,7 @@ def publish_garbage(kind: str) -> Do:
 def _filled(trial: "Trial", topic: str, number: int) -> str:
     round_ = max((getattr(event.event, "round", 1) for _, event in trial.events), default=1)
     platform, clients = trial.system.setup.clients, _clients(trial)
-    return topic.format(
-        job=trial.job, round=round_, client=trial.rng.choice(clients), platform=platform, number=number
-    )
+    return topic.format(job=trial.job, round=round_, client=trial.rng.choice(clients), platform=platform, number=number)
 
 
 def _clients(trial: "Trial") -> list[str]:

@@ -194,7 +194,6 @@ class System:
         return {**os.environ, **ours, **self.setup.environment}
 
 
-
 @contextlib.asynccontextmanager
 async def running(folder: Path, broker_name: str, setup: Setup) -> AsyncIterator[System]:
     """Run a system until the end of the block.
