@@ -80,6 +80,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         retryable: whether another attempt can succeed.
         attempt: the request's attempt.
         activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
+        every_s: of `training`: it is reported again after so many seconds while the training goes on; 0: it is not.
     """
 
     id: str
@@ -89,3 +90,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     attempt: int = 0
     activation: str = ""
+    every_s: float = 0.0
+
+    @property
+    def client(self) -> str:
+        """The client that the task is for: the last part of the task's id."""
+        return self.id.rpartition(".")[2]
