@@ -2,6 +2,7 @@
 
 import abc
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import nats
-import nats.errors
+import nats.aio.client
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.client import MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -178,13 +179,11 @@ class Nats(TestedBroker):
             await client.close()
 
 
-async def _stream(client: nats.NATS, name: str) -> dict[str, Any]:
+async def _stream(client: nats.aio.client.Client, name: str) -> dict[str, Any]:
     return await _asked(client, f"INFO.{name}", {"subjects_filter": ">"})
 
 
-async def _asked(client: nats.NATS, what: str, body: dict[str, str]) -> dict[str, Any]:
-    import json
-
+async def _asked(client: nats.aio.client.Client, what: str, body: dict[str, str]) -> dict[str, Any]:
     answer = await client.request(f"$JS.API.STREAM.{what}", json.dumps(body).encode(), timeout=WITHIN_S)
     decoded: dict[str, Any] = json.loads(answer.data)
     return decoded
@@ -249,7 +248,7 @@ class Mqtt(TestedBroker):
 
         def on_message(_client: Paho, _data: object, message: MQTTMessage) -> None:
             if message.retain:
-                messages[message.topic] = message.payload
+                messages[message.topic] = bytes(message.payload)
                 loop.call_soon_threadsafe(arrived.set)
 
         paho = Paho(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)

@@ -1,7 +1,7 @@
 """What must be true after a fault. Pure: events and counts in, sentences about what is wrong out.
 
-The order of a job's events is three literal tables: one for the job, one for each round, one for each client in a round.
-An event that has no entry for the state that the events before it have made is out of order.
+The order of a job's events is three literal tables: of the job, of each round, of each client in a round. An event that
+has no entry for the state that the events before it have made is out of order.
 """
 
 from collections import Counter

@@ -15,10 +15,15 @@ from pathlib import Path
 
 from broker.support import logs
 from tests.chaos import brokers, faults, trial
-from tests.chaos.faults import Fault
+from tests.chaos.row import Fault
 from tests.chaos.trial import Result
 
-HEADER = f"{'seed':>10}  {'broker':<9}  {'fault':<28}  {'s':>5}  {'back s':>6}  lost  twice  digest  events  result"
+HEADER = f"{'seed':>10}  {'broker':<9}  {'fault':<31}  {'s':>5}  {'back s':>6}  lost  twice  digest  events  result"
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def line(result: Result) -> str:
@@ -27,7 +32,7 @@ def line(result: Result) -> str:
     back = "-" if result.recovered_s is None else f"{result.recovered_s:.1f}"
     verdict = "; ".join(result.problems)[:300] if result.problems else f"ok ({result.end[:100]})"
     return (
-        f"{result.seed:>10}  {result.broker:<9}  {result.fault:<28}  {result.took_s:>5.0f}  {back:>6}  "
+        f"{result.seed:>10}  {result.broker:<9}  {result.fault:<31}  {result.took_s:>5.0f}  {back:>6}  "
         f"{result.lost:>4}  {result.twice:>5}  {digest:<6}  {'all' if result.has_all_events else 'NOT':<6}  "
         f"{'FAILED: ' if result.problems else ''}{verdict}"
     )
@@ -35,14 +40,14 @@ def line(result: Result) -> str:
 
 def table(results: Sequence[Result]) -> Iterable[str]:
     """Yield a line for each fault and broker that was tried."""
-    yield f"\n{'fault':<28}  {'broker':<9}  trials  failed  back s (most)  lost  twice  same digest  all events"
+    yield f"\n{'fault':<31}  {'broker':<9}  trials  failed  back s (most)  lost  twice  same digest  all events"
     for key in sorted({(result.fault, result.broker) for result in results}):
         group = [result for result in results if (result.fault, result.broker) == key]
         back = max((result.recovered_s for result in group if result.recovered_s is not None), default=0.0)
         compared = [result for result in group if result.has_same_digest is not None]
         same, events = sum(result.has_same_digest is True for result in compared), sum(r.has_all_events for r in group)
         yield (
-            f"{key[0]:<28}  {key[1]:<9}  {len(group):>6}  {sum(bool(r.problems) for r in group):>6}  {back:>13.1f}  "
+            f"{key[0]:<31}  {key[1]:<9}  {len(group):>6}  {sum(bool(r.problems) for r in group):>6}  {back:>13.1f}  "
             f"{sum(r.lost for r in group):>4}  {sum(r.twice for r in group):>5}  {same:>5}/{len(compared):<5}  "
             f"{events:>4}/{len(group)}"
         )
@@ -64,7 +69,7 @@ async def run(plan: Sequence[tuple[Fault, str, int]], folder: Path, at_once: int
             fault, broker, seed = waiting.pop()
             name = f"{fault.name}-{broker}-{seed}".replace(" ", "-").replace(":", "").replace("'", "").replace(",", "")
             results.append(await trial.run(fault, broker, seed, folder / name))
-            print(line(results[-1]), flush=True)
+            _print(line(results[-1]))
 
     async with asyncio.TaskGroup() as group:
         for _ in range(at_once):
@@ -108,14 +113,14 @@ def main() -> None:
         plan = [(fault, name, seed) for name in names for fault in faults.possible(name)]
     else:
         plan = draw(options.n, options.broker, seed, options.fault)
-    print(f"seed {seed}; logs of trials that fail: {folder}\n{HEADER}", flush=True)
+    _print(f"seed {seed}; logs of trials that fail: {folder}\n{HEADER}")
     started_s = time.monotonic()
     results = asyncio.run(run(plan, folder, options.at_once))
-    print("\n".join(table(results)))
+    _print("\n".join(table(results)))
     failed = [result for result in results if result.problems]
-    print(f"\n{len(results)} trials in {time.monotonic() - started_s:.0f} s, {len(failed)} failed")
+    _print(f"\n{len(results)} trials in {time.monotonic() - started_s:.0f} s, {len(failed)} failed")
     for result in failed:
-        print(f"  {result.repeat}")
+        _print(f"  {result.repeat}")
     sys.exit(1 if failed else 0)
 
 

@@ -1,4 +1,4 @@
-"""The real system as processes, as an operator starts it: a broker, FL servers, bridges, and for some trials a platform.
+"""The real system as processes, as an operator starts it: a broker, FL servers, bridges, perhaps a platform.
 
 A harness that is killed leaves nothing behind: its children get a signal from the kernel.
 """
@@ -18,7 +18,6 @@ from zipfile import ZipFile
 
 import broker
 from broker.messages import job_file
-from broker.messages.job_sections import Data
 from broker.url import BrokerUrl
 from client_fn.code import archive
 from emulators.openfaas.gateway import Gateway
@@ -133,10 +132,7 @@ class System:
             "model": {"type": usercode.TYPE},
             "training": {"optimizer": "adam", "local_epochs": 1, "batch_size": 40},
             "data": {"dataset": "digits", "partition": "iid", "clients": clients},
-            "cohort": {
-                **{"clients": clients, "quorum": 1.0, "max_attempts": 10, "max_failures": 3},
-                **{"deadline_s": 120.0, "grace_s": 120.0, "wait_s": 120.0},
-            },
+            "cohort": {"clients": clients, "quorum": 1.0, "max_attempts": 10, "deadline_s": 120.0, "wait_s": 120.0},
             "evaluation": {"every": 4},
             "stop": {"rounds": ROUNDS},
         }
@@ -256,7 +252,7 @@ def _add_parts(system: System) -> None:
     for number in range(1, setup.servers + 1):
         system.add(_numbered("server", number), "server", *code, ready="the server takes jobs")
     if system.gateway is None:
-        command = ("bridge", "local", "--workers", "2", *code)
+        command: tuple[str, ...] = ("bridge", "local", "--workers", "2", *code)
     else:
         config = system.folder / "openfaas.toml"
         config.write_text(

@@ -23,8 +23,8 @@ from broker.messages.progress import FINAL_EVENTS, JobFailed, Progress, RoundCom
 from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
-from tests.chaos.faults import Fault
 from tests.chaos.oracle import Usage
+from tests.chaos.row import Fault
 from tests.chaos.system import System
 
 WITHIN_S: Final = 240.0
@@ -210,7 +210,7 @@ class _Judge:
         await fault.prepare(trial)
         record = await self._run_disturbed(usual)
         self._judge_end(record, usual)
-        if fault.then_works:
+        if record is None or record.phase != "completed":
             await self._check_next_job(usual)
         await self._check_leftovers(usual)
         await self._check_log()
@@ -243,7 +243,7 @@ class _Judge:
                     await Client(bus).submit(trial.system.job(trial.job, **fault.job), timeout_s=60.0)
             await trial.wait_for_events(moment)
             await trial.pause(0.0, 0.1)
-            trial.note(f"after {len(trial.events)} events: {fault.what}")
+            trial.note(f"after {len(trial.events)} events: {fault.name}")
             await fault.do(trial)
             done_s = time.monotonic()
             trial.note(f"that is over, after {len(trial.events)} events")
@@ -274,19 +274,19 @@ class _Judge:
         raise AssertionError(f"the job did not end within {WITHIN_S:g} s")
 
     def _judge_end(self, record: JobRecord | None, usual: _Undisturbed) -> None:
-        expected, result = self._fault.expect, self._result
+        fault, result = self._fault, self._result
         if record is None:
             result.end = "no such job"
-            if not expected.may_vanish:
+            if fault.may_forget(result.broker) != "job":
                 result.problems.append("the job is gone")
             return
         result.end = f"job.{record.phase}"
-        if record.phase not in expected.phases:
+        if record.phase not in fault.phases:
             result.problems.append(f"the job {record.phase}: {record.reason}")
         if record.phase == "completed":
             assert record.model is not None
             result.has_same_digest = record.model.sha256 == usual.digest
-            if expected.same_digest and not result.has_same_digest:
+            if not result.has_same_digest:
                 result.problems.append(f"another digest: {record.model.sha256[:12]}, not {usual.digest[:12]}")
 
     async def _check_next_job(self, usual: _Undisturbed) -> None:
@@ -306,7 +306,7 @@ class _Judge:
 
     async def _check_log(self) -> None:
         """Read the job's events as a plain and as a durable subscriber, and judge them."""
-        trial, result, expected = self._trial, self._result, self._fault.expect
+        trial, result = self._trial, self._result
         async with trial.connect() as bus:
             plain = await _read(bus, trial.job)
             durable = await _read(bus, trial.job, durable=f"chaos-{trial.system.mark[:8]}")
@@ -316,7 +316,7 @@ class _Judge:
         doubles = oracle.counted_twice(plain)
         result.twice, result.lost = len(doubles), oracle.lost_updates(plain)
         result.problems += doubles
-        if expected.all_events and result.end != "no such job":
+        if self._fault.may_forget(result.broker) == "nothing":
             result.problems += problems
         trial.note(f"{len(plain)} events in the log; {len(problems)} problems: {problems[:5]}")
         if plain and isinstance(plain[-1].event, JobFailed):
@@ -325,7 +325,6 @@ class _Judge:
 
     async def _check_leftovers(self, usual: _Undisturbed) -> None:
         """What a job leaves must be gone soon after its end, and the use of broker and memory as before."""
-        expected = self._fault.expect
 
         async def left() -> list[str]:
             return oracle.leftovers(await self._left(self._trial.job), usual.left)
@@ -335,9 +334,8 @@ class _Judge:
             # The broker forgets the consumers of parts that were killed after a minute.
             return found if self._patient else [problem for problem in found if "consumers" not in problem]
 
-        problems = await _last_problems(left, TIDY_S) + await _last_problems(grown, FORGET_S)
-        if expected.is_tidy:
-            self._result.problems += problems
+        self._result.problems += await _last_problems(left, TIDY_S)
+        self._result.problems += await _last_problems(grown, FORGET_S)
 
     def _check_processes(self) -> None:
         """After an orderly end, no process and no temporary file may be left."""
@@ -345,7 +343,7 @@ class _Judge:
         left = [command for pid in parts.marked(running.mark) if (command := parts.command_line(pid))]
         self._result.problems += [f"still running: {command[:120]}" for command in left]
         files = [path.name for path in running.temporary.iterdir() if not path.name.startswith(HARMLESS)]
-        if self._fault.expect.no_files:
+        if not self._fault.kills:
             self._result.problems += [f"left in the temporary folder: {name}" for name in sorted(files)]
 
     async def _left(self, job: str) -> Counter[str]:
@@ -366,7 +364,7 @@ class _Judge:
 async def _last_problems(look: Callable[[], Awaitable[list[str]]], within_s: float) -> list[str]:
     """Look again and again until there is no problem any more; return those that stay."""
     until_s = time.monotonic() + within_s
-    while (problems := await look()) and time.monotonic() < until_s:
+    while (problems := await look()) and time.monotonic() < until_s:  # noqa: ASYNC110 (no event to wait for)
         await asyncio.sleep(1.0)
     return problems
 
@@ -374,7 +372,7 @@ async def _last_problems(look: Callable[[], Awaitable[list[str]]], within_s: flo
 async def _finished(sdk: Client, job: str) -> JobRecord:
     """Wait until a job has ended and is cleaned up, and return its record."""
     async with asyncio.timeout(WITHIN_S):
-        while not (record := await sdk.job(job)).is_finished:
+        while not (record := await sdk.job(job)).is_finished:  # noqa: ASYNC110 (no event to wait for)
             await asyncio.sleep(0.2)
     return record
 
