@@ -32,17 +32,19 @@ def kill(*names: str, back_s: tuple[float, float] = (0.0, 3.0), times: int = 1) 
     """Kill processes, all at once, and start them again after a random pause.
 
     Args:
-        names: `broker`, names of parts, `worker` or `trainer` (one of them, which its bridge replaces).
+        names: `broker`, names of parts, `a server` or `a bridge` (one of them), `worker` or `trainer` (one of them,
+            which its bridge replaces).
         back_s: bounds of the pause, in seconds.
         times: how often.
     """
 
     async def do(trial: "Trial") -> None:
+        chosen = _chosen(trial, names)
         for _ in range(times):
-            for name in names:
+            for name in chosen:
                 await _kill(trial, name)
             await trial.pause(*back_s)
-            await _start_again(trial, names)
+            await _start_again(trial, chosen)
             if times > 1:
                 await trial.pause(0.2, 1.0)
 
@@ -58,7 +60,7 @@ def freeze(*names: str, for_s: tuple[float, float]) -> Do:
     """
 
     async def do(trial: "Trial") -> None:
-        pids = [pid for name in names if (pid := _pid(trial, name))]
+        pids = [pid for name in _chosen(trial, names) if (pid := _pid(trial, name))]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         await trial.pause(*for_s)
@@ -78,15 +80,28 @@ def restart(*names: str, back_s: tuple[float, float] = (0.0, 3.0)) -> Do:
     """
 
     async def do(trial: "Trial") -> None:
-        for name in names:
+        chosen = _chosen(trial, names)
+        for name in chosen:
             if name == "broker":
                 await trial.system.broker.stop()
             else:
                 await trial.system.part(name).terminate()
         await trial.pause(*back_s)
-        await _start_again(trial, names)
+        await _start_again(trial, chosen)
 
     return do
+
+
+def _chosen(trial: "Trial", names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names with one part's name in place of `a server` and `a bridge`."""
+
+    def chosen(name: str) -> str:
+        kind = name.removeprefix("a ")
+        return trial.rng.choice([part for part in trial.system.parts if part.startswith(kind)])
+
+    found = tuple(chosen(name) if name.startswith("a ") else name for name in names)
+    trial.note(", ".join(found))
+    return found
 
 
 async def _kill(trial: "Trial", name: str) -> None:

@@ -32,10 +32,8 @@ from tests.chaos.system import Setup
 FAAS: Final = Setup(clients="openfaas")
 TWO_SERVERS: Final = Setup(servers=2)
 TWO_BRIDGES: Final = Setup(bridges=2)
-PROXIED_SERVER: Final = Setup(proxied=("server",))
-PROXIED_BRIDGE: Final = Setup(proxied=("bridge",))
 PROXIED: Final = Setup(proxied=("server", "bridge"))
-SILENCE_5_S: Final = Setup(environment={"FEDKEEPER_TRAINER_SILENCE_S": "5"})
+SHORT_SILENCE: Final = Setup(environment={"FEDKEEPER_TRAINER_SILENCE_S": "8"})
 # Little more than what is reserved for the families of small messages.
 SMALL_STORE: Final = Setup(broker={"max_file_bytes": 1 << 30})
 SMALL_DISK: Final = Setup(disk_mb=48)
@@ -92,12 +90,12 @@ FAULTS: Final = (
     Fault("restart broker", restart("broker")),
     Fault("restart server, bridge, broker", restart("server", "bridge", "broker")),
     # More than one of a kind.
-    Fault("kill one of two servers", kill("server"), setup=TWO_SERVERS, kills=True),
-    Fault("freeze one of two servers", freeze("server", for_s=(3.0, 8.0)), setup=TWO_SERVERS),
-    Fault("restart one of two servers", restart("server"), setup=TWO_SERVERS),
-    Fault("kill one of two bridges", kill("bridge"), setup=TWO_BRIDGES, kills=True),
-    Fault("freeze one of two bridges", freeze("bridge", for_s=SHORT), setup=TWO_BRIDGES),
-    Fault("restart one of two bridges", restart("bridge"), setup=TWO_BRIDGES),
+    Fault("kill one of two servers", kill("a server"), setup=TWO_SERVERS, kills=True),
+    Fault("freeze one of two servers", freeze("a server", for_s=(3.0, 8.0)), setup=TWO_SERVERS),
+    Fault("restart one of two servers", restart("a server"), setup=TWO_SERVERS),
+    Fault("kill one of two bridges", kill("a bridge"), setup=TWO_BRIDGES, kills=True),
+    Fault("freeze one of two bridges", freeze("a bridge", for_s=SHORT), setup=TWO_BRIDGES),
+    Fault("restart one of two bridges", restart("a bridge"), setup=TWO_BRIDGES),
     # The broker's store.
     Fault(
         "store older than the job",
@@ -111,12 +109,12 @@ FAULTS: Final = (
     Fault("quota full for some seconds", fill_quota, on=("nats",), setup=SMALL_STORE),
     Fault("disk full for some seconds", fill_disk, setup=SMALL_DISK, needs_root=True, forgets=WENT_BACK),
     # The network between a part and the broker.
-    Fault("server cut off", cut("server"), setup=PROXIED_SERVER),
-    Fault("bridge cut off", cut("bridge"), setup=PROXIED_BRIDGE),
+    Fault("server cut off", cut("server"), setup=PROXIED),
+    Fault("bridge cut off", cut("bridge"), setup=PROXIED),
     Fault("all cut off five times", cut("server", "bridge", times=5, for_s=(0.0, 0.5)), setup=PROXIED),
-    Fault("server hears nothing", silence("server", for_s=(4.0, 14.0)), setup=PROXIED_SERVER),
-    Fault("bridge hears nothing", silence("bridge", for_s=(4.0, 14.0)), setup=PROXIED_BRIDGE),
-    Fault("slow link", slow_down("bridge", bytes_per_s=20_000, for_s=(3.0, 6.0)), setup=PROXIED_BRIDGE),
+    Fault("server hears nothing", silence("server", for_s=(4.0, 14.0)), setup=PROXIED),
+    Fault("bridge hears nothing", silence("bridge", for_s=(4.0, 14.0)), setup=PROXIED),
+    Fault("slow link", slow_down("bridge", bytes_per_s=20_000, for_s=(3.0, 6.0)), setup=PROXIED),
     # What anyone may publish.
     Fault("garbage updates", publish_garbage("updates")),
     Fault("garbage tasks", publish_garbage("tasks")),
@@ -133,16 +131,16 @@ FAULTS: Final = (
     # The user's code misbehaves once.
     Fault("training segfaults", misbehave("training", "segfaults")),
     Fault("training ends its process", misbehave("training", "ends")),
-    Fault("training hangs", misbehave("training", "hangs"), setup=SILENCE_5_S),
-    Fault("training forks and hangs", misbehave("training", "forks and hangs"), setup=SILENCE_5_S),
+    Fault("training hangs", misbehave("training", "hangs"), setup=SHORT_SILENCE),
+    Fault("training forks and hangs", misbehave("training", "forks and hangs"), setup=SHORT_SILENCE),
     Fault("training forks and ends", misbehave("training", "forks and ends")),
-    Fault("training writes garbage", misbehave("training", "writes garbage"), setup=SILENCE_5_S),
+    Fault("training writes garbage", misbehave("training", "writes garbage"), setup=SHORT_SILENCE),
     Fault("training closes descriptors", misbehave("training", "closes descriptors")),
     Fault("training kills its parent", misbehave("training", "kills its parent")),
     Fault("constructor segfaults", misbehave("constructor", "segfaults")),
     Fault("server's constructor ends", misbehave("constructor", "ends"), moment=START),
     Fault("judgement segfaults", misbehave("judgement", "segfaults"), moment=EARLY),
-    Fault("judgement hangs", misbehave("judgement", "hangs"), setup=SILENCE_5_S, moment=EARLY),
+    Fault("judgement hangs", misbehave("judgement", "hangs"), setup=SHORT_SILENCE, moment=EARLY),
     # What people do.
     Fault("cancel", cancel, phases=("completed", "cancelled")),
     Fault("same id twice", submit_twice),

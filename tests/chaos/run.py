@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from broker.support import logs
-from tests.chaos import brokers, faults, trial
+from tests.chaos import brokers, faults, judge
 from tests.chaos.row import Fault
 from tests.chaos.trial import Result
 
@@ -68,7 +68,7 @@ async def run(plan: Sequence[tuple[Fault, str, int]], folder: Path, at_once: int
         while waiting:
             fault, broker, seed = waiting.pop()
             name = f"{fault.name}-{broker}-{seed}".replace(" ", "-").replace(":", "").replace("'", "").replace(",", "")
-            results.append(await trial.run(fault, broker, seed, folder / name))
+            results.append(await judge.run_alone(fault, broker, seed, folder / name))
             _print(line(results[-1]))
 
     async with asyncio.TaskGroup() as group:

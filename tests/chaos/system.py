@@ -169,12 +169,17 @@ class System:
             await deploy.apply(sdk, await deploy.plan_steps(sdk, file, desired), lambda _: None)
 
     async def end(self) -> list[str]:
-        """End all parts in order; return what is left or went wrong."""
-        problems = []
+        """End all parts in order; return which of them had ended before, or did not end."""
         for part in reversed(self.parts.values()):
             await part.terminate()
-            problems += [f"{part.name} {death}" for death in part.deaths]
-        return problems
+        return self.take_deaths()
+
+    def take_deaths(self) -> list[str]:
+        """Return which parts have ended without our doing since the last call."""
+        found = [f"{part.name} {death}" for part in self.parts.values() for death in part.deaths]
+        for part in self.parts.values():
+            part.deaths.clear()
+        return found
 
     def _bridges(self) -> list[Part]:
         return [part for name, part in self.parts.items() if name.startswith("bridge") and part.is_running]
