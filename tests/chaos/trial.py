@@ -55,7 +55,7 @@ class Result:
     @property
     def repeat(self) -> str:
         """The command that repeats the trial alone."""
-        return f"make chaos N=1 BROKER={self.broker} SEED={self.seed} FAULT=\"{self.fault}\""
+        return f'make chaos N=1 BROKER={self.broker} SEED={self.seed} FAULT="{self.fault}"'
 
 
 class Trial:
