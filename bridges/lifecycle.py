@@ -86,7 +86,7 @@ class Lifecycle:
             return
         if await self._in_flight.adopt_or_ack_duplicate(request.id, delivery):
             return
-        with self._in_flight.track(request.id, delivery):
+        async with self._in_flight.track(request.id, delivery):
             try:
                 await self._answer(request, topics.parse_fabric(delivery.topic).verb)
                 await self._in_flight[request.id].ack()

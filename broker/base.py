@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar, overload
 
 from broker import chunks, families, topics
 from broker.errors import CorruptPayload, PayloadTooLarge, Unsupported
 from broker.families import Keep
 from broker.support import filters
+
+T = TypeVar("T")
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription begins to read the log: the first event, the next new event, or a time."""
@@ -131,6 +133,18 @@ class Delivery:
         """Send a reply to the publisher of the event, if it waits for one (topics kept as INBOX only)."""
 
 
+class Reader(AsyncIterator[T], abc.ABC, Generic[T]):
+    """Reads a log in order, without end: what `watch` and `subscribe` without a durable return."""
+
+    @abc.abstractmethod
+    async def catch_up(self) -> None:
+        """Return when everything that the broker held at the time of the call has been read.
+
+        "Read" means that the reader was asked for the next item afterwards. So somebody must iterate meanwhile.
+        The wait lasts as long as that, and while the broker is out of reach.
+        """
+
+
 class Broker(abc.ABC):
     """A connection to a broker, opened by `async with broker.connect(url)`. Many tasks may share it.
 
@@ -142,6 +156,14 @@ class Broker(abc.ABC):
     """
 
     inline_limit: int
+
+    @property
+    @abc.abstractmethod
+    def connected_since_s(self) -> float:
+        """When the current connection was opened, or the last one while there is none; seconds, loop time.
+
+        Nothing could be heard before, so silence is counted from then on.
+        """
 
     async def publish(self, topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
         """Publish an event; return once the broker has stored it durably.
@@ -159,6 +181,16 @@ class Broker(abc.ABC):
             Disconnected: the broker did not confirm the event in time; it may still have stored it.
         """
         return await self._publish(topic, await self._to_message(topic, payload), dedupe)
+
+    @overload
+    def subscribe(
+        self, topic_filter: str, *, durable: None = None, start: Start = "first", prefetch: int = 16
+    ) -> AbstractAsyncContextManager[Reader[Delivery]]: ...
+
+    @overload
+    def subscribe(
+        self, topic_filter: str, *, durable: str, start: Start = "first", prefetch: int = 16
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
 
     def subscribe(
         self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
@@ -245,7 +277,7 @@ class Broker(abc.ABC):
         values = [await self._load_chunks_or_skip(value) for value in await self._snapshot(topic_filter)]
         return {value.topic: value for value in values if value is not None}
 
-    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[Reader[Value | Deleted]]:
         """Receive the current values of the LAST topics that match a filter, and then every change.
 
         A slow reader may miss intermediate changes, but always receives the last one. Values whose chunks are missing
@@ -263,7 +295,7 @@ class Broker(abc.ABC):
         await self._purge(topics.chunks_of(topic_filter))
 
     @contextlib.asynccontextmanager
-    async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+    async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._watch(topic_filter) as changes:
             yield _LoadedChanges(changes, self._load_chunks_or_skip)
 
@@ -310,9 +342,7 @@ class Broker(abc.ABC):
         return value.payload
 
     @abc.abstractmethod
-    def _replay(
-        self, topic_filter: str, start: Start, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+    def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AbstractAsyncContextManager[Reader[Delivery]]:
         """Yield the events of a log in order, without a durable: nothing is acknowledged."""
 
     @abc.abstractmethod
@@ -348,7 +378,7 @@ class Broker(abc.ABC):
         """Return the values of the LAST topics that match, without the deleted ones."""
 
     @abc.abstractmethod
-    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[Reader[Value | Deleted]]:
         """Yield the values that exist at the start, then every change. Values deleted before the start are left out."""
 
     @abc.abstractmethod
@@ -371,14 +401,14 @@ def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:
             raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")
 
 
-class _LoadedChanges(AsyncIterator[Value | Deleted]):
+class _LoadedChanges(Reader[Value | Deleted]):
     """The changes of a watch, each value with its complete payload.
 
     This is not an async generator: cancelling `anext` (as `wait_for` does on a timeout) would end a generator.
     """
 
     def __init__(
-        self, changes: AsyncIterator[Value | Deleted], load_or_skip: Callable[[Value], Awaitable[Value | None]]
+        self, changes: Reader[Value | Deleted], load_or_skip: Callable[[Value], Awaitable[Value | None]]
     ) -> None:
         self._changes = changes
         self._load_or_skip = load_or_skip
@@ -391,6 +421,9 @@ class _LoadedChanges(AsyncIterator[Value | Deleted]):
             value = await self._load_or_skip(change)
             if value is not None:
                 return value
+
+    async def catch_up(self) -> None:
+        await self._changes.catch_up()
 
 
 def _require(topic: str, *keeps: Keep) -> None:

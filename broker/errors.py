@@ -6,6 +6,7 @@ BrokerError
 ├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
 ├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it ended
 ├── Disconnected        the connection is lost, or the broker did not answer in time
+│   └── StoreChanged    after a reconnection, the broker's store is not the one that we knew
 ├── NoSystem            no FedKeeper system has used the broker yet
 ├── OldStore            the broker holds a store of FedKeeper 0.1
 ├── ForeignStream       a JetStream stream of another program conflicts with ours
@@ -65,6 +66,22 @@ class ServerFailed(BrokerError):
 
 class Disconnected(BrokerError):
     """Raised when the connection is lost or the broker did not answer in time."""
+
+
+class StoreChanged(Disconnected):
+    """Raised when the broker's store is older than what we have seen, was emptied, or is another one.
+
+    It ends the connection: whoever used it starts again from what is in the store, as after a crash.
+
+    Attributes:
+        address: of the broker, without credentials.
+        reason: what has changed, for a person.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"the store of {address} is not the one from before: {reason}")
+        self.address = address
+        self.reason = reason
 
 
 class NoSystem(BrokerError):

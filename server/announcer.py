@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from broker.base import Broker
 from broker.messages import progress
 from broker.messages.progress import Event, Progress
 from broker.support.tasks import task_group
+from server.room import until_there_is_room
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +63,12 @@ class Announcer:
         while (announcement := await self._queue.get()) is not None:
             event = announcement.progress
             log.debug(event.event.what, job=event.job, id=event.id)
-            await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
+            await until_there_is_room(functools.partial(_publish, broker, event))
             announcement.published.set()
+
+
+async def _publish(broker: Broker, event: Progress) -> None:
+    await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
 
 
 @contextlib.asynccontextmanager

@@ -84,6 +84,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         retryable: whether another attempt can succeed.
         attempt: the request's attempt.
         activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
+        every_s: of `training`: it is reported again after so many seconds while the training goes on; 0: it is not.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     attempt: int = 0
     activation: str = ""
+    every_s: float = 0.0
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Final
 import msgspec
 from nats.aio.msg import Msg
 
-from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value
+from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
 from broker.families import Keep, family_of
 from broker.nats import names, streams
@@ -95,10 +96,15 @@ class NatsBroker(Broker):
         self._link = link
         self._ack_wait_s = ack_wait_s
 
+    @property
+    def connected_since_s(self) -> float:
+        """Implements `Broker.connected_since_s`."""
+        return self._link.connected_since_s
+
     @contextlib.asynccontextmanager
-    async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
         async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(feed, self._load_payload)
+            yield ReplayDeliveries(feed, functools.partial(self._last_sequence, topic_filter), self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -187,9 +193,9 @@ class NatsBroker(Broker):
         return [value for value in changes.values() if isinstance(value, Value)]
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+    async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed)
+            yield ValueChanges(feed, functools.partial(self._last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
@@ -205,7 +211,7 @@ class NatsBroker(Broker):
         return await self._link.retry(attempt)
 
     async def _last(self, topic: str) -> _Stored | None:
-        """Return the last message of a topic, or None.
+        """Return the last message of a topic or filter, or None.
 
         A direct get needs no consumer, and its subject contains the topic, so permissions can be granted by topic.
         """
@@ -225,9 +231,13 @@ class NatsBroker(Broker):
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""
         try:
-            stored = await self._last(topic)
+            return await self._last_sequence(topic)
         except Denied:
             return 0
+
+    async def _last_sequence(self, topic_filter: str) -> int:
+        """Return the sequence of the newest message under a filter; 0 if there is none."""
+        stored = await self._last(topic_filter)
         return 0 if stored is None else stored.sequence
 
 

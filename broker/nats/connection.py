@@ -23,9 +23,10 @@ from nats.nuid import NUID
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names
 from broker.nats.errors import decode, denied_subject, map_connect_errors, map_errors
+from broker.nats.hosts import open_any
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
-from broker.url import BrokerUrl
+from broker.url import BrokerUrl, Host
 
 T = TypeVar("T")
 
@@ -84,6 +85,7 @@ class Connection:
         self._client = Client()
         self._loop = asyncio.get_running_loop()
         self._last_error = ""
+        self._is_open = False
         self._waiters = Waiters()
         # Users have permissions for their own inbox only, so the user is part of the name.
         self._inbox = f"_INBOX_{re.sub(r'[^A-Za-z0-9_-]', '_', address.user or name)}.{new_id()}"
@@ -92,30 +94,25 @@ class Connection:
         self.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def open(self) -> None:
-        """Connect and subscribe to answers.
+        """Connect to the first host that accepts, in random order, and subscribe to answers.
 
         Raises:
-            ConnectFailed: the server can't be reached, or refuses the connection.
+            ConnectFailed: no host can be reached, or each refuses the connection.
             BadUrl: a file in the address can't be read.
         """
         password = await self._password_callback()
         tls = await asyncio.to_thread(_tls_context, self.address) if self.address.scheme == "tls" else None
-        try:
-            with map_connect_errors(self.address.address), _restore_cancellation():
-                async with asyncio.timeout(CONNECT_S):
-                    await self._connect(password, tls)
-                    await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
-        except BaseException:
-            await self.close()
-            raise
-        self._forgive_pings(TrafficMonitor(self._client))
+        await open_any(self.address, lambda host: self._open(host, password, tls))
 
     async def close(self) -> None:
         """Close the connection, within CLOSE_S: nats-py waits for the server, which may not respond."""
         self._mark_lost("the connection was closed")
-        with contextlib.suppress(TimeoutError), _restore_cancellation():
-            async with asyncio.timeout(CLOSE_S):
-                await self._client.close()
+        await self._close_client()
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether another node than the leader of a stream may answer a direct get, perhaps with an older message."""
+        return bool(self._client._server_info.get("cluster")) or (self.address.replicas or 1) > 1
 
     @property
     def max_message_bytes(self) -> int:
@@ -275,10 +272,31 @@ class Connection:
             self._client._pings_outstanding = 0
         self._loop.call_later(PING_S, self._forgive_pings, traffic)
 
-    async def _connect(self, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
-        scheme, host = self.address.scheme, self.address.address.partition("://")[2]
+    async def _open(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
+        """Connect to one host; a new client is needed for each, because a client that failed can't be used again."""
+        self._client, self._last_error = Client(), ""
+        try:
+            with map_connect_errors(self.address.address), _restore_cancellation():
+                async with asyncio.timeout(CONNECT_S):
+                    await self._connect(host, password, tls)
+                    await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
+            if self._client.is_closed:
+                raise ConnectFailed(self.address.address, self._last_error or "the server closed the connection")
+        except BaseException:
+            await self._close_client()
+            raise
+        self._is_open = True
+        _log.debug("connected", server=str(host))
+        self._forgive_pings(TrafficMonitor(self._client))
+
+    async def _close_client(self) -> None:
+        with contextlib.suppress(TimeoutError), _restore_cancellation():
+            async with asyncio.timeout(CLOSE_S):
+                await self._client.close()
+
+    async def _connect(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
         await self._client.connect(
-            servers=[f"{scheme}://{host}"],
+            servers=[f"{self.address.scheme}://{host}"],
             name=self._name,
             user=self.address.user,
             password=password,
@@ -336,7 +354,9 @@ class Connection:
             _log.warning("the broker denied a subject", subject=subject, reason=denied.reason)
 
     async def _on_closed(self) -> None:
-        self._mark_lost(self._last_error or "the server closed the connection")
+        # A host that was tried in vain is no loss.
+        if self._is_open:
+            self._mark_lost(self._last_error or "the server closed the connection")
 
     def _check_closed(self) -> None:
         # nats-py calls `_on_closed` only after it has waited for the server, which may not respond.

@@ -45,6 +45,10 @@ class SubjectsTaken(BrokerError):
     """Raised inside the NATS backend when another stream already keeps a subject of a new one."""
 
 
+class NoReplicas(BrokerError):
+    """Raised inside the NATS backend when the server has no nodes for the replicas of a stream."""
+
+
 class NotFound(BrokerError):
     """Raised inside the NATS backend when a stream or consumer does not exist."""
 
@@ -54,6 +58,7 @@ _TAKEN_OR_FULL: Final = 10077
 # Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
 _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10002: StorageFull,  # the account's limit is reached
+    10005: NoReplicas,  # too few nodes of the cluster can take the stream
     10008: Disconnected,  # JetStream is temporarily unavailable
     10009: Disconnected,  # the cluster has no leader
     10013: ConsumerExists,
@@ -66,6 +71,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10059: NotFound,  # the stream
     10065: SubjectsTaken,
     10071: WrongRevision,
+    10074: NoReplicas,  # the server belongs to no cluster
     10076: Unsupported,  # no JetStream on this server
     _TAKEN_OR_FULL: StorageFull,
     10084: Unsupported,  # a rule of queues, like 10098 to 10101
