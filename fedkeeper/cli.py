@@ -237,7 +237,7 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            console.print(f"[yellow]{exc}[/]", soft_wrap=True)
+            console.print(str(exc), style="yellow", markup=False, soft_wrap=True)
             job_id = exc.job
         typer.echo(job_id)
         if wait:
@@ -263,9 +263,9 @@ async def watch(
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
-                typer.echo(codec.encode(line))
+                screen.echo(codec.encode(line).decode())
             else:
-                typer.echo(screen.log_line(progress))
+                screen.echo(screen.log_line(progress))
 
 
 @app.command()
