@@ -53,6 +53,10 @@ class NotFound(BrokerError):
     """Raised inside the NATS backend when a stream or consumer does not exist."""
 
 
+class NoMessage(BrokerError):
+    """Raised inside the NATS backend when a stream has no message of a topic."""
+
+
 _TAKEN_OR_FULL: Final = 10077
 
 # Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
@@ -65,6 +69,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10014: NotFound,  # the consumer
     10023: StorageFull,  # the server's limit is reached
     10028: StorageFull,  # the account's memory limit is reached
+    10037: NoMessage,
     10039: Unsupported,  # no JetStream for this account
     10047: StorageFull,  # the server's storage limit is reached
     10054: PayloadTooLarge,
@@ -82,6 +87,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10105: ConsumerExists,
     10122: StorageFull,  # the stream's limit is reached
     10148: ConsumerExists,
+    10158: Disconnected,  # a message with this id is on its way to the replicas
     10164: WrongRevision,
     10167: Disconnected,  # too much is waiting to be stored
 }
