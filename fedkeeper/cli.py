@@ -237,8 +237,13 @@ async def submit(
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
             console.print(str(exc), style="yellow", markup=False, soft_wrap=True)
+            typer.echo(exc.job)
+            if not wait:
+                return
+            await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
-        typer.echo(job_id)
+        else:
+            typer.echo(job_id)
         if wait:
             await follow.follow(sdk, job_id, console, folder=out / job_id)
 
@@ -253,12 +258,10 @@ async def watch(
     """Follow a job from its start to its end, or every job until Ctrl-C."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
-        if job is not None:
-            await sdk.job(job)
-            if not as_json:
-                await follow.follow(sdk, job, screen.console())
-                return
-        async for progress in sdk.watch(job):
+        if job is not None and not as_json:
+            await follow.follow(sdk, job, screen.console())
+            return
+        async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console())):
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
