@@ -44,6 +44,7 @@ from fedkeeper.options import (
     JobId,
     MetricsOption,
     Out,
+    Replicas,
     Reveal,
     RevealOption,
     Set,
@@ -308,12 +309,13 @@ def server(
     reveal: RevealOption = None,
     folder: Folder = FOLDER,
     data: DataDir = None,
+    replicas: Replicas = 1,
     verbose: Verbose = False,
 ) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
-    running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data))
+    running.run(system.run_server(broker_url(url, replicas=replicas), sites.with_store(site, folder), data))
 
 
 @app.command("plot")
