@@ -134,17 +134,17 @@ async def _look(
         try:
             async with asyncio.timeout(ANSWER_S):
                 value = await bus.get(topics.job_record(job or "none"))
+            is_there = True
+            record = None if value is None else codec.decode(JobRecord, value.payload)
+            await deliveries.catch_up()
+            await queue.put(_Looked(record))
+        except DecodeError:
+            pass  # a newer server's record; its events may be readable
         except (TimeoutError, Disconnected):
             is_there = False
         except BrokerError as exc:
             await queue.put(exc)
             return
-        else:
-            is_there = True
-            with contextlib.suppress(DecodeError):  # a newer server's record: its events may be readable
-                record = None if value is None else codec.decode(JobRecord, value.payload)
-                await deliveries.catch_up()
-                await queue.put(_Looked(record))
         if is_there != in_reach:
             on_reach(is_there)
             in_reach = is_there
