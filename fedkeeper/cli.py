@@ -137,7 +137,7 @@ def run(
                 store = stack.enter_context(_temporary_store(settings.folder))
                 address = await stack.enter_async_context(system.whole_system(settings, store=store))
             broker = BrokerUrl.parse(address).address
-            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
+            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False, soft_wrap=True)
             sdk = await stack.enter_async_context(connect(address))
             await sdk.register(own_clients)
             job_id = await sdk.submit(spec, timeout_s=60)
@@ -200,12 +200,13 @@ async def _run_until_interrupted(settings: Settings, url: str, port: int) -> Non
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
-            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False)
+            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False, soft_wrap=True)
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
             own_url = await stack.enter_async_context(whole)
             stack.enter_context(_published_url(settings.folder, own_url))
-            console.print(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n", markup=False)
+            text = f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n"
+            console.print(text, markup=False, soft_wrap=True)  # on one line each, to be copied
         await asyncio.Event().wait()  # until Ctrl-C
 
 
