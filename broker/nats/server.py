@@ -12,6 +12,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import quote
 
 import structlog
 
@@ -103,8 +104,8 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """URL for `broker.connect`; valid after `start`."""
-        return f"nats://{USER}@{self.host}:{self.port}?password_file={self.password_file}"
+        """URL for `broker.connect`, in every folder; valid after `start`."""
+        return f"nats://{USER}@{self.host}:{self.port}?password_file={quote(str(self.password_file.absolute()))}"
 
     @property
     def password_file(self) -> Path:
