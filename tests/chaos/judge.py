@@ -98,9 +98,16 @@ async def run_together(
             results[-1].problems += await running.end() + _left_running(running, may_leave_files=faults[-1].kills)
     except Exception as exc:  # noqa: BLE001 (whatever goes wrong is a failed trial, and the next one must go on)
         results = results or [Result(faults[0].name, broker_name, seed)]
-        results[-1].problems.append(f"{type(exc).__name__}: {exc}")
+        results[-1].problems.append(_described(exc))
     _write_notes(results, folder)
     return results
+
+
+def _described(error: Exception) -> str:
+    """Return an error as a sentence; of a group, the first one."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _write_notes(results: Sequence[Result], folder: Path) -> None:
