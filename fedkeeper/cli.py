@@ -44,6 +44,7 @@ from fedkeeper.options import (
     JobId,
     MetricsOption,
     Out,
+    Replicas,
     Reveal,
     RevealOption,
     Set,
@@ -236,7 +237,7 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            console.print(f"[yellow]{exc}[/]", soft_wrap=True)
+            console.print(str(exc), style="yellow", markup=False, soft_wrap=True)
             job_id = exc.job
         typer.echo(job_id)
         if wait:
@@ -262,9 +263,9 @@ async def watch(
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
-                typer.echo(codec.encode(line))
+                screen.echo(codec.encode(line).decode())
             else:
-                typer.echo(screen.log_line(progress))
+                screen.echo(screen.log_line(progress))
 
 
 @app.command()
@@ -305,12 +306,13 @@ def server(
     reveal: RevealOption = None,
     folder: Folder = FOLDER,
     data: DataDir = None,
+    replicas: Replicas = 1,
     verbose: Verbose = False,
 ) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
-    running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data))
+    running.run(system.run_server(broker_url(url, replicas=replicas), sites.with_store(site, folder), data))
 
 
 @app.command("plot")

@@ -120,7 +120,7 @@ class SubmissionHandler:
 
     async def _refuse(self, job_id: str, error: JobError, *, wait: bool = True) -> SubmissionReply:
         log.warning("job refused", job=job_id, field=error.field, reason=str(error))
-        event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
+        event = progress.JobRejected(field=error.field, value=error.shown, reason=str(error))
         if wait:
             await self.announcer.announce_and_wait(job_id, event)
         else:

@@ -8,6 +8,7 @@ from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
+from broker.support import texts
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -150,7 +151,7 @@ def as_failed(record: JobRecord, reason: str) -> JobRecord:
         record: the record of a job that cannot continue.
         reason: why, for people.
     """
-    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)
+    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=texts.shortened(reason))
 
 
 def with_named_states(record: JobRecord) -> JobRecord:

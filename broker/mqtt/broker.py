@@ -43,8 +43,9 @@ async def connect(
         Unsupported: the broker retains messages of another version.
     """
     async with mqtt_link.open_link(address, name, will) as link:
-        await mark.ensure(link, provision=provision)
-        yield MqttBroker(link, ack_wait_s)
+        link.store.mark = await mark.ensure(link, provision=provision)
+        async with link.counting():
+            yield MqttBroker(link, ack_wait_s)
 
 
 class MqttBroker(Broker):

@@ -1,5 +1,6 @@
 """Free ports for programs that can't choose one themselves."""
 
+import asyncio
 import random
 import socket
 from typing import Final
@@ -21,3 +22,15 @@ def free_port() -> int:
             except OSError:
                 continue
         return port
+
+
+async def listens(port: int) -> None:
+    """Wait until somebody listens on a loopback port."""
+    while True:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            writer.close()
+            return
