@@ -21,6 +21,7 @@ from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
 from tests.chaos.oracle import Usage
+from tests.chaos.parts import Part
 from tests.chaos.row import Fault
 from tests.chaos.system import System
 from tests.chaos.trial import WITHIN_S, Result, Trial
@@ -157,6 +158,8 @@ class _Judge:
             async with trial.connect() as bus:
                 with contextlib.suppress(NotAnswered):
                     await Client(bus).submit(trial.system.job(trial.job, **fault.job), timeout_s=60.0)
+            watcher = trial.system.add_watcher(trial.job)
+            await watcher.launch()
             await trial.wait_for_events(moment)
             await trial.pause(0.0, 0.1)
             trial.note(f"after {len(trial.events)} events: {fault.name}")
@@ -164,30 +167,45 @@ class _Judge:
             done_s = time.monotonic()
             trial.note(f"that is over, after {len(trial.events)} events")
             record = await self._wait_for_end()
+            await self._check_watcher(watcher, record)
             self._result.recovered_s = _recovered_s(trial.events, done_s)
             follower.cancel()
         return record
 
     async def _wait_for_end(self) -> JobRecord | None:
-        trial, until_s, gone = self._trial, time.monotonic() + WITHIN_S, 0
+        """Ask again and again, each time anew, as somebody would who types `fedkeeper jobs`."""
+        trial, until_s, gone_since_s = self._trial, time.monotonic() + WITHIN_S, 0.0
         while time.monotonic() < until_s:
-            with contextlib.suppress(BrokerError, OSError):
+            try:
                 async with trial.connect() as bus:
-                    while time.monotonic() < until_s:
-                        try:
-                            record = await Client(bus).job(trial.job)
-                        except NoSuchJob:
-                            gone += 1
-                            if gone > 20:
-                                return None
-                        else:
-                            gone = 0
-                            if record.is_finished:
-                                trial.note(f"the job has ended: {record.phase} {record.reason}")
-                                return record
-                        await asyncio.sleep(0.5)
+                    record = await Client(bus).job(trial.job)
+            except NoSuchJob:
+                gone_since_s = gone_since_s or time.monotonic()
+                if time.monotonic() > gone_since_s + GONE_S:
+                    trial.note("the job is gone")
+                    return None
+            except (BrokerError, OSError) as exc:
+                trial.note(f"no record: {exc}")
+            else:
+                gone_since_s = 0.0
+                if record.is_finished:
+                    trial.note(f"the job has ended: {record.phase} {record.reason}")
+                    return record
             await asyncio.sleep(0.5)
         raise AssertionError(f"the job did not end within {WITHIN_S:g} s")
+
+    async def _check_watcher(self, watcher: Part, record: JobRecord | None) -> None:
+        """Whoever watches the job must be told how it ends, or that the broker has forgotten it."""
+        try:
+            code = await watcher.wait()
+        except TimeoutError:
+            watcher.kill()
+            self._result.problems.append(f"`fedkeeper watch` still waits: {_last_line(watcher)}")
+            return
+        is_told = code == 0 if record is not None else code != 0 and self._trial.job in watcher.output()
+        if not is_told or "Traceback" in watcher.output():
+            self._result.problems.append(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
+        self._trial.note(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
 
     def _judge_end(self, record: JobRecord | None) -> None:
         fault, result = self._fault, self._result
@@ -252,6 +270,10 @@ class _Judge:
 
         self._result.problems += await _last_problems(left, TIDY_S)
         self._result.problems += await _last_problems(grown, FORGET_S)
+
+
+def _last_line(part: Part) -> str:
+    return (part.output().strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def _left_running(running: System, *, may_leave_files: bool) -> list[str]:
