@@ -140,7 +140,6 @@ FAULTS: Final = (
     Fault("training closes descriptors", misbehave("training", "closes descriptors")),
     Fault("training kills its parent", misbehave("training", "kills its parent")),
     Fault("training takes memory", misbehave("training", "takes memory in children"), setup=LITTLE_MEMORY),
-    Fault("training raises an error", misbehave("training", "raises")),
     Fault("import segfaults", misbehave_at_import("segfaults"), kills=True),
     Fault("constructor segfaults", misbehave("constructor", "segfaults")),
     Fault("server's constructor ends", misbehave("constructor", "ends"), moment=START),
