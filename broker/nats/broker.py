@@ -26,6 +26,9 @@ INLINE_BYTES: Final = 4 << 20
 READ_AHEAD: Final = 256
 """Prefetch of snapshots, watches and the check of dedupe ids."""
 
+STORES_AT_ONCE: Final = 256
+"""Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
 
@@ -78,6 +81,7 @@ class NatsBroker(Broker):
         self._link = link
         self._reader = Reader(link)
         self._ack_wait_s = ack_wait_s
+        self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
@@ -185,7 +189,8 @@ class NatsBroker(Broker):
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
         async def attempt(connection: Connection) -> PubAck:
-            return decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            async with self._stores:
+                return decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
 
         return await self._link.retry(attempt)
 
