@@ -11,12 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar, overload
 
 from broker import chunks, families, topics
-from broker.errors import CorruptPayload, Unsupported
+from broker.errors import CorruptPayload, PayloadTooLarge, Unsupported
 from broker.families import Keep
 from broker.support import filters
+
+T = TypeVar("T")
 
 Start = Literal["first", "new"] | datetime
 """Where a subscription begins to read the log: the first event, the next new event, or a time."""
@@ -110,7 +112,8 @@ class Delivery:
             at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
 
         Raises:
-            CorruptPayload: the payload is larger than `at_most`, a chunk is missing, or the digest is wrong.
+            CorruptPayload: the payload is larger than `at_most` or than its family's payloads may be, a chunk is
+                missing, or the digest is wrong.
         """
         return await self._load(self.topic, self._message, at_most)
 
@@ -130,6 +133,18 @@ class Delivery:
         """Send a reply to the publisher of the event, if it waits for one (topics kept as INBOX only)."""
 
 
+class Reader(AsyncIterator[T], abc.ABC, Generic[T]):
+    """Reads a log in order, without end: what `watch` and `subscribe` without a durable return."""
+
+    @abc.abstractmethod
+    async def catch_up(self) -> None:
+        """Return when everything that the broker held at the time of the call has been read.
+
+        "Read" means that the reader was asked for the next item afterwards. So somebody must iterate meanwhile.
+        The wait lasts as long as that, and while the broker is out of reach.
+        """
+
+
 class Broker(abc.ABC):
     """A connection to a broker, opened by `async with broker.connect(url)`. Many tasks may share it.
 
@@ -142,6 +157,14 @@ class Broker(abc.ABC):
 
     inline_limit: int
 
+    @property
+    @abc.abstractmethod
+    def connected_since_s(self) -> float:
+        """When the current connection was opened, or the last one while there is none; seconds, loop time.
+
+        Nothing could be heard before, so silence is counted from then on.
+        """
+
     async def publish(self, topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
         """Publish an event; return once the broker has stored it durably.
 
@@ -152,11 +175,22 @@ class Broker(abc.ABC):
                 an optimization without guarantee; MQTT ignores it.
 
         Raises:
+            PayloadTooLarge: the payload is larger than those of its family may be.
             StorageFull: the broker has no room.
             Denied: this user may not publish to the topic.
             Disconnected: the broker did not confirm the event in time; it may still have stored it.
         """
         return await self._publish(topic, await self._to_message(topic, payload), dedupe)
+
+    @overload
+    def subscribe(
+        self, topic_filter: str, *, durable: None = None, start: Start = "first", prefetch: int = 16
+    ) -> AbstractAsyncContextManager[Reader[Delivery]]: ...
+
+    @overload
+    def subscribe(
+        self, topic_filter: str, *, durable: str, start: Start = "first", prefetch: int = 16
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]: ...
 
     def subscribe(
         self, topic_filter: str, *, durable: str | None = None, start: Start = "first", prefetch: int = 16
@@ -199,6 +233,7 @@ class Broker(abc.ABC):
 
         Raises:
             Conflict: the current value has another revision.
+            PayloadTooLarge: the payload is larger than those of its family may be.
             Unsupported: the topic keeps no values, or the payload is empty.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -210,7 +245,8 @@ class Broker(abc.ABC):
         """Return the retained value, or None if there is none.
 
         Raises:
-            CorruptPayload: a chunk of the value is missing, or the digest is wrong.
+            CorruptPayload: the value is larger than those of its family may be, a chunk is missing, or the digest is
+                wrong.
             Unsupported: the topic keeps no values.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -241,7 +277,7 @@ class Broker(abc.ABC):
         values = [await self._load_chunks_or_skip(value) for value in await self._snapshot(topic_filter)]
         return {value.topic: value for value in values if value is not None}
 
-    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+    def watch(self, topic_filter: str) -> AbstractAsyncContextManager[Reader[Value | Deleted]]:
         """Receive the current values of the LAST topics that match a filter, and then every change.
 
         A slow reader may miss intermediate changes, but always receives the last one. Values whose chunks are missing
@@ -259,7 +295,7 @@ class Broker(abc.ABC):
         await self._purge(topics.chunks_of(topic_filter))
 
     @contextlib.asynccontextmanager
-    async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+    async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._watch(topic_filter) as changes:
             yield _LoadedChanges(changes, self._load_chunks_or_skip)
 
@@ -280,6 +316,9 @@ class Broker(abc.ABC):
 
     async def _to_message(self, topic: str, payload: bytes) -> bytes:
         """Return the message to send: the payload, or a manifest after storing the chunks."""
+        limit = families.family_of(topic).max_payload
+        if limit is not None and len(payload) > limit:
+            raise PayloadTooLarge(topic, len(payload), limit)
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
         chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
@@ -287,7 +326,11 @@ class Broker(abc.ABC):
 
     async def _load_payload(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
         """Return the payload of a message: the message itself, or the chunks that it announces."""
-        return await chunks.load(self._get_chunk, topic, message, at_most=at_most)
+        limits = [limit for limit in (at_most, families.family_of(topic).max_payload) if limit is not None]
+        least = min(chunks.MIN_CHUNK_BYTES, self.inline_limit)
+        return await chunks.load(
+            self._get_chunk, topic, message, at_most=min(limits, default=None), least_chunk_bytes=least
+        )
 
     async def _put_chunk(self, topic: str, chunk: bytes) -> None:
         await self._put(topic, chunk, None)
@@ -299,9 +342,7 @@ class Broker(abc.ABC):
         return value.payload
 
     @abc.abstractmethod
-    def _replay(
-        self, topic_filter: str, start: Start, prefetch: int
-    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery]]:
+    def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AbstractAsyncContextManager[Reader[Delivery]]:
         """Yield the events of a log in order, without a durable: nothing is acknowledged."""
 
     @abc.abstractmethod
@@ -337,7 +378,7 @@ class Broker(abc.ABC):
         """Return the values of the LAST topics that match, without the deleted ones."""
 
     @abc.abstractmethod
-    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[AsyncIterator[Value | Deleted]]:
+    def _watch(self, topic_filter: str) -> AbstractAsyncContextManager[Reader[Value | Deleted]]:
         """Yield the values that exist at the start, then every change. Values deleted before the start are left out."""
 
     @abc.abstractmethod
@@ -360,14 +401,14 @@ def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:
             raise Unsupported(f"{topic_filter}: another durable takes {other} from the same queue")
 
 
-class _LoadedChanges(AsyncIterator[Value | Deleted]):
+class _LoadedChanges(Reader[Value | Deleted]):
     """The changes of a watch, each value with its complete payload.
 
     This is not an async generator: cancelling `anext` (as `wait_for` does on a timeout) would end a generator.
     """
 
     def __init__(
-        self, changes: AsyncIterator[Value | Deleted], load_or_skip: Callable[[Value], Awaitable[Value | None]]
+        self, changes: Reader[Value | Deleted], load_or_skip: Callable[[Value], Awaitable[Value | None]]
     ) -> None:
         self._changes = changes
         self._load_or_skip = load_or_skip
@@ -380,6 +421,9 @@ class _LoadedChanges(AsyncIterator[Value | Deleted]):
             value = await self._load_or_skip(change)
             if value is not None:
                 return value
+
+    async def catch_up(self) -> None:
+        await self._changes.catch_up()
 
 
 def _require(topic: str, *keeps: Keep) -> None:

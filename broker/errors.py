@@ -6,12 +6,13 @@ BrokerError
 ├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
 ├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it ended
 ├── Disconnected        the connection is lost, or the broker did not answer in time
+│   └── StoreChanged    after a reconnection, the broker's store is not the one that we knew
 ├── NoSystem            no FedKeeper system has used the broker yet
 ├── OldStore            the broker holds a store of FedKeeper 0.1
 ├── ForeignStream       a JetStream stream of another program conflicts with ours
 ├── Denied              the broker does not permit this user the operation
 ├── StorageFull         the broker has no room for the payload
-├── PayloadTooLarge     a message is larger than the broker accepts
+├── PayloadTooLarge     a payload is larger than its topic or the broker accepts
 ├── Conflict            compare-and-set: the value has another revision
 ├── Unsupported         this broker can't provide the requested guarantee
 └── CorruptPayload      chunks are missing, or the digest is wrong
@@ -65,6 +66,22 @@ class ServerFailed(BrokerError):
 
 class Disconnected(BrokerError):
     """Raised when the connection is lost or the broker did not answer in time."""
+
+
+class StoreChanged(Disconnected):
+    """Raised when the broker's store is older than what we have seen, was emptied, or is another one.
+
+    It ends the connection: whoever used it starts again from what is in the store, as after a crash.
+
+    Attributes:
+        address: of the broker, without credentials.
+        reason: what has changed, for a person.
+    """
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(f"the store of {address} is not the one from before: {reason}")
+        self.address = address
+        self.reason = reason
 
 
 class NoSystem(BrokerError):
@@ -142,17 +159,18 @@ class StorageFull(BrokerError):
 
 
 class PayloadTooLarge(BrokerError):
-    """Raised for a message that is larger than the broker accepts.
+    """Raised for a payload that is larger than its topic allows, or a message that is larger than the broker accepts.
 
     Attributes:
-        topic: the topic of the message.
-        size: size of the message in bytes; None if unknown.
-        limit: largest size that the broker accepts, in bytes; None if unknown.
+        topic: the topic of the payload.
+        size: size of the payload or message in bytes; None if unknown.
+        limit: largest size that is accepted, in bytes; None if unknown.
     """
 
     def __init__(self, topic: str, size: int | None = None, limit: int | None = None) -> None:
-        known = f"{size} bytes in one message, the broker takes {limit}"
-        super().__init__(f"{topic}: {'more in one message than the broker takes' if size is None else known}")
+        what = "the message" if size is None else f"{size} bytes"
+        allowed = "more than the broker accepts in one message" if limit is None else f"more than the {limit} allowed"
+        super().__init__(f"{topic}: {what}: {allowed}")
         self.topic = topic
         self.size = size
         self.limit = limit

@@ -9,7 +9,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from broker.errors import BrokerError, Disconnected
+from broker.errors import BrokerError, Disconnected, StoreChanged
 from broker.support import backoff
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
@@ -63,9 +63,13 @@ class Link(Generic[C]):
 
     Args:
         make_connection: returns a new connection that is not open.
+
+    Attributes:
+        connected_since_s: when the newest connection was opened, in seconds of the event loop's clock.
     """
 
     def __init__(self, make_connection: Callable[[], C]) -> None:
+        self.connected_since_s = 0.0
         self._make_connection = make_connection
         self._connection = make_connection()
         self._connected = asyncio.Event()
@@ -92,9 +96,10 @@ class Link(Generic[C]):
 
         Raises:
             ConnectFailed: the first connection failed. Later ones are retried without limit.
+            StoreChanged: a later connection has found another store than the one before. It ends the block.
         """
         await self._connection.open()
-        self._connected.set()
+        self._mark_connected()
         try:
             async with task_group() as group:
                 supervisor = group.create_task(self._supervise(), name=f"link to {self.address.address}")
@@ -135,6 +140,17 @@ class Link(Generic[C]):
     def raise_if_permanent(self, failures: list[Disconnected]) -> None:
         """Raise an error if these failures show that a retry cannot succeed; subclasses override this."""
 
+    async def check_store(self, connection: C) -> None:
+        """Check on each new connection that the broker still has the store that we knew; subclasses override this.
+
+        Args:
+            connection: the new connection, which is open; nothing else uses it yet.
+
+        Raises:
+            StoreChanged: the store is older, was emptied, or is another one.
+            Disconnected: the check was not possible; it is made again on another connection.
+        """
+
     async def _supervise(self) -> None:
         """Open a new connection whenever the current one ends."""
         while True:
@@ -143,15 +159,21 @@ class Link(Generic[C]):
             _log.warning("connection lost", address=self.address.address)
             await self._connection.close()
             self._connection = await self._open_next()
-            self._connected.set()
+            self._mark_connected()
             _log.info("connected again", address=self.address.address)
+
+    def _mark_connected(self) -> None:
+        self.connected_since_s = asyncio.get_running_loop().time()
+        self._connected.set()
 
     async def _open_next(self) -> C:
         """Try to open a new connection until it succeeds."""
         for tries in itertools.count():
             connection = self._make_connection()
             try:
-                await connection.open()
+                await self._open_checked(connection)
+            except StoreChanged:
+                raise
             except BrokerError as exc:
                 # Refused credentials are retried too: the password file may change while the broker is offline.
                 self._connect_error = str(exc)
@@ -160,6 +182,14 @@ class Link(Generic[C]):
             else:
                 return connection
         raise AssertionError  # itertools.count() never ends
+
+    async def _open_checked(self, connection: C) -> None:
+        await connection.open()
+        try:
+            await self.check_store(connection)
+        except BaseException:
+            await connection.close()
+            raise
 
 
 def pause(tries: int) -> float:

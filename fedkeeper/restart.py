@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from broker.errors import ConnectFailed, Disconnected
+from broker.errors import ConnectFailed, Disconnected, StoreChanged
 from fedkeeper import notify
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,9 @@ async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: flo
     while True:
         try:
             await service()
+        except StoreChanged as exc:
+            was_connected = True
+            log.error("starting over from what the broker has now", error=str(exc))  # noqa: TRY400 (its text is enough)
         except Disconnected as exc:
             was_connected = True
             log.warning("the broker is out of reach; starting over", error=str(exc))

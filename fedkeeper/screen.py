@@ -22,6 +22,7 @@ from broker.messages.progress import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobPaused,
     JobRejected,
     JobStarted,
     JobWaiting,
@@ -109,7 +110,7 @@ class JobView:
                 (self.judgements if evaluated.by == "clients" else self.evaluations)[round_] = evaluated
             case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused() as event:
                 self.warnings.append(sentence(event))
-            case JobWaiting() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
+            case JobWaiting() | JobPaused() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
                 self.state = sentence(event)
 
     def render(self) -> RenderableType:
@@ -209,6 +210,7 @@ def _start(start: StartReport) -> str:
 _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     JobAccepted: lambda e: f"accepted ({e.name})",
     JobWaiting: lambda e: f"waiting: {e.reason}",
+    JobPaused: lambda e: f"paused: {e.reason}",
     JobStarted: lambda e: (
         f"started: {e.parameters:,} parameters, initial model {e.model.sha256[:12]}"
         + ("" if e.start is None else f" from {_start(e.start)}")

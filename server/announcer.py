@@ -6,6 +6,7 @@ says nothing, those of different clients, are published at the same time; other 
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from broker.base import Broker
 from broker.messages import progress
 from broker.messages.progress import Event, Progress
 from broker.support.tasks import task_group
+from server.room import until_there_is_room
 
 AT_ONCE: Final = 64
 """The most events that are published at the same time."""
@@ -85,16 +87,20 @@ class Announcer:
             self._changed.clear()
             async with task_group() as group:
                 for announcement in take_batch(self._queue):
-                    group.create_task(_publish(broker, announcement), name=f"announce {announcement.progress.id}")
+                    group.create_task(_announce(broker, announcement), name=f"announce {announcement.progress.id}")
             if not self._queue and not self._is_closing:
                 await self._changed.wait()
 
 
-async def _publish(broker: Broker, announcement: Announcement) -> None:
+async def _announce(broker: Broker, announcement: Announcement) -> None:
     event = announcement.progress
     log.debug(event.event.what, job=event.job, id=event.id)
-    await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
+    await until_there_is_room(functools.partial(_publish, broker, event))
     announcement.published.set()
+
+
+async def _publish(broker: Broker, event: Progress) -> None:
+    await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
 
 
 def take_batch(queue: deque[Announcement]) -> list[Announcement]:

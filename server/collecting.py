@@ -174,6 +174,10 @@ class Collector:
     def _take_invocation(self, invocation: Invocation) -> None:
         """Announce an invocation's outcome once. A final failure makes the client lost."""
         report = (invocation.client, invocation.attempt, invocation.outcome)
+        member = self._expectation.members.get(invocation.client)
+        if member is None or member.platform != invocation.platform:
+            # Whoever may write to another platform's topics has nothing to say about this platform's clients.
+            return
         if invocation.round != self._record.round or report in self._reported:
             return
         self._reported.add(report)

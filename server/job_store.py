@@ -61,11 +61,13 @@ class JobStore:
 
         Raises:
             Conflict: another server has changed the record since this one read it.
+            DecodeError: nobody could read the changed record, for example because a number in it is not finite.
         """
         async with self._changing:
             record = msgspec.structs.replace(self.record, **changes)
             topic = topics.job_record(record.id)
-            self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
+            content = codec.encode_readable(record)
+            self._revision = await self._broker.put(topic, content, revision=self._revision)
             self.record = record
 
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:

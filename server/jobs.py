@@ -33,6 +33,7 @@ from server import (
     invitations,
     own_places,
     replay,
+    room,
     round_facts,
     selection,
     strategies,
@@ -45,6 +46,7 @@ from server.gate import Expectation
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
 from server.learning import Learning
+from server.pauses import Outcome, Pauses
 from server.presence import BridgePresence
 from server.recruiting import Recruiter
 from server.registry import Registry
@@ -54,8 +56,11 @@ from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrat
 
 log = structlog.get_logger(__name__)
 
-_PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
+_PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge)
 """Broker errors that a retry cannot fix; they fail the job."""
+
+_ENDS: Final[dict[Outcome, job_record.Phase]] = {Outcome.CANCELLED: "cancelled", Outcome.TOO_LONG: "failed"}
+"""The phase in which a pause ends a job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ async def run(job: str, context: JobContext) -> None:
         Disconnected: the broker was unreachable for longer than a call may take.
     """
     started: set[str] = set()
+    pauses, outcome = Pauses(context.broker, context.announcer, context.clock), Outcome.AGAIN
+    reason = ""
     while True:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
@@ -101,10 +108,16 @@ async def run(job: str, context: JobContext) -> None:
         record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
         if record.is_finished:
             return
+        store = JobStore(context.broker, record, value.revision, started)
         try:
-            await _JobRun(JobStore(context.broker, record, value.revision, started), context).run()
+            if outcome in _ENDS and not record.has_ended:
+                await store.change(phase=_ENDS[outcome], cohort=(), reason=reason)
+            await _JobRun(store, context).run()
         except Conflict:
             log.info("another server changed the record; continuing from it", job=job)
+        except StorageFull as exc:
+            outcome = await pauses.wait(store.record, exc)
+            reason = f"{exc}: {room.REMEDY}" if outcome is Outcome.TOO_LONG else ""
         else:
             return
 

@@ -1,6 +1,7 @@
 """The FL server: accepts jobs, and runs every job whose record has not ended."""
 
 import asyncio
+import functools
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from server.jobs import JobContext
 from server.learning import Learning
 from server.presence import open_presence
 from server.registry import open_registry
+from server.room import until_there_is_room
 from server.submissions import SubmissionHandler
 
 log = structlog.get_logger(__name__)
@@ -101,7 +103,8 @@ async def _fail_job(job: str, context: JobContext, reason: str) -> None:
         return
     failed = job_record.as_failed(record, reason)
     try:
-        await context.broker.put(topics.job_record(job), codec.encode(failed), revision=value.revision)
+        put = functools.partial(context.broker.put, topics.job_record(job), codec.encode(failed))
+        await until_there_is_room(functools.partial(put, revision=value.revision))
     except Conflict:
         log.warning("another server changed the job's record, and goes on with the job", job=job)
         return

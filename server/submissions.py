@@ -15,6 +15,7 @@ from broker.messages import cloudevents, codec, job_file, progress
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
+from server import room
 from server.announcer import Announcer
 from server.job_store import get_or_create_secret
 
@@ -83,8 +84,12 @@ class SubmissionHandler:
             return await self._refuse(_job_id(delivery, payload, None), exc)
         except BadTopic as exc:
             return await self._refuse(_generated_id("job", delivery, payload), JobError("id", exc.name, exc.rule))
-        except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
+        except (DecodeError, CorruptPayload, PayloadTooLarge) as exc:
             return await self._refuse(_job_id(delivery, payload, None), JobError("", None, str(exc)))
+        except StorageFull as exc:
+            # Its event may find no room either, so nobody waits for that.
+            reason = JobError("", None, f"{exc}: {room.REMEDY}")
+            return await self._refuse(_job_id(delivery, payload, None), reason, wait=False)
 
     async def _accept(self, job_id: str, submitted: Job) -> SubmissionReply:
         """Write the job's record, unless the id has one."""
@@ -113,10 +118,13 @@ class SubmissionHandler:
         log.warning("another job has this id", job=job_id)
         return SubmissionReply(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
 
-    async def _refuse(self, job_id: str, error: JobError) -> SubmissionReply:
+    async def _refuse(self, job_id: str, error: JobError, *, wait: bool = True) -> SubmissionReply:
         log.warning("job refused", job=job_id, field=error.field, reason=str(error))
         event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
-        await self.announcer.announce_and_wait(job_id, event)
+        if wait:
+            await self.announcer.announce_and_wait(job_id, event)
+        else:
+            self.announcer.announce(job_id, event)
         return SubmissionReply(job=job_id, error=str(error), field=error.field)
 
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from broker import families
-from broker.base import Broker, Deleted, Delivery, Load, Receipt, Start, Value, refuse_overlap
+from broker.base import Broker, Deleted, Delivery, Load, Reader, Receipt, Start, Value, refuse_overlap
 from broker.errors import Unsupported
 from broker.families import FAMILIES, Family, Keep
 from broker.memory.log import Consumer, Log, Stored
+from broker.support.position import Position
 
 T = TypeVar("T")
 
@@ -112,6 +113,12 @@ class MemoryBroker(Broker):
     def __init__(self, hub: _Hub, ack_wait_s: float) -> None:
         self._hub = hub
         self._ack_wait_s = ack_wait_s
+        self._connected_since_s = hub.loop.time()
+
+    @property
+    def connected_since_s(self) -> float:
+        """Implements `Broker.connected_since_s`."""
+        return self._connected_since_s
 
     @contextlib.asynccontextmanager
     async def _replay(
@@ -119,7 +126,7 @@ class MemoryBroker(Broker):
         topic_filter: str,
         start: Start,
         prefetch: int,  # noqa: ARG002 (nothing is fetched)
-    ) -> AsyncIterator[AsyncIterator[Delivery]]:
+    ) -> AsyncIterator[Reader[Delivery]]:
         log = await self._hub.log(topic_filter)
 
         def to_delivery(stored: Stored) -> Delivery:
@@ -182,7 +189,7 @@ class MemoryBroker(Broker):
         ]
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+    async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         yield _LogReader(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _to_change)
 
     async def _purge(self, topic_filter: str) -> None:
@@ -242,7 +249,7 @@ class _DurableDeliveries(AsyncIterator[Delivery]):
             await self.hub.wait(self.consumer.log.family, due_s)
 
 
-class _LogReader(AsyncIterator[T]):
+class _LogReader(Reader[T]):
     """Reads a log from a position on, without end.
 
     Args:
@@ -260,8 +267,13 @@ class _LogReader(AsyncIterator[T]):
         self._cursor = cursor
         self._convert = convert
         self._start = log.last_sequence
+        self._read = Position(cursor)
+
+    async def catch_up(self) -> None:
+        await self._read.wait_for(self._log.last_sequence)
 
     async def __anext__(self) -> T:
+        self._read.advance(self._cursor)
         await asyncio.sleep(0)
         while True:
             for message in self._log.after(self._cursor, self._filter):
@@ -270,6 +282,7 @@ class _LogReader(AsyncIterator[T]):
                     self._cursor = message.sequence
                     return self._convert(message)
             self._cursor = self._log.last_sequence
+            self._read.advance(self._cursor)
             await self._hub.wait(self._log.family, None)
 
 

@@ -1,8 +1,8 @@
 """Messages between a bridge and a function about one task.
 
 A worker process on the bridge's machine writes `WorkerReady`, then it reads one `InvocationRequest` per line and writes
-one `Report` per line. A function on a FaaS platform finds the request in its trigger, retains its report at
-`fl.reports.<platform>.<client>`, and also returns its last report to the platform.
+one `Report` per line, and `WorkerReady` again every BEAT_S seconds. A function on a FaaS platform finds the request in
+its trigger, retains its report at `fl.reports.<platform>.<client>`, and also returns its last report to the platform.
 """
 
 from typing import ClassVar, Final, Literal
@@ -13,6 +13,9 @@ from broker.messages.round import RoundTask, TaskName
 
 OPENWHISK_ARGUMENT: Final = "order"
 """The argument of an OpenWhisk action that holds the request. Deployed actions of version 0.1 read this key."""
+
+BEAT_S: Final = 5.0
+"""Seconds between two signs of life of a worker process."""
 
 Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "failed", "dead", "expired"]
 
@@ -63,7 +66,7 @@ class RequestName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
-    """The first line of a worker process: it can take tasks."""
+    """The first line of a worker process: it can take tasks. It comes again every BEAT_S seconds: the process lives."""
 
     state: Literal["ready"] = "ready"
 
@@ -80,6 +83,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         retryable: whether another attempt can succeed.
         attempt: the request's attempt.
         activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
+        every_s: of `training`: it is reported again after so many seconds while the training goes on; 0: it is not.
     """
 
     id: str
@@ -89,3 +93,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     attempt: int = 0
     activation: str = ""
+    every_s: float = 0.0
+
+    @property
+    def client(self) -> str:
+        """The client that the task is for: the last part of the task's id."""
+        return self.id.rpartition(".")[2]

@@ -68,6 +68,19 @@ class JobWaiting(_Event, frozen=True):
     until_s: float
 
 
+class JobPaused(_Event, frozen=True):
+    """The job waits until the broker has room again, and then goes on.
+
+    Attributes:
+        reason: what there is no room for, and what can be done.
+        until_s: when the job fails if there is still no room, in seconds since the epoch.
+    """
+
+    what: ClassVar = "job.paused"
+    reason: str
+    until_s: float
+
+
 class JobStarted(_Event, frozen=True):
     """The initial model is published.
 
@@ -325,6 +338,7 @@ Event = (
     JobAccepted
     | JobRejected
     | JobWaiting
+    | JobPaused
     | JobStarted
     | JobCompleted
     | JobFailed

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from broker import chunks
-from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value, Will, refuse_overlap
+from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value, Will, refuse_overlap
 from broker.families import Keep, family_of
 from broker.mqtt import feed, inbound, mark, storage
 from broker.mqtt import link as mqtt_link
@@ -58,14 +58,19 @@ class MqttBroker(Broker):
         self._values = Values(link, self._names)
         self._recent: dict[tuple[str, str], Name] = {}
 
+    @property
+    def connected_since_s(self) -> float:
+        """Implements `Broker.connected_since_s`."""
+        return self._link.connected_since_s
+
     @contextlib.asynccontextmanager
     async def _replay(
         self,
         topic_filter: str,
         start: Start,
         prefetch: int,  # noqa: ARG002 (an MQTT subscription has no flow control)
-    ) -> AsyncIterator[AsyncIterator[Delivery]]:
-        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names)
+    ) -> AsyncIterator[Reader[Delivery]]:
+        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names, self._link.receive_all)
         async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events):
             yield events
 
@@ -116,8 +121,8 @@ class MqttBroker(Broker):
         return await self._values.snapshot(topic_filter)
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
-        values = WatchedValues(topic_filter, self._names)
+    async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
+        values = WatchedValues(topic_filter, self._names, self._link.receive_all)
         async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values):
             yield values
 

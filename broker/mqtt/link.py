@@ -18,6 +18,9 @@ from broker.mqtt.errors import CutOff
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
 
+MARKS: Final = "fk/marks/"
+"""A message under this topic comes back to its publisher, after everything that the broker had for it before."""
+
 MAX_CUTS: Final = 3
 """After so many connections that ended while one message was sent, the message counts as too large."""
 
@@ -121,6 +124,25 @@ class Connection:
                 self._filters_freed.notify_all()
         return {topic: payload for topic, payload in payloads.items() if payload}
 
+    async def receive_all(self) -> None:
+        """Return when `listen` has received everything that the broker had before this call.
+
+        MQTT messages have no numbers, so a message of our own shows it: the broker keeps the order of messages to one
+        client.
+
+        Raises:
+            Disconnected: the connection ended, or the message did not come back in time.
+        """
+        came_back = asyncio.Event()
+        topic = MARKS + secrets.token_hex(8)
+        async with self.listen((topic,), lambda _: came_back.set()):
+            await self._live.publish(topic, b"-", retain=False)
+            try:
+                async with asyncio.timeout(mqtt_client.REQUEST_S):
+                    await came_back.wait()
+            except TimeoutError as exc:
+                raise Disconnected(f"{topic}: our own message did not come back") from exc
+
     @contextlib.asynccontextmanager
     async def listen(self, filters: Iterable[str], receive: Receive) -> AsyncIterator[None]:
         """Receive the messages that are published during the block, in order.
@@ -209,6 +231,10 @@ class Link(reconnect.Link[Connection]):
         await self.retry(
             lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
         )
+
+    async def receive_all(self) -> None:
+        """Return when all listeners have received what the broker had before this call; retry on new connections."""
+        await self.retry(lambda connection: connection.receive_all())
 
     async def fetch(self, *filters: str) -> dict[str, bytes]:
         """Return the payloads of the retained messages under MQTT filters, with retries on new connections."""

@@ -2,33 +2,48 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from broker.base import Deleted, Delivery, Load, Start, Value
+from broker.base import Deleted, Delivery, Load, Reader, Start, Value
 from broker.mqtt import storage
 from broker.mqtt.client import Message
 from broker.mqtt.group import DEDUPE_WINDOW_US
 from broker.mqtt.storage import MICROSECONDS, Entry, NameFactory
+from broker.support.position import Position
 
 T = TypeVar("T")
 
 
-class _Queue(AsyncIterator[T], Generic[T]):
-    """An unbounded queue as an iterator."""
+class _Queue(Reader[T], Generic[T]):
+    """An unbounded queue as a reader.
 
-    def __init__(self) -> None:
+    Args:
+        receive_all: returns when everything that the broker holds now is in the queue.
+    """
+
+    def __init__(self, receive_all: Callable[[], Awaitable[None]]) -> None:
         self._items: deque[T] = deque()
         self._arrived = asyncio.Event()
+        self._receive_all = receive_all
+        self._pushed = self._popped = 0
+        self._read = Position()
+
+    async def catch_up(self) -> None:
+        await self._receive_all()
+        await self._read.wait_for(self._pushed)
 
     async def __anext__(self) -> T:
+        self._read.advance(self._popped)
         while not self._items:
             self._arrived.clear()
             await self._arrived.wait()
+        self._popped += 1
         return self._items.popleft()
 
     def _push(self, item: T) -> None:
+        self._pushed += 1
         self._items.append(item)
         self._arrived.set()
 
@@ -41,10 +56,18 @@ class ReplayedEvents(_Queue[Delivery]):
         start: where in the log to start.
         load: reads a payload.
         names: names the events of plain MQTT clients.
+        receive_all: returns when everything that the broker holds now has been passed to this listener.
     """
 
-    def __init__(self, topic_filter: str, start: Start, load: Load, names: NameFactory) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        topic_filter: str,
+        start: Start,
+        load: Load,
+        names: NameFactory,
+        receive_all: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(receive_all)
         self._filter = topic_filter
         self._load = load
         self._names = names
@@ -91,10 +114,11 @@ class WatchedValues(_Queue[Value | Deleted]):
     Args:
         topic_filter: filter of the values.
         names: makes the revisions of deletions.
+        receive_all: returns when everything that the broker holds now has been passed to this listener.
     """
 
-    def __init__(self, topic_filter: str, names: NameFactory) -> None:
-        super().__init__()
+    def __init__(self, topic_filter: str, names: NameFactory, receive_all: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(receive_all)
         self._filter = topic_filter
         self._names = names
         self._known: dict[str, Value] = {}

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import msgspec
 
-from broker.base import Broker, Deleted, Delivery, Receipt, Start, Value
+from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
 from broker.families import Keep, family_of
 from broker.nats import names, streams
@@ -18,7 +19,7 @@ from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInb
 from broker.nats.errors import Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
-from broker.nats.reader import MSG_ID, Reader, message_id_of
+from broker.nats.stored import MSG_ID, StoredMessages, message_id_of
 from broker.reconnect import CALL_S
 from broker.url import BrokerUrl
 
@@ -79,14 +80,21 @@ class NatsBroker(Broker):
     def __init__(self, link: Link, ack_wait_s: float) -> None:
         self.inline_limit = min(INLINE_BYTES, link.max_message_bytes)
         self._link = link
-        self._reader = Reader(link)
+        self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
         self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
+    @property
+    def connected_since_s(self) -> float:
+        """Implements `Broker.connected_since_s`."""
+        return self._link.connected_since_s
+
     @contextlib.asynccontextmanager
-    async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[AsyncIterator[Delivery]]:
+    async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
         async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(feed, self._load_payload)
+            yield ReplayDeliveries(
+                feed, functools.partial(self._stored.last_sequence, topic_filter), self._load_payload
+            )
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -144,7 +152,7 @@ class NatsBroker(Broker):
             except Taken:
                 return await self._sequence(topic)
             except WrongRevision as exc:
-                current = await self._reader.last(topic)
+                current = await self._stored.last(topic)
                 if current is not None and current.message_id == message_id:
                     # Lost acknowledgement: an earlier try stored our message.
                     return current.sequence
@@ -155,7 +163,7 @@ class NatsBroker(Broker):
                 expected = current.sequence
 
     async def _get(self, topic: str) -> Value | None:
-        stored = await self._reader.last(topic)
+        stored = await self._stored.last(topic)
         return None if stored is None or stored.is_tombstone else Value(topic, stored.payload, stored.sequence)
 
     async def _delete(self, topic: str) -> None:
@@ -166,7 +174,7 @@ class NatsBroker(Broker):
 
     async def _snapshot(self, topic_filter: str) -> list[Value]:
         changes: dict[str, Value | Deleted] = {}
-        newest, sequence = await self._reader.newest_sequence(topic_filter), 0
+        newest, sequence = await self._stored.newest_sequence(topic_filter), 0
         try:
             async with asyncio.timeout(CALL_S), self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
                 while (arrival := await (feed.next() if sequence < newest else feed.next_pending())) is not None:
@@ -176,9 +184,9 @@ class NatsBroker(Broker):
         return [value for value in changes.values() if isinstance(value, Value)]
 
     @contextlib.asynccontextmanager
-    async def _watch(self, topic_filter: str) -> AsyncIterator[AsyncIterator[Value | Deleted]]:
+    async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed)
+            yield ValueChanges(feed, functools.partial(self._stored.last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
@@ -197,7 +205,6 @@ class NatsBroker(Broker):
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""
         try:
-            stored = await self._reader.last(topic)
+            return await self._stored.last_sequence(topic)
         except Denied:
             return 0
-        return 0 if stored is None else stored.sequence

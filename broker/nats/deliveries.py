@@ -1,29 +1,74 @@
 """The iterators that subscribers receive: deliveries with and without acknowledgement, and changes of values."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Final
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
 
 import msgspec
+import structlog
 from nats.aio.msg import Msg
 
-from broker.base import Deleted, Delivery, Load, Value
+from broker.base import Deleted, Delivery, Load, Reader, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
-from broker.nats.replies import ReplyMatcher
+from broker.nats.replies import ReplyMatcher, is_inbox
+from broker.support.position import Position
+
+T = TypeVar("T")
+
+ASK_AGAIN_S: Final = 1.0
+"""After this time without the awaited message, ask again which one is the newest."""
 
 _NS: Final = 1_000_000_000
 
+log = structlog.get_logger(__name__)
 
-class ReplayDeliveries(AsyncIterator[Delivery]):
-    """The deliveries of a replay; there is nothing to acknowledge."""
 
-    def __init__(self, feed: Feed, load: Load) -> None:
+class _FeedReader(Reader[T]):
+    """Reads a replay's feed.
+
+    Args:
+        feed: the feed.
+        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+    """
+
+    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
         self._feed = feed
+        self._last_sequence = last_sequence
+        self._taken = 0
+        self._read = Position()
+
+    async def catch_up(self) -> None:
+        while (end := await self._last_sequence()) > self._read.reached:
+            # What is deleted meanwhile never comes, so the end is asked for again.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ASK_AGAIN_S):
+                    await self._read.wait_for(end)
+                    return
+
+    async def _next(self) -> Arrival:
+        self._read.advance(self._taken)
+        arrival = await self._feed.next()
+        self._taken = arrival.sequence
+        return arrival
+
+
+class ReplayDeliveries(_FeedReader[Delivery]):
+    """The deliveries of a replay; there is nothing to acknowledge.
+
+    Args:
+        feed: the feed.
+        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+        load: reads a payload.
+    """
+
+    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]], load: Load) -> None:
+        super().__init__(feed, last_sequence)
         self._load = load
 
     async def __anext__(self) -> Delivery:
-        arrival = await self._feed.next()
+        arrival = await self._next()
         return Delivery(
             arrival.message.subject,
             arrival.message.data,
@@ -34,16 +79,16 @@ class ReplayDeliveries(AsyncIterator[Delivery]):
         )
 
 
-class ValueChanges(AsyncIterator[Value | Deleted]):
+class ValueChanges(_FeedReader[Value | Deleted]):
     """The current values and their changes; values that were deleted before the start are left out."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
+        super().__init__(feed, last_sequence)
         self._is_past_start = False
 
     async def __anext__(self) -> Value | Deleted:
         while True:
-            arrival = await self._feed.next()
+            arrival = await self._next()
             is_change, self._is_past_start = self._is_past_start, self._is_past_start or arrival.pending == 0
             change = to_change(arrival)
             if is_change or isinstance(change, Value):
@@ -68,9 +113,13 @@ class ReplyInbox:
 
     async def on_request(self, message: Msg) -> None:
         """Handle a request that came directly from its publisher; answer it if the answer is known already."""
-        answer = self._matcher.add_request(message.data, message.reply, self._loop.time())
-        if answer is not None and message.reply:
-            await self._link.send(message.reply, answer)
+        reply = message.reply
+        if reply and not is_inbox(reply):
+            log.warning("a request is not answered: its reply subject is no inbox", reply=reply)
+            reply = ""
+        answer = self._matcher.add_request(message.data, reply, self._loop.time())
+        if answer is not None and reply:
+            await self._link.send(reply, answer)
 
     async def answer(self, payload: bytes, answer: bytes) -> None:
         """Answer a request.

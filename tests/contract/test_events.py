@@ -84,6 +84,19 @@ async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) ->
         assert (await following(events)).attempt == 3
 
 
+async def test_what_is_given_back_after_its_subscription_has_ended_goes_to_the_next_at_once(connect: Connect) -> None:
+    """An orderly stop: a bridge ends its subscription first, then its work."""
+    async with connect() as first, connect() as second:
+        await first.publish(TASK, b"train")
+        async with first.subscribe(TASKS, durable="bridge") as events:
+            event = await following(events)
+        await event.nak()
+        async with asyncio.timeout(AT_ONCE_S), second.subscribe(TASKS, durable="bridge") as events:
+            again = await anext(events)
+            assert (await again.read(), again.attempt) == (b"train", 2)
+            await again.ack()
+
+
 @pytest.mark.slow
 async def test_working_puts_redelivery_off(short_ack_wait_bus: Broker) -> None:
     await short_ack_wait_bus.publish(TASK, b"train")
@@ -291,3 +304,39 @@ async def test_the_error_of_the_body_comes_out_as_it_is(bus: Broker) -> None:
 
     with pytest.raises(LookupError, match="ours"):
         await fail()
+
+
+async def test_a_reader_has_caught_up_when_it_has_taken_all_that_was_there(bus: Broker) -> None:
+    for number in range(5):
+        await bus.publish(PROGRESS, b"%d" % number)
+    await bus.publish(topics.progress("job-2", "round", "completed"), b"of another job")
+    taken: list[bytes] = []
+
+    async def take(events: Events) -> None:
+        async for event in events:
+            await asyncio.sleep(0)
+            taken.append(await event.read())
+
+    async with bus.subscribe(JOB_PROGRESS) as events:
+        taking = asyncio.create_task(take(events))
+        try:
+            await asyncio.wait_for(events.catch_up(), SOON_S)
+            assert taken == [b"0", b"1", b"2", b"3", b"4"]
+            await bus.publish(PROGRESS, b"5")
+            await asyncio.wait_for(events.catch_up(), SOON_S)
+            assert taken[-1] == b"5"
+        finally:
+            taking.cancel()
+
+
+async def test_a_reader_of_an_empty_or_purged_log_has_caught_up(bus: Broker) -> None:
+    async with bus.subscribe(JOB_PROGRESS) as events:
+        taking = asyncio.create_task(following(events))
+        await asyncio.wait_for(events.catch_up(), SOON_S)
+        taking.cancel()
+    await bus.publish(PROGRESS, b"deleted")
+    await bus.purge(JOB_PROGRESS)
+    async with bus.subscribe(JOB_PROGRESS) as events:
+        taking = asyncio.create_task(following(events))
+        await asyncio.wait_for(events.catch_up(), SOON_S)
+        taking.cancel()

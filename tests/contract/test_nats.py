@@ -39,8 +39,8 @@ async def payloads(events: AsyncIterator[Delivery], count: int) -> list[bytes]:
 
 
 async def fill(bus: Broker, topic_of: Callable[[int], str]) -> None:
-    for number in range(100):
-        await bus.publish(topic_of(number), bytes(4 << 20))
+    for number in range(200):
+        await bus.publish(topic_of(number), bytes(1 << 20))
 
 
 async def test_a_full_stream_is_an_error_at_once(connect: Connect) -> None:
@@ -110,6 +110,29 @@ async def test_a_requester_gets_one_answer_and_no_other(nats_server: NatsServer,
             assert (await replies.next_msg(timeout=SOON_S)).data == b"accepted"
             with pytest.raises(nats.errors.TimeoutError):
                 await replies.next_msg(timeout=ACK_WAIT_S)
+    finally:
+        await requester.close()
+
+
+async def test_a_requester_can_not_make_a_server_write_to_a_topic(nats_server: NatsServer, connect: Connect) -> None:
+    victim = topics.cancellation("victim")
+    requester = await bare_client(nats_server)
+    try:
+        async with connect() as bus, bus.subscribe(topics.SUBMIT, durable="server") as events:
+            await requester.publish(topics.SUBMIT, b"{}", reply=victim)
+            inbox = requester.new_inbox()
+            replies = await requester.subscribe(inbox)
+            await requester.publish(topics.SUBMIT, b"[]", reply=inbox)
+            for _ in range(2):
+                event = await asyncio.wait_for(anext(events), SOON_S)
+                await event.answer(b"accepted")
+                await event.ack()
+            # Answers are sent in order: the first one was, if it was.
+            assert (await replies.next_msg(timeout=SOON_S)).data == b"accepted"
+            await bus.publish(victim, b"by its owner")
+            async with bus.subscribe(victim) as cancellations:
+                event = await asyncio.wait_for(anext(cancellations), SOON_S)
+                assert await event.read() == b"by its owner"
     finally:
         await requester.close()
 

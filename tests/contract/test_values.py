@@ -137,3 +137,23 @@ async def test_values_need_topics_that_keep_them(bus: Broker) -> None:
         bus.watch("fl.progress.>")
     with pytest.raises(BadTopic):
         await bus.get("fl.unknown")
+
+
+async def test_a_watcher_has_caught_up_when_it_has_taken_all_that_was_there(bus: Broker) -> None:
+    await bus.put(RECORD, b"1")
+    taken: list[bytes] = []
+
+    async def take(values: AsyncIterator[Value | Deleted]) -> None:
+        async for value in values:
+            taken[:] = [value.payload if isinstance(value, Value) else b"deleted"]
+
+    async with bus.watch(RECORD) as values:
+        taking = asyncio.create_task(take(values))
+        try:
+            await asyncio.wait_for(values.catch_up(), SOON_S)
+            assert taken == [b"1"]
+            await bus.put(RECORD, b"2")
+            await asyncio.wait_for(values.catch_up(), SOON_S)
+            assert taken == [b"2"]
+        finally:
+            taking.cancel()

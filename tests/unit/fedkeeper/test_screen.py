@@ -27,6 +27,7 @@ SENTENCES = {
     "job.started": "started: 397,510 parameters, initial model abababababab",
     "job.completed": "completed: 3 rounds are done, test accuracy 0.9375",
     "job.failed": "failed: no clients",
+    "job.paused": "paused: the broker has no room for fl.models.job-1.ab: insufficient resources",
     "job.cancelled": "cancelled after 2 rounds",
     "round.opened": "round 1: 3 clients invited (resumed)",
     "round.quorum": "round 1: quorum of 2 reached, 5 s left for the others",

@@ -11,6 +11,7 @@ from broker import topics
 from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, tensors
+from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from server.job_store import JobStore
@@ -51,6 +52,15 @@ async def test_a_server_that_another_one_overtook_moves_nothing(bus: Broker) -> 
         await mine.change(round=1)
     assert mine.record.round == 0
     assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"").round == 7
+
+
+async def test_a_record_that_nobody_could_read_is_not_written(bus: Broker) -> None:
+    mine = store(bus)
+    await mine.change(round=1)
+    with pytest.raises(DecodeError, match="accuracy"):
+        await mine.change(metrics={"accuracy": float("inf")})
+    assert mine.record.metrics == {}
+    assert codec.decode(JobRecord, await stored(bus, topics.job_record("job-1")) or b"") == mine.record
 
 
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:

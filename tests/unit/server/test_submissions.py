@@ -38,7 +38,8 @@ class Harness:
     handler: SubmissionHandler
 
     async def deliver(self, payload: bytes, topic: str = topics.SUBMIT) -> Delivery:
-        receipt = await self.bus.publish(topic, payload)
+        # As a program of another make publishes, which knows no limit.
+        receipt = await self.bus._publish(topic, payload, None)
         async with self.bus.subscribe(topic) as deliveries:
             async for delivery in deliveries:
                 if delivery.sequence == receipt.sequence:

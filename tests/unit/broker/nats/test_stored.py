@@ -12,7 +12,7 @@ import pytest
 from broker import BrokerUrl, topics
 from broker.errors import Denied
 from broker.nats.errors import decode
-from broker.nats.reader import Reader, Stored
+from broker.nats.stored import Stored, StoredMessages
 
 RECORD, MODEL = topics.job_record("job"), topics.model("job", "ab" * 32)
 OLD, NEW = (b"old", 1, "first"), (b"new", 2, "second")
@@ -58,7 +58,7 @@ class Cluster:
 
 async def read(cluster: Cluster, topic: str) -> Stored | None:
     link: Any = cluster
-    return await Reader(link).last(topic)
+    return await StoredMessages(link).last(topic)
 
 
 @pytest.mark.parametrize(("follower", "leader"), [(OLD, NEW), (None, NEW), (OLD, None)])
@@ -87,7 +87,7 @@ async def test_a_single_server_is_read_directly() -> None:
 
 async def test_who_may_not_ask_the_leader_reads_directly_and_asks_only_once() -> None:
     link: Any = (cluster := Cluster(OLD, NEW, may_ask=False))
-    reader = Reader(link)
+    reader = StoredMessages(link)
     assert [await reader.last(RECORD) for _ in range(3)] == [Stored(*OLD)] * 3
     assert await reader.newest_sequence("fl.rounds.*") == 0
     assert len(cluster.asked) == 1
@@ -95,4 +95,4 @@ async def test_who_may_not_ask_the_leader_reads_directly_and_asks_only_once() ->
 
 async def test_how_far_a_snapshot_must_read() -> None:
     link: Any = Cluster(OLD, NEW)
-    assert await Reader(link).newest_sequence("fl.rounds.*") == 2
+    assert await StoredMessages(link).newest_sequence("fl.rounds.*") == 2

@@ -1,5 +1,6 @@
 """Reads single messages of our streams: directly, or in a cluster from the stream's leader."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,7 +45,7 @@ class _Answer(msgspec.Struct):
     message: _Message
 
 
-class Reader:
+class StoredMessages:
     """Reads the last message of topics.
 
     A direct get needs no consumer, and its subject contains the topic, so permissions can be granted by topic. But any
@@ -79,6 +80,23 @@ class Reader:
                 return await self._read_directly(connection, topic)
 
         return await self._link.retry(attempt)
+
+    async def last_sequence(self, topic_filter: str) -> int:
+        """Return the sequence of the newest message under a filter, or 0 if there is none.
+
+        Raises:
+            Denied: this user may not read the topics.
+            Disconnected: no answer within CALL_S seconds.
+        """
+
+        async def attempt(connection: Connection) -> Stored | None:
+            if connection.is_clustered:
+                with contextlib.suppress(Denied):
+                    return await self._ask_leader(connection, topic_filter)
+            return await self._read_directly(connection, topic_filter)
+
+        stored = await self._link.retry(attempt)
+        return 0 if stored is None else stored.sequence
 
     async def newest_sequence(self, topic_filter: str) -> int:
         """Return the sequence up to which a replay in a cluster must come to hold all values.
