@@ -27,6 +27,9 @@ INLINE_BYTES: Final = 4 << 20
 READ_AHEAD: Final = 256
 """Prefetch of snapshots, watches and the check of dedupe ids."""
 
+STORES_AT_ONCE: Final = 256
+"""Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
 
@@ -79,6 +82,7 @@ class NatsBroker(Broker):
         self._link = link
         self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
+        self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
     @property
     def connected_since_s(self) -> float:
@@ -193,7 +197,8 @@ class NatsBroker(Broker):
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
         async def attempt(connection: Connection) -> PubAck:
-            ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            async with self._stores:
+                ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
             self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
             return ack
 

@@ -48,6 +48,8 @@ jetstream {{
   sync_interval: always
   # A hundred clients may send 2.3 MB each at once.
   max_buffered_size: 1GB
+  # A write waits behind this many others of its stream at most. More are refused, and their publishers try again.
+  max_buffered_msgs: 500
   max_file: {max_file}
 }}
 {settings}
