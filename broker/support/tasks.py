@@ -30,6 +30,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     except BaseExceptionGroup as errors:
         if caller is not None and sys.version_info < (3, 13):
             _restore_cancellation(caller, group, cancellations, aborted_in_body=aborted_in_body)
+            await _drop_stale_cancellation(caller, cancellations)
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
@@ -46,6 +47,16 @@ def _restore_cancellation(
     if caller.cancelling() > before:
         caller.uncancel()
         caller.cancel()
+
+
+async def _drop_stale_cancellation(caller: "asyncio.Task[object]", before: int) -> None:
+    """Drop a cancellation that nobody has requested any more, but that the next `await` would raise.
+
+    (3) A group within this one sees this group's request, passes it on as in (2), and then this group withdraws it.
+    """
+    if caller.cancelling() <= before and getattr(caller, "_must_cancel", False):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
 
 def _has_cancelled_caller(group: asyncio.TaskGroup) -> bool:

@@ -73,3 +73,20 @@ async def test_a_cancellation_is_not_lost_behind_an_error() -> None:
     assert handled.is_set()
     assert done, "the cancellation was lost"
     assert task.cancelled()
+
+
+async def test_two_nested_groups_that_fail_at_once_leave_no_cancellation_behind() -> None:
+    """As a connection and its subscription do when the store has changed."""
+
+    async def fail(message: str) -> None:
+        raise ValueError(message)
+
+    with pytest.raises(ValueError, match="of the outer group"):
+        async with task_group() as outer, task_group() as inner:
+            outer.create_task(fail("of the outer group"), name="outer")
+            inner.create_task(fail("of the inner group"), name="inner")
+            await asyncio.Event().wait()
+    await asyncio.sleep(0)
+    caller = asyncio.current_task()
+    assert caller is not None
+    assert caller.cancelling() == 0
