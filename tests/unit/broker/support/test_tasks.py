@@ -81,11 +81,14 @@ async def test_two_nested_groups_that_fail_at_once_leave_no_cancellation_behind(
     async def fail(message: str) -> None:
         raise ValueError(message)
 
-    with pytest.raises(ValueError, match="of the outer group"):
+    async def fail_twice() -> None:
         async with task_group() as outer, task_group() as inner:
             outer.create_task(fail("of the outer group"), name="outer")
             inner.create_task(fail("of the inner group"), name="inner")
             await asyncio.Event().wait()
+
+    with pytest.raises(ValueError, match="of the outer group"):
+        await fail_twice()
     await asyncio.sleep(0)
     caller = asyncio.current_task()
     assert caller is not None
