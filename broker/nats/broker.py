@@ -91,10 +91,10 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
-        async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(
-                feed, functools.partial(self._stored.last_sequence, topic_filter), self._load_payload
-            )
+        replay = Replay(topic_filter, start)
+        async with self._feed(replay, topic_filter, prefetch) as feed:
+            last_sequence = functools.partial(self._stored.last_sequence, topic_filter)
+            yield ReplayDeliveries(feed, replay.begin, last_sequence, self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -185,8 +185,9 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed, functools.partial(self._stored.last_sequence, topic_filter))
+        replay = Replay(topic_filter)
+        async with self._feed(replay, topic_filter, READ_AHEAD) as feed:
+            yield ValueChanges(feed, replay.begin, functools.partial(self._stored.last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
