@@ -48,7 +48,7 @@ RESERVE_BYTES: Final = 16 * _MB
 """Room that a NATS server keeps for records, events and requests when weights have filled the rest of the store."""
 
 SMALL: Final = 64 << 10
-"""Largest payload of messages about one client."""
+"""Largest payload of messages about one client; no family takes less."""
 
 ROOM: Final = 128 * _MB
 """Default size limit of a family. Limits keep one family from filling the space of another; NATS reserves them."""

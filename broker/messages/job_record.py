@@ -8,6 +8,7 @@ from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
+from broker.support import texts
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -94,6 +95,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         ended_s: when the job's end was announced, in seconds since the epoch; 0: not yet, or not known.
         changes: how often the record was changed. Of two versions, the one with more changes is newer.
         announced: whether the broker also has the job's last event.
+        submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
         schema: schema number of the message.
     """
 
@@ -136,6 +138,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     ended_s: float = 0.0
     changes: int = 0
     announced: bool = False
+    submission: str = ""
     schema: int = codec.SCHEMA
 
     @property
@@ -163,7 +166,7 @@ def as_failed(record: JobRecord, reason: str) -> JobRecord:
         record: the record of a job that cannot continue.
         reason: why, for people.
     """
-    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)
+    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=texts.shortened(reason))
 
 
 def with_named_states(record: JobRecord) -> JobRecord:
