@@ -175,9 +175,9 @@ class StoreCheck:
         except TimeoutError:
             pass
         if reason:
-            is_emptied = knew.mark is not None and found.mark is None
-            kind = "another" if reason == _ANOTHER else "emptied" if is_emptied else "older"
-            raise StoreChanged(self._address, reason, kind)
+            if reason == _ANOTHER:
+                raise StoreChanged(self._address, reason, "another")
+            raise StoreChanged(self._address, reason, "older" if found.mark is not None else "emptied")
         self.mark = found.mark
 
     async def forget(self, connection: Connection) -> None:

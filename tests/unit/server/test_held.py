@@ -123,7 +123,10 @@ async def test_a_job_that_the_store_forgot_ends_with_the_same_model_and_all_even
         await anext(message async for message in sdk.watch(lost) if message.id == f"{lost}.round.completed.4")
     bus._hub.logs, bus._hub.consumers = earlier
     held.store_changed("older")
-    async with asyncio.timeout(60), running(Fleet(bus).serve(), serve(bus, FakeLearning(), held=held)):
+    ready = asyncio.Event()
+    again = serve(bus, FakeLearning(), held=held, on_ready=ready.set)
+    async with asyncio.timeout(60), running(Fleet(bus).serve(), again):
+        await ready.wait()
         events = [message.id async for message in sdk.watch(lost)]
     records = [await sdk.job(each) for each in (undisturbed, lost)]
     assert records[0].model.sha256 == records[1].model.sha256  # type: ignore[union-attr]
