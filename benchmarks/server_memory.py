@@ -23,7 +23,7 @@ import broker
 from bridges import presence
 from broker import topics
 from broker.base import Broker
-from broker.messages import cloudevents, codec, job_file
+from broker.messages import cloudevents, job_file
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.register import ClientRecord

@@ -22,6 +22,7 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
+from broker.support import heap
 from broker.support.tasks import task_group
 from server import (
     attempts,
@@ -337,6 +338,7 @@ class _JobRun:
         record = self.record
         finished = await self._finish(collection, expectation)
         self._state = self._store.take(await self._apply(finished, collection))
+        heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
         committed_s = self._context.clock()
         model = published.model
