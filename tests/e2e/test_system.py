@@ -56,6 +56,9 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     assert "round 2: 10 updates" in lines
 
     _, long_job = await run("submit", "quickstart", "--set", "stop.rounds=1000", "--url", url, cwd=tmp_path)
+    same_id = ("--set", f"id={long_job.strip()}", "--set", "seed=9")
+    code, refused = await run("submit", "quickstart", *same_id, cwd=tmp_path)
+    assert (code, "another job has this id" in refused) == (1, True)
     code, _ = await run("cancel", long_job.strip(), cwd=tmp_path)
     assert code == 0
     code, watched = await run("watch", long_job.strip(), cwd=tmp_path)
