@@ -10,6 +10,7 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from broker.messages.round import RoundTask, TaskName
+from broker.support import texts
 
 OPENWHISK_ARGUMENT: Final = "order"
 """The argument of an OpenWhisk action that holds the request. Deployed actions of version 0.1 read this key."""
@@ -43,6 +44,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     cold: bool | None = None
     reason: str = ""
     seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))
 
 
 class InvocationRequest(msgspec.Struct, frozen=True):
@@ -94,6 +98,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     activation: str = ""
     every_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))
 
     @property
     def client(self) -> str:

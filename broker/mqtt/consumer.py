@@ -155,6 +155,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
         elif not message.payload:
             self._group.remove(message.topic)
         elif entry := storage.parse_entry(self._filter, message.topic, message.payload):
+            # The group remembers it. If the broker forgets it, that must be noticed, although we have not written.
+            self._link.store.note()
             self._add(entry)
         self._changed.set()
 

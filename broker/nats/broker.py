@@ -17,7 +17,7 @@ from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
-from broker.nats.errors import Taken, WrongRevision, decode
+from broker.nats.errors import NoAnswer, Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
 from broker.nats.stored import MSG_ID, StoredMessages, message_id_of
@@ -65,7 +65,7 @@ async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision
         provision: create missing streams and correct changed ones, instead of only checking them.
 
     Raises:
-        ConnectFailed: the server can't be reached, or the credentials are wrong.
+        ConnectFailed: the server can't be reached, the credentials are wrong, or there is no JetStream.
         Denied: a stream is missing, and this user may not create it.
         ForeignStream: a stream of another program conflicts with ours.
         NoSystem: the streams are missing, and `provision` is False.
@@ -95,10 +95,10 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
-        async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(
-                feed, functools.partial(self._stored.last_sequence, topic_filter), self._load_payload
-            )
+        replay = Replay(topic_filter, start)
+        async with self._feed(replay, topic_filter, prefetch) as feed:
+            last_sequence = functools.partial(self._stored.last_sequence, topic_filter)
+            yield ReplayDeliveries(feed, replay.begin, last_sequence, self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -142,10 +142,10 @@ class NatsBroker(Broker):
                         while message_id_of((arrival := await feed.next()).message) != message_id:
                             pass
                 except TimeoutError as exc:
-                    raise Disconnected(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
+                    raise NoAnswer(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
                 return Receipt(arrival.sequence)
 
-            return await self._link.retry(attempt)
+            return await self._link.retry_on(topic, attempt, is_write=True)
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
         message_id, expected = new_id(), revision
@@ -189,8 +189,9 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed, functools.partial(self._stored.last_sequence, topic_filter))
+        replay = Replay(topic_filter)
+        async with self._feed(replay, topic_filter, READ_AHEAD) as feed:
+            yield ValueChanges(feed, replay.begin, functools.partial(self._stored.last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
@@ -207,9 +208,11 @@ class NatsBroker(Broker):
             patience = min(2.0 ** next(tries), MOST_PATIENCE)
             async with self._stores:
                 answer = await connection.request(topic, message, headers, patience=patience)
-            return decode(topic, answer.data, PubAck)
+            ack = decode(topic, answer.data, PubAck)
+            self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
+            return ack
 
-        return await self._link.retry(attempt)
+        return await self._link.retry_on(topic, attempt, is_write=True)
 
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""

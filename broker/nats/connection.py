@@ -22,9 +22,10 @@ from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names
-from broker.nats.errors import decode, denied_subject, map_connect_errors, map_errors
+from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
 from broker.nats.nats_py import close_client, restore_cancellation
+from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
 from broker.url import BrokerUrl, Host
@@ -77,16 +78,19 @@ class Connection:
     Args:
         address: the server's address.
         name: name of this client in the server's logs.
+        seen: what this client has seen of the streams, on all of its connections.
 
     Attributes:
         lost: set when the connection has ended.
         address: the server's address.
+        seen: as in Args.
         large_answers: limits the concurrent requests whose answers may be large.
     """
 
-    def __init__(self, address: BrokerUrl, name: str) -> None:
+    def __init__(self, address: BrokerUrl, name: str, seen: Seen) -> None:
         self.lost = asyncio.Event()
         self.address = address
+        self.seen = seen
         self._name = name
         self._client = Client()
         self._loop = asyncio.get_running_loop()
@@ -125,6 +129,11 @@ class Connection:
         """Size of the largest payload of one message; leaves room for headers."""
         return self._client.max_payload - HEADROOM_BYTES
 
+    @property
+    def has_jetstream(self) -> bool:
+        """Whether this server has JetStream. Through a leaf node without it, the JetStream behind its link answers."""
+        return bool(self._client._server_info.get("jetstream"))
+
     def new_inbox(self) -> str:
         """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
@@ -152,7 +161,7 @@ class Connection:
                 await self.send(subject, payload, reply=reply, headers=headers)
                 answer = await self._wait_for_answer(subject, future, timeout_s)
         if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
-            raise Disconnected(f"{subject}: nobody answers there")
+            raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
 
     async def call_api(self, topic: str, call: str, request: object, response: type[T]) -> T:
@@ -279,7 +288,7 @@ class Connection:
             if not traffic.has_moved():
                 break
         self._check_closed()
-        raise Disconnected(f"{subject}: no answer within {self._loop.time() - start_s:.1f} s")
+        raise NoAnswer(f"{subject}: no answer within {self._loop.time() - start_s:.1f} s")
 
     def _forgive_pings(self, traffic: TrafficMonitor) -> None:
         """Reset the count of missing pongs while data moves, because a pong waits behind the data in transit."""
@@ -293,7 +302,7 @@ class Connection:
         """Connect to one host; a new client is needed for each, because a client that failed can't be used again."""
         self._client, self._last_error = Client(), ""
         try:
-            with map_connect_errors(self.address.address), restore_cancellation():
+            with map_connect_errors(self.address.address, lambda: self._last_error), restore_cancellation():
                 async with asyncio.timeout(CONNECT_S):
                     await self._connect(host, password, tls)
                     await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
@@ -352,7 +361,7 @@ class Connection:
         # This must not raise: that would end nats-py's read loop silently.
         subject = denied_subject(error)
         if subject is None:
-            self._last_error = str(error)
+            self._last_error = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error)
             _log.debug("error from nats", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from broker.errors import Disconnected
+from broker.errors import Disconnected, StoreChanged
 from broker.nats.connection import Connection
 from broker.nats.link import Link
 from broker.reconnect import CALL_S, pause
@@ -69,12 +69,14 @@ class Consumer:
     """A consumer that exists on the server.
 
     Attributes:
+        stream: name of its stream.
         next_subject: subject for pull requests.
         pending: number of messages to read; -1 if unknown.
         ack_wait_s: time in seconds after which an unacknowledged delivery is made again; infinite without
             acknowledgements.
     """
 
+    stream: str
     next_subject: str
     pending: int = -1
     ack_wait_s: float = math.inf
@@ -143,6 +145,7 @@ class Feed:
         Raises:
             Denied: this user may not read the topic.
             Disconnected: the consumer was not ready within CALL_S seconds.
+            StoreChanged: the stream is shorter than before, or missing.
         """
         async with task_group() as group:
             pump = group.create_task(self._run(), name=f"nats pull of {self._name}")
@@ -203,6 +206,8 @@ class Feed:
             self._has_heard = False
             try:
                 await self._read(connection)
+            except StoreChanged as exc:
+                raise self._link.end(exc) from exc.__cause__
             except Disconnected as exc:
                 _log.debug("the subscription starts again", subscription=self._name, error=str(exc))
             failures = 0 if self._has_heard else failures + 1
@@ -285,6 +290,7 @@ class Feed:
             # An earlier delivery may still be in the buffer.
             self._buffer = deque(other for other in self._buffer if other.sequence != arrival.sequence)
         self._has_heard = True
+        self._link.seen.note(session.consumer.stream, arrival.sequence)
         self._in_use[arrival.sequence] = self._loop.time() + self._ack_wait_s
         self._pending = arrival.pending
         self._buffer.append(arrival)

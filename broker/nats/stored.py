@@ -79,7 +79,7 @@ class StoredMessages:
             except Denied:
                 return await self._read_directly(connection, topic)
 
-        return await self._link.retry(attempt)
+        return await self._link.retry_on(topic, attempt)
 
     async def last_sequence(self, topic_filter: str) -> int:
         """Return the sequence of the newest message under a filter, or 0 if there is none.
@@ -95,7 +95,7 @@ class StoredMessages:
                     return await self._ask_leader(connection, topic_filter)
             return await self._read_directly(connection, topic_filter)
 
-        stored = await self._link.retry(attempt)
+        stored = await self._link.retry_on(topic_filter, attempt)
         return 0 if stored is None else stored.sequence
 
     async def newest_sequence(self, topic_filter: str) -> int:
@@ -120,7 +120,7 @@ class StoredMessages:
                 return 0
             return 0 if stored is None else stored.sequence
 
-        return await self._link.retry(attempt)
+        return await self._link.retry_on(topic_filter, attempt)
 
     async def _read_directly(self, connection: Connection, topic: str) -> Stored | None:
         stream = names.stream_of(connection.address, topic)
@@ -130,7 +130,9 @@ class StoredMessages:
         headers = answer.headers or {}
         if headers.get("Status") == _NOT_FOUND and "Nats-Sequence" not in headers:
             return None
-        return Stored(answer.data, int(headers["Nats-Sequence"]), message_id_of(answer))
+        sequence = int(headers["Nats-Sequence"])
+        self._link.seen.note(stream, sequence)
+        return Stored(answer.data, sequence, message_id_of(answer))
 
     async def _ask_leader(self, connection: Connection, topic_filter: str) -> Stored | None:
         stream = names.stream_of(connection.address, topic_filter)
@@ -146,6 +148,7 @@ class StoredMessages:
             self._denied.add(stream)
             _log.info("values of this stream may be a moment old: its leader may not be asked", stream=stream)
             raise
+        self._link.seen.note(stream, answer.message.seq)
         return Stored(answer.message.data, answer.message.seq, _header(answer.message.hdrs, MSG_ID))
 
 

@@ -46,7 +46,8 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
         try:
-            await listens(port)
+            async with asyncio.timeout(WITHIN_S):
+                await listens(port)
             yield Site(hub, hub.url, f"nats://edge:local@127.0.0.1:{port}")
         finally:
             process.kill()

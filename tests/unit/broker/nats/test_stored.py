@@ -12,6 +12,7 @@ import pytest
 from broker import BrokerUrl, topics
 from broker.errors import Denied
 from broker.nats.errors import decode
+from broker.nats.seen import Seen
 from broker.nats.stored import Stored, StoredMessages
 
 RECORD, MODEL = topics.job_record("job"), topics.model("job", "ab" * 32)
@@ -30,11 +31,12 @@ class Cluster:
     ) -> None:
         self.is_clustered = is_clustered
         self.asked: list[Any] = []
+        self.seen = Seen()
         self._follower = follower
         self._leader = leader
         self._may_ask = may_ask
 
-    async def retry(self, attempt: Callable[[Any], Awaitable[Any]]) -> Any:
+    async def retry_on(self, _topic: str, attempt: Callable[[Any], Awaitable[Any]]) -> Any:
         return await attempt(self)
 
     async def request(self, subject: str, _payload: bytes) -> Any:
