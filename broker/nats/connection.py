@@ -164,7 +164,7 @@ class Connection:
             raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
 
-    async def call_api(self, topic: str, call: str, request: object, response: type[T]) -> T:
+    async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.
 
         Args:
@@ -172,12 +172,14 @@ class Connection:
             call: the call without prefix, such as `STREAM.INFO.<stream>`.
             request: the request, to encode as JSON.
             response: type of the response.
+            patience: factor of the timeout.
 
         Raises:
             Disconnected: no answer came in time.
             BrokerError: the error in the answer.
         """
-        answer = await self.request(names.api_subject(self.address, call), msgspec.json.encode(request))
+        subject = names.api_subject(self.address, call)
+        answer = await self.request(subject, msgspec.json.encode(request), patience=patience)
         return decode(topic, answer.data, response)
 
     async def send(
