@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -29,6 +30,9 @@ READ_AHEAD: Final = 256
 
 STORES_AT_ONCE: Final = 256
 """Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
+MOST_PATIENCE: Final = 4.0
+"""Largest factor of the timeout of a write that is tried again."""
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
@@ -197,9 +201,14 @@ class NatsBroker(Broker):
         await self._link.call_api(topic_filter, f"STREAM.PURGE.{stream}", {"filter": topic_filter}, _Purged)
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
+        tries = itertools.count()
+
         async def attempt(connection: Connection) -> PubAck:
+            # The write may wait behind many others, and a repetition waits behind even more.
+            patience = min(2.0 ** next(tries), MOST_PATIENCE)
             async with self._stores:
-                ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+                answer = await connection.request(topic, message, headers, patience=patience)
+            ack = decode(topic, answer.data, PubAck)
             self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
             return ack
 
