@@ -235,7 +235,9 @@ class Link(reconnect.Link[Connection]):
     async def counting(self) -> AsyncIterator[None]:
         """Count our writes at the broker during the block, so that `check_store` can find them missing."""
         async with task_group() as group:
-            counting = group.create_task(self.store.run(self.connection), name=f"mqtt counter of {self.address.address}")
+            counting = group.create_task(
+                self.store.run(self.connection), name=f"mqtt counter of {self.address.address}"
+            )
             try:
                 yield
             finally:

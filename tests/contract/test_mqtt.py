@@ -13,9 +13,9 @@ import broker
 from broker import Broker, BrokerUrl, Delivery, families, topics
 from broker.errors import BadUrl, Conflict, ConnectFailed, CorruptPayload, Denied, PayloadTooLarge
 from broker.mqtt import client as mqtt_client
-from broker.mqtt.inbound import is_inbox
 from broker.mqtt.claims import Lease
 from broker.mqtt.client import Client, Message
+from broker.mqtt.inbound import is_inbox
 from tests.contract.capabilities import MISSING, Promise
 from tests.support.brokers import Mosquitto
 
@@ -133,7 +133,9 @@ async def test_a_plain_client_s_request_gets_a_reply_with_mqtt_5(kind: str, bus:
     assert answer == b"accepted\n"
 
 
-@pytest.mark.parametrize("topic", ["fl/jobs/victim/cancel", "flt/a/jobs/b/cancel", "fk/store", "$SYS/x", "a/+", "#", ""])
+@pytest.mark.parametrize(
+    "topic", ["fl/jobs/victim/cancel", "flt/a/jobs/b/cancel", "fk/store", "$SYS/x", "a/+", "#", ""]
+)
 def test_no_topic_of_ours_and_no_filter_is_a_response_topic(topic: str) -> None:
     assert not is_inbox(topic)
     assert is_inbox("my/answers")
