@@ -16,6 +16,14 @@ JobId = Annotated[str, typer.Argument(help="A job's id.")]
 Url = Annotated[
     str, typer.Option(envvar="FEDKEEPER_URL", help="The broker. Default: that of `fedkeeper up` in this folder.")
 ]
+Replicas = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=5,
+        help="Nodes of a NATS cluster that keep each stream, as ?replicas= in the broker's URL; never lowered.",
+    ),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
 Folder = Annotated[
@@ -83,15 +91,17 @@ DataDir = Annotated[Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA",
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
 
 
-def broker_url(option: str) -> str:
+def broker_url(option: str, *, replicas: int = 1) -> str:
     """Return the broker's address: the option's value, or the address of `fedkeeper up` in this folder.
+
+    Args:
+        option: the value of the option.
+        replicas: number of nodes that shall keep each stream; 1 adds nothing to the address.
 
     Raises:
         BadOption: the option is empty and `fedkeeper up` does not run in this folder.
     """
-    if option:
-        return option
     file = FOLDER / URL_FILE
-    if file.is_file():
-        return file.read_text().strip()
+    if url := option or (file.read_text().strip() if file.is_file() else ""):
+        return url if replicas == 1 else f"{url}{'&' if '?' in url else '?'}replicas={replicas}"
     raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")

@@ -172,7 +172,7 @@ def admit(topic: UpdateTopic, expectation: Expectation, counted: Container[str])
     if topic.client in counted:
         raise Refused("duplicate", f"{topic.client} is counted already")
     if topic.attempt > expectation.max_attempts:
-        raise Refused("flood", f"attempt {topic.attempt} of {topic.client}, at most {expectation.max_attempts} are read")
+        raise Refused("flood", f"it is attempt {topic.attempt}, at most {expectation.max_attempts} are read")
 
 
 def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> Checked:

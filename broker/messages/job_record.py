@@ -8,6 +8,7 @@ from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
+from broker.support import texts
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -91,6 +92,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         starts: how often the last step that runs the user's code was started, by the step's name.
         reason: why the job ended.
         announced: whether the broker also has the job's last event.
+        submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
         schema: schema number of the message.
     """
 
@@ -130,6 +132,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     starts: dict[str, int] = {}
     reason: str = ""
     announced: bool = False
+    submission: str = ""
     schema: int = codec.SCHEMA
 
     @property
@@ -150,7 +153,7 @@ def as_failed(record: JobRecord, reason: str) -> JobRecord:
         record: the record of a job that cannot continue.
         reason: why, for people.
     """
-    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=reason)
+    return msgspec.structs.replace(record, phase="failed", cohort=(), reason=texts.shortened(reason))
 
 
 def with_named_states(record: JobRecord) -> JobRecord:

@@ -124,9 +124,7 @@ class InboundSession:
         """Retain a message as an event, and remember where to send the reply."""
         key = storage.entry_key(topic, self._names.next())
         if message.reply_to is not None and not is_inbox(message.reply_to[0]):
-            _log.warning(
-                "a request is not answered: its response topic is not a client's own", topic=message.reply_to[0]
-            )
+            _log.warning("a request is not answered: its response topic is no inbox", topic=message.reply_to[0])
         elif message.reply_to is not None:
             self._requests[key] = message.reply_to
             self._request_order.append(key)

@@ -5,22 +5,26 @@ but another name, belongs to another program; we refuse to work with it and neve
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from broker.errors import Denied, ForeignStream, NoSystem, OldStore, Unsupported
+from broker.errors import ConnectFailed, Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES, Family, Keep
 from broker.nats import names
 from broker.nats.connection import Connection
-from broker.nats.errors import NoReplicas, NotFound, SubjectsTaken
+from broker.nats.errors import NobodyAnswers, NoJetStream, NoReplicas, StreamMissing, SubjectsTaken
 from broker.nats.link import Link
 from broker.nats.old_store import is_old_store
+from broker.nats.seen import StreamInfo
 from broker.support.filters import overlap
 
 DEDUPE_WINDOW_S: Final = 120.0
+LEAF_S: Final = 3.0
+"""Time for a leaf node, which has no JetStream of its own, to reach the one behind its link."""
+
 MARK: Final = "fedkeeper.schema"
 SCHEMA: Final = "1"
 """Version of the store: how topics map to streams, and the format of the messages."""
@@ -52,16 +56,6 @@ _ASYNC: Final = (
 )
 
 _log = structlog.get_logger(__name__)
-
-
-class StreamInfo(msgspec.Struct):
-    """JetStream's answer about a stream.
-
-    Attributes:
-        config: its configuration, as in JetStream's API.
-    """
-
-    config: dict[str, Any]
 
 
 class _StreamList(msgspec.Struct):
@@ -104,25 +98,27 @@ async def ensure(link: Link) -> None:
     """Create missing streams, and correct the changed settings of ours. Several clients may do this concurrently.
 
     Raises:
+        ConnectFailed: the server, or this account, has no JetStream.
         Denied: a stream is missing, and this user may not create it.
         ForeignStream: a stream of another program has one of our names or topics. Nothing was created.
         OldStore: the server has the streams of version 0.1.
         StorageFull: the server has less space than a stream reserves.
         Unsupported: the server can't store our mark or as many replicas, or another version made the streams.
     """
-    await link.retry(_ensure_all)
+    await _call_jetstream(link, _ensure_all)
 
 
 async def expect(link: Link) -> None:
     """Check that the streams exist; change nothing.
 
     Raises:
+        ConnectFailed: the server, or this account, has no JetStream.
         ForeignStream: the first stream belongs to another program.
         NoSystem: the streams do not exist.
         OldStore: the server has the streams of version 0.1.
         Unsupported: another version made the streams.
     """
-    await link.retry(_expect)
+    await _call_jetstream(link, _expect)
 
 
 def refuse_foreign(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
@@ -165,6 +161,27 @@ def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[
     return changed
 
 
+async def _call_jetstream(link: Link, attempt: Callable[[Connection], Awaitable[None]]) -> None:
+    """Retry an attempt, but not without JetStream."""
+    loop = asyncio.get_running_loop()
+    start_s = loop.time()
+
+    async def checked(connection: Connection) -> None:
+        try:
+            await attempt(connection)
+        except NobodyAnswers as exc:
+            if connection.has_jetstream or loop.time() - start_s < LEAF_S:
+                raise
+            raise NoJetStream(
+                "this nats-server has no JetStream: start it with -js, or see configs/broker.conf"
+            ) from exc
+
+    try:
+        await link.retry(checked)
+    except NoJetStream as exc:
+        raise ConnectFailed(link.address.address, str(exc)) from exc
+
+
 async def _ensure_all(connection: Connection) -> None:
     expected = [_settings(connection, family) for family in FAMILIES]
     try:
@@ -193,11 +210,12 @@ async def _actual(connection: Connection, expected: dict[str, Any]) -> dict[str,
     """Return the configuration on the server of one of our streams; None if it does not exist."""
     name = expected["name"]
     try:
-        config = (await connection.call_api(name, f"STREAM.INFO.{name}", {}, StreamInfo)).config
-    except NotFound:
+        info = await connection.call_api(name, f"STREAM.INFO.{name}", {}, StreamInfo)
+    except StreamMissing:
         return None
-    refuse_foreign(expected, config)
-    return config
+    refuse_foreign(expected, info.config)
+    connection.seen.learn(info)
+    return info.config
 
 
 async def _create(connection: Connection, config: dict[str, Any]) -> None:
@@ -231,7 +249,7 @@ async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> d
     """Create or update a stream, and return its configuration."""
     name = config["name"]
     try:
-        return (await connection.call_api(name, f"STREAM.{verb}.{name}", config, StreamInfo)).config
+        info = await connection.call_api(name, f"STREAM.{verb}.{name}", config, StreamInfo)
     except SubjectsTaken as exc:
         # The owner is not known yet if this user may not list streams, or if the stream is new.
         await _refuse_owners(connection, [config])
@@ -242,6 +260,8 @@ async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> d
             f"{connection.address.address} can't keep {wanted} replicas of {name}: {exc}; that takes a cluster of "
             f"{wanted} nodes with JetStream, all running (see docs/nats.md), or another ?replicas= in the broker's URL"
         ) from exc
+    connection.seen.learn(info)
+    return info.config
 
 
 async def _refuse_owners(connection: Connection, ours: Sequence[Mapping[str, Any]]) -> None:

@@ -144,19 +144,21 @@ def test_no_topic_of_ours_and_no_filter_is_a_response_topic(topic: str) -> None:
 async def test_a_plain_client_can_not_make_a_server_write_to_a_topic(kind: str, bus: Broker, url: str) -> None:
     if Promise.ANSWERS_PLAIN_CLIENTS in MISSING[kind]:
         return
-    async with bus.subscribe(topics.SUBMIT, durable="server") as events:
-        # Plain messages to the topic are retained as events by whoever reads it.
-        async with bus.subscribe(topics.cancellation("victim"), prefetch=1) as cancellations:
-            asking = await asyncio.create_subprocess_exec(
-                *("mosquitto_rr", "-p", str(BrokerUrl.parse(url).port), "-V", "5", "-t", "fl/jobs/submit"),
-                *("-e", "fl/jobs/victim/cancel", "-m", "{}", "-W", "2"),
-            )
-            event = await next_event(events)
-            await event.answer(b"accepted")
-            await event.ack()
-            await bus.publish(topics.cancellation("victim"), b"by its owner")
-            assert await (await next_event(cancellations)).read() == b"by its owner"
-            await asyncio.wait_for(asking.wait(), SOON_S)
+    async with (
+        bus.subscribe(topics.SUBMIT, durable="server") as events,
+        # Whoever reads plain messages to the topic retains them as events.
+        bus.subscribe(topics.cancellation("victim"), prefetch=1) as cancellations,
+    ):
+        asking = await asyncio.create_subprocess_exec(
+            *("mosquitto_rr", "-p", str(BrokerUrl.parse(url).port), "-V", "5", "-t", "fl/jobs/submit"),
+            *("-e", "fl/jobs/victim/cancel", "-m", "{}", "-W", "2"),
+        )
+        event = await next_event(events)
+        await event.answer(b"accepted")
+        await event.ack()
+        await bus.publish(topics.cancellation("victim"), b"by its owner")
+        assert await (await next_event(cancellations)).read() == b"by its owner"
+        await asyncio.wait_for(asking.wait(), SOON_S)
 
 
 async def test_a_plain_client_can_read_progress(bus: Broker, plain_client: PlainClient) -> None:

@@ -71,8 +71,8 @@ async def test_a_request_with_a_name_that_no_topic_has_is_answered_once(bus: Bro
     host = FakeManagedPlatform()
     async with running(Lifecycle(bus, host.name, host).serve()):
         assert "not a usable name" in (await ask(bus, "delete", name="No Name!")).error
-        package = BlobRef("fl.jobs.submit", "00", 1)
-        assert "FIRST or LAST" in (await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=package))).error
+        nowhere = msgspec.structs.replace(ECHO, package=BlobRef("fl.jobs.submit", "00", 1))
+        assert "FIRST or LAST" in (await ask(bus, "create", function=nowhere)).error
 
 
 async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> None:

@@ -2,7 +2,17 @@ import nats.errors
 import pytest
 
 from broker.errors import BrokerError, Disconnected, PayloadTooLarge, StorageFull, Unsupported
-from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongRevision, api_error, denied_subject
+from broker.nats.errors import (
+    ApiError,
+    ConsumerExists,
+    NoJetStream,
+    NotFound,
+    StreamMissing,
+    Taken,
+    WrongRevision,
+    api_error,
+    denied_subject,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +28,12 @@ from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongR
         (10008, "jetstream system temporarily unavailable", Disconnected),
         (10071, "wrong last sequence: 3", WrongRevision),
         (10148, "consumer already exists", ConsumerExists),
-        (10059, "stream not found", NotFound),
+        (10059, "stream not found", StreamMissing),
+        (10014, "consumer not found", NotFound),
+        (10051, "write 2.blk: no space left on device", StorageFull),
         (10054, "message size exceeds maximum allowed", PayloadTooLarge),
         (10100, "filtered consumer not unique on workqueue stream", Unsupported),
-        (10039, "jetstream not enabled for account", Unsupported),
+        (10076, "jetstream not enabled", NoJetStream),
         (1, "something new", BrokerError),
     ],
 )

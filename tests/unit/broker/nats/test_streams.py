@@ -6,7 +6,8 @@ import pytest
 from broker import BrokerUrl
 from broker.errors import ForeignStream, Unsupported
 from broker.families import FAMILIES, Keep, family_of
-from broker.nats.errors import ApiError, NotFound, api_error
+from broker.nats.errors import ApiError, StreamMissing, api_error
+from broker.nats.seen import Seen
 from broker.nats.streams import differences, ensure, refuse_foreign, settings
 
 EXPECTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
@@ -100,13 +101,14 @@ class OldServer:
 
     address = BrokerUrl.parse("nats://host")
     is_clustered = False
+    seen = Seen()
 
     async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
     async def call_api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
-            raise NotFound(topic)
+            raise StreamMissing(topic)
         if call == "STREAM.LIST":
             return response([])
         return response({key: value for key, value in request.items() if key != "metadata"})
@@ -125,6 +127,7 @@ class Server:
 
     def __init__(self, url: str, error: ApiError | None = None, **changes: Any) -> None:
         self.address = BrokerUrl.parse(url)
+        self.seen = Seen()
         self._error = error
         self._changes = changes
 
