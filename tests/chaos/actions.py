@@ -272,6 +272,23 @@ def misbehave(place: Place, action: str) -> Do:
     return do
 
 
+def misbehave_at_import(action: str) -> Do:
+    """Kill all trainers at the clients, and let the user's code misbehave when the next one imports it.
+
+    Args:
+        action: one of `usercode.ACTIONS`.
+    """
+
+    async def do(trial: "Trial") -> None:
+        usercode.misbehave(trial.system.wishes, "import", action)
+        for pid in trial.system.trainers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await trial.pause(1.0, 2.0)
+
+    return do
+
+
 async def cancel(trial: "Trial") -> None:
     """Cancel the job."""
     async with trial.connect() as bus:

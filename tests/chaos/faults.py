@@ -17,6 +17,7 @@ from tests.chaos.actions import (
     gateway_away,
     kill,
     misbehave,
+    misbehave_at_import,
     nothing,
     restart,
     silence,
@@ -34,6 +35,7 @@ TWO_SERVERS: Final = Setup(servers=2)
 TWO_BRIDGES: Final = Setup(bridges=2)
 PROXIED: Final = Setup(proxied=("server", "bridge"))
 SHORT_SILENCE: Final = Setup(environment={"FEDKEEPER_TRAINER_SILENCE_S": "8"})
+LITTLE_MEMORY: Final = Setup(environment={"FEDKEEPER_TRAINER_MEMORY_MB": "1200"})
 # Little more than what is reserved for the families of small messages.
 SMALL_STORE: Final = Setup(broker={"max_file_bytes": 1 << 30})
 SMALL_DISK: Final = Setup(disk_mb=48)
@@ -137,6 +139,8 @@ FAULTS: Final = (
     Fault("training writes garbage", misbehave("training", "writes garbage"), setup=SHORT_SILENCE),
     Fault("training closes descriptors", misbehave("training", "closes descriptors")),
     Fault("training kills its parent", misbehave("training", "kills its parent")),
+    Fault("training takes memory", misbehave("training", "takes memory in children"), setup=LITTLE_MEMORY),
+    Fault("import segfaults", misbehave_at_import("segfaults"), kills=True),
     Fault("constructor segfaults", misbehave("constructor", "segfaults")),
     Fault("server's constructor ends", misbehave("constructor", "ends"), moment=START),
     Fault("judgement segfaults", misbehave("judgement", "segfaults"), moment=EARLY),

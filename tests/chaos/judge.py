@@ -21,6 +21,7 @@ from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
 from tests.chaos.oracle import Usage
+from tests.chaos.parts import Part
 from tests.chaos.row import Fault
 from tests.chaos.system import System
 from tests.chaos.trial import WITHIN_S, Result, Trial
@@ -58,49 +59,39 @@ class Undisturbed:
     usage: Usage
 
 
-async def run_alone(fault: Fault, broker_name: str, seed: int, folder: Path) -> Result:
-    """Run one trial in a system of its own.
-
-    Args:
-        fault: what is done.
-        broker_name: one of `brokers.NAMES`.
-        seed: decides the moment and everything else that is drawn.
-        folder: folder of the trial; it does not exist yet. It is removed if all is well.
-    """
-    (result,) = await run_together((fault,), broker_name, seed, folder, is_patient=True)
-    return result
-
-
-async def run_together(
-    faults: Sequence[Fault], broker_name: str, seed: int, folder: Path, *, is_patient: bool = False
-) -> list[Result]:
+async def run(trials: Sequence[tuple[Fault, int]], broker_name: str, folder: Path) -> list[Result]:
     """Run trials with the same setup in one system, one after the other, until one of them fails.
 
     Args:
-        faults: what is done.
+        trials: what is done, and the seed that decides the moment and everything else that is drawn.
         broker_name: one of `brokers.NAMES`.
-        seed: the seed of each trial.
         folder: folder of the trials; it does not exist yet. It is removed if all is well.
-        is_patient: wait until the broker has forgotten the consumers of killed parts, which takes a minute.
     """
     results: list[Result] = []
     try:
-        async with system.running(folder, broker_name, faults[0].setup) as running:
+        async with system.running(folder, broker_name, trials[0][0].setup) as running:
             usual = None
-            for number, fault in enumerate(faults):
+            for number, (fault, seed) in enumerate(trials):
                 results.append(Result(fault.name, broker_name, seed))
                 trial = Trial(running, results[-1], f"job-{number}")
-                judge = _Judge(trial, fault, usual or await _run_undisturbed(trial, fault), is_patient=is_patient)
-                usual = judge.usual
-                await judge.run()
+                usual = usual or await _run_undisturbed(trial, fault)
+                await _Judge(trial, fault, usual, is_last=number == len(trials) - 1).run()
                 if results[-1].problems:
                     break
-            results[-1].problems += await running.end() + _left_running(running, may_leave_files=faults[-1].kills)
+            may_leave_files = any(fault.kills for fault, _ in trials)
+            results[-1].problems += await running.end() + _left_running(running, may_leave_files=may_leave_files)
     except Exception as exc:  # noqa: BLE001 (whatever goes wrong is a failed trial, and the next one must go on)
-        results = results or [Result(faults[0].name, broker_name, seed)]
-        results[-1].problems.append(f"{type(exc).__name__}: {exc}")
+        results = results or [Result(trials[0][0].name, broker_name, trials[0][1])]
+        results[-1].problems.append(_described(exc))
     _write_notes(results, folder)
     return results
+
+
+def _described(error: Exception) -> str:
+    """Return an error as a sentence; of a group, the first one."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _write_notes(results: Sequence[Result], folder: Path) -> None:
@@ -130,16 +121,19 @@ async def _run_undisturbed(trial: Trial, fault: Fault) -> Undisturbed:
 class _Judge:
     """Does a fault and looks at what follows. The methods stand in the order of the trial.
 
-    Attributes:
+    Args:
+        trial: the trial.
+        fault: what is done.
         usual: what an undisturbed job does.
+        is_last: wait until the broker has forgotten the consumers of killed parts, which takes it a minute.
     """
 
-    def __init__(self, trial: Trial, fault: Fault, usual: Undisturbed, *, is_patient: bool) -> None:
-        self.usual = usual
+    def __init__(self, trial: Trial, fault: Fault, usual: Undisturbed, *, is_last: bool) -> None:
+        self._usual = usual
         self._trial = trial
         self._fault = fault
         self._result = trial.result
-        self._is_patient = is_patient
+        self._is_last = is_last
 
     async def run(self) -> None:
         """Run the trial."""
@@ -158,12 +152,14 @@ class _Judge:
         """Submit the job, do the fault at a random moment, and return the record of the ended job; None: it is gone."""
         trial, fault = self._trial, self._fault
         least, most = fault.moment
-        moment = int(trial.rng.uniform(least, most) * self.usual.events)
+        moment = int(trial.rng.uniform(least, most) * self._usual.events)
         async with asyncio.TaskGroup() as group:
             follower = group.create_task(trial.follow(), name="follow the job")
             async with trial.connect() as bus:
                 with contextlib.suppress(NotAnswered):
                     await Client(bus).submit(trial.system.job(trial.job, **fault.job), timeout_s=60.0)
+            watcher = trial.system.add_watcher(trial.job)
+            await watcher.launch()
             await trial.wait_for_events(moment)
             await trial.pause(0.0, 0.1)
             trial.note(f"after {len(trial.events)} events: {fault.name}")
@@ -171,30 +167,45 @@ class _Judge:
             done_s = time.monotonic()
             trial.note(f"that is over, after {len(trial.events)} events")
             record = await self._wait_for_end()
+            await self._check_watcher(watcher, record)
             self._result.recovered_s = _recovered_s(trial.events, done_s)
             follower.cancel()
         return record
 
     async def _wait_for_end(self) -> JobRecord | None:
-        trial, until_s, gone = self._trial, time.monotonic() + WITHIN_S, 0
+        """Ask again and again, each time anew, as somebody would who types `fedkeeper jobs`."""
+        trial, until_s, gone_since_s = self._trial, time.monotonic() + WITHIN_S, 0.0
         while time.monotonic() < until_s:
-            with contextlib.suppress(BrokerError, OSError):
+            try:
                 async with trial.connect() as bus:
-                    while time.monotonic() < until_s:
-                        try:
-                            record = await Client(bus).job(trial.job)
-                        except NoSuchJob:
-                            gone += 1
-                            if gone > 20:
-                                return None
-                        else:
-                            gone = 0
-                            if record.is_finished:
-                                trial.note(f"the job has ended: {record.phase} {record.reason}")
-                                return record
-                        await asyncio.sleep(0.5)
+                    record = await Client(bus).job(trial.job)
+            except NoSuchJob:
+                gone_since_s = gone_since_s or time.monotonic()
+                if time.monotonic() > gone_since_s + GONE_S:
+                    trial.note("the job is gone")
+                    return None
+            except (BrokerError, OSError) as exc:
+                trial.note(f"no record: {exc}")
+            else:
+                gone_since_s = 0.0
+                if record.is_finished:
+                    trial.note(f"the job has ended: {record.phase} {record.reason}")
+                    return record
             await asyncio.sleep(0.5)
         raise AssertionError(f"the job did not end within {WITHIN_S:g} s")
+
+    async def _check_watcher(self, watcher: Part, record: JobRecord | None) -> None:
+        """Whoever watches the job must be told how it ends, or that the broker has forgotten it."""
+        try:
+            code = await watcher.wait()
+        except TimeoutError:
+            watcher.kill()
+            self._result.problems.append(f"`fedkeeper watch` still waits: {_last_line(watcher)}")
+            return
+        is_told = code == 0 if record is not None else code != 0 and self._trial.job in watcher.output()
+        if not is_told or "Traceback" in watcher.output():
+            self._result.problems.append(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
+        self._trial.note(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
 
     def _judge_end(self, record: JobRecord | None) -> None:
         fault, result = self._fault, self._result
@@ -208,9 +219,9 @@ class _Judge:
             result.problems.append(f"the job {record.phase}: {record.reason}")
         if record.phase == "completed":
             assert record.model is not None
-            result.has_same_digest = record.model.sha256 == self.usual.digest
+            result.has_same_digest = record.model.sha256 == self._usual.digest
             if not result.has_same_digest:
-                result.problems.append(f"another digest: {record.model.sha256[:12]}, not {self.usual.digest[:12]}")
+                result.problems.append(f"another digest: {record.model.sha256[:12]}, not {self._usual.digest[:12]}")
 
     async def _check_next_job(self) -> None:
         """The system must still work: the next job gets the undisturbed one's model."""
@@ -223,7 +234,7 @@ class _Judge:
                 self._result.problems.append(f"the next job: {exc}")
                 return
             record = await _finished(sdk, name)
-        if record.phase != "completed" or record.model is None or record.model.sha256 != self.usual.digest:
+        if record.phase != "completed" or record.model is None or record.model.sha256 != self._usual.digest:
             self._result.problems.append(f"the next job {record.phase} with another digest: {record.reason}")
         trial.note(f"the next job is over: {record.phase}")
 
@@ -250,15 +261,19 @@ class _Judge:
         """What a job leaves must be gone soon after its end, and the use of broker and memory as before."""
 
         async def left() -> list[str]:
-            return oracle.leftovers(await _left(self._trial.system, self._trial.job), self.usual.left)
+            return oracle.leftovers(await _left(self._trial.system, self._trial.job), self._usual.left)
 
         async def grown() -> list[str]:
-            found = oracle.growth(self.usual.usage, await _usage(self._trial.system))
+            found = oracle.growth(self._usual.usage, await _usage(self._trial.system))
             # The broker forgets the consumers of parts that were killed after a minute.
-            return found if self._is_patient else [problem for problem in found if "consumers" not in problem]
+            return found if self._is_last else [problem for problem in found if "consumers" not in problem]
 
         self._result.problems += await _last_problems(left, TIDY_S)
         self._result.problems += await _last_problems(grown, FORGET_S)
+
+
+def _last_line(part: Part) -> str:
+    return (part.output().strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def _left_running(running: System, *, may_leave_files: bool) -> list[str]:

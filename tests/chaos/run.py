@@ -1,4 +1,4 @@
-"""`make chaos N=200`: draws faults at random, tries each in a system of its own, and says what was found.
+"""`make chaos N=200`: draws faults at random, tries each in a real system, and says what was found.
 
 One line per trial, a table at the end, exit code 1 if a trial failed. The logs of failed trials stay; the folder is
 printed.
@@ -6,17 +6,28 @@ printed.
 
 import argparse
 import asyncio
+import itertools
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from broker.support import logs
 from tests.chaos import brokers, faults, judge
 from tests.chaos.row import Fault
 from tests.chaos.trial import Result
+
+
+class Planned(NamedTuple):
+    """A trial to run."""
+
+    fault: Fault
+    broker: str
+    seed: int
+
 
 HEADER = f"{'seed':>10}  {'broker':<9}  {'fault':<31}  {'s':>5}  {'back s':>6}  lost  twice  digest  events  result"
 
@@ -53,31 +64,53 @@ def table(results: Sequence[Result]) -> Iterable[str]:
         )
 
 
-async def run(plan: Sequence[tuple[Fault, str, int]], folder: Path, at_once: int) -> list[Result]:
+async def run(plan: Sequence[Planned], folder: Path, at_once: int, together: int) -> list[Result]:
     """Run trials, some at once, and print a line after each.
 
     Args:
-        plan: fault, broker and seed of each trial.
+        plan: the trials.
         folder: for the logs of trials that fail.
-        at_once: how many trials run at the same time.
+        at_once: how many systems run at the same time.
+        together: how many trials with the same setup share a system, one after the other.
     """
     results: list[Result] = []
-    waiting = list(reversed(plan))
+    waiting = list(plan)
+    numbers = itertools.count(1)
 
     async def work() -> None:
         while waiting:
-            fault, broker, seed = waiting.pop()
-            name = f"{fault.name}-{broker}-{seed}".replace(" ", "-").replace(":", "").replace("'", "").replace(",", "")
-            results.append(await judge.run_alone(fault, broker, seed, folder / name))
-            _print(line(results[-1]))
+            batch = take_batch(waiting, together)
+            trials = [(planned.fault, planned.seed) for planned in batch]
+            found = await judge.run(trials, batch[0].broker, folder / f"{next(numbers)}-{batch[0].broker}")
+            waiting.extend(batch[len(found) :])  # those after one that failed
+            for result in found:
+                _print(line(result))
+            results.extend(found)
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(at_once):
-            group.create_task(work())
+        for number in range(at_once):
+            group.create_task(work(), name=f"system {number}")
     return results
 
 
-def draw(count: int, broker: str, seed: int, fault: str) -> list[tuple[Fault, str, int]]:
+def take_batch(waiting: list[Planned], most: int) -> list[Planned]:
+    """Remove from a list the first trial, and others that can share its system; return them.
+
+    Args:
+        waiting: trials, the next one first.
+        most: how many.
+    """
+
+    def needs(planned: Planned) -> str:
+        return repr((planned.broker, planned.fault.setup, planned.fault.job))
+
+    batch = [planned for planned in waiting if needs(planned) == needs(waiting[0])][:most]
+    for planned in batch:
+        waiting.remove(planned)
+    return batch
+
+
+def draw(count: int, broker: str, seed: int, fault: str) -> list[Planned]:
     """Draw trials.
 
     Args:
@@ -91,7 +124,7 @@ def draw(count: int, broker: str, seed: int, fault: str) -> list[tuple[Fault, st
     for number in range(count):
         name = broker or rng.choice(brokers.NAMES)
         chosen = faults.named(fault) if fault else rng.choice(faults.possible(name))
-        plan.append((chosen, name, seed + number))
+        plan.append(Planned(chosen, name, seed + number))
     return plan
 
 
@@ -102,7 +135,8 @@ def main() -> None:
     parser.add_argument("--broker", choices=("", *brokers.NAMES), default="", help="the only broker")
     parser.add_argument("--seed", type=int, default=0, help="seed; 0: a new one")
     parser.add_argument("--fault", default="", help="the only fault, by its name")
-    parser.add_argument("--at-once", type=int, default=1, help="trials at the same time")
+    parser.add_argument("--at-once", type=int, default=1, help="systems at the same time")
+    parser.add_argument("--together", type=int, default=5, help="trials that share a system, one after the other")
     parser.add_argument("--each", action="store_true", help="each fault once, in the order of the table")
     options = parser.parse_args()
     logs.configure(quiet=True)
@@ -110,12 +144,12 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     if options.each:
         names = [options.broker] if options.broker else brokers.NAMES
-        plan = [(fault, name, seed) for name in names for fault in faults.possible(name)]
+        plan = [Planned(fault, name, seed) for name in names for fault in faults.possible(name)]
     else:
         plan = draw(options.n, options.broker, seed, options.fault)
     _print(f"seed {seed}; logs of trials that fail: {folder}\n{HEADER}")
     started_s = time.monotonic()
-    results = asyncio.run(run(plan, folder, options.at_once))
+    results = asyncio.run(run(plan, folder, options.at_once, options.together))
     _print("\n".join(table(results)))
     failed = [result for result in results if result.problems]
     _print(f"\n{len(results)} trials in {time.monotonic() - started_s:.0f} s, {len(failed)} failed")

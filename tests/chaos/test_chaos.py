@@ -36,7 +36,7 @@ GROUPS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("broker", "names"), [pytest.param(*group, id=f"{group[0]}: {', '.join(group[1])}") for group in GROUPS]
 )
 async def test_nothing_is_lost(broker: str, names: tuple[str, ...], tmp_path: Path) -> None:
-    results = await judge.run_together([faults.named(name) for name in names], broker, SEED, tmp_path / "trial")
+    results = await judge.run([(faults.named(name), SEED) for name in names], broker, tmp_path / "trial")
     failed = [(result.repeat, result.problems, result.notes) for result in results if result.problems]
     assert not failed
     assert len(results) == len(names)

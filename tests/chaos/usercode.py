@@ -20,7 +20,6 @@ ACTIONS: Final = {
     "writes garbage": "on_each_descriptor(lambda file: os.write(file, b'garbage')); time.sleep(3600)",
     "closes descriptors": "on_each_descriptor(os.close)",
     "kills its parent": "os.kill(os.getppid(), 9); time.sleep(3600)",
-    "raises": "raise RuntimeError('chaos')",
 }
 """What it does, as Python."""
 
