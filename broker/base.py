@@ -316,9 +316,11 @@ class Broker(abc.ABC):
 
     async def _to_message(self, topic: str, payload: bytes) -> bytes:
         """Return the message to send: the payload, or a manifest after storing the chunks."""
-        limit = families.family_of(topic).max_payload
-        if limit is not None and len(payload) > limit:
-            raise PayloadTooLarge(topic, len(payload), limit)
+        # Every family takes a small payload; the look-up would cost more than the rest.
+        if len(payload) > families.SMALL:
+            limit = families.family_of(topic).max_payload
+            if limit is not None and len(payload) > limit:
+                raise PayloadTooLarge(topic, len(payload), limit)
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
         chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
@@ -326,6 +328,8 @@ class Broker(abc.ABC):
 
     async def _load_payload(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
         """Return the payload of a message: the message itself, or the chunks that it announces."""
+        if at_most is None and len(message) <= families.SMALL and not chunks.is_manifest(message):
+            return message
         limits = [limit for limit in (at_most, families.family_of(topic).max_payload) if limit is not None]
         least = min(chunks.MIN_CHUNK_BYTES, self.inline_limit)
         return await chunks.load(

@@ -45,7 +45,7 @@ _MB: Final = 1 << 20
 _CLOUD_EVENT: Final = "application/cloudevents+json"
 
 SMALL: Final = 64 << 10
-"""Largest payload of messages about one client."""
+"""Largest payload of messages about one client; no family takes less."""
 
 ROOM: Final = 128 * _MB
 """Default size limit of a family. Limits keep one family from filling the space of another; NATS reserves them."""

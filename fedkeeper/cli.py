@@ -137,7 +137,7 @@ def run(
                 store = stack.enter_context(_temporary_store(settings.folder))
                 address = await stack.enter_async_context(system.whole_system(settings, store=store))
             broker = BrokerUrl.parse(address).address
-            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
+            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False, soft_wrap=True)
             sdk = await stack.enter_async_context(connect(address))
             await sdk.register(own_clients)
             job_id = await sdk.submit(spec, timeout_s=60)
@@ -200,12 +200,13 @@ async def _run_until_interrupted(settings: Settings, url: str, port: int) -> Non
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
-            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False)
+            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False, soft_wrap=True)
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
             own_url = await stack.enter_async_context(whole)
             stack.enter_context(_published_url(settings.folder, own_url))
-            console.print(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n", markup=False)
+            text = f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n"
+            console.print(text, markup=False, soft_wrap=True)  # on one line each, to be copied
         await asyncio.Event().wait()  # until Ctrl-C
 
 
@@ -238,8 +239,13 @@ async def submit(
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
             console.print(str(exc), style="yellow", markup=False, soft_wrap=True)
+            typer.echo(exc.job)
+            if not wait:
+                return
+            await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
-        typer.echo(job_id)
+        else:
+            typer.echo(job_id)
         if wait:
             await follow.follow(sdk, job_id, console, folder=out / job_id)
 
@@ -254,12 +260,10 @@ async def watch(
     """Follow a job from its start to its end, or every job until Ctrl-C."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
-        if job is not None:
-            await sdk.job(job)
-            if not as_json:
-                await follow.follow(sdk, job, screen.console())
-                return
-        async for progress in sdk.watch(job):
+        if job is not None and not as_json:
+            await follow.follow(sdk, job, screen.console())
+            return
+        async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console())):
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}

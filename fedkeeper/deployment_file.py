@@ -7,7 +7,6 @@ from typing import Any, Final
 import msgspec
 
 from bridges import platforms
-from bridges.endpoint import LOOPBACK
 from bridges.platforms import Kind
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
@@ -25,6 +24,9 @@ _EXAMPLE: Final = '[broker] url = "nats://USER@HOST:4222" and password = "NAME O
 DATA_LABEL: Final = "data"
 """The register's label that names a client's data: the key of the partition."""
 
+
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that are this machine."""
 
 NO_ROUTE: Final = "none"
 """The value of `broker.url` for functions that can't reach the broker."""
@@ -167,7 +169,7 @@ def functions_url(file: DeploymentFile, own_url: str) -> str:
     if file.broker.url:
         return "" if file.broker.url == NO_ROUTE else file.broker.url
     own = BrokerUrl.parse(own_url)
-    is_here = all(host.host in LOOPBACK for host in own.hosts)
+    is_here = all(host.host in _LOOPBACK for host in own.hosts)
     if own.password is not None or (not is_here and (own.password_file or own.password_env)):
         reason = (
             f"the password of this command's address would not be the functions': add {_EXAMPLE}; "

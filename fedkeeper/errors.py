@@ -29,15 +29,17 @@ class NotAnswered(FedKeeperError):
     Attributes:
         job: the job's id.
         timeout_s: how long the caller waited, in seconds.
+        submission: id of the event that submitted it, for `Client.wait_until_accepted`.
     """
 
-    def __init__(self, job: str, timeout_s: float) -> None:
+    def __init__(self, job: str, timeout_s: float, submission: str = "") -> None:
         super().__init__(
             f"no FL server took job {job} within {timeout_s:g} s; the broker keeps it until one runs "
             "(`fedkeeper up` or `fedkeeper server`)"
         )
         self.job = job
         self.timeout_s = timeout_s
+        self.submission = submission
 
 
 class JobRefused(FedKeeperError):

@@ -92,6 +92,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         starts: how often the last step that runs the user's code was started, by the step's name.
         reason: why the job ended.
         announced: whether the broker also has the job's last event.
+        submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
         schema: schema number of the message.
     """
 
@@ -131,6 +132,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     starts: dict[str, int] = {}
     reason: str = ""
     announced: bool = False
+    submission: str = ""
     schema: int = codec.SCHEMA
 
     @property

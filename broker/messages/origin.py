@@ -6,20 +6,20 @@ from broker.errors import BadTopic
 from broker.messages.errors import DecodeError
 
 
-def check_topic(topic: str, build: Callable[..., str], *ids: str) -> None:
+def check_topic(topic: str, build: Callable[..., str], *about: object) -> None:
     """Check that a message came on the topic of the one that it speaks for.
 
     Args:
         topic: the topic on which it came.
-        build: the function of `broker.topics` that builds the topics of such messages.
-        ids: the arguments of that function, as the message names them.
+        build: returns the topic of whom the message is about, such as a function of `broker.topics`.
+        about: the arguments of that function, as the message names them.
 
     Raises:
         DecodeError: it came on another topic.
     """
     try:
-        own = build(*ids)
+        own = build(*about)
     except BadTopic as exc:
         raise DecodeError(str(exc)) from exc
     if topic != own:
-        raise DecodeError(f"a message about {'.'.join(ids)} does not belong there")
+        raise DecodeError(f"it belongs to {own} and does not count there")

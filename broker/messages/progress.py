@@ -26,7 +26,7 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True):
     what: ClassVar[str]
 
     def __post_init__(self) -> None:
-        for name in ("reason", "value", "topic"):
+        for name in ("reason", "value", "topic", "submission"):
             if isinstance(text := getattr(self, name, None), str):
                 msgspec.structs.force_setattr(self, name, texts.shortened(text))
 
@@ -51,12 +51,14 @@ class JobRejected(_Event, frozen=True):
         field: name of the wrong field, such as `cohort.clients`; empty: the whole job.
         value: the field's value, as Python prints it.
         reason: the field, its value and what is allowed, in one sentence.
+        submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
     """
 
     what: ClassVar = "job.rejected"
     field: str
     value: str
     reason: str
+    submission: str = ""
 
 
 class JobWaiting(_Event, frozen=True):

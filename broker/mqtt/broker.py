@@ -71,8 +71,9 @@ class MqttBroker(Broker):
         start: Start,
         prefetch: int,  # noqa: ARG002 (an MQTT subscription has no flow control)
     ) -> AsyncIterator[Reader[Delivery]]:
-        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names, self._link.receive_all)
-        async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events):
+        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names)
+        async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events) as following:
+            events.receive_all = following.receive_all
             yield events
 
     @contextlib.asynccontextmanager
@@ -123,8 +124,9 @@ class MqttBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        values = WatchedValues(topic_filter, self._names, self._link.receive_all)
-        async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values):
+        values = WatchedValues(topic_filter, self._names)
+        async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values) as following:
+            values.receive_all = following.receive_all
             yield values
 
     async def _purge(self, topic_filter: str) -> None:

@@ -20,6 +20,9 @@ from broker.mqtt.store_check import StoreCheck
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
 
+RESEND_S: Final = 2.0
+"""Time after which a message to ourselves that has not come back is sent again, in seconds."""
+
 MAX_CUTS: Final = 3
 """After so many connections that ended while one message was sent, the message counts as too large."""
 
@@ -141,20 +144,19 @@ class Connection:
         """Return when `listen` has received everything that the broker had before this call.
 
         MQTT messages have no numbers, so a message of our own shows it: the broker keeps the order of messages to one
-        client.
+        client. It is sent again and again, because a broker drops messages to a client for which too many wait.
 
         Raises:
-            Disconnected: the connection ended, or the message did not come back in time.
+            Disconnected: the connection ended.
         """
         came_back = asyncio.Event()
         topic = storage.MARKS + secrets.token_hex(8)
         async with self.listen((topic,), lambda _: came_back.set()):
-            await self._live.publish(topic, b"-", retain=False)
-            try:
-                async with asyncio.timeout(mqtt_client.REQUEST_S):
-                    await came_back.wait()
-            except TimeoutError as exc:
-                raise Disconnected(f"{topic}: our own message did not come back") from exc
+            while not came_back.is_set():
+                await self._live.publish(topic, b"-", retain=False)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESEND_S):
+                        await came_back.wait()
 
     @contextlib.asynccontextmanager
     async def listen(self, filters: Iterable[str], receive: Receive) -> AsyncIterator[None]:
@@ -233,7 +235,9 @@ class Link(reconnect.Link[Connection]):
     async def counting(self) -> AsyncIterator[None]:
         """Count our writes at the broker during the block, so that `check_store` can find them missing."""
         async with task_group() as group:
-            counting = group.create_task(self.store.run(self.connection), name=f"mqtt counter of {self.address.address}")
+            counting = group.create_task(
+                self.store.run(self.connection), name=f"mqtt counter of {self.address.address}"
+            )
             try:
                 yield
             finally:
@@ -267,10 +271,6 @@ class Link(reconnect.Link[Connection]):
         await self.retry(
             lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
         )
-
-    async def receive_all(self) -> None:
-        """Return when all listeners have received what the broker had before this call; retry on new connections."""
-        await self.retry(lambda connection: connection.receive_all())
 
     async def fetch(self, *filters: str) -> dict[str, bytes]:
         """Return the payloads of the retained messages under MQTT filters, with retries on new connections."""

@@ -27,6 +27,9 @@ INLINE_BYTES: Final = 4 << 20
 READ_AHEAD: Final = 256
 """Prefetch of snapshots, watches and the check of dedupe ids."""
 
+STORES_AT_ONCE: Final = 256
+"""Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
 
@@ -79,6 +82,7 @@ class NatsBroker(Broker):
         self._link = link
         self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
+        self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
     @property
     def connected_since_s(self) -> float:
@@ -87,10 +91,10 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
-        async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(
-                feed, functools.partial(self._stored.last_sequence, topic_filter), self._load_payload
-            )
+        replay = Replay(topic_filter, start)
+        async with self._feed(replay, topic_filter, prefetch) as feed:
+            last_sequence = functools.partial(self._stored.last_sequence, topic_filter)
+            yield ReplayDeliveries(feed, replay.begin, last_sequence, self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -181,8 +185,9 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed, functools.partial(self._stored.last_sequence, topic_filter))
+        replay = Replay(topic_filter)
+        async with self._feed(replay, topic_filter, READ_AHEAD) as feed:
+            yield ValueChanges(feed, replay.begin, functools.partial(self._stored.last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
@@ -193,7 +198,8 @@ class NatsBroker(Broker):
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
         async def attempt(connection: Connection) -> PubAck:
-            ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            async with self._stores:
+                ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
             self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
             return ack
 

@@ -125,11 +125,15 @@ class Replay:
     Args:
         topic_filter: filter for the topics.
         start: where it begins.
+
+    Attributes:
+        begin: sequence after which it begins; 0 before the first connection.
     """
 
     def __init__(self, topic_filter: str, start: Start = "first") -> None:
         self._filter = topic_filter
         self._start = start
+        self.begin = 0
         self._last: int | None = None  # sequence after which it continues; None before the first connection
         self._consumer_sequence = 0
         self._times_behind = 0
@@ -142,7 +146,7 @@ class Replay:
         info = await self._create(connection, name)
         if self._last is None:
             # A later consumer continues here, even if the replay began with "new".
-            self._last = info.delivered.stream_seq
+            self.begin = self._last = info.delivered.stream_seq
         self._consumer_sequence = 0
         try:
             yield Consumer(stream, _next_subject(connection, self._filter, name), info.num_pending, math.inf)

@@ -30,14 +30,15 @@ class _FeedReader(Reader[T]):
 
     Args:
         feed: the feed.
-        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+        begin: the sequence after which the feed begins.
+        last_sequence: returns the sequence of the newest message under the feed's filter; 0 if there is none.
     """
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]]) -> None:
         self._feed = feed
         self._last_sequence = last_sequence
         self._taken = 0
-        self._read = Position()
+        self._read = Position(begin)
 
     async def catch_up(self) -> None:
         while (end := await self._last_sequence()) > self._read.reached:
@@ -59,12 +60,13 @@ class ReplayDeliveries(_FeedReader[Delivery]):
 
     Args:
         feed: the feed.
-        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+        begin: the sequence after which the feed begins.
+        last_sequence: returns the sequence of the newest message under the feed's filter; 0 if there is none.
         load: reads a payload.
     """
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]], load: Load) -> None:
-        super().__init__(feed, last_sequence)
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]], load: Load) -> None:
+        super().__init__(feed, begin, last_sequence)
         self._load = load
 
     async def __anext__(self) -> Delivery:
@@ -82,8 +84,8 @@ class ReplayDeliveries(_FeedReader[Delivery]):
 class ValueChanges(_FeedReader[Value | Deleted]):
     """The current values and their changes; values that were deleted before the start are left out."""
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
-        super().__init__(feed, last_sequence)
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]]) -> None:
+        super().__init__(feed, begin, last_sequence)
         self._is_past_start = False
 
     async def __anext__(self) -> Value | Deleted:

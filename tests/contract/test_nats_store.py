@@ -5,19 +5,24 @@ import contextlib
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
+from structlog.testing import capture_logs
 
 import broker
 from broker import Broker, topics
 from broker.errors import ConnectFailed, StorageFull, StoreChanged
-from broker.nats import connection
+from broker.nats import connection, disk
+from broker.nats import server as nats_server_module
 from broker.nats.server import NatsServer, find_binary
 from broker.support import processes
+from broker.support.tasks import task_group
 from tests.support.brokers import STORE_BYTES
+from tests.support.fakes import soon
 from tests.support.ports import free_port, listens
 
 SOON_S = 60.0
@@ -236,26 +241,46 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([umount, "--lazy", folder], check=True)
 
 
+def fill(disk: Path) -> Path:
+    """Fill a disk with a file, and return it."""
+    with (disk / "other").open("wb") as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    return disk / "other"
+
+
 @pytest.mark.root
 @pytest.mark.usefixtures("short_waits")
-async def test_a_full_disk_is_told_from_a_server_out_of_reach(small_disk: Path) -> None:
+async def test_a_full_disk_is_told_from_a_server_out_of_reach_and_our_own_server_recovers(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("FULL_BYTES", 1 << 20), ("ROOM_BYTES", 16 << 20)):
+        monkeypatch.setattr(disk, name, size)
+    monkeypatch.setattr(nats_server_module, "DISK_CHECK_S", 0.1)
+    with capture_logs() as logs:
+        await lose_and_get_room(small_disk, logs)
+
+
+async def lose_and_get_room(small_disk: Path, logs: Sequence[Mapping[str, Any]]) -> None:
     async with (
         asyncio.timeout(SOON_S),
         NatsServer(small_disk / "nats", max_file_bytes=STORE_BYTES) as server,
         broker.connect(server.url) as bus,
+        task_group() as group,
     ):
-        with (small_disk / "other").open("wb") as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(1 << 16))
+        other = fill(small_disk)
         with pytest.raises(StorageFull, match="it answers, but stores nothing"):
             await bus.put(MODEL, bytes(3 << 20))
-        (small_disk / "other").unlink()
+        other.unlink()
         # Room alone is not enough.
         with pytest.raises(StorageFull):
             await bus.put(MODEL, bytes(3 << 20))
-        await server.stop()
-        await server.start()
+        other, waiting = fill(small_disk), group.create_task(server.wait(), name="nats-server")
+        await soon(lambda: any(entry["event"].startswith("the disk is full") for entry in logs))
+        other.unlink()
+        await soon(lambda: [entry["event"] for entry in logs].count("nats-server is ready") == 2)
         await bus.put(MODEL, bytes(3 << 20))
+        waiting.cancel()
 
 
 async def test_a_server_without_jetstream_is_named_at_once(tmp_path: Path) -> None:

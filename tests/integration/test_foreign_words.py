@@ -75,6 +75,21 @@ async def test_a_metric_without_measure_is_refused_and_the_job_s_record_stays_re
     assert (await sdk.job(job)).phase == "completed"
 
 
+async def test_a_flood_of_bad_updates_is_read_up_to_a_limit_and_announced_as_a_number(sdk: Client, bus: Broker) -> None:
+    async def flood(bus: Broker, task: RoundTask) -> None:
+        if task.client_id == "client-03":
+            for attempt in range(2, 102):
+                await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), b"garbage")
+        await fakes.answer(bus, task)
+
+    await sdk.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, flood).serve()):
+        job = await sdk.submit(fakes.job(stop={"rounds": 1}))
+        refused = events_of(await watch_to_end(sdk, job), progress.UpdateRefused)
+    assert [event.code for event in refused] == ["malformed"] * 16 + ["flood"]
+    assert refused[-1].reason == "84 more updates of client-03 were refused in round 1"
+
+
 async def test_lists_pass_over_what_they_can_not_read_or_believe(sdk: Client, bus: Broker) -> None:
     await sdk.register([ClientRecord(id="client-1", platform="edge")])
     stats = ClientStats(client="client-1", platform="edge", state="running", seen_s=1.0)

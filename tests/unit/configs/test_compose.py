@@ -1,0 +1,33 @@
+"""docker-compose.yml and the Dockerfile, as far as they can be checked without Docker."""
+
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.support.paths import REPOSITORY
+
+HAS_SHELL: Final = {"nats:2.12": False, "nats:2.12-alpine": True}
+"""Published images. https://github.com/nats-io/nats-docker: a plain version is `FROM scratch`, with nothing but the
+server in it."""
+
+SERVICES: Final[dict[str, dict[str, Any]]] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+
+
+@pytest.mark.parametrize("name", [name for name, service in SERVICES.items() if "image" in service])
+def test_a_service_that_needs_a_shell_has_an_image_with_one(name: str) -> None:
+    service = SERVICES[name]
+    command = [*service.get("entrypoint", []), *service.get("command", [])]
+    assert "/bin/sh" not in command or HAS_SHELL[service["image"]]
+
+
+@pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
+def test_no_password_stands_in_a_command_line(service: dict[str, Any]) -> None:
+    text = " ".join([*service.get("entrypoint", []), *service.get("command", [])])
+    assert "--pass" not in text
+    assert "secrets" in service, "the password is a secret, mounted as a file"
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER ")][-1] != "USER root"
