@@ -13,7 +13,7 @@ from broker.families import FAMILIES
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import CANT_STORE, NoAnswer, NobodyAnswers, StreamMissing
-from broker.nats.seen import Seen, StreamInfo, StreamState
+from broker.nats.seen import Seen, StreamInfo, StreamState, kind_of
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Link(reconnect.Link[Connection]):
         checks = 1
         while (change := await self._change(connection)) is not None:
             if checks == CHECKS:
-                raise StoreChanged(self.address.address, change)
+                raise StoreChanged(self.address.address, change, kind_of(change))
             checks += 1
             await asyncio.sleep(CHECK_AGAIN_S)
 
