@@ -6,6 +6,7 @@ from typing import Final
 
 import structlog
 
+from broker import topics
 from broker.base import Delivery
 from broker.errors import CorruptPayload
 from broker.messages import progress
@@ -19,6 +20,7 @@ from server.errors import JobCannotContinue, Refused
 from server.gate import Expectation
 from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
 from server.judging import Judging
+from server.refusals import Refusals
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -90,6 +92,7 @@ class Collector:
         self._weight = weight
         self._absent: set[str] = set()
         self._reported: set[tuple[str, int, str]] = set()
+        self._refusals = Refusals()
 
     async def run(self, events: JobEvents) -> Collection:
         """Collect until the round is over."""
@@ -109,6 +112,7 @@ class Collector:
                     pass  # the register or the bridges have changed
             if self.collection.round.is_open:
                 self._give_up_absent()
+        self._announce_other_refusals()
         return self.collection
 
     async def replay(self, events: JobEvents, closed: int) -> Collection:
@@ -167,13 +171,28 @@ class Collector:
         self._announcer.announce(self._record.id, event, header.round, header.client)
 
     def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
+        if not self._refusals.add(_client_of(delivery.topic)):
+            return
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
         self._announcer.announce(self._record.id, event, delivery.sequence)
 
+    def _announce_other_refusals(self) -> None:
+        """Announce how many refusals were not announced one by one."""
+        topic = topics.round_updates(self._record.id, self._record.round)
+        for client, count in self._refusals.rest().items():
+            reason = f"{count} more updates of {client or 'nobody'} were refused in round {self._record.round}"
+            log.warning("updates refused", job=self._record.id, client=client, updates=count)
+            event = progress.UpdateRefused(topic=topic, code="flood", reason=reason)
+            self._announcer.announce(self._record.id, event, self._record.round, client, "more")
+
     def _take_invocation(self, invocation: Invocation) -> None:
         """Announce an invocation's outcome once. A final failure makes the client lost."""
         report = (invocation.client, invocation.attempt, invocation.outcome)
+        member = self._expectation.members.get(invocation.client)
+        if member is None or member.platform != invocation.platform:
+            # Whoever may write to another platform's topics has nothing to say about this platform's clients.
+            return
         if invocation.round != self._record.round or report in self._reported:
             return
         self._reported.add(report)
@@ -217,6 +236,13 @@ class Collector:
         if has_quorum:
             event = progress.RoundQuorum(round=self._record.round, counted=len(after.counted), grace_s=after.grace_s)
             self._announcer.announce(self._record.id, event, self._record.round)
+
+
+def _client_of(topic: str) -> str:
+    try:
+        return gate.parse_topic(topic).client
+    except Refused:
+        return ""
 
 
 def _round_of(record: JobRecord) -> Round:

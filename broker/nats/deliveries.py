@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
+import structlog
 from nats.aio.msg import Msg
 
 from broker.base import Deleted, Delivery, Load, Reader, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
-from broker.nats.replies import ReplyMatcher
+from broker.nats.replies import ReplyMatcher, is_inbox
 from broker.support.position import Position
 
 T = TypeVar("T")
@@ -20,6 +21,8 @@ ASK_AGAIN_S: Final = 1.0
 """After this time without the awaited message, ask again which one is the newest."""
 
 _NS: Final = 1_000_000_000
+
+log = structlog.get_logger(__name__)
 
 
 class _FeedReader(Reader[T]):
@@ -112,9 +115,13 @@ class ReplyInbox:
 
     async def on_request(self, message: Msg) -> None:
         """Handle a request that came directly from its publisher; answer it if the answer is known already."""
-        answer = self._matcher.add_request(message.data, message.reply, self._loop.time())
-        if answer is not None and message.reply:
-            await self._link.send(message.reply, answer)
+        reply = message.reply
+        if reply and not is_inbox(reply):
+            log.warning("a request is not answered: its reply subject is no inbox", reply=reply)
+            reply = ""
+        answer = self._matcher.add_request(message.data, reply, self._loop.time())
+        if answer is not None and reply:
+            await self._link.send(reply, answer)
 
     async def answer(self, payload: bytes, answer: bytes) -> None:
         """Answer a request.

@@ -12,6 +12,7 @@ import signal
 import socket
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import quote
 
 import structlog
 
@@ -49,6 +50,8 @@ jetstream {{
   sync_interval: always
   # A hundred clients may send 2.3 MB each at once.
   max_buffered_size: 1GB
+  # A write waits behind this many others of its stream at most. More are refused, and their publishers try again.
+  max_buffered_msgs: 500
   max_file: {max_file}
 }}
 {settings}
@@ -105,8 +108,8 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """URL for `broker.connect`; valid after `start`."""
-        return f"nats://{USER}@{self.host}:{self.port}?password_file={self.password_file}"
+        """URL for `broker.connect`, in every folder; valid after `start`."""
+        return f"nats://{USER}@{self.host}:{self.port}?password_file={quote(str(self.password_file.absolute()))}"
 
     @property
     def password_file(self) -> Path:

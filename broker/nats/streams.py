@@ -15,7 +15,7 @@ from broker.errors import ConnectFailed, Denied, ForeignStream, NoSystem, OldSto
 from broker.families import FAMILIES, Family, Keep
 from broker.nats import names
 from broker.nats.connection import Connection
-from broker.nats.errors import NobodyAnswers, NoJetStream, StreamMissing, SubjectsTaken
+from broker.nats.errors import NobodyAnswers, NoJetStream, NoReplicas, StreamMissing, SubjectsTaken
 from broker.nats.link import Link
 from broker.nats.old_store import is_old_store
 from broker.nats.seen import StreamInfo
@@ -43,12 +43,16 @@ _REPAIRED: Final = (
     "allow_direct",
     "no_ack",
 )
-"""Settings that we correct when they differ. The others belong to the operator (max_bytes, num_replicas) or can't be
-changed (persist_mode, which servers before 2.12 do not have)."""
+"""Settings that we correct when they differ. The others belong to the operator (max_bytes; num_replicas, unless the
+broker's URL asks for more) or can't be changed (persist_mode, which servers before 2.12 do not have)."""
 
 _ROOTS: Final = ("fl.", "flt.")
 _TAKEN: Final = (
     "two streams can't keep one topic; use another NATS account, or ?streams=PREFIX if its name is PREFIX_..."
+)
+_ASYNC: Final = (
+    "the stream {stream} has persist_mode async, so it can't have replicas: delete it (`nats stream rm {stream}`), and "
+    "it is created without; what it keeps is written again within seconds"
 )
 
 _log = structlog.get_logger(__name__)
@@ -58,12 +62,14 @@ class _StreamList(msgspec.Struct):
     streams: list[StreamInfo] | None = None
 
 
-def settings(family: Family, name: str) -> dict[str, Any]:
+def settings(family: Family, name: str, *, replicas: int = 1, is_clustered: bool = False) -> dict[str, Any]:
     """Return the configuration of a family's stream, as in JetStream's API; times are in nanoseconds.
 
     Args:
         family: the family that the stream keeps.
         name: name of the stream.
+        replicas: number of nodes that keep it.
+        is_clustered: whether the server belongs to a cluster, where the number of replicas may be raised later.
     """
     # A full log deletes its oldest messages. Requests and results must not get lost silently, so a full stream of
     # these refuses new messages.
@@ -73,7 +79,7 @@ def settings(family: Family, name: str) -> dict[str, Any]:
         "subjects": list(family.filters),
         "retention": "workqueue" if family.keep is Keep.QUEUE else "limits",
         "storage": "file",
-        "num_replicas": 1,
+        "num_replicas": replicas,
         "discard": discard,
         "discard_new_per_subject": family.keep is Keep.FIRST,
         "max_msgs_per_subject": 1 if family.keep in (Keep.FIRST, Keep.LAST) else -1,
@@ -84,7 +90,8 @@ def settings(family: Family, name: str) -> dict[str, Any]:
         # The requester expects the answer of the subscriber; JetStream's acknowledgement would arrive first.
         "no_ack": family.keep is Keep.INBOX,
         "metadata": {MARK: SCHEMA},
-    } | ({"persist_mode": "async"} if family.relaxed else {})
+        # A stream with persist_mode can't be replicated.
+    } | ({"persist_mode": "async"} if family.relaxed and replicas == 1 and not is_clustered else {})
 
 
 async def ensure(link: Link) -> None:
@@ -96,7 +103,7 @@ async def ensure(link: Link) -> None:
         ForeignStream: a stream of another program has one of our names or topics. Nothing was created.
         OldStore: the server has the streams of version 0.1.
         StorageFull: the server has less space than a stream reserves.
-        Unsupported: the server can't store our mark, or another version made the streams.
+        Unsupported: the server can't store our mark or as many replicas, or another version made the streams.
     """
     await _call_jetstream(link, _ensure_all)
 
@@ -148,7 +155,10 @@ def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> dict[
         actual: the configuration on the server.
     """
     # The server omits settings that are false or zero.
-    return {key: expected[key] for key in _REPAIRED if (actual.get(key) or False) != (expected[key] or False)}
+    changed = {key: expected[key] for key in _REPAIRED if (actual.get(key) or False) != (expected[key] or False)}
+    if actual["num_replicas"] < expected["num_replicas"]:
+        changed["num_replicas"] = expected["num_replicas"]
+    return changed
 
 
 async def _call_jetstream(link: Link, attempt: Callable[[Connection], Awaitable[None]]) -> None:
@@ -173,7 +183,7 @@ async def _call_jetstream(link: Link, attempt: Callable[[Connection], Awaitable[
 
 
 async def _ensure_all(connection: Connection) -> None:
-    expected = [settings(family, names.stream_name(connection.address, family.name)) for family in FAMILIES]
+    expected = [_settings(connection, family) for family in FAMILIES]
     try:
         first = await _actual(connection, expected[0])
     except Denied:
@@ -191,6 +201,11 @@ async def _ensure_all(connection: Connection) -> None:
         _log.info("created our streams", streams=len(missing), address=connection.address.address)
     pairs = [(config, existing) for config, existing in zip(expected, actual, strict=True) if existing is not None]
     await asyncio.gather(*(_repair(connection, config, existing) for config, existing in pairs))
+
+
+def _settings(connection: Connection, family: Family) -> dict[str, Any]:
+    name, replicas = names.stream_name(connection.address, family.name), connection.address.replicas or 1
+    return settings(family, name, replicas=replicas, is_clustered=connection.is_clustered)
 
 
 async def _actual(connection: Connection, expected: dict[str, Any]) -> dict[str, Any] | None:
@@ -213,12 +228,14 @@ async def _create(connection: Connection, config: dict[str, Any]) -> None:
 
 async def _repair(connection: Connection, expected: dict[str, Any], actual: dict[str, Any]) -> None:
     if changed := differences(expected, actual):
+        if "num_replicas" in changed and actual.get("persist_mode") == "async":
+            raise Unsupported(_ASYNC.format(stream=expected["name"]))
         _log.info("changing a stream", stream=expected["name"], settings=list(changed))
         await _write(connection, "UPDATE", {**actual, **changed})
 
 
 async def _expect(connection: Connection) -> None:
-    first = settings(FAMILIES[0], names.stream_name(connection.address, FAMILIES[0].name))
+    first = _settings(connection, FAMILIES[0])
     try:
         if await _actual(connection, first) is not None:
             return
@@ -239,6 +256,12 @@ async def _write(connection: Connection, verb: str, config: dict[str, Any]) -> d
         # The owner is not known yet if this user may not list streams, or if the stream is new.
         await _refuse_owners(connection, [config])
         raise ForeignStream("that we may not see", tuple(config["subjects"]), _TAKEN) from exc
+    except NoReplicas as exc:
+        wanted = config["num_replicas"]
+        raise Unsupported(
+            f"{connection.address.address} can't keep {wanted} replicas of {name}: {exc}; that takes a cluster of "
+            f"{wanted} nodes with JetStream, all running (see docs/nats.md), or another ?replicas= in the broker's URL"
+        ) from exc
     connection.seen.learn(info)
     return info.config
 

@@ -30,7 +30,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     except BaseExceptionGroup as errors:
         if caller is not None and sys.version_info < (3, 13):
             _restore_cancellation(caller, group, cancellations, aborted_in_body=aborted_in_body)
-            await _drop_stale_cancellation(caller, cancellations)
+            await _take_back_cancellation(caller, cancellations)
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
@@ -49,10 +49,10 @@ def _restore_cancellation(
         caller.cancel()
 
 
-async def _drop_stale_cancellation(caller: "asyncio.Task[object]", before: int) -> None:
-    """Drop a cancellation that nobody has requested any more, but that the next `await` would raise.
+async def _take_back_cancellation(caller: "asyncio.Task[object]", before: int) -> None:
+    """Remove a cancellation that this group has asked for, and that a group inside it has passed on.
 
-    (3) A group within this one sees this group's request, passes it on as in (2), and then this group withdraws it.
+    Python 3.13 does that in `uncancel`. Before, the caller's next `await` would raise the CancelledError.
     """
     if caller.cancelling() <= before and getattr(caller, "_must_cancel", False):
         with contextlib.suppress(asyncio.CancelledError):

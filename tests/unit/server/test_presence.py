@@ -87,3 +87,9 @@ def test_a_bridge_speaks_for_its_own_platform_alone(presence: BridgePresence) ->
     presence.note(Value(topics.presence("other", "site-1"), msgspec.json.encode(message), 1))
     assert not presence.is_present("edge")
     assert not presence.is_present("other")
+
+
+def test_a_bridge_speaks_on_its_own_topic_alone(presence: BridgePresence) -> None:
+    message = Presence(bridge="site-1", platform="edge", every_s=5.0)
+    presence.note(Value(topics.presence("edge", "site-2"), msgspec.json.encode(message), 1))
+    assert not presence.is_present("edge")
