@@ -13,7 +13,7 @@ from broker.families import FAMILIES
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import CANT_STORE, NoAnswer, NobodyAnswers, StreamMissing
-from broker.nats.seen import Seen, StreamInfo, StreamState
+from broker.nats.seen import Seen, StreamInfo, StreamState, kind_of
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -23,8 +23,11 @@ CHECKS: Final = 3
 
 CHECK_AGAIN_S: Final = 0.5
 
+IMPATIENT: Final = 0.4
+"""Factor of the timeout of a question that is asked while the answer to another one is late."""
+
 UNKNOWN: Final = StreamInfo({}, state=StreamState(last_seq=-1))
-"""Stands for a stream whose state this user may not ask for."""
+"""Stands for a stream whose state this user may not ask for, or that elects its leader in a cluster."""
 
 _log = structlog.get_logger(__name__)
 
@@ -49,7 +52,7 @@ class Link(reconnect.Link[Connection]):
         checks = 1
         while (change := await self._change(connection)) is not None:
             if checks == CHECKS:
-                raise StoreChanged(self.address.address, change)
+                raise StoreChanged(self.address.address, change, kind_of(change))
             checks += 1
             await asyncio.sleep(CHECK_AGAIN_S)
 
@@ -92,7 +95,7 @@ class Link(reconnect.Link[Connection]):
             except StreamMissing as exc:
                 raise self._missing(stream) from exc
             except (NobodyAnswers, NoAnswer) as exc:
-                state = await _state(connection, stream)
+                state = await _state(connection, stream, IMPATIENT if connection.is_clustered else 1.0)
                 if state is None:
                     raise self._missing(stream) from exc
                 if is_write and isinstance(exc, NoAnswer) and state.state.last_seq == last_sequence >= 0:
@@ -147,11 +150,24 @@ async def open_link(address: BrokerUrl, name: str) -> AsyncIterator[Link]:
         yield link
 
 
-async def _state(connection: Connection, stream: str) -> StreamInfo | None:
-    """Return the state of a stream; None if it is missing, and UNKNOWN if this user may not ask."""
+async def _state(connection: Connection, stream: str, patience: float = 1.0) -> StreamInfo | None:
+    """Return the state of a stream; None if it is missing, and UNKNOWN if this user may not ask.
+
+    It is also UNKNOWN in a cluster where nobody answers. The stream has lost its leader, and elects one that has all
+    acknowledged messages, within ten seconds; other streams can be used meanwhile.
+
+    Args:
+        connection: the connection to ask on.
+        stream: name of the stream.
+        patience: factor of the timeout.
+    """
     try:
-        return await connection.call_api(stream, f"STREAM.INFO.{stream}", {}, StreamInfo)
+        return await connection.call_api(stream, f"STREAM.INFO.{stream}", {}, StreamInfo, patience=patience)
     except StreamMissing:
         return None
     except Denied:
         return UNKNOWN
+    except (NoAnswer, NobodyAnswers):
+        if connection.is_clustered:
+            return UNKNOWN
+        raise
