@@ -9,7 +9,7 @@ import msgspec
 
 from broker import topics
 from broker.base import Broker
-from broker.errors import CorruptPayload
+from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
@@ -67,6 +67,19 @@ class JobStore:
             topic = topics.job_record(record.id)
             self._revision = await self._broker.put(topic, codec.encode(record), revision=self._revision)
             self.record = record
+
+    async def confirm(self) -> None:
+        """Check that no other server has changed the record since this one read or changed it.
+
+        Raises:
+            Conflict: another server has changed it.
+        """
+        async with self._changing:
+            topic = topics.job_record(self.record.id)
+            value = await self._broker.get(topic)
+            revision = 0 if value is None else value.revision
+            if revision != self._revision:
+                raise Conflict(topic, self._revision)
 
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.

@@ -53,7 +53,7 @@ async def serve(
     async with (
         open_announcer(broker, clock) as announcer,
         open_registry(broker) as clients,
-        open_presence(broker, clock) as bridges,
+        open_presence(broker) as bridges,
         task_group() as group,
     ):
         subscribed = asyncio.Barrier(3)
