@@ -212,11 +212,8 @@ class Collector:
     def _until_s(self) -> float:
         """Return when a decision is due at the latest, unless something happens before."""
         silences = (self._give_up_s(platform) for platform in self._platforms - self._absent)
-        return min(
-            self.collection.round.next_tick_s,
-            *(at_s for at_s in silences if at_s is not None),
-            *(loss.noted_s for loss in self._losses.values()),
-        )
+        losses = (loss.noted_s for loss in self._losses.values())
+        return min((self.collection.round.next_tick_s, *(at_s for at_s in silences if at_s is not None), *losses))
 
     def _give_up(self, read_s: float) -> None:
         """Decide what was due when the log was last read to its end: the round's end, and clients that are lost."""

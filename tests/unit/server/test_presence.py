@@ -87,3 +87,19 @@ def test_a_bridge_speaks_for_its_own_platform_alone(presence: BridgePresence) ->
     presence.note(Value(topics.presence("other", "site-1"), msgspec.json.encode(message), 1))
     assert not presence.is_present("edge")
     assert not presence.is_present("other")
+
+
+def test_silence_does_not_count_while_nobody_could_be_heard(clock: Clock) -> None:
+    """The broker was away for 36 s. Bridges announce themselves every 5 s, and connect again at another moment."""
+    connected_since_s = 0.0
+    presence = BridgePresence(clock, lambda: connected_since_s)
+    presence.note(presence_value())
+    presence.note(presence_value("site-2", "stopped", gone=True))
+    clock.now_s += 36
+    connected_since_s = clock.now_s
+    assert presence.is_present("edge")
+    assert presence.give_up_s("edge") == clock.now_s + 30
+    assert not presence.is_present("stopped"), "it has said so itself"
+    assert presence.give_up_s("stopped") == clock.now_s + 15, "it had no time to come back"
+    clock.now_s += 15.1
+    assert not presence.is_present("edge")
