@@ -154,9 +154,10 @@ class JobStore:
                     await self._broker.purge(state.topic)
 
     async def delete_last_updates(self) -> None:
-        """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
-        if self.record.last is not None:
-            await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
+        """Delete the updates of the round before the open one, which are left if a crash came before their deletion."""
+        over = self.record.round - bool(self.record.cohort)
+        if over:
+            await self._broker.purge(topics.round_updates(self.record.id, over))
 
     async def clean_up(self) -> None:
         """Delete an ended job's updates, client states and secret. The record, progress and last models stay."""

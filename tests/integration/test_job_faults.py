@@ -9,9 +9,7 @@ import pytest
 
 from broker import topics
 from broker.base import Broker
-from broker.messages import cloudevents, progress
-from broker.messages.cloudevents import Envelope
-from broker.messages.invocation import Invocation
+from broker.messages import progress
 from broker.messages.round import RoundTask, nonce
 from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Client
@@ -52,18 +50,10 @@ async def test_every_task_and_every_update_twice_gives_the_same_model(sdk: Clien
     assert len(events_of(messages, progress.UpdateCounted)) == 8
 
 
-async def publish_running(bus: Broker, task: RoundTask, attempt: int) -> None:
-    """Report as a bridge does that an attempt is under way."""
-    names = {"job": task.job, "round": task.round, "client": task.client_id, "platform": "fake"}
-    invocation = Invocation(**names, attempt=attempt, outcome="running")
-    event = cloudevents.encode(Envelope("any", "/bridges/fake", "invocation.running", 1.0), invocation)
-    await bus.publish(topics.invocation("fake", task.client_id), event)
-
-
 async def test_bad_updates_are_refused_with_a_reason_and_change_nothing(sdk: Client, bus: Broker) -> None:
     async def with_rubbish(bus: Broker, task: RoundTask) -> None:
         # Otherwise the first refusal would be the client's answer.
-        await publish_running(bus, task, attempt=20)
+        await fakes.report(bus, task, "running", attempt=20)
         good = fakes.trained(await fakes.base_of(bus, task), task)
         bad = {name: array.copy() for name, array in good.items()}
         bad["layer.weight"][0, 0] = np.nan

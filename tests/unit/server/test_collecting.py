@@ -17,10 +17,9 @@ import broker
 from broker import topics
 from broker.base import Broker
 from broker.errors import Conflict
-from broker.messages import cloudevents, codec
+from broker.messages import codec
 from broker.messages import tensors as payload
-from broker.messages.cloudevents import Envelope
-from broker.messages.invocation import Invocation, Outcome
+from broker.messages.invocation import Outcome
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import (
     ClientFailed,
@@ -124,18 +123,7 @@ class Site:
 
     async def report(self, number: int, outcome: Outcome, attempt: int = 1, reason: str = "") -> None:
         """Publish an invocation's outcome, as a bridge does."""
-        task = self.task(number)
-        invocation = Invocation(
-            job=task.job,
-            round=task.round,
-            client=task.client_id,
-            platform="fake",
-            attempt=attempt,
-            outcome=outcome,
-            reason=reason,
-        )
-        event = cloudevents.encode(Envelope("any", "/bridges/fake", f"invocation.{outcome}", 1.0), invocation)
-        await self.bus.publish(topics.invocation("fake", task.client_id), event)
+        await fakes.report(self.bus, self.task(number), outcome, attempt, reason)
 
     async def announce_bridge(self, platform: str = "fake") -> None:
         here = Presence(bridge=platform, platform=platform, every_s=5.0)
