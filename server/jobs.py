@@ -301,7 +301,7 @@ class _JobRun:
         )
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         if not opened.invited:
-            await invitations.send(context.broker, opened, nonce)
+            await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:

@@ -40,6 +40,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         platform: the platform whose tasks the bridge takes.
         every_s: interval of the heartbeats, in seconds; a bridge is absent after three intervals without one.
         gone: the bridge has stopped, or the broker has lost its connection.
+        clock_s: the bridge's clock when it wrote this, in seconds since the epoch; 0: an older version wrote it.
         schema: schema number of the message.
     """
 
@@ -49,6 +50,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     every_s: float
     gone: bool = False
+    clock_s: float = 0.0
     schema: int = codec.SCHEMA
 
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -57,6 +58,7 @@ class _Stored:
     payload: bytes
     sequence: int
     message_id: str
+    time_s: float
 
     @property
     def is_tombstone(self) -> bool:
@@ -174,7 +176,9 @@ class NatsBroker(Broker):
 
     async def _get(self, topic: str) -> Value | None:
         stored = await self._last(topic)
-        return None if stored is None or stored.is_tombstone else Value(topic, stored.payload, stored.sequence)
+        if stored is None or stored.is_tombstone:
+            return None
+        return Value(topic, stored.payload, stored.sequence, stored.time_s)
 
     async def _delete(self, topic: str) -> None:
         if family_of(topic).keep is Keep.FIRST:
@@ -226,7 +230,9 @@ class NatsBroker(Broker):
         headers = answer.headers or {}
         if headers.get("Status") == _NOT_FOUND and "Nats-Sequence" not in headers:
             return None
-        return _Stored(answer.data, int(headers["Nats-Sequence"]), message_id_of(answer))
+        # RFC 3339, with up to nine digits of a second.
+        time_s = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
+        return _Stored(answer.data, int(headers["Nats-Sequence"]), message_id_of(answer), time_s)
 
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""
