@@ -129,7 +129,7 @@ class Runner:
                     log.warning("the broker is out of reach; the task will be delivered again", error=str(exc))
 
     def _left_s(self, task: RoundTask, delivery: Delivery) -> float:
-        """Return the seconds until the task's deadline. This machine's clock counts only if the broker tells no time."""
+        """Return the seconds until the task's deadline. Our clock counts only where the broker tells no time."""
         age_s = self._broker_time.age_s(delivery.time_s) if delivery.age_s is None else delivery.age_s
         if task.lasts_s is None or age_s is None:
             return task.deadline_s - self._clock()

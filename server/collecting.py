@@ -79,28 +79,38 @@ class RoundClock:
         now_s: returns seconds on that clock, which `JobEvents` uses too.
         opened_s: when the round was opened.
         deadline_s: the round's deadline.
-        age_s: returns for how long the broker has held what it stored at a time (seconds since the epoch); seconds.
+        stored_s: returns the time of an event that the broker stored at a time (seconds since the epoch); None: events
+            are as new as when they come.
     """
 
     now_s: Callable[[], float]
     opened_s: float
     deadline_s: float
-    age_s: Callable[[float], float] = lambda _: 0.0
+    stored_s: Callable[[float], float] | None = None
 
     @classmethod
-    def of(
-        cls, record: JobRecord, epoch_s: float, timer: Callable[[], float], age_s: Callable[[float], float]
-    ) -> "RoundClock":
-        """Return the time of a round that another server may have opened.
+    def of(cls, record: JobRecord, clock: Callable[[], float], timer: Callable[[], float]) -> "RoundClock":
+        """Return the time of a round that this server has just opened, or that it goes on with.
 
         Args:
             record: the job's record while the round is open.
-            epoch_s: the time now, in seconds since the epoch.
+            clock: seconds since the epoch; read once, so that a jump during the round changes nothing.
             timer: seconds on a clock that never jumps.
-            age_s: see the class.
         """
-        opened_s = timer() - max(0.0, epoch_s - record.opened_s)
-        return cls(timer, opened_s, opened_s + record.deadline_s - record.opened_s, age_s)
+        now_s = timer()
+        opened_s = now_s - max(0.0, clock() - record.opened_s)
+        deadline_s = opened_s + record.deadline_s - record.opened_s
+        if not record.invited:
+            return cls(timer, opened_s, deadline_s)
+        return cls(timer, opened_s, deadline_s, lambda time_s: min(opened_s + time_s - record.opened_s, timer()))
+
+    def time_of(self, time_s: float) -> float:
+        """Return the time of an event, on the round's clock.
+
+        Args:
+            time_s: when the broker stored it, in seconds since the epoch.
+        """
+        return self.now_s() if self.stored_s is None else self.stored_s(time_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +277,7 @@ class Collector:
             collection.headers[header.client] = header
         collection.bytes_in += size
         collection.sequence = delivery.sequence
-        collection.last_s = self._clock.now_s() - self._clock.age_s(delivery.time_s)
+        collection.last_s = self._clock.time_of(delivery.time_s)
         collection.failures.pop(header.client, None)
         self._announce_counted(header)
         if collection.round.is_open:
@@ -315,7 +325,7 @@ class Collector:
             key = (invocation.round, client, attempt)
             self.collection.training.add(client)
             if self.collection.training_s is None:
-                self.collection.training_s = self._clock.now_s() - self._clock.age_s(time_s)
+                self.collection.training_s = self._clock.time_of(time_s)
         self._announcer.announce(self._record.id, event, *key)
         if isinstance(event, progress.ClientFailed) and event.final:
             self._note_loss(client, event.reason, math.inf)

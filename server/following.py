@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from broker.base import Broker, Deleted, Reader, Value
 from broker.support.tasks import task_group

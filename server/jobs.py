@@ -72,7 +72,6 @@ class JobContext:
         clock: seconds since the epoch, for what is written.
         make_secret: returns an unguessable text, for a job without a secret.
         timer: seconds on a clock that never jumps, for what is decided.
-        age_s: returns for how long the broker has held what it stored at a time (seconds since the epoch); seconds.
     """
 
     broker: Broker
@@ -83,7 +82,6 @@ class JobContext:
     clock: Callable[[], float]
     make_secret: Callable[[], str]
     timer: Callable[[], float] = time.monotonic
-    age_s: Callable[[float], float] = lambda _: 0.0
 
 
 async def run(job: str, context: JobContext) -> None:
@@ -289,16 +287,9 @@ class _JobRun:
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
         expectation = round_facts.expectation(opened, self._state.weights, nonce, self._strategy)
-        clock = RoundClock.of(opened, context.clock(), context.timer, context.age_s)
-        collector = Collector(
-            opened,
-            expectation,
-            context.announcer,
-            clock,
-            context.presence.give_up_s,
-            weight=self._strategy.weight,
-            confirm=self._store.confirm,
-        )
+        clock = RoundClock.of(opened, context.clock, context.timer)
+        sources = context.announcer, clock, context.presence.give_up_s
+        collector = Collector(opened, expectation, *sources, weight=self._strategy.weight, confirm=self._store.confirm)
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         if not opened.invited:
             await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
@@ -381,10 +372,7 @@ class _JobRun:
         self._history = selection.fold(self._history, event)
 
     async def _announce_decided(self) -> None:
-        """Announce what is on record until the next round is opened: the job's start, or the failure of the last round.
-
-        A server may have crashed after the record's change and before the announcement.
-        """
+        """Announce what is on record until the next round is opened: the job's start, or the last round's failure."""
         started, failed = self.record.started, self.record.failed
         if started is not None and started != self._announced[0]:
             await self._announce_and_wait(started)

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,10 @@ log = structlog.get_logger(__name__)
 MAX_MISSED: Final = 3
 """A bridge is absent after this many missed messages. Its tasks are given up after twice as many: a bridge that only
 restarts is back earlier."""
+
+
+_COMPARED: Final = 3
+"""So many announcements in a row must say that a clock is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,24 @@ class BridgePresence(Versioned):
     Args:
         clock: seconds on a clock that never jumps.
         connected_since_s: returns when the newest connection to the broker was opened, on the same clock.
+        epoch_s: seconds since the epoch, to compare bridges' clocks with where the broker has none.
 
     Attributes:
         version: number of times that the set of present platforms has changed.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, connected_since_s: Callable[[], float] = lambda: 0.0
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        connected_since_s: Callable[[], float] = lambda: 0.0,
+        epoch_s: Callable[[], float] = time.time,
     ) -> None:
         super().__init__()
         self._clock = clock
         self._connected_since_s = connected_since_s
         self._bridges: dict[str, _Bridge] = {}
+        self._epoch_s = epoch_s
+        self._ahead_s: dict[str, deque[float]] = {}
 
     def is_present(self, platform: str) -> bool:
         """Whether a platform has a bridge."""
@@ -88,8 +99,23 @@ class BridgePresence(Versioned):
             self._bridges.pop(value.topic, None)
         else:
             self._bridges[value.topic] = _Bridge(presence, self._clock())
+            self._compare_clocks(presence, value)
         if self._present_platforms() != before:
             self.mark_changed()
+
+    def _compare_clocks(self, presence: Presence, value: Value | Deleted) -> None:
+        """Log once that a bridge's clock is wrong.
+
+        Without the broker's timestamp, an announcement that comes late makes a clock seem to be behind, so the smallest
+        difference of the last ones counts.
+        """
+        time_s = value.time_s if isinstance(value, Value) else None
+        ahead_s = presence.ahead_s(self._epoch_s() if time_s is None else time_s)
+        last = self._ahead_s.setdefault(value.topic, deque(maxlen=1 if time_s is not None else _COMPARED))
+        was_wrong = _is_wrong(last)
+        last.append(ahead_s)
+        if _is_wrong(last) and not was_wrong:
+            log.warning(presence.skew_text(min(last, key=abs)), platform=presence.platform)
 
     def _present_platforms(self) -> set[str]:
         now_s, since_s = self._clock(), self._connected_since_s()
@@ -109,6 +135,10 @@ async def open_presence(broker: Broker, clock: Callable[[], float] = time.monoto
     presence = BridgePresence(clock, lambda: broker.connected_since_s)
     async with follow(broker, topics.presence(topics.ANY, topics.ANY), presence):
         yield presence
+
+
+def _is_wrong(ahead_s: deque[float]) -> bool:
+    return len(ahead_s) == ahead_s.maxlen and (min(ahead_s) > 0 or max(ahead_s) < 0)
 
 
 def _decode_presence(value: Value) -> Presence:

@@ -1,4 +1,4 @@
-"""The broker's clock, as its timestamps tell it. Machines' clocks differ, and so nothing is decided by comparing them."""
+"""The broker's clock, as its timestamps tell it. Nothing is decided by comparing the clocks of two machines."""
 
 import time
 from collections import deque

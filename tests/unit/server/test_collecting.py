@@ -337,3 +337,20 @@ async def test_a_bridge_that_is_silent_is_given_up(memory_url: str) -> None:
         collection = await demo.collect()
     assert collection.round.state is State.CLOSED
     assert [event.client for event in demo.kinds(ClientFailed)] == ["client-03"]
+
+
+def test_the_deadline_is_on_a_clock_that_does_not_jump() -> None:
+    record = JobRecord(id="demo", job=fakes.job(), opened_s=5000.0, deadline_s=5300.0)
+    epoch = [5000.0]
+    clock = RoundClock.of(record, lambda: epoch[0], lambda: 70.0)
+    epoch[0] += 600.0
+    assert (clock.opened_s, clock.deadline_s) == (70.0, 370.0)
+    assert clock.time_of(4000.0) == 70.0, "what comes now is new, whatever the broker's clock says"
+
+
+def test_a_resumed_round_goes_on_with_what_is_left_and_knows_when_its_events_happened() -> None:
+    record = JobRecord(id="demo", job=fakes.job(), opened_s=5000.0, deadline_s=5300.0, invited=True)
+    clock = RoundClock.of(record, lambda: 5100.0, lambda: 170.0)
+    assert (clock.opened_s, clock.deadline_s) == (70.0, 370.0)
+    assert clock.time_of(5010.0) == 80.0
+    assert clock.time_of(9000.0) == 170.0, "nothing has happened later than now"
