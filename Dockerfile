@@ -11,3 +11,6 @@ COPY bridges bridges
 COPY fedkeeper fedkeeper
 COPY configs configs
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .
+# Not root. A new volume at /data gets the owner of this folder.
+RUN useradd --uid 1000 --create-home fedkeeper && install -d -o fedkeeper /data
+USER fedkeeper

@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 JOB ?= quickstart
+N ?= 20
 # Tests wait more than they compute: more of them at once than there are cores.
 AT_ONCE ?= 4
 
-.PHONY: help run fabric examples quick test check wheel-test benchmarks lock clean
+.PHONY: help run fabric examples quick test chaos check wheel-test benchmarks lock clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +30,9 @@ test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty envi
 	VENV=$(VENV) scripts/check
 	$(BIN)/pytest -n $(AT_ONCE) --dist loadgroup
 	VENV=$(VENV) scripts/wheel-test
+
+chaos: $(VENV)/.test  ## faults drawn at random, in the real system: make chaos N=200 BROKER=mosquitto SEED=7 FAULT="kill server"
+	$(BIN)/python -m tests.chaos.run -n $(N) $(if $(BROKER),--broker $(BROKER)) $(if $(SEED),--seed $(SEED)) $(if $(FAULT),--fault "$(FAULT)")
 
 check: $(VENV)/.test  ## ruff, mypy, import-linter
 	VENV=$(VENV) scripts/check

@@ -9,23 +9,24 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
 
 from bridges.errors import (
+    BridgeError,
     FunctionGone,
     InvocationFailed,
     NoReport,
     NotStarted,
     OutcomeUnknown,
-    PlatformFailed,
-    SecretMissing,
+    as_failed_invocation,
 )
 from bridges.platform import Activation, Platform
 from bridges.rate_limit import RateLimiter
-from bridges.reports import PlatformDone, RunEvent
+from bridges.reports import PlatformDone, RunEvent, RunEvents
+from broker.errors import CorruptPayload
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
@@ -33,6 +34,16 @@ from broker.support import backoff
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
+
+ANSWER_S: Final = 2.0
+"""How long a call may go on after its function has reported the end. To hang up before the platform's own answer would
+count as the function's failure there. Seconds."""
+
+MISSED_REPORTS: Final = 6
+"""A run that trains is silent when so many of the reports that its function announced have not come."""
+
+SHORTEST_S: Final = 1.0
+"""Shortest interval between two reports that a function can announce. Seconds."""
 
 
 class RecordOutcome(Protocol):
@@ -61,7 +72,8 @@ class RetryPolicy:
         refused_s: if a platform refuses a task for longer than this, the attempt has failed.
         start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
             start is part of this time.
-        run_s: seconds after that report until the run must end.
+        run_s: longest silence of a run that trains, for a function that does not say how often it reports. A run that
+            is heard of may take longer: only the round's deadline ends it.
     """
 
     retry_first_s: float = 1.0
@@ -101,9 +113,7 @@ class Invoker:
     rng: random.Random = field(default_factory=random.Random)
     timer: Callable[[], float] = time.monotonic
 
-    async def invoke(
-        self, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent], record: RecordOutcome
-    ) -> None:
+    async def invoke(self, task: RoundTask, attempt: int, events: RunEvents, record: RecordOutcome) -> None:
         """Run the function until it has succeeded. While the platform refuses to start it, ask again.
 
         Args:
@@ -123,7 +133,8 @@ class Invoker:
                     request = _with_time_left(task, self.timer() - began_s)
                     forwarding = _forward_activations(self.platform, request, attempt, events)
                     forwarder = group.create_task(forwarding, name=f"invoke {task.id}")
-                    await follow_attempt(attempt, events, self.retry_policy, record)
+                    if await follow_attempt(attempt, events, self.retry_policy, record):
+                        await asyncio.wait([forwarder], timeout=ANSWER_S)
                     forwarder.cancel()
             except NotStarted as exc:
                 refusals += 1
@@ -148,9 +159,11 @@ class Invoker:
             return False
         try:
             change = await self.restore(task.client_id)
-        except (PlatformFailed, SecretMissing, NoReport) as exc:
-            # Retryable: the platform may be busy, or a person may add what is missing.
-            raise InvocationFailed(f"{error.reason}, and it can't be created again: {exc}") from exc
+        except BridgeError as exc:
+            raise as_failed_invocation(exc, f"{error.reason}, and it can't be created again: ") from exc
+        except CorruptPayload as exc:
+            reason = f"{error.reason}, and it can't be created again: {exc}; deploy it again"
+            raise InvocationFailed(reason, retryable=False) from exc
         if change is None or (change == "same" and isinstance(error, NoReport)):
             return False
         await record("restored", reason=f"{error.reason}; created again")
@@ -161,9 +174,7 @@ def _with_time_left(task: RoundTask, passed_s: float) -> RoundTask:
     return task if task.lasts_s is None else msgspec.structs.replace(task, lasts_s=task.lasts_s - passed_s)
 
 
-async def follow_attempt(
-    attempt: int, events: asyncio.Queue[RunEvent], retry_policy: RetryPolicy, record: RecordOutcome
-) -> None:
+async def follow_attempt(attempt: int, events: RunEvents, retry_policy: RetryPolicy, record: RecordOutcome) -> bool:
     """Follow a run until it has succeeded. The first report of the end counts, from the platform or the function.
 
     Args:
@@ -172,18 +183,48 @@ async def follow_attempt(
         retry_policy: the timeouts of a run.
         record: records each state that the run reaches, once.
 
+    Returns:
+        Whether the platform's own answer is still to come.
+
     Raises:
-        InvocationFailed: the run failed, or no event arrived within the timeout.
+        InvocationFailed: the run failed, or it was silent for too long.
     """
-    state = AttemptState(attempt, retry_policy, record)
+    state, missed = AttemptState(attempt, retry_policy, record), 0
     while not state.is_done:
+        patience = state.patience
         try:
-            async with asyncio.timeout(state.timeout_s):
+            async with asyncio.timeout(None if patience is None else patience.period_s):
                 event = await events.get()
         except TimeoutError:
-            error = InvocationFailed if state.is_training else NoReport
-            raise error(f"nothing was heard of it for {state.timeout_s:g} s", activation=state.id) from None
-        await state.apply(event)
+            missed = missed + 1 if await events.look() else 0
+            if patience is not None and missed >= patience.periods and events.empty():
+                raise state.silence(patience) from None
+        else:
+            missed = 0
+            await state.apply(event)
+    return state.is_called and not state.is_platform_done
+
+
+class Patience(NamedTuple):
+    """How long a run may be silent. It is too long after some periods in a row without any event.
+
+    Periods in which the broker did not answer do not count, nor does a pause of this process count for more than one.
+
+    Attributes:
+        period_s: length of a period, in seconds.
+        periods: how many of them.
+    """
+
+    period_s: float
+    periods: int = 1
+
+
+_REACHED: Final[dict[str, tuple[Outcome, ...]]] = {
+    "accepted": ("accepted",),
+    "running": ("running",),
+    "succeeded": ("running", "succeeded"),
+}
+"""The states to record, by the state that a run is in."""
 
 
 @dataclass
@@ -195,6 +236,8 @@ class AttemptState:
         retry_policy: the timeouts of a run.
         record: records each state that the run reaches, once.
         is_done: the update is with the broker.
+        is_called: the run is one call, and the platform tells nothing before its answer.
+        is_platform_done: the platform sends no more events of the run.
         id: the platform's id of the run; empty until it is known.
     """
 
@@ -202,8 +245,10 @@ class AttemptState:
     retry_policy: RetryPolicy
     record: RecordOutcome
     is_done: bool = False
+    is_called: bool = False
+    is_platform_done: bool = False
     id: str = ""
-    _is_platform_done: bool = False
+    _every_s: float = 0.0
     _recorded: set[str] = field(default_factory=set)
 
     @property
@@ -212,11 +257,23 @@ class AttemptState:
         return "running" in self._recorded
 
     @property
-    def timeout_s(self) -> float | None:
-        """How long to wait for the next event, in seconds; None while the platform follows the run itself."""
-        if not self._is_platform_done:
+    def patience(self) -> Patience | None:
+        """How long the next event may take; None while the platform itself follows the run."""
+        if not (self.is_called or self.is_platform_done):
             return None
-        return self.retry_policy.run_s if self.is_training else self.retry_policy.start_s
+        if not self.is_training:
+            return Patience(self.retry_policy.start_s)
+        return _patience(self._every_s, self.retry_policy.run_s)
+
+    def silence(self, patience: Patience) -> InvocationFailed:
+        """Return the failure of a run that was silent for too long."""
+        reason = f"nothing was heard of it for {patience.period_s * patience.periods:g} s"
+        if self.is_training:
+            return InvocationFailed(reason, activation=self.id)
+        if self.is_called:
+            # A function that does not exist would have been refused at once, so to create it again is of no use.
+            return InvocationFailed(f"{reason}: no report that it trains; the call is given up", activation=self.id)
+        return NoReport(reason, activation=self.id)
 
     async def apply(self, event: RunEvent) -> None:
         """Update the state with an event.
@@ -225,6 +282,8 @@ class AttemptState:
             InvocationFailed: the event says that the run failed.
         """
         match event:
+            case Activation(state="called"):
+                self.id, self.is_called = event.id, True
             case Activation():
                 await self._advance(event)
             case Report(state="done"):
@@ -235,19 +294,19 @@ class AttemptState:
             case Report(state="failed"):
                 raise InvocationFailed(event.reason, retryable=event.retryable, activation=self.id or event.activation)
             case Report(state="training"):
+                self._every_s = event.every_s
                 await self._advance(Activation(event.activation, "running", event.cold))
             case PlatformDone(failure):
                 if failure is not None:
                     self._raise_unless_running(failure)
-                self._is_platform_done = True
+                self.is_platform_done = True
 
     async def _advance(self, activation: Activation) -> None:
         """Record the states that the run has reached, each of them once."""
         self.id = self.id or activation.id
         self.is_done = activation.state == "succeeded"
         # A run that has succeeded has been running, even if no event said so in time.
-        states: tuple[Outcome, ...] = ("running", "succeeded") if self.is_done else (activation.state,)
-        for state in states:
+        for state in _REACHED[activation.state]:
             if state not in self._recorded:
                 self._recorded.add(state)
                 cold = None if state == "succeeded" else activation.cold
@@ -257,14 +316,21 @@ class AttemptState:
         """Raise the platform's failure, unless the run trains and only its outcome is not known to the platform."""
         if isinstance(failure, NotStarted) and self.is_training:
             # The platform found no process to call, because this run had ended it.
-            raise InvocationFailed(f"it died while it trained: {failure.reason}", activation=self.id) from failure
+            reason = failure.if_begun or f"it ended while it trained: {failure.reason}"
+            raise InvocationFailed(reason, activation=self.id) from failure
         if not (isinstance(failure, OutcomeUnknown) and self.is_training):
             raise failure
 
 
-async def _forward_activations(
-    platform: Platform, task: RoundTask, attempt: int, events: asyncio.Queue[RunEvent]
-) -> None:
+def _patience(every_s: float, run_s: float) -> Patience:
+    """Return how long a run that trains may be silent, if its function reports every `every_s` seconds (0: unknown)."""
+    period_s = max(every_s, SHORTEST_S)
+    if every_s > 0 and period_s * MISSED_REPORTS < run_s:
+        return Patience(period_s, MISSED_REPORTS)
+    return Patience(run_s)
+
+
+async def _forward_activations(platform: Platform, task: RoundTask, attempt: int, events: RunEvents) -> None:
     """Invoke the function, and add the platform's events of the run to the queue."""
     failure: InvocationFailed | None = None
     try:
@@ -273,4 +339,7 @@ async def _forward_activations(
                 events.put_nowait(activation)
     except InvocationFailed as exc:
         failure = exc
+    except BridgeError as exc:
+        # Refused credentials, for example. They fail this client; others may train, and the bridge goes on.
+        failure = as_failed_invocation(exc)
     events.put_nowait(PlatformDone(failure))

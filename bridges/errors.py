@@ -1,4 +1,4 @@
-"""The errors of the bridges package.
+"""The errors of the bridges package, and which of them another attempt may overcome.
 
 BridgeError
 ├── InvocationFailed    the platform or the function did not complete the task
@@ -15,6 +15,8 @@ BridgeError
 ├── LibraryMissing      a library that a platform needs is not installed
 └── BadPlatform         a platform that another distribution adds is invalid
 """
+
+from typing import Final
 
 
 class BridgeError(Exception):
@@ -38,7 +40,16 @@ class InvocationFailed(BridgeError):
 
 
 class NotStarted(InvocationFailed):
-    """Raised when nothing ran: the platform was out of reach, or had no room for the call."""
+    """Raised when nothing ran: the platform was out of reach, or had no room for the call.
+
+    Attributes:
+        if_begun: what the same answer of the platform means for a function that has reported that it trains; empty: the
+            reason says it.
+    """
+
+    def __init__(self, reason: str, *, activation: str = "", if_begun: str = "") -> None:
+        super().__init__(reason, activation=activation)
+        self.if_begun = if_begun
 
 
 class NoReport(InvocationFailed):
@@ -161,3 +172,31 @@ class BadPlatform(BridgeError):
         super().__init__(f"the platform {platform!r} can't be used: {reason}")
         self.platform = platform
         self.reason = reason
+
+
+RETRYABLE: Final[dict[type[BridgeError], bool]] = {
+    PlatformDenied: False,
+    PlatformFailed: True,
+    PlatformAway: True,
+    SecretMissing: False,
+    BadSettings: False,
+    UnknownPlatform: False,
+    LibraryMissing: False,
+    BadPlatform: False,
+}
+"""Whether another attempt at a task may succeed after this error. False: only a person can change what is wrong, and
+not within the seconds between two attempts. An `InvocationFailed` says it itself."""
+
+
+def as_failed_invocation(error: BridgeError, before: str = "") -> InvocationFailed:
+    """Return the failure of the invocation that an error has ended, so that it costs one client and not the bridge.
+
+    Args:
+        error: the error.
+        before: begins the reason: what led to the call that failed.
+    """
+    if isinstance(error, InvocationFailed):
+        return InvocationFailed(f"{before}{error}", retryable=error.retryable, activation=error.activation)
+    # A platform of another distribution may have subclasses of its own.
+    known = next((RETRYABLE[kind] for kind in type(error).__mro__ if kind in RETRYABLE), True)
+    return InvocationFailed(f"{before}{error}", retryable=known)

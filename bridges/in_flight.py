@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,9 @@ log = structlog.get_logger(__name__)
 
 HEARTBEAT_S: Final = ACK_WAIT_S / 3
 """Two heartbeats may get lost before the broker delivers a message again."""
+
+GIVE_BACK_S: Final = 1.0
+"""How long a process that ends tries to give a delivery back. Seconds."""
 
 
 @dataclass
@@ -61,9 +64,9 @@ class InFlight:
             await delivery.ack()
         return True
 
-    @contextlib.contextmanager
-    def track(self, key: str, delivery: Delivery) -> Iterator[None]:
-        """Keep a delivery in progress until the end of the block.
+    @contextlib.asynccontextmanager
+    async def track(self, key: str, delivery: Delivery) -> AsyncIterator[None]:
+        """Keep a delivery in progress until the end of the block. If the work is cancelled, give the delivery back.
 
         Args:
             key: names the work.
@@ -73,6 +76,11 @@ class InFlight:
         self._works[key] = work
         try:
             yield
+        except asyncio.CancelledError:
+            # An orderly stop: another process need not wait until the ack deadline has passed.
+            if self._works.get(key) is work:
+                await _give_back(work.delivery)
+            raise
         finally:
             # After `nak` another delivery may be in progress under this key.
             if self._works.get(key) is work:
@@ -96,3 +104,14 @@ class InFlight:
                     await work.delivery.working()
                 except BrokerError as exc:
                     log.warning("a heartbeat did not reach the broker", topic=work.delivery.topic, error=str(exc))
+
+
+async def _give_back(delivery: Delivery) -> None:
+    """Give a delivery back at once. A broker that is out of reach delays the end of this process by GIVE_BACK_S."""
+    try:
+        async with asyncio.timeout(GIVE_BACK_S):
+            await delivery.nak()
+    except (TimeoutError, BrokerError) as exc:
+        log.warning(
+            "a delivery is not given back; it comes again after its ack deadline", error=str(exc) or "no answer"
+        )

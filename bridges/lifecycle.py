@@ -1,6 +1,7 @@
 """Creates, deletes and lists a platform's functions on request (the paper's FedKeeper, section 3.2)."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -13,10 +14,11 @@ from bridges.in_flight import InFlight
 from bridges.platform import Functions
 from broker import topics
 from broker.base import Broker, Delivery
-from broker.errors import BadTopic, BrokerError, CorruptPayload
-from broker.messages import codec
+from broker.errors import BadTopic, BrokerError, CorruptPayload, Unsupported
+from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.function import Change, Function, Reply, Request
+from broker.messages.round import BlobRef
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
@@ -68,6 +70,7 @@ class Lifecycle:
             return None
         try:
             function = codec.decode(Function, value.payload)
+            origin.check_topic(value.topic, topics.function, self._platform, function.name)
         except DecodeError as exc:
             raise PlatformFailed(self._platform, f"create {client}", str(exc)) from exc
         return (await self._create(function)).change
@@ -83,7 +86,7 @@ class Lifecycle:
             return
         if await self._in_flight.adopt_or_ack_duplicate(request.id, delivery):
             return
-        with self._in_flight.track(request.id, delivery):
+        async with self._in_flight.track(request.id, delivery):
             try:
                 await self._answer(request, topics.parse_fabric(delivery.topic).verb)
                 await self._in_flight[request.id].ack()
@@ -119,22 +122,27 @@ class Lifecycle:
                     reply = Reply(functions=tuple(await self._functions.list()))
                 case _:
                     reply = Reply(error=f"no such request: {verb}")
-        except (BridgeError, CorruptPayload) as exc:
+        except (BridgeError, CorruptPayload, BadTopic, Unsupported) as exc:
             reply = Reply(error=str(exc))
         log.info("a request is done", verb=verb, function=name, change=reply.change, error=reply.error)
         await self._broker.publish(topics.reply(request.id), codec.encode(reply))
 
     async def _create(self, function: Function) -> Reply:
-        package = None
-        if function.package is not None:
-            value = await self._broker.get(function.package.topic)
-            if value is None:
-                raise PlatformFailed(self._platform, f"create {function.name}", "its package is not with the broker")
-            package = value.payload
+        package = None if function.package is None else await self._fetch_package(function.name, function.package)
         change, deployed = await self._functions.create(function, package)
         # Retained after it is created: a bridge may create a retained function again without a request.
         await self._broker.put(topics.function(self._platform, function.name), codec.encode(function))
         return Reply(change=change, functions=(deployed,))
+
+    async def _fetch_package(self, function: str, package: BlobRef) -> bytes:
+        """Fetch a function's archive. The digest in the request decides, not who wrote to the archive's topic first."""
+        value = await self._broker.get(package.topic)
+        if value is None:
+            raise PlatformFailed(self._platform, f"create {function}", "its package is not with the broker")
+        if hashlib.sha256(value.payload).hexdigest() != package.sha256:
+            reason = f"{package.topic} holds other bytes than the package: delete them, and deploy again"
+            raise PlatformFailed(self._platform, f"create {function}", reason)
+        return value.payload
 
 
 class _RequestId(msgspec.Struct, frozen=True):

@@ -21,12 +21,13 @@ class Activation:
 
     Attributes:
         id: the platform's id of the run.
-        state: `accepted` by the platform, `running` (training has begun), `succeeded` (the update is published).
+        state: `called` (one call is the whole run: until its answer only the function itself tells how the run goes),
+            `accepted` by the platform, `running` (training has begun), `succeeded` (the update is published).
         cold: whether the platform had to start the function for this run; None: not known.
     """
 
     id: str
-    state: Literal["accepted", "running", "succeeded"]
+    state: Literal["called", "accepted", "running", "succeeded"]
     cold: bool | None = None
 
 
@@ -57,7 +58,7 @@ class Platform(Protocol):
 
         Raises:
             InvocationFailed: the run did not succeed; the subclass tells whether it began.
-            PlatformDenied: the platform refuses the credentials.
+            BridgeError: the run could not be started or followed. It ends this invocation, not the bridge.
         """
 
 
@@ -104,7 +105,7 @@ class ManagedPlatform(Platform, Protocol):
         per_minute: how many invocations the platform accepts in a minute; 0: no limit is known.
         start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
             start is part of this time.
-        run_s: seconds after that report until the run must end.
+        run_s: longest silence of a run that trains, for a function that does not say how often it reports; seconds.
         functions: creates, deletes and lists functions; None if clients need no function of their own.
     """
 

@@ -19,7 +19,7 @@ from bridges.attempt import Invoker, RecordOutcome, follow_attempt
 from bridges.closed_rounds import ClosedRounds
 from bridges.errors import InvocationFailed
 from bridges.in_flight import HEARTBEAT_S, InFlight
-from bridges.reports import PlatformDone, Reports, RunEvent
+from bridges.reports import PlatformDone, Reports, RunEvents
 from bridges.stats import StatsRecorder
 from broker import topics
 from broker.base import Broker, Delivery
@@ -121,7 +121,7 @@ class Runner:
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
             if await self._in_flight.adopt_or_ack_duplicate(task.id, delivery):
                 return
-            with self._in_flight.track(task.id, delivery):
+            async with self._in_flight.track(task.id, delivery):
                 try:
                     await self._attempt(task, delivery.attempt)
                 except BrokerError as exc:
@@ -151,10 +151,11 @@ class Runner:
         is_taken_over = attempt > 1 and task.id not in self._started
         self._started.add(task.id)
         try:
-            async with asyncio.timeout(left_s):
-                with self._reports.queue_for(task.id) as events:
-                    if not (is_taken_over and await self._follow_earlier_run(task, events, record)):
-                        await self._invoker.invoke(task, attempt, events, record)
+            async with asyncio.timeout(left_s) as limit:
+                record_in_time = _without_limit_after_success(record, limit)
+                with self._reports.queue_for(task) as events:
+                    if not (is_taken_over and await self._follow_earlier_run(task, events, record_in_time)):
+                        await self._invoker.invoke(task, attempt, events, record_in_time)
         except TimeoutError:
             await self._give_up(task, attempt, record, "expired", "the round's deadline passed")
         except InvocationFailed as exc:
@@ -168,12 +169,10 @@ class Runner:
         else:
             await self._finish(task)
 
-    async def _follow_earlier_run(
-        self, task: RoundTask, events: asyncio.Queue[RunEvent], record: RecordOutcome
-    ) -> bool:
-        """Follow the run that an earlier bridge triggered. True if it succeeds, False if it fails or does not exist."""
+    async def _follow_earlier_run(self, task: RoundTask, events: RunEvents, record: RecordOutcome) -> bool:
+        """Follow the run that an earlier bridge triggered. True if it succeeds, False if another one may succeed."""
         report = await self._reports.last(task)
-        if report is None or report.state == "failed":
+        if report is None or (report.state == "failed" and report.retryable):
             return False
         log.info("the function was triggered before; following it", state=report.state)
         events.put_nowait(report)
@@ -182,6 +181,8 @@ class Runner:
             # By its own number: its failure counts too, and nothing else runs.
             await follow_attempt(report.attempt, events, self._invoker.retry_policy, record)
         except InvocationFailed as exc:
+            if not exc.retryable:
+                raise
             log.warning("the earlier run failed; triggering the function again", reason=exc.reason)
             return False
         return True
@@ -258,6 +259,19 @@ class Runner:
         if task is not None:
             await self._record(task, "dead", attempt=delivery.attempt, started_s=self._clock(), reason=reason)
         await delivery.ack()
+
+
+def _without_limit_after_success(record: RecordOutcome, limit: asyncio.Timeout) -> RecordOutcome:
+    """Return a `record` that lifts a time limit when the run has succeeded: that can no longer expire."""
+
+    async def record_in_time(
+        outcome: Outcome, *, activation: str = "", cold: bool | None = None, reason: str = ""
+    ) -> None:
+        await record(outcome, activation=activation, cold=cold, reason=reason)
+        if outcome == "succeeded" and not limit.expired():
+            limit.reschedule(None)
+
+    return record_in_time
 
 
 class _TaskEvent(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import structlog
 from broker import topics
 from broker.base import Broker
 from broker.errors import BrokerError
-from broker.messages import codec
+from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.messages.register import ClientStats
@@ -74,11 +74,15 @@ class StatsRecorder:
 
     async def _read(self, client: str) -> ClientStats | None:
         value = await self._broker.get(topics.client_stats(self._platform, client))
+        if value is None:
+            return None
         try:
-            return None if value is None else codec.decode(ClientStats, value.payload)
+            stats = codec.decode(ClientStats, value.payload)
+            origin.check_topic(value.topic, topics.client_stats, stats.platform, stats.client)
         except DecodeError as exc:
             log.warning("unreadable counts; beginning anew", client=client, error=str(exc))
             return None
+        return stats
 
 
 def with_invocation(stats: ClientStats | None, invocation: Invocation, now_s: float) -> ClientStats:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Final, Generic, Literal, TypeVar, overload
 
 from broker import chunks, families, topics
-from broker.errors import CorruptPayload, Unsupported
+from broker.errors import CorruptPayload, PayloadTooLarge, Unsupported
 from broker.families import Keep
 from broker.support import filters
 
@@ -118,7 +118,8 @@ class Delivery:
             at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
 
         Raises:
-            CorruptPayload: the payload is larger than `at_most`, a chunk is missing, or the digest is wrong.
+            CorruptPayload: the payload is larger than `at_most` or than its family's payloads may be, a chunk is
+                missing, or the digest is wrong.
         """
         return await self._load(self.topic, self._message, at_most)
 
@@ -180,6 +181,7 @@ class Broker(abc.ABC):
                 an optimization without guarantee; MQTT ignores it.
 
         Raises:
+            PayloadTooLarge: the payload is larger than those of its family may be.
             StorageFull: the broker has no room.
             Denied: this user may not publish to the topic.
             Disconnected: the broker did not confirm the event in time; it may still have stored it.
@@ -237,6 +239,7 @@ class Broker(abc.ABC):
 
         Raises:
             Conflict: the current value has another revision.
+            PayloadTooLarge: the payload is larger than those of its family may be.
             Unsupported: the topic keeps no values, or the payload is empty.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -248,7 +251,8 @@ class Broker(abc.ABC):
         """Return the retained value, or None if there is none.
 
         Raises:
-            CorruptPayload: a chunk of the value is missing, or the digest is wrong.
+            CorruptPayload: the value is larger than those of its family may be, a chunk is missing, or the digest is
+                wrong.
             Unsupported: the topic keeps no values.
         """
         _require(topic, Keep.FIRST, Keep.LAST)
@@ -296,6 +300,21 @@ class Broker(abc.ABC):
         await self._purge(topic_filter)
         await self._purge(topics.chunks_of(topic_filter))
 
+    async def stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the write-once topics under a filter that have a payload. The payloads are not fetched.
+
+        Raises:
+            Unsupported: the filter is not one of FIRST topics.
+        """
+        _require(topic_filter, Keep.FIRST)
+        return await self._stored_topics(topic_filter)
+
+    async def hold_reserve(self) -> None:  # noqa: B027 (most brokers need none)
+        """Take up some room that records, events and requests get when weights have filled the store.
+
+        A server calls it from time to time. Brokers without a limit of their store need none and do nothing.
+        """
+
     @contextlib.asynccontextmanager
     async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._watch(topic_filter) as changes:
@@ -318,6 +337,11 @@ class Broker(abc.ABC):
 
     async def _to_message(self, topic: str, payload: bytes) -> bytes:
         """Return the message to send: the payload, or a manifest after storing the chunks."""
+        # Every family takes a small payload; the look-up would cost more than the rest.
+        if len(payload) > families.SMALL:
+            limit = families.family_of(topic).max_payload
+            if limit is not None and len(payload) > limit:
+                raise PayloadTooLarge(topic, len(payload), limit)
         if len(payload) <= self.inline_limit and not chunks.is_manifest(payload):
             return payload
         chunk_bytes = min(chunks.CHUNK_BYTES, self.inline_limit)
@@ -325,7 +349,13 @@ class Broker(abc.ABC):
 
     async def _load_payload(self, topic: str, message: bytes, at_most: int | None = None) -> bytes:
         """Return the payload of a message: the message itself, or the chunks that it announces."""
-        return await chunks.load(self._get_chunk, topic, message, at_most=at_most)
+        if at_most is None and len(message) <= families.SMALL and not chunks.is_manifest(message):
+            return message
+        limits = [limit for limit in (at_most, families.family_of(topic).max_payload) if limit is not None]
+        least = min(chunks.MIN_CHUNK_BYTES, self.inline_limit)
+        return await chunks.load(
+            self._get_chunk, topic, message, at_most=min(limits, default=None), least_chunk_bytes=least
+        )
 
     async def _put_chunk(self, topic: str, chunk: bytes) -> None:
         await self._put(topic, chunk, None)
@@ -379,6 +409,10 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     async def _purge(self, topic_filter: str) -> None:
         """Delete every event or FIRST value that matches."""
+
+    @abc.abstractmethod
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the FIRST topics under a filter that have a payload."""
 
 
 def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ nor safetensors can begin; a payload that begins with these bytes is always sent
 import asyncio
 import hashlib
 import io
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Final
@@ -27,11 +28,15 @@ MAX_BYTES: Final = 8 << 30
 MAX_CHUNKS: Final = MAX_BYTES // CHUNK_BYTES
 """Without this limit, a manifest with tiny chunks would make the reader request billions of them."""
 
+MIN_CHUNK_BYTES: Final = 64 << 10
+"""A manifest of several smaller chunks is refused, unless the broker takes only smaller messages."""
+
 STORES_AT_ONCE: Final = 8
 LOADS_AT_ONCE: Final = 4
 """Concurrent requests for one payload."""
 
-_MAGIC: Final = b"\xffFKCHUNKS1"
+MAGIC: Final = b"\xffFKCHUNKS1"
+"""A manifest begins with this."""
 
 Store = Callable[[str, bytes], Awaitable[None]]
 Load = Callable[[str], Awaitable[bytes]]
@@ -62,7 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def is_manifest(message: bytes) -> bool:
     """Return whether a message is a manifest."""
-    return message.startswith(_MAGIC)
+    return message.startswith(MAGIC)
 
 
 async def store(put: Store, topic: str, payload: bytes, *, chunk_bytes: int = CHUNK_BYTES) -> bytes:
@@ -91,10 +96,12 @@ async def store(put: Store, topic: str, payload: bytes, *, chunk_bytes: int = CH
     async with task_group() as group:
         for index in range(manifest.count):
             group.create_task(put_chunk(index), name=f"put chunk {index} of {topic}")
-    return _MAGIC + msgspec.json.encode(manifest)
+    return MAGIC + msgspec.json.encode(manifest)
 
 
-async def load(get: Load, topic: str, message: bytes, *, at_most: int | None = None) -> bytes:
+async def load(
+    get: Load, topic: str, message: bytes, *, at_most: int | None = None, least_chunk_bytes: int = MIN_CHUNK_BYTES
+) -> bytes:
     """Return the payload of a message; if the message is a manifest, fetch and check the chunks.
 
     Args:
@@ -102,36 +109,43 @@ async def load(get: Load, topic: str, message: bytes, *, at_most: int | None = N
         topic: the topic of the message.
         message: a payload or a manifest.
         at_most: largest payload to accept, in bytes. A larger one is refused before any chunk is fetched.
+        least_chunk_bytes: smallest size of the chunks to accept if there are several, in bytes.
 
     Raises:
         CorruptPayload: the payload is larger than `at_most`, or the manifest, a chunk or the digest is wrong.
         BrokerError: the first other error of `get`.
     """
     if is_manifest(message):
-        return await _fetch(get, topic, _decode_manifest(topic, message, MAX_BYTES if at_most is None else at_most))
+        manifest = _decode_manifest(topic, message, MAX_BYTES if at_most is None else at_most)
+        if manifest.count > 1 and manifest.chunk_bytes < least_chunk_bytes:
+            reason = f"it announces {manifest.count} chunks of {manifest.chunk_bytes} bytes, at least "
+            raise CorruptPayload(topic, f"{reason}{least_chunk_bytes} bytes are taken")
+        return await _fetch(get, topic, manifest)
     if at_most is not None and len(message) > at_most:
         raise CorruptPayload(topic, f"it has {len(message)} bytes, at most {at_most} are taken")
     return message
 
 
 async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
-    """Fetch and check all chunks; fail on the first wrong one."""
-    limit = asyncio.Semaphore(LOADS_AT_ONCE)
+    """Fetch and check the chunks, a few at a time; fail on the first wrong one."""
     digest = hashlib.sha256()
     payload = io.BytesIO()
+    indexes = iter(range(manifest.count))
 
     async def get_chunk(index: int) -> bytes:
-        async with limit:
-            chunk = await get(topics.chunk(topic, manifest.sha256, index))
+        chunk = await get(topics.chunk(topic, manifest.sha256, index))
         if len(chunk) != manifest.length(index):
             raise CorruptPayload(topic, f"chunk {index} has {len(chunk)} bytes instead of {manifest.length(index)}")
         return chunk
 
     async with task_group() as group:
-        fetches = deque(
-            group.create_task(get_chunk(index), name=f"get chunk {index} of {topic}") for index in range(manifest.count)
-        )
-        while fetches:
+        # A manifest may announce thousands of chunks that do not exist: no more tasks than requests at once.
+        fetches: deque[asyncio.Task[bytes]] = deque()
+        while True:
+            for index in itertools.islice(indexes, LOADS_AT_ONCE - len(fetches)):
+                fetches.append(group.create_task(get_chunk(index), name=f"get chunk {index} of {topic}"))
+            if not fetches:
+                break
             chunk = await fetches.popleft()
             digest.update(chunk)
             payload.write(chunk)
@@ -143,7 +157,7 @@ async def _fetch(get: Load, topic: str, manifest: Manifest) -> bytes:
 def _decode_manifest(topic: str, message: bytes, at_most: int) -> Manifest:
     """Decode a manifest and check its limits, because anyone who may write the topic can forge it."""
     try:
-        manifest = msgspec.json.decode(message.removeprefix(_MAGIC), type=Manifest)
+        manifest = msgspec.json.decode(message.removeprefix(MAGIC), type=Manifest)
     except UNREADABLE as exc:
         raise CorruptPayload(topic, f"its manifest is unreadable: {exc}") from exc
     if manifest.size > min(at_most, MAX_BYTES):

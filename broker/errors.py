@@ -12,13 +12,13 @@ BrokerError
 ├── ForeignStream       a JetStream stream of another program conflicts with ours
 ├── Denied              the broker does not permit this user the operation
 ├── StorageFull         the broker has no room for the payload
-├── PayloadTooLarge     a message is larger than the broker accepts
+├── PayloadTooLarge     a payload is larger than its topic or the broker accepts
 ├── Conflict            compare-and-set: the value has another revision
 ├── Unsupported         this broker can't provide the requested guarantee
 └── CorruptPayload      chunks are missing, or the digest is wrong
 """
 
-from typing import Final
+from typing import Final, Literal
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """Errors of decoders for invalid bytes. Those of msgspec and Unicode are ValueErrors; deep nesting is the other."""
@@ -76,12 +76,14 @@ class StoreChanged(Disconnected):
     Attributes:
         address: of the broker, without credentials.
         reason: what has changed, for a person.
+        kind: whether it is the same store in an earlier state, the same one without its content, or another one.
     """
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(self, address: str, reason: str, kind: Literal["older", "emptied", "another"] = "older") -> None:
         super().__init__(f"the store of {address} is not the one from before: {reason}")
         self.address = address
         self.reason = reason
+        self.kind = kind
 
 
 class NoSystem(BrokerError):
@@ -159,17 +161,18 @@ class StorageFull(BrokerError):
 
 
 class PayloadTooLarge(BrokerError):
-    """Raised for a message that is larger than the broker accepts.
+    """Raised for a payload that is larger than its topic allows, or a message that is larger than the broker accepts.
 
     Attributes:
-        topic: the topic of the message.
-        size: size of the message in bytes; None if unknown.
-        limit: largest size that the broker accepts, in bytes; None if unknown.
+        topic: the topic of the payload.
+        size: size of the payload or message in bytes; None if unknown.
+        limit: largest size that is accepted, in bytes; None if unknown.
     """
 
     def __init__(self, topic: str, size: int | None = None, limit: int | None = None) -> None:
-        known = f"{size} bytes in one message, the broker takes {limit}"
-        super().__init__(f"{topic}: {'more in one message than the broker takes' if size is None else known}")
+        what = "the message" if size is None else f"{size} bytes"
+        allowed = "more than the broker accepts in one message" if limit is None else f"more than the {limit} allowed"
+        super().__init__(f"{topic}: {what}: {allowed}")
         self.topic = topic
         self.size = size
         self.limit = limit

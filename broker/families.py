@@ -44,6 +44,12 @@ _DAY: Final = 86_400.0
 _MB: Final = 1 << 20
 _CLOUD_EVENT: Final = "application/cloudevents+json"
 
+RESERVE_BYTES: Final = 16 * _MB
+"""Room that a NATS server keeps for records, events and requests when weights have filled the rest of the store."""
+
+SMALL: Final = 64 << 10
+"""Largest payload of messages about one client; no family takes less."""
+
 ROOM: Final = 128 * _MB
 """Default size limit of a family. Limits keep one family from filling the space of another; NATS reserves them."""
 
@@ -58,8 +64,10 @@ class Family:
         keep: which payloads the broker keeps.
         writers: the roles that publish to the topics.
         max_age_s: age after which payloads are deleted, in seconds; 0 for never.
+        max_payload: largest payload of a topic in bytes, for writers and readers: whoever may write a small message
+            must not make its readers fetch gigabytes. None: as large as weights are.
         max_bytes: size limit; None for no limit but the disk. Families of weights have none: the sum of what each
-            of them might need is larger than the disk.
+            of them might need is larger than the disk. All others may use the room of `RESERVE`.
         by_digest: the topic contains the digest of the payload, so all writers of a topic write the same bytes.
         relaxed: the writes of the last second may be lost in a crash, because a newer payload follows soon.
         relayed: whether and how a relay forwards the family.
@@ -70,6 +78,7 @@ class Family:
     filters: tuple[str, ...]
     keep: Keep
     writers: tuple[Writer, ...]
+    max_payload: int | None = SMALL
     max_age_s: float = 0.0
     max_bytes: int | None = ROOM
     by_digest: bool = False
@@ -84,6 +93,7 @@ FAMILIES: Final = (
         filters=("fl.jobs.submit", "flt.*.jobs.submit"),
         keep=Keep.INBOX,
         writers=(Writer.ANYONE,),
+        max_payload=_MB,
         max_age_s=7 * _DAY,
         max_bytes=32 * _MB,
     ),
@@ -92,6 +102,7 @@ FAMILIES: Final = (
         filters=("fl.jobs.*.submit", "fl.jobs.*.cancel", "flt.*.jobs.*.submit", "flt.*.jobs.*.cancel"),
         keep=Keep.LOG,
         writers=(Writer.ANYONE,),
+        max_payload=_MB,
         max_age_s=30 * _DAY,
         max_bytes=32 * _MB,
         content_type=_CLOUD_EVENT,
@@ -101,6 +112,7 @@ FAMILIES: Final = (
         filters=("fl.tasks.>",),
         keep=Keep.QUEUE,
         writers=(Writer.SERVER,),
+        max_payload=_MB,
         max_age_s=7 * _DAY,
         relayed=Relayed.DOWN,
         content_type=_CLOUD_EVENT,
@@ -110,6 +122,7 @@ FAMILIES: Final = (
         filters=("fl.updates.>",),
         keep=Keep.FIRST,
         writers=(Writer.FUNCTION, Writer.BRIDGE),
+        max_payload=None,
         max_age_s=7 * _DAY,
         max_bytes=None,
         relayed=Relayed.UP,
@@ -119,6 +132,7 @@ FAMILIES: Final = (
         filters=("fl.models.>", "flt.*.models.>"),
         keep=Keep.FIRST,
         writers=(Writer.SERVER,),
+        max_payload=None,
         max_bytes=None,
         by_digest=True,
         relayed=Relayed.BLOB,
@@ -128,6 +142,7 @@ FAMILIES: Final = (
         filters=("fl.state.>",),
         keep=Keep.FIRST,
         writers=(Writer.FUNCTION, Writer.BRIDGE),
+        max_payload=None,
         max_bytes=None,
         relayed=Relayed.BLOB,
     ),
@@ -136,13 +151,14 @@ FAMILIES: Final = (
         filters=("fl.secrets.*",),
         keep=Keep.FIRST,
         writers=(Writer.SERVER,),
-        max_bytes=None,
+        max_bytes=16 * _MB,
     ),
     Family(
         name="CHUNKS",
         filters=("fl.chunks.>", "flt.*.chunks.>"),
         keep=Keep.FIRST,
         writers=(Writer.OPERATOR, Writer.SERVER, Writer.BRIDGE, Writer.FUNCTION),
+        max_payload=None,
         max_bytes=None,
         by_digest=True,
     ),
@@ -151,6 +167,7 @@ FAMILIES: Final = (
         filters=("fl.packages.*",),
         keep=Keep.FIRST,
         writers=(Writer.OPERATOR,),
+        max_payload=None,
         max_age_s=30 * _DAY,
         max_bytes=None,
         by_digest=True,
@@ -161,6 +178,7 @@ FAMILIES: Final = (
         filters=("fl.rounds.*", "flt.*.rounds.*"),
         keep=Keep.LAST,
         writers=(Writer.SERVER,),
+        max_payload=32 * _MB,  # 20,000 clients need 1.4 MB; with labels and states more
         max_bytes=64 * _MB,
     ),
     Family(
@@ -185,6 +203,7 @@ FAMILIES: Final = (
         filters=("fl.fabric.*.*",),
         keep=Keep.QUEUE,
         writers=(Writer.OPERATOR,),
+        max_payload=2 * SMALL,  # one function, and what it is to become
         max_age_s=_DAY,
         relayed=Relayed.DOWN,
         max_bytes=32 * _MB,
@@ -194,6 +213,7 @@ FAMILIES: Final = (
         filters=("fl.replies.*",),
         keep=Keep.LOG,
         writers=(Writer.BRIDGE,),
+        max_payload=8 * _MB,  # a list of 20,000 functions
         max_age_s=_DAY / 24,
         relayed=Relayed.UP,
         max_bytes=32 * _MB,
@@ -212,6 +232,7 @@ FAMILIES: Final = (
         filters=("fl.progress.>", "flt.*.progress.>"),
         keep=Keep.LOG,
         writers=(Writer.SERVER,),
+        max_payload=8 * _MB,  # the names of 20,000 clients, or of a model's tensors
         max_age_s=30 * _DAY,
         max_bytes=256 * _MB,
         relayed=Relayed.DOWN,
@@ -222,11 +243,29 @@ FAMILIES: Final = (
         filters=("fl.dead.>",),
         keep=Keep.LOG,
         writers=(Writer.BRIDGE,),
+        max_payload=2 * _MB,  # a task, and why it was given up
         max_age_s=30 * _DAY,
         max_bytes=32 * _MB,
         relayed=Relayed.UP,
     ),
+    Family(
+        name="RESERVE",
+        filters=("fl.reserve",),
+        keep=Keep.LOG,
+        writers=(Writer.SERVER,),
+        max_bytes=2 * RESERVE_BYTES,
+        max_payload=_MB,
+    ),
 )
+
+
+def is_of_weights(topic: str) -> bool:
+    """Return whether a topic's payloads are models, updates and states, or parts of them: what can fill a disk.
+
+    Raises:
+        BadTopic: the topic belongs to no family.
+    """
+    return family_of(topic).max_bytes is None
 
 
 def family_of(topic: str) -> Family:

@@ -74,6 +74,8 @@ class Link(Generic[C]):
         self._connection = make_connection()
         self._connected = asyncio.Event()
         self._connect_error = ""
+        self._ended = asyncio.Event()
+        self._ended_by: StoreChanged | None = None
 
     @property
     def address(self) -> BrokerUrl:
@@ -85,10 +87,32 @@ class Link(Generic[C]):
         """Size of the largest payload of one message."""
         return self._connection.max_message_bytes
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the store has changed, so that there will be no more connection."""
+        return self._ended_by is not None
+
     async def connection(self) -> C:
-        """Return the current connection; wait while there is none."""
+        """Return the current connection; wait while there is none.
+
+        Raises:
+            StoreChanged: the link has ended.
+        """
         await self._connected.wait()
+        if self._ended_by is not None:
+            raise self._ended_by
         return self._connection
+
+    def end(self, error: StoreChanged) -> StoreChanged:
+        """End the link, because the store has changed: its block and all calls raise the error, now and later.
+
+        Returns:
+            The error to raise: the first one.
+        """
+        self._ended_by = self._ended_by or error
+        self._connected.set()
+        self._ended.set()
+        return self._ended_by
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -96,15 +120,17 @@ class Link(Generic[C]):
 
         Raises:
             ConnectFailed: the first connection failed. Later ones are retried without limit.
-            StoreChanged: a later connection has found another store than the one before. It ends the block.
+            StoreChanged: the broker has another store than before. It ends the block.
         """
         await self._connection.open()
         self._mark_connected()
         try:
             async with task_group() as group:
                 supervisor = group.create_task(self._supervise(), name=f"link to {self.address.address}")
+                end = group.create_task(self._raise_end(), name=f"end of the link to {self.address.address}")
                 yield
                 supervisor.cancel()
+                end.cancel()
         finally:
             await self._connection.close()
 
@@ -116,6 +142,7 @@ class Link(Generic[C]):
 
         Raises:
             Disconnected: no attempt succeeded within CALL_S seconds.
+            StoreChanged: the link has ended.
             BrokerError: any other error of the attempt; it is not retried.
         """
         deadline, failures = asyncio.get_running_loop().time() + CALL_S, list[Disconnected]()
@@ -127,6 +154,8 @@ class Link(Generic[C]):
                 raise Disconnected(f"no connection for {CALL_S} s: {self._connect_error}") from exc
             try:
                 return await attempt(connection)
+            except StoreChanged as exc:
+                raise self.end(exc) from exc.__cause__
             except Disconnected as exc:
                 failures.append(exc)
                 self.raise_if_permanent(failures)
@@ -158,9 +187,18 @@ class Link(Generic[C]):
             self._connected.clear()
             _log.warning("connection lost", address=self.address.address)
             await self._connection.close()
-            self._connection = await self._open_next()
+            try:
+                self._connection = await self._open_next()
+            except StoreChanged as exc:
+                self.end(exc)
+                return
             self._mark_connected()
             _log.info("connected again", address=self.address.address)
+
+    async def _raise_end(self) -> None:
+        """Raise the error of `end` into the block of `running`."""
+        await self._ended.wait()
+        await self.connection()
 
     def _mark_connected(self) -> None:
         self.connected_since_s = asyncio.get_running_loop().time()

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
+from urllib.parse import parse_qsl, unquote
 
 from broker.errors import BadUrl
 
@@ -14,6 +14,14 @@ DEFAULT_JS: Final = "$JS.API"
 
 _SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
 _PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
+_LAST_PORT: Final = 65_535
+_URL: Final = re.compile(
+    r"(?:(?P<scheme>[^:/?#]+)://)?(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
+    re.DOTALL,
+)
+"""RFC 3986, appendix B, with "//" after every scheme. `urllib.parse` refuses an IPv6 address as the second host."""
+
+_HOST: Final = re.compile(r"(?:\[(?P<ip>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:@\s]+))(?::(?P<port>.*))?")
 
 
 class _Option(NamedTuple):
@@ -22,14 +30,22 @@ class _Option(NamedTuple):
     Attributes:
         schemes: the schemes that accept it.
         is_path: whether its value is a path.
+        is_number: whether its value is a number; its pattern allows nothing else.
         pattern: expression that the value must match; None if any text is valid.
         rule: how the error describes the pattern.
     """
 
     schemes: tuple[str, ...]
     is_path: bool = False
+    is_number: bool = False
     pattern: re.Pattern[str] | None = None
     rule: str = ""
+
+    def read(self, value: str) -> Path | int | str:
+        """Return a valid value in the type of its attribute."""
+        if self.is_path:
+            return Path(value).expanduser()
+        return int(value) if self.is_number else value
 
 
 _OPTIONS: Final = {
@@ -49,14 +65,36 @@ _OPTIONS: Final = {
         rule="not a prefix of JetStream's API; use up to 128 characters such as $JS.hub.API, without wildcards and "
         "without a dot at the end",
     ),
+    "replicas": _Option(
+        ("nats", "tls"),
+        is_number=True,
+        pattern=re.compile(r"[1-5]"),
+        rule="JetStream keeps a stream on 1 to 5 nodes; use 3 for a cluster of three",
+    ),
 }
 """In the order in which a URL shows them."""
 
 _DEFAULTS: Final = (None, DEFAULT_STREAMS, DEFAULT_JS)
 _FORMS: Final = (
     "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH, "
-    "and mqtt:// or mqtts:// likewise"
+    "and mqtt:// or mqtts:// likewise; for a NATS cluster nats://user@host1:port,host2:port"
 )
+
+
+class Host(NamedTuple):
+    """A server's host and port.
+
+    Attributes:
+        host: host name or IP address; for `memory`, the broker's name.
+        port: TCP port; 0 for `memory`.
+    """
+
+    host: str
+    port: int = 0
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +115,9 @@ class BrokerUrl:
         streams: prefix of the names of our JetStream streams (nats and tls only).
         js: prefix of the subjects of JetStream's API: `$JS.<domain>.API` for a domain, or the subject under which an
             account imports the API of another account (nats and tls only).
+        replicas: number of nodes of a NATS cluster that keep each stream; None leaves it as it is, and is 1 for a new
+            stream.
+        others: more nodes of the NATS cluster; `hosts` returns all of them.
     """
 
     scheme: str
@@ -91,6 +132,8 @@ class BrokerUrl:
     key_file: Path | None = None
     streams: str = DEFAULT_STREAMS
     js: str = DEFAULT_JS
+    replicas: int | None = None
+    others: tuple[Host, ...] = ()
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
@@ -99,26 +142,26 @@ class BrokerUrl:
         Raises:
             BadUrl: the URL is not valid; the message never shows the password.
         """
-        try:
-            parts = urlparse(url)
-        except ValueError:
-            # `from None`, because the message of the ValueError may show the password.
-            raise BadUrl(f"an unreadable address; {_FORMS}") from None
+        parts = _split(url)
         if parts.scheme not in _SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise BadUrl(f"a broker's address starts with one of {allowed}, not with {parts.scheme or 'nothing'}")
         if parts.scheme != "memory":
             return _parse_network(parts)
-        name = parts.netloc + parts.path
+        name = parts.authority + parts.path
         if not name or parts.query or "@" in name:
             raise BadUrl("memory:// takes a name and nothing else: memory://NAME")
         return cls("memory", name)
 
     @property
+    def hosts(self) -> tuple[Host, ...]:
+        """All hosts; each of them leads to the same broker."""
+        return (Host(self.host, self.port), *self.others)
+
+    @property
     def address(self) -> str:
         """The URL without user and options, for logs and errors."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}" if self.port else f"{self.scheme}://{host}"
+        return f"{self.scheme}://{','.join(map(str, self.hosts))}"
 
     def secret(self) -> str | None:
         """Return the password to send; read its file or environment variable now, if the URL names one.
@@ -149,30 +192,60 @@ class BrokerUrl:
         return f"{address}?{query}" if query else address
 
 
-def _parse_network(parts: ParseResult) -> BrokerUrl:
+class _Parts(NamedTuple):
+    """The parts of a URL as they are written; all but the scheme may be empty."""
+
+    scheme: str
+    authority: str
+    path: str
+    query: str
+    fragment: str
+
+
+def _split(url: str) -> _Parts:
+    # `findall` gives the empty string for a part that is missing; the expression matches every text.
+    scheme, *others = _URL.findall(url)[0]
+    return _Parts(scheme.lower(), *others)
+
+
+def _parse_network(parts: _Parts) -> BrokerUrl:
     """Check the URL of a network broker."""
-    if not parts.hostname or parts.path.strip("/") or parts.fragment:
+    login, _, servers = parts.authority.rpartition("@")
+    if not servers or parts.path.strip("/") or parts.fragment:
         raise BadUrl(f"{parts.scheme}:// needs a host and no path; {_FORMS}")
-    where = f"{parts.scheme}://{parts.hostname}"
+    first, *others = _parse_hosts(parts.scheme, servers)
+    where = f"{parts.scheme}://{first.host}"
+    if others and parts.scheme in ("mqtt", "mqtts"):
+        raise BadUrl(f"{where}: an MQTT broker has one host; only a NATS cluster may have several")
     options = _parse_options(parts, where)
-    user = unquote(parts.username or "") or None
-    password = None if parts.password is None else unquote(parts.password)
+    user, has_password, password_text = login.partition(":")
+    password = unquote(password_text) if has_password else None
     passwords = (password is not None) + ("password_file" in options) + ("password_env" in options)
     if passwords > 1:
         raise BadUrl(f"{where}: give one of password, password_file and password_env")
-    if user is None and passwords:
+    if not user and passwords:
         raise BadUrl(f"{where}: a password without a user; {_FORMS}")
-    if user is not None and not passwords:
+    if user and not passwords:
         raise BadUrl(f"{where}: a user without a password; {_FORMS}")
-    try:
-        port = parts.port or _PORTS[parts.scheme]
-    except ValueError:
-        # Not in the message: if the host is missing, the password may be in the place of the port.
-        raise BadUrl(f"{where}: the port must be a number up to 65535") from None
-    return BrokerUrl(parts.scheme, parts.hostname, port, user, password, **options)
+    return BrokerUrl(parts.scheme, *first, unquote(user) or None, password, others=tuple(others), **options)
 
 
-def _parse_options(parts: ParseResult, where: str) -> dict[str, Any]:
+def _parse_hosts(scheme: str, text: str) -> list[Host]:
+    """Return the hosts of a comma-separated list."""
+    hosts = list[Host]()
+    for part in text.split(","):
+        match = _HOST.fullmatch(part)
+        # The errors do not show what they refuse: if the host is missing, the password may be in the place of the port.
+        if match is None:
+            raise BadUrl(f"an unreadable host in a {scheme}:// address; {_FORMS}")
+        host, port = (match["ip"] or match["name"]).lower(), match["port"] or str(_PORTS[scheme])
+        if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
+            raise BadUrl(f"{scheme}://{hosts[0].host if hosts else host}: a port must be a number up to {_LAST_PORT}")
+        hosts.append(Host(host, int(port) or _PORTS[scheme]))
+    return hosts
+
+
+def _parse_options(parts: _Parts, where: str) -> dict[str, Any]:
     """Return the query parameters, as keyword arguments of BrokerUrl."""
     options: dict[str, Any] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
@@ -183,7 +256,7 @@ def _parse_options(parts: ParseResult, where: str) -> dict[str, Any]:
             raise BadUrl(f"{where}: {name} needs {' or '.join(f'{scheme}://' for scheme in option.schemes)}")
         if option.pattern is not None and not option.pattern.fullmatch(value):
             raise BadUrl(f"{name}={value}: {option.rule}")
-        options[name] = Path(value).expanduser() if option.is_path else value
+        options[name] = option.read(value)
     if ("cert_file" in options) != ("key_file" in options):
         raise BadUrl(f"{where}: cert_file and key_file go together")
     return options

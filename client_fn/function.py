@@ -17,7 +17,7 @@ import msgspec
 
 from broker import topics
 from broker.base import Receipt
-from broker.errors import BadTopic, Disconnected
+from broker.errors import BadTopic, Disconnected, StoreChanged
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
@@ -322,6 +322,8 @@ async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str
                 await broker.put(ref.topic, update.states[name])
             topic = topics.update(header.job, header.round, header.client, header.attempt)
             return await broker.publish(topic, update.payload)
+        except StoreChanged:
+            raise  # this connection has ended; whoever invokes the function again knows what is there now
         except Disconnected as exc:
             # Imported here because every cold start would pay for it.
             import structlog

@@ -1,15 +1,18 @@
 """Runs a bridge: connects a platform to the broker, runs its tasks and manages its functions."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 import broker
 from bridges import Invoker, Lifecycle, ManagedPlatform, RateLimiter, RetryPolicy, Runner, SecretStore, presence
+from bridges.errors import PlatformDenied
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from broker.base import Broker
@@ -18,6 +21,9 @@ from fedkeeper import notify, restart, strict_toml
 from fedkeeper.errors import BadConfigFile
 
 log = structlog.get_logger(__name__)
+
+DENIED_S: Final = 30.0
+"""Seconds between two tries to open a platform that refuses the credentials."""
 
 SideTask = Callable[[Broker], Coroutine[Any, Any, None]]
 """A task that shares the bridge's process and its connection to the broker, until it is cancelled."""
@@ -68,17 +74,19 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
-        PlatformDenied: the platform refuses the credentials.
+        PlatformDenied: the platform refuses the credentials at the first start.
         SecretMissing: the bridge does not have a secret that it needs itself.
     """
     secrets = SecretStore(Path(file.secrets) if file.secrets else None)
-    open_platform, name = kind.load().opened, file.platform.name
+    opened, name, was_up = kind.load().opened, file.platform.name, False
 
     async def bridge() -> None:
+        nonlocal was_up
         async with contextlib.AsyncExitStack() as stack:
             connection = broker.connect(url, name=f"bridge-{name}", will=presence.will(name))
             bus = await stack.enter_async_context(connection)
-            platform = await stack.enter_async_context(open_platform(file.platform, secrets, bus))
+            platform = await enter_platform(stack, lambda: opened(file.platform, secrets, bus), was_up=was_up)
+            was_up = True
             group = await stack.enter_async_context(task_group())
             if side_task is not None:
                 group.create_task(side_task(bus), name=f"beside bridge-{name}")
@@ -87,6 +95,34 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask
             await serve(bus, platform, RetryPolicy(start_s=platform.start_s, run_s=platform.run_s))
 
     await restart.run_with_restarts(bridge)
+
+
+async def enter_platform(
+    stack: contextlib.AsyncExitStack,
+    opened: Callable[[], AbstractAsyncContextManager[ManagedPlatform]],
+    *,
+    was_up: bool,
+    pause_s: float = DENIED_S,
+) -> ManagedPlatform:
+    """Open a platform. A bridge that was up before waits while the platform refuses its credentials, and does not end.
+
+    Args:
+        stack: closes the platform.
+        opened: opens it.
+        was_up: whether the platform has been open before, in this process.
+        pause_s: seconds between two tries.
+
+    Raises:
+        PlatformDenied: the platform refuses the credentials at the first start.
+    """
+    while True:
+        try:
+            return await stack.enter_async_context(opened())
+        except PlatformDenied as exc:
+            if not was_up:
+                raise
+            log.error("the bridge waits for its platform", error=str(exc), again_in_s=pause_s)  # noqa: TRY400 (its text is enough)
+        await asyncio.sleep(pause_s)
 
 
 async def serve(bus: Broker, platform: ManagedPlatform, retries: RetryPolicy) -> None:

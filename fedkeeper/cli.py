@@ -21,10 +21,10 @@ from fedkeeper import (
     cli_bridge,
     cli_clients,
     cli_deploy,
+    cli_jobs,
     cli_stage,
     configs,
     follow,
-    measured,
     plot,
     running,
     screen,
@@ -34,6 +34,8 @@ from fedkeeper import (
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import (
     FOLDER,
+    KEEP,
+    KEEP_BYTES,
     URL_FILE,
     Allow,
     Code,
@@ -42,8 +44,12 @@ from fedkeeper.options import (
     Folder,
     JobFile,
     JobId,
+    KeepBytes,
+    KeepDays,
+    KeepJobs,
     MetricsOption,
     Out,
+    Replicas,
     Reveal,
     RevealOption,
     Set,
@@ -51,6 +57,7 @@ from fedkeeper.options import (
     Verbose,
     Workers,
     broker_url,
+    retention,
 )
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
@@ -66,6 +73,7 @@ app = typer.Typer(
 app.add_typer(cli_bridge.app, name="bridge")
 app.add_typer(cli_clients.app, name="clients")
 app.add_typer(cli_deploy.app)
+app.add_typer(cli_jobs.app, name="jobs")
 app.add_typer(cli_stage.app)
 
 
@@ -136,7 +144,7 @@ def run(
                 store = stack.enter_context(_temporary_store(settings.folder))
                 address = await stack.enter_async_context(system.whole_system(settings, store=store))
             broker = BrokerUrl.parse(address).address
-            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False)
+            console.print(f"broker {broker}, {settings.workers} workers; starting ...", markup=False, soft_wrap=True)
             sdk = await stack.enter_async_context(connect(address))
             await sdk.register(own_clients)
             job_id = await sdk.submit(spec, timeout_s=60)
@@ -177,6 +185,9 @@ def up(
     reveal: RevealOption = None,
     metrics: MetricsOption = None,
     data: DataDir = None,
+    keep_days: KeepDays = KEEP.days,
+    keep_jobs: KeepJobs = KEEP.jobs,
+    keep_bytes: KeepBytes = KEEP_BYTES,
     verbose: Verbose = False,
 ) -> None:
     """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
@@ -190,7 +201,8 @@ def up(
         console.print(packed.summary(), markup=False, soft_wrap=True)
     console.print(sites.describe_models(site, packed), markup=False, soft_wrap=True)
     _print_repeatability(site)
-    running.run(_run_until_interrupted(Settings(folder, workers, data, site=site), url, port))
+    settings = Settings(folder, workers, data, site=site, keep=retention(keep_days, keep_jobs, keep_bytes))
+    running.run(_run_until_interrupted(settings, url, port))
 
 
 async def _run_until_interrupted(settings: Settings, url: str, port: int) -> None:
@@ -199,12 +211,13 @@ async def _run_until_interrupted(settings: Settings, url: str, port: int) -> Non
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
-            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False)
+            console.print(f"ready: {BrokerUrl.parse(url)}", markup=False, soft_wrap=True)
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
             own_url = await stack.enter_async_context(whole)
             stack.enter_context(_published_url(settings.folder, own_url))
-            console.print(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n", markup=False)
+            text = f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n"
+            console.print(text, markup=False, soft_wrap=True)  # on one line each, to be copied
         await asyncio.Event().wait()  # until Ctrl-C
 
 
@@ -236,9 +249,14 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            console.print(f"[yellow]{exc}[/]", soft_wrap=True)
+            console.print(str(exc), style="yellow", markup=False, soft_wrap=True)
+            typer.echo(exc.job)
+            if not wait:
+                return
+            await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
-        typer.echo(job_id)
+        else:
+            typer.echo(job_id)
         if wait:
             await follow.follow(sdk, job_id, console, folder=out / job_id)
 
@@ -253,38 +271,16 @@ async def watch(
     """Follow a job from its start to its end, or every job until Ctrl-C."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
-        if job is not None:
-            await sdk.job(job)
-            if not as_json:
-                await follow.follow(sdk, job, screen.console())
-                return
-        async for progress in sdk.watch(job):
+        if job is not None and not as_json:
+            await follow.follow(sdk, job, screen.console())
+            return
+        async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console())):
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
-                typer.echo(codec.encode(line))
+                screen.echo(codec.encode(line).decode())
             else:
-                typer.echo(screen.log_line(progress))
-
-
-@app.command()
-@running.command
-async def jobs(url: Url = "") -> None:
-    """List the jobs that the broker knows."""
-    logs.configure(quiet=True)
-    async with connect(broker_url(url), provision=False) as sdk:
-        records = await sdk.jobs()
-    rows = [
-        (
-            record.id,
-            record.phase,
-            f"{record.done}/{record.job.stop.rounds}",
-            measured.headline(record),
-            record.reason,
-        )
-        for record in records
-    ]
-    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
+                screen.echo(screen.log_line(progress))
 
 
 @app.command()
@@ -305,12 +301,18 @@ def server(
     reveal: RevealOption = None,
     folder: Folder = FOLDER,
     data: DataDir = None,
+    keep_days: KeepDays = KEEP.days,
+    keep_jobs: KeepJobs = KEEP.jobs,
+    keep_bytes: KeepBytes = KEEP_BYTES,
+    replicas: Replicas = 1,
     verbose: Verbose = False,
 ) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
+    keep = retention(keep_days, keep_jobs, keep_bytes)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
-    running.run(system.run_server(broker_url(url), sites.with_store(site, folder), data))
+    address = broker_url(url, replicas=replicas)
+    running.run(system.run_server(address, sites.with_store(site, folder), data, None, keep))
 
 
 @app.command("plot")

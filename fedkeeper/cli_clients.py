@@ -10,6 +10,7 @@ import typer
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
+from client_fn.data import places
 from fedkeeper import data_places, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
@@ -60,7 +61,7 @@ def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) ->
         *counts,
         str(record.samples or "?"),
         ", ".join(f"{key}={value}" for key, value in record.labels.items()),
-        record.data_loc,
+        places.without_secrets(record.data_loc),
     )
 
 

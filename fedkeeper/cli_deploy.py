@@ -8,7 +8,7 @@ import typer
 from bridges import platforms
 from broker.support import logs
 from client_fn.code.archive import Archive, pack
-from fedkeeper import archives, deployment_file, running
+from fedkeeper import archives, deployment_file, running, screen
 from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, PackedCode, Url, broker_url
@@ -73,7 +73,7 @@ def _print_images(fabric: DeploymentFile, code: Path | None) -> None:
 
 def _print_step(step: Step) -> None:
     where = f"on {step.platform}" if step.action in ("create", "update", "delete") else "in the register"
-    typer.echo(f"{step.action:<10} {step.client}  {where}")
+    screen.echo(f"{step.action:<10} {step.client}  {where}")
 
 
 @app.command()

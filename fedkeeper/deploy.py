@@ -39,13 +39,15 @@ async def desired_clients(
         code: the user's code; None: there is none.
 
     Raises:
+        BadConfigFile: the file must say how functions reach the broker.
         ClientError: the data can't be staged, or a line of the code's requirements.txt can't be used in an archive.
         BadPlatform: the files of a kind of platform do not exist.
     """
+    address = deployment_file.functions_url(file, url)
     samples = await asyncio.to_thread(stage_shards, file, data_dir) if file.data.stage else {}
     packages = {platform: await _publish_package(sdk, file, platform, code) for platform in file.platforms}
     return [
-        DesiredClient(make_function(file, record, packages[record.platform], url), record)
+        DesiredClient(make_function(file, record, packages[record.platform], address), record)
         for record in deployment_file.client_records(file, samples)
     ]
 
@@ -121,13 +123,13 @@ def make_function(file: DeploymentFile, record: ClientRecord, package: BlobRef |
         file: the deployment file.
         record: the client's entry for the register.
         package: the published code archive; None: the platform has the code.
-        url: the broker's address if the file names none.
+        url: the broker's address for functions; empty: they have no route to it.
     """
     section = file.platforms[record.platform]
     return Function(
         name=record.id,
         fabric=file.name,
-        broker=file.broker.url or url,
+        broker=url,
         password=file.broker.password,
         key=section.key,
         image=section.image,

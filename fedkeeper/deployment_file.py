@@ -12,22 +12,29 @@ from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
-from fedkeeper import strict_toml
+from broker.url import BrokerUrl
+from fedkeeper import sites, strict_toml
 from fedkeeper.errors import BadConfigFile
 
 FABRIC_LABEL: Final = "fabric"
 """The register's label that names the deployment file which a client belongs to."""
 
+_EXAMPLE: Final = '[broker] url = "nats://USER@HOST:4222" and password = "NAME OF A SECRET" of the bridge or platform'
+
 DATA_LABEL: Final = "data"
 """The register's label that names a client's data: the key of the partition."""
+
+
+NO_ROUTE: Final = "none"
+"""The value of `broker.url` for functions that can't reach the broker."""
 
 
 class BrokerSection(msgspec.Struct, frozen=True, kw_only=True):
     """The table `[broker]`: how functions reach the broker.
 
     Attributes:
-        url: the broker's address with a user but without a password; empty: the address that the command uses, which
-            only works for functions on the same machine.
+        url: the broker's address with a user but without a password; `none`: functions have no route to the broker;
+            empty: the address that the command uses, which only works for functions on the same machine.
         password: the name of the secret with the password. The bridge or the platform holds its value.
     """
 
@@ -127,6 +134,11 @@ def read(path: Path) -> DeploymentFile:
     """
     file = strict_toml.read(path, DeploymentFile)
     checked_id(file.name)
+    if file.broker.url != NO_ROUTE and _has_password(file.broker.url):
+        reason = (
+            "a password in it would stand in messages and in the functions' settings: name its secret in `password`"
+        )
+        raise BadConfigFile("broker.url", "...", reason)
     for platform in file.platforms:
         checked_id(platform)
         kind_of(file, platform)
@@ -139,6 +151,35 @@ def read(path: Path) -> DeploymentFile:
         if client.platform not in file.platforms:
             raise BadConfigFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
     return file
+
+
+def functions_url(file: DeploymentFile, own_url: str) -> str:
+    """Return the broker's address for the functions; empty: they have no route to it.
+
+    Args:
+        file: the deployment file.
+        own_url: the broker's address that this command uses, for functions on the same machine.
+
+    Raises:
+        BadConfigFile: the file names no address, and the password of this command's is not for functions.
+    """
+    if file.broker.url:
+        return "" if file.broker.url == NO_ROUTE else file.broker.url
+    own = BrokerUrl.parse(own_url)
+    is_elsewhere = not sites.is_this_machine(own_url)
+    if own.password is not None or (is_elsewhere and (own.password_file or own.password_env)):
+        reason = (
+            f"the password of this command's address would not be the functions': add {_EXAMPLE}; "
+            f'or url = "{NO_ROUTE}" for functions without a route to the broker'
+        )
+        raise BadConfigFile("broker.url", "", reason)
+    return own_url
+
+
+def _has_password(url: str) -> bool:
+    """Whether a URL, valid or not, holds a password."""
+    authority = url.partition("://")[2].partition("/")[0].partition("?")[0]
+    return ":" in authority.rpartition("@")[0]
 
 
 def kind_of(file: DeploymentFile, platform: str) -> Kind:

@@ -1,5 +1,6 @@
 """Follows one job to its end: shows its progress and saves its results."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,7 +31,7 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
     last: Progress | None = None
     live = Live(console=console, get_renderable=view.render, refresh_per_second=8)
     with live if console.is_terminal else nullcontext():
-        async for progress in sdk.watch(job):
+        async for progress in sdk.watch(job, on_reach=reach_notice(console)):
             last = progress
             view.update(progress)
             if recorder is not None:
@@ -42,6 +43,16 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
     if last is None or not isinstance(last.event, JobCompleted):
         outcome = "ended without a final event" if last is None else screen.sentence(last.event)
         raise FedKeeperError(f"job {job} {outcome}")
+
+
+def reach_notice(console: Console) -> Callable[[bool], None]:
+    """Return a function that prints when the broker is out of reach, and when it answers again."""
+
+    def notice(is_there: bool) -> None:  # noqa: FBT001 (its only argument)
+        text = "the broker answers again" if is_there else "the broker is out of reach; waiting for it"
+        console.print(text, style="yellow", markup=False)
+
+    return notice
 
 
 async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:

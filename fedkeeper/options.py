@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command finds its broker."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -7,14 +8,29 @@ from typing import Annotated, Final
 import typer
 
 from fedkeeper.errors import BadOption
+from server.retention import Retention
 
 FOLDER: Final = Path(".fedkeeper")
 URL_FILE: Final = "url"
+KEEP: Final = Retention()
+KEEP_BYTES: Final = "10GB"
+"""`KEEP.bytes`, as a person reads it."""
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(K|M|G|T|)B?")
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
 JobId = Annotated[str, typer.Argument(help="A job's id.")]
 Url = Annotated[
     str, typer.Option(envvar="FEDKEEPER_URL", help="The broker. Default: that of `fedkeeper up` in this folder.")
+]
+Replicas = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=5,
+        help="Nodes of a NATS cluster that keep each stream, as ?replicas= in the broker's URL; never lowered.",
+    ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
@@ -80,18 +96,51 @@ MetricsOption = Annotated[
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' files.")]
+KeepDays = Annotated[
+    float, typer.Option(min=0, envvar="FEDKEEPER_KEEP_DAYS", help="Delete finished jobs that ended so many days ago.")
+]
+KeepJobs = Annotated[
+    int, typer.Option(min=0, envvar="FEDKEEPER_KEEP_JOBS", help="Keep so many finished jobs; the oldest go first.")
+]
+KeepBytes = Annotated[
+    str,
+    typer.Option(
+        envvar="FEDKEEPER_KEEP_BYTES",
+        metavar="SIZE",
+        help="Keep finished jobs whose models have this size together, such as 500MB or 2GB; the oldest go first.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
 
 
-def broker_url(option: str) -> str:
+def retention(days: float, jobs: int, size: str) -> Retention:
+    """Return which finished jobs are kept, from the options.
+
+    Args:
+        days: value of `--keep-days`.
+        jobs: value of `--keep-jobs`.
+        size: value of `--keep-bytes`.
+
+    Raises:
+        BadOption: the size is not a number of bytes.
+    """
+    match = _SIZE.fullmatch(size.strip().upper())
+    if match is None:
+        raise BadOption(f"--keep-bytes = {size!r}: expected a number of bytes, such as 500000000, 500MB or 2GB")
+    return Retention(days, jobs, int(float(match[1]) * _UNITS[match[2]]))
+
+
+def broker_url(option: str, *, replicas: int = 1) -> str:
     """Return the broker's address: the option's value, or the address of `fedkeeper up` in this folder.
+
+    Args:
+        option: the value of the option.
+        replicas: number of nodes that shall keep each stream; 1 adds nothing to the address.
 
     Raises:
         BadOption: the option is empty and `fedkeeper up` does not run in this folder.
     """
-    if option:
-        return option
     file = FOLDER / URL_FILE
-    if file.is_file():
-        return file.read_text().strip()
+    if url := option or (file.read_text().strip() if file.is_file() else ""):
+        return url if replicas == 1 else f"{url}{'&' if '?' in url else '?'}replicas={replicas}"
     raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")

@@ -23,10 +23,11 @@ async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: flo
     """
     was_connected = False
     while True:
+        status = "the broker is out of reach; trying again"
         try:
             await service()
         except StoreChanged as exc:
-            was_connected = True
+            was_connected, status = True, "the broker's store has changed; starting over"
             log.error("starting over from what the broker has now", error=str(exc))  # noqa: TRY400 (its text is enough)
         except Disconnected as exc:
             was_connected = True
@@ -35,5 +36,5 @@ async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: flo
             if not was_connected:
                 raise
             log.warning("the broker is still out of reach", error=str(exc))
-        notify.status("the broker is out of reach; trying again")
+        notify.status(status)
         await asyncio.sleep(pause_s)

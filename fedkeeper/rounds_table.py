@@ -6,6 +6,7 @@ from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from broker.messages.job import Job
 from broker.messages.progress import ModelEvaluated, RoundCompleted
@@ -40,7 +41,7 @@ class RoundsTable:
         is_wide = options.max_width >= WIDE
         table = Table(box=None, padding=(0, 2) if is_wide else (0, 1, 0, 0), header_style="dim")
         for name in self.columns(is_wide=is_wide):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(Text(name), justify="right", no_wrap=True)
         for completed in self.rounds:
             table.add_row(*self.row(completed, is_wide=is_wide))
         yield table

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final, ParamSpec
 
+from rich.text import Text
+
 from bridges.errors import BridgeError
 from broker.errors import BrokerError, Conflict
 from broker.messages.errors import MessageError
@@ -59,9 +61,7 @@ def exit_on_user_error() -> Iterator[None]:
     except PROGRAMMING_ERRORS:
         raise
     except USER_ERRORS as exc:
-        # rich reads square brackets as markup.
-        message = str(exc).replace("[", "\\[")
-        screen.console().print(f"[red bold]error:[/] {message}", soft_wrap=True)
+        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}"), soft_wrap=True)
         sys.exit(FAILED)
 
 

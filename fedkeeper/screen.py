@@ -2,12 +2,14 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rich.console import Console, Group, RenderableType
+import typer
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +24,7 @@ from broker.messages.progress import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobPaused,
     JobRejected,
     JobStarted,
     JobWaiting,
@@ -36,6 +39,7 @@ from broker.messages.progress import (
 )
 from broker.messages.reports import StartReport
 from broker.messages.round import Purpose
+from broker.support import texts
 from fedkeeper import measured
 from fedkeeper.rounds_table import RoundsTable
 
@@ -109,7 +113,7 @@ class JobView:
                 (self.judgements if evaluated.by == "clients" else self.evaluations)[round_] = evaluated
             case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused() as event:
                 self.warnings.append(sentence(event))
-            case JobWaiting() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
+            case JobWaiting() | JobPaused() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
                 self.state = sentence(event)
 
     def render(self) -> RenderableType:
@@ -209,6 +213,7 @@ def _start(start: StartReport) -> str:
 _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     JobAccepted: lambda e: f"accepted ({e.name})",
     JobWaiting: lambda e: f"waiting: {e.reason}",
+    JobPaused: lambda e: f"paused: {e.reason}",
     JobStarted: lambda e: (
         f"started: {e.parameters:,} parameters, initial model {e.model.sha256[:12]}"
         + ("" if e.start is None else f" from {_start(e.start)}")
@@ -233,9 +238,26 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
 }
 
 
+class SafeConsole(Console):
+    """A console that shows control characters instead of obeying them.
+
+    What it prints was partly written by strangers: reasons, labels, names of metrics, addresses.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of a renderable. rich's own control codes are not part of their text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(texts.cleaned(segment.text), segment.style)
+
+
 def console() -> Console:
     """Return a console on standard error, where progress is shown. Standard output has only results."""
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False)
+
+
+def echo(text: str) -> None:
+    """Print a line on standard output, with its control characters shown."""
+    typer.echo(texts.cleaned(text))
 
 
 def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -249,5 +271,6 @@ def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
     for name in columns:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
+        # Cleaned before their width is measured, and not as str, in which rich reads square brackets as markup.
+        table.add_row(*(Text(texts.cleaned(cell)) for cell in row))
+    SafeConsole(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)

@@ -10,30 +10,36 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import structlog
 
 import broker
 from broker import topics
-from broker.base import Broker
-from broker.errors import CorruptPayload
-from broker.messages import cloudevents, codec, progress
+from broker.base import Broker, Value
+from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
-from broker.messages.progress import FINAL_EVENTS, JobAccepted, JobRejected, Progress
+from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.support.tasks import task_group
-from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
-from server import models
+from fedkeeper import watching
+from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
+from server import models, removal
 from server.models import Which
 
 if TYPE_CHECKING:
     from client_fn.data.staging import Staged
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 SHARDS: Final = ".fedkeeper/shards"
 """Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
@@ -81,54 +87,75 @@ class Client:
 
         Raises:
             JobError: the job is not valid; nothing was sent.
-            JobRefused: the server refused the job.
+            JobRefused: the server refused the job, or another job has its id.
             NotAnswered: no server accepted the job in time; the broker keeps it.
         """
-        job = spec if isinstance(spec, Job) else jobs.from_dict(dict(spec))
+        if isinstance(spec, Job):
+            # Through JSON, because what the server makes of it is compared with it.
+            job = jobs.from_json(codec.encode(jobs.without_defaults(spec)))
+        else:
+            job = jobs.from_dict(dict(spec))
         job_id = job.id or new_id(job.name)
-        await self.broker.publish(
-            topics.submission(job_id), _encode_event(job_id, "job.submit", jobs.without_defaults(job))
-        )
+        submission = f"{job_id}.job.submit.{secrets.token_hex(8)}"
+        event = _encode_event(job_id, "job.submit", jobs.without_defaults(job), submission)
+        await self.broker.publish(topics.submission(job_id), event)
         try:
             async with asyncio.timeout(timeout_s):
-                await self.wait_until_accepted(job_id)
+                await self.wait_until_accepted(job_id, job, submission=submission)
         except TimeoutError:
-            raise NotAnswered(job_id, timeout_s) from None
+            raise NotAnswered(job_id, timeout_s, submission) from None
         return job_id
 
-    async def wait_until_accepted(self, job: str) -> None:
+    async def wait_until_accepted(self, job: str, spec: Job | None = None, *, submission: str = "") -> None:
         """Wait until a server has accepted a submitted job.
 
-        Raises:
-            JobRefused: the server refused the job.
-        """
-        async with aclosing(self.watch(job)) as events:
-            async for update in events:
-                if isinstance(update.event, JobRejected):
-                    raise JobRefused(job, update.event.field, update.event.reason)
-                if isinstance(update.event, JobAccepted):
-                    return
+        Args:
+            job: the job's id.
+            spec: the job that was submitted; None: any job under the id will do.
+            submission: id of the event that submitted it, as in `NotAnswered`; empty: any refusal is this job's.
 
-    async def watch(self, job: str | None = None) -> AsyncGenerator[Progress, None]:
+        Raises:
+            JobRefused: the server refused the job, or another job has the id.
+        """
+        if await self._is_accepted(job, spec, submission):
+            return
+        async with aclosing(watching.events(self.broker, job)) as events:
+            async for update in events:
+                match update.event:
+                    case JobAccepted() if await self._is_accepted(job, spec, submission):
+                        return
+                    case JobRejected() as event if _is_of(update.id, event, submission):
+                        raise JobRefused(job, event.field, event.reason)
+
+    async def _is_accepted(self, job: str, spec: Job | None, submission: str) -> bool:
+        """Whether a server has accepted this submission, or the same job before.
+
+        Raises:
+            JobRefused: another job has the id.
+        """
+        value = await self.broker.get(topics.job_record(job))
+        if value is None:
+            return False
+        record = codec.decode(JobRecord, value.payload)
+        if spec is not None and record.job != spec and (not submission or record.submission != submission):
+            raise JobRefused(job, "id", f"id = {job!r}: another job has this id; choose another, or none")
+        return True
+
+    def watch(
+        self, job: str | None = None, *, on_reach: watching.OnReach = lambda _: None
+    ) -> AsyncGenerator[Progress, None]:
         """Yield a job's progress from its start until it has ended, each event once.
+
+        If the events of an ended job are forgotten, its record says how it ended; that event has `time_s` 0.
 
         Args:
             job: the job's id; None: follow every job until cancelled.
+            on_reach: called with False when the broker is out of reach, and with True when it answers again.
+
+        Raises:
+            NoSuchJob: no server has accepted a job with this id, or its record is no longer there.
         """
-        seen: set[str] = set()
-        topic_filter = topics.job_progress(topics.ANY if job is None else job)
-        async with self.broker.subscribe(topic_filter, start="first", prefetch=64) as deliveries:
-            async for delivery in deliveries:
-                try:
-                    update = progress.decode(await delivery.read())
-                except (DecodeError, CorruptPayload):
-                    continue  # an event of a newer server, or a foreign message
-                if update.id in seen:
-                    continue
-                seen.add(update.id)
-                yield update
-                if job is not None and isinstance(update.event, FINAL_EVENTS):
-                    return
+        return watching.follow(self.broker, job, on_reach)
 
     async def cancel(self, job: str) -> None:
         """Request a job's cancellation. Returns when the broker has the request.
@@ -138,6 +165,17 @@ class Client:
         """
         await self.job(job)
         await self.broker.publish(topics.cancellation(job), _encode_event(job, "job.cancel", {}))
+
+    async def remove_job(self, job: str) -> None:
+        """Delete a finished job: its models, its events and its record.
+
+        Raises:
+            NoSuchJob: no job has that id.
+            JobNotFinished: the job has not ended.
+        """
+        if not (await self.job(job)).is_finished:
+            raise JobNotFinished(job)
+        await removal.remove(self.broker, job)
 
     async def job(self, job: str) -> JobRecord:
         """Return the record of a job.
@@ -151,9 +189,9 @@ class Client:
         return codec.decode(JobRecord, value.payload)
 
     async def jobs(self) -> list[JobRecord]:
-        """Return the record of every job, the oldest first."""
+        """Return the record of every job that can be read, the oldest first. The others are logged."""
         values = await self.broker.snapshot(topics.job_record(topics.ANY))
-        records = [codec.decode(JobRecord, value.payload) for value in values.values()]
+        records = _readable(values, JobRecord, lambda record: topics.job_record(record.id))
         return sorted(records, key=lambda record: (record.created_s, record.id))
 
     async def model(self, job: str, which: Which = "last") -> bytes:
@@ -174,13 +212,9 @@ class Client:
         return await models.read(self.broker, await self.job(job), which)
 
     async def clients(self) -> list[ClientRecord]:
-        """Return the client register, sorted by client id.
-
-        Raises:
-            DecodeError: an entry can't be read.
-        """
+        """Return the entries of the client register that can be read, sorted by client id. The others are logged."""
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        records = [codec.decode(ClientRecord, value.payload) for value in values.values()]
+        records = _readable(values, ClientRecord, lambda client: topics.client(client.id))
         return sorted(records, key=lambda record: record.id)
 
     async def client(self, client: str) -> ClientRecord | None:
@@ -266,7 +300,7 @@ class Client:
     async def client_stats(self) -> dict[str, ClientStats]:
         """Return the statistics of each client's invocations, by client id."""
         values = await self.broker.snapshot(topics.client_stats(topics.ANY, topics.ANY))
-        stats = [codec.decode(ClientStats, value.payload) for value in values.values()]
+        stats = _readable(values, ClientStats, lambda each: topics.client_stats(each.platform, each.client))
         # A client that moved to another platform has statistics on both; the newer ones win.
         return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
@@ -296,6 +330,35 @@ def new_id(name: str) -> str:
     return f"{name[:32]}-{secrets.token_hex(3)}"
 
 
-def _encode_event(job: str, kind: str, data: object) -> bytes:
+def _is_of(event_id: str, event: JobRejected, submission: str) -> bool:
+    """Whether a refusal is that of a submission; an empty one stands for any.
+
+    A server of an older version does not name the submission, and gives each of its refusals the same id.
+    """
+    return submission in ("", event.submission) or event_id.endswith(event.what)
+
+
+def _readable(values: Mapping[str, Value], kind: type[T], topic_of: Callable[[T], str]) -> list[T]:
+    """Decode the values that can be read and believed; log the others. One bad value must not hide all good ones.
+
+    Args:
+        values: the values by topic.
+        kind: class of the messages.
+        topic_of: returns the topic of whom a message is about.
+    """
+    messages: list[T] = []
+    for topic, value in values.items():
+        try:
+            message = codec.decode(kind, value.payload)
+            origin.check_topic(topic, topic_of, message)
+        except DecodeError as exc:
+            log.warning("a value that can't be read is passed over", topic=topic, error=str(exc))
+        else:
+            messages.append(message)
+    return messages
+
+
+def _encode_event(job: str, kind: str, data: object, event_id: str = "") -> bytes:
     """Encode a request about a job as a CloudEvent."""
-    return cloudevents.encode(Envelope(f"{job}.{kind}.{secrets.token_hex(8)}", "/sdk", kind, time.time(), job), data)
+    event_id = event_id or f"{job}.{kind}.{secrets.token_hex(8)}"
+    return cloudevents.encode(Envelope(event_id, "/sdk", kind, time.time(), job), data)

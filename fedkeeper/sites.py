@@ -155,10 +155,14 @@ def is_this_machine(url: str) -> bool:
         BadUrl: the URL is not valid.
     """
     address = BrokerUrl.parse(url)
+    return address.scheme == "memory" or all(_is_loopback(host) for host, _ in address.hosts)
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        return address.scheme == "memory" or ipaddress.ip_address(address.host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return address.host == "localhost"
+        return host == "localhost"
 
 
 def worker_environment(site: Site, folder: Path) -> dict[str, str]:

@@ -1,33 +1,58 @@
-"""Publishes progress events in order, and does not make a round wait for each of them."""
+"""Publishes progress events, and does not make a round wait for each of them.
+
+The broker may be slow to store an event, for example behind a flood of other messages. Therefore events whose order
+says nothing, those of different clients, are published at the same time; other events of a job come before or after.
+"""
 
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
 from broker.base import Broker
-from broker.messages import progress
 from broker.messages.progress import Event, Progress
 from broker.support.tasks import task_group
+from server.held import Held
+from server.room import publish_event
+
+AT_ONCE: Final = 64
+"""The most events that are published at the same time."""
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Announcement:
+class Announcement:
+    """An event on its way to the broker.
+
+    Attributes:
+        progress: the event with its job and id.
+        published: set when the broker has it.
+    """
+
     progress: Progress
     published: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Announcer:
-    """A queue of progress events. `open_announcer` publishes them."""
+    """A queue of progress events. `open_announcer` publishes them.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: seconds since the epoch.
+        held: gets what is published; None: nobody needs it.
+    """
+
+    def __init__(self, clock: Callable[[], float], held: Held | None = None) -> None:
         self._clock = clock
-        self._queue: asyncio.Queue[_Announcement | None] = asyncio.Queue()
+        self._held = Held() if held is None else held
+        self._queue = deque[Announcement]()
+        self._changed = asyncio.Event()
+        self._is_closing = False
 
     def announce(self, job: str, event: Event, *key: object) -> None:
         """Queue an event of a job.
@@ -50,31 +75,65 @@ class Announcer:
         """
         await self._put(job, event, key).published.wait()
 
-    def _put(self, job: str, event: Event, key: tuple[object, ...]) -> _Announcement:
+    def _put(self, job: str, event: Event, key: tuple[object, ...]) -> Announcement:
         event_id = ".".join((job, event.what, *map(str, key)))
-        announcement = _Announcement(Progress(job, event, self._clock(), event_id))
-        self._queue.put_nowait(announcement)
+        announcement = Announcement(Progress(job, event, self._clock(), event_id))
+        self._queue.append(announcement)
+        self._changed.set()
         return announcement
 
-    async def _publish(self, broker: Broker) -> None:
-        """Publish the queue until its end, which is None."""
-        while (announcement := await self._queue.get()) is not None:
-            event = announcement.progress
-            log.debug(event.event.what, job=event.job, id=event.id)
-            await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
-            announcement.published.set()
+    def _close(self) -> None:
+        self._is_closing = True
+        self._changed.set()
+
+    async def _publish_all(self, broker: Broker) -> None:
+        """Publish the queue until it is closed and empty."""
+        while self._queue or not self._is_closing:
+            self._changed.clear()
+            async with task_group() as group:
+                for announcement in take_batch(self._queue):
+                    group.create_task(self._announce(broker, announcement), name=f"announce {announcement.progress.id}")
+            if not self._queue and not self._is_closing:
+                await self._changed.wait()
+
+    async def _announce(self, broker: Broker, announcement: Announcement) -> None:
+        event = announcement.progress
+        log.debug(event.event.what, job=event.job, id=event.id)
+        await publish_event(broker, event)
+        self._held.note_event(event)
+        announcement.published.set()
+
+
+def take_batch(queue: deque[Announcement]) -> list[Announcement]:
+    """Remove and return the queue's first events that may reach the broker in any order, up to AT_ONCE.
+
+    At most one event of each client of a job is among them, and an event that is not about a client is the only one of
+    its job.
+    """
+    batch, taken = list[Announcement](), dict[str, set[str]]()
+    while queue and len(batch) < AT_ONCE:
+        event = queue[0].progress
+        client, clients = getattr(event.event, "client", ""), taken.setdefault(event.job, set())
+        if clients and (not client or "" in clients or client in clients):
+            break
+        clients.add(client)
+        batch.append(queue.popleft())
+    return batch
 
 
 @contextlib.asynccontextmanager
-async def open_announcer(broker: Broker, clock: Callable[[], float] = time.time) -> AsyncIterator[Announcer]:
+async def open_announcer(
+    broker: Broker, clock: Callable[[], float] = time.time, held: Held | None = None
+) -> AsyncIterator[Announcer]:
     """Open an announcer; leaving the context waits until every queued event is published.
 
     Args:
         broker: takes the events.
         clock: seconds since the epoch.
+        held: what the server holds; None: nothing before.
     """
-    announcer = Announcer(clock)
+    announcer = Announcer(clock, held)
     async with task_group() as group:
-        group.create_task(announcer._publish(broker), name="announcer.publish")
+        group.create_task(announcer._publish_all(broker), name="announcer.publish")
         yield announcer
-        announcer._queue.put_nowait(None)
+        announcer._close()

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from broker import topics
 from broker.base import Delivery
 from broker.errors import CorruptPayload
 from broker.messages import progress
@@ -28,6 +29,7 @@ from server.job_events import (
     UpdateArrived,
 )
 from server.judging import Judging
+from server.refusals import Refusals
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -169,6 +171,7 @@ class Collector:
         self._reported: set[tuple[str, int, str]] = set()
         self._attempts: dict[str, int] = {}
         self._losses: dict[str, _Loss] = {}
+        self._refusals = Refusals()
 
     async def run(self, events: JobEvents) -> Collection:
         """Collect until the round is over.
@@ -194,6 +197,7 @@ class Collector:
                     pass  # the register has changed
         if self.collection.round.state is not State.CANCELLED:
             self._take_reports(await events.reports_so_far())
+        self._announce_other_refusals()
         return self.collection
 
     async def replay(self, events: JobEvents, closed: int) -> Collection:
@@ -296,6 +300,12 @@ class Collector:
         self._announcer.announce(self._record.id, event, header.round, header.client)
 
     def _refuse(self, delivery: Delivery, refusal: Refused, topic: UpdateTopic | None) -> None:
+        if refusal.is_answer and topic is not None:
+            # The bridge has done its task with this, so nobody else answers for the client.
+            reason = f"its update was refused ({refusal.code}): {refusal.reason}"
+            self._note_loss(topic.client, reason, topic.attempt)
+        if not self._refusals.add("" if topic is None else topic.client):
+            return
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
         self._announcer.announce(self._record.id, event, delivery.sequence)
@@ -304,11 +314,24 @@ class Collector:
             reason = f"its update was refused ({refusal.code}): {refusal.reason}"
             self._note_loss(topic.client, reason, topic.attempt)
 
+    def _announce_other_refusals(self) -> None:
+        """Announce how many refusals were not announced one by one."""
+        topic = topics.round_updates(self._record.id, self._record.round)
+        for client, count in self._refusals.rest().items():
+            reason = f"{count} more updates of {client or 'nobody'} were refused in round {self._record.round}"
+            log.warning("updates refused", job=self._record.id, client=client, updates=count)
+            event = progress.UpdateRefused(topic=topic, code="flood", reason=reason)
+            self._announcer.announce(self._record.id, event, self._record.round, client, "more")
+
     def _take_reports(self, reports: Iterable[InvocationReported]) -> None:
         """Announce each outcome of an invocation once. A final failure makes the client lost."""
         for report in reports:
             invocation = report.invocation
             key = (invocation.client, invocation.attempt, invocation.outcome)
+            member = self._expectation.members.get(invocation.client)
+            if member is None or member.platform != invocation.platform:
+                # Whoever may write to another platform's topics has nothing to say about this platform's clients.
+                continue
             if invocation.round == self._record.round and key not in self._reported:
                 self._reported.add(key)
                 self._take_invocation(invocation, report.time_s)

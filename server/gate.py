@@ -5,6 +5,7 @@ Updates come from machines that the server does not control. safetensors itself 
 """
 
 import hmac
+import math
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
@@ -37,11 +38,34 @@ CODES: Final = (
     "layout",  # other names, shapes or dtypes than the model's
     "finite",  # NaN or infinity
     "magnitude",  # values far too large
+    "flood",  # more attempts than a client can have made
     "samples",  # zero, or more than the client can have
     "personal",  # does not name the digest of the personal layers that it has left at its site
     "strategy",  # trained without the client's half of the job's strategy, or without a metric that it needs
 )
 """The codes of refusals."""
+
+MAX_METRIC: Final = 1e30
+"""Largest magnitude of a metric: sums over any number of samples and clients stay finite."""
+
+MAX_METRICS: Final = 2000
+"""Most metrics that an update may have of the training, and of its held-out samples: some for each of many classes."""
+
+MAX_NAME: Final = 128
+"""Longest name of a metric or of a step, in characters."""
+
+MAX_SECONDS: Final = 1e7
+"""Longest duration of one step, about four months."""
+
+MAX_STEPS: Final = 32
+"""Most steps whose duration an update may tell."""
+
+MAX_FETCHED: Final = 1 << 44
+"""Most bytes that one task can have fetched: 16 TiB. The sum over a million clients fits into 64 bits."""
+
+MIN_ATTEMPTS: Final = 64
+"""Attempts of one client in a round that are read at least. The log keeps one update for each attempt, so this limits
+what one client can make the server read. A bridge that dies in an attempt makes the next number higher."""
 
 _METADATA_BYTES: Final = 64 << 10
 
@@ -66,6 +90,7 @@ class Expectation:
         has_personal: whether the model has tensors that never leave a client.
         max_samples: limit for every client, also if the register says that it has more.
         takes_sums: whether clients judge the round's model, and add sums over their held-out samples.
+        max_attempts: largest number of an attempt whose update is read.
     """
 
     job: str
@@ -81,6 +106,7 @@ class Expectation:
     needs: tuple[str, ...] = ()
     has_personal: bool = False
     takes_sums: bool = False
+    max_attempts: int = MIN_ATTEMPTS
 
     def max_samples_of(self, client: str) -> int:
         """The largest number of samples that a client may claim."""
@@ -145,6 +171,8 @@ def admit(topic: UpdateTopic, expectation: Expectation, counted: Container[str])
         raise Refused("foreign", f"{topic.client} is not in the cohort of round {expectation.round}")
     if topic.client in counted:
         raise Refused("duplicate", f"{topic.client} is counted already")
+    if topic.attempt > expectation.max_attempts:
+        raise Refused("flood", f"it is attempt {topic.attempt}, at most {expectation.max_attempts} are read")
 
 
 def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> Checked:
@@ -211,8 +239,22 @@ def _check_header(header: UpdateHeader, expectation: Expectation) -> None:
             raise Refused("foreign", f"the state {name!r} that it names is not its own")
     if header.base != expectation.base:
         raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expectation.base[:12]}")
-    if not all(np.isfinite(value) for value in (*header.metrics.values(), *header.evaluation.values())):
-        raise Refused("finite", "a metric is not finite")
+    _check_table("metrics", header.metrics, MAX_METRICS, low=-MAX_METRIC, high=MAX_METRIC)
+    _check_table("evaluation", header.evaluation, MAX_METRICS, low=-MAX_METRIC, high=MAX_METRIC)
+    _check_table("seconds", header.seconds, MAX_STEPS, low=0, high=MAX_SECONDS)
+    if not 0 <= header.fetched <= MAX_FETCHED:
+        raise Refused("magnitude", f"it claims to have fetched {header.fetched} bytes, 0 to 2^44 are possible")
+
+
+def _check_table(field_: str, table: Mapping[str, float], most: int, *, low: float, high: float) -> None:
+    """Check numbers that are added up over clients and go into the job's record: JSON has no infinity."""
+    if len(table) > most or any(len(name) > MAX_NAME for name in table):
+        raise Refused("malformed", f"{field_} has {len(table)} names, {most} of {MAX_NAME} characters are possible")
+    for name, value in table.items():
+        if not math.isfinite(value):
+            raise Refused("finite", f"{field_}.{name} is not finite")
+        if not low <= value <= high:
+            raise Refused("magnitude", f"{field_}.{name} is {value:g}, {low:g} to {high:g} are possible")
 
 
 def _check_training(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:

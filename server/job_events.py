@@ -16,7 +16,7 @@ import structlog
 from broker import topics
 from broker.base import Broker, Delivery, Reader
 from broker.errors import CorruptPayload
-from broker.messages import cloudevents
+from broker.messages import cloudevents, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.support.tasks import task_group
@@ -215,6 +215,8 @@ class JobEvents:
         async for delivery in deliveries:
             try:
                 invocation = cloudevents.data_of(await delivery.read(), Invocation)
+                # A bridge that may write to one platform's topics must not speak for another's clients.
+                origin.check_topic(delivery.topic, topics.invocation, invocation.platform, invocation.client)
             except (DecodeError, CorruptPayload) as exc:
                 log.warning("unreadable invocation record", topic=delivery.topic, error=str(exc))
                 continue

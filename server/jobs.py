@@ -5,16 +5,13 @@ repeated. A server that takes a job over after a crash continues from the record
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from broker import topics
-from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import codec, job_record, progress
 from broker.messages.job_record import JobRecord, Member
@@ -34,54 +31,31 @@ from server import (
     invitations,
     own_places,
     replay,
+    room,
     round_facts,
     selection,
     strategies,
 )
-from server.announcer import Announcer
 from server.collecting import Collection, Collector, RoundClock
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expectation
+from server.job_context import JobContext
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
-from server.learning import Learning
-from server.presence import BridgePresence
+from server.pauses import Outcome, Pauses
 from server.recruiting import Recruiter
-from server.registry import Registry
 from server.rounds import State
 from server.selection import History
 from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
 
 log = structlog.get_logger(__name__)
 
-_PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge, StorageFull)
+_PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge)
 """Broker errors that a retry cannot fix; they fail the job."""
 
-
-@dataclass(frozen=True, slots=True)
-class JobContext:
-    """What every job of a server uses.
-
-    Attributes:
-        broker: keeps records, models and updates.
-        announcer: publishes progress events.
-        registry: the registered clients.
-        presence: the bridges.
-        learning: builds and evaluates models.
-        clock: seconds since the epoch, for what is written.
-        make_secret: returns an unguessable text, for a job without a secret.
-        timer: seconds on a clock that never jumps, for what is decided.
-    """
-
-    broker: Broker
-    announcer: Announcer
-    registry: Registry
-    presence: BridgePresence
-    learning: Learning
-    clock: Callable[[], float]
-    make_secret: Callable[[], str]
-    timer: Callable[[], float] = time.monotonic
+_ENDS: Final[dict[Outcome, job_record.Phase]] = {Outcome.CANCELLED: "cancelled", Outcome.TOO_LONG: "failed"}
+"""The phase in which a pause ends a job."""
 
 
 async def run(job: str, context: JobContext) -> None:
@@ -97,6 +71,8 @@ async def run(job: str, context: JobContext) -> None:
         Disconnected: the broker was unreachable for longer than a call may take.
     """
     started: set[str] = set()
+    pauses, outcome = Pauses(context.broker, context.announcer, context.clock), Outcome.AGAIN
+    reason = ""
     while True:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
@@ -104,10 +80,16 @@ async def run(job: str, context: JobContext) -> None:
         record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
         if record.is_finished:
             return
+        store = JobStore(context.broker, record, value.revision, started, context.held)
         try:
-            await _JobRun(JobStore(context.broker, record, value.revision, started), context).run()
+            if outcome in _ENDS and not record.has_ended:
+                await store.change(phase=_ENDS[outcome], cohort=(), reason=reason)
+            await _JobRun(store, context).run()
         except Conflict:
             log.info("another server changed the record; continuing from it", job=job)
+        except StorageFull as exc:
+            outcome = await pauses.wait(store.record, exc)
+            reason = f"{exc}: {room.REMEDY}" if outcome is Outcome.TOO_LONG else ""
         else:
             return
 
@@ -150,12 +132,13 @@ class _JobRun:
         await self._announce_decided()
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
-        await self._store.change(announced=True)
+        await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
 
     async def _train(self) -> None:
         """Start or resume the job, and run rounds until it ends."""
         record, context = self.record, self._context
         self._secret = await get_or_create_secret(context.broker, record.id, context.make_secret)
+        context.held.note_secret(record.id, self._secret)
         if record.phase == "accepted":
             await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
         sources = context.broker, context.registry, context.presence
@@ -340,6 +323,7 @@ class _JobRun:
             done=record.done + 1,
             last=event,
             kept=round_facts.kept_models(record, model),
+            superseded=self._store.superseded(record),
             **self._evaluation.changes,
             **published._asdict(),
         )

@@ -11,8 +11,7 @@ import structlog
 
 from broker import topics
 from broker.base import Broker, Deleted, Value
-from broker.errors import BadTopic
-from broker.messages import codec
+from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import Presence
 from server.following import Versioned, follow
@@ -91,7 +90,7 @@ class BridgePresence(Versioned):
         """Apply a bridge's presence message. An unreadable one is logged and left out."""
         try:
             presence = None if isinstance(value, Deleted) else _decode_presence(value)
-        except (DecodeError, BadTopic) as exc:
+        except DecodeError as exc:
             log.warning("unreadable presence", topic=value.topic, error=str(exc))
             return
         before = self._present_platforms()
@@ -144,6 +143,5 @@ def _is_wrong(ahead_s: deque[float]) -> bool:
 def _decode_presence(value: Value) -> Presence:
     presence = codec.decode(Presence, value.payload)
     # A bridge that may write to one platform's topics must not speak for another platform.
-    if presence.platform != topics.parse_presence(value.topic).platform:
-        raise DecodeError(f"a bridge of {presence.platform} does not belong there")
+    origin.check_topic(value.topic, topics.presence, presence.platform, presence.bridge)
     return presence

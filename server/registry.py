@@ -7,7 +7,7 @@ import structlog
 
 from broker import topics
 from broker.base import Broker, Deleted, Value
-from broker.messages import codec
+from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import ClientRecord
 from server.following import Versioned, follow
@@ -36,7 +36,9 @@ class Registry(Versioned):
         self._clients.pop(value.topic, None)
         if isinstance(value, Value):
             try:
-                self._clients[value.topic] = codec.decode(ClientRecord, value.payload)
+                client = codec.decode(ClientRecord, value.payload)
+                origin.check_topic(value.topic, topics.client, client.id)
+                self._clients[value.topic] = client
             except DecodeError as exc:
                 log.warning("unreadable entry of the client register", topic=value.topic, error=str(exc))
         self.mark_changed()

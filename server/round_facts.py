@@ -19,7 +19,7 @@ from broker.messages.progress import (
 from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
-from server import aggregator, cohort, timing
+from server import aggregator, cohort, gate, timing
 from server.collecting import Collection
 from server.gate import Expectation
 from server.rounds import RoundEvent
@@ -88,6 +88,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
         needs=strategy.needs,
         takes_sums=job.is_judged_by_clients,
         has_personal=bool(record.personal),
+        max_attempts=max(gate.MIN_ATTEMPTS, 2 * job.cohort.max_attempts),
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -15,13 +15,19 @@ from broker.messages import cloudevents, codec, job_file, progress
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
+from broker.support import texts
+from server import room
 from server.announcer import Announcer
+from server.held import Held
 from server.job_store import get_or_create_secret
 
 log = structlog.get_logger(__name__)
 
 MAX_BYTES = 1 << 20
 """Limit of a job message's size."""
+
+MAX_ID = 200
+"""Longest id of a submission's event that is repeated. Characters."""
 
 
 class SubmissionReply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -48,6 +54,7 @@ class SubmissionHandler:
         clock: seconds since the epoch.
         make_secret: returns an unguessable text.
         subscribed: barrier that each subscription of the server passes once it is active; None: no barrier.
+        held: gets the records.
     """
 
     broker: Broker
@@ -55,6 +62,7 @@ class SubmissionHandler:
     clock: Callable[[], float]
     make_secret: Callable[[], str]
     subscribed: asyncio.Barrier | None = None
+    held: Held = field(default_factory=Held)
 
     async def receive(self, topic_filter: str, durable: str) -> None:
         """Handle submissions until cancelled.
@@ -78,25 +86,30 @@ class SubmissionHandler:
             topics.parse_submission(delivery.topic)
             payload = await delivery.read(at_most=MAX_BYTES)
             submitted = job_file.from_json(cloudevents.unwrap(payload))
-            return await self._accept(_job_id(delivery, payload, submitted), submitted)
+            submission = texts.shortened(cloudevents.id_of(payload), MAX_ID)
+            return await self._accept(_job_id(delivery, payload, submitted), submitted, submission)
         except JobError as exc:
-            return await self._refuse(_job_id(delivery, payload, None), exc)
+            return await self._refuse(delivery, payload, exc)
         except BadTopic as exc:
-            return await self._refuse(_generated_id("job", delivery, payload), JobError("id", exc.name, exc.rule))
-        except (DecodeError, CorruptPayload, PayloadTooLarge, StorageFull) as exc:
-            return await self._refuse(_job_id(delivery, payload, None), JobError("", None, str(exc)))
+            return await self._refuse(delivery, payload, JobError("id", exc.name, exc.rule))
+        except (DecodeError, CorruptPayload, PayloadTooLarge) as exc:
+            return await self._refuse(delivery, payload, JobError("", None, str(exc)))
+        except StorageFull as exc:
+            # Its event may find no room either, so nobody waits for that.
+            return await self._refuse(delivery, payload, JobError("", None, f"{exc}: {room.REMEDY}"), wait=False)
 
-    async def _accept(self, job_id: str, submitted: Job) -> SubmissionReply:
+    async def _accept(self, job_id: str, submitted: Job, submission: str) -> SubmissionReply:
         """Write the job's record, unless the id has one."""
         if await self.broker.get(topics.job_record(job_id)) is not None:
             return await self._compare(job_id, submitted)
-        record = JobRecord(id=job_id, job=submitted, created_s=self.clock())
+        record = JobRecord(id=job_id, job=submitted, created_s=self.clock(), submission=submission)
         # The secret is written before the record, so every server finds the secret of a job that has a record.
         await get_or_create_secret(self.broker, job_id, self.make_secret)
         try:
             await self.broker.put(topics.job_record(job_id), codec.encode(record), revision=0)
         except Conflict:
             return await self._compare(job_id, submitted)
+        self.held.note_record(record)
         log.info("job accepted", job=job_id)
         return SubmissionReply(job=job_id)
 
@@ -113,11 +126,26 @@ class SubmissionHandler:
         log.warning("another job has this id", job=job_id)
         return SubmissionReply(error=f"id = {job_id!r}: another job has this id; choose another, or none", field="id")
 
-    async def _refuse(self, job_id: str, error: JobError) -> SubmissionReply:
+    async def _refuse(
+        self, delivery: Delivery, payload: bytes, error: JobError, *, wait: bool = True
+    ) -> SubmissionReply:
+        """Reply why a job is refused, and announce it, unless the id is that of another job, whose events those are."""
+        try:
+            job_id = _job_id(delivery, payload, None)
+        except BadTopic:
+            job_id = _generated_id("job", delivery, payload)
         log.warning("job refused", job=job_id, field=error.field, reason=str(error))
-        event = progress.JobRejected(field=error.field, value=repr(error.value), reason=str(error))
-        await self.announcer.announce_and_wait(job_id, event)
-        return SubmissionReply(job=job_id, error=str(error), field=error.field)
+        reply = SubmissionReply(job=job_id, error=str(error), field=error.field)
+        if await self.broker.get(topics.job_record(job_id)) is not None:
+            return reply
+        submission = texts.shortened(cloudevents.id_of(payload), MAX_ID)
+        event = progress.JobRejected(field=error.field, value=error.shown, reason=str(error), submission=submission)
+        # The sequence tells two refusals under one id apart.
+        if wait:
+            await self.announcer.announce_and_wait(job_id, event, delivery.sequence)
+        else:
+            self.announcer.announce(job_id, event, delivery.sequence)
+        return reply
 
 
 def _job_id(delivery: Delivery, payload: bytes, submitted: Job | None) -> str:

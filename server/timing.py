@@ -1,5 +1,6 @@
 """Splits a round's wall time as the paper's Figure 5 does, and averages the clients' metrics. Pure."""
 
+import math
 from collections.abc import Mapping
 
 from broker.messages.reports import Split
@@ -31,7 +32,8 @@ def split(*, opened_s: float, invited_s: float, training_s: float | None, last_s
 def weighted_means(reports: Mapping[str, tuple[int, Mapping[str, float]]]) -> dict[str, float]:
     """Mean of each metric over the clients that report it, weighted by samples.
 
-    The sum runs over the clients by id, so the result is the same to the bit in any order of `reports`.
+    The sum runs over the clients by id, so the result is the same to the bit in any order of `reports`. A mean that is
+    not finite is left out: JSON has no such number, and a job's record must be readable.
 
     Args:
         reports: samples and metrics of each client, by client id.
@@ -42,4 +44,5 @@ def weighted_means(reports: Mapping[str, tuple[int, Mapping[str, float]]]) -> di
         for name, value in metrics.items():
             sums[name] = sums.get(name, 0.0) + count * value
             samples[name] = samples.get(name, 0) + count
-    return {name: total / samples[name] for name, total in sums.items()}
+    means = {name: total / samples[name] for name, total in sums.items()}
+    return {name: mean for name, mean in means.items() if math.isfinite(mean)}

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
+
+import msgspec
 
 from bridges.errors import InvocationFailed
 from broker.messages import codec
 from broker.messages.errors import DecodeError
-from broker.messages.invocation import InvocationRequest, Report, WorkerReady
+from broker.messages.invocation import BEAT_S, InvocationRequest, Report, WorkerReady
 from broker.messages.round import RoundTask
 from broker.support.processes import Group, describe_exit
 from broker.support.tasks import task_group
@@ -19,6 +21,9 @@ READY_S: Final = 300.0
 
 GOODBYE_S: Final = 0.5
 """How long a worker may take to end before it is killed. While it imports torch, it can't end by itself. Seconds."""
+
+SILENT_BEATS: Final = 12
+"""A worker is silent when so many signs of life in a row have not come. A pause of this process counts as one."""
 
 LINE_BYTES: Final = 1 << 20
 """Length of the longest report."""
@@ -52,6 +57,7 @@ class Worker:
         self._on_ready = on_ready
         self._fault = ""
         self._log_tail = b""
+        self._is_heard = False
 
     def send(self, task: RoundTask, attempt: int) -> asyncio.Queue[Report]:
         """Send a task to the worker.
@@ -88,10 +94,12 @@ class Worker:
                 group.create_task(self._read_reports(), name=f"reports of {self.name}"),
                 group.create_task(self._copy_log(), name=f"log of {self.name}"),
             ]
+            watch = group.create_task(self._watch(), name=f"watch of {self.name}")
             try:
                 code = await self.process.wait()
             finally:
                 too_slow.cancel()
+                watch.cancel()
                 await self._end(readers)
         return self._fault or describe_exit(code)
 
@@ -119,14 +127,26 @@ class Worker:
             self._kill("closed its output")
 
     def _take_line(self, line: bytes) -> None:
+        self._is_heard = True
         if not self.is_ready:
             codec.decode(WorkerReady, line)
             self.is_ready = True
             self._on_ready()
             return
+        if codec.decode_partial(_SignOfLife, line) is not None:
+            return
         report = codec.decode(Report, line)
         if report.id in self.reports:
             self.reports[report.id].put_nowait(report)
+
+    async def _watch(self) -> None:
+        """Kill the worker when it is silent: frozen, or blocked for ever. Its tasks are tried again then."""
+        silent = 0
+        while silent < SILENT_BEATS:
+            await asyncio.sleep(BEAT_S)
+            silent = 0 if self._is_heard or not self.is_ready else silent + 1
+            self._is_heard = False
+        self._kill(f"was silent for {SILENT_BEATS * BEAT_S:g} s")
 
     async def _copy_log(self) -> None:
         """Copy the worker's standard error to ours, and keep its end."""
@@ -162,3 +182,9 @@ class Worker:
         # A process that has left the group may hold the pipes for ever.
         await asyncio.wait(readers, timeout=GOODBYE_S)
         self.process.close()
+
+
+class _SignOfLife(msgspec.Struct, frozen=True):
+    """A `WorkerReady` that is no report: its state is there."""
+
+    state: Literal["ready"]

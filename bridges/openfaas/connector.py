@@ -127,7 +127,7 @@ class Connector:
             async with self.broker.subscribe(topic, durable=durable, start="new", prefetch=1) as deliveries:
                 async for delivery in deliveries:
                     call_id = f"{durable}.{delivery.sequence}"
-                    with self._in_flight.track(call_id, delivery):
+                    async with self._in_flight.track(call_id, delivery):
                         await self._deliver(function, delivery, call_id)
         except (BadTopic, Denied, Unsupported) as exc:
             # The annotation belongs to another user. It must not stop the bridge.

@@ -8,6 +8,7 @@ from http import HTTPStatus as Http
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformFailed
@@ -16,7 +17,10 @@ from bridges.openfaas.deployment import READY_PATH, Deployment, deployment, own_
 from bridges.openfaas.responses import NAME, GatewayResponse, failure
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
+from broker.errors import BrokerError
 from broker.messages.function import Change, Deployed, Function
+
+log = structlog.get_logger(__name__)
 
 LIST_TRIES: Final = 3
 VISIBLE_S: Final = 5.0
@@ -61,11 +65,13 @@ class Functions:
         settings: settings of the bridge.
         api: API of the gateway.
         secrets: holds the secrets that functions need.
+        known: names of the functions that were created through a bridge of this platform.
     """
 
     settings: Settings
     api: Api
     secrets: SecretStore
+    known: Callable[[], Awaitable[Sequence[str]]]
 
     async def create(self, function: Function, package: bytes | None) -> tuple[Change, Deployed]:  # noqa: ARG002 (OpenFaaS runs images)
         """Implements `bridges.platform.Functions.create`."""
@@ -118,8 +124,14 @@ class Functions:
             await self._delete_secret(secret, status.namespace, purpose)
         return "deleted"
 
-    async def list(self) -> list[Deployed]:
-        """Implements `bridges.platform.Functions.list`, over all namespaces."""
+    async def list_all(self) -> list[Deployed]:
+        """All functions, ours and others.
+
+        Raises:
+            PlatformAway: the gateway can't list them now.
+            PlatformFailed: its answer is no list.
+            PlatformDenied: it refuses the credentials.
+        """
         purpose = "list functions"
         statuses: list[Status] = []
         for namespace in await self._namespaces():
@@ -136,6 +148,24 @@ class Functions:
             self._require_ok(response, purpose)
             statuses += self._decode(response, list[Status] | None, purpose) or []
         return [self._to_deployed(status) for status in statuses]
+
+    async def list(self) -> list[Deployed]:
+        """Implements `bridges.platform.Functions.list`, over all namespaces.
+
+        If the gateway can't list (it needs its Prometheus for that), the functions that were created through a bridge
+        are looked up one by one; those of others are missing then.
+        """
+        try:
+            return await self.list_all()
+        except PlatformAway as exc:
+            try:
+                # A gateway that is away must not look like one without functions.
+                await self.api.system("GET", "/info", "list functions")
+                found = [await self._find(name) for name in await self.known()]
+            except (PlatformAway, BrokerError):
+                raise exc from None
+            log.warning("the functions can't be listed; each known one was looked up", error=str(exc))
+        return [self._to_deployed(status) for status in found if status is not None]
 
     async def exists(self, name: str) -> bool:
         """Whether the gateway has a function; `name` may end with `.namespace`."""

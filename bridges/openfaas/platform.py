@@ -13,7 +13,15 @@ from typing import Final
 
 import structlog
 
-from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway
+from bridges.errors import (
+    BridgeError,
+    FunctionGone,
+    InvocationFailed,
+    NotStarted,
+    OutcomeUnknown,
+    PlatformAway,
+    as_failed_invocation,
+)
 from bridges.openfaas.api import Api, connected
 from bridges.openfaas.connector import Connector
 from bridges.openfaas.functions import Functions
@@ -67,7 +75,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         super().__init__(settings, functions)
         self.api = api
         call = partial(self._call, max_bytes=BUNDLE_BYTES)
-        self.connector = Connector(broker, settings.name, functions.list, call, rebuild_s=settings.rebuild_s)
+        self.connector = Connector(broker, settings.name, functions.list_all, call, rebuild_s=settings.rebuild_s)
         self._broker = broker
         self._key = key
         self._clock = clock
@@ -92,6 +100,8 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         The gateway shows no progress of a call. The function itself reports when its training begins.
         """
         call_id = str(uuid.uuid4())  # the gateway uses the same format for its own ids
+        if self.settings.reply == "broker":
+            yield Activation(call_id, "called")
         try:
             report = await self._run(InvocationRequest(task, attempt), call_id)
         except InvocationFailed as exc:
@@ -104,7 +114,7 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         function = task.url or self.connector.serving(topics.task(self.name, task.client_id)) or task.client_id
         if self.settings.reply == "broker":
             body = codec.encode(request)
-            response = await self._call_signed(function, body, "application/json", call_id, REPORT_BYTES)
+            response = await self._call_signed(function, body, "application/json", call_id, REPORT_BYTES, reports=True)
             report = decode_report(response.body, request)
         else:
             transfer = InlineTransfer(self._broker)
@@ -121,31 +131,37 @@ class OpenFaasPlatform(BasePlatform[Settings, Functions]):
         return report
 
     async def _call_signed(
-        self, function: str, body: bytes, content_type: str, call_id: str, max_bytes: int
+        self, function: str, body: bytes, content_type: str, call_id: str, max_bytes: int, *, reports: bool = False
     ) -> GatewayResponse:
         headers = {signature.CALL_ID: call_id, "Content-Type": content_type}
         if self._key:
             headers |= signature.sign(self._key, body, call_id, self._clock())
-        return await self._call(function, body, headers, max_bytes=max_bytes)
+        return await self._call(function, body, headers, max_bytes=max_bytes, reports=reports)
 
-    async def _call(self, function: str, body: bytes, headers: dict[str, str], *, max_bytes: int) -> GatewayResponse:
+    async def _call(
+        self, function: str, body: bytes, headers: dict[str, str], *, max_bytes: int, reports: bool = False
+    ) -> GatewayResponse:
         if not NAME.fullmatch(function):
             raise InvocationFailed(f"{function!r} is no function's name", retryable=False)
         timeout_s, namespace = self.settings.start_s + self.settings.run_s, self.settings.namespace
         if "." not in function and namespace != NAMESPACE:
             function = f"{function}.{namespace}"
         response = await self.api.call(function, body, headers, timeout_s=timeout_s, max_bytes=max_bytes)
-        error = failure(response, function)
-        if isinstance(error, FunctionGone):
-            try:
-                exists = await self.functions.exists(function)
-            except PlatformAway:
-                exists = True
-            if exists:  # it only has no replica now
-                error = NotStarted(error.reason)
+        error = failure(response, function, reports=reports)
+        if isinstance(error, FunctionGone) and await self._exists(function, error):
+            error = NotStarted(error.reason)  # it only has no replica now
         if error is not None:
             raise error
         return response
+
+    async def _exists(self, function: str, error: FunctionGone) -> bool:
+        """Whether a function exists that seems to be gone; True if the gateway can't be asked now."""
+        try:
+            return await self.functions.exists(function)
+        except PlatformAway:
+            return True
+        except BridgeError as exc:
+            raise as_failed_invocation(exc, f"{error.reason}, and it can't be looked up: ") from exc
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +169,8 @@ async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> As
     """Implements `bridges.platform.PlatformModule.opened` for a gateway."""
     key = secrets.value(settings.key).encode() if settings.key else b""
     async with connected(settings, secrets) as api:
-        platform = OpenFaasPlatform(settings, Functions(settings, api, secrets), api, broker, key=key)
+        functions = Functions(settings, api, secrets, partial(_created, broker, settings.name))
+        platform = OpenFaasPlatform(settings, functions, api, broker, key=key)
         try:
             await api.system("GET", "/info", "check the password")
         except PlatformAway as exc:
@@ -161,3 +178,9 @@ async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> As
         else:
             await platform.connector.rebuild()
         yield platform
+
+
+async def _created(broker: Broker, platform: str) -> list[str]:
+    """Return the names of the functions that bridges have created on a platform and not deleted."""
+    values = await broker.snapshot(topics.function(platform, topics.ANY))
+    return [topic.rpartition(".")[2] for topic in values]

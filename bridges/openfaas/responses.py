@@ -17,6 +17,10 @@ AT_ONCE_S: Final = 1.0
 NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)?")
 """A function's name, optionally followed by `.namespace`."""
 
+_NOT_REACHED: Final = "Can't reach service"
+"""The provider's text for any error of its own call. Its dial may take seconds to fail (an address whose container is
+gone), and it sends the same text for a connection that ends during the call."""
+
 _NO_ENDPOINT: Final = "No endpoints available"
 _NOT_FOUND: Final = "error finding function"
 _TEXT_CHARS: Final = 300
@@ -50,7 +54,7 @@ class GatewayResponse:
         return " ".join(self.body[: 4 * _TEXT_CHARS].decode(errors="replace").split())[:_TEXT_CHARS]
 
 
-def failure(response: GatewayResponse, function: str) -> InvocationFailed | None:
+def failure(response: GatewayResponse, function: str, *, reports: bool = False) -> InvocationFailed | None:
     """Return the error that a response to a call stands for; None if the call succeeded.
 
     FunctionGone is only a suspicion here: a function without a ready replica gives the same responses as a function
@@ -59,6 +63,8 @@ def failure(response: GatewayResponse, function: str) -> InvocationFailed | None
     Args:
         response: response of the gateway.
         function: name of the called function, for messages.
+        reports: whether the function itself reports when it has begun, so that a late NotStarted can be told from a
+            function that has ended.
     """
     late = response.took_s >= AT_ONCE_S
     match response.status:
@@ -76,15 +82,22 @@ def failure(response: GatewayResponse, function: str) -> InvocationFailed | None
             return FunctionGone(f"{function} has no endpoint (503)")
         case Http.TOO_MANY_REQUESTS | Http.SERVICE_UNAVAILABLE:
             return NotStarted(f"{function} has no room for the call ({response.status})")
-        case _ if response.internal and late:
-            return InvocationFailed(f"the process of {function} ended while it worked ({response.status})")
         case _ if response.internal:
-            is_cold_start = response.internal == "of-watchdog"
-            text = f"cold start: the process of {function} does not listen yet"
-            reason = text if is_cold_start else f"{response.internal} does not reach {function}"
-            return NotStarted(f"{reason} ({response.status})")
+            is_dial = reports and _NOT_REACHED in response.text
+            return _platform_failure(response, function, may_have_begun=late and not is_dial)
         case _:
             return _function_failure(response, function)
+
+
+def _platform_failure(response: GatewayResponse, function: str, *, may_have_begun: bool) -> InvocationFailed:
+    """Return the error of a response that a part of the platform made, because it did not reach the process."""
+    ended = f"the process of {function} ended while it worked ({response.status})"
+    if may_have_begun:
+        return InvocationFailed(ended)
+    is_cold_start = response.internal == "of-watchdog"
+    text = f"cold start: the process of {function} does not listen yet"
+    reason = text if is_cold_start else f"{response.internal} does not reach {function}"
+    return NotStarted(f"{reason} ({response.status})", if_begun=ended)
 
 
 def _function_failure(response: GatewayResponse, function: str) -> InvocationFailed:

@@ -1,5 +1,6 @@
 """Reads the records of activations: which run a trigger started, and how a run ended."""
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,12 @@ from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
 from broker.messages.round import RoundTask
+
+_SEE_LOGS: Final = re.compile(r"(see|check) logs", re.IGNORECASE)
+"""In the errors of a container that could not start its code. The reason is in the log alone, which has no data yet."""
+
+_LOG_PREFIX: Final = re.compile(r"\S+ std(out|err): ?")
+"""Time and stream, which OpenWhisk puts before each line of a log."""
 
 _WHISK_ERROR: Final = 3
 _ERROR_CHARS: Final = 500
@@ -117,6 +124,8 @@ def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
         result = msgspec.json.decode(record.response.result)
         error = result.get("error", result) if isinstance(result, dict) else result
         text = error if isinstance(error, str) else msgspec.json.encode(error).decode()
+        if _SEE_LOGS.search(text):
+            text = f"{text} {_end_of_log(record, activation)}"
         raise InvocationFailed(f"{status}: {text[:_ERROR_CHARS]}", activation=activation)
     try:
         report = codec.decode(Report, bytes(record.response.result))
@@ -127,3 +136,10 @@ def raise_for_failure(record: Record, task: RoundTask, activation: str) -> None:
     if report.state != "done":
         reason = report.reason or f"it ended while {report.state}"
         raise InvocationFailed(reason, retryable=report.retryable, activation=activation)
+
+
+def _end_of_log(record: Record, activation: str) -> str:
+    """Return the last line of a log that says something, as a sentence that names the activation."""
+    lines = (" ".join(_LOG_PREFIX.sub("", line, count=1).split()) for line in reversed(record.logs))
+    last = next((line for line in lines if any(char.isalnum() for char in line)), "")
+    return f"The log of activation {activation} ends: {last}" if last else f"(activation {activation})"

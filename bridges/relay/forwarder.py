@@ -90,16 +90,15 @@ class Forwarder:
         key = f"{delivery.topic}#{delivery.sequence}"
         if await self._in_flight.adopt_or_ack_duplicate(key, delivery):
             return
-        with self._in_flight.track(key, delivery):
-            async with self._locks.setdefault(delivery.topic, asyncio.Lock()):
-                try:
-                    if key not in self._forwarded:
-                        await self._forward_readable(key, delivery, forward)
-                except BrokerError as exc:
-                    log.warning("an event can't be forwarded now", topic=delivery.topic, error=str(exc))
-                    await self._in_flight.nak(key, AGAIN_S)
-                else:
-                    await self._in_flight[key].ack()
+        async with self._in_flight.track(key, delivery), self._locks.setdefault(delivery.topic, asyncio.Lock()):
+            try:
+                if key not in self._forwarded:
+                    await self._forward_readable(key, delivery, forward)
+            except BrokerError as exc:
+                log.warning("an event can't be forwarded now", topic=delivery.topic, error=str(exc))
+                await self._in_flight.nak(key, AGAIN_S)
+            else:
+                await self._in_flight[key].ack()
 
     async def _forward_readable(self, key: str, delivery: Delivery, forward: ForwardEvent) -> None:
         try:

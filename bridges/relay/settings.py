@@ -39,5 +39,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             check_id("platforms", platform)
         if not self.platforms or len(set(self.platforms)) < len(self.platforms):
             raise BadSettings("platforms", self.platforms, "name each of the site's platforms once, and at least one")
-        if BrokerUrl.parse(self.backbone).address == BrokerUrl.parse(self.site).address:
-            raise BadSettings("site", BrokerUrl.parse(self.site).address, "this is the backbone's address")
+        backbone, site = BrokerUrl.parse(self.backbone), BrokerUrl.parse(self.site)
+        if set(backbone.hosts) & set(site.hosts):
+            raise BadSettings("site", site.address, "this is the backbone's address")

@@ -59,6 +59,13 @@ class _CloudEvent(msgspec.Struct, kw_only=True):
     dataschema: str | None = None
 
 
+class _Identity(msgspec.Struct):
+    """The fields that tell whether a payload is an event, and which one."""
+
+    id: str = ""
+    specversion: str | None = None
+
+
 def encode(envelope: Envelope, data: Any) -> bytes:
     """Encode an event as JSON.
 
@@ -110,6 +117,12 @@ def data_of(payload: bytes, kind: type[T]) -> T:
     envelope, data = decode(payload)
     codec.check_schema(kind, envelope.schema)
     return codec.decode(kind, data)
+
+
+def id_of(payload: bytes) -> str:
+    """Return the id of a CloudEvent; empty if the payload is none."""
+    event = codec.decode_partial(_Identity, payload)
+    return "" if event is None or event.specversion is None else event.id
 
 
 def unwrap(payload: bytes) -> bytes:

@@ -32,6 +32,19 @@ def encode(message: Any) -> bytes:
     return msgspec.json.encode(message)
 
 
+def encode_readable(message: Any) -> bytes:
+    """Encode a message as JSON after checking that it can be decoded again.
+
+    msgspec writes a number that is not finite as `null`, which no decoder takes for a number.
+
+    Raises:
+        DecodeError: nobody could read the message.
+    """
+    payload = encode(message)
+    decode(type(message), payload)
+    return payload
+
+
 def decode(kind: type[T], payload: bytes) -> T:
     """Decode a message from JSON.
 

@@ -11,6 +11,8 @@ MessageError
 
 from typing import Final
 
+from broker.support import texts
+
 _MAX_SHOWN: Final = 200
 
 
@@ -83,11 +85,12 @@ class JobError(MessageError):
     """
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        self.field = field
+        # A stranger's job may have a key of a megabyte.
+        self.field = texts.shortened(field, _MAX_SHOWN)
         self.value = value
         self.allowed = allowed
         given = "" if value is None else f" = {self.shown}"
-        super().__init__(f"{field}{given}: {allowed}" if field else allowed)
+        super().__init__(texts.shortened(f"{self.field}{given}: {allowed}" if field else allowed))
 
     @property
     def shown(self) -> str:
@@ -97,4 +100,4 @@ class JobError(MessageError):
         except ValueError:
             # Python refuses to write an integer of more than 4300 digits.
             return "a number of thousands of digits"
-        return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+        return texts.shortened(text, _MAX_SHOWN)

@@ -1,8 +1,8 @@
 """Messages between a bridge and a function about one task.
 
 A worker process on the bridge's machine writes `WorkerReady`, then it reads one `InvocationRequest` per line and writes
-one `Report` per line. A function on a FaaS platform finds the request in its trigger, retains its report at
-`fl.reports.<platform>.<client>`, and also returns its last report to the platform.
+one `Report` per line, and `WorkerReady` again every BEAT_S seconds. A function on a FaaS platform finds the request in
+its trigger, retains its report at `fl.reports.<platform>.<client>`, and also returns its last report to the platform.
 """
 
 from typing import ClassVar, Final, Literal
@@ -10,9 +10,13 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from broker.messages.round import RoundTask, TaskName
+from broker.support import texts
 
 OPENWHISK_ARGUMENT: Final = "order"
 """The argument of an OpenWhisk action that holds the request. Deployed actions of version 0.1 read this key."""
+
+BEAT_S: Final = 5.0
+"""Seconds between two signs of life of a worker process."""
 
 Outcome = Literal["accepted", "running", "succeeded", "refused", "restored", "failed", "dead", "expired"]
 
@@ -41,6 +45,9 @@ class Invocation(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))
+
 
 class InvocationRequest(msgspec.Struct, frozen=True):
     """A bridge's request to a function to execute a task.
@@ -63,7 +70,7 @@ class RequestName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
-    """The first line of a worker process: it can take tasks."""
+    """The first line of a worker process: it can take tasks. It comes again every BEAT_S seconds: the process lives."""
 
     state: Literal["ready"] = "ready"
 
@@ -80,6 +87,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         retryable: whether another attempt can succeed.
         attempt: the request's attempt.
         activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
+        every_s: of `training`: it is reported again after so many seconds while the training goes on; 0: it is not.
     """
 
     id: str
@@ -89,3 +97,12 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = True
     attempt: int = 0
     activation: str = ""
+    every_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))
+
+    @property
+    def client(self) -> str:
+        """The client that the task is for: the last part of the task's id."""
+        return self.id.rpartition(".")[2]

@@ -14,12 +14,21 @@ from broker.messages.errors import DecodeError
 from broker.messages.job import Job
 from broker.messages.reports import Split, Spread, StartReport
 from broker.messages.round import BlobRef, Purpose
+from broker.support import texts
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of the events. `what` is the event's name: its subject and verb."""
+    """Base of the events. `what` is the event's name: its subject and verb.
+
+    What strangers have written into a reason or a value is shortened: an event must fit into one message.
+    """
 
     what: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name in ("reason", "value", "topic", "submission"):
+            if isinstance(text := getattr(self, name, None), str):
+                msgspec.structs.force_setattr(self, name, texts.shortened(text))
 
 
 class JobAccepted(_Event, frozen=True):
@@ -42,12 +51,14 @@ class JobRejected(_Event, frozen=True):
         field: name of the wrong field, such as `cohort.clients`; empty: the whole job.
         value: the field's value, as Python prints it.
         reason: the field, its value and what is allowed, in one sentence.
+        submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
     """
 
     what: ClassVar = "job.rejected"
     field: str
     value: str
     reason: str
+    submission: str = ""
 
 
 class JobWaiting(_Event, frozen=True):
@@ -65,6 +76,19 @@ class JobWaiting(_Event, frozen=True):
     data: str
     have: int
     need: int
+    until_s: float
+
+
+class JobPaused(_Event, frozen=True):
+    """The job waits until the broker has room again, and then goes on.
+
+    Attributes:
+        reason: what there is no room for, and what can be done.
+        until_s: when the job fails if there is still no room, in seconds since the epoch.
+    """
+
+    what: ClassVar = "job.paused"
+    reason: str
     until_s: float
 
 
@@ -325,6 +349,7 @@ Event = (
     JobAccepted
     | JobRejected
     | JobWaiting
+    | JobPaused
     | JobStarted
     | JobCompleted
     | JobFailed

@@ -43,8 +43,9 @@ async def connect(
         Unsupported: the broker retains messages of another version.
     """
     async with mqtt_link.open_link(address, name, will) as link:
-        await mark.ensure(link, provision=provision)
-        yield MqttBroker(link, ack_wait_s)
+        link.store.mark = await mark.ensure(link, provision=provision)
+        async with link.counting():
+            yield MqttBroker(link, ack_wait_s)
 
 
 class MqttBroker(Broker):
@@ -70,8 +71,9 @@ class MqttBroker(Broker):
         start: Start,
         prefetch: int,  # noqa: ARG002 (an MQTT subscription has no flow control)
     ) -> AsyncIterator[Reader[Delivery]]:
-        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names, self._link.receive_all)
-        async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events):
+        events = ReplayedEvents(topic_filter, start, self._read_payload, self._names)
+        async with feed.follow(self._link, (storage.entries_filter(topic_filter),), events) as following:
+            events.receive_all = following.receive_all
             yield events
 
     @contextlib.asynccontextmanager
@@ -122,9 +124,13 @@ class MqttBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        values = WatchedValues(topic_filter, self._names, self._link.receive_all)
-        async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values):
+        values = WatchedValues(topic_filter, self._names)
+        async with feed.follow(self._link, (storage.mqtt_topic(topic_filter),), values) as following:
+            values.receive_all = following.receive_all
             yield values
+
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        return await self._values.stored_topics(topic_filter)
 
     async def _purge(self, topic_filter: str) -> None:
         await self._values.purge(topic_filter)

@@ -8,7 +8,7 @@ of a topic to all members in the same order; the first claim for an event's n-th
 
 import bisect
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -60,7 +60,7 @@ class Status(enum.Enum):
 
 
 TRANSITIONS: Final[dict[Status, dict[str, Status]]] = {
-    Status.FREE: {"take": Status.TAKEN, "hold": Status.TAKEN, "done": Status.DONE},
+    Status.FREE: {"take": Status.TAKEN, "hold": Status.TAKEN, "free": Status.FREE, "done": Status.DONE},
     Status.TAKEN: {"take": Status.TAKEN, "hold": Status.TAKEN, "free": Status.FREE, "done": Status.DONE},
     Status.DONE: {},
 }
@@ -79,8 +79,9 @@ class _State:
 
 _APPLIES: Final[dict[str, Callable[[_State, GroupMessage], bool]]] = {
     "take": lambda state, message: message.n > state.n,  # the first claim for a delivery wins
-    "hold": lambda state, message: message.n == state.n,
-    "free": lambda state, message: (message.n, message.by) == (state.n, state.holder),
+    # A higher number: this member joined later, and the broker shows it only the last message about each event.
+    "hold": lambda state, message: message.n >= state.n,
+    "free": lambda state, message: message.n > state.n or (message.n, message.by) == (state.n, state.holder),
     "done": lambda _state, _message: True,
 }
 
@@ -91,10 +92,12 @@ class Group:
     Args:
         me: name of this member.
         settings: the durable's settings.
+        ended: names of members that have ended without giving their events back.
     """
 
-    def __init__(self, me: str, settings: GroupSettings) -> None:
+    def __init__(self, me: str, settings: GroupSettings, ended: Collection[str] = ()) -> None:
         self._me = me
+        self._ended = ended
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[int, str]] = []
@@ -143,9 +146,10 @@ class Group:
         if status is Status.DONE:
             self._stop_claiming(key)
         elif status is Status.FREE:
-            state.holder, state.free_at_s = "", now_s + message.delay_s
+            state.n, state.holder, state.free_at_s = message.n, "", now_s + message.delay_s
         else:
-            state.n, state.holder, state.free_at_s = message.n, message.by, now_s + self._settings.ack_wait_s
+            wait_s = 0.0 if message.by in self._ended else self._settings.ack_wait_s
+            state.n, state.holder, state.free_at_s = message.n, message.by, now_s + wait_s
         if message.what != "take":
             return None
         if self._pending.get(key, 0) <= message.n:

@@ -30,6 +30,9 @@ MAX_REQUESTS: Final = 1024
 SESSION_TAKEN: Final = "Session taken over"
 """The broker's reason when another client connects with the same client id."""
 
+_NO_INBOXES: Final = ("fl", "flt", "fk")
+"""First levels of our own topics. Whoever asks for a reply there may not be allowed to write there; we are."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -120,7 +123,9 @@ class InboundSession:
     async def _retain(self, topic: str, message: Message) -> None:
         """Retain a message as an event, and remember where to send the reply."""
         key = storage.entry_key(topic, self._names.next())
-        if message.reply_to is not None:
+        if message.reply_to is not None and not is_inbox(message.reply_to[0]):
+            _log.warning("a request is not answered: its response topic is no inbox", topic=message.reply_to[0])
+        elif message.reply_to is not None:
             self._requests[key] = message.reply_to
             self._request_order.append(key)
             if len(self._request_order) > MAX_REQUESTS:
@@ -129,6 +134,12 @@ class InboundSession:
         if message.retained:
             # Delete it, or it would come again with every subscription.
             await self._link.publish(message.topic, b"")
+
+
+def is_inbox(topic: str) -> bool:
+    """Whether a response topic may be answered: not ours, none of the broker's own, and no filter."""
+    is_ours = topic.partition("/")[0] in _NO_INBOXES
+    return bool(topic) and not is_ours and not topic.startswith("$") and not set("+#\0") & set(topic)
 
 
 @contextlib.asynccontextmanager

@@ -4,22 +4,24 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
-from paho.mqtt.client import topic_matches_sub
+from paho.mqtt.client import MQTTv5, topic_matches_sub
 
 from broker import reconnect
 from broker.base import Will
-from broker.errors import Disconnected, PayloadTooLarge
+from broker.errors import BrokerError, Disconnected, PayloadTooLarge
 from broker.mqtt import client as mqtt_client
+from broker.mqtt import storage
 from broker.mqtt.client import Client, Message, Receive
 from broker.mqtt.errors import CutOff
+from broker.mqtt.store_check import StoreCheck
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
 
-MARKS: Final = "fk/marks/"
-"""A message under this topic comes back to its publisher, after everything that the broker had for it before."""
+RESEND_S: Final = 2.0
+"""Time after which a message to ourselves that has not come back is sent again, in seconds."""
 
 MAX_CUTS: Final = 3
 """After so many connections that ended while one message was sent, the message counts as too large."""
@@ -35,13 +37,25 @@ class Connection:
         address: the broker's address.
         name: name of this program; the MQTT client ids start with it.
         version: 5, or 4 for MQTT 3.1.1.
+        on_write: called after the broker has acknowledged a retained message.
         will: value that the broker retains for us if the connection ends without a disconnect.
 
     Attributes:
         lost: event that is set when one of the clients has lost its connection.
+        counter_topic: MQTT topic of this connection's counter of its writes. One for each connection: what the last
+            one has sent may arrive after the first message of the next one.
     """
 
-    def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None = None) -> None:
+    def __init__(
+        self,
+        address: BrokerUrl,
+        name: str,
+        version: int,
+        on_write: Callable[[], None] = lambda: None,
+        will: Will | None = None,
+    ) -> None:
+        self.counter_topic = storage.MARKS + secrets.token_hex(8)
+        self._on_write = on_write
         self.will = will
         self.address = address
         self.name = name
@@ -96,6 +110,8 @@ class Connection:
         await self._live.publish(
             topic, payload, retain=retain, expires_s=expires_s, correlation=correlation, content_type=content_type
         )
+        if retain and not topic.startswith(storage.MARKS):
+            self._on_write()
 
     async def fetch(self, *filters: str) -> dict[str, bytes]:
         """Return the payloads of the retained messages under MQTT filters, by MQTT topic.
@@ -128,20 +144,19 @@ class Connection:
         """Return when `listen` has received everything that the broker had before this call.
 
         MQTT messages have no numbers, so a message of our own shows it: the broker keeps the order of messages to one
-        client.
+        client. It is sent again and again, because a broker drops messages to a client for which too many wait.
 
         Raises:
-            Disconnected: the connection ended, or the message did not come back in time.
+            Disconnected: the connection ended.
         """
         came_back = asyncio.Event()
-        topic = MARKS + secrets.token_hex(8)
+        topic = storage.MARKS + secrets.token_hex(8)
         async with self.listen((topic,), lambda _: came_back.set()):
-            await self._live.publish(topic, b"-", retain=False)
-            try:
-                async with asyncio.timeout(mqtt_client.REQUEST_S):
-                    await came_back.wait()
-            except TimeoutError as exc:
-                raise Disconnected(f"{topic}: our own message did not come back") from exc
+            while not came_back.is_set():
+                await self._live.publish(topic, b"-", retain=False)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RESEND_S):
+                        await came_back.wait()
 
     @contextlib.asynccontextmanager
     async def listen(self, filters: Iterable[str], receive: Receive) -> AsyncIterator[None]:
@@ -201,11 +216,44 @@ class Link(reconnect.Link[Connection]):
         name: name of this program.
         version: 5, or 4 for MQTT 3.1.1.
         will: value that the broker retains for us if the connection ends without a disconnect.
+
+    Attributes:
+        version: 5, or 4 for MQTT 3.1.1.
+        store: what we know of the broker's store.
     """
 
     def __init__(self, address: BrokerUrl, name: str, version: int, will: Will | None) -> None:
-        super().__init__(lambda: Connection(address, name, version, will))
+        self.store = StoreCheck(address.address)
+        super().__init__(lambda: Connection(address, name, version, self.store.note, will))
         self.version = version
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the broker may show a retained message only a moment after its acknowledgement.
+
+        nats-server does; it and others that know only MQTT 3.1.1 store a message after they have passed it on.
+        """
+        return self.version != MQTTv5
+
+    async def check_store(self, connection: Connection) -> None:
+        """Implements `reconnect.Link.check_store`."""
+        await self.store.check(connection, is_late=self.is_late)
+
+    @contextlib.asynccontextmanager
+    async def counting(self) -> AsyncIterator[None]:
+        """Count our writes at the broker during the block, so that `check_store` can find them missing."""
+        async with task_group() as group:
+            counting = group.create_task(
+                self.store.run(self.connection), name=f"mqtt counter of {self.address.address}"
+            )
+            try:
+                yield
+            finally:
+                counting.cancel()
+                connection = self._connection
+                if not connection.lost.is_set():
+                    with contextlib.suppress(BrokerError):
+                        await self.store.forget(connection)
 
     def raise_if_permanent(self, failures: list[Disconnected]) -> None:
         """Implements `reconnect.Link.raise_if_permanent`: give up a message that has ended several connections.
@@ -231,10 +279,6 @@ class Link(reconnect.Link[Connection]):
         await self.retry(
             lambda connection: connection.publish(topic, payload, expires_s=expires_s, content_type=content_type)
         )
-
-    async def receive_all(self) -> None:
-        """Return when all listeners have received what the broker had before this call; retry on new connections."""
-        await self.retry(lambda connection: connection.receive_all())
 
     async def fetch(self, *filters: str) -> dict[str, bytes]:
         """Return the payloads of the retained messages under MQTT filters, with retries on new connections."""

@@ -1,62 +1,92 @@
 """The mark that distinguishes a broker with our messages from one with the messages of version 0.1."""
 
+import asyncio
+import functools
+import secrets
 from typing import Final
 
 import msgspec
 import structlog
 
-from broker.errors import Denied, NoSystem, OldStore, Unsupported
-from broker.mqtt import storage
-from broker.mqtt.link import Link
+from broker.errors import ConnectFailed, Denied, NoSystem, OldStore, Unsupported
+from broker.mqtt import claims, storage
+from broker.mqtt.claims import COMPARE_AND_SET_LEASE
+from broker.mqtt.link import Connection, Link
+from broker.mqtt.storage import Mark
 
-KEY: Final = "fk/store"
 SCHEMA: Final = 1
 """Version of the layout of topics, values and claims. A different number means an incompatible layout."""
 
 _OF_0_1: Final = (f"{storage.GROUPS}+", "fl/rounds/+")
 """MQTT filters of messages that every version retains."""
 
+_READ_TRIES: Final = 20
+_READ_PAUSE_S: Final = 0.05
+
 _log = structlog.get_logger(__name__)
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """The value that is retained under KEY."""
+async def ensure(link: Link, *, provision: bool) -> Mark | None:
+    """Check that the broker retains messages of this version, mark it if it retains none, and return its mark.
 
-    schema: int
-
-
-async def ensure(link: Link, *, provision: bool) -> None:
-    """Check that the broker retains messages of this version, and mark it if it retains none.
+    Returns None if there is no mark, and this user may not write it.
 
     Args:
         link: the link to the broker.
         provision: whether to mark a broker that retains nothing of ours.
 
     Raises:
+        ConnectFailed: the broker does not return the mark that was retained.
         NoSystem: the broker has no mark, and `provision` is False.
         OldStore: the broker retains messages of version 0.1.
         Unsupported: the broker retains messages of another version.
     """
-    if await _is_marked(link):
-        return
+    if mark := await _read(link):
+        return mark
     # Another program of this version may have started meanwhile; it sets the mark before anything else.
-    if await _fetch_readable(link, *_OF_0_1) and not await _is_marked(link):
+    if await _fetch_readable(link, *_OF_0_1) and not (mark := await _read(link)):
         remedy = "use another broker, or clear it as docs/mqtt.md says"
         raise OldStore(link.address.address, remedy)
+    if mark:
+        return mark
     if not provision:
-        raise NoSystem(link.address.address, f", or this user may not read {KEY}")
+        raise NoSystem(link.address.address, f", or this user may not read {storage.STORE}")
     try:
-        await link.publish(KEY, msgspec.json.encode(Mark(SCHEMA)))
+        await link.retry(functools.partial(_write, Mark(SCHEMA, secrets.token_hex(8))))
     except Denied:
-        _log.debug("this user may not write the mark", topic=KEY)
+        _log.debug("this user may not write the mark", topic=storage.STORE)
+        return None
+    return await _read_back(link)
 
 
-async def _is_marked(link: Link) -> bool:
-    payloads = await _fetch_readable(link, KEY)
-    if KEY not in payloads:
-        return False
+async def _write(mark: Mark, connection: Connection) -> None:
+    """Retain a mark, unless another program does it at the same time."""
+    async with claims.open_lock(connection, storage.STORE, storage.STORE, mark.id, COMPARE_AND_SET_LEASE) as lock:
+        if not await lock.read() and await lock.acquire():
+            await lock.write(storage.STORE, msgspec.json.encode(mark))
+            await lock.release()
+
+
+async def _read_back(link: Link) -> Mark:
+    """Read the mark that was just written; nats-server shows it a moment later."""
+    for _ in range(_READ_TRIES):
+        if mark := await _read(link):
+            return mark
+        await asyncio.sleep(_READ_PAUSE_S)
+    raise ConnectFailed(
+        link.address.address,
+        f"it does not return {storage.STORE}, which was retained there. Either this user may not read it, or this "
+        "broker does not work like Mosquitto (docs/mqtt.md)",
+    )
+
+
+async def _read(link: Link) -> Mark | None:
+    payloads = await _fetch_readable(link, storage.STORE)
+    if storage.STORE not in payloads:
+        return None
     try:
-        schema: object = msgspec.json.decode(payloads[KEY], type=Mark).schema
+        mark = msgspec.json.decode(payloads[storage.STORE], type=Mark)
+        schema: object = mark.schema
     except msgspec.DecodeError:
         schema = "unknown"
     if schema != SCHEMA:
@@ -64,7 +94,7 @@ async def _is_marked(link: Link) -> bool:
             f"another version of FedKeeper stored what {link.address.address} retains (schema {schema}, this one has "
             f"{SCHEMA}), and it was left as it is: use that version, or another broker"
         )
-    return True
+    return mark
 
 
 async def _fetch_readable(link: Link, *filters: str) -> dict[str, bytes]:

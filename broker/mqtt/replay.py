@@ -19,19 +19,20 @@ T = TypeVar("T")
 class _Queue(Reader[T], Generic[T]):
     """An unbounded queue as a reader.
 
-    Args:
-        receive_all: returns when everything that the broker holds now is in the queue.
+    Attributes:
+        receive_all: returns when everything that the broker holds now is in the queue. Set it before `catch_up`.
     """
 
-    def __init__(self, receive_all: Callable[[], Awaitable[None]]) -> None:
+    receive_all: Callable[[], Awaitable[None]]
+
+    def __init__(self) -> None:
         self._items: deque[T] = deque()
         self._arrived = asyncio.Event()
-        self._receive_all = receive_all
         self._pushed = self._popped = 0
         self._read = Position()
 
     async def catch_up(self) -> None:
-        await self._receive_all()
+        await self.receive_all()
         await self._read.wait_for(self._pushed)
 
     async def __anext__(self) -> T:
@@ -56,18 +57,10 @@ class ReplayedEvents(_Queue[Delivery]):
         start: where in the log to start.
         load: reads a payload.
         names: names the events of plain MQTT clients.
-        receive_all: returns when everything that the broker holds now has been passed to this listener.
     """
 
-    def __init__(
-        self,
-        topic_filter: str,
-        start: Start,
-        load: Load,
-        names: NameFactory,
-        receive_all: Callable[[], Awaitable[None]],
-    ) -> None:
-        super().__init__(receive_all)
+    def __init__(self, topic_filter: str, start: Start, load: Load, names: NameFactory) -> None:
+        super().__init__()
         self._filter = topic_filter
         self._load = load
         self._names = names
@@ -114,11 +107,10 @@ class WatchedValues(_Queue[Value | Deleted]):
     Args:
         topic_filter: filter of the values.
         names: makes the revisions of deletions.
-        receive_all: returns when everything that the broker holds now has been passed to this listener.
     """
 
-    def __init__(self, topic_filter: str, names: NameFactory, receive_all: Callable[[], Awaitable[None]]) -> None:
-        super().__init__(receive_all)
+    def __init__(self, topic_filter: str, names: NameFactory) -> None:
+        super().__init__()
         self._filter = topic_filter
         self._names = names
         self._known: dict[str, Value] = {}

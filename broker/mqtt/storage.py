@@ -9,7 +9,8 @@ A topic `fl.a.b` is the MQTT topic `fl/a/b`.
 | FIRST | `fl/a/b`, and `fk/index/fl/a/b` | the payload; and its index, which is readable without fetching the payload |
 | (claims) | `fk/claims/...` | who may write a value; see `broker.mqtt.claims` |
 | (groups) | `fk/groups/<durable>/...` | which member of a group has which event; see `broker.mqtt.group` |
-| (mark) | `fk/store` | version of this layout; see `broker.mqtt.mark` |
+| (mark) | `fk/store` | version of this layout, and the store's id; see `broker.mqtt.mark` |
+| (counters) | `fk/marks/<connection>` | a number that grows after our writes; see `broker.mqtt.store_check` |
 
 Everything that a reader needs is in the topic or the payload, because MQTT 3.1.1 and bridges drop properties.
 """
@@ -33,6 +34,9 @@ from broker.support import filters
 INDEX: Final = "fk/index/"
 CLAIMS: Final = "fk/claims/"
 GROUPS: Final = "fk/groups/"
+STORE: Final = "fk/store"
+MARKS: Final = "fk/marks/"
+"""Below it, each connection retains the counter of its writes, and publishes messages to itself."""
 
 MICROSECONDS: Final = 1_000_000
 """Per second: the unit of sequences and revisions."""
@@ -90,6 +94,18 @@ class Index(msgspec.Struct, frozen=True):
     sequence: int
     id: str
     bytes: int
+
+
+class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The message that is retained under STORE.
+
+    Attributes:
+        schema: version of the layout.
+        id: random; tells this store from every other one. Empty: the mark is from a version that gave none.
+    """
+
+    schema: int
+    id: str = ""
 
 
 class NameFactory:

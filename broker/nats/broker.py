@@ -3,25 +3,25 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 import msgspec
-from nats.aio.msg import Msg
 
 from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
-from broker.families import Keep, family_of
+from broker.families import Keep, family_of, is_of_weights
 from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
-from broker.nats.errors import Taken, WrongRevision, decode
+from broker.nats.errors import NoAnswer, StoreFull, Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
+from broker.nats.reserve import Reserve
+from broker.nats.stored import MSG_ID, StoredMessages, message_id_of
 from broker.reconnect import CALL_S
 from broker.url import BrokerUrl
 
@@ -29,10 +29,14 @@ INLINE_BYTES: Final = 4 << 20
 READ_AHEAD: Final = 256
 """Prefetch of snapshots, watches and the check of dedupe ids."""
 
-_MSG_ID: Final = "Nats-Msg-Id"
+STORES_AT_ONCE: Final = 256
+"""Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
+MOST_PATIENCE: Final = 4.0
+"""Largest factor of the timeout of a write that is tried again."""
+
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
-_NOT_FOUND: Final = "404"
 
 
 class PubAck(msgspec.Struct):
@@ -51,19 +55,13 @@ class _Purged(msgspec.Struct):
     purged: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A message in a stream."""
+class _Subjects(msgspec.Struct):
+    subjects: dict[str, int] | None = None
 
-    payload: bytes
-    sequence: int
-    message_id: str
-    time_s: float
 
-    @property
-    def is_tombstone(self) -> bool:
-        """Whether this marks a deleted value."""
-        return not self.payload
+class _SubjectsPage(msgspec.Struct):
+    state: _Subjects
+    total: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +75,7 @@ async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision
         provision: create missing streams and correct changed ones, instead of only checking them.
 
     Raises:
-        ConnectFailed: the server can't be reached, or the credentials are wrong.
+        ConnectFailed: the server can't be reached, the credentials are wrong, or there is no JetStream.
         Denied: a stream is missing, and this user may not create it.
         ForeignStream: a stream of another program conflicts with ours.
         NoSystem: the streams are missing, and `provision` is False.
@@ -96,7 +94,10 @@ class NatsBroker(Broker):
     def __init__(self, link: Link, ack_wait_s: float) -> None:
         self.inline_limit = min(INLINE_BYTES, link.max_message_bytes)
         self._link = link
+        self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
+        self._reserve = Reserve(link)
+        self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
     @property
     def connected_since_s(self) -> float:
@@ -105,8 +106,10 @@ class NatsBroker(Broker):
 
     @contextlib.asynccontextmanager
     async def _replay(self, topic_filter: str, start: Start, prefetch: int) -> AsyncIterator[Reader[Delivery]]:
-        async with self._feed(Replay(topic_filter, start), topic_filter, prefetch) as feed:
-            yield ReplayDeliveries(feed, functools.partial(self._last_sequence, topic_filter), self._load_payload)
+        replay = Replay(topic_filter, start)
+        async with self._feed(replay, topic_filter, prefetch) as feed:
+            last_sequence = functools.partial(self._stored.last_sequence, topic_filter)
+            yield ReplayDeliveries(feed, replay.begin, last_sequence, self._load_payload)
 
     @contextlib.asynccontextmanager
     async def _consume(
@@ -129,7 +132,7 @@ class NatsBroker(Broker):
         # Without `dedupe` an id is necessary too: if an acknowledgement gets lost, we send the message again.
         message_id = dedupe or new_id()
         try:
-            ack = await self._store(topic, message, {_MSG_ID: message_id})
+            ack = await self._store(topic, message, {MSG_ID: message_id})
         except Taken:
             return Receipt(await self._sequence(topic), stored=False)
         return Receipt(ack.seq, stored=not ack.duplicate or dedupe is None)
@@ -144,27 +147,27 @@ class NatsBroker(Broker):
                     return Receipt(earlier.sequence, stored=False)
 
             async def attempt(connection: Connection) -> Receipt:
-                await connection.send_and_confirm(topic, message, {_MSG_ID: message_id})
+                await connection.send_and_confirm(topic, message, {MSG_ID: message_id})
                 try:
                     async with asyncio.timeout(REQUEST_S):
                         while message_id_of((arrival := await feed.next()).message) != message_id:
                             pass
                 except TimeoutError as exc:
-                    raise Disconnected(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
+                    raise NoAnswer(f"{topic}: the message was not seen to be stored within {REQUEST_S} s") from exc
                 return Receipt(arrival.sequence)
 
-            return await self._link.retry(attempt)
+            return await self._link.retry_on(topic, attempt, is_write=True)
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
         message_id, expected = new_id(), revision
         while True:
-            headers = {_MSG_ID: message_id} | ({} if expected is None else {_EXPECTED: str(expected)})
+            headers = {MSG_ID: message_id} | ({} if expected is None else {_EXPECTED: str(expected)})
             try:
                 return (await self._store(topic, message, headers)).seq
             except Taken:
                 return await self._sequence(topic)
             except WrongRevision as exc:
-                current = await self._last(topic)
+                current = await self._stored.last(topic)
                 if current is not None and current.message_id == message_id:
                     # Lost acknowledgement: an earlier try stored our message.
                     return current.sequence
@@ -175,7 +178,7 @@ class NatsBroker(Broker):
                 expected = current.sequence
 
     async def _get(self, topic: str) -> Value | None:
-        stored = await self._last(topic)
+        stored = await self._stored.last(topic)
         if stored is None or stored.is_tombstone:
             return None
         return Value(topic, stored.payload, stored.sequence, stored.time_s)
@@ -184,69 +187,71 @@ class NatsBroker(Broker):
         if family_of(topic).keep is Keep.FIRST:
             await self._purge(topic)
         elif await self._get(topic) is not None:
-            await self._store(topic, b"", {_MSG_ID: new_id(), **_TOMBSTONE})
+            await self._store(topic, b"", {MSG_ID: new_id(), **_TOMBSTONE})
 
     async def _snapshot(self, topic_filter: str) -> list[Value]:
         changes: dict[str, Value | Deleted] = {}
+        newest, sequence = await self._stored.newest_sequence(topic_filter), 0
         try:
             async with asyncio.timeout(CALL_S), self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-                while (arrival := await feed.next_pending()) is not None:
-                    changes[arrival.message.subject] = to_change(arrival)
+                while (arrival := await (feed.next() if sequence < newest else feed.next_pending())) is not None:
+                    changes[arrival.message.subject], sequence = to_change(arrival), arrival.sequence
         except TimeoutError as exc:
             raise Disconnected(f"{topic_filter}: not all values came within {CALL_S} s") from exc
         return [value for value in changes.values() if isinstance(value, Value)]
 
     @contextlib.asynccontextmanager
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
-        async with self._feed(Replay(topic_filter), topic_filter, READ_AHEAD) as feed:
-            yield ValueChanges(feed, functools.partial(self._last_sequence, topic_filter))
+        replay = Replay(topic_filter)
+        async with self._feed(replay, topic_filter, READ_AHEAD) as feed:
+            yield ValueChanges(feed, replay.begin, functools.partial(self._stored.last_sequence, topic_filter))
 
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
+
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        stream, found = names.stream_of(self._link.address, topic_filter), set[str]()
+        while True:
+            # A page has up to 100,000 subjects.
+            request = {"subjects_filter": topic_filter, "offset": len(found)}
+            info = await self._link.call_api(topic_filter, f"STREAM.INFO.{stream}", request, _SubjectsPage)
+            page = info.state.subjects or {}
+            found.update(page)
+            if not page or len(found) >= info.total:
+                return frozenset(found)
 
     async def _purge(self, topic_filter: str) -> None:
         stream = names.stream_of(self._link.address, topic_filter)
         await self._link.call_api(topic_filter, f"STREAM.PURGE.{stream}", {"filter": topic_filter}, _Purged)
 
+    async def hold_reserve(self) -> None:
+        """Implements `Broker.hold_reserve`."""
+        await self._reserve.fill()
+
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
+        are_weights, tries = is_of_weights(topic), itertools.count()
+
         async def attempt(connection: Connection) -> PubAck:
-            return decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+            if are_weights:
+                await self._reserve.refuse_if_in_use(connection, topic)
+            # The write may wait behind many others, and a repetition waits behind even more.
+            patience = min(2.0 ** next(tries), MOST_PATIENCE)
+            async with self._stores:
+                answer = await connection.request(topic, message, headers, patience=patience)
+            ack = decode(topic, answer.data, PubAck)
+            self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
+            return ack
 
-        return await self._link.retry(attempt)
-
-    async def _last(self, topic: str) -> _Stored | None:
-        """Return the last message of a topic or filter, or None.
-
-        A direct get needs no consumer, and its subject contains the topic, so permissions can be granted by topic.
-        """
-        stream = names.stream_of(self._link.address, topic)
-        subject = names.api_subject(self._link.address, f"DIRECT.GET.{stream}.{topic}")
-
-        async def attempt(connection: Connection) -> Msg:
-            async with connection.large_answers:
-                return await connection.request(subject, b"")
-
-        answer = await self._link.retry(attempt)
-        headers = answer.headers or {}
-        if headers.get("Status") == _NOT_FOUND and "Nats-Sequence" not in headers:
-            return None
-        # RFC 3339, with up to nine digits of a second.
-        time_s = datetime.fromisoformat(headers["Nats-Time-Stamp"]).timestamp()
-        return _Stored(answer.data, int(headers["Nats-Sequence"]), message_id_of(answer), time_s)
+        while True:
+            try:
+                return await self._link.retry_on(topic, attempt, is_write=True)
+            except StoreFull:
+                if are_weights or not await self._reserve.free_a_part():
+                    raise
 
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""
         try:
-            return await self._last_sequence(topic)
+            return await self._stored.last_sequence(topic)
         except Denied:
             return 0
-
-    async def _last_sequence(self, topic_filter: str) -> int:
-        """Return the sequence of the newest message under a filter; 0 if there is none."""
-        stored = await self._last(topic_filter)
-        return 0 if stored is None else stored.sequence
-
-
-def message_id_of(message: Msg) -> str:
-    """Return the id that the publisher gave a message; empty if there is none."""
-    return (message.headers or {}).get(_MSG_ID, "")

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
@@ -22,10 +22,13 @@ from nats.nuid import NUID
 
 from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names
-from broker.nats.errors import decode, denied_subject, map_connect_errors, map_errors
+from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
+from broker.nats.hosts import open_any
+from broker.nats.nats_py import close_client, restore_cancellation
+from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
-from broker.url import BrokerUrl
+from broker.url import BrokerUrl, Host
 
 T = TypeVar("T")
 
@@ -35,10 +38,15 @@ CONNECT_S: Final = 5.0
 REQUEST_S: Final = 5
 """Timeout of a request. It matters when an answer gets lost; when the connection ends, requests fail at once."""
 
+CLUSTER_REQUEST_S: Final = 2.5
+"""The same in a cluster, for a small request: it gets no answer if it was sent to a node that has just died."""
+
+SETTLE_S: Final = 0.2
+"""Time in which a request leaves the buffers of a fast link; what moves later shows that the link is slow."""
+
 SLOW_S: Final = 300.0
 """Timeout of a request while large messages still move on a slow link."""
 
-CLOSE_S: Final = 2.0
 PING_S: Final = 5
 PINGS_UNANSWERED: Final = 2
 PENDING_BYTES: Final = 64 << 20
@@ -70,20 +78,24 @@ class Connection:
     Args:
         address: the server's address.
         name: name of this client in the server's logs.
+        seen: what this client has seen of the streams, on all of its connections.
 
     Attributes:
         lost: set when the connection has ended.
         address: the server's address.
+        seen: as in Args.
         large_answers: limits the concurrent requests whose answers may be large.
     """
 
-    def __init__(self, address: BrokerUrl, name: str) -> None:
+    def __init__(self, address: BrokerUrl, name: str, seen: Seen) -> None:
         self.lost = asyncio.Event()
         self.address = address
+        self.seen = seen
         self._name = name
         self._client = Client()
         self._loop = asyncio.get_running_loop()
         self._last_error = ""
+        self._is_open = False
         self._waiters = Waiters()
         # Users have permissions for their own inbox only, so the user is part of the name.
         self._inbox = f"_INBOX_{re.sub(r'[^A-Za-z0-9_-]', '_', address.user or name)}.{new_id()}"
@@ -92,63 +104,67 @@ class Connection:
         self.large_answers = asyncio.Semaphore(LARGE_AT_ONCE)
 
     async def open(self) -> None:
-        """Connect and subscribe to answers.
+        """Connect to the first host that accepts, in random order, and subscribe to answers.
 
         Raises:
-            ConnectFailed: the server can't be reached, or refuses the connection.
+            ConnectFailed: no host can be reached, or each refuses the connection.
             BadUrl: a file in the address can't be read.
         """
         password = await self._password_callback()
         tls = await asyncio.to_thread(_tls_context, self.address) if self.address.scheme == "tls" else None
-        try:
-            with map_connect_errors(self.address.address), _restore_cancellation():
-                async with asyncio.timeout(CONNECT_S):
-                    await self._connect(password, tls)
-                    await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
-        except BaseException:
-            await self.close()
-            raise
-        self._forgive_pings(TrafficMonitor(self._client))
+        await open_any(self.address, lambda host: self._open(host, password, tls))
 
     async def close(self) -> None:
-        """Close the connection, within CLOSE_S: nats-py waits for the server, which may not respond."""
+        """Close the connection."""
         self._mark_lost("the connection was closed")
-        with contextlib.suppress(TimeoutError), _restore_cancellation():
-            async with asyncio.timeout(CLOSE_S):
-                await self._client.close()
+        await close_client(self._client)
+
+    @property
+    def is_clustered(self) -> bool:
+        """Whether another node than the leader of a stream may answer a direct get, perhaps with an older message."""
+        return bool(self._client._server_info.get("cluster")) or (self.address.replicas or 1) > 1
 
     @property
     def max_message_bytes(self) -> int:
         """Size of the largest payload of one message; leaves room for headers."""
         return self._client.max_payload - HEADROOM_BYTES
 
+    @property
+    def has_jetstream(self) -> bool:
+        """Whether this server has JetStream. Through a leaf node without it, the JetStream behind its link answers."""
+        return bool(self._client._server_info.get("jetstream"))
+
     def new_inbox(self) -> str:
         """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
 
-    async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
+    async def request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, patience: float = 1.0
+    ) -> Msg:
         """Send a request and return the answer.
 
         Args:
             subject: subject of the request.
             payload: payload of the request.
             headers: headers of the request.
+            patience: factor of the timeout.
 
         Raises:
             Denied: this user may not publish to the subject.
             Disconnected: the connection ended, no one serves the subject, or no answer came in time.
             PayloadTooLarge: the payload is larger than the server accepts.
         """
-        reply = f"{self._inbox}.{next(self._tokens)}"
-        async with self._large_requests if len(payload) > LARGE_BYTES else contextlib.nullcontext():
+        reply, is_large = f"{self._inbox}.{next(self._tokens)}", len(payload) > LARGE_BYTES
+        timeout_s = patience * (CLUSTER_REQUEST_S if self.is_clustered and not is_large else REQUEST_S)
+        async with self._large_requests if is_large else contextlib.nullcontext():
             with self._waiters.expect(reply, subject) as future:
                 await self.send(subject, payload, reply=reply, headers=headers)
-                answer = await self._wait_for_answer(subject, future)
+                answer = await self._wait_for_answer(subject, future, timeout_s)
         if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
-            raise Disconnected(f"{subject}: nobody answers there")
+            raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
 
-    async def call_api(self, topic: str, call: str, request: object, response: type[T]) -> T:
+    async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.
 
         Args:
@@ -156,12 +172,14 @@ class Connection:
             call: the call without prefix, such as `STREAM.INFO.<stream>`.
             request: the request, to encode as JSON.
             response: type of the response.
+            patience: factor of the timeout.
 
         Raises:
             Disconnected: no answer came in time.
             BrokerError: the error in the answer.
         """
-        answer = await self.request(names.api_subject(self.address, call), msgspec.json.encode(request))
+        subject = names.api_subject(self.address, call)
+        answer = await self.request(subject, msgspec.json.encode(request), patience=patience)
         return decode(topic, answer.data, response)
 
     async def send(
@@ -184,7 +202,7 @@ class Connection:
         self._check_closed()
         if self.lost.is_set():
             raise Disconnected(f"{self.address.address}: the connection is gone")
-        with map_errors(subject), _restore_cancellation():
+        with map_errors(subject), restore_cancellation():
             await self._client.publish(subject, payload, reply=reply, headers=headers)
 
     async def send_and_confirm(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
@@ -225,7 +243,7 @@ class Connection:
                 # Messages in transit still go to `receive`, because the server counts them as delivered. nats-py's
                 # `unsubscribe` would drop them, and its `drain` relies on `flush`.
                 await self._client._send_unsubscribe(subscription._id)
-                await self._round_trip()
+                await self.round_trip()
                 async with asyncio.timeout(REQUEST_S):
                     await subscription._pending_queue.join()
                 with map_errors("unsubscribe"):
@@ -240,32 +258,39 @@ class Connection:
         """Wait after the block until the server has read what the block sent, or has denied the subject."""
         with self._waiters.watch(subject) as future:
             yield
-            await self._round_trip()
+            await self.round_trip()
             if future.done():
                 future.result()
 
-    async def _round_trip(self) -> None:
+    async def round_trip(self) -> None:
         """Wait until both sides have read everything sent before: send a message to ourselves.
 
         nats-py's `flush` is not enough: its ping overtakes data that is not written yet, and if it is cancelled, the
         late pong ends nats-py's read loop. If publishing to our inbox is denied, the denial confirms as well.
+
+        Raises:
+            Disconnected: the connection ended, or the server did not answer in time.
         """
         echo = f"{self._inbox}.{next(self._tokens)}"
         with self._waiters.expect(echo, echo) as future, contextlib.suppress(Denied):
             await self.send(echo, b"")
             await self._wait_for_answer(echo, future)
 
-    async def _wait_for_answer(self, subject: str, future: "asyncio.Future[Msg]") -> Msg:
-        """Wait for REQUEST_S, or up to SLOW_S while data still moves on the connection."""
-        traffic, start_s = TrafficMonitor(self._client), self._loop.time()
+    async def _wait_for_answer(
+        self, subject: str, future: "asyncio.Future[Msg]", timeout_s: float | None = None
+    ) -> Msg:
+        """Wait for `timeout_s` (None: REQUEST_S), or up to SLOW_S while data still moves on the connection."""
+        traffic, start_s, timeout_s = TrafficMonitor(self._client), self._loop.time(), timeout_s or REQUEST_S
+        if (await asyncio.wait([future], timeout=min(SETTLE_S, timeout_s)))[0]:
+            return future.result()
         traffic.has_moved()
         while self._loop.time() - start_s < SLOW_S:
-            if (await asyncio.wait([future], timeout=REQUEST_S))[0]:
+            if (await asyncio.wait([future], timeout=timeout_s))[0]:
                 return future.result()
             if not traffic.has_moved():
                 break
         self._check_closed()
-        raise Disconnected(f"{subject}: no answer within {self._loop.time() - start_s:.0f} s")
+        raise NoAnswer(f"{subject}: no answer within {self._loop.time() - start_s:.1f} s")
 
     def _forgive_pings(self, traffic: TrafficMonitor) -> None:
         """Reset the count of missing pongs while data moves, because a pong waits behind the data in transit."""
@@ -275,10 +300,25 @@ class Connection:
             self._client._pings_outstanding = 0
         self._loop.call_later(PING_S, self._forgive_pings, traffic)
 
-    async def _connect(self, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
-        scheme, host = self.address.scheme, self.address.address.partition("://")[2]
+    async def _open(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
+        """Connect to one host; a new client is needed for each, because a client that failed can't be used again."""
+        self._client, self._last_error = Client(), ""
+        try:
+            with map_connect_errors(self.address.address, lambda: self._last_error), restore_cancellation():
+                async with asyncio.timeout(CONNECT_S):
+                    await self._connect(host, password, tls)
+                    await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
+        except BaseException:
+            await close_client(self._client)
+            raise
+        self._is_open = True
+        self._check_closed()
+        _log.debug("connected", server=str(host))
+        self._forgive_pings(TrafficMonitor(self._client))
+
+    async def _connect(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
         await self._client.connect(
-            servers=[f"{scheme}://{host}"],
+            servers=[f"{self.address.scheme}://{host}"],
             name=self._name,
             user=self.address.user,
             password=password,
@@ -323,7 +363,7 @@ class Connection:
         # This must not raise: that would end nats-py's read loop silently.
         subject = denied_subject(error)
         if subject is None:
-            self._last_error = str(error)
+            self._last_error = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error)
             _log.debug("error from nats", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))
@@ -331,12 +371,14 @@ class Connection:
             self._waiters.fail_all(denied)
         else:
             self._waiters.deny(denied)
-        # A denied echo of `_round_trip` is normal.
+        # A denied echo of `round_trip` is normal.
         if not subject.startswith(f"{self._inbox}.".lower()) or self._waiters.failure is not None:
             _log.warning("the broker denied a subject", subject=subject, reason=denied.reason)
 
     async def _on_closed(self) -> None:
-        self._mark_lost(self._last_error or "the server closed the connection")
+        # A host that was tried in vain is no loss.
+        if self._is_open:
+            self._mark_lost(self._last_error or "the server closed the connection")
 
     def _check_closed(self) -> None:
         # nats-py calls `_on_closed` only after it has waited for the server, which may not respond.
@@ -349,19 +391,6 @@ class Connection:
         self.lost.set()
         address = self.address.address
         self._waiters.fail_all(Disconnected(f"{address}: {reason}"), Disconnected(f"{address}: the connection is gone"))
-
-
-@contextlib.contextmanager
-def _restore_cancellation() -> Iterator[None]:
-    """Raise the cancellation that nats-py suppresses while it connects, closes, or waits for room in its buffer."""
-    task = asyncio.current_task()
-    cancellations = task.cancelling() if task else 0
-    try:
-        yield
-    finally:
-        # Also if nats-py has turned the cancellation into an error of its own.
-        if task and task.cancelling() > cancellations:
-            raise asyncio.CancelledError
 
 
 def _tls_context(address: BrokerUrl) -> ssl.SSLContext:

@@ -9,10 +9,11 @@ from typing import Any, Final
 import msgspec
 
 from broker.base import Start
-from broker.errors import BadTopic, Denied, Disconnected
+from broker.errors import BadTopic, Denied, Disconnected, StoreChanged
 from broker.nats import names
 from broker.nats.connection import Connection, Receive, new_id
-from broker.nats.errors import ConsumerExists, NotFound
+from broker.nats.errors import ConsumerExists, NotFound, StreamMissing
+from broker.nats.link import CHECKS
 from broker.nats.pull import Arrival, Consumer
 
 MAX_ACK_PENDING: Final = 65_536
@@ -93,7 +94,8 @@ class Durable:
             # A user without the permission to create consumers may read an existing one. If there is none, reading
             # is denied.
             ack_wait_s = self._ack_wait_s
-        consumer = Consumer(_next_subject(connection, self._filter, self._name), ack_wait_s=ack_wait_s)
+        stream = names.stream_of(connection.address, self._filter)
+        consumer = Consumer(stream, _next_subject(connection, self._filter, self._name), ack_wait_s=ack_wait_s)
         if self._on_request is None:
             yield consumer
             return
@@ -123,30 +125,33 @@ class Replay:
     Args:
         topic_filter: filter for the topics.
         start: where it begins.
+
+    Attributes:
+        begin: sequence after which it begins; 0 before the first connection.
     """
 
     def __init__(self, topic_filter: str, start: Start = "first") -> None:
         self._filter = topic_filter
         self._start = start
+        self.begin = 0
         self._last: int | None = None  # sequence after which it continues; None before the first connection
         self._consumer_sequence = 0
+        self._times_behind = 0
 
     @contextlib.asynccontextmanager
     async def open(self, connection: Connection) -> AsyncIterator[Consumer]:
         """Implements `Source.open`."""
-        name = new_id()
+        await self._check_position(connection)
+        name, stream = new_id(), names.stream_of(connection.address, self._filter)
         info = await self._create(connection, name)
         if self._last is None:
             # A later consumer continues here, even if the replay began with "new".
-            self._last = info.delivered.stream_seq
+            self.begin = self._last = info.delivered.stream_seq
         self._consumer_sequence = 0
         try:
-            yield Consumer(_next_subject(connection, self._filter, name), info.num_pending, math.inf)
+            yield Consumer(stream, _next_subject(connection, self._filter, name), info.num_pending, math.inf)
         finally:
-            # If this fails, the server deletes the consumer after IDLE_S.
-            stream = names.stream_of(connection.address, self._filter)
-            with contextlib.suppress(Disconnected, Denied, NotFound):
-                await connection.call_api(self._filter, f"CONSUMER.DELETE.{stream}.{name}", {}, _Deleted)
+            await _delete(connection, self._filter, name)
 
     def accept(self, arrival: Arrival) -> bool:
         """Implements `Source.accept`: no message may be missing."""
@@ -156,11 +161,35 @@ class Replay:
         self._last = arrival.sequence
         return True
 
+    async def _check_position(self, connection: Connection) -> None:
+        """Check that the stream still reaches to where we were: a consumer beyond its end would hear nothing.
+
+        The answer about a consumer of new messages names the end; it needs no permission that a replay lacks.
+
+        Raises:
+            StoreChanged: the stream is shorter than before.
+            Disconnected: it looks shorter; a new leader in a cluster may still be reading its log.
+        """
+        if self._last is None:
+            return
+        name = new_id()
+        end = (await self._create_at(connection, name, _start_policy("new"))).delivered.stream_seq
+        await _delete(connection, self._filter, name)
+        self._times_behind = self._times_behind + 1 if end < self._last else 0
+        behind = f"{self._filter} was read up to message {self._last}, and the last one now is {end}"
+        if self._times_behind == CHECKS:
+            raise StoreChanged(connection.address.address, behind)
+        if self._times_behind:
+            raise Disconnected(behind)
+
     async def _create(self, connection: Connection, name: str) -> ConsumerInfo:
         if self._last is None:
             start = _start_policy(self._start)
         else:
             start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self._last + 1}
+        return await self._create_at(connection, name, start)
+
+    async def _create_at(self, connection: Connection, name: str, start: dict[str, Any]) -> ConsumerInfo:
         config = {
             "name": name,
             "filter_subject": self._filter,
@@ -188,7 +217,17 @@ async def _create(connection: Connection, topic_filter: str, config: dict[str, A
     request = {"stream_name": stream, "config": config, "action": action}
     # The filter in the subject lets an operator grant permissions by topic.
     subject = f"CONSUMER.CREATE.{stream}.{config['name']}.{topic_filter}"
-    return await connection.call_api(topic_filter, subject, request, ConsumerInfo)
+    try:
+        return await connection.call_api(topic_filter, subject, request, ConsumerInfo)
+    except StreamMissing as exc:
+        raise StoreChanged(connection.address.address, f"its stream {stream} is missing") from exc
+
+
+async def _delete(connection: Connection, topic_filter: str, name: str) -> None:
+    """Delete a consumer. If this fails, the server does it after IDLE_S."""
+    stream = names.stream_of(connection.address, topic_filter)
+    with contextlib.suppress(Disconnected, Denied, NotFound):
+        await connection.call_api(topic_filter, f"CONSUMER.DELETE.{stream}.{name}", {}, _Deleted)
 
 
 def _start_policy(start: Start) -> dict[str, Any]:

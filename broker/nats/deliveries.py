@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
+import structlog
 from nats.aio.msg import Msg
 
 from broker.base import Deleted, Delivery, Load, Reader, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
-from broker.nats.replies import ReplyMatcher
+from broker.nats.replies import ReplyMatcher, is_inbox
 from broker.support.position import Position
 
 T = TypeVar("T")
@@ -21,20 +22,23 @@ ASK_AGAIN_S: Final = 1.0
 
 _NS: Final = 1_000_000_000
 
+log = structlog.get_logger(__name__)
+
 
 class _FeedReader(Reader[T]):
     """Reads a replay's feed.
 
     Args:
         feed: the feed.
-        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+        begin: the sequence after which the feed begins.
+        last_sequence: returns the sequence of the newest message under the feed's filter; 0 if there is none.
     """
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]]) -> None:
         self._feed = feed
         self._last_sequence = last_sequence
         self._taken = 0
-        self._read = Position()
+        self._read = Position(begin)
 
     async def catch_up(self) -> None:
         while (end := await self._last_sequence()) > self._read.reached:
@@ -56,12 +60,13 @@ class ReplayDeliveries(_FeedReader[Delivery]):
 
     Args:
         feed: the feed.
-        last_sequence: returns the sequence of the newest message that the feed will get; 0 if there is none.
+        begin: the sequence after which the feed begins.
+        last_sequence: returns the sequence of the newest message under the feed's filter; 0 if there is none.
         load: reads a payload.
     """
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]], load: Load) -> None:
-        super().__init__(feed, last_sequence)
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]], load: Load) -> None:
+        super().__init__(feed, begin, last_sequence)
         self._load = load
 
     async def __anext__(self) -> Delivery:
@@ -79,8 +84,8 @@ class ReplayDeliveries(_FeedReader[Delivery]):
 class ValueChanges(_FeedReader[Value | Deleted]):
     """The current values and their changes; values that were deleted before the start are left out."""
 
-    def __init__(self, feed: Feed, last_sequence: Callable[[], Awaitable[int]]) -> None:
-        super().__init__(feed, last_sequence)
+    def __init__(self, feed: Feed, begin: int, last_sequence: Callable[[], Awaitable[int]]) -> None:
+        super().__init__(feed, begin, last_sequence)
         self._is_past_start = False
 
     async def __anext__(self) -> Value | Deleted:
@@ -110,9 +115,13 @@ class ReplyInbox:
 
     async def on_request(self, message: Msg) -> None:
         """Handle a request that came directly from its publisher; answer it if the answer is known already."""
-        answer = self._matcher.add_request(message.data, message.reply, self._loop.time())
-        if answer is not None and message.reply:
-            await self._link.send(message.reply, answer)
+        reply = message.reply
+        if reply and not is_inbox(reply):
+            log.warning("a request is not answered: its reply subject is no inbox", reply=reply)
+            reply = ""
+        answer = self._matcher.add_request(message.data, reply, self._loop.time())
+        if answer is not None and reply:
+            await self._link.send(reply, answer)
 
     async def answer(self, payload: bytes, answer: bytes) -> None:
         """Answer a request.

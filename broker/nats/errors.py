@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 import msgspec
@@ -33,6 +33,10 @@ class Taken(BrokerError):
     """Raised inside the NATS backend when a write-once topic already has a payload."""
 
 
+class StoreFull(StorageFull):
+    """Raised inside the NATS backend when the server or account has no room, not only one stream."""
+
+
 class WrongRevision(BrokerError):
     """Raised inside the NATS backend when a value has another revision than expected."""
 
@@ -45,28 +49,60 @@ class SubjectsTaken(BrokerError):
     """Raised inside the NATS backend when another stream already keeps a subject of a new one."""
 
 
+class NoReplicas(BrokerError):
+    """Raised inside the NATS backend when the server has no nodes for the replicas of a stream."""
+
+
 class NotFound(BrokerError):
     """Raised inside the NATS backend when a stream or consumer does not exist."""
 
 
+class NoMessage(BrokerError):
+    """Raised inside the NATS backend when a stream has no message of a topic."""
+
+
+class StreamMissing(NotFound):
+    """Raised inside the NATS backend when a stream does not exist."""
+
+
+class NobodyAnswers(Disconnected):
+    """Raised inside the NATS backend when nobody serves a subject: no stream keeps it, or there is no JetStream."""
+
+
+class NoAnswer(Disconnected):
+    """Raised inside the NATS backend when an answer does not come in time, although the connection is open."""
+
+
+class NoJetStream(BrokerError):
+    """Raised inside the NATS backend when the server, or this account, has no JetStream."""
+
+
+CANT_STORE: Final = "look at the broker's disk and its log, then restart it"
+"""After an error of the file system, a stream stores nothing until the server is restarted, even if there is room."""
+
 _TAKEN_OR_FULL: Final = 10077
+_STORE_FAILED: Final = (10051, 10110)
+_NO_JETSTREAM_HERE: Final = 10039
 
 # Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
 _ERRORS: Final[dict[int, type[BrokerError]]] = {
-    10002: StorageFull,  # the account's limit is reached
+    10002: StoreFull,  # the account's limit is reached
+    10005: NoReplicas,  # too few nodes of the cluster can take the stream
     10008: Disconnected,  # JetStream is temporarily unavailable
     10009: Disconnected,  # the cluster has no leader
     10013: ConsumerExists,
     10014: NotFound,  # the consumer
-    10023: StorageFull,  # the server's limit is reached
+    10023: StoreFull,  # the server's limit is reached
     10028: StorageFull,  # the account's memory limit is reached
-    10039: Unsupported,  # no JetStream for this account
-    10047: StorageFull,  # the server's storage limit is reached
+    10037: NoMessage,
+    10047: StoreFull,  # the server's storage limit is reached
     10054: PayloadTooLarge,
-    10059: NotFound,  # the stream
+    10051: StorageFull,  # an error of the file system: the disk is full, or files of the store are gone
+    10059: StreamMissing,
     10065: SubjectsTaken,
     10071: WrongRevision,
-    10076: Unsupported,  # no JetStream on this server
+    10074: NoReplicas,  # the server belongs to no cluster
+    10076: NoJetStream,
     _TAKEN_OR_FULL: StorageFull,
     10084: Unsupported,  # a rule of queues, like 10098 to 10101
     10098: Unsupported,
@@ -74,8 +110,10 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10100: Unsupported,
     10101: Unsupported,
     10105: ConsumerExists,
+    10110: StorageFull,  # an error of the file system, while messages were deleted
     10122: StorageFull,  # the stream's limit is reached
     10148: ConsumerExists,
+    10158: Disconnected,  # a message with this id is on its way to the replicas
     10164: WrongRevision,
     10167: Disconnected,  # too much is waiting to be stored
 }
@@ -89,11 +127,14 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
         error: JetStream's error.
     """
     text = f"{error.description} ({error.code}/{error.err_code})"
+    if error.err_code == _NO_JETSTREAM_HERE:
+        return NoJetStream("this account has no JetStream: enable it in the server's configuration, see docs/nats.md")
     kind = _ERRORS.get(error.err_code, BrokerError)
-    if kind is StorageFull:
+    if issubclass(kind, StorageFull):
         # One code has two meanings; only the description distinguishes them.
         is_taken = error.err_code == _TAKEN_OR_FULL and "per subject" in error.description
-        return Taken(topic) if is_taken else StorageFull(topic, text)
+        text += f"; {CANT_STORE}" if error.err_code in _STORE_FAILED else ""
+        return Taken(topic) if is_taken else kind(topic, text)
     return PayloadTooLarge(topic) if kind is PayloadTooLarge else kind(f"{topic}: {text}")
 
 
@@ -147,8 +188,12 @@ def map_errors(subject: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def map_connect_errors(address: str) -> Iterator[None]:
+def map_connect_errors(address: str, last_error: Callable[[], str] = str) -> Iterator[None]:
     """Map the errors that nats-py raises while connecting to ConnectFailed.
+
+    Args:
+        address: the server's address.
+        last_error: returns the error that nats-py has passed to its callback; empty if there was none.
 
     Raises:
         ConnectFailed: with the reason, in words for a person.
@@ -159,6 +204,9 @@ def map_connect_errors(address: str) -> Iterator[None]:
         raise ConnectFailed(address, "no answer in time") from exc
     except (nats.errors.Error, OSError, UnicodeError) as exc:
         reason = str(exc).removeprefix("nats: ").strip("'")
+        if isinstance(exc, nats.errors.NoServersError):
+            # Its text names no cause.
+            reason = last_error() or reason
         if "authorization violation" in reason.lower():
             reason = "wrong user or password"
         elif "maximum connections exceeded" in reason.lower():

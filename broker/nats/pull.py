@@ -18,14 +18,17 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from broker.errors import Disconnected
+from broker.errors import Disconnected, StoreChanged
 from broker.nats.connection import Connection
 from broker.nats.link import Link
 from broker.reconnect import CALL_S, pause
 from broker.support.tasks import task_group
 
 HEARTBEAT_S: Final = 5.0
-SILENCE_S: Final = 2.5 * HEARTBEAT_S
+CLUSTER_HEARTBEAT_S: Final = 2.0
+"""In a cluster, where the node that serves the consumer may die while our connection to another node goes on."""
+
+HEARTBEATS_MISSING: Final = 2.5
 EXPIRES_S: Final = 60.0
 REQUESTED_BYTES: Final = 32 << 20
 """Bytes that one subscriber requests at a time. The server closes a connection with 64 MB of unsent data."""
@@ -66,12 +69,14 @@ class Consumer:
     """A consumer that exists on the server.
 
     Attributes:
+        stream: name of its stream.
         next_subject: subject for pull requests.
         pending: number of messages to read; -1 if unknown.
         ack_wait_s: time in seconds after which an unacknowledged delivery is made again; infinite without
             acknowledgements.
     """
 
+    stream: str
     next_subject: str
     pending: int = -1
     ack_wait_s: float = math.inf
@@ -93,12 +98,14 @@ class _Session:
 
     Attributes:
         consumer: the consumer.
+        heartbeat_s: how often the server sends something while a pull request is open, in seconds.
         last_heard_s: when the server sent something last, or we sent a request. Seconds, loop time.
         outstanding: number of messages requested and not received.
         end_reason: why the session ended; empty while it runs.
     """
 
     consumer: Consumer
+    heartbeat_s: float
     last_heard_s: float
     outstanding: int = 0
     end_reason: str = ""
@@ -138,6 +145,7 @@ class Feed:
         Raises:
             Denied: this user may not read the topic.
             Disconnected: the consumer was not ready within CALL_S seconds.
+            StoreChanged: the stream is shorter than before, or missing.
         """
         async with task_group() as group:
             pump = group.create_task(self._run(), name=f"nats pull of {self._name}")
@@ -198,6 +206,8 @@ class Feed:
             self._has_heard = False
             try:
                 await self._read(connection)
+            except StoreChanged as exc:
+                raise self._link.end(exc) from exc.__cause__
             except Disconnected as exc:
                 _log.debug("the subscription starts again", subscription=self._name, error=str(exc))
             failures = 0 if self._has_heard else failures + 1
@@ -207,7 +217,8 @@ class Feed:
         """Receive until the connection or the consumer is lost."""
         inbox = connection.new_inbox()
         async with self._source.open(connection) as consumer:
-            session = _Session(consumer, self._loop.time())
+            heartbeat_s = CLUSTER_HEARTBEAT_S if connection.is_clustered else HEARTBEAT_S
+            session = _Session(consumer, heartbeat_s, self._loop.time())
             self._ack_wait_s = consumer.ack_wait_s
             self._is_open, self._pending = True, consumer.pending
             self._arrived.set()
@@ -227,23 +238,30 @@ class Feed:
             if batch := self._next_batch(session):
                 session.outstanding += batch
                 session.last_heard_s = self._loop.time()
-                request = _PullRequest(batch, max(REQUESTED_BYTES * batch // self._prefetch, LARGEST_BYTES))
+                most_bytes = max(REQUESTED_BYTES * batch // self._prefetch, LARGEST_BYTES)
+                request = _PullRequest(batch, most_bytes, int(session.heartbeat_s * _NS))
                 await connection.send(session.consumer.next_subject, msgspec.json.encode(request), reply=inbox)
-            await self._wait_for_change(session)
+            if not await self._wait_for_change(session):
+                # On a slow link the heartbeat may wait behind other data, and then so does our own message.
+                await connection.round_trip()
+                if self._is_silent(session):
+                    raise Disconnected(f"no heartbeat of the consumer for {HEARTBEATS_MISSING * session.heartbeat_s} s")
         raise Disconnected(session.end_reason)
 
-    async def _wait_for_change(self, session: _Session) -> None:
-        """Wait for a change, for the end of an `ack_wait`, or for a missing heartbeat."""
+    async def _wait_for_change(self, session: _Session) -> bool:
+        """Wait for a change or for the end of an `ack_wait`; return False if the consumer has been silent too long."""
         if session.outstanding:
-            until_s = session.last_heard_s + SILENCE_S
+            until_s = session.last_heard_s + HEARTBEATS_MISSING * session.heartbeat_s
         else:
             until_s = min(self._in_use.values(), default=math.inf)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(None if until_s == math.inf else until_s):
                 await self._changed.wait()
-            return
-        if session.outstanding:
-            raise Disconnected(f"no heartbeat of the consumer for {SILENCE_S} s")
+        return not self._is_silent(session)
+
+    def _is_silent(self, session: _Session) -> bool:
+        silent_s = self._loop.time() - session.last_heard_s
+        return session.outstanding > 0 and silent_s >= HEARTBEATS_MISSING * session.heartbeat_s
 
     def _next_batch(self, session: _Session) -> int:
         """Return the number of messages to request now; 0 while half of `prefetch` is requested, to save requests."""
@@ -272,6 +290,7 @@ class Feed:
             # An earlier delivery may still be in the buffer.
             self._buffer = deque(other for other in self._buffer if other.sequence != arrival.sequence)
         self._has_heard = True
+        self._link.seen.note(session.consumer.stream, arrival.sequence)
         self._in_use[arrival.sequence] = self._loop.time() + self._ack_wait_s
         self._pending = arrival.pending
         self._buffer.append(arrival)
@@ -293,8 +312,8 @@ class Feed:
 class _PullRequest(msgspec.Struct):
     batch: int
     max_bytes: int
+    idle_heartbeat: int
     expires: int = int(EXPIRES_S * _NS)
-    idle_heartbeat: int = int(HEARTBEAT_S * _NS)
 
 
 def arrival_of(message: Msg) -> Arrival:

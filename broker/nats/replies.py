@@ -5,8 +5,14 @@ request directly, and this module pairs both by the digest of the payload, in or
 """
 
 import hashlib
+import re
 from collections import deque
 from typing import Final, Generic, TypeVar
+
+INBOXES: Final = re.compile(r"_INBOX[^.]*\.|_R_\.")
+"""How the reply subjects begin that are answered: inboxes of clients, also with the user's name in them; and `_R_`, to
+which nats-server maps the inboxes of other accounts (https://docs.nats.io/running-a-nats-service/configuration/securing_nats/accounts).
+"""
 
 T = TypeVar("T")
 
@@ -16,6 +22,14 @@ ANSWER_WAITS_S: Final = 2.0
 
 MOST: Final = 1024
 """Maximum number of waiting requests, and of waiting answers. The oldest is dropped first."""
+
+
+def is_inbox(subject: str) -> bool:
+    """Whether a reply subject is an inbox.
+
+    Any other subject may be a topic to which the requester may not write, but the one who answers may.
+    """
+    return INBOXES.match(subject) is not None
 
 
 class _ExpiringQueue(Generic[T]):

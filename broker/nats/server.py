@@ -12,10 +12,12 @@ import signal
 import socket
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import quote
 
 import structlog
 
 from broker.errors import ServerFailed
+from broker.nats.disk import Change, Disk
 from broker.support import processes
 
 USER: Final = "fedkeeper"
@@ -26,6 +28,7 @@ START_S: Final = 30.0
 """The server reads its whole store before it listens: 0.5 s for 0.9 GB, longer on a cold disk."""
 
 STOP_S: Final = 10.0
+DISK_CHECK_S: Final = 5.0
 LOOPBACK: Final = "127.0.0.1"
 DISK_SHARE: Final = 0.75
 """Share of the free disk space. A full disk makes streams unusable, but a full quota is an error that we can report."""
@@ -47,6 +50,8 @@ jetstream {{
   sync_interval: always
   # A hundred clients may send 2.3 MB each at once.
   max_buffered_size: 1GB
+  # A write waits behind this many others of its stream at most. More are refused, and their publishers try again.
+  max_buffered_msgs: 500
   max_file: {max_file}
 }}
 {settings}
@@ -103,8 +108,8 @@ class NatsServer:
 
     @property
     def url(self) -> str:
-        """URL for `broker.connect`; valid after `start`."""
-        return f"nats://{USER}@{self.host}:{self.port}?password_file={self.password_file}"
+        """URL for `broker.connect`, in every folder; valid after `start`."""
+        return f"nats://{USER}@{self.host}:{self.port}?password_file={quote(str(self.password_file.absolute()))}"
 
     @property
     def password_file(self) -> Path:
@@ -148,16 +153,22 @@ class NatsServer:
             raise
 
     async def wait(self) -> None:
-        """Wait until the server ends.
+        """Wait until the server ends. Restart it when its disk was full and has room again.
 
         Raises:
             ServerFailed: the server ended without `stop` or `kill`.
         """
-        if self._process is None:
+        disk = Disk()
+        while self._process is not None:
+            try:
+                async with asyncio.timeout(DISK_CHECK_S):
+                    end = processes.describe_exit(await self._process.wait())
+            except TimeoutError:
+                await self._check_disk(disk)
+                continue
+            if not self._is_stopping:
+                raise ServerFailed(f"nats-server {end}: {self._last_log_error()} (see {self.log_file})")
             return
-        end = processes.describe_exit(await self._process.wait())
-        if not self._is_stopping:
-            raise ServerFailed(f"nats-server {end}: {self._last_log_error()} (see {self.log_file})")
 
     async def stop(self) -> None:
         """Stop the server; kill it if it does not end within STOP_S seconds."""
@@ -183,6 +194,16 @@ class NatsServer:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    async def _check_disk(self, disk: Disk) -> None:
+        usage = await asyncio.to_thread(shutil.disk_usage, self.folder)
+        change = disk.update(usage.free)
+        if change is Change.FULL:
+            _log.error("the disk is full, and nats-server can't store: free some space", folder=str(self.folder))
+        elif change is Change.ROOM_AGAIN:
+            _log.warning("the disk has room again; restarting nats-server, which stores nothing otherwise")
+            await self.stop()
+            await self.start()
 
     async def _start(self, binary: Path) -> None:
         """Start the process on a free port, and again on another one if that port is taken meanwhile."""

@@ -30,6 +30,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
     except BaseExceptionGroup as errors:
         if caller is not None and sys.version_info < (3, 13):
             _restore_cancellation(caller, group, cancellations, aborted_in_body=aborted_in_body)
+            await _take_back_cancellation(caller, cancellations)
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
@@ -46,6 +47,16 @@ def _restore_cancellation(
     if caller.cancelling() > before:
         caller.uncancel()
         caller.cancel()
+
+
+async def _take_back_cancellation(caller: "asyncio.Task[object]", before: int) -> None:
+    """Remove a cancellation that this group has asked for, and that a group inside it has passed on.
+
+    Python 3.13 does that in `uncancel`. Before, the caller's next `await` would raise the CancelledError.
+    """
+    if caller.cancelling() <= before and getattr(caller, "_must_cancel", False):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
 
 
 def _has_cancelled_caller(group: asyncio.TaskGroup) -> bool:

@@ -79,12 +79,16 @@ def check_prefixes(place: Place, site: Site) -> None:
         raise DataNotAllowed(place.shown, PREFIXES, reason)
 
 
-def show(url: str) -> str:
-    """Return a path or URL for messages: without user information and query, which may hold secrets."""
+def without_secrets(url: str) -> str:
+    """Return a path or URL without user information and query, which may hold secrets."""
     # Not only at the beginning: a chained URL holds another one.
     end = r"[?#]" if "://" in url else r"\?"
-    text = re.split(end, re.sub(r"//[^/?#]*@", "//", url))[0]
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_SHOWN])
+    return re.split(end, re.sub(r"//[^/?#]*@", "//", url))[0]
+
+
+def show(url: str) -> str:
+    """Return a path or URL for messages: shortened, and without what may be secret."""
+    return "".join(letter if letter.isprintable() else "?" for letter in without_secrets(url)[:_SHOWN])
 
 
 def _parse(url: str) -> tuple[str, str]:

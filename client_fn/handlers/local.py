@@ -1,8 +1,8 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
 Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
-both. The first line says that the process is ready. The process ends when its input ends, even during a training, which
-runs in a child of this process.
+both. The first line says that the process is ready; it comes again and again while the process lives. The process ends
+when its input ends, even during a training, which runs in a child of this process.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import InvocationRequest, Report, RequestName, WorkerReady
+from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerReady
 from client_fn import site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
@@ -60,6 +60,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
     ):
         warm = WarmState(trainers, site, ShardCache(site))
         _write(WorkerReady(), reports)
+        beating = group.create_task(_beat(reports), name="signs of life")
         cold = True
         while line := await requests.readline():
             try:
@@ -72,9 +73,17 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
                 continue
             group.create_task(_execute(request, bus, warm, reports, cold=cold), name=request.task.id)
             cold = False
+        beating.cancel()
         await trainers.end()
         # Ends the process at once: nobody needs the updates of running tasks any more.
         os._exit(0)
+
+
+async def _beat(reports: BinaryIO) -> None:
+    """Say again and again that this process lives, until cancelled. The bridge replaces a worker that is silent."""
+    while True:
+        await asyncio.sleep(BEAT_S)
+        _write(WorkerReady(), reports)
 
 
 async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, reports: BinaryIO, *, cold: bool) -> None:

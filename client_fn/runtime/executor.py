@@ -30,6 +30,9 @@ RESULTS_KEPT: Final = 4
 REPORT_S: Final = 5.0
 """Time limit for publishing a report. The platform gets the report too, and only the update counts."""
 
+REPORT_EVERY_S: Final = 10.0
+"""Seconds between two reports that a training goes on: the bridge does not give up a function that it hears of."""
+
 log = structlog.get_logger(__name__)
 
 _Key = tuple[str, str, int]
@@ -140,15 +143,36 @@ class TaskExecutor:
         return result
 
     async def _train_over_broker(self, request: InvocationRequest, activation: str, *, cold: bool) -> Report:
-        """Train, and publish a report when the training begins."""
-        begun = Report(request.task.id, "training", cold=cold, attempt=request.attempt, activation=activation)
-        # The group waits for the first report, so that the final report comes after it.
+        """Train, and publish a report when the training begins, and again and again until it has ended."""
+        begun = Report(
+            request.task.id,
+            "training",
+            cold=cold,
+            attempt=request.attempt,
+            activation=activation,
+            every_s=REPORT_EVERY_S,
+        )
+        ended = asyncio.Event()
+        # The group waits for a report that is being published, so that the final report comes after it.
         async with task_group() as reports:
 
             def report_training() -> None:
-                reports.create_task(self.publish_report(request.task, begun), name=f"report {begun.id}")
+                reporting = self._report_until(ended, request.task, begun)
+                reports.create_task(reporting, name=f"report {begun.id}")
 
-            return await self._train(request, activation, self._connection.acquire(), report_training, cold=cold)
+            try:
+                return await self._train(request, activation, self._connection.acquire(), report_training, cold=cold)
+            finally:
+                ended.set()
+
+    async def _report_until(self, ended: asyncio.Event, task: RoundTask, report: Report) -> None:
+        while True:
+            await self.publish_report(task, report)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REPORT_EVERY_S):
+                    await ended.wait()
+            if ended.is_set():
+                return
 
     async def _train(
         self,

@@ -2,16 +2,29 @@
 
 from typing import Final
 
-from broker.messages.errors import DecodeError
+from broker.errors import BadTopic, BadUrl, BrokerError, Denied, PayloadTooLarge, Unsupported
+from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
 from client_fn.errors import ClientError
 
 REASON_CHARACTERS: Final = 1000
 """User code may raise errors of any length, platforms take responses of 1 MB, and people read one line."""
 
+RETRYABLE: Final[dict[type[Exception], bool]] = {
+    BrokerError: True,  # it is away, has no room now, or has lost what a later attempt may find
+    BadTopic: False,
+    BadUrl: False,
+    Denied: False,
+    PayloadTooLarge: False,
+    Unsupported: False,
+    MessageError: False,  # the same bytes decode no better the next time
+}
+"""Whether another attempt may succeed after an error of the broker or of a message; the nearest class counts. A
+`ClientError` says it itself. Any other error is one of ours, and might have to do with the moment."""
+
 
 def failure_report(request: InvocationRequest, exc: Exception, activation: str = "", *, reveal: bool) -> Report:
-    """Return the report of a request that an error ended. Only `ClientError` can say that a retry is useless.
+    """Return the report of a request that an error ended.
 
     Args:
         request: the request that failed.
@@ -23,10 +36,17 @@ def failure_report(request: InvocationRequest, exc: Exception, activation: str =
         request.task.id,
         "failed",
         reason=_reason(exc, exc.message(reveal=reveal) if isinstance(exc, ClientError) else str(exc)),
-        retryable=exc.retryable if isinstance(exc, ClientError) else True,
+        retryable=is_retryable(exc),
         attempt=request.attempt,
         activation=activation,
     )
+
+
+def is_retryable(exc: Exception) -> bool:
+    """Return whether another attempt at the same task may succeed after an error."""
+    if isinstance(exc, ClientError):
+        return exc.retryable
+    return next((RETRYABLE[kind] for kind in type(exc).__mro__ if kind in RETRYABLE), True)
 
 
 def unreadable_report(request: RequestName, exc: DecodeError, activation: str = "") -> Report:

@@ -62,6 +62,8 @@ class Gateway:
         upstream_timeout_s: time limit of a function's response, in seconds.
         prometheus: whether Prometheus is reachable. If not, a list of functions ends with a closed connection.
         provider_away: whether the gateway can't reach the provider for calls of functions.
+        unreachable_s: if set, the provider dials an address whose container is gone, and says so after this time in
+            seconds.
         dropped: number of lists that ended with a closed connection.
         calls: every call of a function so far.
         port: port of the gateway.
@@ -74,6 +76,7 @@ class Gateway:
     upstream_timeout_s: float = 60.0
     prometheus: bool = True
     provider_away: bool = False
+    unreachable_s: float | None = None
     dropped: int = 0
     calls: list[Call] = field(default_factory=list)
     port: int = 0
@@ -224,6 +227,10 @@ class Gateway:
         if deployed is None or not deployed.is_available:
             internal = {"X-OpenFaaS-Internal": "proxy", "Content-Type": "text/plain"}
             return Response(503, f"No endpoints available for: {name}.\n".encode(), internal)
+        if self.unreachable_s is not None:
+            await asyncio.sleep(self.unreachable_s)
+            internal = {"X-OpenFaaS-Internal": "proxy", "Content-Type": "text/plain"}
+            return Response(500, f"Can't reach service for: {name}.\n".encode(), internal)
         deployed.invocations += 1
         query = f"?{request.query_string}" if request.query_string else ""
         body = request.content.iter_chunked(_STREAMED_BYTES)

@@ -49,6 +49,7 @@ class Watchdog:
         cold_s: additional time until the process listens, in seconds.
         refusals: number of further calls that get a 429, as if `max_inflight` were exceeded.
         hangs: number of further calls whose response comes only after they have timed out.
+        frozen: whether the container is frozen, or gone without its address: calls never reach the process, and hang.
         starts: number of started processes.
     """
 
@@ -59,6 +60,7 @@ class Watchdog:
     cold_s: float = 0.0
     refusals: int = 0
     hangs: int = 0
+    frozen: bool = False
     starts: int = 0
     _process: Process | None = None
     _port: int = 0
@@ -101,6 +103,8 @@ class Watchdog:
             headers: HTTP headers.
             body: content, in pieces.
         """
+        if self.frozen:
+            await asyncio.Event().wait()
         async with self._restarting:
             if self._process is None or self._process.returncode is not None:
                 # The container restarts, and takes its time before the watchdog measures. The new process still

@@ -120,7 +120,7 @@ class Runtime:
         os.close(writing)
         self._results = os.fdopen(reading, encoding="utf-8")
         if not self._results.readline():
-            raise Refused(502, "cannot start action: command exited")
+            raise Refused(502, "Cannot start action. Check logs for details.")
 
 
 def _refuse_constant(constant: str) -> NoReturn:

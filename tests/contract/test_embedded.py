@@ -28,6 +28,13 @@ async def test_it_serves_at_its_url_with_a_password_that_only_we_can_read(nats_s
     assert password not in nats_server.log_file.read_text(encoding="utf-8")
 
 
+def test_its_url_is_good_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    url = NatsServer(Path("a folder & 'more'")).url
+    assert broker.BrokerUrl.parse(url).password_file == tmp_path / "a folder & 'more'" / "password"
+    assert "'" not in url, "it is printed in quotes"
+
+
 async def test_port_password_and_data_survive_a_restart(tmp_path: Path) -> None:
     async with NatsServer(tmp_path) as server:
         url, password = server.url, server.password_file.read_text(encoding="utf-8")

@@ -84,6 +84,19 @@ async def test_nak_brings_it_back_after_its_delay_and_not_before(bus: Broker) ->
         assert (await following(events)).attempt == 3
 
 
+async def test_what_is_given_back_after_its_subscription_has_ended_goes_to_the_next_at_once(connect: Connect) -> None:
+    """An orderly stop: a bridge ends its subscription first, then its work."""
+    async with connect() as first, connect() as second:
+        await first.publish(TASK, b"train")
+        async with first.subscribe(TASKS, durable="bridge") as events:
+            event = await following(events)
+        await event.nak()
+        async with asyncio.timeout(AT_ONCE_S), second.subscribe(TASKS, durable="bridge") as events:
+            again = await anext(events)
+            assert (await again.read(), again.attempt) == (b"train", 2)
+            await again.ack()
+
+
 @pytest.mark.slow
 async def test_working_puts_redelivery_off(short_ack_wait_bus: Broker) -> None:
     await short_ack_wait_bus.publish(TASK, b"train")
@@ -326,4 +339,13 @@ async def test_a_reader_of_an_empty_or_purged_log_has_caught_up(bus: Broker) -> 
     async with bus.subscribe(JOB_PROGRESS) as events:
         taking = asyncio.create_task(following(events))
         await asyncio.wait_for(events.catch_up(), SOON_S)
+        taking.cancel()
+
+
+async def test_a_reader_of_new_events_has_caught_up_with_older_ones(bus: Broker) -> None:
+    await bus.publish(PROGRESS, b"older")
+    async with bus.subscribe(JOB_PROGRESS, start="new") as events:
+        taking = asyncio.create_task(anext(events))
+        await asyncio.wait_for(events.catch_up(), SOON_S)
+        assert not taking.done()
         taking.cancel()

@@ -14,7 +14,7 @@ from broker import topics
 from broker.nats.server import NatsServer, find_binary
 from broker.support import processes
 from tests.support.paths import REPOSITORY
-from tests.support.ports import free_port
+from tests.support.ports import free_port, listens
 
 EDGE = REPOSITORY / "configs" / "edge"
 WITHIN_S = 120.0
@@ -46,23 +46,12 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),
         )
         try:
-            await listens(port)
+            async with asyncio.timeout(WITHIN_S):
+                await listens(port)
             yield Site(hub, hub.url, f"nats://edge:local@127.0.0.1:{port}")
         finally:
             process.kill()
             await process.wait()
-
-
-async def listens(port: int) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
 
 
 async def test_a_site_s_programs_use_the_backbone_s_streams_through_the_leaf(site: Site) -> None:

@@ -137,8 +137,8 @@ async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: 
         connection = await reconnect.connection()
         request = connection.request
 
-        async def lossy(subject: str, *args: object) -> object:
-            answer = await request(subject, *args)
+        async def lossy(subject: str, *args: object, **options: object) -> object:
+            answer = await request(subject, *args, **options)
             if subject == record:
                 connection.request = request
                 raise Disconnected("the receipt got lost")
@@ -154,9 +154,9 @@ async def test_a_publish_whose_receipt_got_lost_is_stored_once(connect: Connect)
         connection = await bus._link.connection()  # type: ignore[attr-defined]
         request, attempts = connection.request, []
 
-        async def lossy(subject: str, *args: object) -> object:
+        async def lossy(subject: str, *args: object, **options: object) -> object:
             attempts.append(subject)
-            answer = await request(subject, *args)
+            answer = await request(subject, *args, **options)
             if len(attempts) == 1:
                 raise Disconnected("the receipt got lost")
             return answer
@@ -191,3 +191,30 @@ async def client_of(bus: Broker) -> Client:
     client = (await bus._link.connection())._client  # type: ignore[attr-defined]
     assert isinstance(client, Client)
     return client
+
+
+async def test_a_reader_catches_up_over_a_crash_a_purge_and_large_payloads(
+    nats_server: NatsServer, connect: Connect
+) -> None:
+    large, taken = os.urandom(5 << 20), list[bytes]()
+
+    async def take(events: AsyncIterator[Delivery]) -> None:
+        async for event in events:
+            taken.append(await event.read())
+
+    async with connect() as bus, bus.subscribe(topics.job_progress("job-1"), prefetch=256) as events:
+        for payload in (b"1", large, b"3"):
+            await bus.publish(PROGRESS, payload)
+        catching_up = asyncio.create_task(events.catch_up())
+        await nats_server.kill()
+        assert not catching_up.done()
+        await nats_server.start()
+        taking = asyncio.create_task(take(events))
+        await asyncio.wait_for(catching_up, SOON_S)
+        assert taken == [b"1", large, b"3"]
+        taking.cancel()
+        # Nobody reads any more, and what was still to come is deleted.
+        await bus.publish(PROGRESS, b"4")
+        catching_up = asyncio.create_task(events.catch_up())
+        await bus.purge(topics.job_progress("job-1"))
+        await asyncio.wait_for(catching_up, SOON_S)

@@ -10,7 +10,12 @@ import pytest
 import broker
 from broker import Broker, Delivery, topics
 from broker.errors import BadUrl, ConnectFailed, Denied
+from broker.messages import codec
+from broker.messages.job import Job
+from broker.messages.job_record import JobRecord
+from broker.messages.progress import JobFailed
 from broker.nats.server import NatsServer
+from fedkeeper.sdk import Client
 
 ACK_WAIT_S = 0.5
 AT_ONCE_S = 20.0
@@ -66,6 +71,7 @@ authorization {
         publish: ["$JS.API.CONSUMER.*.FEDKEEPER_RECORDS.>", "$JS.API.CONSUMER.*.FEDKEEPER_PROGRESS.>",
                   "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_RECORDS.>", "$JS.API.CONSUMER.MSG.NEXT.FEDKEEPER_PROGRESS.>",
                   "$JS.API.DIRECT.GET.FEDKEEPER_RECORDS.fl.rounds.*",
+                  "$JS.API.DIRECT.GET.FEDKEEPER_PROGRESS.fl.progress.>",
                   "$JS.API.DIRECT.GET.FEDKEEPER_MODELS.fl.models.>"],
         subscribe: ["_INBOX_viewer.>"] } },
     { user: "mute", password: "secret", permissions: { subscribe: { deny: [">"] } } },
@@ -142,6 +148,10 @@ async def test_a_user_that_lists_and_watches_jobs_does_not_see_their_secrets(str
         assert await bus.get(record) is not None
         assert await bus.get(model) is not None
         await _subscribed(bus.subscribe(topics.job_progress(topics.ANY)))
+        ended = JobRecord(id="job-1", job=Job(), phase="failed", reason="no clients", announced=True)
+        async with as_user(strict_server, "fedkeeper", "admin") as admin:
+            await admin.put(record, codec.encode(ended))
+        assert [update.event async for update in Client(bus).watch("job-1")] == [JobFailed(reason="no clients")]
         with pytest.raises(Denied):
             await bus.get(secret)
         with pytest.raises(Denied):

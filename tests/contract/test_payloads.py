@@ -4,13 +4,16 @@ import asyncio
 import hashlib
 import os
 
+import msgspec
 import pytest
 
-from broker import Broker, Value, chunks, topics
-from broker.errors import CorruptPayload
+from broker import Broker, Value, chunks, families, topics
+from broker.errors import CorruptPayload, PayloadTooLarge
 from tests.support.values import payload_of
 
 SOON_S = 60.0
+INVOCATION = topics.invocation("edge", "client-1")
+RECORDS = topics.job_record(topics.ANY)
 MODEL = topics.model("job-1", "ab" * 32)
 UPDATE = topics.update("job-1", 1, "client-1", 1)
 LARGE_BYTES = (5 << 20) + 1
@@ -38,22 +41,47 @@ async def test_an_event_larger_than_a_message(bus: Broker) -> None:
 
 
 async def test_a_large_value_among_retained_ones(bus: Broker) -> None:
-    topic, payload = topics.client("client-1"), os.urandom(LARGE_BYTES)
+    topic, payload = topics.job_record("job-1"), os.urandom(LARGE_BYTES)
     await bus.put(topic, payload)
-    assert (await bus.snapshot("fl.clients.*"))[topic].payload == payload
-    async with asyncio.timeout(SOON_S), bus.watch("fl.clients.*") as values:
+    assert (await bus.snapshot(RECORDS))[topic].payload == payload
+    async with asyncio.timeout(SOON_S), bus.watch(RECORDS) as values:
         assert payload_of(await anext(values)) == payload
 
 
 async def test_a_value_whose_chunks_are_missing_does_not_end_the_readers_of_all(bus: Broker) -> None:
-    broken, fine = topics.client("client-1"), topics.client("client-2")
+    broken, fine = topics.job_record("job-1"), topics.job_record("job-2")
     payload = os.urandom(LARGE_BYTES)
     await bus.put(broken, payload)
     await bus.put(fine, b"fine")
     await bus.purge(topics.chunk(broken, hashlib.sha256(payload).hexdigest(), 2))
-    assert set(await bus.snapshot("fl.clients.*")) == {fine}
-    async with asyncio.timeout(SOON_S), bus.watch("fl.clients.*") as values:
+    assert set(await bus.snapshot(RECORDS)) == {fine}
+    async with asyncio.timeout(SOON_S), bus.watch(RECORDS) as values:
         assert (await anext(values)).topic == fine
+
+
+async def test_a_small_family_takes_no_large_payload(bus: Broker) -> None:
+    large, fine = topics.client("client-1"), topics.client("client-2")
+    with pytest.raises(PayloadTooLarge, match=f"{families.SMALL + 1} bytes: more than the {families.SMALL} allowed"):
+        await bus.put(large, bytes(families.SMALL + 1))
+    with pytest.raises(PayloadTooLarge):
+        await bus.publish(topics.progress("job-1", "job", "failed"), bytes((8 << 20) + 1))
+    # A writer of another make, who does not know the limits.
+    await bus._put(large, bytes(families.SMALL + 1), None)
+    await bus._publish(INVOCATION, bytes(families.SMALL + 1), None)
+    await bus.put(fine, bytes(families.SMALL))
+    assert set(await bus.snapshot("fl.clients.*")) == {fine}
+    with pytest.raises(CorruptPayload, match=f"at most {families.SMALL} are taken"):
+        await bus.get(large)
+    async with asyncio.timeout(SOON_S), bus.subscribe(INVOCATION) as events:
+        with pytest.raises(CorruptPayload, match=f"at most {families.SMALL} are taken"):
+            await (await anext(events)).read()
+
+
+async def test_a_manifest_of_many_small_chunks_is_not_followed(bus: Broker) -> None:
+    manifest = chunks.Manifest("ab" * 32, 8000, 1)
+    await bus._publish(UPDATE, chunks.MAGIC + msgspec.json.encode(manifest), None)
+    with pytest.raises(CorruptPayload, match="8000 chunks of 1 bytes"):
+        await read_update(bus)
 
 
 async def test_a_payload_that_looks_like_a_manifest(bus: Broker) -> None:

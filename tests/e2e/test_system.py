@@ -56,6 +56,9 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     assert "round 2: 10 updates" in lines
 
     _, long_job = await run("submit", "quickstart", "--set", "stop.rounds=1000", "--url", url, cwd=tmp_path)
+    same_id = ("--set", f"id={long_job.strip()}", "--set", "seed=9")
+    code, refused = await run("submit", "quickstart", *same_id, cwd=tmp_path)
+    assert (code, "another job has this id" in refused) == (1, True)
     code, _ = await run("cancel", long_job.strip(), cwd=tmp_path)
     assert code == 0
     code, watched = await run("watch", long_job.strip(), cwd=tmp_path)
@@ -204,24 +207,32 @@ def compose() -> dict[str, Any]:
 async def composed_broker(tmp_path: Path) -> AsyncIterator[str]:
     """Run nats-server as docker-compose.yml does, with other paths and another port; yield its URL."""
     password, config = tmp_path / "password", tmp_path / "broker.conf"
-    password.write_text("a-password-of-a-person")
+    password.write_text('a-"password"-of\\a-person')
     config.write_text((REPOSITORY / "configs" / "broker.conf").read_text().replace("/data", str(tmp_path / "store")))
     service = compose()["services"]["nats"]
     assert "./configs/broker.conf:/etc/nats/broker.conf:ro" in service["volumes"]
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 (in a container)
     (command,) = service["command"]
     for old, new in (
         ("$$", "$"),
         ("exec nats-server", f"exec {find_binary()} --addr 127.0.0.1 --port {(port := free_port())}"),
         ("/etc/nats/broker.conf", str(config)),
         ("/run/secrets/password", str(password)),
+        ("/tmp/nats.conf", str(tmp_path / "nats.conf")),  # noqa: S108 (in a container)
     ):
         assert old in command
         command = command.replace(old, new)
     process = await asyncio.create_subprocess_exec(*service["entrypoint"], command)
     await soon(lambda: listens(port))
+    assert "of\\a-person" not in command_line(process.pid), "everybody may read it there"
+    assert (tmp_path / "nats.conf").stat().st_mode & 0o077 == 0
     yield f"nats://fedkeeper@127.0.0.1:{port}?password_file={password}"
     process.kill()
     await process.wait()
+
+
+def command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def listens(port: int) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import broker
 from bridges import Activation, Invoker, Runner
 from bridges.errors import InvocationFailed
 from broker import topics
@@ -221,6 +222,20 @@ async def test_a_bridge_that_dies_leaves_its_tasks_to_the_next(bus: Broker) -> N
     async with running(runner(bus, second).run()):
         await outcomes(bus, has("succeeded", 5))
     assert {client for client, _ in second.calls} == {f"client-{i:02d}" for i in range(5)}
+
+
+async def test_a_bridge_that_is_stopped_gives_its_tasks_back(url: str) -> None:
+    def hangs(_: RoundTask, __: int) -> "asyncio.Future[None]":
+        return asyncio.get_running_loop().create_future()
+
+    first, second = FakePlatform(hangs), FakePlatform()
+    async with broker.connect(url, ack_wait_s=10 * WITHIN_S) as bus:
+        async with running(runner(bus, first).run()):
+            await publish(bus, task())
+            await outcomes(bus, has("running"))
+        async with running(runner(bus, second).run()):
+            await outcomes(bus, has("succeeded"))
+    assert (first.calls, second.calls) == ([("client-00", 1)], [("client-00", 2)])
 
 
 @pytest.mark.parametrize("change", [{"schema": 2, "model": "elsewhere"}, {"deadline_s": "soon"}])

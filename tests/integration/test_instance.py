@@ -23,7 +23,7 @@ from broker.support.tasks import task_group
 from client_fn.data import shards, sources
 from client_fn.errors import NoRoute
 from client_fn.runtime.connection import LazyConnection
-from client_fn.runtime.executor import TaskExecutor
+from client_fn.runtime.executor import REPORT_EVERY_S, TaskExecutor
 from client_fn.runtime.instance import Instance
 from client_fn.runtime.settings import Settings
 from client_fn.training import tensors
@@ -38,6 +38,7 @@ from tests.support.running_function import (
     running_function,
 )
 from tests.support.trainers import warm_state
+from tests.support.values import payload_of
 
 pytestmark = pytest.mark.torch
 
@@ -58,12 +59,28 @@ async def test_a_request_is_trained_published_and_reported(function: RunningFunc
         begun = await reports_until(function, "training")
         function.hold.clear()
         report = await running
-    assert begun == [Report(TASK, "training", cold=True, attempt=2, activation="activation-1")]
+    expected = Report(TASK, "training", cold=True, attempt=2, activation="activation-1", every_s=REPORT_EVERY_S)
+    assert begun == [expected]
     done = Report(TASK, "done", cold=True, attempt=2, activation="activation-1")
     assert report == await function.retained_report() == done
     arrays, header = await function.update(attempt=2)
     assert (header.samples, header.attempt, header.token) == (40, 2, request.task.token)
     assert arrays["hidden.weight"].shape == (8, 64)
+
+
+async def test_a_long_training_is_reported_again_until_it_ends(
+    function: RunningFunction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client_fn.runtime.executor.REPORT_EVERY_S", 0.01)
+    function.hold.set()
+    async with task_group() as group:
+        running = group.create_task(function.run(await function.request()), name="run")
+        async with asyncio.timeout(WITHIN_S), function.bus.watch(topics.report("local", topics.ANY)) as values:
+            seen = [codec.decode(Report, payload_of(await anext(values))) for _ in range(3)]
+        function.hold.clear()
+        done = await running
+    assert [(report.state, report.every_s) for report in seen] == [("training", 0.01)] * 3
+    assert (await function.retained_report(), done.every_s) == (done, 0.0)
 
 
 async def test_an_instance_keeps_its_connection_its_model_and_its_data(

@@ -56,6 +56,25 @@ async def test_a_functions_code_comes_with_the_request_by_its_digest(bus: Broker
     assert "package is not with the broker" in refused.error
 
 
+async def test_other_bytes_under_the_digest_of_a_package_are_not_deployed(bus: Broker) -> None:
+    digest = hashlib.sha256(b"the archive").hexdigest()
+    ref = BlobRef(topics.package(digest), digest, 11)
+    await bus.put(ref.topic, b"another one")
+    host = FakeManagedPlatform()
+    async with running(Lifecycle(bus, host.name, host).serve()):
+        refused = await ask(bus, "create", function=msgspec.structs.replace(ECHO, package=ref))
+    assert host.packages == {}
+    assert "holds other bytes than the package" in refused.error
+
+
+async def test_a_request_with_a_name_that_no_topic_has_is_answered_once(bus: Broker) -> None:
+    host = FakeManagedPlatform()
+    async with running(Lifecycle(bus, host.name, host).serve()):
+        assert "not a usable name" in (await ask(bus, "delete", name="No Name!")).error
+        nowhere = msgspec.structs.replace(ECHO, package=BlobRef("fl.jobs.submit", "00", 1))
+        assert "FIRST or LAST" in (await ask(bus, "create", function=nowhere)).error
+
+
 async def test_what_can_not_be_done_is_answered_with_its_reason(bus: Broker) -> None:
     async with running(Lifecycle(bus, "fake", FakeManagedPlatform(full=True)).serve()):
         assert (await ask(bus, "create", function=ECHO)).error == "fake could not create client-00: no room"
@@ -155,6 +174,21 @@ async def test_a_silent_platform_and_a_function_that_reports_make_a_whole(bus: B
         ("running", "a1", True),
         ("succeeded", "a1", None),
     ]
+
+
+async def test_a_report_about_another_clients_task_changes_nothing(bus: Broker) -> None:
+    round_task, host = task(), FakeManagedPlatform(functions={"client-00": ECHO}, silent=True)
+    forged = msgspec.json.encode(invocation.Report(round_task.id, "failed", reason="sorry", retryable=False, attempt=1))
+    async with running(Runner(bus, Invoker(host, RetryPolicy(start_s=WITHIN_S))).run()):
+        await publish(bus, round_task)
+        await outcomes(bus, "accepted")
+        await bus.put(topics.report("fake", "client-99"), forged)
+        await put_report(bus, round_task, "training", attempt=1)
+        await outcomes(bus, "running")
+        await put_report(bus, round_task, "done", attempt=1)
+        async with asyncio.timeout(WITHIN_S):
+            records = await outcomes(bus, "succeeded")
+    assert [record.outcome for record in records] == ["accepted", "running", "succeeded"]
 
 
 @pytest.mark.parametrize("id_", ["request-1", "No Id!"])

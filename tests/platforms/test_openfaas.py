@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bridges import openfaas
+from bridges import Invoker, RetryPolicy, openfaas
 from bridges.errors import (
     BadSettings,
     FunctionGone,
@@ -22,9 +22,12 @@ from bridges.errors import (
     SecretMissing,
 )
 from bridges.openfaas import Settings
+from bridges.openfaas.responses import AT_ONCE_S
 from bridges.platform import Activation
+from bridges.reports import RunEvents
 from broker import topics
 from broker.base import Broker
+from broker.messages.invocation import Outcome
 from broker.messages.round import BlobRef
 from emulators.openfaas.gateway import Call
 from emulators.openfaas.scripted import HANDLER, IMAGE
@@ -48,9 +51,10 @@ def calls_of(faas: Site, name: str) -> list[Call]:
 
 
 async def test_a_function_that_is_done_has_succeeded(faas: Site) -> None:
-    [activation] = await faas.invoke()
+    called, activation = await faas.invoke()
     call = calls_of(faas, "c-1")[-1]
-    assert activation == Activation(call.headers["X-Call-Id"], "succeeded", cold=True)
+    assert called == Activation(call.headers["X-Call-Id"], "called")
+    assert activation == Activation(called.id, "succeeded", cold=True)
     assert uuid.UUID(activation.id)
     assert call.path == "/"
 
@@ -190,6 +194,33 @@ async def test_an_answer_that_takes_too_long_has_lost_sight(tmp_path: Path) -> N
             await faas.invoke()
 
 
+async def test_an_address_that_answers_nobody_starts_nothing_however_late_that_is_known(tmp_path: Path) -> None:
+    async with site(tmp_path) as faas:
+        await faas.deploy()
+        faas.gateway.unreachable_s = AT_ONCE_S
+        with pytest.raises(NotStarted, match=r"proxy does not reach c-1 \(500\)"):
+            await faas.invoke()
+
+
+async def test_a_call_of_a_frozen_container_is_given_up_when_no_training_is_reported(faas: Site) -> None:
+    faas.gateway.watchdog("c-1").frozen = True
+
+    async def record(outcome: Outcome, **_: object) -> None:
+        raise AssertionError(outcome)
+
+    with pytest.raises(InvocationFailed, match=r"nothing was heard of it for 0\.01 s: no report that it trains"):
+        await Invoker(faas.platform, RetryPolicy(start_s=0.01)).invoke(task(), 1, RunEvents(), record)
+
+
+async def test_refused_credentials_fail_a_client_whose_function_seems_to_be_gone(faas: Site) -> None:
+    """A function needs no credentials to be called, but the gateway's own API does to look for one."""
+    await faas.gateway.vanish("c-1")
+    faas.gateway.password = "another"  # noqa: S105 (of an emulator)
+    with pytest.raises(InvocationFailed, match=r"can't be looked up: .* refuses the credentials") as caught:
+        await faas.invoke()
+    assert not caught.value.retryable
+
+
 @pytest.mark.parametrize("scale_from_zero", [True, False])
 async def test_a_function_that_was_deleted_is_gone(faas: Site, *, scale_from_zero: bool) -> None:
     faas.gateway.scale_from_zero = scale_from_zero
@@ -217,8 +248,8 @@ async def test_a_signed_call_is_accepted_with_the_same_key(tmp_path: Path) -> No
     async with site(tmp_path, settings={"key": "trigger-key"}) as faas:
         faas.gateway.provider.secrets["k"] = KEY.encode()
         await faas.deploy(secrets=["k"], envVars={"FEDKEEPER_KEY_FILE": "/var/openfaas/secrets/k"})
-        assert [each.state for each in await faas.invoke()] == ["succeeded"]
-        assert [each.state for each in await faas.invoke()] == ["succeeded"]
+        assert [each.state for each in await faas.invoke()] == ["called", "succeeded"]
+        assert [each.state for each in await faas.invoke()] == ["called", "succeeded"]
 
 
 @pytest.mark.parametrize("url", ["../system/functions", "c-1/x", "C-1", "a.b.c", "http://127.0.0.1/"])

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from bridges.errors import InvocationFailed, PlatformAway, PlatformDenied, PlatformFailed, SecretMissing
+from broker import topics
 from broker.messages.function import Deployed, Function
 from emulators.openfaas.scripted import IMAGE
 from tests.support.fakes import soon
@@ -60,7 +61,7 @@ async def environment(faas: Site) -> dict[str, str]:
 async def test_a_function_is_created_once_and_can_be_called_at_once(faas: Site) -> None:
     faas.gateway.provider.available_after_s, faas.gateway.provider.cold_s = 0.2, 0.4
     change, deployed = await faas.platform.functions.create(full(), None)
-    assert [each.state for each in await faas.invoke()] == ["succeeded"]
+    assert [each.state for each in await faas.invoke()] == ["called", "succeeded"]
     assert change == "created"
     assert deployed == Deployed(name="c-1", fabric="test", digest=full().digest, url="c-1")
     starts, before = faas.gateway.watchdog("c-1").starts, faas.gateway.watchdog("c-1")
@@ -233,13 +234,16 @@ async def test_all_functions_are_listed_with_what_others_want(faas: Site) -> Non
     ]
 
 
-async def test_without_prometheus_all_but_the_list_works(small: Site) -> None:
+async def test_without_prometheus_the_functions_of_bridges_are_looked_up_one_by_one(small: Site) -> None:
     small.gateway.prometheus = False
     await small.platform.functions.create(function(), None)
     await small.invoke()
+    for name in ("c-1", "c-2"):  # retained by the bridge after it has created a function; c-2 is gone
+        await small.bus.put(topics.function("openfaas", name), b"the function as it should be")
+    assert [each.name for each in await small.platform.functions.list()] == ["c-1"]
     with pytest.raises(PlatformAway, match=r"is the gateway's Prometheus up\?"):
-        await small.platform.functions.list()
-    assert small.gateway.dropped == 3
+        await small.platform.functions.list_all()
+    assert small.gateway.dropped == 6
     await small.platform.connector.rebuild()
     assert await small.platform.functions.delete("c-1") == "deleted"
 

@@ -12,6 +12,7 @@ import pytest
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformDenied
 from bridges.openwhisk import OpenWhiskPlatform
+from bridges.openwhisk.activations import decode_record, raise_for_failure
 from bridges.secrets import SecretStore
 from emulators.openwhisk.controller import AUTH, Whisk, emulated
 from tests.support.openwhisk_site import answering, bridged, function, package, run, secrets, task
@@ -243,11 +244,28 @@ async def test_a_run_that_can_only_fail_is_not_tried_again(direct: OpenWhiskPlat
     assert not failure.retryable
 
 
-@pytest.mark.parametrize("code", [package("def main(:"), package("import no_such_module"), b"no archive"])
-async def test_code_that_can_t_be_loaded_fails(direct: OpenWhiskPlatform, code: bytes) -> None:
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (package("def main(:"), "invalid syntax"),
+        (package("import no_such_module"), "ModuleNotFoundError: No module named 'no_such_module'"),
+        (b"no archive", "File is not a zip file"),
+    ],
+)
+async def test_code_that_can_t_be_loaded_fails_with_the_end_of_its_log(
+    direct: OpenWhiskPlatform, code: bytes, why: str
+) -> None:
     failure = await failing(direct, code)
     assert failure.reason.startswith("action developer error: ")
+    assert f"logs for details. The log of activation {failure.activation} ends: {why}" in failure.reason
     assert failure.retryable
+
+
+def test_without_a_log_the_activation_is_named() -> None:
+    result = msgspec.json.encode({"error": "Cannot start action. Check logs for details."})
+    content = b'{"response": {"status": "action developer error", "result": %s}}' % result
+    with pytest.raises(InvocationFailed, match=r"details\. \(activation a1\)$"):
+        raise_for_failure(decode_record(content, "a1"), task(), "a1")
 
 
 async def test_a_run_whose_container_dies_can_be_tried_again_in_another(

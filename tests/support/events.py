@@ -14,6 +14,7 @@ from broker.messages.progress import (
     JobCancelled,
     JobCompleted,
     JobFailed,
+    JobPaused,
     JobRejected,
     JobStarted,
     JobWaiting,
@@ -33,6 +34,7 @@ MODEL: Final = BlobRef(f"fl.models.demo.{'ab' * 32}", "ab" * 32, 1_590_040)
 EVENTS: Final[tuple[Event, ...]] = (
     JobAccepted(name="demo", job=Job(name="demo", stop=Stop(rounds=3))),
     JobRejected(field="cohort.clients", value="0", reason="cohort.clients = 0: expected a whole number >= 1"),
+    JobPaused(reason="the broker has no room for fl.models.job-1.ab: insufficient resources", until_s=1700086400.0),
     JobWaiting(reason="1 of 10 clients are registered", data="digits", have=1, need=10, until_s=1700000600.0),
     JobStarted(model=MODEL, parameters=397_510),
     RoundOpened(round=1, cohort=("c-0", "c-1", "c-2"), quorum=2, deadline_s=1700000300.0, resumed=True),

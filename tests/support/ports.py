@@ -1,5 +1,7 @@
-"""Free ports for programs that can't choose one themselves."""
+"""Free ports for programs that can't choose one themselves, and the wait until such a program listens."""
 
+import asyncio
+import contextlib
 import random
 import socket
 from typing import Final
@@ -21,3 +23,14 @@ def free_port() -> int:
             except OSError:
                 continue
         return port
+
+
+async def listens(port: int) -> None:
+    """Return once a program listens on a port of the loopback address, within two minutes."""
+    async with asyncio.timeout(120):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.02)

@@ -48,6 +48,7 @@ def crashing(bus: Broker, writes: int) -> Broker:
 async def event_ids(sdk: Client, job: str) -> list[str]:
     """The ids of a job's events until its end, such as `update.counted.1.client-03`."""
     async with asyncio.timeout(WITHIN_S):
+        await sdk.wait_until_accepted(job)
         return [message.id.removeprefix(f"{job}.") async for message in sdk.watch(job)]
 
 

@@ -1,14 +1,26 @@
 """One attempt, followed by the events of its platform and the reports of its function."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
+import msgspec
 import pytest
 
 from bridges import Activation, Invoker, RetryPolicy
-from bridges.attempt import follow_attempt
-from bridges.errors import FunctionGone, InvocationFailed, NoReport, NotStarted, OutcomeUnknown, PlatformFailed
-from bridges.reports import PlatformDone, RunEvent
+from bridges.attempt import MISSED_REPORTS, SHORTEST_S, AttemptState, Patience, follow_attempt
+from bridges.errors import (
+    BridgeError,
+    FunctionGone,
+    InvocationFailed,
+    NoReport,
+    NotStarted,
+    OutcomeUnknown,
+    PlatformDenied,
+    PlatformFailed,
+    SecretMissing,
+)
+from bridges.reports import PlatformDone, RunEvent, RunEvents
+from broker.errors import CorruptPayload
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
@@ -46,8 +58,8 @@ def failed(attempt: int = 1, *, retryable: bool = True) -> Report:
     return Report(TASK.id, "failed", reason="it broke", retryable=retryable, attempt=attempt)
 
 
-async def followed(*events: RunEvent, attempt: int = 1) -> Records:
-    queue: asyncio.Queue[RunEvent] = asyncio.Queue()
+async def followed(*events: RunEvent, attempt: int = 1, look: Callable[[], Awaitable[bool]] | None = None) -> Records:
+    queue = RunEvents(look)
     for event in events:
         queue.put_nowait(event)
     records = Records()
@@ -101,9 +113,80 @@ async def test_a_run_that_its_platform_lost_sight_of_and_that_never_trained_has_
 
 
 async def test_a_function_that_dies_while_it_trains_has_failed() -> None:
-    with pytest.raises(InvocationFailed, match="it died while it trained: 500 by the watchdog") as failure:
+    with pytest.raises(InvocationFailed, match="it ended while it trained: 500 by the watchdog") as failure:
         await followed(training(), PlatformDone(NotStarted("500 by the watchdog")))
     assert type(failure.value) is InvocationFailed
+
+
+async def test_what_a_refusal_means_for_a_function_that_trains_is_said_instead_of_its_reason() -> None:
+    refusal = NotStarted("cold start: it does not listen yet", if_begun="its process ended")
+    with pytest.raises(InvocationFailed, match=r"^its process ended$"):
+        await followed(training(), PlatformDone(refusal))
+
+
+async def test_a_call_that_hangs_is_given_up_if_its_function_does_not_report_in_time() -> None:
+    with pytest.raises(InvocationFailed, match="no report that it trains; the call is given up") as failure:
+        await followed(Activation("c1", "called"))
+    assert (type(failure.value), failure.value.activation) == (InvocationFailed, "c1")
+
+
+async def test_a_call_that_hangs_is_followed_by_its_functions_reports() -> None:
+    records = await followed(Activation("c1", "called"), training(), done())
+    assert records.outcomes == ["running", "succeeded"]
+    assert [activation for activation, _ in records.runs] == ["c1", "c1"]
+    with pytest.raises(InvocationFailed, match=r"nothing was heard of it for 0 s$"):
+        await followed(Activation("c1", "called"), training())
+
+
+@pytest.mark.parametrize(
+    ("every_s", "run_s", "patience"),
+    [
+        (10.0, 600.0, Patience(10.0, MISSED_REPORTS)),
+        (0.0, 600.0, Patience(600.0)),
+        (200.0, 600.0, Patience(600.0)),
+        (1e-9, 600.0, Patience(SHORTEST_S, MISSED_REPORTS)),
+        (-1.0, 600.0, Patience(600.0)),
+        (float("inf"), 600.0, Patience(600.0)),
+        (10.0, 5.0, Patience(5.0)),
+    ],
+)
+async def test_a_function_that_says_how_often_it_reports_is_missed_sooner(
+    every_s: float, run_s: float, patience: Patience
+) -> None:
+    state = AttemptState(1, RetryPolicy(run_s=run_s), Records().record)
+    await state.apply(PlatformDone())
+    await state.apply(msgspec.structs.replace(training(), every_s=every_s))
+    assert state.patience == patience
+
+
+async def test_only_periods_in_which_the_broker_answers_count_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an outage of the broker a function has its whole time again to be heard."""
+    monkeypatch.setattr("bridges.attempt.SHORTEST_S", 0.0)
+    monkeypatch.setattr("bridges.attempt.MISSED_REPORTS", 2)
+    answers = iter([True, False, True, True])
+
+    async def look() -> bool:
+        return next(answers)
+
+    beating = msgspec.structs.replace(training(), every_s=1e-9)
+    queue, records = RunEvents(look), Records()
+    for event in (PlatformDone(), beating):
+        queue.put_nowait(event)
+    with pytest.raises(InvocationFailed, match="nothing was heard of it"):
+        await follow_attempt(1, queue, RetryPolicy(run_s=600.0), records.record)
+    assert list(answers) == []
+
+
+async def test_a_report_that_did_not_arrive_is_looked_for_before_a_run_is_given_up() -> None:
+    async def found() -> bool:
+        queue.put_nowait(done())
+        return True
+
+    queue, records = RunEvents(found), Records()
+    for event in (PlatformDone(), training()):
+        queue.put_nowait(event)
+    await follow_attempt(1, queue, IMPATIENT, records.record)
+    assert records.outcomes == ["running", "succeeded"]
 
 
 async def test_a_function_that_stops_reporting_has_failed() -> None:
@@ -130,7 +213,7 @@ class Scripted:
     name = "fake"
     concurrency = 1
 
-    def __init__(self, script: Iterable[InvocationFailed | None]) -> None:
+    def __init__(self, script: Iterable[BridgeError | None]) -> None:
         self._script = list(script)
         self.calls = 0
 
@@ -147,7 +230,7 @@ async def invoked(platform: Scripted, **options: object) -> Records:
     invoker = Invoker(platform, **{"retry_policy": retry_policy, **options})  # type: ignore[arg-type]
     records = Records()
     async with asyncio.timeout(5):
-        await invoker.invoke(TASK, 1, asyncio.Queue(), records.record)
+        await invoker.invoke(TASK, 1, RunEvents(), records.record)
     return records
 
 
@@ -200,10 +283,65 @@ async def test_without_a_way_to_create_it_a_missing_function_is_a_failure() -> N
         await invoked(Scripted([FunctionGone("404")]))
 
 
-async def test_an_attempt_fails_if_the_platform_can_t_create_the_function_now() -> None:
-    async def restore(client: str) -> Change:
-        raise PlatformFailed("fake", f"create {client}", "no room")
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (PlatformFailed("fake", "create client-00", "no room"), True),
+        (PlatformDenied("fake", "http://here", "check the password"), False),
+        (SecretMissing("key", "put it there"), False),
+        (CorruptPayload("fl.packages.x", "this chunk is missing"), False),
+        (InvocationFailed("its options are wrong", retryable=False), False),
+    ],
+)
+async def test_an_attempt_fails_if_the_function_can_t_be_created_again(error: Exception, *, retryable: bool) -> None:
+    async def restore(_: str) -> Change:
+        raise error
 
-    with pytest.raises(InvocationFailed, match="no room") as failure:
+    with pytest.raises(InvocationFailed, match=r"404, and it can't be created again: ") as failure:
         await invoked(Scripted([FunctionGone("404")]), restore=restore)
-    assert failure.value.retryable
+    assert str(error) in failure.value.reason
+    assert failure.value.retryable is retryable
+
+
+async def test_refused_credentials_fail_the_client_and_do_not_end_the_bridge() -> None:
+    with pytest.raises(InvocationFailed, match="refuses the credentials: check the password") as failure:
+        await invoked(Scripted([PlatformDenied("fake", "http://here", "check the password")]))
+    assert not failure.value.retryable
+
+
+class Calls(Scripted):
+    """A platform whose call goes on after its function has reported the end."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.events = RunEvents()
+        self.answer = asyncio.Event()
+        self.is_hung_up = False
+
+    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:  # noqa: ARG002
+        yield Activation("c1", "called")
+        for report in (training(), done()):
+            self.events.put_nowait(report)
+        try:
+            await self.answer.wait()
+        except asyncio.CancelledError:
+            self.is_hung_up = True
+            raise
+        yield Activation("c1", "succeeded")
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_call_that_has_succeeded_is_not_hung_up_on_before_its_answer(
+    monkeypatch: pytest.MonkeyPatch, *, answers: bool
+) -> None:
+    monkeypatch.setattr("bridges.attempt.ANSWER_S", 5.0 if answers else 0.0)
+    platform, records = Calls(), Records()
+
+    async def record(outcome: Outcome, *, activation: str = "", cold: bool | None = None, reason: str = "") -> None:
+        await records.record(outcome, activation=activation, cold=cold, reason=reason)
+        if outcome == "succeeded" and answers:
+            platform.answer.set()
+
+    await Invoker(platform).invoke(TASK, 1, platform.events, record)
+    assert records.outcomes == ["running", "succeeded"]
+    assert platform.is_hung_up is not answers

@@ -58,7 +58,7 @@ async def test_new_work_is_not_in_progress() -> None:
 
 async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
     in_flight, first, copy = InFlight(), Recorded(1), Recorded(2)
-    with in_flight.track("task", first):
+    async with in_flight.track("task", first):
         assert await in_flight.adopt_or_ack_duplicate("task", copy)
         assert in_flight["task"] is first
     assert (first.calls, copy.calls) == ([], ["ack"])
@@ -67,7 +67,7 @@ async def test_a_second_copy_of_a_message_is_acknowledged() -> None:
 
 async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> None:
     in_flight, first, again = InFlight(), Recorded(1), Recorded(1)
-    with in_flight.track("task", first):
+    async with in_flight.track("task", first):
         assert await in_flight.adopt_or_ack_duplicate("task", again)
         assert in_flight["task"] is again
     assert again.calls == []
@@ -75,14 +75,15 @@ async def test_the_same_message_delivered_again_is_the_one_to_acknowledge() -> N
 
 async def test_work_that_failed_is_not_in_progress() -> None:
     in_flight = InFlight()
-    with pytest.raises(ValueError, match="ours"), in_flight.track("task", Recorded(1)):
-        raise ValueError("ours")
+    with pytest.raises(ValueError, match="ours"):
+        async with in_flight.track("task", Recorded(1)):
+            raise ValueError("ours")
     assert not await in_flight.adopt_or_ack_duplicate("task", Recorded(1))
 
 
 async def test_the_heartbeat_reaches_other_deliveries_when_one_fails() -> None:
     in_flight, lost, other = InFlight(heartbeat_s=0.0), Recorded(1, fails=True), Recorded(2)
-    with in_flight.track("lost", lost), in_flight.track("other", other):
+    async with in_flight.track("lost", lost), in_flight.track("other", other):
         heartbeat = asyncio.ensure_future(in_flight.heartbeat())
         async with asyncio.timeout(60):
             await other.extended.wait()
@@ -99,7 +100,7 @@ async def test_a_message_that_comes_again_before_its_nak_returns_is_new_work() -
 
     async def work_on(delivery: Recorded) -> None:
         assert not await in_flight.adopt_or_ack_duplicate("task", delivery)
-        with in_flight.track("task", delivery):
+        async with in_flight.track("task", delivery):
             await ended.wait()
 
     async def deliver_again(_: float) -> None:
@@ -108,9 +109,47 @@ async def test_a_message_that_comes_again_before_its_nak_returns_is_new_work() -
 
     second: list[asyncio.Task[None]] = []
     first.on_nak = deliver_again
-    with in_flight.track("task", first):
+    async with in_flight.track("task", first):
         await in_flight.nak("task", 0.1)
     assert in_flight["task"] is again, "its work is in progress after that of the first delivery has ended"
     ended.set()
     await second[0]
     assert (first.calls, again.calls) == (["nak"], [])
+
+
+async def cancelled_work(in_flight: InFlight, delivery: Recorded) -> None:
+    """Cancel the work on a delivery, as a process does that gets SIGTERM."""
+
+    async def work() -> None:
+        async with in_flight.track("task", delivery):
+            begun.set()
+            await asyncio.Event().wait()
+
+    begun = asyncio.Event()
+    working = asyncio.create_task(work(), name="work")
+    await begun.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+
+async def test_work_that_is_cancelled_is_given_back() -> None:
+    in_flight, delivery = InFlight(), Recorded(1)
+    await cancelled_work(in_flight, delivery)
+    assert delivery.calls == ["nak"]
+    assert not await in_flight.adopt_or_ack_duplicate("task", Recorded(1))
+
+
+async def test_a_broker_that_is_away_does_not_delay_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(_: float) -> None:
+        await asyncio.Event().wait()
+
+    async def fail(_: float) -> None:
+        raise Disconnected("gone")
+
+    monkeypatch.setattr("bridges.in_flight.GIVE_BACK_S", 0.0)
+    for behave in (hang, fail):
+        delivery = Recorded(1)
+        delivery.on_nak = behave
+        await cancelled_work(InFlight(), delivery)
+        assert delivery.calls == ["nak"]

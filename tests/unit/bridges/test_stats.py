@@ -52,9 +52,9 @@ def test_an_attempt_without_a_run_is_not_counted_as_an_invocation(outcome: Outco
 async def test_a_bridge_goes_on_counting_where_the_last_one_stopped(memory_url: str) -> None:
     async with broker.connect(memory_url) as bus:
         for round_ in (1, 2):
-            recorder = StatsRecorder(bus, "edge")
+            recorder = StatsRecorder(bus, "fake")
             recorder.add(invocation("running", round_=round_), 1.0)
             await recorder.flush()
-        value = await bus.get(topics.client_stats("edge", "client-00"))
+        value = await bus.get(topics.client_stats("fake", "client-00"))
     assert value is not None
     assert codec.decode(ClientStats, value.payload).invocations == 2

@@ -17,13 +17,14 @@ class Store(dict[str, bytes]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.concurrent = self.most_concurrent = 0
+        self.concurrent = self.most_concurrent = self.loads = 0
 
     async def store(self, topic: str, chunk: bytes) -> None:
         self.setdefault(topic, chunk)
         await self._count()
 
     async def load(self, topic: str) -> bytes:
+        self.loads += 1
         await self._count()
         if topic not in self:
             raise CorruptPayload(topic, "this chunk is missing")
@@ -53,14 +54,14 @@ async def test_concurrent_requests_are_limited(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(20 * chunks.CHUNK_BYTES))
     assert store.most_concurrent == chunks.STORES_AT_ONCE
     store.most_concurrent = 0
-    await chunks.load(store.load, TOPIC, message)
+    await chunks.load(store.load, TOPIC, message, least_chunk_bytes=300)
     assert store.most_concurrent == chunks.LOADS_AT_ONCE
 
 
 async def test_chunks_have_the_requested_size(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     assert [len(chunk) for chunk in store.values()] == [300, 300, 300, 100]
-    assert await chunks.load(store.load, TOPIC, message) == bytes(1000)
+    assert await chunks.load(store.load, TOPIC, message, least_chunk_bytes=300) == bytes(1000)
 
 
 async def test_a_message_without_manifest_is_the_payload(store: Store) -> None:
@@ -80,7 +81,7 @@ async def test_a_missing_chunk_raises_a_single_error(store: Store) -> None:
     message = await chunks.store(store.store, TOPIC, bytes(1000), chunk_bytes=300)
     store.clear()
     with pytest.raises(CorruptPayload, match="missing"):
-        await chunks.load(store.load, TOPIC, message)
+        await chunks.load(store.load, TOPIC, message, least_chunk_bytes=300)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ async def test_a_damaged_chunk_is_detected(store: Store, damage: Callable[[bytes
     second = list(store)[1]
     store[second] = damage(store[second])
     with pytest.raises(CorruptPayload):
-        await chunks.load(store.load, TOPIC, message)
+        await chunks.load(store.load, TOPIC, message, least_chunk_bytes=300)
 
 
 async def test_swapped_chunks_are_detected(store: Store) -> None:
@@ -99,7 +100,7 @@ async def test_swapped_chunks_are_detected(store: Store) -> None:
     first, second, _ = store
     store[first], store[second] = store[second], store[first]
     with pytest.raises(CorruptPayload, match="digest"):
-        await chunks.load(store.load, TOPIC, message)
+        await chunks.load(store.load, TOPIC, message, least_chunk_bytes=300)
 
 
 async def test_an_error_of_the_broker_is_raised_unchanged() -> None:
@@ -130,6 +131,24 @@ async def test_a_hostile_manifest_is_refused(store: Store, fields: dict[str, obj
         await chunks.load(store.load, TOPIC, manifest(**fields))
 
 
+async def test_a_manifest_of_small_chunks_is_refused_before_one_is_loaded(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, bytes(8000), chunk_bytes=1)
+    store.clear()
+    with pytest.raises(CorruptPayload, match="8000 chunks of 1 bytes, at least 65536"):
+        await chunks.load(store.load, TOPIC, message)
+
+
+async def test_one_chunk_may_be_small(store: Store) -> None:
+    message = await chunks.store(store.store, TOPIC, b"payload", chunk_bytes=7)
+    assert await chunks.load(store.load, TOPIC, message) == b"payload"
+
+
+async def test_chunks_that_are_not_there_are_not_all_asked_for(store: Store) -> None:
+    with pytest.raises(CorruptPayload, match="missing"):
+        await chunks.load(store.load, TOPIC, manifest(size=1 << 30))
+    assert store.loads <= chunks.LOADS_AT_ONCE
+
+
 @pytest.mark.parametrize("end", [b"", b"{", b"[]", b"\xff"])
 async def test_an_unreadable_manifest_is_refused(store: Store, end: bytes) -> None:
     with pytest.raises(CorruptPayload, match="unreadable"):
@@ -138,4 +157,4 @@ async def test_an_unreadable_manifest_is_refused(store: Store, end: bytes) -> No
 
 def manifest(**fields: object) -> bytes:
     whole = {"sha256": hashlib.sha256(b"").hexdigest(), "size": 10, "chunk_bytes": chunks.CHUNK_BYTES} | fields
-    return b"\xffFKCHUNKS1" + msgspec.json.encode(whole)
+    return chunks.MAGIC + msgspec.json.encode(whole)

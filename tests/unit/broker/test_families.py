@@ -5,7 +5,7 @@ import re
 import pytest
 
 from broker import BrokerUrl
-from broker.families import FAMILIES, Writer, family_of
+from broker.families import FAMILIES, SMALL, Writer, family_of
 from broker.nats import names
 from broker.nats.old_store import STREAMS
 from tests.support.paths import REPOSITORY
@@ -19,6 +19,12 @@ def test_functions_may_publish_the_topics_in_the_document() -> None:
     assert len(granted) >= 3
     for subject in granted:
         assert Writer.FUNCTION in family_of(subject.replace("<c>", "c-1")).writers, subject
+
+
+def test_every_family_takes_a_small_payload_and_weights_have_no_limit() -> None:
+    assert min(family.max_payload for family in FAMILIES if family.max_payload is not None) == SMALL
+    unlimited = {family.name for family in FAMILIES if family.max_payload is None}
+    assert unlimited == {"UPDATES", "MODELS", "STATE", "CHUNKS", "PACKAGES"}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

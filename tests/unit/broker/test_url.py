@@ -5,6 +5,7 @@ import pytest
 import broker
 from broker import BrokerUrl
 from broker.errors import BadUrl
+from broker.url import Host
 
 HIDDEN = "s3cret"
 
@@ -20,6 +21,15 @@ HIDDEN = "s3cret"
         ("nats://u@host?password_env=PW", BrokerUrl("nats", "host", 4222, "u", password_env="PW")),  # noqa: S106
         ("tls://host?ca_file=ca.pem", BrokerUrl("tls", "host", 4222, ca_file=Path("ca.pem"))),
         ("nats://[::1]:4333", BrokerUrl("nats", "::1", 4333)),
+        ("NATS://Host", BrokerUrl("nats", "host", 4222)),
+        ("nats://a:1,b:2", BrokerUrl("nats", "a", 1, others=(Host("b", 2),))),
+        (
+            "nats://u:p%40s,s@a:4333,b,[::1],[::2]:1?replicas=3",
+            BrokerUrl(
+                "nats", "a", 4333, "u", "p@s,s", replicas=3, others=(Host("b", 4222), Host("::1", 4222), Host("::2", 1))
+            ),
+        ),
+        ("tls://a,b/?ca_file=ca.pem", BrokerUrl("tls", "a", 4222, ca_file=Path("ca.pem"), others=(Host("b", 4222),))),
     ],
 )
 def test_valid_urls(text: str, expected: BrokerUrl) -> None:
@@ -62,6 +72,15 @@ def test_valid_urls(text: str, expected: BrokerUrl) -> None:
         (f"nats://host?js={'a' * 129}", "such as $JS.hub.API"),
         ("mqtts://host?js=$JS.hub.API", "js needs nats:// or tls://"),
         ("nats://[::1", "unreadable"),
+        ("nats://a,", "unreadable host"),
+        ("nats://a,,b", "unreadable host"),
+        ("nats://a,b:port", "nats://a: a port"),
+        ("nats://a,nats://b", "host1:port,host2:port"),
+        ("mqtt://a,b", "an MQTT broker has one host"),
+        ("mqtts://a:1,b:2", "an MQTT broker has one host"),
+        ("nats://host?replicas=0", "1 to 5 nodes"),
+        ("nats://host?replicas=three", "1 to 5 nodes"),
+        ("mqtt://host?replicas=3", "replicas needs nats:// or tls://"),
     ],
 )
 def test_the_error_names_the_mistake(text: str, complaint: str) -> None:
@@ -87,6 +106,10 @@ def test_the_error_names_the_mistake(text: str, complaint: str) -> None:
         f"nats://u:{HIDDEN}@[::1",
         f"u:{HIDDEN}@host",
         f"nats://u:{HIDDEN}",
+        f"nats://u:{HIDDEN},b",
+        f"nats://u:1,b:{HIDDEN}",
+        f"nats://u:{HIDDEN}@a,b:port",
+        f"mqtt://u:{HIDDEN}@a,b",
     ],
 )
 def test_no_error_shows_a_password(text: str) -> None:
@@ -169,3 +192,11 @@ def test_valid_mqtt_urls(text: str, expected: BrokerUrl) -> None:
 def test_the_error_names_a_mistake_with_certificates(text: str, complaint: str) -> None:
     with pytest.raises(BadUrl, match=complaint):
         BrokerUrl.parse(text)
+
+
+def test_every_host_of_a_cluster_is_in_the_address() -> None:
+    url = BrokerUrl.parse(f"tls://u:{HIDDEN}@a,[::1]:4333,c?replicas=3")
+    assert url.address == "tls://a:4222,[::1]:4333,c:4222"
+    assert url.hosts == (Host("a", 4222), Host("::1", 4333), Host("c", 4222))
+    assert str(url) == "tls://u:***@a:4222,[::1]:4333,c:4222?replicas=3"
+    assert HIDDEN not in f"{url} {url!r}"

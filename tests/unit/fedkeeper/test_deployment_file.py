@@ -88,13 +88,51 @@ def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
 def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
     deployment = deployment_file.read(file(tmp_path))
     record = deployment_file.client_records(deployment, {})[0]
-    function = deploy.make_function(deployment, record, None, "nats://own@127.0.0.1:4222?password_file=secret")
+    address = deployment_file.functions_url(deployment, "nats://own@127.0.0.1:4222?password_file=secret")
+    function = deploy.make_function(deployment, record, None, address)
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
         "trigger-key",
     )
-    assert function.digest == deploy.make_function(deployment, record, None, "nats://elsewhere").digest
+    assert address == deployment_file.functions_url(deployment, "nats://elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("own", "functions"),
+    [
+        ("nats://127.0.0.1:4222", "nats://127.0.0.1:4222"),
+        ("nats://own@127.0.0.1:4222?password_file=here", "nats://own@127.0.0.1:4222?password_file=here"),
+        ("tls://broker.example", "tls://broker.example"),
+        ("nats://own:hunter2@127.0.0.1:4222", None),
+        ("nats://own:hunter2@broker.example:4222", None),
+        ("nats://own@broker.example:4222?password_file=/home/me/secret", None),
+        ("nats://own@127.0.0.1,broker.example?password_env=MINE", None),
+    ],
+)
+def test_functions_get_the_commands_own_address_if_no_password_comes_with_it(
+    tmp_path: Path, own: str, functions: str | None
+) -> None:
+    section = FABRIC[FABRIC.index("[broker]") : FABRIC.index("[data]")]
+    deployment = deployment_file.read(file(tmp_path, FABRIC.replace(section, "")))
+    if functions is not None:
+        assert deployment_file.functions_url(deployment, own) == functions
+        return
+    with pytest.raises(BadConfigFile, match=r"broker.url = .*NAME OF A SECRET.*url = \"none\"") as refused:
+        deployment_file.functions_url(deployment, own)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_functions_without_a_route_to_the_broker_get_no_address(tmp_path: Path) -> None:
+    deployment = deployment_file.read(file(tmp_path, FABRIC.replace("nats://client@broker.example:4222", "none")))
+    assert deployment_file.functions_url(deployment, "nats://own:hunter2@127.0.0.1:4222") == ""
+
+
+def test_a_password_in_the_address_for_functions_is_refused(tmp_path: Path) -> None:
+    text = FABRIC.replace("nats://client@broker", "nats://client:hunter2@broker")
+    with pytest.raises(BadConfigFile, match="name its secret in `password`") as refused:
+        deployment_file.read(file(tmp_path, text))
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

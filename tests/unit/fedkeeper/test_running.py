@@ -6,7 +6,7 @@ from bridges.errors import SecretMissing
 from broker.errors import Conflict, ConnectFailed
 from broker.messages.errors import JobError
 from fedkeeper import running
-from fedkeeper.errors import BadOption, NoSuchJob
+from fedkeeper.errors import BadOption, JobRefused, NoSuchJob
 from server.errors import IllegalTransition
 
 
@@ -18,6 +18,7 @@ async def fail(error: Exception) -> None:
     "error",
     [
         NoSuchJob("demo"),
+        JobRefused("demo", "id", "id = 'demo': another job has this id; choose another, or none"),
         BadOption("--label xray: write a label as KEY=VALUE"),
         JobError("cohort.clients", 0, "expected a whole number >= 1"),
         SecretMissing("key", "write it into a file"),

@@ -6,19 +6,21 @@ from typing import get_args
 
 import msgspec
 import pytest
-from rich.console import Console
 
 from broker.messages.progress import (
     Event,
+    JobFailed,
     JobWaiting,
     ModelEvaluated,
     Progress,
     RoundCompleted,
     RoundOpened,
     UpdateCounted,
+    UpdateRefused,
 )
-from fedkeeper import rounds_table, screen
-from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView
+from broker.messages.register import ClientRecord
+from fedkeeper import cli_clients, rounds_table, screen
+from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView, SafeConsole
 
 SENTENCES = {
     "job.accepted": "accepted (demo)",
@@ -27,6 +29,7 @@ SENTENCES = {
     "job.started": "started: 397,510 parameters, initial model abababababab",
     "job.completed": "completed: 3 rounds are done, test accuracy 0.9375",
     "job.failed": "failed: no clients",
+    "job.paused": "paused: the broker has no room for fl.models.job-1.ab: insufficient resources",
     "job.cancelled": "cancelled after 2 rounds",
     "round.opened": "round 1: 3 clients invited (resumed)",
     "round.quorum": "round 1: quorum of 2 reached, 5 s left for the others",
@@ -97,7 +100,7 @@ def event_of(events: tuple[Event, ...], what: str) -> Event:
 def text_of(view: JobView) -> str:
     """Return the view as text, with one space for each run of spaces and bar characters."""
     file = io.StringIO()
-    Console(file=file, width=120, force_terminal=False).print(view.render())
+    SafeConsole(file=file, width=120, force_terminal=False).print(view.render())
     return re.sub(r"[ ━╸╺]+", " ", file.getvalue())
 
 
@@ -202,6 +205,40 @@ def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: py
     screen.print_table(("x",), [])
     out, err = capsys.readouterr()
     assert (out.split(), err) == (["x"], "shown\n")
+
+
+HOSTILE = "\x1b[2J\x9b [/b] [red]x[/red]"
+SHOWN = "\\u001b[2J\\u009b [/b] [red]x[/red]"
+
+
+def test_foreign_text_in_a_list_changes_nothing_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    record = ClientRecord(id="c-1", platform="edge", labels={"[/b]": HOSTILE}, data_loc="s3://key:hunter2@bucket/x?s=1")
+    screen.print_table(("client",) * 10, [cli_clients.client_row(record, None, 0.0)])
+    out = capsys.readouterr().out
+    assert f"[/b]={SHOWN}" in out
+    assert "s3://bucket/x " in out
+    assert "hunter2" not in out
+    assert "\x1b" not in out
+
+
+def test_foreign_text_in_a_live_view_changes_nothing_on_the_terminal(events: tuple[Event, ...]) -> None:
+    completed = event_of(events, "round.completed")
+    assert isinstance(completed, RoundCompleted)
+    view = view_after(
+        *events,
+        UpdateRefused(topic="fl.updates.x", code="foreign", reason=HOSTILE),
+        msgspec.structs.replace(completed, metrics={"[/b]\x1b": 1.0}),
+        JobFailed(reason=HOSTILE),
+    )
+    text = text_of(view)
+    assert text.count(SHOWN) == 2
+    assert "\x1b" not in text
+
+
+def test_foreign_text_in_a_line_changes_nothing_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.echo(HOSTILE)
+    screen.console().print(HOSTILE, markup=False)
+    assert [text.strip() for text in capsys.readouterr()] == [SHOWN, SHOWN]
 
 
 def test_a_list_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:

@@ -140,6 +140,8 @@ def test_one_line_says_which_models_jobs_may_name(tmp_path: Path) -> None:
         ("nats://127.0.0.1:4222", True),
         ("mqtt://localhost", True),
         ("nats://[::1]:4222", True),
+        ("nats://127.0.0.1:4222,localhost:4223", True),
+        ("nats://127.0.0.1:4222,10.0.0.1", False),
         ("nats://10.0.0.1", False),
         ("nats://127.0.0.1.example.org", False),
         ("tls://broker.example", False),

@@ -103,10 +103,7 @@ class Site:
                     return await collector.replay(self.events, closed)
                 return await collector.run(self.events)
         finally:
-            while not announcer._queue.empty():
-                announcement = announcer._queue.get_nowait()
-                assert announcement is not None
-                self.announced.append(announcement.progress.event)
+            self.announced += [announcement.progress.event for announcement in announcer._queue]
 
     async def confirm(self) -> None:
         if not self.is_ours:

@@ -14,7 +14,7 @@ from broker.messages.progress import Event, JobFailed
 from broker.messages.round import BlobRef
 from server import jobs, service
 from server.announcer import Announcer, open_announcer
-from server.jobs import JobContext
+from server.job_context import JobContext
 from server.presence import BridgePresence
 from server.registry import Registry
 from tests.support import fakes
@@ -74,7 +74,7 @@ async def test_a_job_that_is_over_is_not_ended_again(context: JobContext) -> Non
     async with asyncio.timeout(30):
         await jobs.run("demo", second)
     assert await context.broker.get(topics.job_record("demo")) == before
-    assert other._queue.empty()
+    assert not other._queue
 
 
 async def test_an_error_after_the_end_does_not_make_another_end(

@@ -90,6 +90,12 @@ def test_a_bridge_speaks_for_its_own_platform_alone(presence: BridgePresence) ->
     assert not presence.is_present("other")
 
 
+def test_a_bridge_speaks_on_its_own_topic_alone(presence: BridgePresence) -> None:
+    message = Presence(bridge="site-1", platform="edge", every_s=5.0)
+    presence.note(Value(topics.presence("edge", "site-2"), msgspec.json.encode(message), 1))
+    assert not presence.is_present("edge")
+
+
 def test_silence_does_not_count_while_nobody_could_be_heard(clock: Clock) -> None:
     """The broker was away for 36 s. Bridges announce themselves every 5 s, and connect again at another moment."""
     connected_since_s = 0.0

@@ -60,3 +60,7 @@ def test_metrics_are_the_same_to_the_bit_in_any_order() -> None:
 
 def test_no_reports_are_no_metrics() -> None:
     assert timing.weighted_means({}) == {}
+
+
+def test_a_mean_that_is_not_finite_is_left_out() -> None:
+    assert timing.weighted_means({"a": (700, {"loss": 1e308, "accuracy": 0.5})}) == {"accuracy": 0.5}

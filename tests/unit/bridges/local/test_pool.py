@@ -155,6 +155,22 @@ async def test_the_tasks_of_a_worker_that_ended_fail_with_its_end(end: str, reas
         assert (await pool.take()).name == "worker-2"
 
 
+async def test_a_worker_that_is_silent_is_replaced_and_its_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is frozen: without this its client would cost the round all of its time."""
+    async with pool_of(f"{READY}{READ}report('training'); os.kill(os.getpid(), signal.SIGSTOP)") as pool:
+        worker = await pool.take()
+        reports = worker.send(TASK, 1)
+        assert (await reports.get()).state == "training"
+        monkeypatch.setattr("bridges.local.worker.BEAT_S", 0.0)
+        assert (await reports.get()).reason == "the worker process was silent for 0 s"
+        assert (await pool.take()).name == "worker-2"
+
+
+async def test_a_worker_that_shows_that_it_lives_is_not_replaced() -> None:
+    async with pool_of(f"{READY}{READ}write('{{\"state\": \"ready\"}}'); report('done'); sys.stdin.read()") as pool:
+        assert (await (await pool.take()).send(TASK, 1).get()).state == "done"
+
+
 async def test_a_first_line_that_is_no_report_is_a_failed_start() -> None:
     async with pool_of("print('welcome', flush=True); input()") as pool:
         with pytest.raises(InvocationFailed, match=r"can't start: it wrote something that is no report$"):

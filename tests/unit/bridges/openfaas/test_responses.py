@@ -48,6 +48,30 @@ def test_a_failure_is_of_its_kind(response: GatewayResponse, kind: type[Invocati
     assert str(response.status) in error.reason
 
 
+NOT_REACHED = b"Can't reach service for: c-1."
+
+
+@pytest.mark.parametrize(
+    ("response", "reports", "kind"),
+    [
+        (answer(500, PROXY, NOT_REACHED, 3.0), True, NotStarted),
+        (answer(500, PROXY, NOT_REACHED, 3.0), False, InvocationFailed),
+        (answer(500, WATCHDOG, took_s=3.0), True, InvocationFailed),
+    ],
+)
+def test_a_dial_that_fails_late_started_nothing_if_the_function_would_have_reported_its_begin(
+    response: GatewayResponse, kind: type[InvocationFailed], *, reports: bool
+) -> None:
+    assert type(failure(response, "c-1", reports=reports)) is kind
+
+
+def test_the_refusal_of_a_function_that_trains_says_that_its_process_ended() -> None:
+    for response in (answer(500, WATCHDOG), answer(500, PROXY, NOT_REACHED, 3.0)):
+        error = failure(response, "c-1", reports=True)
+        assert isinstance(error, NotStarted)
+        assert error.if_begun == "the process of c-1 ended while it worked (500)"
+
+
 def test_a_cold_start_is_distinguished_from_a_busy_function() -> None:
     reasons = [
         failure(response, "c-1") for response in (answer(500, WATCHDOG), answer(429, MIDDLEWARE), answer(500, PROXY))

@@ -19,6 +19,7 @@ REQUIRED = {"name": "site-a", "platforms": ("edge-a",), "backbone": "nats://hub"
         ("platforms", ()),
         ("platforms", ("a", "a")),
         ("site", "nats://hub"),
+        ("site", "nats://here,hub"),
     ],
 )
 def test_invalid_settings_are_refused(field: str, value: Any) -> None:

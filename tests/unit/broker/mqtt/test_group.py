@@ -71,6 +71,15 @@ def test_a_holder_may_extend_its_time() -> None:
     assert group.claim_next(2 * WAIT_S - 1) == (entry(1), 2)
 
 
+@pytest.mark.parametrize(("what", "free_at_s"), [("hold", WAIT_S), ("free", 5.0)])
+def test_a_member_that_joins_later_learns_from_the_last_message_alone(what: What, free_at_s: float) -> None:
+    group = new_group()
+    group.apply("key-1", message("other", n=2, what=what, delay_s=5.0), 0.0)
+    group.add(entry(1))
+    assert group.claim_next(free_at_s - 0.1) is None
+    assert group.claim_next(free_at_s) == (entry(1), 3)
+
+
 def test_an_acknowledged_event_is_not_claimed_even_if_the_acknowledgement_came_before_it() -> None:
     group = new_group()
     group.apply("key-1", message("other", what="done"), 0.0)
@@ -124,3 +133,14 @@ def test_an_event_before_the_durable_s_first_is_left_out() -> None:
     group = new_group(first=2)
     group.add(entry(1))
     assert group.claim_next(0.0) is None
+
+
+def test_what_a_member_had_that_has_ended_is_free_at_once() -> None:
+    ended = {"them"}
+    group = Group("me", GroupSettings("fl.tasks.>", 0, WAIT_S), ended)
+    event = Entry("fl/tasks/a/1-0123456789abcdef", "fl.tasks.a", Name(1, "0123456789abcdef"), b"")
+    group.add(event)
+    group.apply(event.key, GroupMessage("take", "others", 1), 0.0)
+    assert group.claim_next(0.0) is None
+    group.apply(event.key, GroupMessage("take", "them", 2), 0.0)
+    assert group.claim_next(0.0) == (event, 3)

@@ -2,7 +2,18 @@ import nats.errors
 import pytest
 
 from broker.errors import BrokerError, Disconnected, PayloadTooLarge, StorageFull, Unsupported
-from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongRevision, api_error, denied_subject
+from broker.nats.errors import (
+    ApiError,
+    ConsumerExists,
+    NoJetStream,
+    NotFound,
+    StoreFull,
+    StreamMissing,
+    Taken,
+    WrongRevision,
+    api_error,
+    denied_subject,
+)
 
 
 @pytest.mark.parametrize(
@@ -11,17 +22,19 @@ from broker.nats.errors import ApiError, ConsumerExists, NotFound, Taken, WrongR
         (10077, "maximum messages per subject exceeded", Taken),
         (10077, "maximum bytes exceeded", StorageFull),
         (10077, "maximum messages exceeded", StorageFull),
-        (10047, "insufficient storage resources available", StorageFull),
-        (10002, "resource limits exceeded for account", StorageFull),
-        (10023, "insufficient resources", StorageFull),
+        (10047, "insufficient storage resources available", StoreFull),
+        (10002, "resource limits exceeded for account", StoreFull),
+        (10023, "insufficient resources", StoreFull),
         (10167, "too many requests", Disconnected),
         (10008, "jetstream system temporarily unavailable", Disconnected),
         (10071, "wrong last sequence: 3", WrongRevision),
         (10148, "consumer already exists", ConsumerExists),
-        (10059, "stream not found", NotFound),
+        (10059, "stream not found", StreamMissing),
+        (10014, "consumer not found", NotFound),
+        (10051, "write 2.blk: no space left on device", StorageFull),
         (10054, "message size exceeds maximum allowed", PayloadTooLarge),
         (10100, "filtered consumer not unique on workqueue stream", Unsupported),
-        (10039, "jetstream not enabled for account", Unsupported),
+        (10076, "jetstream not enabled", NoJetStream),
         (1, "something new", BrokerError),
     ],
 )

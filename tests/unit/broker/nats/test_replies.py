@@ -1,4 +1,19 @@
-from broker.nats.replies import ANSWER_WAITS_S, MOST, REQUEST_WAITS_S, ReplyMatcher
+import pytest
+
+from broker.nats.replies import ANSWER_WAITS_S, MOST, REQUEST_WAITS_S, ReplyMatcher, is_inbox
+
+
+@pytest.mark.parametrize("subject", ["_INBOX.abc.1", "_INBOX_server.abc.to.1", "_R_.abc"])
+def test_an_inbox_is_answered(subject: str) -> None:
+    assert is_inbox(subject)
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["fl.jobs.victim.cancel", "flt.acme.jobs.a.cancel", "$JS.API.STREAM.PURGE.VALUES", "_INBOX", "x._INBOX.a", "plant"],
+)
+def test_no_other_subject_is_answered(subject: str) -> None:
+    assert not is_inbox(subject)
 
 
 def test_the_request_may_come_first() -> None:

@@ -5,8 +5,9 @@ import pytest
 
 from broker import BrokerUrl
 from broker.errors import ForeignStream, Unsupported
-from broker.families import FAMILIES, Keep
-from broker.nats.errors import NotFound
+from broker.families import FAMILIES, Keep, family_of
+from broker.nats.errors import ApiError, StreamMissing, api_error
+from broker.nats.seen import Seen
 from broker.nats.streams import differences, ensure, refuse_foreign, settings
 
 EXPECTED = {family.name: settings(family, f"FEDKEEPER_{family.name}") for family in FAMILIES}
@@ -48,6 +49,18 @@ def test_settings_of_the_operator_stay(key: str, value: object) -> None:
     assert differences(EXPECTED["PROGRESS"], actual) == {}
 
 
+@pytest.mark.parametrize(("actual", "changed"), [(1, {"num_replicas": 3}), (3, {}), (5, {})])
+def test_replicas_are_raised_and_never_lowered(actual: int, changed: dict[str, int]) -> None:
+    family = family_of("fl.progress.>")
+    expected = settings(family, "FEDKEEPER_PROGRESS", replicas=3)
+    assert differences(expected, on_server(expected, num_replicas=actual)) == changed
+
+
+@pytest.mark.parametrize("cluster", [{"replicas": 3}, {"is_clustered": True}])
+def test_no_stream_of_a_cluster_has_a_setting_that_excludes_replicas(cluster: dict[str, Any]) -> None:
+    assert not [family for family in FAMILIES if "persist_mode" in settings(family, family.name, **cluster)]
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("max_age", 1), ("subjects", ["fl.progress.>"]), ("discard", "new"), ("allow_direct", False)]
 )
@@ -87,13 +100,15 @@ class OldServer:
     """A nats-server before 2.10: it keeps no metadata."""
 
     address = BrokerUrl.parse("nats://host")
+    is_clustered = False
+    seen = Seen()
 
     async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
         await attempt(self)
 
     async def call_api(self, topic: str, call: str, request: dict[str, Any], response: Any) -> Any:
         if call.startswith("STREAM.INFO"):
-            raise NotFound(topic)
+            raise StreamMissing(topic)
         if call == "STREAM.LIST":
             return response([])
         return response({key: value for key, value in request.items() if key != "metadata"})
@@ -103,3 +118,52 @@ async def test_a_server_without_metadata_is_too_old() -> None:
     link: Any = OldServer()
     with pytest.raises(Unsupported, match=r"NATS 2.10 or newer"):
         await ensure(link)
+
+
+class Server:
+    """A nats-server with streams whose replicas can't be raised."""
+
+    is_clustered = False
+
+    def __init__(self, url: str, error: ApiError | None = None, **changes: Any) -> None:
+        self.address = BrokerUrl.parse(url)
+        self.seen = Seen()
+        self._error = error
+        self._changes = changes
+
+    async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
+        await attempt(self)
+
+    async def call_api(self, topic: str, call: str, _request: dict[str, Any], response: Any) -> Any:
+        verb, name = call.split(".")[1:3]
+        if verb == "INFO":
+            return response(on_server(EXPECTED[name.removeprefix("FEDKEEPER_")], **self._changes))
+        assert self._error is not None
+        raise api_error(topic, self._error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ApiError(500, 10074, "replicas > 1 not supported in non-clustered mode"),
+        ApiError(400, 10005, "no suitable peers for placement"),
+    ],
+)
+async def test_replicas_that_the_server_can_t_keep_are_refused_with_the_remedy(error: ApiError) -> None:
+    link: Any = Server("nats://host?replicas=3", error)
+    with pytest.raises(Unsupported) as refused:
+        await ensure(link)
+    assert "nats://host:4222 can't keep 3 replicas of FEDKEEPER_" in str(refused.value)
+    assert error.description in str(refused.value)
+    assert "a cluster of 3 nodes" in str(refused.value)
+
+
+async def test_a_stream_that_can_t_be_replicated_is_named_with_the_remedy() -> None:
+    link: Any = Server("nats://host?replicas=3", num_replicas=1, persist_mode="async")
+    with pytest.raises(Unsupported, match=r"nats stream rm FEDKEEPER_"):
+        await ensure(link)
+
+
+async def test_without_a_wish_an_operator_s_replicas_stay() -> None:
+    link: Any = Server("nats://host", num_replicas=5)
+    await ensure(link)

@@ -39,6 +39,23 @@ def test_a_traceback_shows_no_variables(
     assert HIDDEN not in written
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_foreign_text_in_a_log_is_shown_and_shortened(
+    *, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    logs.configure()
+    error = ConnectionError("\x1b[2J\x9b")
+    structlog.get_logger().error("refused", reason="\x1b]0;t\x07\nforged " + "x" * 900_000, exc_info=error)
+    written = capsys.readouterr().err
+    assert "u001b]0;t" in written
+    assert "u000aforged" in written
+    for control in "\x1b[2J", "\x1b]", "\x07", "\x9b":
+        assert control not in written
+    assert len(written) < 8000
+
+
 @pytest.mark.parametrize(("value", "begins"), [("text", "20"), ("", "{")])
 def test_a_log_that_goes_through_a_pipe_to_a_terminal_is_readable(
     value: str, begins: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

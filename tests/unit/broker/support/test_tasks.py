@@ -1,6 +1,7 @@
 """Task groups whose errors reach the caller as they are."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -73,3 +74,27 @@ async def test_a_cancellation_is_not_lost_behind_an_error() -> None:
     assert handled.is_set()
     assert done, "the cancellation was lost"
     assert task.cancelled()
+
+
+async def test_an_error_of_two_nested_groups_leaves_no_cancellation_behind() -> None:
+    """The outer group cancels the caller, and the inner group passes that on, because it has an error of its own."""
+
+    async def fail(after: int) -> None:
+        for _ in range(after):
+            await asyncio.sleep(0)
+        raise ValueError("of a task")
+
+    async def fail_twice(outer_fails: int, inner_fails: int) -> None:
+        async with task_group() as outer:
+            outer.create_task(fail(outer_fails), name="fails outside")
+            async with task_group() as inner:
+                inner.create_task(fail(inner_fails), name="fails inside")
+                await asyncio.Event().wait()
+
+    for after in itertools.product(range(1, 5), repeat=2):
+        with pytest.raises(ValueError, match="of a task"):
+            await fail_twice(*after)
+        caller = asyncio.current_task()
+        assert caller is not None
+        assert caller.cancelling() == 0
+        await asyncio.sleep(0)

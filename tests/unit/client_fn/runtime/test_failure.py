@@ -1,10 +1,14 @@
 """The report of a failed request."""
 
+from typing import Final
+
 import pytest
 
+from broker.errors import BrokerError, Denied
+from broker.messages.errors import MessageError
 from broker.messages.invocation import InvocationRequest
-from client_fn.errors import BadData, ClientError, LeaseOver, TrainerDied, TrainingFailed
-from client_fn.runtime.failure import REASON_CHARACTERS, failure_report
+from client_fn.errors import ClientError, LeaseOver, TrainerDied, TrainingFailed
+from client_fn.runtime.failure import REASON_CHARACTERS, failure_report, is_retryable
 from tests.support.tasks import task
 
 REQUEST = InvocationRequest(task(), 2)
@@ -16,15 +20,78 @@ def test_the_report_names_the_task_the_attempt_and_the_run() -> None:
     assert report.reason == "MemoryError: out of memory"
 
 
+AGAIN: Final = {
+    "BlobMissing": True,
+    "DataMissing": True,
+    "DataUnreadable": True,
+    "InstanceEnded": True,
+    "TopicTaken": True,
+    "BadCode": False,
+    "BadData": False,
+    "BadModel": False,
+    "BadSettings": False,
+    "CodeDiffers": False,
+    "DataNotAllowed": False,
+    "LeaseOver": False,
+    "NoRoute": False,
+    "NotAllowed": False,
+    "RequirementsMissing": False,
+    "TrainingFailed": False,
+    "UserCodeFailed": False,
+    "WrongClient": False,
+    # These say it at each raise: a signal or an absent place may not come again.
+    "LimitExceeded": False,
+    "PersonalMissing": False,
+    "PersonalNotKept": False,
+    "TrainerDied": False,
+}
+"""Whether a task is tried again after each error of the function."""
+
+BROKER_AGAIN: Final = {
+    "ConnectFailed": True,
+    "Disconnected": True,
+    "StoreChanged": True,
+    "NoSystem": True,
+    "OldStore": True,
+    "ForeignStream": True,
+    "ServerFailed": True,
+    "StorageFull": True,
+    "Conflict": True,
+    "CorruptPayload": True,
+    "BadTopic": False,
+    "BadUrl": False,
+    "Denied": False,
+    "PayloadTooLarge": False,
+    "Unsupported": False,
+}
+"""The same for each error of the broker."""
+
+
+def kinds_below(root: type[Exception]) -> list[type[Exception]]:
+    return [kind for child in root.__subclasses__() for kind in (child, *kinds_below(child))]
+
+
+def test_every_error_of_the_function_is_classified() -> None:
+    ours = [kind for kind in kinds_below(ClientError) if kind.__module__ == ClientError.__module__]
+    assert {kind.__name__: is_retryable(kind.__new__(kind)) for kind in ours} == AGAIN
+
+
+def test_every_error_of_the_broker_and_of_messages_is_classified() -> None:
+    theirs = [kind for kind in kinds_below(BrokerError) if kind.__module__ == BrokerError.__module__]
+    assert {kind.__name__: is_retryable(kind.__new__(kind)) for kind in theirs} == BROKER_AGAIN
+    assert not any(is_retryable(kind.__new__(kind)) for kind in kinds_below(MessageError))
+
+
 @pytest.mark.parametrize(
     ("error", "retryable"),
     [
-        (RuntimeError("a user's model"), True),
-        (LeaseOver("job.1.client-00", 1.0), LeaseOver.retryable),
-        (BadData("shard: empty; write it again"), BadData.retryable),
+        (RuntimeError("an error of ours"), True),
+        (TrainerDied("the process was killed by signal SIGKILL (9)", retryable=True), True),
+        (LeaseOver("job.1.client-00", 1.0), False),
+        (Denied("fl.updates.x", "permissions violation"), False),
     ],
 )
-def test_only_our_own_errors_say_that_a_retry_is_useless(error: Exception, *, retryable: bool) -> None:
+def test_the_report_says_whether_to_try_again(error: Exception, *, retryable: bool) -> None:
     assert failure_report(REQUEST, error, reveal=False).retryable is retryable
 
 

@@ -1,0 +1,112 @@
+"""What a client has seen of the server's streams, to notice that the server has another store after a reconnection.
+
+Nothing lowers the last sequence of a stream: not a purge, not an age limit, not a crash of a server that writes each
+message before it acknowledges it (`sync_interval: always`, docs/nats.md).
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+_NEVER: Final = "0001-01-01"
+_EMPTIED: Final = "it was emptied"
+_ANOTHER: Final = "it was emptied, or is another one"
+
+
+class StreamState(msgspec.Struct):
+    """The messages of a stream.
+
+    Attributes:
+        last_seq: sequence of the last message, which may be deleted.
+        last_ts: when that was stored (RFC 3339); a date in year 1 if there was none yet.
+    """
+
+    last_seq: int = 0
+    last_ts: str = _NEVER
+
+
+class StreamInfo(msgspec.Struct):
+    """JetStream's answer about a stream.
+
+    Attributes:
+        config: its configuration, as in JetStream's API.
+        created: when it was created (RFC 3339). A restored copy has the same time.
+        state: its messages.
+    """
+
+    config: dict[str, Any]
+    created: str = ""
+    state: StreamState = msgspec.field(default_factory=StreamState)
+
+
+class Seen:
+    """The newest that one client has seen of each stream.
+
+    Args:
+        relaxed: names of the streams that may lose their last messages in a crash.
+    """
+
+    def __init__(self, relaxed: Collection[str] = ()) -> None:
+        self._relaxed = frozenset(relaxed)
+        self._last: dict[str, int] = {}
+        self._created: dict[str, str] = {}
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams to compare; empty if this user can't ask for the state of streams."""
+        return tuple({**self._created, **self._last}) if self._created else ()
+
+    def note(self, stream: str, sequence: int) -> None:
+        """Remember that a stream has a message with this sequence.
+
+        Args:
+            stream: name of the stream.
+            sequence: the message's sequence.
+        """
+        if stream not in self._relaxed:
+            self._last[stream] = max(sequence, self._last.get(stream, 0))
+
+    def learn(self, info: StreamInfo) -> None:
+        """Remember a stream as the server describes it."""
+        name = info.config["name"]
+        self._created.setdefault(name, info.created)
+        self.note(name, info.state.last_seq)
+
+    def change(self, infos: Mapping[str, StreamInfo | None]) -> str | None:
+        """Return how the server's streams differ from those seen, for a person; None if they are the same.
+
+        Args:
+            infos: the streams of `streams`, as the server describes them now; None: the stream is missing. Those that
+                this user can't ask for are left out.
+        """
+        missing = [name for name, info in infos.items() if info is None]
+        if missing:
+            return _EMPTIED if len(missing) == len(infos) else f"its stream {missing[0]} is missing"
+        found = {name: info for name, info in infos.items() if info is not None}
+        if any(self._created.get(name, info.created) != info.created for name, info in found.items()):
+            return _ANOTHER
+        older = [info for name, info in found.items() if info.state.last_seq < self._last.get(name, 0)]
+        return restored(max(info.state.last_ts for info in older)) if older else None
+
+
+def kind_of(change: str) -> Literal["older", "emptied", "another"]:
+    """Return what kind of change `Seen.change` has described."""
+    return "another" if change == _ANOTHER else "emptied" if change == _EMPTIED else "older"
+
+
+def restored(last_ts: str) -> str:
+    """Return the sentence about a store that was restored from an earlier copy.
+
+    Args:
+        last_ts: when the newest message of the streams that went back was stored (RFC 3339).
+    """
+    if last_ts.startswith(_NEVER):
+        return "it is older, from before the first message"
+    return f"it is older, and what was written after {_readable(last_ts)} is gone"
+
+
+def _readable(timestamp: str) -> str:
+    """Return a time to the second; JetStream's have nanoseconds, which `datetime` does not read."""
+    return f"{datetime.fromisoformat(timestamp[:19]):%Y-%m-%d %H:%M:%S} UTC"
