@@ -294,6 +294,21 @@ class Broker(abc.ABC):
         await self._purge(topic_filter)
         await self._purge(topics.chunks_of(topic_filter))
 
+    async def stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the write-once topics under a filter that have a payload. The payloads are not fetched.
+
+        Raises:
+            Unsupported: the filter is not one of FIRST topics.
+        """
+        _require(topic_filter, Keep.FIRST)
+        return await self._stored_topics(topic_filter)
+
+    async def hold_reserve(self) -> None:  # noqa: B027 (most brokers need none)
+        """Take up some room that records, events and requests get when weights have filled the store.
+
+        A server calls it from time to time. Brokers without a limit of their store need none and do nothing.
+        """
+
     @contextlib.asynccontextmanager
     async def _watch_loaded(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         async with self._watch(topic_filter) as changes:
@@ -388,6 +403,10 @@ class Broker(abc.ABC):
     @abc.abstractmethod
     async def _purge(self, topic_filter: str) -> None:
         """Delete every event or FIRST value that matches."""
+
+    @abc.abstractmethod
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the FIRST topics under a filter that have a payload."""
 
 
 def refuse_overlap(topic_filter: str, others: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ BrokerError
 └── CorruptPayload      chunks are missing, or the digest is wrong
 """
 
-from typing import Final
+from typing import Final, Literal
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """Errors of decoders for invalid bytes. Those of msgspec and Unicode are ValueErrors; deep nesting is the other."""
@@ -76,12 +76,14 @@ class StoreChanged(Disconnected):
     Attributes:
         address: of the broker, without credentials.
         reason: what has changed, for a person.
+        kind: whether it is the same store in an earlier state, the same one without its content, or another one.
     """
 
-    def __init__(self, address: str, reason: str) -> None:
+    def __init__(self, address: str, reason: str, kind: Literal["older", "emptied", "another"] = "older") -> None:
         super().__init__(f"the store of {address} is not the one from before: {reason}")
         self.address = address
         self.reason = reason
+        self.kind = kind
 
 
 class NoSystem(BrokerError):

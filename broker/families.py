@@ -44,6 +44,9 @@ _DAY: Final = 86_400.0
 _MB: Final = 1 << 20
 _CLOUD_EVENT: Final = "application/cloudevents+json"
 
+RESERVE_BYTES: Final = 16 * _MB
+"""Room that a NATS server keeps for records, events and requests when weights have filled the rest of the store."""
+
 SMALL: Final = 64 << 10
 """Largest payload of messages about one client; no family takes less."""
 
@@ -64,7 +67,7 @@ class Family:
         max_payload: largest payload of a topic in bytes, for writers and readers: whoever may write a small message
             must not make its readers fetch gigabytes. None: as large as weights are.
         max_bytes: size limit; None for no limit but the disk. Families of weights have none: the sum of what each
-            of them might need is larger than the disk.
+            of them might need is larger than the disk. All others may use the room of `RESERVE`.
         by_digest: the topic contains the digest of the payload, so all writers of a topic write the same bytes.
         relaxed: the writes of the last second may be lost in a crash, because a newer payload follows soon.
         relayed: whether and how a relay forwards the family.
@@ -148,7 +151,7 @@ FAMILIES: Final = (
         filters=("fl.secrets.*",),
         keep=Keep.FIRST,
         writers=(Writer.SERVER,),
-        max_bytes=None,
+        max_bytes=16 * _MB,
     ),
     Family(
         name="CHUNKS",
@@ -245,7 +248,24 @@ FAMILIES: Final = (
         max_bytes=32 * _MB,
         relayed=Relayed.UP,
     ),
+    Family(
+        name="RESERVE",
+        filters=("fl.reserve",),
+        keep=Keep.LOG,
+        writers=(Writer.SERVER,),
+        max_bytes=2 * RESERVE_BYTES,
+        max_payload=_MB,
+    ),
 )
+
+
+def is_of_weights(topic: str) -> bool:
+    """Return whether a topic's payloads are models, updates and states, or parts of them: what can fill a disk.
+
+    Raises:
+        BadTopic: the topic belongs to no family.
+    """
+    return family_of(topic).max_bytes is None
 
 
 def family_of(topic: str) -> Family:

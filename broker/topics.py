@@ -23,6 +23,13 @@ DEFAULT_TENANT: Final = "default"
 SUBMIT: Final = "fl.jobs.submit"
 """Topic to which anyone may publish a JSON job object."""
 
+RESERVE: Final = "fl.reserve"
+"""Topic of what only takes up room, until a record or an event needs it."""
+
+ALL_UPDATES: Final = "fl.updates.>"
+ALL_STATES: Final = "fl.state.>"
+ALL_MODELS: Final = "fl.models.>"
+
 ALL_TASKS: Final = "fl.tasks.>"
 """Filter for the tasks of all platforms."""
 
@@ -180,6 +187,16 @@ def model(job: str, sha256: str, *, tenant: str = DEFAULT_TENANT) -> str:
         tenant: the tenant that owns the job.
     """
     return f"{_root(tenant)}.models.{_checked_level(job)}.{sha256}"
+
+
+def job_models(job: str, *, tenant: str = DEFAULT_TENANT) -> str:
+    """Return the filter for all models of one job.
+
+    Args:
+        job: id of the job.
+        tenant: the tenant that owns the job.
+    """
+    return f"{_root(tenant)}.models.{_checked_level(job)}.>"
 
 
 def client_state(job: str, client: str, round_: int, attempt: int, name: str | None) -> str:
@@ -359,6 +376,16 @@ def chunks_of(topic_filter: str) -> str:
     """Return the filter for all chunks of a topic, or of a filter that ends in `>`."""
     tenant, levels = _split_tenant(topic_filter)
     return ".".join((_root(tenant), "chunks", *levels)).removesuffix(".>") + ".>"
+
+
+def payload_of_chunk(topic: str) -> str:
+    """Return the topic of the payload that a chunk is a part of.
+
+    Args:
+        topic: a topic of `chunk`.
+    """
+    tenant, levels = _split_tenant(topic)
+    return ".".join((_root(tenant), *levels[1:-2]))
 
 
 def _root(tenant: str) -> str:

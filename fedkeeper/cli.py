@@ -21,10 +21,10 @@ from fedkeeper import (
     cli_bridge,
     cli_clients,
     cli_deploy,
+    cli_jobs,
     cli_stage,
     configs,
     follow,
-    measured,
     plot,
     running,
     screen,
@@ -34,6 +34,8 @@ from fedkeeper import (
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import (
     FOLDER,
+    KEEP,
+    KEEP_BYTES,
     URL_FILE,
     Allow,
     Code,
@@ -42,6 +44,9 @@ from fedkeeper.options import (
     Folder,
     JobFile,
     JobId,
+    KeepBytes,
+    KeepDays,
+    KeepJobs,
     MetricsOption,
     Out,
     Replicas,
@@ -52,6 +57,7 @@ from fedkeeper.options import (
     Verbose,
     Workers,
     broker_url,
+    retention,
 )
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
@@ -67,6 +73,7 @@ app = typer.Typer(
 app.add_typer(cli_bridge.app, name="bridge")
 app.add_typer(cli_clients.app, name="clients")
 app.add_typer(cli_deploy.app)
+app.add_typer(cli_jobs.app, name="jobs")
 app.add_typer(cli_stage.app)
 
 
@@ -178,6 +185,9 @@ def up(
     reveal: RevealOption = None,
     metrics: MetricsOption = None,
     data: DataDir = None,
+    keep_days: KeepDays = KEEP.days,
+    keep_jobs: KeepJobs = KEEP.jobs,
+    keep_bytes: KeepBytes = KEEP_BYTES,
     verbose: Verbose = False,
 ) -> None:
     """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
@@ -191,7 +201,8 @@ def up(
         console.print(packed.summary(), markup=False, soft_wrap=True)
     console.print(sites.describe_models(site, packed), markup=False, soft_wrap=True)
     _print_repeatability(site)
-    running.run(_run_until_interrupted(Settings(folder, workers, data, site=site), url, port))
+    settings = Settings(folder, workers, data, site=site, keep=retention(keep_days, keep_jobs, keep_bytes))
+    running.run(_run_until_interrupted(settings, url, port))
 
 
 async def _run_until_interrupted(settings: Settings, url: str, port: int) -> None:
@@ -274,26 +285,6 @@ async def watch(
 
 @app.command()
 @running.command
-async def jobs(url: Url = "") -> None:
-    """List the jobs that the broker knows."""
-    logs.configure(quiet=True)
-    async with connect(broker_url(url), provision=False) as sdk:
-        records = await sdk.jobs()
-    rows = [
-        (
-            record.id,
-            record.phase,
-            f"{record.done}/{record.job.stop.rounds}",
-            measured.headline(record),
-            record.reason,
-        )
-        for record in records
-    ]
-    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
-
-
-@app.command()
-@running.command
 async def cancel(job: JobId, url: Url = "") -> None:
     """Request a job's cancellation."""
     logs.configure(quiet=True)
@@ -310,13 +301,18 @@ def server(
     reveal: RevealOption = None,
     folder: Folder = FOLDER,
     data: DataDir = None,
+    keep_days: KeepDays = KEEP.days,
+    keep_jobs: KeepJobs = KEEP.jobs,
+    keep_bytes: KeepBytes = KEEP_BYTES,
     replicas: Replicas = 1,
     verbose: Verbose = False,
 ) -> None:
     """Run the FL server alone."""
     logs.configure(verbose=verbose)
+    keep = retention(keep_days, keep_jobs, keep_bytes)
     site = sites.read(os.environ, code=code, allow=allow, reveal=reveal)
-    running.run(system.run_server(broker_url(url, replicas=replicas), sites.with_store(site, folder), data))
+    address = broker_url(url, replicas=replicas)
+    running.run(system.run_server(address, sites.with_store(site, folder), data, None, keep))
 
 
 @app.command("plot")

@@ -4,6 +4,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
 ├── JobRefused              the server refused the job
 ├── NoSuchJob               no job has that id
+├── JobNotFinished          the job still runs, so it can't be deleted
 ├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
 ├── NoBridge                no bridge answered a request
 ├── DeployFailed            a deployment could not create or remove all functions
@@ -63,6 +64,18 @@ class NoSuchJob(FedKeeperError):
 
     def __init__(self, job: str) -> None:
         super().__init__(f"no job has the id {job!r}; `fedkeeper jobs` lists them")
+        self.job = job
+
+
+class JobNotFinished(FedKeeperError):
+    """Raised when a job that is to be deleted has not ended.
+
+    Attributes:
+        job: the job's id.
+    """
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"job {job} has not ended; cancel it first: `fedkeeper cancel {job}`")
         self.job = job
 
 

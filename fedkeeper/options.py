@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command finds its broker."""
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -7,9 +8,16 @@ from typing import Annotated, Final
 import typer
 
 from fedkeeper.errors import BadOption
+from server.retention import Retention
 
 FOLDER: Final = Path(".fedkeeper")
 URL_FILE: Final = "url"
+KEEP: Final = Retention()
+KEEP_BYTES: Final = "10GB"
+"""`KEEP.bytes`, as a person reads it."""
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(K|M|G|T|)B?")
+_UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
 JobId = Annotated[str, typer.Argument(help="A job's id.")]
@@ -88,7 +96,38 @@ MetricsOption = Annotated[
     ),
 ]
 DataDir = Annotated[Path | None, typer.Option("--data", envvar="FEDKEEPER_DATA", help="Folder of the datasets' files.")]
+KeepDays = Annotated[
+    float, typer.Option(min=0, envvar="FEDKEEPER_KEEP_DAYS", help="Delete finished jobs that ended so many days ago.")
+]
+KeepJobs = Annotated[
+    int, typer.Option(min=0, envvar="FEDKEEPER_KEEP_JOBS", help="Keep so many finished jobs; the oldest go first.")
+]
+KeepBytes = Annotated[
+    str,
+    typer.Option(
+        envvar="FEDKEEPER_KEEP_BYTES",
+        metavar="SIZE",
+        help="Keep finished jobs whose models have this size together, such as 500MB or 2GB; the oldest go first.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
+
+
+def retention(days: float, jobs: int, size: str) -> Retention:
+    """Return which finished jobs are kept, from the options.
+
+    Args:
+        days: value of `--keep-days`.
+        jobs: value of `--keep-jobs`.
+        size: value of `--keep-bytes`.
+
+    Raises:
+        BadOption: the size is not a number of bytes.
+    """
+    match = _SIZE.fullmatch(size.strip().upper())
+    if match is None:
+        raise BadOption(f"--keep-bytes = {size!r}: expected a number of bytes, such as 500000000, 500MB or 2GB")
+    return Retention(days, jobs, int(float(match[1]) * _UNITS[match[2]]))
 
 
 def broker_url(option: str, *, replicas: int = 1) -> str:

@@ -30,8 +30,8 @@ from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper import watching
-from fedkeeper.errors import JobRefused, NoBridge, NoSuchJob, NotAnswered
-from server import models
+from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
+from server import models, removal
 from server.models import Which
 
 if TYPE_CHECKING:
@@ -165,6 +165,17 @@ class Client:
         """
         await self.job(job)
         await self.broker.publish(topics.cancellation(job), _encode_event(job, "job.cancel", {}))
+
+    async def remove_job(self, job: str) -> None:
+        """Delete a finished job: its models, its events and its record.
+
+        Raises:
+            NoSuchJob: no job has that id.
+            JobNotFinished: the job has not ended.
+        """
+        if not (await self.job(job)).is_finished:
+            raise JobNotFinished(job)
+        await removal.remove(self.broker, job)
 
     async def job(self, job: str) -> JobRecord:
         """Return the record of a job.

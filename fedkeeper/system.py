@@ -13,12 +13,14 @@ import broker
 from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
+from broker.errors import StoreChanged
 from broker.support.tasks import task_group
 from client_fn.site import Site
 from fedkeeper import bridging, notify, restart, sites
 from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Client
 from fedkeeper.store import open_store
+from server.retention import Retention
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +36,7 @@ class Settings:
         platform: the local platform's name.
         site: what jobs may do on this machine. Server and workers get the same.
         provision: register clients for the built-in datasets when a job waits for them.
+        keep: which finished jobs the server keeps.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class Settings:
     platform: str = "local"
     site: Site = field(default_factory=Site)
     provision: bool = True
+    keep: Retention = field(default_factory=Retention)
 
     @property
     def shards_at(self) -> str:
@@ -87,7 +91,7 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
     ready = asyncio.Event()
     async with task_group() as group:
         tasks = [
-            group.create_task(run_server(url, settings.site, settings.data_dir, ready), name="server"),
+            group.create_task(run_server(url, settings.site, settings.data_dir, ready, settings.keep), name="server"),
             group.create_task(run_local_bridge(url, settings), name="bridge local"),
         ]
         await ready.wait()
@@ -96,7 +100,13 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def run_server(url: str, site: Site, data_dir: Path | None = None, ready: asyncio.Event | None = None) -> None:
+async def run_server(
+    url: str,
+    site: Site,
+    data_dir: Path | None = None,
+    ready: asyncio.Event | None = None,
+    keep: Retention | None = None,
+) -> None:
     """Run the FL server as a service until cancelled; it reconnects when the broker was out of reach.
 
     Args:
@@ -104,12 +114,16 @@ async def run_server(url: str, site: Site, data_dir: Path | None = None, ready: 
         site: which models the server may build and evaluate, and how.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
         ready: set when the server takes jobs; None: nobody waits for that.
+        keep: which finished jobs are kept; None: the default.
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
     """
     from fedkeeper.learning import open_learning
     from server import service
+    from server.held import Held
+
+    held = Held()
 
     def report_ready() -> None:
         address = BrokerUrl.parse(url).address
@@ -119,8 +133,12 @@ async def run_server(url: str, site: Site, data_dir: Path | None = None, ready: 
             ready.set()
 
     async def serve() -> None:
-        async with open_learning(site, data_dir) as learning, broker.connect(url, name="server") as bus:
-            await service.serve(bus, learning, on_ready=report_ready)
+        try:
+            async with open_learning(site, data_dir) as learning, broker.connect(url, name="server") as bus:
+                await service.serve(bus, learning, keep=keep or Retention(), held=held, on_ready=report_ready)
+        except StoreChanged as exc:
+            held.store_changed(exc.kind)
+            raise
 
     await restart.run_with_restarts(serve)
 

@@ -6,7 +6,6 @@ says nothing, those of different clients, are published at the same time; other 
 
 import asyncio
 import contextlib
-import functools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -16,10 +15,10 @@ from typing import Final
 import structlog
 
 from broker.base import Broker
-from broker.messages import progress
 from broker.messages.progress import Event, Progress
 from broker.support.tasks import task_group
-from server.room import until_there_is_room
+from server.held import Held
+from server.room import publish_event
 
 AT_ONCE: Final = 64
 """The most events that are published at the same time."""
@@ -41,10 +40,16 @@ class Announcement:
 
 
 class Announcer:
-    """A queue of progress events. `open_announcer` publishes them."""
+    """A queue of progress events. `open_announcer` publishes them.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: seconds since the epoch.
+        held: gets what is published; None: nobody needs it.
+    """
+
+    def __init__(self, clock: Callable[[], float], held: Held | None = None) -> None:
         self._clock = clock
+        self._held = Held() if held is None else held
         self._queue = deque[Announcement]()
         self._changed = asyncio.Event()
         self._is_closing = False
@@ -87,20 +92,16 @@ class Announcer:
             self._changed.clear()
             async with task_group() as group:
                 for announcement in take_batch(self._queue):
-                    group.create_task(_announce(broker, announcement), name=f"announce {announcement.progress.id}")
+                    group.create_task(self._announce(broker, announcement), name=f"announce {announcement.progress.id}")
             if not self._queue and not self._is_closing:
                 await self._changed.wait()
 
-
-async def _announce(broker: Broker, announcement: Announcement) -> None:
-    event = announcement.progress
-    log.debug(event.event.what, job=event.job, id=event.id)
-    await until_there_is_room(functools.partial(_publish, broker, event))
-    announcement.published.set()
-
-
-async def _publish(broker: Broker, event: Progress) -> None:
-    await broker.publish(progress.topic_of(event.job, event.event), progress.encode(event), dedupe=event.id)
+    async def _announce(self, broker: Broker, announcement: Announcement) -> None:
+        event = announcement.progress
+        log.debug(event.event.what, job=event.job, id=event.id)
+        await publish_event(broker, event)
+        self._held.note_event(event)
+        announcement.published.set()
 
 
 def take_batch(queue: deque[Announcement]) -> list[Announcement]:
@@ -121,14 +122,17 @@ def take_batch(queue: deque[Announcement]) -> list[Announcement]:
 
 
 @contextlib.asynccontextmanager
-async def open_announcer(broker: Broker, clock: Callable[[], float] = time.time) -> AsyncIterator[Announcer]:
+async def open_announcer(
+    broker: Broker, clock: Callable[[], float] = time.time, held: Held | None = None
+) -> AsyncIterator[Announcer]:
     """Open an announcer; leaving the context waits until every queued event is published.
 
     Args:
         broker: takes the events.
         clock: seconds since the epoch.
+        held: what the server holds; None: nothing before.
     """
-    announcer = Announcer(clock)
+    announcer = Announcer(clock, held)
     async with task_group() as group:
         group.create_task(announcer._publish_all(broker), name="announcer.publish")
         yield announcer

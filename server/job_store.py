@@ -10,11 +10,12 @@ import msgspec
 from broker import topics
 from broker.base import Broker
 from broker.errors import CorruptPayload
-from broker.messages import codec, tensors
+from broker.messages import codec, job_record, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from broker.messages.tensors import Tensors
-from server import models
+from server import models, removal
+from server.held import Held
 from server.strategies.base import GlobalState
 
 
@@ -40,6 +41,7 @@ class JobStore:
         record: the job's record.
         revision: the record's revision on the broker, for the next compare-and-set; 0: it is not there yet.
         started: the steps of the job that this process has started; see `server.attempts`. None: none.
+        held: gets what is written and read; None: nobody needs it.
 
     Attributes:
         started: see above.
@@ -47,14 +49,23 @@ class JobStore:
         weights: the newest global model with all tensors, as a safetensors file; empty before it is loaded.
     """
 
-    def __init__(self, broker: Broker, record: JobRecord, revision: int, started: set[str] | None = None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        record: JobRecord,
+        revision: int,
+        started: set[str] | None = None,
+        held: Held | None = None,
+    ) -> None:
         self.started = set() if started is None else started
         self.record = record
         self.weights = b""
+        self._held = Held() if held is None else held
+        self._held.note_record(record)
         self._broker = broker
         self._revision = revision
         self._changing = asyncio.Lock()
-        self._superseded: tuple[BlobRef | None, BlobRef | None] = (None, None)
+        self._deleted: set[BlobRef] = set()
 
     async def change(self, **changes: Any) -> None:
         """Change fields of the record. Changes wait for each other.
@@ -64,11 +75,12 @@ class JobStore:
             DecodeError: nobody could read the changed record, for example because a number in it is not finite.
         """
         async with self._changing:
-            record = msgspec.structs.replace(self.record, **changes)
+            record = msgspec.structs.replace(self.record, **changes, changes=self.record.changes + 1)
             topic = topics.job_record(record.id)
             content = codec.encode_readable(record)
             self._revision = await self._broker.put(topic, content, revision=self._revision)
             self.record = record
+            self._held.note_record(record)
 
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.
@@ -115,23 +127,31 @@ class JobStore:
         """
         record = self.record
         content = b"" if record.model is None else await models.read(self._broker, record)
+        if record.model is not None and record.frozen_model is None:
+            self._held.note_blob(record.id, record.model.topic, content)
         self.weights = models.join(content, tensors.encode(made_by_sites)) if made_by_sites else content
         state = record.server_state
         server_state = {} if state is None else tensors.decode(await models.get(self._broker, state))[0]
         return GlobalState(tensors.decode(self.weights)[0], server_state)
 
+    def superseded(self, opened: JobRecord) -> tuple[BlobRef, ...]:
+        """Return the models to delete later, for the change of the record that supersedes a round's model.
+
+        Args:
+            opened: the record as it is while the round is open.
+        """
+        best = [] if opened.best is None else [opened.best.model]
+        models = [] if opened.model is None else [opened.model]
+        return tuple(dict.fromkeys(blob for blob in (*opened.superseded, *best, *models) if blob not in self._deleted))
+
     async def delete_superseded(self, opened: JobRecord) -> None:
-        """Delete a round's updates, superseded states, the model before the previous one and an earlier best one.
+        """Delete a round's updates, superseded states, the models before the previous one and earlier best ones.
 
         Args:
             opened: the record as it was while the round was open.
         """
         await self._broker.purge(topics.round_updates(opened.id, opened.round))
-        best = None if opened.best is None else opened.best.model
-        superseded, self._superseded = self._superseded, (opened.model, best)
-        for model in superseded:
-            if model is not None and model != opened.model:
-                await self._delete_unless_kept(model)
+        await self._delete_superseded_models(but=opened.model)
         kept_blobs = (self.record.model, self.record.server_state, self.record.along)
         for blob in (opened.server_state, opened.along):
             if blob is not None and blob not in kept_blobs:
@@ -142,27 +162,29 @@ class JobStore:
                 if state not in kept:
                     await self._broker.purge(state.topic)
 
+    async def _delete_superseded_models(self, but: BlobRef | None) -> None:
+        """Delete the models that the record calls superseded, but those that it needs and that of the last round."""
+        record = self.record
+        needed = {*job_record.blobs(record), but}
+        for model in record.superseded:
+            if model not in needed and model not in self._deleted:
+                await self._broker.purge(model.topic)
+                self._deleted.add(model)
+
     async def delete_last_updates(self) -> None:
         """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
         if self.record.last is not None:
             await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
 
     async def clean_up(self) -> None:
-        """Delete an ended job's updates, client states and secret. The record, progress and last models stay."""
-        await self._broker.purge(topics.job_updates(self.record.id))
-        await self._broker.purge(topics.job_states(self.record.id))
+        """Delete an ended job's updates, client states and secret, and models that its record does not name."""
         await self._broker.purge(topics.secret(self.record.id))
-        _, best = self._superseded
-        if best is not None:
-            await self._delete_unless_kept(best)
-
-    async def _delete_unless_kept(self, model: BlobRef) -> None:
-        if model not in models.by_round(self.record).values():
-            await self._broker.purge(model.topic)
+        await removal.delete_leftovers(self._broker, self.record)
 
     async def _put(self, blob: bytes) -> BlobRef:
         digest = hashlib.sha256(blob).hexdigest()
         topic = topics.model(self.record.id, digest)
+        self._held.note_blob(self.record.id, topic, blob)
         await self._broker.put(topic, blob)
         return BlobRef(topic, digest, len(blob))
 

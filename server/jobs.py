@@ -6,7 +6,7 @@ repeated. A server that takes a job over after a crash continues from the record
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -43,6 +43,7 @@ from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expectation
+from server.held import Held
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
 from server.learning import Learning
@@ -75,6 +76,7 @@ class JobContext:
         learning: builds and evaluates models.
         clock: seconds since the epoch.
         make_secret: returns an unguessable text, for a job without a secret.
+        held: gets what the jobs write.
     """
 
     broker: Broker
@@ -84,6 +86,7 @@ class JobContext:
     learning: Learning
     clock: Callable[[], float]
     make_secret: Callable[[], str]
+    held: Held = field(default_factory=Held)
 
 
 async def run(job: str, context: JobContext) -> None:
@@ -108,7 +111,7 @@ async def run(job: str, context: JobContext) -> None:
         record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
         if record.is_finished:
             return
-        store = JobStore(context.broker, record, value.revision, started)
+        store = JobStore(context.broker, record, value.revision, started, context.held)
         try:
             if outcome in _ENDS and not record.has_ended:
                 await store.change(phase=_ENDS[outcome], cohort=(), reason=reason)
@@ -158,12 +161,13 @@ class _JobRun:
                     await self._end("failed", str(exc))
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
-        await self._store.change(announced=True)
+        await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
 
     async def _train(self) -> None:
         """Start or resume the job, and run rounds until it ends."""
         record, context = self.record, self._context
         self._secret = await get_or_create_secret(context.broker, record.id, context.make_secret)
+        context.held.note_secret(record.id, self._secret)
         if record.phase == "accepted":
             await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
         sources = context.broker, context.registry, context.presence
@@ -349,6 +353,7 @@ class _JobRun:
             done=record.done + 1,
             last=event,
             kept=round_facts.kept_models(record, model),
+            superseded=self._store.superseded(record),
             **self._evaluation.changes,
             **published._asdict(),
         )

@@ -6,7 +6,10 @@ from typing import Final, TypeVar
 
 import structlog
 
+from broker.base import Broker
 from broker.errors import StorageFull
+from broker.messages import progress
+from broker.messages.progress import Progress
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +39,17 @@ async def until_there_is_room(write: Callable[[], Awaitable[T]]) -> T:
             log.warning("no room; the server tries again", error=str(exc), remedy=REMEDY)
         await asyncio.sleep(delay_s(attempt))
         attempt += 1
+
+
+async def publish_event(broker: Broker, event: Progress) -> None:
+    """Publish an event as soon as there is room.
+
+    Args:
+        broker: takes it.
+        event: the event.
+    """
+    topic, content = progress.topic_of(event.job, event.event), progress.encode(event)
+    await until_there_is_room(lambda: broker.publish(topic, content, dedupe=event.id))
 
 
 def delay_s(attempt: int) -> float:

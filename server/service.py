@@ -5,6 +5,7 @@ import functools
 import secrets
 import time
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -17,14 +18,20 @@ from broker.messages.job_record import JobRecord
 from broker.support.tasks import task_group
 from server import jobs
 from server.announcer import open_announcer
+from server.held import Held
+from server.housekeeping import open_housekeeper
 from server.jobs import JobContext
 from server.learning import Learning
 from server.presence import open_presence
 from server.registry import open_registry
+from server.retention import Retention
 from server.room import until_there_is_room
 from server.submissions import SubmissionHandler
 
 log = structlog.get_logger(__name__)
+
+KEEP: Final = Retention()
+"""The finished jobs that a server keeps if its operator says nothing."""
 
 
 def random_secret() -> str:
@@ -38,6 +45,8 @@ async def serve(
     *,
     clock: Callable[[], float] = time.time,
     secret: Callable[[], str] = random_secret,
+    keep: Retention = KEEP,
+    held: Held | None = None,
     on_ready: Callable[[], None] | None = None,
 ) -> None:
     """Run the FL server until it is cancelled. Jobs that ran before a crash continue from their records.
@@ -47,23 +56,28 @@ async def serve(
         learning: builds and evaluates models.
         clock: seconds since the epoch.
         secret: returns an unguessable text.
+        keep: which finished jobs are kept.
+        held: what this server holds from before a lost connection; None: nothing.
         on_ready: called when the server accepts jobs.
 
     Raises:
         Disconnected: the broker was unreachable for longer than a call may take; call `serve` again.
     """
+    held = Held() if held is None else held
+    await held.put_back(broker)
     async with (
-        open_announcer(broker, clock) as announcer,
+        open_announcer(broker, clock, held) as announcer,
         open_registry(broker) as clients,
         open_presence(broker, clock) as bridges,
+        open_housekeeper(broker, keep, clock, held) as housekeeper,
         task_group() as group,
     ):
         subscribed = asyncio.Barrier(3)
-        handler = SubmissionHandler(broker, announcer, clock, secret, subscribed)
+        handler = SubmissionHandler(broker, announcer, clock, secret, subscribed, held)
         group.create_task(handler.receive(topics.SUBMIT, "server-inbox"), name="submissions")
         with_id = topics.submission(topics.ANY)
         group.create_task(handler.receive(with_id, "server-submissions"), name="submissions with an id")
-        context = JobContext(broker, announcer, clients, bridges, learning, clock, secret)
+        context = JobContext(broker, announcer, clients, bridges, learning, clock, secret, held)
         running: dict[str, asyncio.Task[None]] = {}
         async with broker.watch(topics.job_record(topics.ANY)) as values:
             await subscribed.wait()
@@ -71,12 +85,15 @@ async def serve(
                 on_ready()
             async for value in values:
                 record = _decode_record(value)
+                if isinstance(value, Deleted):
+                    held.forget(value.topic.rpartition(".")[2])
                 if (
                     record is not None
                     and not record.is_finished
                     and (record.id not in running or running[record.id].done())
                 ):
                     running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
+                    running[record.id].add_done_callback(lambda _: housekeeper.job_ended())
 
 
 async def _run_job(job: str, context: JobContext) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import structlog
@@ -18,6 +18,7 @@ from broker.messages.job_record import JobRecord
 from broker.support import texts
 from server import room
 from server.announcer import Announcer
+from server.held import Held
 from server.job_store import get_or_create_secret
 
 log = structlog.get_logger(__name__)
@@ -53,6 +54,7 @@ class SubmissionHandler:
         clock: seconds since the epoch.
         make_secret: returns an unguessable text.
         subscribed: barrier that each subscription of the server passes once it is active; None: no barrier.
+        held: gets the records.
     """
 
     broker: Broker
@@ -60,6 +62,7 @@ class SubmissionHandler:
     clock: Callable[[], float]
     make_secret: Callable[[], str]
     subscribed: asyncio.Barrier | None = None
+    held: Held = field(default_factory=Held)
 
     async def receive(self, topic_filter: str, durable: str) -> None:
         """Handle submissions until cancelled.
@@ -106,6 +109,7 @@ class SubmissionHandler:
             await self.broker.put(topics.job_record(job_id), codec.encode(record), revision=0)
         except Conflict:
             return await self._compare(job_id, submitted)
+        self.held.note_record(record)
         log.info("job accepted", job=job_id)
         return SubmissionReply(job=job_id)
 

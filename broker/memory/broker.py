@@ -192,6 +192,9 @@ class MemoryBroker(Broker):
     async def _watch(self, topic_filter: str) -> AsyncIterator[Reader[Value | Deleted]]:
         yield _LogReader(self._hub, await self._hub.log(topic_filter), topic_filter, 0, _to_change)
 
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        return frozenset(stored.topic for stored in (await self._hub.log(topic_filter)).values(topic_filter))
+
     async def _purge(self, topic_filter: str) -> None:
         (await self._hub.log(topic_filter)).purge(topic_filter)
 

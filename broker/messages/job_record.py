@@ -90,7 +90,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         personal: names of the tensors that never leave a client.
         own: by client, its own tensors as of its last counted update.
         starts: how often the last step that runs the user's code was started, by the step's name.
+        superseded: earlier models that may not be deleted yet, oldest first.
         reason: why the job ended.
+        ended_s: when the job's end was announced, in seconds since the epoch; 0: not yet, or not known.
+        changes: how often the record was changed. Of two versions, the one with more changes is newer.
         announced: whether the broker also has the job's last event.
         submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
         schema: schema number of the message.
@@ -130,7 +133,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     personal: tuple[str, ...] = ()
     own: dict[str, PersonalRef] = {}
     starts: dict[str, int] = {}
+    superseded: tuple[BlobRef, ...] = ()
     reason: str = ""
+    ended_s: float = 0.0
+    changes: int = 0
     announced: bool = False
     submission: str = ""
     schema: int = codec.SCHEMA
@@ -144,6 +150,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_finished(self) -> bool:
         """Whether the job has ended and its end is announced: nothing is left to do."""
         return self.has_ended and self.announced
+
+
+def blobs(record: JobRecord) -> tuple[BlobRef, ...]:
+    """Return what a job has stored beside its record and its clients' states, each once."""
+    best = None if record.best is None else record.best.model
+    named = (record.model, record.server_state, record.along, record.frozen_model, best, *record.kept.values())
+    return tuple(dict.fromkeys(blob for blob in named if blob is not None))
 
 
 def as_failed(record: JobRecord, reason: str) -> JobRecord:

@@ -130,6 +130,9 @@ class MqttBroker(Broker):
             values.receive_all = following.receive_all
             yield values
 
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        return await self._values.stored_topics(topic_filter)
+
     async def _purge(self, topic_filter: str) -> None:
         await self._values.purge(topic_filter)
 

@@ -168,7 +168,7 @@ class StoreCheck:
         """
         is_trusted = asyncio.get_running_loop().time() - self._counted_s < TRUSTED_S
         knew = Known(self.mark, self._count if is_trusted else None)
-        reason = ""
+        reason, found = "", Known()
         for _ in range(_LATE_TRIES if is_late else 1):
             found = await self._find(connection)
             reason = change(knew, found)
@@ -177,7 +177,9 @@ class StoreCheck:
                 return
             if is_late:
                 await asyncio.sleep(LATE_S / _LATE_TRIES)
-        raise StoreChanged(self._address, reason)
+        if reason == _ANOTHER:
+            raise StoreChanged(self._address, reason, "another")
+        raise StoreChanged(self._address, reason, "emptied" if found.mark is None else "older")
 
     async def forget(self, connection: Connection) -> None:
         """Delete the counter."""

@@ -100,6 +100,11 @@ class Values:
         if await self.get(topic) is not None:
             await self._link.publish(storage.mqtt_topic(topic), b"")
 
+    async def stored_topics(self, topic_filter: str) -> frozenset[str]:
+        """Return the write-once topics under a filter that have a payload, as their indexes say."""
+        payloads = await self._link.fetch(storage.entries_filter(topic_filter))
+        return frozenset(entry.topic for entry in storage.parse_entries(topic_filter, payloads))
+
     async def purge(self, topic_filter: str) -> None:
         """Delete all events or write-once payloads under a filter."""
         payloads = await self._link.fetch(storage.entries_filter(topic_filter))

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -11,14 +12,15 @@ import msgspec
 
 from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
 from broker.errors import Conflict, Denied, Disconnected
-from broker.families import Keep, family_of
+from broker.families import Keep, family_of, is_of_weights
 from broker.nats import names, streams
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
-from broker.nats.errors import NoAnswer, Taken, WrongRevision, decode
+from broker.nats.errors import NoAnswer, StoreFull, Taken, WrongRevision, decode
 from broker.nats.link import Link, open_link
 from broker.nats.pull import Feed, Source
+from broker.nats.reserve import Reserve
 from broker.nats.stored import MSG_ID, StoredMessages, message_id_of
 from broker.reconnect import CALL_S
 from broker.url import BrokerUrl
@@ -29,6 +31,9 @@ READ_AHEAD: Final = 256
 
 STORES_AT_ONCE: Final = 256
 """Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
+MOST_PATIENCE: Final = 4.0
+"""Largest factor of the timeout of a write that is tried again."""
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
@@ -48,6 +53,15 @@ class PubAck(msgspec.Struct):
 
 class _Purged(msgspec.Struct):
     purged: int = 0
+
+
+class _Subjects(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _SubjectsPage(msgspec.Struct):
+    state: _Subjects
+    total: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -82,6 +96,7 @@ class NatsBroker(Broker):
         self._link = link
         self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
+        self._reserve = Reserve(link)
         self._stores = asyncio.Semaphore(STORES_AT_ONCE)
 
     @property
@@ -192,18 +207,45 @@ class NatsBroker(Broker):
     def _feed(self, source: Source, name: str, prefetch: int) -> AbstractAsyncContextManager[Feed]:
         return Feed(self._link, source, prefetch=prefetch, name=name).running()
 
+    async def _stored_topics(self, topic_filter: str) -> frozenset[str]:
+        stream, found = names.stream_of(self._link.address, topic_filter), set[str]()
+        while True:
+            # A page has up to 100,000 subjects.
+            request = {"subjects_filter": topic_filter, "offset": len(found)}
+            info = await self._link.call_api(topic_filter, f"STREAM.INFO.{stream}", request, _SubjectsPage)
+            page = info.state.subjects or {}
+            found.update(page)
+            if not page or len(found) >= info.total:
+                return frozenset(found)
+
     async def _purge(self, topic_filter: str) -> None:
         stream = names.stream_of(self._link.address, topic_filter)
         await self._link.call_api(topic_filter, f"STREAM.PURGE.{stream}", {"filter": topic_filter}, _Purged)
 
+    async def hold_reserve(self) -> None:
+        """Implements `Broker.hold_reserve`."""
+        await self._reserve.fill()
+
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
+        are_weights, tries = is_of_weights(topic), itertools.count()
+
         async def attempt(connection: Connection) -> PubAck:
+            if are_weights:
+                await self._reserve.refuse_if_in_use(connection, topic)
+            # The write may wait behind many others, and a repetition waits behind even more.
+            patience = min(2.0 ** next(tries), MOST_PATIENCE)
             async with self._stores:
-                ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+                answer = await connection.request(topic, message, headers, patience=patience)
+            ack = decode(topic, answer.data, PubAck)
             self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
             return ack
 
-        return await self._link.retry_on(topic, attempt, is_write=True)
+        while True:
+            try:
+                return await self._link.retry_on(topic, attempt, is_write=True)
+            except StoreFull:
+                if are_weights or not await self._reserve.free_a_part():
+                    raise
 
     async def _sequence(self, topic: str) -> int:
         """Return the sequence of the message of a write-once topic; 0 if it is deleted or not readable for us."""

@@ -33,6 +33,10 @@ class Taken(BrokerError):
     """Raised inside the NATS backend when a write-once topic already has a payload."""
 
 
+class StoreFull(StorageFull):
+    """Raised inside the NATS backend when the server or account has no room, not only one stream."""
+
+
 class WrongRevision(BrokerError):
     """Raised inside the NATS backend when a value has another revision than expected."""
 
@@ -82,16 +86,16 @@ _NO_JETSTREAM_HERE: Final = 10039
 
 # Error codes from server/errors.json of nats-server 2.15. Its descriptions are not stable, except where noted.
 _ERRORS: Final[dict[int, type[BrokerError]]] = {
-    10002: StorageFull,  # the account's limit is reached
+    10002: StoreFull,  # the account's limit is reached
     10005: NoReplicas,  # too few nodes of the cluster can take the stream
     10008: Disconnected,  # JetStream is temporarily unavailable
     10009: Disconnected,  # the cluster has no leader
     10013: ConsumerExists,
     10014: NotFound,  # the consumer
-    10023: StorageFull,  # the server's limit is reached
+    10023: StoreFull,  # the server's limit is reached
     10028: StorageFull,  # the account's memory limit is reached
     10037: NoMessage,
-    10047: StorageFull,  # the server's storage limit is reached
+    10047: StoreFull,  # the server's storage limit is reached
     10054: PayloadTooLarge,
     10051: StorageFull,  # an error of the file system: the disk is full, or files of the store are gone
     10059: StreamMissing,
@@ -126,11 +130,11 @@ def api_error(topic: str, error: ApiError) -> BrokerError:
     if error.err_code == _NO_JETSTREAM_HERE:
         return NoJetStream("this account has no JetStream: enable it in the server's configuration, see docs/nats.md")
     kind = _ERRORS.get(error.err_code, BrokerError)
-    if kind is StorageFull:
+    if issubclass(kind, StorageFull):
         # One code has two meanings; only the description distinguishes them.
         is_taken = error.err_code == _TAKEN_OR_FULL and "per subject" in error.description
         text += f"; {CANT_STORE}" if error.err_code in _STORE_FAILED else ""
-        return Taken(topic) if is_taken else StorageFull(topic, text)
+        return Taken(topic) if is_taken else kind(topic, text)
     return PayloadTooLarge(topic) if kind is PayloadTooLarge else kind(f"{topic}: {text}")
 
 

@@ -6,11 +6,13 @@ message before it acknowledges it (`sync_interval: always`, docs/nats.md).
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
 _NEVER: Final = "0001-01-01"
+_EMPTIED: Final = "it was emptied"
+_ANOTHER: Final = "it was emptied, or is another one"
 
 
 class StreamState(msgspec.Struct):
@@ -81,12 +83,17 @@ class Seen:
         """
         missing = [name for name, info in infos.items() if info is None]
         if missing:
-            return "it was emptied" if len(missing) == len(infos) else f"its stream {missing[0]} is missing"
+            return _EMPTIED if len(missing) == len(infos) else f"its stream {missing[0]} is missing"
         found = {name: info for name, info in infos.items() if info is not None}
         if any(self._created.get(name, info.created) != info.created for name, info in found.items()):
-            return "it was emptied, or is another one"
+            return _ANOTHER
         older = [info for name, info in found.items() if info.state.last_seq < self._last.get(name, 0)]
         return restored(max(info.state.last_ts for info in older)) if older else None
+
+
+def kind_of(change: str) -> Literal["older", "emptied", "another"]:
+    """Return what kind of change `Seen.change` has described."""
+    return "another" if change == _ANOTHER else "emptied" if change == _EMPTIED else "older"
 
 
 def restored(last_ts: str) -> str:

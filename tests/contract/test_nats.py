@@ -1,6 +1,8 @@
 """JetStream's streams, limits and errors, and replies to requests."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +19,7 @@ from broker.errors import BrokerError, ConnectFailed, StorageFull
 from broker.nats.errors import map_connect_errors, map_errors
 from broker.nats.server import NatsServer
 from broker.nats.streams import settings
+from tests.support.fakes import running
 
 ACK_WAIT_S = 0.5
 SOON_S = 60.0
@@ -38,9 +41,9 @@ async def payloads(events: AsyncIterator[Delivery], count: int) -> list[bytes]:
         return [await (await anext(events)).read() for _ in range(count)]
 
 
-async def fill(bus: Broker, topic_of: Callable[[int], str]) -> None:
-    for number in range(200):
-        await bus.publish(topic_of(number), bytes(1 << 20))
+async def fill(bus: Broker, topic_of: Callable[[int], str], size: int = 1 << 20) -> None:
+    for number in range(5000):
+        await bus.publish(topic_of(number), bytes(size))
 
 
 async def test_a_full_stream_is_an_error_at_once(connect: Connect) -> None:
@@ -51,16 +54,52 @@ async def test_a_full_stream_is_an_error_at_once(connect: Connect) -> None:
         await bus.publish(PROGRESS, b"1")
 
 
+async def without_reservations(server: NatsServer) -> None:
+    """Create our streams as an operator may: with nothing reserved, so that they fit into a small store."""
+    client = await bare_client(server)
+    for family in families.FAMILIES:
+        stream = settings(family, f"FEDKEEPER_{family.name}") | {"max_bytes": -1}
+        await client.request(f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode())
+    await client.close()
+
+
 async def test_a_full_server_is_an_error_at_once(tmp_path: Path) -> None:
     async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
-        client = await bare_client(server)
-        for family in families.FAMILIES:  # an operator's streams, with nothing reserved
-            stream = settings(family, f"FEDKEEPER_{family.name}") | {"max_bytes": -1}
-            await client.request(f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode())
-        await client.close()
+        await without_reservations(server)
         async with broker.connect(server.url) as bus, asyncio.timeout(AT_ONCE_S):
             with pytest.raises(StorageFull):
                 await fill(bus, lambda number: topics.update("job-1", 1, f"client-{number}", 1))
+
+
+def updates_of(job: str) -> Callable[[int], str]:
+    return lambda number: topics.update(job, 1, f"client-{number}", 1)
+
+
+async def write_weights(bus: Broker) -> None:
+    """Try again and again, as functions do whose updates find no room."""
+    for number in itertools.count():
+        with contextlib.suppress(StorageFull):
+            await bus.publish(topics.update("job-1", 1, f"late-{number}", 1), bytes(4 << 20))
+        await asyncio.sleep(0.01)
+
+
+async def test_records_and_events_have_room_that_weights_can_not_take(tmp_path: Path) -> None:
+    async with NatsServer(tmp_path, max_file_bytes=40 << 20) as server:
+        await without_reservations(server)
+        async with broker.connect(server.url) as bus, asyncio.timeout(AT_ONCE_S):
+            await bus.hold_reserve()
+            for job, size in (("large", 4 << 20), ("small", 1 << 10)):
+                with pytest.raises(StorageFull):
+                    await fill(bus, updates_of(job), size)
+            async with running(write_weights(bus)):
+                for round_ in range(20):
+                    await bus.put(topics.job_record("job-1"), bytes(100_000))
+                    await bus.publish(PROGRESS, b"%d" % round_)
+            await bus.purge(topics.job_updates("large"))
+            await bus.hold_reserve()
+            with pytest.raises(StorageFull):
+                await fill(bus, lambda number: topics.update("job-1", 1, f"client-{number}", 1))
+            await bus.publish(PROGRESS, b"again")
 
 
 async def test_a_server_without_room_for_the_streams_is_an_error(tmp_path: Path) -> None:

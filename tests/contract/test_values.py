@@ -157,3 +157,19 @@ async def test_a_watcher_has_caught_up_when_it_has_taken_all_that_was_there(bus:
             assert taken == [b"2"]
         finally:
             taking.cancel()
+
+
+async def test_write_once_topics_are_listed_without_their_payloads(bus: Broker) -> None:
+    small, large, other = (
+        topics.model(job, 64 * digit) for job, digit in (("list-1", "a"), ("list-1", "b"), ("x", "c"))
+    )
+    for topic, size in ((small, 10), (large, 5 << 20), (other, 10)):
+        await bus.put(topic, bytes(size))
+    await bus.put(topics.model("list-1", 64 * "d"), b"gone")
+    await bus.delete(topics.model("list-1", 64 * "d"))
+    assert await bus.stored_topics(topics.model("list-1", topics.ANY)) == {small, large}
+    assert await bus.stored_topics("fl.models.>") >= {small, large, other}
+    assert len(await bus.stored_topics("fl.chunks.models.list-1.>")) == 5
+    assert await bus.stored_topics(topics.job_states("nobody")) == frozenset()
+    with pytest.raises(Unsupported):
+        await bus.stored_topics(topics.job_record(topics.ANY))

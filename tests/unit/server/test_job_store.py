@@ -12,7 +12,7 @@ from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, tensors
 from broker.messages.errors import DecodeError
-from broker.messages.job_record import JobRecord
+from broker.messages.job_record import BestModel, JobRecord
 from broker.messages.round import BlobRef
 from server.job_store import JobStore
 from server.strategies.base import GlobalState
@@ -93,11 +93,13 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     update = topics.update("job-1", 2, "c-1", 1)
     await bus.publish(update, b"update")
 
-    mine = store(bus, model=models[1])
-    await mine.delete_superseded(store(bus, round=1, model=models[0]).record)
+    mine, opened = store(bus), store(bus, round=1, model=models[0]).record
+    await mine.change(model=models[1], superseded=mine.superseded(opened))
+    await mine.delete_superseded(opened)
     assert await stored(bus, models[0].topic) is not None, "the model before the last stays for those who are late"
-    await mine.change(model=models[2], client_states={"c-1": {"opt": new}})
-    await mine.delete_superseded(store(bus, round=2, model=models[1], client_states={"c-1": {"opt": old}}).record)
+    opened = msgspec.structs.replace(mine.record, round=2, client_states={"c-1": {"opt": old}})
+    await mine.change(model=models[2], client_states={"c-1": {"opt": new}}, superseded=mine.superseded(opened))
+    await mine.delete_superseded(opened)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, model.topic) is not None for model in models] == [False, True, True]
 
@@ -114,3 +116,31 @@ async def test_after_a_round_the_superseded_tensors_of_the_strategy_are_dropped(
     assert first.along is not None
     assert await stored(bus, first.server_state.topic) is None
     assert await stored(bus, first.along.topic) is not None, "the next round has the same tensors"
+
+
+async def test_a_server_that_was_restarted_deletes_what_the_one_before_had_superseded(bus: Broker) -> None:
+    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
+    best = BestModel(1, "accuracy", 0.5, models[1])
+    revision, record = 0, store(bus, model=models[0], best=best).record
+    for number in range(1, 4):
+        restarted, opened = JobStore(bus, record, revision), record
+        await restarted.change(model=models[number], superseded=restarted.superseded(opened), round=number)
+        await restarted.delete_superseded(opened)
+        revision, record = restarted._revision, restarted.record
+    assert await bus.stored_topics(topics.job_models("job-1")) == {model.topic for model in models[1:]}
+    better = JobStore(bus, record, revision)
+    await better.change(best=None, superseded=better.superseded(record))
+    await better.delete_superseded(record)
+    assert await bus.stored_topics(topics.job_models("job-1")) == {models[3].topic}
+
+
+async def test_after_the_end_nothing_is_left_that_the_record_does_not_name(bus: Broker) -> None:
+    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
+    state = topics.client_state("job-1", "c-1", 1, 1, "opt")
+    await bus.put(state, b"state")
+    await bus.publish(topics.update("job-1", 2, "c-1", 1), b"update")
+    await store(bus, model=models[2], kept={1: models[1]}).clean_up()
+    assert await bus.stored_topics(topics.job_models("job-1")) == {models[1].topic, models[2].topic}
+    assert not await bus.stored_topics(topics.job_states("job-1")) | await bus.stored_topics(
+        topics.job_updates("job-1")
+    )

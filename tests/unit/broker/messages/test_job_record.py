@@ -50,6 +50,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         own={"c-0": PersonalRef(2, 1, "ef" * 32)},
         starts={"the evaluation of round 2": 1},
         announced=True,
+        submission="full.job.submit.ab12",
     )
 
 
