@@ -87,6 +87,11 @@ class Link(Generic[C]):
         """Size of the largest payload of one message."""
         return self._connection.max_message_bytes
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the store has changed, so that there will be no more connection."""
+        return self._ended_by is not None
+
     async def connection(self) -> C:
         """Return the current connection; wait while there is none.
 

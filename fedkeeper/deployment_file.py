@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
 from broker.url import BrokerUrl
-from fedkeeper import strict_toml
+from fedkeeper import sites, strict_toml
 from fedkeeper.errors import BadConfigFile
 
 FABRIC_LABEL: Final = "fabric"
@@ -24,9 +24,6 @@ _EXAMPLE: Final = '[broker] url = "nats://USER@HOST:4222" and password = "NAME O
 DATA_LABEL: Final = "data"
 """The register's label that names a client's data: the key of the partition."""
 
-
-_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
-"""Hosts that are this machine."""
 
 NO_ROUTE: Final = "none"
 """The value of `broker.url` for functions that can't reach the broker."""
@@ -169,8 +166,8 @@ def functions_url(file: DeploymentFile, own_url: str) -> str:
     if file.broker.url:
         return "" if file.broker.url == NO_ROUTE else file.broker.url
     own = BrokerUrl.parse(own_url)
-    is_here = all(host.host in _LOOPBACK for host in own.hosts)
-    if own.password is not None or (not is_here and (own.password_file or own.password_env)):
+    is_elsewhere = not sites.is_this_machine(own_url)
+    if own.password is not None or (is_elsewhere and (own.password_file or own.password_env)):
         reason = (
             f"the password of this command's address would not be the functions': add {_EXAMPLE}; "
             f'or url = "{NO_ROUTE}" for functions without a route to the broker'

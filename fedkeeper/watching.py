@@ -17,7 +17,6 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import FINAL_EVENTS, JobRejected, Progress
 from broker.support.tasks import task_group
 from fedkeeper.errors import NoSuchJob
-from server import round_facts
 
 log = structlog.get_logger(__name__)
 
@@ -81,7 +80,7 @@ async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenera
                 case _Looked(None) if job is not None and (missed >= MISSED or not is_known):
                     raise NoSuchJob(job)
                 case _Looked(JobRecord(is_finished=True) as record):
-                    yield Progress(record.id, round_facts.end_event(record), 0.0, f"{record.id}.end")
+                    yield _end_of(record)
                     return
                 case Progress() as update:
                     yield update
@@ -91,6 +90,13 @@ async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenera
                     raise error
                 case _:
                     pass
+
+
+def _end_of(record: JobRecord) -> Progress:
+    # Imported here because it needs numpy, and most commands do not.
+    from server import round_facts
+
+    return Progress(record.id, round_facts.end_event(record), 0.0, f"{record.id}.end")
 
 
 async def _is_last(bus: Broker, update: Progress) -> bool:

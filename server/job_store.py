@@ -9,7 +9,7 @@ import msgspec
 
 from broker import topics
 from broker.base import Broker
-from broker.errors import CorruptPayload
+from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, job_record, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
@@ -81,6 +81,19 @@ class JobStore:
             self._revision = await self._broker.put(topic, content, revision=self._revision)
             self.record = record
             self._held.note_record(record)
+
+    async def confirm(self) -> None:
+        """Check that no other server has changed the record since this one read or changed it.
+
+        Raises:
+            Conflict: another server has changed it.
+        """
+        async with self._changing:
+            topic = topics.job_record(self.record.id)
+            value = await self._broker.get(topic)
+            revision = 0 if value is None else value.revision
+            if revision != self._revision:
+                raise Conflict(topic, self._revision)
 
     def take(self, state: GlobalState) -> GlobalState:
         """Take a new global state, and return it with a model that shares the memory of its file.
@@ -179,9 +192,10 @@ class JobStore:
                 self._deleted.add(model)
 
     async def delete_last_updates(self) -> None:
-        """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
-        if self.record.last is not None:
-            await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
+        """Delete the updates of the round before the open one, which are left if a crash came before their deletion."""
+        over = self.record.round - bool(self.record.cohort)
+        if over:
+            await self._broker.purge(topics.round_updates(self.record.id, over))
 
     async def clean_up(self) -> None:
         """Delete an ended job's updates, client states and secret, and models that its record does not name."""

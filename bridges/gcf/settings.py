@@ -42,7 +42,8 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         retry_policy: whether an event that the function did not acknowledge is delivered again, after 10 to 600 s, for
             24 h. A function knows the tasks that it has done, so a repetition does no harm.
         concurrency: limit of the invocations at once.
-        run_s: time limit of a training, in seconds. Google stops an event-driven function after 540 s.
+        run_s: longest silence of a training whose function does not say how often it reports, in seconds. Google stops
+            an event-driven function after 540 s.
         max_bytes: size limit of an event as it is delivered: JSON, with the data in base64. Eventarc's limit is 512 KB.
         call_s: time limit of one call to Google with its retries, in seconds.
         deploy_s: time limit to create, change or delete a function, in seconds.

@@ -15,7 +15,7 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         concurrency: how many tasks may be in progress at once. Two per worker are right: one trains, one is next.
         device: the device to train on, as torch names it; empty: as the job says.
         env: further environment variables of the workers.
-        run_s: how long a worker may train on one task. Seconds.
+        run_s: not used for workers, which show that they live: only the round's deadline ends a long training. Seconds.
     """
 
     broker: str

@@ -17,6 +17,7 @@ from bridges.openfaas.deployment import READY_PATH, Deployment, deployment, own_
 from bridges.openfaas.responses import NAME, GatewayResponse, failure
 from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
+from broker.errors import BrokerError
 from broker.messages.function import Change, Deployed, Function
 
 log = structlog.get_logger(__name__)
@@ -161,7 +162,7 @@ class Functions:
                 # A gateway that is away must not look like one without functions.
                 await self.api.system("GET", "/info", "list functions")
                 found = [await self._find(name) for name in await self.known()]
-            except PlatformAway:
+            except (PlatformAway, BrokerError):
                 raise exc from None
             log.warning("the functions can't be listed; each known one was looked up", error=str(exc))
         return [self._to_deployed(status) for status in found if status is not None]

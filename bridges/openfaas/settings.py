@@ -23,8 +23,8 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         reply: way of an update. With `broker` the function publishes it. With `response`, for a function that can't
             reach the broker, model and update travel inside the call and its response.
         per_minute: limit of the calls per minute; 0 for no limit.
-        run_s: time limit of a training, in seconds. The gateway's `upstream_timeout` must be longer than `start_s` and
-            `run_s` together.
+        run_s: how long a call lasts after its start, in seconds; a training that is heard of may go on after that. The
+            gateway's `upstream_timeout` must be longer than `start_s` and `run_s` together.
         ready_s: time limit until a new function can be called, in seconds.
         rebuild_s: interval between two reads of the annotation `topic` of other functions, in seconds.
     """

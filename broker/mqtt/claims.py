@@ -36,9 +36,19 @@ class Lease:
 COMPARE_AND_SET_LEASE: Final = Lease(4.0, 2.0)
 """For a compare-and-set of a value, which is small."""
 
-WRITE_ONCE_LEASE: Final = Lease(60.0, 0.0)
-"""For a write-once payload, which may take long on a slow line. Two writers of the same payload, one of which loses its
-connection meanwhile, are so rare that waiting after every lost connection is not worth it."""
+_SHORTEST_S: Final = 8.0
+_LONGEST_S: Final = 60.0
+_BYTES_PER_S: Final = 40_000
+
+
+def write_once_lease(size: int) -> Lease:
+    """Return the limits for a write-once payload of `size` bytes: up to a minute, which a slow line may take.
+
+    A claim of a writer that has crashed, or that a crashed broker remembers, makes the next writer of the same payload
+    wait for this time. After a lost connection, our own claim is cleared at once: two writers of one payload, of which
+    one loses its connection meanwhile, are so rare that waiting each time is not worth it.
+    """
+    return Lease(min(_SHORTEST_S + size / _BYTES_PER_S, _LONGEST_S), 0.0)
 
 
 class Status(enum.Enum):

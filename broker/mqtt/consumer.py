@@ -23,6 +23,10 @@ from broker.support.tasks import task_group
 
 CLAIMS_AT_ONCE: Final = 32
 
+_ended: Final[set[str]] = set()
+"""The members of this process whose connection ended because the store is older: they could not give back what that
+store says they have. It comes at once to the members that follow them."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -35,6 +39,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
         settings: settings of the group.
         load: reads a payload.
         prefetch: most events that this member has at once.
+
+    Attributes:
         inbound: the session that can reply to plain MQTT clients; None: they do not write to these topics.
     """
 
@@ -46,9 +52,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
         *,
         load: Load,
         prefetch: int,
-        inbound: InboundSession | None,
     ) -> None:
-        self.inbound = inbound
+        self.inbound: InboundSession | None = None
         self._link = link
         self._key = storage.group_key(durable)
         self._filter = settings.topic_filter
@@ -56,7 +61,7 @@ class GroupConsumer(AsyncIterator[Delivery]):
         self._prefetch = prefetch
         self._load = load
         self._me = secrets.token_hex(6)
-        self._group = Group(self._me, settings)
+        self._group = Group(self._me, settings, _ended)
         self._loop = asyncio.get_running_loop()
         self._unread: deque[tuple[Entry, int]] = deque()
         self._in_flight: dict[str, int] = {}
@@ -82,6 +87,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
                     task.cancel()
                     # The task group waits for claims that are being published; they are given back below.
             finally:
+                if self._link.has_ended:
+                    _ended.add(self._me)
                 for entry, n in self._unread:
                     await self.give_back(entry, n, 0.0)
                 for key, n in self._group.pending.items():

@@ -8,7 +8,7 @@ of a topic to all members in the same order; the first claim for an event's n-th
 
 import bisect
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -92,10 +92,12 @@ class Group:
     Args:
         me: name of this member.
         settings: the durable's settings.
+        ended: names of members that have ended without giving their events back.
     """
 
-    def __init__(self, me: str, settings: GroupSettings) -> None:
+    def __init__(self, me: str, settings: GroupSettings, ended: Collection[str] = ()) -> None:
         self._me = me
+        self._ended = ended
         self._settings = settings
         self._entries: dict[str, Entry] = {}
         self._order: list[tuple[int, str]] = []
@@ -146,7 +148,8 @@ class Group:
         elif status is Status.FREE:
             state.n, state.holder, state.free_at_s = message.n, "", now_s + message.delay_s
         else:
-            state.n, state.holder, state.free_at_s = message.n, message.by, now_s + self._settings.ack_wait_s
+            wait_s = 0.0 if message.by in self._ended else self._settings.ack_wait_s
+            state.n, state.holder, state.free_at_s = message.n, message.by, now_s + wait_s
         if message.what != "take":
             return None
         if self._pending.get(key, 0) <= message.n:

@@ -227,9 +227,17 @@ class Link(reconnect.Link[Connection]):
         super().__init__(lambda: Connection(address, name, version, self.store.note, will))
         self.version = version
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the broker may show a retained message only a moment after its acknowledgement.
+
+        nats-server does; it and others that know only MQTT 3.1.1 store a message after they have passed it on.
+        """
+        return self.version != MQTTv5
+
     async def check_store(self, connection: Connection) -> None:
         """Implements `reconnect.Link.check_store`."""
-        await self.store.check(connection, is_late=self.version != MQTTv5)
+        await self.store.check(connection, is_late=self.is_late)
 
     @contextlib.asynccontextmanager
     async def counting(self) -> AsyncIterator[None]:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker.errors import Denied, NoSystem, OldStore, Unsupported
+from broker.errors import ConnectFailed, Denied, NoSystem, OldStore, Unsupported
 from broker.mqtt import claims, storage
 from broker.mqtt.claims import COMPARE_AND_SET_LEASE
 from broker.mqtt.link import Connection, Link
@@ -29,13 +29,14 @@ _log = structlog.get_logger(__name__)
 async def ensure(link: Link, *, provision: bool) -> Mark | None:
     """Check that the broker retains messages of this version, mark it if it retains none, and return its mark.
 
-    Returns None if this user may not read or write the mark.
+    Returns None if there is no mark, and this user may not write it.
 
     Args:
         link: the link to the broker.
         provision: whether to mark a broker that retains nothing of ours.
 
     Raises:
+        ConnectFailed: the broker does not return the mark that was retained.
         NoSystem: the broker has no mark, and `provision` is False.
         OldStore: the broker retains messages of version 0.1.
         Unsupported: the broker retains messages of another version.
@@ -55,7 +56,7 @@ async def ensure(link: Link, *, provision: bool) -> Mark | None:
     except Denied:
         _log.debug("this user may not write the mark", topic=storage.STORE)
         return None
-    return await _read_soon(link)
+    return await _read_back(link)
 
 
 async def _write(mark: Mark, connection: Connection) -> None:
@@ -66,13 +67,17 @@ async def _write(mark: Mark, connection: Connection) -> None:
             await lock.release()
 
 
-async def _read_soon(link: Link) -> Mark | None:
-    """Read the mark that was just written: nats-server shows it a moment later. None: this user may not read it."""
+async def _read_back(link: Link) -> Mark:
+    """Read the mark that was just written; nats-server shows it a moment later."""
     for _ in range(_READ_TRIES):
         if mark := await _read(link):
             return mark
         await asyncio.sleep(_READ_PAUSE_S)
-    return None
+    raise ConnectFailed(
+        link.address.address,
+        f"it does not return {storage.STORE}, which was retained there. Either this user may not read it, or this "
+        "broker does not work like Mosquitto (docs/mqtt.md)",
+    )
 
 
 async def _read(link: Link) -> Mark | None:

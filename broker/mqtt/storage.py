@@ -36,7 +36,7 @@ CLAIMS: Final = "fk/claims/"
 GROUPS: Final = "fk/groups/"
 STORE: Final = "fk/store"
 MARKS: Final = "fk/marks/"
-"""For each connection: retained, the counter of its writes; not retained, messages that come back to their publisher."""
+"""Below it, each connection retains the counter of its writes, and publishes messages to itself."""
 
 MICROSECONDS: Final = 1_000_000
 """Per second: the unit of sequences and revisions."""

@@ -29,11 +29,14 @@ TRUSTED_S: Final = EXPIRES_S / 2
 """A counter that was not increased for this time is not asked for. No broker writes its store as late as that."""
 
 FIRST_PAUSE_S: Final = 0.02
-PAUSE_FACTOR: Final = 10
-"""The counter takes at most a tenth of the time: a broker that writes its store at every change is slow."""
+LONGEST_PAUSE_S: Final = 2.0
+PAUSE_FACTOR: Final = 4
+"""The counter takes at most a fifth of the time: a broker that writes its store at every change is slow."""
 
 LATE_S: Final = 2.0
 """nats-server shows a retained message only a moment after its acknowledgement. Seconds."""
+
+_LATE_TRIES: Final = 10
 
 _ANOTHER: Final = "another store is behind this address now"
 
@@ -150,7 +153,7 @@ class StoreCheck:
             except BrokerError as exc:
                 _log.debug("not counted", error=str(exc))
                 self._is_noted.set()
-            await asyncio.sleep(max(FIRST_PAUSE_S, PAUSE_FACTOR * (loop.time() - started_s)))
+            await asyncio.sleep(min(max(FIRST_PAUSE_S, PAUSE_FACTOR * (loop.time() - started_s)), LONGEST_PAUSE_S))
 
     async def check(self, connection: Connection, *, is_late: bool) -> None:
         """Compare the store of a new connection with what we know.
@@ -166,19 +169,17 @@ class StoreCheck:
         is_trusted = asyncio.get_running_loop().time() - self._counted_s < TRUSTED_S
         knew = Known(self.mark, self._count if is_trusted else None)
         reason, found = "", Known()
-        try:
-            async with asyncio.timeout(LATE_S if is_late else None):
-                while reason := change(knew, found := await self._find(connection)):
-                    if not is_late:
-                        break
-                    await asyncio.sleep(LATE_S / 10)
-        except TimeoutError:
-            pass
-        if reason:
-            if reason == _ANOTHER:
-                raise StoreChanged(self._address, reason, "another")
-            raise StoreChanged(self._address, reason, "older" if found.mark is not None else "emptied")
-        self.mark = found.mark
+        for _ in range(_LATE_TRIES if is_late else 1):
+            found = await self._find(connection)
+            reason = change(knew, found)
+            if not reason:
+                self.mark = found.mark
+                return
+            if is_late:
+                await asyncio.sleep(LATE_S / _LATE_TRIES)
+        if reason == _ANOTHER:
+            raise StoreChanged(self._address, reason, "another")
+        raise StoreChanged(self._address, reason, "emptied" if found.mark is None else "older")
 
     async def forget(self, connection: Connection) -> None:
         """Delete the counter."""
@@ -201,11 +202,10 @@ class StoreCheck:
             self._retained.discard(topic)
 
     async def _is_readable(self, connection: Connection) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LATE_S):
-                while not await connection.fetch(connection.counter_topic):
-                    await asyncio.sleep(LATE_S / 10)
+        for _ in range(_LATE_TRIES):
+            if await connection.fetch(connection.counter_topic):
                 return True
+            await asyncio.sleep(LATE_S / _LATE_TRIES)
         return False
 
     async def _find(self, connection: Connection) -> Known:

@@ -10,12 +10,16 @@ from broker.base import Receipt, Value
 from broker.errors import Conflict, CorruptPayload
 from broker.families import Keep, family_of
 from broker.mqtt import claims, storage
-from broker.mqtt.claims import COMPARE_AND_SET_LEASE, WRITE_ONCE_LEASE
+from broker.mqtt.claims import COMPARE_AND_SET_LEASE
 from broker.mqtt.link import Connection, Link
 from broker.mqtt.storage import Entry, Index, Name, NameFactory
 from broker.support.tasks import task_group
 
 PURGES_AT_ONCE: Final = 32
+
+_LATE_TRIES: Final = 10
+_LATE_PAUSE_S: Final = 0.1
+"""How often a payload is asked for whose index is there, if the broker shows retained messages late."""
 
 
 class Values:
@@ -77,10 +81,12 @@ class Values:
         if at_most is not None and size > at_most:
             raise CorruptPayload(topic, f"it has {size} bytes, at most {at_most} are taken")
         key = storage.mqtt_topic(topic)
-        payloads = await self._link.fetch(key)
-        if key not in payloads:
-            raise CorruptPayload(topic, "it is gone")
-        return storage.unescape(payloads[key])
+        for _ in range(_LATE_TRIES if self._link.is_late else 1):
+            payloads = await self._link.fetch(key)
+            if key in payloads:
+                return storage.unescape(payloads[key])
+            await asyncio.sleep(_LATE_PAUSE_S)
+        raise CorruptPayload(topic, "it is gone")
 
     async def snapshot(self, topic_filter: str) -> list[Value]:
         """Implements `Broker.snapshot`, for inline messages."""
@@ -139,7 +145,8 @@ class Values:
             await connection.publish(key, storage.escape(message), expires_s=max_age_s)
             await connection.publish(index_key, encoded, expires_s=max_age_s)
             return Receipt(index.sequence)
-        async with claims.open_lock(connection, key, index_key, index.id, WRITE_ONCE_LEASE) as lock:
+        lease = claims.write_once_lease(len(message))
+        async with claims.open_lock(connection, key, index_key, index.id, lease) as lock:
             if not await lock.read() and await lock.acquire():
                 await lock.write(key, storage.escape(message), expires_s=max_age_s)
                 await lock.write(index_key, encoded, expires_s=max_age_s)

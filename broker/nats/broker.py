@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from typing import Final
@@ -30,6 +31,9 @@ READ_AHEAD: Final = 256
 
 STORES_AT_ONCE: Final = 256
 """Concurrent writes of one connection. A stream takes only so many that wait (`max_buffered_msgs`)."""
+
+MOST_PATIENCE: Final = 4.0
+"""Largest factor of the timeout of a write that is tried again."""
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
@@ -175,7 +179,9 @@ class NatsBroker(Broker):
 
     async def _get(self, topic: str) -> Value | None:
         stored = await self._stored.last(topic)
-        return None if stored is None or stored.is_tombstone else Value(topic, stored.payload, stored.sequence)
+        if stored is None or stored.is_tombstone:
+            return None
+        return Value(topic, stored.payload, stored.sequence, stored.time_s)
 
     async def _delete(self, topic: str) -> None:
         if family_of(topic).keep is Keep.FIRST:
@@ -223,13 +229,16 @@ class NatsBroker(Broker):
         await self._reserve.fill()
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
-        are_weights = is_of_weights(topic)
+        are_weights, tries = is_of_weights(topic), itertools.count()
 
         async def attempt(connection: Connection) -> PubAck:
             if are_weights:
                 await self._reserve.refuse_if_in_use(connection, topic)
+            # The write may wait behind many others, and a repetition waits behind even more.
+            patience = min(2.0 ** next(tries), MOST_PATIENCE)
             async with self._stores:
-                ack = decode(topic, (await connection.request(topic, message, headers)).data, PubAck)
+                answer = await connection.request(topic, message, headers, patience=patience)
+            ack = decode(topic, answer.data, PubAck)
             self._link.seen.note(names.stream_of(self._link.address, topic), ack.seq)
             return ack
 

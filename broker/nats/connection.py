@@ -138,13 +138,16 @@ class Connection:
         """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
 
-    async def request(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
+    async def request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, patience: float = 1.0
+    ) -> Msg:
         """Send a request and return the answer.
 
         Args:
             subject: subject of the request.
             payload: payload of the request.
             headers: headers of the request.
+            patience: factor of the timeout.
 
         Raises:
             Denied: this user may not publish to the subject.
@@ -152,7 +155,7 @@ class Connection:
             PayloadTooLarge: the payload is larger than the server accepts.
         """
         reply, is_large = f"{self._inbox}.{next(self._tokens)}", len(payload) > LARGE_BYTES
-        timeout_s = CLUSTER_REQUEST_S if self.is_clustered and not is_large else REQUEST_S
+        timeout_s = patience * (CLUSTER_REQUEST_S if self.is_clustered and not is_large else REQUEST_S)
         async with self._large_requests if is_large else contextlib.nullcontext():
             with self._waiters.expect(reply, subject) as future:
                 await self.send(subject, payload, reply=reply, headers=headers)
@@ -161,7 +164,7 @@ class Connection:
             raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
 
-    async def call_api(self, topic: str, call: str, request: object, response: type[T]) -> T:
+    async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.
 
         Args:
@@ -169,12 +172,14 @@ class Connection:
             call: the call without prefix, such as `STREAM.INFO.<stream>`.
             request: the request, to encode as JSON.
             response: type of the response.
+            patience: factor of the timeout.
 
         Raises:
             Disconnected: no answer came in time.
             BrokerError: the error in the answer.
         """
-        answer = await self.request(names.api_subject(self.address, call), msgspec.json.encode(request))
+        subject = names.api_subject(self.address, call)
+        answer = await self.request(subject, msgspec.json.encode(request), patience=patience)
         return decode(topic, answer.data, response)
 
     async def send(

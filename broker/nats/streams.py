@@ -22,7 +22,7 @@ from broker.nats.seen import StreamInfo
 from broker.support.filters import overlap
 
 DEDUPE_WINDOW_S: Final = 120.0
-LEAF_S: Final = 3.0
+LEAF_S: Final = 2.0
 """Time for a leaf node, which has no JetStream of its own, to reach the one behind its link."""
 
 MARK: Final = "fedkeeper.schema"
@@ -197,6 +197,8 @@ async def _ensure_all(connection: Connection) -> None:
     # The first stream comes last, because `expect` takes it as a sign that all exist.
     for group in (missing[1:], missing[:1]):
         await asyncio.gather(*(_create(connection, config) for config in group))
+    if missing:
+        _log.info("created our streams", streams=len(missing), address=connection.address.address)
     pairs = [(config, existing) for config, existing in zip(expected, actual, strict=True) if existing is not None]
     await asyncio.gather(*(_repair(connection, config, existing) for config, existing in pairs))
 

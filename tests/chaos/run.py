@@ -82,7 +82,7 @@ async def run(plan: Sequence[Planned], folder: Path, at_once: int, together: int
             batch = take_batch(waiting, together)
             trials = [(planned.fault, planned.seed) for planned in batch]
             found = await judge.run(trials, batch[0].broker, folder / f"{next(numbers)}-{batch[0].broker}")
-            waiting.extend(batch[len(found) :])  # those after one that failed
+            waiting[:0] = batch[len(found) :]  # those after one that failed
             for result in found:
                 _print(line(result))
             results.extend(found)

@@ -9,7 +9,7 @@ import pytest
 
 import broker
 from broker import BrokerUrl, topics
-from broker.errors import BrokerError, NoSystem, OldStore, Unsupported
+from broker.errors import BrokerError, ConnectFailed, NoSystem, OldStore, Unsupported
 from broker.mqtt import link as mqtt_link
 from broker.mqtt.link import Link
 from tests.support.brokers import Mosquitto
@@ -117,6 +117,19 @@ async def test_a_user_without_the_right_to_write_the_mark_can_work(tmp_path: Pat
             assert (await bus.publish(topics.progress("job-1", "round", "completed"), b"1")).stored
     finally:
         await server.kill()
+
+
+async def test_a_broker_that_does_not_return_what_it_retains_is_refused(tmp_path: Path) -> None:
+    rights = tmp_path / "rights"
+    rights.write_text("topic readwrite fk/claims/#\ntopic write fk/store\n", encoding="utf-8")
+    server = Mosquitto(tmp_path / "data", f"acl_file {rights}")
+    await server.start()
+    try:
+        error = await refusal(server.url)
+    finally:
+        await server.kill()
+    assert isinstance(error, ConnectFailed)
+    assert "does not return fk/store" in str(error)
 
 
 async def test_the_documents_say_how_to_clear_it(mosquitto: Mosquitto) -> None:

@@ -12,8 +12,8 @@ import yaml
 import broker
 from broker import Broker, families, topics
 from broker.errors import Unsupported
+from broker.nats.seen import StreamInfo
 from broker.nats.server import NatsServer, find_binary
-from broker.nats.streams import StreamInfo
 from broker.support import processes
 from emulators.nats_cluster import NODES, Cluster, running_cluster
 from tests.support.paths import REPOSITORY
@@ -111,7 +111,7 @@ async def composed(folder: Path) -> AsyncIterator[str]:
                 "exec nats-server": f"exec {find_binary()} -a 127.0.0.1 -p {ports[name]} --log {folder}/{name}.log",
                 "/etc/nats/broker.conf": str(folder / f"{name}.conf"),
                 "/run/secrets/password": str(folder / "password"),
-                "/run/nats.conf": str(folder / f"{name}.run.conf"),
+                "/tmp/nats.conf": str(folder / f"{name}.run.conf"),  # noqa: S108 (in a container)
                 "0.0.0.0:6222": f"127.0.0.1:{routes[name]}",
                 **{f"{other}:6222": f"127.0.0.1:{routes[other]}" for other in names},
             }

@@ -137,8 +137,8 @@ async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: 
         connection = await reconnect.connection()
         request = connection.request
 
-        async def lossy(subject: str, *args: object) -> object:
-            answer = await request(subject, *args)
+        async def lossy(subject: str, *args: object, **options: object) -> object:
+            answer = await request(subject, *args, **options)
             if subject == record:
                 connection.request = request
                 raise Disconnected("the receipt got lost")
@@ -154,9 +154,9 @@ async def test_a_publish_whose_receipt_got_lost_is_stored_once(connect: Connect)
         connection = await bus._link.connection()  # type: ignore[attr-defined]
         request, attempts = connection.request, []
 
-        async def lossy(subject: str, *args: object) -> object:
+        async def lossy(subject: str, *args: object, **options: object) -> object:
             attempts.append(subject)
-            answer = await request(subject, *args)
+            answer = await request(subject, *args, **options)
             if len(attempts) == 1:
                 raise Disconnected("the receipt got lost")
             return answer

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from broker.errors import Disconnected
-from broker.mqtt.claims import TRANSITIONS, ClaimLock, Event, Lease, Status
+from broker.mqtt.claims import TRANSITIONS, ClaimLock, Event, Lease, Status, write_once_lease
 from broker.mqtt.client import Message
 
 LEASE = Lease(lasts_s=60.0, own_s=0.05)
@@ -104,3 +104,8 @@ async def test_writing_after_half_of_the_lease_or_without_the_lock_fails() -> No
     lock = lock_on(Broker(), Lease(lasts_s=0.0, own_s=0.0))
     with pytest.raises(Disconnected, match="too long"):
         await lock.write("fl/a", b"1")
+
+
+@pytest.mark.parametrize(("size", "lasts_s"), [(0, 8.0), (400_000, 18.0), (4 << 20, 60.0)])
+def test_a_small_payload_is_not_blocked_for_long_by_a_claim_that_a_crash_left(size: int, lasts_s: float) -> None:
+    assert write_once_lease(size).lasts_s == lasts_s

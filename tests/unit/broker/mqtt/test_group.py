@@ -133,3 +133,14 @@ def test_an_event_before_the_durable_s_first_is_left_out() -> None:
     group = new_group(first=2)
     group.add(entry(1))
     assert group.claim_next(0.0) is None
+
+
+def test_what_a_member_had_that_has_ended_is_free_at_once() -> None:
+    ended = {"them"}
+    group = Group("me", GroupSettings("fl.tasks.>", 0, WAIT_S), ended)
+    event = Entry("fl/tasks/a/1-0123456789abcdef", "fl.tasks.a", Name(1, "0123456789abcdef"), b"")
+    group.add(event)
+    group.apply(event.key, GroupMessage("take", "others", 1), 0.0)
+    assert group.claim_next(0.0) is None
+    group.apply(event.key, GroupMessage("take", "them", 2), 0.0)
+    assert group.claim_next(0.0) == (event, 3)

@@ -84,13 +84,16 @@ async def test_an_error_of_two_nested_groups_leaves_no_cancellation_behind() -> 
             await asyncio.sleep(0)
         raise ValueError("of a task")
 
-    for outer_fails, inner_fails in itertools.product(range(1, 5), repeat=2):
+    async def fail_twice(outer_fails: int, inner_fails: int) -> None:
+        async with task_group() as outer:
+            outer.create_task(fail(outer_fails), name="fails outside")
+            async with task_group() as inner:
+                inner.create_task(fail(inner_fails), name="fails inside")
+                await asyncio.Event().wait()
+
+    for after in itertools.product(range(1, 5), repeat=2):
         with pytest.raises(ValueError, match="of a task"):
-            async with task_group() as outer:
-                outer.create_task(fail(outer_fails), name="fails outside")
-                async with task_group() as inner:
-                    inner.create_task(fail(inner_fails), name="fails inside")
-                    await asyncio.Event().wait()
+            await fail_twice(*after)
         caller = asyncio.current_task()
         assert caller is not None
         assert caller.cancelling() == 0
