@@ -140,13 +140,18 @@ class Held:
         value = await broker.get(topics.job_record(held.record.id))
         if not self._has_lost(held.record, None if value is None else value.payload):
             return False
+        record = _reopened(held.record)
+        if not await _has_states(broker, held.record):
+            if value is not None:
+                log.warning("clients' states are lost; the job goes on from the round that has them", job=record.id)
+                return False
+            record = _from_the_start(held.record)
         if held.secret and not held.record.has_ended:
             await until_there_is_room(
                 functools.partial(broker.put, topics.secret(held.record.id), held.secret.encode())
             )
         for topic, content in held.blobs.items():
             await until_there_is_room(functools.partial(broker.put, topic, content))
-        record = _reopened(held.record)
         put = functools.partial(broker.put, topics.job_record(record.id), codec.encode_readable(record))
         try:
             await until_there_is_room(functools.partial(put, revision=0 if value is None else value.revision))
@@ -167,6 +172,18 @@ class Held:
         if theirs.created_s != ours.created_s or theirs.changes > ours.changes:
             return False  # another job with this id, or another server has gone on
         return theirs.changes < ours.changes or (self._change in _SAME_STORE and bool(ours.cohort))
+
+
+async def _has_states(broker: Broker, record: JobRecord) -> bool:
+    """Whether the store has the client states that a job's next tasks name: the clients wrote them, not this server."""
+    named = {state.topic for states in record.client_states.values() for state in states.values()}
+    return record.has_ended or not named or named <= await broker.stored_topics(topics.job_states(record.id))
+
+
+def _from_the_start(record: JobRecord) -> JobRecord:
+    """Return a job's record as when it was accepted. Trained again, it gets the same model."""
+    defaults = JobRecord(id=record.id, job=record.job, created_s=record.created_s, submission=record.submission)
+    return msgspec.structs.replace(defaults, changes=record.changes + 1)
 
 
 def _reopened(record: JobRecord) -> JobRecord:

@@ -96,6 +96,32 @@ async def test_an_open_round_sends_its_tasks_again(bus: Broker) -> None:
     assert back == msgspec.structs.replace(record, changes=6, invited=False, closed=None)
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_job_whose_clients_states_are_lost_goes_on_from_what_the_store_has_or_from_its_start(
+    bus: Broker,
+    is_there: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    state = BlobRef(topics.client_state("demo", "c-1", 2, 1, "opt"), "cd" * 32, 5)
+    if is_there:
+        await put(bus, changes=3, done=1, round=1)
+    before = await stored(bus)
+    held = holding(msgspec.structs.replace(OURS, client_states={"c-1": {"opt": state}}))
+    held.store_changed("older")
+    await held.put_back(bus)
+    start = JobRecord(id="demo", job=OURS.job, created_s=1.0, changes=6)
+    assert await stored(bus) == (before if is_there else start)
+
+
+async def test_a_job_whose_clients_states_are_there_is_put_back(bus: Broker) -> None:
+    state = BlobRef(topics.client_state("demo", "c-1", 2, 1, "opt"), "cd" * 32, 5)
+    await bus.put(state.topic, b"state")
+    record = msgspec.structs.replace(OURS, client_states={"c-1": {"opt": state}})
+    held = holding(record)
+    held.store_changed("older")
+    await held.put_back(bus)
+    assert await stored(bus) == msgspec.structs.replace(record, changes=6)
+
+
 def test_only_what_the_newest_record_names_is_held_and_ended_jobs_not_for_long() -> None:
     held, newer = holding(), BlobRef(topics.model("demo", "cd" * 32), "cd" * 32, 5)
     held.note_blob("demo", newer.topic, b"newer")
