@@ -20,6 +20,7 @@ from broker.messages.progress import FINAL_EVENTS, JobFailed, Progress, RoundCom
 from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
+from tests.chaos.brokers import OURS
 from tests.chaos.oracle import Usage
 from tests.chaos.parts import Part
 from tests.chaos.row import Fault
@@ -243,7 +244,7 @@ class _Judge:
         trial, result = self._trial, self._result
         async with trial.connect() as bus:
             plain = await _read(bus, trial.job)
-            durable = await _read(bus, trial.job, durable=f"chaos-{trial.job}")
+            durable = await _read(bus, trial.job, durable=f"{OURS}{trial.job}")
         problems = [*oracle.repeated(plain), *oracle.repeated(durable), *oracle.differences(plain, durable)]
         problems += oracle.out_of_order(plain) + oracle.missing(plain)
         result.has_all_events = not problems
@@ -255,7 +256,9 @@ class _Judge:
         trial.note(f"{len(plain)} events in the log; {len(problems)} problems: {problems[:5]}")
         if plain and isinstance(plain[-1].event, JobFailed):
             result.end += f": {plain[-1].event.reason}"
-        (trial.system.folder / "events.txt").write_text("\n".join(f"{e.time_s:.3f} {e.id}" for e in plain) + "\n")
+        (trial.system.folder / f"events-{trial.job}.txt").write_text(
+            "\n".join(f"{e.time_s:.3f} {e.id}" for e in plain) + "\n"
+        )
 
     async def _check_leftovers(self) -> None:
         """What a job leaves must be gone soon after its end, and the use of broker and memory as before."""
