@@ -5,11 +5,13 @@ The events of a run come from two sources: the platform (`Activation`) and the f
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from bridges.errors import (
@@ -101,6 +103,7 @@ class Invoker:
         restore: makes a client's function what it should be, and returns what was changed; None if the function was
             never created through this bridge. Without it, a missing function is a failure.
         rng: source of the jitter.
+        timer: seconds on a clock that never jumps.
     """
 
     platform: Platform
@@ -108,12 +111,13 @@ class Invoker:
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     restore: Callable[[str], Awaitable[Change | None]] | None = None
     rng: random.Random = field(default_factory=random.Random)
+    timer: Callable[[], float] = time.monotonic
 
     async def invoke(self, task: RoundTask, attempt: int, events: RunEvents, record: RecordOutcome) -> None:
         """Run the function until it has succeeded. While the platform refuses to start it, ask again.
 
         Args:
-            task: the task to run.
+            task: the task to run; `lasts_s` is what is left now. Each request to the function says what is left then.
             attempt: number of this attempt, from 1.
             events: the function's reports arrive here; the platform's events are added.
             record: records each outcome.
@@ -121,12 +125,13 @@ class Invoker:
         Raises:
             InvocationFailed: this attempt failed.
         """
-        refused_s, refusals, is_restored = 0.0, 0, False
+        refused_s, refusals, is_restored, began_s = 0.0, 0, False, self.timer()
         while True:
             await self.rate_limiter.acquire()
             try:
                 async with task_group() as group:
-                    forwarding = _forward_activations(self.platform, task, attempt, events)
+                    request = _with_time_left(task, self.timer() - began_s)
+                    forwarding = _forward_activations(self.platform, request, attempt, events)
                     forwarder = group.create_task(forwarding, name=f"invoke {task.id}")
                     if await follow_attempt(attempt, events, self.retry_policy, record):
                         await asyncio.wait([forwarder], timeout=ANSWER_S)
@@ -163,6 +168,10 @@ class Invoker:
             return False
         await record("restored", reason=f"{error.reason}; created again")
         return True
+
+
+def _with_time_left(task: RoundTask, passed_s: float) -> RoundTask:
+    return task if task.lasts_s is None else msgspec.structs.replace(task, lasts_s=task.lasts_s - passed_s)
 
 
 async def follow_attempt(attempt: int, events: RunEvents, retry_policy: RetryPolicy, record: RecordOutcome) -> bool:
@@ -240,12 +249,15 @@ class AttemptState:
     is_platform_done: bool = False
     id: str = ""
     _every_s: float = 0.0
+    # Number of the attempt whose run trains; 0: none is known to. An earlier attempt's may have begun late.
+    _followed: int = 0
+    _kept_failure: InvocationFailed | None = None
     _recorded: set[str] = field(default_factory=set)
 
     @property
     def is_training(self) -> bool:
-        """Whether training has begun."""
-        return "running" in self._recorded
+        """Whether a run trains: this attempt's, or one of an earlier attempt that was given up too soon."""
+        return self._followed > 0
 
     @property
     def patience(self) -> Patience | None:
@@ -277,24 +289,37 @@ class AttemptState:
                 self.id, self.is_called = event.id, True
             case Activation():
                 await self._advance(event)
-            case Report(state="done"):
-                # An earlier attempt's update counts as well.
-                await self._advance(Activation(event.activation, "succeeded", event.cold))
-            case Report() if event.attempt != self.attempt:
-                pass
-            case Report(state="failed"):
-                raise InvocationFailed(event.reason, retryable=event.retryable, activation=self.id or event.activation)
-            case Report(state="training"):
-                self._every_s = event.every_s
-                await self._advance(Activation(event.activation, "running", event.cold))
+            case Report():
+                await self._apply_report(event)
             case PlatformDone(failure):
                 if failure is not None:
                     self._raise_unless_running(failure)
                 self.is_platform_done = True
 
+    async def _apply_report(self, report: Report) -> None:
+        match report:
+            case Report(state="done"):
+                # An earlier attempt's update counts as well.
+                await self._advance(Activation(report.activation, "succeeded", report.cold))
+            case Report(state="training") if self._followed <= report.attempt <= self.attempt:
+                self._followed, self._every_s = report.attempt, report.every_s
+                await self._advance(Activation(report.activation, "running", report.cold))
+            case Report(state="failed") if report.attempt == self.attempt:
+                raise InvocationFailed(
+                    report.reason, retryable=report.retryable, activation=self.id or report.activation
+                )
+            case Report(state="failed") if report.attempt == self._followed:
+                self._followed = 0
+                if self._kept_failure is not None:
+                    raise self._kept_failure
+            case Report():
+                pass
+
     async def _advance(self, activation: Activation) -> None:
         """Record the states that the run has reached, each of them once."""
         self.id = self.id or activation.id
+        if activation.state == "running":
+            self._followed = self._followed or self.attempt
         self.is_done = activation.state == "succeeded"
         # A run that has succeeded has been running, even if no event said so in time.
         for state in _REACHED[activation.state]:
@@ -304,12 +329,17 @@ class AttemptState:
                 await self.record(state, activation=self.id, cold=cold)
 
     def _raise_unless_running(self, failure: InvocationFailed) -> None:
-        """Raise the platform's failure, unless the run trains and only its outcome is not known to the platform."""
-        if isinstance(failure, NotStarted) and self.is_training:
+        """Raise the platform's failure, unless a run trains and only its outcome is not known to the platform."""
+        if self._followed == self.attempt and isinstance(failure, NotStarted):
             # The platform found no process to call, because this run had ended it.
             reason = failure.if_begun or f"it ended while it trained: {failure.reason}"
             raise InvocationFailed(reason, activation=self.id) from failure
-        if not (isinstance(failure, OutcomeUnknown) and self.is_training):
+        if not self.is_training or not failure.retryable:
+            raise failure
+        if self._followed < self.attempt:
+            # The function is busy with an earlier attempt at this task, whose update counts as well.
+            self._kept_failure = failure
+        elif not isinstance(failure, OutcomeUnknown):
             raise failure
 
 

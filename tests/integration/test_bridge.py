@@ -1,6 +1,7 @@
 """The bridge's runner, with a platform that a test can follow by hand."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -12,9 +13,9 @@ from bridges import Activation, Invoker, Runner
 from bridges.errors import InvocationFailed
 from broker import topics
 from broker.base import Broker
-from broker.messages import cloudevents
+from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
-from broker.messages.invocation import Invocation
+from broker.messages.invocation import Invocation, Report
 from broker.messages.round import RoundTask
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -116,6 +117,31 @@ async def test_a_task_after_its_deadline_is_not_started(bus: Broker) -> None:
     assert platform.calls == []
 
 
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+async def test_a_bridge_with_a_wrong_clock_does_its_tasks(bus: Broker, skew_s: float) -> None:
+    left: list[float | None] = []
+
+    def notes_what_is_left(task: RoundTask, _: int) -> None:
+        left.append(task.lasts_s)
+
+    platform, now_s = FakePlatform(notes_what_is_left), time.time()
+    wrong = Runner(bus, Invoker(platform), clock=lambda: time.time() + skew_s)
+    await publish(bus, task(deadline_s=now_s + 300.0, lasts_s=300.0))
+    async with running(wrong.run()):
+        await outcomes(bus, has("succeeded"))
+    assert left[0] is not None
+    assert 0 < left[0] < 300.0, "the time that the task has waited is over"
+
+
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+async def test_a_bridge_with_a_wrong_clock_starts_no_task_that_is_over(bus: Broker, skew_s: float) -> None:
+    platform = FakePlatform()
+    await publish(bus, task(lasts_s=0.0))
+    async with running(Runner(bus, Invoker(platform), clock=lambda: time.time() + skew_s).run()):
+        await outcomes(bus, has("expired"))
+    assert platform.calls == []
+
+
 async def test_a_function_that_hangs_is_given_up_at_the_deadline(bus: Broker) -> None:
     clock = [0.0]
 
@@ -196,6 +222,34 @@ async def test_a_bridge_that_dies_leaves_its_tasks_to_the_next(bus: Broker) -> N
     async with running(runner(bus, second).run()):
         await outcomes(bus, has("succeeded", 5))
     assert {client for client, _ in second.calls} == {f"client-{i:02d}" for i in range(5)}
+
+
+class Reporting(FakePlatform):
+    """A platform that tells nothing after it has accepted a task; its function reports."""
+
+    def __init__(self, bus: Broker) -> None:
+        super().__init__()
+        self.bus = bus
+
+    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
+        self.calls.append((task.client_id, attempt))
+        yield Activation(f"run-{attempt}", "accepted")
+        await self.report(Report(task.id, "training", attempt=attempt, every_s=0.01), task)
+        if attempt > 1:
+            await self.report(Report(task.id, "done", attempt=attempt), task)
+
+    async def report(self, report: Report, task: RoundTask) -> None:
+        await self.bus.put(topics.report("fake", task.client_id), codec.encode(report))
+
+
+async def test_a_function_that_falls_silent_is_invoked_again(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridges.attempt.SHORTEST_S", 0.01)
+    platform = Reporting(bus)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        records = await outcomes(bus, has("succeeded"))
+    assert platform.calls == [("client-00", 1), ("client-00", 2)]
+    assert [record.reason for record in records if record.outcome == "failed"] == ["nothing was heard of it for 0.06 s"]
 
 
 async def test_a_bridge_that_is_stopped_gives_its_tasks_back(url: str) -> None:
