@@ -22,7 +22,6 @@ from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
 from tests.chaos.brokers import OURS
 from tests.chaos.oracle import Usage
-from tests.chaos.parts import Part
 from tests.chaos.row import Fault
 from tests.chaos.system import System
 from tests.chaos.trial import WITHIN_S, Result, Trial
@@ -35,6 +34,9 @@ FORGET_S: Final = 80.0
 
 QUIET_S: Final = 1.5
 """After so long without another event in the log, there is none."""
+
+TOLD_S: Final = 60.0
+"""Within this time after a job's end, whoever watches it is told."""
 
 GONE_S: Final = 10.0
 """A job whose record is missing for so long is gone."""
@@ -159,8 +161,6 @@ class _Judge:
             async with trial.connect() as bus:
                 with contextlib.suppress(NotAnswered):
                     await Client(bus).submit(trial.system.job(trial.job, **fault.job), timeout_s=60.0)
-            watcher = trial.system.add_watcher(trial.job)
-            await watcher.launch()
             await trial.wait_for_events(moment)
             await trial.pause(0.0, 0.1)
             trial.note(f"after {len(trial.events)} events: {fault.name}")
@@ -168,7 +168,7 @@ class _Judge:
             done_s = time.monotonic()
             trial.note(f"that is over, after {len(trial.events)} events")
             record = await self._wait_for_end()
-            await self._check_watcher(watcher, record)
+            await self._check_watcher(record)
             self._result.recovered_s = _recovered_s(trial.events, done_s)
             follower.cancel()
         return record
@@ -195,18 +195,14 @@ class _Judge:
             await asyncio.sleep(0.5)
         raise AssertionError(f"the job did not end within {WITHIN_S:g} s")
 
-    async def _check_watcher(self, watcher: Part, record: JobRecord | None) -> None:
+    async def _check_watcher(self, record: JobRecord | None) -> None:
         """Whoever watches the job must be told how it ends, or that the broker has forgotten it."""
+        trial = self._trial
         try:
-            code = await watcher.wait()
+            async with asyncio.timeout(TOLD_S):
+                await trial.wait_until_told(is_gone=record is None)
         except TimeoutError:
-            watcher.kill()
-            self._result.problems.append(f"`fedkeeper watch` still waits: {_last_line(watcher)}")
-            return
-        is_told = code == 0 if record is not None else code != 0 and self._trial.job in watcher.output()
-        if not is_told or "Traceback" in watcher.output():
-            self._result.problems.append(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
-        self._trial.note(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
+            self._result.problems.append(f"whoever watches the job is not told its end; last: {trial.last_error}")
 
     def _judge_end(self, record: JobRecord | None) -> None:
         fault, result = self._fault, self._result
@@ -273,10 +269,6 @@ class _Judge:
 
         self._result.problems += await _last_problems(left, TIDY_S)
         self._result.problems += await _last_problems(grown, FORGET_S)
-
-
-def _last_line(part: Part) -> str:
-    return (part.output().strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def _left_running(running: System, *, may_leave_files: bool) -> list[str]:
