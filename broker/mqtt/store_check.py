@@ -28,10 +28,10 @@ EXPIRES_S: Final = 7 * 86_400.0
 TRUSTED_S: Final = EXPIRES_S / 2
 """A counter that was not increased for this time is not asked for. No broker writes its store as late as that."""
 
-FIRST_PAUSE_S: Final = 0.02
+FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
-PAUSE_FACTOR: Final = 4
-"""The counter takes at most a fifth of the time: a broker that writes its store at every change is slow."""
+PAUSE_FACTOR: Final = 10
+"""The counter takes at most a tenth of the time: a broker that writes its store at every change is slow."""
 
 LATE_S: Final = 2.0
 """nats-server shows a retained message only a moment after its acknowledgement. Seconds."""
