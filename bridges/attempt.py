@@ -5,11 +5,13 @@ The events of a run come from two sources: the platform (`Activation`) and the f
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from bridges.errors import (
@@ -101,6 +103,7 @@ class Invoker:
         restore: makes a client's function what it should be, and returns what was changed; None if the function was
             never created through this bridge. Without it, a missing function is a failure.
         rng: source of the jitter.
+        timer: seconds on a clock that never jumps.
     """
 
     platform: Platform
@@ -108,12 +111,13 @@ class Invoker:
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     restore: Callable[[str], Awaitable[Change | None]] | None = None
     rng: random.Random = field(default_factory=random.Random)
+    timer: Callable[[], float] = time.monotonic
 
     async def invoke(self, task: RoundTask, attempt: int, events: RunEvents, record: RecordOutcome) -> None:
         """Run the function until it has succeeded. While the platform refuses to start it, ask again.
 
         Args:
-            task: the task to run.
+            task: the task to run; `lasts_s` is what is left now. Each request to the function says what is left then.
             attempt: number of this attempt, from 1.
             events: the function's reports arrive here; the platform's events are added.
             record: records each outcome.
@@ -121,12 +125,13 @@ class Invoker:
         Raises:
             InvocationFailed: this attempt failed.
         """
-        refused_s, refusals, is_restored = 0.0, 0, False
+        refused_s, refusals, is_restored, began_s = 0.0, 0, False, self.timer()
         while True:
             await self.rate_limiter.acquire()
             try:
                 async with task_group() as group:
-                    forwarding = _forward_activations(self.platform, task, attempt, events)
+                    request = _with_time_left(task, self.timer() - began_s)
+                    forwarding = _forward_activations(self.platform, request, attempt, events)
                     forwarder = group.create_task(forwarding, name=f"invoke {task.id}")
                     if await follow_attempt(attempt, events, self.retry_policy, record):
                         await asyncio.wait([forwarder], timeout=ANSWER_S)
@@ -163,6 +168,10 @@ class Invoker:
             return False
         await record("restored", reason=f"{error.reason}; created again")
         return True
+
+
+def _with_time_left(task: RoundTask, passed_s: float) -> RoundTask:
+    return task if task.lasts_s is None else msgspec.structs.replace(task, lasts_s=task.lasts_s - passed_s)
 
 
 async def follow_attempt(attempt: int, events: RunEvents, retry_policy: RetryPolicy, record: RecordOutcome) -> bool:

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -14,6 +16,7 @@ from broker.base import Broker, Will
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.register import Presence
+from broker.support.broker_time import BrokerTime
 
 log = structlog.get_logger(__name__)
 
@@ -41,23 +44,47 @@ def bridge_id(platform: str, host: str | None = None) -> str:
     return f"{platform[:31]}-{digest[:8]}"
 
 
-async def announce(broker: Broker, platform: str, *, every_s: float = EVERY_S) -> None:
+async def announce(
+    broker: Broker,
+    platform: str,
+    *,
+    every_s: float = EVERY_S,
+    broker_time: BrokerTime | None = None,
+    on_announced: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.time,
+) -> None:
     """Announce the bridge again and again until cancelled, and then that it is gone.
 
     Args:
         broker: the connection.
         platform: name of the bridge's platform.
         every_s: seconds between two announcements.
+        broker_time: gets the time at which the broker stored each announcement.
+        on_announced: called after each announcement.
+        clock: returns seconds since the epoch.
     """
     presence = Presence(bridge=bridge_id(platform), platform=platform, every_s=every_s)
     try:
         while True:
-            await _put(broker, presence)
+            await _put(broker, msgspec.structs.replace(presence, clock_s=clock()))
+            if broker_time is not None:
+                broker_time.note(await _stored_s(broker, presence))
+            on_announced()
             await asyncio.sleep(every_s)
     finally:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_S):
                 await _put(broker, msgspec.structs.replace(presence, gone=True))
+
+
+async def _stored_s(broker: Broker, presence: Presence) -> float | None:
+    """Return when the broker stored the last announcement, on its clock; None if it does not say."""
+    try:
+        value = await broker.get(topics.presence(presence.platform, presence.bridge))
+    except BrokerError as exc:
+        log.debug("the time of the bridge's presence is not known", error=str(exc))
+        return None
+    return None if value is None else value.time_s
 
 
 async def _put(broker: Broker, presence: Presence) -> None:

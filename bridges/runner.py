@@ -29,12 +29,16 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation, Outcome
 from broker.messages.round import RoundTask, TaskName
+from broker.support.broker_time import BrokerTime
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
 
 _FINAL: Final = frozenset({"failed", "dead", "expired"})
 """Outcomes that must be on record before the task is acknowledged or attempted again."""
+
+FIRST_PRESENCE_S: Final = 5.0
+"""A bridge that can't announce itself within this time takes tasks all the same, and compares clocks."""
 
 UNREADABLE: Final = "unreadable"
 """Takes the client's place in the dead-letter topic of a message that names no client."""
@@ -48,6 +52,7 @@ class Runner:
         invoker: invokes the platform's functions.
         heartbeat_s: seconds between two extensions of a task's ack deadline while the task is in progress.
         clock: returns the time in seconds since the epoch.
+        broker_time: the broker's clock; None: a new one, which the bridge's presence sets.
     """
 
     def __init__(
@@ -57,11 +62,13 @@ class Runner:
         *,
         heartbeat_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.time,
+        broker_time: BrokerTime | None = None,
     ) -> None:
         self._broker = broker
         self._invoker = invoker
         self._platform = invoker.platform
         self._clock = clock
+        self._broker_time = BrokerTime() if broker_time is None else broker_time
         self._in_flight = InFlight(heartbeat_s)
         self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
@@ -78,12 +85,23 @@ class Runner:
                 group.create_task(rounds, name=f"{name}.closed_rounds.{subject}")
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._stats.flush_periodically(), name=f"{name}.stats")
-            group.create_task(presence.announce(self._broker, self._platform.name), name=f"{name}.presence")
+            await self._announce(group)
             group.create_task(self._in_flight.heartbeat(), name=f"{name}.heartbeat")
             tasks = topics.platform_tasks(self._platform.name)
             async with self._broker.subscribe(tasks, durable=name, prefetch=self._platform.concurrency) as deliveries:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
+
+    async def _announce(self, group: asyncio.TaskGroup) -> None:
+        """Announce the bridge; return when the broker's time is known, if it tells it."""
+        announced, name = asyncio.Event(), self._platform.name
+        announcing = presence.announce(
+            self._broker, name, broker_time=self._broker_time, on_announced=announced.set, clock=self._clock
+        )
+        group.create_task(announcing, name=f"bridge-{name}.presence")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_PRESENCE_S):
+                await announced.wait()
 
     async def _handle(self, delivery: Delivery) -> None:
         """Decode a task and attempt it; send an unreadable one to the dead-letter topic."""
@@ -99,6 +117,7 @@ class Runner:
             # Anyone may publish to any topic; a task counts only on its client's own.
             await self._dead_letter(delivery, payload, f"a task for {task.client_id} does not belong there")
             return
+        task = msgspec.structs.replace(task, lasts_s=self._left_s(task, delivery))
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
             if await self._in_flight.adopt_or_ack_duplicate(task.id, delivery):
                 return
@@ -109,18 +128,30 @@ class Runner:
                     # Not acknowledged: the broker delivers it again, to this bridge or to the next one.
                     log.warning("the broker is out of reach; the task will be delivered again", error=str(exc))
 
+    def _left_s(self, task: RoundTask, delivery: Delivery) -> float:
+        """Return the seconds until the task's deadline. Our clock counts only where the broker tells no time."""
+        age_s = self._broker_time.age_s(delivery.time_s) if delivery.age_s is None else delivery.age_s
+        if task.lasts_s is None or age_s is None:
+            return task.deadline_s - self._clock()
+        return task.lasts_s - age_s
+
     async def _attempt(self, task: RoundTask, attempt: int) -> None:
-        """Run one attempt at a task until it has succeeded or failed, or the round is over."""
-        started_s = self._clock()
+        """Run one attempt at a task until it has succeeded or failed, or the round is over.
+
+        Args:
+            task: the task; `lasts_s` is what is left now.
+            attempt: number of the attempt, from 1.
+        """
+        started_s, left_s = self._clock(), task.lasts_s or 0.0
         record = partial(self._record, task, attempt=attempt, started_s=started_s)
-        if self._closed_rounds.contains(task.job, task.round) or started_s >= task.deadline_s:
+        if self._closed_rounds.contains(task.job, task.round) or left_s <= 0:
             await self._give_up(task, attempt, record, "expired", "its round was over before it began")
             return
         # An earlier bridge may have triggered the function already.
         is_taken_over = attempt > 1 and task.id not in self._started
         self._started.add(task.id)
         try:
-            async with asyncio.timeout(task.deadline_s - started_s) as limit:
+            async with asyncio.timeout(left_s) as limit:
                 record_in_time = _without_limit_after_success(record, limit)
                 with self._reports.queue_for(task) as events:
                     if not (is_taken_over and await self._follow_earlier_run(task, events, record_in_time)):

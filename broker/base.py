@@ -9,7 +9,7 @@ import abc
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Generic, Literal, TypeVar, overload
 
@@ -65,11 +65,13 @@ class Value:
         topic: the topic that holds the value.
         payload: the complete payload; never empty.
         revision: number of the last write, for compare-and-set.
+        time_s: when the broker stored it, in seconds since the epoch on the broker's clock; None: it does not say.
     """
 
     topic: str
     payload: bytes
     revision: int
+    time_s: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ class Delivery:
         sequence: position in the log, increasing; 0 if the broker does not number its messages.
         attempt: 1 for the first delivery, higher for each redelivery.
         time_s: when the broker stored the event. Seconds since the epoch.
+        age_s: for how long the broker had held the event when it delivered it, if the broker itself says so (MQTT 5);
+            None: it does not. Seconds.
     """
+
+    age_s: float | None = None
 
     def __init__(self, topic: str, message: bytes, load: Load, *, sequence: int, attempt: int, time_s: float) -> None:
         self.topic = topic
@@ -327,7 +333,7 @@ class Broker(abc.ABC):
             return None
 
     async def _load_chunks(self, value: Value) -> Value:
-        return Value(value.topic, await self._load_payload(value.topic, value.payload), value.revision)
+        return replace(value, payload=await self._load_payload(value.topic, value.payload))
 
     async def _to_message(self, topic: str, payload: bytes) -> bytes:
         """Return the message to send: the payload, or a manifest after storing the chunks."""

@@ -289,11 +289,11 @@ class LeaseOver(ClientError):
 
     Attributes:
         task: the task's id.
-        deadline_s: seconds since the epoch.
+        deadline_s: seconds since the epoch, on the server's clock.
     """
 
     def __init__(self, task: str, deadline_s: float) -> None:
-        super().__init__(f"task {task}: its deadline {deadline_s:.3f} is over")
+        super().__init__(f"task {task}: its deadline is over")
         self.task = task
         self.deadline_s = deadline_s
 

@@ -33,10 +33,12 @@ async def list_clients(url: str) -> None:
     """Print the register with each client's statistics."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
-        records, stats = await sdk.clients(), await sdk.client_stats()
+        records, stats, warnings = await sdk.clients(), await sdk.client_stats(), await sdk.clock_warnings()
     rows = [client_row(record, stats.get(record.id), time.time()) for record in records]
     columns = ("client", "platform", "state", "seen", "runs", "failed", "cold", "samples", "labels", "data")
     screen.print_table(columns, rows)
+    for warning in warnings:
+        screen.console().print(warning, highlight=False, markup=False)
 
 
 def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
-from broker.messages.register import ClientRecord, ClientStats
+from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.support.tasks import task_group
 from fedkeeper import watching
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
@@ -285,6 +285,17 @@ class Client:
         await self.broker.delete(topics.client(client))
         if record is not None:
             await self.broker.delete(topics.client_stats(record.platform, client))
+
+    async def clock_warnings(self) -> list[str]:
+        """Return a sentence about each bridge whose clock is wrong; none where the broker keeps no time (MQTT)."""
+        values = await self.broker.snapshot(topics.presence(topics.ANY, topics.ANY))
+        warnings: list[str] = []
+        for value in values.values():
+            with contextlib.suppress(DecodeError):
+                presence = codec.decode(Presence, value.payload)
+                ahead_s = 0.0 if value.time_s is None else presence.ahead_s(value.time_s)
+                warnings += [presence.skew_text(ahead_s)] if ahead_s else []
+        return sorted(warnings)
 
     async def client_stats(self) -> dict[str, ClientStats]:
         """Return the statistics of each client's invocations, by client id."""

@@ -1,6 +1,7 @@
 """Collects one round's updates: each is checked, counted once and added to the sum."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,47 +14,118 @@ from broker.messages import progress
 from broker.messages.invocation import Invocation
 from broker.messages.job_record import JobRecord
 from broker.messages.update import UpdateHeader
+from broker.topics import UpdateTopic
 from server import client_events, cohort, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
 from server.errors import JobCannotContinue, Refused
-from server.gate import Expectation
-from server.job_events import CancelRequested, InvocationReported, JobEvents, TimedOut, UpdateArrived
+from server.gate import Checked, Expectation
+from server.job_events import (
+    CancelRequested,
+    InvocationReported,
+    JobEvents,
+    PresenceChanged,
+    TimedOut,
+    UpdateArrived,
+)
 from server.judging import Judging
 from server.refusals import Refusals
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
 
-REPLAY_S: Final = 300.0
-"""Far more than a replay of the log takes: 230 MB take half a second."""
+CONFIRM_S: Final = 5.0
+"""After this time without a look at the record, another server may have gone on with the round: this one was paused."""
 
 
 @dataclass
 class Collection:
     """What a round has collected.
 
+    Times are on the clock of the round's collector.
+
     Attributes:
         round: the round's state.
         aggregate: the sum of the counted updates.
         headers: the metadata of the counted updates, by client id.
         judging: what clients say of the round's model: those that train, and those that only judge.
+        training: ids of the clients that have begun to train.
         failures: why clients were given up, by client id.
         sequence: position of the last counted update in the log.
         bytes_in: size of the counted updates.
-        training_s: when the first client began to train, seconds since the epoch; None: no bridge has reported it.
-        last_s: when the last counted update arrived, seconds since the epoch.
+        training_s: when the first client began to train, in seconds; None: no bridge has reported it.
+        last_s: when the last counted update arrived, in seconds.
+        opened_s: when the cohort was chosen, in seconds.
+        invited_s: when the broker had every task, in seconds.
     """
 
     round: Round
     aggregate: Aggregate
     headers: dict[str, UpdateHeader] = field(default_factory=dict)
     judging: Judging = field(default_factory=Judging)
+    training: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
     sequence: int = 0
     bytes_in: int = 0
     training_s: float | None = None
     last_s: float = 0.0
+    opened_s: float = 0.0
+    invited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClock:
+    """The time of a round on one server: it decides with a clock that never jumps.
+
+    Attributes:
+        now_s: returns seconds on that clock, which `JobEvents` uses too.
+        opened_s: when the round was opened.
+        deadline_s: the round's deadline.
+        stored_s: returns the time of an event that the broker stored at a time (seconds since the epoch); None: events
+            are as new as when they come.
+    """
+
+    now_s: Callable[[], float]
+    opened_s: float
+    deadline_s: float
+    stored_s: Callable[[float], float] | None = None
+
+    @classmethod
+    def of(cls, record: JobRecord, clock: Callable[[], float], timer: Callable[[], float]) -> "RoundClock":
+        """Return the time of a round that this server has just opened, or that it goes on with.
+
+        Args:
+            record: the job's record while the round is open.
+            clock: seconds since the epoch; read once, so that a jump during the round changes nothing.
+            timer: seconds on a clock that never jumps.
+        """
+        now_s = timer()
+        opened_s = now_s - max(0.0, clock() - record.opened_s)
+        deadline_s = opened_s + record.deadline_s - record.opened_s
+        if not record.invited:
+            return cls(timer, opened_s, deadline_s)
+        return cls(timer, opened_s, deadline_s, lambda time_s: min(opened_s + time_s - record.opened_s, timer()))
+
+    def time_of(self, time_s: float) -> float:
+        """Return the time of an event, on the round's clock.
+
+        Args:
+            time_s: when the broker stored it, in seconds since the epoch.
+        """
+        return self.now_s() if self.stored_s is None else self.stored_s(time_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loss:
+    """A client that is to be given up, as soon as everything was read that the broker held when we learned of it.
+
+    Attributes:
+        attempt: the attempt that is over; a later one may still answer.
+        noted_s: when we learned of it, in seconds on the round's clock.
+    """
+
+    attempt: float
+    noted_s: float
 
 
 class Collector:
@@ -63,9 +135,10 @@ class Collector:
         record: the job's record while the round is open.
         expectation: what the round expects of an update.
         announcer: publishes progress events.
-        clock: seconds since the epoch.
-        give_up_s: returns when to give up the clients of a platform, seconds since the epoch; None: never.
+        clock: the round's time.
+        give_up_s: returns when to give up the clients of a platform, in seconds on the round's clock; None: never.
         weight: returns the weight of an update.
+        confirm: raises Conflict if another server has changed the record.
 
     Attributes:
         collection: what the round has collected.
@@ -76,12 +149,14 @@ class Collector:
         record: JobRecord,
         expectation: Expectation,
         announcer: Announcer,
-        clock: Callable[[], float],
+        clock: RoundClock,
         give_up_s: Callable[[str], float | None],
         *,
         weight: Callable[[UpdateHeader], int],
+        confirm: Callable[[], Awaitable[None]],
     ) -> None:
-        self.collection = Collection(_round_of(record), Aggregate(expectation.plan))
+        round_, aggregate = _round_of(record, clock.deadline_s), Aggregate(expectation.plan)
+        self.collection = Collection(round_, aggregate, opened_s=clock.opened_s, invited_s=clock.opened_s)
         self._record = record
         self._expectation = expectation
         self._announcer = announcer
@@ -90,28 +165,38 @@ class Collector:
         self._platforms = {member.platform for member in record.cohort} if is_required else set()
         self._give_up_s = give_up_s
         self._weight = weight
+        self._confirm = confirm
+        self._confirmed_s = clock.now_s()
         self._absent: set[str] = set()
         self._reported: set[tuple[str, int, str]] = set()
+        self._attempts: dict[str, int] = {}
+        self._losses: dict[str, _Loss] = {}
         self._refusals = Refusals()
 
     async def run(self, events: JobEvents) -> Collection:
-        """Collect until the round is over."""
+        """Collect until the round is over.
+
+        Raises:
+            Conflict: another server has gone on with the round.
+        """
         while self.collection.round.is_open:
-            deadlines = [self._give_up_s(platform) for platform in self._platforms - self._absent]
-            until_s = min([self.collection.round.next_tick_s, *(at_s for at_s in deadlines if at_s is not None)])
-            match await events.next(until_s):
+            match await events.next(self._until_s()):
                 case UpdateArrived(delivery):
-                    await self._take_update(delivery)
-                case InvocationReported(invocation):
-                    self._take_invocation(invocation)
+                    await self._take_update(delivery, events)
+                case InvocationReported() as report:
+                    self._take_reports([report])
                 case CancelRequested():
-                    self._move_to(rounds.cancel(self.collection.round, self._clock()))
-                case TimedOut():
-                    self._move_to(rounds.tick(self.collection.round, self._clock()))
+                    self._move_to(rounds.cancel(self.collection.round, self._clock.now_s()))
+                case PresenceChanged():
+                    # Who is back can be given up again.
+                    self._absent = {platform for platform in self._absent if self._is_silent(platform)}
+                case TimedOut(read_s):
+                    await self._confirm_record()
+                    self._give_up(read_s)
                 case _:
-                    pass  # the register or the bridges have changed
-            if self.collection.round.is_open:
-                self._give_up_absent()
+                    pass  # the register has changed
+        if self.collection.round.state is not State.CANCELLED:
+            self._take_reports(await events.reports_so_far())
         self._announce_other_refusals()
         return self.collection
 
@@ -125,42 +210,86 @@ class Collector:
         Raises:
             JobCannotContinue: the log does not hold the updates any more.
         """
-        until_s = self._clock() + REPLAY_S
         while self.collection.sequence < closed:
-            match await events.next(until_s):
+            match await events.next(-math.inf):
                 case UpdateArrived(delivery) if delivery.sequence <= closed:
-                    await self._take_update(delivery)
+                    await self._take_update(delivery, events)
+                case InvocationReported() as report:
+                    self._take_reports([report])
                 case TimedOut():
                     raise JobCannotContinue(f"the updates of round {self._record.round} are in the log no longer")
                 case _:
                     pass
+        self._take_reports(await events.reports_so_far())
         return self.collection
 
-    async def _take_update(self, delivery: Delivery) -> None:
+    def _until_s(self) -> float:
+        """Return when a decision is due at the latest, unless something happens before."""
+        silences = (self._give_up_s(platform) for platform in self._platforms - self._absent)
+        losses = (loss.noted_s for loss in self._losses.values())
+        return min((self.collection.round.next_tick_s, *(at_s for at_s in silences if at_s is not None), *losses))
+
+    def _give_up(self, read_s: float) -> None:
+        """Decide what was due when the log was last read to its end: the round's end, and clients that are lost."""
+        for client, loss in list(self._losses.items()):
+            if loss.noted_s <= read_s:
+                del self._losses[client]
+                if self._attempts.get(client, 0) <= loss.attempt:
+                    self._lose(client)
+        if self.collection.round.is_open:
+            self._move_to(rounds.tick(self.collection.round, read_s))
+        self._give_up_absent(read_s)
+
+    def _note_loss(self, client: str, reason: str, attempt: float) -> None:
+        if client in self.collection.round.outstanding:
+            self.collection.failures[client] = reason
+            self._losses[client] = _Loss(attempt, self._clock.now_s())
+
+    def _lose(self, client: str) -> None:
+        if self.collection.round.is_open:
+            self._move_to(rounds.add_loss(self.collection.round, client, self._clock.now_s()))
+
+    async def _take_update(self, delivery: Delivery, events: JobEvents) -> None:
         """Check an update and add it to the sum, or announce why it is refused."""
-        collection = self.collection
+        if self._clock.now_s() - self._confirmed_s > CONFIRM_S:
+            await self._confirm_record()
+        topic = None
         try:
             topic = gate.parse_topic(delivery.topic)
-            gate.admit(topic, self._expectation, collection.judging.headers)
+            gate.admit(topic, self._expectation, self.collection.judging.headers)
             update = await delivery.read(at_most=self._expectation.max_bytes)
             checked = gate.check(update, topic, self._expectation)
         except CorruptPayload as exc:
-            self._refuse(delivery, Refused("malformed", str(exc)))
+            self._refuse(delivery, Refused("malformed", str(exc)), topic)
             return
         except Refused as refusal:
-            self._refuse(delivery, refusal)
+            if refusal.code == "early":
+                # If it is no forgery, another server has opened that round.
+                await self._confirm_record()
+            self._refuse(delivery, refusal, topic)
             return
-        header = checked.header
+        if checked.header.client not in self.collection.training:
+            # Its training is announced first, if a bridge has reported it.
+            self._take_reports(await events.reports_so_far())
+        self._count(checked, len(update), delivery)
+
+    def _count(self, checked: Checked, size: int, delivery: Delivery) -> None:
+        collection, header = self.collection, checked.header
         collection.judging.add(header, checked.sums)
         if self._expectation.members[header.client].purpose == "train":
             collection.aggregate.add(checked.tensors, self._weight(header))
             collection.headers[header.client] = header
-        collection.bytes_in += len(update)
+        collection.bytes_in += size
         collection.sequence = delivery.sequence
-        collection.last_s = self._clock()
+        collection.last_s = self._clock.time_of(delivery.time_s)
+        collection.failures.pop(header.client, None)
         self._announce_counted(header)
         if collection.round.is_open:
-            self._move_to(rounds.add_answer(collection.round, header.client, self._clock()))
+            self._move_to(rounds.add_answer(collection.round, header.client, self._clock.now_s()))
+
+    async def _confirm_record(self) -> None:
+        await self._confirm()
+        self._confirmed_s = self._clock.now_s()
 
     def _announce_counted(self, header: UpdateHeader) -> None:
         purpose = self._expectation.members[header.client].purpose
@@ -170,8 +299,12 @@ class Collector:
         event = client_events.update_counted(header, counted, len(cohort.ids(self._record.cohort, purpose)), purpose)
         self._announcer.announce(self._record.id, event, header.round, header.client)
 
-    def _refuse(self, delivery: Delivery, refusal: Refused) -> None:
-        if not self._refusals.add(_client_of(delivery.topic)):
+    def _refuse(self, delivery: Delivery, refusal: Refused, topic: UpdateTopic | None) -> None:
+        if refusal.is_answer and topic is not None:
+            # The bridge has done its task with this, so nobody else answers for the client.
+            reason = f"its update was refused ({refusal.code}): {refusal.reason}"
+            self._note_loss(topic.client, reason, topic.attempt)
+        if not self._refusals.add("" if topic is None else topic.client):
             return
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
@@ -186,36 +319,43 @@ class Collector:
             event = progress.UpdateRefused(topic=topic, code="flood", reason=reason)
             self._announcer.announce(self._record.id, event, self._record.round, client, "more")
 
-    def _take_invocation(self, invocation: Invocation) -> None:
-        """Announce an invocation's outcome once. A final failure makes the client lost."""
-        report = (invocation.client, invocation.attempt, invocation.outcome)
-        member = self._expectation.members.get(invocation.client)
-        if member is None or member.platform != invocation.platform:
-            # Whoever may write to another platform's topics has nothing to say about this platform's clients.
-            return
-        if invocation.round != self._record.round or report in self._reported:
-            return
-        self._reported.add(report)
+    def _take_reports(self, reports: Iterable[InvocationReported]) -> None:
+        """Announce each outcome of an invocation once. A final failure makes the client lost."""
+        for report in reports:
+            invocation = report.invocation
+            key = (invocation.client, invocation.attempt, invocation.outcome)
+            member = self._expectation.members.get(invocation.client)
+            if member is None or member.platform != invocation.platform:
+                # Whoever may write to another platform's topics has nothing to say about this platform's clients.
+                continue
+            if invocation.round == self._record.round and key not in self._reported:
+                self._reported.add(key)
+                self._take_invocation(invocation, report.time_s)
+
+    def _take_invocation(self, invocation: Invocation, time_s: float) -> None:
+        client, attempt, outcome = invocation.client, invocation.attempt, invocation.outcome
+        under_way = attempt + (outcome == "failed")  # then it is invoked again
+        self._attempts[client] = max(under_way, self._attempts.get(client, 0))
         event = client_events.from_invocation(invocation)
         if event is None:
             return
-        key: tuple[object, ...] = (invocation.round, *report)
+        key: tuple[object, ...] = (invocation.round, client, attempt, outcome)
         if isinstance(event, progress.ClientTraining):
-            key = (invocation.round, invocation.client, invocation.attempt)
+            key = (invocation.round, client, attempt)
+            self.collection.training.add(client)
             if self.collection.training_s is None:
-                self.collection.training_s = self._clock()
+                self.collection.training_s = self._clock.time_of(time_s)
         self._announcer.announce(self._record.id, event, *key)
         if isinstance(event, progress.ClientFailed) and event.final:
-            self.collection.failures[invocation.client] = event.reason
-            self._move_to(rounds.add_loss(self.collection.round, invocation.client, self._clock()))
+            self._note_loss(client, event.reason, math.inf)
 
-    def _give_up_absent(self) -> None:
+    def _give_up_absent(self, read_s: float) -> None:
         """Give up the clients whose bridge is gone. Their updates still count if they arrive in time.
 
         The round keeps waiting for clients that the quorum needs: their site may come back before the deadline.
         """
-        now_s, before = self._clock(), self._absent
-        self._absent = {platform for platform in self._platforms if self._is_given_up(platform, now_s)}
+        before = self._absent
+        self._absent = {platform for platform in self._platforms if self._is_silent(platform, read_s)}
         newly_absent = self._absent - before
         for member in self._record.cohort:
             round_ = self.collection.round
@@ -223,11 +363,12 @@ class Collector:
             if member.platform in newly_absent and is_dispensable and round_.is_open:
                 event = client_events.bridge_absent(member, self._record.round)
                 self._announcer.announce(self._record.id, event, self._record.round, member.id, "absent")
-                self._move_to(rounds.add_loss(round_, member.id, self._clock()))
+                self.collection.failures[member.id] = event.reason
+                self._lose(member.id)
 
-    def _is_given_up(self, platform: str, now_s: float) -> bool:
+    def _is_silent(self, platform: str, at_s: float | None = None) -> bool:
         give_up_s = self._give_up_s(platform)
-        return give_up_s is not None and give_up_s <= now_s
+        return give_up_s is not None and give_up_s <= (self._clock.now_s() if at_s is None else at_s)
 
     def _move_to(self, after: Round) -> None:
         """Replace the round by its next state, and announce the quorum when it is reached."""
@@ -238,19 +379,12 @@ class Collector:
             self._announcer.announce(self._record.id, event, self._record.round)
 
 
-def _client_of(topic: str) -> str:
-    try:
-        return gate.parse_topic(topic).client
-    except Refused:
-        return ""
-
-
-def _round_of(record: JobRecord) -> Round:
+def _round_of(record: JobRecord, deadline_s: float) -> Round:
     trainers = frozenset(cohort.ids(record.cohort, "train"))
     evaluators = frozenset(cohort.ids(record.cohort, "evaluate"))
     rules = record.job.cohort
     if not trainers:
         needed = min(rules.needed, len(evaluators))
-        return rounds.to_judge(evaluators, needed, rules.grace_s, record.deadline_s)
+        return rounds.to_judge(evaluators, needed, rules.grace_s, deadline_s)
     needed = min(rules.needed, len(trainers))
-    return Round(trainers, needed, rules.grace_s, record.deadline_s, evaluators=evaluators)
+    return Round(trainers, needed, rules.grace_s, deadline_s, evaluators=evaluators)

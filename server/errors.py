@@ -34,12 +34,15 @@ class Refused(ServerError):
     Attributes:
         code: one of `server.gate.CODES`.
         reason: the explanation for a person.
+        is_answer: whether the update is a client's answer to its task, because it has the task's token. Then no other
+            one follows. Anybody can write an update without it.
     """
 
-    def __init__(self, code: str, reason: str) -> None:
+    def __init__(self, code: str, reason: str, *, is_answer: bool = False) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+        self.is_answer = is_answer
 
 
 class LearningFailed(ServerError):

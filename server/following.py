@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
-from broker.base import Broker, Deleted, Value
+from broker.base import Broker, Deleted, Reader, Value
 from broker.support.tasks import task_group
 
 
@@ -18,6 +18,15 @@ class Versioned:
     def __init__(self) -> None:
         self.version = 0
         self._changed = asyncio.Event()
+        self._values: Reader[Value | Deleted] | None = None
+
+    async def catch_up(self) -> None:
+        """Return when the view holds everything that the broker held at the time of the call."""
+        if self._values is not None:
+            await self._values.catch_up()
+
+    def note(self, value: Value | Deleted) -> None:
+        """Apply a retained value or its deletion; subclasses override this."""
 
     async def wait_for_change(self, version: int) -> int:
         """Wait until the version differs from `version`, and return the new one."""
@@ -33,23 +42,23 @@ class Versioned:
 
 
 @contextlib.asynccontextmanager
-async def follow(broker: Broker, topic_filter: str, note: Callable[[Value | Deleted], None]) -> AsyncIterator[None]:
-    """Pass retained values to a function: all current values before the context starts, then every change.
+async def follow(broker: Broker, topic_filter: str, view: Versioned) -> AsyncIterator[None]:
+    """Keep a view up to date: it has all current values before the context starts, then it gets every change.
 
     Args:
         broker: keeps the values.
         topic_filter: selects them.
-        note: receives each value.
+        view: takes each value.
     """
     for value in (await broker.snapshot(topic_filter)).values():
-        note(value)
+        view.note(value)
 
-    async def note_changes() -> None:
-        async with broker.watch(topic_filter) as values:
-            async for value in values:
-                note(value)
+    async def note_changes(values: Reader[Value | Deleted]) -> None:
+        async for value in values:
+            view.note(value)
 
-    async with task_group() as group:
-        task = group.create_task(note_changes(), name=f"follow {topic_filter}")
+    async with broker.watch(topic_filter) as values, task_group() as group:
+        view._values = values
+        task = group.create_task(note_changes(values), name=f"follow {topic_filter}")
         yield
         task.cancel()

@@ -190,10 +190,32 @@ def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> Checke
         tensors, metadata = payload.decode(update, expected=expectation.max_tensors)
         header = UpdateHeader.from_metadata(metadata)
     except SchemaTooNew as exc:
-        raise Refused("schema", str(exc)) from exc
+        is_answer = _has_token(metadata.get("token", ""), topic, expectation)
+        raise Refused("schema", str(exc), is_answer=is_answer) from exc
     except DecodeError as exc:
         raise Refused("malformed", str(exc)) from exc
-    _check_header(header, topic, expectation)
+    _check_author(header, topic, expectation)
+    try:
+        return _check_content(header, tensors, topic, expectation)
+    except Refused as refusal:
+        raise Refused(refusal.code, refusal.reason, is_answer=True) from refusal
+
+
+def _check_author(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:
+    """Check that the update is an answer to its task."""
+    claim = UpdateTopic(header.job, header.round, header.client, header.attempt)
+    if claim != topic:
+        raise Refused("foreign", f"it says it is {claim}, but was published as {topic}")
+    if not _has_token(header.token, topic, expectation):
+        raise Refused("token", "its token is not the one of this round's task")
+
+
+def _has_token(text: str, topic: UpdateTopic, expectation: Expectation) -> bool:
+    return hmac.compare_digest(text.encode(), token(expectation.nonce, topic.client).encode())
+
+
+def _check_content(header: UpdateHeader, tensors: Tensors, topic: UpdateTopic, expectation: Expectation) -> Checked:
+    _check_header(header, expectation)
     judged: Tensors = {}
     if expectation.takes_sums:
         tensors, judged = sums.split(tensors, expectation.plan.layout)
@@ -209,17 +231,12 @@ def check(update: bytes, topic: UpdateTopic, expectation: Expectation) -> Checke
     return Checked(header, tensors, judged)
 
 
-def _check_header(header: UpdateHeader, topic: UpdateTopic, expectation: Expectation) -> None:
-    claim = UpdateTopic(header.job, header.round, header.client, header.attempt)
-    if claim != topic:
-        raise Refused("foreign", f"it says it is {claim}, but was published as {topic}")
+def _check_header(header: UpdateHeader, expectation: Expectation) -> None:
     # The server names a state in the next task and purges its topic later, so it must belong to the update.
     own = own_states(header)
     for name, state in header.states.items():
         if name not in own or not _SHA256.fullmatch(state.sha256):
             raise Refused("foreign", f"the state {name!r} that it names is not its own")
-    if not hmac.compare_digest(header.token.encode(), token(expectation.nonce, topic.client).encode()):
-        raise Refused("token", "its token is not the one of this round's task")
     if header.base != expectation.base:
         raise Refused("base", f"trained from {header.base[:12]}, the round's model is {expectation.base[:12]}")
     _check_table("metrics", header.metrics, MAX_METRICS, low=-MAX_METRIC, high=MAX_METRIC)
@@ -258,7 +275,8 @@ def _check_layout(tensors: Tensors, plan: Plan) -> None:
     layout = payload.layout(tensors)
     if layout.keys() != plan.layout.keys():
         missing, extra = sorted(plan.layout.keys() - layout.keys()), sorted(layout.keys() - plan.layout.keys())
-        raise Refused("layout", f"tensors missing: {missing[:5]}, not asked for: {extra[:5]}")
+        reason = f"tensors missing: {missing[:5]}, not asked for: {extra[:5]}"
+        raise Refused("layout", f"{reason}: the site must have the code of the job's model")
     for name, entry in plan.layout.items():
         if layout[name] != entry:
             raise Refused("layout", f"{name} is {layout[name]}, the model's is {entry}")
@@ -284,7 +302,7 @@ def _check_values(tensors: Tensors, plan: Plan) -> None:
         with np.errstate(invalid="ignore"):  # bfloat16's NaN also causes a warning
             low, high = float(tensor.min()), float(tensor.max())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise Refused("finite", f"{name} holds NaN or infinity")
+            raise Refused("finite", f"{name} holds NaN or infinity: try a smaller learning rate, and look at the data")
         if max(-low, high) > plan.bounds[name]:
             reason = f"{name} reaches {max(-low, high):g}, at most {plan.bounds[name]:g} is accepted"
             raise Refused("magnitude", f"{reason}: training.headroom lifts this bound")

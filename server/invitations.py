@@ -17,13 +17,14 @@ TASK_BYTES: Final = 100_000
 """Limit of a trigger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
 
-async def send(broker: Broker, record: JobRecord, nonce: str) -> None:
+async def send(broker: Broker, record: JobRecord, nonce: str, lasts_s: float | None = None) -> None:
     """Publish the tasks of the open round; return when the broker has them all.
 
     Args:
         broker: takes the tasks.
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
+        lasts_s: seconds until the round's deadline; None: the job's `cohort.deadline_s`.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
@@ -31,17 +32,18 @@ async def send(broker: Broker, record: JobRecord, nonce: str) -> None:
     """
     async with task_group() as group:
         for member in record.cohort:
-            task = task_for(member, record, nonce)
+            task = task_for(member, record, nonce, lasts_s)
             group.create_task(_publish(broker, task, record.opened_s), name=f"invite {task.id}")
 
 
-def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
+def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | None = None) -> RoundTask:
     """Make a member's task for the open round.
 
     Args:
         member: the member of the cohort.
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
+        lasts_s: seconds until the round's deadline; None: the job's `cohort.deadline_s`.
 
     Raises:
         ValueError: the job has no model yet.
@@ -64,6 +66,7 @@ def task_for(member: Member, record: JobRecord, nonce: str) -> RoundTask:
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
         deadline_s=record.deadline_s,
+        lasts_s=job.cohort.deadline_s if lasts_s is None else lasts_s,
         max_attempts=job.cohort.max_attempts,
         strategy=job.strategy,
         update=job.training.update,

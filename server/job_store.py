@@ -9,7 +9,7 @@ import msgspec
 
 from broker import topics
 from broker.base import Broker
-from broker.errors import CorruptPayload
+from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, job_record, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
@@ -82,11 +82,32 @@ class JobStore:
             self.record = record
             self._held.note_record(record)
 
+    async def confirm(self) -> None:
+        """Check that no other server has changed the record since this one read or changed it.
+
+        Raises:
+            Conflict: another server has changed it.
+        """
+        async with self._changing:
+            topic = topics.job_record(self.record.id)
+            value = await self._broker.get(topic)
+            revision = 0 if value is None else value.revision
+            if revision != self._revision:
+                raise Conflict(topic, self._revision)
+
+    def take(self, state: GlobalState) -> GlobalState:
+        """Take a new global state, and return it with a model that shares the memory of its file.
+
+        Nobody should keep the one that was passed: a large model would be in memory twice.
+        """
+        self.weights = tensors.encode(state.weights)
+        return GlobalState(tensors.decode(self.weights)[0], state.server_state)
+
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.
 
         Args:
-            state: the model and the server state.
+            state: the model and the server state, as `take` has returned it.
             along: tensors that every task refers to.
             frozen: names of the model's tensors that no client trains: they are not published with each model.
 
@@ -94,7 +115,6 @@ class JobStore:
             PayloadTooLarge: the broker does not take a value of this size.
             StorageFull: the broker has no room.
         """
-        self.weights = tensors.encode(state.weights)
         trained = {name: tensor for name, tensor in state.weights.items() if name not in frozen}
         return Published(
             model=await self._put(tensors.encode(trained) if frozen else self.weights),
@@ -172,9 +192,10 @@ class JobStore:
                 self._deleted.add(model)
 
     async def delete_last_updates(self) -> None:
-        """Delete the updates of the last completed round, which are left if a crash came before their deletion."""
-        if self.record.last is not None:
-            await self._broker.purge(topics.round_updates(self.record.id, self.record.last.round))
+        """Delete the updates of the round before the open one, which are left if a crash came before their deletion."""
+        over = self.record.round - bool(self.record.cohort)
+        if over:
+            await self._broker.purge(topics.round_updates(self.record.id, over))
 
     async def clean_up(self) -> None:
         """Delete an ended job's updates, client states and secret, and models that its record does not name."""

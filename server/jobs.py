@@ -5,15 +5,13 @@ repeated. A server that takes a job over after a crash continues from the record
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import structlog
 
 from broker import topics
-from broker.base import Broker
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
 from broker.messages import codec, job_record, progress
 from broker.messages.job_record import JobRecord, Member
@@ -22,6 +20,7 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
+from broker.support import heap
 from broker.support.tasks import task_group
 from server import (
     attempts,
@@ -38,19 +37,15 @@ from server import (
     selection,
     strategies,
 )
-from server.announcer import Announcer
-from server.collecting import Collection, Collector
+from server.collecting import Collection, Collector, RoundClock
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expectation
-from server.held import Held
+from server.job_context import JobContext
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
-from server.learning import Learning
 from server.pauses import Outcome, Pauses
-from server.presence import BridgePresence
 from server.recruiting import Recruiter
-from server.registry import Registry
 from server.rounds import State
 from server.selection import History
 from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
@@ -62,31 +57,6 @@ _PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge)
 
 _ENDS: Final[dict[Outcome, job_record.Phase]] = {Outcome.CANCELLED: "cancelled", Outcome.TOO_LONG: "failed"}
 """The phase in which a pause ends a job."""
-
-
-@dataclass(frozen=True, slots=True)
-class JobContext:
-    """What every job of a server uses.
-
-    Attributes:
-        broker: keeps records, models and updates.
-        announcer: publishes progress events.
-        registry: the registered clients.
-        presence: the bridges.
-        learning: builds and evaluates models.
-        clock: seconds since the epoch.
-        make_secret: returns an unguessable text, for a job without a secret.
-        held: gets what the jobs write.
-    """
-
-    broker: Broker
-    announcer: Announcer
-    registry: Registry
-    presence: BridgePresence
-    learning: Learning
-    clock: Callable[[], float]
-    make_secret: Callable[[], str]
-    held: Held = field(default_factory=Held)
 
 
 async def run(job: str, context: JobContext) -> None:
@@ -133,12 +103,13 @@ class _JobRun:
         self.job = record.job
         self._store = store
         self._context = context
-        self._recruiter = Recruiter(record.job, context.registry, context.presence, context.clock)
+        self._recruiter = Recruiter(record.job, context.registry, context.presence, context.clock, context.timer)
         self._strategy = strategies.create(record.job)
         self._selection = selection.create(record.job)
         self._history: History = {}
         self._state = GlobalState({})
         self._secret = ""
+        self._announced: tuple[progress.JobStarted | None, progress.RoundFailed | None] = None, None
         self._evaluating: asyncio.Task[None] | None = None
         self._evaluation = Evaluation(store, context.learning, context.announcer, context.clock)
 
@@ -159,6 +130,7 @@ class _JobRun:
                     await self._end("completed", f"{self.record.reason}; clients could not judge the last model: {exc}")
                 else:
                     await self._end("failed", str(exc))
+        await self._announce_decided()
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
@@ -172,16 +144,17 @@ class _JobRun:
             await self._announce_and_wait(progress.JobAccepted(name=self.job.name, job=self.job))
         sources = context.broker, context.registry, context.presence
         since_s = record.opened_s or record.created_s
-        async with open_job_events(*sources, job=record.id, since_s=since_s, clock=context.clock) as events:
+        async with open_job_events(*sources, job=record.id, since_s=since_s, clock=context.timer) as events:
             if record.phase == "accepted":
                 await self._publish_initial_model(events)
             else:
                 self._state = await self._store.load_state(await self._make_frozen(events))
-                if self._selection.needs_history:
-                    self._history = await history.read(context.broker, record)
                 if record.last is not None:
                     # The server may have crashed after the commit and before the announcement.
                     self._announce(record.last, record.last.round)
+                await self._announce_decided()
+                if self._selection.needs_history:
+                    self._history = await history.read(context.broker, record)
             async with task_group() as background:
                 while not self.record.has_ended:
                     await self._evaluate_if_due(events, background)
@@ -203,20 +176,21 @@ class _JobRun:
         initial, start = await events.unless_cancelled(build)
         self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
         info = ModelInfo(initial.weights, frozenset(initial.frozen), frozenset(initial.buffers))
-        self._state = self._strategy.init(info)
+        self._state = self._store.take(self._strategy.init(info))
         frozen = await self._store.publish_frozen({name: initial.weights[name] for name in initial.frozen})
         published = await self._store.publish(self._state, self._strategy.along(self._state), initial.frozen)
         parameters = sum(array.size for array in initial.weights.values())
-        await self._announce_and_wait(progress.JobStarted(model=published.model, parameters=parameters, start=start))
         await self._store.change(
             phase="running",
             job=self.job,
             frozen=initial.frozen,
             buffers=initial.buffers,
             personal=initial.personal,
+            started=progress.JobStarted(model=published.model, parameters=parameters, start=start),
             **frozen,
             **published._asdict(),
         )
+        await self._announce_decided()
 
     async def _make_frozen(self, events: JobEvents) -> Tensors | None:
         """Make the tensors again that were never published: each site makes them itself."""
@@ -287,6 +261,8 @@ class _JobRun:
             "deadline_s": now_s + self.job.cohort.deadline_s,
             "invited": False,
             "closed": None,
+            "started": None,
+            "failed": None,
             **self._evaluation.changes,
         }
 
@@ -295,53 +271,48 @@ class _JobRun:
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
         expectation = round_facts.expectation(opened, self._state.weights, nonce, self._strategy)
-        sources = context.announcer, context.clock, context.presence.give_up_s
-        collector = Collector(opened, expectation, *sources, weight=self._strategy.weight)
+        clock = RoundClock.of(opened, context.clock, context.timer)
+        sources = context.announcer, clock, context.presence.give_up_s
+        collector = Collector(opened, expectation, *sources, weight=self._strategy.weight, confirm=self._store.confirm)
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
-        invited_s = opened.opened_s
         if not opened.invited:
-            await invitations.send(context.broker, opened, nonce)
-            invited_s = context.clock()
+            await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
+            collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._close(await collector.replay(events, opened.closed), expectation, invited_s, events)
+            await self._close(await collector.replay(events, opened.closed), expectation, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence)
-                    await self._close(collection, expectation, invited_s, events)
+                    await self._close(collection, expectation, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    async def _close(
-        self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
-    ) -> None:
+    async def _close(self, collection: Collection, expectation: Expectation, events: JobEvents) -> None:
         """Make the next global model, or end the job if the round was only to judge the last one."""
         if not round_facts.is_to_judge(self.record):
-            await self._commit(collection, expectation, invited_s, events)
+            await self._commit(collection, expectation, events)
             return
         await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
         answered, asked = len(collection.judging.headers), len(self.record.cohort)
         note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
         await self._end("completed", self.record.reason + note)
 
-    async def _commit(
-        self, collection: Collection, expectation: Expectation, invited_s: float, events: JobEvents
-    ) -> None:
+    async def _commit(self, collection: Collection, expectation: Expectation, events: JobEvents) -> None:
         """Make the next global model of a round's updates."""
         record = self.record
         finished = await self._finish(collection, expectation)
-        self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
-        collection.aggregate.release()
+        self._state = self._store.take(await self._apply(finished, collection))
+        heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
-        committed_s = self._context.clock()
         model = published.model
-        event = round_facts.completed_event(record, collection, model, invited_s=invited_s, committed_s=committed_s)
+        event = round_facts.completed_event(record, collection, model, committed_s=self._context.timer())
         await events.unless_cancelled(self._evaluation.wait())
         if self.job.is_judged_by_clients:
             await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=True))
@@ -360,6 +331,12 @@ class _JobRun:
         self._announce(event, event.round)
         self._history = selection.fold(self._history, event)
 
+    async def _apply(self, finished: Finished, collection: Collection) -> GlobalState:
+        """Return the next global state, and free the sums that it was made of."""
+        state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
+        collection.aggregate.release()
+        return state
+
     async def _finish(self, collection: Collection, expectation: Expectation) -> Finished:
         """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""
         record, model = self.record, round_facts.model_info(self.record, self._state.weights)
@@ -373,15 +350,26 @@ class _JobRun:
         )
 
     async def _fail_round(self, collection: Collection) -> None:
-        """Announce that the round has no quorum, and apply the job's policy for failures."""
+        """Apply the job's policy to a round without quorum: put it on record, then announce it."""
         record, policy = self.record, self.job.cohort
-        event = round_facts.failed_event(record, collection)
-        await self._announce_and_wait(event, record.round)
-        self._history = selection.fold(self._history, event)
-        failures = record.failures + 1
+        event, failures = round_facts.failed_event(record, collection), record.failures + 1
+        changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
         if policy.on_failure == "stop" or failures >= policy.max_failures:
-            raise JobCannotContinue(f"round {record.round} failed: {event.reason} ({failures} in a row)")
-        await self._store.change(cohort=(), failures=failures)
+            reason = f"round {record.round} failed: {event.reason} ({failures} in a row)"
+            await self._store.change(phase="failed", reason=reason, **self._evaluation.changes, **changes)
+            return
+        await self._store.change(**changes)
+        await self._announce_decided()
+        self._history = selection.fold(self._history, event)
+
+    async def _announce_decided(self) -> None:
+        """Announce what is on record until the next round is opened: the job's start, or the last round's failure."""
+        started, failed = self.record.started, self.record.failed
+        if started is not None and started != self._announced[0]:
+            await self._announce_and_wait(started)
+        if failed is not None and failed != self._announced[1]:
+            await self._announce_and_wait(failed, failed.round)
+        self._announced = started, failed
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         await self._store.change(phase=phase, cohort=(), reason=reason, **self._evaluation.changes)
@@ -390,7 +378,7 @@ class _JobRun:
         self._context.announcer.announce(self.record.id, event, *key)
 
     async def _announce_and_wait(self, event: Event, *key: object) -> None:
-        """Announce an event that must be with the broker before the record changes."""
+        """Announce an event that must be with the broker before the record changes again."""
         await self._context.announcer.announce_and_wait(self.record.id, event, *key)
 
 

@@ -27,13 +27,15 @@ class Recruiter:
         job: says how many clients it needs, which data they must hold, and how long to wait for them.
         registry: the registered clients.
         presence: the bridges.
-        clock: seconds since the epoch.
+        clock: seconds since the epoch, for what people read.
+        timer: seconds on the clock of the job's events, which never jumps.
     """
 
     job: Job
     registry: Registry
     presence: BridgePresence
     clock: Callable[[], float]
+    timer: Callable[[], float]
 
     async def wait_for_candidates(
         self, events: JobEvents, announce: Callable[[JobWaiting], None]
@@ -47,16 +49,18 @@ class Recruiter:
         Raises:
             JobCannotContinue: there are still too few after the job's `cohort.wait_s`.
         """
-        need, until_s = self.job.cohort.clients, self.clock() + self.job.cohort.wait_s
+        need, until_s = self.job.cohort.clients, self.timer() + self.job.cohort.wait_s
         candidates = self.eligible()
         if len(candidates) >= need:
             return candidates
         have, reason = len(candidates), self._shortage()
-        announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=until_s))
+        end_s = self.clock() + self.job.cohort.wait_s
+        announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=end_s))
         while len(candidates) < need and not events.cancel_requested:
-            if isinstance(await events.next(until_s), TimedOut):
-                raise JobCannotContinue(f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}")
+            is_over = isinstance(await events.next(until_s), TimedOut)
             candidates = self.eligible()
+            if is_over and len(candidates) < need:
+                raise JobCannotContinue(f"too few clients after {self.job.cohort.wait_s:g} s: {self._shortage()}")
         return await self._wait_until_settled(events, candidates, until_s)
 
     async def _wait_until_settled(
@@ -67,7 +71,7 @@ class Recruiter:
         Otherwise the first draw would depend on how far that has come, and so would the job's model.
         """
         while len(candidates) < self.job.data.clients and not events.cancel_requested:
-            if isinstance(await events.next(min(until_s, self.clock() + SETTLE_S)), TimedOut):
+            if isinstance(await events.next(min(until_s, self.timer() + SETTLE_S)), TimedOut):
                 break
             candidates = self.eligible()
         return candidates

@@ -48,5 +48,5 @@ class Registry(Versioned):
 async def open_registry(broker: Broker) -> AsyncIterator[Registry]:
     """Open the register: complete when the context starts, up to date until it ends."""
     registry = Registry()
-    async with follow(broker, topics.client(topics.ANY), registry.note):
+    async with follow(broker, topics.client(topics.ANY), registry):
         yield registry

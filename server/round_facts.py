@@ -3,7 +3,8 @@
 `server.client_events` has the events about single clients.
 """
 
-from collections import Counter
+from collections import defaultdict
+from typing import Final
 
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import (
@@ -21,7 +22,12 @@ from broker.messages.tensors import Tensors
 from server import aggregator, cohort, gate, timing
 from server.collecting import Collection
 from server.gate import Expectation
+from server.rounds import RoundEvent
 from server.strategies.base import ModelInfo, Strategy
+
+_NAMES_SHOWN: Final = 3
+_CAUSES_SHOWN: Final = 2
+"""A reason is a line: so many clients, and so many causes of their failures, are in it."""
 
 
 def opened_event(record: JobRecord) -> RoundOpened:
@@ -97,17 +103,14 @@ def model_of(record: JobRecord) -> BlobRef:
     return record.model
 
 
-def completed_event(
-    record: JobRecord, collection: Collection, model: BlobRef, *, invited_s: float, committed_s: float
-) -> RoundCompleted:
+def completed_event(record: JobRecord, collection: Collection, model: BlobRef, *, committed_s: float) -> RoundCompleted:
     """The event of a round whose result is the next global model.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
         model: the new global model.
-        invited_s: when the broker had every task, seconds since the epoch.
-        committed_s: when the new model was committed, seconds since the epoch.
+        committed_s: when the new model was committed, in seconds on the collector's clock.
     """
     headers = collection.headers
     return RoundCompleted(
@@ -117,8 +120,8 @@ def completed_event(
         samples=sum(header.samples for header in headers.values()),
         model=model,
         split=timing.split(
-            opened_s=record.opened_s,
-            invited_s=invited_s,
+            opened_s=collection.opened_s,
+            invited_s=collection.invited_s,
             training_s=collection.training_s,
             last_s=collection.last_s,
             committed_s=committed_s,
@@ -131,24 +134,46 @@ def completed_event(
 
 
 def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
-    """The event of a round without quorum. Its reason names the most frequent failure of a client.
+    """The event of a round without quorum. Its reason says why, and what is known of the clients that are missing.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
     """
-    counted = tuple(sorted(collection.headers))
-    reason = f"{len(counted)} of {collection.round.needed} needed updates"
-    if collection.failures:
-        (cause, clients), *_ = Counter(collection.failures.values()).most_common(1)
-        reason += f"; {clients} client{'s'[: clients != 1]} failed: {cause}"
+    counted, missing = tuple(sorted(collection.headers)), _missing(record, collection)
+    is_late = collection.round.ended_by is RoundEvent.DEADLINE
+    end = "when the deadline passed" if is_late else "and too few clients are left"
+    causes: dict[str, list[str]] = defaultdict(list)
+    for client in missing:
+        if client in collection.failures:
+            causes[collection.failures[client]].append(client)
+    waiting = [client for client in missing if client not in collection.failures]
+    parts = [
+        f"{len(counted)} of {collection.round.needed} needed updates {end}",
+        *(f"{_names(clients)}: {cause}" for cause, clients in _most_frequent(causes)),
+        *_said_of("still training", [client for client in waiting if client in collection.training]),
+        *_said_of("no word of", [client for client in waiting if client not in collection.training]),
+    ]
     return RoundFailed(
         round=record.round,
-        reason=reason,
+        reason="; ".join(parts),
         counted=counted,
-        missing=_missing(record, collection),
+        missing=missing,
         policy=record.job.cohort.on_failure,
     )
+
+
+def _most_frequent(causes: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
+    return sorted(causes.items(), key=lambda each: (-len(each[1]), each[0]))[:_CAUSES_SHOWN]
+
+
+def _said_of(what: str, clients: list[str]) -> list[str]:
+    return [f"{what}: {_names(clients)}"] if clients else []
+
+
+def _names(clients: list[str]) -> str:
+    more = len(clients) - _NAMES_SHOWN
+    return ", ".join(clients[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _missing(record: JobRecord, collection: Collection) -> tuple[str, ...]:

@@ -78,6 +78,7 @@ class Round:
         evaluators: ids of the clients that only judge.
         judged: ids of those of them that have answered, in log order.
         judged_needed: number of them that starts the grace, in a round in which nobody trains.
+        ended_by: the event that ended the round; None: it is open.
     """
 
     cohort: frozenset[str]
@@ -91,6 +92,7 @@ class Round:
     evaluators: frozenset[str] = frozenset()
     judged: tuple[str, ...] = ()
     judged_needed: int = 0
+    ended_by: RoundEvent | None = None
 
     @property
     def is_open(self) -> bool:
@@ -219,4 +221,5 @@ def _step(round_: Round, event: RoundEvent, now_s: float) -> Round:
         raise IllegalTransition(round_.state, event)
     starts_grace = target is State.GRACE and round_.grace_until_s is None
     grace_until_s = now_s + round_.grace_s if starts_grace else round_.grace_until_s
-    return replace(round_, state=target, grace_until_s=grace_until_s)
+    ended_by = None if TRANSITIONS[target] else event
+    return replace(round_, state=target, grace_until_s=grace_until_s, ended_by=ended_by)

@@ -20,7 +20,7 @@ from server import jobs
 from server.announcer import open_announcer
 from server.held import Held
 from server.housekeeping import open_housekeeper
-from server.jobs import JobContext
+from server.job_context import JobContext
 from server.learning import Learning
 from server.presence import open_presence
 from server.registry import open_registry
@@ -68,7 +68,7 @@ async def serve(
     async with (
         open_announcer(broker, clock, held) as announcer,
         open_registry(broker) as clients,
-        open_presence(broker, clock) as bridges,
+        open_presence(broker) as bridges,
         open_housekeeper(broker, keep, clock, held) as housekeeper,
         task_group() as group,
     ):

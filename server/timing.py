@@ -9,7 +9,7 @@ from broker.messages.reports import Split
 def split(*, opened_s: float, invited_s: float, training_s: float | None, last_s: float, committed_s: float) -> Split:
     """Split a round's time into invocation, start of the clients, training and aggregation. The parts add up.
 
-    All arguments are in seconds since the epoch.
+    All arguments are in seconds on one clock.
 
     Args:
         opened_s: when the cohort was chosen.

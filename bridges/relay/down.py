@@ -1,6 +1,7 @@
 """From the backbone down to a site: tasks with their blobs, requests to its bridges, progress of rounds and jobs."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import structlog
@@ -32,6 +33,7 @@ class Down:
         blobs: the site's models, client states and packages.
         on_round: called with a round's job and number when the round is over.
         clock: returns the time in seconds since the epoch.
+        timer: returns seconds on a clock that never jumps.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Down:
         *,
         on_round: Callable[[str, int], None],
         clock: Callable[[], float],
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site = site
         self._forwarder = forwarder
@@ -50,6 +53,7 @@ class Down:
         self._blobs = blobs
         self._on_round = on_round
         self._clock = clock
+        self._timer = timer
         self._closed_rounds = ClosedRounds()
 
     async def forward_task(self, delivery: Delivery, payload: bytes) -> None:
@@ -60,17 +64,25 @@ class Down:
             # The site's bridge sends it to the dead-letter topic.
             await self._forwarder.forward_unchanged(delivery, payload)
             return
-        if self._closed_rounds.contains(task.job, task.round) or self._clock() >= task.deadline_s:
+        ends_s = self._timer() + self._left_s(task, delivery)
+        if self._closed_rounds.contains(task.job, task.round) or self._timer() >= ends_s:
             await self._record_expired(
                 task, delivery, "its round was over before the relay could forward it to its site"
             )
             return
         try:
-            async with asyncio.timeout(task.deadline_s - self._clock()):
+            async with asyncio.timeout(ends_s - self._timer()):
                 await self._blobs.bring_for_task(task)
-                await self._forwarder.forward_unchanged(delivery, payload)
+                changed = payload if task.lasts_s is None else _with_time_left(payload, ends_s - self._timer())
+                await self._forwarder.forward_changed(delivery, payload, changed)
         except TimeoutError:
             await self._record_expired(task, delivery, "its site was out of reach until the round's deadline")
+
+    def _left_s(self, task: RoundTask, delivery: Delivery) -> float:
+        """Return the seconds until the task's deadline. Without the backbone's own count, this clock must be right."""
+        if task.lasts_s is None or delivery.age_s is None:
+            return task.deadline_s - self._clock()
+        return task.lasts_s - delivery.age_s
 
     async def forward_request(self, delivery: Delivery, payload: bytes) -> None:
         """Forward a request for a function after the function's package; drop it if its deadline passes first."""
@@ -121,3 +133,11 @@ class Down:
         envelope = Envelope(event_id, f"/relays/{self._site}", "invocation.expired", self._clock(), task.client_id)
         topic = topics.invocation(platform, task.client_id)
         await self._backbone.publish(topic, cloudevents.encode(envelope, invocation), dedupe=event_id)
+
+
+def _with_time_left(payload: bytes, lasts_s: float) -> bytes:
+    """Return a task's event with the time that is left now: on the site's broker it begins to count anew."""
+    # As it is, so that fields of a newer version stay.
+    event = codec.decode_any(payload)
+    event["data"]["lasts_s"] = lasts_s
+    return codec.encode(event)

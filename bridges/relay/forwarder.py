@@ -65,7 +65,17 @@ class Forwarder:
 
     async def forward_unchanged(self, delivery: Delivery, payload: bytes) -> None:
         """Publish an event as it is. Implements `ForwardEvent`."""
-        await self._target.publish(delivery.topic, payload, dedupe=fingerprint(delivery.topic, payload))
+        await self.forward_changed(delivery, payload, payload)
+
+    async def forward_changed(self, delivery: Delivery, payload: bytes, changed: bytes) -> None:
+        """Publish an event with another payload.
+
+        Args:
+            delivery: the event.
+            payload: its payload; a copy of the event has the same.
+            changed: the payload to publish.
+        """
+        await self._target.publish(delivery.topic, changed, dedupe=fingerprint(delivery.topic, payload))
 
     async def _follow(
         self, topic_filter: str, durable: str, forward: ForwardEvent, *, start: Start, at_once: int

@@ -170,7 +170,9 @@ class MemoryBroker(Broker):
 
     async def _get(self, topic: str) -> Value | None:
         stored = (await self._hub.log(topic)).value(topic)
-        return None if stored is None or stored.payload is None else Value(topic, stored.payload, stored.sequence)
+        if stored is None or stored.payload is None:
+            return None
+        return Value(topic, stored.payload, stored.sequence, stored.time_s)
 
     async def _delete(self, topic: str) -> None:
         log = await self._hub.log(topic)
@@ -183,7 +185,7 @@ class MemoryBroker(Broker):
     async def _snapshot(self, topic_filter: str) -> list[Value]:
         log = await self._hub.log(topic_filter)
         return [
-            Value(stored.topic, stored.payload, stored.sequence)
+            Value(stored.topic, stored.payload, stored.sequence, stored.time_s)
             for stored in log.values(topic_filter)
             if stored.payload is not None
         ]
@@ -303,4 +305,4 @@ def _cursor(log: Log, start: Start) -> int:
 def _to_change(stored: Stored) -> Value | Deleted:
     if stored.payload is None:
         return Deleted(stored.topic, stored.sequence)
-    return Value(stored.topic, stored.payload, stored.sequence)
+    return Value(stored.topic, stored.payload, stored.sequence, stored.time_s)

@@ -6,7 +6,7 @@ import msgspec
 
 from broker.messages import codec
 from broker.messages.job import Job
-from broker.messages.progress import RoundCompleted
+from broker.messages.progress import JobStarted, RoundCompleted, RoundFailed
 from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
 from broker.support import texts
 
@@ -77,6 +77,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         states: by client, its optimizer state: older versions wrote it here, this one writes into `client_states`.
         done: number of completed rounds.
         last: the event of the last completed round; the server announces it again after a crash.
+        started: the event of the job's start, until the first round is opened: the server announces it again after a
+            crash.
+        failed: the event of the last round, if that failed, until the next one is opened; as `started`.
         evaluated: number of the last round that was evaluated.
         accuracy: test accuracy of that round.
         metrics: what the last evaluation measured, by metric: the server's, or the clients' if it has no test set.
@@ -121,6 +124,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, BlobRef] = {}
     done: int = 0
     last: RoundCompleted | None = None
+    started: JobStarted | None = None
+    failed: RoundFailed | None = None
     evaluated: int = 0
     accuracy: float | None = None
     metrics: dict[str, float] = {}

@@ -1,11 +1,14 @@
 """Messages of the client register: its entries, statistics of each client's invocations, and the bridges' presence."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
 from broker.messages import codec
 from broker.messages.invocation import Outcome
+
+CLOCK_SKEW_S: Final = 5.0
+"""A clock that differs by more is named to people. Nothing is decided by it."""
 
 
 class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +43,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         platform: the platform whose tasks the bridge takes.
         every_s: interval of the heartbeats, in seconds; a bridge is absent after three intervals without one.
         gone: the bridge has stopped, or the broker has lost its connection.
+        clock_s: the bridge's clock when it wrote this, in seconds since the epoch; 0: an older version wrote it.
         schema: schema number of the message.
     """
 
@@ -49,7 +53,26 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     every_s: float
     gone: bool = False
+    clock_s: float = 0.0
     schema: int = codec.SCHEMA
+
+    def ahead_s(self, time_s: float) -> float:
+        """Return the seconds by which the bridge's clock is ahead; 0 if not known or below `CLOCK_SKEW_S`.
+
+        Args:
+            time_s: when this was stored, in seconds since the epoch on the clock to compare with.
+        """
+        ahead_s = self.clock_s - time_s
+        return ahead_s if self.clock_s and not self.gone and abs(ahead_s) > CLOCK_SKEW_S else 0.0
+
+    def skew_text(self, ahead_s: float) -> str:
+        """Return a sentence about the bridge's clock.
+
+        Args:
+            ahead_s: what `ahead_s` returned.
+        """
+        side = "ahead of" if ahead_s > 0 else "behind"
+        return f"the clock of bridge {self.bridge} is {abs(ahead_s):.0f} s {side} the broker's: set it, e.g. with NTP"
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):

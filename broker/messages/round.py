@@ -64,7 +64,10 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
             write this field, and takes only weights.
         token: proof that an update answers this task; unguessable.
         seed: seed of all random numbers in this training.
-        deadline_s: seconds since the epoch after which no update is accepted.
+        deadline_s: seconds since the epoch after which no update is accepted, for people. Clocks differ, so programs
+            use `lasts_s`, except for tasks of older versions.
+        lasts_s: seconds from the publication of this message until no update is accepted; in a request to a function,
+            from the request on. None: an older version wrote it.
         max_attempts: how often the function may be invoked for this task.
         learner: the user's class that says how to learn.
         evaluation: how to judge the round's model on the client's hold-out; None: not at all.
@@ -98,6 +101,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     token: str
     seed: int
     deadline_s: float
+    lasts_s: float | None = None
     max_attempts: int
     learner: Learner = Learner()
     evaluation: Evaluation | None = None

@@ -179,7 +179,9 @@ class NatsBroker(Broker):
 
     async def _get(self, topic: str) -> Value | None:
         stored = await self._stored.last(topic)
-        return None if stored is None or stored.is_tombstone else Value(topic, stored.payload, stored.sequence)
+        if stored is None or stored.is_tombstone:
+            return None
+        return Value(topic, stored.payload, stored.sequence, stored.time_s)
 
     async def _delete(self, topic: str) -> None:
         if family_of(topic).keep is Keep.FIRST:

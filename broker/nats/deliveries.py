@@ -102,7 +102,7 @@ def to_change(arrival: Arrival) -> Value | Deleted:
     message = arrival.message
     if not message.data:
         return Deleted(message.subject, arrival.sequence)
-    return Value(message.subject, message.data, arrival.sequence)
+    return Value(message.subject, message.data, arrival.sequence, arrival.time_s)
 
 
 class ReplyInbox:

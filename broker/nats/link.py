@@ -13,7 +13,7 @@ from broker.families import FAMILIES
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import CANT_STORE, NoAnswer, NobodyAnswers, StreamMissing
-from broker.nats.seen import Seen, StreamInfo, StreamState, kind_of
+from broker.nats.seen import Change, Seen, StreamInfo, StreamState
 from broker.support import memory
 from broker.url import BrokerUrl
 
@@ -54,7 +54,7 @@ class Link(reconnect.Link[Connection]):
         checks = 1
         while (change := await self._change(connection)) is not None:
             if checks == CHECKS:
-                raise StoreChanged(self.address.address, change, kind_of(change))
+                raise StoreChanged(self.address.address, change.reason, change.kind)
             checks += 1
             await asyncio.sleep(CHECK_AGAIN_S)
 
@@ -108,8 +108,8 @@ class Link(reconnect.Link[Connection]):
 
         return await self.retry(explained)
 
-    async def _change(self, connection: Connection) -> str | None:
-        """Return how the streams differ from what we have seen of them, for a person; None if they do not."""
+    async def _change(self, connection: Connection) -> Change | None:
+        """Return how the streams differ from what we have seen of them; None if they do not."""
         streams = self.seen.streams
         states = await asyncio.gather(*(_state(connection, stream) for stream in streams))
         known = {name: state for name, state in zip(streams, states, strict=True) if state is not UNKNOWN}

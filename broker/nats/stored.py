@@ -1,7 +1,8 @@
 """Reads single messages of our streams: directly, or in a cluster from the stream's leader."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -23,11 +24,16 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A message in a stream."""
+    """A message in a stream.
+
+    Attributes:
+        time_s: when it was stored, in seconds since the epoch on the server's clock; None: the answer does not say.
+    """
 
     payload: bytes
     sequence: int
     message_id: str
+    time_s: float | None = field(default=None, compare=False)
 
     @property
     def is_tombstone(self) -> bool:
@@ -39,6 +45,7 @@ class _Message(msgspec.Struct):
     seq: int
     hdrs: bytes = b""
     data: bytes = b""
+    time: str = ""
 
 
 class _Answer(msgspec.Struct):
@@ -132,7 +139,7 @@ class StoredMessages:
             return None
         sequence = int(headers["Nats-Sequence"])
         self._link.seen.note(stream, sequence)
-        return Stored(answer.data, sequence, message_id_of(answer))
+        return Stored(answer.data, sequence, message_id_of(answer), _seconds(headers.get("Nats-Time-Stamp", "")))
 
     async def _ask_leader(self, connection: Connection, topic_filter: str) -> Stored | None:
         stream = names.stream_of(connection.address, topic_filter)
@@ -149,7 +156,8 @@ class StoredMessages:
             _log.info("values of this stream may be a moment old: its leader may not be asked", stream=stream)
             raise
         self._link.seen.note(stream, answer.message.seq)
-        return Stored(answer.message.data, answer.message.seq, _header(answer.message.hdrs, MSG_ID))
+        message = answer.message
+        return Stored(message.data, message.seq, _header(message.hdrs, MSG_ID), _seconds(message.time))
 
 
 def message_id_of(message: Msg) -> str:
@@ -164,3 +172,8 @@ def _header(lines: bytes, name: str) -> str:
         if key == name:
             return value.strip()
     return ""
+
+
+def _seconds(timestamp: str) -> float | None:
+    """Return the seconds since the epoch of a timestamp of RFC 3339; None if there is none."""
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else None

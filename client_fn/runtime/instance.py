@@ -23,6 +23,7 @@ from broker.support.tasks import task_group
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, InstanceEnded, LeaseOver
 from client_fn.function import WarmState
+from client_fn.lease import Lease
 from client_fn.runtime import settings
 from client_fn.runtime.connection import LazyConnection
 from client_fn.runtime.executor import ExecutionResult, TaskExecutor
@@ -102,7 +103,7 @@ class Instance:
         running = self._ensure_running()
         execution = running.executor.execute(request, activation, inputs)
         future = asyncio.run_coroutine_threadsafe(execution, running.loop)
-        left_s = max(0.0, request.task.deadline_s - self._clock()) + GRACE_S
+        left_s = Lease(request.task, self._clock).left_s + GRACE_S
         try:
             return future.result(min(left_s, threading.TIMEOUT_MAX))
         except concurrent.futures.CancelledError:

@@ -1,6 +1,7 @@
 """The bridge's runner, with a platform that a test can follow by hand."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
@@ -112,6 +113,31 @@ async def test_a_task_after_its_deadline_is_not_started(bus: Broker) -> None:
     platform = FakePlatform()
     async with running(runner(bus, platform).run()):
         await publish(bus, task(deadline_s=1.0))
+        await outcomes(bus, has("expired"))
+    assert platform.calls == []
+
+
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+async def test_a_bridge_with_a_wrong_clock_does_its_tasks(bus: Broker, skew_s: float) -> None:
+    left: list[float | None] = []
+
+    def notes_what_is_left(task: RoundTask, _: int) -> None:
+        left.append(task.lasts_s)
+
+    platform, now_s = FakePlatform(notes_what_is_left), time.time()
+    wrong = Runner(bus, Invoker(platform), clock=lambda: time.time() + skew_s)
+    await publish(bus, task(deadline_s=now_s + 300.0, lasts_s=300.0))
+    async with running(wrong.run()):
+        await outcomes(bus, has("succeeded"))
+    assert left[0] is not None
+    assert 0 < left[0] < 300.0, "the time that the task has waited is over"
+
+
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+async def test_a_bridge_with_a_wrong_clock_starts_no_task_that_is_over(bus: Broker, skew_s: float) -> None:
+    platform = FakePlatform()
+    await publish(bus, task(lasts_s=0.0))
+    async with running(Runner(bus, Invoker(platform), clock=lambda: time.time() + skew_s).run()):
         await outcomes(bus, has("expired"))
     assert platform.calls == []
 

@@ -5,12 +5,15 @@ import itertools
 import os
 import signal
 import sys
+import time
+from collections import Counter
 from typing import Any
 
 import msgspec
 import pytest
 
 import broker
+from broker import topics
 from broker.base import Broker
 from broker.messages import progress
 from broker.messages.job import Job
@@ -53,6 +56,66 @@ async def test_a_server_that_crashes_at_any_write_announces_the_same_judgements_
         if not has_crashed:
             break
     assert writes > 10 * (ROUNDS + 1)
+
+
+async def test_a_server_that_crashes_at_any_write_announces_each_training_and_a_failed_round_once() -> None:
+    """A client dies in round 2 when the others have answered, so that round fails and another one follows."""
+    answered, dead = Counter[int](), list[str]()
+
+    async def eventful(bus: Broker, task: RoundTask) -> None:
+        await fakes.report(bus, task, "running")
+        if task.round == 2 and not dead:
+            dead.append(task.client_id)  # the same in every run: the cohorts are
+        if task.round == 2 and task.client_id in dead:
+            await soon(lambda: answered[2] >= 3)
+            await fakes.report(bus, task, "dead", reason="it is broken")
+        else:
+            await fakes.answer(bus, task)
+            answered[task.round] += 1
+
+    undisturbed, ids = "", list[str]()
+    for writes in itertools.chain([None], itertools.count(2, 2)):
+        answered.clear()
+        digest, _, all_ids, has_crashed = await train(f"memory://failing-{writes}", writes, behave=eventful)
+        undisturbed, ids = undisturbed or digest, ids or stable_ids(all_ids)
+        assert digest == undisturbed, f"another model after a crash at write {writes}"
+        assert stable_ids(all_ids) == ids, f"an event is lost, or said too early, after a crash at write {writes}"
+        for round_ in range(1, 5):
+            ends = [each for each in all_ids if each in (f"round.completed.{round_}", f"round.failed.{round_}")]
+            assert len(ends) == 1
+        for each in all_ids:
+            if each.startswith("update.counted"):
+                training = each.replace("update.counted", "client.training") + ".1"
+                assert all_ids.index(training) < all_ids.index(each), f"after a crash at write {writes}"
+        if writes is not None and not has_crashed:
+            break
+    assert "round.failed.2" in ids
+
+
+async def test_a_server_that_comes_back_after_the_deadline_counts_what_arrived_before(memory_url: str) -> None:
+    has_gone = asyncio.Event()
+
+    async def answer_later(bus: Broker, task: RoundTask) -> None:
+        await has_gone.wait()
+        await fakes.answer(bus, task)
+
+    async with broker.connect(memory_url) as bus, asyncio.timeout(60):
+        sdk, fleet = Client(bus), Fleet(bus, answer_later)
+        job = fakes.job(id="late", cohort={"clients": 20}, data={"clients": 20}, stop={"rounds": 1})
+        await sdk.register(fakes.clients(20))
+        async with running(fleet.serve()):
+            async with running(serve(bus, FakeLearning())):
+                await sdk.submit(job)
+                await soon(lambda: len(fleet.tasks) == 20)
+            has_gone.set()
+            async with bus.subscribe(topics.job_updates("late")) as updates:
+                for _ in range(20):
+                    await anext(updates)
+            async with running(serve(bus, FakeLearning(), clock=lambda: time.time() + 700.0)):
+                events = [message.event async for message in sdk.watch("late")]
+    ends = [event for event in events if isinstance(event, progress.RoundCompleted | progress.RoundFailed)]
+    assert [len(end.counted) for end in ends] == [20]
+    assert events[-1].what == "job.completed"
 
 
 class NoModel(FakeLearning):

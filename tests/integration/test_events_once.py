@@ -10,9 +10,8 @@ import pytest
 import broker
 from broker import topics
 from broker.base import Broker, Receipt
-from broker.messages import cloudevents, progress
-from broker.messages.cloudevents import Envelope
-from broker.messages.invocation import Invocation, Outcome
+from broker.messages import progress
+from broker.messages.invocation import Outcome
 from broker.messages.progress import Event, Progress
 from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
@@ -81,24 +80,6 @@ async def buses(url: str) -> AsyncIterator[tuple[Broker, Broker]]:
         yield bus, servers
 
 
-async def publish_outcome(bus: Broker, task: RoundTask, outcome: Outcome, reason: str = "") -> None:
-    """Publish the outcome of an invocation, as a bridge does. Nothing marks a repetition as such."""
-    facts = Invocation(
-        job=task.job,
-        round=task.round,
-        client=task.client_id,
-        platform="fake",
-        attempt=1,
-        outcome=outcome,
-        activation="act-1",
-        cold=None,
-        reason=reason,
-        seconds=0.0,
-    )
-    event = cloudevents.encode(Envelope("any", "/bridges/fake", f"invocation.{outcome}", 1.0), facts)
-    await bus.publish(topics.invocation("fake", task.client_id), event)
-
-
 async def test_every_event_of_every_kind_is_published_once(buses: tuple[Broker, Broker]) -> None:
     bus, servers = buses
     sdk, recording = Client(bus), Recording()
@@ -106,10 +87,10 @@ async def test_every_event_of_every_kind_is_published_once(buses: tuple[Broker, 
     async def eventful(bus: Broker, task: RoundTask) -> None:
         """Job `done`: everything that can happen before an update counts. Job `failing`: no client sends an update."""
         if task.job == "failing":
-            await publish_outcome(bus, task, "dead", "it is broken")
+            await fakes.report(bus, task, "dead", reason="it is broken")
         elif task.job == "done" and task.client_id == LAST and task.round == 1:
             for outcome in OUTCOMES:
-                await publish_outcome(bus, task, outcome, "one of many")
+                await fakes.report(bus, task, outcome, reason="one of many")
             await bus.publish(topics.update(task.job, task.round, task.client_id, 1), b"rubbish")
             kinds = (progress.ClientRefused, progress.ClientRestored, progress.ClientTraining, progress.ClientFailed)
             await recording.wait_for("done", progress.UpdateRefused, progress.RoundQuorum, *kinds)

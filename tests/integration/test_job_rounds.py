@@ -1,6 +1,7 @@
 """Rounds of a job, with fake clients: the mean, the quorum, failed rounds, client states."""
 
 import hashlib
+import time
 
 import numpy as np
 import pytest
@@ -81,6 +82,22 @@ async def test_a_round_without_quorum_fails_with_a_reason(sdk: Client, bus: Brok
 
     assert len(events_of(messages, progress.RoundFailed)) == failed
     assert f"round {failed} failed: 0 of 4 needed updates" in events_of(messages, progress.JobFailed)[0].reason
+
+
+@pytest.mark.parametrize("jump_s", [-700.0, 700.0])
+async def test_a_jump_of_the_servers_clock_ends_no_round(sdk: Client, bus: Broker, jump_s: float) -> None:
+    offset_s = [0.0]
+
+    async def after_the_jump(bus: Broker, task: RoundTask) -> None:
+        offset_s[0] = jump_s
+        await fakes.answer(bus, task)
+
+    await sdk.register(fakes.clients(4))
+    server = serve(bus, FakeLearning(), clock=lambda: time.time() + offset_s[0])
+    async with running(server, Fleet(bus, after_the_jump).serve()):
+        messages = await watch_to_end(sdk, await sdk.submit(fakes.job(cohort={"deadline_s": 600.0})))
+    assert not events_of(messages, progress.RoundFailed)
+    assert messages[-1].event.what == "job.completed"
 
 
 async def test_a_failed_round_is_done_again_with_fresh_tokens(sdk: Client, bus: Broker) -> None:

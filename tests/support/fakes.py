@@ -17,6 +17,8 @@ from broker import topics
 from broker.base import Broker
 from broker.messages import cloudevents
 from broker.messages import tensors as payload
+from broker.messages.cloudevents import Envelope
+from broker.messages.invocation import Invocation, Outcome
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
 from broker.messages.round import RoundTask
@@ -150,6 +152,22 @@ async def base_of(bus: Broker, task: RoundTask) -> Tensors:
     value = await bus.get(task.model.topic)
     assert value is not None
     return payload.decode(value.payload)[0]
+
+
+async def report(bus: Broker, task: RoundTask, outcome: Outcome, attempt: int = 1, reason: str = "") -> None:
+    """Publish the outcome of an invocation, as a bridge does. Nothing marks a repetition as such."""
+    invocation = Invocation(
+        job=task.job,
+        round=task.round,
+        client=task.client_id,
+        platform=task.client_type,
+        attempt=attempt,
+        outcome=outcome,
+        activation="act-1",
+        reason=reason,
+    )
+    envelope = Envelope("any", f"/bridges/{task.client_type}", f"invocation.{outcome}", 1.0)
+    await bus.publish(topics.invocation(task.client_type, task.client_id), cloudevents.encode(envelope, invocation))
 
 
 async def answer(bus: Broker, task: RoundTask, attempt: int = 1) -> None:

@@ -53,7 +53,11 @@ async def event_ids(sdk: Client, job: str) -> list[str]:
 
 
 async def train(
-    url: str, writes: int | None, strategy: str = "fedavg", evaluation: Mapping[str, Any] | None = None
+    url: str,
+    writes: int | None,
+    strategy: str = "fedavg",
+    evaluation: Mapping[str, Any] | None = None,
+    behave: Callable[[Broker, RoundTask], Awaitable[None]] = fakes.answer,
 ) -> tuple[str, Fleet, list[str], bool]:
     """Train three rounds with a server that crashes after `writes` writes and a second one that takes over.
 
@@ -62,12 +66,13 @@ async def train(
         writes: None: no server crashes.
         strategy: the job's strategy.
         evaluation: fields of the job's evaluation.
+        behave: what clients do with a task.
 
     Returns:
         The final model's digest, the clients, the ids of the events, and whether the first server crashed.
     """
     async with broker.connect(url) as bus, broker.connect(url) as servers:
-        sdk, fleet, has_crashed = Client(bus), Fleet(bus), False
+        sdk, fleet, has_crashed = Client(bus), Fleet(bus, behave), False
         await sdk.register(fakes.clients(6))
         sections: dict[str, Any] = {"strategy": {"name": strategy}, "evaluation": evaluation or {}}
         # Who judges is waited for within the grace.

@@ -38,3 +38,15 @@ async def test_the_block_does_not_begin_after_the_deadline() -> None:
         async with Lease(task(deadline_s=10.0), lambda: 11.0).timeout():
             begun = True
     assert not begun
+
+
+@pytest.mark.parametrize("skew_s", [-600.0, 600.0])
+def test_a_request_says_how_long_it_lasts_so_the_clock_of_this_machine_plays_no_part(skew_s: float) -> None:
+    passed = [0.0]
+    lease = Lease(task(deadline_s=1010.0, lasts_s=10.0), lambda: 1000.0 + skew_s, lambda: passed[0])
+    assert lease.left_s == 10.0
+    passed[0] = 9.0
+    lease.check()
+    passed[0] = 10.0
+    with pytest.raises(LeaseOver):
+        lease.check()

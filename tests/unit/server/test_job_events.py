@@ -1,4 +1,4 @@
-"""A cancellation ends the step that a job waits for, and waits until the step has ended."""
+"""The log comes before the clock; and a cancellation ends the step that a job waits for."""
 
 import asyncio
 

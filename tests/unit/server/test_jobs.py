@@ -14,7 +14,7 @@ from broker.messages.progress import Event, JobFailed
 from broker.messages.round import BlobRef
 from server import jobs, service
 from server.announcer import Announcer, open_announcer
-from server.jobs import JobContext
+from server.job_context import JobContext
 from server.presence import BridgePresence
 from server.registry import Registry
 from tests.support import fakes

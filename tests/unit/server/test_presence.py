@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+import structlog
 
 from broker import topics
 from broker.base import Deleted, Value
@@ -93,3 +94,48 @@ def test_a_bridge_speaks_on_its_own_topic_alone(presence: BridgePresence) -> Non
     message = Presence(bridge="site-1", platform="edge", every_s=5.0)
     presence.note(Value(topics.presence("edge", "site-2"), msgspec.json.encode(message), 1))
     assert not presence.is_present("edge")
+
+
+def test_silence_does_not_count_while_nobody_could_be_heard(clock: Clock) -> None:
+    """The broker was away for 36 s. Bridges announce themselves every 5 s, and connect again at another moment."""
+    connected_since_s = 0.0
+    presence = BridgePresence(clock, lambda: connected_since_s)
+    presence.note(presence_value())
+    presence.note(presence_value("site-2", "stopped", gone=True))
+    clock.now_s += 36
+    connected_since_s = clock.now_s
+    assert presence.is_present("edge")
+    assert presence.give_up_s("edge") == clock.now_s + 30
+    assert not presence.is_present("stopped"), "it has said so itself"
+    assert presence.give_up_s("stopped") == clock.now_s + 15, "it had no time to come back"
+    clock.now_s += 15.1
+    assert not presence.is_present("edge")
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(600.0, "600 s ahead of"), (-600.0, "600 s behind"), (4.0, ""), (0.0, "")]
+)
+def test_a_bridge_whose_clock_is_wrong_is_named_once(ahead_s: float, said: str) -> None:
+    with structlog.testing.capture_logs() as logs:
+        presence = BridgePresence(lambda: 0.0, epoch_s=lambda: 77.0)
+        for number in range(3):
+            message = Presence(bridge="site-1", platform="edge", every_s=5.0, clock_s=5000.0 + ahead_s)
+            payload = msgspec.json.encode(message)
+            presence.note(Value(topics.presence("edge", "site-1"), payload, number, time_s=5000.0))
+    assert len(logs) == bool(said)
+    assert said in "".join(entry["event"] for entry in logs)
+
+
+def test_where_the_broker_has_no_clock_an_announcement_that_comes_late_makes_no_clock_wrong() -> None:
+    now = [5000.0]
+    with structlog.testing.capture_logs() as logs:
+        presence = BridgePresence(lambda: 0.0, epoch_s=lambda: now[0])
+        for late_s in (0.0, 60.0, 55.0, 0.0, 60.0):
+            message = Presence(bridge="site-1", platform="edge", every_s=5.0, clock_s=now[0])
+            now[0] += late_s
+            presence.note(Value(topics.presence("edge", "site-1"), msgspec.json.encode(message), 1))
+        assert not logs
+        for _ in range(3):
+            message = Presence(bridge="site-1", platform="edge", every_s=5.0, clock_s=now[0] + 600)
+            presence.note(Value(topics.presence("edge", "site-1"), msgspec.json.encode(message), 1))
+    assert [entry["event"].split(" is ")[1].split(":")[0] for entry in logs] == ["600 s ahead of the broker's"]

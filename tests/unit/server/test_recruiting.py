@@ -54,11 +54,13 @@ class Inputs:
 
     def put(self, event: JobEvent) -> None:
         self.events._queue.put_nowait(event)
+        self.events._arrived.set()
 
     async def candidates(self, job: Job = JOB) -> list[str]:
         """Wait for candidates, and return their ids."""
-        recruiter = Recruiter(job, self.registry, self.presence, self.clock)
-        async with asyncio.timeout(60):
+        recruiter = Recruiter(job, self.registry, self.presence, self.clock, self.clock)
+        async with fakes.running(self.events._read_to_end([self.registry, self.presence])), asyncio.timeout(60):
+            await asyncio.sleep(0)
             return [client.id for client in await recruiter.wait_for_candidates(self.events, self.announced.append)]
 
 

@@ -15,7 +15,7 @@ from fedkeeper.errors import JobRefused
 from fedkeeper.sdk import Client
 from server import pauses, room, service
 from server.announcer import open_announcer
-from server.jobs import JobContext
+from server.job_context import JobContext
 from server.presence import BridgePresence
 from server.registry import Registry
 from server.service import serve

@@ -12,7 +12,7 @@ from broker.messages.reports import Split
 from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
-from server import round_facts, strategies
+from server import round_facts, rounds, strategies
 from server.aggregator import Aggregate
 from server.collecting import Collection
 from server.gate import Expectation
@@ -70,6 +70,7 @@ def collect(*headers: UpdateHeader) -> Collection:
         collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
         collection.headers[each.client] = each
         collection.bytes_in += 100
+    collection.opened_s, collection.invited_s = 1000.0, 1002.0
     collection.training_s, collection.last_s = 1003.0, 1010.0
     return collection
 
@@ -105,7 +106,7 @@ def test_a_job_without_a_model_expects_nothing() -> None:
 
 def test_a_completed_round_names_its_clients_and_its_times() -> None:
     collection = collect(header("c-2", 30), header("c-0", 10))
-    event = round_facts.completed_event(RECORD, collection, NEXT, invited_s=1002.0, committed_s=1012.0)
+    event = round_facts.completed_event(RECORD, collection, NEXT, committed_s=1012.0)
     assert (event.round, event.counted, event.missing, event.samples) == (4, ("c-0", "c-2"), ("c-1",), 40)
     assert event.model == NEXT
     assert event.split == Split(invocation_s=2.0, clients_start_s=1.0, training_s=7.0, aggregation_s=2.0, round_s=12.0)
@@ -119,7 +120,7 @@ def test_clients_that_only_judge_are_neither_counted_nor_missing() -> None:
     opened = round_facts.opened_event(record)
     assert (opened.cohort, opened.evaluators, opened.quorum) == (("c-0", "c-1", "c-2"), ("c-7",), 2)
     assert not round_facts.is_to_judge(record)
-    event = round_facts.completed_event(record, collect(header("c-2", 30)), NEXT, invited_s=1.0, committed_s=2.0)
+    event = round_facts.completed_event(record, collect(header("c-2", 30)), NEXT, committed_s=2.0)
     assert (event.counted, event.missing) == (("c-2",), ("c-0", "c-1"))
     only = msgspec.structs.replace(record, cohort=(judge,))
     assert round_facts.is_to_judge(only)
@@ -135,16 +136,29 @@ def test_sums_over_held_out_samples_are_expected_if_the_job_has_a_hold_out() -> 
 
 def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:
     event = round_facts.failed_event(RECORD, collect(header("c-2", 30)))
-    assert event == RoundFailed(
-        round=4, reason="1 of 2 needed updates", counted=("c-2",), missing=("c-0", "c-1"), policy="skip"
-    )
+    reason = "1 of 2 needed updates and too few clients are left; no word of: c-0, c-1"
+    assert event == RoundFailed(round=4, reason=reason, counted=("c-2",), missing=("c-0", "c-1"), policy="skip")
 
 
-def test_a_failed_round_names_the_most_frequent_failure_of_its_clients() -> None:
+def test_a_failed_round_names_the_failures_of_its_clients() -> None:
     collection = collect(header("c-2", 30))
     collection.failures = {"c-0": "TrainingFailed: x", "c-1": "TrainingFailed: x", "c-3": "DataMissing: y"}
-    reason = "1 of 2 needed updates; 2 clients failed: TrainingFailed: x"
+    reason = "1 of 2 needed updates and too few clients are left; c-0, c-1: TrainingFailed: x"
     assert round_facts.failed_event(RECORD, collection).reason == reason
+
+
+def test_a_round_that_fails_at_its_deadline_says_so_and_who_was_refused_who_still_trained_and_who_was_silent() -> None:
+    members = tuple(Member(f"c-{i}", "local", "", "", 0) for i in range(8))
+    record = msgspec.structs.replace(RECORD, cohort=members)
+    collection = collect(header("c-2", 30))
+    collection.round = rounds.tick(collection.round, 1300.0)
+    collection.failures = {"c-0": "its update was refused (samples): 9 are too many: correct cohort.max_samples"}
+    collection.training = {"c-0", "c-1", "c-2"}
+    assert round_facts.failed_event(record, collection).reason == (
+        "1 of 2 needed updates when the deadline passed; "
+        "c-0: its update was refused (samples): 9 are too many: correct cohort.max_samples; "
+        "still training: c-1; no word of: c-3, c-4, c-5 and 2 more"
+    )
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:

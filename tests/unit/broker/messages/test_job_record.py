@@ -8,7 +8,7 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job
 from broker.messages.job_record import BestModel, JobRecord, Member
 from broker.messages.job_sections import Cohort
-from broker.messages.progress import Event, RoundCompleted
+from broker.messages.progress import Event, JobStarted, RoundCompleted, RoundFailed
 from broker.messages.round import BlobRef, PersonalRef
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
@@ -37,6 +37,8 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         states={"c-1": MODEL},
         done=2,
         last=next(event for event in events if isinstance(event, RoundCompleted)),
+        started=next(event for event in events if isinstance(event, JobStarted)),
+        failed=next(event for event in events if isinstance(event, RoundFailed)),
         evaluated=2,
         accuracy=0.5,
         metrics={"accuracy": 0.5},
