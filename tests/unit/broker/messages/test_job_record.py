@@ -53,6 +53,9 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         starts={"the evaluation of round 2": 1},
         announced=True,
         submission="full.job.submit.ab12",
+        changes=9,
+        ended_s=1_700_000_400.0,
+        superseded=(MODEL,),
     )
 
 
