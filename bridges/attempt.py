@@ -249,12 +249,15 @@ class AttemptState:
     is_platform_done: bool = False
     id: str = ""
     _every_s: float = 0.0
+    # Number of the attempt whose run trains; 0: none is known to. An earlier attempt's may have begun late.
+    _followed: int = 0
+    _kept_failure: InvocationFailed | None = None
     _recorded: set[str] = field(default_factory=set)
 
     @property
     def is_training(self) -> bool:
-        """Whether training has begun."""
-        return "running" in self._recorded
+        """Whether a run trains: this attempt's, or one of an earlier attempt that was given up too soon."""
+        return self._followed > 0
 
     @property
     def patience(self) -> Patience | None:
@@ -286,24 +289,37 @@ class AttemptState:
                 self.id, self.is_called = event.id, True
             case Activation():
                 await self._advance(event)
-            case Report(state="done"):
-                # An earlier attempt's update counts as well.
-                await self._advance(Activation(event.activation, "succeeded", event.cold))
-            case Report() if event.attempt != self.attempt:
-                pass
-            case Report(state="failed"):
-                raise InvocationFailed(event.reason, retryable=event.retryable, activation=self.id or event.activation)
-            case Report(state="training"):
-                self._every_s = event.every_s
-                await self._advance(Activation(event.activation, "running", event.cold))
+            case Report():
+                await self._apply_report(event)
             case PlatformDone(failure):
                 if failure is not None:
                     self._raise_unless_running(failure)
                 self.is_platform_done = True
 
+    async def _apply_report(self, report: Report) -> None:
+        match report:
+            case Report(state="done"):
+                # An earlier attempt's update counts as well.
+                await self._advance(Activation(report.activation, "succeeded", report.cold))
+            case Report(state="training") if self._followed <= report.attempt <= self.attempt:
+                self._followed, self._every_s = report.attempt, report.every_s
+                await self._advance(Activation(report.activation, "running", report.cold))
+            case Report(state="failed") if report.attempt == self.attempt:
+                raise InvocationFailed(
+                    report.reason, retryable=report.retryable, activation=self.id or report.activation
+                )
+            case Report(state="failed") if report.attempt == self._followed:
+                self._followed = 0
+                if self._kept_failure is not None:
+                    raise self._kept_failure
+            case Report():
+                pass
+
     async def _advance(self, activation: Activation) -> None:
         """Record the states that the run has reached, each of them once."""
         self.id = self.id or activation.id
+        if activation.state == "running":
+            self._followed = self._followed or self.attempt
         self.is_done = activation.state == "succeeded"
         # A run that has succeeded has been running, even if no event said so in time.
         for state in _REACHED[activation.state]:
@@ -313,12 +329,17 @@ class AttemptState:
                 await self.record(state, activation=self.id, cold=cold)
 
     def _raise_unless_running(self, failure: InvocationFailed) -> None:
-        """Raise the platform's failure, unless the run trains and only its outcome is not known to the platform."""
-        if isinstance(failure, NotStarted) and self.is_training:
+        """Raise the platform's failure, unless a run trains and only its outcome is not known to the platform."""
+        if self._followed == self.attempt and isinstance(failure, NotStarted):
             # The platform found no process to call, because this run had ended it.
             reason = failure.if_begun or f"it ended while it trained: {failure.reason}"
             raise InvocationFailed(reason, activation=self.id) from failure
-        if not (isinstance(failure, OutcomeUnknown) and self.is_training):
+        if not self.is_training or not failure.retryable:
+            raise failure
+        if self._followed < self.attempt:
+            # The function is busy with an earlier attempt at this task, whose update counts as well.
+            self._kept_failure = failure
+        elif not isinstance(failure, OutcomeUnknown):
             raise failure
 
 

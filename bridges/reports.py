@@ -12,7 +12,7 @@ from bridges.errors import InvocationFailed
 from bridges.platform import Activation
 from broker import topics
 from broker.base import Broker, Value
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Disconnected
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
@@ -96,9 +96,12 @@ class Reports:
         """Take a report that has not arrived; False if the broker does not answer."""
         try:
             value = await self._broker.get(topics.report(self._platform, task.client_id))
-        except BrokerError as exc:
+        except Disconnected as exc:
             log.warning("can't look for a report now", task=task.id, error=str(exc))
             return False
+        except BrokerError as exc:
+            log.warning("the function's report can't be read", task=task.id, error=str(exc))
+            return True
         if value is not None and value.revision != self._seen.get(value.topic):
             self._take(value)
         return True

@@ -25,7 +25,8 @@ def connect(
     Args:
         url: `memory://NAME`, `nats://user@host:port?password_file=PATH`, or `tls://...` with `?ca_file=PATH`; for MQTT
             `mqtt://...` or `mqtts://...`, there with `&cert_file=PATH&key_file=PATH` for a client certificate. On NATS,
-            `?streams=PREFIX` sets the names of our streams and `?js=SUBJECT` the prefix of JetStream's API.
+            `?streams=PREFIX` sets the names of our streams and `?js=SUBJECT` the prefix of JetStream's API. A NATS
+            cluster has several hosts, `nats://user@host1:port,host2,host3`, and `?replicas=3` for its streams.
             `BrokerUrl` describes every option.
         name: name of this client in the broker's logs.
         ack_wait_s: time in seconds after which an unacknowledged delivery is made again. It applies to the durables

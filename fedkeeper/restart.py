@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from broker.errors import ConnectFailed, Disconnected, StoreChanged
+from broker.support import memory
 from fedkeeper import notify
 
 log = structlog.get_logger(__name__)
@@ -21,6 +22,11 @@ async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: flo
     Raises:
         ConnectFailed: the service never had a connection.
     """
+    with memory.kept() as seen_before:
+        await _run(service, pause_s, seen_before.clear)
+
+
+async def _run(service: Callable[[], Awaitable[None]], pause_s: float, forget: Callable[[], None]) -> None:
     was_connected = False
     while True:
         status = "the broker is out of reach; trying again"
@@ -28,6 +34,7 @@ async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: flo
             await service()
         except StoreChanged as exc:
             was_connected, status = True, "the broker's store has changed; starting over"
+            forget()
             log.error("starting over from what the broker has now", error=str(exc))  # noqa: TRY400 (its text is enough)
         except Disconnected as exc:
             was_connected = True

@@ -309,10 +309,6 @@ class Collector:
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
         event = progress.UpdateRefused(topic=delivery.topic, code=refusal.code, reason=refusal.reason)
         self._announcer.announce(self._record.id, event, delivery.sequence)
-        if refusal.is_answer and topic is not None:
-            # The bridge has done its task with this, so nobody else answers for the client.
-            reason = f"its update was refused ({refusal.code}): {refusal.reason}"
-            self._note_loss(topic.client, reason, topic.attempt)
 
     def _announce_other_refusals(self) -> None:
         """Announce how many refusals were not announced one by one."""

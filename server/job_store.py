@@ -95,11 +95,19 @@ class JobStore:
             if revision != self._revision:
                 raise Conflict(topic, self._revision)
 
+    def take(self, state: GlobalState) -> GlobalState:
+        """Take a new global state, and return it with a model that shares the memory of its file.
+
+        Nobody should keep the one that was passed: a large model would be in memory twice.
+        """
+        self.weights = tensors.encode(state.weights)
+        return GlobalState(tensors.decode(self.weights)[0], state.server_state)
+
     async def publish(self, state: GlobalState, along: Tensors, frozen: Collection[str] = ()) -> Published:
         """Publish a global state and what goes along with the tasks, each under its digest.
 
         Args:
-            state: the model and the server state.
+            state: the model and the server state, as `take` has returned it.
             along: tensors that every task refers to.
             frozen: names of the model's tensors that no client trains: they are not published with each model.
 
@@ -107,7 +115,6 @@ class JobStore:
             PayloadTooLarge: the broker does not take a value of this size.
             StorageFull: the broker has no room.
         """
-        self.weights = tensors.encode(state.weights)
         trained = {name: tensor for name, tensor in state.weights.items() if name not in frozen}
         return Published(
             model=await self._put(tensors.encode(trained) if frozen else self.weights),

@@ -20,6 +20,7 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
+from broker.support import heap
 from broker.support.tasks import task_group
 from server import (
     attempts,
@@ -175,7 +176,7 @@ class _JobRun:
         initial, start = await events.unless_cancelled(build)
         self.job = msgspec.structs.replace(self.job, model=msgspec.structs.replace(self.job.model, code=initial.code))
         info = ModelInfo(initial.weights, frozenset(initial.frozen), frozenset(initial.buffers))
-        self._state = self._strategy.init(info)
+        self._state = self._store.take(self._strategy.init(info))
         frozen = await self._store.publish_frozen({name: initial.weights[name] for name in initial.frozen})
         published = await self._store.publish(self._state, self._strategy.along(self._state), initial.frozen)
         parameters = sum(array.size for array in initial.weights.values())
@@ -307,8 +308,8 @@ class _JobRun:
         """Make the next global model of a round's updates."""
         record = self.record
         finished = await self._finish(collection, expectation)
-        self._state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
-        collection.aggregate.release()
+        self._state = self._store.take(await self._apply(finished, collection))
+        heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
         model = published.model
         event = round_facts.completed_event(record, collection, model, committed_s=self._context.timer())
@@ -329,6 +330,12 @@ class _JobRun:
         )
         self._announce(event, event.round)
         self._history = selection.fold(self._history, event)
+
+    async def _apply(self, finished: Finished, collection: Collection) -> GlobalState:
+        """Return the next global state, and free the sums that it was made of."""
+        state = await asyncio.to_thread(self._strategy.apply, self._state, finished)
+        collection.aggregate.release()
+        return state
 
     async def _finish(self, collection: Collection, expectation: Expectation) -> Finished:
         """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""

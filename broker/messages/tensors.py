@@ -12,7 +12,6 @@ from typing import Any, Final
 import ml_dtypes
 import msgspec
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 from broker.messages import tensor_header
@@ -37,6 +36,11 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 _CODES: Final = {dtype: code for code, dtype in DTYPES.items()}
 
+_FILE_ORDER: Final = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+"""The order of tensors in a file: by dtype, then by name. The format asks for alignment, so wide dtypes come first."""
+
+_ALIGNMENT: Final = 8
+
 FLOATS: Final = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -49,8 +53,20 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode(tensors: Mapping[str, Array]) -> bytes:
-    """Encode tensors as a safetensors file without metadata. Equal tensors give equal bytes."""
-    return safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in tensors.items()})
+    """Encode tensors as a safetensors file without metadata. Equal tensors give equal bytes.
+
+    The file is the one that `safetensors.numpy.save` makes, which needs a copy of every tensor beside it.
+    """
+    arrays = {name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}
+    arrays = dict(sorted(arrays.items(), key=lambda item: _FILE_ORDER.index(_CODES[item[1].dtype])))
+    entries, end = dict[str, _Entry](), 0
+    for name, (dtype, shape) in layout(arrays).items():
+        begin, end = end, end + arrays[name].nbytes
+        entries[name] = _Entry(dtype, shape, (begin, end))
+    header = msgspec.json.encode(entries)
+    header += b" " * (-len(header) % _ALIGNMENT)
+    contents = (array.reshape(-1).view(np.uint8).data for array in arrays.values())
+    return b"".join((len(header).to_bytes(8, "little"), header, *contents))
 
 
 def layout(tensors: Mapping[str, Array]) -> Layout:

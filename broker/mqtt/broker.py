@@ -81,12 +81,13 @@ class MqttBroker(Broker):
         self, topic_filter: str, durable: str, start: Start, prefetch: int
     ) -> AsyncIterator[AsyncIterator[Delivery]]:
         settings = await self._group_settings(topic_filter, durable, start)
-        async with inbound.open_session(self._link, topic_filter, durable, self._names) as session:
-            consumer = GroupConsumer(
-                self._link, durable, settings, load=self._read_payload, prefetch=prefetch, inbound=session
-            )
-            async with consumer.running():
-                yield consumer
+        consumer = GroupConsumer(self._link, durable, settings, load=self._read_payload, prefetch=prefetch)
+        # The consumer listens before the session makes events of what has waited in it.
+        async with (
+            consumer.running(),
+            inbound.open_session(self._link, topic_filter, durable, self._names) as consumer.inbound,
+        ):
+            yield consumer
 
     async def _publish(self, topic: str, message: bytes, dedupe: str | None) -> Receipt:
         family = family_of(topic)

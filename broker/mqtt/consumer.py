@@ -39,6 +39,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
         settings: settings of the group.
         load: reads a payload.
         prefetch: most events that this member has at once.
+
+    Attributes:
         inbound: the session that can reply to plain MQTT clients; None: they do not write to these topics.
     """
 
@@ -50,9 +52,8 @@ class GroupConsumer(AsyncIterator[Delivery]):
         *,
         load: Load,
         prefetch: int,
-        inbound: InboundSession | None,
     ) -> None:
-        self.inbound = inbound
+        self.inbound: InboundSession | None = None
         self._link = link
         self._key = storage.group_key(durable)
         self._filter = settings.topic_filter

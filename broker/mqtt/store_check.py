@@ -30,8 +30,8 @@ TRUSTED_S: Final = EXPIRES_S / 2
 
 FIRST_PAUSE_S: Final = 0.02
 LONGEST_PAUSE_S: Final = 2.0
-PAUSE_FACTOR: Final = 10
-"""The counter takes at most a tenth of the time: a broker that writes its store at every change is slow."""
+PAUSE_FACTOR: Final = 4
+"""The counter takes at most a fifth of the time: a broker that writes its store at every change is slow."""
 
 LATE_S: Final = 2.0
 """nats-server shows a retained message only a moment after its acknowledgement. Seconds."""

@@ -13,7 +13,8 @@ from broker.families import FAMILIES
 from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import CANT_STORE, NoAnswer, NobodyAnswers, StreamMissing
-from broker.nats.seen import Seen, StreamInfo, StreamState, kind_of
+from broker.nats.seen import Change, Seen, StreamInfo, StreamState
+from broker.support import memory
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -38,13 +39,14 @@ class Link(reconnect.Link[Connection]):
     Args:
         address: the server's address.
         name: name of this client in the server's logs.
+        seen: what this client has seen of the streams.
 
     Attributes:
-        seen: what this client has seen of the streams.
+        seen: as in Args.
     """
 
-    def __init__(self, address: BrokerUrl, name: str) -> None:
-        self.seen = Seen([names.stream_name(address, family.name) for family in FAMILIES if family.relaxed])
+    def __init__(self, address: BrokerUrl, name: str, seen: Seen) -> None:
+        self.seen = seen
         super().__init__(lambda: Connection(address, name, self.seen))
 
     async def check_store(self, connection: Connection) -> None:
@@ -52,7 +54,7 @@ class Link(reconnect.Link[Connection]):
         checks = 1
         while (change := await self._change(connection)) is not None:
             if checks == CHECKS:
-                raise StoreChanged(self.address.address, change, kind_of(change))
+                raise StoreChanged(self.address.address, change.reason, change.kind)
             checks += 1
             await asyncio.sleep(CHECK_AGAIN_S)
 
@@ -106,8 +108,8 @@ class Link(reconnect.Link[Connection]):
 
         return await self.retry(explained)
 
-    async def _change(self, connection: Connection) -> str | None:
-        """Return how the streams differ from what we have seen of them, for a person; None if they do not."""
+    async def _change(self, connection: Connection) -> Change | None:
+        """Return how the streams differ from what we have seen of them; None if they do not."""
         streams = self.seen.streams
         states = await asyncio.gather(*(_state(connection, stream) for stream in streams))
         known = {name: state for name, state in zip(streams, states, strict=True) if state is not UNKNOWN}
@@ -138,15 +140,21 @@ class Link(reconnect.Link[Connection]):
 async def open_link(address: BrokerUrl, name: str) -> AsyncIterator[Link]:
     """Open a link and wait for its first connection.
 
+    A service that starts again knows what it has seen of the streams before (`broker.support.memory`).
+
     Args:
         address: the server's address.
         name: name of this client in the server's logs.
 
     Raises:
         ConnectFailed: the server can't be reached, or refuses the connection.
+        StoreChanged: the server has another store than before.
     """
-    link = Link(address, name)
+    relaxed = [names.stream_name(address, family.name) for family in FAMILIES if family.relaxed]
+    seen = memory.remembered((address, name), lambda: Seen(relaxed))
+    link = Link(address, name, seen)
     async with link.running():
+        await link.retry(link.check_store)
         yield link
 
 

@@ -5,14 +5,29 @@ message before it acknowledges it (`sync_interval: always`, docs/nats.md).
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
 
 import msgspec
 
+Kind = Literal["older", "emptied", "another"]
+"""How a store has changed; see `broker.errors.StoreChanged`."""
+
 _NEVER: Final = "0001-01-01"
-_EMPTIED: Final = "it was emptied"
-_ANOTHER: Final = "it was emptied, or is another one"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a store differs from what was seen of it.
+
+    Attributes:
+        kind: as in `broker.errors.StoreChanged`.
+        reason: what has changed, for a person.
+    """
+
+    kind: Kind
+    reason: str
 
 
 class StreamState(msgspec.Struct):
@@ -74,8 +89,8 @@ class Seen:
         self._created.setdefault(name, info.created)
         self.note(name, info.state.last_seq)
 
-    def change(self, infos: Mapping[str, StreamInfo | None]) -> str | None:
-        """Return how the server's streams differ from those seen, for a person; None if they are the same.
+    def change(self, infos: Mapping[str, StreamInfo | None]) -> Change | None:
+        """Return how the server's streams differ from those seen; None if they are the same.
 
         Args:
             infos: the streams of `streams`, as the server describes them now; None: the stream is missing. Those that
@@ -83,25 +98,18 @@ class Seen:
         """
         missing = [name for name, info in infos.items() if info is None]
         if missing:
-            return _EMPTIED if len(missing) == len(infos) else f"its stream {missing[0]} is missing"
+            if len(missing) == len(infos):
+                return Change("emptied", "it was emptied")
+            return Change("older", f"its stream {missing[0]} is missing")
         found = {name: info for name, info in infos.items() if info is not None}
         if any(self._created.get(name, info.created) != info.created for name, info in found.items()):
-            return _ANOTHER
+            return Change("another", "it was emptied, or is another one")
         older = [info for name, info in found.items() if info.state.last_seq < self._last.get(name, 0)]
-        return restored(max(info.state.last_ts for info in older)) if older else None
+        return Change("older", _describe_older(max(info.state.last_ts for info in older))) if older else None
 
 
-def kind_of(change: str) -> Literal["older", "emptied", "another"]:
-    """Return what kind of change `Seen.change` has described."""
-    return "another" if change == _ANOTHER else "emptied" if change == _EMPTIED else "older"
-
-
-def restored(last_ts: str) -> str:
-    """Return the sentence about a store that was restored from an earlier copy.
-
-    Args:
-        last_ts: when the newest message of the streams that went back was stored (RFC 3339).
-    """
+def _describe_older(last_ts: str) -> str:
+    """Describe a store that was restored from an earlier copy, whose newest message is of this time (RFC 3339)."""
     if last_ts.startswith(_NEVER):
         return "it is older, from before the first message"
     return f"it is older, and what was written after {_readable(last_ts)} is gone"

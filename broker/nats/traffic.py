@@ -13,6 +13,9 @@ from nats.protocol.parser import AWAITING_MSG_PAYLOAD
 LARGE_BYTES: Final = 64 << 10
 """Smaller messages pass every link in a moment, so they are no sign of progress."""
 
+SMALL_BYTES: Final = 8 << 10
+"""Likewise, so little unacknowledged data is none: a few small requests are always on their way."""
+
 
 class TrafficMonitor:
     """Compares the amounts of data in transit on a connection.
@@ -37,7 +40,8 @@ class TrafficMonitor:
         if writer is None or writer.is_closing():
             return 0
         waiting = self._client._pending_data_size + writer.transport.get_write_buffer_size()
-        return int(waiting) + _kernel_send_queue(writer.get_extra_info("socket"))
+        unacknowledged = int(waiting) + _kernel_send_queue(writer.get_extra_info("socket"))
+        return unacknowledged if unacknowledged > SMALL_BYTES else 0
 
     def _received_bytes(self) -> int:
         """Return the bytes received of an incomplete large message."""

@@ -62,6 +62,7 @@ class Service:
     _url: str = ""
     _slot: asyncio.Lock = field(default_factory=asyncio.Lock)
     _listening: asyncio.Task[None] | None = None
+    _stops: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -85,11 +86,12 @@ class Service:
             group: runs the task that reads the output.
 
         Raises:
-            ChildProcessError: the process ended before that.
+            ChildProcessError: the process ended before that, or the service was stopped meanwhile.
             TimeoutError: the process needed more than START_S seconds.
         """
         await self.stop()
         self.starts += 1
+        stops = self._stops
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-c", _PROGRAM, str(os.getpid()), "--target", self.target, "--signature-type", "cloudevent"),
@@ -101,6 +103,10 @@ class Service:
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # gunicorn has a child process; `stop` kills both as one group
         )
+        if self._stops != stops:
+            # It was stopped before it had a process.
+            await self.stop()
+            raise ChildProcessError("it was stopped")
         address = asyncio.get_running_loop().create_future()
         self._listening = group.create_task(self._listen(self._process, address), name=f"output of {self.name}")
         async with asyncio.timeout(START_S):
@@ -127,6 +133,7 @@ class Service:
 
     async def stop(self) -> None:
         """Kill the process."""
+        self._stops += 1
         process, self._process = self._process, None
         if process is None:
             return

@@ -108,7 +108,9 @@ class Finished:
             change: float64.
         """
         base = self.model.tensors[name]
-        return np.asarray((base.astype(np.float64) + change).astype(base.dtype))
+        stepped = np.asarray(base.astype(np.float64))
+        stepped += change
+        return stepped.astype(base.dtype)
 
     def averaged(self) -> Tensors:
         """Every trained tensor as federated averaging has it after the round."""

@@ -13,6 +13,7 @@ import broker
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages.progress import FINAL_EVENTS, Progress
+from fedkeeper.errors import NoSuchJob
 from fedkeeper.sdk import Client
 from tests.chaos.system import System
 
@@ -118,7 +119,7 @@ class Trial:
         """Collect the job's events as they come, until cancelled. Starts over whenever the broker is away."""
         seen: set[str] = set()
         while True:
-            with contextlib.suppress(BrokerError, OSError):
+            with contextlib.suppress(BrokerError, NoSuchJob, OSError):
                 async with self.connect() as bus, aclosing(Client(bus).watch(self.job)) as events:
                     async for event in events:
                         if event.id not in seen:

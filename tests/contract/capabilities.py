@@ -33,7 +33,7 @@ MISSING: Final[dict[str, frozenset[Promise]]] = {
     "mosquitto": frozenset({Promise.DENSE, Promise.KEEPS_BEFORE_FIRST_CONSUMER}),
     # MQTT 3.1.1 has no properties, so no limits, no expiry and no reply topic; and it acknowledges every message.
     # A retained message can be read only a moment after its acknowledgement, so a claim may be missed.
-    # nats-server promises no order between two topics. A reader that catches up relies on it, which held in 70 of 70 tries.
+    # nats-server promises no order between two topics. Readers that catch up rely on it; it held in 70 of 70 tries.
     "nats-mqtt": frozenset(Promise),
 }
 """The promises that each broker does not keep."""

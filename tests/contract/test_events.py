@@ -345,7 +345,7 @@ async def test_a_reader_of_an_empty_or_purged_log_has_caught_up(bus: Broker) -> 
 async def test_a_reader_of_new_events_has_caught_up_with_older_ones(bus: Broker) -> None:
     await bus.publish(PROGRESS, b"older")
     async with bus.subscribe(JOB_PROGRESS, start="new") as events:
-        taking = asyncio.create_task(anext(events))
+        taking = asyncio.ensure_future(anext(events))
         await asyncio.wait_for(events.catch_up(), SOON_S)
         assert not taking.done()
         taking.cancel()

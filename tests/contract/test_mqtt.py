@@ -217,6 +217,16 @@ async def test_a_claim_that_was_never_used_is_cleared(
         await bus.put(RECORD, b"1", revision=0)
 
 
+async def test_a_claim_on_a_payload_that_was_never_used_is_cleared(
+    bus: Broker, plain_client: PlainClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.mqtt.claims._SHORTEST_S", 0.3)
+    claim = "fk/claims/fl/updates/job-1/1/client-1/1"
+    await plain_client.client.publish(claim, b"a function whose broker crashed", retain=True)
+    async with asyncio.timeout(SOON_S):
+        assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")).stored
+
+
 async def test_an_update_that_is_gone_is_corrupt(bus: Broker, plain_client: PlainClient) -> None:
     await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")
     async with bus.subscribe(topics.job_updates("job-1")) as events:

@@ -12,8 +12,8 @@ import yaml
 import broker
 from broker import Broker, families, topics
 from broker.errors import Unsupported
+from broker.nats.seen import StreamInfo
 from broker.nats.server import NatsServer, find_binary
-from broker.nats.streams import StreamInfo
 from broker.support import processes
 from emulators.nats_cluster import NODES, Cluster, running_cluster
 from tests.support.paths import REPOSITORY

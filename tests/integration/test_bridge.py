@@ -13,9 +13,9 @@ from bridges import Activation, Invoker, Runner
 from bridges.errors import InvocationFailed
 from broker import topics
 from broker.base import Broker
-from broker.messages import cloudevents
+from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
-from broker.messages.invocation import Invocation
+from broker.messages.invocation import Invocation, Report
 from broker.messages.round import RoundTask
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -222,6 +222,34 @@ async def test_a_bridge_that_dies_leaves_its_tasks_to_the_next(bus: Broker) -> N
     async with running(runner(bus, second).run()):
         await outcomes(bus, has("succeeded", 5))
     assert {client for client, _ in second.calls} == {f"client-{i:02d}" for i in range(5)}
+
+
+class Reporting(FakePlatform):
+    """A platform that tells nothing after it has accepted a task; its function reports."""
+
+    def __init__(self, bus: Broker) -> None:
+        super().__init__()
+        self.bus = bus
+
+    async def invoke(self, task: RoundTask, attempt: int) -> AsyncGenerator[Activation, None]:
+        self.calls.append((task.client_id, attempt))
+        yield Activation(f"run-{attempt}", "accepted")
+        await self.report(Report(task.id, "training", attempt=attempt, every_s=0.01), task)
+        if attempt > 1:
+            await self.report(Report(task.id, "done", attempt=attempt), task)
+
+    async def report(self, report: Report, task: RoundTask) -> None:
+        await self.bus.put(topics.report("fake", task.client_id), codec.encode(report))
+
+
+async def test_a_function_that_falls_silent_is_invoked_again(bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridges.attempt.SHORTEST_S", 0.01)
+    platform = Reporting(bus)
+    async with running(runner(bus, platform).run()):
+        await publish(bus, task())
+        records = await outcomes(bus, has("succeeded"))
+    assert platform.calls == [("client-00", 1), ("client-00", 2)]
+    assert [record.reason for record in records if record.outcome == "failed"] == ["nothing was heard of it for 0.06 s"]
 
 
 async def test_a_bridge_that_is_stopped_gives_its_tasks_back(url: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import broker
-from broker import topics
+from broker import reconnect, topics
 from broker.errors import StoreChanged
 from broker.nats.server import NatsServer
 from fedkeeper.restart import run_with_restarts
@@ -16,7 +16,7 @@ from fedkeeper.sdk import connect
 from server.service import serve
 from tests.support import fakes
 from tests.support.fake_platforms import FakePlatform, runner
-from tests.support.fakes import FakeLearning, running
+from tests.support.fakes import FakeLearning, running, soon
 from tests.support.job_progress import WITHIN_S, watch_to_end
 
 
@@ -79,3 +79,29 @@ async def test_who_watches_a_job_that_the_store_has_forgotten_gets_one_sentence(
     await nats_server.start()
     with pytest.raises(StoreChanged, match=r"is not the one from before: it was emptied$"):
         await asyncio.wait_for(task, WITHIN_S)
+
+
+async def test_a_store_that_changed_in_a_long_outage_is_noticed_too(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the service has started over, and tries to connect."""
+    monkeypatch.setattr(reconnect, "CALL_S", 0.5)
+
+    async def service() -> None:
+        async with broker.connect(nats_server.url, name="service") as bus:
+            while True:
+                await bus.publish(topics.progress("job", "job", "accepted"), b"{}")
+                await asyncio.sleep(0.01)
+
+    def has_logged(event: str) -> bool:
+        return any(entry["event"] == event for entry in logs)
+
+    with capture_logs() as logs:
+        async with running(run_with_restarts(service, pause_s=0.01)):
+            await soon(lambda: has_logged("created our streams"))
+            await nats_server.kill()
+            await soon(lambda: has_logged("the broker is still out of reach"))
+            shutil.rmtree(nats_server.folder / "jetstream")
+            monkeypatch.undo()
+            await nats_server.start()
+            await soon(lambda: has_logged("starting over from what the broker has now"))

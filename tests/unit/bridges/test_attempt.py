@@ -207,6 +207,17 @@ async def test_of_an_earlier_attempt_only_success_counts() -> None:
     assert late.outcomes == ["running", "succeeded"]
 
 
+async def test_an_earlier_attempt_that_began_late_is_followed_while_it_trains() -> None:
+    """A cold start longer than `start_s`: the function is busy with the run that was given up."""
+    for failure in (NotStarted("429"), InvocationFailed("500"), OutcomeUnknown("504")):
+        records = await followed(training(1), Activation("c2", "called"), PlatformDone(failure), done(1), attempt=2)
+        assert records.outcomes == ["running", "succeeded"]
+    with pytest.raises(NotStarted, match="429"):
+        await followed(training(1), PlatformDone(NotStarted("429")), failed(1), attempt=2)
+    with pytest.raises(InvocationFailed, match="401"):
+        await followed(training(1), PlatformDone(InvocationFailed("401", retryable=False)), done(1), attempt=2)
+
+
 class Scripted:
     """A platform whose calls fail or succeed as a list says."""
 

@@ -77,3 +77,22 @@ async def test_a_store_that_could_not_be_checked_is_checked_again() -> None:
     async with reconnected(link):
         assert await link.retry(store_of) == "a"
     assert not any(connection.is_open for connection in link.opened)
+
+
+async def test_a_call_that_finds_another_store_ends_all_that_uses_the_link() -> None:
+    link = FakeLink("a")
+
+    async def stream_of(_: FakeConnection) -> str:
+        raise StoreChanged("memory://test", "its stream is missing")
+
+    async def call_and_wait() -> None:
+        async with link.running():
+            with contextlib.suppress(StoreChanged):
+                await link.retry(stream_of)
+            await asyncio.Event().wait()
+
+    with pytest.raises(StoreChanged, match="its stream is missing"):
+        await asyncio.wait_for(call_and_wait(), 60)
+    # Somebody who still has the link does not wait for a connection that will never come.
+    with pytest.raises(StoreChanged):
+        await asyncio.wait_for(link.connection(), 60)

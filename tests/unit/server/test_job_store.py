@@ -14,7 +14,8 @@ from broker.messages import codec, tensors
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import BestModel, JobRecord
 from broker.messages.round import BlobRef
-from server.job_store import JobStore
+from broker.messages.tensors import Tensors
+from server.job_store import JobStore, Published
 from server.strategies.base import GlobalState
 from tests.support import fakes
 
@@ -25,6 +26,10 @@ STATE = GlobalState(fakes.INITIAL, {})
 async def bus(memory_url: str) -> AsyncIterator[Broker]:
     async with broker.connect(memory_url) as connection:
         yield connection
+
+
+async def publish(store: JobStore, state: GlobalState, along: Tensors) -> Published:
+    return await store.publish(store.take(state), along)
 
 
 def store(bus: Broker, revision: int = 0, **facts: object) -> JobStore:
@@ -66,7 +71,7 @@ async def test_a_record_that_nobody_could_read_is_not_written(bus: Broker) -> No
 async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
     mine = store(bus)
     momentum = {"momentum": np.ones(3, np.float32)}
-    published = await mine.publish(GlobalState(fakes.INITIAL, momentum), {"c": np.zeros(2)})
+    published = await publish(mine, GlobalState(fakes.INITIAL, momentum), {"c": np.zeros(2)})
     again = store(bus, **published._asdict())
     assert again.record.along is not None
     assert tensors.decode(await stored(bus, again.record.along.topic) or b"")[0]["c"].tolist() == [0.0, 0.0]
@@ -76,7 +81,7 @@ async def test_a_model_is_recalled_as_it_was_published(bus: Broker) -> None:
 
 
 async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -> None:
-    model = (await store(bus).publish(STATE, {})).model
+    model = (await publish(store(bus), STATE, {})).model
     await bus.purge(model.topic)
     with pytest.raises(CorruptPayload, match="missing"):
         await store(bus, model=model).load_state()
@@ -87,7 +92,7 @@ async def test_a_model_that_is_missing_or_another_is_not_believed(bus: Broker) -
 
 async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_dropped(bus: Broker) -> None:
     old, new = (BlobRef(topics.client_state("job-1", "c-1", n, 1, "opt"), "ab" * 32, 1) for n in (1, 2))
-    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(3)]
+    models = [(await publish(store(bus), GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(3)]
     for ref in (old, new):
         await bus.put(ref.topic, b"state")
     update = topics.update("job-1", 2, "c-1", 1)
@@ -108,8 +113,8 @@ async def test_after_a_round_the_superseded_tensors_of_the_strategy_are_dropped(
     def state(number: int) -> GlobalState:
         return GlobalState({"x": np.full(1, number, np.float32)}, {"m": np.full(2, number % 2, np.float32)})
 
-    first = await store(bus).publish(state(1), {"c": np.zeros(2)})
-    second = await store(bus).publish(state(2), {"c": np.zeros(2)})
+    first = await publish(store(bus), state(1), {"c": np.zeros(2)})
+    second = await publish(store(bus), state(2), {"c": np.zeros(2)})
     mine = store(bus, **second._asdict())
     await mine.delete_superseded(store(bus, round=1, **first._asdict()).record)
     assert first.server_state is not None
@@ -119,7 +124,7 @@ async def test_after_a_round_the_superseded_tensors_of_the_strategy_are_dropped(
 
 
 async def test_a_server_that_was_restarted_deletes_what_the_one_before_had_superseded(bus: Broker) -> None:
-    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
+    models = [(await publish(store(bus), GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
     best = BestModel(1, "accuracy", 0.5, models[1])
     revision, record = 0, store(bus, model=models[0], best=best).record
     for number in range(1, 4):
@@ -135,7 +140,7 @@ async def test_a_server_that_was_restarted_deletes_what_the_one_before_had_super
 
 
 async def test_after_the_end_nothing_is_left_that_the_record_does_not_name(bus: Broker) -> None:
-    models = [(await store(bus).publish(GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
+    models = [(await publish(store(bus), GlobalState({"x": np.full(1, n, np.float32)}), {})).model for n in range(4)]
     state = topics.client_state("job-1", "c-1", 1, 1, "opt")
     await bus.put(state, b"state")
     await bus.publish(topics.update("job-1", 2, "c-1", 1), b"update")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.nats.seen import Seen, StreamInfo, StreamState
+from broker.nats.seen import Change, Seen, StreamInfo, StreamState
 
 MONDAY, TUESDAY = "2026-11-23T10:00:00.123456789Z", "2026-11-24T10:00:00Z"
 
@@ -36,21 +36,24 @@ def test_the_last_second_of_a_relaxed_stream_may_be_lost(seen: Seen) -> None:
 
 def test_a_stream_that_is_shorter_is_an_older_store(seen: Seen) -> None:
     infos: dict[str, StreamInfo | None] = {"TASKS": info("TASKS", 8), "RECORDS": info("RECORDS", 5, last_ts="2027")}
-    assert seen.change(infos) == "it is older, and what was written after 2026-11-24 10:00:00 UTC is gone"
+    reason = "it is older, and what was written after 2026-11-24 10:00:00 UTC is gone"
+    assert seen.change(infos) == Change("older", reason)
 
 
 def test_an_empty_stream_is_a_store_from_before_its_first_message(seen: Seen) -> None:
-    reason = seen.change({"TASKS": info("TASKS", 0, last_ts="0001-01-01T00:00:00Z")})
-    assert reason == "it is older, from before the first message"
+    change = seen.change({"TASKS": info("TASKS", 0, last_ts="0001-01-01T00:00:00Z")})
+    assert change == Change("older", "it is older, from before the first message")
 
 
 def test_streams_that_were_made_again_are_another_store(seen: Seen) -> None:
-    assert seen.change({"RECORDS": info("RECORDS", 50, created=TUESDAY)}) == "it was emptied, or is another one"
+    change = seen.change({"RECORDS": info("RECORDS", 50, created=TUESDAY)})
+    assert change == Change("another", "it was emptied, or is another one")
 
 
 def test_missing_streams_are_an_emptied_store(seen: Seen) -> None:
-    assert seen.change(dict.fromkeys(seen.streams)) == "it was emptied"
-    assert seen.change({"TASKS": None, "RECORDS": info("RECORDS", 5)}) == "its stream TASKS is missing"
+    assert seen.change(dict.fromkeys(seen.streams)) == Change("emptied", "it was emptied")
+    change = seen.change({"TASKS": None, "RECORDS": info("RECORDS", 5)})
+    assert change == Change("older", "its stream TASKS is missing")
 
 
 def test_who_may_not_ask_for_streams_compares_none() -> None:

@@ -1,0 +1,197 @@
+"""Memory of the FL server: with one large model, or with many updates that come as fast as the broker delivers.
+
+    python -m benchmarks.server_memory --mb 300 --clients 2
+    python -m benchmarks.server_memory --mb 2.3 --clients 1000 --rounds 1
+
+The server is a process of its own, with a model that needs no training. The clients are dry: this process publishes their
+updates as soon as the tasks are there. The numbers are the server's resident memory (VmRSS, VmHWM), above that of a
+server without a job.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import safetensors.numpy
+
+import broker
+from bridges import presence
+from broker import topics
+from broker.base import Broker
+from broker.messages import cloudevents, job_file
+from broker.messages.job import Job
+from broker.messages.progress import RoundCompleted
+from broker.messages.register import ClientRecord
+from broker.messages.round import RoundTask
+from broker.messages.tensors import Tensors
+from broker.messages.update import UpdateHeader
+from broker.nats.server import NatsServer
+from broker.support import heap
+from broker.support.tasks import task_group
+from fedkeeper.sdk import Client
+from server.learning import EvaluationResult, InitialModel
+from server.service import serve
+
+PLATFORM: Final = "dry"
+TENSORS: Final = 8
+SAMPLE_S: Final = 0.05
+MB: Final = 1e6
+
+
+def weights(megabytes: float) -> Tensors:
+    """Return a model of that size in float32, in TENSORS equal tensors."""
+    size = int(megabytes * MB / 4 / TENSORS)
+    return {f"layer{number}.weight": np.full(size, 0.01, np.float32) for number in range(TENSORS)}
+
+
+class DryLearning:
+    """Builds a model without torch, and evaluates nothing.
+
+    Args:
+        megabytes: the model's size.
+    """
+
+    def __init__(self, megabytes: float) -> None:
+        self._megabytes = megabytes
+
+    async def initial_model(self, job: Job) -> InitialModel:  # noqa: ARG002 (the interface's arguments)
+        """Implements `Learning.initial_model`."""
+        return InitialModel(weights(self._megabytes), (), ())
+
+    async def read_model(self, url: str) -> bytes:
+        """Implements `Learning.read_model`; no job asks for it."""
+        raise NotImplementedError(url)
+
+    async def evaluate(self, job: Job, weights: bytes) -> EvaluationResult:  # noqa: ARG002
+        """Implements `Learning.evaluate`."""
+        return EvaluationResult(0.0, 0.0, 1, {})
+
+    async def score(self, job: Job, sums: Tensors) -> dict[str, float]:  # noqa: ARG002
+        """Implements `Learning.score`; no job asks for it."""
+        return {}
+
+
+async def run_server(url: str, megabytes: float) -> None:
+    """Run the server until it is ended."""
+    if not os.environ.get("NOKEEP"):
+        heap.keep_large_blocks()
+    async with broker.connect(url, name="server") as bus:
+        await serve(bus, DryLearning(megabytes))
+
+
+async def measure(megabytes: float, clients: int, rounds: int) -> None:
+    """Run one job and print the server's memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with NatsServer(Path(folder)) as nats, broker.connect(nats.url) as bus:
+            arguments = ("-m", "benchmarks.server_memory", "--serve", nats.url, "--mb", str(megabytes))
+            server = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=os.environ)
+            try:
+                await _run_job(bus, server.pid, megabytes, clients, rounds)
+            finally:
+                server.terminate()
+                await server.wait()
+
+
+async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rounds: int) -> None:
+    sdk = Client(bus)
+    await sdk.register([_client(number) for number in range(clients)])
+    while memory_mb(server, "VmRSS") < 1 or not await _is_up(sdk):
+        await asyncio.sleep(SAMPLE_S)
+    base_mb, peaks = memory_mb(server, "VmRSS"), list[tuple[float, float]]()
+    async with task_group() as group:
+        tasks = [
+            group.create_task(presence.announce(bus, PLATFORM), name="presence"),
+            group.create_task(_answer(bus, megabytes), name="clients"),
+            group.create_task(_sample(server, peaks), name="samples"),
+        ]
+        spec = {
+            "name": "dry",
+            "data": {"dataset": "dry", "clients": clients},
+            "cohort": {"clients": clients, "deadline_s": 3600, "grace_s": 0},
+            "evaluation": {"every": 0},
+            "stop": {"rounds": rounds},
+        }
+        job = await sdk.submit(job_file.from_dict(spec))
+        async for update in sdk.watch(job):
+            if isinstance(update.event, RoundCompleted):
+                event = update.event
+                now_mb = memory_mb(server, "VmRSS") - base_mb
+                print(f"round {event.round}: {len(event.counted)} updates, server now {now_mb:+.0f} MB")
+        for task in tasks:
+            task.cancel()
+    peak_mb = memory_mb(server, "VmHWM") - base_mb
+    print(f"{megabytes} MB, {clients} clients, {rounds} rounds; server alone {base_mb:.0f} MB")
+    print(f"peak {peak_mb:+.0f} MB = {peak_mb / megabytes:.1f} times the model")
+    quarter = max(1, len(peaks) // 8)
+    print("RSS over time (MB):", " ".join(f"{mb - base_mb:.0f}" for _, mb in peaks[::quarter]))
+
+
+def _client(number: int) -> ClientRecord:
+    return ClientRecord(id=f"c-{number:04}", platform=PLATFORM, labels={"data": "dry"}, samples=1)
+
+
+async def _is_up(sdk: Client) -> bool:
+    await asyncio.sleep(1.0)
+    return bool(await sdk.clients())
+
+
+async def _answer(bus: Broker, megabytes: float) -> None:
+    """Publish each client's update as soon as its task is there."""
+    tensors = weights(megabytes)
+    limit = asyncio.Semaphore(16)
+
+    async def answer(task: RoundTask) -> None:
+        header = UpdateHeader(
+            job=task.job, round=task.round, attempt=1, client=task.client_id, samples=1, base=task.model.sha256,
+            token=task.token, metrics={}, update="delta",
+        )  # fmt: skip
+        async with limit:
+            content = await asyncio.to_thread(safetensors.numpy.save, tensors, header.to_metadata())
+            await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)
+
+    durable = bus.subscribe(topics.platform_tasks(PLATFORM), durable="dry-clients", prefetch=64)
+    async with task_group() as group, durable as deliveries:
+        async for delivery in deliveries:
+            task = cloudevents.data_of(await delivery.read(), RoundTask)
+            await delivery.ack()
+            group.create_task(answer(task), name=task.id)
+
+
+async def _sample(pid: int, into: list[tuple[float, float]]) -> None:
+    while True:
+        into.append((asyncio.get_running_loop().time(), memory_mb(pid, "VmRSS")))
+        await asyncio.sleep(SAMPLE_S)
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """Return a process's memory in MB, as /proc/<pid>/status has it.
+
+    Args:
+        pid: the process.
+        field: `VmRSS` for now, `VmHWM` for the peak.
+    """
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 / MB for line in lines if line.startswith(field)), 0.0)
+
+
+def main() -> None:
+    """Read the arguments and measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mb", type=float, default=300.0, help="size of the model in MB")
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--serve", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        asyncio.run(run_server(options.serve, options.mb))
+    else:
+        asyncio.run(measure(options.mb, options.clients, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
