@@ -56,9 +56,6 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         changes=9,
         announced=True,
         submission="full.job.submit.ab12",
-        changes=9,
-        ended_s=1_700_000_400.0,
-        superseded=(MODEL,),
     )
 
 
