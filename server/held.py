@@ -143,6 +143,9 @@ class Held:
         lost = await _lost_states(broker, held.record)
         if lost and value is not None:
             log.warning("the store has lost clients' states; the job goes on from its record", job=held.record.id)
+            # Our events would tell the bridges that the rounds to come are over.
+            events = [event for event in self._events if event.job != held.record.id]
+            self._events = deque(events, maxlen=MOST_EVENTS)
             return False
         if held.secret and not held.record.has_ended:
             await until_there_is_room(

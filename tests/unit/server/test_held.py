@@ -14,6 +14,7 @@ from broker.base import Broker
 from broker.memory.broker import MemoryBroker
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
+from broker.messages.progress import Progress, RoundFailed
 from broker.messages.round import BlobRef
 from fedkeeper.sdk import Client
 from server import cohort
@@ -99,11 +100,16 @@ async def test_a_record_whose_states_are_lost_is_not_put_back_over_an_older_one(
     if is_there:
         await bus.put(state.topic, b"state")
     held = holding(record)
+    held.note_event(
+        Progress("demo", RoundFailed(round=2, reason="any", counted=0, policy="retry"), 1.0, "demo.round.failed.2")
+    )
     held.store_changed("older")
     await held.put_back(bus)
     back = await stored(bus)
     assert back is not None
     assert back.changes == (6 if is_there else 3)
+    # Our events would tell the bridges that the rounds to come are over.
+    assert len(held._events) == (1 if is_there else 0)
 
 
 async def test_a_job_that_is_gone_with_its_states_is_put_back_without_them(bus: Broker) -> None:
