@@ -101,7 +101,7 @@ async def test_a_record_whose_states_are_lost_is_not_put_back_over_an_older_one(
         await bus.put(state.topic, b"state")
     held = holding(record)
     held.note_event(
-        Progress("demo", RoundFailed(round=2, reason="any", counted=0, policy="retry"), 1.0, "demo.round.failed.2")
+        Progress("demo", RoundFailed(round=2, reason="any", counted=(), policy="retry"), 1.0, "demo.round.failed.2")
     )
     held.store_changed("older")
     await held.put_back(bus)
