@@ -2,11 +2,13 @@
 
 import abc
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +23,9 @@ from broker.url import BrokerUrl
 from tests.support.brokers import STORE_BYTES, Mosquitto
 
 NAMES: Final = ("nats", "mosquitto")
+
+OURS: Final = "chaos-"
+"""Beginning of the names of the harness's own durable consumers."""
 
 QUIET_S: Final = 0.5
 """After so long without another retained message, there is none."""
@@ -76,7 +81,7 @@ class TestedBroker(abc.ABC):
 
     @abc.abstractmethod
     async def consumers(self) -> int:
-        """Count what subscribers have left on it: consumers or sessions."""
+        """Count what subscribers have left on it, without the harness: consumers, or sessions and subscriptions."""
 
     @property
     @abc.abstractmethod
@@ -161,30 +166,38 @@ class Nats(TestedBroker):
 
     async def topics(self) -> Counter[str]:
         found: Counter[str] = Counter()
-        for info in await self._streams():
-            found.update(info["state"].get("subjects") or {})
+        async with self._client() as client:
+            for stream in await _streams(client):
+                info = await _asked(client, f"STREAM.INFO.{stream}", {"subjects_filter": ">"})
+                found.update(info["state"].get("subjects") or {})
         return found
 
     async def consumers(self) -> int:
-        return sum(info["state"]["consumer_count"] for info in await self._streams())
+        async with self._client() as client:
+            names = [name for stream in await _streams(client) for name in await _consumers(client, stream)]
+        return sum(not name.startswith(OURS) for name in names)
 
-    async def _streams(self) -> list[dict[str, Any]]:
-        """Return the information about each stream, with the number of messages of each subject."""
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[nats.aio.client.Client]:
         client = await nats.connect(
             f"nats://127.0.0.1:{self._server.port}", user=USER, password=self._server.password_file.read_text().strip()
         )
         try:
-            return [await _stream(client, name) for name in (await _asked(client, "NAMES", {}))["streams"] or ()]
+            yield client
         finally:
             await client.close()
 
 
-async def _stream(client: nats.aio.client.Client, name: str) -> dict[str, Any]:
-    return await _asked(client, f"INFO.{name}", {"subjects_filter": ">"})
+async def _streams(client: nats.aio.client.Client) -> list[str]:
+    return list((await _asked(client, "STREAM.NAMES", {}))["streams"] or ())
+
+
+async def _consumers(client: nats.aio.client.Client, stream: str) -> list[str]:
+    return list((await _asked(client, f"CONSUMER.NAMES.{stream}", {}))["consumers"] or ())
 
 
 async def _asked(client: nats.aio.client.Client, what: str, body: dict[str, str]) -> dict[str, Any]:
-    answer = await client.request(f"$JS.API.STREAM.{what}", json.dumps(body).encode(), timeout=WITHIN_S)
+    answer = await client.request(f"$JS.API.{what}", json.dumps(body).encode(), timeout=WITHIN_S)
     decoded: dict[str, Any] = json.loads(answer.data)
     return decoded
 

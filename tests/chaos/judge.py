@@ -20,8 +20,8 @@ from broker.messages.progress import FINAL_EVENTS, JobFailed, Progress, RoundCom
 from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.sdk import Client
 from tests.chaos import oracle, parts, system
+from tests.chaos.brokers import OURS
 from tests.chaos.oracle import Usage
-from tests.chaos.parts import Part
 from tests.chaos.row import Fault
 from tests.chaos.system import System
 from tests.chaos.trial import WITHIN_S, Result, Trial
@@ -34,6 +34,9 @@ FORGET_S: Final = 80.0
 
 QUIET_S: Final = 1.5
 """After so long without another event in the log, there is none."""
+
+TOLD_S: Final = 60.0
+"""Within this time after a job's end, whoever watches it is told."""
 
 GONE_S: Final = 10.0
 """A job whose record is missing for so long is gone."""
@@ -158,8 +161,6 @@ class _Judge:
             async with trial.connect() as bus:
                 with contextlib.suppress(NotAnswered):
                     await Client(bus).submit(trial.system.job(trial.job, **fault.job), timeout_s=60.0)
-            watcher = trial.system.add_watcher(trial.job)
-            await watcher.launch()
             await trial.wait_for_events(moment)
             await trial.pause(0.0, 0.1)
             trial.note(f"after {len(trial.events)} events: {fault.name}")
@@ -167,7 +168,7 @@ class _Judge:
             done_s = time.monotonic()
             trial.note(f"that is over, after {len(trial.events)} events")
             record = await self._wait_for_end()
-            await self._check_watcher(watcher, record)
+            await self._check_watcher(record)
             self._result.recovered_s = _recovered_s(trial.events, done_s)
             follower.cancel()
         return record
@@ -194,18 +195,14 @@ class _Judge:
             await asyncio.sleep(0.5)
         raise AssertionError(f"the job did not end within {WITHIN_S:g} s")
 
-    async def _check_watcher(self, watcher: Part, record: JobRecord | None) -> None:
+    async def _check_watcher(self, record: JobRecord | None) -> None:
         """Whoever watches the job must be told how it ends, or that the broker has forgotten it."""
+        trial = self._trial
         try:
-            code = await watcher.wait()
+            async with asyncio.timeout(TOLD_S):
+                await trial.wait_until_told(is_gone=record is None)
         except TimeoutError:
-            watcher.kill()
-            self._result.problems.append(f"`fedkeeper watch` still waits: {_last_line(watcher)}")
-            return
-        is_told = code == 0 if record is not None else code != 0 and self._trial.job in watcher.output()
-        if not is_told or "Traceback" in watcher.output():
-            self._result.problems.append(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
-        self._trial.note(f"`fedkeeper watch` ended with code {code}: {_last_line(watcher)}")
+            self._result.problems.append(f"whoever watches the job is not told its end; last: {trial.last_error}")
 
     def _judge_end(self, record: JobRecord | None) -> None:
         fault, result = self._fault, self._result
@@ -243,7 +240,7 @@ class _Judge:
         trial, result = self._trial, self._result
         async with trial.connect() as bus:
             plain = await _read(bus, trial.job)
-            durable = await _read(bus, trial.job, durable=f"chaos-{trial.job}")
+            durable = await _read(bus, trial.job, durable=f"{OURS}{trial.job}")
         problems = [*oracle.repeated(plain), *oracle.repeated(durable), *oracle.differences(plain, durable)]
         problems += oracle.out_of_order(plain) + oracle.missing(plain)
         result.has_all_events = not problems
@@ -255,7 +252,9 @@ class _Judge:
         trial.note(f"{len(plain)} events in the log; {len(problems)} problems: {problems[:5]}")
         if plain and isinstance(plain[-1].event, JobFailed):
             result.end += f": {plain[-1].event.reason}"
-        (trial.system.folder / "events.txt").write_text("\n".join(f"{e.time_s:.3f} {e.id}" for e in plain) + "\n")
+        (trial.system.folder / f"events-{trial.job}.txt").write_text(
+            "\n".join(f"{e.time_s:.3f} {e.id}" for e in plain) + "\n"
+        )
 
     async def _check_leftovers(self) -> None:
         """What a job leaves must be gone soon after its end, and the use of broker and memory as before."""
@@ -270,10 +269,6 @@ class _Judge:
 
         self._result.problems += await _last_problems(left, TIDY_S)
         self._result.problems += await _last_problems(grown, FORGET_S)
-
-
-def _last_line(part: Part) -> str:
-    return (part.output().strip().splitlines() or ["it said nothing"])[-1][:200]
 
 
 def _left_running(running: System, *, may_leave_files: bool) -> list[str]:

@@ -156,11 +156,6 @@ class System:
         arguments = (*command, "--url", url)
         self.parts[name] = Part(name, *arguments, ready=ready, folder=self.folder, environment=environment)
 
-    def add_watcher(self, job: str) -> Part:
-        """Return somebody who watches a job: `fedkeeper watch`, which is no part of the system."""
-        arguments = ("watch", job, "--url", self.broker.url)
-        return Part(f"watch-{job}", *arguments, ready="", folder=self.folder, environment=self._environment())
-
     async def deploy(self) -> None:
         """Deploy the functions of the clients on the emulated OpenFaaS."""
         env = {MARK: self.mark, "FEDKEEPER_TRAINER_ENV": MARK, "OMP_NUM_THREADS": "1", **self.setup.environment}

@@ -73,6 +73,7 @@ class Trial:
         job: see above.
         rng: the trial's random numbers.
         events: the job's events so far, and when each came, on the monotonic clock.
+        last_error: what whoever watches the job was told last, when that was no event.
     """
 
     def __init__(self, running: System, result: Result, job: str) -> None:
@@ -81,6 +82,7 @@ class Trial:
         self.job = job
         self.rng = random.Random(f"{result.fault} {result.broker} {result.seed}")  # noqa: S311 (to be repeated)
         self.events: list[tuple[float, Progress]] = []
+        self.last_error: Exception | None = None
         self._changed = asyncio.Event()
         self._started_s = time.monotonic()
 
@@ -115,15 +117,28 @@ class Trial:
         """Whether the job's end is announced."""
         return bool(self.events) and isinstance(self.events[-1][1].event, FINAL_EVENTS)
 
+    async def wait_until_told(self, *, is_gone: bool) -> None:
+        """Wait until whoever watches the job knows its end.
+
+        Args:
+            is_gone: the broker has forgotten the job; then this is what they must know.
+        """
+        while not (isinstance(self.last_error, NoSuchJob) if is_gone else self.has_ended):
+            self._changed.clear()
+            await self._changed.wait()
+
     async def follow(self) -> None:
-        """Collect the job's events as they come, until cancelled. Starts over whenever the broker is away."""
+        """Watch the job until its end. After an error of the broker, watch it again, as a person would."""
         seen: set[str] = set()
-        while True:
-            with contextlib.suppress(BrokerError, NoSuchJob, OSError):
+        while not self.has_ended:
+            try:
                 async with self.connect() as bus, aclosing(Client(bus).watch(self.job)) as events:
                     async for event in events:
                         if event.id not in seen:
                             seen.add(event.id)
                             self.events.append((time.monotonic(), event))
                             self._changed.set()
+            except (BrokerError, NoSuchJob, OSError) as exc:
+                self.last_error = exc
+                self._changed.set()
             await asyncio.sleep(0.2)
