@@ -142,8 +142,11 @@ class Held:
             return False
         record = _reopened(held.record)
         if not await _has_states(broker, held.record):
+            # Our events would tell the bridges that the rounds to come are over.
+            self._forget_events(held.record.id)
             if value is not None:
                 log.warning("clients' states are lost; the job goes on from the round that has them", job=record.id)
+                self.forget(record.id)
                 return False
             record = _from_the_start(held.record)
         if held.secret and not held.record.has_ended:
@@ -160,6 +163,9 @@ class Held:
             return False
         held.record = record
         return True
+
+    def _forget_events(self, job: str) -> None:
+        self._events = deque((event for event in self._events if event.job != job), maxlen=MOST_EVENTS)
 
     def _has_lost(self, ours: JobRecord, stored: bytes | None) -> bool:
         """Whether the store has lost the newest version of a record, or something of its open round."""

@@ -14,6 +14,7 @@ from broker.base import Broker
 from broker.memory.broker import MemoryBroker
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
+from broker.messages.progress import Progress, RoundFailed
 from broker.messages.round import BlobRef
 from fedkeeper.sdk import Client
 from server import cohort
@@ -84,6 +85,31 @@ async def test_what_the_same_store_has_lost_is_put_back(
     else:
         assert await stored(bus) == before
         assert await bus.get(MODEL.topic) is None
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_record_whose_states_are_lost_is_not_put_back_over_an_older_one(
+    bus: Broker,
+    *,
+    is_there: bool,
+) -> None:
+    """Only the clients had the states, so no client could go on from our record."""
+    state = BlobRef(topics.client_state("demo", "c0", 2, 1, "opt"), "cd" * 32, 5)
+    record = msgspec.structs.replace(OURS, client_states={"c0": {"opt": state}})
+    await put(bus, changes=3, done=1)
+    if is_there:
+        await bus.put(state.topic, b"state")
+    held = holding(record)
+    held.note_event(
+        Progress("demo", RoundFailed(round=2, reason="any", counted=(), policy="retry"), 1.0, "demo.round.failed.2")
+    )
+    held.store_changed("older")
+    await held.put_back(bus)
+    back = await stored(bus)
+    assert back is not None
+    assert back.changes == (6 if is_there else 3)
+    # Our events would tell the bridges that the rounds to come are over.
+    assert len(held._events) == (1 if is_there else 0)
 
 
 async def test_an_open_round_sends_its_tasks_again(bus: Broker) -> None:
