@@ -242,7 +242,9 @@ class _Judge:
             plain = await _read(bus, trial.job)
             durable = await _read(bus, trial.job, durable=f"{OURS}{trial.job}")
         problems = [*oracle.repeated(plain), *oracle.repeated(durable), *oracle.differences(plain, durable)]
-        problems += oracle.out_of_order(plain) + oracle.missing(plain)
+        is_reported = not self._fault.stops_reports
+        problems += oracle.out_of_order(plain, is_reported=is_reported)
+        problems += oracle.missing(plain, is_reported=is_reported)
         result.has_all_events = not problems
         doubles = oracle.counted_twice(plain)
         result.twice, result.lost = len(doubles), oracle.lost_updates(plain)
