@@ -3,16 +3,17 @@
     python -m benchmarks.server_memory --mb 300 --clients 2
     python -m benchmarks.server_memory --mb 2.3 --clients 1000 --rounds 1
 
-The server is a process of its own, with a model that needs no training. The clients are dry: this process publishes their
-updates as soon as the tasks are there. The numbers are the server's resident memory (VmRSS, VmHWM), above that of a
-server without a job.
+The server is a process of its own, with a model that needs no training. The clients are dry: this process publishes
+their updates as soon as the tasks are there. The numbers are the server's resident memory (VmRSS, VmHWM), above that of
+a server without a job.
 """
 
 import argparse
 import asyncio
-import os
+import contextlib
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,9 @@ from server.service import serve
 PLATFORM: Final = "dry"
 TENSORS: Final = 8
 SAMPLE_S: Final = 0.05
+START_S: Final = 3.0
+"""After this time the server is ready, and its memory is that of a server without a job. Seconds."""
+
 MB: Final = 1e6
 
 
@@ -78,8 +82,7 @@ class DryLearning:
 
 async def run_server(url: str, megabytes: float) -> None:
     """Run the server until it is ended."""
-    if not os.environ.get("NOKEEP"):
-        heap.keep_large_blocks()
+    heap.keep_large_blocks()
     async with broker.connect(url, name="server") as bus:
         await serve(bus, DryLearning(megabytes))
 
@@ -87,36 +90,43 @@ async def run_server(url: str, megabytes: float) -> None:
 async def measure(megabytes: float, clients: int, rounds: int) -> None:
     """Run one job and print the server's memory."""
     with tempfile.TemporaryDirectory() as folder:
-        async with NatsServer(Path(folder)) as nats, broker.connect(nats.url) as bus:
-            arguments = ("-m", "benchmarks.server_memory", "--serve", nats.url, "--mb", str(megabytes))
-            server = await asyncio.create_subprocess_exec(sys.executable, *arguments, env=os.environ)
-            try:
-                await _run_job(bus, server.pid, megabytes, clients, rounds)
-            finally:
-                server.terminate()
-                await server.wait()
+        async with (
+            NatsServer(Path(folder)) as nats,
+            broker.connect(nats.url) as bus,
+            running_server(nats.url, megabytes) as pid,
+        ):
+            await _run_job(bus, pid, megabytes, clients, rounds)
+
+
+@contextlib.asynccontextmanager
+async def running_server(url: str, megabytes: float) -> AsyncIterator[int]:
+    """Run a server in a process of its own; yield the process's id.
+
+    Args:
+        url: the broker.
+        megabytes: size of its models.
+    """
+    arguments = ("-m", "benchmarks.server_memory", "--serve", url, "--mb", str(megabytes))
+    server = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+    try:
+        yield server.pid
+    finally:
+        server.terminate()
+        await server.wait()
 
 
 async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rounds: int) -> None:
     sdk = Client(bus)
-    await sdk.register([_client(number) for number in range(clients)])
-    while memory_mb(server, "VmRSS") < 1 or not await _is_up(sdk):
-        await asyncio.sleep(SAMPLE_S)
+    await sdk.register([dry_client(number) for number in range(clients)])
+    await asyncio.sleep(START_S)
     base_mb, peaks = memory_mb(server, "VmRSS"), list[tuple[float, float]]()
     async with task_group() as group:
         tasks = [
             group.create_task(presence.announce(bus, PLATFORM), name="presence"),
-            group.create_task(_answer(bus, megabytes), name="clients"),
+            group.create_task(answer_tasks(bus, megabytes), name="clients"),
             group.create_task(_sample(server, peaks), name="samples"),
         ]
-        spec = {
-            "name": "dry",
-            "data": {"dataset": "dry", "clients": clients},
-            "cohort": {"clients": clients, "deadline_s": 3600, "grace_s": 0},
-            "evaluation": {"every": 0},
-            "stop": {"rounds": rounds},
-        }
-        job = await sdk.submit(job_file.from_dict(spec))
+        job = await sdk.submit(dry_job(clients, rounds))
         async for update in sdk.watch(job):
             if isinstance(update.event, RoundCompleted):
                 event = update.event
@@ -131,17 +141,35 @@ async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rou
     print("RSS over time (MB):", " ".join(f"{mb - base_mb:.0f}" for _, mb in peaks[::quarter]))
 
 
-def _client(number: int) -> ClientRecord:
+def dry_job(clients: int, rounds: int) -> Job:
+    """Return a job for dry clients, without evaluations.
+
+    Args:
+        clients: number of clients of each round.
+        rounds: number of rounds.
+    """
+    spec = {
+        "name": "dry",
+        "data": {"dataset": "dry", "clients": clients},
+        "cohort": {"clients": clients, "deadline_s": 3600, "grace_s": 0},
+        "evaluation": {"every": 0},
+        "stop": {"rounds": rounds},
+    }
+    return job_file.from_dict(spec)
+
+
+def dry_client(number: int) -> ClientRecord:
+    """Return the register's entry of a dry client."""
     return ClientRecord(id=f"c-{number:04}", platform=PLATFORM, labels={"data": "dry"}, samples=1)
 
 
-async def _is_up(sdk: Client) -> bool:
-    await asyncio.sleep(1.0)
-    return bool(await sdk.clients())
+async def answer_tasks(bus: Broker, megabytes: float) -> None:
+    """Publish each client's update as soon as its task is there, until cancelled.
 
-
-async def _answer(bus: Broker, megabytes: float) -> None:
-    """Publish each client's update as soon as its task is there."""
+    Args:
+        bus: delivers the tasks.
+        megabytes: size of an update.
+    """
     tensors = weights(megabytes)
     limit = asyncio.Semaphore(16)
 

@@ -23,7 +23,7 @@ from bridges.reports import PlatformDone, Reports, RunEvents
 from bridges.stats import StatsRecorder
 from broker import topics
 from broker.base import Broker, Delivery
-from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected
+from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected, StorageFull
 from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
@@ -111,11 +111,11 @@ class Runner:
             task = cloudevents.data_of(payload, RoundTask)
             own_topic = topics.task(self._platform.name, task.client_id)
         except (DecodeError, CorruptPayload, BadTopic) as exc:
-            await self._dead_letter(delivery, payload, str(exc))
+            await self._give_up_unreadable(delivery, payload, str(exc))
             return
         if delivery.topic != own_topic:
             # Anyone may publish to any topic; a task counts only on its client's own.
-            await self._dead_letter(delivery, payload, f"a task for {task.client_id} does not belong there")
+            await self._give_up_unreadable(delivery, payload, f"a task for {task.client_id} does not belong there")
             return
         task = msgspec.structs.replace(task, lasts_s=self._left_s(task, delivery))
         with structlog.contextvars.bound_contextvars(job=task.job, round=task.round, client=task.client_id):
@@ -240,11 +240,17 @@ class Runner:
         topic = topics.invocation(platform, task.client_id)
         try:
             await self._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=event_id)
-        except Disconnected as exc:
+        except (Disconnected, StorageFull) as exc:
             if outcome in _FINAL:
                 raise
             # The run goes on without the broker: its update waits for the connection as well.
             log.warning("an outcome is not on record", outcome=outcome, error=str(exc))
+
+    async def _give_up_unreadable(self, delivery: Delivery, payload: bytes, reason: str) -> None:
+        try:
+            await self._dead_letter(delivery, payload, reason)
+        except StorageFull as exc:
+            log.warning("no room for an unreadable task; it will be delivered again", error=str(exc))
 
     async def _dead_letter(self, delivery: Delivery, payload: bytes, reason: str) -> None:
         """Publish an unreadable message to the dead-letter topic, and give up the task that it names, if any."""

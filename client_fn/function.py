@@ -17,7 +17,7 @@ import msgspec
 
 from broker import topics
 from broker.base import Receipt
-from broker.errors import BadTopic, Disconnected, StoreChanged
+from broker.errors import BadTopic, Disconnected, StorageFull, StoreChanged
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
@@ -312,7 +312,7 @@ def _sha256(payload: bytes) -> str:
 
 
 async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str) -> Receipt:
-    """Publish the states and the update. While the broker is away, keep it and try again until the lease ends."""
+    """Publish the states and the update. While the broker is away or full, try again until the lease ends."""
     header = update.header
     while True:
         lease.check()
@@ -324,7 +324,7 @@ async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str
             return await broker.publish(topic, update.payload)
         except StoreChanged:
             raise  # this connection has ended; whoever invokes the function again knows what is there now
-        except Disconnected as exc:
+        except (Disconnected, StorageFull) as exc:
             # Imported here because every cold start would pay for it.
             import structlog
 

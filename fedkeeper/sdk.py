@@ -146,7 +146,7 @@ class Client:
     ) -> AsyncGenerator[Progress, None]:
         """Yield a job's progress from its start until it has ended, each event once.
 
-        If the events of an ended job are forgotten, its record says how it ended; that event has `time_s` 0.
+        If the events of an ended job are forgotten, its record says how it ended.
 
         Args:
             job: the job's id; None: follow every job until cancelled.

@@ -60,7 +60,7 @@ async def events(bus: Broker, job: str) -> AsyncGenerator[Progress, None]:
 async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenerator[Progress, None]:
     """Yield a job's progress events, each once, until the job has ended; those of every job without end.
 
-    If the end's event is forgotten, the job's record says how it ended, and the end has `time_s` 0.
+    If the end's event is forgotten, the job's record says how it ended.
 
     Args:
         bus: the broker.
@@ -96,7 +96,7 @@ def _end_of(record: JobRecord) -> Progress:
     # Imported here because it needs numpy, and most commands do not.
     from server import round_facts
 
-    return Progress(record.id, round_facts.end_event(record), 0.0, f"{record.id}.end")
+    return Progress(record.id, round_facts.end_event(record), record.ended_s, f"{record.id}.end")
 
 
 async def _is_last(bus: Broker, update: Progress) -> bool:

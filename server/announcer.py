@@ -51,6 +51,7 @@ class Announcer:
         self._clock = clock
         self._held = Held() if held is None else held
         self._queue = deque[Announcement]()
+        self._batch: list[Announcement] = []
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -75,6 +76,12 @@ class Announcer:
         """
         await self._put(job, event, key).published.wait()
 
+    async def wait_until_published(self, job: str) -> None:
+        """Return when the broker has every event of a job that is queued now."""
+        for announcement in [*self._batch, *self._queue]:
+            if announcement.progress.job == job:
+                await announcement.published.wait()
+
     def _put(self, job: str, event: Event, key: tuple[object, ...]) -> Announcement:
         event_id = ".".join((job, event.what, *map(str, key)))
         announcement = Announcement(Progress(job, event, self._clock(), event_id))
@@ -90,8 +97,9 @@ class Announcer:
         """Publish the queue until it is closed and empty."""
         while self._queue or not self._is_closing:
             self._changed.clear()
+            self._batch = take_batch(self._queue)
             async with task_group() as group:
-                for announcement in take_batch(self._queue):
+                for announcement in self._batch:
                     group.create_task(self._announce(broker, announcement), name=f"announce {announcement.progress.id}")
             if not self._queue and not self._is_closing:
                 await self._changed.wait()

@@ -34,6 +34,23 @@ def from_invocation(invocation: Invocation) -> ClientTraining | ClientRefused | 
             return None
 
 
+def training_of(header: UpdateHeader, member: Member) -> ClientTraining:
+    """The event of a training that no bridge has reported: the bridge ended before it could.
+
+    Args:
+        header: the metadata of the client's update.
+        member: the client.
+    """
+    return ClientTraining(
+        round=header.round,
+        client=member.id,
+        platform=member.platform,
+        activation="",
+        attempt=header.attempt,
+        cold=None,
+    )
+
+
 def bridge_absent(member: Member, round_: int) -> ClientFailed:
     """The event of a client whose platform has no bridge any more.
 

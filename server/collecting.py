@@ -283,6 +283,8 @@ class Collector:
         collection.sequence = delivery.sequence
         collection.last_s = self._clock.time_of(delivery.time_s)
         collection.failures.pop(header.client, None)
+        if header.client not in collection.training:
+            self._announce_training_of(header)
         self._announce_counted(header)
         if collection.round.is_open:
             self._move_to(rounds.add_answer(collection.round, header.client, self._clock.now_s()))
@@ -290,6 +292,13 @@ class Collector:
     async def _confirm_record(self) -> None:
         await self._confirm()
         self._confirmed_s = self._clock.now_s()
+
+    def _announce_training_of(self, header: UpdateHeader) -> None:
+        """Announce a training of which only the update tells. When it began is not known."""
+        self.collection.training.add(header.client)
+        self._reported.add((header.client, header.attempt, "running"))
+        event = client_events.training_of(header, self._expectation.members[header.client])
+        self._announcer.announce(self._record.id, event, header.round, header.client, header.attempt)
 
     def _announce_counted(self, header: UpdateHeader) -> None:
         purpose = self._expectation.members[header.client].purpose

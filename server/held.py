@@ -140,13 +140,17 @@ class Held:
         value = await broker.get(topics.job_record(held.record.id))
         if not self._has_lost(held.record, None if value is None else value.payload):
             return False
+        lost = await _lost_states(broker, held.record)
+        if lost and value is not None:
+            log.warning("the store has lost clients' states; the job goes on from its record", job=held.record.id)
+            return False
         if held.secret and not held.record.has_ended:
             await until_there_is_room(
                 functools.partial(broker.put, topics.secret(held.record.id), held.secret.encode())
             )
         for topic, content in held.blobs.items():
             await until_there_is_room(functools.partial(broker.put, topic, content))
-        record = _reopened(held.record)
+        record = _without_states(_reopened(held.record), lost)
         put = functools.partial(broker.put, topics.job_record(record.id), codec.encode_readable(record))
         try:
             await until_there_is_room(functools.partial(put, revision=0 if value is None else value.revision))
@@ -175,3 +179,18 @@ def _reopened(record: JobRecord) -> JobRecord:
     if not record.cohort:
         return msgspec.structs.replace(record, changes=changes)
     return msgspec.structs.replace(record, changes=changes, invited=False, closed=None)
+
+
+async def _lost_states(broker: Broker, record: JobRecord) -> set[str]:
+    """Return the topics of the clients' states that a record names and the store has lost. Only clients had them."""
+    named = [state.topic for states in record.client_states.values() for state in states.values()]
+    return {topic for topic in named if await broker.get(topic) is None}
+
+
+def _without_states(record: JobRecord, lost: set[str]) -> JobRecord:
+    """Return a record that does not name lost states: a client without its state begins with a new one."""
+    kept = {
+        client: {name: state for name, state in states.items() if state.topic not in lost}
+        for client, states in record.client_states.items()
+    }
+    return msgspec.structs.replace(record, client_states=kept)

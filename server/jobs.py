@@ -280,9 +280,12 @@ class _JobRun:
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._close(await collector.replay(events, opened.closed), expectation, events)
+            collection = await collector.replay(events, opened.closed)
+            await self._announced_so_far()
+            await self._close(collection, expectation, events)
         else:
             collection = await collector.run(events)
+            await self._announced_so_far()
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
@@ -370,6 +373,10 @@ class _JobRun:
         if failed is not None and failed != self._announced[1]:
             await self._announce_and_wait(failed, failed.round)
         self._announced = started, failed
+
+    async def _announced_so_far(self) -> None:
+        """Wait until the broker has the round's events: once the round is over on record, no server announces them."""
+        await self._context.announcer.wait_until_published(self.record.id)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         await self._store.change(phase=phase, cohort=(), reason=reason, **self._evaluation.changes)

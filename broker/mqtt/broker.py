@@ -106,6 +106,8 @@ class MqttBroker(Broker):
         content_type = "" if chunks.is_manifest(message) else family.content_type
         await self._link.publish(key, storage.escape(message), expires_s=family.max_age_s, content_type=content_type)
         self._recent[topic, name.id] = name
+        if family.keep is Keep.LOG:
+            self._link.store.note_last(key)
         return Receipt(name.sequence)
 
     async def _put(self, topic: str, message: bytes, revision: int | None) -> int:
@@ -115,6 +117,7 @@ class MqttBroker(Broker):
         return await self._values.get(topic)
 
     async def _delete(self, topic: str) -> None:
+        self._link.store.forget_last()
         if family_of(topic).keep is Keep.FIRST:
             await self._values.purge(topic)
         else:
@@ -134,6 +137,7 @@ class MqttBroker(Broker):
         return await self._values.stored_topics(topic_filter)
 
     async def _purge(self, topic_filter: str) -> None:
+        self._link.store.forget_last()
         await self._values.purge(topic_filter)
 
     async def _read_payload(self, topic: str, message: bytes, at_most: int | None) -> bytes:

@@ -53,6 +53,8 @@ class Message:
         retained: whether the broker had retained the message before the subscription.
         packet_id: packet identifier, for `Client.ack`.
         reply_to: the response topic and the correlation data of a request (MQTT 5); None: not a request.
+        expires_s: what was left of the message's expiry interval when the broker sent it, in seconds (MQTT 5, section
+            3.3.2.3.3); None: it has none.
     """
 
     topic: str
@@ -60,6 +62,7 @@ class Message:
     retained: bool = False
     packet_id: int = 0
     reply_to: tuple[str, bytes] | None = None
+    expires_s: int | None = None
 
 
 Receive = Callable[[Message], None]
@@ -281,7 +284,8 @@ class Client:
         response_topic = getattr(message.properties, "ResponseTopic", None)
         correlation = getattr(message.properties, "CorrelationData", b"")
         reply_to = None if response_topic is None else (response_topic, correlation)
-        self._receive(Message(topic, bytes(message.payload), message.retain, message.mid, reply_to))
+        expires_s = getattr(message.properties, "MessageExpiryInterval", None)
+        self._receive(Message(topic, bytes(message.payload), message.retain, message.mid, reply_to, expires_s))
 
     def _publish_properties(self, expires_s: float, correlation: bytes | None, content_type: str) -> Properties | None:
         if self.version != MQTTv5:

@@ -65,6 +65,7 @@ class GroupConsumer(AsyncIterator[Delivery]):
         self._loop = asyncio.get_running_loop()
         self._unread: deque[tuple[Entry, int]] = deque()
         self._in_flight: dict[str, int] = {}
+        self._stored_s: dict[str, float] = {}  # by entry, on the loop's clock
         self._copies: deque[str] = deque()
         self._changed = asyncio.Event()  # wakes `_claim_events`
         self._arrived = asyncio.Event()  # wakes `__anext__`
@@ -102,7 +103,10 @@ class GroupConsumer(AsyncIterator[Delivery]):
                 await self._arrived.wait()
             entry, n = self._unread.popleft()
             if self._group.is_mine(entry.key, n, self._loop.time()):
-                return _GroupDelivery(self, entry, n, self._load)
+                delivery = _GroupDelivery(self, entry, n, self._load)
+                if (stored_s := self._stored_s.get(entry.key)) is not None:
+                    delivery.age_s = self._loop.time() - stored_s
+                return delivery
 
     async def acknowledge(self, entry: Entry, n: int) -> None:
         """Tell the group that an event needs no further delivery; an event of a queue is deleted.
@@ -148,7 +152,9 @@ class GroupConsumer(AsyncIterator[Delivery]):
     def on_snapshot(self, payloads: dict[str, bytes]) -> None:
         """Implements `Listener.on_snapshot`."""
         entries = storage.parse_entries(self._filter, payloads)
-        self._group.keep_only({entry.key for entry in entries})
+        keys = {entry.key for entry in entries}
+        self._group.keep_only(keys)
+        self._stored_s = {key: stored_s for key, stored_s in self._stored_s.items() if key in keys}
         for key, payload in payloads.items():
             self._apply(key, payload)
         for entry in entries:
@@ -161,9 +167,13 @@ class GroupConsumer(AsyncIterator[Delivery]):
             self._apply(message.topic, message.payload)
         elif not message.payload:
             self._group.remove(message.topic)
+            self._stored_s.pop(message.topic, None)
         elif entry := storage.parse_entry(self._filter, message.topic, message.payload):
             # The group remembers it. If the broker forgets it, that must be noticed, although we have not written.
             self._link.store.note()
+            if message.expires_s is not None:
+                # The broker counts the lifetime down, so the rest tells for how long it has had the message.
+                self._stored_s[entry.key] = self._loop.time() - (self._family.max_age_s - message.expires_s)
             self._add(entry)
         self._changed.set()
 

@@ -260,3 +260,9 @@ def decode_value(topic: str, message: bytes) -> tuple[Value | Deleted, str]:
     if match is None:
         return Value(topic, message, int(digest[:12], 16)), digest[:16]
     return Value(topic, message[match.end() :], int(match[1])), match[2].decode()
+
+
+def revision_of(message: bytes) -> int:
+    """Return the revision in the message of a value; 0: it has none."""
+    match = _VALUE.match(message)
+    return 0 if match is None else int(match[1])

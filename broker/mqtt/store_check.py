@@ -28,10 +28,10 @@ EXPIRES_S: Final = 7 * 86_400.0
 TRUSTED_S: Final = EXPIRES_S / 2
 """A counter that was not increased for this time is not asked for. No broker writes its store as late as that."""
 
-FIRST_PAUSE_S: Final = 0.02
+FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
-PAUSE_FACTOR: Final = 4
-"""The counter takes at most a fifth of the time: a broker that writes its store at every change is slow."""
+PAUSE_FACTOR: Final = 10
+"""The counter takes at most a tenth of the time: a broker that writes its store at every change is slow."""
 
 LATE_S: Final = 2.0
 """nats-server shows a retained message only a moment after its acknowledgement. Seconds."""
@@ -78,10 +78,12 @@ class Known:
     Attributes:
         mark: its mark; None: it has none, or we may not read it.
         count: the newest count of ours that it has acknowledged; None: there is none.
+        has_last: whether it has what we wrote last, after that count.
     """
 
     mark: Mark | None = None
     count: Count | None = None
+    has_last: bool = True
 
 
 def change(knew: Known, found: Known) -> str:
@@ -97,13 +99,14 @@ def change(knew: Known, found: Known) -> str:
             "`persistence true` (docs/mqtt.md)"
         )
     is_same = knew.mark is None or found.mark is None or knew.mark.id == found.mark.id
-    if knew.count is None:
-        return "" if is_same else _ANOTHER
-    if found.count is not None and found.count.number >= knew.count.number:
+    has_count = knew.count is None or (found.count is not None and found.count.number >= knew.count.number)
+    if has_count and found.has_last and (is_same or knew.count is not None):
         return ""
     if not is_same:
         return _ANOTHER
-    if found.count is None:
+    if has_count:
+        lost = "what we wrote last is gone"
+    elif knew.count is None or found.count is None:
         lost = "what we wrote is gone"
     else:
         lost = f"the last {max(knew.count.time_s - found.count.time_s, 0.1):.1f} s of what we wrote are gone"
@@ -127,11 +130,25 @@ class StoreCheck:
         self._retained: set[str] = set()
         self._count: Count | None = None
         self._counted_s = 0.0
+        self._last: tuple[str, int] | None = None
         self._is_noted = asyncio.Event()
 
     def note(self) -> None:
         """Count a write, or a message that we have seen, soon."""
         self._is_noted.set()
+
+    def note_last(self, topic: str, revision: int = 0) -> None:
+        """Remember a message that nobody else deletes soon, until the counter covers it.
+
+        Args:
+            topic: MQTT topic of the retained message.
+            revision: of a value: only a later one may have replaced it.
+        """
+        self._last = topic, revision
+
+    def forget_last(self) -> None:
+        """Forget that message, because it may have been deleted."""
+        self._last = None
 
     async def run(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         """Increase the counter after writes, until cancelled, or until we find out that this user can't do that.
@@ -187,12 +204,14 @@ class StoreCheck:
 
     async def _increase(self, connection: Connection, count: Count) -> bool:
         """Increase the counter. False: this user may not read it, so it is of no use."""
-        topic = connection.counter_topic
+        topic, covered = connection.counter_topic, self._last
         self._retained.add(topic)
         await connection.publish(topic, msgspec.json.encode(count), expires_s=EXPIRES_S)
         if self._count is None and not await self._is_readable(connection):
             return False
         self._topic, self._count, self._counted_s = topic, count, asyncio.get_running_loop().time()
+        if self._last is covered:
+            self._last = None
         await self._delete_others(connection, topic)
         return True
 
@@ -209,12 +228,13 @@ class StoreCheck:
         return False
 
     async def _find(self, connection: Connection) -> Known:
-        filters = (storage.STORE, self._topic) if self._topic else (storage.STORE,)
+        last, revision = self._last or ("", 0)
         try:
-            payloads = await connection.fetch(*filters)
+            payloads = await connection.fetch(*(topic for topic in (storage.STORE, self._topic, last) if topic))
         except Denied:
             return Known(self.mark, self._count)
-        return Known(_decode(payloads, storage.STORE, Mark), _decode(payloads, self._topic, Count))
+        has_last = not last or (last in payloads and storage.revision_of(payloads[last]) >= revision)
+        return Known(_decode(payloads, storage.STORE, Mark), _decode(payloads, self._topic, Count), has_last)
 
 
 def _decode(payloads: dict[str, bytes], topic: str, kind: type[T]) -> T | None:

@@ -47,7 +47,9 @@ class Values:
             return receipt.sequence
         if revision is not None:
             name = self._names.next(after=revision)
-            return await self._link.retry(functools.partial(self._compare_and_set, topic, message, revision, name))
+            sequence = await self._link.retry(functools.partial(self._compare_and_set, topic, message, revision, name))
+            self._link.store.note_last(storage.mqtt_topic(topic), sequence)
+            return sequence
         value = await self.get(topic)
         name = self._names.next(after=0 if value is None else value.revision)
         await self._link.publish(storage.mqtt_topic(topic), storage.encode_value(name, message))

@@ -79,6 +79,18 @@ async def test_a_plain_client_s_message_becomes_an_event(bus: Broker, plain_clie
             await event.ack()
 
 
+async def test_a_delivery_says_for_how_long_the_broker_has_had_the_event_with_mqtt_5(kind: str, bus: Broker) -> None:
+    """By the message expiry, which the broker counts down in seconds: no clock is compared."""
+    async with bus.subscribe(topics.platform_tasks("edge"), durable="bridge-edge") as tasks:
+        await bus.publish(topics.task("edge", "client-00"), b"{}")
+        delivery = await next_event(tasks)
+    if kind == "mosquitto":
+        assert delivery.age_s is not None
+        assert 0 <= delivery.age_s < SOON_S
+    else:
+        assert delivery.age_s is None, "MQTT 3.1.1 has no expiry"
+
+
 async def test_a_plain_client_s_message_waits_for_a_consumer(bus: Broker, plain_client: PlainClient) -> None:
     async with bus.subscribe(topics.submission(topics.ANY), durable="server"):
         pass

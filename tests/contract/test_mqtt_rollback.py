@@ -13,6 +13,7 @@ import broker
 from broker import Broker, BrokerUrl, topics
 from broker.errors import StoreChanged
 from broker.mqtt import link as mqtt_link
+from broker.mqtt import store_check
 from tests.support.brokers import Mosquitto
 
 SOON_S = 60.0
@@ -88,6 +89,26 @@ async def test_a_store_that_lacks_what_we_wrote_is_older(server: Mosquitto, tmp_
         return store
 
     assert re.search(r"it is older: the last [0-9.]+ s .*autosave", await change_of(server, act))
+
+
+@pytest.mark.parametrize("what", ["an event", "a record"])
+async def test_what_was_written_after_the_last_count_is_looked_for(
+    server: Mosquitto, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_check, "FIRST_PAUSE_S", SOON_S)
+    monkeypatch.setattr(store_check, "LONGEST_PAUSE_S", SOON_S)
+
+    async def act(bus: Broker) -> Path:
+        revision = await bus.put(RECORD, b"1", revision=0)
+        await counter(server)
+        store = await saved_store(server, tmp_path / "db")
+        if what == "an event":
+            await bus.publish(PROGRESS, b"2")
+        else:
+            await bus.put(RECORD, b"2", revision=revision)
+        return store
+
+    assert "it is older: what we wrote last is gone" in await change_of(server, act)
 
 
 async def test_a_store_from_before_our_first_write_is_older(server: Mosquitto, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from broker import topics
 from broker.base import Broker, Receipt
-from broker.errors import Disconnected
+from broker.errors import BrokerError, Disconnected, StorageFull, StoreChanged
 from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef
 from client_fn import function
@@ -177,7 +177,12 @@ async def test_an_instance_recovers_from_a_training_that_failed(site: Site) -> N
     assert got["out.weight"].tobytes() == expected["out.weight"].numpy().tobytes()
 
 
-async def test_a_trained_update_waits_while_the_broker_is_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [Disconnected("no connection for 30 s"), StorageFull("fl.updates", "its disk is full")]
+)
+async def test_a_trained_update_waits_while_the_broker_is_away_or_full(
+    site: Site, monkeypatch: pytest.MonkeyPatch, error: BrokerError
+) -> None:
     monkeypatch.setattr(function, "RETRY_S", 0.0)
     away, publish = 3, site.bus.publish
 
@@ -185,7 +190,7 @@ async def test_a_trained_update_waits_while_the_broker_is_away(site: Site, monke
         nonlocal away
         if away:
             away -= 1
-            raise Disconnected("no connection for 30 s")
+            raise error
         return await publish(topic, payload)
 
     monkeypatch.setattr(site.bus, "publish", publish_later)
@@ -198,6 +203,15 @@ async def test_a_trained_update_waits_while_the_broker_is_away(site: Site, monke
     await handle(await task_for(site), site.bus, warm_state(), attempt=1, on_training=training_begins)
     assert (away, trainings) == (0, 1)
     assert (await read_update(site))[1].client == "c1"
+
+
+async def test_a_connection_to_another_store_is_not_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(_topic: str, _payload: bytes) -> Receipt:
+        raise StoreChanged("nats://host", "it was emptied")
+
+    monkeypatch.setattr(site.bus, "publish", never)
+    with pytest.raises(StoreChanged):
+        await asyncio.wait_for(handle(await task_for(site), site.bus, warm_state(), attempt=1), 60)
 
 
 async def test_an_update_waits_no_longer_than_its_lease(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from collections import deque
 
 import pytest
 
+import broker
+from broker import topics
 from broker.messages.progress import ClientTraining, Event, JobFailed, Progress
-from server.announcer import AT_ONCE, Announcement, take_batch
+from server.announcer import AT_ONCE, Announcement, open_announcer, take_batch
 
 
 def about(client: str) -> Event:
@@ -37,3 +39,14 @@ def test_events_whose_order_says_something_are_published_one_after_the_other(
         taken.append([announcement.progress.id for announcement in batch])
     assert [len(batch) for batch in taken] == batches
     assert [event for batch in taken for event in batch] == [str(number) for number in range(len(events))]
+
+
+async def test_a_job_waits_for_its_own_events_only(memory_url: str) -> None:
+    async with broker.connect(memory_url) as bus, open_announcer(bus) as announcer:
+        for number in range(3):
+            announcer.announce("a", about(f"client-{number}"), number)
+            announcer.announce("b", END, number)
+        await announcer.wait_until_published("a")
+        async with bus.subscribe(topics.job_progress("a")) as events:
+            taken = [(await anext(events)).topic for _ in range(3)]
+    assert taken == [topics.progress("a", "client", "training")] * 3

@@ -86,6 +86,34 @@ async def test_what_the_same_store_has_lost_is_put_back(
         assert await bus.get(MODEL.topic) is None
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_record_whose_states_are_lost_is_not_put_back_over_an_older_one(
+    bus: Broker,
+    *,
+    is_there: bool,
+) -> None:
+    """Only the clients had the states, so no client could go on from our record."""
+    state = BlobRef(topics.client_state("demo", "c0", 2, 1, "opt"), "cd" * 32, 5)
+    record = msgspec.structs.replace(OURS, client_states={"c0": {"opt": state}})
+    await put(bus, changes=3, done=1)
+    if is_there:
+        await bus.put(state.topic, b"state")
+    held = holding(record)
+    held.store_changed("older")
+    await held.put_back(bus)
+    back = await stored(bus)
+    assert back is not None
+    assert back.changes == (6 if is_there else 3)
+
+
+async def test_a_job_that_is_gone_with_its_states_is_put_back_without_them(bus: Broker) -> None:
+    state = BlobRef(topics.client_state("demo", "c0", 2, 1, "opt"), "cd" * 32, 5)
+    held = holding(msgspec.structs.replace(OURS, client_states={"c0": {"opt": state}}))
+    held.store_changed("emptied")
+    await held.put_back(bus)
+    assert await stored(bus) == msgspec.structs.replace(OURS, changes=6, client_states={"c0": {}})
+
+
 async def test_an_open_round_sends_its_tasks_again(bus: Broker) -> None:
     record = msgspec.structs.replace(OURS, cohort=cohort.members(fakes.clients(2)), invited=True, closed=7)
     await bus.put(topics.job_record("demo"), codec.encode(record))

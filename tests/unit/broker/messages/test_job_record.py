@@ -51,6 +51,9 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         personal=("head.weight",),
         own={"c-0": PersonalRef(2, 1, "ef" * 32)},
         starts={"the evaluation of round 2": 1},
+        superseded=(MODEL,),
+        ended_s=1_700_000_400.5,
+        changes=9,
         announced=True,
         submission="full.job.submit.ab12",
     )

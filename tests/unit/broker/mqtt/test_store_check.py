@@ -28,6 +28,9 @@ OURS, THEIRS, OLD = Mark(1, "aa"), Mark(1, "bb"), Mark(1)
         (Known(OURS, Count(5, 50.0)), Known(THEIRS), "another store"),
         (Known(OURS, Count(5, 50.0)), Known(THEIRS, Count(5, 50.0)), ""),  # two programs set the mark at once
         (Known(None, Count(5, 50.0)), Known(), "older"),
+        (Known(OURS, Count(5, 50.0)), Known(OURS, Count(5, 50.0), has_last=False), "older: what we wrote last"),
+        (Known(OURS), Known(OURS, has_last=False), "older: what we wrote last"),
+        (Known(OURS), Known(THEIRS, has_last=False), "another store"),
         (Known(OURS, Count(5, 50.0)), Known(), "emptied"),
     ],
 )
