@@ -62,28 +62,34 @@ LONG: Final = (16.0, 20.0)
 FAULTS: Final = (
     # Processes that are killed, and are back after 0 to 3 s.
     Fault("kill server", kill("server"), kills=True),
-    Fault("kill bridge", kill("bridge"), kills=True),
+    Fault("kill bridge", kill("bridge"), kills=True, stops_reports=True),
     Fault("kill worker", kill("worker"), kills=True),
     Fault("kill trainer", kill("trainer"), kills=True),
     Fault("kill broker", kill("broker"), forgets=LAST_SECOND),
     Fault("kill server at the start", kill("server"), kills=True, moment=START),
     Fault("kill broker at the start", kill("broker"), moment=START, forgets=LAST_SECOND),
-    Fault("kill server and bridge", kill("server", "bridge"), kills=True),
+    Fault("kill server and bridge", kill("server", "bridge"), kills=True, stops_reports=True),
     Fault("kill broker and server", kill("broker", "server"), kills=True, forgets=LAST_JOBS),
-    Fault("kill broker and bridge", kill("broker", "bridge"), kills=True, forgets=LAST_SECOND),
-    Fault("kill broker, server, bridge", kill("broker", "server", "bridge"), kills=True, forgets=LAST_JOBS),
+    Fault("kill broker and bridge", kill("broker", "bridge"), kills=True, forgets=LAST_SECOND, stops_reports=True),
+    Fault(
+        "kill broker, server, bridge",
+        kill("broker", "server", "bridge"),
+        kills=True,
+        forgets=LAST_JOBS,
+        stops_reports=True,
+    ),
     Fault("kill worker and trainer", kill("worker", "trainer"), kills=True),
     Fault("kill broker thrice", kill("broker", times=3, back_s=(0.0, 1.0)), forgets=LAST_SECOND),
     Fault("kill server thrice", kill("server", times=3, back_s=(0.0, 1.0)), kills=True),
     # Processes that stand still.
     Fault("freeze server", freeze("server", for_s=SHORT)),
-    Fault("freeze bridge", freeze("bridge", for_s=SHORT)),
+    Fault("freeze bridge", freeze("bridge", for_s=SHORT), stops_reports=True),
     Fault("freeze worker", freeze("worker", for_s=SHORT)),
     Fault("freeze trainer", freeze("trainer", for_s=SHORT)),
     Fault("freeze broker", freeze("broker", for_s=SHORT)),
     Fault("freeze server and broker", freeze("server", "broker", for_s=SHORT)),
     Fault("freeze server long", freeze("server", for_s=LONG)),
-    Fault("freeze bridge long", freeze("bridge", for_s=LONG)),
+    Fault("freeze bridge long", freeze("bridge", for_s=LONG), stops_reports=True),
     Fault("freeze broker long", freeze("broker", for_s=LONG)),
     Fault("freeze broker for over 30 s", freeze("broker", for_s=(34.0, 40.0))),
     # Orderly stops.
@@ -95,8 +101,8 @@ FAULTS: Final = (
     Fault("kill one of two servers", kill("a server"), setup=TWO_SERVERS, kills=True),
     Fault("freeze one of two servers", freeze("a server", for_s=(3.0, 8.0)), setup=TWO_SERVERS),
     Fault("restart one of two servers", restart("a server"), setup=TWO_SERVERS),
-    Fault("kill one of two bridges", kill("a bridge"), setup=TWO_BRIDGES, kills=True),
-    Fault("freeze one of two bridges", freeze("a bridge", for_s=SHORT), setup=TWO_BRIDGES),
+    Fault("kill one of two bridges", kill("a bridge"), setup=TWO_BRIDGES, kills=True, stops_reports=True),
+    Fault("freeze one of two bridges", freeze("a bridge", for_s=SHORT), setup=TWO_BRIDGES, stops_reports=True),
     Fault("restart one of two bridges", restart("a bridge"), setup=TWO_BRIDGES),
     # The broker's store.
     Fault(
@@ -112,11 +118,13 @@ FAULTS: Final = (
     Fault("disk full for some seconds", fill_disk, setup=SMALL_DISK, needs_root=True, forgets=WENT_BACK),
     # The network between a part and the broker.
     Fault("server cut off", cut("server"), setup=PROXIED),
-    Fault("bridge cut off", cut("bridge"), setup=PROXIED),
-    Fault("all cut off five times", cut("server", "bridge", times=5, for_s=(0.0, 0.5)), setup=PROXIED),
+    Fault("bridge cut off", cut("bridge"), setup=PROXIED, stops_reports=True),
+    Fault(
+        "all cut off five times", cut("server", "bridge", times=5, for_s=(0.0, 0.5)), setup=PROXIED, stops_reports=True
+    ),
     Fault("server hears nothing", silence("server", for_s=(4.0, 14.0)), setup=PROXIED),
-    Fault("bridge hears nothing", silence("bridge", for_s=(4.0, 14.0)), setup=PROXIED),
-    Fault("slow link", slow_down("bridge", bytes_per_s=20_000, for_s=(3.0, 6.0)), setup=PROXIED),
+    Fault("bridge hears nothing", silence("bridge", for_s=(4.0, 14.0)), setup=PROXIED, stops_reports=True),
+    Fault("slow link", slow_down("bridge", bytes_per_s=20_000, for_s=(3.0, 6.0)), setup=PROXIED, stops_reports=True),
     # What anyone may publish.
     Fault("garbage updates", publish_garbage("updates")),
     Fault("garbage tasks", publish_garbage("tasks")),
@@ -160,7 +168,7 @@ FAULTS: Final = (
     Fault("OpenFaaS: function vanishes", function("vanish"), setup=FAAS, kills=True),
     Fault("OpenFaaS: gateway away", gateway_away, setup=FAAS),
     Fault("OpenFaaS: kill server", kill("server"), setup=FAAS, kills=True),
-    Fault("OpenFaaS: kill bridge", kill("bridge"), setup=FAAS, kills=True),
+    Fault("OpenFaaS: kill bridge", kill("bridge"), setup=FAAS, kills=True, stops_reports=True),
     Fault("OpenFaaS: restart bridge", restart("bridge"), setup=FAAS),
     Fault("OpenFaaS: kill broker", kill("broker"), setup=FAAS, forgets=LAST_SECOND),
     Fault("OpenFaaS: freeze broker", freeze("broker", for_s=SHORT), setup=FAAS),

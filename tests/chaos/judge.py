@@ -62,19 +62,27 @@ class Undisturbed:
     usage: Usage
 
 
-async def run(trials: Sequence[tuple[Fault, int]], broker_name: str, folder: Path) -> list[Result]:
+async def run(
+    trials: Sequence[tuple[Fault, int]],
+    broker_name: str,
+    folder: Path,
+    on_result: Callable[[Result], None] = lambda _: None,
+) -> list[Result]:
     """Run trials with the same setup in one system, one after the other, until one of them fails.
 
     Args:
         trials: what is done, and the seed that decides the moment and everything else that is drawn.
         broker_name: one of `brokers.NAMES`.
         folder: folder of the trials; it does not exist yet. It is removed if all is well.
+        on_result: is called with each result, once it can't change any more.
     """
     results: list[Result] = []
     try:
         async with system.running(folder, broker_name, trials[0][0].setup) as running:
             usual = None
             for number, (fault, seed) in enumerate(trials):
+                if results:
+                    on_result(results[-1])
                 results.append(Result(fault.name, broker_name, seed))
                 trial = Trial(running, results[-1], f"job-{number}")
                 usual = usual or await _run_undisturbed(trial, fault)
@@ -87,6 +95,7 @@ async def run(trials: Sequence[tuple[Fault, int]], broker_name: str, folder: Pat
         results = results or [Result(trials[0][0].name, broker_name, trials[0][1])]
         results[-1].problems.append(_described(exc))
     _write_notes(results, folder)
+    on_result(results[-1])
     return results
 
 
@@ -242,7 +251,9 @@ class _Judge:
             plain = await _read(bus, trial.job)
             durable = await _read(bus, trial.job, durable=f"{OURS}{trial.job}")
         problems = [*oracle.repeated(plain), *oracle.repeated(durable), *oracle.differences(plain, durable)]
-        problems += oracle.out_of_order(plain) + oracle.missing(plain)
+        is_reported = not self._fault.stops_reports
+        problems += oracle.out_of_order(plain, is_reported=is_reported)
+        problems += oracle.missing(plain, is_reported=is_reported)
         result.has_all_events = not problems
         doubles = oracle.counted_twice(plain)
         result.twice, result.lost = len(doubles), oracle.lost_updates(plain)

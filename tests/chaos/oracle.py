@@ -98,6 +98,9 @@ CLIENT: Final[Table] = {
 }
 """A client in a round."""
 
+UNREPORTED: Final[Table] = {**CLIENT, "invited": {**CLIENT["invited"], "update.counted": "counted"}}
+"""A client whose bridge was stopped before it could report the training: its update comes by itself."""
+
 _ANY_TIME: Final = frozenset({"update.refused"})
 """Events about messages that others publish: they come whenever those do."""
 
@@ -108,9 +111,15 @@ def repeated(events: Sequence[Progress]) -> list[str]:
     return [f"{count} times in the log: {name}" for name, count in counts.items() if count > 1]
 
 
-def out_of_order(events: Sequence[Progress]) -> list[str]:
-    """Return a problem for each event of a job that can't come where it stands."""
-    job, rounds, clients, problems = "new", _States(ROUND, "not open"), _States(CLIENT, "invited"), []
+def out_of_order(events: Sequence[Progress], *, is_reported: bool = True) -> list[str]:
+    """Return a problem for each event of a job that can't come where it stands.
+
+    Args:
+        events: the job's log.
+        is_reported: bridges could report every training in time.
+    """
+    clients = _States(CLIENT if is_reported else UNREPORTED, "invited")
+    job, rounds, problems = "new", _States(ROUND, "not open"), []
     last_opened = 0
     for event in (each.event for each in events):
         what, round_ = event.what, getattr(event, "round", None)
@@ -152,11 +161,15 @@ def _of(event: Event) -> str:
     return "".join(f" {part}" for part in parts if part is not None)
 
 
-def missing(events: Sequence[Progress]) -> list[str]:
+def missing(events: Sequence[Progress], *, is_reported: bool = True) -> list[str]:
     """Return a problem for each event that the others imply and that is not there.
 
     Each completed round needs its first opening, and for each counted client that it has trained and was counted.
     Rounds are numbered without a gap. The job needs one end, as its last event.
+
+    Args:
+        events: the job's log.
+        is_reported: bridges could report every training in time.
     """
     all_ = [each.event for each in events]
     opened = {event.round for event in all_ if isinstance(event, RoundOpened) and not event.resumed}
@@ -166,7 +179,9 @@ def missing(events: Sequence[Progress]) -> list[str]:
     problems = [f"no round.opened {event.round}" for event in completed if event.round not in opened]
     for event in completed:
         keys = {(event.round, client) for client in event.counted}
-        problems += [f"no client.training {round_} {client}" for round_, client in sorted(keys - trained)]
+        problems += [
+            f"no client.training {round_} {client}" for round_, client in sorted(keys - trained) if is_reported
+        ]
         problems += [f"no update.counted {round_} {client}" for round_, client in sorted(keys - counted)]
     ends = [event for event in all_ if isinstance(event, FINAL_EVENTS)]
     if len(ends) != 1:

@@ -30,6 +30,7 @@ class Fault:
         prepare: what is done before the job is submitted.
         moment: bounds of the moment, as a share of the job's events.
         job: fields of the job that differ, by section.
+        stops_reports: a bridge may not get to report that a client trains before that client's update is counted.
         kills: processes are killed that can't remove their temporary files.
         needs_root: the trial mounts a file system.
     """
@@ -44,6 +45,7 @@ class Fault:
     prepare: Do = nothing
     moment: tuple[float, float] = (0.0, 0.85)
     job: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    stops_reports: bool = False
     kills: bool = False
     needs_root: bool = False
 

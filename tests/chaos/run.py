@@ -81,10 +81,9 @@ async def run(plan: Sequence[Planned], folder: Path, at_once: int, together: int
         while waiting:
             batch = take_batch(waiting, together)
             trials = [(planned.fault, planned.seed) for planned in batch]
-            found = await judge.run(trials, batch[0].broker, folder / f"{next(numbers)}-{batch[0].broker}")
+            name = f"{next(numbers)}-{batch[0].broker}"
+            found = await judge.run(trials, batch[0].broker, folder / name, lambda result: _print(line(result)))
             waiting[:0] = batch[len(found) :]  # those after one that failed
-            for result in found:
-                _print(line(result))
             results.extend(found)
 
     async with asyncio.TaskGroup() as group:

@@ -145,6 +145,11 @@ def test_an_impossible_order_is_found(first: Event, second: Event, found: str) -
     assert found in oracle.out_of_order(log(events))
 
 
+def test_a_training_that_no_bridge_could_report_is_not_missed() -> None:
+    events = log(without(training(1, "a")))
+    assert oracle.out_of_order(events, is_reported=False) == oracle.missing(events, is_reported=False) == []
+
+
 def test_a_failure_of_a_completed_round_is_found() -> None:
     events = GOOD.copy()
     events.insert(events.index(completed(2)) + 1, failed(2))
