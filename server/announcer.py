@@ -51,6 +51,7 @@ class Announcer:
         self._clock = clock
         self._held = Held() if held is None else held
         self._queue = deque[Announcement]()
+        self._unpublished: dict[int, Announcement] = {}
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -75,10 +76,20 @@ class Announcer:
         """
         await self._put(job, event, key).published.wait()
 
+    async def settle(self, job: str) -> None:
+        """Return when the broker has every event of a job that was announced before.
+
+        A round's end comes after its events: nobody announces them again once the record says that it is over.
+        """
+        for announcement in list(self._unpublished.values()):
+            if announcement.progress.job == job:
+                await announcement.published.wait()
+
     def _put(self, job: str, event: Event, key: tuple[object, ...]) -> Announcement:
         event_id = ".".join((job, event.what, *map(str, key)))
         announcement = Announcement(Progress(job, event, self._clock(), event_id))
         self._queue.append(announcement)
+        self._unpublished[id(announcement)] = announcement
         self._changed.set()
         return announcement
 
@@ -101,6 +112,7 @@ class Announcer:
         log.debug(event.event.what, job=event.job, id=event.id)
         await publish_event(broker, event)
         self._held.note_event(event)
+        del self._unpublished[id(announcement)]
         announcement.published.set()
 
 

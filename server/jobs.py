@@ -300,6 +300,7 @@ class _JobRun:
             await self._commit(collection, expectation, events)
             return
         await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
+        await events.unless_cancelled(self._context.announcer.settle(self.record.id))
         answered, asked = len(collection.judging.headers), len(self.record.cohort)
         note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
         await self._end("completed", self.record.reason + note)
@@ -316,6 +317,7 @@ class _JobRun:
         await events.unless_cancelled(self._evaluation.wait())
         if self.job.is_judged_by_clients:
             await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=True))
+        await events.unless_cancelled(self._context.announcer.settle(record.id))
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),
@@ -353,6 +355,7 @@ class _JobRun:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
         record, policy = self.record, self.job.cohort
         event, failures = round_facts.failed_event(record, collection), record.failures + 1
+        await self._context.announcer.settle(record.id)
         changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             reason = f"round {record.round} failed: {event.reason} ({failures} in a row)"

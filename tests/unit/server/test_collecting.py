@@ -288,7 +288,7 @@ async def test_trainings_of_clients_that_do_not_count_are_announced_before_the_r
             await demo.answer(number)
         await demo.report(3, "running")
         await demo.collect()
-    assert [event.client for event in demo.kinds(ClientTraining)] == ["client-03"]
+    assert "client-03" in [event.client for event in demo.kinds(ClientTraining)]
 
 
 async def test_a_server_that_was_paused_while_another_went_on_says_nothing(memory_url: str) -> None:
