@@ -51,7 +51,7 @@ class Announcer:
         self._clock = clock
         self._held = Held() if held is None else held
         self._queue = deque[Announcement]()
-        self._batch: list[Announcement] = []
+        self._unpublished: dict[int, Announcement] = {}
         self._changed = asyncio.Event()
         self._is_closing = False
 
@@ -76,9 +76,12 @@ class Announcer:
         """
         await self._put(job, event, key).published.wait()
 
-    async def wait_until_published(self, job: str) -> None:
-        """Return when the broker has every event of a job that is queued now."""
-        for announcement in [*self._batch, *self._queue]:
+    async def settle(self, job: str) -> None:
+        """Return when the broker has every event of a job that was announced before.
+
+        A round's end comes after its events: nobody announces them again once the record says that it is over.
+        """
+        for announcement in list(self._unpublished.values()):
             if announcement.progress.job == job:
                 await announcement.published.wait()
 
@@ -86,6 +89,7 @@ class Announcer:
         event_id = ".".join((job, event.what, *map(str, key)))
         announcement = Announcement(Progress(job, event, self._clock(), event_id))
         self._queue.append(announcement)
+        self._unpublished[id(announcement)] = announcement
         self._changed.set()
         return announcement
 
@@ -97,9 +101,8 @@ class Announcer:
         """Publish the queue until it is closed and empty."""
         while self._queue or not self._is_closing:
             self._changed.clear()
-            self._batch = take_batch(self._queue)
             async with task_group() as group:
-                for announcement in self._batch:
+                for announcement in take_batch(self._queue):
                     group.create_task(self._announce(broker, announcement), name=f"announce {announcement.progress.id}")
             if not self._queue and not self._is_closing:
                 await self._changed.wait()
@@ -109,6 +112,7 @@ class Announcer:
         log.debug(event.event.what, job=event.job, id=event.id)
         await publish_event(broker, event)
         self._held.note_event(event)
+        del self._unpublished[id(announcement)]
         announcement.published.set()
 
 

@@ -280,12 +280,9 @@ class _JobRun:
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            collection = await collector.replay(events, opened.closed)
-            await self._announced_so_far()
-            await self._close(collection, expectation, events)
+            await self._close(await collector.replay(events, opened.closed), expectation, events)
         else:
             collection = await collector.run(events)
-            await self._announced_so_far()
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
@@ -303,6 +300,7 @@ class _JobRun:
             await self._commit(collection, expectation, events)
             return
         await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
+        await events.unless_cancelled(self._context.announcer.settle(self.record.id))
         answered, asked = len(collection.judging.headers), len(self.record.cohort)
         note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
         await self._end("completed", self.record.reason + note)
@@ -319,6 +317,7 @@ class _JobRun:
         await events.unless_cancelled(self._evaluation.wait())
         if self.job.is_judged_by_clients:
             await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=True))
+        await events.unless_cancelled(self._context.announcer.settle(record.id))
         await self._store.change(
             cohort=(),
             client_states=round_facts.client_states(record, collection),
@@ -356,6 +355,7 @@ class _JobRun:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
         record, policy = self.record, self.job.cohort
         event, failures = round_facts.failed_event(record, collection), record.failures + 1
+        await self._context.announcer.settle(record.id)
         changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
         if policy.on_failure == "stop" or failures >= policy.max_failures:
             reason = f"round {record.round} failed: {event.reason} ({failures} in a row)"
@@ -373,10 +373,6 @@ class _JobRun:
         if failed is not None and failed != self._announced[1]:
             await self._announce_and_wait(failed, failed.round)
         self._announced = started, failed
-
-    async def _announced_so_far(self) -> None:
-        """Wait until the broker has the round's events: once the round is over on record, no server announces them."""
-        await self._context.announcer.wait_until_published(self.record.id)
 
     async def _end(self, phase: job_record.Phase, reason: str = "") -> None:
         await self._store.change(phase=phase, cohort=(), reason=reason, **self._evaluation.changes)

@@ -46,7 +46,7 @@ async def test_a_job_waits_for_its_own_events_only(memory_url: str) -> None:
         for number in range(3):
             announcer.announce("a", about(f"client-{number}"), number)
             announcer.announce("b", END, number)
-        await announcer.wait_until_published("a")
+        await announcer.settle("a")
         async with bus.subscribe(topics.job_progress("a")) as events:
             taken = [(await anext(events)).topic for _ in range(3)]
     assert taken == [topics.progress("a", "client", "training")] * 3
