@@ -30,6 +30,7 @@ from server.job_events import (
 )
 from server.judging import Judging
 from server.refusals import Refusals
+from server.round_clock import RoundClock
 from server.rounds import Round, State
 
 log = structlog.get_logger(__name__)
@@ -71,48 +72,6 @@ class Collection:
     last_s: float = 0.0
     opened_s: float = 0.0
     invited_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RoundClock:
-    """The time of a round on one server: it decides with a clock that never jumps.
-
-    Attributes:
-        now_s: returns seconds on that clock, which `JobEvents` uses too.
-        opened_s: when the round was opened.
-        deadline_s: the round's deadline.
-        stored_s: returns the time of an event that the broker stored at a time (seconds since the epoch); None: events
-            are as new as when they come.
-    """
-
-    now_s: Callable[[], float]
-    opened_s: float
-    deadline_s: float
-    stored_s: Callable[[float], float] | None = None
-
-    @classmethod
-    def of(cls, record: JobRecord, clock: Callable[[], float], timer: Callable[[], float]) -> "RoundClock":
-        """Return the time of a round that this server has just opened, or that it goes on with.
-
-        Args:
-            record: the job's record while the round is open.
-            clock: seconds since the epoch; read once, so that a jump during the round changes nothing.
-            timer: seconds on a clock that never jumps.
-        """
-        now_s = timer()
-        opened_s = now_s - max(0.0, clock() - record.opened_s)
-        deadline_s = opened_s + record.deadline_s - record.opened_s
-        if not record.invited:
-            return cls(timer, opened_s, deadline_s)
-        return cls(timer, opened_s, deadline_s, lambda time_s: min(opened_s + time_s - record.opened_s, timer()))
-
-    def time_of(self, time_s: float) -> float:
-        """Return the time of an event, on the round's clock.
-
-        Args:
-            time_s: when the broker stored it, in seconds since the epoch.
-        """
-        return self.now_s() if self.stored_s is None else self.stored_s(time_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +128,7 @@ class Collector:
         self._confirmed_s = clock.now_s()
         self._absent: set[str] = set()
         self._reported: set[tuple[str, int, str]] = set()
+        self._unreported: set[tuple[str, int]] = set()
         self._attempts: dict[str, int] = {}
         self._losses: dict[str, _Loss] = {}
         self._refusals = Refusals()
@@ -294,9 +254,9 @@ class Collector:
         self._confirmed_s = self._clock.now_s()
 
     def _announce_training_of(self, header: UpdateHeader) -> None:
-        """Announce a training of which only the update tells. When it began is not known."""
+        """Announce a training of which only the update tells. When it began is not known, until a bridge reports it."""
         self.collection.training.add(header.client)
-        self._reported.add((header.client, header.attempt, "running"))
+        self._unreported.add((header.client, header.attempt))
         event = client_events.training_of(header, self._expectation.members[header.client])
         self._announcer.announce(self._record.id, event, header.round, header.client, header.attempt)
 
@@ -354,6 +314,8 @@ class Collector:
             self.collection.training.add(client)
             if self.collection.training_s is None:
                 self.collection.training_s = self._clock.time_of(time_s)
+            if (client, attempt) in self._unreported:
+                return  # announced with its update
         self._announcer.announce(self._record.id, event, *key)
         if isinstance(event, progress.ClientFailed) and event.final:
             self._note_loss(client, event.reason, math.inf)

@@ -37,7 +37,7 @@ from server import (
     selection,
     strategies,
 )
-from server.collecting import Collection, Collector, RoundClock
+from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
 from server.gate import Expectation
@@ -46,6 +46,7 @@ from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
 from server.pauses import Outcome, Pauses
 from server.recruiting import Recruiter
+from server.round_clock import RoundClock
 from server.rounds import State
 from server.selection import History
 from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy

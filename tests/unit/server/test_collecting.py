@@ -34,10 +34,11 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.messages.tensors import Tensors
 from server import cohort, invitations, round_facts, strategies
 from server.announcer import Announcer
-from server.collecting import Collection, Collector, RoundClock
+from server.collecting import Collection, Collector
 from server.job_events import JobEvents, open_job_events
 from server.presence import BridgePresence, open_presence
 from server.registry import Registry
+from server.round_clock import RoundClock
 from server.rounds import RoundEvent, State
 from tests.support import fakes
 
