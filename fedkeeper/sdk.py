@@ -137,7 +137,7 @@ class Client:
         if value is None:
             return False
         record = codec.decode(JobRecord, value.payload)
-        if spec is not None and record.job != spec and (not submission or record.submission != submission):
+        if spec is not None and not record.is_of(spec) and (not submission or record.submission != submission):
             raise JobRefused(job, "id", f"id = {job!r}: another job has this id; choose another, or none")
         return True
 

@@ -117,7 +117,7 @@ class SubmissionHandler:
         """Accept a repeated submission; refuse another job with the same id."""
         value = await self.broker.get(topics.job_record(job_id))
         try:
-            if value is not None and codec.decode(JobRecord, value.payload).job == submitted:
+            if value is not None and codec.decode(JobRecord, value.payload).is_of(submitted):
                 return SubmissionReply(job=job_id)
         except DecodeError as exc:
             # The reply goes to the requester only, without an event: the job that has this id continues.

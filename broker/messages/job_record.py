@@ -156,6 +156,12 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the job has ended and its end is announced: nothing is left to do."""
         return self.has_ended and self.announced
 
+    def is_of(self, submitted: Job) -> bool:
+        """Whether this is the record of a submitted job. The digest of the user's code is set when a job begins."""
+        code = submitted.model.code or self.job.model.code
+        model = msgspec.structs.replace(submitted.model, code=code)
+        return self.job == msgspec.structs.replace(submitted, model=model)
+
 
 def blobs(record: JobRecord) -> tuple[BlobRef, ...]:
     """Return what a job has stored beside its record and its clients' states, each once."""

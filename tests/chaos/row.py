@@ -31,6 +31,7 @@ class Fault:
         moment: bounds of the moment, as a share of the job's events.
         job: fields of the job that differ, by section.
         stops_reports: a bridge may not get to report that a client trains before that client's update is counted.
+        fails_round: a round may fail for good, as documented, so that the next one gives another model.
         kills: processes are killed that can't remove their temporary files.
         needs_root: the trial mounts a file system.
     """
@@ -46,6 +47,7 @@ class Fault:
     moment: tuple[float, float] = (0.0, 0.85)
     job: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     stops_reports: bool = False
+    fails_round: bool = False
     kills: bool = False
     needs_root: bool = False
 

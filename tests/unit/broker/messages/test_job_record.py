@@ -7,7 +7,7 @@ from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job import Job
 from broker.messages.job_record import BestModel, JobRecord, Member
-from broker.messages.job_sections import Cohort
+from broker.messages.job_sections import Cohort, Model
 from broker.messages.progress import Event, JobStarted, RoundCompleted, RoundFailed
 from broker.messages.round import BlobRef, PersonalRef
 
@@ -130,3 +130,12 @@ def test_a_record_of_a_newer_schema_is_refused(record: JobRecord) -> None:
     for raw in ({"schema": 2}, {**msgspec.to_builtins(record), "schema": 7}):
         with pytest.raises(SchemaTooNew, match="upgrade this program"):
             codec.decode(JobRecord, msgspec.json.encode(raw))
+
+
+def test_a_submitted_job_is_recognised_after_its_code_was_set() -> None:
+    submitted = Job(model=Model(type="mine:Net"))
+    begun = JobRecord(id="demo", job=Job(model=Model(type="mine:Net", code="ab" * 32)))
+    assert begun.is_of(submitted)
+    assert begun.is_of(begun.job)
+    assert not begun.is_of(Job(model=Model(type="mine:Net", code="cd" * 32)))
+    assert not begun.is_of(Job(seed=2, model=Model(type="mine:Net")))
