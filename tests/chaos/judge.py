@@ -90,7 +90,8 @@ async def run(
                 if results[-1].problems:
                     break
             may_leave_files = any(fault.kills for fault, _ in trials)
-            results[-1].problems += await running.end() + _left_running(running, may_leave_files=may_leave_files)
+            results[-1].problems += await running.end()
+            results[-1].problems += await _left_running(running, may_leave_files=may_leave_files)
     except Exception as exc:  # noqa: BLE001 (whatever goes wrong is a failed trial, and the next one must go on)
         results = results or [Result(trials[0][0].name, broker_name, trials[0][1])]
         results[-1].problems.append(_described(exc))
@@ -282,9 +283,13 @@ class _Judge:
         self._result.problems += await _last_problems(grown, FORGET_S)
 
 
-def _left_running(running: System, *, may_leave_files: bool) -> list[str]:
+async def _left_running(running: System, *, may_leave_files: bool) -> list[str]:
     """Return what is left after an orderly end: no process and no temporary file may be."""
-    left = [command for pid in parts.marked(running.mark) if (command := parts.command_line(pid))]
+
+    async def look() -> list[str]:
+        return [command for pid in parts.marked(running.mark) if (command := parts.command_line(pid))]
+
+    left = await _last_problems(look, TIDY_S)
     files = [path.name for path in running.temporary.iterdir() if not path.name.startswith(HARMLESS)]
     return [
         *(f"still running: {command[:120]}" for command in left),
@@ -303,7 +308,12 @@ async def _left(running: System, job: str) -> Counter[str]:
 
 
 async def _usage(running: System) -> Usage:
-    memory = {name: part.memory_mb() for name, part in running.parts.items() if part.is_running}
+    """Of several parts of a kind, the largest counts: only one of them may have had work so far."""
+    memory: dict[str, float] = {}
+    for name, part in running.parts.items():
+        kind = name.partition("-")[0]
+        if part.is_running:
+            memory[kind] = max(memory.get(kind, 0.0), part.memory_mb())
     return Usage(await running.broker.consumers(), memory)
 
 

@@ -265,7 +265,7 @@ class Usage:
 
     Attributes:
         consumers: number of consumers at the broker.
-        memory_mb: resident memory of each part, by its name, in MB.
+        memory_mb: resident memory of the servers and of the bridges, in MB.
     """
 
     consumers: int

@@ -169,9 +169,11 @@ class System:
             await deploy.apply(sdk, await deploy.plan_steps(sdk, file, desired), lambda _: None)
 
     async def end(self) -> list[str]:
-        """End all parts in order; return which of them had ended before, or did not end."""
+        """End all parts in order, and the functions; return which parts had ended before, or did not end."""
         for part in reversed(self.parts.values()):
             await part.terminate()
+        if self.gateway is not None:
+            await self.gateway.provider.close()
         return self.take_deaths()
 
     def take_deaths(self) -> list[str]:
