@@ -26,8 +26,12 @@ CHECK_S: Final = 10.0
 ANSWER_S: Final = 5.0
 """A broker that does not answer for so long is out of reach. Seconds."""
 
+AGAIN_S: Final = 3.0
+"""Time until the next look if there is no record. A server may be about to accept the job, or to put it back after a
+crash of the broker. Seconds."""
+
 MISSED: Final = 2
-"""A record that is missing so often in a row has gone: after a crash of the broker, a server may put it back."""
+"""There is no job if its record is missing so often in a row."""
 
 QUEUE_SIZE: Final = 64
 
@@ -70,14 +74,13 @@ async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenera
     Raises:
         NoSuchJob: there is no such job, or there is none any more.
     """
-    is_known, missed = False, 0
+    missed = 0
     async with _open(bus, job, on_reach) as items:
         while True:
             item = await items.get()
-            is_known = is_known or item != _Looked(None)
             missed = missed + 1 if item == _Looked(None) else 0
             match item:
-                case _Looked(None) if job is not None and (missed >= MISSED or not is_known):
+                case _Looked(None) if job is not None and missed >= MISSED:
                     raise NoSuchJob(job)
                 case _Looked(JobRecord(is_finished=True) as record):
                     yield _end_of(record)
@@ -137,11 +140,13 @@ async def _look(
     """Look at the record again and again; tell the queue what it was, after the events that were there by then."""
     in_reach = True
     while True:
+        pause_s = CHECK_S
         try:
             async with asyncio.timeout(ANSWER_S):
                 value = await bus.get(topics.job_record(job or "none"))
             is_there = True
             record = None if value is None else codec.decode(JobRecord, value.payload)
+            pause_s = AGAIN_S if record is None else CHECK_S
             await deliveries.catch_up()
             await queue.put(_Looked(record))
         except DecodeError:
@@ -154,7 +159,7 @@ async def _look(
         if is_there != in_reach:
             on_reach(is_there)
             in_reach = is_there
-        await asyncio.sleep(CHECK_S)
+        await asyncio.sleep(pause_s)
 
 
 async def _decoded(deliveries: AsyncIterator[Delivery]) -> AsyncIterator[Progress]:

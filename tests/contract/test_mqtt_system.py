@@ -1,17 +1,21 @@
 """An FL server on mosquitto alone, driven by mosquitto's own command-line clients."""
 
 import asyncio
+import contextlib
 import itertools
 import json
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 import broker
+from broker.errors import Disconnected, StoreChanged
 from broker.messages.progress import UpdateCounted
+from fedkeeper.restart import run_with_restarts
 from fedkeeper.sdk import Client
+from server.held import Held
 from server.service import serve
 from tests.support import fakes
 from tests.support.brokers import Mosquitto
@@ -86,23 +90,50 @@ async def test_a_server_that_dies_at_any_write_is_replaced_and_trains_the_same_m
 
 @pytest.mark.slow
 async def test_a_broker_that_crashes_mid_job_costs_no_update(tmp_path: Path) -> None:
+    """Whatever Mosquitto forgets, the server and the clients start over, and the model is the same."""
     undisturbed, _, _, _ = await train("memory://undisturbed", None)
-    server = Mosquitto(tmp_path, on_changes=True)
-    await server.start()
-    crashes = 0
-    async with broker.connect(server.url) as bus, broker.connect(server.url) as watching:
-        await Client(bus).register(fakes.clients(6))
-        job = fakes.job(stop={"rounds": 3}, cohort={"quorum": 1.0})
-        async with asyncio.timeout(300), running(Fleet(bus).serve(), serve(bus, FakeLearning())):
-            name = await Client(bus).submit(msgspec.structs.replace(job, id="crashing"), timeout_s=120)
-            async for progress in Client(watching).watch(name):
-                if isinstance(progress.event, UpdateCounted) and progress.event.counted == 2:
-                    crashes += 1
-                    await server.save()
-                    await server.kill()
-                    await server.start()
+    mosquitto = Mosquitto(tmp_path, on_changes=True)
+    await mosquitto.start()
+    held, crashed = Held(), set[int]()
+
+    async def run_server() -> None:
+        try:
+            async with broker.connect(mosquitto.url) as bus:
+                await serve(bus, FakeLearning(), held=held)
+        except StoreChanged as exc:
+            held.store_changed(exc.kind)
+            raise
+
+    async def run_clients() -> None:
+        async with broker.connect(mosquitto.url) as bus:
+            await Client(bus).register(fakes.clients(6))
+            await Fleet(bus).serve()
+
+    async def crash_once_a_round() -> None:
+        async with broker.connect(mosquitto.url) as bus, aclosing(Client(bus).watch("crashing")) as events:
+            async for update in events:
+                event = update.event
+                if isinstance(event, UpdateCounted) and event.counted == 2 and event.round not in crashed:
+                    crashed.add(event.round)
+                    await mosquitto.save()
+                    await mosquitto.kill()
+                    await mosquitto.start()
+
+    job = fakes.job(id="crashing", stop={"rounds": 3}, cohort={"quorum": 1.0})
+    async with asyncio.timeout(300), running(run_with_restarts(run_server), run_with_restarts(run_clients)):
+        async with broker.connect(mosquitto.url) as bus:
+            await Client(bus).submit(job, timeout_s=120)
+        while not await is_over(mosquitto.url, "crashing"):
+            with contextlib.suppress(Disconnected):
+                await crash_once_a_round()
+    async with broker.connect(mosquitto.url) as bus:
         record = await Client(bus).job("crashing")
-    await server.kill()
-    assert crashes == 3
+    await mosquitto.kill()
+    assert crashed == {1, 2, 3}
     assert record.model is not None
     assert record.model.sha256 == undisturbed
+
+
+async def is_over(url: str, job: str) -> bool:
+    async with broker.connect(url) as bus:
+        return (await Client(bus).job(job)).is_finished
