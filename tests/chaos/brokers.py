@@ -100,8 +100,10 @@ class TestedBroker(abc.ABC):
         """Copy its store at one moment.
 
         Args:
-            to: a path that does not exist.
+            to: where; an earlier copy is replaced.
         """
+        if to.is_dir():
+            shutil.rmtree(to)
         self.freeze()
         try:
             if self.store.is_dir():
