@@ -26,22 +26,28 @@ USER_ERRORS: Final = (BrokerError, MessageError, BridgeError, ClientError, FedKe
 PROGRAMMING_ERRORS: Final = (Conflict,)
 """Subclasses of `USER_ERRORS` that our code must handle. One that escapes is a bug and shows its traceback."""
 
+STOPPED: Final = "stopped; everything that was started is ended"
 INTERRUPTED: Final = 130
 FAILED: Final = 1
 
 
 def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Make an async function a command that `run` runs."""
+    """Make an async function a command that `run` runs. It starts nothing that must end with it."""
 
     @functools.wraps(function)
     def run_command(*args: P.args, **kwargs: P.kwargs) -> None:
-        run(function(*args, **kwargs))
+        run(function(*args, **kwargs), stopped="stopped; jobs go on")
 
     return run_command
 
 
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake."""
+def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None:
+    """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake.
+
+    Args:
+        coroutine: the command.
+        stopped: what to say when it was interrupted.
+    """
     # The user's code, which runs in a child, must not find credentials in this process.
     processes.hide()
     heap.keep_large_blocks()
@@ -49,7 +55,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
         with exit_on_user_error():
             asyncio.run(_cancel_on_signal(coroutine))
     except KeyboardInterrupt:
-        screen.console().print("stopped; everything that was started is ended")
+        screen.console().print(stopped)
         sys.exit(INTERRUPTED)
 
 

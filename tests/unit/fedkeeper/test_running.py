@@ -58,3 +58,16 @@ def test_a_command_takes_its_arguments() -> None:
 
     submit("demo", rounds=2)
     assert calls == [("demo", 2)]
+
+
+async def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        running.command(interrupt)()
+    assert capsys.readouterr().out == "stopped; jobs go on\n"
+    with pytest.raises(SystemExit):
+        running.run(interrupt())
+    assert "everything that was started is ended" in capsys.readouterr().out
