@@ -1,5 +1,9 @@
 """A command's end: a user's mistake is one sentence, a bug keeps its traceback."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 import pytest
 
 from bridges.errors import SecretMissing
@@ -60,14 +64,24 @@ def test_a_command_takes_its_arguments() -> None:
     assert calls == [("demo", 2)]
 
 
-async def interrupt() -> None:
+async def work() -> None:
+    pass
+
+
+def interrupted(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Take the place of `asyncio.run`, during which somebody presses Ctrl-C."""
+    coroutine.close()
     raise KeyboardInterrupt
 
 
-def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "_cancel_on_signal", lambda coroutine: coroutine)
+    monkeypatch.setattr(asyncio, "run", interrupted)
     with pytest.raises(SystemExit):
-        running.command(interrupt)()
-    assert capsys.readouterr().out == "stopped; jobs go on\n"
+        running.command(work)()
+    assert capsys.readouterr().err == "stopped; jobs go on\n"
     with pytest.raises(SystemExit):
-        running.run(interrupt())
-    assert "everything that was started is ended" in capsys.readouterr().out
+        running.run(work())
+    assert "everything that was started is ended" in capsys.readouterr().err
