@@ -8,7 +8,8 @@ from typing import Final
 
 import structlog
 
-from broker.base import ACK_WAIT_S, Delivery
+from broker.base import ACK_WAIT_S
+from broker.deliveries import Delivery
 from broker.errors import BrokerError
 
 log = structlog.get_logger(__name__)

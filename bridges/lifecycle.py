@@ -13,7 +13,8 @@ from bridges.errors import BridgeError, PlatformFailed
 from bridges.in_flight import InFlight
 from bridges.platform import Functions
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload, Unsupported
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError

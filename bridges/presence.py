@@ -12,7 +12,8 @@ import msgspec
 import structlog
 
 from broker import topics
-from broker.base import Broker, Will
+from broker.base import Broker
+from broker.deliveries import Will
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.register import Presence

@@ -11,7 +11,8 @@ import structlog
 from bridges.errors import InvocationFailed
 from bridges.platform import Activation
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker
+from broker.deliveries import Value
 from broker.errors import BrokerError, Disconnected
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError

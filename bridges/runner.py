@@ -22,7 +22,8 @@ from bridges.in_flight import HEARTBEAT_S, InFlight
 from bridges.reports import PlatformDone, Reports, RunEvents
 from bridges.stats import StatsRecorder
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload, Disconnected, StorageFull
 from broker.messages import cloudevents, codec
 from broker.messages.cloudevents import Envelope

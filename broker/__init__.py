@@ -6,7 +6,8 @@ async with broker.connect("nats://fedkeeper@127.0.0.1:4222?password_file=data/pa
 
 from contextlib import AbstractAsyncContextManager
 
-from broker.base import ACK_WAIT_S, Broker, Delivery, Receipt, Start, Value, Will
+from broker.base import ACK_WAIT_S, Broker, Start
+from broker.deliveries import Delivery, Receipt, Value, Will
 from broker.url import BrokerUrl
 
 __all__ = ["ACK_WAIT_S", "Broker", "BrokerUrl", "Delivery", "Receipt", "Start", "Value", "Will", "connect"]

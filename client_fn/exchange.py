@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from broker.base import Receipt, Value
+from broker.deliveries import Receipt, Value
 
 
 class Exchange(Protocol):

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from broker import topics
-from broker.base import Receipt
+from broker.deliveries import Receipt
 from broker.errors import BadTopic, Disconnected, StorageFull, StoreChanged
 from broker.messages import tensor_header
 from broker.messages.errors import BadTensors

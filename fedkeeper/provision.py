@@ -6,7 +6,7 @@ from pathlib import Path
 import structlog
 
 from broker import topics
-from broker.base import Delivery
+from broker.deliveries import Delivery
 from broker.errors import BrokerError, CorruptPayload, Disconnected
 from broker.messages import progress
 from broker.messages.errors import DecodeError, MessageError

@@ -18,7 +18,8 @@ import structlog
 
 import broker
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker
+from broker.deliveries import Value
 from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope

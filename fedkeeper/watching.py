@@ -9,7 +9,8 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.base import Broker, Delivery, Reader
+from broker.base import Broker
+from broker.deliveries import Delivery, Reader
 from broker.errors import BrokerError, CorruptPayload, Disconnected
 from broker.messages import codec, origin, progress
 from broker.messages.errors import DecodeError

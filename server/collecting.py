@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.base import Delivery
+from broker.deliveries import Delivery
 from broker.errors import CorruptPayload
 from broker.messages import progress
 from broker.messages.invocation import Invocation

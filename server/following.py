@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from broker.base import Broker, Deleted, Reader, Value
+from broker.base import Broker
+from broker.deliveries import Deleted, Reader, Value
 from broker.support.tasks import task_group
 
 

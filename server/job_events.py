@@ -14,7 +14,8 @@ from typing import Any, Final, Protocol, TypeVar
 import structlog
 
 from broker import topics
-from broker.base import Broker, Delivery, Reader
+from broker.base import Broker
+from broker.deliveries import Delivery, Reader
 from broker.errors import CorruptPayload
 from broker.messages import cloudevents, origin
 from broker.messages.errors import DecodeError

@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.base import Broker, Deleted, Value
+from broker.base import Broker
+from broker.deliveries import Deleted, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import Presence

@@ -10,7 +10,8 @@ from typing import Final
 import structlog
 
 from broker import topics
-from broker.base import Broker, Deleted, Value
+from broker.base import Broker
+from broker.deliveries import Deleted, Value
 from broker.errors import Conflict, Disconnected
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew

@@ -9,7 +9,8 @@ import msgspec
 import structlog
 
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import BadTopic, Conflict, CorruptPayload, PayloadTooLarge, StorageFull
 from broker.messages import cloudevents, codec, job_file, progress
 from broker.messages.errors import DecodeError, JobError

@@ -21,7 +21,8 @@ from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
 from bridges.in_flight import InFlight
 from broker import families, topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
 from broker.families import Keep
 from broker.messages.errors import DecodeError

@@ -11,7 +11,7 @@ from bridges.relay.blobs import Blobs
 from bridges.relay.forwarder import Forwarder
 from bridges.relay.side import Side
 from broker import topics
-from broker.base import Delivery
+from broker.deliveries import Delivery
 from broker.messages import cloudevents, codec, progress
 from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError

@@ -11,7 +11,8 @@ import structlog
 
 from bridges.in_flight import InFlight
 from bridges.relay.side import Side
-from broker.base import Delivery, Start
+from broker.base import Start
+from broker.deliveries import Delivery
 from broker.errors import BrokerError, CorruptPayload
 
 log = structlog.get_logger(__name__)

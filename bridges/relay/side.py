@@ -10,7 +10,8 @@ from typing import Final, Literal, TypeVar
 import structlog
 
 from broker import families
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import Disconnected
 from broker.support import backoff
 

@@ -8,7 +8,7 @@ import structlog
 from bridges.relay.blobs import digest
 from bridges.relay.side import Side
 from broker import topics
-from broker.base import Deleted, Delivery, Value
+from broker.deliveries import Deleted, Delivery, Value
 from broker.errors import BadTopic, BrokerError
 from broker.messages.errors import DecodeError
 from broker.messages.round import BlobRef

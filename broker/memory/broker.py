@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from broker import families
-from broker.base import Broker, Deleted, Delivery, Load, Reader, Receipt, Start, Value, refuse_overlap
+from broker.base import Broker, Start, refuse_overlap
+from broker.deliveries import Deleted, Delivery, Load, Reader, Receipt, Value
 from broker.errors import Unsupported
 from broker.families import FAMILIES, Family, Keep
 from broker.memory.log import Consumer, Log, Stored

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from broker.base import Receipt
+from broker.deliveries import Receipt
 from broker.errors import Conflict
 from broker.families import Family, Keep
 from broker.support import filters

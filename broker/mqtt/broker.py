@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 from broker import chunks
-from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value, Will, refuse_overlap
+from broker.base import Broker, Start, refuse_overlap
+from broker.deliveries import Deleted, Delivery, Reader, Receipt, Value, Will
 from broker.families import Keep, family_of
 from broker.mqtt import feed, inbound, mark, storage
 from broker.mqtt import link as mqtt_link

@@ -19,7 +19,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from broker.base import Will
+from broker.deliveries import Will
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge
 from broker.mqtt import storage
 from broker.mqtt.errors import CutOff, OldProtocol, check, check_connected, map_connect_errors, map_file_errors

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker.base import Delivery, Load
+from broker.deliveries import Delivery, Load
 from broker.errors import BrokerError, Disconnected
 from broker.families import Keep, family_of
 from broker.mqtt import feed, storage

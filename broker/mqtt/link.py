@@ -10,7 +10,7 @@ from typing import Final
 from paho.mqtt.client import MQTTv5, topic_matches_sub
 
 from broker import reconnect
-from broker.base import Will
+from broker.deliveries import Will
 from broker.errors import BrokerError, Disconnected, PayloadTooLarge
 from broker.mqtt import client as mqtt_client
 from broker.mqtt import storage

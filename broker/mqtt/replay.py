@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from broker.base import Deleted, Delivery, Load, Reader, Start, Value
+from broker.base import Start
+from broker.deliveries import Deleted, Delivery, Load, Reader, Value
 from broker.mqtt import storage
 from broker.mqtt.client import Message
 from broker.mqtt.group import DEDUPE_WINDOW_US

@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 
 from broker import families, topics
-from broker.base import Deleted, Value
+from broker.deliveries import Deleted, Value
 from broker.errors import BadTopic
 from broker.families import Keep
 from broker.support import filters

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from broker.base import Receipt, Value
+from broker.deliveries import Receipt, Value
 from broker.errors import Conflict, CorruptPayload
 from broker.families import Keep, family_of
 from broker.mqtt import claims, storage

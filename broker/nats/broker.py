@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from broker.base import Broker, Deleted, Delivery, Reader, Receipt, Start, Value
+from broker.base import Broker, Start
+from broker.deliveries import Deleted, Delivery, Reader, Receipt, Value
 from broker.errors import Conflict, Denied, Disconnected
 from broker.families import Keep, family_of, is_of_weights
 from broker.nats import names, streams

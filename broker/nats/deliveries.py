@@ -9,7 +9,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from broker.base import Deleted, Delivery, Load, Reader, Value
+from broker.deliveries import Deleted, Delivery, Load, Reader, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
 from broker.nats.replies import ReplyMatcher, is_inbox

@@ -10,7 +10,7 @@ import pytest
 
 import broker
 from broker import Broker, Delivery, reconnect, topics
-from broker.base import Deleted
+from broker.deliveries import Deleted
 from broker.errors import Disconnected
 from tests.support.brokers import Mosquitto
 from tests.support.values import payload_of

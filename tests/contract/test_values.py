@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from broker import Broker, Value, topics
-from broker.base import Deleted
+from broker.deliveries import Deleted
 from broker.errors import BadTopic, Conflict, Unsupported
 from tests.support.values import payload_of
 

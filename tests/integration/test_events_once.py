@@ -9,7 +9,8 @@ import pytest
 
 import broker
 from broker import topics
-from broker.base import Broker, Receipt
+from broker.base import Broker
+from broker.deliveries import Receipt
 from broker.messages import progress
 from broker.messages.invocation import Outcome
 from broker.messages.progress import Event, Progress

@@ -13,7 +13,8 @@ import pytest
 
 from bridges.relay import Relay
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.messages import progress
 from fedkeeper.sdk import Client
 from server.service import serve

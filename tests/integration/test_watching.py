@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker
+from broker.deliveries import Value
 from broker.messages import codec, progress
 from broker.messages.job_record import JobRecord
 from fedkeeper import watching

@@ -15,7 +15,8 @@ from torch import Tensor
 
 import broker
 from broker import topics
-from broker.base import Broker, Receipt, Value
+from broker.base import Broker
+from broker.deliveries import Receipt, Value
 from broker.messages import tensors as payload
 from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, RoundTask

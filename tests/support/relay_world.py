@@ -11,7 +11,8 @@ from typing import Any
 import broker
 from bridges.relay import Relay, Settings
 from broker import topics
-from broker.base import Broker, Delivery, Value
+from broker.base import Broker
+from broker.deliveries import Delivery, Value
 from broker.messages import cloudevents, progress
 from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer

@@ -8,7 +8,8 @@ import msgspec
 
 import broker
 from broker import topics
-from broker.base import Broker, Value
+from broker.base import Broker
+from broker.deliveries import Value
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.round import RoundTask, nonce, token

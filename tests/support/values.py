@@ -1,6 +1,6 @@
 """Helpers for tests of retained values."""
 
-from broker.base import Deleted, Value
+from broker.deliveries import Deleted, Value
 
 
 def payload_of(change: Value | Deleted | None) -> bytes:

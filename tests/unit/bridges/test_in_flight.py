@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from bridges.in_flight import InFlight
-from broker.base import Delivery
+from broker.deliveries import Delivery
 from broker.errors import Disconnected
 
 Call = Literal["ack", "nak", "working"]

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from broker import topics
-from broker.base import Broker, Receipt
+from broker.base import Broker
+from broker.deliveries import Receipt
 from broker.errors import BrokerError, Disconnected, StorageFull, StoreChanged
 from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef

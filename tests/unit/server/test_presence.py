@@ -5,7 +5,7 @@ import pytest
 import structlog
 
 from broker import topics
-from broker.base import Deleted, Value
+from broker.deliveries import Deleted, Value
 from broker.messages.register import Presence
 from server.presence import BridgePresence
 

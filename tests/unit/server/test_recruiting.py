@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from broker import topics
-from broker.base import Value
+from broker.deliveries import Value
 from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.job_sections import Cohort, Data

@@ -13,7 +13,8 @@ import pytest
 
 import broker
 from broker import topics
-from broker.base import Broker, Delivery
+from broker.base import Broker
+from broker.deliveries import Delivery
 from broker.errors import StorageFull
 from broker.messages import codec, job_file, progress
 from broker.messages.cloudevents import Envelope

@@ -10,6 +10,7 @@ from bridges.errors import InvocationFailed
 from bridges.openfaas.inline import InlineTransfer
 from broker import topics
 from broker.base import Broker
+from broker.deliveries import Receipt
 from broker.messages import bundle, codec
 from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.job_sections import Model, Training
@@ -109,7 +110,7 @@ async def test_the_states_are_stored_before_the_update(
         request.append(topic)
         return await put(topic, message, revision)
 
-    async def recorded_publish(topic: str, message: bytes, dedupe: str | None) -> broker.base.Receipt:
+    async def recorded_publish(topic: str, message: bytes, dedupe: str | None) -> Receipt:
         request.append(topic)
         return await publish(topic, message, dedupe)
 

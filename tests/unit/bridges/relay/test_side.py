@@ -7,7 +7,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker import topics
-from broker.base import Broker, Delivery, Receipt
+from broker.base import Broker
+from broker.deliveries import Delivery, Receipt
 from broker.errors import Disconnected
 from tests.support.fakes import soon
 from tests.support.relay_side import side

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker.base import Receipt
+from broker.deliveries import Receipt
 from broker.errors import Conflict
 from broker.families import Family, Keep
 from broker.memory.log import DEDUPE_WINDOW_S, Consumer, Log

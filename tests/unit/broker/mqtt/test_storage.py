@@ -1,7 +1,7 @@
 import pytest
 
 from broker import topics
-from broker.base import Deleted, Value
+from broker.deliveries import Deleted, Value
 from broker.errors import BadTopic
 from broker.mqtt import storage
 from broker.mqtt.storage import Name, NameFactory
