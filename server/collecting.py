@@ -1,7 +1,7 @@
 """Collects one round's updates: each is checked, counted once and added to the sum."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,6 +72,11 @@ class Collection:
     last_s: float = 0.0
     opened_s: float = 0.0
     invited_s: float = 0.0
+
+    @property
+    def attempts(self) -> dict[str, int]:
+        """The attempts whose updates count, by client id, also of the clients that only judge."""
+        return {client: header.attempt for client, header in self.judging.headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,19 +165,20 @@ class Collector:
         self._announce_other_refusals()
         return self.collection
 
-    async def replay(self, events: JobEvents, closed: int) -> Collection:
+    async def replay(self, events: JobEvents, closed: int, counted: Mapping[str, int]) -> Collection:
         """Count again what was counted before a crash. The clock plays no part.
 
         Args:
             events: the job's events.
             closed: position of the last counted update in the log.
+            counted: the attempts whose updates count, by client id; empty: all up to that position do.
 
         Raises:
             JobCannotContinue: the log does not hold the updates any more.
         """
-        while self.collection.sequence < closed:
+        while self.collection.attempts != counted if counted else self.collection.sequence < closed:
             match await events.next(-math.inf):
-                case UpdateArrived(delivery) if delivery.sequence <= closed:
+                case UpdateArrived(delivery) if self._counts(delivery, closed, counted):
                     await self._take_update(delivery, events)
                 case InvocationReported() as report:
                     self._take_reports([report])
@@ -182,6 +188,16 @@ class Collector:
                     pass
         self._take_reports(await events.reports_so_far())
         return self.collection
+
+    def _counts(self, delivery: Delivery, closed: int, counted: Mapping[str, int]) -> bool:
+        """Whether an update is one of those that the closed round has counted."""
+        if not counted:
+            return delivery.sequence <= closed
+        try:
+            topic = gate.parse_topic(delivery.topic)
+        except Refused:
+            return False
+        return topic.round == self._record.round and counted.get(topic.client) == topic.attempt
 
     def _until_s(self) -> float:
         """Return when a decision is due at the latest, unless something happens before."""

@@ -197,4 +197,4 @@ def _reopened(record: JobRecord) -> JobRecord:
     changes = record.changes + 1
     if not record.cohort:
         return msgspec.structs.replace(record, changes=changes)
-    return msgspec.structs.replace(record, changes=changes, invited=False, closed=None)
+    return msgspec.structs.replace(record, changes=changes, invited=False, closed=None, counted={})

@@ -262,6 +262,7 @@ class _JobRun:
             "deadline_s": now_s + self.job.cohort.deadline_s,
             "invited": False,
             "closed": None,
+            "counted": {},
             "started": None,
             "failed": None,
             **self._evaluation.changes,
@@ -281,13 +282,13 @@ class _JobRun:
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._close(await collector.replay(events, opened.closed), expectation, events)
+            await self._close(await collector.replay(events, opened.closed, opened.counted), expectation, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
-                    await self._store.change(closed=collection.sequence)
+                    await self._store.change(closed=collection.sequence, counted=collection.attempts)
                     await self._close(collection, expectation, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
@@ -321,6 +322,7 @@ class _JobRun:
         await events.unless_cancelled(self._context.announcer.settle(record.id))
         await self._store.change(
             cohort=(),
+            counted={},
             client_states=round_facts.client_states(record, collection),
             own=round_facts.own_layers(record, collection),
             failures=0,

@@ -72,6 +72,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         deadline_s: the round's deadline, in seconds since the epoch.
         invited: whether the broker has every task of the open round.
         closed: last sequence of the log that counts for the open round; None: the round still collects updates.
+        counted: attempts whose updates count for the closed round, by client id. On MQTT an event that comes later may
+            have a smaller sequence, so the position alone would not tell them. Records of older versions have none.
         failures: number of failed rounds in a row.
         client_states: by client, the states that its next task names: those of its last counted update, by name.
         states: by client, its optimizer state: older versions wrote it here, this one writes into `client_states`.
@@ -119,6 +121,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = 0.0
     invited: bool = False
     closed: int | None = None
+    counted: dict[str, int] = {}
     failures: int = 0
     client_states: dict[str, dict[str, BlobRef]] = {}
     states: dict[str, BlobRef] = {}

@@ -83,8 +83,8 @@ class Site:
     is_ours: bool = True
     paused_s: float = 0.0
 
-    async def collect(self, closed: int | None = None) -> Collection:
-        """Collect until the round is over, as a server does; or replay it up to a position in the log."""
+    async def collect(self, closed: int | None = None, counted: dict[str, int] | None = None) -> Collection:
+        """Collect until the round is over, as a server does; or replay it, up to a position or by what was counted."""
         expectation = round_facts.expectation(self.record, MODEL, NONCE, strategies.create(self.record.job))
         announcer = Announcer(lambda: 0.0)
         clock = RoundClock(self.timer, OPENED_S, DEADLINE_S)
@@ -101,7 +101,7 @@ class Site:
         try:
             async with asyncio.timeout(WITHIN_S):
                 if closed is not None:
-                    return await collector.replay(self.events, closed)
+                    return await collector.replay(self.events, closed, counted or {})
                 return await collector.run(self.events)
         finally:
             self.announced += [announcement.progress.event for announcement in announcer._queue]
@@ -367,3 +367,21 @@ def test_a_resumed_round_goes_on_with_what_is_left_and_knows_when_its_events_hap
     assert (clock.opened_s, clock.deadline_s) == (70.0, 370.0)
     assert clock.time_of(5010.0) == 80.0
     assert clock.time_of(9000.0) == 170.0, "nothing has happened later than now"
+
+
+async def test_a_replay_counts_what_is_on_record_in_whatever_order_it_comes(memory_url: str) -> None:
+    """On MQTT an update that came last may have a smaller sequence than one that was counted before it."""
+    async with site(memory_url, 4) as demo:
+        for number in range(4):
+            await demo.answer(number)
+        everybody = {f"client-{number:02}": 1 for number in range(4)}
+        collection = await demo.collect(1, everybody)
+    assert collection.attempts == everybody
+
+
+async def test_a_replay_does_not_count_an_update_that_came_after_the_rounds_end(memory_url: str) -> None:
+    async with site(memory_url, 4) as demo:
+        for number in range(4):
+            await demo.answer(number)
+        collection = await demo.collect(4, {"client-00": 1, "client-02": 1, "client-03": 1})
+    assert sorted(collection.headers) == ["client-00", "client-02", "client-03"]

@@ -32,6 +32,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         deadline_s=1_700_000_301.0,
         invited=True,
         closed=17,
+        counted={"c-0": 1},
         failures=1,
         client_states={"c-0": {"opt": MODEL, "scaffold": MODEL}},
         states={"c-1": MODEL},
