@@ -276,6 +276,8 @@ class _JobRun:
         clock = RoundClock.of(opened, context.clock, context.timer)
         sources = context.announcer, clock, context.presence.give_up_s
         collector = Collector(opened, expectation, *sources, weight=self._strategy.weight, confirm=self._store.confirm)
+        # Another server may have gone on while this one was paused: then it says nothing.
+        await self._store.confirm()
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         if not opened.invited:
             await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
