@@ -156,7 +156,7 @@ FAULTS: Final = (
     ),
     Fault("import segfaults", misbehave_at_import("segfaults"), kills=True),
     Fault("constructor segfaults", misbehave("constructor", "segfaults")),
-    Fault("server's constructor ends", misbehave("constructor", "ends"), moment=START),
+    Fault("server's constructor ends", misbehave("constructor", "ends"), moment=START, fails_round=True),
     Fault("judgement segfaults", misbehave("judgement", "segfaults"), moment=EARLY),
     Fault(
         "judgement hangs",
