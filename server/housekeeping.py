@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final
 
 import structlog
@@ -26,6 +26,9 @@ PAUSE_S: Final = 10.0
 
 LATE_S: Final = 60.0
 """So long after the last deadline of an ended job its clients may still write. Seconds."""
+
+STRAGGLERS_S: Final = (5.0, 20.0)
+"""So long after a job's end it is looked at again: what its clients were sending then is there by now. Seconds."""
 
 UNKNOWN_S: Final = 600.0
 """What belongs to a job without a record is deleted if the job still has none so much later. Seconds."""
@@ -73,8 +76,7 @@ class Housekeeper:
         for job in retention.expired(map(retention.of, finished), needed, self._limits, now_s):
             log.info("a finished job is deleted, as the retention says", job=job.id, bytes=job.bytes)
             await removal.remove(self._broker, job.id)
-        late = (record.deadline_s + LATE_S for record in finished)
-        return min((each_s for each_s in late if each_s > now_s), default=now_s + HOUR_S)
+        return min((each_s for each_s in _checks_s(finished) if each_s > now_s), default=now_s + HOUR_S)
 
     async def _delete_leftovers(self, known: dict[str, JobRecord | None]) -> None:
         stored = await self._stored_by_job()
@@ -142,6 +144,13 @@ async def open_housekeeper(
         yield housekeeper
         for task in tasks:
             task.cancel()
+
+
+def _checks_s(finished: Iterable[JobRecord]) -> Iterator[float]:
+    """Return when finished jobs are to be looked at, past times too, in seconds since the epoch."""
+    for record in finished:
+        yield from (record.ended_s + after_s for after_s in STRAGGLERS_S)
+        yield record.deadline_s + LATE_S
 
 
 @contextlib.contextmanager

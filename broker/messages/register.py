@@ -35,6 +35,32 @@ class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
     run: str = ""
 
 
+class Host(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The machine that a bridge runs on, as the bridge sees it. For people, and to tell two machines apart.
+
+    Attributes:
+        name: its host name.
+        id: the same for all bridges of the machine since it was started, and different on every other machine.
+        version: version of FedKeeper.
+        broker: address of the broker that the bridge is connected to, without credentials.
+        processor: the instruction set that models train with; empty: nothing trains here.
+        device: the device that models train on, as torch names it; empty: as the job says, or nothing trains here.
+        memory_mb: memory that is free, in MiB; None: not known.
+        disk_mb: space that is free in the bridge's folder, in MiB; None: not known.
+        problem: what fails, as one sentence; empty: nothing.
+    """
+
+    name: str
+    id: str = ""
+    version: str = ""
+    broker: str = ""
+    processor: str = ""
+    device: str = ""
+    memory_mb: int | None = None
+    disk_mb: int | None = None
+    problem: str = ""
+
+
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge's heartbeat.
 
@@ -44,6 +70,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         every_s: interval of the heartbeats, in seconds; a bridge is absent after three intervals without one.
         gone: the bridge has stopped, or the broker has lost its connection.
         clock_s: the bridge's clock when it wrote this, in seconds since the epoch; 0: an older version wrote it.
+        is_own: whether the platform is this machine, so that no other machine may have a bridge of this name.
+        host: the bridge's machine; None: an older version wrote it.
         schema: schema number of the message.
     """
 
@@ -54,6 +82,8 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     every_s: float
     gone: bool = False
     clock_s: float = 0.0
+    is_own: bool = False
+    host: Host | None = None
     schema: int = codec.SCHEMA
 
     def ahead_s(self, time_s: float) -> float:
