@@ -1,0 +1,46 @@
+"""A processor's kind is named by its architecture and the instruction set that torch's kernels use."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from client_fn.training import processor
+
+
+@pytest.mark.parametrize(
+    ("machine", "capability", "name"),
+    [
+        ("x86_64", "AVX512", "x86-64 AVX512"),
+        ("AMD64", "AVX2", "x86-64 AVX2"),
+        ("x86_64", "NO AVX", "x86-64 SSE"),
+        ("x86_64", "DEFAULT", "x86-64 SSE"),
+        ("aarch64", "DEFAULT", "aarch64 NEON"),
+        ("arm64", "NO AVX", "aarch64 NEON"),
+        ("aarch64", "SVE256", "aarch64 SVE256"),
+        ("ppc64le", "VSX", "ppc64le VSX"),
+        ("riscv64", "DEFAULT", "riscv64"),
+    ],
+)
+def test_architecture_and_instruction_set(machine: str, capability: str, name: str) -> None:
+    assert processor.of_cpu(machine, capability) == name
+
+
+def test_importing_the_module_does_not_import_torch() -> None:
+    code = "import sys; from client_fn.training import processor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.torch
+def test_what_torch_is_told_to_use_counts() -> None:
+    code = "from client_fn.training import processor; print(processor.name())"
+    default, *_ = processor.name().rpartition(" ")
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() in {f"{default} SSE", f"{default} NEON"}
+
+
+@pytest.mark.torch
+def test_another_device_is_named_by_its_kind() -> None:
+    assert processor.name("meta") == "meta"
