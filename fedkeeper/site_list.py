@@ -135,7 +135,7 @@ def _absence(site: Site) -> Iterable[str]:
     """Say that no bridge of a site is there, if somebody may wait for it."""
     waits, count = site.clients > site.paused, f"{site.clients} client{'s' * (site.clients != 1)}"
     match site.state:
-        case "no bridge":
+        case "no bridge" if waits:
             yield f"{count} registered, and no bridge of this name was ever seen: start one, or remove them"
         case "silent":
             yield f"no word from its bridge for {duration(site.hosts[0].age_s)}"
