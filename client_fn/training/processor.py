@@ -34,8 +34,7 @@ def name(device: str = "cpu") -> str:
         return f"cuda sm_{major}{minor}"
     if kind != "cpu":
         return kind
-    info = _CPU_INFO.read_text(errors="replace") if _CPU_INFO.exists() else ""
-    return of_cpu(platform.machine(), torch.backends.cpu.get_cpu_capability(), info)
+    return of_cpu(platform.machine(), torch.backends.cpu.get_cpu_capability(), _cpu_info())
 
 
 def of_cpu(machine: str, capability: str, info: str = "") -> str:
@@ -50,6 +49,13 @@ def of_cpu(machine: str, capability: str, info: str = "") -> str:
     is_named = capability not in ("DEFAULT", "NO AVX")
     instructions = capability if is_named else _BASELINES.get(architecture, "")
     return " ".join(filter(None, (architecture, _maker(info), instructions)))
+
+
+def _cpu_info() -> str:
+    try:
+        return _CPU_INFO.read_text(errors="replace")
+    except OSError:
+        return ""  # another system, or a container that hides it
 
 
 def _maker(info: str) -> str:
