@@ -137,6 +137,15 @@ class Board:
         given = ("--wheel", str(self.wheel), "--python", str(self.folder / "stubs" / "python"))
         return self.run(*given, *options, **environment)
 
+    def image(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Install into the folder as into an image.
+
+        Args:
+            *options: see `install`.
+            **environment: see `run`.
+        """
+        return self.install(*options, FEDKEEPER_TEST_LIVE="", **environment)
+
     def configure(self, *options: str) -> None:
         """Install, write all that an operator writes, and forget the calls.
 
