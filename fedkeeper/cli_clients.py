@@ -11,12 +11,12 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import data_places, running, screen
+from fedkeeper import cli_check, data_places, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
 
-app = typer.Typer(help="List the client register; add, remove or pause clients.")
+app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
 
 Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
 
@@ -108,6 +108,8 @@ async def add(
     async with connect(broker_url(url)) as sdk:
         await sdk.register([record])
     typer.echo(f"registered {record.id}" + (f" with {samples} samples" if samples else ""))
+    if data_loc and not check:
+        typer.echo(f"look at its data there: fedkeeper clients check {record.id}")
 
 
 def _parse_label(text: str) -> tuple[str, str]:
@@ -115,6 +117,9 @@ def _parse_label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise BadOption(f"--label {text}: write a label as KEY=VALUE")
     return key, value
+
+
+app.command("check")(cli_check.check)
 
 
 @app.command()
