@@ -1,6 +1,8 @@
 """The command `fedkeeper clients check`: what clients' data is, as their sites see it."""
 
 import asyncio
+import itertools
+import textwrap
 from typing import Annotated, Final
 
 import msgspec
@@ -18,6 +20,9 @@ from fedkeeper.sdk import Client, connect
 
 AT_ONCE: Final = 32
 """How many clients are checked at the same time."""
+
+WIDTH: Final = 80
+"""Characters of a line. Programs read --json."""
 
 SHOWN: Final = 12
 """How many columns a person sees; --json has more."""
@@ -79,7 +84,7 @@ def lines(record: ClientRecord, report: DataReport | NotChecked, *, registers: b
     """
     title = f"{record.id} on {record.platform}"
     if isinstance(report, NotChecked):
-        return [f"{title}: not checked", f"  {report.reason}"]
+        return [f"{title}: not checked", *_wrapped(f"  {report.reason}")]
     place = f"{report.owner} {report.mode}" if report.owner else ""
     reader = {True: f"{report.service} can read it", False: f"{report.service} can't read it", None: ""}
     size = "" if report.bytes is None else _size(report.bytes)
@@ -94,7 +99,13 @@ def lines(record: ClientRecord, report: DataReport | NotChecked, *, registers: b
         f"{report.error}: {report.problem}" if report.error else "",
         f"do: {report.remedy}" if report.remedy else "",
     ]
-    return [f"{title}: {'a job would fail' if report.error else 'ok'}", *(f"  {line}" for line in found if line)]
+    title += ": a job would fail" if report.error else ": ok"
+    return [title, *itertools.chain(*(_wrapped(f"  {line}") for line in found if line))]
+
+
+def _wrapped(line: str) -> list[str]:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _samples(record: ClientRecord, report: DataReport, *, registers: bool) -> str:

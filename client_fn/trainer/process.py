@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -133,7 +134,7 @@ class Trainer:
 
         Raises:
             TrainerDied: it ended before.
-            BadSettings: the site's Python can't be started.
+            BadSettings: the site's Python can't be started, is too old or lacks a library.
         """
         async with self._lock:
             await self._started()
@@ -143,7 +144,7 @@ class Trainer:
 
         Raises:
             TrainerDied: it ended before.
-            BadSettings: the site's Python can't be started.
+            BadSettings: the site's Python can't be started, is too old or lacks a library.
         """
         async with self._lock:
             await self._prepared()
@@ -217,15 +218,20 @@ class Trainer:
         child = Child(await self._launch(self._site, self._folders))
         self._child = child
         child.attach()
-        said = None
+        is_ready = False
         try:
             said, beside = await self._next(child, _START)
             close(beside)
-            if said != {"say": "ready"}:
-                said = None
-                raise await _garbage(child, _START.name)
+            match said:
+                case {"say": "unusable", "fault": str(fault)}:
+                    program = self._site.python or sys.executable
+                    raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{program} {fault[:TEXT_CHARACTERS]}")
+                case {"say": "ready"}:
+                    is_ready = True
+                case _:
+                    raise await _garbage(child, _START.name)
         finally:
-            if said is None:
+            if not is_ready:
                 await self.end()
         return child
 

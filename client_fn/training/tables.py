@@ -179,7 +179,7 @@ def arrow_dtype(kind: Any) -> str:
     if types.is_string(kind) or types.is_large_string(kind):
         return "text"
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        return np.dtype(kind.to_pandas_dtype()).name
+        return str(np.dtype(kind.to_pandas_dtype()))
     # The text of a nested type would hold names of its fields.
     return "nested" if types.is_nested(kind) else str(kind)
 

@@ -21,6 +21,7 @@ from client_fn.training import (
     look,
     models,
     orders,
+    processor,
     tensors,
     updates,
 )
@@ -144,6 +145,7 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
     trained_s = time.perf_counter() - built_s - judged.duration_s
     seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
     facts = {"metrics": trained.metrics, "samples": trained.samples, "seconds": seconds, **judged.facts}
+    facts["processor"] = processor.name(order.device)
     return facts, {**layers.save(trained.files), "update": tensors.to_bytes(trained.update)}
 
 
