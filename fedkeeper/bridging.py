@@ -143,7 +143,7 @@ async def enter_platform(
 
 
 async def serve(bus: Broker, platform: ManagedPlatform, bridge: Bridge, *, on_up: Callable[[], None]) -> None:
-    """Run a platform's tasks and manage its functions until cancelled.
+    """Run a platform's tasks, manage its functions and look at its clients' data until cancelled.
 
     Args:
         bus: the connection that tasks and requests arrive on.
@@ -157,9 +157,9 @@ async def serve(bus: Broker, platform: ManagedPlatform, bridge: Bridge, *, on_up
     retries = RetryPolicy(start_s=platform.start_s, run_s=platform.run_s)
     invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute), problems=bridge.problems)
     async with task_group() as group:
+        lifecycle = Lifecycle(bus, platform.name, platform.functions, check=platform.check)
         if platform.functions is not None:
-            lifecycle = Lifecycle(bus, platform.name, platform.functions)
             invoker.restore = lifecycle.restore
-            group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
+        group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
         group.create_task(platform.serve(), name=f"serve-{platform.name}")
         await Runner(bus, invoker, bridge=bridge, on_up=on_up).run()

@@ -16,7 +16,7 @@ from bridges import environment
 from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
 from bridges.local.worker import LINE_BYTES, READY_S, Worker
-from broker.messages.invocation import Report, WorkerReady
+from broker.messages.invocation import WorkerReady
 from broker.support import backoff, processes
 from broker.support.tasks import task_group
 
@@ -80,6 +80,7 @@ class Pool:
         self._command = command
         self._uniform = uniform
         self._idle: deque[Worker] = deque()
+        self._ready: dict[int, Worker] = {}
         self._changed = asyncio.Event()
         self._faults: dict[int, str] = {}
         self._site_fault = ""
@@ -118,10 +119,25 @@ class Pool:
                 worker = self._idle.popleft()
                 if worker.process.returncode is None:
                     return worker
-            if self.fault:
-                raise SiteFault(f"worker can't start: {self.fault}")
-            self._changed.clear()
-            await self._changed.wait()
+            await self._wait_for_change()
+
+    async def find(self) -> Worker:
+        """Wait for a worker that is ready, and return it: an idle one if there is one. It stays in the pool.
+
+        Raises:
+            SiteFault: no worker can start.
+        """
+        while True:
+            for worker in (*self._idle, *self._ready.values()):
+                if worker.process.returncode is None:
+                    return worker
+            await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        if self.fault:
+            raise SiteFault(f"worker can't start: {self.fault}")
+        self._changed.clear()
+        await self._changed.wait()
 
     def put_back(self, worker: Worker) -> None:
         """Make a worker idle again, unless it is retired. It may have ended: `take` skips it then."""
@@ -168,6 +184,7 @@ class Pool:
         def add() -> None:
             self._faults.pop(number, None)
             self._site_fault, self._is_ready, self.ready = "", True, worker.ready
+            self._ready[number] = worker
             self.put_back(worker)
 
         try:
@@ -184,6 +201,5 @@ class Pool:
         if not worker.is_ready:
             return ": ".join(filter(None, (f"it {end}", worker.last_log_line())))
         log.warning("worker ended; starting another", worker=name, reason=end)
-        for task_id, queue in worker.reports.items():
-            queue.put_nowait(Report(task_id, "failed", reason=f"the worker process {end}"))
+        worker.fail(f"the worker process {end}")
         return ""

@@ -40,7 +40,7 @@ from client_fn.training import (
     tracebacks,
     work,
 )
-from client_fn.training.orders import Build, Evaluate, Order, Score, Train
+from client_fn.training.orders import Build, Evaluate, Look, Order, Score, Train
 from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
@@ -103,35 +103,44 @@ def serve(channel: socket.socket) -> None:
         facts, contents, opened = received
         answers = Answers(channel, facts["order"])
         answers.say("taken")
-        if facts["ask"] == "installed":
-            answers.done({"python": platform.python_version()}, {"installed": _installed()})
-            continue
-        if facts["ask"] == "prepare":
-            _import_optimizers()
-            answers.done({}, {})
-            continue
-        if facts["ask"] == "try":
-            # A copy, because CUDA can't be used after a fork if it was used before.
-            _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
-            continue
-        order = orders.decode(bytes(contents.pop("order")))
-        with _shard_opened(order, opened) as order:
-            if orders.makes_an_optimizer(order):
+        match facts["ask"]:
+            case "installed":
+                answers.done({"python": platform.python_version()}, {"installed": _installed()})
+            case "prepare":
                 _import_optimizers()
-            if not _import_all(answers, order):
-                continue
-            doing = functools.partial(_do, answers, order, contents)
-            if orders.of_the_user(order):
-                _run_in_a_copy(channel, answers, doing)
-            else:
-                doing()
+                answers.done({}, {})
+            case "try":
+                # A copy, because CUDA can't be used after a fork if it was used before.
+                _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
+            case _:
+                order = orders.decode(bytes(contents.pop("order")))
+                with _shard_opened(order, opened) as order:
+                    _obey(channel, answers, order, contents)
+
+
+def _obey(
+    channel: socket.socket, answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]
+) -> None:
+    """Import what an order needs, and do it: in a copy of this process if it runs code of the user's."""
+    if orders.makes_an_optimizer(order):
+        _import_optimizers()
+    if isinstance(order, Look):
+        torch.set_num_threads(1)
+    elif not _import_all(answers, order):
+        return
+    doing = functools.partial(_do, answers, order, contents)
+    # What a look at a large file leaves in memory ends with its copy, too.
+    if isinstance(order, Look) or orders.of_the_user(order):
+        _run_in_a_copy(channel, answers, doing)
+    else:
+        doing()
 
 
 @contextlib.contextmanager
-def _shard_opened(order: Order, opened: Mapping[str, int]) -> Iterator[Order]:
+def _shard_opened(order: Order | Look, opened: Mapping[str, int]) -> Iterator[Order | Look]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
-        if isinstance(order, Build | Train | Evaluate) and orders.SHARD in opened:
+        if isinstance(order, Build | Train | Evaluate | Look) and orders.SHARD in opened:
             opened_at = order.source._replace(path=path_of(opened[orders.SHARD]))
             order = order._replace(source=opened_at)
         yield order
@@ -237,7 +246,7 @@ def _try_device(answers: Answers, name: str) -> None:
         answers.failed(exc)
 
 
-def _do(answers: Answers, order: Order, contents: Mapping[str, packets.Content]) -> None:
+def _do(answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]) -> None:
     """Do an order and send its answer."""
     if isinstance(order, Train | Evaluate) and order.device != "cpu":
         _lift_limit()
