@@ -92,6 +92,7 @@ async def run_bridge(
     address, machine = broker.BrokerUrl.parse(url).address, this_machine()
 
     def report_up() -> None:
+        log.info("the bridge is up", platform=name, broker=address)
         notify.ready(f"bridge {name} is up on {address}")
         on_up()
 
@@ -106,7 +107,6 @@ async def run_bridge(
             group = await stack.enter_async_context(task_group())
             if side_task is not None:
                 group.create_task(side_task(bus), name=f"beside bridge-{name}")
-            log.info("the bridge is up", platform=name, at_once=platform.concurrency, per_minute=platform.per_minute)
             here = Bridge(name, file.platform.is_own, machine, address, lambda: platform.condition)
             await serve(bus, platform, here, on_up=report_up)
 

@@ -8,15 +8,13 @@ import pytest
 
 import broker
 from bridges import presence
-from bridges.errors import PlatformTaken
 from bridges.machine import Machine
-from bridges.ownership import Claim, Ownership, Rivals, open_ownership, rival_that_stays
-from bridges.platform import Condition
+from bridges.ownership import Claim, Ownership, Rivals, rival_that_stays
 from bridges.presence import Bridge
 from broker.base import Broker
-from broker.deliveries import Value
 from broker.messages import codec
 from broker.messages.register import Presence
+from tests.support.boards import Board
 from tests.support.fakes import running, soon
 
 FOREVER = 1e9
@@ -89,40 +87,6 @@ def test_what_the_broker_knew_before_is_no_sign_of_life() -> None:
 async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
     async with broker.connect(f"memory://{request.node.name[:40]}") as connection:
         yield connection
-
-
-class Board:
-    """A machine with a bridge of the platform `edge`."""
-
-    def __init__(self, bus: Broker, id_: str, host: str = "", every_s: float = 0.2) -> None:
-        self.bus = bus
-        self.is_able = True
-        condition = lambda: Condition(is_able=self.is_able)  # noqa: E731
-        machine = Machine(host or f"host-{id_}", id_)
-        self.bridge = Bridge("edge", is_own=True, machine=machine, condition=condition, every_s=every_s)
-        self.is_up = asyncio.Event()
-        self.ended: BaseException | None = None
-
-    async def serve(self) -> None:
-        """Claim the name, and announce the bridge until another machine has the name."""
-        bridge = self.bridge
-        try:
-            async with open_ownership(self.bus, bridge.platform, bridge.id, bridge.machine) as ownership:
-                await presence.announce(self.bus, bridge, ownership=ownership, on_announced=self.is_up.set)
-        except PlatformTaken as exc:
-            self.ended = exc
-
-    async def wait_until(self, *, gone: bool) -> None:
-        """Wait until its presence says that it is there, or that it has gone."""
-        async with self.bus.watch(self.bridge.topic) as values:
-            async for value in values:
-                if isinstance(value, Value) and codec.decode(Presence, value.payload).gone is gone:
-                    return
-
-    async def retained(self) -> Presence:
-        value = await self.bus.get(self.bridge.topic)
-        assert value is not None
-        return codec.decode(Presence, value.payload)
 
 
 async def test_a_second_machine_is_refused_with_the_name_of_the_first(bus: Broker) -> None:
