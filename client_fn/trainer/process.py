@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,7 +24,7 @@ from client_fn.trainer.child import END_S, Child, close
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
-from client_fn.training.orders import Build, Order, Train
+from client_fn.training.orders import Build, Look, Order, Train
 
 START_S: Final = 120.0
 """How long a child may take to import torch: 2 s on a workstation, 30 s from a board's slow card."""
@@ -87,7 +88,7 @@ class Trainer:
 
     async def do(
         self,
-        order: Order,
+        order: Order | Look,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -133,7 +134,7 @@ class Trainer:
 
         Raises:
             TrainerDied: it ended before.
-            BadSettings: the site's Python can't be started.
+            BadSettings: the site's Python can't be started, is too old or lacks a library.
         """
         async with self._lock:
             await self._started()
@@ -143,7 +144,7 @@ class Trainer:
 
         Raises:
             TrainerDied: it ended before.
-            BadSettings: the site's Python can't be started.
+            BadSettings: the site's Python can't be started, is too old or lacks a library.
         """
         async with self._lock:
             await self._prepared()
@@ -217,15 +218,20 @@ class Trainer:
         child = Child(await self._launch(self._site, self._folders))
         self._child = child
         child.attach()
-        said = None
+        is_ready = False
         try:
             said, beside = await self._next(child, _START)
             close(beside)
-            if said != {"say": "ready"}:
-                said = None
-                raise await _garbage(child, _START.name)
+            match said:
+                case {"say": "unusable", "fault": str(fault)}:
+                    program = self._site.python or sys.executable
+                    raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{program} {fault[:TEXT_CHARACTERS]}")
+                case {"say": "ready"}:
+                    is_ready = True
+                case _:
+                    raise await _garbage(child, _START.name)
         finally:
-            if said is None:
+            if not is_ready:
                 await self.end()
         return child
 
@@ -336,7 +342,9 @@ async def _garbage(child: Child, step: str) -> TrainerDied:
     return TrainerDied(f"the trainer wrote garbage to its worker during {step}", await child.lines())
 
 
-def _step(order: Order) -> str:
+def _step(order: Order | Look) -> str:
+    if isinstance(order, Look):
+        return "the look at the data"
     if isinstance(order, Build):
         return "the construction of the model"
     return "the training" if isinstance(order, Train) else "the evaluation of the model"

@@ -1,6 +1,8 @@
 """The trainer's program: `python .../client_fn/training DESCRIPTOR MEMORY_MB [FOLDER]`. Its worker starts it.
 
 DESCRIPTOR is the socket to the worker, MEMORY_MB the limit (0: none), FOLDER the user's code.
+
+This file alone is written for Python 3.6, so that an older Python than ours is told from a broken one.
 """
 
 import sys
@@ -8,24 +10,34 @@ import sys
 # Python has put this folder first: our `loop.py` or `work.py` must not hide a module of the user's.
 sys.path.pop(0)
 
+OLDEST = (3, 10)
+LIBRARIES = ("torch", "numpy", "safetensors")
+
 
 def main() -> None:
     """Prepare the process, and do the worker's orders until it ends."""
     import importlib
     import socket
 
-    _name_our_package()
     descriptor, memory_mb, *folders = sys.argv[1:]
     # The user's module may read its arguments. They are none of ours.
     sys.argv[:] = ["trainer"]
+    unusable = _find_fault()
+    if unusable:
+        _refuse(int(descriptor), unusable)
+    _name_our_package()
 
     from client_fn.training import descendants
 
     descendants.keep_a_process_above(int(descriptor))
 
-    import torch
+    try:
+        import torch
 
-    from client_fn.training import serve
+        from client_fn.training import serve
+    except (ImportError, OSError) as exc:
+        # OSError: torch loads some of its libraries itself, such as CUDA's.
+        _refuse(int(descriptor), f"can't import its torch, numpy or safetensors: {exc}")
 
     # For the user's code: an import after this would make classes of its own.
     importlib.import_module("client_fn.learner")
@@ -36,6 +48,35 @@ def main() -> None:
     _hide_our_modules(folders)
     sys.path[_first_of_site_packages() : 0] = folders
     serve.serve(socket.socket(fileno=int(descriptor)))
+
+
+def _find_fault() -> str:
+    """Return what this Python lacks, as the end of a sentence that begins with its name; empty: nothing."""
+    from importlib.util import find_spec
+
+    if sys.version_info < OLDEST:
+        return "is Python {}.{}: {}.{} or newer is needed".format(*sys.version_info[:2], *OLDEST)
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if not missing:
+        return ""
+    return f"has no {' and no '.join(missing)}: {sys.executable} -m pip install {' '.join(missing)}"
+
+
+def _refuse(descriptor: int, fault: str) -> None:
+    """Tell the worker what is wrong with this Python, and end.
+
+    Args:
+        descriptor: the socket to the worker.
+        fault: as `_find_fault` returns it.
+    """
+    import json
+    import socket
+
+    # As `packets.send`, whose module an older Python can't import.
+    facts = {"say": "unusable", "order": "", "files": [], "fault": fault}
+    with socket.socket(fileno=descriptor) as channel:
+        channel.send(json.dumps(facts).encode())
+    sys.exit(1)
 
 
 def _name_our_package() -> None:
@@ -49,7 +90,7 @@ def _name_our_package() -> None:
         sys.modules["client_fn"] = package
 
 
-def _hide_our_modules(folders: list[str]) -> None:
+def _hide_our_modules(folders: "list[str]") -> None:
     """Make room for modules of the user's that have names of ours. All of ours is imported.
 
     `client_fn.learner` stays, which the user's code imports; unless the user has a `client_fn` of another kind.

@@ -2,19 +2,16 @@
 
 import asyncio
 import contextlib
-import importlib.metadata
 import itertools
 import os
 import re
-import sys
-import venv
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from client_fn.errors import BadModel, BadSettings, TrainerDied
+from client_fn.errors import TrainerDied
 from client_fn.site import Site
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
@@ -130,30 +127,11 @@ class Threads(nn.Linear):
         self.sum = float((LARGE @ LARGE).sum())
 """
 
-ISOLATED = """
-from torch import nn
-
-def missing(name):
-    try: __import__(name)
-    except ModuleNotFoundError: return True
-    return False
-
-class Isolated(nn.Module):
-    def __init__(self):
-        super().__init__()
-        for name in ("msgspec", "structlog", "broker", "client_fn.trainer.process"):
-            if not missing(name): raise RuntimeError(f"{name} is there")
-        self.layer = nn.Linear(64, 10)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-"""
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="bench")
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("code")
-    for name, text in {"stateful": STATEFUL, "dumps": DUMPS, "isolated": ISOLATED, "threads": THREADS}.items():
+    for name, text in {"stateful": STATEFUL, "dumps": DUMPS, "threads": THREADS}.items():
         (folder / f"{name}.py").write_text(text)
     async with open_bench(folder) as bench:
         yield bench
@@ -169,9 +147,9 @@ async def fresh(bench: Bench, **settings: object) -> AsyncIterator[Trainer]:
         await trainer.end()
 
 
-async def train(bench: Bench, name: str, seed: int, trainer: Trainer | None = None, type_: str = "stateful") -> Answer:
+async def train(bench: Bench, name: str, seed: int, trainer: Trainer | None = None) -> Answer:
     training = Training("adam", 0.01, batch_size=3, local_epochs=2, optimizer_state="carry")
-    order = Train(Model(f"{type_}:{name}"), training, seed, "cpu", 600.0)
+    order = Train(Model(f"stateful:{name}"), training, seed, "cpu", 600.0)
     async with asyncio.timeout(WITHIN_S):
         return await (trainer or bench.trainer).do(order, bench.inputs)
 
@@ -259,69 +237,6 @@ async def test_a_trainer_has_what_the_site_names_and_no_credential(
     assert not [name for name in hidden if name in text]
     assert "descriptor socket" in text
     assert str(secret_file) not in text
-
-
-@pytest.fixture(scope="module", name="python")
-def _python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another environment, which has torch, numpy and safetensors, what these need, and nothing of ours."""
-    folder = tmp_path_factory.mktemp("other") / "venv"
-    venv.create(folder, symlinks=True, with_pip=False)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for path in needed_by("torch", "numpy", "safetensors"):
-        with contextlib.suppress(FileExistsError):
-            (packages / path.name).symlink_to(path)
-    return folder / "bin" / "python"
-
-
-def needed_by(*names: str) -> set[Path]:
-    """The files and folders of distributions, and of all that they need."""
-    left, seen, found = [*names], set[str](), set[Path]()
-    while left:
-        name = left.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # for another machine
-        root = Path(str(distribution.locate_file("")))
-        found |= {root / file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
-        needs = (line for line in distribution.requires or () if "extra ==" not in line)
-        left += [match[0] for line in needs if (match := re.match(r"[\w.-]+", line))]
-    return found
-
-
-@pytest.mark.slow
-async def test_a_trainers_python_needs_torch_and_nothing_of_ours(bench: Bench, python: Path) -> None:
-    async with fresh(bench, python=str(python)) as trainer:
-        for _ in range(2):
-            here = await train(bench, "Draws", 1)
-            assert content(await train(bench, "Draws", 1, trainer)) == content(here)
-        assert (await train(bench, "Isolated", 1, trainer, "isolated")).files["update"]
-        packages, version = await trainer.installed()
-        assert "torch" in packages
-        assert "msgspec" not in packages
-        assert version == ".".join(map(str, sys.version_info[:3]))
-    with pytest.raises(BadModel, match="msgspec is there"):
-        await train(bench, "Isolated", 1, type_="isolated")
-
-
-@pytest.mark.slow
-async def test_a_python_without_torch_says_so(bench: Bench, tmp_path: Path) -> None:
-    venv.create(tmp_path / "empty", symlinks=True, with_pip=False)
-    async with fresh(bench, python=str(tmp_path / "empty" / "bin" / "python")) as trainer:
-        with pytest.raises(TrainerDied) as died:
-            await bench.build("good:Good", trainer)
-    sentence = "the process ended with code 1 during its start: ModuleNotFoundError: No module named 'torch'"
-    assert died.value.message(reveal=False) == sentence
-
-
-async def test_a_python_that_is_not_there_is_named(bench: Bench, tmp_path: Path) -> None:
-    async with fresh(bench, python=str(tmp_path / "python")) as trainer:
-        with pytest.raises(BadSettings, match="can't be started") as bad:
-            await bench.build("good:Good", trainer)
-    assert bad.value.name == "FEDKEEPER_TRAINER_PYTHON"
 
 
 async def test_a_trainer_that_takes_too_much_memory_to_start_says_so(bench: Bench) -> None:

@@ -25,6 +25,8 @@ LABELLED = ClientRecord(id="ward-8", platform="cluster", labels={"site": "north"
     ],
 )
 def test_a_clients_site_is_its_platform_unless_it_has_a_label_site(
-    where: dict[str, str], client: ClientRecord, expected: bool
+    where: dict[str, str],
+    client: ClientRecord,
+    expected: bool,  # noqa: FBT001 (pytest passes it by name)
 ) -> None:
     assert labels.matches(where, client) is expected

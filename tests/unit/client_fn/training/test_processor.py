@@ -1,4 +1,4 @@
-"""A processor's kind is named by its architecture and the instruction set that torch's kernels use."""
+"""A processor's kind is named by its architecture, its maker and the instruction set that torch's kernels use."""
 
 import os
 import subprocess
@@ -8,23 +8,30 @@ import pytest
 
 from client_fn.training import processor
 
+INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Xeon\n\nprocessor\t: 1\nvendor_id\t: GenuineIntel\n"
+AMD = "vendor_id\t: AuthenticAMD\n"
+ZHAOXIN = "vendor_id\t:   Shanghai  \n"
+ARM = "processor\t: 0\nBogoMIPS\t: 108.00\nCPU implementer\t: 0x41\n"
+
 
 @pytest.mark.parametrize(
-    ("machine", "capability", "name"),
+    ("machine", "capability", "info", "name"),
     [
-        ("x86_64", "AVX512", "x86-64 AVX512"),
-        ("AMD64", "AVX2", "x86-64 AVX2"),
-        ("x86_64", "NO AVX", "x86-64 SSE"),
-        ("x86_64", "DEFAULT", "x86-64 SSE"),
-        ("aarch64", "DEFAULT", "aarch64 NEON"),
-        ("arm64", "NO AVX", "aarch64 NEON"),
-        ("aarch64", "SVE256", "aarch64 SVE256"),
-        ("ppc64le", "VSX", "ppc64le VSX"),
-        ("riscv64", "DEFAULT", "riscv64"),
+        ("x86_64", "AVX512", INTEL, "x86-64 Intel AVX512"),
+        ("x86_64", "AVX2", AMD, "x86-64 AMD AVX2"),
+        ("x86_64", "AVX2", ZHAOXIN, "x86-64 Shanghai AVX2"),
+        ("AMD64", "AVX2", "", "x86-64 AVX2"),
+        ("x86_64", "NO AVX", INTEL, "x86-64 Intel SSE"),
+        ("x86_64", "DEFAULT", INTEL, "x86-64 Intel SSE"),
+        ("aarch64", "DEFAULT", ARM, "aarch64 NEON"),
+        ("arm64", "NO AVX", "", "aarch64 NEON"),
+        ("aarch64", "SVE256", ARM, "aarch64 SVE256"),
+        ("ppc64le", "VSX", "", "ppc64le VSX"),
+        ("riscv64", "DEFAULT", "", "riscv64"),
     ],
 )
-def test_architecture_and_instruction_set(machine: str, capability: str, name: str) -> None:
-    assert processor.of_cpu(machine, capability) == name
+def test_architecture_maker_and_instruction_set(machine: str, capability: str, info: str, name: str) -> None:
+    assert processor.of_cpu(machine, capability, info) == name
 
 
 def test_importing_the_module_does_not_import_torch() -> None:
