@@ -106,9 +106,13 @@ async def _local(host: Host, board: Board, found: Installation, facts: list[str]
     _write_secrets(board, {"broker-password": host.password})
     async with _started(host, board, BRIDGE, "the bridge is up") as bridge:
         there = await job.register(host, board, PLATFORM)
-        lines = await job.train(host)
+        facts.append(f"{' and '.join(there)} are on the board")
+        # The board looks at its data, before any round.
+        limit = ("--timeout", f"{READY_S:g}")
+        facts += (await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)).splitlines()
+        facts += await job.train(host)
+        facts += (await host.fedkeeper("sites")).splitlines()
         found.memory_mb = services.memory_mb(bridge)
-        facts += [f"two rounds, with {' and '.join(there)} on the board", *lines]
 
 
 async def _mosquitto(host: Host, board: Board, found: Installation, facts: list[str]) -> None:
