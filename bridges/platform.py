@@ -187,11 +187,6 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
         """Implements `ManagedPlatform.start_s`."""
         return self.settings.start_s
 
-    @property
-    def condition(self) -> Condition:
-        """Implements `ManagedPlatform.condition`."""
-        return Condition()
-
     async def check(self, check: DataCheck) -> DataReport:
         """Implements `ManagedPlatform.check` for functions: the bridge reaches nothing of what they reach.
 
@@ -203,6 +198,11 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
             "client.failed events say what is wrong"
         )
         raise PlatformFailed(self.name, f"look at the data of {check.client}", reason)
+
+    @property
+    def condition(self) -> Condition:
+        """Implements `ManagedPlatform.condition`."""
+        return Condition()
 
     async def serve(self) -> None:
         """Implements `ManagedPlatform.serve`: there is no background work."""

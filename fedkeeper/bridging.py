@@ -108,7 +108,7 @@ async def run_bridge(
             if side_task is not None:
                 group.create_task(side_task(bus), name=f"beside bridge-{name}")
             here = Bridge(name, file.platform.is_own, machine, address, lambda: platform.condition)
-            await serve(bus, platform, here, on_up=report_up)
+            await serve(bus, platform, RetryPolicy(start_s=platform.start_s, run_s=platform.run_s), here, report_up)
 
     await restart.run_with_restarts(bridge)
 
@@ -142,19 +142,26 @@ async def enter_platform(
         await asyncio.sleep(pause_s)
 
 
-async def serve(bus: Broker, platform: ManagedPlatform, bridge: Bridge, *, on_up: Callable[[], None]) -> None:
+async def serve(
+    bus: Broker,
+    platform: ManagedPlatform,
+    retries: RetryPolicy,
+    bridge: Bridge | None = None,
+    on_up: Callable[[], None] = lambda: None,
+) -> None:
     """Run a platform's tasks, manage its functions and look at its clients' data until cancelled.
 
     Args:
         bus: the connection that tasks and requests arrive on.
         platform: runs the tasks.
-        bridge: what the bridge's presence says.
+        retries: how often to retry and how long to wait.
+        bridge: what the bridge's presence says; None: the platform's name and this machine.
         on_up: called when the bridge has announced itself.
 
     Raises:
         PlatformTaken: the platform is a machine of its own, and another machine has its name.
     """
-    retries = RetryPolicy(start_s=platform.start_s, run_s=platform.run_s)
+    bridge = bridge or Bridge(platform.name)
     invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute), problems=bridge.problems)
     async with task_group() as group:
         lifecycle = Lifecycle(bus, platform.name, platform.functions, check=platform.check)

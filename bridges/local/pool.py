@@ -183,8 +183,8 @@ class Pool:
 
         def add() -> None:
             self._faults.pop(number, None)
-            self._site_fault, self._is_ready, self.ready = "", True, worker.ready
             self._ready[number] = worker
+            self._site_fault, self._is_ready, self.ready = "", True, worker.ready
             self.put_back(worker)
 
         try:

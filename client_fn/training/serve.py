@@ -103,37 +103,44 @@ def serve(channel: socket.socket) -> None:
         facts, contents, opened = received
         answers = Answers(channel, facts["order"])
         answers.say("taken")
-        match facts["ask"]:
-            case "installed":
-                answers.done({"python": platform.python_version()}, {"installed": _installed()})
-            case "prepare":
-                _import_optimizers()
-                answers.done({}, {})
-            case "try":
-                # A copy, because CUDA can't be used after a fork if it was used before.
-                _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
-            case _:
-                order = orders.decode(bytes(contents.pop("order")))
-                with _shard_opened(order, opened) as order:
-                    _obey(channel, answers, order, contents)
+        if facts["ask"] == "installed":
+            answers.done({"python": platform.python_version()}, {"installed": _installed()})
+            continue
+        if facts["ask"] == "prepare":
+            _import_optimizers()
+            answers.done({}, {})
+            continue
+        if facts["ask"] == "try":
+            # A copy, because CUDA can't be used after a fork if it was used before.
+            _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
+            continue
+        _serve_order(channel, answers, contents, opened)
 
 
-def _obey(
-    channel: socket.socket, answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]
+def _serve_order(
+    channel: socket.socket, answers: Answers, contents: dict[str, packets.Content], opened: Mapping[str, int]
 ) -> None:
-    """Import what an order needs, and do it: in a copy of this process if it runs code of the user's."""
-    if orders.makes_an_optimizer(order):
-        _import_optimizers()
-    if isinstance(order, Look):
-        torch.set_num_threads(1)
-    elif not _import_all(answers, order):
-        return
-    doing = functools.partial(_do, answers, order, contents)
-    # What a look at a large file leaves in memory ends with its copy, too.
-    if isinstance(order, Look) or orders.of_the_user(order):
-        _run_in_a_copy(channel, answers, doing)
-    else:
-        doing()
+    """Do an order: here, or in a copy of this process if the user's code or a look at a file may leave anything.
+
+    Args:
+        channel: to the worker.
+        answers: to this order.
+        contents: its files.
+        opened: descriptors of the files that came open.
+    """
+    order = orders.decode(bytes(contents.pop("order")))
+    with _shard_opened(order, opened) as order:
+        if orders.makes_an_optimizer(order):
+            _import_optimizers()
+        if isinstance(order, Look):
+            torch.set_num_threads(1)
+        elif not _import_all(answers, order):
+            return
+        doing = functools.partial(_do, answers, order, contents)
+        if isinstance(order, Look) or orders.of_the_user(order):
+            _run_in_a_copy(channel, answers, doing)
+        else:
+            doing()
 
 
 @contextlib.contextmanager

@@ -136,7 +136,7 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
 class Answering(InlineTrainers):
     """Answers each order with these files, and keeps the orders and the names of their inputs."""
 
-    def __init__(self, facts: dict[str, Any] | None = None, **files: bytes) -> None:
+    def __init__(self, facts: dict[str, Any] | None = None, /, **files: bytes) -> None:
         self.facts = facts or {}
         self.files = files
         self.orders: list[tuple[Order, list[str]]] = []
