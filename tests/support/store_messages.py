@@ -18,6 +18,8 @@ from typing import Any, Final
 
 from bridges import Invoker, Runner, local
 from bridges.local import LocalPlatform
+from bridges.machine import Machine
+from bridges.presence import Bridge
 from bridges.secrets import SecretStore
 from broker import chunks, topics
 from broker import connect as opened
@@ -39,6 +41,14 @@ from fedkeeper.sdk import Client
 from server.service import serve
 from server.submissions import SubmissionReply
 from tests.support.events import EVENTS
+
+BRIDGE: Final = Bridge(
+    "local",
+    is_own=True,
+    machine=Machine("board-7", "5f2b7c3a9d104e68", "0.2.0", lambda: 4096, lambda: 51200),
+    address="tls://backbone.example.org:4222",
+)
+"""A bridge on another machine than the one that stores the messages."""
 
 JOB: Final = """\
 id = "stored-messages"
@@ -115,7 +125,7 @@ async def _system(bus: Broker, url: str, folder: Path, messages: Messages) -> As
     ):
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
-            group.create_task(Runner(bus, Invoker(platform)).run(), name="bridge"),
+            group.create_task(Runner(bus, Invoker(platform), bridge=BRIDGE).run(), name="bridge"),
             group.create_task(_note_updates(bus, messages), name="updates"),
         ]
         await ready.wait()
