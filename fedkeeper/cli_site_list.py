@@ -138,7 +138,7 @@ def size(mb: int | None) -> str:
 
 def details(site: Site) -> list[str]:
     """Return the lines of everything that is known of a site."""
-    kinds = {None: "not known: no bridge was seen", True: "one machine", False: "shared by the hosts that serve it"}
+    kinds = {None: None, True: "one machine", False: "shared by the hosts that serve it"}
     facts: list[tuple[str, Any]] = [
         ("state", site.state),
         ("platform", kinds[site.is_own]),

@@ -83,7 +83,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         paused: number of those that are paused.
         problems: what fails, a sentence each; none: nothing.
         notes: what may surprise and does not fail, a sentence each.
-        is_own: whether the platform is one machine; False: several hosts may share it. None: no bridge was ever seen.
+        is_own: whether the platform is one machine; False: several hosts may share it. None: not known.
         hosts: the machines, those that are up first.
     """
 
@@ -98,7 +98,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sites(words: Iterable[Word], clients: Iterable[ClientRecord], *, version: str) -> list[Site]:
-    """Return the sites: those where something fails first, then by name.
+    """Return the sites by name: those where something fails first, those that ended and that nobody waits for last.
 
     Args:
         words: what each bridge last said.
@@ -112,7 +112,7 @@ def sites(words: Iterable[Word], clients: Iterable[ClientRecord], *, version: st
         clients_of[client.platform].append(client)
     names = words_of.keys() | clients_of.keys()
     found = [_site(name, words_of.get(name, []), clients_of.get(name, []), version) for name in names]
-    return sorted(found, key=lambda site: (not site.problems, site.name))
+    return sorted(found, key=lambda site: (not site.problems, site.state == "gone", site.name))
 
 
 def _site(name: str, words: Sequence[Word], clients: Sequence[ClientRecord], version: str) -> Site:
@@ -123,12 +123,18 @@ def _site(name: str, words: Sequence[Word], clients: Sequence[ClientRecord], ver
         state=hosts[0].state if hosts else "no bridge",
         clients=len(clients),
         paused=paused,
-        is_own=any(word.presence.is_own for word in words) if words else None,
+        is_own=_is_own(word.presence for word in words),
         hosts=hosts,
     )
     machines = {_machine(word) for word in words if is_up(word)}
     problems = (*_absence(site), *_twins(site, len(machines)), *_said(site))
     return msgspec.structs.replace(site, problems=problems, notes=tuple(_notes(site, version)))
+
+
+def _is_own(presences: Iterable[Presence]) -> bool | None:
+    """Whether a site is one machine. Neither an older version nor the broker, which announces a lost one, tells."""
+    told = [presence.is_own for presence in presences if presence.host is not None or presence.is_own]
+    return any(told) if told else None
 
 
 def _absence(site: Site) -> Iterable[str]:

@@ -96,10 +96,10 @@ def test_what_may_surprise_is_a_note_and_fails_nothing(words: list[Word], paused
     assert (list(found.notes), found.problems) == (notes, ())
 
 
-def test_sites_where_something_fails_come_first_then_all_by_name() -> None:
-    words = [word("b"), word("d", problem="hot"), word("a"), word("c", age_s=99.0)]
+def test_sites_where_something_fails_come_first_and_those_that_nobody_waits_for_last() -> None:
+    words = [word("b"), word("d", problem="hot"), word("a", gone=True), word("c", age_s=99.0)]
     found = site_list.sites(words, [client("x", "no-bridge")], version="0.2.0")
-    assert [each.name for each in found] == ["c", "d", "no-bridge", "a", "b"]
+    assert [each.name for each in found] == ["c", "d", "no-bridge", "b", "a"]
 
 
 def test_two_hosts_of_a_shared_platform_are_one_site() -> None:
@@ -113,7 +113,7 @@ def test_a_bridge_of_an_older_version_says_nothing_of_its_machine() -> None:
     (host,) = site(old).hosts
     facts = (host.name, host.version, host.broker, host.processor, host.device, host.memory_mb, host.problem)
     assert facts == (None,) * 7
-    assert site(old).notes == ()
+    assert (site(old).notes, site(old).is_own) == ((), None)
 
 
 def test_hostile_words_are_shortened_cleaned_and_bounded() -> None:
