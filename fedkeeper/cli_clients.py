@@ -13,12 +13,12 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, data_places, running, screen
+from fedkeeper import cli_check, client_file, data_places, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
 
-app = typer.Typer(help="List the client register; add, remove or pause clients.")
+app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
 
 Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
 
@@ -124,6 +124,8 @@ async def add(
     async with connect(broker_url(url)) as sdk:
         await sdk.register([record])
     typer.echo(f"registered {record.id}" + (f" with {samples} samples" if samples else ""))
+    if data_loc and not check:
+        typer.echo(f"look at its data there: fedkeeper clients check {record.id}")
 
 
 async def add_from(file: Path, url: str, *, is_dry: bool) -> None:
@@ -149,6 +151,8 @@ async def add_from(file: Path, url: str, *, is_dry: bool) -> None:
     counts = Counter(change.kind for change in changes)
     text = f"{len(changes)} clients: {counts['new']} new, {counts['changed']} changed, {counts['same']} the same"
     typer.echo(f"{text}; nothing was written" if is_dry else text)
+    if not is_dry and any(change.kind == "new" and not change.record.samples for change in changes):
+        typer.echo("look at their data, and register its samples: fedkeeper clients check --all --register")
 
 
 def _parse_label(text: str) -> tuple[str, str]:
@@ -156,6 +160,9 @@ def _parse_label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise BadOption(f"--label {text}: write a label as KEY=VALUE")
     return key, value
+
+
+app.command("check")(cli_check.check)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from broker.deliveries import Value
 from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
+from broker.messages.data_report import DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
@@ -30,7 +31,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
-from fedkeeper import presences, site_list, watching
+from fedkeeper import checking, presences, site_list, watching
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
 from fedkeeper.site_list import Site
 from server import models, removal
@@ -311,14 +312,26 @@ class Client:
         # A client that moved to another platform has statistics on both; the newer ones win.
         return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
+    async def check(self, client: str, *, timeout_s: float = checking.CHECK_S) -> DataReport:
+        """Let a client's site look at its data, and return what it is: sizes, columns and dtypes, never a value.
+
+        Args:
+            client: the client's id.
+            timeout_s: seconds to wait for the site.
+
+        Raises:
+            NotChecked: the client is not registered, its platform has no bridge that answers, or that can't look there.
+        """
+        return await checking.check(self, client, timeout_s)
+
     async def request_functions(self, platform: str, verb: Verb, *, timeout_s: float, **arguments: Any) -> Reply:
-        """Request that a platform's bridge creates, deletes or lists functions.
+        """Request that a platform's bridge creates, deletes or lists functions, or checks a client's data.
 
         Args:
             platform: the name that the platform's bridge uses.
-            verb: `create`, `delete` or `list`.
+            verb: `create`, `delete`, `list` or `check`.
             timeout_s: seconds to wait for the reply.
-            arguments: `function` to create or update, or `name` of the function to delete.
+            arguments: further fields of the `Request`, such as `function` to create, or `name` of the one to delete.
 
         Raises:
             NoBridge: no bridge answered in time; the request expires.
