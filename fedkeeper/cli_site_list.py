@@ -161,7 +161,7 @@ def _facts(host: SiteHost) -> list[tuple[str, Any]]:
         ("version", host.version),
         ("broker", host.broker),
         ("device", None if host.device is None else host.device or "as the job says, or nothing trains here"),
-        ("processor", None if host.processor is None else host.processor or "nothing trains here"),
+        ("processor", host.processor),
         ("free memory", None if host.memory_mb is None else size(host.memory_mb)),
         ("free disk", None if host.disk_mb is None else size(host.disk_mb)),
     ]

@@ -25,9 +25,8 @@ def url(request: pytest.FixtureRequest) -> str:
 async def test_a_bridge_with_a_wrong_clock_is_heard_and_its_clock_is_told(url: str, ahead_s: float) -> None:
     announced = asyncio.Event()
     async with asyncio.timeout(240), broker.connect(url) as bridge, broker.connect(url) as bus, task_group() as group:
-        announcing = presence.announce(
-            bridge, "board-1", every_s=1.0, on_announced=announced.set, clock=lambda: time.time() + ahead_s
-        )
+        board = presence.Bridge("board-1", every_s=1.0)
+        announcing = presence.announce(bridge, board, on_announced=announced.set, clock=lambda: time.time() + ahead_s)
         task = group.create_task(announcing, name="announce")
         await announced.wait()
         (word,) = await presences.read(bus, listen_s=120.0)  # ends with the first word
