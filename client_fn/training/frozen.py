@@ -34,5 +34,6 @@ def complete(model: ModelTensors, inputs: Mapping[str, Content], digest: str) ->
     made = {name: tensor.clone() for name, tensor in initial.items() if name in names}
     if hashlib.sha256(tensors.to_bytes(made)).hexdigest() != digest:
         difference = "the frozen tensors are constructed otherwise at this site than at the server"
-        raise BadModel(f"{difference}: model.frozen = 'site' needs the same code, libraries and weights at both")
+        remedy = "needs the same code, libraries and weights at both; drawn weights depend on the kind of processor too"
+        raise BadModel(f"{difference}: model.frozen = 'site' {remedy}")
     return {**made, **sent}

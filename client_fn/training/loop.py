@@ -22,7 +22,7 @@ _DTYPES: Final = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def train(learner: "Learner", model: Any, data: Any, context: "Context") -> dict[str, float]:
-    """Train a module in place. On one machine, the same seed gives the same bits.
+    """Train a module in place. On one kind of processor, the same seed gives the same bits.
 
     The training runs on the device that holds the parameters; on a GPU, torch does not promise the same bits. If the
     module has batch normalisation, a last batch of one sample is skipped, because one sample has no variance to

@@ -19,7 +19,7 @@ class FedAdam(Strategy):
         for name in finished.model.weights:
             change = finished.change(name)
             m = state.server_state.get(f"m.{name}", np.zeros(())).astype(np.float64)
-            v = state.server_state.get(f"v.{name}", np.full((), of.tau**2)).astype(np.float64)
+            v = state.server_state.get(f"v.{name}", np.full((), of.tau * of.tau)).astype(np.float64)
             m = of.beta1 * m + (1 - of.beta1) * change
             v = of.beta2 * v + (1 - of.beta2) * change**2
             weights[name] = finished.stepped(name, of.rate * m / (np.sqrt(v) + of.tau))

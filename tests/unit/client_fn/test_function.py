@@ -136,8 +136,8 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
 class Answering(InlineTrainers):
     """Answers each order with these files, and keeps the orders and the names of their inputs."""
 
-    def __init__(self, facts: dict[str, Any] | None = None, /, **files: bytes) -> None:
-        self.facts = facts or {}
+    def __init__(self, **files: bytes) -> None:
+        self.facts: dict[str, Any] = {}
         self.files = files
         self.orders: list[tuple[Order, list[str]]] = []
 
@@ -207,7 +207,8 @@ async def test_a_state_with_a_wrong_name_is_refused(site: Site, name: str) -> No
 
 @pytest.mark.parametrize(("told", "header"), [("aarch64 NEON", "aarch64 NEON"), ("\x1b[31m", ""), (["x"], ""), (7, "")])
 async def test_a_trainer_s_word_about_its_processor_is_checked(site: Site, told: Any, header: str) -> None:
-    trainers = Answering({"processor": told}, update=UPDATE)
+    trainers = Answering(update=UPDATE)
+    trainers.facts["processor"] = told
     await handle(await task_for(site), site.bus, warm_with(trainers), attempt=1)
     assert (await read_update(site))[1].processor == header
 
