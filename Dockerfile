@@ -1,4 +1,5 @@
-# The FL server and the local bridge. For a CPU-only image pass pip the index of torch's CPU builds as PIP_EXTRA_INDEX_URL.
+# The FL server and the local bridge. On arm64 the image has no CUDA. On amd64, for an image without CUDA, pass pip the
+# index of torch's CPU builds as PIP_EXTRA_INDEX_URL.
 FROM python:3.11-slim
 WORKDIR /app
 ARG PIP_EXTRA_INDEX_URL

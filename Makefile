@@ -8,7 +8,7 @@ N ?= 20
 # Tests wait more than they compute: more of them at once than there are cores.
 AT_ONCE ?= 4
 
-.PHONY: help run fabric examples quick test chaos check wheel-test benchmarks lock clean
+.PHONY: help run fabric examples quick test chaos board check wheel-test benchmarks lock clean
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,11 @@ test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty envi
 
 chaos: $(VENV)/.test  ## faults drawn at random, in the real system: make chaos N=200 BROKER=mosquitto SEED=7 FAULT="kill server"
 	$(BIN)/python -m tests.chaos.run -n $(N) $(if $(BROKER),--broker $(BROKER)) $(if $(SEED),--seed $(SEED)) $(if $(FAULT),--fault "$(FAULT)")
+
+# What it mounts ends with its mount namespace, and what it starts with its pid namespace.
+board: $(VENV)/.test  ## the edge kit on an emulated arm64 Debian, as root: make board FOLDER=/var/tmp/board KINDS="openfaas local"
+	scripts/needs board
+	unshare --mount --pid --fork --kill-child --mount-proc $(BIN)/python -m tests.board.run $(if $(FOLDER),--folder $(FOLDER)) $(if $(KINDS),--kinds "$(KINDS)")
 
 check: $(VENV)/.test  ## ruff, mypy, import-linter
 	VENV=$(VENV) scripts/check

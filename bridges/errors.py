@@ -81,7 +81,7 @@ class PlatformDenied(BridgeError):
 
 
 class PlatformFailed(BridgeError):
-    """Raised when the platform could not create, delete or list functions.
+    """Raised when the platform could not create, delete or list functions, or look at data.
 
     Attributes:
         platform: name of the platform.

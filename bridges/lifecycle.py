@@ -1,9 +1,12 @@
-"""Creates, deletes and lists a platform's functions on request (the paper's FedKeeper, section 3.2)."""
+"""Creates, deletes and lists a platform's functions on request (the paper's FedKeeper, section 3.2).
+
+It also asks the platform to look at a client's data.
+"""
 
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -17,6 +20,7 @@ from broker.base import Broker
 from broker.deliveries import Delivery
 from broker.errors import BadTopic, BrokerError, CorruptPayload, Unsupported
 from broker.messages import codec, origin
+from broker.messages.data_report import DataCheck, DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.function import Change, Function, Reply, Request
 from broker.messages.round import BlobRef
@@ -27,23 +31,40 @@ log = structlog.get_logger(__name__)
 AT_ONCE: Final = 4
 """Number of requests that are handled at the same time."""
 
+CHECK_S: Final = 60.0
+"""Longest look at a client's data, also where a clock is wrong."""
+
+REPLY_S: Final = 10.0
+"""What is left of a requester's time for the way of the reply."""
+
+Check = Callable[[DataCheck], Awaitable[DataReport]]
+"""Looks at a client's data: `bridges.platform.ManagedPlatform.check`."""
+
 
 class Lifecycle:
-    """Handles the requests for the functions of one platform.
+    """Handles the requests for the functions and the data of one platform.
 
     Args:
         broker: the connection that requests come from. It also retains how each function should be.
         platform: name of the platform.
-        functions: creates, deletes and lists functions on the platform.
+        functions: creates, deletes and lists functions on the platform; None: its clients need none.
+        check: looks at a client's data; None: nobody can.
         clock: returns the time in seconds since the epoch.
     """
 
     def __init__(
-        self, broker: Broker, platform: str, functions: Functions, clock: Callable[[], float] = time.time
+        self,
+        broker: Broker,
+        platform: str,
+        functions: Functions | None,
+        *,
+        check: Check | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._broker = broker
         self._platform = platform
         self._functions = functions
+        self._check = check
         self._clock = clock
         self._in_flight = InFlight()
 
@@ -112,25 +133,50 @@ class Lifecycle:
             log.info("a request came after its deadline", verb=verb, function=name)
             return
         try:
-            match verb, request.function:
-                case "create", Function() as function:
-                    reply = await self._create(function)
-                case "delete", _ if request.name:
-                    # Its desired state goes first: no bridge may create the function again after it is deleted.
-                    await self._broker.delete(topics.function(self._platform, request.name))
-                    reply = Reply(change=await self._functions.delete(request.name))
-                case "list", _:
-                    reply = Reply(functions=tuple(await self._functions.list()))
-                case _:
-                    reply = Reply(error=f"no such request: {verb}")
+            reply = await self._do(request, verb)
         except (BridgeError, CorruptPayload, BadTopic, Unsupported) as exc:
             reply = Reply(error=str(exc))
         log.info("a request is done", verb=verb, function=name, change=reply.change, error=reply.error)
         await self._broker.publish(topics.reply(request.id), codec.encode(reply))
 
+    async def _do(self, request: Request, verb: str) -> Reply:
+        match verb, request.function:
+            case "check", _ if self._check is not None:
+                return Reply(report=await self._check(self._question(request)))
+            case "create", Function() as function:
+                return await self._create(function)
+            case "delete", _ if request.name:
+                return await self._delete(request.name)
+            case "list", _:
+                return Reply(functions=tuple(await self._managed.list()))
+            case _:
+                return Reply(error=f"no such request: {verb}")
+
+    def _question(self, request: Request) -> DataCheck:
+        left_s = request.deadline_s - self._clock() - REPLY_S
+        return DataCheck(
+            id=request.id,
+            client=request.name,
+            data_loc=request.data_loc,
+            state_loc=request.state_loc,
+            limit_s=min(CHECK_S, max(1.0, left_s)),
+        )
+
+    @property
+    def _managed(self) -> Functions:
+        if self._functions is None:
+            raise PlatformFailed(self._platform, "manage functions", "it has none: its workers serve every client")
+        return self._functions
+
+    async def _delete(self, name: str) -> Reply:
+        functions = self._managed
+        # Its desired state goes first: no bridge may create the function again after it is deleted.
+        await self._broker.delete(topics.function(self._platform, name))
+        return Reply(change=await functions.delete(name))
+
     async def _create(self, function: Function) -> Reply:
         package = None if function.package is None else await self._fetch_package(function.name, function.package)
-        change, deployed = await self._functions.create(function, package)
+        change, deployed = await self._managed.create(function, package)
         # Retained after it is created: a bridge may create a retained function again without a request.
         await self._broker.put(topics.function(self._platform, function.name), codec.encode(function))
         return Reply(change=change, functions=(deployed,))

@@ -5,9 +5,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
+from bridges.errors import PlatformFailed
 from bridges.secrets import SecretStore
 from bridges.settings import PlatformSettings
 from broker.base import Broker
+from broker.messages.data_report import DataCheck, DataReport
 from broker.messages.function import Change, Deployed, Function
 from broker.messages.round import RoundTask
 
@@ -121,6 +123,13 @@ class ManagedPlatform(Platform, Protocol):
     @property
     def functions(self) -> Functions | None: ...  # noqa: D102
 
+    async def check(self, check: DataCheck) -> DataReport:
+        """Look at a client's data, and say what it is without any value of it.
+
+        Raises:
+            BridgeError: nobody can look there now.
+        """
+
     async def serve(self) -> None:
         """Do the platform's own background work until it is done, or until cancelled."""
 
@@ -156,6 +165,18 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
     def start_s(self) -> float:
         """Implements `ManagedPlatform.start_s`."""
         return self.settings.start_s
+
+    async def check(self, check: DataCheck) -> DataReport:
+        """Implements `ManagedPlatform.check` for functions: the bridge reaches nothing of what they reach.
+
+        Raises:
+            PlatformFailed: always.
+        """
+        reason = (
+            "only the client's function reaches it. A job with training.dry = true reads it without training, and its "
+            "client.failed events say what is wrong"
+        )
+        raise PlatformFailed(self.name, f"look at the data of {check.client}", reason)
 
     async def serve(self) -> None:
         """Implements `ManagedPlatform.serve`: there is no background work."""

@@ -22,7 +22,7 @@ from broker.messages import tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import name_of
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, checked_processor
 from client_fn import judged, state_store
 from client_fn.cache import keep
 from client_fn.code import named
@@ -287,6 +287,7 @@ def _header(
         shard="" if shard is None else shard.digest,
         update=task.update,
         strategy=name_of(task.strategy),
+        processor=checked_processor(answer.facts.get("processor")),
         **found._asdict(),
     )
 

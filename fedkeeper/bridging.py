@@ -126,7 +126,7 @@ async def enter_platform(
 
 
 async def serve(bus: Broker, platform: ManagedPlatform, retries: RetryPolicy) -> None:
-    """Run a platform's tasks and manage its functions until cancelled.
+    """Run a platform's tasks, manage its functions and look at its clients' data until cancelled.
 
     Args:
         bus: the connection that tasks and requests arrive on.
@@ -135,9 +135,9 @@ async def serve(bus: Broker, platform: ManagedPlatform, retries: RetryPolicy) ->
     """
     invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute))
     async with task_group() as group:
+        lifecycle = Lifecycle(bus, platform.name, platform.functions, check=platform.check)
         if platform.functions is not None:
-            lifecycle = Lifecycle(bus, platform.name, platform.functions)
             invoker.restore = lifecycle.restore
-            group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
+        group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
         group.create_task(platform.serve(), name=f"serve-{platform.name}")
         await Runner(bus, invoker).run()

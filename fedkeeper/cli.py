@@ -22,6 +22,7 @@ from fedkeeper import (
     cli_clients,
     cli_deploy,
     cli_jobs,
+    cli_site_list,
     cli_stage,
     configs,
     follow,
@@ -74,6 +75,7 @@ app.add_typer(cli_bridge.app, name="bridge")
 app.add_typer(cli_clients.app, name="clients")
 app.add_typer(cli_deploy.app)
 app.add_typer(cli_jobs.app, name="jobs")
+app.add_typer(cli_site_list.app)
 app.add_typer(cli_stage.app)
 
 

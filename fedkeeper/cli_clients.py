@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -11,12 +13,12 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import data_places, running, screen
+from fedkeeper import cli_check, client_file, data_places, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
 
-app = typer.Typer(help="List the client register; add, remove or pause clients.")
+app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
 
 Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
 
@@ -76,8 +78,10 @@ def format_age(seconds: float) -> str:
 @app.command()
 @running.command
 async def add(
-    client: Annotated[str, typer.Argument(help="The client's id: a-z, 0-9 and '-', at most 40.")],
-    platform: Annotated[str, typer.Option(help="The platform that hosts its function.")],
+    client: Annotated[
+        str, typer.Argument(help="The client's id: a-z, 0-9 and '-', at most 40; or --from FILE instead.")
+    ] = "",
+    platform: Annotated[str, typer.Option(help="The platform that hosts its function; a board's name.")] = "",
     data_loc: Annotated[str, typer.Option("--data-loc", help="fsspec URL of its shard.")] = "",
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="`data=...` names its data.")] = None,
     function: Annotated[str, typer.Option(help="Name of its function there; default: its id.")] = "",
@@ -88,10 +92,22 @@ async def add(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Look at the shard; not if it lies on another machine.")
     ] = True,
+    file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Add every client of a CSV file, or change its entry."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --from: only show what would change.")] = False,
     url: Url = "",
 ) -> None:
     """Add a client to the register, or replace its entry. Its function is created elsewhere."""
     logs.configure(quiet=True)
+    if file is not None:
+        if client or platform or data_loc or label or function or samples or state_loc:
+            raise BadOption(f"--from {file} names the clients and all about them: leave the client and its options out")
+        await add_from(file, broker_url(url), is_dry=dry_run)
+        return
+    if not client or not platform or dry_run:
+        raise BadOption("give a client and its --platform, or --from FILE for many clients; --dry-run goes with --from")
     data_loc = data_places.absolute(data_loc, is_here=check)
     if check:
         samples = data_places.count(data_loc, samples, os.environ)
@@ -108,6 +124,35 @@ async def add(
     async with connect(broker_url(url)) as sdk:
         await sdk.register([record])
     typer.echo(f"registered {record.id}" + (f" with {samples} samples" if samples else ""))
+    if data_loc and not check:
+        typer.echo(f"look at its data there: fedkeeper clients check {record.id}")
+
+
+async def add_from(file: Path, url: str, *, is_dry: bool) -> None:
+    """Register the clients of a file, and say what is new or has changed.
+
+    Args:
+        file: the CSV file.
+        url: the broker's address.
+        is_dry: whether to change nothing.
+    """
+    clients = client_file.read(file)
+    async with connect(url, provision=not is_dry) as sdk:
+        changes = client_file.compare(clients, await sdk.clients())
+        if not is_dry:
+            await sdk.register([change.record for change in changes if change.kind != "same"])
+    rows = [
+        (change.record.id, change.record.platform, change.kind, ", ".join(change.fields))
+        for change in changes
+        if change.kind != "same"
+    ]
+    if rows:
+        screen.print_table(("client", "platform", "entry", "fields"), rows)
+    counts = Counter(change.kind for change in changes)
+    text = f"{len(changes)} clients: {counts['new']} new, {counts['changed']} changed, {counts['same']} the same"
+    typer.echo(f"{text}; nothing was written" if is_dry else text)
+    if not is_dry and any(change.kind == "new" and not change.record.samples for change in changes):
+        typer.echo("look at their data, and register its samples: fedkeeper clients check --all --register")
 
 
 def _parse_label(text: str) -> tuple[str, str]:
@@ -115,6 +160,9 @@ def _parse_label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise BadOption(f"--label {text}: write a label as KEY=VALUE")
     return key, value
+
+
+app.command("check")(cli_check.check)
 
 
 @app.command()

@@ -20,12 +20,12 @@ def absolute(place: str, *, is_here: bool) -> str:
     Raises:
         BadOption: a relative path lies on another machine, whose working folder nobody knows here.
     """
-    if not place or _local_path(place) is None or place.startswith("file://"):
-        return place
-    path = Path(place.removeprefix("file:"))
-    if not is_here and not path.is_absolute():
+    local = _local_path(place)
+    if not is_here and place and local is not None and not Path(local).is_absolute():
         raise BadOption(f"{place} lies on another machine: give its absolute path there")
-    return os.path.abspath(path.expanduser())  # noqa: PTH100 (`resolve` would follow links that may change)
+    if not place or local is None or place.startswith("file://"):
+        return place
+    return os.path.abspath(Path(local).expanduser())  # noqa: PTH100 (`resolve` would follow links that may change)
 
 
 def count(place: str, samples: int, environ: Mapping[str, str]) -> int:

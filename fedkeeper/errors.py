@@ -7,6 +7,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── JobNotFinished          the job still runs, so it can't be deleted
 ├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
 ├── NoBridge                no bridge answered a request
+├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
 ├── Missing                 a file or library that the command needs does not exist
 └── BadOption               an option or argument has a wrong value
@@ -121,6 +122,20 @@ class NoBridge(FedKeeperError):
         self.platform = platform
         self.verb = verb
         self.timeout_s = timeout_s
+
+
+class NotChecked(FedKeeperError):
+    """Raised when nobody could look at a client's data.
+
+    Attributes:
+        client: the client's id.
+        reason: why, and what to do.
+    """
+
+    def __init__(self, client: str, reason: str) -> None:
+        super().__init__(f"{client} was not checked: {reason}")
+        self.client = client
+        self.reason = reason
 
 
 class DeployFailed(FedKeeperError):

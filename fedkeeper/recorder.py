@@ -145,6 +145,7 @@ def client_row(
         "judged": counted.judged,
         "evaluation": counted.evaluation,
         "purpose": counted.purpose,
+        "processor": counted.processor,
     }
 
 

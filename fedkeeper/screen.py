@@ -40,7 +40,7 @@ from broker.messages.progress import (
 from broker.messages.reports import StartReport
 from broker.messages.round import Purpose
 from broker.support import texts
-from fedkeeper import measured
+from fedkeeper import measured, processors
 from fedkeeper.rounds_table import RoundsTable
 
 ROUNDS_SHOWN: Final = 8
@@ -175,7 +175,10 @@ def _completed(event: JobCompleted) -> str:
         text += f", test accuracy {event.accuracy:.4f}"
     elif event.metrics:
         text += f", {measured.describe(event.metrics)}"
-    return text + ("" if event.best_round is None else f"; the best model is that of round {event.best_round}")
+    if event.best_round is not None:
+        text += f"; the best model is that of round {event.best_round}"
+    kinds = processors.describe(event.processors)
+    return text + (f"; trained on {kinds}" if kinds else "")
 
 
 def _evaluated(event: ModelEvaluated) -> str:

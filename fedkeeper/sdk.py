@@ -23,15 +23,17 @@ from broker.deliveries import Value
 from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
+from broker.messages.data_report import DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
-from broker.messages.register import ClientRecord, ClientStats, Presence
+from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
-from fedkeeper import watching
+from fedkeeper import checking, presences, site_list, watching
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
+from fedkeeper.site_list import Site
 from server import models, removal
 from server.models import Which
 
@@ -289,14 +291,19 @@ class Client:
 
     async def clock_warnings(self) -> list[str]:
         """Return a sentence about each bridge whose clock is wrong; none where the broker keeps no time (MQTT)."""
-        values = await self.broker.snapshot(topics.presence(topics.ANY, topics.ANY))
-        warnings: list[str] = []
-        for value in values.values():
-            with contextlib.suppress(DecodeError):
-                presence = codec.decode(Presence, value.payload)
-                ahead_s = 0.0 if value.time_s is None else presence.ahead_s(value.time_s)
-                warnings += [presence.skew_text(ahead_s)] if ahead_s else []
-        return sorted(warnings)
+        stored = presences.decoded((await self.broker.snapshot(presences.ALL)).values())
+        ahead = [(presence, presence.ahead_s(time_s)) for presence, time_s, _ in stored.values() if time_s is not None]
+        return sorted(presence.skew_text(ahead_s) for presence, ahead_s in ahead if ahead_s)
+
+    async def sites(self) -> list[Site]:
+        """Return the sites: each platform with its bridges and its clients, those where something fails first.
+
+        Takes up to 7 s where clocks do not tell whether a bridge is up: then it waits for its next announcement.
+        """
+        from fedkeeper import __version__
+
+        clients, words = await self.clients(), await presences.read(self.broker)
+        return site_list.sites(words, clients, version=__version__)
 
     async def client_stats(self) -> dict[str, ClientStats]:
         """Return the statistics of each client's invocations, by client id."""
@@ -305,14 +312,26 @@ class Client:
         # A client that moved to another platform has statistics on both; the newer ones win.
         return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
+    async def check(self, client: str, *, timeout_s: float = checking.CHECK_S) -> DataReport:
+        """Let a client's site look at its data, and return what it is: sizes, columns and dtypes, never a value.
+
+        Args:
+            client: the client's id.
+            timeout_s: seconds to wait for the site.
+
+        Raises:
+            NotChecked: the client is not registered, its platform has no bridge that answers, or that can't look there.
+        """
+        return await checking.check(self, client, timeout_s)
+
     async def request_functions(self, platform: str, verb: Verb, *, timeout_s: float, **arguments: Any) -> Reply:
-        """Request that a platform's bridge creates, deletes or lists functions.
+        """Request that a platform's bridge creates, deletes or lists functions, or checks a client's data.
 
         Args:
             platform: the name that the platform's bridge uses.
-            verb: `create`, `delete` or `list`.
+            verb: `create`, `delete`, `list` or `check`.
             timeout_s: seconds to wait for the reply.
-            arguments: `function` to create or update, or `name` of the function to delete.
+            arguments: further fields of the `Request`, such as `function` to create, or `name` of the one to delete.
 
         Raises:
             NoBridge: no bridge answered in time; the request expires.

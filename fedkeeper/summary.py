@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker.messages.job_record import JobRecord
-from fedkeeper import measured
+from fedkeeper import measured, processors
 
 UNJUDGED = "nobody judged the model: evaluation.data or evaluation.holdout would"
 FRESH = (
@@ -31,7 +31,13 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
     if record.frozen_digest:
         text.append(f"note: {len(record.frozen)} tensors that each site makes itself are not in the model's file")
     model = "" if record.model is None else record.model.sha256
-    return [*text, f"model digest  {model}"]
+    return [*text, f"model digest  {model}", *_trained_on(record)]
+
+
+def _trained_on(record: JobRecord) -> list[str]:
+    """Say which kinds of processor have trained, and what that means for the digest; nothing if none is known."""
+    kinds = processors.describe(record.processors)
+    return [f"trained on    {kinds}", f"note: {processors.what_follows(record.processors)}"] if kinds else []
 
 
 def _at_clients(record: JobRecord, last: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from broker.messages.invocation import Invocation
 from broker.messages.job_record import Member
 from broker.messages.progress import ClientFailed, ClientRefused, ClientRestored, ClientTraining, UpdateCounted
 from broker.messages.round import Purpose
-from broker.messages.update import UpdateHeader
+from broker.messages.update import UpdateHeader, checked_processor
 
 
 def from_invocation(invocation: Invocation) -> ClientTraining | ClientRefused | ClientRestored | ClientFailed | None:
@@ -84,4 +84,5 @@ def update_counted(header: UpdateHeader, counted: int, of: int, purpose: Purpose
         judged=header.judged,
         evaluation=header.evaluation if is_shown else {},
         purpose=purpose,
+        processor=checked_processor(header.processor),
     )

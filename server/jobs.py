@@ -327,6 +327,7 @@ class _JobRun:
             counted={},
             client_states=round_facts.client_states(record, collection),
             own=round_facts.own_layers(record, collection),
+            processors=round_facts.processors(record, collection),
             failures=0,
             done=record.done + 1,
             last=event,

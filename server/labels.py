@@ -1,7 +1,11 @@
 """Which clients a job's `where` tables match. Pure."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
+
+SITE: Final = "site"
+"""The label whose value is the client's platform unless its entry has another: on a cluster, one platform has several
+sites."""
 
 
 class Labelled(Protocol):
@@ -24,8 +28,13 @@ def matches(where: Mapping[str, str], client: Labelled) -> bool:
     """Whether a client has all labels that a table names.
 
     Args:
-        where: labels by name; `platform` and `id` are those of the register. Empty: every client matches.
+        where: labels by name, as `known` has them. Empty: every client matches.
         client: the client.
     """
-    known = {**client.labels, "platform": client.platform, "id": client.id}
-    return all(known.get(name) == value for name, value in where.items())
+    has = known(client)
+    return all(has.get(name) == value for name, value in where.items())
+
+
+def known(client: Labelled) -> dict[str, str]:
+    """Return a client's labels, and those that follow from the register: `site`, `platform` and `id`."""
+    return {SITE: client.platform, **client.labels, "platform": client.platform, "id": client.id}

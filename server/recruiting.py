@@ -9,7 +9,7 @@ from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS, Data
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
-from server import cohort
+from server import cohort, labels
 from server.errors import JobCannotContinue
 from server.job_events import JobEvents, TimedOut
 from server.presence import BridgePresence
@@ -90,7 +90,20 @@ class Recruiter:
         text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {name!r}{labelled} are registered"
         if without := len(registered) - len(present):
             text += f", {without} of them on {', '.join(absent)}, whose bridge is not there: start it"
-        return text if len(registered) >= self.job.cohort.clients else f"{text}; {_remedy(self.job.data)}"
+        if len(registered) >= self.job.cohort.clients:
+            return text
+        return f"{text}; {self._unknown_label() or _remedy(self.job.data)}"
+
+    def _unknown_label(self) -> str:
+        """Say which label of `cohort.where` no registered client has; empty: each is some client's."""
+        clients = [labels.known(client) for client in self.registry.clients]
+        for name, value in self.job.cohort.where.items():
+            values = {client[name] for client in clients if name in client}
+            if clients and value not in values:
+                similar = difflib.get_close_matches(value, values, 1)
+                hint = f": did you mean {similar[0]!r}?" if similar else ""
+                return f"no client with {name} = {value!r} is registered at all{hint}"
+        return ""
 
 
 def _remedy(data: Data) -> str:

@@ -19,11 +19,15 @@ from broker.messages.progress import (
 from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
+from broker.messages.update import checked_processor
 from server import aggregator, cohort, gate, timing
 from server.collecting import Collection
 from server.gate import Expectation
 from server.rounds import RoundEvent
 from server.strategies.base import ModelInfo, Strategy
+
+MAX_PROCESSORS: Final = 32
+"""Most kinds of processor that a job's record names; further ones are counted as not told."""
 
 _NAMES_SHOWN: Final = 3
 _CAUSES_SHOWN: Final = 2
@@ -215,6 +219,22 @@ def own_layers(record: JobRecord, collection: Collection) -> dict[str, PersonalR
     return record.own | {client: PersonalRef(each.round, each.attempt, each.personal) for client, each in headers}
 
 
+def processors(record: JobRecord, collection: Collection) -> dict[str, int]:
+    """The number of counted updates by the kind of processor that trained them, with those of the open round.
+
+    Args:
+        record: the job's record while the round is open.
+        collection: what the round has collected.
+    """
+    numbers = dict(record.processors)
+    for _, header in sorted(collection.headers.items()):
+        kind = checked_processor(header.processor)
+        # What clients say must not make the record grow without end.
+        known = kind if kind in numbers or len(numbers) < MAX_PROCESSORS else ""
+        numbers[known] = numbers.get(known, 0) + 1
+    return numbers
+
+
 def end_event(record: JobRecord) -> Event:
     """The event of an ended job.
 
@@ -236,4 +256,5 @@ def end_event(record: JobRecord) -> Event:
                 metrics=record.metrics,
                 best_round=None if best is None else best.round,
                 best=None if best is None else best.model,
+                processors=record.processors,
             )

@@ -13,6 +13,7 @@ from bridges.local.settings import Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
 from broker.base import Broker
+from broker.messages.data_report import DataCheck, DataReport
 from broker.messages.round import RoundTask
 
 
@@ -67,6 +68,19 @@ class LocalPlatform(BasePlatform[Settings, None]):
             del worker.reports[task.id]
             if is_ours:
                 self._pool.put_back(worker)
+
+    async def check(self, check: DataCheck) -> DataReport:
+        """Implements `ManagedPlatform.check`: a worker looks, an idle one if there is one.
+
+        Raises:
+            InvocationFailed: no worker can start, it ended, or it does not answer in time.
+        """
+        try:
+            async with asyncio.timeout(check.limit_s):
+                worker = await self._pool.find()
+        except TimeoutError:
+            raise InvocationFailed("no worker is ready yet: try again in a minute") from None
+        return await worker.check(check)
 
 
 @contextlib.asynccontextmanager

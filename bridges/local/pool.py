@@ -16,7 +16,6 @@ from bridges import environment
 from bridges.errors import InvocationFailed
 from bridges.local.settings import Settings
 from bridges.local.worker import LINE_BYTES, Worker
-from broker.messages.invocation import Report
 from broker.support import backoff, processes
 from broker.support.tasks import task_group
 
@@ -76,6 +75,7 @@ class Pool:
         self._command = command
         self._uniform = uniform
         self._idle: deque[Worker] = deque()
+        self._ready: dict[int, Worker] = {}
         self._changed = asyncio.Event()
         self._faults: dict[int, str] = {}
         self._numbers = itertools.count(1)
@@ -91,10 +91,25 @@ class Pool:
                 worker = self._idle.popleft()
                 if worker.process.returncode is None:
                     return worker
-            if len(self._faults) == self._size:
-                raise InvocationFailed(f"worker can't start: {next(iter(self._faults.values()))}")
-            self._changed.clear()
-            await self._changed.wait()
+            await self._wait_for_change()
+
+    async def find(self) -> Worker:
+        """Wait for a worker that is ready, and return it: an idle one if there is one. It stays in the pool.
+
+        Raises:
+            InvocationFailed: no worker can start.
+        """
+        while True:
+            for worker in (*self._idle, *self._ready.values()):
+                if worker.process.returncode is None:
+                    return worker
+            await self._wait_for_change()
+
+    async def _wait_for_change(self) -> None:
+        if len(self._faults) == self._size:
+            raise InvocationFailed(f"worker can't start: {next(iter(self._faults.values()))}")
+        self._changed.clear()
+        await self._changed.wait()
 
     def put_back(self, worker: Worker) -> None:
         """Make a worker idle again. It may have ended: `take` skips it then."""
@@ -133,6 +148,7 @@ class Pool:
 
         def add() -> None:
             self._faults.pop(number, None)
+            self._ready[number] = worker
             self.put_back(worker)
 
         try:
@@ -146,6 +162,5 @@ class Pool:
         if not worker.is_ready:
             return ": ".join(filter(None, (f"it {end}", worker.last_log_line())))
         log.warning("worker ended; starting another", worker=name, reason=end)
-        for task_id, queue in worker.reports.items():
-            queue.put_nowait(Report(task_id, "failed", reason=f"the worker process {end}"))
+        worker.fail(f"the worker process {end}")
         return ""

@@ -10,6 +10,7 @@ import msgspec
 
 from bridges.errors import InvocationFailed
 from broker.messages import codec
+from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, WorkerReady
 from broker.messages.round import RoundTask
@@ -24,6 +25,9 @@ GOODBYE_S: Final = 0.5
 
 SILENT_BEATS: Final = 12
 """A worker is silent when so many signs of life in a row have not come. A pause of this process counts as one."""
+
+ANSWER_S: Final = 5.0
+"""What a worker may need beside the look at a client's data. Seconds."""
 
 LINE_BYTES: Final = 1 << 20
 """Length of the longest report."""
@@ -44,6 +48,7 @@ class Worker:
         name: name of the worker; the ids of its activations begin with it.
         process: the process; it may have ended.
         reports: the queue of each task's reports, by the task's id.
+        answers: what will be the answer to each look at a client's data, by the request's id.
         count: number of tasks that the worker got so far.
         is_ready: whether it could take tasks, once.
     """
@@ -52,6 +57,7 @@ class Worker:
         self.name = name
         self.process = process
         self.reports: dict[str, asyncio.Queue[Report]] = {}
+        self.answers: dict[str, asyncio.Future[DataReport]] = {}
         self.count = 0
         self.is_ready = False
         self._on_ready = on_ready
@@ -78,6 +84,37 @@ class Worker:
         queue = self.reports[task.id] = asyncio.Queue()
         self.process.stdin.write(codec.encode(InvocationRequest(task, attempt)) + b"\n")
         return queue
+
+    async def check(self, check: DataCheck) -> DataReport:
+        """Let the worker look at a client's data, also while it trains.
+
+        Raises:
+            InvocationFailed: the process has no input, it ended, or it does not answer in time.
+        """
+        if self.process.stdin is None:
+            raise InvocationFailed(f"{self.name} has no input")
+        answer: asyncio.Future[DataReport] = asyncio.get_running_loop().create_future()
+        self.answers[check.id] = answer
+        self.process.stdin.write(codec.encode(check) + b"\n")
+        try:
+            async with asyncio.timeout(check.limit_s + ANSWER_S):
+                return await answer
+        except TimeoutError:
+            raise InvocationFailed(f"{self.name} did not answer within {check.limit_s + ANSWER_S:g} s") from None
+        finally:
+            del self.answers[check.id]
+
+    def fail(self, reason: str) -> None:
+        """Fail everything that the worker was asked for.
+
+        Args:
+            reason: why, for people.
+        """
+        for task_id, queue in self.reports.items():
+            queue.put_nowait(Report(task_id, "failed", reason=reason))
+        for answer in self.answers.values():
+            if not answer.done():
+                answer.set_exception(InvocationFailed(reason))
 
     async def run(self, ready_s: float = READY_S) -> str:
         """Follow the worker to its end, and kill what it has left running. If cancelled, end the worker.
@@ -134,6 +171,11 @@ class Worker:
             self._on_ready()
             return
         if codec.decode_partial(_SignOfLife, line) is not None:
+            return
+        if (said := codec.decode_partial(DataAnswer, line)) is not None:
+            answer = self.answers.get(said.id)
+            if answer is not None and not answer.done():
+                answer.set_result(said.report)
             return
         report = codec.decode(Report, line)
         if report.id in self.reports:

@@ -1,4 +1,4 @@
-"""Messages that create, list and delete a platform's functions.
+"""Messages that create, list and delete a platform's functions, and that ask for a look at a client's data.
 
 A client sends a request to `fl.fabric.<platform>.<verb>`. The platform's bridge replies on
 `fl.replies.<the request's id>`, so any client of the broker can manage a platform behind NAT.
@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Final, Literal
 import msgspec
 
 from broker.messages import codec
+from broker.messages.data_report import DataReport
 from broker.messages.round import BlobRef
 
-Verb = Literal["create", "delete", "list"]
+Verb = Literal["create", "delete", "list", "check"]
 
 _UPGRADE: Final = "upgrade this bridge to the version that deploys the functions"
 
@@ -82,13 +83,15 @@ class Deployed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A request to a bridge to create, delete or list functions.
+    """A request to a bridge to create, delete or list functions, or to check a client's data.
 
     Attributes:
         id: last level of the reply's topic; unguessable.
         deadline_s: seconds since the epoch after which the requester no longer waits for the reply.
         function: the function to create or update.
-        name: name of the function to delete.
+        name: name of the function to delete, or id of the client whose data is checked.
+        data_loc: path or URL of that client's data.
+        state_loc: path or URL where that client keeps its personal layers; empty: beside its data.
     """
 
     upgrade: ClassVar = _UPGRADE
@@ -97,6 +100,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float
     function: Function | None = None
     name: str = ""
+    data_loc: str = ""
+    state_loc: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,8 +111,10 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
         error: why the request failed; empty: it succeeded.
         change: what the request changed.
         functions: the function that was created, or all functions of the platform.
+        report: what a client's data is.
     """
 
     error: str = ""
     change: Change = "same"
     functions: tuple[Deployed, ...] = ()
+    report: DataReport | None = None

@@ -94,6 +94,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
             digits; empty: there are none.
         personal: names of the tensors that never leave a client.
         own: by client, its own tensors as of its last counted update.
+        processors: number of counted updates by the kind of processor that trained them; empty: not told.
         starts: how often the last step that runs the user's code was started, by the step's name.
         superseded: earlier models that may not be deleted yet, oldest first.
         reason: why the job ended.
@@ -140,6 +141,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     frozen_digest: str = ""
     personal: tuple[str, ...] = ()
     own: dict[str, PersonalRef] = {}
+    processors: dict[str, int] = {}
     starts: dict[str, int] = {}
     superseded: tuple[BlobRef, ...] = ()
     reason: str = ""

@@ -132,7 +132,8 @@ class Override(Section, frozen=True):
     """Training settings of some clients. Of several overrides that match a client, the later one wins.
 
     Attributes:
-        where: what a client's labels must be; `platform` and `id` are those of the register. Empty: every client.
+        where: what a client's labels must be. `platform` and `id` are those of the register; `site` is the platform's
+            name unless the client has a label `site`. Empty: every client.
         batch_size: as in `training`; None: not changed.
         local_epochs: as in `training`; None: not changed.
         learning_rate: as in `training`; None: not changed. The job's schedule applies to it.
@@ -164,7 +165,8 @@ class Cohort(Section, frozen=True):
             that the client has.
         presence: `required` invites only clients whose platform has a present bridge, and gives up the tasks of a
             bridge that is absent; `ignored` invites all registered clients, and waits for them until the deadline.
-        where: what a client's labels must be to be invited; `platform` and `id` are those of the register.
+        where: what a client's labels must be to be invited. `platform` and `id` are those of the register; `site` is
+            the platform's name unless the client has a label `site`.
     """
 
     clients: AtLeastOne = 10

@@ -114,6 +114,8 @@ class JobCompleted(_Event, frozen=True):
         metrics: what the last evaluation measured, by metric: the server's, or the clients' if it has no test set.
         best_round: the round of the best model; None: the job does not ask for the best one.
         best: that model.
+        processors: number of counted updates by the kind of processor that trained them; empty: a function of an older
+            version, which does not tell.
     """
 
     what: ClassVar = "job.completed"
@@ -124,6 +126,7 @@ class JobCompleted(_Event, frozen=True):
     metrics: dict[str, float] = {}
     best_round: int | None = None
     best: BlobRef | None = None
+    processors: dict[str, int] = {}
 
 
 class JobFailed(_Event, frozen=True):
@@ -282,6 +285,7 @@ class UpdateCounted(_Event, frozen=True):
         judged: number of held-out samples that it judged the round's model with.
         evaluation: what that gave, by metric.
         purpose: `evaluate`: the client has only judged the model.
+        processor: the kind of processor that trained; empty: not told.
     """
 
     what: ClassVar = "update.counted"
@@ -296,6 +300,7 @@ class UpdateCounted(_Event, frozen=True):
     judged: int = 0
     evaluation: dict[str, float] = {}
     purpose: Purpose = "train"
+    processor: str = ""
 
 
 class UpdateRefused(_Event, frozen=True):

@@ -1,5 +1,6 @@
 """An update: one safetensors file; its metadata is the `UpdateHeader`."""
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar, Final, Literal
 
@@ -12,9 +13,14 @@ from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import OPTIMIZER_STATE, BlobRef
 
 _TEXT_FIELDS: Final = frozenset(
-    {"job", "client", "base", "token", "code", "shard", "metrics_scope", "update", "strategy", "personal"}
+    {
+        *("job", "client", "base", "token", "code", "shard", "metrics_scope", "update", "strategy", "personal"),
+        "processor",
+    }
 )
 """Fields that are texts in the metadata; the values of all others are JSON."""
+
+_PROCESSOR: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]{0,47}")
 
 
 class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +44,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         judged: number of the client's held-out samples that it has judged the round's model with; 0: none.
         evaluation: what that gave, by metric, for this client alone.
         personal: SHA-256 digest of the client's own tensors after the training, which stay at the site; empty: none.
+        processor: the kind of processor that trained, such as `x86-64 Intel AVX512`; empty: an older version wrote it.
         schema: schema number of the message.
     """
 
@@ -62,6 +69,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     judged: int = 0
     evaluation: dict[str, float] = {}
     personal: str = ""
+    processor: str = ""
     schema: int = codec.SCHEMA
 
     def to_metadata(self) -> dict[str, str]:
@@ -109,6 +117,11 @@ def _state_topics(header: UpdateHeader, name: str) -> tuple[str, ...]:
     except BadTopic:
         return ()
     return (topic, topics.client_state(*owner, None)) if name == OPTIMIZER_STATE else (topic,)
+
+
+def checked_processor(text: object) -> str:
+    """Return a kind of processor as others have told it: letters, digits, spaces and `_.+-`; anything else is empty."""
+    return text if isinstance(text, str) and _PROCESSOR.fullmatch(text) else ""
 
 
 def read_header(update: bytes) -> UpdateHeader:

@@ -1,8 +1,9 @@
 """The function as a warm process on this machine: `python -m client_fn.handlers.local`, one training at a time.
 
 Requests arrive on standard input, reports leave on standard output, one per line; `broker.messages.invocation` defines
-both. The first line says that the process is ready; it comes again and again while the process lives. The process ends
-when its input ends, even during a training, which runs in a child of this process.
+both. A `DataCheck` among the requests is answered by a `DataAnswer` (`broker.messages.data_report`). The first line
+says that the process is ready; it comes again and again while the process lives. The process ends when its input ends,
+even during a training, which runs in a child of this process.
 """
 
 import asyncio
@@ -16,9 +17,10 @@ import broker
 from broker.base import Broker
 from broker.errors import BrokerError
 from broker.messages import codec
+from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerReady
-from client_fn import site
+from client_fn import looking, site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
 from client_fn.function import WarmState, handle
@@ -63,6 +65,9 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         beating = group.create_task(_beat(reports), name="signs of life")
         cold = True
         while line := await requests.readline():
+            if (check := codec.decode_partial(DataCheck, line)) is not None:
+                group.create_task(_look(check, warm, reports), name=f"look {check.id}")
+                continue
             try:
                 request = codec.decode(InvocationRequest, line)
             except DecodeError as exc:
@@ -110,7 +115,19 @@ async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, rep
         report("done")
 
 
-def _write(report: Report | WorkerReady, reports: BinaryIO) -> None:
+async def _look(check: DataCheck, warm: WarmState, reports: BinaryIO) -> None:
+    try:
+        report = await looking.look(check, warm)
+    except Exception as exc:
+        # The outermost loop of a look: an error of ours must not stop the tasks.
+        log.exception("a look at data failed because of an error of ours", client=check.client)
+        report = DataReport(
+            client=check.client, error=type(exc).__name__, problem="an error of ours: see the log there"
+        )
+    _write(DataAnswer(id=check.id, report=report), reports)
+
+
+def _write(report: Report | WorkerReady | DataAnswer, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
     reports.flush()
 

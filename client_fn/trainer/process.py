@@ -24,7 +24,7 @@ from client_fn.trainer.child import END_S, Child, close
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
-from client_fn.training.orders import Build, Order, Train
+from client_fn.training.orders import Build, Look, Order, Train
 
 START_S: Final = 120.0
 """How long a child may take to import torch: 2 s on a workstation, 30 s from a board's slow card."""
@@ -88,7 +88,7 @@ class Trainer:
 
     async def do(
         self,
-        order: Order,
+        order: Order | Look,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -342,7 +342,9 @@ async def _garbage(child: Child, step: str) -> TrainerDied:
     return TrainerDied(f"the trainer wrote garbage to its worker during {step}", await child.lines())
 
 
-def _step(order: Order) -> str:
+def _step(order: Order | Look) -> str:
+    if isinstance(order, Look):
+        return "the look at the data"
     if isinstance(order, Build):
         return "the construction of the model"
     return "the training" if isinstance(order, Train) else "the evaluation of the model"

@@ -15,7 +15,7 @@ from client_fn.site import Site
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.training.orders import Order
+from client_fn.training.orders import Look, Order
 
 KEPT: Final = 2
 """How many trainers stay warm: one has 300 MB."""
@@ -60,7 +60,7 @@ class Trainers:
     async def do(
         self,
         names: Names,
-        order: Order,
+        order: Order | Look,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,

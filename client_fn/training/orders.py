@@ -212,30 +212,40 @@ class Score(NamedTuple):
     training: Training = Training()
 
 
+class Look(NamedTuple):
+    """Look at a client's data, without any model or code of the user's.
+
+    Attributes:
+        source: the client's data.
+    """
+
+    source: Source
+
+
 Order = Build | Train | Evaluate | Score
 
-KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score}
+KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "look": Look}
 
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
-def encode(order: Order) -> bytes:
+def encode(order: Order | Look) -> bytes:
     """Return an order as JSON."""
     kind = next(name for name, class_ in KINDS.items() if isinstance(order, class_))
     fields = {name: value._asdict() if name in _PARTS and value else value for name, value in order._asdict().items()}
     return json.dumps({"kind": kind, **fields}).encode()
 
 
-def decode(payload: bytes) -> Order:
+def decode(payload: bytes) -> Order | Look:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
     class_ = KINDS[fields.pop("kind")]
     parts = {name: _part(part, fields[name]) for name, part in _PARTS.items() if fields.get(name)}
-    order: Order = class_(**_with_tuples(class_, fields | parts))
+    order: Order | Look = class_(**_with_tuples(class_, fields | parts))
     return order
 
 
-def makes_an_optimizer(order: Order) -> bool:
+def makes_an_optimizer(order: Order | Look) -> bool:
     """Return whether an order makes an optimizer, before which a trainer imports what torch's optimizers import.
 
     To build a model that the paper's optimizers train without arguments, none need be made for a check.

@@ -37,7 +37,7 @@ from client_fn.training import (
     tracebacks,
     work,
 )
-from client_fn.training.orders import Build, Evaluate, Order, Score, Train
+from client_fn.training.orders import Build, Evaluate, Look, Order, Score, Train
 from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
@@ -111,7 +111,9 @@ def serve(channel: socket.socket) -> None:
         with _shard_opened(order, opened) as order:
             if orders.makes_an_optimizer(order):
                 _import_optimizers()
-            if not _import_all(answers, order):
+            if isinstance(order, Look):
+                torch.set_num_threads(1)
+            elif not _import_all(answers, order):
                 continue
             if _may_fork(order):
                 _do_in_a_copy(channel, answers, order, contents)
@@ -120,10 +122,10 @@ def serve(channel: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _shard_opened(order: Order, opened: Mapping[str, int]) -> Iterator[Order]:
+def _shard_opened(order: Order | Look, opened: Mapping[str, int]) -> Iterator[Order | Look]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
-        if isinstance(order, Build | Train | Evaluate) and orders.SHARD in opened:
+        if isinstance(order, Build | Train | Evaluate | Look) and orders.SHARD in opened:
             opened_at = order.source._replace(path=path_of(opened[orders.SHARD]))
             order = order._replace(source=opened_at)
         yield order
@@ -148,8 +150,10 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _may_fork(order: Order) -> bool:
-    return sys.platform == "linux" and bool(orders.of_the_user(order)) and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+def _may_fork(order: Order | Look) -> bool:
+    # What a look at a large file leaves in memory ends with its copy, too.
+    is_wanted = isinstance(order, Look) or bool(orders.of_the_user(order))
+    return sys.platform == "linux" and is_wanted and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _import_optimizers() -> None:
@@ -179,7 +183,7 @@ def _import_all(answers: Answers, order: Order) -> bool:
 
 
 def _do_in_a_copy(
-    channel: socket.socket, answers: Answers, order: Order, contents: Mapping[str, packets.Content]
+    channel: socket.socket, answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]
 ) -> None:
     """Do an order in a copy of this process, wait for its end and say how it ended, also after its answer."""
     # What the user's module has started when it was imported belongs to every order.
@@ -217,7 +221,7 @@ def _wait(channel: socket.socket, child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _do(answers: Answers, order: Order, contents: Mapping[str, packets.Content]) -> None:
+def _do(answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]) -> None:
     """Do an order and send its answer."""
     if isinstance(order, Train | Evaluate) and order.device != "cpu":
         _lift_limit()

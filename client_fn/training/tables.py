@@ -1,5 +1,6 @@
 """Reads CSV and Parquet files as columns of numbers. It needs only numpy, and pyarrow for Parquet."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ CELL_BYTES = 1 << 20
 
 _SEPARATORS = ",;\t"
 
+_NO_PARQUET = "it is no Parquet file that can be read"
 _NO_NUMBERS = "leave it out with data.drop, write numbers, or read it in a learner's data(source)"
 _NO_VALUE = "fill it in, remove the row, or leave the column out with data.drop"
 
@@ -80,6 +82,28 @@ def read_csv(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
     Raises:
         BadData: a cell is missing or no number, a line has another number of cells, or there are no lines.
     """
+    with opened_csv(file, wanted) as (names, chunks):
+        numbers = wanted.numbers_of(names)
+        parts = [_columns(chunk, begin, names, numbers, wanted) for begin, chunk in chunks]
+    if not parts:
+        raise wanted.bad("it is empty: it has no rows below the names of the columns")
+    columns = {names[number]: to_numbers(np.concatenate([part[number] for part in parts])) for number in numbers}
+    if wanted.target:
+        _check_finite(columns[wanted.target], names.index(wanted.target), 1, names, wanted)
+    return columns
+
+
+@contextlib.contextmanager
+def opened_csv(file: IO[bytes], wanted: Wanted) -> Iterator[tuple[list[str], Iterator[tuple[int, list[list[str]]]]]]:
+    """Open a CSV file for a block: the names in its first line, and some rows at a time with the first one's number.
+
+    Args:
+        file: the file.
+        wanted: names it in messages.
+
+    Raises:
+        BadData: it is no CSV file, or a line has another number of cells.
+    """
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         first = text.readline()
@@ -87,22 +111,14 @@ def read_csv(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
         names = next(csv.reader([first], delimiter=separator), [])
         if not names:
             raise wanted.bad("it is empty; the first line must name the columns")
-        numbers = wanted.numbers_of(names)
         csv.field_size_limit(CELL_BYTES)
-        rows = csv.reader(text, delimiter=separator)
-        parts = [_columns(chunk, begin, names, numbers, wanted) for begin, chunk in _chunks(rows, len(names), wanted)]
+        yield names, _chunks(csv.reader(text, delimiter=separator), len(names), wanted)
     except UnicodeDecodeError as exc:
         raise wanted.bad("it is no text in UTF-8") from exc
     except csv.Error as exc:
         raise wanted.bad("it is no CSV file") from exc
     finally:
         text.detach()
-    if not parts:
-        raise wanted.bad("it is empty: it has no rows below the names of the columns")
-    columns = {names[number]: _numbers(np.concatenate([part[number] for part in parts])) for number in numbers}
-    if wanted.target:
-        _check_finite(columns[wanted.target], names.index(wanted.target), 1, names, wanted)
-    return columns
 
 
 def read_parquet(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
@@ -115,21 +131,57 @@ def read_parquet(file: IO[bytes], wanted: Wanted) -> dict[str, Column]:
     Raises:
         BadData: pyarrow is not installed, it is no Parquet file, a cell is missing, or a column has no numbers.
     """
+    opened = opened_parquet(file, wanted)
+    import pyarrow as pa
+
+    try:
+        names = list(opened.schema_arrow.names)
+        kept = [names[number] for number in wanted.numbers_of(names)]
+        table = opened.read(columns=kept, use_threads=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
+        raise wanted.bad(_NO_PARQUET) from exc
+    if not table.num_rows:
+        raise wanted.bad("it is empty: it has no rows")
+    return {name: _of_arrow(table.column(name), names.index(name), name, wanted) for name in kept}
+
+
+def opened_parquet(file: IO[bytes], wanted: Wanted) -> Any:
+    """Return an opened `pyarrow.parquet.ParquetFile`.
+
+    Args:
+        file: the file.
+        wanted: names it in messages.
+
+    Raises:
+        BadData: pyarrow is not installed, or it is no Parquet file.
+    """
     try:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as exc:
         raise wanted.bad("this Python can't read Parquet files: install pyarrow, or fedkeeper[data]") from exc
     try:
-        opened = parquet.ParquetFile(file)
-        names = list(opened.schema_arrow.names)
-        kept = [names[number] for number in wanted.numbers_of(names)]
-        table = opened.read(columns=kept, use_threads=False)
+        return parquet.ParquetFile(file)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
-        raise wanted.bad("it is no Parquet file that can be read") from exc
-    if not table.num_rows:
-        raise wanted.bad("it is empty: it has no rows")
-    return {name: _of_arrow(table.column(name), names.index(name), name, wanted) for name in kept}
+        raise wanted.bad(_NO_PARQUET) from exc
+
+
+def arrow_dtype(kind: Any) -> str:
+    """Return the dtype of a Parquet file's column: numpy's name of it, `text`, or Arrow's name.
+
+    Args:
+        kind: a `pyarrow.DataType`.
+    """
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if types.is_string(kind) or types.is_large_string(kind):
+        return "text"
+    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+        return str(np.dtype(kind.to_pandas_dtype()))
+    # The text of a nested type would hold names of its fields.
+    return "nested" if types.is_nested(kind) else str(kind)
 
 
 def _chunks(rows: Iterator[list[str]], width: int, wanted: Wanted) -> Iterator[tuple[int, list[list[str]]]]:
@@ -155,16 +207,16 @@ def _columns(
             raise wanted.bad(_no_value(number, begin + cells.index(""), names, wanted), column=names[number])
         columns[number] = np.array(cells)
         if names[number] not in {wanted.target, wanted.text}:
-            columns[number] = _numbers(columns[number])
+            columns[number] = to_numbers(columns[number])
             if columns[number].dtype.kind == "U":
-                row = begin + next(i for i, cell in enumerate(cells) if _numbers(np.array([cell])).dtype.kind == "U")
+                row = begin + next(i for i, cell in enumerate(cells) if to_numbers(np.array([cell])).dtype.kind == "U")
                 reason = f"column {number + 1} holds a text in row {row}: {_NO_NUMBERS}"
                 raise wanted.bad(reason, column=names[number])
             _check_finite(columns[number], number, begin, names, wanted)
     return columns
 
 
-def _numbers(column: Column) -> Column:
+def to_numbers(column: Column) -> Column:
     """Return texts as int64 or float64, or as they are if one of them is no number."""
     if column.dtype.kind != "U":
         return column
@@ -192,7 +244,7 @@ def _of_arrow(column: Any, number: int, name: str, wanted: Wanted) -> Column:
         _check_finite(values, number, 1, [name] * (number + 1), wanted)
         return values
     if name in {wanted.target, wanted.text} and (types.is_string(kind) or types.is_large_string(kind)):
-        return _numbers(np.array(column.to_pylist()))
+        return to_numbers(np.array(column.to_pylist()))
     raise wanted.bad(f"column {number + 1} holds no numbers but {kind}: {_NO_NUMBERS}", column=name)
 
 

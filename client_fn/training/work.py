@@ -18,8 +18,10 @@ from client_fn.training import (
     judge,
     lazy,
     learner,
+    look,
     models,
     orders,
+    processor,
     tensors,
     updates,
 )
@@ -27,7 +29,7 @@ from client_fn.training.context import Context
 from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
-from client_fn.training.orders import Build, Evaluate, Order, Score, Train, Training
+from client_fn.training.orders import Build, Evaluate, Look, Order, Score, Train, Training
 from client_fn.training.packets import Content
 from client_fn.training.personal import PersonalLayers
 from client_fn.training.randomness import seeded
@@ -43,7 +45,7 @@ _built_in: dict[str, nn.Module] = {}
 """Modules of our own classes. They keep nothing of a client but their tensors, which each order overwrites."""
 
 
-def do(order: Order, inputs: Mapping[str, Content], say: Say) -> Answer:
+def do(order: Order | Look, inputs: Mapping[str, Content], say: Say) -> Answer:
     """Do an order.
 
     Args:
@@ -57,9 +59,15 @@ def do(order: Order, inputs: Mapping[str, Content], say: Say) -> Answer:
 
     Raises:
         UserCodeFailed: the model can't be built, trained or evaluated.
+        BadData: the samples can't be used.
         BadSettings: the device can't be used.
         LeaseOver: the deadline has passed.
     """
+    if isinstance(order, Look):
+        # The worker tells by this that the look does not wait for another order.
+        say("training")
+        found = look.look(_source(order.source, inputs), order.source.where, say)
+        return {**found._asdict(), "columns": [column._asdict() for column in found.columns]}, {}
     ours = learner.make(order)
     if isinstance(order, Build):
         return _build(order, ours, inputs)
@@ -137,6 +145,7 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
     trained_s = time.perf_counter() - built_s - judged.duration_s
     seconds = {"build": built_s - begin_s, "train": trained_s, **judged.seconds}
     facts = {"metrics": trained.metrics, "samples": trained.samples, "seconds": seconds, **judged.facts}
+    facts["processor"] = processor.name(order.device)
     return facts, {**layers.save(trained.files), "update": tensors.to_bytes(trained.update)}
 
 
@@ -200,10 +209,12 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
 
 def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, Content]) -> Any:
     """Return the learner's samples of the order's data."""
-    source = order.source
-    given = Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
     with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
-        return ours.data(given)
+        return ours.data(_source(order.source, inputs))
+
+
+def _source(source: orders.Source, inputs: Mapping[str, Content]) -> Source:
+    return Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
 
 
 def _has_data(order: Build | Train, inputs: Mapping[str, Content]) -> bool:

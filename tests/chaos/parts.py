@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -34,19 +34,29 @@ class Part:
         ready: text of the log line that says that it is ready.
         folder: its working directory; the log is in `logs` below.
         environment: its environment.
+        program: what is run with these arguments; by default this environment's `fedkeeper`.
 
     Attributes:
         name: see above.
+        ready: see above.
         log: its log, of all its starts.
         deaths: how it ended without our doing, each time.
     """
 
-    def __init__(self, name: str, *command: str, ready: str, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        *command: str,
+        ready: str,
+        folder: Path,
+        environment: dict[str, str],
+        program: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.log = folder / "logs" / f"{name}.log"
         self.deaths: list[str] = []
-        self._command = command
-        self._ready = ready
+        self._command = (*(program or (str(Path(sys.executable).with_name("fedkeeper")),)), *command)
+        self.ready = ready
         self._folder = folder
         self._environment = environment
         self._process: Process | None = None
@@ -76,7 +86,6 @@ class Part:
         self._is_ours_to_end = False
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                Path(sys.executable).with_name("fedkeeper"),
                 *self._command,
                 cwd=self._folder,
                 env=self._environment,
@@ -94,9 +103,21 @@ class Part:
         Raises:
             AssertionError: it ended before.
         """
-        async with asyncio.timeout(READY_S):
-            while self._ready not in self.output():
-                assert self.is_running, f"{self.name} ended before it was ready:\n{self.output()}"
+        await self.wait_for(self.ready, READY_S)
+
+    async def wait_for(self, text: str, timeout_s: float) -> None:
+        """Wait until it has written a text since its last start.
+
+        Args:
+            text: the text.
+            timeout_s: seconds to wait.
+
+        Raises:
+            AssertionError: it ended before.
+        """
+        async with asyncio.timeout(timeout_s):
+            while text not in self.output():
+                assert self.is_running, f"{self.name} ended before it wrote {text!r}:\n{self.output()}"
                 await asyncio.sleep(0.05)
 
     def output(self) -> str:

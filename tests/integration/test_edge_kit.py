@@ -93,13 +93,14 @@ def test_the_relay_s_file_names_secrets_that_its_unit_hands_over() -> None:
 def test_the_host_service_trains_on_the_gpu_with_data_of_its_own() -> None:
     service = Unit("fedkeeper-bridge.service", "local.conf")["Service"]
     command = service["ExecStart"].split()
-    assert command[1:5] == ["bridge", "local", "--platform", "edge"]
+    assert command[1:5] == ["bridge", "local", "--platform", "${FEDKEEPER_PLATFORM}"]
+    assert service["SupplementaryGroups"] == "video render"
     assert "--no-provision" in command
     assert service["PrivateDevices"] == "no"
     assert service["MemoryMax"] == "75%"
     assert set(credentials("local.conf")) == {"broker-password"}
     variables = dict(re.findall(r"^(\w+)=(.*)$", (EDGE / "local.env").read_text(), re.MULTILINE))
-    assert variables["FEDKEEPER_DEVICE"] == "cuda"
+    assert variables["FEDKEEPER_DEVICE"] == "cpu"
     assert str(BrokerUrl.parse(variables["FEDKEEPER_URL"]).password_file) == f"{SECRETS_AT}/broker-password"
 
 
@@ -133,6 +134,6 @@ async def test_nats_server_takes_its_files(name: str, tmp_path: Path) -> None:
 
 
 def test_nothing_that_is_shipped_holds_a_secret() -> None:
-    for file in EDGE.iterdir():
+    for file in (path for path in EDGE.rglob("*") if path.is_file()):
         assert not re.search(r"://[^@/\s]+:(?!PASSWORD@)[^@/\s]+@", file.read_text()), file.name
     assert "password_file" in tomllib.loads((EDGE / "bridge.toml").read_text())["url"]

@@ -43,7 +43,15 @@ EVENTS: Final[tuple[Event, ...]] = (
     ClientRefused(round=1, client="c-1", platform="openfaas", attempt=1, reason="429 from the watchdog"),
     ClientRestored(round=1, client="c-1", platform="gcf", attempt=1, reason="no topic; created again"),
     UpdateCounted(
-        round=1, client="c-0", attempt=1, samples=600, counted=1, of=3, trained_s=1.5, metrics={"loss": 0.25}
+        round=1,
+        client="c-0",
+        attempt=1,
+        samples=600,
+        counted=1,
+        of=3,
+        trained_s=1.5,
+        metrics={"loss": 0.25},
+        processor="aarch64 NEON",
     ),
     UpdateRefused(topic="fl.updates.demo.1.c-2.1", code="finite", reason="hidden.weight holds NaN or infinity"),
     RoundQuorum(round=1, counted=2, grace_s=5.0),
@@ -61,7 +69,7 @@ EVENTS: Final[tuple[Event, ...]] = (
     ),
     RoundFailed(round=2, reason="1 of 2 needed updates", counted=("c-0",), policy="retry"),
     ModelEvaluated(round=1, accuracy=0.8125, loss=0.75, samples=360, evaluation_s=0.3, background=True),
-    JobCompleted(reason="3 rounds are done", rounds=3, accuracy=0.9375, model=MODEL),
+    JobCompleted(reason="3 rounds are done", rounds=3, accuracy=0.9375, model=MODEL, processors={"aarch64 NEON": 6}),
     JobFailed(reason="no clients"),
     JobCancelled(rounds=2, model=None),
 )

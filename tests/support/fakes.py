@@ -100,6 +100,11 @@ def number(client: str) -> int:
     return int(client.rpartition("-")[2])
 
 
+def processor_of(client: str) -> str:
+    """The kind of processor that a client trains on: every other one has another kind."""
+    return ("x86-64 Intel AVX512", "aarch64 NEON")[number(client) % 2]
+
+
 def trained(base: Tensors, task: RoundTask) -> Tensors:
     """The tensors that a client returns; they depend only on the client, the round and the task's seed."""
     step = np.float32((number(task.client_id) + 1) / 64 + task.seed % 1000 / 65536)
@@ -123,6 +128,7 @@ def header(task: RoundTask, attempt: int = 1, **changes: Any) -> UpdateHeader:
         "token": task.token,
         "metrics": {"loss": 0.5},
         "strategy": name_of(task.strategy),
+        "processor": processor_of(task.client_id),
     }
     return UpdateHeader(**{**fields, **changes})
 

@@ -44,9 +44,14 @@ class Program:
         self._environment = {**os.environ, **environment, **ours}
         self._process: Process | None = None
 
-    async def start(self) -> "Program":
-        """Start the program and return it."""
+    async def start(self, *prefix: str) -> "Program":
+        """Start the program and return it.
+
+        Args:
+            prefix: a command that runs it, with its own arguments.
+        """
         self._process = await asyncio.create_subprocess_exec(
+            *prefix,
             Path(sys.executable).with_name("fedkeeper"),
             *self._arguments,
             cwd=self._cwd,

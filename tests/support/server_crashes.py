@@ -1,6 +1,7 @@
 """A job whose server crashes at a write that the test chooses, and is replaced by another server."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -92,10 +93,17 @@ async def train(
                 await wait_until_over(bus, "crashing")
         record = await sdk.job("crashing")
         assert record.model is not None
+        assert evaluation or record.processors == processors_of(ids)
         assert await bus.get(topics.secret("crashing")) is None, "the job is over, and its secret lies there"
         secret = SECRETS[1] if writes is None else SECRETS[0]
         assert [task.id for task in fleet.tasks if task.token != token_of(task, secret)] == []
         return record.model.sha256, fleet, ids, has_crashed
+
+
+def processors_of(ids: list[str]) -> Counter[str]:
+    """How many updates of completed rounds each kind of processor has trained, as the events of a job tell it."""
+    counted = (each.split(".", 3)[2:] for each in ids if each.startswith("update.counted."))
+    return Counter(fakes.processor_of(client) for round_, client in counted if f"round.completed.{round_}" in ids)
 
 
 def token_of(task: RoundTask, secret: str) -> str:

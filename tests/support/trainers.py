@@ -20,7 +20,7 @@ from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders, work
-from client_fn.training.orders import Order
+from client_fn.training.orders import Look, Order
 
 _ONE_AT_A_TIME: Final = threading.Lock()
 """All share torch's random numbers."""
@@ -48,7 +48,7 @@ class InlineTrainers(Trainers):
     async def do(
         self,
         names: Names,  # noqa: ARG002 (the interface's argument)
-        order: Order,
+        order: Order | Look,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,

@@ -21,7 +21,7 @@ from client_fn.errors import DataMissing, TrainerDied
 from client_fn.function import WarmState, handle
 from client_fn.site import Site as ClientSite
 from client_fn.trainer.process import Answer
-from client_fn.training import tensors
+from client_fn.training import processor, tensors
 from client_fn.training.orders import Order, Train
 from tests.support.function_site import (
     SMALL,
@@ -56,6 +56,7 @@ async def test_the_update_is_the_training_of_the_global_model_on_the_client_s_sh
     state_at = topics.client_state("job", "c1", 1, 1, "opt")
     assert header.states == {"opt": BlobRef(state_at, hashlib.sha256(state).hexdigest(), len(state))}
     assert (header.update, header.strategy) == ("delta", "fedavg")
+    assert header.processor == processor.name()
 
 
 async def test_the_state_is_stored_before_the_update(site: Site) -> None:
@@ -135,14 +136,15 @@ async def test_a_second_copy_of_a_task_changes_nothing(site: Site) -> None:
 class Answering(InlineTrainers):
     """Answers each order with these files, and keeps the orders and the names of their inputs."""
 
-    def __init__(self, **files: bytes) -> None:
+    def __init__(self, facts: dict[str, Any] | None = None, **files: bytes) -> None:
+        self.facts = facts or {}
         self.files = files
         self.orders: list[tuple[Order, list[str]]] = []
 
     async def do(self, *arguments: Any, **_: Any) -> Answer:
         _, order, inputs = arguments
         self.orders.append((order, sorted(inputs)))
-        return Answer({"samples": 10}, self.files)
+        return Answer({"samples": 10, **self.facts}, self.files)
 
 
 def warm_with(trainers: Answering) -> WarmState:
@@ -201,6 +203,13 @@ async def test_a_state_with_a_wrong_name_is_refused(site: Site, name: str) -> No
     with pytest.raises(TrainerDied, match="the trainer's answer holds a state of a wrong name"):
         await handle(await task_for(site), site.bus, warm_with(trainers), attempt=1)
     assert site.writes == []
+
+
+@pytest.mark.parametrize(("told", "header"), [("aarch64 NEON", "aarch64 NEON"), ("\x1b[31m", ""), (["x"], ""), (7, "")])
+async def test_a_trainer_s_word_about_its_processor_is_checked(site: Site, told: Any, header: str) -> None:
+    trainers = Answering({"processor": told}, update=UPDATE)
+    await handle(await task_for(site), site.bus, warm_with(trainers), attempt=1)
+    assert (await read_update(site))[1].processor == header
 
 
 async def test_fedprox_trains_otherwise_than_fedavg_and_with_mu_0_alike(site: Site) -> None:

@@ -33,10 +33,11 @@ def test_a_path_becomes_absolute_and_a_url_stays(tmp_path: Path, monkeypatch: py
 
 
 def test_a_relative_path_of_another_machine_is_refused() -> None:
-    for place in ("a.csv", "~/a.csv"):
+    for place in ("a.csv", "~/a.csv", "file:a.csv", "file://a.csv"):
         with pytest.raises(BadOption, match="lies on another machine: give its absolute path there"):
             data_places.absolute(place, is_here=False)
-    assert data_places.absolute("/data/a.csv", is_here=False) == "/data/a.csv"
+    for place in ("/data/a.csv", "file:///data/a.csv", "s3://bucket/a.csv", ""):
+        assert data_places.absolute(place, is_here=False) == place
 
 
 def test_the_samples_of_a_shard_are_counted(shard: Path) -> None:

@@ -236,7 +236,7 @@ def counted(round_: int, client: str, **facts: Any) -> UpdateCounted:
 
 def test_clients_jsonl_has_what_each_client_s_training_gave(log: Log) -> None:
     log.accept()
-    log.note(counted(1, "c-0", judged=20, evaluation={"auroc": 0.75}))
+    log.note(counted(1, "c-0", judged=20, evaluation={"auroc": 0.75}, processor="aarch64 NEON"))
     log.complete(1)
     first = json.loads((log.folder / "clients.jsonl").read_text().splitlines()[0])
     assert first == {
@@ -250,6 +250,7 @@ def test_clients_jsonl_has_what_each_client_s_training_gave(log: Log) -> None:
         "metrics": {"loss": 0.25, "mine": 3.0},
         "judged": 20,
         "evaluation": {"auroc": 0.75},
+        "processor": "aarch64 NEON",
     }
 
 

@@ -66,6 +66,31 @@ def test_tensors_that_are_not_in_the_file_are_told() -> None:
 
 
 @pytest.mark.parametrize(
+    ("processors", "expected"),
+    [
+        ({}, []),
+        (
+            {"x86-64 Intel AVX512": 30},
+            ["trained on    x86-64 Intel AVX512", "note: the same job gives this digest on such processors"],
+        ),
+        (
+            {"x86-64 Intel AVX512": 6, "aarch64 NEON": 2},
+            [
+                "trained on    aarch64 NEON (2 updates), x86-64 Intel AVX512 (6)",
+                "note: the same job gives this digest only if each client's kind stays the same",
+            ],
+        ),
+    ],
+)
+def test_the_digest_is_told_with_the_processors_that_have_trained(
+    processors: dict[str, int], expected: list[str]
+) -> None:
+    got = summary.lines(record(OWN, processors=processors), [row(loss=0.5)])
+    assert got[2:] == [f"model digest  {'ab' * 32}", *expected]
+    assert max(len(line) for line in got[2:]) <= 80
+
+
+@pytest.mark.parametrize(
     ("tables", "facts", "text"),
     [
         ({}, {}, ""),

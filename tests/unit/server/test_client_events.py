@@ -59,10 +59,23 @@ def test_a_counted_update_is_announced_with_its_metrics_and_its_time() -> None:
         token="",
         metrics={"loss": 0.5},
         seconds={"train": 1.5, "fetch": 9.0},
+        processor="aarch64 NEON",
     )
     assert client_events.update_counted(header, 2, 4) == UpdateCounted(
-        round=3, client="c-0", attempt=1, samples=10, counted=2, of=4, trained_s=1.5, metrics={"loss": 0.5}
+        round=3,
+        client="c-0",
+        attempt=1,
+        samples=10,
+        counted=2,
+        of=4,
+        trained_s=1.5,
+        metrics={"loss": 0.5},
+        processor="aarch64 NEON",
     )
+
+
+def test_what_is_no_kind_of_processor_is_not_announced() -> None:
+    assert client_events.update_counted(judged(processor="\x1b[31mred"), 2, 5).processor == ""
 
 
 def judged(**changes: Any) -> UpdateHeader:

@@ -54,3 +54,9 @@ def test_a_cohort_has_exactly_the_clients_with_the_labels_that_it_asks_for() -> 
     assert eligible(job, [*others, *labelled]) == labelled
     elsewhere = msgspec.structs.replace(job, cohort=Cohort(where={"platform": "gcf"}))
     assert eligible(elsewhere, labelled) == []
+
+
+def test_a_job_may_ask_for_the_clients_of_one_board() -> None:
+    board = msgspec.structs.replace(client(1), platform="board-7")
+    job = msgspec.structs.replace(JOB, cohort=Cohort(clients=1, where={"site": "board-7"}))
+    assert eligible(job, [board, client(2)]) == [board]

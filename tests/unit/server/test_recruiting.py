@@ -195,3 +195,20 @@ async def test_a_shortage_names_the_labels_that_clients_must_have(inputs: Inputs
     assert waiting.have == 1
     where = "and have site = 'north', platform = 'fake'"
     assert waiting.reason.startswith(f"1 of 2 clients that hold {JOB.data.dataset!r} {where} are registered; ")
+
+
+@pytest.mark.parametrize(
+    ("site", "ending"),
+    [
+        ("fale", "no client with site = 'fale' is registered at all: did you mean 'fake'?"),
+        ("north", "no client with site = 'north' is registered at all"),
+        ("fake", "`fedkeeper run JOB --from FILE`"),
+    ],
+)
+async def test_a_shortage_says_that_no_client_is_of_the_site(inputs: Inputs, site: str, ending: str) -> None:
+    inputs.register(*fakes.clients(1))
+    inputs.put(CancelRequested())
+    inputs.events._cancelled.set()
+    job = msgspec.structs.replace(JOB, cohort=Cohort(clients=2, where={"site": site}))
+    await inputs.candidates(job)
+    assert inputs.announced[0].reason.endswith(ending)

@@ -7,7 +7,7 @@ import pytest
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.job_sections import Cohort, Evaluation
-from broker.messages.progress import RoundFailed
+from broker.messages.progress import JobCompleted, RoundFailed
 from broker.messages.reports import Split
 from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.tensors import Tensors
@@ -46,7 +46,7 @@ def expect(record: JobRecord = RECORD) -> Expectation:
     return round_facts.expectation(record, WEIGHTS, "nonce", strategies.create(record.job))
 
 
-def header(client: str, samples: int, *, state: BlobRef | None = None) -> UpdateHeader:
+def header(client: str, samples: int, *, state: BlobRef | None = None, processor: str = "") -> UpdateHeader:
     return UpdateHeader(
         job="demo",
         round=4,
@@ -59,6 +59,7 @@ def header(client: str, samples: int, *, state: BlobRef | None = None) -> Update
         states={} if state is None else {"opt": state},
         fetched=7,
         seconds={"train": 1.5, "fetch": 9.0},
+        processor=processor,
     )
 
 
@@ -180,3 +181,29 @@ def test_a_job_without_personal_layers_remembers_none_that_an_update_names() -> 
     named = msgspec.structs.replace(header("c-1", 5), personal="ef" * 32)
     assert round_facts.own_layers(RECORD, collect(named)) == {}
     assert not expect().has_personal
+
+
+def test_the_processors_of_counted_updates_are_added_up_over_the_rounds() -> None:
+    record = msgspec.structs.replace(RECORD, processors={"aarch64 NEON": 2})
+    headers = header("c-0", 1, processor="aarch64 NEON"), header("c-1", 1, processor="cuda sm_87"), header("c-2", 1)
+    assert round_facts.processors(record, collect(*headers)) == {"aarch64 NEON": 3, "cuda sm_87": 1, "": 1}
+    assert round_facts.processors(RECORD, collect()) == {}
+
+
+def test_what_is_no_kind_of_processor_is_not_told() -> None:
+    assert round_facts.processors(RECORD, collect(header("c-0", 1, processor="\x1b[31mred"))) == {"": 1}
+
+
+def test_invented_processors_do_not_make_a_record_grow_whatever_the_order_of_the_updates() -> None:
+    full = msgspec.structs.replace(RECORD, processors={f"kind {i}": 1 for i in range(round_facts.MAX_PROCESSORS - 1)})
+    headers = header("c-1", 1, processor="one more"), header("c-0", 1, processor="the last")
+    got = round_facts.processors(full, collect(*headers))
+    assert got == round_facts.processors(full, collect(*reversed(headers)))
+    assert got == {**full.processors, "the last": 1, "": 1}
+
+
+def test_the_end_of_a_job_names_the_processors() -> None:
+    record = msgspec.structs.replace(RECORD, phase="completed", processors={"aarch64 NEON": 2})
+    event = round_facts.end_event(record)
+    assert isinstance(event, JobCompleted)
+    assert event.processors == {"aarch64 NEON": 2}

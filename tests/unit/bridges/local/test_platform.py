@@ -4,19 +4,23 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import cast
 
+import msgspec
 import pytest
 
 from bridges.errors import InvocationFailed
-from bridges.local import LocalPlatform, Settings
+from bridges.local import LocalPlatform, Settings, worker
 from bridges.local.pool import Pool
 from bridges.local.worker import Worker
 from bridges.platform import Activation
+from broker.messages import codec
+from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.invocation import Report
 from broker.support.processes import Group
 from tests.support.tasks import task
 
 SETTINGS = Settings(broker="memory://here", workers=1)
 TASK = task("c-1", "local")
+CHECK = DataCheck(id="look-1", client="c-1", data_loc="/srv/a.csv", limit_s=60.0)
 
 
 class FakeProcess:
@@ -128,3 +132,44 @@ async def test_a_worker_that_has_ended_gets_no_task() -> None:
     other = Worker("worker-2", cast("Group", FakeProcess()), lambda: None)
     site.pool.put_back(other)
     assert await site.pool.take() is other
+
+
+async def test_a_worker_that_trains_is_asked_for_a_look_at_data_and_goes_on() -> None:
+    site = Site()
+    site.pool._ready[0] = site.worker
+    run = await start_run(site)
+    look = asyncio.ensure_future(site.platform.check(CHECK))
+    await asyncio.sleep(0)
+    assert codec.decode(DataCheck, site.process.requests[-1]) == CHECK
+    report = DataReport(client="c-1", samples=7)
+    site.worker.is_ready = True
+    site.worker._take_line(codec.encode(DataAnswer(id="another", report=report)))
+    site.worker._take_line(codec.encode(DataAnswer(id=CHECK.id, report=report)))
+    assert await look == report
+    assert site.worker.answers == {}
+    assert not site.process.killed
+    await run.aclose()
+
+
+async def test_a_look_fails_with_its_worker() -> None:
+    site = Site()
+    look = asyncio.ensure_future(site.platform.check(CHECK))
+    await asyncio.sleep(0)
+    site.worker.fail("the worker process ended with code 3")
+    with pytest.raises(InvocationFailed, match="ended with code 3"):
+        await look
+
+
+async def test_a_look_ends_when_no_worker_is_ready_in_time() -> None:
+    site = Site()
+    site.process.returncode = -9
+    with pytest.raises(InvocationFailed, match="no worker is ready yet"):
+        await site.platform.check(msgspec.structs.replace(CHECK, limit_s=0.01))
+
+
+async def test_a_look_ends_when_its_worker_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "ANSWER_S", 0.0)
+    site = Site()
+    with pytest.raises(InvocationFailed, match="did not answer within"):
+        await site.platform.check(msgspec.structs.replace(CHECK, limit_s=0.01))
+    assert site.worker.answers == {}

@@ -51,6 +51,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         frozen_digest="cd" * 32,
         personal=("head.weight",),
         own={"c-0": PersonalRef(2, 1, "ef" * 32)},
+        processors={"x86-64 AMD AVX2": 7, "": 1},
         starts={"the evaluation of round 2": 1},
         superseded=(MODEL,),
         ended_s=1_700_000_400.5,

@@ -16,7 +16,7 @@ from broker.messages.job_sections import Model, Training
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef, RoundTask, nonce, seed, token
 from broker.messages.strategy import FedAvg, FedProx
-from broker.messages.update import UpdateHeader, own_states, read_header
+from broker.messages.update import UpdateHeader, checked_processor, own_states, read_header
 
 STATE = BlobRef("fl.state.demo.c-0.3.2.opt", "cd" * 32, 9)
 OLD_STATE = BlobRef("fl.state.demo.c-0.3.2", "cd" * 32, 9)
@@ -39,6 +39,7 @@ HEADER = UpdateHeader(
     metrics_scope="sum",
     update="delta",
     strategy="fedprox",
+    processor="x86-64 Intel AVX512",
 )
 
 TASK = RoundTask(
@@ -77,6 +78,25 @@ def test_metadata_may_leave_out_what_has_a_default() -> None:
     got = UpdateHeader.from_metadata(bare())
     assert (got.metrics, got.states, got.fetched, got.seconds) == ({}, {}, 0, {})
     assert (got.update, got.strategy) == ("weights", "fedavg"), "what functions of older versions did"
+    assert got.processor == "", "they do not tell it"
+
+
+def test_a_processor_is_a_text_that_no_metadata_is_mistaken_for() -> None:
+    assert UpdateHeader.from_metadata(bare(processor="9")).processor == "9"
+
+
+@pytest.mark.parametrize(
+    ("told", "believed"),
+    [
+        *((kind, kind) for kind in ("x86-64 Intel AVX512", "aarch64 NEON", "cuda sm_87", "mps", "a" * 48)),
+        *(
+            (text, "")
+            for text in ("", " x86", "x\x1b[31m", "x\ny", "x\u202ey", "a" * 49, "[red]", "x\n", None, 9, ["x"])
+        ),
+    ],
+)
+def test_a_processor_s_kind_is_believed_if_it_is_a_short_plain_text(told: object, believed: str) -> None:
+    assert checked_processor(told) == believed
 
 
 def test_the_state_of_an_older_update_gets_the_optimizer_s_name() -> None:

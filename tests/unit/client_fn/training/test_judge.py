@@ -135,7 +135,8 @@ def test_scores_of_summed_states_are_those_of_all_samples_at_once() -> None:
     scored, _ = work.do(Score(MODEL, evaluation), {"sums": tensors.to_bytes(sums)}, silent)
     central, _ = work.do(Evaluate(MODEL, Evaluation(metrics=names)), files(holdout.split(data, SHARE).held), silent)
     assert scored["metrics"].keys() == {"loss", *names}
-    assert scored["metrics"] == pytest.approx(central["metrics"], rel=1e-12)
+    # Some processors multiply a matrix of other height in another order: outputs differ in the last bits of a float32.
+    assert scored["metrics"] == pytest.approx(central["metrics"], rel=1e-7)
     for name in names:
         assert scored["metrics"][name] == central["metrics"][name], "counts add up exactly"
 

@@ -1,0 +1,55 @@
+"""Starts a board's services by their own units, with what systemd would hand them."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from tests.board import report, units
+from tests.board.machine import USER, Board
+from tests.chaos.parts import Part
+
+UNITS: Final = "/etc/systemd/system"
+
+_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def part(board: Board, unit: str, *, ready: str, folder: Path) -> Part:
+    """Return a service that does not run yet, as a user that is not root. Its credentials are laid out.
+
+    Args:
+        board: where it is installed.
+        unit: its unit, such as `fedkeeper-bridge.service`.
+        ready: text of the log line that says that it is ready.
+        folder: a folder of this machine for its log.
+    """
+    place = board.at(f"{UNITS}/{unit}")
+    files = [place, *sorted(place.with_name(f"{unit}.d").glob("*.conf"))]
+    service = units.read(*(file.read_text() for file in files), host="board")
+    environment = {"PATH": _PATH, "QEMU_CPU": os.environ["QEMU_CPU"], **service.environment}
+    for name in service.environment_files:
+        environment |= units.read_environment(board.at(name.removeprefix("-")).read_text())
+    for name, source in service.credentials.items():
+        board.write(f"/run/credentials/{unit}/{name}", board.at(source).read_text(), mode=0o400, owner=USER)
+    state = board.at(service.state)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.chown(state, USER, USER)
+    program = board.command(*units.expand(service.command, environment), user=USER, folder=service.state or "/")
+    name = unit.removesuffix(".service")
+    return Part(name, ready=ready, folder=folder, environment=environment, program=program)
+
+
+def memory_mb(service: Part) -> dict[str, float]:
+    """Return the most memory that a service's processes have taken, in MB, with that of the emulator."""
+    found = {"main": _peak_mb(service.pid)}
+    for name, command in {"worker": "client_fn.handlers.local", "trainer": "client_fn/training"}.items():
+        sizes = [_peak_mb(pid) for pid in service.descendants(command)]
+        if sizes:
+            found[name] = max(sizes)
+    return found
+
+
+def _peak_mb(pid: int) -> float:
+    try:
+        return report.peak_memory_mb(Path(f"/proc/{pid}/status").read_text())
+    except OSError:
+        return 0.0  # ended in the meantime
