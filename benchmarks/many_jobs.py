@@ -53,7 +53,7 @@ async def measure(jobs: int) -> None:
             await Client(bus).register([dry_client(number) for number in range(CLIENTS)])
             await asyncio.sleep(START_S)
             background = [
-                group.create_task(presence.announce(bus, PLATFORM), name="presence"),
+                group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
                 group.create_task(answer_tasks(bus, MODEL_MB), name="clients"),
             ]
             before = await asyncio.to_thread(_streams, port)

@@ -122,7 +122,7 @@ async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rou
     base_mb, peaks = memory_mb(server, "VmRSS"), list[tuple[float, float]]()
     async with task_group() as group:
         tasks = [
-            group.create_task(presence.announce(bus, PLATFORM), name="presence"),
+            group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
             group.create_task(answer_tasks(bus, megabytes), name="clients"),
             group.create_task(_sample(server, peaks), name="samples"),
         ]

@@ -21,9 +21,11 @@ from bridges.errors import (
     NoReport,
     NotStarted,
     OutcomeUnknown,
+    SiteFault,
     as_failed_invocation,
 )
 from bridges.platform import Activation, Platform
+from bridges.problems import Problems
 from bridges.rate_limit import RateLimiter
 from bridges.reports import PlatformDone, RunEvent, RunEvents
 from broker.errors import CorruptPayload
@@ -69,7 +71,8 @@ class RetryPolicy:
     Attributes:
         retry_first_s: the longest delay after the first failure; it doubles with each further failure.
         retry_most_s: upper bound of the delay.
-        refused_s: if a platform refuses a task for longer than this, the attempt has failed.
+        refused_s: if a platform refuses a task for longer than this, the attempt has failed; not if the site's settings
+            are at fault.
         start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
             start is part of this time.
         run_s: longest silence of a run that trains, for a function that does not say how often it reports. A run that
@@ -104,6 +107,7 @@ class Invoker:
             never created through this bridge. Without it, a missing function is a failure.
         rng: source of the jitter.
         timer: seconds on a clock that never jumps.
+        problems: is told when the platform can't be used.
     """
 
     platform: Platform
@@ -112,6 +116,7 @@ class Invoker:
     restore: Callable[[str], Awaitable[Change | None]] | None = None
     rng: random.Random = field(default_factory=random.Random)
     timer: Callable[[], float] = time.monotonic
+    problems: Problems = field(default_factory=Problems)
 
     async def invoke(self, task: RoundTask, attempt: int, events: RunEvents, record: RecordOutcome) -> None:
         """Run the function until it has succeeded. While the platform refuses to start it, ask again.
@@ -131,7 +136,7 @@ class Invoker:
             try:
                 async with task_group() as group:
                     request = _with_time_left(task, self.timer() - began_s)
-                    forwarding = _forward_activations(self.platform, request, attempt, events)
+                    forwarding = _forward_activations(self.platform, request, attempt, events, self.problems)
                     forwarder = group.create_task(forwarding, name=f"invoke {task.id}")
                     if await follow_attempt(attempt, events, self.retry_policy, record):
                         await asyncio.wait([forwarder], timeout=ANSWER_S)
@@ -140,7 +145,7 @@ class Invoker:
                 refusals += 1
                 delay_s = self.retry_policy.delay_s(refusals, self.rng)
                 refused_s += delay_s
-                if refused_s > self.retry_policy.refused_s:
+                if refused_s > self.retry_policy.refused_s and not isinstance(exc, SiteFault):
                     raise
                 log.warning("the platform did not start it", reason=exc.reason, again_in_s=round(delay_s, 3))
                 await record("refused", activation=exc.activation, reason=exc.reason)
@@ -304,10 +309,12 @@ class AttemptState:
             case Report(state="training") if self._followed <= report.attempt <= self.attempt:
                 self._followed, self._every_s = report.attempt, report.every_s
                 await self._advance(Activation(report.activation, "running", report.cold))
+            case Report(state="failed", nothing_ran=True) if report.attempt == self.attempt and not self.is_training:
+                raise SiteFault(report.reason, activation=self.id or report.activation)
             case Report(state="failed") if report.attempt == self.attempt:
-                raise InvocationFailed(
-                    report.reason, retryable=report.retryable, activation=self.id or report.activation
-                )
+                # A device that is lost during the training may be there for the next attempt.
+                is_retryable = report.retryable or report.nothing_ran
+                raise InvocationFailed(report.reason, retryable=is_retryable, activation=self.id or report.activation)
             case Report(state="failed") if report.attempt == self._followed:
                 self._followed = 0
                 if self._kept_failure is not None:
@@ -351,16 +358,22 @@ def _patience(every_s: float, run_s: float) -> Patience:
     return Patience(run_s)
 
 
-async def _forward_activations(platform: Platform, task: RoundTask, attempt: int, events: RunEvents) -> None:
+async def _forward_activations(
+    platform: Platform, task: RoundTask, attempt: int, events: RunEvents, problems: Problems
+) -> None:
     """Invoke the function, and add the platform's events of the run to the queue."""
     failure: InvocationFailed | None = None
     try:
         async with aclosing(platform.invoke(task, attempt)) as activations:
             async for activation in activations:
+                problems.clear("platform")
                 events.put_nowait(activation)
     except InvocationFailed as exc:
+        if isinstance(exc, NotStarted) and not isinstance(exc, SiteFault):
+            problems.note("platform", exc.reason)
         failure = exc
     except BridgeError as exc:
+        problems.note("platform", str(exc))
         # Refused credentials, for example. They fail this client; others may train, and the bridge goes on.
         failure = as_failed_invocation(exc)
     events.put_nowait(PlatformDone(failure))

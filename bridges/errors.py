@@ -3,12 +3,14 @@
 BridgeError
 ├── InvocationFailed    the platform or the function did not complete the task
 │   ├── NotStarted      the platform was out of reach or refused: nothing ran, and no attempt is used up
+│   │   └── SiteFault   the site's settings let no task run: only its operator can change that
 │   ├── NoReport        the platform accepted the task, but the function never reported
 │   ├── FunctionGone    the platform does not know the function: it can be created again
 │   └── OutcomeUnknown  the platform does not know how the run ended; it may go on
 ├── PlatformDenied      the platform refuses our credentials
 ├── PlatformFailed      the platform could not create, delete or list functions
 │   └── PlatformAway    it was out of reach, or busy: the same call may work later
+├── PlatformTaken       another machine serves a platform of that name, which can have only one
 ├── SecretMissing       this bridge does not have a secret of that name
 ├── BadSettings         a setting of a bridge is invalid: its field, its value, what is allowed
 ├── UnknownPlatform     no kind of platform has that name
@@ -50,6 +52,13 @@ class NotStarted(InvocationFailed):
     def __init__(self, reason: str, *, activation: str = "", if_begun: str = "") -> None:
         super().__init__(reason, activation=activation)
         self.if_begun = if_begun
+
+
+class SiteFault(NotStarted):
+    """Raised when nothing ran because of the settings of the site: its device, its Python, its code.
+
+    No job may suffer from that more than from a site that is away: the task waits for its deadline.
+    """
 
 
 class NoReport(InvocationFailed):
@@ -98,6 +107,24 @@ class PlatformFailed(BridgeError):
 
 class PlatformAway(PlatformFailed):
     """Raised when the platform was out of reach, or too busy. The same call may work later."""
+
+
+class PlatformTaken(BridgeError):
+    """Raised when another machine serves the platform that this one was to serve. Each machine has a name of its own.
+
+    Attributes:
+        platform: the platform's name.
+        host: host name of the other machine.
+    """
+
+    def __init__(self, platform: str, host: str, *, is_namesake: bool = False) -> None:
+        other = f"another machine of the host name {host!r}" if is_namesake else f"the machine {host!r}"
+        super().__init__(
+            f"platform {platform!r} is served by {other} already: give this one another name "
+            "(--platform, or install.sh --name)"
+        )
+        self.platform = platform
+        self.host = host
 
 
 class SecretMissing(BridgeError):
@@ -178,6 +205,7 @@ RETRYABLE: Final[dict[type[BridgeError], bool]] = {
     PlatformDenied: False,
     PlatformFailed: True,
     PlatformAway: True,
+    PlatformTaken: False,
     SecretMissing: False,
     BadSettings: False,
     UnknownPlatform: False,

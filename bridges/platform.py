@@ -33,6 +33,23 @@ class Activation:
     cold: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The condition of a platform, for its bridge's presence.
+
+    Attributes:
+        processor: the kind of processor that models train with; empty: not known.
+        device: the device that they train on, as torch names it; empty: as the job says, or not known.
+        problem: what fails, as one sentence; empty: nothing.
+        is_able: whether any task can run.
+    """
+
+    processor: str = ""
+    device: str = ""
+    problem: str = ""
+    is_able: bool = True
+
+
 class Platform(Protocol):
     """Runs tasks. The runner needs nothing else of a platform.
 
@@ -109,7 +126,11 @@ class ManagedPlatform(Platform, Protocol):
             start is part of this time.
         run_s: longest silence of a run that trains, for a function that does not say how often it reports; seconds.
         functions: creates, deletes and lists functions; None if clients need no function of their own.
+        condition: what the bridge's presence says of it.
     """
+
+    @property
+    def condition(self) -> Condition: ...  # noqa: D102
 
     @property
     def per_minute(self) -> int: ...  # noqa: D102
@@ -178,6 +199,11 @@ class BasePlatform(Generic[SettingsT, FunctionsT]):
         )
         raise PlatformFailed(self.name, f"look at the data of {check.client}", reason)
 
+    @property
+    def condition(self) -> Condition:
+        """Implements `ManagedPlatform.condition`."""
+        return Condition()
+
     async def serve(self) -> None:
         """Implements `ManagedPlatform.serve`: there is no background work."""
 
@@ -205,4 +231,5 @@ class PlatformModule(Protocol):
             BadSettings: a setting is invalid.
             SecretMissing: this bridge lacks a secret that the settings name.
             PlatformDenied: the platform refuses the credentials.
+            PlatformFailed: no task could run there.
         """

@@ -19,6 +19,8 @@ from bridges.attempt import Invoker, RecordOutcome, follow_attempt
 from bridges.closed_rounds import ClosedRounds
 from bridges.errors import InvocationFailed
 from bridges.in_flight import HEARTBEAT_S, InFlight
+from bridges.ownership import Ownership, open_ownership
+from bridges.presence import Bridge
 from bridges.reports import PlatformDone, Reports, RunEvents
 from bridges.stats import StatsRecorder
 from broker import topics
@@ -54,6 +56,8 @@ class Runner:
         heartbeat_s: seconds between two extensions of a task's ack deadline while the task is in progress.
         clock: returns the time in seconds since the epoch.
         broker_time: the broker's clock; None: a new one, which the bridge's presence sets.
+        bridge: what the bridge's presence says; None: nothing but the platform's name and the machine.
+        on_up: called when the bridge has announced itself.
     """
 
     def __init__(
@@ -64,12 +68,16 @@ class Runner:
         heartbeat_s: float = HEARTBEAT_S,
         clock: Callable[[], float] = time.time,
         broker_time: BrokerTime | None = None,
+        bridge: Bridge | None = None,
+        on_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._broker = broker
         self._invoker = invoker
         self._platform = invoker.platform
         self._clock = clock
         self._broker_time = BrokerTime() if broker_time is None else broker_time
+        self._bridge = bridge or Bridge(self._platform.name)
+        self._on_up = on_up
         self._in_flight = InFlight(heartbeat_s)
         self._closed_rounds = ClosedRounds()
         self._reports = Reports(broker, self._platform.name)
@@ -78,30 +86,45 @@ class Runner:
         self._started: set[str] = set()
 
     async def run(self) -> None:
-        """Run tasks until cancelled."""
+        """Run tasks until cancelled.
+
+        Raises:
+            PlatformTaken: the platform is a machine of its own, and another machine has its name.
+        """
         name = f"bridge-{self._platform.name}"
-        async with task_group() as group:
+        async with contextlib.AsyncExitStack() as stack:
+            ownership, bridge = None, self._bridge
+            if bridge.is_own:
+                opening = open_ownership(self._broker, bridge.platform, bridge.id, bridge.machine)
+                ownership = await stack.enter_async_context(opening)
+            group = await stack.enter_async_context(task_group())
             for subject in ("job", "round"):
                 rounds = self._closed_rounds.follow(self._broker, subject)
                 group.create_task(rounds, name=f"{name}.closed_rounds.{subject}")
             group.create_task(self._reports.follow(), name=f"{name}.reports")
             group.create_task(self._stats.flush_periodically(), name=f"{name}.stats")
-            await self._announce(group)
+            await self._announce(group, ownership)
+            self._on_up()
             group.create_task(self._in_flight.heartbeat(), name=f"{name}.heartbeat")
             tasks = topics.platform_tasks(self._platform.name)
             async with self._broker.subscribe(tasks, durable=name, prefetch=self._platform.concurrency) as deliveries:
                 async for delivery in deliveries:
                     group.create_task(self._handle(delivery), name=f"{name}.{delivery.sequence}")
 
-    async def _announce(self, group: asyncio.TaskGroup) -> None:
-        """Announce the bridge; return when the broker's time is known, if it tells it."""
-        announced, name = asyncio.Event(), self._platform.name
+    async def _announce(self, group: asyncio.TaskGroup, ownership: Ownership | None) -> None:
+        """Announce the bridge; return when the broker's time is known, if it tells it, and the name is ours."""
+        announced = asyncio.Event()
         announcing = presence.announce(
-            self._broker, name, broker_time=self._broker_time, on_announced=announced.set, clock=self._clock
+            self._broker,
+            self._bridge,
+            ownership=ownership,
+            broker_time=self._broker_time,
+            on_announced=announced.set,
+            clock=self._clock,
         )
-        group.create_task(announcing, name=f"bridge-{name}.presence")
+        group.create_task(announcing, name=f"bridge-{self._platform.name}.presence")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_PRESENCE_S):
+            async with asyncio.timeout(FIRST_PRESENCE_S if ownership is None else None):
                 await announced.wait()
 
     async def _handle(self, delivery: Delivery) -> None:
@@ -173,7 +196,7 @@ class Runner:
     async def _follow_earlier_run(self, task: RoundTask, events: RunEvents, record: RecordOutcome) -> bool:
         """Follow the run that an earlier bridge triggered. True if it succeeds, False if another one may succeed."""
         report = await self._reports.last(task)
-        if report is None or (report.state == "failed" and report.retryable):
+        if report is None or (report.state == "failed" and (report.retryable or report.nothing_ran)):
             return False
         log.info("the function was triggered before; following it", state=report.state)
         events.put_nowait(report)
@@ -241,7 +264,10 @@ class Runner:
         topic = topics.invocation(platform, task.client_id)
         try:
             await self._broker.publish(topic, cloudevents.encode(envelope, invocation), dedupe=event_id)
+            self._bridge.problems.clear("broker")
         except (Disconnected, StorageFull) as exc:
+            if isinstance(exc, StorageFull):
+                self._bridge.problems.note("broker", str(exc))
             if outcome in _FINAL:
                 raise
             # The run goes on without the broker: its update waits for the connection as well.

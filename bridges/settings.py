@@ -1,5 +1,7 @@
 """The settings that every platform has."""
 
+from typing import ClassVar
+
 import msgspec
 
 from bridges.errors import BadSettings
@@ -16,10 +18,13 @@ class PlatformSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         concurrency: how many tasks may be in progress at once.
         start_s: seconds from the platform's last event of a run until the function must report that it trains; a cold
             start is part of this time.
+        is_own: whether the platform is this machine, so that no other machine may have a bridge of its name.
 
     Raises:
         BadSettings: the name is not a valid id.
     """
+
+    is_own: ClassVar[bool] = False
 
     name: str
     concurrency: AtLeastOne = 32

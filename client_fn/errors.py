@@ -33,9 +33,11 @@ class ClientError(Exception):
 
     Attributes:
         retryable: whether another attempt at the same task may succeed.
+        is_of_site: whether the settings of the site are at fault, so that no task could run there.
     """
 
     retryable: bool = False
+    is_of_site: bool = False
 
     def message(self, *, reveal: bool) -> str:  # noqa: ARG002 (of use in subclasses)
         """Return the message for others than the site's operator.
@@ -174,6 +176,8 @@ class BadCode(ClientError):
         where: the file or folder.
         reason: the message without it.
     """
+
+    is_of_site = True
 
     def __init__(self, where: Path | str, reason: str) -> None:
         super().__init__(f"code {where}: {reason}")
@@ -323,8 +327,12 @@ class BadSettings(ClientError):
 
     Attributes:
         name: the environment variable.
+        reason: its value, what is wrong with it, and what to do.
     """
+
+    is_of_site = True
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name = name
+        self.reason = reason

@@ -12,8 +12,10 @@ import structlog
 
 import broker
 from bridges import Invoker, Lifecycle, ManagedPlatform, RateLimiter, RetryPolicy, Runner, SecretStore, presence
-from bridges.errors import PlatformDenied
+from bridges.errors import PlatformDenied, PlatformFailed
+from bridges.machine import this_machine
 from bridges.platforms import Kind
+from bridges.presence import Bridge
 from bridges.settings import PlatformSettings
 from broker.base import Broker
 from broker.support.tasks import task_group
@@ -23,7 +25,7 @@ from fedkeeper.errors import BadConfigFile
 log = structlog.get_logger(__name__)
 
 DENIED_S: Final = 30.0
-"""Seconds between two tries to open a platform that refuses the credentials."""
+"""Seconds between two tries to open a platform that refuses the credentials, or where no task could run."""
 
 SideTask = Callable[[Broker], Coroutine[Any, Any, None]]
 """A task that shares the bridge's process and its connection to the broker, until it is cancelled."""
@@ -63,7 +65,13 @@ def read(kind: Kind, path: Path) -> BridgeFile:
     return BridgeFile(**texts, platform=strict_toml.convert(raw, kind.load().Settings))
 
 
-async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask | None = None) -> None:
+async def run_bridge(
+    kind: Kind,
+    file: BridgeFile,
+    url: str,
+    side_task: SideTask | None = None,
+    on_up: Callable[[], None] = lambda: None,
+) -> None:
     """Run a bridge as a service until cancelled; it reconnects when the broker was out of reach.
 
     Args:
@@ -71,19 +79,27 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask
         file: the bridge's configuration.
         url: the broker's address.
         side_task: a task that runs beside the bridge; None: no such task.
+        on_up: called when the bridge has announced itself; again when it has started over.
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
         PlatformDenied: the platform refuses the credentials at the first start.
+        PlatformFailed: no task could run on the platform at the first start.
         SecretMissing: the bridge does not have a secret that it needs itself.
     """
     secrets = SecretStore(Path(file.secrets) if file.secrets else None)
     opened, name, was_up = kind.load().opened, file.platform.name, False
+    address, machine = broker.BrokerUrl.parse(url).address, this_machine()
+
+    def report_up() -> None:
+        notify.ready(f"bridge {name} is up on {address}")
+        on_up()
 
     async def bridge() -> None:
         nonlocal was_up
         async with contextlib.AsyncExitStack() as stack:
-            connection = broker.connect(url, name=f"bridge-{name}", will=presence.will(name))
+            gone = presence.will(Bridge(name, file.platform.is_own, machine, address))
+            connection = broker.connect(url, name=f"bridge-{name}", will=gone)
             bus = await stack.enter_async_context(connection)
             platform = await enter_platform(stack, lambda: opened(file.platform, secrets, bus), was_up=was_up)
             was_up = True
@@ -91,8 +107,8 @@ async def run_bridge(kind: Kind, file: BridgeFile, url: str, side_task: SideTask
             if side_task is not None:
                 group.create_task(side_task(bus), name=f"beside bridge-{name}")
             log.info("the bridge is up", platform=name, at_once=platform.concurrency, per_minute=platform.per_minute)
-            notify.ready(f"bridge {name} is up on {broker.BrokerUrl.parse(url).address}")
-            await serve(bus, platform, RetryPolicy(start_s=platform.start_s, run_s=platform.run_s))
+            here = Bridge(name, file.platform.is_own, machine, address, lambda: platform.condition)
+            await serve(bus, platform, here, on_up=report_up)
 
     await restart.run_with_restarts(bridge)
 
@@ -104,7 +120,7 @@ async def enter_platform(
     was_up: bool,
     pause_s: float = DENIED_S,
 ) -> ManagedPlatform:
-    """Open a platform. A bridge that was up before waits while the platform refuses its credentials, and does not end.
+    """Open a platform. A bridge that was up before waits for a platform that it can't use now, and does not end.
 
     Args:
         stack: closes the platform.
@@ -114,30 +130,36 @@ async def enter_platform(
 
     Raises:
         PlatformDenied: the platform refuses the credentials at the first start.
+        PlatformFailed: no task could run on the platform at the first start.
     """
     while True:
         try:
             return await stack.enter_async_context(opened())
-        except PlatformDenied as exc:
+        except (PlatformDenied, PlatformFailed) as exc:
             if not was_up:
                 raise
             log.error("the bridge waits for its platform", error=str(exc), again_in_s=pause_s)  # noqa: TRY400 (its text is enough)
         await asyncio.sleep(pause_s)
 
 
-async def serve(bus: Broker, platform: ManagedPlatform, retries: RetryPolicy) -> None:
+async def serve(bus: Broker, platform: ManagedPlatform, bridge: Bridge, *, on_up: Callable[[], None]) -> None:
     """Run a platform's tasks, manage its functions and look at its clients' data until cancelled.
 
     Args:
         bus: the connection that tasks and requests arrive on.
         platform: runs the tasks.
-        retries: how often to retry and how long to wait.
+        bridge: what the bridge's presence says.
+        on_up: called when the bridge has announced itself.
+
+    Raises:
+        PlatformTaken: the platform is a machine of its own, and another machine has its name.
     """
-    invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute))
+    retries = RetryPolicy(start_s=platform.start_s, run_s=platform.run_s)
+    invoker = Invoker(platform, retries, RateLimiter(lambda: platform.per_minute), problems=bridge.problems)
     async with task_group() as group:
         lifecycle = Lifecycle(bus, platform.name, platform.functions, check=platform.check)
         if platform.functions is not None:
             invoker.restore = lifecycle.restore
         group.create_task(lifecycle.serve(), name=f"fabric-{platform.name}")
         group.create_task(platform.serve(), name=f"serve-{platform.name}")
-        await Runner(bus, invoker).run()
+        await Runner(bus, invoker, bridge=bridge, on_up=on_up).run()

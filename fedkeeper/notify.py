@@ -30,6 +30,15 @@ def ready(text: str) -> None:
     _send(f"READY=1\nSTATUS={text}")
 
 
+def starts_within(seconds: float) -> None:
+    """Report that the start may take so long, whatever the unit says (sd_notify(3), EXTEND_TIMEOUT_USEC).
+
+    Args:
+        seconds: from now on.
+    """
+    _send(f"EXTEND_TIMEOUT_USEC={seconds * 1e6:.0f}")
+
+
 def status(text: str) -> None:
     """Report what the service does now.
 

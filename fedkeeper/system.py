@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -23,6 +24,9 @@ from fedkeeper.store import open_store
 from server.retention import Retention
 
 log = structlog.get_logger(__name__)
+
+START_S: Final = 360.0
+"""How long a local bridge may take to start: its workers import torch and try the device. Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
 
 @contextlib.asynccontextmanager
 async def services(url: str, settings: Settings) -> AsyncIterator[None]:
-    """Run the server and the local bridge until the end of the block, which starts when the server takes jobs.
+    """Run the server and the local bridge until the end of the block, which starts when both are up.
 
     Args:
         url: the address of a running broker.
@@ -87,14 +91,16 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
+        PlatformFailed: no worker can start.
     """
-    ready = asyncio.Event()
+    ready, is_up = asyncio.Event(), asyncio.Event()
     async with task_group() as group:
         tasks = [
             group.create_task(run_server(url, settings.site, settings.data_dir, ready, settings.keep), name="server"),
-            group.create_task(run_local_bridge(url, settings), name="bridge local"),
+            group.create_task(run_local_bridge(url, settings, is_up.set), name="bridge local"),
         ]
         await ready.wait()
+        await is_up.wait()
         yield
         for task in tasks:
             task.cancel()
@@ -143,15 +149,17 @@ async def run_server(
     await restart.run_with_restarts(serve)
 
 
-async def run_local_bridge(url: str, settings: Settings) -> None:
+async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], None] = lambda: None) -> None:
     """Run the bridge to the local platform as a service until cancelled.
 
     Args:
         url: the broker's address.
         settings: the system's settings.
+        on_up: called when the bridge has announced itself; again when it has started over.
 
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
+        PlatformFailed: no worker can start.
         BadOption: the folder can't be written.
     """
     platform = local.Settings(
@@ -171,4 +179,5 @@ async def run_local_bridge(url: str, settings: Settings) -> None:
 
     file = BridgeFile(url=url, secrets="", platform=platform)
     side_task = provision_clients if settings.provision else None
-    await bridging.run_bridge(platforms.LOCAL, file, url, side_task)
+    notify.starts_within(START_S)
+    await bridging.run_bridge(platforms.LOCAL, file, url, side_task, on_up)

@@ -14,15 +14,10 @@ from broker.base import Broker
 from broker.deliveries import Deleted, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
-from broker.messages.register import Presence
+from broker.messages.register import MAX_MISSED, Presence
 from server.following import Versioned, follow
 
 log = structlog.get_logger(__name__)
-
-MAX_MISSED: Final = 3
-"""A bridge is absent after this many missed messages. Its tasks are given up after twice as many: a bridge that only
-restarts is back earlier."""
-
 
 _COMPARED: Final = 3
 """So many announcements in a row must say that a clock is wrong."""
@@ -41,7 +36,7 @@ class _Bridge:
         return max(self.received_s, connected_since_s) + MAX_MISSED * self.presence.every_s
 
     def give_up_s(self, connected_since_s: float) -> float:
-        """When its tasks are given up: a bridge that only restarts is back earlier."""
+        """When its tasks are given up: after as many more. A bridge that only restarts is back earlier."""
         absent_since_s = max(self.present_until_s(connected_since_s), connected_since_s)
         return absent_since_s + MAX_MISSED * self.presence.every_s
 

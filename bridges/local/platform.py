@@ -7,10 +7,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from bridges.errors import InvocationFailed
+from bridges.errors import InvocationFailed, SiteFault
 from bridges.local.pool import Pool, open_pool
 from bridges.local.settings import Settings
-from bridges.platform import Activation, BasePlatform
+from bridges.platform import Activation, BasePlatform, Condition
 from bridges.secrets import SecretStore
 from broker.base import Broker
 from broker.messages.data_report import DataCheck, DataReport
@@ -31,6 +31,13 @@ class LocalPlatform(BasePlatform[Settings, None]):
         self._pool = pool
 
     @property
+    def condition(self) -> Condition:
+        """Implements `ManagedPlatform.condition`."""
+        ready, fault = self._pool.ready, self._pool.fault
+        problem = f"worker can't start: {fault}" if fault else ""
+        return Condition(ready.processor, ready.device, problem, is_able=not fault)
+
+    @property
     def run_s(self) -> float:
         """Implements `ManagedPlatform.run_s`."""
         return self.settings.run_s
@@ -39,6 +46,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
         """Implements `Platform.invoke`: an idle worker trains and publishes the update.
 
         Raises:
+            SiteFault: the site's settings let no task run.
             InvocationFailed: the worker reports a failure, or its process has ended.
         """
         worker = await self._pool.take()
@@ -56,6 +64,9 @@ class LocalPlatform(BasePlatform[Settings, None]):
                     case "done":
                         yield Activation(activation, "succeeded")
                         return
+                    case _ if report.nothing_ran:
+                        worker.is_retired = True
+                        raise SiteFault(report.reason, activation=activation)
                     case _:
                         raise InvocationFailed(report.reason, retryable=report.retryable, activation=activation)
         except (GeneratorExit, asyncio.CancelledError):
@@ -68,6 +79,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
             del worker.reports[task.id]
             if is_ours:
                 self._pool.put_back(worker)
+            self._pool.end_if_retired(worker)
 
     async def check(self, check: DataCheck) -> DataReport:
         """Implements `ManagedPlatform.check`: a worker looks, an idle one if there is one.
@@ -85,6 +97,11 @@ class LocalPlatform(BasePlatform[Settings, None]):
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings, secrets: SecretStore, broker: Broker) -> AsyncIterator[LocalPlatform]:  # noqa: ARG001 (every platform's)
-    """Implements `PlatformModule.opened`. The workers have their own connections to the broker."""
+    """Implements `PlatformModule.opened`. The workers have their own connections to the broker.
+
+    Raises:
+        PlatformFailed: no worker can start, for example because the device can't be used.
+    """
     async with open_pool(settings) as pool:
+        await pool.wait_until_ready()
         yield LocalPlatform(settings, None, pool)

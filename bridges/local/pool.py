@@ -13,9 +13,10 @@ from typing import Final
 import structlog
 
 from bridges import environment
-from bridges.errors import InvocationFailed
+from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
-from bridges.local.worker import LINE_BYTES, Worker
+from bridges.local.worker import LINE_BYTES, READY_S, Worker
+from broker.messages.invocation import WorkerReady
 from broker.support import backoff, processes
 from broker.support.tasks import task_group
 
@@ -58,6 +59,9 @@ class Pool:
         settings: the platform's settings.
         command: starts a worker.
         uniform: draws the random delays before a worker that could not start is started again.
+
+    Attributes:
+        ready: what the worker that became ready last has said of itself.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Pool:
         self._environment = environment.for_worker(
             settings.broker, settings.device, settings.env, is_terminal=is_terminal
         )
+        self._name = settings.name
         self._size = settings.workers
         self._command = command
         self._uniform = uniform
@@ -78,13 +83,36 @@ class Pool:
         self._ready: dict[int, Worker] = {}
         self._changed = asyncio.Event()
         self._faults: dict[int, str] = {}
+        self._site_fault = ""
+        self._is_ready = False
         self._numbers = itertools.count(1)
+        self.ready = WorkerReady()
+
+    @property
+    def fault(self) -> str:
+        """Why no worker can start; empty if one runs, or may start."""
+        return next(iter(self._faults.values())) if len(self._faults) == self._size else ""
+
+    async def wait_until_ready(self) -> None:
+        """Wait until a worker can take tasks.
+
+        Raises:
+            PlatformFailed: the site's settings let no task run, or no worker was ready in time.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                while not (self._is_ready or self._site_fault):
+                    self._changed.clear()
+                    await self._changed.wait()
+        if not self._is_ready:
+            reason = self._site_fault or self.fault or f"none was ready within {READY_S:g} s"
+            raise PlatformFailed(self._name, "start a worker", reason)
 
     async def take(self) -> Worker:
         """Wait for an idle worker, and take it out of the pool.
 
         Raises:
-            InvocationFailed: no worker can start.
+            SiteFault: no worker can start.
         """
         while True:
             while self._idle:
@@ -97,7 +125,7 @@ class Pool:
         """Wait for a worker that is ready, and return it: an idle one if there is one. It stays in the pool.
 
         Raises:
-            InvocationFailed: no worker can start.
+            SiteFault: no worker can start.
         """
         while True:
             for worker in (*self._idle, *self._ready.values()):
@@ -106,15 +134,22 @@ class Pool:
             await self._wait_for_change()
 
     async def _wait_for_change(self) -> None:
-        if len(self._faults) == self._size:
-            raise InvocationFailed(f"worker can't start: {next(iter(self._faults.values()))}")
+        if self.fault:
+            raise SiteFault(f"worker can't start: {self.fault}")
         self._changed.clear()
         await self._changed.wait()
 
     def put_back(self, worker: Worker) -> None:
-        """Make a worker idle again. It may have ended: `take` skips it then."""
+        """Make a worker idle again, unless it is retired. It may have ended: `take` skips it then."""
+        if worker.is_retired:
+            return
         self._idle.append(worker)
         self._changed.set()
+
+    def end_if_retired(self, worker: Worker) -> None:
+        """End a retired worker that works for no task; the one that `keep_one_running` starts tries the device."""
+        if worker.is_retired and not worker.reports:
+            worker.process.kill()
 
     def replace(self, worker: Worker) -> None:
         """Kill a worker whose task was given up; `keep_one_running` starts another one."""
@@ -138,7 +173,7 @@ class Pool:
             delay_s = backoff.delay_s(failures, self._uniform, first_s=START_FIRST_S, most_s=START_MOST_S)
             failures += 1
             log.warning("worker can't start", worker=name, reason=fault, again_in_s=round(delay_s, 3))
-            if failures >= FAILED_STARTS:
+            if failures >= FAILED_STARTS or self._site_fault:
                 self._faults[number] = fault
                 self._changed.set()
             await asyncio.sleep(delay_s)
@@ -149,6 +184,7 @@ class Pool:
         def add() -> None:
             self._faults.pop(number, None)
             self._ready[number] = worker
+            self._site_fault, self._is_ready, self.ready = "", True, worker.ready
             self.put_back(worker)
 
         try:
@@ -159,6 +195,9 @@ class Pool:
             return str(exc)
         worker = Worker(name, process, add)
         end = await worker.run()
+        if worker.site_fault:
+            self._site_fault = worker.site_fault
+            return worker.site_fault
         if not worker.is_ready:
             return ": ".join(filter(None, (f"it {end}", worker.last_log_line())))
         log.warning("worker ended; starting another", worker=name, reason=end)

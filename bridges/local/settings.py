@@ -1,5 +1,7 @@
 """The settings of the bridge to worker processes on this machine."""
 
+from typing import ClassVar
+
 from msgspec import field
 
 from bridges.settings import PlatformSettings
@@ -17,6 +19,8 @@ class Settings(PlatformSettings, frozen=True, kw_only=True):
         env: further environment variables of the workers.
         run_s: not used for workers, which show that they live: only the round's deadline ends a long training. Seconds.
     """
+
+    is_own: ClassVar[bool] = True
 
     broker: str
     name: str = "local"

@@ -14,6 +14,7 @@ from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, WorkerReady
 from broker.messages.round import RoundTask
+from broker.support import texts
 from broker.support.processes import Group, describe_exit
 from broker.support.tasks import task_group
 
@@ -51,6 +52,9 @@ class Worker:
         answers: what will be the answer to each look at a client's data, by the request's id.
         count: number of tasks that the worker got so far.
         is_ready: whether it could take tasks, once.
+        is_retired: whether it gets no more tasks, and is ended when it works for none.
+        ready: what it has said of itself when it became ready.
+        site_fault: why the site's settings let no task run; empty: they do, or the worker has said nothing.
     """
 
     def __init__(self, name: str, process: Group, on_ready: Callable[[], None]) -> None:
@@ -60,6 +64,9 @@ class Worker:
         self.answers: dict[str, asyncio.Future[DataReport]] = {}
         self.count = 0
         self.is_ready = False
+        self.is_retired = False
+        self.ready = WorkerReady()
+        self.site_fault = ""
         self._on_ready = on_ready
         self._fault = ""
         self._log_tail = b""
@@ -166,7 +173,10 @@ class Worker:
     def _take_line(self, line: bytes) -> None:
         self._is_heard = True
         if not self.is_ready:
-            codec.decode(WorkerReady, line)
+            if (fault := codec.decode_partial(_Fault, line)) is not None:
+                self.site_fault = texts.shortened(fault.reason) or "the site's settings let no task run"
+                return
+            self.ready = codec.decode(WorkerReady, line)
             self.is_ready = True
             self._on_ready()
             return
@@ -224,6 +234,13 @@ class Worker:
         # A process that has left the group may hold the pipes for ever.
         await asyncio.wait(readers, timeout=GOODBYE_S)
         self.process.close()
+
+
+class _Fault(msgspec.Struct, frozen=True):
+    """A `WorkerFault` that is not ready: its state is there."""
+
+    state: Literal["fault"]
+    reason: str = ""
 
 
 class _SignOfLife(msgspec.Struct, frozen=True):

@@ -1,7 +1,9 @@
 """Messages between a bridge and a function about one task.
 
-A worker process on the bridge's machine writes `WorkerReady`, then it reads one `InvocationRequest` per line and writes
-one `Report` per line, and `WorkerReady` again every BEAT_S seconds. A function on a FaaS platform finds the request in
+A worker process on the bridge's machine writes `WorkerReady`, or `WorkerFault` and ends. Then it reads one
+`InvocationRequest` per line and writes one `Report` per line, and `WorkerReady` again every BEAT_S seconds.
+
+A function on a FaaS platform finds the request in
 its trigger, retains its report at `fl.reports.<platform>.<client>`, and also returns its last report to the platform.
 """
 
@@ -70,9 +72,27 @@ class RequestName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
-    """The first line of a worker process: it can take tasks. It comes again every BEAT_S seconds: the process lives."""
+    """The first line of a worker process: it can take tasks. It comes again every BEAT_S seconds: the process lives.
+
+    Attributes:
+        processor: the kind of processor that it trains with; empty: as said before, or an older version wrote it.
+        device: the device that it trains on, as torch names it; empty: as the job says.
+    """
 
     state: Literal["ready"] = "ready"
+    processor: str = ""
+    device: str = ""
+
+
+class WorkerFault(msgspec.Struct, frozen=True):
+    """The only line of a worker process that can't take tasks because of its site's settings. The process ends.
+
+    Attributes:
+        reason: the setting, its value and what to do.
+    """
+
+    state: Literal["fault"] = "fault"
+    reason: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,6 +108,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         attempt: the request's attempt.
         activation: the platform's id of the run, as the function knows it; empty: the function does not know it.
         every_s: of `training`: it is reported again after so many seconds while the training goes on; 0: it is not.
+        nothing_ran: of `failed`: the site's settings let nothing run, whatever the task is. No attempt is used up.
     """
 
     id: str
@@ -98,6 +119,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     activation: str = ""
     every_s: float = 0.0
+    nothing_ran: bool = False
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "reason", texts.shortened(self.reason))

@@ -11,6 +11,10 @@ CLOCK_SKEW_S: Final = 5.0
 """A clock that differs by more is named to people. Nothing is decided by it."""
 
 
+MAX_MISSED: Final = 3
+"""A bridge is absent after so many missed heartbeats."""
+
+
 class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge's statistics of a client's invocations.
 
@@ -68,9 +72,11 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
         bridge: the bridge's name.
         platform: the platform whose tasks the bridge takes.
         every_s: interval of the heartbeats, in seconds; a bridge is absent after three intervals without one.
-        gone: the bridge has stopped, or the broker has lost its connection.
+        gone: the bridge has stopped, can run no task at all, or the broker has lost its connection.
         clock_s: the bridge's clock when it wrote this, in seconds since the epoch; 0: an older version wrote it.
         is_own: whether the platform is this machine, so that no other machine may have a bridge of this name.
+        since_s: of such a platform: when the machine announced itself first, in seconds since the epoch; 0: not known
+            yet. Of two machines the first keeps the name.
         host: the bridge's machine; None: an older version wrote it.
         schema: schema number of the message.
     """
@@ -84,6 +90,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
     clock_s: float = 0.0
     is_own: bool = False
     host: Host | None = None
+    since_s: float = 0.0
     schema: int = codec.SCHEMA
 
     def ahead_s(self, time_s: float) -> float:

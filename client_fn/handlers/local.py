@@ -7,6 +7,7 @@ even during a training, which runs in a child of this process.
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from typing import BinaryIO, Literal
@@ -19,15 +20,15 @@ from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError, MessageError
-from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerReady
+from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerFault, WorkerReady
 from client_fn import looking, site
 from client_fn.data.shard_cache import ShardCache
-from client_fn.errors import ClientError
+from client_fn.errors import ClientError, LimitExceeded
 from client_fn.function import WarmState, handle
 from client_fn.runtime import start
 from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.site import Site
-from client_fn.trainer.trainers import open_trainers
+from client_fn.trainer.trainers import Trainers, open_trainers
 
 log = structlog.get_logger(__name__)
 
@@ -49,19 +50,24 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         url: the broker's address.
         site: what this machine allows and sets.
         requests: one JSON request per line.
-        reports: receives one JSON report per line, after a first line that says that this process is ready.
+        reports: receives one JSON report per line, after a first line that says that this process is ready. If the
+            site's settings let no task run, the only line says why.
 
     Raises:
         DecodeError: a line can't be decoded and names no task.
+        ClientError: the trainer can't start now.
         BrokerError: the broker can't be reached.
     """
-    async with (
-        open_trainers(site) as trainers,
-        broker.connect(url, name=f"worker-{os.getpid()}", provision=False) as bus,
-        asyncio.TaskGroup() as group,
-    ):
+    async with contextlib.AsyncExitStack() as stack:
+        trainers = await stack.enter_async_context(open_trainers(site))
+        first = await _check(trainers, site)
+        if isinstance(first, WorkerFault):
+            _write(first, reports)
+            return
+        bus = await stack.enter_async_context(broker.connect(url, name=f"worker-{os.getpid()}", provision=False))
+        group = await stack.enter_async_context(asyncio.TaskGroup())
         warm = WarmState(trainers, site, ShardCache(site))
-        _write(WorkerReady(), reports)
+        _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
         cold = True
         while line := await requests.readline():
@@ -82,6 +88,18 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         await trainers.end()
         # Ends the process at once: nobody needs the updates of running tasks any more.
         os._exit(0)
+
+
+async def _check(trainers: Trainers, site: Site) -> WorkerReady | WorkerFault:
+    """Return the first line: what no task could do without is here, or is not."""
+    try:
+        processor = await trainers.check()
+    except ClientError as exc:
+        # A trainer that a signal has ended, or that was slow, may start the next time.
+        if exc.retryable or isinstance(exc, LimitExceeded):
+            raise
+        return WorkerFault(reason=exc.message(reveal=False))
+    return WorkerReady(processor=processor, device=site.device)
 
 
 async def _beat(reports: BinaryIO) -> None:
@@ -127,7 +145,7 @@ async def _look(check: DataCheck, warm: WarmState, reports: BinaryIO) -> None:
     _write(DataAnswer(id=check.id, report=report), reports)
 
 
-def _write(report: Report | WorkerReady | DataAnswer, reports: BinaryIO) -> None:
+def _write(report: Report | WorkerReady | WorkerFault | DataAnswer, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
     reports.flush()
 
@@ -136,5 +154,5 @@ if __name__ == "__main__":
     start.prepare(quiet=True)
     try:
         asyncio.run(main())
-    except BrokerError as exc:
+    except (BrokerError, ClientError) as exc:
         sys.exit(str(exc))

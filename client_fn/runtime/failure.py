@@ -39,6 +39,7 @@ def failure_report(request: InvocationRequest, exc: Exception, activation: str =
         retryable=is_retryable(exc),
         attempt=request.attempt,
         activation=activation,
+        nothing_ran=isinstance(exc, ClientError) and exc.is_of_site,
     )
 
 

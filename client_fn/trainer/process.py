@@ -38,6 +38,10 @@ TAKE_S: Final = 5.0
 TEXT_CHARACTERS: Final = 4000
 
 _PREPARATION: Final = "the import of torch's optimizers"
+_TRY: Final = "the try of the device"
+
+_NOT_OF_THE_USER: Final = frozenset({_PREPARATION, _TRY})
+"""Steps without code of the user's, which take long on a small board."""
 
 _FAILURES: Final = {"BadModel": errors.BadModel, "TrainingFailed": errors.TrainingFailed}
 
@@ -128,6 +132,24 @@ class Trainer:
         except msgspec.DecodeError as exc:
             raise TrainerDied(f"the trainer's list of packages can't be read: {exc}") from exc
         return packages, str(answer.facts.get("python", ""))
+
+    async def try_device(self, device: str, *, anew: bool = False) -> str:
+        """Let a copy of the child compute on a device, and return the kind of its processor.
+
+        Args:
+            device: torch's name of the device.
+            anew: start a new child: after an error of CUDA, its process can't use CUDA any more.
+
+        Raises:
+            TrainerDied: the child ended.
+            LimitExceeded: there was no answer in time.
+            BadSettings: the device can't be used, or the site's Python can't be started.
+        """
+        async with self._lock:
+            if anew:
+                await self.end()
+            answer = await self._ask({"ask": "try", "device": device}, {}, _TRY, None, None)
+        return str(answer.facts.get("processor", ""))[:TEXT_CHARACTERS]
 
     async def start(self) -> None:
         """Start the child, unless it runs, and wait until it can work.
@@ -240,7 +262,7 @@ class Trainer:
     ) -> Answer | errors.ClientError:
         """Wait for the answer, or for the error that the child reports, and look after the child meanwhile."""
         until_s = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
-        silence_s = max(self._site.silence_s, START_S) if step == _PREPARATION else self._site.silence_s
+        silence_s = max(self._site.silence_s, START_S) if step in _NOT_OF_THE_USER else self._site.silence_s
         watched = _Step(step, silence_s, "FEDKEEPER_TRAINER_SILENCE_S", until_s)
         while True:
             said, files = await self._next(child, watched)

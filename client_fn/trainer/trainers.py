@@ -10,7 +10,15 @@ from client_fn.code import requirements
 from client_fn.code.allow import AllowList
 from client_fn.code.named import Names
 from client_fn.code.store import CodeStore, CodeVersion
-from client_fn.errors import ClientError, CodeDiffers, RequirementsMissing
+from client_fn.errors import (
+    BadSettings,
+    ClientError,
+    CodeDiffers,
+    RequirementsMissing,
+    TrainerDied,
+    TrainingFailed,
+    UserCodeFailed,
+)
 from client_fn.site import Site
 from client_fn.trainer.launch import Launcher, launch
 from client_fn.trainer.process import Answer, Trainer
@@ -19,6 +27,8 @@ from client_fn.training.orders import Look, Order
 
 KEPT: Final = 2
 """How many trainers stay warm: one has 300 MB."""
+
+_DEVICE: Final = "FEDKEEPER_DEVICE"
 
 _OURS: Final = "built in"
 _INSTALLED: Final = "installed"
@@ -82,7 +92,28 @@ class Trainers:
         async with self._use(_key(names, code), code) as trainer:
             if code is not None and code.digest not in self._complete:
                 await self._check_requirements(trainer, code)
-            return await trainer.do(order, inputs, on_training=on_training, limit_s=limit_s)
+            try:
+                return await trainer.do(order, inputs, on_training=on_training, limit_s=limit_s)
+            except (BadSettings, UserCodeFailed, TrainerDied) as exc:
+                await self._look_for_the_cause(trainer, exc)
+                raise
+
+    async def check(self) -> str:
+        """Check what no task could do without: the site's Python, its code and its device.
+
+        Returns:
+            The kind of processor that trains.
+
+        Raises:
+            BadSettings: the Python can't be started, the device can't be used, or code can't be copied.
+            BadCode: the code can't be packed.
+            TrainerDied: the trainer can't start.
+        """
+        async with self._use(_OURS, None) as trainer:
+            await trainer.start()
+            processor = await self._try_device(trainer, anew=False)
+        await asyncio.to_thread(self._store.current)
+        return processor
 
     async def admit(self, names: Names) -> CodeVersion | None:
         """Return the code that a task names; None: all that it names is ours, or of installed packages.
@@ -119,6 +150,32 @@ class Trainers:
         """End all trainers."""
         for trainer in list(self._trainers.values()):
             await trainer.end()
+
+    async def _try_device(self, trainer: Trainer, *, anew: bool) -> str:
+        """Try the site's device, and return the kind of its processor. A driver that crashes or hangs is its fault."""
+        device = self._site.device or "cpu"
+        try:
+            return await trainer.try_device(device, anew=anew)
+        except TrainerDied as exc:
+            reason = f"{device!r} can't be used here: {exc.message(reveal=False)}; give 'cpu', or mend the driver"
+            raise BadSettings(_DEVICE, reason) from exc
+
+    async def _look_for_the_cause(self, trainer: Trainer, error: ClientError) -> None:
+        """Raise another error if the site's device works no longer, or if it works in spite of what the trainer says.
+
+        Args:
+            trainer: has done the order.
+            error: of the order.
+
+        Raises:
+            BadSettings: the site's device works no longer.
+            TrainingFailed: the job asks for a device that is not here, or its model does not fit into the device.
+        """
+        device = self._site.device
+        if device not in ("", "cpu"):
+            await self._try_device(trainer, anew=True)
+        if isinstance(error, BadSettings) and error.name == _DEVICE:
+            raise TrainingFailed(f"{'the device' if device else 'training.device'} {error.reason}") from error
 
     def _find_code(self, digest: str) -> CodeVersion | None:
         return self._store.get(digest) if digest else self._store.current()

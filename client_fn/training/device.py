@@ -50,14 +50,19 @@ def try_device(device: str) -> str:
 
         is_right = _is_right(torch.device(device))
     except (RuntimeError, AssertionError, ImportError, OSError) as exc:
-        raise _unusable(device, exc) from exc
+        raise unusable(device, exc) from exc
     if not is_right:
-        raise _unusable(device, "it gives wrong results")
+        raise unusable(device, "it gives wrong results")
     return f"device {device} works: {_describe(torch.device(device))}"
 
 
-def _unusable(device: str, why: object) -> BadSettings:
-    """Return the error for a device that can't be used, with what to do."""
+def unusable(device: str, why: object) -> BadSettings:
+    """Return the error for a device that can't be used, with what to do.
+
+    Args:
+        device: torch's name of the device.
+        why: what torch says.
+    """
     # Of torch's long texts the first line is about the device.
     lines = str(why).strip().splitlines() or [type(why).__name__]
     remedy = "install torch again" if device == "cpu" else "give 'cpu', or install a torch that knows this GPU"
@@ -112,9 +117,9 @@ def _try_in_a_child(device: str) -> int:
     if code is None:
         child.kill()
         child.join(END_S)
-        _print(_unusable(device, f"it did not answer within {LIMIT_S:g} s"))
+        _print(unusable(device, f"it did not answer within {LIMIT_S:g} s"))
     elif code < 0:
-        _print(_unusable(device, f"the process that tried it ended with signal {-code} ({signal.strsignal(-code)})"))
+        _print(unusable(device, f"the process that tried it ended with signal {-code} ({signal.strsignal(-code)})"))
     return 0 if code == 0 else 1
 
 

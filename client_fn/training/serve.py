@@ -7,6 +7,7 @@ at its import, orders run in this process, and the module alone is new for each.
 """
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -17,7 +18,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -27,12 +28,14 @@ from client_fn.errors import BadData, BadSettings, LeaseOver, UserCodeFailed
 from client_fn.training import (
     context,
     descendants,
+    device,
     learner,
     losses,
     metrics,
     models,
     orders,
     packets,
+    processor,
     torchmetrics_meters,
     tracebacks,
     work,
@@ -107,18 +110,37 @@ def serve(channel: socket.socket) -> None:
             _import_optimizers()
             answers.done({}, {})
             continue
-        order = orders.decode(bytes(contents.pop("order")))
-        with _shard_opened(order, opened) as order:
-            if orders.makes_an_optimizer(order):
-                _import_optimizers()
-            if isinstance(order, Look):
-                torch.set_num_threads(1)
-            elif not _import_all(answers, order):
-                continue
-            if _may_fork(order):
-                _do_in_a_copy(channel, answers, order, contents)
-            else:
-                _do(answers, order, contents)
+        if facts["ask"] == "try":
+            # A copy, because CUDA can't be used after a fork if it was used before.
+            _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
+            continue
+        _serve_order(channel, answers, contents, opened)
+
+
+def _serve_order(
+    channel: socket.socket, answers: Answers, contents: dict[str, packets.Content], opened: Mapping[str, int]
+) -> None:
+    """Do an order: here, or in a copy of this process if the user's code or a look at a file may leave anything.
+
+    Args:
+        channel: to the worker.
+        answers: to this order.
+        contents: its files.
+        opened: descriptors of the files that came open.
+    """
+    order = orders.decode(bytes(contents.pop("order")))
+    with _shard_opened(order, opened) as order:
+        if orders.makes_an_optimizer(order):
+            _import_optimizers()
+        if isinstance(order, Look):
+            torch.set_num_threads(1)
+        elif not _import_all(answers, order):
+            return
+        doing = functools.partial(_do, answers, order, contents)
+        if isinstance(order, Look) or orders.of_the_user(order):
+            _run_in_a_copy(channel, answers, doing)
+        else:
+            doing()
 
 
 @contextlib.contextmanager
@@ -150,12 +172,6 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _may_fork(order: Order | Look) -> bool:
-    # What a look at a large file leaves in memory ends with its copy, too.
-    is_wanted = isinstance(order, Look) or bool(orders.of_the_user(order))
-    return sys.platform == "linux" and is_wanted and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-
-
 def _import_optimizers() -> None:
     """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
     importlib.import_module("torch._dynamo")
@@ -182,10 +198,17 @@ def _import_all(answers: Answers, order: Order) -> bool:
     return True
 
 
-def _do_in_a_copy(
-    channel: socket.socket, answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]
-) -> None:
-    """Do an order in a copy of this process, wait for its end and say how it ended, also after its answer."""
+def _run_in_a_copy(channel: socket.socket, answers: Answers, work: Callable[[], None]) -> None:
+    """Do work in a copy of this process if it may be copied; wait for its end and say how it ended, after its answer.
+
+    Args:
+        channel: to the worker.
+        answers: hears how the copy ended.
+        work: answers the worker.
+    """
+    if sys.platform != "linux" or torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        work()
+        return
     # What the user's module has started when it was imported belongs to every order.
     kept = descendants.children()
     parent = os.getpid()
@@ -196,7 +219,7 @@ def _do_in_a_copy(
             # A group of its own, so that what the user's code has started ends with it.
             os.setpgid(0, 0)
             descendants.end_with_parent(parent)
-            _do(answers, order, contents)
+            work()
             code = 0
         finally:
             os._exit(code)
@@ -219,6 +242,15 @@ def _wait(channel: socket.socket, child: int) -> int:
         os._exit(1)
     os.close(ended)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _try_device(answers: Answers, name: str) -> None:
+    """Try a device, and answer what it is."""
+    _lift_limit()
+    try:
+        answers.done({"device": device.try_device(name), "processor": processor.name(name)}, {})
+    except BadSettings as exc:
+        answers.failed(exc)
 
 
 def _do(answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]) -> None:

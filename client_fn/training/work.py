@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from client_fn.errors import BadSettings
 from client_fn.training import (
     check,
     diagnosis,
@@ -26,6 +25,7 @@ from client_fn.training import (
     updates,
 )
 from client_fn.training.context import Context
+from client_fn.training.device import unusable
 from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
@@ -91,9 +91,7 @@ def to_device(module: nn.Module, device: str) -> nn.Module:
     try:
         return module.to(device)
     except (RuntimeError, AssertionError) as exc:
-        raise BadSettings(
-            "FEDKEEPER_DEVICE", f"{device!r} can't be used here (training.device, if that is empty): {exc}"
-        ) from exc
+        raise unusable(device, exc) from exc
 
 
 def _build(order: Build, ours: Learner, inputs: Mapping[str, Content]) -> Answer:

@@ -106,22 +106,26 @@ async def _local(host: Host, board: Board, found: Installation, facts: list[str]
     _write_secrets(board, {"broker-password": host.password})
     async with _started(host, board, BRIDGE, "the bridge is up") as bridge:
         there = await job.register(host, board, PLATFORM)
-        lines = await job.train(host)
+        facts.append(f"{' and '.join(there)} are on the board")
+        # The board looks at its data, before any round.
+        limit = ("--timeout", f"{READY_S:g}")
+        facts += (await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)).splitlines()
+        facts += await job.train(host)
+        facts += (await host.fedkeeper("sites")).splitlines()
         found.memory_mb = services.memory_mb(bridge)
-        facts += [f"two rounds, with {' and '.join(there)} on the board", *lines]
 
 
 async def _mosquitto(host: Host, board: Board, found: Installation, facts: list[str]) -> None:
     """Start Mosquitto and the relay: nobody gets in without a password."""
     port = free_port()  # this machine may have a Mosquitto of its own
     board.edit("/etc/fedkeeper/mosquitto.conf", r"^listener \d+", f"listener {port}")
-    board.write(_PASSWORDS, "")
-    await asyncio.to_thread(board.output, "mosquitto_passwd", "-b", _PASSWORDS, "edge", _SITE_PASSWORD)
+    await asyncio.to_thread(board.output, "mosquitto_passwd", "-c", "-b", _PASSWORDS, "edge", _SITE_PASSWORD)
     address = host.url(f"/run/credentials/{RELAY}/backbone-password")
     board.edit("/etc/fedkeeper/relay.toml", r'^backbone = ".*"', f'backbone = "{address}"')
     board.edit("/etc/fedkeeper/relay.toml", r"@127\.0\.0\.1:\d+", f"@127.0.0.1:{port}")
     _write_secrets(board, {"broker-password": _SITE_PASSWORD, "backbone-password": host.password})
-    async with _started(host, board, MOSQUITTO, "running") as mosquitto:
+    async with _started(host, board, MOSQUITTO, "") as mosquitto:
+        await _listens(mosquitto, port)
         anonymous = await asyncio.to_thread(_connect, port, None)
         edge = await asyncio.to_thread(_connect, port, _SITE_PASSWORD)
         if (anonymous, edge) != ("Not authorized", "Success"):
@@ -141,6 +145,19 @@ def _write_secrets(board: Board, secrets: dict[str, str]) -> None:
     """Write the files that install.sh leaves to the operator."""
     for name, value in secrets.items():
         board.write(f"{_SECRETS}/{name}", value, mode=0o600)
+
+
+async def _listens(service: Part, port: int) -> None:
+    """Wait until a service listens, which writes nothing about that."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(READY_S):
+            while service.is_running:
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    return
+                await asyncio.sleep(0.2)
+    raise StepFailed(f"{service.name} does not listen on port {port}", service.log)
 
 
 def _connect(port: int, password: str | None) -> str:

@@ -14,8 +14,8 @@ ROUNDS: Final = 2
 LIMIT_S: Final = 1800.0
 """An emulated worker takes a minute until it has imported torch, many on a loaded machine. Seconds."""
 
-_DATA: Final = ("--set", "data.partition=iid", "--set", f"data.clients={CLIENTS}")
 _SETTINGS: Final = (
+    *("--set", "data.partition=iid", "--set", f"data.clients={CLIENTS}"),
     *("--set", f"cohort.clients={CLIENTS}", "--set", "cohort.quorum=1.0", "--set", f"cohort.deadline_s={LIMIT_S:g}"),
     *("--set", f"stop.rounds={ROUNDS}", "--set", "training.local_epochs=1", "--set", "seed=7", "--set", "id=board"),
 )
@@ -37,7 +37,7 @@ async def register(host: Host, board: Board, platform: str) -> list[str]:
         board: the board.
         platform: the board's name as a platform.
     """
-    printed = await host.fedkeeper("stage", "quickstart", *_DATA, "--to", str(host.folder / "shards"))
+    printed = await host.fedkeeper("stage", "quickstart", *_SETTINGS, "--to", str(host.folder / "shards"))
     shards = [Shard(*line.split("\t")) for line in printed.splitlines() if line.count("\t") == 2]
     for shard in shards[: CLIENTS // 2]:
         await _add(host, shard, PLATFORM, shard.place)
@@ -60,9 +60,7 @@ async def train(host: Host) -> list[str]:
         StepFailed: the job failed, or not all clients were counted in all rounds.
     """
     out = host.folder / "runs"
-    printed = await host.fedkeeper(
-        "submit", "quickstart", *_DATA, *_SETTINGS, "--wait", "--out", str(out), timeout_s=LIMIT_S
-    )
+    printed = await host.fedkeeper("submit", "quickstart", *_SETTINGS, "--wait", "--out", str(out), timeout_s=LIMIT_S)
     rows = [json.loads(line) for line in (out / "board" / "metrics.jsonl").read_text().splitlines()]
     if problem := missing(rows):
         raise StepFailed(problem, host.folder / "logs" / "commands.log")

@@ -8,13 +8,14 @@ from tests.board import report, units
 from tests.board.machine import USER, Board
 from tests.chaos.parts import Part
 
-UNITS: Final = "/etc/systemd/system"
+_UNITS: Final = ("/etc/systemd/system", "/lib/systemd/system")
+"""Where systemd looks for units, the operator's first (systemd.unit(5))."""
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def part(board: Board, unit: str, *, ready: str, folder: Path) -> Part:
-    """Return a service that does not run yet, as a user that is not root. Its credentials are laid out.
+    """Return a service that does not run yet. Its credentials are laid out.
 
     Args:
         board: where it is installed.
@@ -22,20 +23,25 @@ def part(board: Board, unit: str, *, ready: str, folder: Path) -> Part:
         ready: text of the log line that says that it is ready.
         folder: a folder of this machine for its log.
     """
-    place = board.at(f"{UNITS}/{unit}")
-    files = [place, *sorted(place.with_name(f"{unit}.d").glob("*.conf"))]
-    service = units.read(*(file.read_text() for file in files), host="board")
+    service = units.read(*(file.read_text() for file in _files(board, unit)), host="board")
+    user = USER if service.is_dynamic else 0
     environment = {"PATH": _PATH, "QEMU_CPU": os.environ["QEMU_CPU"], **service.environment}
     for name in service.environment_files:
         environment |= units.read_environment(board.at(name.removeprefix("-")).read_text())
     for name, source in service.credentials.items():
-        board.write(f"/run/credentials/{unit}/{name}", board.at(source).read_text(), mode=0o400, owner=USER)
-    state = board.at(service.state)
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chown(state, USER, USER)
-    program = board.command(*units.expand(service.command, environment), user=USER, folder=service.state or "/")
+        board.write(f"/run/credentials/{unit}/{name}", board.at(source).read_text(), mode=0o400, owner=user)
+    if service.state:
+        board.at(service.state).mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chown(board.at(service.state), user, user)
+    program = board.command(*units.expand(service.command, environment), user=user, folder=service.state or "/")
     name = unit.removesuffix(".service")
     return Part(name, ready=ready, folder=folder, environment=environment, program=program)
+
+
+def _files(board: Board, unit: str) -> list[Path]:
+    """Return a unit's file and its drop-ins."""
+    (place, *_) = (file for folder in _UNITS if (file := board.at(f"{folder}/{unit}")).exists())
+    return [place, *sorted(board.at(f"{_UNITS[0]}/{unit}.d").glob("*.conf"))]
 
 
 def memory_mb(service: Part) -> dict[str, float]:

@@ -16,6 +16,7 @@ class Service:
         environment_files: `EnvironmentFile=`; a leading `-` means that the file may be missing.
         credentials: `LoadCredential=`: the path of each credential, by its name.
         state: the folder of `StateDirectory=`; empty: none.
+        is_dynamic: whether it runs as a user that systemd makes up (`DynamicUser=`).
     """
 
     command: tuple[str, ...]
@@ -23,6 +24,7 @@ class Service:
     environment_files: tuple[str, ...] = ()
     credentials: Mapping[str, str] = field(default_factory=dict)
     state: str = ""
+    is_dynamic: bool = False
 
 
 def read(*texts: str, host: str) -> Service:
@@ -44,6 +46,7 @@ def read(*texts: str, host: str) -> Service:
         environment_files=tuple(lists.get("EnvironmentFile", [])),
         credentials=dict(_pair(value, ":") for value in lists.get("LoadCredential", [])),
         state=f"/var/lib/{state}" if state else "",
+        is_dynamic=lists.get("DynamicUser", [""])[-1] in {"yes", "true", "1", "on"},
     )
 
 

@@ -19,15 +19,16 @@ import broker
 from bridges import presence
 
 async def main():
-    async with broker.connect(sys.argv[1], will=presence.will("edge")) as bus:
-        await presence.announce(bus, "edge")
+    bridge = presence.Bridge("edge")
+    async with broker.connect(sys.argv[1], will=presence.will(bridge)) as bus:
+        await presence.announce(bus, bridge)
 
 asyncio.run(main())
 """
 
 
 async def test_a_bridge_that_is_killed_is_gone_at_once(mosquitto: Mosquitto) -> None:
-    topic = topics.presence("edge", presence.bridge_id("edge"))
+    topic = presence.Bridge("edge").topic
     async with broker.connect(mosquitto.url) as bus, bus.watch(topics.presence(topics.ANY, topics.ANY)) as values:
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", BRIDGE, mosquitto.url)
         async with asyncio.timeout(WITHIN_S):

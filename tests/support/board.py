@@ -13,13 +13,14 @@ EDGE: Final = REPOSITORY / "configs" / "edge"
 SCRIPT: Final = EDGE / "install.sh"
 
 PYTHON: Final = """
-# Python as far as the script knows it: new enough, with torch $TORCH, and able to make an environment.
+# Python as far as the script knows it: new enough, with torch $TORCH, and able to make an environment. pip does not
+# repair what it has half installed.
 venv=${0%/bin/python}
 case "$*" in
     *'version("torch")'*) [ -n "${TORCH-2.10.0}" ] && echo "${TORCH-2.10.0}" ;;
     *client_fn.training.device*) echo "a sentence about $DEVICE"; echo "$DEVICE" ;;
     *'-m pip --version'*) [ -e "$venv/pip" ] ;;
-    *'-m pip'*) touch "$venv/half"; tick; rm -f "$venv/half"; touch "$venv/program" ;;
+    *'-m pip'*) [ ! -e "$venv/half" ] || exit 2; touch "$venv/half"; tick; rm -f "$venv/half"; touch "$venv/program" ;;
     *'-m venv'*) for target; do :; done
         mkdir -p "$target/bin" && cp "$STUBS/python" "$target/bin/python" && tick && touch "$target/pip" ;;
 esac
@@ -112,6 +113,7 @@ class Board:
             *arguments: of the script.
             **environment: in addition to what makes the folder a board.
         """
+        (self.folder / "stubs" / "ticks").unlink(missing_ok=True)
         env = {
             "PATH": f"{self.folder / 'stubs'}:{os.environ['PATH']}",
             "STUBS": str(self.folder / "stubs"),
@@ -160,8 +162,7 @@ class Board:
         (self.etc / "nats-leaf.secret").write_text("BACKBONE: hunter2\n")
         (self.root / "etc/mosquitto").mkdir()
         (self.root / "etc/mosquitto/fedkeeper.passwd").write_text("edge:hunter2\n")
-        for name in ("calls", "ticks"):
-            (self.folder / "stubs" / name).unlink(missing_ok=True)
+        (self.folder / "stubs" / "calls").unlink()
 
     def write_secrets(self) -> None:
         """Write the secrets that only an operator knows."""
@@ -171,10 +172,6 @@ class Board:
     def calls(self) -> list[str]:
         """Return the calls of programs in their order."""
         return (self.folder / "stubs" / "calls").read_text().splitlines()
-
-    def steps(self) -> int:
-        """Return at how many steps the script could have been killed."""
-        return int((self.folder / "stubs" / "ticks").read_text())
 
     def tree(self) -> dict[str, tuple[int, str]]:
         """Return mode and text of each file; of a secret that is drawn by chance, the length."""

@@ -206,7 +206,7 @@ class Fleet:
         """Take tasks until cancelled."""
         name, durable = topics.platform_tasks(self.platform), f"fleet-{self.platform}"
         async with task_group() as group, self.bus.subscribe(name, durable=durable) as deliveries:
-            group.create_task(presence.announce(self.bus, self.platform), name="presence")
+            group.create_task(presence.announce(self.bus, presence.Bridge(self.platform)), name="presence")
             async for delivery in deliveries:
                 task = cloudevents.data_of(await delivery.read(), RoundTask)
                 self.task_counts[task.job, task.round, task.client_id] += 1

@@ -38,6 +38,9 @@ class InlineTrainers(Trainers):
     async def warm(self, *, to_train: bool = True) -> None:
         """There is nothing to start."""
 
+    async def check(self) -> str:
+        return ""
+
     async def end(self) -> None:
         """There is nothing to end."""
 

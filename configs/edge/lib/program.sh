@@ -134,7 +134,8 @@ install_program() {
 install_torch() {
     if [ "$torch" != none ]; then
         show "$torch_wanted"
-        pip ${index:+--index-url "$index"} "$seen"
+        pip ${index:+--index-url "$index"} "$seen" \
+            || fail "pip got no torch${index:+ from $index}; --index names another index, and --torch another torch"
     fi
     constraint=$(inside_path "$home/constraints.txt")
     echo "+ write $home/constraints.txt"

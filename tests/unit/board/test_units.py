@@ -11,6 +11,7 @@ ExecStart=/opt/fedkeeper/bin/fedkeeper bridge openfaas --config /etc/fedkeeper/b
 LoadCredential=broker-password:/etc/fedkeeper/secrets/broker-password
 LoadCredential=openfaas-key:/etc/fedkeeper/secrets/openfaas-key
 StateDirectory=fedkeeper
+DynamicUser=yes
 [Install]
 ExecStart=no such key here
 """
@@ -34,6 +35,8 @@ def test_a_unit_says_what_is_started_with_what() -> None:
     assert service.environment == {"A": "1", "B": "two words"}
     assert list(service.credentials) == ["broker-password", "openfaas-key"]
     assert service.state == "/var/lib/fedkeeper"
+    assert service.is_dynamic
+    assert not units.read("[Service]\nExecStart=/bin/true\n", host="pi").is_dynamic
 
 
 def test_a_drop_in_adds_and_an_empty_value_forgets_the_former_ones() -> None:

@@ -18,6 +18,7 @@ from bridges.errors import (
     PlatformDenied,
     PlatformFailed,
     SecretMissing,
+    SiteFault,
 )
 from bridges.reports import PlatformDone, RunEvent, RunEvents
 from broker.errors import CorruptPayload
@@ -257,6 +258,22 @@ async def test_a_platform_that_refuses_for_too_long_costs_an_attempt() -> None:
     with pytest.raises(NotStarted, match="away"):
         await invoked(platform, retry_policy=RetryPolicy(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3))
     assert platform.calls > 5
+
+
+async def test_a_site_whose_settings_let_nothing_run_costs_no_attempt_however_long() -> None:
+    platform = Scripted([*[SiteFault("no GPU")] * 99, None])
+    policy = RetryPolicy(retry_first_s=1e-4, retry_most_s=1e-4, refused_s=1e-3)
+    records = await invoked(platform, retry_policy=policy)
+    assert records.outcomes == [*["refused"] * 99, "running", "succeeded"]
+
+
+async def test_a_function_that_says_that_nothing_could_run_costs_no_attempt() -> None:
+    nothing_ran = msgspec.structs.replace(failed(retryable=False), nothing_ran=True)
+    with pytest.raises(SiteFault, match="it broke"):
+        await followed(Activation("a1", "called"), nothing_ran)
+    with pytest.raises(InvocationFailed) as lost:
+        await followed(training(), nothing_ran)
+    assert (type(lost.value), lost.value.retryable) == (InvocationFailed, True)
 
 
 async def test_a_function_that_vanished_is_created_again_once() -> None:

@@ -7,14 +7,14 @@ from typing import cast
 import msgspec
 import pytest
 
-from bridges.errors import InvocationFailed
+from bridges.errors import InvocationFailed, SiteFault
 from bridges.local import LocalPlatform, Settings, worker
 from bridges.local.pool import Pool
 from bridges.local.worker import Worker
-from bridges.platform import Activation
+from bridges.platform import Activation, Condition
 from broker.messages import codec
 from broker.messages.data_report import DataAnswer, DataCheck, DataReport
-from broker.messages.invocation import Report
+from broker.messages.invocation import Report, WorkerReady
 from broker.support.processes import Group
 from tests.support.tasks import task
 
@@ -173,3 +173,43 @@ async def test_a_look_ends_when_its_worker_does_not_answer(monkeypatch: pytest.M
     with pytest.raises(InvocationFailed, match="did not answer within"):
         await site.platform.check(msgspec.structs.replace(CHECK, limit_s=0.01))
     assert site.worker.answers == {}
+
+
+async def test_a_worker_whose_site_lets_nothing_run_is_ended_and_costs_no_attempt() -> None:
+    site = Site()
+    run = site.platform.invoke(TASK, 1)
+    first = asyncio.ensure_future(anext(run))
+    await asyncio.sleep(0)
+    site.worker.reports[TASK.id].put_nowait(Report(TASK.id, "failed", reason="no GPU", nothing_ran=True))
+    with pytest.raises(SiteFault, match="no GPU"):
+        await first
+    assert site.process.killed
+    assert not site.is_idle()
+
+
+async def test_such_a_worker_first_publishes_the_update_of_another_task() -> None:
+    site, other = Site(), task("c-2", "local")
+    run = await start_run(site)
+    site.reports("trained")
+    publishing = asyncio.ensure_future(anext(run))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(anext(site.platform.invoke(other, 1)))
+    await asyncio.sleep(0)
+    site.worker.reports[other.id].put_nowait(Report(other.id, "failed", reason="no GPU", nothing_ran=True))
+    with pytest.raises(SiteFault):
+        await second
+    assert not site.process.killed
+    site.reports("done")
+    assert (await publishing).state == "succeeded"
+    assert [activation async for activation in run] == []
+    assert site.process.killed
+    assert not site.is_idle()
+
+
+def test_the_platform_is_this_machine_and_says_what_its_workers_are() -> None:
+    site = Site()
+    site.pool.ready = WorkerReady(processor="aarch64 NEON", device="cuda")
+    assert SETTINGS.is_own
+    assert site.platform.condition == Condition("aarch64 NEON", "cuda")
+    site.pool._faults[0] = "no GPU"
+    assert site.platform.condition == Condition("aarch64 NEON", "cuda", "worker can't start: no GPU", is_able=False)

@@ -11,11 +11,11 @@ from typing import Final
 
 import pytest
 
-from bridges.errors import InvocationFailed
+from bridges.errors import InvocationFailed, PlatformFailed, SiteFault
 from bridges.local import Settings
 from bridges.local.pool import Pool, open_pool
 from bridges.local.worker import Worker
-from broker.messages.invocation import Report
+from broker.messages.invocation import Report, WorkerReady
 from broker.support.processes import start_group
 from tests.support.fakes import soon
 from tests.support.tasks import task
@@ -98,6 +98,56 @@ async def test_a_worker_that_starts_later_gets_tasks_again(tmp_path: Path) -> No
         file.touch()
         await soon(lambda: bool(pool._idle))
         assert (await pool.take()).is_ready
+
+
+FAULT: Final = """write('{"state": "fault", "reason": "FEDKEEPER_DEVICE: no GPU"}')"""
+
+
+async def test_a_fault_of_the_site_s_settings_ends_the_wait_for_a_worker_at_once() -> None:
+    program = READY.rpartition("write(")[0] + FAULT
+    async with pool_of(program) as pool:
+        with pytest.raises(PlatformFailed, match=r"^local could not start a worker: FEDKEEPER_DEVICE: no GPU$"):
+            await pool.wait_until_ready()
+        await soon(lambda: bool(pool.fault))
+        with pytest.raises(SiteFault, match=r"^worker can't start: FEDKEEPER_DEVICE: no GPU$"):
+            await pool.take()
+
+
+async def test_a_site_whose_fault_is_mended_is_ready(tmp_path: Path) -> None:
+    file = tmp_path / "mended"
+    start = READY.rpartition("write(")[0]
+    program = f"{start}\nif not os.path.exists({str(file)!r}):\n    {FAULT}\n    sys.exit()\n"
+    async with pool_of(program + """write('{"state": "ready"}'); sys.stdin.read()""") as pool:
+        await soon(lambda: bool(pool.fault))
+        file.touch()
+        await soon(lambda: not pool.fault)
+        await pool.wait_until_ready()
+        assert (await pool.take()).is_ready
+
+
+async def test_a_worker_that_fails_otherwise_is_waited_for(tmp_path: Path) -> None:
+    file = tmp_path / "installed"
+    program = f"import os, sys\nif not os.path.exists({str(file)!r}): sys.exit(3)\n{READY}sys.stdin.read()"
+    async with pool_of(program) as pool:
+        waiting = asyncio.ensure_future(pool.wait_until_ready())
+        await soon(lambda: bool(pool.fault))
+        assert not waiting.done()
+        file.touch()
+        await waiting
+
+
+async def test_no_worker_in_time_is_a_failure_of_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridges.local.pool.READY_S", 0.01)
+    async with pool_of("import time; time.sleep(600)") as pool:
+        with pytest.raises(PlatformFailed, match=r"none was ready within 0\.01 s"):
+            await pool.wait_until_ready()
+
+
+async def test_what_a_worker_says_of_itself_is_known() -> None:
+    ready = """write('{"state": "ready", "processor": "aarch64 NEON", "device": "cuda"}')\n"""
+    async with pool_of(READY.rpartition("write(")[0] + ready + "sys.stdin.read()") as pool:
+        await pool.wait_until_ready()
+        assert pool.ready == WorkerReady(processor="aarch64 NEON", device="cuda")
 
 
 async def test_a_start_that_failed_twice_fails_no_task(tmp_path: Path) -> None:

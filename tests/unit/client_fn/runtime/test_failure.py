@@ -7,6 +7,7 @@ import pytest
 from broker.errors import BrokerError, Denied
 from broker.messages.errors import MessageError
 from broker.messages.invocation import InvocationRequest
+from client_fn import errors
 from client_fn.errors import ClientError, LeaseOver, TrainerDied, TrainingFailed
 from client_fn.runtime.failure import REASON_CHARACTERS, failure_report, is_retryable
 from tests.support.tasks import task
@@ -46,6 +47,9 @@ AGAIN: Final = {
     "TrainerDied": False,
 }
 """Whether a task is tried again after each error of the function."""
+
+NOTHING_RAN: Final = frozenset({"BadCode", "BadSettings"})
+"""The errors of a site's settings: they come before anything runs, whatever the task is."""
 
 BROKER_AGAIN: Final = {
     "ConnectFailed": True,
@@ -126,3 +130,10 @@ def test_a_text_of_the_user_s_code_leaves_the_site_only_if_the_operator_says_so(
 ) -> None:
     assert failure_report(REQUEST, error, reveal=False).reason == hidden
     assert failure_report(REQUEST, error, reveal=True).reason == revealed
+
+
+def test_nothing_ran_where_the_site_s_settings_are_at_fault() -> None:
+    assert {name for name in AGAIN if getattr(errors, name).is_of_site} == NOTHING_RAN
+    fault = errors.BadSettings("FEDKEEPER_DEVICE", "'cuda' can't be used here")
+    assert failure_report(REQUEST, fault, reveal=False).nothing_ran
+    assert not failure_report(REQUEST, errors.WrongClient("another's"), reveal=False).nothing_ran
