@@ -38,7 +38,10 @@ _REMEDIES: Final = {
     places.PREFIXES: "move the data below one of them, or change it in the environment of the site's bridge",
     MAX_MB: "raise it in the environment of the site's bridge, or use fewer samples",
 }
-_WRITE: Final = "make the folder and give it to the service's user, or register a state_loc that it may write"
+_WRITE: Final = (
+    "make the folder, give it to the service's user and name it in ReadWritePaths= of a systemd unit, or register a "
+    "state_loc that it may write"
+)
 
 
 class _Found(msgspec.Struct, frozen=True):

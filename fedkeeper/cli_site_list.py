@@ -138,7 +138,7 @@ def size(mb: int | None) -> str:
 
 def details(site: Site) -> list[str]:
     """Return the lines of everything that is known of a site."""
-    kinds = {None: "not known: no bridge was seen", True: "one machine", False: "shared by the hosts that serve it"}
+    kinds = {None: None, True: "one machine", False: "shared by the hosts that serve it"}
     facts: list[tuple[str, Any]] = [
         ("state", site.state),
         ("platform", kinds[site.is_own]),
@@ -161,7 +161,7 @@ def _facts(host: SiteHost) -> list[tuple[str, Any]]:
         ("version", host.version),
         ("broker", host.broker),
         ("device", None if host.device is None else host.device or "as the job says, or nothing trains here"),
-        ("processor", None if host.processor is None else host.processor or "nothing trains here"),
+        ("processor", host.processor),
         ("free memory", None if host.memory_mb is None else size(host.memory_mb)),
         ("free disk", None if host.disk_mb is None else size(host.disk_mb)),
     ]

@@ -76,10 +76,10 @@ def doubts(stored: Mapping[str, Stored], now_s: float) -> set[str]:
         stored: the announcements, by topic.
         now_s: the time now, in seconds since the epoch.
     """
-    found = words(stored, now_s)
-    here = {topic for topic, word in found.items() if not word.presence.gone}
-    silent = {topic for topic in here if not site_list.is_up(found[topic])}
-    # Where no bridge at all seems to be up, the clock of this machine may be the wrong one.
+    states = {topic: site_list.state(word) for topic, word in words(stored, now_s).items()}
+    here = {topic for topic, state in states.items() if state != "gone"}
+    silent = {topic for topic in here if states[topic] == "silent"}
+    # Where no bridge at all seems to be there, the clock of this machine may be the wrong one.
     return silent if silent == here else {topic for topic in silent if stored[topic].time_s is None}
 
 
@@ -119,7 +119,7 @@ def _broker_ahead_s(stored: Iterable[Stored], now_s: float) -> float:
 
 def _word(stored: Stored, now_s: float, on_broker_s: float) -> Word:
     presence, time_s, heard_s = stored
-    clock_s = 0.0 if presence.gone else presence.clock_s
+    clock_s = presence.clock_s  # 0 in a goodbye
     then_s = heard_s if time_s is None else time_s
     if then_s is None:
         # The bridge's own clock is all that there is. One that is ahead tells nothing.

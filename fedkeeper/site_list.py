@@ -21,10 +21,12 @@ MAX_EVERY_S: Final = 60.0
 MAX_TEXT: Final = 300
 """Longest text of a bridge that is passed on. Characters."""
 
+_ORDER: Final = ("up", "unable", "silent", "gone")
+_THERE: Final = _ORDER[:2]
 _MAX_MB: Final = 1 << 40
 _MAX_SKEW_S: Final = 1e10
 
-State = Literal["up", "silent", "gone", "no bridge"]
+State = Literal["up", "unable", "silent", "gone", "no bridge"]
 
 
 class Word(NamedTuple):
@@ -46,13 +48,14 @@ class SiteHost(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         bridge: the bridge's name.
-        state: `up`; `silent`: it stopped announcing itself; `gone`: it ended, or the broker lost its connection.
+        state: `up`; `unable`: it is there and can run no task; `silent`: it stopped announcing itself; `gone`: it
+            ended, or the broker lost its connection.
         age_s: time since it last announced itself, or since it was gone, in seconds.
         clock_ahead_s: by how many seconds its clock is ahead; negative: behind.
         name: the machine's host name.
         version: version of FedKeeper.
         broker: address of the broker that the bridge is connected to.
-        processor: the instruction set that models train with; empty: nothing trains here.
+        processor: the kind of processor that models train with.
         device: the device that models train on; empty: as the job says, or nothing trains here.
         memory_mb: free memory, in MiB.
         disk_mb: free space in the bridge's folder, in MiB.
@@ -83,7 +86,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
         paused: number of those that are paused.
         problems: what fails, a sentence each; none: nothing.
         notes: what may surprise and does not fail, a sentence each.
-        is_own: whether the platform is one machine; False: several hosts may share it. None: no bridge was ever seen.
+        is_own: whether the platform is one machine; False: several hosts may share it. None: not known.
         hosts: the machines, those that are up first.
     """
 
@@ -98,7 +101,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sites(words: Iterable[Word], clients: Iterable[ClientRecord], *, version: str) -> list[Site]:
-    """Return the sites: those where something fails first, then by name.
+    """Return the sites by name: those where something fails first, those that ended and that nobody waits for last.
 
     Args:
         words: what each bridge last said.
@@ -112,7 +115,7 @@ def sites(words: Iterable[Word], clients: Iterable[ClientRecord], *, version: st
         clients_of[client.platform].append(client)
     names = words_of.keys() | clients_of.keys()
     found = [_site(name, words_of.get(name, []), clients_of.get(name, []), version) for name in names]
-    return sorted(found, key=lambda site: (not site.problems, site.name))
+    return sorted(found, key=lambda site: (not site.problems, site.state == "gone", site.name))
 
 
 def _site(name: str, words: Sequence[Word], clients: Sequence[ClientRecord], version: str) -> Site:
@@ -123,12 +126,18 @@ def _site(name: str, words: Sequence[Word], clients: Sequence[ClientRecord], ver
         state=hosts[0].state if hosts else "no bridge",
         clients=len(clients),
         paused=paused,
-        is_own=any(word.presence.is_own for word in words) if words else None,
+        is_own=_is_own(word.presence for word in words),
         hosts=hosts,
     )
-    machines = {_machine(word) for word in words if is_up(word)}
+    machines = {_machine(word) for word in words if state(word) == "up"}
     problems = (*_absence(site), *_twins(site, len(machines)), *_said(site))
     return msgspec.structs.replace(site, problems=problems, notes=tuple(_notes(site, version)))
+
+
+def _is_own(presences: Iterable[Presence]) -> bool | None:
+    """Whether a site is one machine. Neither an older version nor the broker, which announces a lost one, tells."""
+    told = [presence.is_own for presence in presences if presence.host is not None or presence.is_own]
+    return any(told) if told else None
 
 
 def _absence(site: Site) -> Iterable[str]:
@@ -137,6 +146,8 @@ def _absence(site: Site) -> Iterable[str]:
     match site.state:
         case "no bridge" if waits:
             yield f"{count} registered, and no bridge of this name was ever seen: start one, or remove them"
+        case "unable" if not any(host.problem for host in site.hosts):
+            yield "its bridge can run no task; its log says why"
         case "silent":
             yield f"no word from its bridge for {duration(site.hosts[0].age_s)}"
         case "gone" if waits:
@@ -153,7 +164,7 @@ def _twins(site: Site, machines: int) -> Iterable[str]:
 def _said(site: Site) -> Iterable[str]:
     """What the bridges themselves say that fails. A machine that another one has replaced does not count."""
     for host in site.hosts:
-        if host.problem and (host.state == "up" or site.state != "up"):
+        if host.problem and (host.state in _THERE or site.state not in _THERE):
             yield f"{_prefix(site, host)}{host.problem}"
 
 
@@ -161,8 +172,8 @@ def _notes(site: Site, version: str) -> Iterable[str]:
     """Say what differs from other sites."""
     for host in site.hosts:
         prefix = _prefix(site, host)
-        if host.state == "silent" and site.state == "up":
-            yield f"no word from {host.name or host.bridge} for {duration(host.age_s)}; the others are up"
+        if host.state == "silent" and site.state in _THERE:
+            yield f"no word from {host.name or host.bridge} for {duration(host.age_s)}; others are there"
         if host.state == "gone":
             continue
         if host.clock_ahead_s is not None and abs(host.clock_ahead_s) > CLOCK_SKEW_S:
@@ -182,7 +193,7 @@ def _host(word: Word) -> SiteHost:
     presence, ahead_s = word.presence, word.ahead_s
     if ahead_s is not None and abs(ahead_s) > _MAX_SKEW_S:
         ahead_s = None
-    host = SiteHost(bridge=presence.bridge, state=_state(word), age_s=word.age_s, clock_ahead_s=ahead_s)
+    host = SiteHost(bridge=presence.bridge, state=state(word), age_s=word.age_s, clock_ahead_s=ahead_s)
     return host if presence.host is None else _with_facts(host, presence.host)
 
 
@@ -193,7 +204,7 @@ def _with_facts(host: SiteHost, said: Host) -> SiteHost:
         name=_short(said.name) or None,
         version=_short(said.version) or None,
         broker=_short(said.broker) or None,
-        processor=_short(said.processor),
+        processor=_short(said.processor) or None,
         device=_short(said.device),
         memory_mb=_amount(said.memory_mb),
         disk_mb=_amount(said.disk_mb),
@@ -209,16 +220,15 @@ def _amount(mb: int | None) -> int | None:
     return mb if mb is not None and 0 <= mb <= _MAX_MB else None
 
 
-def is_up(word: Word) -> bool:
-    """Whether a bridge is there, by what it last said."""
-    return _state(word) == "up"
-
-
-def _state(word: Word) -> State:
-    if word.presence.gone:
+def state(word: Word) -> State:
+    """Return the state of a bridge, by what it last said."""
+    presence = word.presence
+    # A bridge that can run no task says that it is gone, with the time, and goes on saying it. A goodbye has no time.
+    if presence.gone and not presence.clock_s:
         return "gone"
-    is_late = word.age_s is None or word.age_s > MISSED * min(word.presence.every_s, MAX_EVERY_S)
-    return "silent" if is_late else "up"
+    if word.age_s is None or word.age_s > MISSED * min(presence.every_s, MAX_EVERY_S):
+        return "silent"
+    return "unable" if presence.gone else "up"
 
 
 def _machine(word: Word) -> str:
@@ -228,8 +238,8 @@ def _machine(word: Word) -> str:
 
 def _rank(host: SiteHost) -> tuple[int, float, str]:
     """The best first, and of several that are not there the one that spoke last."""
-    order = ("up", "silent", "gone").index(host.state)
-    return order, 0.0 if order == 0 or host.age_s is None else host.age_s, host.name or host.bridge
+    order = _ORDER.index(host.state)
+    return order, 0.0 if host.state in _THERE or host.age_s is None else host.age_s, host.name or host.bridge
 
 
 def duration(seconds: float | None) -> str:

@@ -64,11 +64,11 @@ class DataReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         service: the user that the worker runs as.
         is_readable: whether that user can read it; None: not known.
         samples: number of samples, or of rows; None: not known.
-        columns: the first `COLUMNS` columns of a table, or tensors of a file.
+        columns: the first 100 columns of a table, or tensors of a file.
         column_count: number of all columns or tensors.
         classes: number of different labels in `y`, or of folders of images; None: not known.
         error: class of the error that a job would fail with; empty: none is known.
-        problem: that error as a sentence, without any text of the data.
+        problem: that error as a sentence, without any text of the data unless the site reveals texts.
         remedy: what to do.
         note: what was not looked at, and why.
         state: where the client keeps its personal layers; None: it has no such place.

@@ -25,6 +25,7 @@ from broker.base import Broker
 from broker.messages import bundle, cloudevents, codec, progress
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
+from broker.messages.data_report import Column, DataReport, StatePlace
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import Invocation, InvocationRequest, Report
 from broker.messages.progress import FINAL_EVENTS, Progress
@@ -227,7 +228,11 @@ def _examples() -> Messages:
         "request.create.json": codec.encode(Request(id="ab" * 16, deadline_s=now_s, function=function)),
         "request.delete.json": codec.encode(Request(id="cd" * 16, deadline_s=now_s, name="client-00")),
         "request.list.json": codec.encode(Request(id="ef" * 16, deadline_s=now_s)),
+        "request.check.json": codec.encode(
+            Request(id="01" * 16, deadline_s=now_s, name="client-00", data_loc="/srv/a.csv", state_loc="/srv/state")
+        ),
         "reply.created.json": codec.encode(Reply(change="created", functions=(deployed,))),
+        "reply.checked.json": codec.encode(Reply(report=_data_report())),
         "reply.error.json": codec.encode(Reply(error="no such request: pause")),
         "answer.accepted.json": codec.encode(SubmissionReply(job="job-1")),
         "answer.refused.json": codec.encode(
@@ -240,6 +245,29 @@ def _examples() -> Messages:
             for event in EVENTS
         },
     }
+
+
+def _data_report() -> DataReport:
+    columns = (Column(name="age", dtype="float64", missing=2), Column(name="x", dtype="float32", shape=(3, 32)))
+    return DataReport(
+        client="client-00",
+        path="/srv/a.csv",
+        kind="csv",
+        bytes=100,
+        owner="root:root",
+        mode="-rw-r--r--",
+        service="fedkeeper",
+        is_readable=True,
+        samples=20,
+        columns=columns,
+        column_count=2,
+        classes=2,
+        error="BadData",
+        problem="it is empty",
+        remedy="fill it",
+        note="a note",
+        state=StatePlace(path="/srv/state", is_writable=False, problem="not writable", remedy="chown"),
+    )
 
 
 def _invocation(outcome: Any, now_s: float) -> bytes:

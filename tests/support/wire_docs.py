@@ -13,6 +13,7 @@ from msgspec import inspect as types
 from broker import topics
 from broker.messages import codec
 from broker.messages.cloudevents import PREFIX, SCHEMAS
+from broker.messages.data_report import Column, DataReport, StatePlace
 from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import OPENWHISK_ARGUMENT, Invocation, InvocationRequest, Report
 from broker.messages.job import Job
@@ -110,7 +111,7 @@ MESSAGES: Final = (
     Message(Function, _topic(topics.function, "platform", "client"), "bridge", "bridge"),
     Message(
         Request,
-        f"{_topic(topics.fabric, 'platform', 'verb')}, the verb is `create`, `delete` or `list`",
+        f"{_topic(topics.fabric, 'platform', 'verb')}, the verb is `create`, `delete`, `list` or `check`",
         "SDK",
         "bridge",
     ),
@@ -126,7 +127,22 @@ PARTS: Final[tuple[Kind, ...]] = (
     *SCHEDULES,
     Cohort,
     *STRATEGIES,
-    *(Data, Evaluation, Stop, Override, Member, PersonalRef, BestModel, Deployed, StartReport, Split, Spread),
+    *(
+        Data,
+        Evaluation,
+        Stop,
+        Override,
+        Member,
+        PersonalRef,
+        BestModel,
+        Deployed,
+        DataReport,
+        Column,
+        StatePlace,
+        StartReport,
+        Split,
+        Spread,
+    ),
 )
 
 EVENTS: Final[tuple[Kind, ...]] = get_args(Event)

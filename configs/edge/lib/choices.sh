@@ -57,8 +57,12 @@ check_name() {
     fi
     name=${name:-$written}
     from=''
-    # Many boards may be written from one image: each takes its own host's name when it starts.
-    if [ -z "$name" ] && [ -n "$image" ]; then return 0; fi
+    if [ -z "$name" ] && [ -n "$image" ]; then
+        # Many boards may be written from one image: local.conf takes the name of each one's own host. The files of a bridge to
+        # OpenFaaS and of the relay can't.
+        if [ "$bridge" = local ] && [ "$broker" != mosquitto ]; then return 0; fi
+        fail "give --name: for an image, only --bridge local without Mosquitto can take the name of the board's host when it starts"
+    fi
     if [ -z "$name" ]; then
         from=", of this host's name"
         name=$(uname -n | sed 's/\..*//' | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' '-' | cut -c 1-40 | sed 's/^-*//; s/-*$//')

@@ -20,9 +20,9 @@ install_bridge() {
         put 644 "$here/local.conf" "$units/fedkeeper-bridge.service.d/local.conf"
         install_local_settings
     else
-        run rm -f "$units/fedkeeper-bridge.service.d/local.conf"
+        remove_drop_in fedkeeper-bridge.service.d/local.conf
         keep 644 "$here/bridge.toml" "$etc/bridge.toml" "$address
-s|^name = \"edge\"|name = \"${name:-edge}\"|"
+s|^name = \"edge\"|name = \"$name\"|"
         install_openfaas_secrets
     fi
 }
@@ -66,7 +66,7 @@ configure_mosquitto() {
 install_broker() {
     case $broker in
         mosquitto)
-            keep 644 "$here/relay.toml" "$etc/relay.toml" "s|^platforms = \\[\"edge\"\\]|platforms = [\"${name:-edge}\"]|"
+            keep 644 "$here/relay.toml" "$etc/relay.toml" "s|^platforms = \\[\"edge\"\\]|platforms = [\"$name\"]|"
             put 644 "$here/fedkeeper-relay.service" "$units/fedkeeper-relay.service"
             ;;
         nats)

@@ -30,18 +30,26 @@ remove_nats() {
 remove_mosquitto() {
     discard fedkeeper-relay.service mosquitto.service
     run rm -f "$units/fedkeeper-relay.service"
-    run rm -f "$units/mosquitto.service.d/fedkeeper.conf"
+    remove_drop_in mosquitto.service.d/fedkeeper.conf
+}
+
+# Removes our drop-in of a unit; what an operator wrote with `systemctl edit` stays.
+remove_drop_in() {
+    [ -d "$units/${1%/*}" ] || return 0
+    run rm -f "$units/$1"
+    run rmdir --ignore-fail-on-non-empty "$units/${1%/*}"
 }
 
 remove_everything() {
     if [ -e "$units/fedkeeper-bridge.service" ]; then discard fedkeeper-bridge.service; fi
     broker=none
     leave_former_broker
-    run rm -rf "$units/fedkeeper-bridge.service.d" "$units/fedkeeper-bridge.service" "$root/usr/lib/sysusers.d/fedkeeper.conf"
+    remove_drop_in fedkeeper-bridge.service.d/local.conf
+    run rm -f "$units/fedkeeper-bridge.service" "$root/usr/lib/sysusers.d/fedkeeper.conf"
     [ -n "$image" ] || run systemctl daemon-reload
     run rm -rf "$home"
-    echo "removed. Kept: $etc with its secrets, /var/lib/fedkeeper*, the packages and groups of the system, the user
-fedkeeper-nats. Remove the board's clients from the register: fedkeeper clients remove."
+    echo "removed. Kept: $etc with its secrets, your own changes of units, /var/lib/fedkeeper*, the packages and
+groups of the system, the user fedkeeper-nats. Remove the board's clients from the register: fedkeeper clients remove."
 }
 
 # has_all FILE...: whether all files that a service needs are complete; adds the others to what is to be written.
@@ -95,11 +103,11 @@ start_services() {
 summarize() {
     echo
     [ -n "$dry" ] || echo "/opt/fedkeeper has $(du -sm "$home" | cut -f 1) MB."
-    case $bridge,$name in
-        local,) echo "The platform's name will be that of the board's host. No other board may have it." ;;
-        openfaas,) echo "The platform's name in bridge.toml is to be changed: no other board may have it." ;;
-        *) echo "The platform's name is $name$from. No other board may have it." ;;
-    esac
+    if [ -n "$name" ]; then
+        echo "The platform's name is $name$from. No other board may have it."
+    else
+        echo "The platform's name will be that of the board's host. No other board may have it."
+    fi
     if [ -n "$to_write" ]; then
         printf 'To be written, with your own values:\n%s' "$to_write"
     fi

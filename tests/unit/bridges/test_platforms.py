@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from bridges import platforms
-from bridges.errors import BadPlatform, LibraryMissing, UnknownPlatform
+from bridges.errors import BadPlatform, LibraryMissing, PlatformFailed, UnknownPlatform
+from bridges.platform import BasePlatform
 from bridges.platforms import Kind
+from bridges.settings import PlatformSettings
+from broker.messages.data_report import DataCheck
 from fedkeeper.errors import NoBridge
 from tests.support.paths import REPOSITORY
 
@@ -115,3 +118,9 @@ def test_the_error_names_an_invalid_platform(
 def test_the_group_is_the_one_that_the_documents_name() -> None:
     assert platforms.GROUP in (REPOSITORY / "docs" / "fabric.md").read_text()
     assert not metadata.entry_points(group=platforms.GROUP)
+
+
+async def test_a_bridge_to_functions_says_why_it_can_not_look_at_their_data() -> None:
+    platform = BasePlatform(PlatformSettings(name="cloud"), None)
+    with pytest.raises(PlatformFailed, match=r"cloud could not look at the data of c-1: only the client's function"):
+        await platform.check(DataCheck(id="1", client="c-1", data_loc="gs://bucket/a.csv"))

@@ -86,6 +86,8 @@ def test_each_board_that_is_written_from_an_image_has_the_name_of_its_host(board
         ((), {"DESTDIR": "image"}, "DESTDIR is an absolute path, not image"),
         ((), {"ROOT": "1000"}, "is a whole system, and its programs are run by chroot"),
         ((), {"SYSTEMD": "245"}, "systemd 247 or newer is needed"),
+        (("--bridge", "openfaas"), {}, "give --name: for an image, only --bridge local without Mosquitto can take"),
+        (("--bridge", "local", "--broker", "mosquitto"), {"MOSQUITTO": "yes"}, "give --name: for an image"),
         (("--broker", "mosquitto"), {}, "install the package mosquitto in the image first"),
     ],
 )
@@ -93,6 +95,9 @@ def test_an_image_that_would_not_be_right_is_refused(
     options: tuple[str, ...], environment: dict[str, str], sentence: str, board: Board
 ) -> None:
     make_whole(board)
+    if "MOSQUITTO" in environment:
+        (board.root / "usr/sbin").mkdir()
+        (board.root / "usr/sbin/mosquitto").touch()
     done = board.image(*options, **environment)
     assert done.returncode == 1
     assert sentence in done.stderr

@@ -219,11 +219,14 @@ def test_remove_leaves_configuration_and_secrets(board: Board) -> None:
     board.configure("--bridge", "local", "--broker", "mosquitto")
     state = board.root / "var/lib/fedkeeper"
     state.mkdir(parents=True)
+    own = board.units / "fedkeeper-bridge.service.d/override.conf"
+    own.write_text("[Service]\nMemoryMax=50%\n")
     done = board.run("--remove")
     assert done.returncode == 0, done.stderr
     for unit in ("fedkeeper-bridge.service", "fedkeeper-relay.service", "mosquitto.service"):
         assert f"systemctl disable --now {unit}" in board.calls()
-    assert [path for path in board.units.rglob("*") if path.is_file()] == []
+    assert [path for path in board.units.rglob("*") if path.is_file()] == [own]
+    assert not (board.units / "mosquitto.service.d").exists()
     assert not board.home.exists()
     assert (board.etc / "secrets/broker-password").exists()
     assert state.exists()

@@ -47,6 +47,8 @@ def test_a_site_has_what_its_bridge_says_and_its_clients() -> None:
         (word(age_s=16.0), "silent"),
         (word(age_s=None), "silent"),
         (word(age_s=1.0, gone=True), "gone"),
+        (word(age_s=1.0, gone=True, clock_s=9.0), "unable"),
+        (word(age_s=99.0, gone=True, clock_s=9.0), "silent"),
         (word(age_s=1e9, every_s=1e300), "silent"),
         (word(age_s=0.0, every_s=-1.0), "silent"),
     ],
@@ -62,6 +64,8 @@ def test_a_bridge_is_silent_after_three_intervals(said: Word, state: str) -> Non
         ([word(age_s=7300.0)], 0, "no word from its bridge for 2 h"),
         ([word(gone=True)], 1, "its bridge ended, or lost its connection, and 1 client waits for it"),
         ([word(gone=True)], 0, None),
+        ([word(gone=True, clock_s=9.0)], 0, "its bridge can run no task; its log says why"),
+        ([word(gone=True, clock_s=9.0, problem="no cuda")], 3, "no cuda"),
         ([], 2, "2 clients registered, and no bridge of this name was ever seen: start one, or remove them"),
         ([word(), word(host="b")], 0, None),
         (
@@ -87,7 +91,7 @@ def test_what_fails_at_a_site_is_a_sentence(words: list[Word], clients: int, pro
         ([word(ahead_s=-90.0)], 0, ["its clock is 2 min behind: set it, e.g. with NTP"]),
         ([word(ahead_s=4.0)], 0, []),
         ([word()], 1, ["all of its clients are paused"]),
-        ([word(), word(host="b", age_s=60.0)], 0, ["no word from b for 1 min; the others are up"]),
+        ([word(), word(host="b", age_s=60.0)], 0, ["no word from b for 1 min; others are there"]),
         ([word(), word(host="b", age_s=60.0, gone=True, version="0.1.0")], 0, []),
     ],
 )
@@ -96,10 +100,10 @@ def test_what_may_surprise_is_a_note_and_fails_nothing(words: list[Word], paused
     assert (list(found.notes), found.problems) == (notes, ())
 
 
-def test_sites_where_something_fails_come_first_then_all_by_name() -> None:
-    words = [word("b"), word("d", problem="hot"), word("a"), word("c", age_s=99.0)]
+def test_sites_where_something_fails_come_first_and_those_that_nobody_waits_for_last() -> None:
+    words = [word("b"), word("d", problem="hot"), word("a", gone=True), word("c", age_s=99.0)]
     found = site_list.sites(words, [client("x", "no-bridge")], version="0.2.0")
-    assert [each.name for each in found] == ["c", "d", "no-bridge", "a", "b"]
+    assert [each.name for each in found] == ["c", "d", "no-bridge", "b", "a"]
 
 
 def test_two_hosts_of_a_shared_platform_are_one_site() -> None:
@@ -113,7 +117,7 @@ def test_a_bridge_of_an_older_version_says_nothing_of_its_machine() -> None:
     (host,) = site(old).hosts
     facts = (host.name, host.version, host.broker, host.processor, host.device, host.memory_mb, host.problem)
     assert facts == (None,) * 7
-    assert site(old).notes == ()
+    assert (site(old).notes, site(old).is_own) == ((), None)
 
 
 def test_hostile_words_are_shortened_cleaned_and_bounded() -> None:
