@@ -3,6 +3,7 @@
 Functions, local workers and the FL server use the same variables. No message can change any of them.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,13 @@ MEMORY_SHARE: Final = 0.8
 """Share of the machine's memory that a trainer may use by default."""
 
 _MB: Final = 1 << 20
+
+_CONTAINER_LIMITS: Final = (
+    # cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    Path("/sys/fs/cgroup/memory.max"),
+    # v1, as with JetPack 5: https://docs.kernel.org/admin-guide/cgroup-v1/memory.html
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +138,11 @@ def to_environ(site: Site) -> dict[str, str]:
 
 def machine_memory_mb() -> int:
     """Return the memory of this machine, or of this container if that is less, in MiB."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MB
-    try:
-        # cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
-        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()) // _MB)
-    except (OSError, ValueError):
-        return physical
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _CONTAINER_LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(file.read_text()))
+    return min(limits) // _MB
 
 
 def _texts(environ: Mapping[str, str], name: str, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ def main() -> None:
     try:
         import torch
 
+        _check_numpy(int(descriptor))
         from client_fn.training import serve
     except (ImportError, OSError) as exc:
         # OSError: torch loads some of its libraries itself, such as CUDA's.
@@ -60,6 +61,16 @@ def _find_fault() -> str:
     if not missing:
         return ""
     return f"has no {' and no '.join(missing)}: {sys.executable} -m pip install {' '.join(missing)}"
+
+
+def _check_numpy(descriptor: int) -> None:
+    """Tell the worker if torch can't use its numpy, and end. A torch that was built with numpy 1 can't use numpy 2."""
+    import torch
+
+    try:
+        torch.zeros(1).numpy()
+    except RuntimeError as exc:
+        _refuse(descriptor, f"has a torch that can't use its numpy ({exc}): {sys.executable} -m pip install 'numpy<2'")
 
 
 def _refuse(descriptor: int, fault: str) -> None:

@@ -57,6 +57,13 @@ class Isolated(nn.Linear):
 OLD = 'import sys\nsys.version_info = (3, 8, 10, "final", 0)\n'
 """For sitecustomize.py, which Python imports at its start: JetPack 5's Python 3.8, as far as the trainer looks."""
 
+BUILT_WITH_NUMPY_1 = """
+class zeros:
+    def __init__(self, size): pass
+    def numpy(self): raise RuntimeError("Numpy is not available")
+"""
+"""As torch 2.2 behaves beside numpy 2."""
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="bench")
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
@@ -152,6 +159,13 @@ async def test_one_whose_torch_lacks_a_library_of_the_system_says_which(bench: B
     python = make_python(tmp_path / "broken", files=broken)
     bad = await refused(bench, python)
     assert str(bad) == f"FEDKEEPER_TRAINER_PYTHON: {python} can't import its torch, numpy or safetensors: {sentence}"
+
+
+async def test_one_whose_torch_was_built_with_an_older_numpy_says_so(bench: Bench, tmp_path: Path) -> None:
+    files = {"torch.py": BUILT_WITH_NUMPY_1, "numpy.py": "", "safetensors.py": ""}
+    python = make_python(tmp_path / "numpy-2", files=files)
+    sentence = f"has a torch that can't use its numpy (Numpy is not available): {python} -m pip install 'numpy<2'"
+    assert str(await refused(bench, python)) == f"FEDKEEPER_TRAINER_PYTHON: {python} {sentence}"
 
 
 async def test_one_that_is_not_there_is_named(bench: Bench, tmp_path: Path) -> None:

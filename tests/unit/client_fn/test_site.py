@@ -1,5 +1,6 @@
 """A site's settings: from the environment, checked, and passed on to other processes without the secret."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,28 @@ def test_nothing_set_means_the_defaults() -> None:
         "client",
     )
     assert 0 < Site().memory_mb < site.machine_memory_mb()
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        ((f"{512 << 20}\n", None), 512),
+        ((None, f"{256 << 20}\n"), 256),
+        (("max\n", "9223372036854771712\n"), None),
+        ((None, None), None),
+    ],
+    ids=["cgroup v2", "cgroup v1", "no limit", "no cgroups"],
+)
+def test_a_container_has_the_memory_that_it_is_limited_to(
+    contents: tuple[str | None, str | None], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = (tmp_path / "v2", tmp_path / "v1")
+    for file, content in zip(files, contents, strict=True):
+        if content is not None:
+            file.write_text(content)
+    monkeypatch.setattr(site, "_CONTAINER_LIMITS", files)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    assert site.machine_memory_mb() == (expected or physical)
 
 
 def test_an_empty_variable_is_as_good_as_none() -> None:
