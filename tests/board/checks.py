@@ -68,7 +68,7 @@ def verify_units(board: Board, units: tuple[str, ...], log: Path) -> str:
     Raises:
         StepFailed: it has found something.
     """
-    command = board.command("systemd-analyze", "verify", *units)
+    command = board.command("systemd-analyze", "verify", "--man=no", *units)
     done = subprocess.run(
         command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=READY_S
     )

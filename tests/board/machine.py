@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Self
 
 SUITE: Final = "bookworm"
-PACKAGES: Final = ("python3", "python3-venv", "ca-certificates", "systemd", "systemd-sysv")
+PACKAGES: Final = ("python3", "python3-venv", "ca-certificates", "procps", "systemd", "systemd-sysv")
 """What a board has before install.sh, apart from the essential packages."""
 
 INSTALL_S: Final = 7200.0
