@@ -38,7 +38,7 @@ etc=$root/etc/fedkeeper
 units=$root/etc/systemd/system
 wheel='' bridge='' broker='' name='' torch='' index='' python='' remove='' dry=''
 
-for part in steps system image choices program configuration services; do
+for part in steps names system image choices program configuration services; do
     # shellcheck source=/dev/null
     . "$here/lib/$part.sh"
 done

@@ -60,7 +60,10 @@ class Board:
     Attributes:
         folder: holds all of it.
         root: plays the root of the file system.
+        script: what `run` runs.
     """
+
+    script = SCRIPT
 
     def __init__(self, folder: Path, *, can_be_killed: bool = False) -> None:
         """Make a bare board.
@@ -107,7 +110,7 @@ class Board:
         path.chmod(0o755)
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run install.sh on the board as a running system.
+        """Run the script on the board as a running system.
 
         Args:
             *arguments: of the script.
@@ -123,7 +126,7 @@ class Board:
             "FEDKEEPER_TEST_LIVE": "yes",
             **environment,
         }
-        command = (shutil.which("dash") or "/bin/sh", str(SCRIPT), *arguments)
+        command = (shutil.which("dash") or "/bin/sh", str(self.script), *arguments)
         # A group of its own: the steps kill theirs.
         return subprocess.run(
             command, check=False, env=env, capture_output=True, text=True, timeout=300, start_new_session=True

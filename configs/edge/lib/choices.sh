@@ -65,11 +65,7 @@ check_name() {
     fi
     if [ -z "$name" ]; then
         from=", of this host's name"
-        name=$(uname -n | sed 's/\..*//' | tr '[:upper:]' '[:lower:]' | tr -c 'a-z0-9\n' '-' | cut -c 1-40 | sed 's/^-*//; s/-*$//')
+        name=$(name_of_host)
     fi
-    case $name in
-        '' | localhost) fail "give --name: the name of this host, '$(uname -n)', is no name for a board" ;;
-        *[!a-z0-9-]*) fail "--name '$name': only a-z, 0-9 and - are possible, at most 40 of them" ;;
-    esac
-    [ ${#name} -le 40 ] || fail "--name '$name': only a-z, 0-9 and - are possible, at most 40 of them"
+    check_legal "$name"
 }
