@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -173,6 +174,9 @@ def main() -> None:
         sys.exit("make board needs root: it mounts file systems, and runs programs by chroot")
     logs.configure(quiet=True)
     os.environ.setdefault("QEMU_CPU", QEMU_CPU)
+    # The first process of a pid namespace gets no signal that it has no handler for (pid_namespaces(7)).
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     trial = Trial(named.resolve() if named else Path(tempfile.mkdtemp(prefix="board-")))
     say(f"folder {trial.folder}; arm64 by qemu as {os.environ['QEMU_CPU']}")
     asyncio.run(run(trial, kinds))

@@ -25,16 +25,18 @@ def part(board: Board, unit: str, *, ready: str, folder: Path) -> Part:
     """
     service = units.read(*(file.read_text() for file in _files(board, unit)), host="board")
     user = USER if service.is_dynamic else 0
-    environment = {"PATH": _PATH, "QEMU_CPU": os.environ["QEMU_CPU"], **service.environment}
-    for name in service.environment_files:
-        environment |= units.read_environment(board.at(name.removeprefix("-")).read_text())
-    for name, source in service.credentials.items():
-        board.write(f"/run/credentials/{unit}/{name}", board.at(source).read_text(), mode=0o400, owner=user)
+    name = unit.removesuffix(".service")
+    # As systemd does (systemd.exec(5)); torch asks for the user's name, which is in no /etc/passwd.
+    person = {"USER": name, "LOGNAME": name, "HOME": "/"} if service.is_dynamic else {}
+    environment = {"PATH": _PATH, "QEMU_CPU": os.environ["QEMU_CPU"], **person, **service.environment}
+    for file in service.environment_files:
+        environment |= units.read_environment(board.at(file.removeprefix("-")).read_text())
+    for credential, source in service.credentials.items():
+        board.write(f"/run/credentials/{unit}/{credential}", board.at(source).read_text(), mode=0o400, owner=user)
     if service.state:
         board.at(service.state).mkdir(mode=0o700, parents=True, exist_ok=True)
         os.chown(board.at(service.state), user, user)
     program = board.command(*units.expand(service.command, environment), user=user, folder=service.state or "/")
-    name = unit.removesuffix(".service")
     return Part(name, ready=ready, folder=folder, environment=environment, program=program)
 
 
