@@ -109,7 +109,8 @@ async def _local(host: Host, board: Board, found: Installation, facts: list[str]
         facts.append(f"{' and '.join(there)} are on the board")
         # The board looks at its data, before any round.
         limit = ("--timeout", f"{READY_S:g}")
-        facts += (await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)).splitlines()
+        looked = await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)
+        facts += [line for line in looked.splitlines() if not line.startswith(" ")]
         facts += await job.train(host)
         facts += (await host.fedkeeper("sites")).splitlines()
         found.memory_mb = services.memory_mb(bridge)
