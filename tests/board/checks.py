@@ -109,7 +109,8 @@ async def _local(host: Host, board: Board, found: Installation, facts: list[str]
         facts.append(f"{' and '.join(there)} are on the board")
         # The board looks at its data, before any round.
         limit = ("--timeout", f"{READY_S:g}")
-        facts += (await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)).splitlines()
+        looked = await host.fedkeeper("clients", "check", *there, *limit, timeout_s=2 * READY_S)
+        facts += [line for line in looked.splitlines() if not line.startswith(" ")]
         facts += await job.train(host)
         facts += (await host.fedkeeper("sites")).splitlines()
         found.memory_mb = services.memory_mb(bridge)
@@ -122,7 +123,9 @@ async def _mosquitto(host: Host, board: Board, found: Installation, facts: list[
     await asyncio.to_thread(board.output, "mosquitto_passwd", "-c", "-b", _PASSWORDS, "edge", _SITE_PASSWORD)
     address = host.url(f"/run/credentials/{RELAY}/backbone-password")
     board.edit("/etc/fedkeeper/relay.toml", r'^backbone = ".*"', f'backbone = "{address}"')
-    board.edit("/etc/fedkeeper/relay.toml", r"@127\.0\.0\.1:\d+", f"@127.0.0.1:{port}")
+    board.edit(
+        "/etc/fedkeeper/relay.toml", r'^site = "mqtt://edge@127\.0\.0\.1:\d+', f'site = "mqtt://edge@127.0.0.1:{port}'
+    )
     _write_secrets(board, {"broker-password": _SITE_PASSWORD, "backbone-password": host.password})
     async with _started(host, board, MOSQUITTO, "") as mosquitto:
         await _listens(mosquitto, port)
