@@ -48,7 +48,9 @@ def of_cpu(machine: str, capability: str, info: str = "") -> str:
     architecture = _MACHINES.get(machine.lower(), machine)
     is_named = capability not in ("DEFAULT", "NO AVX")
     instructions = capability if is_named else _BASELINES.get(architecture, "")
-    return " ".join(filter(None, (architecture, _maker(info), instructions)))
+    # Of an emulated processor Linux tells the real one's maker.
+    maker = _maker(info) if architecture == "x86-64" else ""
+    return " ".join(filter(None, (architecture, maker, instructions)))
 
 
 def _cpu_info() -> str:
@@ -59,7 +61,7 @@ def _cpu_info() -> str:
 
 
 def _maker(info: str) -> str:
-    """Return who has made an x86-64 processor; empty for others, and if it is not known."""
+    """Return who has made an x86-64 processor; empty if it is not known."""
     for line in info.splitlines():
         field, _, value = line.partition(":")
         if field.strip() == "vendor_id":

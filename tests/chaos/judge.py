@@ -67,6 +67,8 @@ async def run(
     broker_name: str,
     folder: Path,
     on_result: Callable[[Result], None] = lambda _: None,
+    *,
+    sees_consumers: bool = True,
 ) -> list[Result]:
     """Run trials with the same setup in one system, one after the other, until one of them fails.
 
@@ -75,6 +77,7 @@ async def run(
         broker_name: one of `brokers.NAMES`.
         folder: folder of the trials; it does not exist yet. It is removed if all is well.
         on_result: is called with each result, once it can't change any more.
+        sees_consumers: wait at the end until the broker has forgotten the consumers of killed parts: a minute.
     """
     results: list[Result] = []
     try:
@@ -86,7 +89,8 @@ async def run(
                 results.append(Result(fault.name, broker_name, seed))
                 trial = Trial(running, results[-1], f"job-{number}")
                 usual = usual or await _run_undisturbed(trial, fault)
-                await _Judge(trial, fault, usual, is_last=number == len(trials) - 1).run()
+                sees_now = sees_consumers and number == len(trials) - 1
+                await _Judge(trial, fault, usual, sees_consumers=sees_now).run()
                 if results[-1].problems:
                     break
             may_leave_files = any(fault.kills for fault, _ in trials)
@@ -138,15 +142,15 @@ class _Judge:
         trial: the trial.
         fault: what is done.
         usual: what an undisturbed job does.
-        is_last: wait until the broker has forgotten the consumers of killed parts, which takes it a minute.
+        sees_consumers: wait until the broker has forgotten the consumers of killed parts, which takes it a minute.
     """
 
-    def __init__(self, trial: Trial, fault: Fault, usual: Undisturbed, *, is_last: bool) -> None:
+    def __init__(self, trial: Trial, fault: Fault, usual: Undisturbed, *, sees_consumers: bool) -> None:
         self._usual = usual
         self._trial = trial
         self._fault = fault
         self._result = trial.result
-        self._is_last = is_last
+        self._sees_consumers = sees_consumers
 
     async def run(self) -> None:
         """Run the trial."""
@@ -277,7 +281,7 @@ class _Judge:
         async def grown() -> list[str]:
             found = oracle.growth(self._usual.usage, await _usage(self._trial.system))
             # The broker forgets the consumers of parts that were killed after a minute.
-            return found if self._is_last else [problem for problem in found if "consumers" not in problem]
+            return found if self._sees_consumers else [problem for problem in found if "consumers" not in problem]
 
         self._result.problems += await _last_problems(left, TIDY_S)
         self._result.problems += await _last_problems(grown, FORGET_S)

@@ -26,6 +26,7 @@ ARM = "processor\t: 0\nBogoMIPS\t: 108.00\nCPU implementer\t: 0x41\n"
         ("aarch64", "DEFAULT", ARM, "aarch64 NEON"),
         ("arm64", "NO AVX", "", "aarch64 NEON"),
         ("aarch64", "SVE256", ARM, "aarch64 SVE256"),
+        ("aarch64", "DEFAULT", INTEL, "aarch64 NEON"),  # emulated on such a machine
         ("ppc64le", "VSX", "", "ppc64le VSX"),
         ("riscv64", "DEFAULT", "", "riscv64"),
     ],
