@@ -21,7 +21,8 @@ from broker.base import Broker
 from broker.deliveries import Deleted, Reader, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
-from broker.messages.register import MAX_MISSED, Presence
+from broker.messages.register import MAX_EVERY_S, MAX_MISSED, Presence
+from broker.support import texts
 from broker.support.tasks import task_group
 
 log = structlog.get_logger(__name__)
@@ -31,6 +32,9 @@ LOOK_S: Final = 5.0
 
 OLD_S: Final = 600.0
 """A machine that announced itself before this time is not waited for. If a clock is wrong, both find out later."""
+
+_NAME_CHARACTERS: Final = 64
+"""Longest host name of another machine that is told: Linux allows no longer one (gethostname(2))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,16 @@ class Rivals:
         if not presence.is_own or host is None or host.id == self.own:
             return False
         self.left_over.pop(host.id, None)
+        # Whoever may write presences can write many of them.
+        self.heard = {claim.id: claim for claim in self.present(now_s)}
         if presence.gone:
             self.heard.pop(host.id, None)
             return True
-        until_s = now_s + MAX_MISSED * presence.every_s
-        since_s = presence.since_s or time_s or 0.0
+        until_s = now_s + MAX_MISSED * min(presence.every_s, MAX_EVERY_S)
+        since_s = presence.since_s if presence.since_s > 0 else time_s or 0.0
         claims = self.heard if is_live else self.left_over
-        claims[host.id] = Claim(host.id, host.name, presence.bridge, since_s, until_s)
+        name = texts.shortened(host.name, _NAME_CHARACTERS)
+        claims[host.id] = Claim(host.id, name, presence.bridge, since_s, until_s)
         return True
 
     def present(self, now_s: float) -> list[Claim]:

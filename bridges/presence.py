@@ -135,8 +135,9 @@ async def announce(
                     continue
                 await ownership.check()
             elif ownership is not None:
-                # Another machine may have the name meanwhile.
+                # Another machine may have the name meanwhile. This one would go on taking its tasks, and can run none.
                 ownership.since_s = 0.0
+                await ownership.check()
             on_announced()
             await _sleep(bridge.every_s, ownership)
     finally:

@@ -9,14 +9,11 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from broker.messages.register import CLOCK_SKEW_S, ClientRecord, Host, Presence
+from broker.messages.register import CLOCK_SKEW_S, MAX_EVERY_S, ClientRecord, Host, Presence
 from broker.support import texts
 
 MISSED: Final = 3
 """A bridge is silent after so many intervals without a word, as for the server."""
-
-MAX_EVERY_S: Final = 60.0
-"""Longest interval that a bridge's word is believed about. Seconds."""
 
 MAX_TEXT: Final = 300
 """Longest text of a bridge that is passed on. Characters."""

@@ -14,6 +14,9 @@ CLOCK_SKEW_S: Final = 5.0
 MAX_MISSED: Final = 3
 """A bridge is absent after so many missed heartbeats."""
 
+MAX_EVERY_S: Final = 60.0
+"""Longest interval of heartbeats that is believed, where only a bridge's word tells when it is absent. Seconds."""
+
 
 class ClientStats(msgspec.Struct, frozen=True, kw_only=True):
     """A bridge's statistics of a client's invocations.

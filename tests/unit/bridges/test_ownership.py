@@ -13,7 +13,7 @@ from bridges.ownership import Claim, Ownership, Rivals, rival_that_stays
 from bridges.presence import Bridge
 from broker.base import Broker
 from broker.messages import codec
-from broker.messages.register import Presence
+from broker.messages.register import MAX_EVERY_S, MAX_MISSED, Presence
 from tests.support.boards import Board
 from tests.support.fakes import running, soon
 
@@ -73,6 +73,34 @@ def test_a_rival_is_there_for_three_intervals_or_until_it_says_goodbye() -> None
     assert rivals.present(115.0) == []
     rivals.note(announced("b", gone=True), 8.0, 101.0, is_live=True)
     assert rivals.present(101.0) == []
+
+
+@pytest.mark.parametrize("every_s", [1e9, 1e300])
+def test_a_rival_that_says_it_is_seldom_heard_is_not_believed_for_long(every_s: float) -> None:
+    rivals = Rivals("a")
+    rivals.note(msgspec.structs.replace(announced("b"), every_s=every_s), 7.0, 0.0, is_live=True)
+    assert rivals.present(0.0)
+    assert rivals.present(MAX_MISSED * MAX_EVERY_S) == []
+
+
+def test_no_machine_has_announced_itself_before_the_epoch() -> None:
+    rivals = Rivals("a")
+    rivals.note(announced("b", since_s=-1.0), 7.0, 0.0, is_live=True)
+    assert [each.since_s for each in rivals.present(0.0)] == [7.0]
+
+
+def test_machines_that_are_silent_for_long_are_forgotten() -> None:
+    rivals = Rivals("a")
+    for number in range(5):
+        rivals.note(announced(f"b{number}"), 7.0, number * 1000.0, is_live=True)
+    assert list(rivals.heard) == ["b4"]
+
+
+def test_a_rival_s_name_is_shortened_before_it_is_told() -> None:
+    rivals = Rivals("a")
+    rivals.note(announced("b" * 100_000), 7.0, 0.0, is_live=True)
+    (claim_,) = rivals.present(0.0)
+    assert len(claim_.name) <= 100
 
 
 def test_what_the_broker_knew_before_is_no_sign_of_life() -> None:
@@ -176,6 +204,19 @@ async def test_a_machine_on_which_nothing_can_run_is_as_good_as_gone_and_leaves_
         async with running(second.serve()):
             await second.is_up.wait()
             first.is_able = True
+            await soon(lambda: first.ended is not None)
+            assert second.ended is None
+
+
+async def test_a_machine_on_which_nothing_can_run_ends_when_another_one_has_its_name(bus: Broker) -> None:
+    first, second = Board(bus, "a"), Board(bus, "b")
+    async with asyncio.timeout(WITHIN_S), running(first.serve()):
+        await first.is_up.wait()
+        first.is_able = False
+        await first.wait_until(gone=True)
+        async with running(second.serve()):
+            await second.is_up.wait()
+            # Else it would go on taking the tasks of the other one.
             await soon(lambda: first.ended is not None)
             assert second.ended is None
 
