@@ -26,6 +26,7 @@ MISTAKES_SHOWN: Final = 10
 _REQUIRED: Final = COLUMNS[:2]
 _DELIMITERS: Final = ",;\t"  # programs for tables write others than commas in some countries
 _SHOWN: Final = 80
+_NOT_PRINTABLE: Final = "it has characters that can't be printed: remove them"
 _SAMPLES: Final = re.compile(r"[0-9]{1,15}")
 
 Kind = Literal["new", "changed", "same"]
@@ -150,7 +151,7 @@ def _header(cells: Sequence[str], line: int) -> list[str]:
     """Return the names of the columns, written as fields are.
 
     Raises:
-        _Wrong: a column is not known, is there twice, or is missing.
+        _Wrong: a column is not known, is there twice, can't be printed, or is missing.
     """
     names = [cell if cell.startswith(LABEL) else cell.lower().replace("-", "_") for cell in cells]
     while names and not names[-1]:
@@ -162,6 +163,8 @@ def _header(cells: Sequence[str], line: int) -> list[str]:
             hint = f"did you mean {close[0]!r}? " if close else ""
             known = ", ".join(COLUMNS)
             raise _Wrong(_Mistake(line, "column", cell, f"{hint}columns are {known} and {LABEL}NAME for each label"))
+        if not name.isprintable():
+            raise _Wrong(_Mistake(line, "column", cell, _NOT_PRINTABLE))
         if names.count(name) > 1:
             raise _Wrong(_Mistake(line, "column", cell, "it is there twice"))
     for name in _REQUIRED:
@@ -188,7 +191,7 @@ def _mistakes(row: _Row) -> Iterator[_Mistake]:
         return
     for column, value in row.cells.items():
         if not value.isprintable():
-            yield _Mistake(row.line, column, value, "it has characters that can't be printed: remove them")
+            yield _Mistake(row.line, column, value, _NOT_PRINTABLE)
     for column in _REQUIRED:
         try:
             checked_id(row.cells.get(column, ""))

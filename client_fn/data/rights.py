@@ -55,12 +55,13 @@ def service_user() -> str:
 
 def blocked(path: Path) -> Blocked | None:
     """Return what keeps the present user from reading a file or folder; None: it may, or nothing lies there."""
+    # Not the methods of Path, which raise an error for a name that is too long.
     user = service_user()
     for folder in reversed(path.parents):
-        if folder.is_dir() and not os.access(folder, os.X_OK):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK):  # noqa: PTH112
             return _denied(f"{user} can't enter the folder {folder}", f"chmod o+x {folder}", path)
-    is_folder = path.is_dir()
-    if path.exists() and not os.access(path, os.R_OK | (os.X_OK if is_folder else 0)):
+    is_folder = os.path.isdir(path)  # noqa: PTH112
+    if os.path.exists(path) and not os.access(path, os.R_OK | (os.X_OK if is_folder else 0)):  # noqa: PTH110
         rights = "o+rx" if is_folder else "o+r"
         return _denied(f"{user} can't read {path}", f"chmod {rights} {path}", path)
     return _file_in(path, user) if is_folder else None

@@ -78,6 +78,13 @@ def look(source: Source, where: str, say: Callable[[str], None]) -> Found:
         BadData: no job can use it.
     """
     wanted = Wanted(where)
+    try:
+        return _look(source, wanted, say)
+    except MemoryError as exc:
+        raise wanted.bad("it needs more memory than the trainer may use (FEDKEEPER_TRAINER_MEMORY_MB)") from exc
+
+
+def _look(source: Source, wanted: Wanted, say: Callable[[str], None]) -> Found:
     if source.format == "folder":
         return _images(Path(source.path), wanted)
     if source.format == "safetensors":

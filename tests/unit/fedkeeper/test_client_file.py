@@ -162,3 +162,8 @@ def test_what_a_file_does_not_say_stays_while_it_is_about_the_same() -> None:
     elsewhere = msgspec.structs.replace(WARD, platform="board-2", data_loc="/srv/new.csv", samples=0)
     (change,) = client_file.compare([elsewhere], [known])
     assert (change.record.samples, change.record.url, change.record.paused) == (0, "", True)
+
+
+def test_the_name_of_a_label_can_be_printed() -> None:
+    (mistake,) = mistakes("client,platform,label.\x1b[31m\na,b,c\n")
+    assert mistake.startswith("line 1, column = 'label.\\x1b[31m': it has characters that can't be printed")

@@ -90,3 +90,10 @@ def test_a_place_that_a_protected_service_does_not_see_is_to_be_left(path: Path 
 @pytest.mark.parametrize("path", ["/srv/a.csv", "/homes/a.csv", "s3://home/a.csv", ""])
 def test_other_places_are_visible(path: str) -> None:
     assert rights.remedy_if_hidden(path) == ""
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "n" * 300 + "/a.csv", "loop"], ids=["long", "in a long one", "loop"])
+def test_a_path_that_no_file_can_have_is_not_blocked(folder: Path, name: str) -> None:
+    (folder / "loop").symlink_to("loop")
+    assert rights.blocked(folder / name) is None
+    assert rights.of(folder / name) is None

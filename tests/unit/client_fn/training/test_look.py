@@ -121,3 +121,14 @@ def test_another_file_is_bad_data(format_: str) -> None:
     content = b"\x89PNG" + b"\xff" * 100
     with pytest.raises(BadData):
         looked_at(format_, content)
+
+
+def test_data_that_is_larger_than_the_memory_is_bad_data_and_no_failure_of_a_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(look.arrays, "read", no_memory)
+    with pytest.raises(BadData, match=r"more memory than the trainer may use \(FEDKEEPER_TRAINER_MEMORY_MB\)"):
+        looked_at("npz", npz(x=np.zeros(1)))
