@@ -75,9 +75,10 @@ install_files() {
     run install -d -m 700 "$etc/secrets"
     for file in cpu.Dockerfile jetpack6.Dockerfile compose.yml; do put 644 "$here/$file" "$ours/$file"; done
     keep 644 "$here/bridge.env" "$ours/bridge.env" "s|^FEDKEEPER_PLATFORM=.*|FEDKEEPER_PLATFORM=$name|"
-    # The image takes the only wheel in the folder.
+    # The image takes the only wheel in the folder. The given one may be that of a former run.
+    run cp "$wheel" "$ours/wheel.new"
     run rm -f "$ours"/fedkeeper-*.whl
-    run cp "$wheel" "$ours/"
+    run mv -f "$ours/wheel.new" "$ours/$(basename "$wheel")"
 }
 
 start() {

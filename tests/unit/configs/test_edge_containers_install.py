@@ -72,6 +72,15 @@ def test_a_new_wheel_takes_the_place_of_the_former(board: Board) -> None:
     assert [file.name for file in (board.etc / "containers").glob("*.whl")] == [board.wheel.name]
 
 
+def test_the_wheel_of_a_former_run_can_be_given_again(board: Board) -> None:
+    install(board, "cpu")
+    board.wheel = board.etc / "containers" / board.wheel.name
+    board.wheel.write_text("the wheel")
+    done = install(board, "cpu")
+    assert done.returncode == 0, done.stderr
+    assert board.wheel.read_text() == "the wheel"
+
+
 def test_the_name_of_the_host_is_the_default_and_a_name_stays(board: Board) -> None:
     assert "The platform's name is orin-7." in install(board, "cpu", HOST="Orin-7.local").stdout
     assert "The platform's name is orin-7." in install(board, "cpu", HOST="other").stdout

@@ -149,7 +149,9 @@ async def test_a_bridge_that_comes_makes_its_clients_candidates(inputs: Inputs) 
         inputs.announce("away")
         inputs.put(PresenceChanged())
     assert recruiting.result() == ["client-00", "client-01"]
-    assert inputs.announced[0].reason.endswith("are registered, 2 of them on away, whose bridge is not there: start it")
+    assert inputs.announced[0].reason.endswith(
+        "are registered, 2 of them on away, whose bridge is not there or can run no task: see `fedkeeper sites`"
+    )
 
 
 async def test_where_presence_is_ignored_the_register_is_enough() -> None:
