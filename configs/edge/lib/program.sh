@@ -3,7 +3,7 @@
 
 check_torch() {
     [ "$bridge" = local ] || return 0
-    torch=${torch:-cpu}
+    torch=${torch:-cpu} torch_stays=''
     # PyPI's last build without CUDA for arm64 is 2.10.0; its builds for amd64 all have CUDA. Without CUDA there is one for
     # amd64 only at pytorch.org (https://pytorch.org/get-started/locally/).
     torch_wanted="torch>=2.6"
@@ -20,9 +20,16 @@ in /opt/fedkeeper or for $python; install it there first, or name it with --torc
         *)
             torch_wanted=$torch
             case $torch in
-                -*) fail "--torch '$torch': cpu, cuda, none, a requirement, or a wheel's path or URL" ;;
+                -*) fail "--torch '$(shown "$torch")': cpu, cuda, none, a requirement, or a wheel's path or URL" ;;
                 *://* | *' @ '*) ;;
-                *.whl | */*) [ -n "$dry" ] || [ -f "$torch" ] || fail "there is no $torch" ;;
+                *.whl | */*)
+                    if [ ! -f "$torch" ] && [ "$torch" = "$former_torch" ] && is_complete && is_installed "$home/bin/python"; then
+                        echo "= $torch is not there any more: the torch that was installed from it stays"
+                        torch_stays=yes
+                    else
+                        [ -n "$dry" ] || [ -f "$torch" ] || fail "there is no $torch"
+                    fi
+                    ;;
             esac
             ;;
     esac
@@ -60,7 +67,7 @@ check_space() {
     fi
     # What an interrupted run has left, or a former torch, goes before.
     [ ! -d "$home" ] || free=$((free + $(du -sm "$home" | cut -f 1)))
-    case ${torch:-cpu} in cpu | cuda | none) others='' ;; *) others=", if $torch is no larger than a torch without CUDA" ;; esac
+    case ${torch:-cpu} in cpu | cuda | none) others='' ;; *) others=", if $(shown "$torch") is no larger than a torch without CUDA" ;; esac
     echo "to download: about $download MB; on the disk: about $disk MB in /opt/fedkeeper$others; $free MB are free"
     [ "$free" -ge $((download + disk)) ] || fail "there is not enough space: while pip works, $((download + disk)) MB are \
 needed, and $place has $free MB free"
@@ -132,10 +139,10 @@ install_program() {
 
 # After this, pip may install nothing instead of the torch that was chosen.
 install_torch() {
-    if [ "$torch" != none ]; then
+    if [ "$torch" != none ] && [ -z "$torch_stays" ]; then
         show "$torch_wanted"
         pip ${index:+--index-url "$index"} "$seen" \
-            || fail "pip got no torch${index:+ from $index}; --index names another index, and --torch another torch"
+            || fail "pip got no torch${index:+ from $(shown "$index")}; --index names another index, and --torch another torch"
     fi
     constraint=$(inside_path "$home/constraints.txt")
     echo "+ write $home/constraints.txt"

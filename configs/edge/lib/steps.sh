@@ -6,9 +6,14 @@ fail() {
     exit 1
 }
 
+# shown TEXT...: prints it without the user information of URLs, such as the password of a package index.
+shown() {
+    printf '%s\n' "$*" | sed 's|//[^/@ ]*@|//...@|g'
+}
+
 # Runs a command that changes something.
 run() {
-    echo "+ $*"
+    echo "+ $(shown "$@")"
     [ -n "$dry" ] || "$@"
 }
 

@@ -95,3 +95,37 @@ def test_the_groups_of_gpu_devices_are_there_before_the_unit_names_them(board: B
     assert f"SupplementaryGroups={' '.join(groups)}\n" in dropin
     assert groups == ["video", "render"]
     assert f"systemd-sysusers --root={board.root} fedkeeper.conf" in board.calls()
+
+
+def test_an_update_needs_no_wheel_of_torch_that_was_installed_before(board: Board) -> None:
+    torch = board.folder / "torch-2.12.0-cp312-cp312-linux_aarch64.whl"
+    torch.touch()
+    first = board.install("--bridge", "local", "--torch", str(torch))
+    assert first.returncode == 0, first.stderr
+    torch.unlink()
+    (board.folder / "stubs/calls").unlink()
+    update = board.install()
+    assert update.returncode == 0, update.stderr
+    assert f"{torch} is not there any more: the torch that was installed from it stays" in update.stdout
+    assert not any(torch.name in call for call in board.calls())
+    assert (board.home / "constraints.txt").read_text() == "torch==2.10.0\n"
+
+
+def test_without_that_torch_its_wheel_is_needed_again(board: Board) -> None:
+    torch = board.folder / "torch.whl"
+    torch.touch()
+    assert board.install("--bridge", "local", "--torch", str(torch)).returncode == 0
+    torch.unlink()
+    (board.home / "incomplete").touch()
+    update = board.install()
+    assert update.returncode == 1
+    assert f"there is no {torch}" in update.stderr
+
+
+def test_the_password_of_an_index_is_not_told(board: Board) -> None:
+    index = "https://me:hunter2@example.org/simple"
+    done = board.install("--bridge", "local", "--torch", "torch @ https://me:hunter2@example.org/t.whl", "--index", index)
+    assert done.returncode == 0, done.stderr
+    assert "example.org/simple" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+    assert any(f"--index-url {index}" in call for call in board.calls())
