@@ -3,6 +3,8 @@
 import contextlib
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from broker import topics
 from broker.base import Broker
 from broker.messages import codec
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 CHECK_S: Final = 90.0
 """Longest time that a site may take to look at a client's data."""
+
+MOST: Final = 10**15
+"""Largest number of samples or bytes that is believed."""
 
 UNKNOWN_VERB: Final = "no such request: check"
 """What an older bridge replies."""
@@ -43,10 +48,18 @@ async def check(sdk: "Client", client: str, timeout_s: float) -> DataReport:
         reply = await sdk.request_functions(record.platform, "check", timeout_s=timeout_s, name=client, **places)
     except NoBridge as exc:
         raise NotChecked(client, f"{unanswered} (none did within {timeout_s:g} s)") from exc
+    except DecodeError as exc:
+        raise NotChecked(client, f"its site's answer can't be read: {exc}") from exc
     if reply.report is None:
         is_old = reply.error in {"", UNKNOWN_VERB}
         raise NotChecked(client, unanswered if is_old else reply.error)
-    return reply.report
+    return _believable(reply.report)
+
+
+def _believable(report: DataReport) -> DataReport:
+    """Return a report without numbers that no data has: `--register` writes them."""
+    numbers = {"samples": report.samples, "bytes": report.bytes, "classes": report.classes}
+    return msgspec.structs.replace(report, **{name: None for name, n in numbers.items() if not 0 <= (n or 0) <= MOST})
 
 
 async def _has_bridge(bus: Broker, platform: str) -> bool:
@@ -55,7 +68,9 @@ async def _has_bridge(bus: Broker, platform: str) -> bool:
     for value in values.values():
         # One that can't be read is of a newer version, and there.
         with contextlib.suppress(DecodeError):
-            if codec.decode(Presence, value.payload).gone:
+            presence = codec.decode(Presence, value.payload)
+            # One that can run no task says that it is gone, with the time. It answers why.
+            if presence.gone and not presence.clock_s:
                 continue
         return True
     return False

@@ -136,7 +136,7 @@ def _columns(report: DataReport) -> list[str]:
     is_table = report.kind in {"csv", "parquet"}
     texts = [f"{_names(run)}: {_type(run[0])}" for run in runs[:SHOWN]]
     more = ["..."] if len(runs) > SHOWN or report.column_count > len(report.columns) else []
-    head = [f"{report.column_count:,} columns"] if is_table else []
+    head = [f"{report.column_count:,} column{'s' * (report.column_count != 1)}"] if is_table else []
     return [*head, *(f"  {text}" for text in [*texts, *more])]
 
 

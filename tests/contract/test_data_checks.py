@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 import broker
@@ -29,8 +30,8 @@ REPORT = DataReport(
 )
 
 
-async def present(bus: Broker, *, gone: bool = False) -> None:
-    presence = Presence(bridge="board", platform="board", every_s=5.0, gone=gone)
+async def present(bus: Broker, *, gone: bool = False, clock_s: float = 0.0) -> None:
+    presence = Presence(bridge="board", platform="board", every_s=5.0, gone=gone, clock_s=clock_s)
     await bus.put(topics.presence("board", "board"), codec.encode(presence))
 
 
@@ -61,6 +62,45 @@ async def test_what_a_platform_can_not_look_at_is_a_sentence(bus: Broker) -> Non
     async with asyncio.timeout(WITHIN_S), running(Lifecycle(bus, "board", None, check=check).serve()):
         with pytest.raises(NotChecked, match=r"ward-7 was not checked: worker can't start: it ended with code 3"):
             await sdk.check("ward-7")
+
+
+async def test_a_bridge_that_can_run_no_task_says_why(bus: Broker) -> None:
+    async def check(_: DataCheck) -> DataReport:
+        raise InvocationFailed("worker can't start: no GPU")
+
+    sdk = Client(bus)
+    await sdk.register([RECORD])
+    await present(bus, gone=True, clock_s=1.0)
+    async with asyncio.timeout(WITHIN_S), running(Lifecycle(bus, "board", None, check=check).serve()):
+        with pytest.raises(NotChecked, match="worker can't start: no GPU"):
+            await sdk.check("ward-7")
+
+
+async def test_numbers_that_no_data_has_are_not_believed(bus: Broker) -> None:
+    async def check(_: DataCheck) -> DataReport:
+        return msgspec.structs.replace(REPORT, samples=-5, bytes=10**30, classes=2)
+
+    sdk = Client(bus)
+    await sdk.register([RECORD])
+    await present(bus)
+    async with asyncio.timeout(WITHIN_S), running(Lifecycle(bus, "board", None, check=check).serve()):
+        assert await sdk.check("ward-7") == msgspec.structs.replace(REPORT, samples=None, classes=2)
+
+
+async def test_an_answer_that_can_not_be_read_is_one_client_s_fault(bus: Broker) -> None:
+    sdk = Client(bus)
+    await sdk.register([RECORD])
+    await present(bus)
+
+    async def answer() -> None:
+        async with bus.subscribe(topics.fabric("board", "check"), durable="fabric-board") as requests:
+            async for delivery in requests:
+                request = codec.decode(Request, await delivery.read())
+                await bus.publish(topics.reply(request.id), b'{"report": 1}')
+
+    async with asyncio.timeout(WITHIN_S), running(answer()):
+        with pytest.raises(NotChecked, match="its site's answer can't be read"):
+            await sdk.check("ward-7", timeout_s=WITHIN_S)
 
 
 async def test_an_older_bridge_is_to_be_upgraded(bus: Broker) -> None:

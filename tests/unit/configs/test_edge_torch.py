@@ -124,7 +124,9 @@ def test_without_that_torch_its_wheel_is_needed_again(board: Board) -> None:
 
 def test_the_password_of_an_index_is_not_told(board: Board) -> None:
     index = "https://me:hunter2@example.org/simple"
-    done = board.install("--bridge", "local", "--torch", "torch @ https://me:hunter2@example.org/t.whl", "--index", index)
+    done = board.install(
+        "--bridge", "local", "--torch", "torch @ https://me:hunter2@example.org/t.whl", "--index", index
+    )
     assert done.returncode == 0, done.stderr
     assert "example.org/simple" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr

@@ -13,7 +13,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from client_fn.errors import BadData
-from client_fn.training import look
+from client_fn.training import arrays, look
 from client_fn.training.look import Column, Found
 from client_fn.training.source import Source
 
@@ -129,6 +129,6 @@ def test_data_that_is_larger_than_the_memory_is_bad_data_and_no_failure_of_a_mod
     def no_memory(*_: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(look.arrays, "read", no_memory)
+    monkeypatch.setattr(arrays, "read", no_memory)
     with pytest.raises(BadData, match=r"more memory than the trainer may use \(FEDKEEPER_TRAINER_MEMORY_MB\)"):
         looked_at("npz", npz(x=np.zeros(1)))
