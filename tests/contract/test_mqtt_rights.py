@@ -65,6 +65,8 @@ async def test_everybody_does_his_work_with_the_documented_rights(strict_broker:
         async with running(serve(server, FakeLearning()), Runner(bridge, Invoker(platform)).run()):
             job = await Client(server).submit(fakes.job(cohort={"clients": 1}))
             kinds = [message.event.what for message in await watch_to_end(Client(observer), job)]
+            (site,) = await Client(observer).sites()
+            assert [host.state for host in site.hosts] == ["up"]
         assert kinds[-1] == "job.completed"
         assert "client.training" in kinds
         assert [record.id for record in await Client(observer).jobs()] == [job]
