@@ -89,7 +89,8 @@ class Recruiter:
         labelled = " and have " + ", ".join(f"{key} = {value!r}" for key, value in where.items()) if where else ""
         text = f"{len(registered)} of {self.job.cohort.clients} clients that hold {name!r}{labelled} are registered"
         if without := len(registered) - len(present):
-            text += f", {without} of them on {', '.join(absent)}, whose bridge is not there or can run no task: see `fedkeeper sites`"
+            text += f", {without} of them on {', '.join(absent)}, whose bridge is not there or can run no task"
+            text += ": see `fedkeeper sites`"
         if len(registered) >= self.job.cohort.clients:
             return text
         return f"{text}; {self._unknown_label() or _remedy(self.job.data)}"
