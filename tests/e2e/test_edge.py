@@ -56,10 +56,13 @@ async def test_a_bridge_reports_its_state_to_systemd_and_only_connects_outwards(
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000000"}
         command = ("bridge", kind, *options[kind], "--url", nats_server.url)
         program = await Program(*command, cwd=tmp_path, **environment).start()
+        # A worker that imports torch on a small board takes longer than the unit allows a start.
+        starting = {"openfaas": {b"WATCHDOG=1"}, "local": {b"WATCHDOG=1", b"EXTEND_TIMEOUT_USEC=360000000"}}
         async with asyncio.timeout(WITHIN_S):
-            assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
+            seen = set()
             while not (message := await loop.sock_recv(systemd, 4096)).startswith(b"READY=1"):
-                assert message == b"WATCHDOG=1"
+                seen.add(message)
+            assert seen == starting[kind]
             assert f"STATUS=bridge edge is up on nats://127.0.0.1:{nats_server.port}" in message.decode()
             assert await loop.sock_recv(systemd, 4096) == b"WATCHDOG=1"
             (pid,) = program.processes(f"bridge {kind}")

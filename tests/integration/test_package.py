@@ -129,7 +129,8 @@ def test_the_same_sources_give_the_same_small_archive(platform: str, tmp_path: P
     file = archives.write(platform, tmp_path / "new folder")
     assert file.name == f"fedkeeper-{platform}.zip"
     assert file.read_bytes() == first
-    assert len(first) < 1_000_000
+    # Far below the 4 MB from which on the broker's layer sends a payload in chunks.
+    assert len(first) < 1_500_000
     entries = opened(platform).infolist()
     assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
     assert {(entry.date_time, entry.compress_type) for entry in entries} == {((1980, 1, 1, 0, 0, 0), 0)}

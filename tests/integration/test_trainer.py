@@ -74,7 +74,7 @@ STEPS: Final = {
 async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     folder = tmp_path_factory.mktemp("code")
     (folder / "forges.py").write_text(FORGES)
-    async with open_bench(folder) as bench:
+    async with open_bench(folder, SILENCE_S) as bench:
         yield bench
 
 

@@ -91,14 +91,15 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(folder: Path) -> AsyncIterator[Bench]:
+async def open_bench(folder: Path, silence_s: float = WITHIN_S) -> AsyncIterator[Bench]:
     """Start a trainer, and expect at the end that nothing of it is left.
 
     Args:
         folder: the user's code; the good model is written there.
+        silence_s: how long its code may take for a step, in seconds.
     """
     (folder / "good.py").write_text(GOOD)
-    bench = Bench(folder, Trainer(Site(silence_s=SILENCE_S, memory_mb=MEMORY_MB), [folder]))
+    bench = Bench(folder, Trainer(Site(silence_s=silence_s, memory_mb=MEMORY_MB), [folder]))
     bench.expected = (await bench.build("good:Good")).files["weights"]
     generator = np.random.default_rng(1)
     x = generator.random((10, 8, 8), dtype=np.float32)
