@@ -1,7 +1,6 @@
 """Behaviour of MQTT brokers beyond the contract: plain clients, limits, races between connections."""
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -70,17 +69,6 @@ async def is_silent(events: AsyncIterator[Delivery]) -> bool:
     return False
 
 
-async def events_until_silent(events: AsyncIterator[Delivery]) -> list[tuple[str, bytes]]:
-    """Acknowledge what comes, and return it."""
-    found = []
-    with contextlib.suppress(TimeoutError):
-        while True:
-            event = await asyncio.wait_for(anext(events), NEVER_S)
-            found.append((event.topic, await event.read()))
-            await event.ack()
-    return found
-
-
 async def test_a_plain_client_s_message_becomes_an_event(bus: Broker, plain_client: PlainClient) -> None:
     async with bus.subscribe(topics.SUBMIT, durable="server") as events:
         for number in range(3):
@@ -103,18 +91,18 @@ async def test_a_delivery_says_for_how_long_the_broker_has_had_the_event_with_mq
         assert delivery.age_s is None, "MQTT 3.1.1 has no expiry"
 
 
-async def test_a_plain_client_s_message_waits_for_a_consumer(kind: str, bus: Broker, plain_client: PlainClient) -> None:
+async def test_a_plain_client_s_message_waits_for_a_consumer(bus: Broker, plain_client: PlainClient) -> None:
     async with bus.subscribe(topics.submission(topics.ANY), durable="server"):
         pass
+    # On nats-server, a message that comes while the consumer's connection ends is sometimes not delivered within 60 s.
+    await asyncio.sleep(0.5)
     await plain_client.client.publish("fl/jobs/mine/submit", b"1", retain=False)
     async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
         event = await next_event(events)
         assert (event.topic, await event.read()) == (topics.submission("mine"), b"1")
         await event.ack()
     async with bus.subscribe(topics.submission(topics.ANY), durable="server") as events:
-        again = await events_until_silent(events)
-    # nats-server may take an acknowledgement in only after the next subscription: then the event comes once more.
-    assert again in ([], [(topics.submission("mine"), b"1")] if kind == "nats-mqtt" else [])
+        assert await is_silent(events)
 
 
 async def test_before_the_first_consumer_a_plain_client_must_retain_its_message(
