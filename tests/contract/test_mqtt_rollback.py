@@ -53,6 +53,13 @@ async def retained(server: Mosquitto, *filters: str) -> dict[str, bytes]:
         return await link.fetch(*filters)
 
 
+@pytest.fixture
+def counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each part count its first write only: between `save` and `kill`, nothing but the test writes."""
+    monkeypatch.setattr(store_check, "FIRST_PAUSE_S", SOON_S)
+    monkeypatch.setattr(store_check, "LONGEST_PAUSE_S", SOON_S)
+
+
 async def counter(server: Mosquitto) -> dict[str, bytes]:
     """Wait for the counter of the only part that writes, and return it."""
     async with asyncio.timeout(SOON_S):
@@ -92,12 +99,10 @@ async def test_a_store_that_lacks_what_we_wrote_is_older(server: Mosquitto, tmp_
 
 
 @pytest.mark.parametrize("what", ["an event", "a record"])
+@pytest.mark.usefixtures("counts_once")
 async def test_what_was_written_after_the_last_count_is_looked_for(
-    server: Mosquitto, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+    server: Mosquitto, tmp_path: Path, what: str
 ) -> None:
-    monkeypatch.setattr(store_check, "FIRST_PAUSE_S", SOON_S)
-    monkeypatch.setattr(store_check, "LONGEST_PAUSE_S", SOON_S)
-
     async def act(bus: Broker) -> Path:
         revision = await bus.put(RECORD, b"1", revision=0)
         await counter(server)
@@ -139,11 +144,13 @@ async def test_a_store_that_lacks_a_task_that_we_have_seen_is_older(server: Mosq
     assert "it is older" in await change_of(server, act)
 
 
+@pytest.mark.usefixtures("counts_once")
 async def test_a_crash_that_lost_nothing_is_no_change(server: Mosquitto) -> None:
     async with broker.connect(server.url) as bus, broker.connect(server.url) as silent:
         for number in range(3):
             revision = await bus.put(RECORD, b"%d" % number)
             await bus.publish(PROGRESS, b"%d" % number)
+            await counter(server)
             await server.save()
             await server.kill()
             await server.start()
@@ -193,11 +200,13 @@ async def test_another_broker_behind_the_address_is_another_store(
     assert "another store" in await change_of(server, act)
 
 
+@pytest.mark.usefixtures("counts_once")
 async def test_a_mark_without_an_id_is_accepted(server: Mosquitto) -> None:
     async with mqtt_link.open_link(BrokerUrl.parse(server.url), "plain") as link:
         await link.publish(MARK, b'{"schema":1}')
         async with broker.connect(server.url) as bus:
             await bus.put(RECORD, b"1")
+            await counter(server)
             await server.save()
             await server.kill()
             await server.start()
