@@ -129,7 +129,7 @@ async def run(fabric: Fabric, file: Path, job: tuple[str, ...], console: Console
         await command(console, "deploy", str(file), url=url)
         await command(console, "deploy", str(file), url=url)
         await command(console, "submit", *job, "--wait", "--out", str(runs), url=url)
-        for table in tables(next(runs.iterdir())):
+        for table in tables(runs / "latest"):
             console.print(table)
         await command(console, "clients", url=url)
         await command(console, "deploy", str(file), "--remove", url=url)

@@ -21,7 +21,7 @@ from broker.messages.progress import JobCompleted, RoundCompleted
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from client_fn.code import named
-from fedkeeper import configs, connect, sites, system
+from fedkeeper import configs, connect, site_settings, system
 from fedkeeper.options import Reveal
 from fedkeeper.screen import sentence
 from fedkeeper.system import Settings
@@ -128,8 +128,10 @@ def _prepare(name: str, folder: Path) -> Any:
 async def _train(name: str, folder: Path, *overrides: str) -> tuple[JobCompleted, RoundCompleted, int]:
     """Return the last events of an example's job and of its rounds, and the bytes of its model."""
     job = _read(name, folder / "data", *overrides)
-    site = sites.with_own_code(sites.read(os.environ, reveal=Reveal.TEXT), named.of_job(job).types, _HERE / name)
-    site = sites.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
+    site = site_settings.with_own_code(
+        site_settings.read(os.environ, reveal=Reveal.TEXT), named.of_job(job).types, _HERE / name
+    )
+    site = site_settings.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
     async with (
         system.whole_system(Settings(folder, _WORKERS, site=site), store=folder / "broker") as url,
         connect(url) as sdk,

@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, NotNegative
 from broker.topics import checked_id
 from broker.url import BrokerUrl
-from fedkeeper import sites, strict_toml
+from fedkeeper import site_settings, strict_toml
 from fedkeeper.errors import BadConfigFile
 
 FABRIC_LABEL: Final = "fabric"
@@ -166,7 +166,7 @@ def functions_url(file: DeploymentFile, own_url: str) -> str:
     if file.broker.url:
         return "" if file.broker.url == NO_ROUTE else file.broker.url
     own = BrokerUrl.parse(own_url)
-    is_elsewhere = not sites.is_this_machine(own_url)
+    is_elsewhere = not site_settings.is_this_machine(own_url)
     if own.password is not None or (is_elsewhere and (own.password_file or own.password_env)):
         reason = (
             f"the password of this command's address would not be the functions': add {_EXAMPLE}; "

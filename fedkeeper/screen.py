@@ -258,6 +258,16 @@ def console() -> Console:
     return SafeConsole(stderr=True, highlight=False)
 
 
+def say(text: str, *, style: str = "") -> None:
+    """Print a sentence on standard error, not wrapped, so that addresses and commands in it can be copied.
+
+    Args:
+        text: the sentence; nothing in it is markup.
+        style: a style of rich.
+    """
+    console().print(text, style=style or None, markup=False, soft_wrap=True)
+
+
 def echo(text: str) -> None:
     """Print a line on standard output, with its control characters shown."""
     typer.echo(texts.cleaned(text))

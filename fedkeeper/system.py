@@ -17,7 +17,7 @@ from broker.base import Broker
 from broker.errors import StoreChanged
 from broker.support.tasks import task_group
 from client_fn.site import Site
-from fedkeeper import bridging, notify, restart, sites
+from fedkeeper import bridging, notify, restart, site_settings
 from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Client
 from fedkeeper.store import open_store
@@ -168,7 +168,7 @@ async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], Non
         workers=settings.workers,
         concurrency=2 * settings.workers,
         device=settings.site.device,
-        env=sites.worker_environment(settings.site, settings.folder),
+        env=site_settings.worker_environment(settings.site, settings.folder),
     )
 
     async def provision_clients(bus: Broker) -> None:

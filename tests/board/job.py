@@ -61,7 +61,7 @@ async def train(host: Host) -> list[str]:
     """
     out = host.folder / "runs"
     printed = await host.fedkeeper("submit", "quickstart", *_SETTINGS, "--wait", "--out", str(out), timeout_s=LIMIT_S)
-    rows = [json.loads(line) for line in (out / "board" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "latest" / "metrics.jsonl").read_text().splitlines()]
     if problem := missing(rows):
         raise StepFailed(problem, host.folder / "logs" / "commands.log")
     lines = [f"round {row['round']}: {row['round_s']:.1f} s, model {row['model'][:12]}" for row in rows]

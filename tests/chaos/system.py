@@ -22,7 +22,7 @@ from broker.url import BrokerUrl
 from client_fn.code import archive
 from emulators.openfaas.gateway import Gateway
 from emulators.openfaas.gateway import running as running_gateway
-from fedkeeper import archives, deploy
+from fedkeeper import archives, deploying
 from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
 from tests.chaos import brokers, parts, proxy, usercode
@@ -165,8 +165,8 @@ class System:
         file = DeploymentFile(name="chaos", data=data, platforms={"openfaas": section})
         async with broker.connect(self.broker.url, name="chaos") as bus:
             sdk = Client(bus)
-            desired = await deploy.desired_clients(sdk, file, self.broker.url)
-            await deploy.apply(sdk, await deploy.plan_steps(sdk, file, desired), lambda _: None)
+            desired = await deploying.desired_clients(sdk, file, self.broker.url)
+            await deploying.apply(sdk, await deploying.plan_steps(sdk, file, desired), lambda _: None)
 
     async def end(self) -> list[str]:
         """End all parts in order, and the functions; return which parts had ended before, or did not end."""

@@ -43,7 +43,7 @@ async def test_the_last_model_s_metrics_are_those_of_all_held_out_samples_at_one
     (tmp_path / "job.toml").write_text(JOB)
     code, output = await run("run", "job.toml", "--workers", "2", cwd=tmp_path)
     assert code == 0, output
-    (results,) = (tmp_path / "runs").iterdir()
+    results = tmp_path / "runs" / "latest"
     rounds, clients = lines_of(results / "metrics.jsonl"), lines_of(results / "clients.jsonl")
 
     judged = rounds[-1]["evaluation_clients"]

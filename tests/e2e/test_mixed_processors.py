@@ -50,7 +50,7 @@ async def register(url: str, folder: Path) -> None:
 
 def trained_on(folder: Path, output: str) -> dict[str, int]:
     """How many updates of a job each kind of processor has trained, as clients.jsonl has it."""
-    (job,) = (path for path in (folder / "runs").iterdir() if f"{path.name}/" in output)
+    (job,) = (path for path in (folder / "runs").glob("*-*") if f"{path.name}/" in output)
     rows = [json.loads(line) for line in (job / "clients.jsonl").read_text().splitlines()]
     kinds = [row["processor"] for row in rows]
     return {kind: kinds.count(kind) for kind in kinds}

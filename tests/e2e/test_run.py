@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) -> None:
     code, output = await run("run", "quickstart", *SHORT, cwd=tmp_path)
     assert code == 0, output
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = (tmp_path / "runs" / "latest").resolve()
     assert str(folder.relative_to(tmp_path)) in output
 
     tensors, metadata = payload.decode((folder / "model.safetensors").read_bytes())
@@ -133,7 +133,7 @@ async def test_a_model_of_the_users_own_is_trained(tmp_path: Path) -> None:
     )
     code, output = await run("run", "job.toml", cwd=tmp_path, FEDKEEPER_CODE=str(tmp_path / "mine.py"))
     assert code == 0, output
-    (folder,) = (tmp_path / "runs").iterdir()
+    folder = (tmp_path / "runs" / "latest").resolve()
     tensors, _ = payload.decode((folder / "model.safetensors").read_bytes())
     assert tensors["2.num_batches_tracked"] > 0
 

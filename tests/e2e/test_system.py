@@ -45,7 +45,8 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     code, output = await run(*command[1:], *SHORT, cwd=tmp_path)
     assert code == 0, output
     job = output.split()[0]
-    assert (tmp_path / "runs" / job / "model.safetensors").exists()
+    assert (tmp_path / "runs" / "latest").resolve().name.endswith(f"-{job}")
+    assert (tmp_path / "runs" / "latest" / "model.safetensors").exists()
 
     # `watch` finds the URL in the folder, and a late watcher sees every event from the start.
     _, watched = await run("watch", job, "--json", cwd=tmp_path)
@@ -101,7 +102,7 @@ async def test_several_jobs_at_once(up: tuple[Program, str], tmp_path: Path) -> 
         tasks = [group.create_task(run(*submit, cwd=tmp_path), name=f"job {i}") for i in range(3)]
     results = [task.result() for task in tasks]
     assert [code for code, _ in results] == [0, 0, 0]
-    models = {(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "runs").iterdir()}
+    models = {(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "runs").glob("*-quickstart-*")}
     assert len(models) == 1
 
 

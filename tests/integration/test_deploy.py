@@ -11,7 +11,7 @@ from bridges import Lifecycle
 from broker.base import Broker
 from client_fn.code import archive
 from client_fn.code.archive import Archive
-from fedkeeper import archives, deploy, deployment_file
+from fedkeeper import archives, deploying, deployment_file
 from fedkeeper.deployment_file import DeploymentFile, PlatformSection
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.sdk import Client
@@ -51,10 +51,10 @@ async def deployed(
     sdk: Client, file: DeploymentFile, *, remove: bool = False, code: Archive | None = None
 ) -> list[str]:
     """Do it; what was done, sorted."""
-    desired = [] if remove else await deploy.desired_clients(sdk, file, "nats://here", code=code)
+    desired = [] if remove else await deploying.desired_clients(sdk, file, "nats://here", code=code)
     done: list[str] = []
-    steps = await deploy.plan_steps(sdk, file, desired)
-    await deploy.apply(sdk, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
+    steps = await deploying.plan_steps(sdk, file, desired)
+    await deploying.apply(sdk, steps, lambda step: done.append(f"{step.action} {step.client[-3:]}"))
     return sorted(done)
 
 

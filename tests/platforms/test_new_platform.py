@@ -16,7 +16,7 @@ import broker
 from bridges import platforms
 from broker.messages.progress import RoundCompleted
 from broker.nats.server import NatsServer
-from fedkeeper import archives, bridging, deploy, deployment_file
+from fedkeeper import archives, bridging, deploying, deployment_file
 from fedkeeper.errors import BadConfigFile
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -168,11 +168,11 @@ async def test_its_functions_are_deployed_and_train_a_round(
         running(serve(bus, FakeLearning()), bridge),
     ):
         sdk = Client(bus)
-        functions = await deploy.desired_clients(sdk, file, url)
-        await deploy.apply(sdk, await deploy.plan_steps(sdk, file, functions), lambda _: None)
+        functions = await deploying.desired_clients(sdk, file, url)
+        await deploying.apply(sdk, await deploying.plan_steps(sdk, file, functions), lambda _: None)
         clients = await sdk.clients()
         assert [client.url for client in clients] == [f"tycho/{client.id}" for client in clients]
-        assert await deploy.plan_steps(sdk, file, functions) == []
+        assert await deploying.plan_steps(sdk, file, functions) == []
 
         job = fakes.job(data={"dataset": "own", "clients": 3}, cohort={"clients": 3}, stop={"rounds": 1})
         async with aclosing(sdk.watch(await sdk.submit(job))) as events:
@@ -181,9 +181,9 @@ async def test_its_functions_are_deployed_and_train_a_round(
         assert set(completed.counted) == {client.id for client in clients}
         assert completed.missing == ()
 
-        removed = await deploy.plan_steps(sdk, file, [])
-        await deploy.apply(sdk, removed, lambda _: None)
-        assert await deploy.list_functions(sdk, "luna") == ()
+        removed = await deploying.plan_steps(sdk, file, [])
+        await deploying.apply(sdk, removed, lambda _: None)
+        assert await deploying.list_functions(sdk, "luna") == ()
 
 
 def test_the_command_line_lists_it_and_reads_its_file(site_packages: Path, tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ async def test_a_platform_without_files_of_its_own_gets_no_archive(
     init = site_packages / "acme_faas" / "__init__.py"
     init.write_text(init.read_text().replace(', files="acme_faas.function"', ""))
     async with broker.connect(memory_url) as bus:
-        functions = await deploy.desired_clients(Client(bus), read_deployment(tmp_path), memory_url)
+        functions = await deploying.desired_clients(Client(bus), read_deployment(tmp_path), memory_url)
     assert [client.function.package for client in functions] == [None] * 3
 
 

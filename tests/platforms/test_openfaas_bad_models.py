@@ -20,7 +20,7 @@ from broker.nats.server import NatsServer
 from client_fn.code import archive
 from client_fn.site import Site
 from emulators.openfaas.gateway import running as running_gateway
-from fedkeeper import archives, bridging, deploy
+from fedkeeper import archives, bridging, deploying
 from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.learning import open_learning
 from fedkeeper.sdk import Client
@@ -78,8 +78,8 @@ async def deploy_function(sdk: Client, url: str, folder: Path) -> None:
     deal = jobs.from_dict({"data": DATA, "cohort": {"clients": 1}}).data
     data = DataSection(deal=deal, at=str(folder / "shards"), stage=True)
     file = DeploymentFile(name="test", data=data, platforms={"openfaas": section})
-    desired = await deploy.desired_clients(sdk, file, url)
-    await deploy.apply(sdk, await deploy.plan_steps(sdk, file, desired), lambda _: None)
+    desired = await deploying.desired_clients(sdk, file, url)
+    await deploying.apply(sdk, await deploying.plan_steps(sdk, file, desired), lambda _: None)
 
 
 async def run(sdk: Client, type_: str) -> list[Event]:

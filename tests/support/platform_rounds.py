@@ -18,7 +18,7 @@ from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, 
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from client_fn.site import Site
-from fedkeeper import archives, bridging, deploy
+from fedkeeper import archives, bridging, deploying
 from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
@@ -84,9 +84,9 @@ class Rounds:
 
     async def deploy(self, file: DeploymentFile) -> list[str]:
         """Deploy all functions of a file and register their clients; return the ids of the clients."""
-        desired = await deploy.desired_clients(self.sdk, file, self.url)
-        steps = await deploy.plan_steps(self.sdk, file, desired)
-        await deploy.apply(self.sdk, steps, lambda _: None)
+        desired = await deploying.desired_clients(self.sdk, file, self.url)
+        steps = await deploying.plan_steps(self.sdk, file, desired)
+        await deploying.apply(self.sdk, steps, lambda _: None)
         return [client.record.id for client in desired]
 
     @contextlib.asynccontextmanager

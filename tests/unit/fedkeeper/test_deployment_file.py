@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedkeeper import deploy, deployment_file
+from fedkeeper import deploying, deployment_file
 from fedkeeper.errors import BadConfigFile
 from tests.support.paths import REPOSITORY
 
@@ -89,7 +89,7 @@ def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
     deployment = deployment_file.read(file(tmp_path))
     record = deployment_file.client_records(deployment, {})[0]
     address = deployment_file.functions_url(deployment, "nats://own@127.0.0.1:4222?password_file=secret")
-    function = deploy.make_function(deployment, record, None, address)
+    function = deploying.make_function(deployment, record, None, address)
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",

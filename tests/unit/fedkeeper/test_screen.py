@@ -19,7 +19,8 @@ from broker.messages.progress import (
     UpdateRefused,
 )
 from broker.messages.register import ClientRecord
-from fedkeeper import cli_clients, rounds_table, screen
+from fedkeeper import rounds_table, screen
+from fedkeeper.commands import clients
 from fedkeeper.screen import ROUNDS_SHOWN, WARNINGS_SHOWN, JobView, SafeConsole
 
 SENTENCES = {
@@ -214,7 +215,7 @@ SHOWN = "\\u001b[2J\\u009b [/b] [red]x[/red]"
 
 def test_foreign_text_in_a_list_changes_nothing_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     record = ClientRecord(id="c-1", platform="edge", labels={"[/b]": HOSTILE}, data_loc="s3://key:hunter2@bucket/x?s=1")
-    screen.print_table(("client",) * 10, [cli_clients.client_row(record, None, 0.0)])
+    screen.print_table(("client",) * 10, [clients.client_row(record, None, 0.0)])
     out = capsys.readouterr().out
     assert f"[/b]={SHOWN}" in out
     assert "s3://bucket/x " in out

@@ -6,7 +6,7 @@ import typer
 
 from broker.support import logs
 from fedkeeper import measured, running, screen
-from fedkeeper.options import Url, broker_url
+from fedkeeper.options import JobId, Url, broker_url
 from fedkeeper.sdk import connect
 
 app = typer.Typer(help="List the jobs that the broker knows; delete finished ones.")
@@ -49,3 +49,12 @@ async def remove(jobs: Ids, url: Url = "") -> None:
         for job in jobs:
             await sdk.remove_job(job)
             typer.echo(f"deleted {job}")
+
+
+@running.command
+async def cancel(job: JobId, url: Url = "") -> None:
+    """Request a job's cancellation."""
+    logs.configure(quiet=True)
+    async with connect(broker_url(url), provision=False) as sdk:
+        await sdk.cancel(job)
+    typer.echo(f"requested the cancellation of {job}")

@@ -13,7 +13,8 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import cli_check, client_file, data_places, running, screen
+from fedkeeper import client_file, data_places, running, screen
+from fedkeeper.commands import clients_check
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
@@ -162,7 +163,7 @@ def _parse_label(text: str) -> tuple[str, str]:
     return key, value
 
 
-app.command("check")(cli_check.check)
+app.command("check")(clients_check.check)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from bridges.errors import UnknownPlatform
 from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
-from fedkeeper import bridging, relaying, running, sites, system
+from fedkeeper import bridging, relaying, running, site_settings, system
 from fedkeeper.options import (
     FOLDER,
     Allow,
@@ -74,8 +74,8 @@ def local(
     logs.configure(verbose=verbose)
     address, name = broker_url(url), checked_id(platform)
     workers = workers or system.cores()
-    site = sites.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
-    site = sites.prepare(site, folder, trainers=workers, environ=os.environ)
+    site = site_settings.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    site = site_settings.prepare(site, folder, trainers=workers, environ=os.environ)
     settings = Settings(folder, workers, data, name, site, provision)
     running.run(system.run_local_bridge(address, settings))
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from fedkeeper import cli_site_list, screen
+from fedkeeper import screen
+from fedkeeper.commands import sites
 from fedkeeper.errors import BadOption
 from fedkeeper.sdk import Client
 from fedkeeper.site_list import Site, SiteHost
@@ -123,15 +124,15 @@ def test_a_site_that_is_named_is_shown_with_all_that_is_known(show: Show) -> Non
 
 
 def test_sites_are_chosen_by_names_and_patterns(show: Show) -> None:
-    assert [each.name for each in cli_site_list.chosen([FAILING, SILENT, CLUSTER], ["board-*"])] == [
+    assert [each.name for each in sites.chosen([FAILING, SILENT, CLUSTER], ["board-*"])] == [
         "board-2",
         "board-3",
     ]
     assert show([FAILING, CLUSTER], "board-*").output.startswith(" site")
     with pytest.raises(BadOption, match="no site 'bord-2': did you mean 'board-2'"):
-        cli_site_list.chosen([FAILING, CLUSTER], ["bord-2"])
+        sites.chosen([FAILING, CLUSTER], ["bord-2"])
     with pytest.raises(BadOption, match="no site 'x': `fedkeeper sites` lists them"):
-        cli_site_list.chosen([FAILING, CLUSTER], ["x"])
+        sites.chosen([FAILING, CLUSTER], ["x"])
 
 
 def test_check_tells_by_its_exit_code_whether_something_fails(show: Show) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from matplotlib.axes import Axes
 
-from fedkeeper import plot
 from fedkeeper.errors import BadOption, Missing
+from fedkeeper.runs import plot
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

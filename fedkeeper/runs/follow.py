@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
-from fedkeeper import plot, screen, summary
+from fedkeeper import screen
 from fedkeeper.errors import FedKeeperError, Missing
-from fedkeeper.recorder import Recorder
+from fedkeeper.runs import folder as run_folder
+from fedkeeper.runs import plot, summary
+from fedkeeper.runs.recorder import Recorder
 from fedkeeper.screen import JobView
 from fedkeeper.sdk import Client
 
@@ -59,6 +61,7 @@ async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Cons
     record = await sdk.job(job)
     if record.model is None or not recorder.rounds:
         return
+    run_folder.mark_latest(recorder.folder)
     folder, files = recorder.folder, ["model.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml"]
     recorder.save_model(await sdk.model(job))
     if record.best is not None:

@@ -4,7 +4,7 @@ import pytest
 
 from broker.messages.data_report import Column, DataReport, StatePlace
 from broker.messages.register import ClientRecord
-from fedkeeper import cli_check
+from fedkeeper.commands import clients_check
 from fedkeeper.errors import NotChecked
 
 RECORD = ClientRecord(id="ward-7", platform="board-7", data_loc="/srv/fedkeeper/xray.csv")
@@ -29,7 +29,7 @@ TABLE = DataReport(
 
 
 def shown(report: DataReport | NotChecked, record: ClientRecord = RECORD, *, registers: bool = False) -> str:
-    lines = cli_check.lines(record, report, registers=registers)
+    lines = clients_check.lines(record, report, registers=registers)
     assert all(len(line) <= 80 for line in lines)
     return "\n".join(lines)
 
@@ -89,12 +89,12 @@ def test_a_client_that_nobody_checked_is_shown_with_the_reason() -> None:
 
 @pytest.mark.parametrize(("count", "text"), [(17, "17 bytes"), (1_700, "1.7 kB"), (3_210_000_000, "3.2 GB")])
 def test_a_size_is_shown_in_the_largest_unit(count: int, text: str) -> None:
-    assert cli_check._size(count) == text
+    assert clients_check._size(count) == text
 
 
 def test_many_columns_of_different_dtypes_are_cut() -> None:
     columns = tuple(Column(name=f"c{n}", dtype=("int64", "text")[n % 2]) for n in range(100))
-    lines = cli_check.lines(RECORD, DataReport(client="a", kind="csv", columns=columns, column_count=500))
+    lines = clients_check.lines(RECORD, DataReport(client="a", kind="csv", columns=columns, column_count=500))
     assert "  500 columns" in lines
     assert lines[-1] == "    ..."
     assert len(lines) < 20

@@ -33,7 +33,7 @@ async def deploy(
     code: PackedCode = None,
 ) -> None:
     """Create a fabric's functions on its platforms and register its clients. Changes only what differs."""
-    from fedkeeper import deploy as deployment
+    from fedkeeper import deploying
 
     logs.configure(quiet=True)
     fabric = deployment_file.read(file)
@@ -42,14 +42,14 @@ async def deploy(
         _print_images(fabric, code)
     address = broker_url(url)
     async with connect(address, provision=not plan) as sdk:
-        clients = [] if remove else await deployment.desired_clients(sdk, fabric, address, data, packed)
-        steps = await deployment.plan_steps(sdk, fabric, clients)
+        clients = [] if remove else await deploying.desired_clients(sdk, fabric, address, data, packed)
+        steps = await deploying.plan_steps(sdk, fabric, clients)
         if plan:
             for client_steps in steps:
                 for step in client_steps:
                     _print_step(step)
         else:
-            await deployment.apply(sdk, steps, _print_step)
+            await deploying.apply(sdk, steps, _print_step)
     unchanged = len(clients) - sum(any(step.desired for step in client_steps) for client_steps in steps)
     typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
 

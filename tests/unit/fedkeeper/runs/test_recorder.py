@@ -23,7 +23,7 @@ from broker.messages.progress import (
     RoundFailed,
     UpdateCounted,
 )
-from fedkeeper.recorder import Recorder
+from fedkeeper.runs.recorder import Recorder
 
 
 class Log:

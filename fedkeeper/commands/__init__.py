@@ -1,0 +1,1 @@
+"""The commands of `fedkeeper`, a module for each."""

@@ -1,0 +1,91 @@
+"""The command `fedkeeper up`: broker, FL server and local bridge on this machine, until Ctrl-C."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker import BrokerUrl
+from broker.support import logs
+from fedkeeper import running, screen, site_settings, system
+from fedkeeper.options import (
+    FOLDER,
+    KEEP,
+    KEEP_BYTES,
+    URL_FILE,
+    Allow,
+    Code,
+    DataDir,
+    Device,
+    Folder,
+    KeepBytes,
+    KeepDays,
+    KeepJobs,
+    MetricsOption,
+    Reveal,
+    RevealOption,
+    Verbose,
+    Workers,
+    retention,
+)
+from fedkeeper.system import Settings
+
+
+def up(
+    folder: Folder = FOLDER,
+    port: Annotated[int, typer.Option(help="The broker's port on the loopback address; 0: a free port.")] = 0,
+    url: Annotated[str, typer.Option(help="Use this broker instead of a new one.")] = "",
+    workers: Workers = 0,
+    code: Code = None,
+    allow: Allow = None,
+    device: Device = "",
+    reveal: RevealOption = None,
+    metrics: MetricsOption = None,
+    data: DataDir = None,
+    keep_days: KeepDays = KEEP.days,
+    keep_jobs: KeepJobs = KEEP.jobs,
+    keep_bytes: KeepBytes = KEEP_BYTES,
+    verbose: Verbose = False,
+) -> None:
+    """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
+    logs.configure(verbose=verbose)
+    workers, is_ours = workers or system.cores(), not url or site_settings.is_this_machine(url)
+    reveal = reveal or (Reveal.TEXT if is_ours else Reveal.CLASS)
+    site = site_settings.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    site = site_settings.prepare(site, folder, trainers=workers + 1, environ=os.environ)
+    if packed := site_settings.pack(site):
+        screen.say(packed.summary())
+    screen.say(site_settings.describe_models(site, packed))
+    if notice := site_settings.describe_repeatability(site):
+        screen.say(notice)
+    settings = Settings(folder, workers, data, site=site, keep=retention(keep_days, keep_jobs, keep_bytes))
+    running.run(_run_until_interrupted(settings, url, port))
+
+
+async def _run_until_interrupted(settings: Settings, url: str, port: int) -> None:
+    """Run the whole system, or with a URL the parts around that broker, until cancelled."""
+    async with contextlib.AsyncExitStack() as stack:
+        if url:
+            await stack.enter_async_context(system.services(url, settings))
+            screen.say(f"ready: {BrokerUrl.parse(url)}")
+        else:
+            whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
+            own_url = await stack.enter_async_context(whole)
+            stack.enter_context(_published_url(settings.folder, own_url))
+            screen.say(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n")
+        await asyncio.Event().wait()  # until Ctrl-C
+
+
+@contextlib.contextmanager
+def _published_url(folder: Path, url: str) -> Iterator[None]:
+    """Let commands in this folder find the broker. The URL names the password's file, not the password."""
+    file = folder / URL_FILE
+    file.write_text(url)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)

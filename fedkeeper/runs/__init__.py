@@ -1,0 +1,1 @@
+"""Runs: the folders with what jobs have left, and what is made of them."""
