@@ -110,6 +110,8 @@ KeepBytes = Annotated[
         help="Keep finished jobs whose models have this size together, such as 500MB or 2GB; the oldest go first.",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, a line for each.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show only the result, and what fails.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log everything.")]
 
 
