@@ -1,5 +1,7 @@
 """Reads and writes jobs: TOML files and JSON messages with the same schema."""
 
+import codecs
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -9,20 +11,20 @@ from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
-from broker.support import validation
+from broker.support import tables, text_lines, validation
+from broker.support.validation import Mistake
 
 
 def from_dict(raw: object) -> Job:
     """Build a job from decoded TOML or JSON, strictly: a person wrote it.
 
     Raises:
-        JobError: a field is unknown, has the wrong type or an impossible value.
+        JobError: fields are unknown, have the wrong type or an impossible value.
     """
     try:
         job = validation.strict(raw, Job)
     except validation.Invalid as exc:
-        field, value, allowed = exc.mistake
-        raise JobError(field or "the job", value, allowed) from exc
+        raise JobError.of([each._replace(field=each.field or "the job") for each in exc.mistakes]) from exc
     job_rules.check(job)
     return _with_input_size(job)
 
@@ -34,30 +36,48 @@ def from_json(payload: bytes) -> Job:
         JobError: the payload is not JSON, or not a valid job.
     """
     try:
-        raw = msgspec.json.decode(payload)
+        raw = msgspec.json.decode(payload.removeprefix(codecs.BOM_UTF8))
     except UNREADABLE as exc:
         raise JobError("", None, f"not a JSON job object: {exc}") from exc
     return from_dict(raw)
 
 
-def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
-    """Decode a TOML job file.
+def from_text(text: str, overrides: Sequence[str] = (), *, file: str = "") -> Job:
+    """Decode the text of a job file.
 
     Args:
-        text: the file's content.
+        text: the file's content, TOML or JSON.
         overrides: texts of the form `section.key=value`, each value in TOML (a bare word is a string); they take
             precedence over the file.
+        file: the file's name, for errors; empty: they name none.
 
     Raises:
-        JobError: the text is not TOML, an override is malformed, or the result is not a valid job.
+        JobError: the text is neither TOML nor JSON, an override is malformed, or the result is not a valid job. With a
+            file's name it tells all mistakes with their lines.
     """
     try:
-        raw = msgspec.toml.decode(text)
-    except UNREADABLE as exc:
-        raise JobError("", None, f"not a TOML file: {exc}") from exc
+        raw = tables.decode(text)
+    except tables.NoTable as exc:
+        raise JobError.of([exc.mistake], file) from exc
     for override in overrides:
         _apply(raw, override)
-    return from_dict(raw)
+    try:
+        return from_dict(raw)
+    except JobError as exc:
+        if not file:
+            raise
+        raise JobError.of(_located(exc.errors, text, overrides), file) from exc
+
+
+from_toml = from_text
+
+
+def _located(errors: Iterable[Mistake], text: str, overrides: Iterable[str]) -> list[Mistake]:
+    """Return mistakes with their lines in the text, after those of the overrides."""
+    changed = {override.partition("=")[0].strip(): validation.OVERRIDDEN for override in overrides}
+    lines = text_lines.find_lines(text)
+    kept = {field: line for field, line in lines.items() if not text_lines.line_of(field, changed)}
+    return validation.in_order(errors, {**kept, **changed})
 
 
 def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
@@ -77,7 +97,7 @@ def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
 
 
 def to_toml(job: Job) -> str:
-    """Encode a job as a TOML file that `from_toml` reads."""
+    """Encode a job as a TOML file that `from_text` reads."""
     return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
 
 
