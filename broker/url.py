@@ -15,7 +15,7 @@ DEFAULT_JS: Final = "$JS.API"
 
 _SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
 _PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
-_LAST_PORT: Final = 65_535
+LAST_PORT: Final = 65_535
 _URL: Final = re.compile(
     r"(?:(?P<scheme>[^:/?#]+)://)?(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
     re.DOTALL,
@@ -268,8 +268,8 @@ def _parse_hosts(scheme: str, text: str) -> list[Host]:
         if match is None:
             raise BadUrl(f"an unreadable host in a {scheme}:// address; {_FORMS}")
         host, port = (match["ip"] or match["name"]).lower(), match["port"] or str(_PORTS[scheme])
-        if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
-            raise BadUrl(f"{scheme}://{hosts[0].host if hosts else host}: a port must be a number up to {_LAST_PORT}")
+        if not (port.isascii() and port.isdecimal() and int(port) <= LAST_PORT):
+            raise BadUrl(f"{scheme}://{hosts[0].host if hosts else host}: a port must be a number up to {LAST_PORT}")
         hosts.append(Host(host, int(port) or _PORTS[scheme]))
     return hosts
 
