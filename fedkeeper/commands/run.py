@@ -9,6 +9,7 @@ import typer
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from fedkeeper import configs, local_run, running, screen
+from fedkeeper import own_data as split
 from fedkeeper.commands import stage
 from fedkeeper.local_run import Options
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Set, Verbose, Workers
@@ -33,7 +34,7 @@ def run(
     logs.configure(verbose=verbose, quiet=not verbose)
     spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
     if own_data is not None:
-        spec, own_clients = stage.prepare(spec, own_data, folder / "shards", test=test)
+        spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
     options = Options(out, url, folder, workers, code, allow, device, data)
     job_folder = configs.find(job).parent
     prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
