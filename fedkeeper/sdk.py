@@ -14,8 +14,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import structlog
-
 import broker
 from broker import topics
 from broker.base import Broker
@@ -30,6 +28,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
+from broker.support import loggers
 from broker.support.tasks import task_group
 from fedkeeper import checking, own_data, presences, site_list, watching
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 SHARDS: Final = ".fedkeeper/shards"
 """Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
