@@ -31,8 +31,8 @@ async def up(tmp_path: Path) -> AsyncIterator[tuple[Program, str]]:
     """Run `fedkeeper up` in the test's folder; yield it with the URL that it prints."""
     program = await Program("up", "--workers", "2", cwd=tmp_path).start()
     await program.wait_for_line("ready: ")
-    url = (await program.wait_for_line("  export ")).partition("FEDKEEPER_URL=")[2]
-    yield program, *shlex.split(url)
+    [url] = shlex.split((await program.wait_for_line("  export ")).partition("FEDKEEPER_URL=")[2])
+    yield program, url
     program.send(signal.SIGINT)
     assert await program.wait() == 130, program.output
     await soon(lambda: not program.processes())
