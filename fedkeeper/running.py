@@ -11,11 +11,11 @@ from typing import Any, Final, ParamSpec
 from rich.text import Text
 
 from bridges.errors import BridgeError
-from broker.errors import BrokerError, Conflict
+from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import exit_codes, notify, screen
+from fedkeeper import exit_codes, note, notify, screen
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.exit_codes import ExitCode
 
@@ -66,7 +66,8 @@ def exit_on_user_error() -> Iterator[None]:
     except PROGRAMMING_ERRORS:
         raise
     except USER_ERRORS as exc:
-        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}"), soft_wrap=True)
+        hint = note.hint(exc) if isinstance(exc, ConnectFailed) else ""
+        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}{hint}"), soft_wrap=True)
         sys.exit(exit_codes.of(exc))
 
 

@@ -55,12 +55,7 @@ def from_text(text: str, overrides: Sequence[str] = (), *, file: str = "") -> Jo
         JobError: the text is neither TOML nor JSON, an override is malformed, or the result is not a valid job. With a
             file's name it tells all mistakes with their lines.
     """
-    try:
-        raw = tables.decode(text)
-    except tables.NoTable as exc:
-        raise JobError.of([exc.mistake], file) from exc
-    for override in overrides:
-        _apply(raw, override)
+    raw = table(text, overrides, file=file)
     try:
         return from_dict(raw)
     except JobError as exc:
@@ -72,12 +67,62 @@ def from_text(text: str, overrides: Sequence[str] = (), *, file: str = "") -> Jo
 from_toml = from_text
 
 
+def table(text: str, overrides: Sequence[str] = (), *, file: str = "") -> dict[str, Any]:
+    """Decode a job file without checking its fields: for those who change some of them first.
+
+    Args:
+        text: the file's content.
+        overrides: as for `from_text`.
+        file: as for `from_text`.
+
+    Raises:
+        JobError: the text is neither TOML nor JSON, or an override is malformed.
+    """
+    try:
+        raw = tables.decode(text)
+    except tables.NoTable as exc:
+        raise JobError.of([exc.mistake], file) from exc
+    for override in overrides:
+        field, eq, value = override.partition("=")
+        if not eq or not field.strip().rpartition(".")[2]:
+            raise JobError(override, None, "write an override as section.key=value")
+        set_field(raw, field.strip(), value_of(value))
+    return raw
+
+
 def _located(errors: Iterable[Mistake], text: str, overrides: Iterable[str]) -> list[Mistake]:
     """Return mistakes with their lines in the text, after those of the overrides."""
     changed = {override.partition("=")[0].strip(): validation.OVERRIDDEN for override in overrides}
     lines = text_lines.find_lines(text)
     kept = {field: line for field, line in lines.items() if not text_lines.line_of(field, changed)}
     return validation.in_order(errors, {**kept, **changed})
+
+
+def set_field(raw: dict[str, Any], field: str, value: object) -> None:
+    """Set a field of a decoded job file; its tables are made if they are missing.
+
+    Args:
+        raw: the decoded file.
+        field: the field, such as `training.batch_size`.
+        value: its value.
+
+    Raises:
+        JobError: one of the field's tables is a value.
+    """
+    *names, key = field.split(".")
+    for name in names:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise JobError(field, None, f"{name} is no table")
+    raw[key] = value
+
+
+def value_of(text: str) -> Any:
+    """Return a value that is written as in TOML. What is not TOML is a text of its own: `sgd` for `"sgd"`."""
+    try:
+        return msgspec.toml.decode(f"v = {text.strip()}")["v"]
+    except UNREADABLE:
+        return text.strip()
 
 
 def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
@@ -108,22 +153,6 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(part) for key, part in value.items() if part is not None}
     return value
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    path, eq, text = override.partition("=")
-    *tables, key = path.strip().split(".")
-    if not eq or not key:
-        raise JobError(override, None, "write an override as section.key=value")
-    table = raw
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise JobError(path, None, f"{name} is no table")
-    try:
-        table[key] = msgspec.toml.decode(f"v = {text.strip()}")["v"]
-    except UNREADABLE:
-        table[key] = text.strip()
 
 
 def _with_input_size(job: Job) -> Job:
