@@ -1,6 +1,7 @@
 """A command's end: a user's mistake is one sentence, a bug keeps its traceback."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from bridges.errors import SecretMissing
 from broker.errors import Conflict, ConnectFailed
 from broker.messages.errors import JobError
-from fedkeeper import running
+from fedkeeper import running, screen
 from fedkeeper.errors import BadOption, JobRefused, NoSuchJob
 from server.errors import IllegalTransition
 
@@ -85,3 +86,21 @@ def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(
     with pytest.raises(SystemExit):
         running.run(work())
     assert "everything that was started is ended" in capsys.readouterr().err
+
+
+def test_what_is_said_at_an_interruption_is_what_the_command_said_last_and_comes_after_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def follow() -> None:
+        running.say_when_stopped("stopped; job demo goes on")
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            screen.say("ended what it had started")
+
+    with pytest.raises(SystemExit) as ended:
+        running.command(follow)()
+    assert ended.value.code == running.INTERRUPTED
+    assert capsys.readouterr().err == "ended what it had started\nstopped; job demo goes on\n"
+    running.say_when_stopped("nobody is stopped now")
