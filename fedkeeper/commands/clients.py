@@ -59,7 +59,7 @@ async def list_clients(url: str, verbose: bool) -> None:  # noqa: FBT001 (an opt
     else:
         screen.print_list(COLUMNS, rows)
     for warning in warnings:
-        screen.console().print(warning, highlight=False, markup=False)
+        screen.say(warning)
 
 
 def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) -> tuple[str, ...]:

@@ -63,10 +63,13 @@ def _start(job: str | None, since: str, *, every: bool) -> Start:
 
 
 async def _print_json(sdk: Client, job: str | None, start: Start) -> None:
+    last: Progress | None = None
     async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console()), start=start):
-        event = progress.event
+        last, event = progress, progress.event
         line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
         screen.echo(codec.encode(line).decode())
+    if job is not None:
+        follow.raise_for_end(job, last)
 
 
 async def _print_lines(sdk: Client, start: Start, detail: Detail) -> None:

@@ -12,7 +12,7 @@ from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from fedkeeper.display import lines, sentences
 from fedkeeper.display.lines import JobLines
 from fedkeeper.display.live_view import JobView
-from fedkeeper.errors import BadOption, FedKeeperError, Missing
+from fedkeeper.errors import BadOption, JobFailed, JobStopped, Missing
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import plot, summary
 from fedkeeper.runs.recorder import Recorder
@@ -58,7 +58,8 @@ async def follow(
         on_end: called when the job has ended, before its results are saved.
 
     Raises:
-        FedKeeperError: the job ended without being completed.
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
     """
     recorder = None if folder is None else Recorder(folder)
     last: Progress | None = None
@@ -71,9 +72,29 @@ async def follow(
     on_end()
     if recorder is not None and last is not None and isinstance(last.event, JobCompleted | JobCancelled):
         await _save_results(sdk, job, recorder, console)
-    if last is None or not isinstance(last.event, JobCompleted):
-        outcome = "ended without a final event" if last is None else sentences.sentence(last.event)
-        raise FedKeeperError(f"job {job} {outcome}")
+    raise_for_end(job, last)
+
+
+def raise_for_end(job: str, last: Progress | None) -> None:
+    """Raise an error unless a job was completed.
+
+    Args:
+        job: the job's id.
+        last: its last event; None: it had none.
+
+    Raises:
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
+    """
+    if last is None:
+        raise JobFailed(job, "ended without a final event")
+    match last.event:
+        case JobCompleted():
+            pass
+        case JobCancelled() as event:
+            raise JobStopped(job, sentences.sentence(event))
+        case event:
+            raise JobFailed(job, sentences.sentence(event))
 
 
 @contextlib.contextmanager
