@@ -1,7 +1,7 @@
 """Finds and reads job files: by path, or by the name of one that comes with FedKeeper."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from broker.messages import job_file
 from broker.messages.job import Job
@@ -22,12 +22,21 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         Missing: the file does not exist or is not text.
         JobError: the file is not a valid job.
     """
-    path = find(file)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Missing(f"{path} can't be read: {exc}") from exc
-    return job_file.from_toml(text, overrides)
+    return job_file.from_toml(_text_of(find(file)), overrides)
+
+
+def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a job file without checking its fields: for those who change some of them first.
+
+    Args:
+        file: as for `read_job`.
+        overrides: as for `read_job`.
+
+    Raises:
+        Missing: the file does not exist or is not text.
+        JobError: the file is not TOML, or an override is malformed.
+    """
+    return job_file.table(_text_of(find(file)), overrides)
 
 
 def find(file: str) -> Path:
@@ -49,3 +58,10 @@ def find(file: str) -> Path:
     names = sorted({known.stem for folder in folders for known in folder.glob("*.toml")})
     jobs = [name for name in names if not name.startswith(DEPLOYMENT_FILE_PREFIX)]
     raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(jobs)}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Missing(f"{path} can't be read: {exc}") from exc
