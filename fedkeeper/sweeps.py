@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from broker import BrokerUrl
-from fedkeeper import configs, own_system, screen, site_settings, system
+from broker.messages import job_file
+from broker.messages.register import ClientRecord
+from fedkeeper import configs, local_run, own_data, own_system, screen, system
 from fedkeeper.errors import BadOption, Missing
-from fedkeeper.options import Reveal
+from fedkeeper.local_run import Options
 from fedkeeper.results import Swept
 from fedkeeper.runs import comparison, grid, plot, stored, sweep_plan, sweeping
 from fedkeeper.runs import folder as run_folder
@@ -57,44 +59,72 @@ class Sweep:
         return f"fedkeeper sweep --resume {self.folder}" + (" --url URL" if self.url else "")
 
 
-def begin(
-    job: str,
-    axes: tuple[Axis, ...],
-    seeds: int,
-    *,
-    overrides: tuple[str, ...],
-    machine: Machine,
-    out: Path,
-    url: str,
-    id_: str,
-    now_s: float,
-) -> Sweep:
-    """Return a new sweep. Nothing is written yet.
+def read_job(file: str, overrides: tuple[str, ...], axes: tuple[Axis, ...]) -> dict[str, Any]:
+    """Return the job of a sweep as its file has it.
 
     Args:
-        job: the job file, or the name of one that comes with FedKeeper.
+        file: the job file, or the name of one that comes with FedKeeper.
+        overrides: replacements of single fields, as `section.key=value`.
         axes: the grid.
-        seeds: number of seeds.
-        overrides: replacements of single fields of the file, as `section.key=value`.
-        machine: how it uses this machine.
-        out: the folder of all runs.
-        url: the broker of a running system; empty: a system of its own.
-        id_: the sweep's id.
-        now_s: the time, in seconds since the epoch.
 
     Raises:
-        BadOption: the grid can't be used.
-        JobError: the job, or one of the grid's, is not valid.
+        BadOption: a field is replaced that the grid varies.
+        JobError: the file is not TOML, or an override is malformed.
         Missing: there is no such file.
     """
     for name in (override.partition("=")[0].strip() for override in overrides):
         if name in [axis.field for axis in axes]:
             raise BadOption(f"--set {name} and --grid {name}: give one of them")
-    table = configs.read_table(job, overrides)
-    machine = msgspec.structs.replace(machine, job_folder=str(configs.find(job).parent.resolve()))
+    return configs.read_table(file, overrides)
+
+
+def with_own_data(
+    table: dict[str, Any], axes: tuple[Axis, ...], place: Path, folder: Path, *, test: float
+) -> tuple[dict[str, Any], tuple[ClientRecord, ...]]:
+    """Split the user's own data among clients; return the job for it, and the clients.
+
+    Args:
+        table: the job as its file has it.
+        axes: the grid.
+        place: the file or folder with the data.
+        folder: the shards' folder.
+        test: share of the samples for a test set.
+
+    Raises:
+        BadOption: the grid varies how data is split.
+        JobError: the job is not valid.
+        ClientError: the data can't be read or split, or a shard can't be written.
+        BadTopic: the dataset's name can't be a client's.
+    """
+    if named := [axis.field for axis in axes if axis.field.partition(".")[0] == "data"]:
+        raise BadOption(f"--grid {named[0]} and --from: the data is split once; see `fedkeeper stage`")
+    job, clients = own_data.prepare_file(job_file.from_dict(table), place, folder, test=test)
+    evaluation = {**table.get("evaluation", {}), "data": job.evaluation.data}
+    return {**table, "data": job_file.without_defaults(job.data), "evaluation": evaluation}, tuple(clients)
+
+
+def begin(
+    table: dict[str, Any], axes: tuple[Axis, ...], seeds: int, *, out: Path, url: str, now_s: float, **facts: Any
+) -> Sweep:
+    """Return a new sweep. Nothing is written yet.
+
+    Args:
+        table: the job as its file has it.
+        axes: the grid.
+        seeds: number of seeds.
+        out: the folder of all runs.
+        url: the broker of a running system; empty: a system of its own.
+        now_s: the time, in seconds since the epoch.
+        facts: further attributes of the plan.
+
+    Raises:
+        BadOption: the grid can't be used.
+        JobError: the job, or one of the grid's, is not valid.
+        BadUrl: the URL can't be used.
+    """
     broker = BrokerUrl.parse(url).address if url else ""
-    plan = sweep_plan.create(table, axes, seeds, id=id_, created_s=now_s, broker=broker, machine=machine)
-    return Sweep(plan, run_folder.choose(out, f"sweep-{plan.name}-{id_}", now_s), url)
+    plan = sweep_plan.create(table, axes, seeds, created_s=now_s, broker=broker, **facts)
+    return Sweep(plan, run_folder.choose(out, f"sweep-{plan.name}-{plan.id}", now_s), url)
 
 
 def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
@@ -119,10 +149,8 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
     return Sweep(plan, folder, url)
 
 
-def settings(sweep: Sweep, environ: Mapping[str, str]) -> Settings:
-    """Get everything that the sweep's own system needs: the user's code, and the files of built-in datasets.
-
-    Blocks: a download takes long, and Ctrl-C must interrupt it.
+def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+    """Get what the sweep's jobs need, as `local_run.prepare` does; return its system's settings, and sentences about it.
 
     Args:
         sweep: the sweep.
@@ -132,23 +160,19 @@ def settings(sweep: Sweep, environ: Mapping[str, str]) -> Settings:
         ClientError: the code, the data or a setting can't be used.
         BadOption: a folder can't be written.
     """
-    from client_fn.code import named
-    from client_fn.data import datasets
-
     machine, jobs = sweep.plan.machine, [run.job for run in sweep_plan.runs(sweep.plan)]
     code, data = (Path(name) if name else None for name in (machine.code, machine.data))
-    workers, folder = machine.workers or system.cores(), Path(machine.folder)
-    types = tuple(dict.fromkeys(type_ for job in jobs for type_ in named.of_job(job).types))
-    site = site_settings.read(
-        environ, code=code, allow=machine.allow or None, device=machine.device, reveal=Reveal.TEXT
+    options = Options(
+        folder=Path(machine.folder),
+        workers=machine.workers,
+        code=code,
+        allow=machine.allow or None,
+        device=machine.device,
+        data=data,
     )
-    site = site_settings.with_own_code(site, types, Path(machine.job_folder))
-    for name in sorted({job.data.dataset for job in jobs}):
-        datasets.ensure(name, data_dir=data)
-    site = site_settings.prepare(site, folder, trainers=workers + sweep.at_once, environ=environ)
-    if packed := site_settings.pack(site):
-        screen.say(packed.summary())
-    return Settings(folder, workers, data, site=site)
+    return local_run.settings(
+        jobs, options, job_folder=Path(machine.job_folder), environ=environ, at_once=sweep.at_once
+    )
 
 
 async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -> None:
@@ -177,6 +201,7 @@ async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -
             sweep.store.mkdir(parents=True, exist_ok=True)
             url = await stack.enter_async_context(own_system.open_system(settings, store=sweep.store))
         client = await stack.enter_async_context(connect(url))
+        await client.register(list(sweep.plan.clients))
         view = SweepView(screen.console(), [each.run for each in runs], total, quiet=quiet)
         with view:
             await sweeping.run_all(client, runs, at_once=min(sweep.at_once, len(runs)), view=view)

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import results, running, screen, sweeps
+from fedkeeper import configs, results, running, screen, sweeps
+from fedkeeper.commands import stage
 from fedkeeper.commands.compare import Metric, print_comparison
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
@@ -42,6 +44,8 @@ def sweep(
     allow: Allow = None,
     device: Device = "",
     data: DataDir = None,
+    own_data: stage.From = None,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="With --from: share of the test set.")] = 0.2,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -53,22 +57,24 @@ def sweep(
         workers=workers,
         folder=_absolute(None if resume and folder == FOLDER else folder),
         code=_absolute(code),
+        job_folder=_absolute(None if job is None else configs.find(job).parent),
         allow=tuple(allow or ()),
         device=device,
         data=_absolute(data),
     )
     if resume is not None:
-        if job or grids or overrides or seeds > 1:
-            raise BadOption("--resume: give no job, --grid, --seeds or --set: the sweep's folder has them")
+        if job or grids or overrides or own_data or seeds > 1:
+            raise BadOption("--resume: give no job, --grid, --seeds, --set or --from: the sweep's folder has them")
         chosen = sweeps.resume(resume, machine=machine, url=url)
     elif job is None:
         raise BadOption("give a job file and --grid or --seeds, or --resume with a sweep's folder")
     else:
-        now_s, id_, changes = time.time(), secrets.token_hex(3), tuple(overrides or ())
-        axes = grid.parse(grids or ())
-        chosen = sweeps.begin(
-            job, axes, seeds, overrides=changes, machine=machine, out=out, url=url, id_=id_, now_s=now_s
-        )
+        axes, clients = grid.parse(grids or ()), tuple[ClientRecord, ...]()
+        table = sweeps.read_job(job, tuple(overrides or ()), axes)
+        if own_data is not None:
+            table, clients = sweeps.with_own_data(table, axes, own_data, folder / "shards", test=test)
+        facts = {"id": secrets.token_hex(3), "machine": machine, "clients": clients}
+        chosen = sweeps.begin(table, axes, seeds, out=out, url=url, now_s=time.time(), **facts)
     _run(chosen, metric=metric, as_json=as_json, quiet=quiet)
 
 
@@ -76,7 +82,11 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
     plan = sweep.plan
     if not quiet:
         screen.say(f"{grid.describe(plan.grid, plan.seeds)}, {sweep.at_once} at once, into {sweep.folder}")
-    settings = None if sweep.url else sweeps.settings(sweep, os.environ)
+    settings = None
+    if not sweep.url:
+        settings, notices = sweeps.settings(sweep, os.environ)
+        for notice in notices:
+            screen.say(notice)
     running.run(
         sweeps.run(sweep, settings, quiet=quiet), stopped=f"stopped; this runs what is missing: {sweep.resume_hint}"
     )

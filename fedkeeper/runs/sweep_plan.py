@@ -9,6 +9,7 @@ import msgspec
 
 from broker.messages import job_file
 from broker.messages.job import Job
+from broker.messages.register import ClientRecord
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.runs import grid
 from fedkeeper.runs.grid import Axis
@@ -55,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         grid: the fields that vary.
         job: the job as its file has it.
         machine: how it uses the machine.
+        clients: the clients of the user's own data, to be registered; none: the register has them.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     grid: tuple[Axis, ...] = ()
     job: dict[str, Any] = {}
     machine: Machine = Machine()
+    clients: tuple[ClientRecord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from broker.messages import job_file
 from broker.messages.errors import JobError
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from broker.support.tasks import task_group
@@ -77,6 +78,9 @@ async def run_all(sdk: Client, runs: Iterable[Pending], *, at_once: int, view: S
 async def _work(sdk: Client, waiting: Iterator[Pending], view: SweepView) -> None:
     for each in waiting:
         view.start(each.run)
+        # Also a job that is never accepted is compared with the others.
+        each.folder.mkdir(parents=True, exist_ok=True)
+        (each.folder / "job.toml").write_text(job_file.to_toml(each.run.job))
         recorder = Recorder(each.folder)
         ended = await _run(sdk, each, recorder, view)
         stored.write_ended(each.folder, ended)
