@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
-import structlog
-
 from broker.errors import ServerFailed
 from broker.nats.disk import Change, Disk
-from broker.support import processes
+from broker.support import loggers, processes
 from broker.url import LAST_PORT
 
 USER: Final = "fedkeeper"
@@ -58,7 +56,7 @@ jetstream {{
 {settings}
 """
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class NatsServer:
