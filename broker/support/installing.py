@@ -1,4 +1,4 @@
-"""How to install what is missing. FedKeeper is on no package index, so no sentence may name it for pip to find there."""
+"""How to install what is missing. FedKeeper is on no package index, so no sentence lets pip look for it there."""
 
 
 def remedy(extra: str) -> str:

@@ -32,7 +32,9 @@ def test_no_text_lets_pip_look_for_fedkeeper_on_an_index() -> None:
     assert found == {}
 
 
-@pytest.mark.parametrize("wrong", ["pip install fedkeeper", "pip install 'fedkeeper[train]'", "install fedkeeper[plot]"])
+@pytest.mark.parametrize(
+    "wrong", ["pip install fedkeeper", "pip install 'fedkeeper[train]'", "install fedkeeper[plot]"]
+)
 def test_that_would_be_found(wrong: str) -> None:
     assert FROM_AN_INDEX.search(wrong)
 
