@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 import broker
 from bridges import Invoker, Lifecycle, ManagedPlatform, RateLimiter, RetryPolicy, Runner, SecretStore, presence
@@ -18,11 +17,12 @@ from bridges.platforms import Kind
 from bridges.presence import Bridge
 from bridges.settings import PlatformSettings
 from broker.base import Broker
+from broker.support import loggers
 from broker.support.tasks import task_group
 from fedkeeper import notify, restart, strict_toml
 from fedkeeper.errors import BadConfigFile
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 DENIED_S: Final = 30.0
 """Seconds between two tries to open a platform that refuses the credentials, or where no task could run."""

@@ -3,6 +3,8 @@
 FedKeeperError              also raised itself, for failures that no caller tells apart
 ├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
 ├── JobRefused              the server refused the job
+├── JobFailed               the job that was followed has failed
+├── JobStopped              the job that was followed was cancelled
 ├── NoSuchJob               no job has that id
 ├── JobNotFinished          the job still runs, so it can't be deleted
 ├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
@@ -58,6 +60,34 @@ class JobRefused(FedKeeperError):
         self.job = job
         self.field = field
         self.reason = reason
+
+
+class JobFailed(FedKeeperError):
+    """Raised when a job that was followed has ended without being completed or cancelled.
+
+    Attributes:
+        job: the job's id.
+        outcome: how it ended, as a clause such as `failed: ...`.
+    """
+
+    def __init__(self, job: str, outcome: str) -> None:
+        super().__init__(f"job {job} {outcome}")
+        self.job = job
+        self.outcome = outcome
+
+
+class JobStopped(FedKeeperError):
+    """Raised when a job that was followed was cancelled.
+
+    Attributes:
+        job: the job's id.
+        outcome: how it ended, as a clause such as `cancelled after 3 rounds`.
+    """
+
+    def __init__(self, job: str, outcome: str) -> None:
+        super().__init__(f"job {job} {outcome}")
+        self.job = job
+        self.outcome = outcome
 
 
 class NoSuchJob(FedKeeperError):

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import structlog
-
 import broker
 from bridges.relay import Relay, Settings
 from broker import BrokerUrl
+from broker.support import loggers
 from fedkeeper import notify, restart, strict_toml
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 def read(path: Path) -> Settings:

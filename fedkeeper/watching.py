@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.deliveries import Delivery, Reader
@@ -16,10 +14,11 @@ from broker.messages import codec, origin, progress
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import FINAL_EVENTS, JobRejected, Progress
+from broker.support import loggers
 from broker.support.tasks import task_group
 from fedkeeper.errors import NoSuchJob
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 CHECK_S: Final = 10.0
 """Time between two looks at a job's record. Seconds."""

@@ -5,8 +5,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.deliveries import Delivery
 from broker.errors import CorruptPayload
@@ -14,6 +12,7 @@ from broker.messages import progress
 from broker.messages.invocation import Invocation
 from broker.messages.job_record import JobRecord
 from broker.messages.update import UpdateHeader
+from broker.support import loggers
 from broker.topics import UpdateTopic
 from server import client_events, cohort, gate, rounds
 from server.aggregator import Aggregate
@@ -33,7 +32,7 @@ from server.refusals import Refusals
 from server.round_clock import RoundClock
 from server.rounds import Round, State
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 CONFIRM_S: Final = 5.0
 """After this time without a look at the record, another server may have gone on with the round: this one was paused."""

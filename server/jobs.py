@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
@@ -20,7 +19,7 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
-from broker.support import heap
+from broker.support import heap, loggers
 from broker.support.tasks import task_group
 from server import (
     attempts,
@@ -51,7 +50,7 @@ from server.rounds import State
 from server.selection import History
 from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge)
 """Broker errors that a retry cannot fix; they fail the job."""
@@ -250,7 +249,8 @@ class _JobRun:
 
     def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
         """Return the clients that the next round invites to train."""
-        return self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", self.record.round + 1))
+        draw = seed(self.job.draw_seed, "cohort", self.record.round + 1)
+        return self._selection.choose(self._history, candidates, draw)
 
     def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""

@@ -15,7 +15,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import nats.aio.client
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.nuid import NUID
@@ -28,6 +27,7 @@ from broker.nats.nats_py import close_client, restore_cancellation
 from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
+from broker.support import loggers
 from broker.url import BrokerUrl, Host
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ _NO_RESPONDERS: Final = "503"
 _UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
 """Above its limits nats-py drops messages; we limit the pending messages by what we request."""
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 def new_id() -> str:
