@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from broker.errors import ServerFailed
 from broker.nats.disk import Change, Disk
-from broker.url import LAST_PORT
+from broker.support import installing, loggers, processes
 from broker.url import LAST_PORT
 
 USER: Final = "fedkeeper"

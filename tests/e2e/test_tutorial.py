@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import documents
 from tests.support.documents import Block
+from tests.support.paths import REPOSITORY
 from tests.support.program import Program
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -39,7 +40,7 @@ def typed(line: str) -> str:
 
 def named_files() -> dict[str, str]:
     """The files that the reader is told to write: the text before the block ends with the name and a colon."""
-    text = (documents.REPOSITORY / DOCUMENT).read_text()
+    text = (REPOSITORY / DOCUMENT).read_text()
     found = re.findall(r"`([a-z]+\.(?:py|toml))`:\n\n```(?:python|toml)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return dict(found)
 
