@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from broker.messages import job_file
 from broker.messages.job import Job
@@ -25,11 +25,22 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         JobError: the file is not a valid job; it names all mistakes with their lines.
     """
     path = find(file)
-    try:
-        text = tables.text_of(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Missing(f"{path} can't be read: {exc}") from exc
-    return job_file.from_text(text, overrides, file=path.name)
+    return job_file.from_text(_text_of(path), overrides, file=path.name)
+
+
+def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a job file without checking its fields: for those who change some of them first.
+
+    Args:
+        file: as for `read_job`.
+        overrides: as for `read_job`.
+
+    Raises:
+        Missing: the file does not exist or is not text.
+        JobError: the file is not TOML, or an override is malformed.
+    """
+    path = find(file)
+    return job_file.table(_text_of(path), overrides, file=path.name)
 
 
 def find(file: str) -> Path:
@@ -53,3 +64,10 @@ def find(file: str) -> Path:
     close = difflib.get_close_matches(file, jobs, 1)
     hint = f"did you mean {close[0]!r}? Give" if close else "give"
     raise Missing(f"no job file {file!r}; {hint} a path, or one of {', '.join(jobs)}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return tables.text_of(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Missing(f"{path} can't be read: {exc}") from exc

@@ -64,16 +64,13 @@ def from_text(text: str, overrides: Sequence[str] = (), *, file: str = "") -> Jo
         raise JobError.of(_located(exc.errors, text, overrides), file) from exc
 
 
-from_toml = from_text
-
-
 def table(text: str, overrides: Sequence[str] = (), *, file: str = "") -> dict[str, Any]:
-    """Decode a job file without checking its fields: for those who change some of them first.
+    """Decode the text of a job file without checking its fields: for those who change some of them first.
 
     Args:
-        text: the file's content.
+        text: the file's content, TOML or JSON.
         overrides: as for `from_text`.
-        file: as for `from_text`.
+        file: the file's name, for errors; empty: they name none.
 
     Raises:
         JobError: the text is neither TOML nor JSON, or an override is malformed.
@@ -90,14 +87,6 @@ def table(text: str, overrides: Sequence[str] = (), *, file: str = "") -> dict[s
     return raw
 
 
-def _located(errors: Iterable[Mistake], text: str, overrides: Iterable[str]) -> list[Mistake]:
-    """Return mistakes with their lines in the text, after those of the overrides."""
-    changed = {override.partition("=")[0].strip(): validation.OVERRIDDEN for override in overrides}
-    lines = text_lines.find_lines(text)
-    kept = {field: line for field, line in lines.items() if not text_lines.line_of(field, changed)}
-    return validation.in_order(errors, {**kept, **changed})
-
-
 def set_field(raw: dict[str, Any], field: str, value: object) -> None:
     """Set a field of a decoded job file; its tables are made if they are missing.
 
@@ -109,8 +98,8 @@ def set_field(raw: dict[str, Any], field: str, value: object) -> None:
     Raises:
         JobError: one of the field's tables is a value.
     """
-    *names, key = field.split(".")
-    for name in names:
+    *sections, key = field.split(".")
+    for name in sections:
         raw = raw.setdefault(name, {})
         if not isinstance(raw, dict):
             raise JobError(field, None, f"{name} is no table")
@@ -123,6 +112,14 @@ def value_of(text: str) -> Any:
         return msgspec.toml.decode(f"v = {text.strip()}")["v"]
     except UNREADABLE:
         return text.strip()
+
+
+def _located(errors: Iterable[Mistake], text: str, overrides: Iterable[str]) -> list[Mistake]:
+    """Return mistakes with their lines in the text, after those of the overrides."""
+    changed = {override.partition("=")[0].strip(): validation.OVERRIDDEN for override in overrides}
+    lines = text_lines.find_lines(text)
+    kept = {field: line for field, line in lines.items() if not text_lines.line_of(field, changed)}
+    return validation.in_order(errors, {**kept, **changed})
 
 
 def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
