@@ -116,7 +116,16 @@ def _check_value(path: str, value: object, depth: int) -> None:
             raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
 
 
-def _check_id(field: str, name: str) -> None:
+def check_id(field: str, name: str) -> None:
+    """Check a name that becomes part of topics.
+
+    Args:
+        field: what it is the name of.
+        name: the name.
+
+    Raises:
+        JobError: it breaks the rule of names; a similar one is suggested.
+    """
     try:
         checked_id(name)
     except BadTopic as exc:

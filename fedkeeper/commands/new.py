@@ -20,8 +20,6 @@ def new(
     """Write a job file that lists every field with its meaning and its default. It trains as it stands."""
     if name:
         job_rules.check_id("--name", name)
-            f"--name {name!r}: use 1 to 40 of a-z, 0-9 and '-'" + (f"; did you mean {close!r}?" if close else "")
-        )
     text = job_fields.template(name or job_rules.similar_id(file.stem) or "job")
     try:
         with file.open("w" if force else "x", encoding="utf-8", newline="\n") as opened:
