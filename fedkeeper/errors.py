@@ -12,6 +12,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
 ├── Missing                 a file or library that the command needs does not exist
+│   └── NoSuchFile          a file that an argument names does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
@@ -114,6 +115,10 @@ class JobNotFinished(FedKeeperError):
 
 class Missing(FedKeeperError):
     """Raised when a needed file or library does not exist; the message says what to do."""
+
+
+class NoSuchFile(Missing):
+    """Raised when a file that an argument names does not exist, or can't be read."""
 
 
 class BadOption(FedKeeperError):

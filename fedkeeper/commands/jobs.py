@@ -8,7 +8,7 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import measured, running, screen
+from fedkeeper import completion, measured, running, screen
 from fedkeeper.display import sentences
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age, format_long
@@ -40,7 +40,9 @@ class Shown(StrEnum):
     CANCELLED = "cancelled"
 
 
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
+Ids = Annotated[
+    list[str], typer.Argument(metavar="JOB", autocompletion=completion.job_ids, help="Ids of finished jobs.")
+]
 
 
 @app.callback(invoke_without_command=True)
