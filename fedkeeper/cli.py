@@ -5,7 +5,22 @@ from typing import Annotated
 import typer
 
 from fedkeeper import running
-from fedkeeper.commands import bridge, clients, deploy, jobs, plot, run, server, sites, stage, submit, up, watch
+from fedkeeper.commands import (
+    bridge,
+    clients,
+    delete,
+    deploy,
+    fetch,
+    jobs,
+    plot,
+    run,
+    server,
+    sites,
+    stage,
+    submit,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="fedkeeper",
@@ -19,8 +34,11 @@ app.command()(run.run)
 app.command()(up.up)
 app.command()(submit.submit)
 app.command()(watch.watch)
-app.add_typer(jobs.app, name="jobs")
+app.command()(fetch.fetch)
+app.command()(jobs.jobs)
 app.command()(jobs.cancel)
+app.command()(delete.delete)
+app.command()(delete.prune)
 app.command()(plot.plot)
 app.add_typer(clients.app, name="clients")
 app.add_typer(sites.app)

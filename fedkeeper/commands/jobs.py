@@ -1,29 +1,17 @@
-"""The commands `fedkeeper jobs ...`: list jobs, and delete finished ones."""
-
-from typing import Annotated
+"""The commands `fedkeeper jobs` and `cancel`: list jobs, and end one."""
 
 import typer
 
 from broker.support import logs
-from fedkeeper import measured, running, screen
-from fedkeeper.options import JobId, Url, broker_url
+from fedkeeper import measured, running, screen, sizes
+from fedkeeper.options import JobId, Url, Verbose, broker_url
 from fedkeeper.sdk import connect
-
-app = typer.Typer(help="List the jobs that the broker knows; delete finished ones.")
-
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
-
-
-@app.callback(invoke_without_command=True)
-def jobs(context: typer.Context, url: Url = "") -> None:
-    """List the jobs that the broker knows."""
-    if context.invoked_subcommand is None:
-        list_jobs(url)
+from server import retention
 
 
 @running.command
-async def list_jobs(url: str) -> None:
-    """Print every job's phase, rounds and result."""
+async def jobs(url: Url = "", verbose: Verbose = False) -> None:
+    """List the jobs that the broker knows; with -v, also what each one takes there."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()
@@ -34,21 +22,11 @@ async def list_jobs(url: str) -> None:
             f"{record.done}/{record.job.stop.rounds}",
             measured.headline(record),
             record.reason,
+            *((sizes.text(retention.of(record).bytes),) if verbose else ()),
         )
         for record in records
     ]
-    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
-
-
-@app.command("rm")
-@running.command
-async def remove(jobs: Ids, url: Url = "") -> None:
-    """Delete finished jobs: their models, records and events."""
-    logs.configure(quiet=True)
-    async with connect(broker_url(url), provision=False) as sdk:
-        for job in jobs:
-            await sdk.remove_job(job)
-            typer.echo(f"deleted {job}")
+    screen.print_table(("job", "phase", "rounds", "result", "reason", *(("size",) if verbose else ())), rows)
 
 
 @running.command

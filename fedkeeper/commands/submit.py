@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import configs, running, screen
+from fedkeeper import configs, files, running, screen
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import JobFile, Out, Set, Url, broker_url
 from fedkeeper.runs import folder as run_folder
@@ -26,6 +26,8 @@ async def submit(
     """Submit a job and print its id."""
     logs.configure(quiet=True)
     spec = configs.read_job(job, tuple(overrides or ()))
+    if wait:
+        files.check_folder(out, "--out")
     async with connect(broker_url(url)) as sdk:
         try:
             job_id = await sdk.submit(spec)

@@ -1,11 +1,13 @@
 """Plots finished jobs: what was measured by round, and the time of each phase of a round."""
 
+import io
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from fedkeeper.errors import BadOption, Missing
+from fedkeeper import files
+from fedkeeper.errors import BadOption, Missing, NotSaved
 
 PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
 """The phases of a round in the paper's Figure 5, as columns of metrics.jsonl."""
@@ -54,9 +56,11 @@ def plot(folders: list[Path], path: Path) -> Path:
     left.set(title=metric.title, xlabel="round", **({"ylim": (0, 1)} if metric.name == "accuracy" else {}))
     left.grid(alpha=0.3)
     _plot_phases(right, jobs[0][1])
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as exc:
+        figure.savefig(picture, dpi=120, format=path.suffix.removeprefix(".") or None)
+        files.write(path, picture.getvalue())
+    except (OSError, ValueError, NotSaved) as exc:
         raise BadOption(f"can't write the plot to {path}: {exc}") from exc
     return path
 
