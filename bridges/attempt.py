@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
-import structlog
 
 from bridges.errors import (
     BridgeError,
@@ -32,10 +31,10 @@ from broker.errors import CorruptPayload
 from broker.messages.function import Change
 from broker.messages.invocation import Outcome, Report
 from broker.messages.round import RoundTask
-from broker.support import backoff
+from broker.support import backoff, loggers
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 ANSWER_S: Final = 2.0
 """How long a call may go on after its function has reported the end. To hang up before the platform's own answer would

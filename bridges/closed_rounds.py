@@ -1,7 +1,5 @@
 """Which rounds are over, according to the progress topics. A task of such a round is not started."""
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.errors import CorruptPayload
@@ -16,8 +14,9 @@ from broker.messages.progress import (
     RoundFailed,
     RoundOpened,
 )
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class ClosedRounds:

@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from broker.base import ACK_WAIT_S
 from broker.deliveries import Delivery
 from broker.errors import BrokerError
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 HEARTBEAT_S: Final = ACK_WAIT_S / 3
 """Two heartbeats may get lost before the broker delivers a message again."""

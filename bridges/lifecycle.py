@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
-import structlog
 
 from bridges.errors import BridgeError, PlatformFailed
 from bridges.in_flight import InFlight
@@ -24,9 +23,10 @@ from broker.messages.data_report import DataCheck, DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.function import Change, Function, Reply, Request
 from broker.messages.round import BlobRef
+from broker.support import loggers
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 AT_ONCE: Final = 4
 """Number of requests that are handled at the same time."""

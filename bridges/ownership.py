@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from bridges.errors import PlatformTaken
 from bridges.machine import Machine
 from broker import topics
@@ -22,10 +20,10 @@ from broker.deliveries import Deleted, Reader, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import MAX_EVERY_S, MAX_MISSED, Presence
-from broker.support import texts
+from broker.support import loggers, texts
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 LOOK_S: Final = 5.0
 """How long a bridge waits until it has read what others have announced. Seconds."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
-import structlog
 
 from bridges.machine import Machine, this_machine
 from bridges.ownership import Ownership
@@ -21,9 +20,10 @@ from broker.deliveries import Will
 from broker.errors import BrokerError
 from broker.messages import codec
 from broker.messages.register import Presence
+from broker.support import loggers
 from broker.support.broker_time import BrokerTime
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 EVERY_S: Final = 5.0
 """Seconds between two announcements."""

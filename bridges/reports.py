@@ -6,8 +6,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
-
 from bridges.errors import InvocationFailed
 from bridges.platform import Activation
 from broker import topics
@@ -18,8 +16,9 @@ from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
 from broker.messages.round import RoundTask
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,10 +32,11 @@ from broker.messages.cloudevents import Envelope
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation, Outcome
 from broker.messages.round import RoundTask, TaskName
+from broker.support import loggers
 from broker.support.broker_time import BrokerTime
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _FINAL: Final = frozenset({"failed", "dead", "expired"})
 """Outcomes that must be on record before the task is acknowledged or attempted again."""

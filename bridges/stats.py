@@ -5,7 +5,6 @@ import contextlib
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.base import Broker
@@ -14,8 +13,9 @@ from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.messages.register import ClientStats
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 EVERY_S: Final = 1.0
 """Seconds between two writes. A bridge that dies loses the counts since its last write: they are only for people."""

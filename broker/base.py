@@ -201,9 +201,9 @@ class Broker(abc.ABC):
             return await self._load_chunks(value)
         except CorruptPayload as exc:
             # Functions import this module at every cold start, and hardly ever log.
-            import structlog
+            from broker.support import loggers
 
-            log = structlog.get_logger(__name__)
+            log = loggers.get_logger(__name__)
             log.warning("a value that can't be read is passed over", topic=value.topic, error=str(exc))
             return None
 

@@ -7,10 +7,8 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, Generic, Protocol, TypeVar
 
-import structlog
-
 from broker.errors import BrokerError, Disconnected, StoreChanged
-from broker.support import backoff
+from broker.support import backoff, loggers
 from broker.support.tasks import task_group
 from broker.url import BrokerUrl
 
@@ -22,7 +20,7 @@ CALL_S: Final = 30.0
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 2.0
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 _random = random.SystemRandom()
 
 

@@ -327,9 +327,9 @@ async def _publish(update: _Update, broker: Exchange, lease: Lease, task_id: str
             raise  # this connection has ended; whoever invokes the function again knows what is there now
         except (Disconnected, StorageFull) as exc:
             # Imported here because every cold start would pay for it.
-            import structlog
+            from broker.support import loggers
 
-            log = structlog.get_logger(__name__)
+            log = loggers.get_logger(__name__)
             log.warning("the update waits for the broker", task=task_id, error=str(exc))
             await asyncio.sleep(RETRY_S)
 

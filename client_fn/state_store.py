@@ -151,9 +151,9 @@ class StateStore:
                     folder.delete(match[0])
         except PersonalNotKept as exc:
             # Imported here because every cold start would pay for it.
-            import structlog
+            from broker.support import loggers
 
-            structlog.get_logger(__name__).warning("old personal layers can't be deleted", error=str(exc))
+            loggers.get_logger(__name__).warning("old personal layers can't be deleted", error=str(exc))
 
     def _allowed(self, url: str) -> Place:
         try:

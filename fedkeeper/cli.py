@@ -8,6 +8,7 @@ from fedkeeper import running
 from fedkeeper.commands import (
     bridge,
     clients,
+    compare,
     delete,
     deploy,
     fetch,
@@ -18,6 +19,7 @@ from fedkeeper.commands import (
     sites,
     stage,
     submit,
+    sweep,
     up,
     watch,
 )
@@ -39,6 +41,8 @@ app.command()(jobs.jobs)
 app.command()(jobs.cancel)
 app.command()(delete.delete)
 app.command()(delete.prune)
+app.command()(sweep.sweep)
+app.command()(compare.compare)
 app.command()(plot.plot)
 app.add_typer(clients.app, name="clients")
 app.add_typer(sites.app)

@@ -32,6 +32,15 @@ def write(path: Path, content: bytes) -> None:
         raise NotSaved(path, exc.strerror or str(exc)) from exc
 
 
+def size_of(folder: Path) -> int:
+    """Return what the files in a folder and below take, in bytes. A file that goes meanwhile counts nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
+    return total
+
+
 def check_folder(folder: Path, option: str) -> None:
     """Check that files can be written into a folder, which is created if it is missing.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import structlog
 from msgspec import Meta
 
 from broker.messages import metrics, tensors
@@ -19,6 +18,7 @@ from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
+from broker.support import loggers
 from client_fn.code import named
 from client_fn.data import datasets, places, sources
 from client_fn.data.shard_cache import ShardCache
@@ -31,7 +31,7 @@ from client_fn.training import orders
 from server.errors import LearningDied, LearningFailed
 from server.learning import EvaluationResult, InitialModel
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _MetricName = Annotated[str, Meta(pattern=f"^{metrics.NAME.pattern}$")]
 _Metrics = Annotated[dict[_MetricName, float], Meta(max_length=100)]

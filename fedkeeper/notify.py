@@ -11,11 +11,10 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
-import structlog
-
+from broker.support import loggers
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 SEND_S: Final = 1.0
 """Longest time to wait for systemd, which normally reads at once. The service's work is more important."""

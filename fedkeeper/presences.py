@@ -6,18 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.deliveries import Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import CLOCK_SKEW_S, Presence
+from broker.support import loggers
 from fedkeeper import site_list
 from fedkeeper.site_list import Word
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 LISTEN_S: Final = 7.0
 """How long bridges are listened to whose last word may be old or new: they announce themselves every 5 s."""

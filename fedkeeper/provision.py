@@ -3,8 +3,6 @@
 import asyncio
 from pathlib import Path
 
-import structlog
-
 from broker import topics
 from broker.deliveries import Delivery
 from broker.errors import BrokerError, CorruptPayload, Disconnected
@@ -13,12 +11,13 @@ from broker.messages.errors import DecodeError, MessageError
 from broker.messages.job_sections import Data
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
+from broker.support import loggers
 from client_fn.data import datasets, shards
 from client_fn.errors import ClientError
 from fedkeeper.errors import NoSuchJob
 from fedkeeper.sdk import Client
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 async def provision(sdk: Client, *, platform: str, shards_at: str, data_dir: Path | None) -> None:

@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from broker.errors import ConnectFailed, Disconnected, StoreChanged
-from broker.support import memory
+from broker.support import loggers, memory
 from fedkeeper import notify
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 async def run_with_restarts(service: Callable[[], Awaitable[None]], pause_s: float = 1.0) -> None:

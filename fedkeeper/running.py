@@ -6,17 +6,20 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec
 
 from rich.text import Text
 
 from bridges.errors import BridgeError
-from broker.errors import BrokerError, Conflict
+from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import notify, screen
+from fedkeeper import exit_codes, note, notify, screen
 from fedkeeper.errors import FedKeeperError
+from fedkeeper.exit_codes import ExitCode
 
 P = ParamSpec("P")
 
@@ -27,8 +30,16 @@ PROGRAMMING_ERRORS: Final = (Conflict,)
 """Subclasses of `USER_ERRORS` that our code must handle. One that escapes is a bug and shows its traceback."""
 
 STOPPED: Final = "stopped; everything that was started is ended"
-INTERRUPTED: Final = 130
-FAILED: Final = 1
+
+
+@dataclass
+class _Ending:
+    """What is said when the command that runs is interrupted."""
+
+    stopped: str
+
+
+_ENDING: Final[ContextVar[_Ending]] = ContextVar("ending")
 
 
 def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -41,13 +52,21 @@ def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Non
     return run_command
 
 
+def say_when_stopped(text: str) -> None:
+    """Replace what is said when the command that runs is interrupted. Outside of `run`, nothing happens."""
+    if ending := _ENDING.get(None):
+        ending.stopped = text
+
+
 def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None:
     """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake.
 
     Args:
         coroutine: the command.
-        stopped: what to say when it was interrupted.
+        stopped: what to say when it was interrupted, after everything has ended; `say_when_stopped` replaces it.
     """
+    ending = _Ending(stopped)
+    _ENDING.set(ending)
     # The user's code, which runs in a child, must not find credentials in this process.
     processes.hide()
     heap.keep_large_blocks()
@@ -55,8 +74,8 @@ def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None
         with exit_on_user_error():
             asyncio.run(_cancel_on_signal(coroutine))
     except KeyboardInterrupt:
-        screen.console().print(stopped)
-        sys.exit(INTERRUPTED)
+        screen.say(ending.stopped)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -67,8 +86,9 @@ def exit_on_user_error() -> Iterator[None]:
     except PROGRAMMING_ERRORS:
         raise
     except USER_ERRORS as exc:
-        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}"), soft_wrap=True)
-        sys.exit(FAILED)
+        hint = note.hint(exc) if isinstance(exc, ConnectFailed) else ""
+        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}{hint}"), soft_wrap=True)
+        sys.exit(exit_codes.of(exc))
 
 
 async def _cancel_on_signal(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -14,11 +14,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-import structlog
-
 import broker
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Start
 from broker.deliveries import Value
 from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
@@ -30,8 +28,9 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
+from broker.support import loggers
 from broker.support.tasks import task_group
-from fedkeeper import checking, presences, site_list, watching
+from fedkeeper import checking, own_data, presences, site_list, watching
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
 from fedkeeper.site_list import Site
 from server import models, removal
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 SHARDS: Final = ".fedkeeper/shards"
 """Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
@@ -145,7 +144,7 @@ class Client:
         return True
 
     def watch(
-        self, job: str | None = None, *, on_reach: watching.OnReach = lambda _: None
+        self, job: str | None = None, *, on_reach: watching.OnReach = lambda _: None, start: Start = "first"
     ) -> AsyncGenerator[Progress, None]:
         """Yield a job's progress from its start until it has ended, each event once.
 
@@ -154,11 +153,13 @@ class Client:
         Args:
             job: the job's id; None: follow every job until cancelled.
             on_reach: called with False when the broker is out of reach, and with True when it answers again.
+            start: which events are wanted: all that the broker keeps (`first`), those to come (`new`), or those since
+                a time.
 
         Raises:
             NoSuchJob: no server has accepted a job with this id, or its record is no longer there.
         """
-        return watching.follow(self.broker, job, on_reach)
+        return watching.follow(self.broker, job, on_reach, start)
 
     async def cancel(self, job: str) -> None:
         """Request a job's cancellation. Returns when the broker has the request.
@@ -269,16 +270,9 @@ class Client:
             BadData: the arrays can't be used or split, or a shard can't be written.
             BadTopic: the name can't be a client's.
         """
-        # Imported here because programs that only submit jobs need neither numpy nor the function.
-        import numpy as np
-
-        from client_fn.data import own, staging
-
         fields = {"dataset": name, "partition": partition, "clients": clients, **split}
         data = jobs.from_dict({"data": fields, "cohort": {"clients": 1}}).data
-        named = {key: np.asarray(part) for key, part in (x if isinstance(x, Mapping) else {"x": x}).items()}
-        samples = own.of_arrays(named if y is None else {**named, "y": np.asarray(y)}, labels=data.labels)
-        staged = await asyncio.to_thread(staging.stage, samples, data, to, platform=platform, test=test)
+        staged = await asyncio.to_thread(own_data.stage_arrays, x, y, data, to, platform=platform, test=test)
         await self.register(staged.clients)
         return staged
 

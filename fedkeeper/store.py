@@ -6,13 +6,12 @@ import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import structlog
-
 import broker
 from broker.errors import OldStore, ServerFailed
 from broker.nats.server import NatsServer
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 @contextlib.asynccontextmanager

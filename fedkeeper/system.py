@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 import broker
 from bridges import local, platforms
 from broker import BrokerUrl
 from broker.base import Broker
 from broker.errors import StoreChanged
+from broker.support import loggers
 from broker.support.tasks import task_group
 from client_fn.site import Site
 from fedkeeper import bridging, notify, restart, site_settings
@@ -23,7 +22,7 @@ from fedkeeper.sdk import Client
 from fedkeeper.store import open_store
 from server.retention import Retention
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 START_S: Final = 360.0
 """How long a local bridge may take to start: its workers import torch and try the device. Seconds."""

@@ -6,20 +6,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Start
 from broker.deliveries import Delivery, Reader
 from broker.errors import BrokerError, CorruptPayload, Disconnected
 from broker.messages import codec, origin, progress
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import FINAL_EVENTS, JobRejected, Progress
+from broker.support import loggers
 from broker.support.tasks import task_group
 from fedkeeper.errors import NoSuchJob
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 CHECK_S: Final = 10.0
 """Time between two looks at a job's record. Seconds."""
@@ -62,7 +61,9 @@ async def events(bus: Broker, job: str) -> AsyncGenerator[Progress, None]:
             yield update
 
 
-async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenerator[Progress, None]:
+async def follow(
+    bus: Broker, job: str | None, on_reach: OnReach, start: Start = "first"
+) -> AsyncGenerator[Progress, None]:
     """Yield a job's progress events, each once, until the job has ended; those of every job without end.
 
     If the end's event is forgotten, the job's record says how it ended.
@@ -71,12 +72,13 @@ async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenera
         bus: the broker.
         job: the job's id; None: every job.
         on_reach: is told when the broker is out of reach, and when it answers again.
+        start: `first`, `new`, or the time of the first event.
 
     Raises:
         NoSuchJob: there is no such job, or there is none any more.
     """
     missed = 0
-    async with _open(bus, job, on_reach) as items:
+    async with _open(bus, job, on_reach, start) as items:
         while True:
             item = await items.get()
             missed = missed + 1 if item == _Looked(None) else 0
@@ -104,7 +106,7 @@ async def past(bus: Broker, job: str, on_reach: OnReach) -> AsyncGenerator[Progr
         job: the job's id.
         on_reach: is told when the broker is out of reach, and when it answers again.
     """
-    async with _open(bus, job, on_reach) as items:
+    async with _open(bus, job, on_reach, "first") as items:
         while True:
             match await items.get():
                 case Progress() as update:
@@ -130,11 +132,11 @@ async def _is_last(bus: Broker, update: Progress) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _open(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncIterator["asyncio.Queue[_Item]"]:
+async def _open(bus: Broker, job: str | None, on_reach: OnReach, start: Start) -> AsyncIterator["asyncio.Queue[_Item]"]:
     """Open a queue of events, and of looks at the record."""
     queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_SIZE)
     topic_filter = topics.job_progress(topics.ANY if job is None else job)
-    async with bus.subscribe(topic_filter, start="first", prefetch=QUEUE_SIZE) as deliveries, task_group() as group:
+    async with bus.subscribe(topic_filter, start=start, prefetch=QUEUE_SIZE) as deliveries, task_group() as group:
         tasks = [
             group.create_task(_read(deliveries, queue), name=f"read {topic_filter}"),
             group.create_task(_look(bus, job, deliveries, queue, on_reach), name=f"look at {topic_filter}"),

@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from broker.base import Broker
 from broker.messages.progress import Event, Progress
+from broker.support import loggers
 from broker.support.tasks import task_group
 from server.held import Held
 from server.room import publish_event
@@ -23,7 +22,7 @@ from server.room import publish_event
 AT_ONCE: Final = 64
 """The most events that are published at the same time."""
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import structlog
-
+from broker.support import loggers
 from server.errors import LearningDied, LearningFailed
 from server.job_store import JobStore
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 T = TypeVar("T")
 

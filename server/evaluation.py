@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-import structlog
-
 from broker.messages import progress
 from broker.messages.job import Job
+from broker.support import loggers
 from server import attempts, findings
 from server.announcer import Announcer
 from server.errors import LearningFailed
@@ -17,7 +16,7 @@ from server.judging import Judging
 from server.learning import Learning
 from server.round_facts import model_of
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class Evaluation:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.base import Broker
@@ -19,9 +18,10 @@ from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import Progress
+from broker.support import loggers
 from server.room import publish_event, until_there_is_room
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 Change = Literal["older", "emptied", "another"]
 """How a store has changed; see `broker.errors.StoreChanged`."""

@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.errors import CorruptPayload
@@ -13,10 +11,11 @@ from broker.messages import progress
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import RoundCompleted, RoundFailed
+from broker.support import loggers
 from server import selection
 from server.selection import History
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 QUIET_S: Final = 5.0
 """The log is read when no event has come for so long. Its last event may be missing: the server may have ended before

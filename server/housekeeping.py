@@ -5,20 +5,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.errors import Denied
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
+from broker.support import loggers
 from broker.support.tasks import task_group
 from server import removal, retention
 from server.held import Held
 from server.retention import Retention
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 HOUR_S: Final = 3600.0
 PAUSE_S: Final = 10.0

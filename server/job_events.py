@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.deliveries import Delivery, Reader
@@ -20,13 +18,14 @@ from broker.errors import CorruptPayload
 from broker.messages import cloudevents, origin
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
+from broker.support import loggers
 from broker.support.tasks import task_group
 from server.errors import JobCancelled
 from server.following import Versioned
 from server.presence import BridgePresence
 from server.registry import Registry
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 T = TypeVar("T")
 

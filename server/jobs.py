@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.errors import Conflict, CorruptPayload, Denied, PayloadTooLarge, StorageFull
@@ -20,7 +19,7 @@ from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
 from broker.messages.round import seed
 from broker.messages.tensors import Tensors
-from broker.support import heap
+from broker.support import heap, loggers
 from broker.support.tasks import task_group
 from server import (
     attempts,
@@ -51,7 +50,7 @@ from server.rounds import State
 from server.selection import History
 from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _PERMANENT: Final = (CorruptPayload, Denied, PayloadTooLarge)
 """Broker errors that a retry cannot fix; they fail the job."""
@@ -135,6 +134,7 @@ class _JobRun:
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
+        log.info("the job has ended", job=self.record.id, **round_facts.end_facts(self.record))
 
     async def _train(self) -> None:
         """Start or resume the job, and run rounds until it ends."""
@@ -227,9 +227,7 @@ class _JobRun:
 
     async def _open_round(self, events: JobEvents) -> None:
         """Wait for enough clients, and choose the next round's cohort."""
-        candidates = await self._recruiter.wait_for_candidates(
-            events, lambda event: self._announce(event, self.record.round)
-        )
+        candidates = await self._recruiter.wait_for_candidates(events, self._wait)
         if events.cancel_requested:
             await self._end("cancelled")
             return
@@ -238,6 +236,13 @@ class _JobRun:
         chosen, round_ = self._chosen(candidates), self.record.round + 1
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
         await self._store.change(**self._opening((*cohort.members(chosen), *judges)))
+
+    async def _wait(self, event: progress.JobWaiting) -> None:
+        """Put it on record that the job waits for clients, and announce it."""
+        if not self.record.waiting:
+            await self._store.change(waiting=event.reason)
+        log.info("the job waits for clients", job=self.record.id, reason=event.reason)
+        self._announce(event, self.record.round)
 
     async def _open_last_round(self, reason: str) -> None:
         """Ask clients to judge the last model, or end the job at once if none are to."""
@@ -250,7 +255,8 @@ class _JobRun:
 
     def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
         """Return the clients that the next round invites to train."""
-        return self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", self.record.round + 1))
+        draw = seed(self.job.draw_seed, "cohort", self.record.round + 1)
+        return self._selection.choose(self._history, candidates, draw)
 
     def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""
@@ -265,6 +271,7 @@ class _JobRun:
             "counted": {},
             "started": None,
             "failed": None,
+            "waiting": "",
             **self._evaluation.changes,
         }
 
@@ -359,17 +366,13 @@ class _JobRun:
 
     async def _fail_round(self, collection: Collection) -> None:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
-        record, policy = self.record, self.job.cohort
-        event, failures = round_facts.failed_event(record, collection), record.failures + 1
-        await self._context.announcer.settle(record.id)
-        changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
-        if policy.on_failure == "stop" or failures >= policy.max_failures:
-            reason = f"round {record.round} failed: {event.reason} ({failures} in a row)"
-            await self._store.change(phase="failed", reason=reason, **self._evaluation.changes, **changes)
-            return
-        await self._store.change(**changes)
-        await self._announce_decided()
-        self._history = selection.fold(self._history, event)
+        holders = [client.id for client in self._recruiter.holders()]
+        event, changes = round_facts.after_failure(self.record, collection, holders)
+        await self._context.announcer.settle(self.record.id)
+        await self._store.change(**changes, **(self._evaluation.changes if event.policy == "stop" else {}))
+        if not self.record.has_ended:
+            await self._announce_decided()
+            self._history = selection.fold(self._history, event)
 
     async def _announce_decided(self) -> None:
         """Announce what is on record until the next round is opened: the job's start, or the last round's failure."""

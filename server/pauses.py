@@ -5,17 +5,16 @@ import enum
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.errors import StorageFull
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobPaused
+from broker.support import loggers
 from server import room
 from server.announcer import Announcer
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 PAUSED_MOST_S: Final = 86_400.0
 """A job that finds no room for so long fails. Seconds."""

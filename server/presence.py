@@ -7,17 +7,16 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.deliveries import Deleted, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import MAX_MISSED, Presence
+from broker.support import loggers
 from server.following import Versioned, follow
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _COMPARED: Final = 3
 """So many announcements in a row must say that a clock is wrong."""

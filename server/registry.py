@@ -3,17 +3,16 @@
 import contextlib
 from collections.abc import AsyncIterator
 
-import structlog
-
 from broker import topics
 from broker.base import Broker
 from broker.deliveries import Deleted, Value
 from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import ClientRecord
+from broker.support import loggers
 from server.following import Versioned, follow
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class Registry(Versioned):

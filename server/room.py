@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-import structlog
-
 from broker.base import Broker
 from broker.errors import StorageFull
 from broker.messages import progress
 from broker.messages.progress import Progress
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 T = TypeVar("T")
 

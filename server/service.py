@@ -16,6 +16,7 @@ from broker.errors import Conflict, Disconnected
 from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import JobRecord
+from broker.support import loggers
 from broker.support.tasks import task_group
 from server import jobs
 from server.announcer import open_announcer
@@ -29,7 +30,7 @@ from server.retention import Retention
 from server.room import until_there_is_room
 from server.submissions import SubmissionHandler
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 KEEP: Final = Retention()
 """The finished jobs that a server keeps if its operator says nothing."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.base import Broker
@@ -16,13 +15,13 @@ from broker.messages import cloudevents, codec, job_file, progress
 from broker.messages.errors import DecodeError, JobError
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
-from broker.support import texts
+from broker.support import loggers, texts
 from server import room
 from server.announcer import Announcer
 from server.held import Held
 from server.job_store import get_or_create_secret
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 MAX_BYTES = 1 << 20
 """Limit of a job message's size."""

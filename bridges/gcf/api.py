@@ -13,12 +13,12 @@ import google.auth
 import google.auth.exceptions
 import google.auth.transport.requests
 import httpx
-import structlog
 
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
 from bridges.gcf.settings import Settings
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 

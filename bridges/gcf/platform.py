@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 import msgspec
-import structlog
 
 from bridges.errors import FunctionGone, InvocationFailed, PlatformAway
 from bridges.gcf import api, pubsub
@@ -19,8 +18,9 @@ from broker.base import Broker
 from broker.messages import codec
 from broker.messages.invocation import InvocationRequest
 from broker.messages.round import RoundTask
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 ENVELOPE_BYTES: Final = 2048
 """Size of an event's own fields: ids and times, each of them twice, and the names of project and subscription."""

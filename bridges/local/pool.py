@@ -10,17 +10,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
-import structlog
-
 from bridges import environment
 from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
 from bridges.local.worker import LINE_BYTES, READY_S, Worker
 from broker.messages.invocation import WorkerReady
-from broker.support import backoff, processes
+from broker.support import backoff, loggers, processes
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 COMMAND: Final = (sys.executable, "-P", "-m", "client_fn.handlers.local")
 """Starts a worker. -P: a file in the current folder must not take the name of one of our packages."""

@@ -15,7 +15,6 @@ from typing import Final
 from urllib.parse import quote
 
 import msgspec
-import structlog
 
 from bridges import annotations
 from bridges.errors import InvocationFailed, NotStarted, PlatformDenied, PlatformFailed
@@ -27,10 +26,10 @@ from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsuppor
 from broker.families import Keep
 from broker.messages.errors import DecodeError
 from broker.messages.function import Deployed
-from broker.support import backoff, filters
+from broker.support import backoff, filters, loggers
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 MAX_ATTEMPTS: Final = 5
 """An event is skipped after a function failed on it this often."""

@@ -8,7 +8,6 @@ from http import HTTPStatus as Http
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from bridges.annotations import DIGEST, FABRIC, TOPIC, filters
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown, PlatformAway, PlatformFailed
@@ -19,8 +18,9 @@ from bridges.openfaas.settings import Settings
 from bridges.secrets import SecretStore
 from broker.errors import BrokerError
 from broker.messages.function import Change, Deployed, Function
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 LIST_TRIES: Final = 3
 VISIBLE_S: Final = 5.0

@@ -11,8 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from typing import Final
 
-import structlog
-
 from bridges.errors import (
     BridgeError,
     FunctionGone,
@@ -35,8 +33,9 @@ from broker.base import Broker
 from broker.messages import bundle, codec, signature
 from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 REPORT_BYTES: Final = 64 << 10
 

@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import httpx
 import msgspec
-import structlog
 
 from bridges import endpoint
 from bridges.errors import (
@@ -27,8 +26,9 @@ from bridges.errors import (
 from bridges.openwhisk.settings import Settings
 from bridges.secrets import SecretStore
 from broker.errors import UNREADABLE
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 REQUEST_S: Final = 30.0
 """Time limit of one request, in seconds. No request waits for a run."""

@@ -12,7 +12,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Final
 
 import msgspec
-import structlog
 
 from bridges.errors import InvocationFailed, OutcomeUnknown, PlatformAway, PlatformFailed
 from bridges.openwhisk import activations
@@ -27,9 +26,9 @@ from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.invocation import OPENWHISK_ARGUMENT, InvocationRequest
 from broker.messages.round import RoundTask
-from broker.support import backoff
+from broker.support import backoff, loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 BODY_BYTES: Final = 1 << 20
 """Size limit of a controller for the arguments of a trigger or action."""

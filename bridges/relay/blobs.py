@@ -6,15 +6,14 @@ from collections import OrderedDict
 from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
 from bridges.relay.side import Side
 from broker import families, topics
 from broker.errors import BadTopic
 from broker.families import Relayed
 from broker.messages.round import BlobRef, RoundTask
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 RECHECK_S: Final = 30.0
 """After this time the relay checks again whether the site has a blob: its broker may lose its store. Seconds."""

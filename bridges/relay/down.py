@@ -4,8 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-import structlog
-
 from bridges.closed_rounds import ClosedRounds
 from bridges.relay.blobs import Blobs
 from bridges.relay.forwarder import Forwarder
@@ -19,8 +17,9 @@ from broker.messages.function import Request
 from broker.messages.invocation import Invocation
 from broker.messages.progress import FINAL_EVENTS, RoundCompleted, RoundFailed
 from broker.messages.round import RoundTask
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class Down:

@@ -7,15 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
 from bridges.in_flight import InFlight
 from bridges.relay.side import Side
 from broker.base import Start
 from broker.deliveries import Delivery
 from broker.errors import BrokerError, CorruptPayload
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 ForwardEvent = Callable[[Delivery, bytes], Awaitable[None]]
 """Forwards an event and its payload; returns when the target has what it needs of them."""

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-import structlog
-
 from bridges.in_flight import HEARTBEAT_S
 from bridges.relay.blobs import Blobs
 from bridges.relay.down import Down
@@ -21,9 +19,10 @@ from bridges.relay.side import Side
 from bridges.relay.up import Up
 from broker import topics
 from broker.base import Broker
+from broker.support import loggers
 from broker.support.tasks import task_group
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 REQUESTS_AT_ONCE: Final = 4
 """How many requests for functions, with their packages, may be on their way down at once."""

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Literal, TypeVar
 
-import structlog
-
 from broker import families
 from broker.base import Broker
 from broker.deliveries import Delivery
 from broker.errors import Disconnected
-from broker.support import backoff
+from broker.support import backoff, loggers
 
 T = TypeVar("T")
 
@@ -58,7 +56,7 @@ class Side:
         self.sent = 0
         self.late: Counter[str] = Counter()
         self._clock = clock
-        self._log = structlog.get_logger(__name__).bind(site=site, broker=name)
+        self._log = loggers.get_logger(__name__).bind(site=site, broker=name)
         self._loop = asyncio.get_running_loop()
         self._lost_s = 0.0
         self._returned_s: float | None = None

@@ -3,8 +3,6 @@
 import asyncio
 from typing import Final
 
-import structlog
-
 from bridges.relay.blobs import digest
 from bridges.relay.side import Side
 from broker import topics
@@ -13,8 +11,9 @@ from broker.errors import BadTopic, BrokerError
 from broker.messages.errors import DecodeError
 from broker.messages.round import BlobRef
 from broker.messages.update import own_states, read_header
+from broker.support import loggers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 VALUES_AT_ONCE: Final = 16
 """How many retained values are copied at the same time."""

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker.deliveries import Delivery, Load
 from broker.errors import BrokerError, Disconnected
@@ -19,6 +18,7 @@ from broker.mqtt.group import Group, GroupMessage, GroupSettings
 from broker.mqtt.inbound import InboundSession
 from broker.mqtt.link import Link
 from broker.mqtt.storage import Entry
+from broker.support import loggers
 from broker.support.tasks import task_group
 
 CLAIMS_AT_ONCE: Final = 32
@@ -27,7 +27,7 @@ _ended: Final[set[str]] = set()
 """The members of this process whose connection ended because the store is older: they could not give back what that
 store says they have. It comes at once to the members that follow them."""
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class GroupConsumer(AsyncIterator[Delivery]):

@@ -6,15 +6,14 @@ import itertools
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
-import structlog
-
 from broker.errors import Disconnected
 from broker.mqtt.client import Message
 from broker.mqtt.link import Connection, Link
 from broker.reconnect import CALL_S, pause
+from broker.support import loggers
 from broker.support.tasks import task_group
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class Listener(Protocol):

@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
-import structlog
-
 from broker.errors import BrokerError, ConnectFailed, Disconnected
 from broker.families import Writer, family_of
 from broker.mqtt import client as mqtt_client
@@ -22,6 +20,7 @@ from broker.mqtt.client import Client, Message
 from broker.mqtt.link import Link
 from broker.mqtt.storage import Entry, NameFactory
 from broker.reconnect import CALL_S, pause
+from broker.support import loggers
 from broker.support.tasks import task_group
 
 MAX_REQUESTS: Final = 1024
@@ -33,7 +32,7 @@ SESSION_TAKEN: Final = "Session taken over"
 _NO_INBOXES: Final = ("fl", "flt", "fk")
 """First levels of our own topics. Whoever asks for a reply there may not be allowed to write there; we are."""
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class InboundSession:

@@ -6,13 +6,13 @@ import secrets
 from typing import Final
 
 import msgspec
-import structlog
 
 from broker.errors import ConnectFailed, Denied, NoSystem, OldStore, Unsupported
 from broker.mqtt import claims, storage
 from broker.mqtt.claims import COMPARE_AND_SET_LEASE
 from broker.mqtt.link import Connection, Link
 from broker.mqtt.storage import Mark
+from broker.support import loggers
 
 SCHEMA: Final = 1
 """Version of the layout of topics, values and claims. A different number means an incompatible layout."""
@@ -23,7 +23,7 @@ _OF_0_1: Final = (f"{storage.GROUPS}+", "fl/rounds/+")
 _READ_TRIES: Final = 20
 _READ_PAUSE_S: Final = 0.05
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 async def ensure(link: Link, *, provision: bool) -> Mark | None:

@@ -7,9 +7,10 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.enums import MQTTErrorCode
+
+from broker.support import loggers
 
 KEEP_ALIVE_S: Final = 5
 """Keep-alive interval. A frozen broker is noticed after twice this time."""
@@ -18,7 +19,7 @@ SEND_BUFFER_BYTES: Final = 1 << 20
 
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class PahoLoop:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
 import msgspec
-import structlog
 
 from broker.errors import BrokerError, Denied, StoreChanged
 from broker.mqtt import storage
 from broker.mqtt.storage import Mark
+from broker.support import loggers
 
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ _LATE_TRIES: Final = 10
 
 _ANOTHER: Final = "another store is behind this address now"
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class Connection(Protocol):

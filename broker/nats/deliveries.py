@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
 import msgspec
-import structlog
 from nats.aio.msg import Msg
 
 from broker.deliveries import Deleted, Delivery, Load, Reader, Value
 from broker.nats.link import Link
 from broker.nats.pull import Arrival, Feed
 from broker.nats.replies import ReplyMatcher, is_inbox
+from broker.support import loggers
 from broker.support.position import Position
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ ASK_AGAIN_S: Final = 1.0
 
 _NS: Final = 1_000_000_000
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class _FeedReader(Reader[T]):

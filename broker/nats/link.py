@@ -5,8 +5,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
-import structlog
-
 from broker import reconnect
 from broker.errors import Denied, Disconnected, StorageFull, StoreChanged
 from broker.families import FAMILIES
@@ -14,7 +12,7 @@ from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import CANT_STORE, NoAnswer, NobodyAnswers, StreamMissing
 from broker.nats.seen import Change, Seen, StreamInfo, StreamState
-from broker.support import memory
+from broker.support import loggers, memory
 from broker.url import BrokerUrl
 
 T = TypeVar("T")
@@ -30,7 +28,7 @@ IMPATIENT: Final = 0.4
 UNKNOWN: Final = StreamInfo({}, state=StreamState(last_seq=-1))
 """Stands for a stream whose state this user may not ask for, or that elects its leader in a cluster."""
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class Link(reconnect.Link[Connection]):

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
 import msgspec
-import structlog
 from nats.aio.msg import Msg
 
 from broker.errors import Disconnected, StoreChanged
 from broker.nats.connection import Connection
 from broker.nats.link import Link
 from broker.reconnect import CALL_S, pause
+from broker.support import loggers
 from broker.support.tasks import task_group
 
 HEARTBEAT_S: Final = 5.0
@@ -40,7 +40,7 @@ _NS: Final = 1_000_000_000
 _REQUEST_DONE: Final = ("Batch Completed", "Message Size Exceeds MaxBytes")
 _ACK_TOKENS: Final = 9  # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

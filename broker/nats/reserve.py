@@ -9,7 +9,6 @@ So a mark after the filler says that the reserve is in use, and who writes weigh
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from broker import topics
 from broker.errors import BrokerError, Denied, StorageFull
@@ -18,6 +17,7 @@ from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import NotFound, decode
 from broker.nats.link import Link
+from broker.support import loggers
 
 PART_BYTES: Final = 256 << 10
 """Size of a message of filler: so much room is freed at once."""
@@ -25,7 +25,7 @@ PART_BYTES: Final = 256 << 10
 IN_USE: Final = b"in use"
 """The last message of the stream while parts are missing."""
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class _State(msgspec.Struct):

@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-import structlog
 from nats.aio.msg import Msg
 
 from broker.errors import Denied
@@ -15,11 +14,12 @@ from broker.nats import names
 from broker.nats.connection import Connection
 from broker.nats.errors import NoMessage
 from broker.nats.link import Link
+from broker.support import loggers
 
 MSG_ID: Final = "Nats-Msg-Id"
 _NOT_FOUND: Final = "404"
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
-import structlog
 
 from broker.errors import ConnectFailed, Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES, Family, Keep
@@ -19,6 +18,7 @@ from broker.nats.errors import NobodyAnswers, NoJetStream, NoReplicas, StreamMis
 from broker.nats.link import Link
 from broker.nats.old_store import is_old_store
 from broker.nats.seen import StreamInfo
+from broker.support import loggers
 from broker.support.filters import overlap
 
 DEDUPE_WINDOW_S: Final = 120.0
@@ -55,7 +55,7 @@ _ASYNC: Final = (
     "it is created without; what it keeps is written again within seconds"
 )
 
-_log = structlog.get_logger(__name__)
+_log = loggers.get_logger(__name__)
 
 
 class _StreamList(msgspec.Struct):

@@ -3,14 +3,13 @@
 import base64
 from typing import Any, Protocol
 
-import structlog
-
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, RequestName
+from broker.support import loggers
 from client_fn.runtime.instance import of_this_process
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 class CloudEvent(Protocol):

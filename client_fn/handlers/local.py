@@ -12,8 +12,6 @@ import os
 import sys
 from typing import BinaryIO, Literal
 
-import structlog
-
 import broker
 from broker.base import Broker
 from broker.errors import BrokerError
@@ -21,6 +19,7 @@ from broker.messages import codec
 from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerFault, WorkerReady
+from broker.support import loggers
 from client_fn import looking, site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, LimitExceeded
@@ -30,7 +29,7 @@ from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.site import Site
 from client_fn.trainer.trainers import Trainers, open_trainers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 async def main() -> None:

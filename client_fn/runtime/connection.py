@@ -7,18 +7,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 import broker
 from broker.base import Broker
 from broker.errors import BrokerError
+from broker.support import loggers
 from client_fn.errors import NoRoute
 
 IDLE_S: Final = 60.0
 """A process that its platform freezes between two calls answers no pings. After this time the broker, or a device in
 between, may have closed the connection unnoticed. To detect that takes ten seconds, to connect again a hundredth."""
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import InvocationRequest, Report
 from broker.messages.round import RoundTask, TaskName
 from broker.messages.update import read_header
+from broker.support import loggers
 from broker.support.tasks import task_group
 from client_fn.cache import keep
 from client_fn.errors import ClientError, NoRoute, TopicTaken, WrongClient
@@ -33,7 +34,7 @@ REPORT_S: Final = 5.0
 REPORT_EVERY_S: Final = 10.0
 """Seconds between two reports that a training goes on: the bridge does not give up a function that it hears of."""
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 _Key = tuple[str, str, int]
 

@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-import structlog
-
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import InvocationRequest, Report, RequestName
+from broker.support import loggers
 from broker.support.tasks import task_group
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, InstanceEnded, LeaseOver
@@ -33,7 +32,7 @@ from client_fn.site import packaged_code
 from client_fn.trainer.process import START_S
 from client_fn.trainer.trainers import Trainers, open_trainers
 
-log = structlog.get_logger(__name__)
+log = loggers.get_logger(__name__)
 
 GRACE_S: Final = 10.0
 """After the deadline a training needs up to a batch to stop, and its report needs some time to be published."""

@@ -238,9 +238,9 @@ async def _warm(trainers: Trainers, *, to_train: bool) -> None:
         await trainers.warm(to_train=to_train)
     except ClientError as exc:
         # Imported here because every cold start would pay for it.
-        import structlog
+        from broker.support import loggers
 
-        log = structlog.get_logger(__name__)
+        log = loggers.get_logger(__name__)
         log.error("the trainer can't start", error=str(exc))  # noqa: TRY400 (a traceback would tell no more)
 
 

@@ -1,7 +1,6 @@
 """The commands `fedkeeper delete` and `prune`: delete finished jobs from the broker."""
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from typing import Annotated, Final
@@ -9,19 +8,19 @@ from typing import Annotated, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import results, running, screen, sizes
+from fedkeeper import results, running, screen
+from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, JobNotFinished
-from fedkeeper.options import Json, Url, broker_url
+from fedkeeper.options import Json, Url, broker_url, duration_s
 from fedkeeper.results import DeletedJob, DeletedJobs
 from fedkeeper.sdk import Client, connect
 from server import retention
 from server.retention import FinishedJob, Retention
 
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([hdw])")
-_DAYS: Final = {"h": 1 / 24, "d": 1.0, "w": 7.0}
+_DAY_S: Final = 86_400.0
 
 Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
-Older = Annotated[str, typer.Option(metavar="AGE", help="Delete jobs that ended so long ago: 12h, 30d, 8w.")]
+Older = Annotated[str, typer.Option(metavar="AGE", help="Delete jobs that ended so long ago: 12h, 30d.")]
 Keep = Annotated[
     int | None, typer.Option(min=0, help="Keep so many jobs, the newest, and those that ended in the last 10 minutes.")
 ]
@@ -72,10 +71,7 @@ def limits_of(older: str, keep: int | None) -> Retention:
     """
     if not older and keep is None:
         raise BadOption("what shall go? give --older 30d, --keep 20, or both")
-    match = _AGE.fullmatch(older.strip().lower()) if older else None
-    if older and match is None:
-        raise BadOption(f"--older = {older!r}: expected an age in hours, days or weeks, such as 12h, 30d or 8w")
-    days = math.inf if match is None else float(match[1]) * _DAYS[match[2]]
+    days = duration_s("--older", older) / _DAY_S if older else math.inf
     return Retention(days, _ANY_NUMBER if keep is None else keep, _ANY_NUMBER)
 
 
@@ -85,12 +81,12 @@ async def _delete(sdk: Client, jobs: Sequence[FinishedJob], *, as_json: bool, dr
         if not dry_run:
             await sdk.remove_job(job.id)
         if not as_json:
-            screen.echo(f"{'would delete' if dry_run else 'deleted'} {job.id}  {sizes.text(job.bytes)}")
+            screen.echo(f"{'would delete' if dry_run else 'deleted'} {job.id}  {format_size(job.bytes)}")
     if as_json:
         deleted = tuple(DeletedJob(job=job.id, bytes=job.bytes, ended_s=job.ended_s) for job in jobs)
         results.print_json(DeletedJobs(jobs=deleted, dry_run=dry_run))
     elif len(jobs) > 1:
-        total = sizes.text(sum(job.bytes for job in jobs))
+        total = format_size(sum(job.bytes for job in jobs))
         screen.say(f"{len(jobs)} jobs, {total} of models" + ("; nothing was deleted" if dry_run else ""))
 
 

@@ -1,38 +1,104 @@
 """The commands `fedkeeper jobs` and `cancel`: list jobs, and end one."""
 
+import time
+from enum import StrEnum
+from typing import Annotated, Final
+
 import typer
 
+from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import measured, running, screen, sizes
-from fedkeeper.options import JobId, Url, Verbose, broker_url
+from fedkeeper import measured, running, screen
+from fedkeeper.display import sentences
+from fedkeeper.display.columns import Column
+from fedkeeper.display.units import format_age, format_long, format_size
+from fedkeeper.options import JobId, Url, Verbose, broker_url, url_option
 from fedkeeper.sdk import connect
 from server import retention
 
+COLUMNS: Final = (
+    Column("job", least=16),
+    Column("phase"),
+    Column("rounds", is_number=True),
+    Column("result", rank=1),
+    Column("submitted", rank=2, is_number=True),
+    Column("took", rank=3, is_number=True),
+    Column("at", rank=4),
+    Column("size", rank=5, is_number=True),
+)
+"""Narrow screens have the first ones. A pipe and --verbose get all of them, and the reasons."""
+
+
+class Shown(StrEnum):
+    """A job's phase in the list."""
+
+    ACCEPTED = "accepted"
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
 
 @running.command
-async def jobs(url: Url = "", verbose: Verbose = False) -> None:
-    """List the jobs that the broker knows; with -v, also what each one takes there."""
+async def jobs(
+    url: Url = "",
+    phase: Annotated[list[Shown] | None, typer.Option("--phase", help="Only jobs in this phase. Repeatable.")] = None,
+    last: Annotated[int, typer.Option(min=0, metavar="N", help="Only the newest N; 0: all.")] = 0,
+    verbose: Verbose = False,
+) -> None:
+    """List the jobs that the broker knows, the oldest first; with -v, all columns and what their models take."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()
-    rows = [
-        (
-            record.id,
-            record.phase,
-            f"{record.done}/{record.job.stop.rounds}",
-            measured.headline(record),
-            record.reason,
-            *((sizes.text(retention.of(record).bytes),) if verbose else ()),
-        )
-        for record in records
-    ]
-    screen.print_table(("job", "phase", "rounds", "result", "reason", *(("size",) if verbose else ())), rows)
+    chosen = [record for record in records if not phase or shown_phase(record) in phase][-last:]
+    rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
+    if verbose or not screen.list_width():
+        heads = (*(column.name for column in COLUMNS), "reason")
+        screen.print_table(heads, [(*cells, text) for cells, text in zip(rows, reasons, strict=True)])
+    else:
+        notes = ["" if record.phase == "completed" else reason(record) for record in chosen]
+        screen.print_list(COLUMNS, rows, notes=notes)
+
+
+def shown_phase(record: JobRecord) -> Shown:
+    """Return a job's phase as a list shows it: a job that runs and lacks clients is waiting."""
+    return Shown("waiting" if record.phase == "running" and record.waiting else record.phase)
+
+
+def reason(record: JobRecord) -> str:
+    """Return why a job waits or has ended."""
+    return record.waiting if shown_phase(record) is Shown.WAITING else record.reason
+
+
+def row(record: JobRecord, now_s: float) -> tuple[str, ...]:
+    """Return the cells of a job's row.
+
+    Args:
+        record: the job's record.
+        now_s: the time now, in seconds since the epoch.
+    """
+    end_s = record.ended_s if record.has_ended else now_s
+    return (
+        record.id,
+        shown_phase(record),
+        f"{record.done}/{record.job.stop.rounds}",
+        measured.headline(record),
+        format_age(now_s - record.created_s) if record.created_s else "",
+        format_long(end_s - record.created_s) if record.created_s and end_s else "",
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created_s)) if record.created_s else "",
+        format_size(retention.of(record).bytes),
+    )
 
 
 @running.command
 async def cancel(job: JobId, url: Url = "") -> None:
-    """Request a job's cancellation."""
+    """Request a job's cancellation. Of a job that has ended, say how."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
+        record = await sdk.job(job)
+        if record.has_ended:
+            screen.echo(f"job {job} has ended already: {sentences.how_ended(record)}")
+            return
         await sdk.cancel(job)
-    typer.echo(f"requested the cancellation of {job}")
+    typer.echo(f"requested the cancellation of {job}; `fedkeeper watch {job}{url_option(url)}` shows its end")

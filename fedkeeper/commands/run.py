@@ -1,22 +1,18 @@
 """The command `fedkeeper run`: one job on this machine, in a system of its own."""
 
 import os
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker import BrokerUrl
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, own_system, running, screen, site_settings, system
+from fedkeeper import configs, local_run, running, screen
+from fedkeeper import own_data as split
 from fedkeeper.commands import stage
-from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Reveal, Set, Verbose, Workers
-from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import follow
-from fedkeeper.sdk import connect
-from fedkeeper.system import Settings
+from fedkeeper.local_run import Options
+from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Set, Verbose, Workers
 
 
 def run(
@@ -35,30 +31,13 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
-    from client_fn.code import named
-    from client_fn.data import datasets
-
     logs.configure(verbose=verbose, quiet=not verbose)
-    spec, workers = configs.read_job(job, tuple(overrides or ())), workers or system.cores()
-    site = site_settings.read(os.environ, code=code, allow=allow, device=device, reveal=Reveal.TEXT)
-    site = site_settings.with_own_code(site, named.of_job(spec).types, configs.find(job).parent)
-    own_clients: list[ClientRecord] = []
+    spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
     if own_data is not None:
-        spec, own_clients = stage.prepare(spec, own_data, folder / "shards", test=test)
-    # Outside the event loop and before anything is started: a download takes long, and Ctrl-C must interrupt it.
-    datasets.ensure(spec.data.dataset, data_dir=data)
-    site = site_settings.prepare(site, folder, trainers=workers + 1, environ=os.environ)
-    settings = Settings(folder, workers, data, site=site)
-    if packed := site_settings.pack(site):
-        screen.say(packed.summary())
-    if notice := site_settings.describe_repeatability(site):
+        spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
+    options = Options(out, url, folder, workers, code, allow, device, data)
+    job_folder = configs.find(job).parent
+    prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
+    for notice in prepared.notices:
         screen.say(notice)
-
-    async def train() -> None:
-        async with own_system.open_system(settings, url=url) as address, connect(address) as client:
-            screen.say(f"broker {BrokerUrl.parse(address).address}, {settings.workers} workers; starting ...")
-            await client.register(own_clients)
-            job_id = await client.submit(spec, timeout_s=60)
-            await follow.follow(client, job_id, screen.console(), folder=run_folder.choose(out, job_id, time.time()))
-
-    running.run(train())
+    running.run(local_run.train(prepared, screen.console()))

@@ -1,20 +1,18 @@
 """The command `fedkeeper stage`: splits data among clients and writes their shards."""
 
 import asyncio
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import msgspec
 import tomli_w
 import typer
 
 from broker.messages import job_file
-from broker.messages.job import Job
-from broker.messages.job_sections import PIXELS, Data
+from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from fedkeeper import configs, running
+from fedkeeper import own_data as split
 from fedkeeper.errors import BadOption
 from fedkeeper.options import FOLDER, DataDir, Set, Url, broker_url
 from fedkeeper.sdk import connect
@@ -74,7 +72,7 @@ async def stage(
         return
     by = partition.removeprefix(BY) if partition.startswith(BY) else ""
     fields = {
-        "dataset": name or name_of(own_data),
+        "dataset": name or split.name_of(own_data),
         "partition": "iid" if by else partition,
         "clients": clients or 1,
         "alpha": alpha,
@@ -90,57 +88,9 @@ async def stage(
         raise BadOption("--clients: give the number of clients, or --partition by:COLUMN for one per value, not both")
     # As in a job file, with its rules and its errors.
     section = job_file.from_dict({"data": fields, "cohort": {"clients": 1}}).data
-    staged = await asyncio.to_thread(stage_file, own_data, section, to, platform=platform, by=by, test=test)
+    staged = await asyncio.to_thread(split.stage_file, own_data, section, to, platform=platform, by=by, test=test)
     await _register(address, staged.clients)
     typer.echo(describe(staged, is_registered=bool(address)))
-
-
-def name_of(place: Path) -> str:
-    """Return a name for data, from that of its file or folder."""
-    return re.sub("[^a-z0-9]+", "-", place.resolve().stem.lower()).strip("-")[:32].strip("-") or "data"
-
-
-def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "", test: float = 0.0) -> "Staged":
-    """Split the data in a file or folder among clients, and write their shards.
-
-    Args:
-        place: the file or folder.
-        data: how to read and split it; the name of the dataset names the clients too.
-        to: folder or fsspec URL for the shards.
-        platform: the platform that hosts the clients.
-        by: column whose values each make a client; empty: as the data section says.
-        test: share of the samples for a test set.
-
-    Raises:
-        ClientError: the data can't be read or split, or a shard can't be written.
-        BadTopic: the dataset's name can't be a client's.
-    """
-    # Imported here because every other command would pay for numpy.
-    from client_fn.data import own, staging
-
-    samples = own.read(place, target=data.target, drop=data.drop, labels=data.labels, by=by, form=data.format)
-    return staging.stage(samples, data, to, platform=platform, by=by, test=test)
-
-
-def prepare(job: Job, place: Path, folder: Path, *, test: float) -> tuple[Job, list[ClientRecord]]:
-    """Split the data in a file or folder as a job says, and return the job for these shards and their clients.
-
-    Args:
-        job: its data section says how to read and split the data; a built-in dataset's name is replaced by the file's.
-        place: the file or folder.
-        folder: the shards' folder.
-        test: share of the samples for a test set, unless the job names one or is not evaluated by the server.
-
-    Raises:
-        ClientError: the data can't be read or split, or a shard can't be written.
-        BadTopic: the dataset's name can't be a client's.
-    """
-    is_named = job.data.dataset not in PIXELS
-    data = job.data if is_named else msgspec.structs.replace(job.data, dataset=name_of(place))
-    share = test if job.evaluation.every and not job.evaluation.data else 0.0
-    staged = stage_file(place, data, str(folder), platform="local", test=share)
-    evaluation = msgspec.structs.replace(job.evaluation, data=staged.test or job.evaluation.data)
-    return msgspec.structs.replace(job, data=staged.data, evaluation=evaluation), staged.clients
 
 
 def describe(staged: "Staged", *, is_registered: bool) -> str:

@@ -53,8 +53,8 @@ def check_is_of(folder: Path, job: Job) -> None:
     if not file.is_file():
         return
     try:
-        known = job_file.from_toml(file.read_text(encoding="utf-8"))
-        if _without_code(known) == _without_code(job):
+        known = job_file.from_text(file.read_text(encoding="utf-8"))
+        if _compared(known) == _compared(job):
             return
         reason = "has the results of another job with this id"
     except (OSError, UnicodeDecodeError, JobError) as exc:
@@ -62,6 +62,6 @@ def check_is_of(folder: Path, job: Job) -> None:
     raise BadOption(f"{folder} {reason}; give another folder (--out), or the job another id")
 
 
-def _without_code(job: Job) -> Job:
-    """Return a job without the digest of the user's code, which is set when it begins."""
-    return msgspec.structs.replace(job, model=msgspec.structs.replace(job.model, code=""))
+def _compared(job: Job) -> Job:
+    """Return a job without its id, and without the digest of the user's code, which is set when it begins."""
+    return msgspec.structs.replace(job, id=None, model=msgspec.structs.replace(job.model, code=""))

@@ -89,7 +89,7 @@ def _plot(recorder: Recorder) -> tuple[list[str], list[str]]:
     if not recorder.rounds:
         return [], []
     try:
-        picture = plot.plot([recorder.folder], recorder.folder / plot.default_name(recorder.rounds))
+        picture = plot.plot([recorder.folder], recorder.folder / plot.default_name(recorder.rounds, recorder.job))
     except Missing as exc:
         return [], [f"no plot: {exc}"]
     return [picture.name], []

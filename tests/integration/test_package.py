@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 PLATFORMS = [kind.name for kind in platforms.KINDS if kind.files]
 OURS = {"broker", "client_fn"}
-FOR_STAGING_ALONE = {"httpx", "rich", "sklearn"}
+FOR_STAGING_ALONE = {"httpx", "rich"}
 """Modules that only the program that partitions the data imports."""
 
 FOR_SOME_DATA = {"aiohttp", "PIL", "pyarrow"}

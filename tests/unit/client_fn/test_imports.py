@@ -36,3 +36,7 @@ def test_the_function_pulls_in_no_broker_client_and_nothing_that_it_may_never_ne
 @pytest.mark.parametrize("module", ["runtime.instance", "handlers.local", "handlers.openfaas"])
 def test_a_process_that_serves_requests_imports_neither_torch_nor_numpy(module: str) -> None:
     assert imported_with(f"import client_fn.{module}") & {"torch", "numpy"} == set()
+
+
+def test_the_digits_are_read_without_the_library_that_brings_them() -> None:
+    assert "sklearn" not in imported_with("from client_fn.data import datasets; datasets.load('digits')")

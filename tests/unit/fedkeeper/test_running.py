@@ -1,16 +1,19 @@
 """A command's end: a user's mistake is one sentence, a bug keeps its traceback."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from bridges.errors import SecretMissing
-from broker.errors import Conflict, ConnectFailed
+from broker.errors import BadUrl, Conflict, ConnectFailed
 from broker.messages.errors import JobError
-from fedkeeper import running
-from fedkeeper.errors import BadOption, JobRefused, NoSuchJob
+from broker.support.validation import Mistake
+from fedkeeper import running, screen
+from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchJob, NotAnswered
+from fedkeeper.exit_codes import ExitCode
 from server.errors import IllegalTransition
 
 
@@ -19,21 +22,28 @@ async def fail(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code"),
     [
-        NoSuchJob("demo"),
-        JobRefused("demo", "id", "id = 'demo': another job has this id; choose another, or none"),
-        BadOption("--label xray: write a label as KEY=VALUE"),
-        JobError("cohort.clients", 0, "expected a whole number >= 1"),
-        SecretMissing("key", "write it into a file"),
-        ConnectFailed("nats://127.0.0.1:1", "refused"),
+        (NoSuchJob("demo"), ExitCode.FAILED),
+        (SecretMissing("key", "write it into a file"), ExitCode.FAILED),
+        (ConnectFailed("nats://127.0.0.1:1", "refused"), ExitCode.FAILED),
+        (BadOption("--label xray: write a label as KEY=VALUE"), ExitCode.USAGE),
+        (BadUrl("no host in ''"), ExitCode.USAGE),
+        (BadConfigFile([Mistake("name", 1, "expected a text")]), ExitCode.USAGE),
+        (JobError("cohort.clients", 0, "expected a whole number >= 1"), ExitCode.USAGE),
+        (JobRefused("demo", "id", "id = 'demo': another job has this id; choose another"), ExitCode.JOB_FAILED),
+        (JobFailed("demo", "failed: 0 of 5 needed updates"), ExitCode.JOB_FAILED),
+        (JobStopped("demo", "cancelled after 3 rounds"), ExitCode.JOB_CANCELLED),
+        (NotAnswered("demo", 10), ExitCode.NOT_ANSWERED),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )
-def test_a_mistake_of_a_user_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_a_person_can_correct_is_one_sentence_and_an_exit_code(
+    error: Exception, code: ExitCode, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         running.run(fail(error))
-    assert ended.value.code == running.FAILED
+    assert ended.value.code == code
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
@@ -85,3 +95,21 @@ def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(
     with pytest.raises(SystemExit):
         running.run(work())
     assert "everything that was started is ended" in capsys.readouterr().err
+
+
+def test_what_is_said_at_an_interruption_is_what_the_command_said_last_and_comes_after_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def follow() -> None:
+        running.say_when_stopped("stopped; job demo goes on")
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            screen.say("ended what it had started")
+
+    with pytest.raises(SystemExit) as ended:
+        running.command(follow)()
+    assert ended.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "ended what it had started\nstopped; job demo goes on\n"
+    running.say_when_stopped("nobody is stopped now")
