@@ -3,8 +3,8 @@
 from typing import Final, NamedTuple
 
 from fedkeeper import measured
+from fedkeeper.display import units
 from fedkeeper.results import Combination, ComparedRun, Comparison, Statistics
-from fedkeeper.rounds_table import format_duration
 from fedkeeper.runs import grid
 
 GAP: Final = 2
@@ -80,7 +80,7 @@ def _of_combinations(comparison: Comparison) -> list[Column]:
         *([] if comparison.better is None else [Column("best", [_spread(each.best) for each in found], 2)]),
         Column("runs", [_number(each) for each in found]),
         Column("rounds", [_mean(each.rounds) for each in found], 3),
-        Column("time", [format_duration(each.seconds.mean) if each.seconds else "" for each in found], 4),
+        Column("time", [units.format_duration(each.seconds.mean) if each.seconds else "" for each in found], 4),
     ]
 
 
@@ -98,7 +98,7 @@ def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]
         Column(comparison.metric, [_value(run) for run in runs]),
         *([] if comparison.better is None else [Column("best", [_best(run) for run in runs], 1)]),
         Column("rounds", [str(run.rounds) for run in runs], 3),
-        Column("time", [format_duration(run.seconds) for run in runs], 4),
+        Column("time", [units.format_duration(run.seconds) for run in runs], 4),
         Column("digest", [run.digest[:DIGEST_SHOWN] for run in runs], 2),
     ]
 

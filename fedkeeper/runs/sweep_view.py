@@ -11,7 +11,7 @@ from rich.text import Text
 
 from broker.messages import progress as events
 from fedkeeper import measured
-from fedkeeper.rounds_table import format_duration
+from fedkeeper.display import units
 from fedkeeper.runs import metric
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
@@ -100,4 +100,4 @@ def _outcome(run: PlannedRun, ended: Ended, recorder: Recorder) -> str:
     points = chosen.points(recorder.rounds)
     found = [f"{chosen.name} {measured.format_value(points[-1][1])}"] if points else []
     seconds = sum(row["round_s"] for row in recorder.rounds)
-    return ", ".join([*found, f"{len(recorder.rounds)} rounds", format_duration(seconds)])
+    return ", ".join([*found, f"{len(recorder.rounds)} rounds", units.format_duration(seconds)])

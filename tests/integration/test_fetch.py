@@ -172,14 +172,14 @@ async def test_a_failed_job_leaves_its_last_model(
     sdk = Client(bus)
     async with running(serve(bus, FakeLearning()), Fleet(bus, fail_in_round_three).serve()):
         job = await sdk.submit(fakes.job(stop={"rounds": 4}, cohort={"on_failure": "stop"}))
-        with pytest.raises(FedKeeperError, match=f"job {job} failed: round 3 failed"):
+        with pytest.raises(FedKeeperError, match=f"job {job} failed: the disk is broken"):
             await call(watch.watch, job, out=out, url=memory_url)
     folder = (out / "latest").resolve()
     assert model_file.verified(folder / "model.safetensors")["round"] == "2"
     assert [row["round"] for row in rows(folder)] == [1, 2]
     capsys.readouterr()
     await call(fetch.fetch, job, out=out, url=memory_url)
-    assert "the job is failed: round 3 failed" in capsys.readouterr().err
+    assert "the job is failed: the disk is broken" in capsys.readouterr().err
 
 
 async def test_where_the_events_are_forgotten_the_record_tells(
