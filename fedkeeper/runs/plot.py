@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.messages.job import Job
+from broker.support import installing
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.runs import comparison, grid, stored
 from fedkeeper.runs import metric as metrics
@@ -72,7 +73,7 @@ def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
-        raise Missing(f"{exc.name} is missing: install fedkeeper[plot]") from exc
+        raise Missing(f"{exc.name} is missing: {installing.remedy('plot')}") from exc
     rows = [row for run in runs for row in run.rows]
     chosen = metrics.choose(runs[0].job, rows, metric)
     shown = [each for each in dict.fromkeys((chosen, chosen.beside())) if each == chosen or each.points(rows)]

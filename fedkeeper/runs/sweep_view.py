@@ -11,7 +11,7 @@ from rich.text import Text
 
 from broker.messages import progress as events
 from fedkeeper import measured
-from fedkeeper.rounds_table import format_duration
+from fedkeeper.display import units
 from fedkeeper.runs import metric
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
@@ -101,4 +101,4 @@ def _outcome(run: PlannedRun, ended: Ended, recorder: Recorder) -> str:
     found = [f"{chosen.name} {measured.format_value(points[-1][1])}"] if points else []
     rounds, seconds = len(recorder.rounds), sum(row["round_s"] for row in recorder.rounds)
     early = [f"{rounds} rounds"] if rounds < run.job.stop.rounds else []
-    return ", ".join([*found, *early, format_duration(seconds)])
+    return ", ".join([*found, *early, units.format_duration(seconds)])

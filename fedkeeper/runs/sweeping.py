@@ -10,7 +10,7 @@ from broker.messages import job_file
 from broker.messages.errors import JobError
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from broker.support.tasks import task_group
-from fedkeeper import screen
+from fedkeeper.display import sentences
 from fedkeeper.errors import JobRefused
 from fedkeeper.runs import stored, sweep_plan
 from fedkeeper.runs.recorder import Recorder
@@ -104,9 +104,9 @@ async def _run(sdk: Client, each: Pending, recorder: Recorder, view: SweepView) 
             await _save(sdk, job, recorder)
             return Ended(job, "completed")
         case Progress(event=JobCancelled() as event):
-            return Ended(job, "cancelled", screen.sentence(event))
+            return Ended(job, "cancelled", sentences.sentence(event))
         case Progress(event=event):
-            return Ended(job, "failed", screen.sentence(event).removeprefix("failed: "))
+            return Ended(job, "failed", sentences.sentence(event).removeprefix("failed: "))
         case None:
             return Ended(job, "failed", "it ended without a final event")
 
