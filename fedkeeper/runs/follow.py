@@ -14,7 +14,7 @@ from fedkeeper.display.lines import JobLines
 from fedkeeper.display.live_view import JobView
 from fedkeeper.errors import BadOption, JobFailed, JobStopped, Missing
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import plot, summary
+from fedkeeper.runs import plot, run_log, summary
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.sdk import Client
 
@@ -143,6 +143,8 @@ async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Cons
         files.append(plot.plot([folder], folder / plot.default_name(recorder.rounds)).name)
     except Missing as exc:
         console.print(f"no plot: {exc}", style="yellow", markup=False)
+    if (folder / run_log.NAME).exists():
+        files.append(run_log.NAME)
     for line in summary.lines(record, recorder.rounds):
         console.print(line, markup=False, soft_wrap=True)
     console.print(f"written to    {folder}/  ({'  '.join(files)})", markup=False, soft_wrap=True)
