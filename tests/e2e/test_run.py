@@ -35,7 +35,7 @@ async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) 
         assert row["bytes_in"] > 10 * 37_510 * 4
         assert row["bytes_out"] > 0
     assert rows[-1]["model"] == digest(output)
-    assert jobs.from_toml((folder / "job.toml").read_text()).stop.rounds == 2
+    assert jobs.from_text((folder / "job.toml").read_text()).stop.rounds == 2
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
