@@ -10,8 +10,10 @@ from fedkeeper.commands import (
     bridge,
     clients,
     compare,
+    delete,
     deploy,
     examples,
+    fetch,
     fields,
     jobs,
     new,
@@ -57,10 +59,13 @@ app.command(short_help="Train a job on this machine, in a system of its own.")(r
 app.command(short_help="Run broker, FL server and local bridge until Ctrl-C.")(up.up)
 app.command()(submit.submit)
 app.command(short_help="Follow a job to its end, or every job.")(watch.watch)
+app.command(short_help="Fetch a job's model, metrics and plot.")(fetch.fetch)
+app.command()(jobs.jobs)
 app.command(short_help="Write a job file that lists every field with its default.")(new.new)
 app.command(short_help="List the fields of a job, with their meaning.")(fields.fields)
-app.add_typer(jobs.app, name="jobs")
 app.command(short_help="Request a job's cancellation.")(jobs.cancel)
+app.command(short_help="Delete finished jobs from the broker.")(delete.delete)
+app.command(short_help="Delete old finished jobs from the broker.")(delete.prune)
 app.command(short_help="Run a job with several values of its fields, and compare.")(sweep.sweep)
 app.command(short_help="Compare runs: how they differ, and what they reach.")(compare.compare)
 app.command(short_help="Plot the metrics and the times of runs.")(plot.plot)

@@ -28,7 +28,7 @@ Ids = Annotated[
 ]
 
 COLUMNS: Final = (
-    Column("client", least=16),
+    Column("client", least=25),
     Column("platform", least=8),
     Column("state"),
     Column("seen", rank=1, is_number=True),
