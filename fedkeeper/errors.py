@@ -3,7 +3,9 @@
 FedKeeperError              also raised itself, for failures that no caller tells apart
 ├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
 ├── JobRefused              the server refused the job
+├── JobFailed               a job that was followed has ended without being completed
 ├── NoSuchJob               no job has that id
+├── NoModelYet              no round of the job is completed
 ├── JobNotFinished          the job still runs, so it can't be deleted
 ├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
 ├── NoBridge                no bridge answered a request
@@ -13,9 +15,10 @@ FedKeeperError              also raised itself, for failures that no caller tell
 └── BadOption               an option or argument has a wrong value
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from bridges import platforms
+if TYPE_CHECKING:
+    from fedkeeper.runs.run import Run
 
 FAILURES_SHOWN: Final = 5
 """How many clients the message of `DeployFailed` names."""
@@ -60,12 +63,47 @@ class JobRefused(FedKeeperError):
         self.reason = reason
 
 
+class JobFailed(FedKeeperError):
+    """Raised when a job that was followed has ended without being completed.
+
+    `fedkeeper.events.JobFailed` is the event of a job that has failed.
+
+    Attributes:
+        job: the job's id.
+        reason: how it has ended, and why: `failed: round 3 failed: ...`.
+        run: what it has left; None: nothing was saved.
+    """
+
+    run: "Run | None" = None
+
+    def __init__(self, job: str, reason: str) -> None:
+        super().__init__(f"job {job} {reason}")
+        self.job = job
+        self.reason = reason
+
+
 class NoSuchJob(FedKeeperError):
     """Raised when no job has that id."""
 
     def __init__(self, job: str) -> None:
         super().__init__(f"no job has the id {job!r}; `fedkeeper jobs` lists them")
         self.job = job
+
+
+class NoModelYet(FedKeeperError):
+    """Raised when no round of a job is completed. Its initial model, which nobody has trained, is no result.
+
+    Attributes:
+        job: the job's id.
+        round: the open round; 0: none was opened yet.
+    """
+
+    def __init__(self, job: str, round_: int, *, ended: str = "") -> None:
+        state = f"round {round_} is open" if round_ else "it has not begun"
+        text = f"job {job} has no model yet: {state}; the model of a round is there when the round is completed"
+        super().__init__(f"job {job} has no model: it {ended} before a round was completed" if ended else text)
+        self.job = job
+        self.round = round_
 
 
 class JobNotFinished(FedKeeperError):
@@ -114,6 +152,9 @@ class NoBridge(FedKeeperError):
     """
 
     def __init__(self, platform: str, verb: str, timeout_s: float) -> None:
+        # Imported here because every program that imports fedkeeper would pay for it.
+        from bridges import platforms
+
         kinds = "|".join(kind.name for kind in platforms.known() if kind.has_functions)
         super().__init__(
             f"no bridge answered for platform {platform!r} within {timeout_s:g} s (asked to {verb}); "

@@ -9,7 +9,7 @@ from rich.live import Live
 
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from fedkeeper import screen
-from fedkeeper.errors import FedKeeperError, Missing
+from fedkeeper.errors import JobFailed, Missing
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import plot, summary
 from fedkeeper.runs.recorder import Recorder
@@ -27,7 +27,7 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
         folder: where its model, metrics and plot are saved; None: nothing is saved.
 
     Raises:
-        FedKeeperError: the job ended without being completed.
+        JobFailed: the job ended without being completed.
     """
     view, recorder = JobView(job), None if folder is None else Recorder(folder)
     last: Progress | None = None
@@ -44,7 +44,7 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
         await _save_results(sdk, job, recorder, console)
     if last is None or not isinstance(last.event, JobCompleted):
         outcome = "ended without a final event" if last is None else screen.sentence(last.event)
-        raise FedKeeperError(f"job {job} {outcome}")
+        raise JobFailed(job, outcome)
 
 
 def reach_notice(console: Console) -> Callable[[bool], None]:

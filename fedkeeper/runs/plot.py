@@ -1,11 +1,14 @@
 """Plots finished jobs: what was measured by round, and the time of each phase of a round."""
 
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from fedkeeper.errors import BadOption, Missing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
 """The phases of a round in the paper's Figure 5, as columns of metrics.jsonl."""
@@ -39,6 +42,23 @@ def plot(folders: list[Path], path: Path) -> Path:
         Missing: matplotlib is not installed, or a folder has no metrics.
         BadOption: the picture can't be written, or matplotlib does not know its format.
     """
+    figure = draw(folders)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as exc:
+        raise BadOption(f"can't write the plot to {path}: {exc}") from exc
+    return path
+
+
+def draw(folders: list[Path]) -> "Figure":
+    """Return the picture that `plot` saves.
+
+    Args:
+        folders: the jobs' folders.
+
+    Raises:
+        Missing: matplotlib is not installed, or a folder has no metrics.
+    """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
@@ -54,11 +74,7 @@ def plot(folders: list[Path], path: Path) -> Path:
     left.set(title=metric.title, xlabel="round", **({"ylim": (0, 1)} if metric.name == "accuracy" else {}))
     left.grid(alpha=0.3)
     _plot_phases(right, jobs[0][1])
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as exc:
-        raise BadOption(f"can't write the plot to {path}: {exc}") from exc
-    return path
+    return figure
 
 
 def default_name(rows: list[dict[str, Any]]) -> str:
