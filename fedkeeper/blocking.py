@@ -119,16 +119,19 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     def main() -> None:
         try:
             with runner:
-                result.set_result(runner.run(wait()))
+                value = runner.run(wait())
         except BaseException as exc:  # noqa: BLE001 (the caller's thread raises it)
             result.set_exception(exc)
+        else:
+            result.set_result(value)
 
-    thread = threading.Thread(target=main, name="fedkeeper.run")
-    thread.start()
+    threading.Thread(target=main, name="fedkeeper.run").start()
     is_interrupted = False
-    while thread.is_alive():
+    # Not by joining the thread: interrupted, that takes a running thread for an ended one in Python 3.11
+    # (https://github.com/python/cpython/issues/90882).
+    while not result.done():
         try:
-            thread.join()
+            result.exception()
         except KeyboardInterrupt:
             is_interrupted = True
             with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
