@@ -1,11 +1,12 @@
 """Parses broker URLs; no error and no representation of one shows the password."""
 
+import dataclasses
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from broker.errors import BadUrl
 
@@ -14,7 +15,7 @@ DEFAULT_JS: Final = "$JS.API"
 
 _SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
 _PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
-_LAST_PORT: Final = 65_535
+LAST_PORT: Final = 65_535
 _URL: Final = re.compile(
     r"(?:(?P<scheme>[^:/?#]+)://)?(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
     re.DOTALL,
@@ -75,6 +76,13 @@ _OPTIONS: Final = {
 """In the order in which a URL shows them."""
 
 _DEFAULTS: Final = (None, DEFAULT_STREAMS, DEFAULT_JS)
+_PLAIN: Final = "/:$"
+"""Characters that need no encoding in the value of an option, beside letters, digits and "-._~"."""
+
+_ENCODE: Final = (
+    "write special characters of a password in percent-encoding (%2F for /, %3F for ?, %23 for #, %40 for @), or put "
+    "it into a file: ?password_file=PATH"
+)
 _FORMS: Final = (
     "use memory://NAME, nats://user@host:port?password_file=PATH or tls://host:port?ca_file=PATH, "
     "and mqtt:// or mqtts:// likewise; for a NATS cluster nats://user@host1:port,host2:port"
@@ -143,13 +151,28 @@ class BrokerUrl:
             BadUrl: the URL is not valid; the message never shows the password.
         """
         parts = _split(url)
+        # A password that is not percent-encoded may have ended the host's part too early. Then every later part, host
+        # and options included, may be a piece of it, and is not shown.
+        is_doubtful = "@" in parts.path + parts.query + parts.fragment
+        try:
+            address = cls._check(parts)
+        except BadUrl:
+            if not is_doubtful:
+                raise
+        else:
+            if not is_doubtful or address.password is None:
+                return address
+        raise BadUrl(f"a broker's address that can't be read; {_ENCODE}")
+
+    @classmethod
+    def _check(cls, parts: "_Parts") -> "BrokerUrl":
         if parts.scheme not in _SCHEMES:
             allowed = ", ".join(f"{scheme}://" for scheme in _SCHEMES)
             raise BadUrl(f"a broker's address starts with one of {allowed}, not with {parts.scheme or 'nothing'}")
         if parts.scheme != "memory":
             return _parse_network(parts)
         name = parts.authority + parts.path
-        if not name or parts.query or "@" in name:
+        if not name or parts.query or parts.fragment or "@" in name:
             raise BadUrl("memory:// takes a name and nothing else: memory://NAME")
         return cls("memory", name)
 
@@ -184,10 +207,16 @@ class BrokerUrl:
             raise BadUrl(f"{self.address}: the password file {self.password_file} is empty")
         return secret
 
+    def absolute(self) -> "BrokerUrl":
+        """Return the same address with absolute paths, so that it means the same in every folder."""
+        paths = {name: getattr(self, name) for name, option in _OPTIONS.items() if option.is_path}
+        return dataclasses.replace(self, **{name: path and path.absolute() for name, path in paths.items()})
+
     def __str__(self) -> str:
-        user = "" if self.user is None else self.user + ("@" if self.password is None else ":***@")
+        user = "" if self.user is None else quote(self.user, safe="") + ("@" if self.password is None else ":***@")
         options = {name: getattr(self, name) for name in _OPTIONS}
-        query = "&".join(f"{name}={value}" for name, value in options.items() if value not in _DEFAULTS)
+        given = {name: quote(str(value), safe=_PLAIN) for name, value in options.items() if value not in _DEFAULTS}
+        query = "&".join(f"{name}={value}" for name, value in given.items())
         address = self.address.replace("://", f"://{user}", 1)
         return f"{address}?{query}" if query else address
 
@@ -239,8 +268,8 @@ def _parse_hosts(scheme: str, text: str) -> list[Host]:
         if match is None:
             raise BadUrl(f"an unreadable host in a {scheme}:// address; {_FORMS}")
         host, port = (match["ip"] or match["name"]).lower(), match["port"] or str(_PORTS[scheme])
-        if not (port.isascii() and port.isdecimal() and int(port) <= _LAST_PORT):
-            raise BadUrl(f"{scheme}://{hosts[0].host if hosts else host}: a port must be a number up to {_LAST_PORT}")
+        if not (port.isascii() and port.isdecimal() and int(port) <= LAST_PORT):
+            raise BadUrl(f"{scheme}://{hosts[0].host if hosts else host}: a port must be a number up to {LAST_PORT}")
         hosts.append(Host(host, int(port) or _PORTS[scheme]))
     return hosts
 

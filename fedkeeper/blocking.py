@@ -19,7 +19,7 @@ from broker.messages.job import Job
 from broker.messages.register import ClientRecord
 from fedkeeper import configs, local_run, own_data, screen
 from fedkeeper.configs import Spec
-from fedkeeper.errors import JobFailed, Missing
+from fedkeeper.errors import JobFailed, JobStopped, Missing
 from fedkeeper.local_run import Options
 from fedkeeper.options import FOLDER
 from fedkeeper.runs.run import Run, load_run
@@ -70,7 +70,8 @@ def run(
 
     Raises:
         JobError: the job is not valid; nothing was started.
-        JobFailed: the job ended without being completed; its `run` has what there is.
+        JobFailed: the job has failed; the error's `run` has what there is.
+        JobStopped: somebody has cancelled the job; as above.
         JobRefused: the server refused the job.
         Missing: a file or a library is not there.
         ClientError: the code, the data or a setting can't be used.
@@ -91,7 +92,7 @@ def run(
     folders: list[Path] = []
     try:
         run_in_thread(local_run.train(prepared, console, folders.append))
-    except JobFailed as exc:
+    except (JobFailed, JobStopped) as exc:
         with contextlib.suppress(Missing):
             exc.run = load_run(folders[0])
         raise

@@ -3,7 +3,8 @@
 FedKeeperError              also raised itself, for failures that no caller tells apart
 ├── NotAnswered             no FL server accepted the submission in time; the broker keeps it
 ├── JobRefused              the server refused the job
-├── JobFailed               a job that was followed has ended without being completed
+├── JobFailed               the job that was followed has failed
+├── JobStopped              the job that was followed was cancelled
 ├── NoSuchJob               no job has that id
 ├── NoModelYet              no round of the job is completed
 ├── JobNotFinished          the job still runs, so it can't be deleted
@@ -64,22 +65,39 @@ class JobRefused(FedKeeperError):
 
 
 class JobFailed(FedKeeperError):
-    """Raised when a job that was followed has ended without being completed.
+    """Raised when a job that was followed has ended without being completed or cancelled.
 
-    `fedkeeper.events.JobFailed` is the event of a job that has failed.
+    The event of a job that has failed is `fedkeeper.events.JobFailed`.
 
     Attributes:
         job: the job's id.
-        reason: how it has ended, and why: `failed: round 3 failed: ...`.
-        run: what it has left; None: nothing was saved.
+        outcome: how it ended, as a clause such as `failed: ...`.
+        run: what `fedkeeper.run` has saved of it; None: nothing.
     """
 
     run: "Run | None" = None
 
-    def __init__(self, job: str, reason: str) -> None:
-        super().__init__(f"job {job} {reason}")
+    def __init__(self, job: str, outcome: str) -> None:
+        super().__init__(f"job {job} {outcome}")
         self.job = job
-        self.reason = reason
+        self.outcome = outcome
+
+
+class JobStopped(FedKeeperError):
+    """Raised when a job that was followed was cancelled.
+
+    Attributes:
+        job: the job's id.
+        outcome: how it ended, as a clause such as `cancelled after 3 rounds`.
+        run: what `fedkeeper.run` has saved of it; None: nothing.
+    """
+
+    run: "Run | None" = None
+
+    def __init__(self, job: str, outcome: str) -> None:
+        super().__init__(f"job {job} {outcome}")
+        self.job = job
+        self.outcome = outcome
 
 
 class NoSuchJob(FedKeeperError):

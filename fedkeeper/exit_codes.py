@@ -1,6 +1,11 @@
 """How a command has ended, as its exit status."""
 
 from enum import IntEnum
+from typing import Final
+
+from broker.errors import BadUrl
+from broker.messages.errors import JobError
+from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NotAnswered
 
 
 class ExitCode(IntEnum):
@@ -10,7 +15,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     """An error, which standard error explains."""
     USAGE = 2
-    """Wrong options or arguments; nothing was done."""
+    """Wrong options or arguments, or a mistake in a file that they name; nothing was done."""
     JOB_FAILED = 3
     """The job that the command followed has failed or was refused."""
     JOB_CANCELLED = 4
@@ -19,3 +24,20 @@ class ExitCode(IntEnum):
     """No FL server took the submitted job in time. The broker keeps it."""
     INTERRUPTED = 130
     """Ctrl-C or another signal; standard error says what goes on."""
+
+
+_OF: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
+    (BadOption, ExitCode.USAGE),
+    (BadUrl, ExitCode.USAGE),
+    (BadConfigFile, ExitCode.USAGE),
+    (JobError, ExitCode.USAGE),
+    (JobRefused, ExitCode.JOB_FAILED),
+    (JobFailed, ExitCode.JOB_FAILED),
+    (JobStopped, ExitCode.JOB_CANCELLED),
+    (NotAnswered, ExitCode.NOT_ANSWERED),
+)
+
+
+def of(error: Exception) -> ExitCode:
+    """Return the exit status of a command that an error has ended."""
+    return next((code for kind, code in _OF if isinstance(error, kind)), ExitCode.FAILED)

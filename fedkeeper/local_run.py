@@ -107,7 +107,8 @@ async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path]
         on_folder: called with the folder of its results as soon as the job has an id.
 
     Raises:
-        JobFailed: the job ended without being completed.
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
         ConnectFailed: no broker answers at the URL.
         PlatformFailed: no worker can start.
         ServerFailed: the broker can't run.

@@ -7,11 +7,11 @@ from typing import Annotated, Final
 
 import typer
 
+from fedkeeper import note
 from fedkeeper.errors import BadOption
 from server.retention import Retention
 
-FOLDER: Final = Path(".fedkeeper")
-URL_FILE: Final = "url"
+FOLDER: Final = note.FOLDER
 KEEP: Final = Retention()
 KEEP_BYTES: Final = "10GB"
 """`KEEP.bytes`, as a person reads it."""
@@ -142,7 +142,6 @@ def broker_url(option: str, *, replicas: int = 1) -> str:
     Raises:
         BadOption: the option is empty and `fedkeeper up` does not run in this folder.
     """
-    file = FOLDER / URL_FILE
-    if url := option or (file.read_text().strip() if file.is_file() else ""):
+    if url := option or note.read():
         return url if replicas == 1 else f"{url}{'&' if '?' in url else '?'}replicas={replicas}"
     raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")

@@ -11,12 +11,13 @@ from typing import Any, Final, ParamSpec
 from rich.text import Text
 
 from bridges.errors import BridgeError
-from broker.errors import BrokerError, Conflict
+from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import notify, screen
+from fedkeeper import exit_codes, note, notify, screen
 from fedkeeper.errors import FedKeeperError
+from fedkeeper.exit_codes import ExitCode
 
 P = ParamSpec("P")
 
@@ -27,8 +28,6 @@ PROGRAMMING_ERRORS: Final = (Conflict,)
 """Subclasses of `USER_ERRORS` that our code must handle. One that escapes is a bug and shows its traceback."""
 
 STOPPED: Final = "stopped; everything that was started is ended"
-INTERRUPTED: Final = 130
-FAILED: Final = 1
 
 
 def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
@@ -56,7 +55,7 @@ def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None
             asyncio.run(_cancel_on_signal(coroutine))
     except KeyboardInterrupt:
         screen.console().print(stopped)
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 @contextlib.contextmanager
@@ -67,8 +66,9 @@ def exit_on_user_error() -> Iterator[None]:
     except PROGRAMMING_ERRORS:
         raise
     except USER_ERRORS as exc:
-        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}"), soft_wrap=True)
-        sys.exit(FAILED)
+        hint = note.hint(exc) if isinstance(exc, ConnectFailed) else ""
+        screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}{hint}"), soft_wrap=True)
+        sys.exit(exit_codes.of(exc))
 
 
 async def _cancel_on_signal(coroutine: Coroutine[Any, Any, None]) -> None:

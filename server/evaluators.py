@@ -33,7 +33,7 @@ def of_round(
     others = [client for client in candidates if client.id not in busy]
     # Rounded before the ceiling: 0.07 * 100 is slightly more than 7 in binary.
     count = int(asked) if asked > 1 else math.ceil(round(asked * len(candidates), 9))
-    draw = random.Random(seed(job.seed, "evaluators", round_))  # noqa: S311 (a draw, not a secret)
+    draw = random.Random(seed(job.draw_seed, "evaluators", round_))  # noqa: S311 (a draw, not a secret)
     return _members(draw.sample(others, min(count, len(others))))
 
 

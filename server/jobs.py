@@ -249,7 +249,8 @@ class _JobRun:
 
     def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
         """Return the clients that the next round invites to train."""
-        return self._selection.choose(self._history, candidates, seed(self.job.seed, "cohort", self.record.round + 1))
+        draw = seed(self.job.draw_seed, "cohort", self.record.round + 1)
+        return self._selection.choose(self._history, candidates, draw)
 
     def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""

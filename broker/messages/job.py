@@ -23,7 +23,7 @@ class Job(Section, frozen=True):
     Attributes:
         id: the job's id; None: the server derives one from `name`.
         name: name for people; the server's ids start with it.
-        seed: seed of all random numbers of the job.
+        seed: seed of all random numbers of the job, but for those that `cohort.seed` and `data.seed` decide.
         model: the model to train.
         learner: the user's class that says how to learn.
         training: how each client trains in a round.
@@ -47,6 +47,11 @@ class Job(Section, frozen=True):
     evaluation: Evaluation = Evaluation()
     stop: Stop = Stop()
     override: tuple[Override, ...] = ()
+
+    @property
+    def draw_seed(self) -> int:
+        """Seed of the draws of who trains and who judges."""
+        return self.seed if self.cohort.seed is None else self.cohort.seed
 
     @property
     def test_data(self) -> str:

@@ -51,13 +51,56 @@ def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
     Raises:
         JobError: the text is not TOML, an override is malformed, or the result is not a valid job.
     """
+    return from_dict(table(text, overrides))
+
+
+def table(text: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Decode a TOML job file without checking its fields: for those who change some of them first.
+
+    Args:
+        text: the file's content.
+        overrides: as for `from_toml`.
+
+    Raises:
+        JobError: the text is not TOML, or an override is malformed.
+    """
     try:
-        raw = msgspec.toml.decode(text)
+        raw: dict[str, Any] = msgspec.toml.decode(text)
     except UNREADABLE as exc:
         raise JobError("", None, f"not a TOML file: {exc}") from exc
     for override in overrides:
-        _apply(raw, override)
-    return from_dict(raw)
+        field, eq, value = override.partition("=")
+        if not eq or not field.strip().rpartition(".")[2]:
+            raise JobError(override, None, "write an override as section.key=value")
+        set_field(raw, field.strip(), value_of(value))
+    return raw
+
+
+def set_field(raw: dict[str, Any], field: str, value: object) -> None:
+    """Set a field of a decoded job file; its tables are made if they are missing.
+
+    Args:
+        raw: the decoded file.
+        field: the field, such as `training.batch_size`.
+        value: its value.
+
+    Raises:
+        JobError: one of the field's tables is a value.
+    """
+    *tables, key = field.split(".")
+    for name in tables:
+        raw = raw.setdefault(name, {})
+        if not isinstance(raw, dict):
+            raise JobError(field, None, f"{name} is no table")
+    raw[key] = value
+
+
+def value_of(text: str) -> Any:
+    """Return a value that is written as in TOML. What is not TOML is a text of its own: `sgd` for `"sgd"`."""
+    try:
+        return msgspec.toml.decode(f"v = {text.strip()}")["v"]
+    except UNREADABLE:
+        return text.strip()
 
 
 def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
@@ -93,22 +136,6 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(part) for key, part in value.items() if part is not None}
     return value
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    path, eq, text = override.partition("=")
-    *tables, key = path.strip().split(".")
-    if not eq or not key:
-        raise JobError(override, None, "write an override as section.key=value")
-    table = raw
-    for name in tables:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise JobError(path, None, f"{name} is no table")
-    try:
-        table[key] = msgspec.toml.decode(f"v = {text.strip()}")["v"]
-    except UNREADABLE:
-        table[key] = text.strip()
 
 
 def _with_input_size(job: Job) -> Job:

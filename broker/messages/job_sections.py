@@ -167,6 +167,8 @@ class Cohort(Section, frozen=True):
             bridge that is absent; `ignored` invites all registered clients, and waits for them until the deadline.
         where: what a client's labels must be to be invited. `platform` and `id` are those of the register; `site` is
             the platform's name unless the client has a label `site`.
+        seed: seed of the draws of who trains and who judges in each round; None: the job's `seed`. With one value, jobs
+            of other seeds, strategies or settings invite the same clients.
     """
 
     clients: AtLeastOne = 10
@@ -181,6 +183,7 @@ class Cohort(Section, frozen=True):
     max_samples: AtLeastOne = 100_000
     presence: Literal["required", "ignored"] = "required"
     where: dict[str, str] = {}
+    seed: NotNegative | None = None
 
     @property
     def invited(self) -> int:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from broker.errors import ServerFailed
 from broker.nats.disk import Change, Disk
 from broker.support import loggers, processes
+from broker.url import LAST_PORT
 
 USER: Final = "fedkeeper"
 MAX_PAYLOAD_BYTES: Final = 8 << 20
@@ -65,7 +66,7 @@ class NatsServer:
 
     Args:
         folder: folder for its data, configuration, password (mode 0600) and log; created if missing.
-        port: TCP port; 0 for a free one, chosen at the first start.
+        port: TCP port; 0 for that of the folder's last server, or if it is taken, or there was none, for a free one.
         max_file_bytes: size limit of its store; by default DISK_SHARE of the free disk space.
         settings: more lines for its configuration file.
         host: IPv4 address of this machine to listen on. Any other than loopback is reachable from outside, without
@@ -118,6 +119,10 @@ class NatsServer:
     def log_file(self) -> Path:
         """The server's log."""
         return self.folder / "nats-server.log"
+
+    @property
+    def _port_file(self) -> Path:
+        return self.folder / "port"
 
     @property
     def _config_file(self) -> Path:
@@ -204,7 +209,8 @@ class NatsServer:
             await self.start()
 
     async def _start(self, binary: Path) -> None:
-        """Start the process on a free port, and again on another one if that port is taken meanwhile."""
+        """Start the process, and again on another port if one that nobody has asked for is taken."""
+        last = self.port = self.port or self._last_port()
         for attempt in itertools.count(1):
             if not self.port:
                 with socket.socket() as probe:
@@ -224,6 +230,9 @@ class NatsServer:
             )
             if await _wait_until_ready(self._process, self.host, self.port, self._name):
                 _log.info("nats-server is ready", port=self.port, pid=self._process.pid, folder=str(self.folder))
+                if last not in (0, self.port):
+                    _log.warning("the broker's last port is taken; its address is a new one", last=last, port=self.port)
+                self._port_file.write_text(str(self.port), encoding="utf-8")
                 return
             if self._is_port_fixed or attempt == _PORT_ATTEMPTS:
                 raise ServerFailed(f"nats-server ended at its start: {self._last_log_error()} (see {self.log_file})")
@@ -239,6 +248,14 @@ class NatsServer:
             raise ServerFailed(f"another nats-server uses {self.folder}: stop it, or take another folder") from exc
         if not self.password_file.exists():
             _write_private(self.password_file, secrets.token_urlsafe(24))
+
+    def _last_port(self) -> int:
+        """Return the port of the folder's last server; 0: there was none."""
+        try:
+            port = int(self._port_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+        return port if 0 < port <= LAST_PORT else 0
 
     def _write_config(self) -> None:
         limit = self._max_file_bytes

@@ -41,7 +41,7 @@ async def list_clients(url: str) -> None:
     columns = ("client", "platform", "state", "seen", "runs", "failed", "cold", "samples", "labels", "data")
     screen.print_table(columns, rows)
     for warning in warnings:
-        screen.console().print(warning, highlight=False, markup=False)
+        screen.say(warning)
 
 
 def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) -> tuple[str, ...]:

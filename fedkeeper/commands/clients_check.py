@@ -15,6 +15,7 @@ from broker.support.tasks import task_group
 from fedkeeper import running, screen
 from fedkeeper.checking import CHECK_S
 from fedkeeper.errors import BadOption, NotChecked
+from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import Client, connect
 
@@ -71,7 +72,7 @@ async def check(
     if bad and not as_json:
         screen.echo(f"{len(bad)} of {len(wanted)} clients can't train, or were not checked")
     if bad:
-        raise typer.Exit(running.FAILED)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def lines(record: ClientRecord, report: DataReport | NotChecked, *, registers: bool = False) -> list[str]:

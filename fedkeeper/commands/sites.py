@@ -14,6 +14,7 @@ from broker.messages import codec
 from broker.support import logs
 from fedkeeper import running, screen
 from fedkeeper.errors import BadOption
+from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Url, broker_url
 from fedkeeper.sdk import connect
 from fedkeeper.site_list import Site, SiteHost, duration
@@ -26,7 +27,6 @@ WIDTH: Final = 80
 
 _NAMES: Final = 11
 _GIB: Final = 1024
-_FAILS: Final = 1
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ async def sites(
     else:
         print_sites(found)
     if check and any(site.problems for site in found):
-        raise typer.Exit(_FAILS)
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def chosen(sites: Sequence[Site], names: Sequence[str]) -> list[Site]:

@@ -30,10 +30,10 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            screen.say(str(exc), style="yellow")
             typer.echo(exc.job)
             if not wait:
-                return
+                raise
+            screen.say(str(exc), style="yellow")
             await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
         else:

@@ -3,20 +3,18 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
+import shlex
 from typing import Annotated
 
 import typer
 
 from broker import BrokerUrl
 from broker.support import logs
-from fedkeeper import running, screen, site_settings, system
+from fedkeeper import note, running, screen, site_settings, system
 from fedkeeper.options import (
     FOLDER,
     KEEP,
     KEEP_BYTES,
-    URL_FILE,
     Allow,
     Code,
     DataDir,
@@ -37,7 +35,9 @@ from fedkeeper.system import Settings
 
 def up(
     folder: Folder = FOLDER,
-    port: Annotated[int, typer.Option(help="The broker's port on the loopback address; 0: a free port.")] = 0,
+    port: Annotated[
+        int, typer.Option(help="The broker's port on the loopback address; 0: as last time, or a free one.")
+    ] = 0,
     url: Annotated[str, typer.Option(help="Use this broker instead of a new one.")] = "",
     workers: Workers = 0,
     code: Code = None,
@@ -63,29 +63,31 @@ def up(
     if notice := site_settings.describe_repeatability(site):
         screen.say(notice)
     settings = Settings(folder, workers, data, site=site, keep=retention(keep_days, keep_jobs, keep_bytes))
-    running.run(_run_until_interrupted(settings, url, port))
+    running.run(serve(settings, url, port))
 
 
-async def _run_until_interrupted(settings: Settings, url: str, port: int) -> None:
+async def serve(settings: Settings, url: str, port: int) -> None:
     """Run the whole system, or with a URL the parts around that broker, until cancelled."""
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
-            screen.say(f"ready: {BrokerUrl.parse(url)}")
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
-            own_url = await stack.enter_async_context(whole)
-            stack.enter_context(_published_url(settings.folder, own_url))
-            screen.say(f"ready: {own_url}\n\n  fedkeeper submit quickstart --wait --url '{own_url}'\n")
+            url = await stack.enter_async_context(whole)
+        noted = stack.enter_context(note.published(settings.folder, url))
+        screen.say(describe_start(noted, is_found=settings.folder.absolute() == FOLDER.absolute()))
         await asyncio.Event().wait()  # until Ctrl-C
 
 
-@contextlib.contextmanager
-def _published_url(folder: Path, url: str) -> Iterator[None]:
-    """Let commands in this folder find the broker. The URL names the password's file, not the password."""
-    file = folder / URL_FILE
-    file.write_text(url)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
+def describe_start(url: str, *, is_found: bool) -> str:
+    """Return what to type next, for a shell.
+
+    Args:
+        url: the broker's address, without a password and good in every folder.
+        is_found: whether commands in this folder find it by themselves.
+    """
+    ready, submit = f"ready: {BrokerUrl.parse(url).address}", "  fedkeeper submit quickstart --wait"
+    export = f"  export FEDKEEPER_URL={shlex.quote(url)}"
+    if is_found:
+        return f"{ready}\n\n{submit}\n\nin another folder, first:\n\n{export}\n"
+    return f"{ready}\n\nin another terminal:\n\n{export}\n{submit}\n"

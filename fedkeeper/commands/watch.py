@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from broker.messages import codec
+from broker.messages.progress import Progress
 from broker.support import logs
 from fedkeeper import running, screen
 from fedkeeper.options import Url, broker_url
@@ -24,10 +25,14 @@ async def watch(
         if job is not None and not as_json:
             await follow.follow(sdk, job, screen.console())
             return
+        last: Progress | None = None
         async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console())):
+            last = progress
             if as_json:
                 event = progress.event
                 line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
                 screen.echo(codec.encode(line).decode())
             else:
                 screen.echo(screen.log_line(progress))
+    if job is not None:
+        follow.raise_for_end(job, last)

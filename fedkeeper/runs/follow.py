@@ -9,7 +9,7 @@ from rich.live import Live
 
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from fedkeeper import screen
-from fedkeeper.errors import JobFailed, Missing
+from fedkeeper.errors import JobFailed, JobStopped, Missing
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import plot, summary
 from fedkeeper.runs.recorder import Recorder
@@ -27,7 +27,8 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
         folder: where its model, metrics and plot are saved; None: nothing is saved.
 
     Raises:
-        JobFailed: the job ended without being completed.
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
     """
     view, recorder = JobView(job), None if folder is None else Recorder(folder)
     last: Progress | None = None
@@ -42,9 +43,29 @@ async def follow(sdk: Client, job: str, console: Console, *, folder: Path | None
                 console.print(screen.log_line(progress), markup=False, soft_wrap=True)
     if recorder is not None and last is not None and isinstance(last.event, JobCompleted | JobCancelled):
         await _save_results(sdk, job, recorder, console)
-    if last is None or not isinstance(last.event, JobCompleted):
-        outcome = "ended without a final event" if last is None else screen.sentence(last.event)
-        raise JobFailed(job, outcome)
+    raise_for_end(job, last)
+
+
+def raise_for_end(job: str, last: Progress | None) -> None:
+    """Raise an error unless a job was completed.
+
+    Args:
+        job: the job's id.
+        last: its last event; None: it had none.
+
+    Raises:
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
+    """
+    if last is None:
+        raise JobFailed(job, "ended without a final event")
+    match last.event:
+        case JobCompleted():
+            pass
+        case JobCancelled() as event:
+            raise JobStopped(job, screen.sentence(event))
+        case event:
+            raise JobFailed(job, screen.sentence(event))
 
 
 def reach_notice(console: Console) -> Callable[[bool], None]:

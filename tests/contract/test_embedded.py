@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 import broker
 from broker.errors import ServerFailed
@@ -46,6 +48,7 @@ async def test_port_password_and_data_survive_a_restart(tmp_path: Path) -> None:
         await server.start()
         assert server.url == url
     async with NatsServer(tmp_path) as server, broker.connect(server.url) as bus:
+        assert server.url == url
         assert server.password_file.read_text(encoding="utf-8") == password
         assert await bus.get("fl.rounds.job-1") == broker.Value("fl.rounds.job-1", b"1", 1)
 
@@ -60,6 +63,23 @@ async def test_a_folder_serves_one(nats_server: NatsServer) -> None:
 async def test_a_taken_port_is_named(nats_server: NatsServer, tmp_path: Path) -> None:
     with pytest.raises(ServerFailed, match="address already in use"):
         await NatsServer(tmp_path / "other", port=nats_server.port).start()
+
+
+async def test_if_the_last_port_is_taken_it_says_so_and_takes_another(tmp_path: Path) -> None:
+    (tmp_path / "port").write_text("no port", encoding="utf-8")
+    async with NatsServer(tmp_path) as server:
+        last = server.port
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", last))
+        other.listen()
+        with structlog.testing.capture_logs() as logs:
+            async with NatsServer(tmp_path) as server:
+                assert server.port != last
+                taken = server.port
+        assert {"last": last, "port": taken} in [{"last": log.get("last"), "port": log.get("port")} for log in logs]
+        async with NatsServer(tmp_path) as server:
+            assert server.port == taken
 
 
 async def test_a_missing_server_is_an_error_that_says_what_to_install(

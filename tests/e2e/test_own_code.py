@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -165,9 +166,9 @@ async def test_a_site_with_other_code_than_the_server_says_so_instead_of_trainin
     write(tmp_path / "site", CODE + "\n# a newer version\n")
     broker = tmp_path / "server"
     async with started("up", "--code", ".", "--workers", "1", cwd=broker) as up:
-        url = up.output.partition("ready: ")[2].split()[0]
-        address = url.replace(".fedkeeper", str(broker / ".fedkeeper")) if "=.fedkeeper" in url else url
-        bridge = ("bridge", "local", "--platform", "site", "--url", address, "--code", ".", "--workers", "1")
+        export = await up.wait_for_line("  export ")
+        [url] = shlex.split(export.partition("FEDKEEPER_URL=")[2])
+        bridge = ("bridge", "local", "--platform", "site", "--url", url, "--code", ".", "--workers", "1")
         async with started(*bridge, cwd=tmp_path / "site", ready="the bridge is up"):
             code, output = await run(
                 "stage", "job.toml", "--to", "shards", "--register", "--platform", "site", cwd=broker

@@ -30,7 +30,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 async def up(tmp_path: Path) -> AsyncIterator[tuple[Program, str]]:
     """Run `fedkeeper up` in the test's folder; yield it with the URL that it prints."""
     program = await Program("up", "--workers", "2", cwd=tmp_path).start()
-    url = (await program.wait_for_line("ready: ")).partition("ready: ")[2]
+    await program.wait_for_line("ready: ")
+    [url] = shlex.split((await program.wait_for_line("  export ")).partition("FEDKEEPER_URL=")[2])
     yield program, url
     program.send(signal.SIGINT)
     assert await program.wait() == 130, program.output
@@ -39,8 +40,9 @@ async def up(tmp_path: Path) -> AsyncIterator[tuple[Program, str]]:
 
 async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Program, str], tmp_path: Path) -> None:
     program, url = up
-    command = shlex.split(await program.wait_for_line("fedkeeper submit"))
-    assert command[:4] == ["fedkeeper", "submit", "quickstart", "--wait"]
+    [hint] = [line for line in program.output.splitlines() if "fedkeeper submit" in line]
+    command = shlex.split(hint)
+    assert command == ["fedkeeper", "submit", "quickstart", "--wait"]
 
     code, output = await run(*command[1:], *SHORT, cwd=tmp_path)
     assert code == 0, output
@@ -76,7 +78,7 @@ async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
     rounds = (*SHORT, "--set", "stop.rounds=5")
     _, uninterrupted = await run("run", "quickstart", *rounds, "--out", "uninterrupted", cwd=tmp_path)
     first = await Program("up", cwd=tmp_path).start()
-    await first.wait_for_line("ready: ")
+    address = (await first.wait_for_line("ready: ")).partition("ready: ")[2]
     _, job = await run("submit", "quickstart", *rounds, cwd=tmp_path)
     watcher = await Program("watch", job.strip(), cwd=tmp_path).start()
     await watcher.wait_for_line("round 2: 10 updates")
@@ -85,9 +87,11 @@ async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
     await soon(lambda: not first.processes())
     watcher.send(signal.SIGTERM)
     await watcher.wait()
+    code, output = await run("jobs", cwd=tmp_path)
+    assert (code, "connection refused" in output, "is `fedkeeper up` still running?" in output) == (1, True, True)
 
     second = await Program("up", cwd=tmp_path).start()
-    await second.wait_for_line("ready: ")
+    assert (await second.wait_for_line("ready: ")).endswith(address)
     _, watched = await run("watch", job.strip(), cwd=tmp_path)
     second.send(signal.SIGTERM)
     await second.wait()

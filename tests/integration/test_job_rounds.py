@@ -70,6 +70,18 @@ async def test_the_time_split_adds_up(sdk: Client, bus: Broker) -> None:
         assert event.bytes_in > 0
 
 
+async def test_jobs_of_one_cohort_seed_invite_the_same_clients(sdk: Client, bus: Broker) -> None:
+    async def cohorts(job_seed: int, **cohort: int) -> list[tuple[str, ...]]:
+        job = await sdk.submit(fakes.job(seed=job_seed, cohort=cohort, data={"clients": 8}))
+        return [event.cohort for event in events_of(await watch_to_end(sdk, job), progress.RoundOpened)]
+
+    await sdk.register(fakes.clients(8))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        plain = await cohorts(1)
+        assert await cohorts(2) != plain
+        assert await cohorts(2, seed=1) == plain
+
+
 @pytest.mark.parametrize(("policy", "failed"), [("stop", 1), ("retry", 3), ("skip", 3)])
 async def test_a_round_without_quorum_fails_with_a_reason(sdk: Client, bus: Broker, policy: str, failed: int) -> None:
     async def silent(bus: Broker, task: RoundTask) -> None:

@@ -122,6 +122,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.wait_s", 0.0, POSITIVE),
     ("cohort.max_samples", 0, WHOLE_1),
     ("cohort.presence", "maybe", "expected one of 'ignored', 'required'"),
+    ("cohort.seed", -1, WHOLE_0),
     ("cohort.where", "north", TABLE),
     ("cohort.where.site", 7, TEXT),
     ("cohort.where", {"": "north"}, LABELS),

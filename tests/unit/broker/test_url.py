@@ -118,6 +118,53 @@ def test_no_error_shows_a_password(text: str) -> None:
     assert HIDDEN not in f"{error.value} {error.value!r} {error.value.__cause__}"
 
 
+SPECIAL = ("/", "?", "#", "@", ":", "&", "=", "%", "%2", ",", "[", "]", "+", "://", "\n", "é", "\\", "'", ";", "")
+OPTIONS = ("streams=", "js=", "password_file=", "password_env=", "ca_file=", "replicas=", "version=")
+
+
+def awkward_passwords() -> list[str]:
+    """Passwords of words that are the same but for a number, with any characters between them."""
+    pairs = [f"{HIDDEN}1{first}{HIDDEN}2{second}{HIDDEN}3" for first in SPECIAL for second in SPECIAL]
+    options = [
+        f"1{first}{option}{HIDDEN}2{second}{HIDDEN}3" for first in "?/#&@" for option in OPTIONS for second in SPECIAL
+    ]
+    return [*pairs, *options, *(f"{mark}{HIDDEN}" for mark in SPECIAL), *(f"12{mark}{HIDDEN}" for mark in SPECIAL)]
+
+
+@pytest.mark.parametrize(
+    "form", ["{}://user:{}@host", "{}://user:{}@host:x", "{}://user:{}@a,b?streams=x", "{}://:{}@host"]
+)
+@pytest.mark.parametrize("scheme", ["nats", "tls", "mqtt", "mqtts", "memory", "http"])
+def test_no_error_shows_a_piece_of_a_password_whatever_its_characters(scheme: str, form: str) -> None:
+    for password in awkward_passwords():
+        try:
+            url = BrokerUrl.parse(form.format(scheme, password))
+        except BadUrl as exc:
+            shown = f"{exc} {exc!r} {exc.__cause__}"
+        else:
+            # Without a login, `?ca_file=a@b` is a path with an "@".
+            shown = f"{url} {url!r}" if url.user else url.address
+        assert HIDDEN not in shown.lower(), password
+
+
+def test_a_password_that_ended_the_host_too_early_is_told_how_to_write_it() -> None:
+    with pytest.raises(BadUrl, match=r"%3F for \?.*password_file=PATH"):
+        BrokerUrl.parse(f"nats://site:what?is-the-{HIDDEN}@10.0.0.5")
+    assert BrokerUrl.parse(f"nats://site:what%3Fis-the-{HIDDEN}@10.0.0.5").secret() == f"what?is-the-{HIDDEN}"
+
+
+def test_an_address_is_the_same_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "a b & c?d=e#f%20+é"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    relative = "mqtts://us%40er@host?ca_file=ca.pem&cert_file=c&key_file=k&password_file=secrets/pw"
+    url = BrokerUrl.parse(relative).absolute()
+    assert url.password_file == folder / "secrets/pw"
+    assert url.ca_file == folder / "ca.pem"
+    assert BrokerUrl.parse(str(url)) == url
+    assert BrokerUrl.parse("memory://demo").absolute() == BrokerUrl("memory", "demo")
+
+
 @pytest.mark.parametrize("scheme", ["nats", "tls"])
 def test_options_for_jetstream(scheme: str) -> None:
     text = f"{scheme}://host:4222?streams=PLANT_2-B&js=$JS.hub.API"

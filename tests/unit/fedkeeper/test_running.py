@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from bridges.errors import SecretMissing
-from broker.errors import Conflict, ConnectFailed
+from broker.errors import BadUrl, Conflict, ConnectFailed
 from broker.messages.errors import JobError
 from fedkeeper import running
-from fedkeeper.errors import BadOption, JobRefused, NoSuchJob
+from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchJob, NotAnswered
+from fedkeeper.exit_codes import ExitCode
 from server.errors import IllegalTransition
 
 
@@ -19,21 +20,28 @@ async def fail(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "code"),
     [
-        NoSuchJob("demo"),
-        JobRefused("demo", "id", "id = 'demo': another job has this id; choose another, or none"),
-        BadOption("--label xray: write a label as KEY=VALUE"),
-        JobError("cohort.clients", 0, "expected a whole number >= 1"),
-        SecretMissing("key", "write it into a file"),
-        ConnectFailed("nats://127.0.0.1:1", "refused"),
+        (NoSuchJob("demo"), ExitCode.FAILED),
+        (SecretMissing("key", "write it into a file"), ExitCode.FAILED),
+        (ConnectFailed("nats://127.0.0.1:1", "refused"), ExitCode.FAILED),
+        (BadOption("--label xray: write a label as KEY=VALUE"), ExitCode.USAGE),
+        (BadUrl("no host in ''"), ExitCode.USAGE),
+        (BadConfigFile("name", 1, "expected a text"), ExitCode.USAGE),
+        (JobError("cohort.clients", 0, "expected a whole number >= 1"), ExitCode.USAGE),
+        (JobRefused("demo", "id", "id = 'demo': another job has this id; choose another"), ExitCode.JOB_FAILED),
+        (JobFailed("demo", "failed: 0 of 5 needed updates"), ExitCode.JOB_FAILED),
+        (JobStopped("demo", "cancelled after 3 rounds"), ExitCode.JOB_CANCELLED),
+        (NotAnswered("demo", 10), ExitCode.NOT_ANSWERED),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value.name,
 )
-def test_a_mistake_of_a_user_is_one_sentence(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_that_a_person_can_correct_is_one_sentence_and_an_exit_code(
+    error: Exception, code: ExitCode, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         running.run(fail(error))
-    assert ended.value.code == running.FAILED
+    assert ended.value.code == code
     assert capsys.readouterr().err == f"error: {error}\n"
 
 

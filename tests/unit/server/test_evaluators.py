@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from broker.messages.job import Job
-from broker.messages.job_sections import Evaluation
+from broker.messages.job_sections import Cohort, Evaluation
 from server import evaluators
 from tests.support import fakes
 
@@ -34,6 +35,11 @@ def test_a_number_of_clients_or_a_share_of_the_registered_ones_judges(asked: flo
 def test_the_draw_depends_on_the_job_s_seed_and_the_round_alone() -> None:
     assert drawn(job(clients=3)) == drawn(job(clients=3))
     assert len({tuple(drawn(job(clients=3), round_)) for round_ in range(1, 9)}) > 4
+
+
+def test_a_seed_of_the_cohort_draws_the_same_clients_for_jobs_of_any_seed() -> None:
+    own = [msgspec.structs.replace(job(clients=3), seed=seed, cohort=Cohort(seed=7)) for seed in (1, 2)]
+    assert [drawn(each) for each in own] == [drawn(job(clients=3))] * 2
 
 
 def test_they_are_invited_to_judge_with_what_the_register_says_of_them() -> None:

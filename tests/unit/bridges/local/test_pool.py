@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from bridges.local import Settings
 from bridges.local.pool import Pool, open_pool
 from bridges.local.worker import Worker
 from broker.messages.invocation import Report, WorkerReady
+from broker.support import loggers
 from broker.support.processes import start_group
 from tests.support.fakes import soon
 from tests.support.tasks import task
