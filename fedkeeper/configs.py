@@ -1,5 +1,6 @@
 """Finds and reads job files: by path, or by the name of one that comes with FedKeeper."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import msgspec
 from broker.messages import codec, job_file
 from broker.messages.errors import JobError
 from broker.messages.job import Job
+from broker.support import tables
 from fedkeeper.errors import Missing
 
 DEPLOYMENT_FILE_PREFIX: Final = "fabric-"
@@ -58,19 +60,19 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
     """Read a job file.
 
     Args:
-        file: a path, or the name of a job that comes with FedKeeper, such as `quickstart`.
+        file: a path, or the name of a job that comes with FedKeeper, such as `quickstart`. TOML or JSON.
         overrides: replacements of single fields, as `section.key=value`.
 
     Raises:
         Missing: the file does not exist or is not text.
-        JobError: the file is not a valid job.
+        JobError: the file is not a valid job; it names all mistakes with their lines.
     """
     path = find(file)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = tables.text_of(path.read_bytes())
     except (OSError, UnicodeDecodeError) as exc:
         raise Missing(f"{path} can't be read: {exc}") from exc
-    return job_file.from_toml(text, overrides)
+    return job_file.from_text(text, overrides, file=path.name)
 
 
 def find(file: str) -> Path:
@@ -91,4 +93,6 @@ def find(file: str) -> Path:
             return shipped
     names = sorted({known.stem for folder in folders for known in folder.glob("*.toml")})
     jobs = [name for name in names if not name.startswith(DEPLOYMENT_FILE_PREFIX)]
-    raise Missing(f"no job file {file!r}; give a path, or one of {', '.join(jobs)}")
+    close = difflib.get_close_matches(file, jobs, 1)
+    hint = f"did you mean {close[0]!r}? Give" if close else "give"
+    raise Missing(f"no job file {file!r}; {hint} a path, or one of {', '.join(jobs)}")

@@ -8,7 +8,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NoSuchJob               no job has that id
 ├── NoModelYet              no round of the job is completed
 ├── JobNotFinished          the job still runs, so it can't be deleted
-├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
+├── BadConfigFile           a deployment file, or the file of a bridge or relay, has wrong fields
 ├── NoBridge                no bridge answered a request
 ├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
@@ -16,7 +16,10 @@ FedKeeperError              also raised itself, for failures that no caller tell
 └── BadOption               an option or argument has a wrong value
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
+
+from broker.support.validation import Mistake, in_file
 
 if TYPE_CHECKING:
     from fedkeeper.runs.run import Run
@@ -145,19 +148,21 @@ class BadOption(FedKeeperError):
 
 
 class BadConfigFile(FedKeeperError):
-    """Raised for a mistake in a deployment file, or in the file of a bridge or relay.
+    """Raised for mistakes in a deployment file, or in the file of a bridge or relay.
 
     Attributes:
-        field: the wrong field, such as `data.deal.clients`; empty: the whole file.
-        value: the field's value.
-        reason: what is allowed.
+        errors: every mistake that was found: its field, value, what is allowed, and its line.
+        file: the file's name; empty: not known.
+        field: the first wrong field, such as `data.deal.clients`; empty: the whole file.
+        value: that field's value.
+        reason: what that field allows.
     """
 
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field} = {value!r}: {reason}" if field else f"{value}: {reason}")
-        self.field = field
-        self.value = value
-        self.reason = reason
+    def __init__(self, errors: Sequence[Mistake], file: str = "") -> None:
+        super().__init__(in_file(file, errors) if file else "; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+        self.file = file
+        self.field, self.value, self.reason, _ = errors[0]
 
 
 class NoBridge(FedKeeperError):

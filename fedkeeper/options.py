@@ -1,6 +1,8 @@
 """Options that several commands share, and how a command finds its broker."""
 
+import os
 import re
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
@@ -16,13 +18,17 @@ KEEP: Final = Retention()
 KEEP_BYTES: Final = "10GB"
 """`KEEP.bytes`, as a person reads it."""
 
+URL_VARIABLE: Final = "FEDKEEPER_URL"
+
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?) ?(s|min|h|d)")
+_SECONDS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(K|M|G|T|)B?")
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
 JobId = Annotated[str, typer.Argument(help="A job's id.")]
 Url = Annotated[
-    str, typer.Option(envvar="FEDKEEPER_URL", help="The broker. Default: that of `fedkeeper up` in this folder.")
+    str, typer.Option(envvar=URL_VARIABLE, help="The broker. Default: that of `fedkeeper up` in this folder.")
 ]
 Replicas = Annotated[
     int,
@@ -130,6 +136,31 @@ def retention(days: float, jobs: int, size: str) -> Retention:
     if match is None:
         raise BadOption(f"--keep-bytes = {size!r}: expected a number of bytes, such as 500000000, 500MB or 2GB")
     return Retention(days, jobs, int(float(match[1]) * _UNITS[match[2]]))
+
+
+def duration_s(option: str, text: str) -> float:
+    """Return the seconds of a duration such as `90 s`, `10min`, `2h` or `30d`.
+
+    Args:
+        option: the option's name, for the error.
+        text: its value.
+
+    Raises:
+        BadOption: it is no duration.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise BadOption(f"{option} = {text!r}: expected a number and s, min, h or d, such as 10min")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def url_option(url: str) -> str:
+    """Return the option that gives another command the same broker, with a space before it; empty: it needs none.
+
+    Args:
+        url: the value of this command's option, or of its variable.
+    """
+    return f" --url {shlex.quote(url)}" if url and url != os.environ.get(URL_VARIABLE) else ""
 
 
 def broker_url(option: str, *, replicas: int = 1) -> str:

@@ -6,6 +6,8 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, ParamSpec
 
 from rich.text import Text
@@ -30,6 +32,16 @@ PROGRAMMING_ERRORS: Final = (Conflict,)
 STOPPED: Final = "stopped; everything that was started is ended"
 
 
+@dataclass
+class _Ending:
+    """What is said when the command that runs is interrupted."""
+
+    stopped: str
+
+
+_ENDING: Final[ContextVar[_Ending]] = ContextVar("ending")
+
+
 def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Make an async function a command that `run` runs. It starts nothing that must end with it."""
 
@@ -40,13 +52,21 @@ def command(function: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Non
     return run_command
 
 
+def say_when_stopped(text: str) -> None:
+    """Replace what is said when the command that runs is interrupted. Outside of `run`, nothing happens."""
+    if ending := _ENDING.get(None):
+        ending.stopped = text
+
+
 def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None:
     """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake.
 
     Args:
         coroutine: the command.
-        stopped: what to say when it was interrupted.
+        stopped: what to say when it was interrupted, after everything has ended; `say_when_stopped` replaces it.
     """
+    ending = _Ending(stopped)
+    _ENDING.set(ending)
     # The user's code, which runs in a child, must not find credentials in this process.
     processes.hide()
     heap.keep_large_blocks()
@@ -54,7 +74,7 @@ def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None
         with exit_on_user_error():
             asyncio.run(_cancel_on_signal(coroutine))
     except KeyboardInterrupt:
-        screen.console().print(stopped)
+        screen.say(ending.stopped)
         sys.exit(ExitCode.INTERRUPTED)
 
 

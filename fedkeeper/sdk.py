@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import broker
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Start
 from broker.deliveries import Value
 from broker.messages import cloudevents, codec, origin
 from broker.messages import job_file as jobs
@@ -155,7 +155,7 @@ class Client:
         return True
 
     def watch(
-        self, job: str | None = None, *, on_reach: watching.OnReach = lambda _: None
+        self, job: str | None = None, *, on_reach: watching.OnReach = lambda _: None, start: Start = "first"
     ) -> AsyncGenerator[Progress, None]:
         """Yield a job's progress from its start until it has ended, each event once.
 
@@ -164,11 +164,13 @@ class Client:
         Args:
             job: the job's id; None: follow every job until cancelled.
             on_reach: called with False when the broker is out of reach, and with True when it answers again.
+            start: which events are wanted: all that the broker keeps (`first`), those to come (`new`), or those since
+                a time.
 
         Raises:
             NoSuchJob: no server has accepted a job with this id, or its record is no longer there.
         """
-        return watching.follow(self.broker, job, on_reach)
+        return watching.follow(self.broker, job, on_reach, start)
 
     async def cancel(self, job: str) -> None:
         """Request a job's cancellation. Returns when the broker has the request.

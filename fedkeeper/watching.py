@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from broker import topics
-from broker.base import Broker
+from broker.base import Broker, Start
 from broker.deliveries import Delivery, Reader
 from broker.errors import BrokerError, CorruptPayload, Disconnected
 from broker.messages import codec, origin, progress
@@ -61,7 +61,9 @@ async def events(bus: Broker, job: str) -> AsyncGenerator[Progress, None]:
             yield update
 
 
-async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenerator[Progress, None]:
+async def follow(
+    bus: Broker, job: str | None, on_reach: OnReach, start: Start = "first"
+) -> AsyncGenerator[Progress, None]:
     """Yield a job's progress events, each once, until the job has ended; those of every job without end.
 
     If the end's event is forgotten, the job's record says how it ended.
@@ -70,12 +72,13 @@ async def follow(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncGenera
         bus: the broker.
         job: the job's id; None: every job.
         on_reach: is told when the broker is out of reach, and when it answers again.
+        start: `first`, `new`, or the time of the first event.
 
     Raises:
         NoSuchJob: there is no such job, or there is none any more.
     """
     missed = 0
-    async with _open(bus, job, on_reach) as items:
+    async with _open(bus, job, on_reach, start) as items:
         while True:
             item = await items.get()
             missed = missed + 1 if item == _Looked(None) else 0
@@ -110,11 +113,11 @@ async def _is_last(bus: Broker, update: Progress) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _open(bus: Broker, job: str | None, on_reach: OnReach) -> AsyncIterator["asyncio.Queue[_Item]"]:
+async def _open(bus: Broker, job: str | None, on_reach: OnReach, start: Start) -> AsyncIterator["asyncio.Queue[_Item]"]:
     """Open a queue of events, and of looks at the record."""
     queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE_SIZE)
     topic_filter = topics.job_progress(topics.ANY if job is None else job)
-    async with bus.subscribe(topic_filter, start="first", prefetch=QUEUE_SIZE) as deliveries, task_group() as group:
+    async with bus.subscribe(topic_filter, start=start, prefetch=QUEUE_SIZE) as deliveries, task_group() as group:
         tasks = [
             group.create_task(_read(deliveries, queue), name=f"read {topic_filter}"),
             group.create_task(_look(bus, job, deliveries, queue, on_reach), name=f"look at {topic_filter}"),

@@ -51,6 +51,7 @@ class Collection:
         judging: what clients say of the round's model: those that train, and those that only judge.
         training: ids of the clients that have begun to train.
         failures: why clients were given up, by client id.
+        hopeless: ids of those of them that would fail again in the next round.
         sequence: position of the last counted update in the log.
         bytes_in: size of the counted updates.
         training_s: when the first client began to train, in seconds; None: no bridge has reported it.
@@ -65,6 +66,7 @@ class Collection:
     judging: Judging = field(default_factory=Judging)
     training: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
+    hopeless: set[str] = field(default_factory=set)
     sequence: int = 0
     bytes_in: int = 0
     training_s: float | None = None
@@ -215,9 +217,11 @@ class Collector:
             self._move_to(rounds.tick(self.collection.round, read_s))
         self._give_up_absent(read_s)
 
-    def _note_loss(self, client: str, reason: str, attempt: float) -> None:
+    def _note_loss(self, client: str, reason: str, attempt: float, *, is_hopeless: bool) -> None:
         if client in self.collection.round.outstanding:
             self.collection.failures[client] = reason
+            if is_hopeless:
+                self.collection.hopeless.add(client)
             self._losses[client] = _Loss(attempt, self._clock.now_s())
 
     def _lose(self, client: str) -> None:
@@ -258,6 +262,7 @@ class Collector:
         collection.sequence = delivery.sequence
         collection.last_s = self._clock.time_of(delivery.time_s)
         collection.failures.pop(header.client, None)
+        collection.hopeless.discard(header.client)
         if header.client not in collection.training:
             self._announce_training_of(header)
         self._announce_counted(header)
@@ -287,7 +292,7 @@ class Collector:
         if refusal.is_answer and topic is not None:
             # The bridge has done its task with this, so nobody else answers for the client.
             reason = f"its update was refused ({refusal.code}): {refusal.reason}"
-            self._note_loss(topic.client, reason, topic.attempt)
+            self._note_loss(topic.client, reason, topic.attempt, is_hopeless=refusal.code in gate.PERMANENT)
         if not self._refusals.add("" if topic is None else topic.client):
             return
         log.warning("update refused", job=self._record.id, topic=delivery.topic, code=refusal.code)
@@ -333,7 +338,9 @@ class Collector:
                 return  # announced with its update
         self._announcer.announce(self._record.id, event, *key)
         if isinstance(event, progress.ClientFailed) and event.final:
-            self._note_loss(client, event.reason, math.inf)
+            # A bridge gives up before the last attempt if another one would fail in the same way.
+            is_hopeless = outcome == "dead" and attempt < self._record.job.cohort.max_attempts
+            self._note_loss(client, event.reason, math.inf, is_hopeless=is_hopeless)
 
     def _give_up_absent(self, read_s: float) -> None:
         """Give up the clients whose bridge is gone. Their updates still count if they arrive in time.

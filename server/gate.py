@@ -45,6 +45,9 @@ CODES: Final = (
 )
 """The codes of refusals."""
 
+PERMANENT: Final = frozenset({"schema", "layout", "samples", "personal", "strategy"})
+"""Codes of refusals that a client's next update would meet again: its function or its data must be changed."""
+
 MAX_METRIC: Final = 1e30
 """Largest magnitude of a metric: sums over any number of samples and clients stay finite."""
 

@@ -134,6 +134,7 @@ class _JobRun:
         await self._announce_and_wait(round_facts.end_event(self.record))
         await self._store.clean_up()
         await self._store.change(announced=True, superseded=(), ended_s=self._context.clock())
+        log.info("the job has ended", job=self.record.id, **round_facts.end_facts(self.record))
 
     async def _train(self) -> None:
         """Start or resume the job, and run rounds until it ends."""
@@ -226,9 +227,7 @@ class _JobRun:
 
     async def _open_round(self, events: JobEvents) -> None:
         """Wait for enough clients, and choose the next round's cohort."""
-        candidates = await self._recruiter.wait_for_candidates(
-            events, lambda event: self._announce(event, self.record.round)
-        )
+        candidates = await self._recruiter.wait_for_candidates(events, self._wait)
         if events.cancel_requested:
             await self._end("cancelled")
             return
@@ -237,6 +236,13 @@ class _JobRun:
         chosen, round_ = self._chosen(candidates), self.record.round + 1
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
         await self._store.change(**self._opening((*cohort.members(chosen), *judges)))
+
+    async def _wait(self, event: progress.JobWaiting) -> None:
+        """Put it on record that the job waits for clients, and announce it."""
+        if not self.record.waiting:
+            await self._store.change(waiting=event.reason)
+        log.info("the job waits for clients", job=self.record.id, reason=event.reason)
+        self._announce(event, self.record.round)
 
     async def _open_last_round(self, reason: str) -> None:
         """Ask clients to judge the last model, or end the job at once if none are to."""
@@ -265,6 +271,7 @@ class _JobRun:
             "counted": {},
             "started": None,
             "failed": None,
+            "waiting": "",
             **self._evaluation.changes,
         }
 
@@ -359,17 +366,13 @@ class _JobRun:
 
     async def _fail_round(self, collection: Collection) -> None:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
-        record, policy = self.record, self.job.cohort
-        event, failures = round_facts.failed_event(record, collection), record.failures + 1
-        await self._context.announcer.settle(record.id)
-        changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
-        if policy.on_failure == "stop" or failures >= policy.max_failures:
-            reason = f"round {record.round} failed: {event.reason} ({failures} in a row)"
-            await self._store.change(phase="failed", reason=reason, **self._evaluation.changes, **changes)
-            return
-        await self._store.change(**changes)
-        await self._announce_decided()
-        self._history = selection.fold(self._history, event)
+        holders = [client.id for client in self._recruiter.holders()]
+        event, changes = round_facts.after_failure(self.record, collection, holders)
+        await self._context.announcer.settle(self.record.id)
+        await self._store.change(**changes, **(self._evaluation.changes if event.policy == "stop" else {}))
+        if not self.record.has_ended:
+            await self._announce_decided()
+            self._history = selection.fold(self._history, event)
 
     async def _announce_decided(self) -> None:
         """Announce what is on record until the next round is opened: the job's start, or the last round's failure."""

@@ -1,7 +1,7 @@
 """Waits until enough clients can take part in a job's next round, and says which clients are missing."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +38,7 @@ class Recruiter:
     timer: Callable[[], float]
 
     async def wait_for_candidates(
-        self, events: JobEvents, announce: Callable[[JobWaiting], None]
+        self, events: JobEvents, announce: Callable[[JobWaiting], Awaitable[None]]
     ) -> list[ClientRecord]:
         """Wait for enough clients for a cohort, and return them; fewer if the job is cancelled meanwhile.
 
@@ -55,7 +55,7 @@ class Recruiter:
             return candidates
         have, reason = len(candidates), self._shortage()
         end_s = self.clock() + self.job.cohort.wait_s
-        announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=end_s))
+        await announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=end_s))
         while len(candidates) < need and not events.cancel_requested:
             is_over = isinstance(await events.next(until_s), TimedOut)
             candidates = self.eligible()
@@ -76,13 +76,17 @@ class Recruiter:
             candidates = self.eligible()
         return candidates
 
+    def holders(self) -> list[ClientRecord]:
+        """Return the clients that hold the job's data, sorted by id, whether or not they can take part now."""
+        return cohort.data_holders(self.job, self.registry.clients)
+
     def eligible(self) -> list[ClientRecord]:
         """Return the clients that can take part now, sorted by id."""
         return cohort.eligible_clients(self.job, self.registry.clients, self.presence.is_present)
 
     def _shortage(self) -> str:
         """Say how many clients are registered, and how many of them have no bridge."""
-        registered, present = cohort.data_holders(self.job, self.registry.clients), self.eligible()
+        registered, present = self.holders(), self.eligible()
         absent = sorted({client.platform for client in registered} - {client.platform for client in present})
         name = self.job.data.key if self.job.data.dataset in PIXELS else self.job.data.dataset
         where = self.job.cohort.where

@@ -3,8 +3,10 @@
 `server.client_events` has the events about single clients.
 """
 
+import re
 from collections import defaultdict
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final
 
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import (
@@ -20,6 +22,7 @@ from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.strategy import name_of
 from broker.messages.tensors import Tensors
 from broker.messages.update import checked_processor
+from broker.support import texts
 from server import aggregator, cohort, gate, timing
 from server.collecting import Collection
 from server.gate import Expectation
@@ -32,6 +35,11 @@ MAX_PROCESSORS: Final = 32
 _NAMES_SHOWN: Final = 3
 _CAUSES_SHOWN: Final = 2
 """A reason is a line: so many clients, and so many causes of their failures, are in it."""
+
+_CAUSE_LENGTH: Final = 400
+"""Most characters of a cause in a reason."""
+
+_NUMBERS: Final = re.compile(r"\d+")
 
 
 def opened_event(record: JobRecord) -> RoundOpened:
@@ -137,24 +145,21 @@ def completed_event(record: JobRecord, collection: Collection, model: BlobRef, *
     )
 
 
-def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
-    """The event of a round without quorum. Its reason says why, and what is known of the clients that are missing.
+def failed_event(record: JobRecord, collection: Collection, *, is_last: bool = False) -> RoundFailed:
+    """The event of a round without quorum. Its reason begins with what most of the missing clients failed of.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
+        is_last: whether the job ends with it.
     """
     counted, missing = tuple(sorted(collection.headers)), _missing(record, collection)
     is_late = collection.round.ended_by is RoundEvent.DEADLINE
     end = "when the deadline passed" if is_late else "and too few clients are left"
-    causes: dict[str, list[str]] = defaultdict(list)
-    for client in missing:
-        if client in collection.failures:
-            causes[collection.failures[client]].append(client)
     waiting = [client for client in missing if client not in collection.failures]
     parts = [
+        *_causes({client: collection.failures[client] for client in missing if client in collection.failures}),
         f"{len(counted)} of {collection.round.needed} needed updates {end}",
-        *(f"{_names(clients)}: {cause}" for cause, clients in _most_frequent(causes)),
         *_said_of("still training", [client for client in waiting if client in collection.training]),
         *_said_of("no word of", [client for client in waiting if client not in collection.training]),
     ]
@@ -163,12 +168,57 @@ def failed_event(record: JobRecord, collection: Collection) -> RoundFailed:
         reason="; ".join(parts),
         counted=counted,
         missing=missing,
-        policy=record.job.cohort.on_failure,
+        policy="stop" if is_last else record.job.cohort.on_failure,
     )
 
 
-def _most_frequent(causes: dict[str, list[str]]) -> list[tuple[str, list[str]]]:
-    return sorted(causes.items(), key=lambda each: (-len(each[1]), each[0]))[:_CAUSES_SHOWN]
+def is_hopeless(record: JobRecord, collection: Collection, holders: Iterable[str]) -> bool:
+    """Whether another round would fail of the same thing: those that failed for good put the quorum out of its reach.
+
+    A job that has trained already gives its clients another chance, unless all of them failed so.
+
+    Args:
+        record: the job's record while the failed round is open.
+        collection: what the round has collected.
+        holders: ids of the clients that hold the job's data.
+    """
+    cohort_ids = cohort.ids(record.cohort, "train")
+    left = set(holders) - collection.hopeless
+    if collection.headers or len(left) >= min(record.job.cohort.needed, len(cohort_ids)):
+        return False
+    return record.done == 0 or collection.hopeless.issuperset(cohort_ids)
+
+
+def after_failure(
+    record: JobRecord, collection: Collection, holders: Iterable[str]
+) -> tuple[RoundFailed, dict[str, Any]]:
+    """The event of a round without quorum, and the changes of the record: the job's end, if its policy is that.
+
+    Args:
+        record: the job's record while the round is open.
+        collection: what the round has collected.
+        holders: ids of the clients that hold the job's data.
+    """
+    rules, failures = record.job.cohort, record.failures + 1
+    is_same_again = is_hopeless(record, collection, holders)
+    is_last = is_same_again or rules.on_failure == "stop" or failures >= rules.max_failures
+    event = failed_event(record, collection, is_last=is_last)
+    changes: dict[str, Any] = {"cohort": (), "failures": failures, "failed": event}
+    if is_last:
+        end = "and another one would fail in the same way" if is_same_again else f"{failures} in a row"
+        # The cause comes first: where there is little room, the end is not shown.
+        changes |= {"phase": "failed", "reason": f"{event.reason}; round {record.round} failed, {end}"}
+    return event, changes
+
+
+def _causes(failures: dict[str, str]) -> list[str]:
+    """Say what most clients failed of, and who they are."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for client, reason in failures.items():
+        # Clients fail of the same thing at files and addresses of their own.
+        alike[_NUMBERS.sub("#", reason.replace(client, "#"))].append(client)
+    most = sorted(alike.values(), key=lambda clients: (-len(clients), clients))[:_CAUSES_SHOWN]
+    return [f"{texts.abridged(failures[clients[0]], _CAUSE_LENGTH)} ({_names(clients)})" for clients in most]
 
 
 def _said_of(what: str, clients: list[str]) -> list[str]:
@@ -258,3 +308,16 @@ def end_event(record: JobRecord) -> Event:
                 best=None if best is None else best.model,
                 processors=record.processors,
             )
+
+
+def end_facts(record: JobRecord) -> dict[str, object]:
+    """What a log says of an ended job: its rounds, why it ended, and the metric that decides, or else the first one."""
+    metrics = dict(record.metrics) or ({} if record.accuracy is None else {"accuracy": record.accuracy})
+    wanted = (record.job.evaluation.best, record.job.stop.metric, "accuracy", *metrics)
+    name = next((name for name in wanted if name in metrics), None)
+    facts: dict[str, object] = {"phase": record.phase, "rounds": record.done}
+    if name is not None:
+        facts["result"] = f"{name} {metrics[name]:.4f}"
+    if record.reason:
+        facts["reason"] = record.reason
+    return facts

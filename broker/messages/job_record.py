@@ -97,6 +97,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         processors: number of counted updates by the kind of processor that trained them; empty: not told.
         starts: how often the last step that runs the user's code was started, by the step's name.
         superseded: earlier models that may not be deleted yet, oldest first.
+        waiting: why the job waits for clients before it opens a round, and what can be done; empty: it does not.
         reason: why the job ended.
         ended_s: when the job's end was announced, in seconds since the epoch; 0: not yet, or not known.
         changes: how often the record was changed. Of two versions, the one with more changes is newer.
@@ -144,6 +145,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     processors: dict[str, int] = {}
     starts: dict[str, int] = {}
     superseded: tuple[BlobRef, ...] = ()
+    waiting: str = ""
     reason: str = ""
     ended_s: float = 0.0
     changes: int = 0

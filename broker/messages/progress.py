@@ -212,7 +212,7 @@ class RoundFailed(_Event, frozen=True):
     Attributes:
         counted: ids of the clients whose update had arrived.
         missing: ids of the other invited clients.
-        policy: the job's policy for a failed round: `retry`, `skip` or `stop`.
+        policy: what follows: `retry` it, `skip` it, or `stop` the job.
     """
 
     what: ClassVar = "round.failed"

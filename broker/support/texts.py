@@ -32,3 +32,19 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
         return text
     end = f"... ({len(text)} characters)"
     return text[: most - len(end)] + end
+
+
+def abridged(text: str, most: int) -> str:
+    """Return a text as one line of at most so many characters; of a longer one without its middle.
+
+    An error begins with what went wrong, and ends with what to do.
+
+    Args:
+        text: any text.
+        most: the largest number of characters, at least 10.
+    """
+    line = cleaned(" ".join(text.split()), keep="")
+    if len(line) <= most:
+        return line
+    head = (most - 5) * 2 // 3
+    return f"{line[:head]} ... {line[len(line) - (most - 5 - head) :]}"

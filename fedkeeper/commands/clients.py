@@ -4,7 +4,7 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -15,31 +15,49 @@ from broker.topics import checked_id
 from client_fn.data import places
 from fedkeeper import client_file, data_places, running, screen
 from fedkeeper.commands import clients_check
+from fedkeeper.display.columns import Column
+from fedkeeper.display.units import format_age
 from fedkeeper.errors import BadOption
-from fedkeeper.options import Url, broker_url
+from fedkeeper.options import Url, Verbose, broker_url
 from fedkeeper.sdk import Client, connect
 
 app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
 
 Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
 
+COLUMNS: Final = (
+    Column("client", least=16),
+    Column("platform", least=8),
+    Column("state"),
+    Column("seen", rank=1, is_number=True),
+    Column("runs", rank=1, is_number=True),
+    Column("failed", rank=1, is_number=True),
+    Column("samples", rank=2, is_number=True),
+    Column("cold", rank=3, is_number=True),
+    Column("labels", rank=4, least=20),
+    Column("data", rank=5, least=20),
+)
+"""Narrow screens have the first ones. A pipe and --verbose get all of them."""
+
 
 @app.callback(invoke_without_command=True)
-def clients(context: typer.Context, url: Url = "") -> None:
+def clients(context: typer.Context, url: Url = "", verbose: Verbose = False) -> None:
     """List every client: its platform, its state and its data."""
     if context.invoked_subcommand is None:
-        list_clients(url)
+        list_clients(url, verbose)
 
 
 @running.command
-async def list_clients(url: str) -> None:
+async def list_clients(url: str, verbose: bool) -> None:  # noqa: FBT001 (an option)
     """Print the register with each client's statistics."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records, stats, warnings = await sdk.clients(), await sdk.client_stats(), await sdk.clock_warnings()
     rows = [client_row(record, stats.get(record.id), time.time()) for record in records]
-    columns = ("client", "platform", "state", "seen", "runs", "failed", "cold", "samples", "labels", "data")
-    screen.print_table(columns, rows)
+    if verbose:
+        screen.print_table(tuple(column.name for column in COLUMNS), rows)
+    else:
+        screen.print_list(COLUMNS, rows)
     for warning in warnings:
         screen.say(warning)
 
@@ -53,27 +71,23 @@ def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) ->
         now_s: the time now, in seconds since the epoch.
     """
     if stats is None:
-        state, counts = "registered", ("", "0", "0", "0")
+        state, seen, counts = "registered", "", ("0", "0", "0")
     else:
-        seen = format_age(now_s - stats.seen_s)
-        state, counts = stats.state, (seen, str(stats.invocations), str(stats.failures), str(stats.cold))
+        state, seen = stats.state, format_age(now_s - stats.seen_s)
+        counts = str(stats.invocations), str(stats.failures), str(stats.cold)
+    runs, failed, cold = counts
     return (
         record.id,
         record.platform,
         "paused" if record.paused else state,
-        *counts,
+        seen,
+        runs,
+        failed,
         str(record.samples or "?"),
+        cold,
         ", ".join(f"{key}={value}" for key, value in record.labels.items()),
         places.without_secrets(record.data_loc),
     )
-
-
-def format_age(seconds: float) -> str:
-    """Return how long ago something was, in the largest fitting unit."""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(0.0, seconds):.0f} s ago"
 
 
 @app.command()

@@ -1,43 +1,104 @@
 """The commands `fedkeeper jobs ...`: list jobs, and delete finished ones."""
 
-from typing import Annotated
+import time
+from enum import StrEnum
+from typing import Annotated, Final
 
 import typer
 
+from broker.messages.job_record import JobRecord
 from broker.support import logs
 from fedkeeper import measured, running, screen
-from fedkeeper.options import JobId, Url, broker_url
+from fedkeeper.display import sentences
+from fedkeeper.display.columns import Column
+from fedkeeper.display.units import format_age, format_long
+from fedkeeper.options import JobId, Url, Verbose, broker_url, url_option
 from fedkeeper.sdk import connect
 
 app = typer.Typer(help="List the jobs that the broker knows; delete finished ones.")
+
+COLUMNS: Final = (
+    Column("job", least=16),
+    Column("phase"),
+    Column("rounds", is_number=True),
+    Column("result", rank=1),
+    Column("submitted", rank=2, is_number=True),
+    Column("took", rank=3, is_number=True),
+    Column("at", rank=4),
+)
+"""Narrow screens have the first ones. A pipe and --verbose get all of them, and the reasons."""
+
+
+class Shown(StrEnum):
+    """A job's phase in the list."""
+
+    ACCEPTED = "accepted"
+    WAITING = "waiting"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
 
 Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
 
 
 @app.callback(invoke_without_command=True)
-def jobs(context: typer.Context, url: Url = "") -> None:
-    """List the jobs that the broker knows."""
+def jobs(
+    context: typer.Context,
+    url: Url = "",
+    phase: Annotated[list[Shown] | None, typer.Option("--phase", help="Only jobs in this phase. Repeatable.")] = None,
+    last: Annotated[int, typer.Option(min=0, metavar="N", help="Only the newest N; 0: all.")] = 0,
+    verbose: Verbose = False,
+) -> None:
+    """List the jobs that the broker knows, the oldest first."""
     if context.invoked_subcommand is None:
-        list_jobs(url)
+        list_jobs(url, phase or [], last, verbose)
 
 
 @running.command
-async def list_jobs(url: str) -> None:
-    """Print every job's phase, rounds and result."""
+async def list_jobs(url: str, phases: list[Shown], last: int, verbose: bool) -> None:  # noqa: FBT001 (an option)
+    """Print every job's phase, rounds, result and times."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()
-    rows = [
-        (
-            record.id,
-            record.phase,
-            f"{record.done}/{record.job.stop.rounds}",
-            measured.headline(record),
-            record.reason,
-        )
-        for record in records
-    ]
-    screen.print_table(("job", "phase", "rounds", "result", "reason"), rows)
+    chosen = [record for record in records if not phases or shown_phase(record) in phases][-last:]
+    rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
+    if verbose or not screen.list_width():
+        heads = (*(column.name for column in COLUMNS), "reason")
+        screen.print_table(heads, [(*cells, text) for cells, text in zip(rows, reasons, strict=True)])
+    else:
+        notes = ["" if record.phase == "completed" else reason(record) for record in chosen]
+        screen.print_list(COLUMNS, rows, notes=notes)
+
+
+def shown_phase(record: JobRecord) -> Shown:
+    """Return a job's phase as a list shows it: a job that runs and lacks clients is waiting."""
+    return Shown("waiting" if record.phase == "running" and record.waiting else record.phase)
+
+
+def reason(record: JobRecord) -> str:
+    """Return why a job waits or has ended."""
+    return record.waiting if shown_phase(record) is Shown.WAITING else record.reason
+
+
+def row(record: JobRecord, now_s: float) -> tuple[str, ...]:
+    """Return the cells of a job's row.
+
+    Args:
+        record: the job's record.
+        now_s: the time now, in seconds since the epoch.
+    """
+    end_s = record.ended_s if record.has_ended else now_s
+    return (
+        record.id,
+        shown_phase(record),
+        f"{record.done}/{record.job.stop.rounds}",
+        measured.headline(record),
+        format_age(now_s - record.created_s) if record.created_s else "",
+        format_long(end_s - record.created_s) if record.created_s and end_s else "",
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created_s)) if record.created_s else "",
+    )
 
 
 @app.command("rm")
@@ -53,8 +114,12 @@ async def remove(jobs: Ids, url: Url = "") -> None:
 
 @running.command
 async def cancel(job: JobId, url: Url = "") -> None:
-    """Request a job's cancellation."""
+    """Request a job's cancellation. Of a job that has ended, say how."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
+        record = await sdk.job(job)
+        if record.has_ended:
+            screen.echo(f"job {job} has ended already: {sentences.how_ended(record)}")
+            return
         await sdk.cancel(job)
-    typer.echo(f"requested the cancellation of {job}")
+    typer.echo(f"requested the cancellation of {job}; `fedkeeper watch {job}{url_option(url)}` shows its end")

@@ -8,10 +8,12 @@ import typer
 
 from broker.support import logs
 from fedkeeper import configs, running, screen
+from fedkeeper.display import hints
 from fedkeeper.errors import NotAnswered
-from fedkeeper.options import JobFile, Out, Set, Url, broker_url
+from fedkeeper.options import JobFile, Out, Quiet, Set, Url, Verbose, broker_url, url_option
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
+from fedkeeper.runs.follow import Detail
 from fedkeeper.sdk import connect
 
 
@@ -22,9 +24,12 @@ async def submit(
     url: Url = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     out: Out = Path("runs"),
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Submit a job and print its id."""
-    logs.configure(quiet=True)
+    logs.configure(quiet=not verbose, verbose=verbose)
+    detail = Detail.of(quiet=quiet, verbose=verbose)
     spec = configs.read_job(job, tuple(overrides or ()))
     async with connect(broker_url(url)) as sdk:
         try:
@@ -34,9 +39,19 @@ async def submit(
             if not wait:
                 raise
             screen.say(str(exc), style="yellow")
+            running.say_when_stopped(f"stopped; the broker keeps job {exc.job} until an FL server runs")
             await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
         else:
             typer.echo(job_id)
-        if wait:
-            await follow.follow(sdk, job_id, screen.console(), folder=run_folder.choose(out, job_id, time.time()))
+        if not wait:
+            return
+        running.say_when_stopped(hints.goes_on(job_id, url_option(url)))
+        await follow.follow(
+            sdk,
+            job_id,
+            screen.console(),
+            folder=run_folder.choose(out, job_id, time.time()),
+            detail=detail,
+            on_end=lambda: running.say_when_stopped(hints.has_ended(job_id, url_option(url))),
+        )

@@ -1,38 +1,90 @@
 """The command `fedkeeper watch`: follows one job or all jobs."""
 
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
+from broker.base import Start
 from broker.messages import codec
-from broker.messages.progress import Progress
+from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
 from fedkeeper import running, screen
-from fedkeeper.options import Url, broker_url
+from fedkeeper.display import hints, lines
+from fedkeeper.display.lines import JobLines
+from fedkeeper.errors import BadOption
+from fedkeeper.options import Quiet, Url, Verbose, broker_url, duration_s, url_option
 from fedkeeper.runs import follow
-from fedkeeper.sdk import connect
+from fedkeeper.runs.follow import Detail
+from fedkeeper.sdk import Client, connect
 
 
 @running.command
 async def watch(
     job: Annotated[str | None, typer.Argument(help="A job's id; none: every job.")] = None,
     url: Url = "",
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="Of every job: from so long ago on, such as 90s, 10min, 2h, 1d.")
+    ] = "",
+    every: Annotated[bool, typer.Option("--all", help="Of every job: from the oldest event on.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on standard output.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Follow a job from its start to its end, or every job until Ctrl-C."""
+    """Follow a job from its start to its end; or, until Ctrl-C, what happens from now on to any job."""
+    detail, start = Detail.of(quiet=quiet, verbose=verbose), _start(job, since, every=every)
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
-        if job is not None and not as_json:
-            await follow.follow(sdk, job, screen.console())
-            return
-        last: Progress | None = None
-        async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console())):
-            last = progress
-            if as_json:
-                event = progress.event
-                line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
-                screen.echo(codec.encode(line).decode())
-            else:
-                screen.echo(screen.log_line(progress))
+        if job is None and start == "new" and not quiet:
+            screen.say("new events of every job; --since 10min or --all: earlier ones too", style="dim")
+        if as_json:
+            await _print_json(sdk, job, start)
+        elif job is None:
+            await _print_lines(sdk, start, detail)
+        else:
+            running.say_when_stopped(hints.goes_on(job, url_option(url)))
+            await follow.follow(sdk, job, screen.console(), detail=detail)
+
+
+def _start(job: str | None, since: str, *, every: bool) -> Start:
+    """Return where to begin to read: a job's start, or where the options say.
+
+    Raises:
+        BadOption: the options do not go together, or the time is none.
+    """
+    if job is not None and (since or every):
+        raise BadOption("--since and --all are for all jobs; a single job is followed from its start")
+    if since and every:
+        raise BadOption("--since and --all exclude each other")
+    if since:
+        return datetime.now(UTC) - timedelta(seconds=duration_s("--since", since))
+    return "new" if job is None and not every else "first"
+
+
+async def _print_json(sdk: Client, job: str | None, start: Start) -> None:
+    last: Progress | None = None
+    async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console()), start=start):
+        last, event = progress, progress.event
+        line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
+        screen.echo(codec.encode(line).decode())
     if job is not None:
         follow.raise_for_end(job, last)
+
+
+async def _print_lines(sdk: Client, start: Start, detail: Detail) -> None:
+    """Print what happens to all jobs, each line with its time and its job."""
+    known = {record.id: JobLines(record.job) for record in await sdk.jobs() if not record.has_ended}
+    jobs = defaultdict(JobLines, known)
+    async for progress in sdk.watch(on_reach=follow.reach_notice(screen.console()), start=start):
+        for line in _lines(progress, jobs[progress.job], detail):
+            screen.echo(line)
+
+
+def _lines(progress: Progress, shown: JobLines, detail: Detail) -> list[str]:
+    if detail is Detail.ALL:
+        return [lines.full_line(progress)]
+    told = shown.take(progress)
+    if detail is Detail.RESULT and not isinstance(progress.event, FINAL_EVENTS):
+        return []
+    return [lines.with_time(line, progress.time_s, progress.job) for line in told]

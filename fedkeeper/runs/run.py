@@ -68,7 +68,7 @@ class Run:
         """
         file = self.folder / "job.toml"
         try:
-            return job_file.from_toml(file.read_text(encoding="utf-8"))
+            return job_file.from_text(file.read_text(encoding="utf-8"))
         except (OSError, JobError, *UNREADABLE) as exc:
             raise Missing(f"{file} can't be read: {exc}") from exc
 

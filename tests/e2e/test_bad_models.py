@@ -77,7 +77,7 @@ async def test_a_run_over_mqtt_fails_in_the_same_way(mosquitto_url: str, tmp_pat
 
 
 async def test_a_signal_ends_a_run_whose_model_hangs(tmp_path: Path) -> None:
-    async with started("run", write_job(tmp_path, "hangs_on", "constructor"), cwd=tmp_path) as program:
+    async with started("run", write_job(tmp_path, "hangs_on", "constructor"), "-v", cwd=tmp_path) as program:
         await program.wait_for_line("job.accepted")
         await soon(lambda: bool(program.processes("client_fn/training")))
         await end(program, signal.SIGTERM)

@@ -61,7 +61,7 @@ async def test_a_round_spans_local_workers_and_two_kinds_of_sites(
         running("bridge", "relay", "--config", str(relay), ready=READY, cwd=tmp_path),
         running(*local, "--platform", "site-b", "--url", mosquitto.url, ready=READY, cwd=tmp_path),
     ):
-        code, output = await run("submit", *JOB, "--wait", "--url", nats_server.url, cwd=tmp_path)
+        code, output = await run("submit", *JOB, "--wait", "-v", "--url", nats_server.url, cwd=tmp_path)
         assert code == 0, output
         _, clients = await run("clients", "--url", nats_server.url, cwd=tmp_path)
     assert digest(output) == digest(alone)

@@ -76,7 +76,7 @@ async def test_a_mixed_cohort_gives_one_digest_also_if_the_server_dies_and_anoth
         async with running(*server, ready="takes jobs", cwd=tmp_path) as first:
             code, mixed = await run(*submit, cwd=tmp_path)
             assert code == 0, mixed
-            program = await Program(*submit, cwd=tmp_path).start()
+            program = await Program(*submit, "-v", cwd=tmp_path).start()
             await program.wait_for_line("update.counted")
             first.send(signal.SIGKILL)
         async with running(*server, ready="takes jobs", cwd=tmp_path):

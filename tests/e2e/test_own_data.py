@@ -51,7 +51,7 @@ async def test_one_command_trains_on_a_file(tmp_path: Path) -> None:
     judged = ("--set", "evaluation.every=1", "--test", "0.2")
     code, output = await run("run", "job.toml", "--from", "flowers.csv", *judged, *ALL_COUNT, cwd=tmp_path)
     assert code == 0, output
-    assert "round 2: 3 updates" in output
+    assert "round 2 of 2: accuracy" in output
     assert "2 rounds, test accuracy" in output
     shard = safetensors.numpy.load_file(tmp_path / ".fedkeeper" / "shards" / "flowers-000" / "shard.safetensors")
     assert (shard["x"].shape, sorted(set(shard["y"].tolist()))) == ((40, 4), [0, 1, 2])

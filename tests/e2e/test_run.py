@@ -35,7 +35,7 @@ async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) 
         assert row["bytes_in"] > 10 * 37_510 * 4
         assert row["bytes_out"] > 0
     assert rows[-1]["model"] == digest(output)
-    assert jobs.from_toml((folder / "job.toml").read_text()).stop.rounds == 2
+    assert jobs.from_text((folder / "job.toml").read_text()).stop.rounds == 2
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -47,7 +47,7 @@ async def test_the_same_job_gives_the_same_digest_with_one_worker_and_with_two(t
 
 async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: Path) -> None:
     _, uninterrupted = await run("run", "quickstart", *SHORT, cwd=tmp_path)
-    program = await Program("run", "quickstart", *SHORT, cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", *SHORT, cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
     worker = program.processes("client_fn.handlers.local")[0]
     os.kill(worker, signal.SIGSTOP)  # a stopped worker can't finish its task before it is killed
@@ -62,7 +62,7 @@ async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: P
 @pytest.mark.parametrize("moment", ["starting ...", "update.counted"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
-    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()
     await program.wait_for_line(moment)
     await soon(lambda: len(program.processes()) >= 2)
     program.send(number)
@@ -73,7 +73,7 @@ async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str,
 
 
 async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
-    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
     assert program.processes("client_fn/training"), "the trainers carry the mark too"
     program.send(signal.SIGKILL)
@@ -82,7 +82,7 @@ async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
 
 
 async def test_a_killed_broker_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
-    program = await Program("run", "quickstart", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
     (broker,) = program.processes("nats-server")
     os.kill(broker, signal.SIGKILL)

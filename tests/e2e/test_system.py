@@ -56,7 +56,7 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     assert (kinds[0], kinds[-1]) == ("job.accepted", "job.completed")
     assert kinds.count("round.completed") == 2
     _, lines = await run("watch", job, cwd=tmp_path, FEDKEEPER_URL=url)
-    assert "round 2: 10 updates" in lines
+    assert "round 2 of 2: accuracy" in lines
 
     _, long_job = await run("submit", "quickstart", "--set", "stop.rounds=1000", "--url", url, cwd=tmp_path)
     same_id = ("--set", f"id={long_job.strip()}", "--set", "seed=9")
@@ -80,7 +80,7 @@ async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
     first = await Program("up", cwd=tmp_path).start()
     address = (await first.wait_for_line("ready: ")).partition("ready: ")[2]
     _, job = await run("submit", "quickstart", *rounds, cwd=tmp_path)
-    watcher = await Program("watch", job.strip(), cwd=tmp_path).start()
+    watcher = await Program("watch", job.strip(), "-v", cwd=tmp_path).start()
     await watcher.wait_for_line("round 2: 10 updates")
     await watcher.wait_for_line("update.counted")
     first.send(signal.SIGKILL)
@@ -92,7 +92,7 @@ async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
 
     second = await Program("up", cwd=tmp_path).start()
     assert (await second.wait_for_line("ready: ")).endswith(address)
-    _, watched = await run("watch", job.strip(), cwd=tmp_path)
+    _, watched = await run("watch", job.strip(), "-v", cwd=tmp_path)
     second.send(signal.SIGTERM)
     await second.wait()
     assert f"model {digest(uninterrupted)[:12]}" in watched

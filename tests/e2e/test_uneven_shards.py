@@ -43,4 +43,4 @@ async def test_single_samples_under_batch_normalisation(tmp_path: Path) -> None:
     assert code == 0, output
     assert "batch normalisation needs two samples in a batch, and this one has one: set training.batch_size" in output
     assert "attempt 2" not in output
-    assert "round 1: 13 updates" in output
+    assert "13 clients (7 missing)" in output

@@ -92,8 +92,44 @@ async def test_a_round_without_quorum_fails_with_a_reason(sdk: Client, bus: Brok
         job = await sdk.submit(fakes.job(cohort={"deadline_s": 0.2, "on_failure": policy}, stop={"rounds": 9}))
         messages = await watch_to_end(sdk, job)
 
-    assert len(events_of(messages, progress.RoundFailed)) == failed
-    assert f"round {failed} failed: 0 of 4 needed updates" in events_of(messages, progress.JobFailed)[0].reason
+    failures = events_of(messages, progress.RoundFailed)
+    assert [event.policy for event in failures] == [*[policy] * (failed - 1), "stop"]
+    reason = events_of(messages, progress.JobFailed)[0].reason
+    assert reason.startswith("0 of 4 needed updates when the deadline passed")
+    assert f"; round {failed} failed" in reason
+
+
+async def test_a_job_whose_clients_all_fail_for_good_ends_with_the_first_round_and_names_the_cause(
+    sdk: Client, bus: Broker
+) -> None:
+    async def refuse(bus: Broker, task: RoundTask) -> None:
+        await fakes.report(
+            bus, task, "dead", 1, f"BadData: /srv/{task.client_id}.npz: y has no labels: set data.target"
+        )
+
+    await sdk.register(fakes.clients(4))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, refuse).serve()):
+        job = await sdk.submit(fakes.job())
+        messages = await watch_to_end(sdk, job)
+        record = await sdk.job(job)
+
+    assert len(events_of(messages, progress.RoundFailed)) == 1
+    assert record.reason.startswith("BadData: /srv/client-0")
+    assert "set data.target (client-0" in record.reason
+    assert record.reason.endswith("another one would fail in the same way")
+    assert messages[-1].event == progress.JobFailed(reason=record.reason)
+    assert record.failed is not None
+    assert record.failed.policy == "stop"
+
+
+async def test_a_job_that_waits_for_clients_says_so_on_record_until_it_runs(sdk: Client, bus: Broker) -> None:
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        job = await sdk.submit(fakes.job(stop={"rounds": 1}))
+        async for message in sdk.watch(job):
+            if isinstance(message.event, progress.JobWaiting):
+                assert (await sdk.job(job)).waiting == message.event.reason
+                await sdk.register(fakes.clients(4))
+        assert not (await sdk.job(job)).waiting
 
 
 @pytest.mark.parametrize("jump_s", [-700.0, 700.0])

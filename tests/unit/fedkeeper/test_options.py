@@ -6,7 +6,7 @@ import pytest
 
 from broker import BrokerUrl
 from fedkeeper.errors import BadOption
-from fedkeeper.options import KEEP, KEEP_BYTES, broker_url, retention
+from fedkeeper.options import KEEP, KEEP_BYTES, URL_VARIABLE, broker_url, duration_s, retention, url_option
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,23 @@ def test_without_a_broker_the_remedy_is_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadOption, match="which broker"):
         broker_url("")
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10min", 600), ("1.5 h", 5400), ("30d", 2_592_000)])
+def test_a_duration_has_a_unit(text: str, seconds: float) -> None:
+    assert duration_s("--since", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "-1h", "5 weeks", "min"])
+def test_what_is_no_duration_is_refused_with_what_is_expected(text: str) -> None:
+    with pytest.raises(BadOption, match=r"--since = .*such as 10min"):
+        duration_s("--since", text)
+
+
+def test_a_command_to_paste_names_the_broker_only_if_it_was_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    assert url_option("") == ""
+    assert url_option("nats://u@h:1?password_file=/a b") == " --url 'nats://u@h:1?password_file=/a b'"
+    monkeypatch.setenv(URL_VARIABLE, "nats://h:1")
+    assert url_option("nats://h:1") == ""
+    assert url_option("nats://h:2") == " --url nats://h:2"

@@ -1,6 +1,7 @@
 """A command's end: a user's mistake is one sentence, a bug keeps its traceback."""
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from bridges.errors import SecretMissing
 from broker.errors import BadUrl, Conflict, ConnectFailed
 from broker.messages.errors import JobError
-from fedkeeper import running
+from broker.support.validation import Mistake
+from fedkeeper import running, screen
 from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchJob, NotAnswered
 from fedkeeper.exit_codes import ExitCode
 from server.errors import IllegalTransition
@@ -27,7 +29,7 @@ async def fail(error: Exception) -> None:
         (ConnectFailed("nats://127.0.0.1:1", "refused"), ExitCode.FAILED),
         (BadOption("--label xray: write a label as KEY=VALUE"), ExitCode.USAGE),
         (BadUrl("no host in ''"), ExitCode.USAGE),
-        (BadConfigFile("name", 1, "expected a text"), ExitCode.USAGE),
+        (BadConfigFile([Mistake("name", 1, "expected a text")]), ExitCode.USAGE),
         (JobError("cohort.clients", 0, "expected a whole number >= 1"), ExitCode.USAGE),
         (JobRefused("demo", "id", "id = 'demo': another job has this id; choose another"), ExitCode.JOB_FAILED),
         (JobFailed("demo", "failed: 0 of 5 needed updates"), ExitCode.JOB_FAILED),
@@ -93,3 +95,21 @@ def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(
     with pytest.raises(SystemExit):
         running.run(work())
     assert "everything that was started is ended" in capsys.readouterr().err
+
+
+def test_what_is_said_at_an_interruption_is_what_the_command_said_last_and_comes_after_its_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def follow() -> None:
+        running.say_when_stopped("stopped; job demo goes on")
+        try:
+            signal.raise_signal(signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            screen.say("ended what it had started")
+
+    with pytest.raises(SystemExit) as ended:
+        running.command(follow)()
+    assert ended.value.code == ExitCode.INTERRUPTED
+    assert capsys.readouterr().err == "ended what it had started\nstopped; job demo goes on\n"
+    running.say_when_stopped("nobody is stopped now")

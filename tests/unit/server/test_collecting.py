@@ -209,6 +209,15 @@ async def test_a_round_that_can_not_reach_its_quorum_ends_at_once(memory_url: st
     assert demo.timer.now_s == OPENED_S, "nobody has moved the clock"
     assert (collection.round.state, collection.round.ended_by) == (State.FAILED, RoundEvent.HOPELESS)
     assert collection.failures == {"client-02": "out of memory"}
+    assert collection.hopeless == {"client-02"}, "given up before the last attempt"
+
+
+async def test_a_client_that_has_used_up_its_attempts_may_do_better_in_the_next_round(memory_url: str) -> None:
+    async with site(memory_url) as demo:
+        await demo.report(2, "dead", attempt=demo.record.job.cohort.max_attempts)
+        collection = await demo.collect()
+    assert collection.failures
+    assert not collection.hopeless
 
 
 async def test_a_refused_update_is_its_clients_answer(memory_url: str) -> None:
@@ -217,8 +226,9 @@ async def test_a_refused_update_is_its_clients_answer(memory_url: str) -> None:
         await demo.answer(1, samples=150_000)
         collection = await demo.collect()
     reason = round_facts.failed_event(demo.record, collection).reason
-    assert "client-01: its update was refused (samples): it claims 150000 samples" in reason
-    assert "correct the register's number for this client" in reason, "the remedy is missing"
+    assert reason.startswith("its update was refused (samples): it claims 150000 samples")
+    assert "correct the register's number for this client (client-01)" in reason, "the remedy is missing"
+    assert collection.hopeless == {"client-01"}
 
 
 async def test_where_the_quorum_needs_no_refused_client_the_round_goes_on_without_it(memory_url: str) -> None:

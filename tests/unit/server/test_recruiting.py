@@ -52,6 +52,9 @@ class Inputs:
         here = Presence(bridge=platform, platform=platform, every_s=5.0)
         self.presence.note(Value(topics.presence(platform, platform), codec.encode(here), 1))
 
+    async def note(self, event: JobWaiting) -> None:
+        self.announced.append(event)
+
     def put(self, event: JobEvent) -> None:
         self.events._queue.put_nowait(event)
         self.events._arrived.set()
@@ -61,7 +64,7 @@ class Inputs:
         recruiter = Recruiter(job, self.registry, self.presence, self.clock, self.clock)
         async with fakes.running(self.events._read_to_end([self.registry, self.presence])), asyncio.timeout(60):
             await asyncio.sleep(0)
-            return [client.id for client in await recruiter.wait_for_candidates(self.events, self.announced.append)]
+            return [client.id for client in await recruiter.wait_for_candidates(self.events, self.note)]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """What a round expects of updates, and the events of its end. No broker, no clock."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -144,7 +146,7 @@ def test_a_failed_round_names_the_missing_updates_and_the_policy() -> None:
 def test_a_failed_round_names_the_failures_of_its_clients() -> None:
     collection = collect(header("c-2", 30))
     collection.failures = {"c-0": "TrainingFailed: x", "c-1": "TrainingFailed: x", "c-3": "DataMissing: y"}
-    reason = "1 of 2 needed updates and too few clients are left; c-0, c-1: TrainingFailed: x"
+    reason = "TrainingFailed: x (c-0, c-1); 1 of 2 needed updates and too few clients are left"
     assert round_facts.failed_event(RECORD, collection).reason == reason
 
 
@@ -156,10 +158,97 @@ def test_a_round_that_fails_at_its_deadline_says_so_and_who_was_refused_who_stil
     collection.failures = {"c-0": "its update was refused (samples): 9 are too many: correct cohort.max_samples"}
     collection.training = {"c-0", "c-1", "c-2"}
     assert round_facts.failed_event(record, collection).reason == (
+        "its update was refused (samples): 9 are too many: correct cohort.max_samples (c-0); "
         "1 of 2 needed updates when the deadline passed; "
-        "c-0: its update was refused (samples): 9 are too many: correct cohort.max_samples; "
         "still training: c-1; no word of: c-3, c-4, c-5 and 2 more"
     )
+
+
+def test_the_most_frequent_failure_comes_first_whatever_the_files_are_called() -> None:
+    collection = collect()
+    collection.failures = {
+        client: f"BadData: /srv/{client}/7.npz: y has no labels: name them" for client in ("c-1", "c-2")
+    }
+    collection.failures["c-0"] = "Away: the site was away"
+    reason = round_facts.failed_event(RECORD, collection).reason
+    assert reason.startswith(
+        "BadData: /srv/c-1/7.npz: y has no labels: name them (c-1, c-2); Away: the site was away (c-0); "
+    )
+
+
+def test_a_cause_is_one_bounded_line_with_its_remedy() -> None:
+    collection = collect()
+    collection.failures = {"c-0": "BadData:\n" + "x" * 5000 + "\x1b[2J: do this"}
+    reason = round_facts.failed_event(RECORD, collection).reason
+    assert len(reason) < 500
+    assert reason.startswith("BadData: xxx")
+    assert "do this (c-0); 0 of 2 needed updates" in reason
+    assert not {"\n", "\x1b"}.intersection(reason)
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "failures", "hopeless", "end"),
+    [
+        ("stop", 0, set[str](), "; round 4 failed, 1 in a row"),
+        ("retry", 2, set[str](), "; round 4 failed, 3 in a row"),
+        ("retry", 0, {"c-0", "c-1", "c-2"}, "; round 4 failed, and another one would fail in the same way"),
+        ("retry", 1, set[str](), None),
+        ("skip", 0, {"c-0"}, None),
+    ],
+)
+def test_a_job_s_reason_begins_with_the_cause(
+    on_failure: Any, failures: int, hopeless: set[str], end: str | None
+) -> None:
+    rules = msgspec.structs.replace(RECORD.job.cohort, on_failure=on_failure)
+    job = msgspec.structs.replace(RECORD.job, cohort=rules)
+    record = msgspec.structs.replace(RECORD, job=job, failures=failures)
+    collection = collect()
+    collection.failures = dict.fromkeys(("c-0", "c-1", "c-2"), "BadData: y")
+    collection.hopeless = hopeless
+    event, changes = round_facts.after_failure(record, collection, ("c-0", "c-1", "c-2"))
+    assert event.reason == "BadData: y (c-0, c-1, c-2); 0 of 2 needed updates and too few clients are left"
+    assert (changes["cohort"], changes["failures"], changes["failed"]) == ((), failures + 1, event)
+    assert event.policy == (on_failure if end is None else "stop")
+    assert changes.get("phase") == (None if end is None else "failed")
+    assert changes.get("reason") == (None if end is None else event.reason + end)
+
+
+@pytest.mark.parametrize(
+    ("hopeless", "done", "holders", "expected"),
+    [
+        ({"c-0", "c-1"}, 0, ("c-0", "c-1", "c-2"), True),  # one client is left, the quorum is 2
+        ({"c-0"}, 0, ("c-0", "c-1", "c-2"), False),
+        ({"c-0", "c-1", "c-2"}, 0, ("c-0", "c-1", "c-2", "c-3", "c-4"), False),  # others may do better
+        ({"c-0", "c-1"}, 7, ("c-0", "c-1", "c-2"), False),  # it has trained before
+        ({"c-0", "c-1", "c-2"}, 7, ("c-0", "c-1", "c-2"), True),
+    ],
+)
+def test_no_further_round_follows_if_it_would_fail_in_the_same_way(
+    hopeless: set[str], done: int, holders: tuple[str, ...], *, expected: bool
+) -> None:
+    collection = collect()
+    collection.hopeless = hopeless
+    record = msgspec.structs.replace(RECORD, done=done)
+    assert round_facts.is_hopeless(record, collection, holders) is expected
+    answered = collect(header("c-2", 30))
+    answered.hopeless = hopeless
+    assert not round_facts.is_hopeless(record, answered, holders), "somebody has answered"
+
+
+def test_a_log_says_how_a_job_ended() -> None:
+    ended = msgspec.structs.replace(
+        RECORD, phase="completed", done=4, metrics={"loss": 0.5, "accuracy": 0.75}, reason="4 rounds are done"
+    )
+    assert round_facts.end_facts(ended) == {
+        "phase": "completed",
+        "rounds": 4,
+        "result": "accuracy 0.7500",
+        "reason": "4 rounds are done",
+    }
+    assert round_facts.end_facts(msgspec.structs.replace(RECORD, phase="cancelled")) == {
+        "phase": "cancelled",
+        "rounds": 0,
+    }
 
 
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:

@@ -54,6 +54,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         processors={"x86-64 AMD AVX2": 7, "": 1},
         starts={"the evaluation of round 2": 1},
         superseded=(MODEL,),
+        waiting="1 of 5 clients",
         ended_s=1_700_000_400.5,
         changes=9,
         announced=True,

@@ -100,7 +100,7 @@ def test_a_row_has_every_metric(log: Log) -> None:
 
 def test_the_job_is_written_as_accepted(log: Log) -> None:
     log.accept(rounds=7)
-    assert log.recorder.job == jobs.from_toml((log.folder / "job.toml").read_text())
+    assert log.recorder.job == jobs.from_text((log.folder / "job.toml").read_text())
     assert log.recorder.job is not None
     assert log.recorder.job.stop.rounds == 7
     assert log.rows == []

@@ -1,27 +1,45 @@
-"""The table of a job's last rounds: what was measured, and where the time went if the screen is wide enough."""
+"""The table of a job's last rounds: what was measured, and as many times and sizes as the screen has room for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
 from rich.text import Text
 
 from broker.messages.job import Job
 from broker.messages.progress import ModelEvaluated, RoundCompleted
 from broker.messages.reports import Spread
+from broker.support import texts
 from fedkeeper import measured
-
-WIDE: Final = 100
-"""Narrower screens show one time for each round. Columns."""
+from fedkeeper.display import columns
+from fedkeeper.display.columns import Column
+from fedkeeper.display.units import format_duration, format_size
 
 PENDING: Final = "…"
+
+GAP: Final = 2
+"""Spaces between two columns."""
+
+_NUMBER: Final = 7
+"""Width of most values: 123.4567."""
+
+_DURATION: Final = 6
+"""Width of most durations: 1.75 s."""
+
+_DIGITS: Final = 12
+"""So many digits of a model's digest are shown."""
+
+_TIMES: Final = 8
+"""Rank of the times of a round's phases. Columns of lower ranks are worth narrow gaps."""
+
+_NAME: Final = 20
+"""Longest heading: what a learner measures has any name."""
 
 
 @dataclass(frozen=True)
 class RoundsTable:
-    """The table, as a rich renderable.
+    """The table, as a rich renderable: a line for each round, whatever the width.
 
     Attributes:
         rounds: the rounds to show.
@@ -36,30 +54,38 @@ class RoundsTable:
     by_clients: Mapping[int, ModelEvaluated] = field(default_factory=dict)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table in the width that there is."""
+        """Yield the table's lines in the width that there is."""
         del console
-        is_wide = options.max_width >= WIDE
-        table = Table(box=None, padding=(0, 2) if is_wide else (0, 1, 0, 0), header_style="dim")
-        for name in self.columns(is_wide=is_wide):
-            table.add_column(Text(name), justify="right", no_wrap=True)
-        for completed in self.rounds:
-            table.add_row(*self.row(completed, is_wide=is_wide))
-        yield table
+        heads, rows = self.columns(), [self.row(completed) for completed in self.rounds]
+        shown = columns.fit(heads, rows, options.max_width, GAP)
+        gap = GAP
+        if len(shown) < sum(head.rank < _TIMES for head in heads):
+            shown, gap = columns.fit(heads, rows, options.max_width, 1), 1
+        for number, cells in enumerate(([head.name for head in heads], *rows)):
+            line = (" " * gap).join(cells[index].rjust(width) for index, width in shown)
+            yield Text(line, style="" if number else "dim", no_wrap=True, overflow="crop")
 
-    def columns(self, *, is_wide: bool) -> list[str]:
-        """Return the columns' names: of what the job measures, and of the times."""
-        judged = [*self._metrics, "loss"] if self._is_judged else []
-        spread = ["mean / worst 10 %"] if self._has_spread else []
-        times = ["invoke", "start", "train", "aggregate", "evaluate"] if is_wide else ["time"]
-        return ["round", *judged, *spread, *self._training, "clients", *times]
+    def columns(self) -> list[Column]:
+        """Return the columns: of what the job measures, and of the times."""
+        metrics = self._metrics if self._is_judged else ()
+        return [
+            Column("round"),
+            *(Column(_heading(name), rank=1 + 4 * at, typical=_NUMBER) for at, name in enumerate(metrics)),
+            *([Column("loss", rank=2, typical=_NUMBER)] if self._is_judged else []),
+            *([Column("mean / worst 10 %", rank=7)] if self._has_spread else []),
+            *(Column(_heading(name), rank=6 if self._is_judged else 1, typical=_NUMBER) for name in self._training),
+            Column("clients", rank=3),
+            Column("time", rank=4, typical=_DURATION),
+            *(Column(name, rank=_TIMES, typical=_DURATION) for name in ("invoke", "start", "train", "aggregate")),
+            *([Column("evaluate", rank=_TIMES)] if self._is_judged else []),
+            Column("samples", rank=9),
+            Column("received", rank=10),
+            Column("sent", rank=10, typical=8),
+            Column("model", rank=11, typical=_DIGITS),
+        ]
 
-    def row(self, completed: RoundCompleted, *, is_wide: bool) -> list[str]:
-        """Return the cells of a round's row.
-
-        Args:
-            completed: the round.
-            is_wide: whether the times of its phases have columns.
-        """
+    def row(self, completed: RoundCompleted) -> list[str]:
+        """Return the cells of a round's row."""
         evaluated = self._evaluations.get(completed.round)
         missing = len(completed.missing)
         trained = [measured.training(completed.metrics)] if self._training else []
@@ -69,7 +95,11 @@ class RoundsTable:
             *([self._spread(completed.round)] if self._has_spread else []),
             *("" if value is None else measured.format_value(value[1]) for value in trained),
             f"{len(completed.counted)}" + (f" (-{missing})" if missing else ""),
-            *self._times(completed, is_wide=is_wide),
+            *self._times(completed),
+            f"{completed.samples:,}",
+            format_size(completed.bytes_in),
+            format_size(completed.bytes_out),
+            completed.model.sha256[:_DIGITS],
         ]
 
     @property
@@ -115,19 +145,18 @@ class RoundsTable:
         spread = _first(evaluated.spread, (*self._metrics, "loss"))
         return "" if spread is None else f"{spread.mean:.4f} / {spread.worst_decile:.4f}"
 
-    def _times(self, completed: RoundCompleted, *, is_wide: bool) -> list[str]:
+    def _times(self, completed: RoundCompleted) -> list[str]:
         split = completed.split
-        if not is_wide:
-            return [format_duration(split.round_s)]
-        phases = (split.invocation_s, split.clients_start_s, split.training_s, split.aggregation_s)
+        phases = (split.round_s, split.invocation_s, split.clients_start_s, split.training_s, split.aggregation_s)
+        times = [format_duration(seconds) for seconds in phases]
+        if not self._is_judged:
+            return times
         evaluated = self._evaluations.get(completed.round)
-        evaluation = format_duration(evaluated.evaluation_s) if evaluated else PENDING if self._is_judged else ""
-        return [*map(format_duration, phases), evaluation]
+        return [*times, format_duration(evaluated.evaluation_s) if evaluated else PENDING]
 
 
-def format_duration(seconds: float) -> str:
-    """Return a duration in milliseconds or seconds, with its unit."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+def _heading(name: str) -> str:
+    return columns.shorten(texts.cleaned(name, keep=""), _NAME)
 
 
 def _first(spreads: Mapping[str, Spread], names: Sequence[str]) -> Spread | None:

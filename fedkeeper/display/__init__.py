@@ -1,0 +1,1 @@
+"""How jobs and lists are shown to a person: sentences, lines, the live view, and tables that fit the screen."""
