@@ -55,6 +55,9 @@ _OPTIONS: Final = {
     "key_file": _Option(("mqtts",), is_path=True),
     "password_file": _Option(("nats", "tls", "mqtt", "mqtts"), is_path=True),
     "password_env": _Option(("nats", "tls", "mqtt", "mqtts")),
+    "version": _Option(
+        ("mqtt", "mqtts"), pattern=re.compile(r"5|3\.1\.1"), rule="the versions of MQTT are 5 and 3.1.1"
+    ),
     "streams": _Option(
         ("nats", "tls"),
         pattern=re.compile(r"[A-Z0-9_-]{1,32}"),
@@ -120,6 +123,7 @@ class BrokerUrl:
         password_env: environment variable that contains the password, for environments without files.
         cert_file: client certificate, for brokers that identify clients by certificate (mqtts only).
         key_file: private key of the client certificate.
+        version: version of MQTT, `5` or `3.1.1`; None: 5, or 3.1.1 if the broker refuses 5 (mqtt and mqtts only).
         streams: prefix of the names of our JetStream streams (nats and tls only).
         js: prefix of the subjects of JetStream's API: `$JS.<domain>.API` for a domain, or the subject under which an
             account imports the API of another account (nats and tls only).
@@ -138,6 +142,7 @@ class BrokerUrl:
     password_env: str | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
+    version: str | None = None
     streams: str = DEFAULT_STREAMS
     js: str = DEFAULT_JS
     replicas: int | None = None

@@ -7,9 +7,10 @@ Broker and workers are processes of our own programs: none of them imports the c
 import asyncio
 import contextlib
 import os
+import signal
 import threading
-from collections.abc import Coroutine, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,7 +109,7 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
     Raises:
         KeyboardInterrupt: the calling thread was interrupted. The coroutine has been cancelled and has ended.
     """
-    runner, result = asyncio.Runner(loop_factory=asyncio.new_event_loop), Future[T]()
+    runner, result = asyncio.Runner(loop_factory=asyncio.new_event_loop), futures.Future[T]()
     loop = runner.get_loop()
     # Created here, so that an interrupt finds it at any time, and in the caller's context, which says in a notebook
     # which cell shows what is printed.
@@ -126,20 +127,43 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         else:
             result.set_result(value)
 
-    threading.Thread(target=main, name="fedkeeper.run").start()
-    is_interrupted = False
-    # Not by joining the thread: interrupted, that takes a running thread for an ended one in Python 3.11
-    # (https://github.com/python/cpython/issues/90882).
-    while not result.done():
-        try:
-            result.exception()
-        except KeyboardInterrupt:
-            is_interrupted = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-                loop.call_soon_threadsafe(task.cancel)
-    if is_interrupted:
-        raise KeyboardInterrupt
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+
+    with _interrupts(cancel) as was_interrupted:
+        threading.Thread(target=main, name="fedkeeper.run").start()
+        futures.wait([result])
+        if was_interrupted():
+            raise KeyboardInterrupt
     return result.result()
+
+
+@contextlib.contextmanager
+def _interrupts(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C call a function during the block; yield whether that has happened.
+
+    By itself Python raises KeyboardInterrupt between any two instructions, also where a thread has just been started; and
+    asyncio's own handler would wait for a task that waits for us.
+
+    Args:
+        cancel: called in the main thread at each Ctrl-C.
+    """
+    numbers: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        numbers.append(number)
+        cancel()
+
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(numbers)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _path(path: StrPath | None) -> Path | None:

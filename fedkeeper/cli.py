@@ -5,7 +5,22 @@ from typing import Annotated
 import typer
 
 from fedkeeper import running
-from fedkeeper.commands import bridge, clients, deploy, jobs, plot, run, server, sites, stage, submit, up, watch
+from fedkeeper.commands import (
+    bridge,
+    clients,
+    compare,
+    deploy,
+    jobs,
+    plot,
+    run,
+    server,
+    sites,
+    stage,
+    submit,
+    sweep,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="fedkeeper",
@@ -21,6 +36,8 @@ app.command()(submit.submit)
 app.command()(watch.watch)
 app.add_typer(jobs.app, name="jobs")
 app.command()(jobs.cancel)
+app.command()(sweep.sweep)
+app.command()(compare.compare)
 app.command()(plot.plot)
 app.add_typer(clients.app, name="clients")
 app.add_typer(sites.app)

@@ -34,7 +34,7 @@ def job_of(spec: Spec) -> Job:
         TypeError: it is something else.
     """
     if isinstance(spec, str | os.PathLike):
-        return read_job(os.fspath(spec))
+        return read_job(spec)
     if not isinstance(spec, Job | Mapping):
         wanted = "a fedkeeper.Job, a mapping with the fields of a job file, or the path or name of a job file"
         raise TypeError(f"a job is {wanted}, not {type(spec).__name__}")
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a job has numbers, texts, lists and tables, and no {type(value).__name__}: {value!r}")
 
 
-def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
+def read_job(file: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Job:
     """Read a job file.
 
     Args:
@@ -67,12 +67,23 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         Missing: the file does not exist or is not text.
         JobError: the file is not a valid job; it names all mistakes with their lines.
     """
-    path = find(file)
-    try:
-        text = tables.text_of(path.read_bytes())
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Missing(f"{path} can't be read: {exc}") from exc
-    return job_file.from_text(text, overrides, file=path.name)
+    path = find(os.fspath(file))
+    return job_file.from_text(_text_of(path), overrides, file=path.name)
+
+
+def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a job file without checking its fields: for those who change some of them first.
+
+    Args:
+        file: as for `read_job`.
+        overrides: as for `read_job`.
+
+    Raises:
+        Missing: the file does not exist or is not text.
+        JobError: the file is not TOML, or an override is malformed.
+    """
+    path = find(os.fspath(file))
+    return job_file.table(_text_of(path), overrides, file=path.name)
 
 
 def find(file: str) -> Path:
@@ -96,3 +107,10 @@ def find(file: str) -> Path:
     close = difflib.get_close_matches(file, jobs, 1)
     hint = f"did you mean {close[0]!r}? Give" if close else "give"
     raise Missing(f"no job file {file!r}; {hint} a path, or one of {', '.join(jobs)}")
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return tables.text_of(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Missing(f"{path} can't be read: {exc}") from exc

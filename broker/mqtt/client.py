@@ -21,10 +21,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.deliveries import Will
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge
-from broker.mqtt import storage
+from broker.mqtt import errors, storage
 from broker.mqtt.errors import CutOff, OldProtocol, check, check_connected, map_connect_errors, map_file_errors
 from broker.mqtt.paho_loop import KEEP_ALIVE_S, PahoLoop
 from broker.url import BrokerUrl
+
+VERSIONS: Final = {"5": int(MQTTv5), "3.1.1": int(MQTTv311)}
+"""The versions of MQTT as addresses name them, the newest first, and as paho numbers them."""
 
 CONNECT_S: Final = 5.0
 REQUEST_S: Final = 10.0
@@ -120,7 +123,7 @@ class Client:
         """
         await asyncio.to_thread(self._read_credentials)
         try:
-            with map_connect_errors(self._address.address):
+            with map_connect_errors(self._address, within_s=CONNECT_S, is_open=lambda: self._paho_loop.is_open):
                 async with asyncio.timeout(CONNECT_S):
                     await asyncio.to_thread(self._connect)
                     await self._connected
@@ -264,7 +267,7 @@ class Client:
         if self._connected.done():
             return
         try:
-            check_connected(self._address.address, reason)
+            check_connected(self._address, reason)
         except BrokerError as exc:
             self._connected.set_exception(exc)
             return
@@ -328,9 +331,7 @@ class Client:
             self.lost.set()
         if not self._connected.done():
             # A broker that does not know MQTT 5 may close the connection instead of replying.
-            is_old = self.version == MQTTv5 and self._paho_loop.is_open
-            error = OldProtocol(reason) if is_old else ConnectFailed(self._address.address, reason)
-            self._connected.set_exception(error)
+            self._connected.set_exception(OldProtocol(errors.no_mqtt(self._address)))
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(Disconnected(f"{self._address.address}: the connection is gone: {reason}"))
@@ -363,7 +364,7 @@ async def open_client(
 
 
 async def detect_version(address: BrokerUrl, name: str) -> int:
-    """Return the newest version of MQTT that the broker supports: 5, or 4 for 3.1.1.
+    """Return the newest version of MQTT that the broker supports, or that the address demands: 5, or 4 for 3.1.1.
 
     Args:
         address: the broker's address.
@@ -372,13 +373,14 @@ async def detect_version(address: BrokerUrl, name: str) -> int:
     Raises:
         ConnectFailed: there is no broker at the address, or it refuses the connection.
     """
-    for version in (MQTTv5, MQTTv311):
+    versions = [VERSIONS[address.version]] if address.version else list(VERSIONS.values())
+    for version in versions:
         try:
             async with open_client(address, name, version=version, receive=lambda _: None):
-                return int(version)
+                return version
         except OldProtocol as exc:
-            if version == MQTTv311:
-                raise ConnectFailed(address.address, f"it speaks neither MQTT 5 nor 3.1.1: {exc}") from exc
+            if version == versions[-1]:
+                raise ConnectFailed(address.address, str(exc)) from exc
     raise AssertionError  # the last version returns or raises
 
 

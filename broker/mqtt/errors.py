@@ -2,13 +2,15 @@
 
 import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from paho.mqtt.client import WebsocketConnectionError
 from paho.mqtt.reasoncodes import ReasonCode
 
+from broker import connect_errors
 from broker.errors import BadUrl, BrokerError, ConnectFailed, Denied, Disconnected, PayloadTooLarge, StorageFull
+from broker.url import BrokerUrl, Host
 
 # Reason codes of MQTT 5, section 2.4; paho gives those of 3.1.1 the same numbers.
 _FAILURE: Final = 0x80
@@ -64,11 +66,11 @@ def check(topic: str, reason: ReasonCode, size: int | None = None) -> None:
     raise Disconnected(f"{topic}: {reason}")
 
 
-def check_connected(address: str, reason: ReasonCode) -> None:
+def check_connected(address: BrokerUrl, reason: ReasonCode) -> None:
     """Raise the error that a broker's reply to a connection request stands for, if it is a failure.
 
     Args:
-        address: the broker's address, for the message.
+        address: the broker's address.
         reason: the reply.
 
     Raises:
@@ -78,26 +80,57 @@ def check_connected(address: str, reason: ReasonCode) -> None:
     if not reason.is_failure:
         return
     if reason.value == _UNSUPPORTED_VERSION:
-        raise OldProtocol(address)
-    text = "wrong user or password" if reason.value in _BAD_LOGIN else str(reason)
-    raise ConnectFailed(address, text)
+        raise OldProtocol(str(reason))
+    text = connect_errors.login(address) if reason.value in _BAD_LOGIN else f"it refuses the connection: {reason}"
+    raise ConnectFailed(address.address, text)
 
 
 @contextlib.contextmanager
-def map_connect_errors(address: str) -> Iterator[None]:
+def map_connect_errors(address: BrokerUrl, *, within_s: float, is_open: Callable[[], bool]) -> Iterator[None]:
     """Translate the errors of connecting.
 
+    Args:
+        address: the broker's address.
+        within_s: how long an answer may take, in seconds.
+        is_open: returns whether the broker's host has accepted the connection.
+
     Raises:
-        ConnectFailed: the block raised an error of the network or of TLS.
+        ConnectFailed: the block raised an error of the network or of TLS, or nothing answered in time.
     """
     try:
         yield
     except TimeoutError as exc:
-        raise ConnectFailed(address, "no answer in time") from exc
-    except ssl.SSLError as exc:
-        raise ConnectFailed(address, f"TLS: {exc.reason or exc}") from exc
+        text = silence(address, within_s) if is_open() else _explain(exc, address, within_s)
+        raise ConnectFailed(address.address, text) from exc
     except (OSError, UnicodeError, WebsocketConnectionError) as exc:
-        raise ConnectFailed(address, str(exc) or type(exc).__name__) from exc
+        raise ConnectFailed(address.address, _explain(exc, address, within_s)) from exc
+
+
+def no_mqtt(address: BrokerUrl) -> str:
+    """Return what is said if a host ends the connection, or answers something else, before any answer of MQTT."""
+    other = "expects TLS (mqtts://)"
+    if address.scheme == "mqtts":
+        other = "refuses this client certificate" if address.cert_file else "wants a client certificate (&cert_file=)"
+    return (
+        f"no MQTT answer from there: it is no MQTT broker (a NATS server's address starts with nats://), or it {other}"
+    )
+
+
+def silence(address: BrokerUrl, within_s: float) -> str:
+    """Return what is said if a host accepts a connection, and then says nothing.
+
+    Args:
+        address: the broker's address.
+        within_s: how long it was waited for, in seconds.
+    """
+    older = "" if address.version == "3.1.1" else ", knows only MQTT 3.1.1 (add ?version=3.1.1)"
+    return (
+        f"it accepts connections, but gives no MQTT answer within {within_s:g} s: it hangs{older}, or is no MQTT broker"
+    )
+
+
+def _explain(error: Exception, address: BrokerUrl, within_s: float) -> str:
+    return connect_errors.explain(error, address, Host(address.host, address.port), within_s=within_s)
 
 
 @contextlib.contextmanager

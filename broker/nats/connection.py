@@ -19,8 +19,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.nuid import NUID
 
-from broker.errors import BadUrl, ConnectFailed, Denied, Disconnected, PayloadTooLarge
-from broker.nats import names
+from broker import connect_errors
+from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
+from broker.nats import names, tls
 from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
 from broker.nats.nats_py import close_client, restore_cancellation
@@ -94,7 +95,7 @@ class Connection:
         self._name = name
         self._client = Client()
         self._loop = asyncio.get_running_loop()
-        self._last_error = ""
+        self._last_error: Exception | None = None
         self._is_open = False
         self._waiters = Waiters()
         # Users have permissions for their own inbox only, so the user is part of the name.
@@ -111,8 +112,8 @@ class Connection:
             BadUrl: a file in the address can't be read.
         """
         password = await self._password_callback()
-        tls = await asyncio.to_thread(_tls_context, self.address) if self.address.scheme == "tls" else None
-        await open_any(self.address, lambda host: self._open(host, password, tls))
+        context = await asyncio.to_thread(tls.context, self.address) if self.address.scheme == "tls" else None
+        await open_any(self.address, lambda host: self._open(host, password, context))
 
     async def close(self) -> None:
         """Close the connection."""
@@ -300,13 +301,14 @@ class Connection:
             self._client._pings_outstanding = 0
         self._loop.call_later(PING_S, self._forgive_pings, traffic)
 
-    async def _open(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
+    async def _open(self, host: Host, password: Callable[[], str] | None, context: ssl.SSLContext | None) -> None:
         """Connect to one host; a new client is needed for each, because a client that failed can't be used again."""
-        self._client, self._last_error = Client(), ""
+        self._client, self._last_error = Client(), None
+        mapped = map_connect_errors(self.address, host, within_s=CONNECT_S, last_error=lambda: self._last_error)
         try:
-            with map_connect_errors(self.address.address, lambda: self._last_error), restore_cancellation():
+            with mapped, restore_cancellation():
                 async with asyncio.timeout(CONNECT_S):
-                    await self._connect(host, password, tls)
+                    await self._connect(host, password, context)
                     await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
         except BaseException:
             await close_client(self._client)
@@ -316,13 +318,13 @@ class Connection:
         _log.debug("connected", server=str(host))
         self._forgive_pings(TrafficMonitor(self._client))
 
-    async def _connect(self, host: Host, password: Callable[[], str] | None, tls: ssl.SSLContext | None) -> None:
+    async def _connect(self, host: Host, password: Callable[[], str] | None, context: ssl.SSLContext | None) -> None:
         await self._client.connect(
             servers=[f"{self.address.scheme}://{host}"],
             name=self._name,
             user=self.address.user,
             password=password,
-            tls=tls,
+            tls=context,
             allow_reconnect=False,
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
@@ -341,7 +343,7 @@ class Connection:
     def _check_encrypted(self) -> None:
         # nats-py encrypts only if the server requires it.
         if self.address.scheme == "tls" and not self._client._server_info.get("tls_required"):
-            raise ConnectFailed(self.address.address, "the server does not offer TLS")
+            raise ConnectFailed(self.address.address, connect_errors.no_tls(self.address))
 
     async def _password_callback(self) -> Callable[[], str] | None:
         """Return the function from which nats-py gets the password; None without a password."""
@@ -363,7 +365,7 @@ class Connection:
         # This must not raise: that would end nats-py's read loop silently.
         subject = denied_subject(error)
         if subject is None:
-            self._last_error = "connection refused" if isinstance(error, ConnectionRefusedError) else str(error)
+            self._last_error = error
             _log.debug("error from nats", error=str(error), address=self.address.address)
             return
         denied = Denied(subject, str(error).removeprefix("nats: "))
@@ -378,7 +380,7 @@ class Connection:
     async def _on_closed(self) -> None:
         # A host that was tried in vain is no loss.
         if self._is_open:
-            self._mark_lost(self._last_error or "the server closed the connection")
+            self._mark_lost(str(self._last_error or "the server closed the connection"))
 
     def _check_closed(self) -> None:
         # nats-py calls `_on_closed` only after it has waited for the server, which may not respond.
@@ -391,10 +393,3 @@ class Connection:
         self.lost.set()
         address = self.address.address
         self._waiters.fail_all(Disconnected(f"{address}: {reason}"), Disconnected(f"{address}: the connection is gone"))
-
-
-def _tls_context(address: BrokerUrl) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=address.ca_file)
-    except (OSError, ssl.SSLError) as exc:
-        raise BadUrl(f"{address.address}: can't use the certificates in {address.ca_file}: {exc}") from exc

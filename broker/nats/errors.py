@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 import msgspec
 import nats.errors
 
+from broker import connect_errors
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge, StorageFull, Unsupported
+from broker.url import BrokerUrl, Host
 
 T = TypeVar("T")
 
@@ -77,6 +79,11 @@ class NoJetStream(BrokerError):
     """Raised inside the NATS backend when the server, or this account, has no JetStream."""
 
 
+_NO_NATS: Final = "what answers there is no NATS server: check the port (an MQTT broker's address starts with mqtt://)"
+_SILENT: Final = (
+    "it accepts connections, but sends no greeting of NATS: it hangs, or is no NATS server (an MQTT broker's address "
+    "starts with mqtt://)"
+)
 CANT_STORE: Final = "look at the broker's disk and its log, then restart it"
 """After an error of the file system, a stream stores nothing until the server is restarted, even if there is room."""
 
@@ -188,27 +195,41 @@ def map_errors(subject: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def map_connect_errors(address: str, last_error: Callable[[], str] = str) -> Iterator[None]:
+def map_connect_errors(
+    address: BrokerUrl, host: Host, *, within_s: float, last_error: Callable[[], Exception | None] = lambda: None
+) -> Iterator[None]:
     """Map the errors that nats-py raises while connecting to ConnectFailed.
 
     Args:
         address: the server's address.
-        last_error: returns the error that nats-py has passed to its callback; empty if there was none.
+        host: the host that is tried.
+        within_s: how long an answer may take, in seconds.
+        last_error: returns the error that nats-py has passed to its callback; None: there was none.
 
     Raises:
         ConnectFailed: with the reason, in words for a person.
     """
     try:
         yield
+    except nats.errors.NoServersError as exc:
+        # Its text names no cause. The connection itself has failed.
+        cause = last_error() or exc
+        raise ConnectFailed(address.address, connect_errors.explain(cause, address, host, within_s=within_s)) from exc
     except TimeoutError as exc:
-        raise ConnectFailed(address, "no answer in time") from exc
-    except (nats.errors.Error, OSError, UnicodeError) as exc:
-        reason = str(exc).removeprefix("nats: ").strip("'")
-        if isinstance(exc, nats.errors.NoServersError):
-            # Its text names no cause.
-            reason = last_error() or reason
-        if "authorization violation" in reason.lower():
-            reason = "wrong user or password"
-        elif "maximum connections exceeded" in reason.lower():
-            reason = "the server takes no more connections"
-        raise ConnectFailed(address, reason) from exc
+        raise ConnectFailed(address.address, _SILENT) from exc
+    except (OSError, UnicodeError) as exc:
+        raise ConnectFailed(address.address, connect_errors.explain(exc, address, host, within_s=within_s)) from exc
+    except nats.errors.Error as exc:
+        raise ConnectFailed(address.address, _refusal(str(exc).removeprefix("nats: ").strip("'"), address)) from exc
+
+
+def _refusal(text: str, address: BrokerUrl) -> str:
+    """Return in words for a person what nats-py says of a server that was reached."""
+    lowered = text.lower()
+    if "authorization violation" in lowered:
+        return connect_errors.login(address)
+    if "maximum connections exceeded" in lowered:
+        return "the server takes no more connections"
+    if "secure connection" in lowered or "tls required" in lowered:
+        return connect_errors.wants_tls(address)
+    return _NO_NATS if "info message" in lowered else text

@@ -140,7 +140,7 @@ async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Cons
         recorder.save_model(await sdk.model(job, "best"), "best.safetensors")
         files.insert(1, "best.safetensors")
     try:
-        files.append(plot.plot([folder], folder / plot.default_name(recorder.rounds)).name)
+        files.append(plot.plot([folder], folder / plot.default_name(recorder.rounds, recorder.job)).name)
     except Missing as exc:
         console.print(f"no plot: {exc}", style="yellow", markup=False)
     for line in summary.lines(record, recorder.rounds):

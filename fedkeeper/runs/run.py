@@ -6,20 +6,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from broker.errors import UNREADABLE
-from broker.messages import job_file, metrics
-from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.support import notebook
 from fedkeeper import measured
 from fedkeeper.errors import Missing
-from fedkeeper.runs import plot
+from fedkeeper.runs import metric, plot, stored
+from fedkeeper.runs.stored import StoredRun
 
 # Imported where they are used: a program that only reads metrics needs none of them.
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from broker.messages.tensors import Tensors
+    from fedkeeper.runs.picture import Picture
 
 _DATE: Final = re.compile(r"^\d{4}-\d\d-\d\d-")
 
@@ -64,27 +61,28 @@ class Run:
         """The job as it was accepted.
 
         Raises:
-            Missing: job.toml is not there or can't be read.
+            Missing: job.toml is not there or is damaged.
         """
-        file = self.folder / "job.toml"
-        try:
-            return job_file.from_text(file.read_text(encoding="utf-8"))
-        except (OSError, JobError, *UNREADABLE) as exc:
-            raise Missing(f"{file} can't be read: {exc}") from exc
+        if self._stored.job is None:
+            raise Missing(f"{self.folder / 'job.toml'} is missing")
+        return self._stored.job
 
-    @cached_property
+    @property
     def rounds(self) -> list[dict[str, Any]]:
-        """The completed rounds: the rows of metrics.jsonl, which docs/learn.md describes. Times are in seconds.
+        """The completed rounds: a dict for each row of metrics.jsonl, with what was measured and the times in seconds.
 
         Raises:
             Missing: metrics.jsonl is not there or is damaged.
         """
-        return plot.read_metrics(self.folder)
+        return self._stored.rows
 
     @property
     def metrics(self) -> dict[str, float]:
         """What was measured of the last round's model: by the server, else by clients on data that they held out."""
-        return _metrics(self.rounds[-1]) if self.rounds else {}
+        if not self.rounds:
+            return {}
+        parts = metric.parts(self.rounds[-1])
+        return parts["server"] or parts["clients"]
 
     @property
     def accuracy(self) -> float | None:
@@ -98,14 +96,13 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The row of the best round: by `evaluation.best`, else by accuracy or loss; None: nothing was measured."""
-        named = self.job.evaluation.best
-        for name in (named,) if named else ("accuracy", "loss"):
-            better = metrics.direction(name, self.job.evaluation.directions)
-            rows = [(value, row) for row in self.rounds if (value := _metrics(row).get(name)) is not None]
-            if rows and better is not None:
-                return (max if better == "max" else min)(rows, key=lambda each: each[0])[1]
-        return None
+        """The row of the best round, by `evaluation.best` or else by what was measured; None: nothing was."""
+        chosen = metric.choose(self.job, self.rounds)
+        better, points = chosen.direction(self.job), chosen.points(self.rounds)
+        if not points or better is None:
+            return None
+        number, _ = (max if better == "max" else min)(points, key=lambda point: point[1])
+        return next(row for row in self.rounds if row["round"] == number)
 
     @property
     def digest(self) -> str:
@@ -127,7 +124,7 @@ class Run:
 
         Raises:
             Missing: the run has no model.
-            BadTensors: its file is damaged.
+            DecodeError: its file is damaged.
         """
         from broker.messages import tensors
 
@@ -150,13 +147,17 @@ class Run:
         tensors: dict[str, Any] = load_file(file)
         return tensors
 
-    def plot(self) -> "Figure":
-        """Return a picture of the run: what was measured by round, and where the time of a round went.
+    def plot(self) -> "Picture":
+        """Return a figure of matplotlib: what was measured by round, and where the time of a round went.
 
         Raises:
             Missing: matplotlib is not installed, or the run has no metrics.
         """
-        return plot.draw([self.folder])
+        return plot.figure([self._stored])
+
+    @cached_property
+    def _stored(self) -> StoredRun:
+        return stored.read(self.folder)
 
     def _file(self, which: Which) -> Path:
         file = self.folder / _FILES[which]
@@ -177,9 +178,3 @@ class Run:
             ("folder", self.folder),
         ]
         return notebook.facts(self.id, rows)
-
-
-def _metrics(row: dict[str, Any]) -> dict[str, float]:
-    pair = {name: row[name] for name in ("accuracy", "loss") if row.get(name) is not None}
-    judged: dict[str, float] = (row.get("evaluation_clients") or {}).get("metrics", {})
-    return pair | row.get("metrics", {}) or judged

@@ -1,6 +1,7 @@
 """Behaviour of MQTT brokers beyond the contract: plain clients, limits, races between connections."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from broker.mqtt.client import Client, Message
 from broker.mqtt.inbound import is_inbox
 from tests.contract.capabilities import MISSING, Promise
 from tests.support.brokers import Mosquitto
+from tests.support.certificates import certificates
 
 SOON_S = 60.0
 AT_ONCE_S = 20.0
@@ -296,10 +298,6 @@ async def test_users_passwords_and_rights(tmp_path: Path) -> None:
     await server.start()
     address = server.url.replace("//", "//client:{}@")
     try:
-        for wrong in (address.format("wrong"), server.url):
-            with pytest.raises(ConnectFailed, match="wrong user or password"):
-                async with broker.connect(wrong):
-                    pass
         async with broker.connect(address.format("s3cret")) as bus:
             assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")).stored
             with pytest.raises(Denied):
@@ -328,42 +326,75 @@ async def test_tls_and_a_client_certificate(tmp_path: Path) -> None:
         await server.kill()
 
 
-async def certificates(folder: Path) -> None:
-    """A certificate authority, and certificates of a server on the loopback address and of a client."""
-    san = folder / "san"
-    san.write_text("subjectAltName=IP:127.0.0.1\n", encoding="utf-8")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    await openssl(
-        *("req", "-x509", *key, "-subj", "/CN=ca", "-days", "2"),
-        *("-keyout", str(folder / "ca.key"), "-out", str(folder / "ca.pem")),
-    )
-    for name in ("server", "client"):
-        request, signed = str(folder / f"{name}.csr"), str(folder / f"{name}.pem")
-        await openssl("req", *key, "-subj", f"/CN={name}", "-keyout", str(folder / f"{name}.key"), "-out", request)
-        authority = ("-CA", str(folder / "ca.pem"), "-CAkey", str(folder / "ca.key"), "-CAcreateserial")
-        await openssl("x509", "-req", "-in", request, *authority, "-days", "2", "-extfile", str(san), "-out", signed)
+@pytest.mark.parametrize("answer", ["silence", "the end"])
+async def test_a_broker_that_drops_a_connection_of_mqtt_5(
+    mosquitto: Mosquitto, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that ends it is asked again with 3.1.1. One that says nothing is named, and `?version=3.1.1` reaches it."""
+    async with older_broker(mosquitto.port, is_silent=answer == "silence") as port:
+        if answer == "silence":
+            monkeypatch.setattr(mqtt_client, "CONNECT_S", 2.0)
+            with pytest.raises(ConnectFailed, match=r"add \?version=3.1.1"):
+                async with broker.connect(f"mqtt://127.0.0.1:{port}"):
+                    pass
+            monkeypatch.undo()
+        demanded = "?version=3.1.1" if answer == "silence" else ""
+        async with broker.connect(f"mqtt://127.0.0.1:{port}{demanded}") as bus:
+            await bus.put(RECORD, b"1", revision=0)
+            assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")).stored
+            assert await bus.get(RECORD) is not None
 
 
-async def openssl(*arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec("openssl", *arguments, stderr=asyncio.subprocess.DEVNULL)
-    assert await process.wait() == 0
+async def test_version_3_1_1_is_spoken_if_the_address_demands_it(mosquitto: Mosquitto) -> None:
+    assert await mqtt_client.detect_version(BrokerUrl.parse(mosquitto.url), "asks") == MQTTv5
+    assert await mqtt_client.detect_version(BrokerUrl.parse(f"{mosquitto.url}?version=5"), "asks") == MQTTv5
+    older = f"{mosquitto.url}?version=3.1.1"
+    assert await mqtt_client.detect_version(BrokerUrl.parse(older), "asks") == MQTTv311
+    async with broker.connect(older) as one, broker.connect(mosquitto.url) as other:
+        async with one.subscribe(PROGRESS, start="new") as events:
+            await other.publish(PROGRESS, b"event")
+            assert await (await next_event(events)).read() == b"event"
+        revision = await one.put(RECORD, b"1", revision=0)
+        with pytest.raises(Conflict):
+            await other.put(RECORD, b"2", revision=0)
+        assert await other.put(RECORD, b"2", revision=revision) > revision
 
 
-async def test_connecting_fails_without_a_broker_and_without_mqtt() -> None:
-    async def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+@contextlib.asynccontextmanager
+async def older_broker(port: int, *, is_silent: bool) -> AsyncIterator[int]:
+    """Run a broker that knows only MQTT 3.1.1, before one that knows more; yield its port.
+
+    Args:
+        port: of the broker behind it, on the loopback address.
+        is_silent: whether it says nothing to a connection of MQTT 5, instead of ending it.
+    """
+    connections = set[asyncio.Task[None]]()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    with pytest.raises(ConnectFailed):
-        async with broker.connect(f"mqtt://127.0.0.1:{port}"):
-            pass
-    server.close()
-    await server.wait_closed()
-    with pytest.raises(ConnectFailed, match="refused"):
-        async with broker.connect(f"mqtt://127.0.0.1:{port}"):
-            pass
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connections.add(task)
+        header = await reader.read(64)
+        # MQTT 3.1.1, section 3.1.2: the level follows the name of the protocol.
+        if header[header.index(b"MQTT") + 4] == MQTTv5:
+            if is_silent:
+                await reader.read()
+            writer.close()
+            return
+        behind_reader, behind_writer = await asyncio.open_connection("127.0.0.1", port)
+        behind_writer.write(header)
+        await asyncio.gather(copy(reader, behind_writer), copy(behind_reader, writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.gather(*connections)
 
 
 async def test_a_client_that_stopped_connecting_can_be_closed_twice() -> None:

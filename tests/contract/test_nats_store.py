@@ -299,10 +299,6 @@ async def test_an_account_without_jetstream_is_named_at_once(tmp_path: Path) -> 
             assert "this account has no JetStream" in await refusal(port, "b:b@", provision=provision)
 
 
-async def test_an_address_where_nobody_listens_is_said_in_plain_words() -> None:
-    assert (await refusal(free_port())).endswith(": connection refused")
-
-
 async def refusal(port: int, credentials: str = "", *, provision: bool = True) -> str:
     with pytest.raises(ConnectFailed) as failed:
         async with (

@@ -81,6 +81,8 @@ def test_valid_urls(text: str, expected: BrokerUrl) -> None:
         ("nats://host?replicas=0", "1 to 5 nodes"),
         ("nats://host?replicas=three", "1 to 5 nodes"),
         ("mqtt://host?replicas=3", "replicas needs nats:// or tls://"),
+        ("mqtt://host?version=4", "the versions of MQTT are 5 and 3.1.1"),
+        ("nats://host?version=5", "version needs mqtt:// or mqtts://"),
     ],
 )
 def test_the_error_names_the_mistake(text: str, complaint: str) -> None:
@@ -217,6 +219,8 @@ def test_the_password_variable_is_read_on_demand(monkeypatch: pytest.MonkeyPatch
     [
         ("mqtt://host", BrokerUrl("mqtt", "host", 1883)),
         ("mqtts://host", BrokerUrl("mqtts", "host", 8883)),
+        ("mqtt://host?version=3.1.1", BrokerUrl("mqtt", "host", 1883, version="3.1.1")),
+        ("mqtts://host?version=5", BrokerUrl("mqtts", "host", 8883, version="5")),
         (
             "mqtts://host:1?ca_file=a&cert_file=b&key_file=c",
             BrokerUrl("mqtts", "host", 1, ca_file=Path("a"), cert_file=Path("b"), key_file=Path("c")),

@@ -23,7 +23,7 @@ at = "/data"
 [platforms.openfaas]
 clients = 3
 image = "registry.example/client:1"
-key = "trigger-key"
+key = "openfaas-key"
 
 [platforms.cluster]
 kind = "openwhisk"
@@ -73,7 +73,7 @@ def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
     assert (first.data_loc, first.samples, first.secret) == (
         "file:///data/mnist-shards2-c100-s0-000/shard.safetensors",
         600,
-        "trigger-key",
+        "openfaas-key",
     )
     assert last.data_loc == "gs://bucket/shards/mnist-shards2-c100-s0-099/shard.safetensors"
     assert last.labels == {"data": "mnist-shards2-c100-s0", "fabric": "test"}
@@ -93,7 +93,7 @@ def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
-        "trigger-key",
+        "openfaas-key",
     )
     assert address == deployment_file.functions_url(deployment, "nats://elsewhere")
 

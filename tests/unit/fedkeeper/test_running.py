@@ -49,8 +49,8 @@ def test_an_error_that_a_person_can_correct_is_one_sentence_and_an_exit_code(
 
 def test_square_brackets_of_a_message_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        running.run(fail(BadOption("install fedkeeper[train]")))
-    assert capsys.readouterr().err == "error: install fedkeeper[train]\n"
+        running.run(fail(BadOption("pip install '.[train]'")))
+    assert capsys.readouterr().err == "error: pip install '.[train]'\n"
 
 
 @pytest.mark.parametrize(
