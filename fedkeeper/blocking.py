@@ -143,7 +143,7 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
 def _interrupts(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C call a function during the block; yield whether that has happened.
 
-    By itself Python raises KeyboardInterrupt between any two instructions, also where a thread has just been started; and
+    By itself Python raises KeyboardInterrupt between any two instructions, also where a thread was just started; and
     asyncio's own handler would wait for a task that waits for us.
 
     Args:
