@@ -1,5 +1,6 @@
 """Plots runs: what was measured by round, and where the time of a round went."""
 
+import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from broker.messages.job import Job
 from broker.support import installing
-from fedkeeper.errors import BadOption, Missing
+from fedkeeper import files
+from fedkeeper.errors import BadOption, Missing, NotSaved
 from fedkeeper.runs import comparison, grid, stored
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.comparison import Group
@@ -73,9 +75,11 @@ def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
         Missing: matplotlib is not installed.
         BadOption: as for `plot`.
     """
+    picture, content = figure(runs, metric=metric), io.BytesIO()
     try:
-        figure(runs, metric=metric).savefig(path, dpi=120)
-    except (OSError, ValueError) as exc:
+        picture.savefig(content, dpi=120, format=path.suffix.removeprefix(".") or None)
+        files.write(path, content.getvalue())
+    except (OSError, ValueError, NotSaved) as exc:
         raise BadOption(f"can't write the plot to {path}: {exc}") from exc
     return path
 

@@ -95,8 +95,9 @@ async def test_waiting_tasks_fail_when_no_worker_can_start(
 
 
 async def test_what_a_worker_writes_is_logged_in_a_program_that_shows_no_logs(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loggers, "are_shown", lambda: False)
     caplog.set_level(logging.INFO, logger=loggers.ROOT)
     async with pool_of("import sys; sys.exit('a worker fails')") as pool:
         with pytest.raises(InvocationFailed):
