@@ -1,7 +1,10 @@
 """Trains a job on this machine, in a system of its own: what the command `fedkeeper run` and the SDK's `run` share."""
 
+import asyncio
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,13 +12,17 @@ from typing import Final
 from rich.console import Console
 
 from broker import BrokerUrl
+from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import own_system, site_settings, system
+from fedkeeper import files, own_system, running, site_settings, system
+from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import follow
-from fedkeeper.sdk import connect
+from fedkeeper.runs import follow, unfinished
+from fedkeeper.runs.interrupt import Interruption
+from fedkeeper.runs.unfinished import Unfinished
+from fedkeeper.sdk import Client, connect, new_id
 from fedkeeper.system import Settings
 
 SUBMIT_S: Final = 60.0
@@ -57,6 +64,7 @@ class Prepared:
         options: what the person has set.
         settings: the system that will train it.
         notices: sentences about it.
+        job_folder: where the job's own code may be.
     """
 
     job: Job
@@ -64,6 +72,7 @@ class Prepared:
     options: Options
     settings: Settings
     notices: tuple[str, ...]
+    job_folder: Path = Path()
 
 
 def prepare(
@@ -84,8 +93,9 @@ def prepare(
         ClientError: the code, the data or a setting can't be used.
         BadOption: the folder can't be written.
     """
+    files.check_folder(options.out, "--out")
     system_settings, notices = settings([job], options, job_folder=job_folder, environ=environ)
-    return Prepared(job, clients, options, system_settings, notices)
+    return Prepared(job, clients, options, system_settings, notices, job_folder)
 
 
 def settings(
@@ -119,26 +129,156 @@ def settings(
     return Settings(options.folder, workers, options.data, site=site), tuple(filter(None, notices))
 
 
-async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path], None] = lambda _: None) -> None:
+async def train(
+    prepared: Prepared,
+    console: Console,
+    on_folder: Callable[[Path], None] = lambda _: None,
+    until: Interruption | None = None,
+) -> Path | None:
     """Train a job to its end, show its progress and save its results.
+
+    If the job does not end, its folder keeps what `resume` goes on with.
 
     Args:
         prepared: the job.
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
+        until: ends this before the job has ended; None: nothing does.
+
+    Returns:
+        The path of the saved model; None: no round was completed.
 
     Raises:
         FedKeeperError: the job ended without being completed.
+        BadOption: the folder of its results can't be written, or has other results.
         ConnectFailed: no broker answers at the URL.
         PlatformFailed: no worker can start.
         ServerFailed: the broker can't run.
     """
+    options = prepared.options
+    job = prepared.job.id or new_id(prepared.job.name)
+    folder = run_folder.choose(options.out, job, time.time())
+    run = _unfinished(job, prepared)
+    unfinished.begin(folder, run)
+    on_folder(folder)
+
+    async def submit(client: Client) -> None:
+        await client.register(prepared.clients)
+        await client.submit(prepared.job, job_id=job, timeout_s=SUBMIT_S)
+
+    until = until or Interruption()
+    with _kept_until_the_end(folder, run, until, console):
+        return await _follow(prepared, run, folder, console, until, submit)
+
+
+async def resume(prepared: Prepared, folder: Path, console: Console, until: Interruption | None = None) -> Path | None:
+    """Go on with a job that `train` has not seen end, in the same way.
+
+    Args:
+        prepared: the job of the folder.
+        folder: the run's folder.
+        console: where it is shown.
+        until: as for `train`.
+
+    Returns:
+        As `train`.
+
+    Raises:
+        Missing: there is nothing to go on with.
+        FedKeeperError: as for `train`; so are the others.
+    """
+    run, until = unfinished.read(folder), until or Interruption()
+
+    async def look(client: Client) -> None:
+        await client.job(run.job)
+
+    with _kept_until_the_end(folder, run, until, console, is_known=True):
+        return await _follow(prepared, run, folder, console, until, look)
+
+
+async def _follow(
+    prepared: Prepared,
+    run: Unfinished,
+    folder: Path,
+    console: Console,
+    until: Interruption,
+    begin: Callable[[Client], Awaitable[None]],
+) -> Path | None:
+    """Open the system, begin, and follow the job."""
     options, settings = prepared.options, prepared.settings
-    async with own_system.open_system(settings, url=options.url) as url, connect(url) as client:
+    store = None if options.url else folder / unfinished.STORE
+    async with own_system.open_system(settings, url=options.url, store=store) as url, connect(url) as client:
         text = f"broker {BrokerUrl.parse(url).address}, {settings.workers} workers; starting ..."
         console.print(text, markup=False, soft_wrap=True)
-        await client.register(prepared.clients)
-        job = await client.submit(prepared.job, timeout_s=SUBMIT_S)
-        folder = run_folder.choose(options.out, job, time.time())
-        on_folder(folder)
-        await follow.follow(client, job, console, folder=folder)
+        await begin(client)
+        return await follow.follow(client, run.job, console, folder=folder, until=until)
+
+
+@contextlib.contextmanager
+def _kept_until_the_end(
+    folder: Path, run: Unfinished, until: Interruption, console: Console, *, is_known: bool = False
+) -> Iterator[None]:
+    """Delete what a run keeps when its job has ended and its results are saved, or if there is nothing to go on with.
+
+    Args:
+        folder: the run's folder.
+        run: the run.
+        until: knows how far the job is.
+        console: where it is said how to go on, when everything has ended.
+        is_known: whether rounds were completed before.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, Exception) as exc:
+        has_rounds = is_known or until.done > 0
+        if isinstance(exc, JobFailed | JobStopped) or not (has_rounds or isinstance(exc, ServerFailed)):
+            unfinished.end(folder)
+        elif isinstance(exc, asyncio.CancelledError):
+            running.say_when_stopped(f"stopped; {unfinished.how_to_go_on(folder, run)}")
+        elif has_rounds:
+            console.print(unfinished.how_to_go_on(folder, run), markup=False, soft_wrap=True)
+        raise
+    if not until.is_over:
+        unfinished.end(folder)
+
+
+def _unfinished(job: str, prepared: Prepared) -> Unfinished:
+    options = prepared.options
+    return Unfinished(
+        job=job,
+        broker=BrokerUrl.parse(options.url).address if options.url else "",
+        job_folder=str(prepared.job_folder.absolute()),
+        folder=str(options.folder.absolute()),
+        workers=options.workers,
+        code=None if options.code is None else str(options.code.absolute()),
+        allow=None if options.allow is None else tuple(options.allow),
+        device=options.device,
+        data=None if options.data is None else str(options.data.absolute()),
+    )
+
+
+def resumed_options(folder: Path, given: Options) -> tuple[Options, Path]:
+    """Return the options of a run to go on with, and the folder of its job's file. What is given has priority.
+
+    Args:
+        folder: the run's folder.
+        given: what the person has set; values that stand for nothing are those of the run.
+
+    Raises:
+        Missing: there is nothing to go on with.
+        BadOption: the job is on a broker that was not given.
+    """
+    run = unfinished.read(folder)
+    if run.broker and not given.url:
+        raise BadOption(f"the job of {folder} is on the broker {run.broker}: give its --url")
+    options = dataclasses.replace(
+        given,
+        url=given.url if run.broker else "",
+        folder=given.folder if given.folder != FOLDER else Path(run.folder),
+        workers=given.workers or run.workers,
+        code=given.code or (None if run.code is None else Path(run.code)),
+        allow=given.allow or run.allow,
+        device=given.device or run.device,
+        data=given.data or (None if run.data is None else Path(run.data)),
+    )
+    return options, Path(run.job_folder)

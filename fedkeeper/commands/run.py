@@ -1,8 +1,9 @@
 """The command `fedkeeper run`: one job on this machine, in a system of its own."""
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,13 +12,28 @@ from broker.support import logs
 from fedkeeper import configs, local_run, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.commands import stage
-from fedkeeper.local_run import Options
+from fedkeeper.errors import BadOption
+from fedkeeper.exit_codes import ExitCode
+from fedkeeper.local_run import Options, Prepared
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Set, Verbose, Workers
+from fedkeeper.runs import unfinished
+from fedkeeper.runs.interrupt import Interruption
+
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Go on with a run that was stopped, such as runs/latest, to the job's last round."
+    ),
+]
+OF_A_JOB: Final = {"job": "JOB", "overrides": "--set", "own_data": "--from", "out": "--out"}
+"""Parameters that say which job is run, and where its results go."""
 
 
 def run(
+    context: typer.Context,
     job: JobFile = "quickstart",
     overrides: Set = None,
+    resume: Resume = None,
     out: Out = Path("runs"),
     url: Annotated[str, typer.Option(help="Run on this broker instead of a new one.")] = "",
     folder: Folder = FOLDER,
@@ -30,14 +46,57 @@ def run(
     test: Annotated[float, typer.Option(min=0, max=0.9, help="With --from: share of the test set.")] = 0.2,
     verbose: Verbose = False,
 ) -> None:
-    """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
+    """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again.
+
+    Prints the model's path. Ctrl-C ends it after the open round, a second one at once; --resume goes on.
+    """
     logs.configure(verbose=verbose, quiet=not verbose)
+    options = Options(out, url, folder, workers, code, allow, device, data)
+    if resume is not None:
+        sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
+        if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
+            raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
+        _resume(resume.resolve() if resume.is_symlink() else resume, options)
+        return
     spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
     if own_data is not None:
         spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
-    options = Options(out, url, folder, workers, code, allow, device, data)
     job_folder = configs.find(job).parent
     prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
+    _train(prepared, None)
+
+
+def _resume(folder: Path, given: Options) -> None:
+    options, job_folder = local_run.resumed_options(folder, given)
+    spec = configs.read_job(str(folder / "job.toml"))
+    prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=[])
+    _train(prepared, folder)
+
+
+def _train(prepared: Prepared, resumed: Path | None) -> None:
+    """Train a job, or go on with that of a folder; exit the process if it was interrupted."""
     for notice in prepared.notices:
         screen.say(notice)
-    running.run(local_run.train(prepared, screen.console()))
+    console, until, models, folders = screen.console(), Interruption(), list[Path](), list[Path]()
+
+    def on_signal(number: int) -> bool:
+        if goes_on := until.receive(number):
+            console.print(f"ending after round {until.round}; Ctrl-C again ends at once", style="yellow")
+        return goes_on
+
+    async def work() -> None:
+        if resumed is None:
+            model = await local_run.train(prepared, console, folders.append, until)
+        else:
+            folders.append(resumed)
+            model = await local_run.resume(prepared, resumed, console, until)
+        if model is not None:
+            models.append(model)
+
+    running.run(work(), on_signal=on_signal)
+    for model in models:
+        screen.echo(str(model))
+    if until.is_over:
+        text = unfinished.how_to_go_on(folders[0], unfinished.read(folders[0]))
+        screen.say(f"stopped after {until.done} of {until.total} rounds; {text}")
+        sys.exit(ExitCode.INTERRUPTED)
