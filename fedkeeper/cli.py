@@ -12,7 +12,9 @@ from fedkeeper.commands import (
     delete,
     deploy,
     fetch,
+    fields,
     jobs,
+    new,
     plot,
     run,
     server,
@@ -38,6 +40,8 @@ app.command()(submit.submit)
 app.command()(watch.watch)
 app.command()(fetch.fetch)
 app.command()(jobs.jobs)
+app.command()(new.new)
+app.command()(fields.fields)
 app.command()(jobs.cancel)
 app.command()(delete.delete)
 app.command()(delete.prune)

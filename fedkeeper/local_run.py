@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,11 +15,12 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import files, own_system, running, site_settings, system
+from fedkeeper import configs, files, own_system, running, site_settings, system
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow, unfinished
+from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.unfinished import Unfinished
 from fedkeeper.sdk import Client, connect, new_id
@@ -133,17 +134,22 @@ async def train(
     prepared: Prepared,
     console: Console,
     on_folder: Callable[[Path], None] = lambda _: None,
+    detail: Detail = Detail.ROUNDS,
+    *,
     until: Interruption | None = None,
+    resumed: Path | None = None,
 ) -> Path | None:
     """Train a job to its end, show its progress and save its results.
 
-    If the job does not end, its folder keeps what `resume` goes on with.
+    If the job does not end, its folder keeps all that is needed to go on with it.
 
     Args:
         prepared: the job.
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
+        detail: how much is said about the job.
         until: ends this before the job has ended; None: nothing does.
+        resumed: the folder of a run of this job to go on with; None: a new run.
 
     Returns:
         The path of the saved model; None: no round was completed.
@@ -151,67 +157,45 @@ async def train(
     Raises:
         FedKeeperError: the job ended without being completed.
         BadOption: the folder of its results can't be written, or has other results.
+        Missing: there is nothing to go on with.
         ConnectFailed: no broker answers at the URL.
         PlatformFailed: no worker can start.
         ServerFailed: the broker can't run.
     """
-    options = prepared.options
-    job = prepared.job.id or new_id(prepared.job.name)
-    folder = run_folder.choose(options.out, job, time.time())
-    run = _unfinished(job, prepared)
-    unfinished.begin(folder, run)
+    folder, run = _begin(prepared) if resumed is None else (resumed, unfinished.read(resumed))
     on_folder(folder)
-
-    async def submit(client: Client) -> None:
-        await client.register(prepared.clients)
-        await client.submit(prepared.job, job_id=job, timeout_s=SUBMIT_S)
-
     until = until or Interruption()
-    with _kept_until_the_end(folder, run, until, console):
-        return await _follow(prepared, run, folder, console, until, submit)
+    with _kept_until_the_end(folder, run, until, console, is_known=resumed is not None):
+        async with _open(prepared, folder, console, detail) as client:
+            if resumed is None:
+                await client.register(prepared.clients)
+                await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
+            return await follow.follow(client, run.job, console, folder=folder, detail=detail, until=until)
 
 
-async def resume(prepared: Prepared, folder: Path, console: Console, until: Interruption | None = None) -> Path | None:
-    """Go on with a job that `train` has not seen end, in the same way.
-
-    Args:
-        prepared: the job of the folder.
-        folder: the run's folder.
-        console: where it is shown.
-        until: as for `train`.
-
-    Returns:
-        As `train`.
-
-    Raises:
-        Missing: there is nothing to go on with.
-        FedKeeperError: as for `train`; so are the others.
-    """
-    run, until = unfinished.read(folder), until or Interruption()
-
-    async def look(client: Client) -> None:
-        await client.job(run.job)
-
-    with _kept_until_the_end(folder, run, until, console, is_known=True):
-        return await _follow(prepared, run, folder, console, until, look)
+def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:
+    """Create the folder of a new run."""
+    job = prepared.job.id or new_id(prepared.job.name)
+    folder, run = run_folder.choose(prepared.options.out, job, time.time()), _unfinished(job, prepared)
+    unfinished.begin(folder, run)
+    return folder, run
 
 
-async def _follow(
-    prepared: Prepared,
-    run: Unfinished,
-    folder: Path,
-    console: Console,
-    until: Interruption,
-    begin: Callable[[Client], Awaitable[None]],
-) -> Path | None:
-    """Open the system, begin, and follow the job."""
+@contextlib.asynccontextmanager
+async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail) -> AsyncIterator[Client]:
+    """Run the system until the end of the block, on the given broker or on the store in the run's folder."""
     options, settings = prepared.options, prepared.settings
     store = None if options.url else folder / unfinished.STORE
+
+    def say(text: str) -> None:
+        if detail is not Detail.RESULT:
+            console.print(text, markup=False, soft_wrap=True)
+
+    # Importing torch takes seconds, on a board a minute.
+    say(f"starting a server and {settings.workers} workers ...")
     async with own_system.open_system(settings, url=options.url, store=store) as url, connect(url) as client:
-        text = f"broker {BrokerUrl.parse(url).address}, {settings.workers} workers; starting ..."
-        console.print(text, markup=False, soft_wrap=True)
-        await begin(client)
-        return await follow.follow(client, run.job, console, folder=folder, until=until)
+        say(f"broker {BrokerUrl.parse(url).address}; submitting the job")
+        yield client
 
 
 @contextlib.contextmanager
@@ -257,22 +241,25 @@ def _unfinished(job: str, prepared: Prepared) -> Unfinished:
     )
 
 
-def resumed_options(folder: Path, given: Options) -> tuple[Options, Path]:
-    """Return the options of a run to go on with, and the folder of its job's file. What is given has priority.
+def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -> Prepared:
+    """Get what a run needs that is to go on, as `prepare` does.
 
     Args:
         folder: the run's folder.
-        given: what the person has set; values that stand for nothing are those of the run.
+        given: what the person has set; for the rest, what was set for the run.
+        environ: the environment.
 
     Raises:
         Missing: there is nothing to go on with.
-        BadOption: the job is on a broker that was not given.
+        BadOption: the job is on a broker that was not given, or the folder can't be written.
+        ClientError: the code, the data or a setting can't be used.
     """
     run = unfinished.read(folder)
     if run.broker and not given.url:
         raise BadOption(f"the job of {folder} is on the broker {run.broker}: give its --url")
     options = dataclasses.replace(
         given,
+        out=folder,
         url=given.url if run.broker else "",
         folder=given.folder if given.folder != FOLDER else Path(run.folder),
         workers=given.workers or run.workers,
@@ -281,4 +268,5 @@ def resumed_options(folder: Path, given: Options) -> tuple[Options, Path]:
         device=given.device or run.device,
         data=given.data or (None if run.data is None else Path(run.data)),
     )
-    return options, Path(run.job_folder)
+    job, job_folder = configs.read_job(str(folder / "job.toml")), Path(run.job_folder)
+    return prepare(job, options, job_folder=job_folder, environ=environ, clients=[])

@@ -64,6 +64,32 @@ def print_json(result: Result) -> None:
     screen.echo(codec.encode(result).decode())
 
 
+class JobField(Result, frozen=True, kw_only=True):
+    """A field of a job: a line of what `fedkeeper fields` prints.
+
+    Attributes:
+        name: the field with its tables, as `--set` takes it.
+        type: what it may be.
+        default: its default, as TOML; empty: it is not set by default.
+        meaning: what it means.
+    """
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+
+class WrittenFile(Result, frozen=True, kw_only=True):
+    """A file that a command has written: what `fedkeeper new` and `fedkeeper package` print.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: str
+
+
 class Statistics(msgspec.Struct, frozen=True):
     """A number of several runs.
 

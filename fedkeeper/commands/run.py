@@ -15,8 +15,9 @@ from fedkeeper.commands import stage
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.local_run import Options, Prepared
-from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Set, Verbose, Workers
-from fedkeeper.runs import unfinished
+from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Quiet, Set, Verbose, Workers
+from fedkeeper.runs import run_log, unfinished
+from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
 
 Resume = Annotated[
@@ -44,39 +45,35 @@ def run(
     data: DataDir = None,
     own_data: stage.From = None,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="With --from: share of the test set.")] = 0.2,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again.
 
     Prints the model's path. Ctrl-C ends it after the open round, a second one at once; --resume goes on.
     """
+    detail = Detail.of(quiet=quiet, verbose=verbose)
     logs.configure(verbose=verbose, quiet=not verbose)
     options = Options(out, url, folder, workers, code, allow, device, data)
-    if resume is not None:
+    if resume is None:
+        spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
+        if own_data is not None:
+            spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
+        job_folder = configs.find(job).parent
+        prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
+    else:
         sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
         if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
             raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
-        _resume(resume.resolve() if resume.is_symlink() else resume, options)
-        return
-    spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
-    if own_data is not None:
-        spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
-    job_folder = configs.find(job).parent
-    prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
-    _train(prepared, None)
-
-
-def _resume(folder: Path, given: Options) -> None:
-    options, job_folder = local_run.resumed_options(folder, given)
-    spec = configs.read_job(str(folder / "job.toml"))
-    prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=[])
-    _train(prepared, folder)
-
-
-def _train(prepared: Prepared, resumed: Path | None) -> None:
-    """Train a job, or go on with that of a folder; exit the process if it was interrupted."""
-    for notice in prepared.notices:
+        resume = resume.resolve() if resume.is_symlink() else resume
+        prepared = local_run.prepare_again(resume, options, environ=os.environ)
+    for notice in () if quiet else prepared.notices:
         screen.say(notice)
+    _train(prepared, resume, detail)
+
+
+def _train(prepared: Prepared, resumed: Path | None, detail: Detail) -> None:
+    """Train a job, or go on with that of a folder; print its model's path. Exit the process if it was interrupted."""
     console, until, models, folders = screen.console(), Interruption(), list[Path](), list[Path]()
 
     def on_signal(number: int) -> bool:
@@ -84,16 +81,17 @@ def _train(prepared: Prepared, resumed: Path | None) -> None:
             console.print(f"ending after round {until.round}; Ctrl-C again ends at once", style="yellow")
         return goes_on
 
-    async def work() -> None:
-        if resumed is None:
-            model = await local_run.train(prepared, console, folders.append, until)
-        else:
-            folders.append(resumed)
-            model = await local_run.resume(prepared, resumed, console, until)
-        if model is not None:
-            models.append(model)
+    with run_log.open_log(prepared.options.folder, verbose=detail is Detail.ALL) as log:
 
-    running.run(work(), on_signal=on_signal)
+        def on_folder(folder: Path) -> None:
+            folders.append(folder)
+            log.move_to(folder)
+
+        async def work() -> None:
+            model = await local_run.train(prepared, console, on_folder, detail, until=until, resumed=resumed)
+            models.extend([] if model is None else [model])
+
+        running.run(work(), on_signal=on_signal)
     for model in models:
         screen.echo(str(model))
     if until.is_over:

@@ -8,7 +8,7 @@ from broker.messages.progress import ModelEvaluated, Progress
 from fedkeeper import files
 from fedkeeper.errors import Missing
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import model_file, plot, summary
+from fedkeeper.runs import model_file, plot, run_log, summary
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.sdk import Client
 from server.models import Which
@@ -56,7 +56,8 @@ async def save(sdk: Client, job: str, recorder: Recorder) -> Saved:
         names.append((await save_model(sdk, record, recorder.folder, "best")).name)
     run_folder.mark_latest(recorder.folder)
     plotted, notes = _plot(recorder)
-    names += ["metrics.jsonl", "clients.jsonl", "job.toml", *plotted]
+    logged = [run_log.NAME] if (recorder.folder / run_log.NAME).exists() else []
+    names += ["metrics.jsonl", "clients.jsonl", "job.toml", *plotted, *logged]
     lines = summary.lines(record, recorder.rounds) if recorder.rounds else []
     written = f"written to    {recorder.folder}/  ({'  '.join(names)})"
     return Saved(record, tuple(names), (*notes, *lines, written))

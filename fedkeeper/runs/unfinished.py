@@ -98,9 +98,7 @@ def read(folder: Path) -> Unfinished:
     except (OSError, msgspec.DecodeError) as exc:
         raise Missing(f"{file} can't be read: {exc}") from exc
     if not (folder / "job.toml").exists():
-        raise Missing(
-            f"the run in {folder} ended before its job was accepted: delete the folder, and run the job again"
-        )
+        raise Missing(f"the run in {folder} ended before its job was accepted: delete the folder, and run it again")
     return run
 
 
