@@ -27,8 +27,8 @@ class RunLog:
             if self.path is None:
                 self._text.append(text)
             else:
-                # Opened anew each time: nothing of it is lost if the process is killed.
-                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                # Opened anew each time: nothing of it is lost if the process is killed. Of a full disk others tell.
+                with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
         return len(text)
 
