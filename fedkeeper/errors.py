@@ -15,6 +15,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotSaved                a result can't be written
 ├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
+│   └── NoSuchFile          a file that an argument names does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
@@ -170,6 +171,10 @@ class NotVerified(FedKeeperError):
 
 class Missing(FedKeeperError):
     """Raised when a needed file or library does not exist; the message says what to do."""
+
+
+class NoSuchFile(Missing):
+    """Raised when a file that an argument names does not exist, or can't be read."""
 
 
 class BadOption(FedKeeperError):
