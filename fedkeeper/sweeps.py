@@ -185,7 +185,9 @@ async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -
         quiet: only tell what fails.
 
     Raises:
-        Missing: the folder can't be written, or a file in it is damaged.
+        BadOption: the folder can't be written.
+        NotSaved: a file can't be written.
+        Missing: a file of a former run is damaged.
         ConnectFailed: no broker answers at the URL.
         NotAnswered: no FL server takes the jobs.
         PlatformFailed: no worker can start.

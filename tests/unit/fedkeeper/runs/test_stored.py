@@ -40,10 +40,10 @@ def test_a_folder_of_an_old_version_has_no_job(tmp_path: Path) -> None:
 
 def test_how_a_run_has_ended_is_kept(tmp_path: Path) -> None:
     ended = Ended("demo-1", "failed", "no quorum")
-    stored.write_ended(tmp_path / "new", ended)
-    run = stored.read(tmp_path / "new")
+    stored.write_ended(tmp_path, ended)
+    run = stored.read(tmp_path)
     assert (run.ended, run.is_completed, run.rows) == (ended, False, [])
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["ended.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
 
 
 @pytest.mark.parametrize(("name", "text"), [("job.toml", "seed = "), ("job.toml", 'seed = "x"'), ("ended.json", "{")])
