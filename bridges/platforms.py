@@ -15,6 +15,7 @@ from typing import Final, cast
 from bridges.errors import BadPlatform, LibraryMissing, UnknownPlatform
 from bridges.platform import PlatformModule
 from broker.errors import BadTopic
+from broker.support import installing
 from broker.topics import checked_id
 
 GROUP: Final = "fedkeeper.platforms"
@@ -57,7 +58,7 @@ class Kind:
         try:
             module = import_module(self.module)
         except ModuleNotFoundError as exc:
-            remedy = f"pip install 'fedkeeper[{self.extra}]'" if self.extra else f"install what {self.module} needs"
+            remedy = installing.remedy(self.extra) if self.extra else f"install what {self.module} needs"
             raise LibraryMissing(self.name, str(exc.name), remedy) from exc
         for name in ("Settings", "opened"):
             if not hasattr(module, name):

@@ -56,7 +56,11 @@ class Fabric:
         for name in ("secrets", "image", "logs"):
             (self.folder / name).mkdir(parents=True)
         whisk_key = f"{secrets.token_hex(16)}:{secrets.token_hex(32)}"
-        values = {"gateway": secrets.token_hex(16), "trigger-key": secrets.token_hex(32), "whisk": whisk_key}
+        values = {
+            "openfaas-password": secrets.token_hex(16),
+            "openfaas-key": secrets.token_hex(32),
+            "openwhisk-key": whisk_key,
+        }
         for name, value in values.items():
             (self.folder / "secrets" / name).write_text(value)
         await self._make_image()
@@ -89,7 +93,8 @@ class Fabric:
             archive.extractall(self.folder / "image")
 
     def _platforms(self) -> list[AbstractAsyncContextManager[str]]:
-        password, key = self.folder / "secrets" / "gateway", (self.folder / "secrets" / "whisk").read_text()
+        password = self.folder / "secrets" / "openfaas-password"
+        key = (self.folder / "secrets" / "openwhisk-key").read_text()
         image = f"{IMAGE}={self.folder / 'image'}"
         return [
             self._emulator("openfaas.gateway", "--image", image, "--password-file", str(password)),
@@ -103,8 +108,8 @@ class Fabric:
     def _write_bridges(self, gateway: str, whisk: str, functions: str) -> None:
         common = f'secrets = "{self.folder / "secrets"}"\nstart_s = {self.start_s}\n'
         files = {
-            "openfaas": f'{common}gateway = "{gateway}"\npassword = "gateway"\nkey = "trigger-key"\n',
-            "openwhisk": f'{common}host = "{whisk}"\nauth = "whisk"\n',
+            "openfaas": f'{common}gateway = "{gateway}"\npassword = "openfaas-password"\nkey = "openfaas-key"\n',
+            "openwhisk": f'{common}host = "{whisk}"\nauth = "openwhisk-key"\n',
             "gcf": f'{common}project = "fedkeeper-demo"\napi = "{functions}"\nconcurrency = {self.instances}\n',
         }
         for kind, text in files.items():

@@ -19,8 +19,9 @@ from bridges.settings import PlatformSettings
 from broker.base import Broker
 from broker.support import loggers
 from broker.support.tasks import task_group
-from fedkeeper import notify, restart, strict_toml
-from fedkeeper.errors import BadConfigFile
+from broker.support.validation import Mistake
+from fedkeeper import notify, restart
+from fedkeeper.config_file import ConfigFile
 
 log = loggers.get_logger(__name__)
 
@@ -53,16 +54,14 @@ def read(kind: Kind, path: Path) -> BridgeFile:
         path: the TOML file.
 
     Raises:
-        BadConfigFile: the file can't be read, or a field has a wrong type.
-        BadSettings: the platform does not allow a field's value.
+        BadConfigFile: the file can't be read, or fields are wrong.
         LibraryMissing: a library that the platform needs is not installed.
     """
-    raw = strict_toml.read_table(path)
-    texts = {name: raw.pop(name, "") for name in ("url", "secrets")}
-    for name, value in texts.items():
-        if not isinstance(value, str):
-            raise BadConfigFile(name, value, "expected a text")
-    return BridgeFile(**texts, platform=strict_toml.convert(raw, kind.load().Settings))
+    source = ConfigFile(path)
+    texts = {name: source.table.get(name, "") for name in ("url", "secrets")}
+    if wrong := [Mistake(*item, "expected a text") for item in texts.items() if not isinstance(item[1], str)]:
+        raise source.error(wrong)
+    return BridgeFile(**texts, platform=source.convert(kind.load().Settings, without=tuple(texts)))
 
 
 async def run_bridge(

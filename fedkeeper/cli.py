@@ -5,7 +5,26 @@ from typing import Annotated
 import typer
 
 from fedkeeper import running
-from fedkeeper.commands import bridge, clients, deploy, jobs, plot, run, server, sites, stage, submit, up, watch
+from fedkeeper.commands import (
+    bridge,
+    clients,
+    compare,
+    delete,
+    deploy,
+    fetch,
+    fields,
+    jobs,
+    new,
+    plot,
+    run,
+    server,
+    sites,
+    stage,
+    submit,
+    sweep,
+    up,
+    watch,
+)
 
 app = typer.Typer(
     name="fedkeeper",
@@ -19,8 +38,15 @@ app.command()(run.run)
 app.command()(up.up)
 app.command()(submit.submit)
 app.command()(watch.watch)
-app.add_typer(jobs.app, name="jobs")
+app.command()(fetch.fetch)
+app.command()(jobs.jobs)
+app.command()(new.new)
+app.command()(fields.fields)
 app.command()(jobs.cancel)
+app.command()(delete.delete)
+app.command()(delete.prune)
+app.command()(sweep.sweep)
+app.command()(compare.compare)
 app.command()(plot.plot)
 app.add_typer(clients.app, name="clients")
 app.add_typer(sites.app)

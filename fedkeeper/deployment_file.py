@@ -8,12 +8,14 @@ import msgspec
 
 from bridges import platforms
 from bridges.platforms import Kind
+from broker.errors import BadTopic
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
-from broker.support.validation import AtLeastOne, NotNegative
+from broker.support.validation import AtLeastOne, Mistake, NotNegative
 from broker.topics import checked_id
 from broker.url import BrokerUrl
-from fedkeeper import site_settings, strict_toml
+from fedkeeper import site_settings
+from fedkeeper.config_file import ConfigFile
 from fedkeeper.errors import BadConfigFile
 
 FABRIC_LABEL: Final = "fabric"
@@ -129,28 +131,54 @@ def read(path: Path) -> DeploymentFile:
     """Read and check a deployment file.
 
     Raises:
-        BadConfigFile: the file can't be read, or a value is not allowed.
-        BadTopic: the name of the fabric, a platform or a client breaks the naming rules.
+        BadConfigFile: the file can't be read, or values are not allowed.
     """
-    file = strict_toml.read(path, DeploymentFile)
-    checked_id(file.name)
+    source = ConfigFile(path)
+    file = source.convert(DeploymentFile)
+    if mistakes := list(_mistakes(file)):
+        raise source.error(mistakes)
+    return file
+
+
+def _mistakes(file: DeploymentFile) -> Iterator[Mistake]:
+    """Yield what no single field's type can express."""
+    yield from _wrong_id("name", file.name)
     if file.broker.url != NO_ROUTE and _has_password(file.broker.url):
         reason = (
             "a password in it would stand in messages and in the functions' settings: name its secret in `password`"
         )
-        raise BadConfigFile("broker.url", "...", reason)
-    for platform in file.platforms:
-        checked_id(platform)
-        kind_of(file, platform)
+        yield Mistake("broker.url", "...", reason)
+    for platform, section in file.platforms.items():
+        yield from _wrong_id(f"platforms.{platform}", platform)
+        if _find_kind(platform, section) is None:
+            yield _no_kind(platform, section)
     hosted = sum(section.clients for section in file.platforms.values())
     if hosted > file.data.deal.clients:
         reason = f"the platforms have {hosted} clients, the partition has {file.data.deal.clients}"
-        raise BadConfigFile("data.deal.clients", file.data.deal.clients, reason)
+        yield Mistake("data.deal.clients", file.data.deal.clients, reason)
     for i, client in enumerate(file.clients):
-        checked_id(client.id)
+        yield from _wrong_id(f"clients[{i}].id", client.id)
         if client.platform not in file.platforms:
-            raise BadConfigFile(f"clients.{i}.platform", client.platform, f"one of {', '.join(file.platforms)}")
-    return file
+            yield Mistake(f"clients[{i}].platform", client.platform, f"expected one of {', '.join(file.platforms)}")
+
+
+def _wrong_id(field: str, name: str) -> Iterator[Mistake]:
+    try:
+        checked_id(name)
+    except BadTopic as exc:
+        yield Mistake(field, name, exc.rule)
+
+
+def _find_kind(platform: str, section: PlatformSection) -> Kind | None:
+    return _kinds().get(section.kind or platform)
+
+
+def _no_kind(platform: str, section: PlatformSection) -> Mistake:
+    return Mistake(f"platforms.{platform}.kind", section.kind, f"say which kind it is: one of {', '.join(_kinds())}")
+
+
+def _kinds() -> dict[str, Kind]:
+    return {known.name: known for known in platforms.known() if known.has_functions}
 
 
 def functions_url(file: DeploymentFile, own_url: str) -> str:
@@ -172,7 +200,7 @@ def functions_url(file: DeploymentFile, own_url: str) -> str:
             f"the password of this command's address would not be the functions': add {_EXAMPLE}; "
             f'or url = "{NO_ROUTE}" for functions without a route to the broker'
         )
-        raise BadConfigFile("broker.url", "", reason)
+        raise BadConfigFile([Mistake("broker.url", "", reason)])
     return own_url
 
 
@@ -192,11 +220,11 @@ def kind_of(file: DeploymentFile, platform: str) -> Kind:
     Raises:
         BadConfigFile: neither the field `kind` nor the platform's name is a kind of platform with functions.
     """
-    kind = file.platforms[platform].kind
-    kinds = {known.name: known for known in platforms.known() if known.has_functions}
-    if (kind or platform) not in kinds:
-        raise BadConfigFile(f"platforms.{platform}.kind", kind, f"say which kind it is: one of {', '.join(kinds)}")
-    return kinds[kind or platform]
+    section = file.platforms[platform]
+    kind = _find_kind(platform, section)
+    if kind is None:
+        raise BadConfigFile([_no_kind(platform, section)])
+    return kind
 
 
 def has_archive(file: DeploymentFile, platform: str) -> bool:

@@ -7,17 +7,22 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── JobStopped              the job that was followed was cancelled
 ├── NoSuchJob               no job has that id
 ├── JobNotFinished          the job still runs, so it can't be deleted
-├── BadConfigFile           a deployment file, or the file of a bridge or relay, has a wrong field
+├── BadConfigFile           a deployment file, or the file of a bridge or relay, has wrong fields
 ├── NoBridge                no bridge answered a request
 ├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
+├── NotSaved                a result can't be written
+├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from bridges import platforms
+from broker.support.validation import Mistake, in_file
 
 FAILURES_SHOWN: Final = 5
 """How many clients the message of `DeployFailed` names."""
@@ -110,6 +115,32 @@ class JobNotFinished(FedKeeperError):
         self.job = job
 
 
+class NotSaved(FedKeeperError):
+    """Raised when a file with results can't be written; what it held before is still there.
+
+    Attributes:
+        path: the file.
+        reason: what the system says, such as `No space left on device`.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"can't write {path}: {reason}; make room there, or give another folder: --out")
+        self.path = path
+        self.reason = reason
+
+
+class NotVerified(FedKeeperError):
+    """Raised when a model's file has other tensors than its metadata says, or none of ours.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is not the model that it should be: {reason}")
+        self.path = path
+
+
 class Missing(FedKeeperError):
     """Raised when a needed file or library does not exist; the message says what to do."""
 
@@ -119,19 +150,21 @@ class BadOption(FedKeeperError):
 
 
 class BadConfigFile(FedKeeperError):
-    """Raised for a mistake in a deployment file, or in the file of a bridge or relay.
+    """Raised for mistakes in a deployment file, or in the file of a bridge or relay.
 
     Attributes:
-        field: the wrong field, such as `data.deal.clients`; empty: the whole file.
-        value: the field's value.
-        reason: what is allowed.
+        errors: every mistake that was found: its field, value, what is allowed, and its line.
+        file: the file's name; empty: not known.
+        field: the first wrong field, such as `data.deal.clients`; empty: the whole file.
+        value: that field's value.
+        reason: what that field allows.
     """
 
-    def __init__(self, field: str, value: object, reason: str) -> None:
-        super().__init__(f"{field} = {value!r}: {reason}" if field else f"{value}: {reason}")
-        self.field = field
-        self.value = value
-        self.reason = reason
+    def __init__(self, errors: Sequence[Mistake], file: str = "") -> None:
+        super().__init__(in_file(file, errors) if file else "; ".join(map(str, errors)))
+        self.errors = tuple(errors)
+        self.file = file
+        self.field, self.value, self.reason, _ = errors[0]
 
 
 class NoBridge(FedKeeperError):

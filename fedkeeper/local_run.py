@@ -15,6 +15,7 @@ from fedkeeper import own_system, site_settings, system
 from fedkeeper.options import FOLDER, Reveal
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
+from fedkeeper.runs.follow import Detail
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -84,27 +85,54 @@ def prepare(
         ClientError: the code, the data or a setting can't be used.
         BadOption: the folder can't be written.
     """
+    system_settings, notices = settings([job], options, job_folder=job_folder, environ=environ)
+    return Prepared(job, clients, options, system_settings, notices)
+
+
+def settings(
+    jobs: Sequence[Job], options: Options, *, job_folder: Path, environ: Mapping[str, str], at_once: int = 1
+) -> tuple[Settings, tuple[str, ...]]:
+    """Get what the jobs need, as `prepare` does; return the settings of a system for them, and sentences about it.
+
+    Args:
+        jobs: the jobs.
+        options: what the person has set.
+        job_folder: where the jobs' own code may be.
+        environ: the environment.
+        at_once: number of jobs that run side by side.
+
+    Raises:
+        ClientError: the code, the data or a setting can't be used.
+        BadOption: the folder can't be written.
+    """
     from client_fn.code import named
     from client_fn.data import datasets
 
     workers, device = options.workers or system.cores(), options.device
     site = site_settings.read(environ, code=options.code, allow=options.allow, device=device, reveal=Reveal.TEXT)
-    site = site_settings.with_own_code(site, named.of_job(job).types, job_folder)
-    datasets.ensure(job.data.dataset, data_dir=options.data)
-    site = site_settings.prepare(site, options.folder, trainers=workers + 1, environ=environ)
+    types = dict.fromkeys(type_ for job in jobs for type_ in named.of_job(job).types)
+    site = site_settings.with_own_code(site, tuple(types), job_folder)
+    for name in dict.fromkeys(job.data.dataset for job in jobs):
+        datasets.ensure(name, data_dir=options.data)
+    site = site_settings.prepare(site, options.folder, trainers=workers + at_once, environ=environ)
     packed = site_settings.pack(site)
     notices = (packed.summary() if packed else "", site_settings.describe_repeatability(site))
-    settings = Settings(options.folder, workers, options.data, site=site)
-    return Prepared(job, clients, options, settings, tuple(filter(None, notices)))
+    return Settings(options.folder, workers, options.data, site=site), tuple(filter(None, notices))
 
 
-async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path], None] = lambda _: None) -> None:
+async def train(
+    prepared: Prepared,
+    console: Console,
+    on_folder: Callable[[Path], None] = lambda _: None,
+    detail: Detail = Detail.ROUNDS,
+) -> None:
     """Train a job to its end, show its progress and save its results.
 
     Args:
         prepared: the job.
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
+        detail: how much is said about the job.
 
     Raises:
         FedKeeperError: the job ended without being completed.
@@ -113,11 +141,14 @@ async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path]
         ServerFailed: the broker can't run.
     """
     options, settings = prepared.options, prepared.settings
+    if detail is not Detail.RESULT:
+        # Importing torch takes seconds, on a board a minute.
+        console.print(f"starting a server and {settings.workers} workers ...", markup=False, soft_wrap=True)
     async with own_system.open_system(settings, url=options.url) as url, connect(url) as client:
-        text = f"broker {BrokerUrl.parse(url).address}, {settings.workers} workers; starting ..."
-        console.print(text, markup=False, soft_wrap=True)
+        if detail is not Detail.RESULT:
+            console.print(f"broker {BrokerUrl.parse(url).address}; submitting the job", markup=False, soft_wrap=True)
         await client.register(prepared.clients)
         job = await client.submit(prepared.job, timeout_s=SUBMIT_S)
         folder = run_folder.choose(options.out, job, time.time())
         on_folder(folder)
-        await follow.follow(client, job, console, folder=folder)
+        await follow.follow(client, job, console, folder=folder, detail=detail)

@@ -6,7 +6,7 @@ import broker
 from bridges.relay import Relay, Settings
 from broker import BrokerUrl
 from broker.support import loggers
-from fedkeeper import notify, restart, strict_toml
+from fedkeeper import config_file, notify, restart
 
 log = loggers.get_logger(__name__)
 
@@ -15,11 +15,10 @@ def read(path: Path) -> Settings:
     """Read a relay's configuration file.
 
     Raises:
-        BadConfigFile: the file can't be read, or a field has a wrong type.
-        BadSettings: a name breaks the naming rules, or both brokers are the same.
+        BadConfigFile: the file can't be read, or fields are wrong.
         BadUrl: a broker's address can't be used.
     """
-    return strict_toml.read(path, Settings)
+    return config_file.read(path, Settings)
 
 
 async def run_relay(settings: Settings) -> None:

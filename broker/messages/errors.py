@@ -6,12 +6,14 @@ MessageError
 │   ├── BadTensors    not an acceptable safetensors file
 │   └── BadSignature  a call that the bridge did not sign, that is too old, or that was made before
 ├── NoSuchModel       a model that a job does not have
-└── JobError          a job that cannot run: one field, its value, what is allowed
+└── JobError          a job that cannot run: its wrong fields, their values, what is allowed
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from broker.support import texts
+from broker.support.validation import Mistake, in_file
 
 _MAX_SHOWN: Final = 200
 
@@ -79,25 +81,35 @@ class JobError(MessageError):
     """Raised for a job that cannot run.
 
     Attributes:
-        field: dotted name of the wrong field, such as `cohort.clients`; empty: the whole job.
-        value: the field's value; None: there is no value to show.
-        allowed: what the field allows.
+        errors: every mistake that was found: its field, value, what is allowed, and its line in the file.
+        file: name of the job's file; empty: the job is no file.
+        field: dotted name of the first wrong field, such as `cohort.clients`; empty: the whole job.
+        value: that field's value; None: there is no value to show.
+        allowed: what that field allows.
     """
 
-    def __init__(self, field: str, value: object, allowed: str) -> None:
-        # A stranger's job may have a key of a megabyte.
+    def __init__(
+        self, field: str, value: object, allowed: str, *, errors: Sequence[Mistake] = (), file: str = ""
+    ) -> None:
+        self.errors = tuple(errors) or (Mistake(field, value, allowed),)
+        self.file = file
         self.field = texts.shortened(field, _MAX_SHOWN)
         self.value = value
         self.allowed = allowed
-        given = "" if value is None else f" = {self.shown}"
-        super().__init__(texts.shortened(f"{self.field}{given}: {allowed}" if field else allowed))
+        super().__init__(in_file(file, self.errors) if file else texts.shortened(str(self.errors[0])))
+
+    @classmethod
+    def of(cls, errors: Sequence[Mistake], file: str = "") -> "JobError":
+        """Return the error for the mistakes of a job.
+
+        Args:
+            errors: the mistakes, at least one.
+            file: name of the job's file; empty: the job is no file.
+        """
+        first = errors[0]
+        return cls(first.field, first.value, first.allowed, errors=errors, file=file)
 
     @property
     def shown(self) -> str:
         """The value as a text of at most a few lines."""
-        try:
-            text = repr(self.value)
-        except ValueError:
-            # Python refuses to write an integer of more than 4300 digits.
-            return "a number of thousands of digits"
-        return texts.shortened(text, _MAX_SHOWN)
+        return self.errors[0].shown

@@ -1,5 +1,7 @@
 """Reads and writes jobs: TOML files and JSON messages with the same schema."""
 
+import codecs
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -9,20 +11,20 @@ from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
-from broker.support import validation
+from broker.support import tables, text_lines, validation
+from broker.support.validation import Mistake
 
 
 def from_dict(raw: object) -> Job:
     """Build a job from decoded TOML or JSON, strictly: a person wrote it.
 
     Raises:
-        JobError: a field is unknown, has the wrong type or an impossible value.
+        JobError: fields are unknown, have the wrong type or an impossible value.
     """
     try:
         job = validation.strict(raw, Job)
     except validation.Invalid as exc:
-        field, value, allowed = exc.mistake
-        raise JobError(field or "the job", value, allowed) from exc
+        raise JobError.of([each._replace(field=each.field or "the job") for each in exc.mistakes]) from exc
     job_rules.check(job)
     return _with_input_size(job)
 
@@ -34,40 +36,49 @@ def from_json(payload: bytes) -> Job:
         JobError: the payload is not JSON, or not a valid job.
     """
     try:
-        raw = msgspec.json.decode(payload)
+        raw = msgspec.json.decode(payload.removeprefix(codecs.BOM_UTF8))
     except UNREADABLE as exc:
         raise JobError("", None, f"not a JSON job object: {exc}") from exc
     return from_dict(raw)
 
 
-def from_toml(text: str, overrides: tuple[str, ...] = ()) -> Job:
-    """Decode a TOML job file.
+def from_text(text: str, overrides: Sequence[str] = (), *, file: str = "") -> Job:
+    """Decode the text of a job file.
 
     Args:
-        text: the file's content.
+        text: the file's content, TOML or JSON.
         overrides: texts of the form `section.key=value`, each value in TOML (a bare word is a string); they take
             precedence over the file.
+        file: the file's name, for errors; empty: they name none.
 
     Raises:
-        JobError: the text is not TOML, an override is malformed, or the result is not a valid job.
+        JobError: the text is neither TOML nor JSON, an override is malformed, or the result is not a valid job. With a
+            file's name it tells all mistakes with their lines.
     """
-    return from_dict(table(text, overrides))
+    raw = table(text, overrides, file=file)
+    try:
+        return from_dict(raw)
+    except JobError as exc:
+        if not file:
+            raise
+        raise JobError.of(_located(exc.errors, text, overrides), file) from exc
 
 
-def table(text: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Decode a TOML job file without checking its fields: for those who change some of them first.
+def table(text: str, overrides: Sequence[str] = (), *, file: str = "") -> dict[str, Any]:
+    """Decode the text of a job file without checking its fields: for those who change some of them first.
 
     Args:
-        text: the file's content.
-        overrides: as for `from_toml`.
+        text: the file's content, TOML or JSON.
+        overrides: as for `from_text`.
+        file: the file's name, for errors; empty: they name none.
 
     Raises:
-        JobError: the text is not TOML, or an override is malformed.
+        JobError: the text is neither TOML nor JSON, or an override is malformed.
     """
     try:
-        raw: dict[str, Any] = msgspec.toml.decode(text)
-    except UNREADABLE as exc:
-        raise JobError("", None, f"not a TOML file: {exc}") from exc
+        raw = tables.decode(text)
+    except tables.NoTable as exc:
+        raise JobError.of([exc.mistake], file) from exc
     for override in overrides:
         field, eq, value = override.partition("=")
         if not eq or not field.strip().rpartition(".")[2]:
@@ -87,8 +98,8 @@ def set_field(raw: dict[str, Any], field: str, value: object) -> None:
     Raises:
         JobError: one of the field's tables is a value.
     """
-    *tables, key = field.split(".")
-    for name in tables:
+    *sections, key = field.split(".")
+    for name in sections:
         raw = raw.setdefault(name, {})
         if not isinstance(raw, dict):
             raise JobError(field, None, f"{name} is no table")
@@ -101,6 +112,14 @@ def value_of(text: str) -> Any:
         return msgspec.toml.decode(f"v = {text.strip()}")["v"]
     except UNREADABLE:
         return text.strip()
+
+
+def _located(errors: Iterable[Mistake], text: str, overrides: Iterable[str]) -> list[Mistake]:
+    """Return mistakes with their lines in the text, after those of the overrides."""
+    changed = {override.partition("=")[0].strip(): validation.OVERRIDDEN for override in overrides}
+    lines = text_lines.find_lines(text)
+    kept = {field: line for field, line in lines.items() if not text_lines.line_of(field, changed)}
+    return validation.in_order(errors, {**kept, **changed})
 
 
 def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
@@ -120,16 +139,16 @@ def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
 
 
 def to_toml(job: Job) -> str:
-    """Encode a job as a TOML file that `from_toml` reads."""
-    return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
+    """Encode a job as a TOML file that `from_text` reads."""
+    return msgspec.toml.encode(without_none(msgspec.to_builtins(job))).decode()
 
 
-def _without_none(value: Any) -> Any:
-    """Leave out the fields that are None: TOML has no null."""
+def without_none(value: Any) -> Any:
+    """Return tables without the fields that are None, which is their default: TOML has no null."""
     if isinstance(value, list | tuple):
-        return [_without_none(part) for part in value]
+        return [without_none(part) for part in value]
     if isinstance(value, dict):
-        return {key: _without_none(part) for key, part in value.items() if part is not None}
+        return {key: without_none(part) for key, part in value.items() if part is not None}
     return value
 
 

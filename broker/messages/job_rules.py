@@ -1,6 +1,10 @@
 """The rules of a job that no single field's type can express."""
 
 import math
+import re
+import unicodedata
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -8,9 +12,10 @@ from broker.errors import BadTopic
 from broker.messages import judging_rules, learning_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
-from broker.messages.job_sections import QUORUM_RULE, Data
+from broker.messages.job_sections import QUORUM_RULE
 from broker.messages.strategy import Median
 from broker.support import validation
+from broker.support.validation import Mistake
 from broker.topics import checked_id
 
 LARGEST_INTEGER = 2**53 - 1
@@ -22,6 +27,8 @@ MAX_COHORT_SAMPLES = 2**32
 MEDIAN_UPDATES = 3
 """Fewest updates whose median one client can't move at will."""
 
+_MAX_ID: Final = 40
+
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
 
@@ -30,17 +37,35 @@ def check(job: Job) -> None:
     """Check the rules that no single field's type can express.
 
     Raises:
-        JobError: a field has an impossible value.
+        JobError: fields have impossible values; at most one of each rule is told.
     """
     _check_value("", job, _MAX_DEPTH)
+    errors: list[Mistake] = []
+    for rule in (*_RULES, *learning_rules.RULES, *judging_rules.RULES):
+        try:
+            rule(job)
+        except JobError as exc:
+            errors += exc.errors
+    if errors:
+        raise JobError.of(errors)
+
+
+def _check_ids(job: Job) -> None:
     for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
         if name is not None:
-            _check_id(field, name)
-    cohort, data = job.cohort, job.data
+            check_id(field, name)
+
+
+def _check_quorum(job: Job) -> None:
+    cohort = job.cohort
     if cohort.quorum > 1 and cohort.quorum != cohort.needed:
         raise JobError("cohort.quorum", cohort.quorum, f"expected {QUORUM_RULE}")
     if cohort.needed > cohort.clients:
         raise JobError("cohort.quorum", cohort.quorum, f"at most cohort.clients, which is {cohort.clients}")
+
+
+def _check_cohort(job: Job) -> None:
+    cohort, data = job.cohort, job.data
     if cohort.invited > data.clients:
         raise JobError(
             "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
@@ -48,13 +73,10 @@ def check(job: Job) -> None:
     if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
-    learning_rules.check(job)
-    _check_reading(job.data)
-    _check_strategy(job)
-    judging_rules.check(job)
 
 
-def _check_reading(data: Data) -> None:
+def _check_reading(job: Job) -> None:
+    data = job.data
     if data.target and data.target in data.drop:
         raise JobError("data.drop", list(data.drop), f"columns without data.target, which is {data.target!r}")
     if len({*data.labels}) < len(data.labels):
@@ -94,8 +116,34 @@ def _check_value(path: str, value: object, depth: int) -> None:
             raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
 
 
-def _check_id(field: str, name: str) -> None:
+def check_id(field: str, name: str) -> None:
+    """Check a name that becomes part of topics.
+
+    Args:
+        field: what it is the name of.
+        name: the name.
+
+    Raises:
+        JobError: it breaks the rule of names; a similar one is suggested.
+    """
     try:
         checked_id(name)
     except BadTopic as exc:
-        raise JobError(field, name, exc.rule) from exc
+        close = similar_id(name)
+        raise JobError(field, name, exc.rule + (f"; did you mean {close!r}?" if close else "")) from exc
+
+
+def similar_id(name: str) -> str:
+    """Return the id that is most like a name; empty: none is."""
+    plain = unicodedata.normalize("NFKD", name[:_MAX_ID].casefold())
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub("[^a-z0-9]+", "-", plain)[:_MAX_ID].strip("-")
+
+
+_RULES: Final[tuple[Callable[[Job], None], ...]] = (
+    _check_ids,
+    _check_quorum,
+    _check_cohort,
+    _check_reading,
+    _check_strategy,
+)

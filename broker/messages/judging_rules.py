@@ -1,6 +1,8 @@
 """The rules of a job about who judges its models, by which metrics, and what follows from that."""
 
 import math
+from collections.abc import Callable
+from typing import Final
 
 from broker.messages import metrics
 from broker.messages.errors import JobError
@@ -12,12 +14,7 @@ JUDGE = "nobody judges the model: set evaluation.data to a test set, or evaluati
 NAME = "a metric's name, such as 'auroc'"
 
 
-def check(job: Job) -> None:
-    """Check what a job says about its evaluations and its end.
-
-    Raises:
-        JobError: a field has an impossible value.
-    """
+def _check_evaluation(job: Job) -> None:
     evaluation = job.evaluation
     for name in evaluation.metrics:
         if not (metrics.NAME.fullmatch(name) or is_path(name)):
@@ -27,8 +24,6 @@ def check(job: Job) -> None:
             raise JobError("evaluation.directions", name, NAME)
     if evaluation.data and not evaluation.every:
         raise JobError("evaluation.data", evaluation.data, "needs evaluation.every of at least 1")
-    _check_clients(job)
-    _check_stop(job)
 
 
 def _check_clients(job: Job) -> None:
@@ -39,14 +34,17 @@ def _check_clients(job: Job) -> None:
         raise JobError("evaluation.clients", clients, "needs evaluation.holdout: what clients judge the model with")
 
 
+def _check_best(job: Job) -> None:
+    if job.evaluation.best:
+        _check_metric("evaluation.best", job.evaluation.best, job)
+
+
 def _check_stop(job: Job) -> None:
     stop = job.stop
     if stop.target_accuracy is not None:
         if not job.evaluation.every and not job.is_judged_by_clients:
             raise JobError("stop.target_accuracy", stop.target_accuracy, "needs evaluation.every of at least 1")
         _check_judge("stop.target_accuracy", stop.target_accuracy, job)
-    if job.evaluation.best:
-        _check_metric("evaluation.best", job.evaluation.best, job)
     is_watching = stop.target is not None or stop.patience > 0
     if stop.metric and not is_watching:
         raise JobError("stop.metric", stop.metric, "needs stop.target or stop.patience, which look at it")
@@ -75,3 +73,7 @@ def _check_metric(field: str, name: str, job: Job) -> None:
 def _check_judge(field: str, value: object, job: Job) -> None:
     if not job.test_data and not job.is_judged_by_clients:
         raise JobError(field, value, JUDGE)
+
+
+RULES: Final[tuple[Callable[[Job], None], ...]] = (_check_evaluation, _check_clients, _check_best, _check_stop)
+"""Functions that raise `JobError` if a job breaks a rule."""

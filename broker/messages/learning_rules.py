@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from broker.errors import BadTopic
@@ -19,27 +19,6 @@ START: Final = "a URL such as 'file:///models/base.safetensors', 'job:<id>' or '
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _TORCH_DEVICE: Final = re.compile(r"[a-z]+(:[0-9]+)?")
-
-
-def check(job: Job) -> None:
-    """Check what a job says about its model and its training.
-
-    Raises:
-        JobError: a field has an impossible value.
-    """
-    _check_model(job)
-    if job.learner.type and not is_path(job.learner.type):
-        raise JobError("learner.type", job.learner.type, CLASS)
-    _check_training(job)
-    _check_labels("cohort.where", job.cohort.where)
-    for i, override in enumerate(job.override):
-        _check_labels(f"override[{i}].where", override.where)
-        _check_device(f"override[{i}].device", override.device or "")
-        changed = override.batch_size, override.local_epochs, override.learning_rate, override.device
-        if all(value is None for value in changed):
-            raise JobError(
-                f"override[{i}]", None, "changes nothing: set batch_size, local_epochs, learning_rate or device"
-            )
 
 
 def is_path(path: str) -> bool:
@@ -105,6 +84,26 @@ def _check_training(job: Job) -> None:
     _check_device("training.device", training.device)
 
 
+def _check_learner(job: Job) -> None:
+    if job.learner.type and not is_path(job.learner.type):
+        raise JobError("learner.type", job.learner.type, CLASS)
+
+
+def _check_where(job: Job) -> None:
+    _check_labels("cohort.where", job.cohort.where)
+
+
+def _check_overrides(job: Job) -> None:
+    for i, override in enumerate(job.override):
+        _check_labels(f"override[{i}].where", override.where)
+        _check_device(f"override[{i}].device", override.device or "")
+        changed = override.batch_size, override.local_epochs, override.learning_rate, override.device
+        if all(value is None for value in changed):
+            raise JobError(
+                f"override[{i}]", None, "changes nothing: set batch_size, local_epochs, learning_rate or device"
+            )
+
+
 def _check_device(field: str, device: str) -> None:
     if device and not _TORCH_DEVICE.fullmatch(device):
         raise JobError(field, device, "a device as torch names it, such as 'cuda' or 'cuda:1'")
@@ -113,3 +112,13 @@ def _check_device(field: str, device: str) -> None:
 def _check_labels(field: str, where: Mapping[str, str]) -> None:
     if "" in where:
         raise JobError(field, dict(where), "labels by name, as the register has them, such as {site = 'north'}")
+
+
+RULES: Final[tuple[Callable[[Job], None], ...]] = (
+    _check_model,
+    _check_learner,
+    _check_training,
+    _check_where,
+    _check_overrides,
+)
+"""Functions that raise `JobError` if a job breaks a rule."""

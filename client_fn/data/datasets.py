@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from broker.support import installing
 from client_fn.data import mnist
 from client_fn.data.idx import Bytes
 from client_fn.errors import DataMissing
@@ -110,7 +111,7 @@ def _map_errors(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as exc:
-        raise DataMissing(name, "this Python", f"{exc.name} is missing: install fedkeeper[train]") from exc
+        raise DataMissing(name, "this Python", f"{exc.name} is missing: {installing.remedy('train')}") from exc
 
 
 def _load_digits() -> Dataset:

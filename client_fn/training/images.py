@@ -64,7 +64,7 @@ class ImageFolder(Dataset[tuple[Tensor, int]]):
         try:
             from PIL import Image, UnidentifiedImageError
         except ImportError as exc:
-            raise self._wanted.bad("this Python can't read images: install pillow, or fedkeeper[data]") from exc
+            raise self._wanted.bad("this Python can't read images: install pillow") from exc
         try:
             with Image.open(self._files[index]) as image:
                 image.load()

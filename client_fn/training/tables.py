@@ -159,7 +159,7 @@ def opened_parquet(file: IO[bytes], wanted: Wanted) -> Any:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as exc:
-        raise wanted.bad("this Python can't read Parquet files: install pyarrow, or fedkeeper[data]") from exc
+        raise wanted.bad("this Python can't read Parquet files: install pyarrow") from exc
     try:
         return parquet.ParquetFile(file)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:

@@ -1,16 +1,31 @@
-"""The command `fedkeeper plot`: plots finished jobs."""
+"""The command `fedkeeper plot`: plots runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedkeeper import results
+from fedkeeper.commands.compare import Metric
+from fedkeeper.options import Json
+from fedkeeper.results import Picture
 from fedkeeper.runs import plot as pictures
+from fedkeeper.runs import stored
 
 
 def plot(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of jobs, such as runs/quickstart-1a2b3c.")],
-    to: Annotated[Path, typer.Option(help="The picture: .png, .svg or .pdf.")] = Path("accuracy.png"),
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs and sweeps: runs/latest.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The picture: .png, .svg or .pdf. Default: <metric>.png.")
+    ] = None,
+    metric: Metric = "",
+    as_json: Json = False,
 ) -> None:
-    """Plot the accuracy and the phases of finished jobs."""
-    typer.echo(pictures.plot(folders, to))
+    """Plot a metric, the loss and the times of runs, and print the picture's path."""
+    runs = stored.read_all(folders)
+    path = to or Path(pictures.default_name([row for run in runs for row in run.rows], runs[0].job, metric))
+    pictures.draw(runs, path, metric=metric)
+    if as_json:
+        results.print_json(Picture(plot=str(path), runs=tuple(str(run.folder) for run in runs)))
+    else:
+        typer.echo(path)

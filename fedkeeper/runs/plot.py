@@ -1,117 +1,175 @@
-"""Plots finished jobs: what was measured by round, and the time of each phase of a round."""
+"""Plots runs: what was measured by round, and where the time of a round went."""
 
+import io
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final
 
-import msgspec
-
-from fedkeeper.errors import BadOption, Missing
+from broker.messages.job import Job
+from broker.support import installing
+from fedkeeper import files
+from fedkeeper.errors import BadOption, Missing, NotSaved
+from fedkeeper.runs import comparison, grid, stored
+from fedkeeper.runs import metric as metrics
+from fedkeeper.runs.comparison import Group
+from fedkeeper.runs.metric import Metric
+from fedkeeper.runs.stored import StoredRun
+from server import findings
 
 PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
 """The phases of a round in the paper's Figure 5, as columns of metrics.jsonl."""
 
+LEGEND_ROOM: Final = 0.3
+"""Free room beside the bars, as a share of the longest."""
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the rounds of a job from its folder.
-
-    Raises:
-        Missing: the folder has no metrics.jsonl, or the file is damaged.
-    """
-    file = folder / "metrics.jsonl"
-    if not file.is_file():
-        raise Missing(f"{file} is missing: give the folder of a job, such as runs/quickstart-1a2b3c")
-    try:
-        return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
-    except msgspec.DecodeError as exc:
-        raise Missing(f"{file} is damaged: {exc}") from exc
+COLOURS: Final = 10
+"""So many curves have colours of their own in matplotlib's cycle; more take theirs from a map."""
 
 
-def plot(folders: list[Path], path: Path) -> Path:
-    """Plot a metric of every job and the phases of the first one; return the picture's path.
+def plot(folders: Iterable[Path], path: Path, *, metric: str = "") -> Path:
+    """Plot runs, and return the picture's path.
 
-    The metric is that of the first job: the one that it looks at, else the training loss.
+    It shows a metric and the loss by round, a curve for each combination of the fields in which the jobs differ: the
+    mean of its seeds, and a band of one standard deviation. Beside them is the time: that of each round of one run, or
+    the mean round of each combination.
 
     Args:
-        folders: the jobs' folders, such as `runs/<job>/`.
+        folders: the runs' folders, and those of sweeps.
         path: the picture; its suffix selects the format.
+        metric: the metric; empty: that which decides in the first job, or was measured.
 
     Raises:
         Missing: matplotlib is not installed, or a folder has no metrics.
-        BadOption: the picture can't be written, or matplotlib does not know its format.
+        BadOption: the picture can't be written, matplotlib does not know its format, or the metric was not measured.
+    """
+    return draw(stored.read_all(folders), path, metric=metric)
+
+
+def default_name(rows: list[dict[str, Any]], job: Job | None = None, metric: str = "") -> str:
+    """Return the name of the picture of some runs, such as `accuracy.png`.
+
+    Args:
+        rows: the rows of their metrics.jsonl.
+        job: the first one's job; None: not known.
+        metric: as for `plot`.
+
+    Raises:
+        BadOption: the metric was not measured.
+    """
+    return f"{metrics.choose(job, rows, metric).name}.png"
+
+
+def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
+    """Plot runs that were read, as `plot` does.
+
+    Args:
+        runs: the runs, at least one.
+        path: the picture.
+        metric: the metric.
+
+    Raises:
+        Missing: matplotlib is not installed.
+        BadOption: as for `plot`.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as exc:
-        raise Missing(f"{exc.name} is missing: install fedkeeper[plot]") from exc
-    jobs = [(folder.resolve().name, read_metrics(folder)) for folder in folders]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    metric = _metric(jobs[0][1])
-    for name, rows in jobs:
-        points = [(row["round"], value) for row in rows if (value := metric.value(row)) is not None]
-        left.plot([round_ for round_, _ in points], [value for _, value in points], label=name, marker=".")
-    left.legend(loc="best")
-    left.set(title=metric.title, xlabel="round", **({"ylim": (0, 1)} if metric.name == "accuracy" else {}))
-    left.grid(alpha=0.3)
-    _plot_phases(right, jobs[0][1])
+        raise Missing(f"{exc.name} is missing: {installing.remedy('plot')}") from exc
+    rows = [row for run in runs for row in run.rows]
+    chosen = metrics.choose(runs[0].job, rows, metric)
+    shown = [each for each in dict.fromkeys((chosen, chosen.beside())) if each == chosen or each.points(rows)]
+    found = _named_groups(runs)
+    figure = Figure(figsize=(5 * len(shown) + 5, 4), layout="constrained")
+    *panels, times = figure.subplots(1, len(shown) + 1)
+    for axes, each in zip(panels, shown, strict=True):
+        _plot_curves(axes, each, found)
+    for target in sorted(_targets(runs, chosen)):
+        panels[0].axhline(target, color="black", linestyle="--", linewidth=1, label=f"target {target:g}")
+    panels[0].legend(loc="best", fontsize="small")
+    if len(runs) == 1:
+        _plot_rounds(times, runs[0].rows)
+    else:
+        _plot_mean_rounds(times, found)
+    times.legend(loc="best", fontsize="small")
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as exc:
+        figure.savefig(picture, dpi=120, format=path.suffix.removeprefix(".") or None)
+        files.write(path, picture.getvalue())
+    except (OSError, ValueError, NotSaved) as exc:
         raise BadOption(f"can't write the plot to {path}: {exc}") from exc
     return path
 
 
-def default_name(rows: list[dict[str, Any]]) -> str:
-    """Return the name of the picture of a job's rounds, such as `accuracy.png`."""
-    return f"{_metric(rows).name}.png"
+def _named_groups(runs: Sequence[StoredRun]) -> list[tuple[str, Group]]:
+    """Return the runs by combination with its name: the fields in which the jobs differ, or else the runs' names."""
+    fields = comparison.differing_fields(runs)
+    found = comparison.groups(runs, fields)
+    labels = [grid.label(group.values) for group in found]
+    named = []
+    for label, group in zip(labels, found, strict=True):
+        is_unique = label and labels.count(label) == 1
+        name = label if is_unique else group.runs[0].name if len(group.runs) == 1 else f"{len(group.runs)} seeds"
+        # matplotlib reads text between dollars as a formula.
+        named.append((name.replace("$", r"\$"), group))
+    return named
 
 
-class _Metric(NamedTuple):
-    """What is plotted: a metric, and the part of a row that has it."""
+def _plot_curves(axes: Any, metric: Metric, named: Sequence[tuple[str, Group]]) -> None:
+    if len(named) > COLOURS:
+        from matplotlib import colormaps
 
-    name: str
-    part: Literal["server", "clients", "training"]
-
-    @property
-    def title(self) -> str:
-        whose = {"server": "Test", "clients": "Held-out", "training": "Training"}[self.part]
-        return f"{whose} {self.name}"
-
-    def value(self, row: dict[str, Any]) -> float | None:
-        """Return the metric's value in a round; None: it was not measured."""
-        value: float | None = _parts(row)[self.part].get(self.name)
-        return value
-
-
-def _parts(row: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return what was measured in a round. Version 0.1 wrote only `accuracy` and `loss` of the server's evaluation."""
-    pair = {name: row[name] for name in ("accuracy", "loss") if row.get(name) is not None}
-    return {
-        "server": pair | row.get("metrics", {}),
-        "clients": (row.get("evaluation_clients") or {}).get("metrics", {}),
-        "training": row.get("client_metrics", {}),
-    }
+        colours = colormaps["viridis"].resampled(len(named))
+        axes.set_prop_cycle(color=[colours(number) for number in range(len(named))])
+    for name, group in named:
+        points = comparison.curve(group.runs, metric)
+        rounds, means = [point.round for point in points], [point.mean for point in points]
+        (line,) = axes.plot(rounds, means, label=name, marker=".")
+        if any(point.sd for point in points):
+            low, high = ([point.mean + sign * point.sd for point in points] for sign in (-1, 1))
+            axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    spreads = any(len(group.runs) > 1 for _, group in named)
+    axes.set(title=f"{metric.title} (mean ± standard deviation)" if spreads else metric.title, xlabel="round")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
 
 
-def _metric(rows: list[dict[str, Any]]) -> _Metric:
-    """Return the metric to plot: the accuracy if there is one, else the first one that was measured."""
-    for part in ("server", "clients", "training"):
-        found = list(dict.fromkeys(name for row in rows for name in _parts(row)[part]))
-        if part == "training":
-            found = [name for name in found if name == "loss"] or found
-        ranked = sorted(found, key=lambda name: (name != "accuracy", name == "loss"))
-        if ranked:
-            return _Metric(ranked[0], part)
-    return _Metric("accuracy", "server")
+def _targets(runs: Iterable[StoredRun], metric: Metric) -> set[float]:
+    """Return the values of the metric that end the jobs early."""
+    found = set()
+    for job in (run.job for run in runs if run.job is not None):
+        if job.stop.target is not None and findings.watched_metric(job) == metric.name:
+            found.add(job.stop.target)
+        if job.stop.target_accuracy is not None and metric.name == "accuracy":
+            found.add(job.stop.target_accuracy)
+    return found
 
 
-def _plot_phases(axes: Any, rows: list[dict[str, Any]]) -> None:
-    """Plot one stacked bar per round."""
-    rounds = [row["round"] for row in rows]
-    bottoms = [0.0] * len(rows)
+def _plot_rounds(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Plot one stacked bar for each round."""
+    rounds, bottoms = [row["round"] for row in rows], [0.0] * len(rows)
     for phase in PHASES:
         heights = [row[phase] or 0.0 for row in rows]
-        axes.bar(rounds, heights, bottom=bottoms, width=1.0, label=phase.removesuffix("_s").replace("_", " "))
+        axes.bar(rounds, heights, bottom=bottoms, width=1.0, label=_phase_name(phase))
         bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axes.legend(loc="upper right", fontsize="small")
+    axes.margins(y=LEGEND_ROOM)
     axes.set(title="Time per round", xlabel="round", ylabel="seconds")
+
+
+def _plot_mean_rounds(axes: Any, named: Sequence[tuple[str, Group]]) -> None:
+    """Plot one stacked bar for each combination: the mean of all its rounds. The first one is on top."""
+    places = range(len(named))
+    lefts = [0.0] * len(named)
+    rows = [[row for run in group.runs for row in run.rows] for _, group in named]
+    for phase in PHASES:
+        widths = [statistics.fmean([row[phase] or 0.0 for row in part] or [0.0]) for part in rows]
+        axes.barh(places, widths, left=lefts, label=_phase_name(phase))
+        lefts = [left + width for left, width in zip(lefts, widths, strict=True)]
+    axes.set_yticks(places, [name.replace(", ", "\n") for name, _ in named], fontsize="small")
+    axes.invert_yaxis()
+    axes.margins(x=LEGEND_ROOM)
+    axes.set(title="Mean time of a round", xlabel="seconds")
+
+
+def _phase_name(phase: str) -> str:
+    return phase.removesuffix("_s").replace("_", " ")

@@ -159,7 +159,7 @@ class System:
     async def deploy(self) -> None:
         """Deploy the functions of the clients on the emulated OpenFaaS."""
         env = {MARK: self.mark, "FEDKEEPER_TRAINER_ENV": MARK, "OMP_NUM_THREADS": "1", **self.setup.environment}
-        section = PlatformSection(clients=2, memory_mb=512, timeout_s=240, image=IMAGE, key="trigger-key", env=env)
+        section = PlatformSection(clients=2, memory_mb=512, timeout_s=240, image=IMAGE, key="openfaas-key", env=env)
         deal = job_file.from_dict(self.job("deal")).data
         data = DataSection(deal=deal, at=str(self.folder / "shards"), stage=True)
         file = DeploymentFile(name="chaos", data=data, platforms={"openfaas": section})
@@ -249,7 +249,7 @@ def _gateway(folder: Path) -> contextlib.AbstractAsyncContextManager[Gateway]:
     """Run an emulated OpenFaaS with the image of the client's function."""
     ZipFile(BytesIO(archives.build("openfaas", archive.pack(folder / "code")))).extractall(folder / "image")
     (folder / "secrets").mkdir()
-    for name, value in {"gateway": PASSWORD, "trigger-key": "what calls are signed with"}.items():
+    for name, value in {"gateway": PASSWORD, "openfaas-key": "what calls are signed with"}.items():
         (folder / "secrets" / name).write_text(value)
     return running_gateway({IMAGE: folder / "image"}, password=PASSWORD)
 
@@ -264,7 +264,7 @@ def _add_parts(system: System) -> None:
         config = system.folder / "openfaas.toml"
         config.write_text(
             f'secrets = "{system.folder / "secrets"}"\ngateway = "{system.gateway.url}"\n'
-            'password = "gateway"\nkey = "trigger-key"\nready_s = 240.0\n'
+            'password = "gateway"\nkey = "openfaas-key"\nready_s = 240.0\n'
         )
         command = ("bridge", "openfaas", "--config", str(config))
     for number in range(1, setup.bridges + 1):

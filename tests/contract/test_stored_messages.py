@@ -51,7 +51,7 @@ def shown(path: Path) -> str:
 
 def job(path: Path, payload: bytes) -> Job:
     if path.suffix == ".toml":
-        return jobs.from_toml(payload.decode())
+        return jobs.from_text(payload.decode())
     return jobs.from_json(cloudevents.unwrap(payload))
 
 

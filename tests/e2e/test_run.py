@@ -35,7 +35,7 @@ async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) 
         assert row["bytes_in"] > 10 * 37_510 * 4
         assert row["bytes_out"] > 0
     assert rows[-1]["model"] == digest(output)
-    assert jobs.from_toml((folder / "job.toml").read_text()).stop.rounds == 2
+    assert jobs.from_text((folder / "job.toml").read_text()).stop.rounds == 2
     assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -59,7 +59,7 @@ async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: P
     assert "client.failed" in program.output
 
 
-@pytest.mark.parametrize("moment", ["starting ...", "update.counted"])
+@pytest.mark.parametrize("moment", ["starting a server", "update.counted"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()

@@ -74,7 +74,7 @@ async def system(url: str, folder: Path) -> AsyncIterator[Client]:
         task_group() as group,
     ):
         sdk, ready = Client(bus), asyncio.Event()
-        data = jobs.from_toml(JOB).data
+        data = jobs.from_text(JOB).data
         await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
         parts = [
             group.create_task(serve(bus, learning, on_ready=ready.set), name="server"),
@@ -89,7 +89,7 @@ async def system(url: str, folder: Path) -> AsyncIterator[Client]:
 async def digest(url: str, folder: Path, job_id: str) -> str:
     """Return the digest of the job's final model."""
     async with asyncio.timeout(WITHIN_S), system(url, folder) as sdk:
-        job = await sdk.submit(jobs.from_toml(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
+        job = await sdk.submit(jobs.from_text(JOB, (f"id={job_id}",)), timeout_s=WITHIN_S)
         events = [message.event async for message in sdk.watch(job)]
     assert isinstance(events[-1], JobCompleted), events[-1]
     assert [event.what for event in events if isinstance(event, FINAL_EVENTS)] == ["job.completed"]

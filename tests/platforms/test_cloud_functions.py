@@ -62,8 +62,8 @@ async def deployed(platform: GcfPlatform, sink: Sink, *names: str, **changes: An
 
 
 async def test_a_request_starts_a_function_and_reaches_it(cloud: Cloud, platform: GcfPlatform, sink: Sink) -> None:
-    cloud.functions.secrets = {"broker-password": "pw", "trigger-key": "key"}
-    await deployed(platform, sink, password="broker-password", key="trigger-key")  # noqa: S106 (its name)
+    cloud.functions.secrets = {"broker-password": "pw", "gcf-key": "key"}
+    await deployed(platform, sink, password="broker-password", key="gcf-key")  # noqa: S106 (its name)
     service = cloud.functions.services[NAME]
     assert (service.is_live, service.starts) == (False, 0)
     ids = [await publish(platform, task(), attempt) for attempt in (1, 2)]

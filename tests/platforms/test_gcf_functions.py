@@ -24,7 +24,7 @@ FOREIGN: dict[str, Any] = {"name": NAME, "state": "ACTIVE", "environment": "GEN_
 @pytest.fixture
 async def cloud(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cloud]:
     async with running(monkeypatch) as both:
-        both.functions.secrets = {"broker-password": "pw", "trigger-key": "key"}
+        both.functions.secrets = {"broker-password": "pw", "gcf-key": "key"}
         yield both
 
 
@@ -40,7 +40,7 @@ def changes(cloud: Cloud) -> list[str]:
 
 
 async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, platform: GcfPlatform) -> None:
-    spec = function(password="broker-password", key="trigger-key", env={"A": "B", "FEDKEEPER_URL": "mine"})  # noqa: S106 (its name)
+    spec = function(password="broker-password", key="gcf-key", env={"A": "B", "FEDKEEPER_URL": "mine"})  # noqa: S106 (its name)
     change, deployed = await platform.functions.create(spec, archive())
     assert (change, deployed) == ("created", Deployed(name="client-00", fabric="test", digest=spec.digest, url=TOPIC))
     resource = cloud.functions.functions[NAME]
@@ -74,7 +74,7 @@ async def test_a_function_is_created_as_it_was_asked_for(cloud: Cloud, platform:
                     "secret": "broker-password",
                     "version": "latest",
                 },
-                {"key": "FEDKEEPER_KEY", "projectId": "test-project", "secret": "trigger-key", "version": "latest"},
+                {"key": "FEDKEEPER_KEY", "projectId": "test-project", "secret": "gcf-key", "version": "latest"},
             ],
             "ingressSettings": "ALLOW_INTERNAL_ONLY",
         },

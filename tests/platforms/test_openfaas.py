@@ -245,7 +245,7 @@ async def test_a_function_that_refuses_the_signature_is_not_asked_again(tmp_path
 
 
 async def test_a_signed_call_is_accepted_with_the_same_key(tmp_path: Path) -> None:
-    async with site(tmp_path, settings={"key": "trigger-key"}) as faas:
+    async with site(tmp_path, settings={"key": "openfaas-key"}) as faas:
         faas.gateway.provider.secrets["k"] = KEY.encode()
         await faas.deploy(secrets=["k"], envVars={"FEDKEEPER_KEY_FILE": "/var/openfaas/secrets/k"})
         assert [each.state for each in await faas.invoke()] == ["called", "succeeded"]
@@ -300,7 +300,7 @@ async def carried(bus: Broker, faas: Site, topics_of_reply: list[str]) -> list[A
 
 async def test_a_function_without_a_route_to_the_broker_gets_and_gives_all_with_the_call(tmp_path: Path) -> None:
     topics_of_reply = [UPDATE, "fl.state.job.c-1.1.ATTEMPT.opt"]
-    async with site(tmp_path, settings={"reply": "response", "key": "trigger-key"}) as faas:
+    async with site(tmp_path, settings={"reply": "response", "key": "openfaas-key"}) as faas:
         await faas.deploy()
         assert [each.state for each in await carried(faas.bus, faas, topics_of_reply)] == ["succeeded"]
         update = await faas.bus.get(topics.update("job", 1, "c-1", 2))

@@ -56,7 +56,7 @@ async def sdk(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Client]:
         gateway = await stack.enter_async_context(running_gateway({IMAGE: tmp_path / "image"}, password=PASSWORD))
         bus = await stack.enter_async_context(broker.connect(nats_server.url))
         learning = await stack.enter_async_context(open_learning(Site(code=code), None))
-        settings = Settings(gateway=gateway.url, password="gateway", key="trigger-key", ready_s=240.0)  # noqa: S106
+        settings = Settings(gateway=gateway.url, password="gateway", key="openfaas-key", ready_s=240.0)  # noqa: S106
         host = await stack.enter_async_context(openfaas.opened(settings, SecretStore(tmp_path / "secrets"), bus))
         bridge = bridging.serve(bus, host, SHORT_RETRIES)
         await stack.enter_async_context(running(service.serve(bus, learning), bridge))
@@ -72,7 +72,7 @@ async def deploy_function(sdk: Client, url: str, folder: Path) -> None:
         memory_mb=1024,
         timeout_s=240,
         image=IMAGE,
-        key="trigger-key",
+        key="openfaas-key",
         env={"FEDKEEPER_TRAINER_SILENCE_S": "5"},
     )
     deal = jobs.from_dict({"data": DATA, "cohort": {"clients": 1}}).data

@@ -40,7 +40,7 @@ async def site(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[tuple[R
 
 
 def settings(gateway: Gateway, **changes: Any) -> Settings:
-    defaults = {"gateway": gateway.url, "password": "gateway", "key": "trigger-key", "ready_s": 240.0}
+    defaults = {"gateway": gateway.url, "password": "gateway", "key": "openfaas-key", "ready_s": 240.0}
     return Settings(**{**defaults, **changes})
 
 
@@ -48,7 +48,7 @@ def settings(gateway: Gateway, **changes: Any) -> Settings:
 async def bridged(system: Rounds, gateway: Gateway, clients: int = 3, **changes: Any) -> AsyncIterator[list[str]]:
     """Run a bridge, deploy clients, and yield their ids."""
     async with host(gateway, system.bus, system.folder, **changes) as platform, system.bridge(platform):
-        yield await system.deploy(system.file("openfaas", clients, image=IMAGE, key="trigger-key"))
+        yield await system.deploy(system.file("openfaas", clients, image=IMAGE, key="openfaas-key"))
 
 
 @contextlib.asynccontextmanager
@@ -189,10 +189,10 @@ async def test_a_bridge_that_is_killed_with_five_tasks_in_flight(site: tuple[Rou
     system, gateway = site
     file = system.folder / "bridge.toml"
     secrets_line = f'secrets = "{system.folder / "secrets"}"'
-    file.write_text(f'{secrets_line}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "trigger-key"\n')
+    file.write_text(f'{secrets_line}\ngateway = "{gateway.url}"\npassword = "gateway"\nkey = "openfaas-key"\n')
     command = ("bridge", "openfaas", "--config", str(file), "--url", system.url)
     first = await Program(*command, cwd=system.folder).start()
-    clients = await system.deploy(system.file("openfaas", 5, image=IMAGE, key="trigger-key"))
+    clients = await system.deploy(system.file("openfaas", 5, image=IMAGE, key="openfaas-key"))
     for client in clients:
         system.misbehave(client, "slow")
     async with asyncio.TaskGroup() as group:

@@ -24,7 +24,7 @@ URL = "nats://c-1@broker.example:4222?ca_file=/ca.pem"
 @pytest.fixture(params=["faas-netes", "faasd"])
 async def faas(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Site]:
     """An OpenFaaS without functions."""
-    settings, secrets = {"key": "trigger-key"}, {"nats": NATS_PASSWORD}
+    settings, secrets = {"key": "openfaas-key"}, {"nats": NATS_PASSWORD}
     async with site(tmp_path, kind=request.param, settings=settings, secrets=secrets) as faas:
         yield faas
 
@@ -37,7 +37,7 @@ async def small(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 def full(**changes: Any) -> Function:
-    return function(**{"broker": URL, "password": "nats", "key": "trigger-key", "timeout_s": 7, **changes})
+    return function(**{"broker": URL, "password": "nats", "key": "openfaas-key", "timeout_s": 7, **changes})
 
 
 def content(path: str) -> str:
@@ -151,7 +151,7 @@ async def test_what_is_no_functions_name_is_not_asked_for(small: Site, name: str
 
 async def test_a_missing_secret_is_an_error_before_any_change(small: Site) -> None:
     with pytest.raises(SecretMissing, match="no-such"):
-        await small.platform.functions.create(function(password="no-such", broker=URL, key="trigger-key"), None)  # noqa: S106
+        await small.platform.functions.create(function(password="no-such", broker=URL, key="openfaas-key"), None)  # noqa: S106
     assert not small.gateway.provider.functions
     assert not small.gateway.provider.secrets
 

@@ -81,7 +81,7 @@ async def site(
 def write_secrets(folder: Path, **secrets: str) -> SecretStore:
     """Write a bridge's secrets to a new folder."""
     folder.mkdir()
-    for name, value in {"gateway": PASSWORD, "trigger-key": KEY, **secrets}.items():
+    for name, value in {"gateway": PASSWORD, "openfaas-key": KEY, **secrets}.items():
         (folder / name).write_text(value)
     return SecretStore(folder)
 

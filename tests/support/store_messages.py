@@ -117,7 +117,7 @@ async def _system(bus: Broker, url: str, folder: Path, messages: Messages) -> As
     """Run server, bridge, workers and clients on one connection, and store what it publishes."""
     _tap(bus, lambda topic, payload: _note(messages, topic, payload))
     sdk, ready = Client(bus), asyncio.Event()
-    data = jobs.from_toml(JOB).data
+    data = jobs.from_text(JOB).data
     await sdk.register(stage_dataset(data, platform="local", shards_at=str(folder / "shards"), data_dir=None))
     async with (
         _workers(url, bus) as platform,
@@ -152,7 +152,7 @@ def _tap(bus: Broker, note: Callable[[str, bytes], None]) -> None:
 
 
 async def _run(sdk: Client, messages: Messages) -> None:
-    job = await sdk.submit(jobs.from_toml(JOB))
+    job = await sdk.submit(jobs.from_text(JOB))
     async for message in sdk.watch(job):
         if isinstance(message.event, FINAL_EVENTS):
             break

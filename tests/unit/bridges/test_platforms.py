@@ -70,7 +70,7 @@ def test_the_error_for_a_missing_library_names_the_extra_that_installs_it() -> N
     )
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=REPOSITORY)
-    message = "the platform 'openfaas' needs httpx, which is not installed: pip install 'fedkeeper[openfaas]'"
+    message = "the platform 'openfaas' needs httpx, which is not installed: pip install '.[openfaas]'"
     assert run.returncode == 1
     assert message in run.stdout + run.stderr
     assert "Traceback" not in run.stderr

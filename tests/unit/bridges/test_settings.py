@@ -7,7 +7,6 @@ import msgspec
 import pytest
 
 from bridges import platforms
-from bridges.errors import BadSettings
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
 from fedkeeper import bridging
@@ -57,7 +56,7 @@ def test_a_bad_value_is_refused_by_every_platform(
 @every_kind
 @pytest.mark.parametrize("name", ["Not An Id!", "", "a.b", "a" * 41])
 def test_a_name_that_is_no_id_is_refused_by_every_platform(kind: Kind, name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadSettings) as bad:
+    with pytest.raises(BadConfigFile) as bad:
         bridging.read(kind, file(kind, tmp_path, name=name))
     assert (bad.value.field, bad.value.value) == ("name", name)
     assert "a-z" in bad.value.reason

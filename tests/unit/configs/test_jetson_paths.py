@@ -79,6 +79,6 @@ def test_the_scripts_have_these_options(script: str) -> None:
 
 def test_its_job_is_one_and_trains_at_the_board() -> None:
     (text,) = re.findall(r"^```toml\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    job = job_file.from_toml(text)
+    job = job_file.from_text(text)
     assert job.cohort.where == {"site": "board-7"}
     assert f"--label data={job.data.dataset} " in TEXT

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.messages.errors import JobError
+from broker.support.validation import OVERRIDDEN
 from fedkeeper import configs
 from fedkeeper.errors import Missing
 from tests.support.paths import REPOSITORY
@@ -40,8 +41,10 @@ def test_overrides_come_after_the_file(tmp_path: Path) -> None:
 
 def test_the_error_for_a_missing_file_lists_the_known_names() -> None:
     names = ", ".join(sorted(path.stem for path in JOBS))
-    with pytest.raises(Missing, match=f"^no job file 'quickstar'; give a path, or one of {names}$"):
-        configs.read_job("quickstar")
+    with pytest.raises(Missing, match=f"^no job file 'nothing'; give a path, or one of {names}$"):
+        configs.read_job("nothing")
+    with pytest.raises(Missing, match=r"^no job file 'quikstart'; did you mean 'quickstart'"):
+        configs.read_job("quikstart")
 
 
 @pytest.mark.parametrize("file", ["", ".", "/", "no/such/folder/job.toml", "a\0b"])
@@ -67,4 +70,97 @@ def test_a_file_that_is_not_a_job_is_an_error_with_a_reason(tmp_path: Path) -> N
     file = tmp_path / "mine.toml"
     file.write_text("[cohort]\nclients = 0\n")
     with pytest.raises(JobError, match=r"cohort.clients = 0"):
+        configs.read_job(str(file))
+
+
+WRONG = """\
+name = "My Job"
+colour = "red"
+
+[training]
+optimiser = "adam"   # the other spelling
+batch_size = 0
+
+[cohort]
+clients = 2
+
+[[override]]
+where = { site = "a" }
+[[override]]
+batch_size = "many"
+
+[stop]
+metric = "f1"
+"""
+
+MISTAKES = r"""5 mistakes
+mine.toml:2: colour = 'red': no such key; known are .*
+mine.toml:5: training.optimiser = 'adam': no such key; did you mean 'optimizer'\?
+mine.toml:6: training.batch_size = 0: expected a whole number >= 1
+mine.toml:9: cohort.clients = -1: expected a whole number >= 1
+mine.toml:14: override\[1\].batch_size = 'many': expected a whole number >= 1"""
+
+
+def test_all_mistakes_of_a_file_are_told_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(WRONG.replace("clients = 2", "clients = -1"))
+    with pytest.raises(JobError, match=f"^{MISTAKES}$") as refused:
+        configs.read_job(str(file))
+    assert [(error.field, error.line) for error in refused.value.errors][:2] == [
+        ("colour", 2),
+        ("training.optimiser", 5),
+    ]
+    assert (refused.value.field, refused.value.value) == ("colour", "red")
+
+
+def test_a_mistake_of_an_override_is_not_looked_for_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[cohort]\nclients = 2\nquorm = 1")
+    with pytest.raises(JobError) as refused:
+        configs.read_job(str(file), ("cohort.clients=0", "stop.round=3"))
+    assert [(error.field, error.line) for error in refused.value.errors] == [
+        ("cohort.clients", OVERRIDDEN),
+        ("stop.round", OVERRIDDEN),
+        ("cohort.quorm", 3),
+    ]
+    assert "--set: cohort.clients = 0: " in str(refused.value)
+
+
+def test_values_that_contradict_each_other_are_told_at_once_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "My Job"\n[cohort]\nclients = 20\n\n[stop]\nmetric = "f1"\n')
+    with pytest.raises(JobError) as refused:
+        configs.read_job(str(file))
+    first, second, third = str(refused.value).splitlines()[1:]
+    assert first == "mine.toml:1: name = 'My Job': use 1 to 40 of a-z, 0-9 and '-'; did you mean 'my-job'?"
+    assert second.startswith("mine.toml:3: cohort.clients = 20: ")
+    assert third.startswith("mine.toml:6: stop.metric = 'f1': needs stop.target")
+
+
+@pytest.mark.parametrize("name", ["job.json", "job.toml", "job"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+def test_a_file_may_be_json_and_begin_with_a_byte_order_mark(name: str, mark: bytes, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_bytes(mark + b'\n{"name": "mine",\r\n "cohort": {"clients": 3}}')
+    assert configs.read_job(str(file), ("seed=5",)).cohort.clients == 3
+    file.write_bytes(mark + b'name = "mine"\r\n[cohort]\r\nclients = 3')
+    assert configs.read_job(str(file)).cohort.clients == 3
+    file.write_bytes(mark + b'{"name": "mine",\r\n "cohort": {"clients": 0}}')
+    with pytest.raises(JobError, match=f"^{name}:2: cohort.clients = 0"):
+        configs.read_job(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a = 1\n[b\n", r"job.toml:2: not a TOML file: .*\(column 3\)"),
+        ('a = 1\nb = """\n', r"job.toml:2: not a TOML file: .*"),
+        ('{"a": 1,\n"b": ]}', r"job.toml:2: not a JSON file: invalid character"),
+        ('{"a": 1,\n"b": 2', r"job.toml:2: not a JSON file: .*"),
+    ],
+)
+def test_a_text_of_no_form_names_the_line(text: str, sentence: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.toml"
+    file.write_text(text)
+    with pytest.raises(JobError, match=f"^{sentence}$"):
         configs.read_job(str(file))

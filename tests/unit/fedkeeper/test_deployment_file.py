@@ -23,7 +23,7 @@ at = "/data"
 [platforms.openfaas]
 clients = 3
 image = "registry.example/client:1"
-key = "trigger-key"
+key = "openfaas-key"
 
 [platforms.cluster]
 kind = "openwhisk"
@@ -73,7 +73,7 @@ def test_a_record_has_the_client_s_data_and_labels(tmp_path: Path) -> None:
     assert (first.data_loc, first.samples, first.secret) == (
         "file:///data/mnist-shards2-c100-s0-000/shard.safetensors",
         600,
-        "trigger-key",
+        "openfaas-key",
     )
     assert last.data_loc == "gs://bucket/shards/mnist-shards2-c100-s0-099/shard.safetensors"
     assert last.labels == {"data": "mnist-shards2-c100-s0", "fabric": "test"}
@@ -93,7 +93,7 @@ def test_a_function_has_names_of_secrets_but_no_values(tmp_path: Path) -> None:
     assert (function.broker, function.password, function.key) == (
         "nats://client@broker.example:4222",
         "broker-password",
-        "trigger-key",
+        "openfaas-key",
     )
     assert address == deployment_file.functions_url(deployment, "nats://elsewhere")
 
@@ -152,6 +152,60 @@ def test_a_mistake_is_an_error_that_names_the_field(tmp_path: Path, change: tupl
     assert change[0] in FABRIC
     with pytest.raises(BadConfigFile, match=message):
         deployment_file.read(file(tmp_path, FABRIC.replace(*change)))
+
+
+def test_all_mistakes_are_told_each_with_its_table_value_and_line(tmp_path: Path) -> None:
+    text = """
+name = "test"
+[platforms.openfaas]
+memory = 512
+clients = "three"
+[platforms.cluster]
+kind = "openwhisk"
+timeout_s = 0
+[[clients]]
+id = "a"
+platform = "openfaas"
+data_loc = "/data/a"
+[[clients]]
+id = "b"
+platfrom = "cluster"
+data_loc = 5
+labels = { data = 1 }
+"""
+    with pytest.raises(BadConfigFile) as refused:
+        deployment_file.read(file(tmp_path, text))
+    assert str(refused.value).splitlines() == [
+        "7 mistakes",
+        "fabric.toml:4: platforms.openfaas.memory = 512: no such key; did you mean 'memory_mb'?",
+        "fabric.toml:5: platforms.openfaas.clients = 'three': expected a whole number >= 0",
+        "fabric.toml:8: platforms.cluster.timeout_s = 0: expected a whole number >= 1",
+        "fabric.toml:13: clients[1].platform: missing; expected a text",
+        "fabric.toml:15: clients[1].platfrom = 'cluster': no such key; did you mean 'platform'?",
+        "fabric.toml:16: clients[1].data_loc = 5: expected a text",
+        "fabric.toml:17: clients[1].labels.data = 1: expected a text",
+    ]
+    assert [error.line for error in refused.value.errors] == [4, 5, 8, 13, 15, 16, 17]
+
+
+def test_values_that_contradict_each_other_are_told_with_their_lines_too(tmp_path: Path) -> None:
+    text = FABRIC.replace('name = "test"', 'name = "Test"').replace('platform = "cluster"', 'platform = "moon"')
+    with pytest.raises(BadConfigFile) as refused:
+        deployment_file.read(file(tmp_path, text.replace("[platforms.gcf]", "[platforms.cloud]")))
+    assert str(refused.value).splitlines()[1:] == [
+        "fabric.toml:2: name = 'Test': use 1 to 40 of a-z, 0-9 and '-'",
+        "fabric.toml:22: platforms.cloud.kind = '': say which kind it is: one of openfaas, openwhisk, gcf",
+        "fabric.toml:28: clients[0].platform = 'moon': expected one of openfaas, cluster, cloud",
+    ]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
+def test_a_file_may_be_json_and_begin_with_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
+    path = tmp_path / "fabric.json"
+    path.write_bytes(mark + b'{"name": "test", "platforms": {"gcf": {"clients": 10}}}')
+    assert deployment_file.read(path).platforms["gcf"].clients == 10
+    path.write_bytes(mark + FABRIC.encode())
+    assert deployment_file.read(path).name == "test"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

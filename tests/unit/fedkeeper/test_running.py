@@ -10,6 +10,7 @@ import pytest
 from bridges.errors import SecretMissing
 from broker.errors import BadUrl, Conflict, ConnectFailed
 from broker.messages.errors import JobError
+from broker.support.validation import Mistake
 from fedkeeper import running, screen
 from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchJob, NotAnswered
 from fedkeeper.exit_codes import ExitCode
@@ -28,7 +29,7 @@ async def fail(error: Exception) -> None:
         (ConnectFailed("nats://127.0.0.1:1", "refused"), ExitCode.FAILED),
         (BadOption("--label xray: write a label as KEY=VALUE"), ExitCode.USAGE),
         (BadUrl("no host in ''"), ExitCode.USAGE),
-        (BadConfigFile("name", 1, "expected a text"), ExitCode.USAGE),
+        (BadConfigFile([Mistake("name", 1, "expected a text")]), ExitCode.USAGE),
         (JobError("cohort.clients", 0, "expected a whole number >= 1"), ExitCode.USAGE),
         (JobRefused("demo", "id", "id = 'demo': another job has this id; choose another"), ExitCode.JOB_FAILED),
         (JobFailed("demo", "failed: 0 of 5 needed updates"), ExitCode.JOB_FAILED),
@@ -48,8 +49,8 @@ def test_an_error_that_a_person_can_correct_is_one_sentence_and_an_exit_code(
 
 def test_square_brackets_of_a_message_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        running.run(fail(BadOption("install fedkeeper[train]")))
-    assert capsys.readouterr().err == "error: install fedkeeper[train]\n"
+        running.run(fail(BadOption("pip install '.[train]'")))
+    assert capsys.readouterr().err == "error: pip install '.[train]'\n"
 
 
 @pytest.mark.parametrize(

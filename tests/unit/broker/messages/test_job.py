@@ -107,7 +107,7 @@ def test_a_misspelt_key_is_refused_with_the_key_that_was_meant(section: str) -> 
         wrong = f"{section}.{name}s".strip(".")
         refused = refusal(nested(wrong, 1))
         assert refused.field == wrong
-        assert refused.allowed.startswith(f"no such key; did you mean '{name}'? known are ")
+        assert refused.allowed == f"no such key; did you mean '{name}'?"
 
 
 def test_an_unknown_key_is_refused_with_the_list_of_keys() -> None:
@@ -128,10 +128,10 @@ def test_an_error_shows_only_a_part_of_a_giant_value() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_jobs_mean_the_same_in_toml_and_json_and_back(path: Path) -> None:
     text = path.read_text()
-    got = job_file.from_toml(text)
+    got = job_file.from_text(text)
     assert job_file.from_json(json.dumps(tomllib.loads(text)).encode()) == got
     assert job_file.from_json(msgspec.json.encode(got)) == got
-    assert job_file.from_toml(job_file.to_toml(got)) == got
+    assert job_file.from_text(job_file.to_toml(got)) == got
     assert got.name == path.stem
 
 
@@ -139,7 +139,7 @@ def test_there_are_shipped_jobs() -> None:
     assert "quickstart" in [path.stem for path in CONFIGS]
 
 
-def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
+def test_a_job_without_any_default_comes_back_from_text_and_json() -> None:
     got = Job(
         id="mine-1",
         name="mine",
@@ -194,7 +194,7 @@ def test_a_job_without_any_default_comes_back_from_toml_and_json() -> None:
         stop=Stop(rounds=3, target_accuracy=0.99, metric="auroc", target=0.9, patience=4),
         override=(Override(where={"platform": "edge"}, batch_size=4, local_epochs=1, learning_rate=0.1, device="cpu"),),
     )
-    assert job_file.from_toml(job_file.to_toml(got)) == got
+    assert job_file.from_text(job_file.to_toml(got)) == got
     assert job_file.from_json(msgspec.json.encode(got)) == got
 
 
@@ -214,7 +214,7 @@ def test_a_partition_has_a_key(data: Data, key: str) -> None:
 @pytest.mark.parametrize("text", ["[", "a = ", "= 1", "seed = 1\nseed = 2", "a = " + "[" * 50_000, "\0"])
 def test_invalid_toml_is_refused(text: str) -> None:
     with pytest.raises(JobError, match=r"^not a TOML file: "):
-        job_file.from_toml(text)
+        job_file.from_text(text)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_random_jobs_are_refused_or_mean_the_same_in_toml_and_json() -> None:
             str(refused).encode()
             continue
         accepted += 1
-        assert job_file.from_toml(job_file.to_toml(got)) == got
+        assert job_file.from_text(job_file.to_toml(got)) == got
         assert job_file.from_json(msgspec.json.encode(got)) == got
         assert 1 <= got.cohort.needed <= got.cohort.clients
     assert 200 < accepted < 2000

@@ -98,5 +98,5 @@ def test_fields_with_their_default_are_left_out() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_shipped_job_without_its_defaults_is_the_same_job(path: Path) -> None:
-    got = job_file.from_toml(path.read_text())
+    got = job_file.from_text(path.read_text())
     assert job_file.from_dict(job_file.without_defaults(got)) == got

@@ -21,4 +21,4 @@ def test_every_table_of_a_job_has_a_section() -> None:
 
 def test_the_example_is_a_job() -> None:
     (example,) = re.findall(r"```toml\n(.*?)```", job_docs.INTRODUCTION, re.DOTALL)
-    assert job_file.from_toml(example).evaluation.best == "r2"
+    assert job_file.from_text(example).evaluation.best == "r2"

@@ -8,7 +8,7 @@ from broker.messages.job_sections import Model
 
 
 def test_overrides_are_toml_values_and_bare_words_are_texts() -> None:
-    got = job_file.from_toml(
+    got = job_file.from_text(
         "[cohort]\nclients = 3\n[training]\nbatch_size = 5",
         (
             "name=quick",
@@ -28,7 +28,7 @@ def test_overrides_are_toml_values_and_bare_words_are_texts() -> None:
 
 
 def test_the_last_override_wins() -> None:
-    assert job_file.from_toml("", ("seed=1", "seed=2")).seed == 2
+    assert job_file.from_text("", ("seed=1", "seed=2")).seed == 2
 
 
 @pytest.mark.parametrize(
@@ -50,5 +50,5 @@ def test_the_last_override_wins() -> None:
 )
 def test_a_bad_override_is_refused(override: str, reason: str) -> None:
     with pytest.raises(JobError) as refused:
-        job_file.from_toml("seed = 1", (override,))
+        job_file.from_text("seed = 1", (override,))
     assert reason in str(refused.value)

@@ -9,11 +9,11 @@ from broker.messages.job_sections import Cohort
 
 @pytest.mark.parametrize(("written", "needed"), [("1", 10), ("1.0", 10), ("0.5", 5), ("2", 2), ("2.0", 2), ("10", 10)])
 def test_a_quorum_means_the_same_in_toml_and_json(written: str, needed: int) -> None:
-    from_toml = job_file.from_toml(f"cohort.quorum = {written}")
+    from_text = job_file.from_text(f"cohort.quorum = {written}")
     from_json = job_file.from_json(f'{{"cohort": {{"quorum": {written}}}}}'.encode())
-    assert from_toml == from_json
+    assert from_text == from_json
     assert from_json.cohort.needed == needed
-    again = [job_file.from_toml(job_file.to_toml(from_json)), job_file.from_json(msgspec.json.encode(from_json))]
+    again = [job_file.from_text(job_file.to_toml(from_json)), job_file.from_json(msgspec.json.encode(from_json))]
     assert [each.cohort.needed for each in again] == [needed, needed]
 
 

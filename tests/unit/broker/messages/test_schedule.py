@@ -27,5 +27,5 @@ def test_a_round_that_is_repeated_after_the_last_one_has_the_last_factor() -> No
 
 
 def test_a_job_names_its_schedule() -> None:
-    job = job_file.from_toml('training.schedule = {name = "cosine", warmup = 2}')
+    job = job_file.from_text('training.schedule = {name = "cosine", warmup = 2}')
     assert job.training.schedule == Cosine(warmup=2)

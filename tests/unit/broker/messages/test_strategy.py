@@ -11,8 +11,6 @@ from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import FedAdam, FedAvg, FedAvgM, FedProx, Median, Strategy, name_of
 
-KNOWN = "known are name, mu, beta, rate, beta1, beta2, tau"
-KNOWN_FOR_ADAM = "known for 'fedadam' are name, rate, beta1, beta2, tau"
 STRATEGIES = "expected one of 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'median'"
 WHICH: list[Strategy] = [FedAvg(), FedProx(), FedProx(mu=0.5), FedAvgM(beta=0.0), FedAdam(tau=1e-9), Median()]
 
@@ -21,7 +19,7 @@ WHICH: list[Strategy] = [FedAvg(), FedProx(), FedProx(mu=0.5), FedAvgM(beta=0.0)
 def test_a_strategy_comes_back_from_toml_and_json_and_without_its_defaults(strategy: Strategy) -> None:
     got = Job(strategy=strategy)
     assert job_file.from_json(msgspec.json.encode(got)).strategy == strategy
-    assert job_file.from_toml(job_file.to_toml(got)).strategy == strategy
+    assert job_file.from_text(job_file.to_toml(got)).strategy == strategy
     assert job_file.from_dict(job_file.without_defaults(got)).strategy == strategy
 
 
@@ -31,10 +29,10 @@ def test_a_strategy_without_its_defaults_keeps_its_name() -> None:
 
 
 def test_a_job_names_its_strategy_and_the_parameters_that_differ() -> None:
-    assert job_file.from_toml('strategy = {name = "fedprox", mu = 0.1}').strategy == FedProx(mu=0.1)
-    assert job_file.from_toml('[strategy]\nname = "fedavg"').strategy == FedAvg()
-    assert job_file.from_toml("").strategy == FedAvg()
-    assert job_file.from_toml("", ("strategy.name=fedavgm", "strategy.rate=0.5")).strategy == FedAvgM(rate=0.5)
+    assert job_file.from_text('strategy = {name = "fedprox", mu = 0.1}').strategy == FedProx(mu=0.1)
+    assert job_file.from_text('[strategy]\nname = "fedavg"').strategy == FedAvg()
+    assert job_file.from_text("").strategy == FedAvg()
+    assert job_file.from_text("", ("strategy.name=fedavgm", "strategy.rate=0.5")).strategy == FedAvgM(rate=0.5)
 
 
 @pytest.mark.parametrize(
@@ -47,14 +45,14 @@ def test_a_job_names_its_strategy_and_the_parameters_that_differ() -> None:
         ({"name": "fedadam", "tau": 0}, "strategy.tau = 0: expected a number > 0"),
         (
             {"name": "fedadam", "beta_1": 0.9},
-            "strategy.beta_1 = 0.9: no such key; did you mean 'beta1'? " + KNOWN_FOR_ADAM,
+            "strategy.beta_1 = 0.9: no such key; did you mean 'beta1'?",
         ),
         ({"name": "fedavg", "mu": 0.1}, "strategy.mu = 0.1: no such key; known for 'fedavg' are name"),
         ({"mu": 0.1}, f"strategy.name: missing; {STRATEGIES}"),
         ({}, f"strategy.name: missing; {STRATEGIES}"),
         (
             {"nam": "fedprox"},
-            "strategy.nam = 'fedprox': no such key; did you mean 'name'? " + KNOWN,
+            "strategy.nam = 'fedprox': no such key; did you mean 'name'?",
         ),
     ],
 )

@@ -26,7 +26,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 def mistake(raw: object) -> Mistake:
     with pytest.raises(Invalid) as refused:
         validation.strict(raw, File)
-    return refused.value.mistake
+    return refused.value.mistakes[0]
 
 
 def test_valid_data_is_converted() -> None:
@@ -45,7 +45,7 @@ def test_valid_data_is_converted() -> None:
     ],
 )
 def test_a_misspelt_key_is_found_at_any_depth(raw: dict[str, Any], field: str) -> None:
-    allowed = "no such key; did you mean 'size'? known are size, names, anything"
+    allowed = "no such key; did you mean 'size'?"
     assert mistake(raw) == Mistake(field, 5, allowed)
 
 
@@ -82,7 +82,7 @@ class Drawing(msgspec.Struct, frozen=True, kw_only=True):
 def mistake_in_drawing(raw: object) -> Mistake:
     with pytest.raises(Invalid) as refused:
         validation.strict(raw, Drawing)
-    return refused.value.mistake
+    return refused.value.mistakes[0]
 
 
 def test_a_tag_chooses_the_type_of_a_table() -> None:
@@ -103,7 +103,7 @@ KINDS = "expected one of 'dot', 'circle'"
         ({"shape": {"kind": ["dot"]}}, Mistake("shape.kind", ["dot"], KINDS)),
         (
             {"shape": {"kinds": "dot"}},
-            Mistake("shape.kinds", "dot", "no such key; did you mean 'kind'? known are kind, radius, part"),
+            Mistake("shape.kinds", "dot", "no such key; did you mean 'kind'?"),
         ),
         (
             {"shape": {"kind": "dot", "radius": 1.0}},
@@ -111,9 +111,7 @@ KINDS = "expected one of 'dot', 'circle'"
         ),
         (
             {"shape": {"kind": "circle", "radios": 1.0}},
-            Mistake(
-                "shape.radios", 1.0, "no such key; did you mean 'radius'? known for 'circle' are kind, radius, part"
-            ),
+            Mistake("shape.radios", 1.0, "no such key; did you mean 'radius'?"),
         ),
         ({"shape": {"kind": "circle", "radius": 0}}, Mistake("shape.radius", 0, "expected a number > 0")),
         (
@@ -168,7 +166,7 @@ class Whole(msgspec.Struct, frozen=True, kw_only=True):
 def mistake_in_whole(raw: dict[str, Any]) -> Mistake:
     with pytest.raises(Invalid) as refused:
         validation.strict(raw, Whole)
-    return refused.value.mistake
+    return refused.value.mistakes[0]
 
 
 @pytest.mark.parametrize(
@@ -197,8 +195,62 @@ def test_the_error_names_a_section_that_is_no_table() -> None:
 def test_the_error_for_an_unknown_key_suggests_the_nearest_and_lists_all() -> None:
     error = mistake_in_whole({"cohort": {"client": 3}})
     assert (error.field, error.value) == ("cohort.client", 3)
-    assert error.allowed == "no such key; did you mean 'clients'? known are clients, share, mode, name"
+    assert error.allowed == "no such key; did you mean 'clients'?"
 
 
 def test_the_error_for_an_unknown_section_lists_all() -> None:
     assert mistake_in_whole({"zzz": 1}) == Mistake("zzz", 1, "no such key; known are cohort")
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True):
+    rounds: Annotated[int, Meta(ge=1)] = 1
+    maybe: int | None = None
+    share: float = 0.5
+    either: Annotated[float, Meta(gt=0)] | int = 1.0
+    by_name: dict[str, Annotated[int, Meta(ge=0)]] = {}
+    several: tuple[int, ...] = ()
+    parts: tuple[Part, ...] = ()
+    shape: Dot | Circle = Dot()
+    anything: dict[str, Any] = {}
+
+
+def test_a_number_without_a_fraction_is_a_whole_number_where_one_is_wanted() -> None:
+    raw = {
+        "rounds": 2.0,
+        "maybe": 3.0,
+        "share": 1,
+        "either": 2.0,
+        "by_name": {"a": 4.0},
+        "several": [5.0],
+        "parts": [{"size": 6.0}],
+        "shape": {"kind": "circle", "radius": 1, "part": {"size": 7.0}},
+        "anything": {"weight": [1.0, 5.0]},
+    }
+    numbers = validation.strict(raw, Numbers)
+    assert repr(numbers) == repr(
+        Numbers(
+            rounds=2,
+            maybe=3,
+            share=1.0,
+            either=2.0,
+            by_name={"a": 4},
+            several=(5,),
+            parts=(Part(size=6),),
+            shape=Circle(radius=1.0, part=Part(size=7)),
+            anything={"weight": [1.0, 5.0]},
+        )
+    )
+    for wrong in (2.5, float("inf"), float("nan"), "2", True):
+        with pytest.raises(Invalid, match=r"rounds = .*: expected a whole number >= 1"):
+            validation.strict({"rounds": wrong}, Numbers)
+
+
+def test_all_mistakes_are_told_up_to_a_limit() -> None:
+    raw = {"x": 1, "first-part": {"size": "a", "names": {"b": 1}}, "several": [{"size": "c"}, {"sise": 2}]}
+    with pytest.raises(Invalid) as refused:
+        validation.strict(raw, File)
+    fields = ["x", "first-part.size", "first-part.names.b", "several[0].size", "several[1].sise"]
+    assert [error.field for error in refused.value.mistakes] == fields
+    with pytest.raises(Invalid) as refused:
+        validation.strict({f"key-{number}": 0 for number in range(10_000)}, File)
+    assert len(refused.value.mistakes) == validation.MOST

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from broker.messages import job_file
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.runs import plot
 
@@ -31,8 +33,16 @@ class DrawingCalls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.curves: list[tuple[str, list[int], list[float]]] = []
         self.bars: dict[str, tuple[list[float], list[float]]] = {}
+        self.axes: list[Axes] = []
         self._real = Axes.plot, Axes.bar
+        real = Figure.subplots
+
+        def subplots(figure: Figure, *shape: int) -> Any:
+            self.axes = list(real(figure, *shape))
+            return self.axes
+
         monkeypatch.setattr(Axes, "plot", lambda axes, x, y, **options: self._curve(axes, x, y, options))
+        monkeypatch.setattr(Figure, "subplots", subplots)
         monkeypatch.setattr(Axes, "bar", lambda axes, x, height, **options: self._bar(axes, x, height, options))
 
     def _curve(self, axes: Axes, x: list[int], y: list[float], options: dict[str, Any]) -> object:
@@ -60,20 +70,20 @@ def test_rounds_that_were_evaluated_are_a_curve_per_job(calls: DrawingCalls, tmp
 @pytest.mark.parametrize(
     ("parts", "name", "values"),
     [
-        ({"metrics": {"loss": 0.5, "auroc": 0.75}}, "auroc.png", [0.75]),
-        ({"metrics": {"loss": 0.5}}, "loss.png", [0.5]),
-        ({"metrics": {}, "evaluation_clients": {"metrics": {"r2": 0.25}}}, "r2.png", [0.25]),
-        ({"evaluation_clients": None, "client_metrics": {"steps": 6.0, "loss": 0.125}}, "loss.png", [0.125]),
-        ({}, "accuracy.png", []),
+        ({"metrics": {"loss": 0.5, "auroc": 0.75}}, "auroc.png", [[0.75], [0.5]]),
+        ({"metrics": {"loss": 0.5}}, "loss.png", [[0.5]]),
+        ({"metrics": {}, "evaluation_clients": {"metrics": {"r2": 0.25}}}, "r2.png", [[0.25]]),
+        ({"evaluation_clients": None, "client_metrics": {"steps": 6.0, "loss": 0.125}}, "loss.png", [[0.125]]),
+        ({}, "accuracy.png", [[]]),
     ],
 )
 def test_without_an_accuracy_what_was_measured_is_plotted(
-    calls: DrawingCalls, tmp_path: Path, parts: dict[str, Any], name: str, values: list[float]
+    calls: DrawingCalls, tmp_path: Path, parts: dict[str, Any], name: str, values: list[list[float]]
 ) -> None:
     rows = [row(1, None) | parts]
     assert plot.default_name(rows) == name
     plot.plot([job(tmp_path / "one", *rows)], tmp_path / name)
-    assert [curve[2] for curve in calls.curves] == [values]
+    assert [curve[2] for curve in calls.curves] == values
 
 
 def test_the_first_job_s_times_are_stacked(calls: DrawingCalls, tmp_path: Path) -> None:
@@ -85,6 +95,36 @@ def test_the_first_job_s_times_are_stacked(calls: DrawingCalls, tmp_path: Path) 
         "aggregation": ([0.5, 0.5], [1.5, 1.5]),
         "evaluation": ([0.25, 0.0], [2.0, 2.0]),
     }
+
+
+def spec(folder: Path, **training: Any) -> None:
+    tables = {"seed": training.pop("seed", 1), "training": training, "stop": {"target_accuracy": 0.75}}
+    (folder / "job.toml").write_text(job_file.to_toml(job_file.from_dict(tables)))
+
+
+def test_several_jobs_are_named_by_what_differs_and_seeds_share_a_curve(calls: DrawingCalls, tmp_path: Path) -> None:
+    folders = []
+    for size, seed, accuracy in ((8, 1, 0.25), (8, 2, 0.75), (16, 1, 0.5)):
+        folders.append(job(tmp_path / f"{size}-{seed}", row(1, accuracy) | {"loss": 2 * accuracy}))
+        spec(folders[-1], batch_size=size, seed=seed)
+    plot.plot(folders, tmp_path / "sizes.png")
+    accuracies, losses = calls.curves[:2], calls.curves[2:]
+    assert accuracies == [("batch_size 8", [1], [0.5]), ("batch_size 16", [1], [0.5])]
+    assert losses == [("batch_size 8", [1], [1.0]), ("batch_size 16", [1], [1.0])]
+    left, middle, times = calls.axes
+    assert left.get_title() == "Test accuracy (mean ± standard deviation)"
+    assert [line.get_label() for line in left.lines][2:] == ["target 0.75"]
+    assert middle.get_title() == "Test loss (mean ± standard deviation)"
+    assert times.get_title() == "Mean time of a round"
+    assert [label.get_text() for label in times.get_yticklabels()] == ["batch_size 8", "batch_size 16"]
+    (band,) = left.collections
+    assert band.get_datalim(left.transData).intervaly == pytest.approx([0.5 - 0.125**0.5, 0.5 + 0.125**0.5])
+
+
+def test_the_range_is_that_of_the_values(calls: DrawingCalls, tmp_path: Path) -> None:
+    plot.plot([job(tmp_path / "one", row(1, 0.9), row(2, 0.95))], tmp_path / "accuracy.png")
+    low, high = calls.axes[0].get_ylim()
+    assert (low > 0.8, high < 1.0) == (True, True)
 
 
 def test_jobs_of_equal_names_are_both_drawn(calls: DrawingCalls, tmp_path: Path) -> None:
@@ -116,7 +156,7 @@ def test_damaged_metrics_are_an_error(tmp_path: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"round": 2, "accu')
     with pytest.raises(Missing, match=r"metrics.jsonl is damaged"):
-        plot.read_metrics(folder)
+        plot.plot([folder], tmp_path / "accuracy.png")
 
 
 @pytest.mark.parametrize("name", ["accuracy.txt", "no/such/folder/accuracy.png"])
@@ -128,5 +168,5 @@ def test_a_picture_that_cant_be_written_is_an_error(name: str, tmp_path: Path) -
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(Missing, match=r"matplotlib.figure is missing: install fedkeeper\[plot\]"):
+    with pytest.raises(Missing, match=r"matplotlib.figure is missing: pip install '.\[plot\]'"):
         plot.plot([job(tmp_path / "one")], tmp_path / "accuracy.png")

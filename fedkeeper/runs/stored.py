@@ -1,0 +1,186 @@
+"""Reads what runs have left: the folder of a run, and that of a sweep with several."""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from broker.errors import UNREADABLE
+from broker.messages.job import Job
+from broker.messages.job_record import Phase
+from fedkeeper.errors import Missing
+from fedkeeper.runs import sweep_plan
+from fedkeeper.runs.sweep_plan import Plan, PlannedRun
+
+ENDED: Final = "ended.json"
+METRICS: Final = "metrics.jsonl"
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a run of a sweep has ended. Its file is written when all others are.
+
+    Attributes:
+        job: the job's id; empty: it was never accepted.
+        phase: `completed`, `failed` or `cancelled`.
+        reason: why it has not been completed.
+    """
+
+    job: str
+    phase: Phase
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run has left.
+
+    Attributes:
+        folder: its folder.
+        job: its job; None: the folder has none.
+        fields: the job's fields by their dotted names; empty: not known.
+        rows: the rows of its metrics.jsonl.
+        ended: how it has ended; None: its folder does not say it.
+    """
+
+    folder: Path
+    job: Job | None
+    fields: dict[str, Any]
+    rows: list[dict[str, Any]]
+    ended: Ended | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name, whatever the working directory is."""
+        return self.folder.resolve().name
+
+    @property
+    def seed(self) -> int | None:
+        """The job's seed; None: not known."""
+        return None if self.job is None else self.job.seed
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether its values may be taken for its result."""
+        return self.ended is None or self.ended.phase == "completed"
+
+
+def read_all(folders: Iterable[Path]) -> list[StoredRun]:
+    """Read runs; the folder of a sweep stands for those of its runs that have ended.
+
+    Raises:
+        Missing: a folder is none of a run or a sweep, or a file in it is damaged.
+    """
+    found: list[StoredRun] = []
+    for folder in folders:
+        if not (folder / sweep_plan.FILE).is_file():
+            found.append(read(folder))
+            continue
+        plan = sweep_plan.read(folder)
+        ended = [last_attempt(folder, plan, run) for run in sweep_plan.runs(plan)]
+        found += [read(path) for path, how, _ in ended if how is not None]
+        if not any(how for _, how, _ in ended):
+            raise Missing(f"no run of {folder} has ended yet")
+    return found
+
+
+def read(folder: Path) -> StoredRun:
+    """Read what one run has left.
+
+    Raises:
+        Missing: the folder has no metrics.jsonl, or a file in it is damaged.
+    """
+    ended, table = read_ended(folder), _job_table(folder)
+    rows = [] if ended is not None and not (folder / METRICS).is_file() else read_metrics(folder)
+    try:
+        # A newer program's job may have fields that this one does not know.
+        job = None if table is None else msgspec.convert(table, Job)
+    except ValueError as exc:
+        raise Missing(f"{folder / 'job.toml'} is damaged: {exc}") from exc
+    return StoredRun(folder, job, {} if table is None else flattened(table), rows, ended)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the rounds of a run from its folder.
+
+    Raises:
+        Missing: the folder has no metrics.jsonl, or the file is damaged.
+    """
+    file = folder / METRICS
+    if not file.is_file():
+        raise Missing(f"{file} is missing: give the folder of a job, such as runs/2026-11-27-quickstart-1a2b3c")
+    try:
+        return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
+    except msgspec.DecodeError as exc:
+        raise Missing(f"{file} is damaged: {exc}") from exc
+
+
+def last_attempt(folder: Path, plan: Plan, run: PlannedRun) -> tuple[Path, Ended | None, int]:
+    """Return the folder of a run's last attempt, how that has ended (None: it has not), and its number.
+
+    Args:
+        folder: the sweep's folder.
+        plan: the sweep.
+        run: one of its runs.
+    """
+    number = 1
+    while (folder / sweep_plan.job_id(plan, run, number + 1)).is_dir():
+        number += 1
+    path = folder / sweep_plan.job_id(plan, run, number)
+    return path, read_ended(path), number
+
+
+def read_ended(folder: Path) -> Ended | None:
+    """Return how a run of a sweep has ended; None: it has not, or it is none of a sweep.
+
+    Raises:
+        Missing: the file is damaged.
+    """
+    file = folder / ENDED
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Ended)
+    except FileNotFoundError:
+        return None
+    except (OSError, *UNREADABLE) as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+
+
+def write_ended(folder: Path, ended: Ended) -> None:
+    """Note how a run has ended, in one step.
+
+    Args:
+        folder: the run's folder, which is created.
+        ended: how it has ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{ENDED}-{os.getpid()}"
+    new.write_bytes(msgspec.json.encode(ended) + b"\n")
+    new.replace(folder / ENDED)
+
+
+def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by their dotted names.
+
+    Args:
+        table: the tables.
+        prefix: what comes before each name.
+    """
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        values |= flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return values
+
+
+def _job_table(folder: Path) -> dict[str, Any] | None:
+    file = folder / "job.toml"
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            table: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+        except (PermissionError, IsADirectoryError, *UNREADABLE) as exc:
+            raise Missing(f"{file} can't be read: {exc}") from exc
+        return table
+    return None

@@ -1,0 +1,128 @@
+"""The commands `sweep`, `compare` and `plot`: what is refused before anything starts, and what is printed."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.messages import job_file
+from fedkeeper import sweeps
+from fedkeeper.errors import BadOption
+from fedkeeper.runs import grid, stored, sweep_plan
+from fedkeeper.runs.stored import Ended
+from fedkeeper.runs.sweep_plan import Machine, Plan
+from tests.support.command import run_here
+
+TABLE: dict[str, Any] = {"name": "demo"}
+
+
+def a_run(folder: Path, *accuracies: float, **tables: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "job.toml").write_text(job_file.to_toml(job_file.from_dict({"stop": {"target_accuracy": 0.9}} | tables)))
+    rows = [
+        {"round": number, "metrics": {"accuracy": value}, "round_s": 2.0, "model": "ab" * 32}
+        | dict.fromkeys(("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s"), 0.25)
+        for number, value in enumerate(accuracies, 1)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    """The folder of a sweep with two sizes and two seeds, of which one run has failed."""
+    plan = sweep_plan.create(TABLE, grid.parse(["training.batch_size=8,16"]), 2, id="3fa9c1", created_s=1.0)
+    sweep_plan.write(plan, tmp_path / "sweep")
+    for run, accuracies in zip(sweep_plan.runs(plan), ((0.5,), (0.75,), (0.25,), ()), strict=True):
+        folder = tmp_path / "sweep" / sweep_plan.job_id(plan, run)
+        a_run(folder, *accuracies, seed=run.job.seed, training={"batch_size": run.job.training.batch_size})
+        ended = Ended(folder.name, "completed") if accuracies else Ended(folder.name, "failed", "no quorum")
+        stored.write_ended(folder, ended)
+    return tmp_path / "sweep"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["quickstart"], "nothing to compare: give --grid section.key=value,value or --seeds N"),
+        (["quickstart", "--grid", "training.batch_size=8,0"], "training.batch_size = 0: expected a whole number >= 1"),
+        (["quickstart", "--grid", "training.batch_sze=8"], "did you mean 'batch_size'"),
+        (["quickstart", "--grid", "training.batch_size=8,8"], "8 is there twice"),
+        (["quickstart", "--grid", "seed=1,2", "--set", "seed=3"], "--set seed and --grid seed: give one of them"),
+        (["nowhere.toml", "--seeds", "2"], "no job file 'nowhere.toml'"),
+        ([], "give a job file and --grid or --seeds, or --resume with a sweep's folder"),
+        (["--resume", "runs/latest"], "sweep.toml is missing: give the folder of a sweep"),
+        (["quickstart", "--resume", "runs/latest"], "--resume: give no job"),
+        (["quickstart", "--seeds", "2", "--url", "ftp://x"], "ftp"),
+        (
+            ["quickstart", "--grid", "data.seed=1,2", "--from", "x.csv"],
+            "--grid data.seed and --from: the data is split once",
+        ),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run_here("sweep", *arguments)
+    assert reason in str(result.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_prints_a_table_on_standard_output_and_the_rest_beside_it(swept: Path) -> None:
+    result = run_here("compare", str(swept))
+    assert result.exit_code == 0
+    cells = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
+    assert cells == [
+        ["batch_size", "accuracy", "best", "runs", "rounds", "time"],
+        ["16", "0.7500", "0.7500", "1 of 2", "1", "2.00 s"],
+        ["8", "0.3750 ±0.1768", "0.3750 ±0.1768", "2", "1", "2.00 s"],
+        ["0.2500..0.5000", "0.2500..0.5000"],
+    ]
+    assert "failed: batch_size 16, seed 2: no quorum" in result.stderr
+
+
+def test_compare_prints_json_and_plots(swept: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sizes.svg"
+    result = run_here("compare", str(swept), "--json", "--plot", str(picture))
+    got = json.loads(result.stdout)
+    assert (got["metric"], got["better"], got["fields"]) == ("accuracy", "max", ["training.batch_size"])
+    assert [each["last"]["n"] for each in got["combinations"]] == [1, 2]
+    assert got["combinations"][0]["runs"][1]["reason"] == "no quorum"
+    assert got["plot"] == str(picture)
+    assert "target 0.9" in picture.read_text()
+
+
+def test_plot_names_the_picture_after_the_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = a_run(tmp_path / "one", 0.5)
+    monkeypatch.chdir(tmp_path)
+    result = run_here("plot", str(folder))
+    assert (result.stdout, (tmp_path / "accuracy.png").is_file()) == ("accuracy.png\n", True)
+    as_json = json.loads(run_here("plot", str(folder), "--json", "--to", "a.svg").stdout)
+    assert as_json == {"plot": "a.svg", "runs": [str(folder)]}
+
+
+def plan(**facts: Any) -> Plan:
+    return sweep_plan.create(TABLE, grid.parse(["stop.rounds=1,2"]), 1, id="3fa9c1", created_s=1.0, **facts)
+
+
+def test_a_sweep_goes_on_as_it_was_begun_but_for_what_is_given_again(tmp_path: Path) -> None:
+    sweep_plan.write(plan(machine=Machine(at_once=3, workers=2, device="cuda", allow=("a",))), tmp_path / "sweep")
+    (tmp_path / "latest").symlink_to("sweep")
+    again = sweeps.resume(tmp_path / "latest", machine=Machine(workers=1), url="")
+    assert again.plan.machine == Machine(at_once=3, workers=1, device="cuda", allow=("a",))
+    assert again.folder == tmp_path / "sweep", "latest may soon be another"
+    assert again.resume_hint == f"fedkeeper sweep --resume {tmp_path / 'sweep'}"
+
+
+def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(tmp_path: Path) -> None:
+    url = "nats://user:secret@127.0.0.1:4222"
+    begun = sweeps.begin(TABLE, grid.parse(["stop.rounds=1,2"]), 1, out=tmp_path, url=url, now_s=1.0, id="3fa9c1")
+    sweep_plan.write(begun.plan, begun.folder)
+    assert begun.folder.name == "1970-01-01-sweep-demo-3fa9c1"
+    assert "secret" not in (begun.folder / "sweep.toml").read_text()
+    with pytest.raises(BadOption, match=r"this sweep runs on .*127.0.0.1:4222.*: give its --url again"):
+        sweeps.resume(begun.folder, machine=Machine(), url="")
+    assert sweeps.resume(begun.folder, machine=Machine(), url=url).plan == begun.plan
