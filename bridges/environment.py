@@ -59,7 +59,7 @@ def with_secret_files(function: Function, *, password_file: str, key_file: str) 
     return env
 
 
-def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_terminal: bool = False) -> dict[str, str]:
+def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_text: bool = False) -> dict[str, str]:
     """The environment of a worker process on this machine.
 
     The further variables can't replace ours.
@@ -68,9 +68,9 @@ def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_term
         broker: address of the broker for models and updates.
         device: the device to train on, as torch names it.
         env: further variables.
-        is_terminal: whether a person reads its log, which goes through a pipe.
+        is_text: whether a person reads its log, which goes through a pipe.
     """
-    log = {LOG: "text"} if is_terminal else {}
+    log = {LOG: "text"} if is_text else {}
     ours = {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return {**env, **ours, **log}
 

@@ -15,6 +15,7 @@ from fedkeeper import own_system, site_settings, system
 from fedkeeper.options import FOLDER, Reveal
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
+from fedkeeper.runs.follow import Detail
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -119,13 +120,19 @@ def settings(
     return Settings(options.folder, workers, options.data, site=site), tuple(filter(None, notices))
 
 
-async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path], None] = lambda _: None) -> None:
+async def train(
+    prepared: Prepared,
+    console: Console,
+    on_folder: Callable[[Path], None] = lambda _: None,
+    detail: Detail = Detail.ROUNDS,
+) -> None:
     """Train a job to its end, show its progress and save its results.
 
     Args:
         prepared: the job.
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
+        detail: how much is said about the job.
 
     Raises:
         FedKeeperError: the job ended without being completed.
@@ -134,11 +141,14 @@ async def train(prepared: Prepared, console: Console, on_folder: Callable[[Path]
         ServerFailed: the broker can't run.
     """
     options, settings = prepared.options, prepared.settings
+    if detail is not Detail.RESULT:
+        # Importing torch takes seconds, on a board a minute.
+        console.print(f"starting a server and {settings.workers} workers ...", markup=False, soft_wrap=True)
     async with own_system.open_system(settings, url=options.url) as url, connect(url) as client:
-        text = f"broker {BrokerUrl.parse(url).address}, {settings.workers} workers; starting ..."
-        console.print(text, markup=False, soft_wrap=True)
+        if detail is not Detail.RESULT:
+            console.print(f"broker {BrokerUrl.parse(url).address}; submitting the job", markup=False, soft_wrap=True)
         await client.register(prepared.clients)
         job = await client.submit(prepared.job, timeout_s=SUBMIT_S)
         folder = run_folder.choose(options.out, job, time.time())
         on_folder(folder)
-        await follow.follow(client, job, console, folder=folder)
+        await follow.follow(client, job, console, folder=folder, detail=detail)

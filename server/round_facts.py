@@ -160,9 +160,11 @@ def failed_event(record: JobRecord, collection: Collection, *, is_last: bool = F
     parts = [
         *_causes({client: collection.failures[client] for client in missing if client in collection.failures}),
         f"{len(counted)} of {collection.round.needed} needed updates {end}",
-        *_said_of("still training", [client for client in waiting if client in collection.training]),
-        *_said_of("no word of", [client for client in waiting if client not in collection.training]),
     ]
+    if is_late or not collection.failures:
+        # The others had their time.
+        parts += _said_of("still training", [client for client in waiting if client in collection.training])
+        parts += _said_of("no word of", [client for client in waiting if client not in collection.training])
     return RoundFailed(
         round=record.round,
         reason="; ".join(parts),

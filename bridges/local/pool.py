@@ -15,7 +15,7 @@ from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
 from bridges.local.worker import LINE_BYTES, READY_S, Worker
 from broker.messages.invocation import WorkerReady
-from broker.support import backoff, loggers, processes
+from broker.support import backoff, loggers, logs, processes
 from broker.support.tasks import task_group
 
 log = loggers.get_logger(__name__)
@@ -69,9 +69,8 @@ class Pool:
         command: Sequence[str] = COMMAND,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        is_terminal = sys.stderr.isatty()
         self._environment = environment.for_worker(
-            settings.broker, settings.device, settings.env, is_terminal=is_terminal
+            settings.broker, settings.device, settings.env, is_text=logs.is_text()
         )
         self._name = settings.name
         self._size = settings.workers

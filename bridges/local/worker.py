@@ -1,8 +1,6 @@
 """A worker process: it gets one request per line and writes one report per line."""
 
 import asyncio
-import contextlib
-import sys
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -14,7 +12,7 @@ from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, WorkerReady
 from broker.messages.round import RoundTask
-from broker.support import texts
+from broker.support import logs, texts
 from broker.support.processes import Group, describe_exit
 from broker.support.tasks import task_group
 
@@ -201,15 +199,12 @@ class Worker:
         self._kill(f"was silent for {SILENT_BEATS * BEAT_S:g} s")
 
     async def _copy_log(self) -> None:
-        """Copy the worker's standard error to ours, and keep its end."""
+        """Copy the worker's standard error to our log, and keep its end."""
         if self.process.stderr is None:
             return
         while chunk := await self.process.stderr.read(LINE_BYTES):
             self._log_tail = (self._log_tail + chunk)[-_TAIL_BYTES:]
-            # A log that nobody reads any more must not end the bridge.
-            with contextlib.suppress(OSError):
-                sys.stderr.buffer.write(chunk)
-                sys.stderr.buffer.flush()
+            logs.copy(chunk)
 
     def _end_start(self, ready_s: float) -> None:
         if not self.is_ready:

@@ -1,13 +1,14 @@
-"""Configures logs: readable on a terminal, JSON elsewhere, always on standard error.
+"""Configures logs: readable on a terminal, JSON elsewhere, on standard error unless a command keeps a file of its own.
 
 FEDKEEPER_LOG=text: readable elsewhere too.
 """
 
+import contextlib
 import io
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import Any, Protocol, TextIO, cast
 
 import structlog
 from structlog.dev import ConsoleRenderer, plain_traceback
@@ -17,20 +18,36 @@ from structlog.tracebacks import ExceptionDictTransformer
 from broker.support import texts
 
 
-def configure(*, verbose: bool = False, quiet: bool = False) -> None:
+class Writable(Protocol):
+    """What a log is written to."""
+
+    def write(self, text: str, /) -> Any:
+        """Append a text."""
+
+    def flush(self) -> Any:
+        """Hand on what was written."""
+
+
+_to: Writable | None = None  # standard error, whatever that is at the moment
+
+
+def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None = None) -> None:
     """Set up structlog for this process.
 
     Args:
         verbose: show all messages, including debug.
         quiet: show only warnings and errors, for commands that display their own progress.
+        to: takes the log, as text for a person; None: standard error.
     """
+    global _to  # noqa: PLW0603 (as structlog's own configuration)
+    _to = to
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     renderer: structlog.typing.Processor = JSONRenderer()
-    if sys.stderr.isatty() or os.environ.get("FEDKEEPER_LOG") == "text":
+    if is_text():
         traceback = _keep_exception
-        renderer = ConsoleRenderer(exception_formatter=_format_exception)
+        renderer = ConsoleRenderer(colors=to is None, exception_formatter=_format_exception)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -41,9 +58,24 @@ def configure(*, verbose: bool = False, quiet: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", to) if to else sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def is_text() -> bool:
+    """Whether the log is text for a person, and not JSON."""
+    return _to is not None or sys.stderr.isatty() or os.environ.get("FEDKEEPER_LOG") == "text"
+
+
+def copy(chunk: bytes) -> None:
+    """Append what a child process has logged. A log that nobody reads any more is no error."""
+    with contextlib.suppress(OSError):
+        if _to is None:
+            sys.stderr.buffer.write(chunk)
+            sys.stderr.buffer.flush()
+        else:
+            _to.write(chunk.decode(errors="backslashreplace"))
 
 
 def clean(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -26,7 +26,7 @@ app = typer.Typer(help="List the client register; add, check, remove or pause cl
 Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
 
 COLUMNS: Final = (
-    Column("client", least=16),
+    Column("client", least=25),
     Column("platform", least=8),
     Column("state"),
     Column("seen", rank=1, is_number=True),

@@ -17,6 +17,7 @@ from broker.messages.progress import (
     ClientRefused,
     ClientRestored,
     ClientTraining,
+    Event,
     JobAccepted,
     JobCancelled,
     JobCompleted,
@@ -113,10 +114,23 @@ class JobView:
                 self.rounds.append(completed)
             case ModelEvaluated(round=round_) as evaluated:
                 (self.judgements if evaluated.by == "clients" else self.evaluations)[round_] = evaluated
-            case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused() as event:
+            case event:
+                self._note(event)
+
+    def _note(self, event: Event) -> None:
+        """Process what goes wrong, and what stops the job for a while or for ever."""
+        match event:
+            case RoundFailed(policy="stop"):
+                pass  # the job's reason says all of it
+            case RoundFailed() | ClientFailed() | ClientRefused() | ClientRestored() | UpdateRefused():
                 self.warnings.append(sentences.sentence(event))
-            case JobWaiting() | JobPaused() | JobCompleted() | JobFailed() | JobCancelled() | JobRejected() as event:
+            case JobFailed() | JobRejected():
+                # Whoever follows the job says the reason below the view.
+                self.state = event.what.partition(".")[2]
+            case JobWaiting() | JobPaused() | JobCompleted() | JobCancelled():
                 self.state = sentences.sentence(event)
+            case _:
+                pass
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the view's lines: the newest rounds get what the other parts leave of the screen."""

@@ -59,7 +59,7 @@ async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: P
     assert "client.failed" in program.output
 
 
-@pytest.mark.parametrize("moment", ["starting ...", "update.counted"])
+@pytest.mark.parametrize("moment", ["starting a server", "update.counted"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()

@@ -72,5 +72,5 @@ def test_a_worker_trains_with_one_thread() -> None:
 
 
 def test_a_worker_s_log_is_readable_on_a_terminal() -> None:
-    plain, terminal = (environment.for_worker(BROKER, "cpu", is_terminal=value) for value in (False, True))
+    plain, terminal = (environment.for_worker(BROKER, "cpu", is_text=value) for value in (False, True))
     assert terminal.items() - plain.items() == {("FEDKEEPER_LOG", "text")}

@@ -9,6 +9,7 @@ import pytest
 from broker.messages.progress import (
     Event,
     JobFailed,
+    JobPaused,
     JobWaiting,
     ModelEvaluated,
     Progress,
@@ -103,9 +104,17 @@ def test_a_waiting_job_shows_its_reason_until_it_runs(events: tuple[Event, ...])
     assert "demo running" in text_of(view_after(waiting, event_of(events, "round.opened")))
 
 
-@pytest.mark.parametrize("what", ["job.completed", "job.failed", "job.cancelled", "job.rejected"])
+@pytest.mark.parametrize("what", ["job.completed", "job.cancelled"])
 def test_the_end_is_the_last_state(events: tuple[Event, ...], what: str) -> None:
     assert f"demo {sentences.sentence(event_of(events, what))}" in text_of(view_after(event_of(events, what)))
+
+
+def test_a_failure_s_reason_is_not_said_twice(events: tuple[Event, ...]) -> None:
+    """Who follows the job says it below the view."""
+    last = msgspec.structs.replace(event_of(events, "round.failed"), policy="stop")
+    text = text_of(view_after(last, JobFailed(reason="1 of 2 needed updates; round 2 failed, 1 in a row")))
+    assert text.startswith("demo failed\n")
+    assert "needed updates" not in text
 
 
 def test_failures_are_shown_with_their_brackets(events: tuple[Event, ...]) -> None:
@@ -180,7 +189,7 @@ def test_foreign_text_in_a_live_view_changes_nothing_on_the_terminal(events: tup
         *events,
         UpdateRefused(topic="fl.updates.x", code="foreign", reason=HOSTILE),
         msgspec.structs.replace(completed, metrics={"[/b]\x1b": 1.0}),
-        JobFailed(reason=HOSTILE),
+        JobPaused(reason=HOSTILE, until_s=1.0),
     )
     text = text_of(view)
     assert text.count(SHOWN) == 2

@@ -1,0 +1,70 @@
+"""The log of `fedkeeper run`: it lies beside the job's results, and does not disturb what the terminal shows."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from broker.support import logs
+from fedkeeper import screen
+from fedkeeper.exit_codes import ExitCode
+
+NAME: Final = "run.log"
+
+
+class RunLog:
+    """A log that is kept in memory until there is a file for it. Threads may write to it."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._lock = threading.Lock()
+        self.path: Path | None = None
+
+    def write(self, text: str) -> int:
+        """Append a text; return its length."""
+        with self._lock:
+            if self.path is None:
+                self._text.append(text)
+            else:
+                # Opened anew each time: nothing of it is lost if the process is killed.
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: what was written is there."""
+
+    def move_to(self, folder: Path) -> None:
+        """Write what there is, and all that follows, to `run.log` in a folder. An earlier run's lines stay."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            self.path = folder / NAME
+            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(self._text)
+            self._text = []
+
+    def is_empty(self) -> bool:
+        """Whether nothing was written since the start, or all of it is in the file."""
+        return not self._text
+
+
+@contextlib.contextmanager
+def open_log(folder: Path, *, verbose: bool) -> Iterator[RunLog]:
+    """Let this process and its workers log to a run's log. If the block ends by an error, say where the log is.
+
+    Args:
+        folder: gets the log if the block ends before the run has a folder.
+        verbose: log everything.
+    """
+    log = RunLog()
+    logs.configure(verbose=verbose, to=log)
+    try:
+        yield log
+    except SystemExit as exc:
+        if exc.code not in (ExitCode.DONE, ExitCode.INTERRUPTED, ExitCode.USAGE):
+            if log.path is None and not log.is_empty():
+                log.move_to(folder)
+            if log.path is not None:
+                screen.say(f"log           {log.path}")
+        raise
