@@ -82,7 +82,7 @@ def test_the_drop_ins_set_what_the_services_read() -> None:
 def test_the_bridge_s_file_is_that_of_the_kit_after_the_document_s_edit(tmp_path: Path) -> None:
     file = tmp_path / "bridge.toml"
     shutil.copy(REPOSITORY / "configs/edge/bridge.toml", file)
-    (edit,) = [line for line in lines("sudo sed -i 's/backbone")]
+    (edit,) = lines("sudo sed -i 's/backbone")
     words = shlex.split(edit.replace("/etc/fedkeeper/bridge.toml", str(file)))
     subprocess.run(words[1:], check=True)
     shown = tmp_path / "shown.toml"

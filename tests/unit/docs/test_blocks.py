@@ -1,4 +1,4 @@
-"""The blocks of TOML, Python and systemd units in the documents are valid for who reads them, and links lead somewhere."""
+"""Blocks of TOML and Python in the documents are valid for who reads them, and links lead somewhere."""
 
 import ast
 import re
