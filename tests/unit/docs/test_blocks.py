@@ -82,3 +82,13 @@ def test_links_lead_to_files_and_headings_that_are_there(document: str) -> None:
 def test_the_map_has_every_page() -> None:
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (REPOSITORY / "docs/README.md").read_text()))
     assert listed == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"README.md"}
+
+
+def test_the_sentences_of_the_table_of_errors_are_ones_that_the_code_says() -> None:
+    table = (REPOSITORY / "docs/operate.md").read_text().partition("| the sentence has |")[2]
+    sentences = re.findall(r"^\| `(.*?)` \|", table, re.MULTILINE)
+    code = "".join(
+        path.read_text() for package in ("broker", "fedkeeper") for path in (REPOSITORY / package).rglob("*.py")
+    )
+    assert len(sentences) > 10
+    assert [sentence for sentence in sentences if sentence not in code] == []

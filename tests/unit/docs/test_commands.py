@@ -56,7 +56,7 @@ READERS_OWN: Final = {
     "bridge.toml": "a bridge's file; configs/bridges has one for each platform",
     "fabric.toml": "a deployment file",
     "houses.csv": "data",
-    "job.toml": "a job file",
+    "job.toml": "a job file; fedkeeper new writes one",
     "mine.py": "code",
     "mine.toml": "a job file",
     "patients.csv": "data",
