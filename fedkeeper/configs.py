@@ -1,10 +1,15 @@
 """Finds and reads job files: by path, or by the name of one that comes with FedKeeper."""
 
 import difflib
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from broker.messages import job_file
+import msgspec
+
+from broker.messages import codec, job_file
+from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.support import tables
 from fedkeeper.errors import NoSuchFile
@@ -15,8 +20,46 @@ DEPLOYMENT_FILE_PREFIX: Final = "fabric-"
 # In an installed package the files lie beside this module, in a checkout beside the packages.
 _FOLDERS: Final = tuple(place / "configs" for place in Path(__file__).parents[:2])
 
+Spec = Job | Mapping[str, Any] | str | os.PathLike[str]
+"""A job as programs give it: itself, its fields, the path of a file, or the name of one that comes with FedKeeper."""
 
-def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
+
+def job_of(spec: Spec) -> Job:
+    """Return the job that a program has given, checked.
+
+    Args:
+        spec: a `Job`, a mapping with the fields of a job file, the path of a job file, or the name of one that comes
+            with FedKeeper.
+
+    Raises:
+        JobError: the job is not valid.
+        NoSuchFile: the file does not exist or can't be read.
+        TypeError: it is something else.
+    """
+    if isinstance(spec, str | os.PathLike):
+        return read_job(spec)
+    if not isinstance(spec, Job | Mapping):
+        wanted = "a fedkeeper.Job, a mapping with the fields of a job file, or the path or name of a job file"
+        raise TypeError(f"a job is {wanted}, not {type(spec).__name__}")
+    fields = job_file.without_defaults(spec) if isinstance(spec, Job) else dict(spec)
+    try:
+        raw = msgspec.to_builtins(fields, enc_hook=_plain)
+    except TypeError as exc:
+        raise JobError("", None, str(exc)) from exc
+    # In JSON, a number that is not finite would become a null.
+    job_file.from_dict(raw)
+    # Through JSON, because what the server makes of it is compared with it.
+    return job_file.from_json(codec.encode(raw))
+
+
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy as Python's. Nothing else of a foreign type can be in a job."""
+    if hasattr(value, "item") and not getattr(value, "shape", ()):
+        return value.item()
+    raise TypeError(f"a job has numbers, texts, lists and tables, and no {type(value).__name__}: {value!r}")
+
+
+def read_job(file: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> Job:
     """Read a job file.
 
     Args:
@@ -24,10 +67,10 @@ def read_job(file: str, overrides: tuple[str, ...] = ()) -> Job:
         overrides: replacements of single fields, as `section.key=value`.
 
     Raises:
-        NoSuchFile: the file does not exist or is not text.
+        Missing: the file does not exist or is not text.
         JobError: the file is not a valid job; it names all mistakes with their lines.
     """
-    path = find(file)
+    path = find(os.fspath(file))
     return job_file.from_text(_text_of(path), overrides, file=path.name)
 
 
@@ -39,10 +82,10 @@ def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         overrides: as for `read_job`.
 
     Raises:
-        NoSuchFile: the file does not exist or is not text.
+        Missing: the file does not exist or is not text.
         JobError: the file is not TOML, or an override is malformed.
     """
-    path = find(file)
+    path = find(os.fspath(file))
     return job_file.table(_text_of(path), overrides, file=path.name)
 
 

@@ -5,8 +5,10 @@ from typing import Any, Literal
 import msgspec
 
 from broker.messages import codec
+from broker.messages.data_report import DataReport
 from broker.messages.job_record import Phase
 from fedkeeper import screen
+from fedkeeper.site_list import Site
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +167,28 @@ class ListedClient(Result, frozen=True, kw_only=True):
     samples: int
     labels: dict[str, str]
     data_loc: str
+
+
+class CheckedClient(DataReport, Result, frozen=True, kw_only=True, omit_defaults=False):
+    """What a client's site says of its data: a line of what `fedkeeper clients check` prints.
+
+    Attributes:
+        error: the error that a job would fail with; `NotChecked`: nobody could look. Empty: nothing is wrong.
+    """
+
+
+class SiteList(Result, frozen=True, kw_only=True):
+    """What `fedkeeper sites` prints.
+
+    Attributes:
+        time_s: when it was made, in seconds since the epoch.
+        version: this command's version of FedKeeper.
+        sites: the sites, those where something fails first.
+    """
+
+    time_s: float
+    version: str
+    sites: list[Site]
 
 
 class ChangedClient(Result, frozen=True, kw_only=True):
@@ -389,7 +413,8 @@ class Swept(Result, frozen=True, kw_only=True):
         folder: the sweep's folder.
         runs: number of runs of its plan.
         completed: number of runs that were completed.
-        failed: number of runs that failed or were cancelled.
+        failed: number of runs that failed.
+        cancelled: number of runs that were cancelled.
         comparison: all of them.
     """
 
@@ -397,4 +422,5 @@ class Swept(Result, frozen=True, kw_only=True):
     runs: int
     completed: int
     failed: int
+    cancelled: int
     comparison: Comparison

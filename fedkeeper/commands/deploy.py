@@ -12,7 +12,7 @@ from fedkeeper import archives, deployment_file, results, running, screen
 from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, Json, PackedCode, Url, broker_url
-from fedkeeper.plan import Step
+from fedkeeper.plan import Step, summary, unchanged
 from fedkeeper.results import Deployment, DeploymentStep, WrittenFile
 from fedkeeper.sdk import connect
 
@@ -45,15 +45,21 @@ async def deploy(
     address = broker_url(url)
     async with connect(address, provision=not plan) as sdk:
         clients = [] if remove else await deploying.desired_clients(sdk, fabric, address, data, packed)
-        steps = await deploying.plan_steps(sdk, fabric, clients)
+        within_s = deploying.PLAN_S if plan else deploying.LIST_S
+        steps = await deploying.plan_steps(sdk, fabric, clients, timeout_s=within_s)
+        done: list[Step] = []
         if plan:
-            for client_steps in steps:
-                for step in client_steps:
-                    _print_step(step)
+            done = [step for client_steps in steps for step in client_steps]
+            for step in () if as_json else done:
+                _print_step(step)
         else:
-            await deploying.apply(sdk, steps, _print_step)
-    unchanged = len(clients) - sum(any(step.desired for step in client_steps) for client_steps in steps)
-    typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
+            await deploying.apply(sdk, steps, done.append if as_json else _print_step)
+    deployment = Deployment(
+        plan=plan,
+        steps=tuple(DeploymentStep(action=step.action, client=step.client, platform=step.platform) for step in done),
+        unchanged=unchanged(steps, len(clients)),
+    )
+    results.show(deployment, summary(steps, len(clients), is_done=not plan), as_json=as_json)
 
 
 def _pack(code: Path | None) -> Archive | None:

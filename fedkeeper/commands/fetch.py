@@ -90,4 +90,3 @@ def _state(record: JobRecord) -> str:
     text = f"{record.phase}, {record.done} of {record.job.stop.rounds} rounds"
     end = record.reason or measured.headline(record)
     return f"{text}, {end}" if end else text
-

@@ -143,9 +143,7 @@ def job_tables(staged: "Staged") -> dict[str, dict[str, Any]]:
     return tables
 
 
-async def _stage_built_in(
-    data: Data, to: str, platform: str, address: str, folder: Path | None
-) -> list[ClientRecord]:
+async def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None) -> list[ClientRecord]:
     from fedkeeper import provision
 
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)

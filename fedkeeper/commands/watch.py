@@ -15,8 +15,8 @@ from fedkeeper.display import hints, lines
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Json, Quiet, Url, Verbose, broker_url, duration_s, url_option
-from fedkeeper.runs import folder as run_folder
 from fedkeeper.results import JobEvent
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
 from fedkeeper.runs.follow import Detail
 from fedkeeper.sdk import Client, connect
