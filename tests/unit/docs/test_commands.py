@@ -56,6 +56,7 @@ READERS_OWN: Final = {
     "bridge.toml": "a bridge's file; configs/bridges has one for each platform",
     "fabric.toml": "a deployment file",
     "houses.csv": "data",
+    "job.json": "a job file, in JSON",
     "job.toml": "a job file; fedkeeper new writes one",
     "mine.py": "code",
     "mine.toml": "a job file",
