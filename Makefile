@@ -8,7 +8,7 @@ N ?= 20
 # Tests wait more than they compute: more of them at once than there are cores.
 AT_ONCE ?= 4
 
-.PHONY: help run fabric examples quick test chaos board check wheel-test benchmarks lock clean
+.PHONY: help run fabric examples quick test chaos board check wheel-test benchmarks lock clean clean-runs
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,12 @@ benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 lock:  ## pin the newest versions of everything anew
 	scripts/lock
 
-clean:  ## remove the environment and what runs have left
-	rm -rf $(VENV) dist runs .fedkeeper
+clean:  ## remove the environment and built packages; trained models and stores stay
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+clean-runs:  ## delete what was trained here: runs/ and .fedkeeper/ (stores of brokers, shards, passwords); says it first
+	@for folder in runs .fedkeeper; do if [ -e $$folder ]; then du -sh $$folder; fi; done
+	rm -rf runs .fedkeeper
 
 $(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'

@@ -9,8 +9,12 @@ from fedkeeper.commands import (
     bridge,
     clients,
     compare,
+    delete,
     deploy,
+    fetch,
+    fields,
     jobs,
+    new,
     plot,
     run,
     server,
@@ -34,8 +38,13 @@ app.command()(run.run)
 app.command()(up.up)
 app.command()(submit.submit)
 app.command()(watch.watch)
-app.add_typer(jobs.app, name="jobs")
+app.command()(fetch.fetch)
+app.command()(jobs.jobs)
+app.command()(new.new)
+app.command()(fields.fields)
 app.command()(jobs.cancel)
+app.command()(delete.delete)
+app.command()(delete.prune)
 app.command()(sweep.sweep)
 app.command()(compare.compare)
 app.command()(plot.plot)

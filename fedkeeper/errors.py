@@ -11,11 +11,14 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NoBridge                no bridge answered a request
 ├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
+├── NotSaved                a result can't be written
+├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 from bridges import platforms
@@ -110,6 +113,32 @@ class JobNotFinished(FedKeeperError):
     def __init__(self, job: str) -> None:
         super().__init__(f"job {job} has not ended; cancel it first: `fedkeeper cancel {job}`")
         self.job = job
+
+
+class NotSaved(FedKeeperError):
+    """Raised when a file with results can't be written; what it held before is still there.
+
+    Attributes:
+        path: the file.
+        reason: what the system says, such as `No space left on device`.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"can't write {path}: {reason}; make room there, or give another folder: --out")
+        self.path = path
+        self.reason = reason
+
+
+class NotVerified(FedKeeperError):
+    """Raised when a model's file has other tensors than its metadata says, or none of ours.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} is not the model that it should be: {reason}")
+        self.path = path
 
 
 class Missing(FedKeeperError):

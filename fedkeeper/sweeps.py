@@ -150,7 +150,7 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
 
 
 def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
-    """Get what the sweep's jobs need, as `local_run.prepare` does; return the system's settings and sentences about it.
+    """Get what the sweep's jobs need, as `local_run.settings` does; return the same.
 
     Args:
         sweep: the sweep.

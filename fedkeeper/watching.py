@@ -98,6 +98,25 @@ async def follow(
                     pass
 
 
+async def past(bus: Broker, job: str, on_reach: OnReach) -> AsyncGenerator[Progress, None]:
+    """Yield the events of a job that the broker has now, each once.
+
+    Args:
+        bus: the broker.
+        job: the job's id.
+        on_reach: is told when the broker is out of reach, and when it answers again.
+    """
+    async with _open(bus, job, on_reach, "first") as items:
+        while True:
+            match await items.get():
+                case Progress() as update:
+                    yield update
+                case BrokerError() as error:
+                    raise error
+                case _:
+                    return
+
+
 def _end_of(record: JobRecord) -> Progress:
     # Imported here because it needs numpy, and most commands do not.
     from server import round_facts

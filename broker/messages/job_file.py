@@ -140,15 +140,15 @@ def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
 
 def to_toml(job: Job) -> str:
     """Encode a job as a TOML file that `from_text` reads."""
-    return msgspec.toml.encode(_without_none(msgspec.to_builtins(job))).decode()
+    return msgspec.toml.encode(without_none(msgspec.to_builtins(job))).decode()
 
 
-def _without_none(value: Any) -> Any:
-    """Leave out the fields that are None: TOML has no null."""
+def without_none(value: Any) -> Any:
+    """Return tables without the fields that are None, which is their default: TOML has no null."""
     if isinstance(value, list | tuple):
-        return [_without_none(part) for part in value]
+        return [without_none(part) for part in value]
     if isinstance(value, dict):
-        return {key: _without_none(part) for key, part in value.items() if part is not None}
+        return {key: without_none(part) for key, part in value.items() if part is not None}
     return value
 
 

@@ -53,7 +53,7 @@ def check(job: Job) -> None:
 def _check_ids(job: Job) -> None:
     for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
         if name is not None:
-            _check_id(field, name)
+            check_id(field, name)
 
 
 def _check_quorum(job: Job) -> None:
@@ -116,15 +116,24 @@ def _check_value(path: str, value: object, depth: int) -> None:
             raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
 
 
-def _check_id(field: str, name: str) -> None:
+def check_id(field: str, name: str) -> None:
+    """Check a name that becomes part of topics.
+
+    Args:
+        field: what it is the name of.
+        name: the name.
+
+    Raises:
+        JobError: it breaks the rule of names; a similar one is suggested.
+    """
     try:
         checked_id(name)
     except BadTopic as exc:
-        close = _similar_id(name)
+        close = similar_id(name)
         raise JobError(field, name, exc.rule + (f"; did you mean {close!r}?" if close else "")) from exc
 
 
-def _similar_id(name: str) -> str:
+def similar_id(name: str) -> str:
     """Return the id that is most like a name; empty: none is."""
     plain = unicodedata.normalize("NFKD", name[:_MAX_ID].casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))

@@ -275,7 +275,7 @@ class Client:
         if limit:
             self.max_message_bytes = min(PACKET_BYTES, limit) - HEADROOM_BYTES
         if getattr(properties, "RetainAvailable", 1) == 0:
-            self._connected.set_exception(ConnectFailed(self._address.address, "this broker keeps no messages"))
+            self._connected.set_exception(ConnectFailed(self._address.address, errors.KEEPS_NOTHING))
             return
         self._connected.set_result(None)
 

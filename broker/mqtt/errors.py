@@ -20,6 +20,8 @@ _QUOTA: Final = 0x97
 _UNSUPPORTED_VERSION: Final = 0x84
 _BAD_LOGIN: Final = (0x86, _NOT_AUTHORIZED, 0x8A)
 
+KEEPS_NOTHING: Final = "this broker can't serve FedKeeper: it keeps no retained messages. Use Mosquitto (docs/mqtt.md)"
+
 
 class OldProtocol(BrokerError):
     """Raised inside the MQTT backend if the broker does not support this version of MQTT."""

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from broker.errors import ConnectFailed, Denied, NoSystem, OldStore, Unsupported
-from broker.mqtt import claims, storage
+from broker.mqtt import claims, probe, storage
 from broker.mqtt.claims import COMPARE_AND_SET_LEASE
 from broker.mqtt.link import Connection, Link
 from broker.mqtt.storage import Mark
@@ -36,7 +36,7 @@ async def ensure(link: Link, *, provision: bool) -> Mark | None:
         provision: whether to mark a broker that retains nothing of ours.
 
     Raises:
-        ConnectFailed: the broker does not return the mark that was retained.
+        ConnectFailed: the broker does not return what was retained, or not each time.
         NoSystem: the broker has no mark, and `provision` is False.
         OldStore: the broker retains messages of version 0.1.
         Unsupported: the broker retains messages of another version.
@@ -51,6 +51,7 @@ async def ensure(link: Link, *, provision: bool) -> Mark | None:
         return mark
     if not provision:
         raise NoSystem(link.address.address, f", or this user may not read {storage.STORE}")
+    await probe.check(link)
     try:
         await link.retry(functools.partial(_write, Mark(SCHEMA, secrets.token_hex(8))))
     except Denied:

@@ -1,6 +1,5 @@
 """The command `fedkeeper compare`: a table and a plot of several runs."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -47,9 +46,7 @@ def print_comparison(compared: Comparison, *, each: bool = False) -> None:
         compared: the comparison.
         each: one row for each run.
     """
-    width = screen.console().width if sys.stdout.isatty() else screen.PIPE_COLUMNS
-    table = comparison_table.table(compared, width, each=each)
-    screen.print_table(*table)
+    screen.print_list(*comparison_table.table(compared, each=each))
     if comparison_table.has_spread(compared, each=each):
         screen.say(LEGEND.format(metric=compared.metric), style="dim")
     for note in comparison_table.notes(compared):

@@ -1,4 +1,4 @@
-"""The commands `fedkeeper jobs ...`: list jobs, and delete finished ones."""
+"""The commands `fedkeeper jobs` and `cancel`: list jobs, and end one."""
 
 import time
 from enum import StrEnum
@@ -11,11 +11,10 @@ from broker.support import logs
 from fedkeeper import measured, running, screen
 from fedkeeper.display import sentences
 from fedkeeper.display.columns import Column
-from fedkeeper.display.units import format_age, format_long
+from fedkeeper.display.units import format_age, format_long, format_size
 from fedkeeper.options import JobId, Url, Verbose, broker_url, url_option
 from fedkeeper.sdk import connect
-
-app = typer.Typer(help="List the jobs that the broker knows; delete finished ones.")
+from server import retention
 
 COLUMNS: Final = (
     Column("job", least=16),
@@ -25,6 +24,7 @@ COLUMNS: Final = (
     Column("submitted", rank=2, is_number=True),
     Column("took", rank=3, is_number=True),
     Column("at", rank=4),
+    Column("size", rank=5, is_number=True),
 )
 """Narrow screens have the first ones. A pipe and --verbose get all of them, and the reasons."""
 
@@ -40,29 +40,18 @@ class Shown(StrEnum):
     CANCELLED = "cancelled"
 
 
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
-
-
-@app.callback(invoke_without_command=True)
-def jobs(
-    context: typer.Context,
+@running.command
+async def jobs(
     url: Url = "",
     phase: Annotated[list[Shown] | None, typer.Option("--phase", help="Only jobs in this phase. Repeatable.")] = None,
     last: Annotated[int, typer.Option(min=0, metavar="N", help="Only the newest N; 0: all.")] = 0,
     verbose: Verbose = False,
 ) -> None:
-    """List the jobs that the broker knows, the oldest first."""
-    if context.invoked_subcommand is None:
-        list_jobs(url, phase or [], last, verbose)
-
-
-@running.command
-async def list_jobs(url: str, phases: list[Shown], last: int, verbose: bool) -> None:  # noqa: FBT001 (an option)
-    """Print every job's phase, rounds, result and times."""
+    """List the jobs that the broker knows, the oldest first; with -v, all columns and what their models take."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()
-    chosen = [record for record in records if not phases or shown_phase(record) in phases][-last:]
+    chosen = [record for record in records if not phase or shown_phase(record) in phase][-last:]
     rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
     if verbose or not screen.list_width():
         heads = (*(column.name for column in COLUMNS), "reason")
@@ -98,18 +87,8 @@ def row(record: JobRecord, now_s: float) -> tuple[str, ...]:
         format_age(now_s - record.created_s) if record.created_s else "",
         format_long(end_s - record.created_s) if record.created_s and end_s else "",
         time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created_s)) if record.created_s else "",
+        format_size(retention.of(record).bytes),
     )
-
-
-@app.command("rm")
-@running.command
-async def remove(jobs: Ids, url: Url = "") -> None:
-    """Delete finished jobs: their models, records and events."""
-    logs.configure(quiet=True)
-    async with connect(broker_url(url), provision=False) as sdk:
-        for job in jobs:
-            await sdk.remove_job(job)
-            typer.echo(f"deleted {job}")
 
 
 @running.command

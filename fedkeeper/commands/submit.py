@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import configs, running, screen
+from fedkeeper import configs, files, running, screen
 from fedkeeper.display import hints
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import JobFile, Out, Quiet, Set, Url, Verbose, broker_url, url_option
@@ -31,6 +31,8 @@ async def submit(
     logs.configure(quiet=not verbose, verbose=verbose)
     detail = Detail.of(quiet=quiet, verbose=verbose)
     spec = configs.read_job(job, tuple(overrides or ()))
+    if wait:
+        files.check_folder(out, "--out")
     async with connect(broker_url(url)) as sdk:
         try:
             job_id = await sdk.submit(spec)

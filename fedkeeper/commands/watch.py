@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,14 +11,22 @@ from broker.base import Start
 from broker.messages import codec
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
-from fedkeeper import running, screen
+from fedkeeper import files, running, screen
 from fedkeeper.display import hints, lines
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Quiet, Url, Verbose, broker_url, duration_s, url_option
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
 from fedkeeper.runs.follow import Detail
 from fedkeeper.sdk import Client, connect
+
+WatchOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Also save the job's model, metrics and plot: DIR/<date>-<job>/. Default: not."
+    ),
+]
 
 
 @running.command
@@ -28,6 +37,7 @@ async def watch(
         str, typer.Option(metavar="TIME", help="Of every job: from so long ago on, such as 90s, 10min, 2h, 1d.")
     ] = "",
     every: Annotated[bool, typer.Option("--all", help="Of every job: from the oldest event on.")] = False,
+    out: WatchOut = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on standard output.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -35,6 +45,10 @@ async def watch(
     """Follow a job from its start to its end; or, until Ctrl-C, what happens from now on to any job."""
     detail, start = Detail.of(quiet=quiet, verbose=verbose), _start(job, since, every=every)
     logs.configure(quiet=True)
+    if out is not None:
+        if job is None or as_json:
+            raise BadOption("--out: give a job, and no --json")
+        files.check_folder(out, "--out")
     async with connect(broker_url(url), provision=False) as sdk:
         if job is None and start == "new" and not quiet:
             screen.say("new events of every job; --since 10min or --all: earlier ones too", style="dim")
@@ -44,7 +58,8 @@ async def watch(
             await _print_lines(sdk, start, detail)
         else:
             running.say_when_stopped(hints.goes_on(job, url_option(url)))
-            await follow.follow(sdk, job, screen.console(), detail=detail)
+            folder = None if out is None else run_folder.choose(out, job, (await sdk.job(job)).created_s)
+            await follow.follow(sdk, job, screen.console(), folder=folder, detail=detail)
 
 
 def _start(job: str | None, since: str, *, every: bool) -> Start:

@@ -1,14 +1,13 @@
 """The table of a comparison, as a person reads it. Pure."""
 
+import itertools
 from typing import Final, NamedTuple
 
 from fedkeeper import measured
 from fedkeeper.display import units
+from fedkeeper.display.columns import Column
 from fedkeeper.results import Combination, ComparedRun, Comparison, Statistics
 from fedkeeper.runs import grid
-
-GAP: Final = 2
-"""Columns of the screen between two columns of the table."""
 
 DIGEST_SHOWN: Final = 12
 
@@ -18,33 +17,27 @@ TAKEN: Final = ("run", "seed", "best", "runs", "rounds", "time", "digest")
 """Names of columns that no field's column may have."""
 
 
-class Column(NamedTuple):
-    """A column: its name, its cells, and how early it is left out where the screen is narrow (0: never)."""
+class Part(NamedTuple):
+    """A column and its cells; each cell has a line or several."""
 
-    name: str
+    column: Column
     cells: list[str]
-    expendable: int = 0
-
-    @property
-    def width(self) -> int:
-        """Columns of the screen that it needs."""
-        return GAP + max(len(line) for cell in (self.name, *self.cells) for line in cell.split("\n"))
 
 
-def table(comparison: Comparison, width: int, *, each: bool = False) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the names of the columns, and the rows: one for each combination, or for each run.
+def table(comparison: Comparison, *, each: bool = False) -> tuple[list[Column], list[list[str]]]:
+    """Return the columns, and the lines for each combination or each run.
 
     Args:
         comparison: the comparison.
-        width: columns of the screen; less important columns are left out until the table fits.
-        each: one row for each run, with its seed.
+        each: a line for each run, with its seed.
     """
-    rows = [(combination, run) for combination in comparison.combinations for run in combination.runs]
-    columns = _of_combinations(comparison) if has_spread(comparison, each=each) else _of_runs(comparison, rows)
-    while sum(column.width for column in columns) > width and any(column.expendable for column in columns):
-        columns.remove(max(columns, key=lambda column: column.expendable))
-    cells = [tuple(column.cells[row] for column in columns) for row in range(len(columns[0].cells))]
-    return tuple(column.name for column in columns), cells
+    runs = [(combination, run) for combination in comparison.combinations for run in combination.runs]
+    parts = _of_combinations(comparison) if has_spread(comparison, each=each) else _of_runs(comparison, runs)
+    lines: list[list[str]] = []
+    for row in zip(*(part.cells for part in parts), strict=True):
+        stacked = itertools.zip_longest(*(cell.split("\n") for cell in row), fillvalue="")
+        lines.extend(list(line) for line in stacked)
+    return [part.column for part in parts], lines
 
 
 def has_spread(comparison: Comparison, *, each: bool = False) -> bool:
@@ -71,42 +64,42 @@ def notes(comparison: Comparison) -> list[str]:
     return said
 
 
-def _of_combinations(comparison: Comparison) -> list[Column]:
-    """One row for each combination: means, and the spread among the seeds."""
+def _of_combinations(comparison: Comparison) -> list[Part]:
+    """Means, and the spread among the seeds."""
     found = comparison.combinations
+    times = [units.format_duration(each.seconds.mean) if each.seconds else "" for each in found]
     return [
         *_settings(comparison, list(found)),
-        Column(comparison.metric, [_spread(each.last) for each in found]),
-        *([] if comparison.better is None else [Column("best", [_spread(each.best) for each in found], 2)]),
-        Column("runs", [_number(each) for each in found]),
-        Column("rounds", [_mean(each.rounds) for each in found], 3),
-        Column("time", [units.format_duration(each.seconds.mean) if each.seconds else "" for each in found], 4),
+        Part(Column(comparison.metric), [_spread(each.last) for each in found]),
+        *([] if comparison.better is None else [Part(Column("best", 2), [_spread(each.best) for each in found])]),
+        Part(Column("runs"), [_number(each) for each in found]),
+        Part(Column("rounds", 3), [_mean(each.rounds) for each in found]),
+        Part(Column("time", 4), times),
     ]
 
 
-def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]) -> list[Column]:
-    """One row for each run."""
+def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]) -> list[Part]:
     runs = [run for _, run in rows]
     settings = _settings(comparison, [combination for combination, _ in rows])
     if len({run.seed for run in runs}) > 1:
-        settings.append(Column("seed", ["" if run.seed is None else str(run.seed) for run in runs]))
+        settings.append(Part(Column("seed"), ["" if run.seed is None else str(run.seed) for run in runs]))
     # A folder's name is long: it is shown if nothing else tells the runs apart, or if there is room.
     names = [run.folder.rstrip("/").rpartition("/")[2] for run in runs]
     return [
-        Column("run", names, 5 if settings else 0),
+        Part(Column("run", 5 if settings else 0, least=12), names),
         *settings,
-        Column(comparison.metric, [_value(run) for run in runs]),
-        *([] if comparison.better is None else [Column("best", [_best(run) for run in runs], 1)]),
-        Column("rounds", [str(run.rounds) for run in runs], 3),
-        Column("time", [units.format_duration(run.seconds) for run in runs], 4),
-        Column("digest", [run.digest[:DIGEST_SHOWN] for run in runs], 2),
+        Part(Column(comparison.metric), [_value(run) for run in runs]),
+        *([] if comparison.better is None else [Part(Column("best", 1), [_best(run) for run in runs])]),
+        Part(Column("rounds", 3), [str(run.rounds) for run in runs]),
+        Part(Column("time", 4), [units.format_duration(run.seconds) for run in runs]),
+        Part(Column("digest", 2), [run.digest[:DIGEST_SHOWN] for run in runs]),
     ]
 
 
-def _settings(comparison: Comparison, combinations: list[Combination]) -> list[Column]:
+def _settings(comparison: Comparison, combinations: list[Combination]) -> list[Part]:
     names = grid.short_names(comparison.fields, (*TAKEN, comparison.metric))
     return [
-        Column(names[field], [grid.value_text(each.values.get(field)) for each in combinations])
+        Part(Column(names[field], least=6), [grid.value_text(each.values.get(field)) for each in combinations])
         for field in comparison.fields
     ]
 

@@ -6,6 +6,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from broker.messages import job_file
+from broker.messages.errors import JobError
+from broker.messages.job import Job
+from fedkeeper.errors import BadOption
+
 LATEST: Final = "latest"
 
 
@@ -30,3 +37,31 @@ def mark_latest(folder: Path) -> None:
         if link.is_symlink() or not link.exists():
             new.replace(link)
         new.unlink(missing_ok=True)
+
+
+def check_is_of(folder: Path, job: Job) -> None:
+    """Check that a folder has no results of another job.
+
+    Args:
+        folder: the folder; it may be missing.
+        job: the job.
+
+    Raises:
+        BadOption: it has those of another job, or its job.toml can't be read.
+    """
+    file = folder / "job.toml"
+    if not file.is_file():
+        return
+    try:
+        known = job_file.from_text(file.read_text(encoding="utf-8"))
+        if _compared(known) == _compared(job):
+            return
+        reason = "has the results of another job with this id"
+    except (OSError, UnicodeDecodeError, JobError) as exc:
+        reason = f"may have the results of another job: its job.toml can't be read: {exc}"
+    raise BadOption(f"{folder} {reason}; give another folder (--out), or the job another id")
+
+
+def _compared(job: Job) -> Job:
+    """Return a job without its id, and without the digest of the user's code, which is set when it begins."""
+    return msgspec.structs.replace(job, id=None, model=msgspec.structs.replace(job.model, code=""))

@@ -1,22 +1,28 @@
 """Follows one job to its end: shows its progress and saves its results."""
 
+import asyncio
 import contextlib
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.live import Live
 
-from broker.messages.progress import JobCancelled, JobCompleted, Progress
+from broker.errors import BrokerError
+from broker.messages.progress import JobCancelled, JobCompleted, JobRejected, Progress
 from fedkeeper.display import lines, sentences
 from fedkeeper.display.lines import JobLines
 from fedkeeper.display.live_view import JobView
-from fedkeeper.errors import BadOption, JobFailed, JobStopped, Missing
-from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import plot, run_log, summary
+from fedkeeper.errors import BadOption, FedKeeperError, JobFailed, JobStopped
+from fedkeeper.runs import saving
+from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.sdk import Client
+
+LAST_WORDS_S: Final = 10.0
+"""How long it may take to save the last model when this program is told to end. Seconds."""
 
 
 class Detail(enum.Enum):
@@ -46,8 +52,9 @@ async def follow(
     folder: Path | None = None,
     detail: Detail = Detail.ROUNDS,
     on_end: Callable[[], None] = lambda: None,
-) -> None:
-    """Show a job until it has ended: a live view on a terminal, lines elsewhere.
+    until: Interruption | None = None,
+) -> Path | None:
+    """Show a job until it has ended: a live view on a terminal, lines elsewhere. What it has brought is saved.
 
     Args:
         sdk: the system that runs the job.
@@ -56,23 +63,48 @@ async def follow(
         folder: where its model, metrics and plot are saved; None: nothing is saved.
         detail: how much is said.
         on_end: called when the job has ended, before its results are saved.
+        until: ends this before the job has ended, and what it has brought so far is saved; None: nothing does.
+
+    Returns:
+        The path of the saved model; None: none was saved.
 
     Raises:
         JobFailed: the job ended without being completed or cancelled.
         JobStopped: the job was cancelled.
+        NotSaved: the results can't be written.
     """
     recorder = None if folder is None else Recorder(folder)
     last: Progress | None = None
-    with _open_display(job, console, detail) as show:
-        async for progress in sdk.watch(job, on_reach=reach_notice(console)):
-            last = progress
-            show(progress)
-            if recorder is not None:
-                recorder.record(progress)
+    try:
+        with _open_display(job, console, detail) as show:
+            async with contextlib.aclosing(_events(sdk, job, console, until)) as events:
+                async for progress in events:
+                    last = progress
+                    show(progress)
+                    if recorder is not None:
+                        recorder.record(progress)
+    except asyncio.CancelledError:
+        if recorder is not None and recorder.job is not None and until is not None and until.is_told:
+            await _save_at_once(sdk, job, recorder, console)
+        raise
     on_end()
-    if recorder is not None and last is not None and isinstance(last.event, JobCompleted | JobCancelled):
-        await _save_results(sdk, job, recorder, console)
-    raise_for_end(job, last)
+    model = None
+    if recorder is not None and last is not None and not isinstance(last.event, JobRejected):
+        model = await _save(sdk, job, recorder, console)
+    if until is None or not until.is_over:
+        raise_for_end(job, last)
+    return model
+
+
+async def _events(
+    sdk: Client, job: str, console: Console, until: Interruption | None
+) -> AsyncGenerator[Progress, None]:
+    """Yield a job's events to its end, or to that of the round after which is to be ended."""
+    async with contextlib.aclosing(sdk.watch(job, on_reach=reach_notice(console))) as events:
+        async for progress in events:
+            yield progress
+            if until is not None and until.update(progress):
+                return
 
 
 def raise_for_end(job: str, last: Progress | None) -> None:
@@ -129,22 +161,18 @@ def reach_notice(console: Console) -> Callable[[bool], None]:
     return notice
 
 
-async def _save_results(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:
-    record = await sdk.job(job)
-    if record.model is None or not recorder.rounds:
-        return
-    run_folder.mark_latest(recorder.folder)
-    folder, files = recorder.folder, ["model.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml"]
-    recorder.save_model(await sdk.model(job))
-    if record.best is not None:
-        recorder.save_model(await sdk.model(job, "best"), "best.safetensors")
-        files.insert(1, "best.safetensors")
-    try:
-        files.append(plot.plot([folder], folder / plot.default_name(recorder.rounds, recorder.job)).name)
-    except Missing as exc:
-        console.print(f"no plot: {exc}", style="yellow", markup=False)
-    if (folder / run_log.NAME).exists():
-        files.append(run_log.NAME)
-    for line in summary.lines(record, recorder.rounds):
+async def _save(sdk: Client, job: str, recorder: Recorder, console: Console) -> Path | None:
+    saved = await saving.save(sdk, job, recorder)
+    for line in saved.lines:
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"written to    {folder}/  ({'  '.join(files)})", markup=False, soft_wrap=True)
+    return recorder.folder / saved.names[0] if saved.names else None
+
+
+async def _save_at_once(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:
+    """Save what there is in a short time. If that fails, this program ends all the same."""
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await _save(sdk, job, recorder, console)
+    except (TimeoutError, BrokerError, FedKeeperError) as exc:
+        reason = str(exc) or f"it took longer than {LAST_WORDS_S:g} s"
+        console.print(f"the last model was not saved: {reason}", style="yellow", markup=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Plots runs: what was measured by round, and where the time of a round went."""
 
+import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any, Final
 
 from broker.messages.job import Job
 from broker.support import installing
-from fedkeeper.errors import BadOption, Missing
+from fedkeeper import files
+from fedkeeper.errors import BadOption, Missing, NotSaved
 from fedkeeper.runs import comparison, grid, stored
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.comparison import Group
@@ -90,9 +92,11 @@ def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
     else:
         _plot_mean_rounds(times, found)
     times.legend(loc="best", fontsize="small")
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as exc:
+        figure.savefig(picture, dpi=120, format=path.suffix.removeprefix(".") or None)
+        files.write(path, picture.getvalue())
+    except (OSError, ValueError, NotSaved) as exc:
         raise BadOption(f"can't write the plot to {path}: {exc}") from exc
     return path
 

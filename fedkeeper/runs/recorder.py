@@ -1,4 +1,4 @@
-"""Records a job's results in `runs/<job>/`: job.toml, metrics.jsonl, clients.jsonl and the model."""
+"""Records a job's events in its run folder: job.toml, metrics.jsonl and clients.jsonl."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +19,9 @@ from broker.messages.progress import (
     RoundCompleted,
     UpdateCounted,
 )
-from fedkeeper import measured
+from fedkeeper import files, measured
+from fedkeeper.runs import folder as run_folder
+from fedkeeper.runs.lines import Lines
 
 
 @dataclass
@@ -35,6 +37,9 @@ class Recorder:
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    _metrics: Lines | None = None
+    _clients: Lines | None = None
+    _times_s: dict[int, float] = field(default_factory=dict)
     _training: dict[tuple[int, str], ClientTraining] = field(default_factory=dict)
     _completed: dict[int, RoundCompleted] = field(default_factory=dict)
     _evaluated: dict[int, ModelEvaluated] = field(default_factory=dict)
@@ -45,18 +50,15 @@ class Recorder:
         """Process an event of the job. A round is written as soon as everything about it is known."""
         last_written = int(self.rounds[-1]["round"]) if self.rounds else 0
         match progress.event:
-            case JobAccepted(job=job) if self.job is None:
-                self.job = job
-                self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / "job.toml").write_text(jobs.to_toml(job))
-                for name in ("metrics.jsonl", "clients.jsonl"):
-                    (self.folder / name).write_bytes(b"")
+            case JobAccepted(job=job):
+                self.begin(job)
             case ClientTraining() as training:
                 self._training[training.round, training.client] = training
             case RoundCompleted() as completed if (
                 completed.round > last_written and completed.round not in self._completed
             ):
                 self._completed[completed.round] = completed
+                self._times_s[completed.round] = progress.time_s
                 self._write_clients(completed.round, completed.counted)
                 self._write_rounds()
             case UpdateCounted() as counted:
@@ -65,23 +67,43 @@ class Recorder:
                 (self._judged if evaluated.by == "clients" else self._evaluated)[evaluated.round] = evaluated
                 self._write_rounds()
             case event if isinstance(event, FINAL_EVENTS):
-                self._write_rounds(ended=True)
                 # After the last round, clients judge its model.
                 if isinstance(event, JobCompleted) and self._counted:
                     self._write_clients(max(number for number, _ in self._counted), ())
+                self.finish()
             case _:
                 pass
 
-    def save_model(self, model: bytes, name: str = "model.safetensors") -> Path:
-        """Write a model and return the file's path.
+    def begin(self, job: Job) -> None:
+        """Write the job's file, unless it is written.
 
         Args:
-            model: a safetensors file.
-            name: the file's name.
+            job: the job as accepted.
+
+        Raises:
+            BadOption: the folder has the results of another job, or can't be written.
+            NotSaved: a file can't be written.
         """
-        path = self.folder / name
-        path.write_bytes(model)
-        return path
+        if self.job is not None:
+            return
+        run_folder.check_is_of(self.folder, job)
+        files.check_folder(self.folder, "--out")
+        self.job = job
+        files.write(self.folder / "job.toml", jobs.to_toml(job).encode())
+        self._metrics, self._clients = (Lines(self.folder / f"{name}.jsonl") for name in ("metrics", "clients"))
+
+    def finish(self) -> None:
+        """Write what is known of the completed rounds: nothing more is expected.
+
+        Files of an earlier reader of the same job stay as they are if they have more lines.
+
+        Raises:
+            NotSaved: the folder can't be written.
+        """
+        self._write_rounds(ended=True)
+        for lines in (self._metrics, self._clients):
+            if lines is not None:
+                lines.finish()
 
     def _write_rounds(self, *, ended: bool = False) -> None:
         """Write completed rounds in order, up to the first one whose evaluation is still expected."""
@@ -89,9 +111,10 @@ class Recorder:
             if self._is_evaluation_expected(round_) and not ended:
                 return
             evaluations = self._evaluated.pop(round_, None), self._judged.pop(round_, None)
-            metrics = metrics_row(self._completed.pop(round_), *evaluations)
+            time_s = self._times_s.pop(round_, None)
+            metrics = metrics_row(self._completed.pop(round_), *evaluations, time_s=time_s)
             self.rounds.append(metrics)
-            self._append("metrics.jsonl", metrics)
+            _append(self._metrics, metrics)
 
     def _is_evaluation_expected(self, round_: int) -> bool:
         """Whether an evaluation of a completed round is still to come."""
@@ -110,13 +133,14 @@ class Recorder:
         answered = {client for number, client in self._counted if number == round_}
         for client in sorted({*clients, *answered}):
             key = round_, client
-            self._append("clients.jsonl", client_row(*key, self._counted.get(key), self._training.get(key)))
+            _append(self._clients, client_row(*key, self._counted.get(key), self._training.get(key)))
         self._counted = {key: counted for key, counted in self._counted.items() if key[0] > round_}
         self._training = {key: training for key, training in self._training.items() if key[0] > round_}
 
-    def _append(self, name: str, row: dict[str, Any]) -> None:
-        with (self.folder / name).open("ab") as file:
-            file.write(msgspec.json.encode(row) + b"\n")
+
+def _append(lines: Lines | None, row: dict[str, Any]) -> None:
+    if lines is not None:
+        lines.append(msgspec.json.encode(row))
 
 
 def client_row(
@@ -150,7 +174,11 @@ def client_row(
 
 
 def metrics_row(
-    completed: RoundCompleted, evaluated: ModelEvaluated | None, judged: ModelEvaluated | None = None
+    completed: RoundCompleted,
+    evaluated: ModelEvaluated | None,
+    judged: ModelEvaluated | None = None,
+    *,
+    time_s: float | None = None,
 ) -> dict[str, Any]:
     """Return a round's row of metrics.jsonl. Times are in seconds.
 
@@ -158,9 +186,11 @@ def metrics_row(
         completed: the completed round.
         evaluated: the server's evaluation of its model; None: `accuracy`, `loss` and `evaluation_s` are null.
         judged: the clients' evaluation of its model; None: `evaluation_clients` is null.
+        time_s: when the round was completed, in seconds since the epoch; None or 0: not known.
     """
     return {
         "round": completed.round,
+        "time_s": time_s or None,
         "accuracy": evaluated.accuracy if evaluated else None,
         "loss": evaluated.loss if evaluated else None,
         "metrics": measured.metrics_of(evaluated) if evaluated else {},
@@ -169,7 +199,7 @@ def metrics_row(
         "missing": completed.missing,
         "samples": completed.samples,
         **msgspec.to_builtins(completed.split),
-        "evaluation_s": evaluated.evaluation_s if evaluated else None,
+        "evaluation_s": (evaluated.evaluation_s or None) if evaluated else None,
         "trained_s": completed.trained_s,
         "bytes_in": completed.bytes_in,
         "bytes_out": completed.bytes_out,

@@ -121,7 +121,7 @@ def create(raw: dict[str, Any], axes: tuple[Axis, ...], seeds: int, **facts: Any
         raise BadOption("--grid seed and --seeds: give one of them; --seeds brings the runs of a combination together")
     if (number := grid.count(axes, seeds)) > grid.MAX_RUNS:
         raise BadOption(f"{grid.describe(axes, seeds)}: at most {grid.MAX_RUNS} runs are possible, not {number}")
-    job = {key: value for key, value in raw.items() if key != "id"}
+    job = {key: value for key, value in job_file.without_none(raw).items() if key != "id"}
     plan = Plan(name=job_file.from_dict(job).name, seeds=seeds, grid=axes, job=job, **facts)
     runs(plan)
     return plan

@@ -99,5 +99,6 @@ def _outcome(run: PlannedRun, ended: Ended, recorder: Recorder) -> str:
     chosen = metric.choose(run.job, recorder.rounds)
     points = chosen.points(recorder.rounds)
     found = [f"{chosen.name} {measured.format_value(points[-1][1])}"] if points else []
-    seconds = sum(row["round_s"] for row in recorder.rounds)
-    return ", ".join([*found, f"{len(recorder.rounds)} rounds", units.format_duration(seconds)])
+    rounds, seconds = len(recorder.rounds), sum(row["round_s"] for row in recorder.rounds)
+    early = [f"{rounds} rounds"] if rounds < run.job.stop.rounds else []
+    return ", ".join([*found, *early, units.format_duration(seconds)])

@@ -10,9 +10,10 @@ from broker.messages import job_file
 from broker.messages.errors import JobError
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from broker.support.tasks import task_group
+from fedkeeper import files
 from fedkeeper.display import sentences
 from fedkeeper.errors import JobRefused
-from fedkeeper.runs import stored, sweep_plan
+from fedkeeper.runs import saving, stored, sweep_plan
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
 from fedkeeper.runs.sweep_plan import Plan, PlannedRun
@@ -80,7 +81,7 @@ async def _work(sdk: Client, waiting: Iterator[Pending], view: SweepView) -> Non
         view.start(each.run)
         # Also a job that is never accepted is compared with the others.
         each.folder.mkdir(parents=True, exist_ok=True)
-        (each.folder / "job.toml").write_text(job_file.to_toml(each.run.job))
+        files.write(each.folder / "job.toml", job_file.to_toml(each.run.job).encode())
         recorder = Recorder(each.folder)
         ended = await _run(sdk, each, recorder, view)
         stored.write_ended(each.folder, ended)
@@ -112,6 +113,7 @@ async def _run(sdk: Client, each: Pending, recorder: Recorder, view: SweepView) 
 
 
 async def _save(sdk: Client, job: str, recorder: Recorder) -> None:
-    recorder.save_model(await sdk.model(job))
-    if (await sdk.job(job)).best is not None:
-        recorder.save_model(await sdk.model(job, "best"), "best.safetensors")
+    record = await sdk.job(job)
+    await saving.save_model(sdk, record, recorder.folder)
+    if record.best is not None:
+        await saving.save_model(sdk, record, recorder.folder, "best")

@@ -1,6 +1,5 @@
 """Generates docs/wire.md and docs/schemas/ from the messages' types and docstrings (scripts/wire-docs)."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from broker.messages.round import BlobRef, PersonalRef, RoundTask
 from broker.messages.schedule import Schedule
 from broker.messages.strategy import Strategy
 from broker.messages.update import UpdateHeader
+from broker.support import struct_docs
 from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 
@@ -270,7 +270,7 @@ def _described(part: dict[str, Any], name: str) -> dict[str, Any]:
     """Add a description to a part of a schema, and to each of its fields."""
     kinds: tuple[Kind, ...] = (Job, *PARTS, *EVENTS)
     kind = next(kind for kind in kinds if kind.__name__ == name)
-    summary, _ = _docstring(kind)
+    summary = struct_docs.summary_of(kind)
     fields = {field: {**how, "description": meaning_of(kind, field)} for field, how in part["properties"].items()}
     return {**part, "description": summary, "properties": fields}
 
@@ -281,7 +281,7 @@ def _message(message: Message) -> str:
 
 
 def _section(kind: Kind, title: str = "", about: str = "") -> str:
-    summary, _ = _docstring(kind)
+    summary = struct_docs.summary_of(kind)
     text = "\n\n".join(filter(None, (f"### {title or f'`{kind.__name__}`'}", summary, about)))
     return f"{text}\n\n| field | type | meaning |\n|---|---|---|\n" + "".join(rows(kind))
 
@@ -291,20 +291,14 @@ def rows(kind: Kind) -> Iterator[str]:
     tag_field, tag = kind.__struct_config__.tag_field, kind.__struct_config__.tag
     if tag_field is not None:
         yield f"| `{tag_field}` | `{tag}` | {meaning_of(kind, tag_field)} |\n"
-    for field in _fields(kind):
+    for field in struct_docs.fields_of(kind):
         kept = "" if field.required else f", default `{_default(field)}`"
         shown = f"{_shown(field.type)}{kept}".replace("|", "\\|")
         yield f"| `{field.encode_name}` | {shown} | {meaning_of(kind, field.encode_name)} |\n"
 
 
-def _fields(kind: Kind) -> tuple[types.Field, ...]:
-    found = types.type_info(kind)
-    assert isinstance(found, types.StructType)
-    return found.fields
-
-
 def _default(field: types.Field) -> str:
-    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    value = struct_docs.default_of(field)
     is_table = isinstance(value, msgspec.Struct) and value.__struct_config__.tag_field is None
     return "{...}" if is_table else msgspec.json.encode(value).decode()
 
@@ -315,51 +309,18 @@ def meaning_of(kind: Kind, field: str) -> str:
     Raises:
         KeyError: neither the class nor the common table describes the field.
     """
-    attribute = dict(zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)).get(field, field)
-    bases = (base for base in kind.__mro__ if issubclass(base, msgspec.Struct))
-    meanings = (_docstring(base)[1].get(attribute) for base in bases)
-    return next(filter(None, meanings), None) or COMMON[field]
+    meaning = struct_docs.meaning_of(kind, field) or COMMON[field]
+    # None in Python's docstrings is null in JSON.
+    return re.sub(r"\bNone\b", "null", meaning)
 
 
 def summary_of(kind: Kind) -> str:
     """Return the first paragraph of a type's docstring."""
-    return _docstring(kind)[0]
-
-
-def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:
-    """Return the first paragraph of a class's docstring, and the meaning of each attribute."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    summary = " ".join(text.split("\n\n")[0].split())
-    _, _, attributes = text.partition("\nAttributes:\n")
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", attributes, re.MULTILINE)
-    meanings = {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
-    # None in Python's docstrings is null in JSON.
-    return summary, {name: re.sub(r"\bNone\b", "null", meaning) for name, meaning in meanings.items()}
+    return struct_docs.summary_of(kind)
 
 
 def _shown(kind: types.Type) -> str:
-    match kind:
-        case types.StructType(cls=cls):
-            return f"[{cls.__name__}](#{cls.__name__.lower()})"
-        case types.UnionType():
-            return " or ".join(_shown(part) for part in kind.types)
-        case types.LiteralType():
-            return ", ".join(f"`{value}`" for value in kind.values)
-        case types.DictType():
-            return f"table of {_shown(kind.value_type)}"
-        case types.VarTupleType():
-            return f"list of {_shown(kind.item_type)}"
-        case types.IntType() | types.FloatType():
-            return ("whole number" if isinstance(kind, types.IntType) else "number") + _bounds(kind)
-        case _:
-            return {types.StrType: "text", types.BoolType: "true or false", types.NoneType: "null"}.get(
-                type(kind), "any"
-            )
-
-
-def _bounds(kind: types.IntType | types.FloatType) -> str:
-    limits = {"≥": kind.ge, ">": kind.gt, "≤": kind.le, "<": kind.lt}
-    return "".join(f" {sign} {limit}" for sign, limit in limits.items() if limit is not None)
+    return struct_docs.shown(kind, code=lambda text: f"`{text}`", table=lambda name: f"[{name}](#{name.lower()})")
 
 
 def main() -> None:

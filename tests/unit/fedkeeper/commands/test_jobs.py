@@ -87,7 +87,7 @@ def test_wider_screens_show_more(monkeypatch: pytest.MonkeyPatch) -> None:
     heads = {width: on_a_terminal(monkeypatch, width).output.splitlines()[0].split() for width in (40, 80, 100)}
     assert heads[40] == ["job", "phase", "rounds"]
     assert heads[80] == ["job", "phase", "rounds", "result", "submitted", "took"]
-    assert heads[100] == ["job", "phase", "rounds", "result", "submitted", "took", "at"]
+    assert heads[100] == ["job", "phase", "rounds", "result", "submitted", "took", "at", "size"]
 
 
 @pytest.mark.usefixtures("asked")

@@ -48,7 +48,7 @@ def swept(tmp_path: Path) -> Path:
     [
         (["quickstart"], "nothing to compare: give --grid section.key=value,value or --seeds N"),
         (["quickstart", "--grid", "training.batch_size=8,0"], "training.batch_size = 0: expected a whole number >= 1"),
-        (["quickstart", "--grid", "training.batch=8"], "did you mean 'batch_size'"),
+        (["quickstart", "--grid", "training.batch_sze=8"], "did you mean 'batch_size'"),
         (["quickstart", "--grid", "training.batch_size=8,8"], "8 is there twice"),
         (["quickstart", "--grid", "seed=1,2", "--set", "seed=3"], "--set seed and --grid seed: give one of them"),
         (["nowhere.toml", "--seeds", "2"], "no job file 'nowhere.toml'"),

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from broker.messages import job_file
+from fedkeeper.display import columns
 from fedkeeper.errors import BadOption
+from fedkeeper.results import Comparison
 from fedkeeper.runs import comparison, comparison_table, stored
 from fedkeeper.runs.metric import Metric
 from fedkeeper.runs.stored import Ended, StoredRun
@@ -125,13 +127,16 @@ def test_the_table_of_several_seeds_fits_80_columns() -> None:
     failed = Ended("r", "failed", "no quorum")
     runs = [of_size(size, seed, 0.5, 0.25 * seed) for size in (8, 16) for seed in (1, 2)]
     compared = comparison.compare([*runs, of_size(16, 3, ended=failed), of_size(32, 1, ended=failed)])
-    names, cells = comparison_table.table(compared, 80)
-    assert names == ("batch_size", "accuracy", "best", "runs", "rounds", "time")
-    assert cells == [
-        ("8", "0.3750 ±0.1768\n0.2500..0.5000", "0.5000 ±0.0000\n0.5000..0.5000", "2", "2", "1.00 s"),
-        ("16", "0.3750 ±0.1768\n0.2500..0.5000", "0.5000 ±0.0000\n0.5000..0.5000", "2 of 3", "2", "1.00 s"),
-        ("32", "failed", "failed", "0 of 1", "", ""),
+    heads, lines = comparison_table.table(compared)
+    assert [head.name for head in heads] == ["batch_size", "accuracy", "best", "runs", "rounds", "time"]
+    assert lines == [
+        ["8", "0.3750 ±0.1768", "0.5000 ±0.0000", "2", "2", "1.00 s"],
+        ["", "0.2500..0.5000", "0.5000..0.5000", "", "", ""],
+        ["16", "0.3750 ±0.1768", "0.5000 ±0.0000", "2 of 3", "2", "1.00 s"],
+        ["", "0.2500..0.5000", "0.5000..0.5000", "", "", ""],
+        ["32", "failed", "failed", "0 of 1", "", ""],
     ]
+    assert shown(compared, 80) == shown(compared, 1000), "all of it fits"
     assert comparison_table.notes(compared) == [
         "failed: batch_size 16, seed 3: no quorum",
         "failed: batch_size 32, seed 1: no quorum",
@@ -140,16 +145,22 @@ def test_the_table_of_several_seeds_fits_80_columns() -> None:
 
 def test_the_table_of_single_runs_has_their_digests_and_leaves_out_what_does_not_fit() -> None:
     compared = comparison.compare([of_size(8, 1, 0.5), of_size(16, 2, 0.25)])
-    names, cells = comparison_table.table(compared, 100)
-    assert names == ("run", "batch_size", "seed", "accuracy", "best", "rounds", "time", "digest")
-    assert cells[0] == ("r-8-1", "8", "1", "0.5000", "0.5000 (1)", "1", "500 ms", "0" * 12)
-    assert comparison_table.table(compared, 60)[0] == ("batch_size", "seed", "accuracy", "best", "digest")
-    assert comparison_table.table(compared, 10)[0] == ("batch_size", "seed", "accuracy")
+    _, lines = comparison_table.table(compared)
+    assert lines[0] == ["r-8-1", "8", "1", "0.5000", "0.5000 (1)", "1", "500 ms", "0" * 12]
+    assert shown(compared, 100) == ["run", "batch_size", "seed", "accuracy", "best", "rounds", "time", "digest"]
+    assert shown(compared, 60) == ["batch_size", "seed", "accuracy", "best", "rounds", "digest"]
+    assert shown(compared, 10) == ["batch_size", "seed", "accuracy"]
 
 
 def test_runs_that_do_not_differ_have_their_names() -> None:
     compared = comparison.compare([of_size(8, 1, 0.5), of_size(8, 1, 0.5)])
-    assert comparison_table.table(compared, 10)[0] == ("run", "accuracy")
-    each = comparison.compare([of_size(8, 1, 0.5), of_size(8, 2, 0.5)])
-    assert len(comparison_table.table(each, 80)[1]) == 1
-    assert len(comparison_table.table(each, 80, each=True)[1]) == 2
+    assert shown(compared, 10) == ["run", "accuracy"]
+    seeds = comparison.compare([of_size(8, 1, 0.5), of_size(8, 2, 0.5)])
+    assert len(comparison_table.table(seeds)[1]) == 2, "the mean, and its ends"
+    assert [line[1] for line in comparison_table.table(seeds, each=True)[1]] == ["1", "2"]
+
+
+def shown(compared: Comparison, width: int) -> list[str]:
+    """The columns that a screen of that width has."""
+    heads, lines = comparison_table.table(compared)
+    return [heads[index].name for index, _ in columns.fit(heads, lines, width, 2)]

@@ -76,6 +76,7 @@ def test_a_row_has_every_metric(log: Log) -> None:
     assert log.rows == [
         {
             "round": 1,
+            "time_s": 1.0,
             "accuracy": 0.1,
             "loss": 2.0,
             "metrics": {"accuracy": 0.1, "loss": 2.0},
@@ -209,12 +210,6 @@ def test_repeated_events_are_written_once(log: Log) -> None:
 def test_a_rejected_job_has_no_folder(log: Log, events: tuple[Event, ...]) -> None:
     log.note(next(event for event in events if event.what == "job.rejected"))
     assert not log.folder.exists()
-
-
-def test_the_model_is_saved_unchanged(log: Log) -> None:
-    log.accept()
-    path = log.recorder.save_model(b"weights")
-    assert (path, path.read_bytes()) == (log.folder / "model.safetensors", b"weights")
 
 
 def test_clients_jsonl_has_the_platform_and_activation_of_each_client(log: Log) -> None:

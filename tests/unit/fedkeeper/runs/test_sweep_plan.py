@@ -67,7 +67,7 @@ def test_what_can_not_be_swept_is_refused(grids: tuple[str, ...], seeds: int, re
     ("grids", "reason"),
     [
         (("training.batch_size=8,0",), "training.batch_size = 0: expected a whole number >= 1"),
-        (("training.batch=8,16",), "did you mean 'batch_size'"),
+        (("training.batch_sze=8,16",), "did you mean 'batch_size'"),
         (("cohort.clients=5,11",), "cohort.clients = 11"),
         (("seed.x=1,2",), "seed.x: seed is no table"),
     ],

@@ -1,0 +1,63 @@
+"""Files that are never seen half written, and folders that can be written before anything depends on it."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from fedkeeper.errors import BadOption, NotSaved
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file as a whole: a crash or a full disk leaves what was there before.
+
+    Args:
+        path: the file; its folder exists.
+        content: the new content.
+
+    Raises:
+        NotSaved: it can't be written; nothing has changed.
+    """
+    # A file beside it, because a rename works within one file system only.
+    part = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise NotSaved(path, exc.strerror or str(exc)) from exc
+
+
+def size_of(folder: Path) -> int:
+    """Return what the files in a folder and below take, in bytes. A file that goes meanwhile counts nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.lstat().st_size if file.is_file() and not file.is_symlink() else 0
+    return total
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Check that files can be written into a folder, which is created if it is missing.
+
+    Args:
+        folder: the folder.
+        option: the option that names it, such as `--out`.
+
+    Raises:
+        BadOption: it is no folder, or can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # An empty file fits on a full disk.
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError as exc:
+        where = Path(exc.filename) if isinstance(exc.filename, str) else folder
+        reason = f"{where} is a file" if where.is_file() else f"nothing can be written there: {exc.strerror}"
+        raise BadOption(f"{option} {folder}: {reason}; give another folder") from exc

@@ -1,0 +1,60 @@
+"""A run that somebody interrupts: it ends after its open round, or at once."""
+
+import signal
+from dataclasses import dataclass
+
+from broker.messages.progress import FINAL_EVENTS, JobAccepted, Progress, RoundCompleted, RoundFailed, RoundOpened
+
+
+@dataclass
+class Interruption:
+    """Knows the open round of a job, and whether the run is to end after it.
+
+    Attributes:
+        round: the open round; 0: none is open.
+        done: number of completed rounds.
+        total: number of rounds that the job is for; None: not known yet.
+        is_asked: whether the run is to end after the open round.
+        is_over: whether that round is over.
+        is_told: whether the run is to end at once.
+        has_ended: whether the job itself has ended.
+    """
+
+    round: int = 0
+    done: int = 0
+    total: int | None = None
+    is_asked: bool = False
+    is_over: bool = False
+    is_told: bool = False
+    has_ended: bool = False
+
+    def receive(self, number: int) -> bool:
+        """Note a signal, and return whether the run may go on to the end of its open round.
+
+        Only Ctrl-C leaves it that time, and only the first one: who closes a terminal or ends a machine does not wait.
+
+        Args:
+            number: the signal.
+        """
+        if number == signal.SIGINT and self.round and not self.is_asked:
+            self.is_asked = True
+            return True
+        self.is_told = True
+        return False
+
+    def update(self, progress: Progress) -> bool:
+        """Process an event of the job; return whether the round is over after which the run is to end."""
+        match progress.event:
+            case JobAccepted(job=job):
+                self.total = job.stop.rounds
+            case RoundOpened(round=number):
+                self.round = number
+            case RoundCompleted() | RoundFailed():
+                self.done += isinstance(progress.event, RoundCompleted)
+                self.round = 0
+                self.is_over = self.is_asked
+            case event if isinstance(event, FINAL_EVENTS):
+                self.has_ended, self.round, self.is_over = True, 0, False
+            case _:
+                pass
+        return self.is_over
