@@ -18,9 +18,10 @@ OLDEST_NODE: Final = 20
 
 def has_npm() -> bool:
     """Whether npm is here, and a Node that its packages run on."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
         return False
-    version = subprocess.run(("node", "--version"), capture_output=True, text=True, check=False).stdout
+    version = subprocess.run((node, "--version"), capture_output=True, text=True, check=False).stdout
     return version.startswith("v") and int(version[1:].partition(".")[0]) >= OLDEST_NODE
 
 
