@@ -12,10 +12,13 @@ from broker.messages import codec, job_file
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.support import tables
-from fedkeeper.errors import Missing
+from fedkeeper.errors import NoSuchFile
 
 DEPLOYMENT_FILE_PREFIX: Final = "fabric-"
 """The names of deployment files begin with this. They are in the same folder as the job files."""
+
+# In an installed package the files lie beside this module, in a checkout beside the packages.
+_FOLDERS: Final = tuple(place / "configs" for place in Path(__file__).parents[:2])
 
 Spec = Job | Mapping[str, Any] | str | os.PathLike[str]
 """A job as programs give it: itself, its fields, the path of a file, or the name of one that comes with FedKeeper."""
@@ -30,7 +33,7 @@ def job_of(spec: Spec) -> Job:
 
     Raises:
         JobError: the job is not valid.
-        Missing: the file does not exist or can't be read.
+        NoSuchFile: the file does not exist or can't be read.
         TypeError: it is something else.
     """
     if isinstance(spec, str | os.PathLike):
@@ -64,7 +67,7 @@ def read_job(file: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> J
         overrides: replacements of single fields, as `section.key=value`.
 
     Raises:
-        Missing: the file does not exist or is not text.
+        NoSuchFile: the file does not exist or is not text.
         JobError: the file is not a valid job; it names all mistakes with their lines.
     """
     path = find(os.fspath(file))
@@ -79,7 +82,7 @@ def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         overrides: as for `read_job`.
 
     Raises:
-        Missing: the file does not exist or is not text.
+        NoSuchFile: the file does not exist or is not text.
         JobError: the file is not TOML, or an override is malformed.
     """
     path = find(os.fspath(file))
@@ -90,27 +93,29 @@ def find(file: str) -> Path:
     """Return the path of a job file, given by its path or name.
 
     Raises:
-        Missing: no such file exists; the message lists the known names.
+        NoSuchFile: no such file exists; the message lists the known names.
     """
     path = Path(file)
     if path.is_file():
         return path
-    here = Path(__file__).parent
-    # In an installed package the files lie beside this module, in a checkout beside the packages.
-    folders = (here / "configs", here.parent / "configs")
-    for folder in folders:
+    for folder in _FOLDERS:
         shipped = folder / f"{file.removesuffix('.toml')}.toml"
         if shipped.is_file():
             return shipped
-    names = sorted({known.stem for folder in folders for known in folder.glob("*.toml")})
-    jobs = [name for name in names if not name.startswith(DEPLOYMENT_FILE_PREFIX)]
+    jobs = shipped_jobs()
     close = difflib.get_close_matches(file, jobs, 1)
     hint = f"did you mean {close[0]!r}? Give" if close else "give"
-    raise Missing(f"no job file {file!r}; {hint} a path, or one of {', '.join(jobs)}")
+    raise NoSuchFile(f"no job file {file!r}; {hint} a path, or one of {', '.join(jobs)}")
+
+
+def shipped_jobs() -> list[str]:
+    """Return the names of the job files that come with FedKeeper."""
+    names = sorted({known.stem for folder in _FOLDERS for known in folder.glob("*.toml")})
+    return [name for name in names if not name.startswith(DEPLOYMENT_FILE_PREFIX)]
 
 
 def _text_of(path: Path) -> str:
     try:
         return tables.text_of(path.read_bytes())
     except (OSError, UnicodeDecodeError) as exc:
-        raise Missing(f"{path} can't be read: {exc}") from exc
+        raise NoSuchFile(f"{path} can't be read: {exc}") from exc

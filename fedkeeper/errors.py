@@ -15,6 +15,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotSaved                a result can't be written
 ├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
+│   └── NoSuchFile          a file that an argument names does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
@@ -172,6 +173,10 @@ class Missing(FedKeeperError):
     """Raised when a needed file or library does not exist; the message says what to do."""
 
 
+class NoSuchFile(Missing):
+    """Raised when a file that an argument names does not exist, or can't be read."""
+
+
 class BadOption(FedKeeperError):
     """Raised for a wrong option or argument; the message says what is allowed."""
 
@@ -198,21 +203,24 @@ class NoBridge(FedKeeperError):
     """Raised when no bridge answered a request in time.
 
     Attributes:
-        platform: the platform's name.
+        platforms: the platforms' names.
         verb: the request: create, delete or list.
         timeout_s: how long the caller waited, in seconds.
     """
 
-    def __init__(self, platform: str, verb: str, timeout_s: float) -> None:
+    def __init__(self, silent: str | Sequence[str], verb: str, timeout_s: float) -> None:
         # Imported here because every program that imports fedkeeper would pay for it.
         from bridges import platforms
 
+        names = (silent,) if isinstance(silent, str) else tuple(silent)
         kinds = "|".join(kind.name for kind in platforms.known() if kind.has_functions)
+        which = f"platform {names[0]!r}" if len(names) == 1 else f"the platforms {', '.join(map(repr, names))}"
+        pronoun = "is it" if len(names) == 1 else "are they"
         super().__init__(
-            f"no bridge answered for platform {platform!r} within {timeout_s:g} s (asked to {verb}); "
-            f"is it running? `fedkeeper bridge {kinds} --config FILE`"
+            f"no bridge answered for {which} within {timeout_s:g} s (asked to {verb}); "
+            f"{pronoun} running? `fedkeeper bridge {kinds} --config FILE`"
         )
-        self.platform = platform
+        self.platforms = names
         self.verb = verb
         self.timeout_s = timeout_s
 

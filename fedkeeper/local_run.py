@@ -1,7 +1,10 @@
 """Trains a job on this machine, in a system of its own: what the command `fedkeeper run` and the SDK's `run` share."""
 
+import asyncio
+import contextlib
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,14 +12,18 @@ from typing import Final
 from rich.console import Console
 
 from broker import BrokerUrl
+from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import own_system, site_settings, system
+from fedkeeper import configs, files, own_system, running, site_settings, system
+from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import follow
+from fedkeeper.runs import follow, unfinished
 from fedkeeper.runs.follow import Detail
-from fedkeeper.sdk import connect
+from fedkeeper.runs.interrupt import Interruption
+from fedkeeper.runs.unfinished import Unfinished
+from fedkeeper.sdk import Client, connect, new_id
 from fedkeeper.system import Settings
 
 SUBMIT_S: Final = 60.0
@@ -58,6 +65,7 @@ class Prepared:
         options: what the person has set.
         settings: the system that will train it.
         notices: sentences about it.
+        job_folder: where the job's own code may be.
     """
 
     job: Job
@@ -65,6 +73,7 @@ class Prepared:
     options: Options
     settings: Settings
     notices: tuple[str, ...]
+    job_folder: Path = Path()
 
 
 def prepare(
@@ -85,8 +94,9 @@ def prepare(
         ClientError: the code, the data or a setting can't be used.
         BadOption: the folder can't be written.
     """
+    files.check_folder(options.out, "--out")
     system_settings, notices = settings([job], options, job_folder=job_folder, environ=environ)
-    return Prepared(job, clients, options, system_settings, notices)
+    return Prepared(job, clients, options, system_settings, notices, job_folder)
 
 
 def settings(
@@ -125,31 +135,139 @@ async def train(
     console: Console,
     on_folder: Callable[[Path], None] = lambda _: None,
     detail: Detail = Detail.ROUNDS,
-) -> None:
+    *,
+    until: Interruption | None = None,
+    resumed: Path | None = None,
+) -> Path | None:
     """Train a job to its end, show its progress and save its results.
+
+    If the job does not end, its folder keeps all that is needed to go on with it.
 
     Args:
         prepared: the job.
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
         detail: how much is said about the job.
+        until: ends this before the job has ended; None: nothing does.
+        resumed: the folder of a run of this job to go on with; None: a new run.
+
+    Returns:
+        The path of the saved model; None: no round was completed.
 
     Raises:
         JobFailed: the job ended without being completed or cancelled.
         JobStopped: the job was cancelled.
+        BadOption: the folder of its results can't be written, or has other results.
+        Missing: there is nothing to go on with.
         ConnectFailed: no broker answers at the URL.
         PlatformFailed: no worker can start.
         ServerFailed: the broker can't run.
     """
+    folder, run = _begin(prepared) if resumed is None else (resumed, unfinished.read(resumed))
+    on_folder(folder)
+    until = until or Interruption()
+    with _kept_until_the_end(folder, run, until, console, is_known=resumed is not None):
+        async with _open(prepared, folder, console, detail) as client:
+            if resumed is None:
+                await client.register(prepared.clients)
+                await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
+            return await follow.follow(client, run.job, console, folder=folder, detail=detail, until=until)
+
+
+def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:
+    """Create the folder of a new run."""
+    job = prepared.job.id or new_id(prepared.job.name)
+    folder, run = run_folder.choose(prepared.options.out, job, time.time()), _unfinished(job, prepared)
+    unfinished.begin(folder, run)
+    return folder, run
+
+
+@contextlib.asynccontextmanager
+async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail) -> AsyncIterator[Client]:
+    """Run the system until the end of the block, on the given broker or on the store in the run's folder."""
     options, settings = prepared.options, prepared.settings
-    if detail is not Detail.RESULT:
-        # Importing torch takes seconds, on a board a minute.
-        console.print(f"starting a server and {settings.workers} workers ...", markup=False, soft_wrap=True)
-    async with own_system.open_system(settings, url=options.url) as url, connect(url) as client:
+    store = None if options.url else folder / unfinished.STORE
+
+    def say(text: str) -> None:
         if detail is not Detail.RESULT:
-            console.print(f"broker {BrokerUrl.parse(url).address}; submitting the job", markup=False, soft_wrap=True)
-        await client.register(prepared.clients)
-        job = await client.submit(prepared.job, timeout_s=SUBMIT_S)
-        folder = run_folder.choose(options.out, job, time.time())
-        on_folder(folder)
-        await follow.follow(client, job, console, folder=folder, detail=detail)
+            console.print(text, markup=False, soft_wrap=True)
+
+    # Importing torch takes seconds, on a board a minute.
+    say(f"starting a server and {settings.workers} workers ...")
+    async with own_system.open_system(settings, url=options.url, store=store) as url, connect(url) as client:
+        say(f"broker {BrokerUrl.parse(url).address}; submitting the job")
+        yield client
+
+
+@contextlib.contextmanager
+def _kept_until_the_end(
+    folder: Path, run: Unfinished, until: Interruption, console: Console, *, is_known: bool = False
+) -> Iterator[None]:
+    """Delete what a run keeps when its job has ended and its results are saved, or if there is nothing to go on with.
+
+    Args:
+        folder: the run's folder.
+        run: the run.
+        until: knows how far the job is.
+        console: where it is said how to go on, when everything has ended.
+        is_known: whether rounds were completed before.
+    """
+    try:
+        yield
+    except (asyncio.CancelledError, Exception) as exc:
+        has_rounds = is_known or until.done > 0
+        if isinstance(exc, JobFailed | JobStopped) or not (has_rounds or isinstance(exc, ServerFailed)):
+            unfinished.end(folder)
+        elif isinstance(exc, asyncio.CancelledError):
+            running.say_when_stopped(f"stopped; {unfinished.how_to_go_on(folder, run)}")
+        elif has_rounds:
+            console.print(unfinished.how_to_go_on(folder, run), markup=False, soft_wrap=True)
+        raise
+    if not until.is_over:
+        unfinished.end(folder)
+
+
+def _unfinished(job: str, prepared: Prepared) -> Unfinished:
+    options = prepared.options
+    return Unfinished(
+        job=job,
+        broker=BrokerUrl.parse(options.url).address if options.url else "",
+        job_folder=str(prepared.job_folder.absolute()),
+        folder=str(options.folder.absolute()),
+        workers=options.workers,
+        code=None if options.code is None else str(options.code.absolute()),
+        allow=None if options.allow is None else tuple(options.allow),
+        device=options.device,
+        data=None if options.data is None else str(options.data.absolute()),
+    )
+
+
+def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -> Prepared:
+    """Get what a run needs that is to go on, as `prepare` does.
+
+    Args:
+        folder: the run's folder.
+        given: what the person has set; for the rest, what was set for the run.
+        environ: the environment.
+
+    Raises:
+        Missing: there is nothing to go on with.
+        BadOption: the job is on a broker that was not given, or the folder can't be written.
+        ClientError: the code, the data or a setting can't be used.
+    """
+    run = unfinished.read(folder)
+    if run.broker and not given.url:
+        raise BadOption(f"the job of {folder} is on the broker {run.broker}: give its --url")
+    options = dataclasses.replace(
+        given,
+        out=folder,
+        url=given.url if run.broker else "",
+        folder=given.folder if given.folder != FOLDER else Path(run.folder),
+        workers=given.workers or run.workers,
+        code=given.code or (None if run.code is None else Path(run.code)),
+        allow=given.allow or run.allow,
+        device=given.device or run.device,
+        data=given.data or (None if run.data is None else Path(run.data)),
+    )
+    job, job_folder = configs.read_job(str(folder / "job.toml")), Path(run.job_folder)
+    return prepare(job, options, job_folder=job_folder, environ=environ, clients=[])

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from fedkeeper import note
+from fedkeeper import completion, note
 from fedkeeper.errors import BadOption
 from server.retention import Retention
 
@@ -25,8 +25,15 @@ _SECONDS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(K|M|G|T|)B?")
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
-JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
-JobId = Annotated[str, typer.Argument(help="A job's id.")]
+JobFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        autocompletion=completion.job_files,
+        help="A job file, TOML or JSON, or the name of one that comes with FedKeeper.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", autocompletion=completion.job_ids, help="A job's id.")]
 Url = Annotated[
     str, typer.Option(envvar=URL_VARIABLE, help="The broker. Default: that of `fedkeeper up` in this folder.")
 ]
@@ -38,7 +45,10 @@ Replicas = Annotated[
         help="Nodes of a NATS cluster that keep each stream, as ?replicas= in the broker's URL; never lowered.",
     ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field; `fedkeeper fields` lists them."),
+]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
 Folder = Annotated[
     Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")

@@ -195,7 +195,8 @@ class Swept(Result, frozen=True, kw_only=True):
         folder: the sweep's folder.
         runs: number of runs of its plan.
         completed: number of runs that were completed.
-        failed: number of runs that failed or were cancelled.
+        failed: number of runs that failed.
+        cancelled: number of runs that were cancelled.
         comparison: all of them.
     """
 
@@ -203,4 +204,5 @@ class Swept(Result, frozen=True, kw_only=True):
     runs: int
     completed: int
     failed: int
+    cancelled: int
     comparison: Comparison

@@ -1,9 +1,11 @@
-"""Runs a command's coroutine: signals cancel it, and a user's mistake becomes one sentence instead of a traceback."""
+"""Runs a command's coroutine: signals end it, and a user's mistake becomes one sentence instead of a traceback."""
 
 import asyncio
 import contextlib
 import functools
+import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
@@ -28,6 +30,12 @@ USER_ERRORS: Final = (BrokerError, MessageError, BridgeError, ClientError, FedKe
 
 PROGRAMMING_ERRORS: Final = (Conflict,)
 """Subclasses of `USER_ERRORS` that our code must handle. One that escapes is a bug and shows its traceback."""
+
+OnSignal = Callable[[int], bool]
+"""Hears of a signal, and returns whether the command goes on in spite of it."""
+
+_MEMORY_DEVICES: Final = 1
+"""Major number of /dev/null and its like: https://www.kernel.org/doc/Documentation/admin-guide/devices.txt"""
 
 STOPPED: Final = "stopped; everything that was started is ended"
 
@@ -58,12 +66,13 @@ def say_when_stopped(text: str) -> None:
         ending.stopped = text
 
 
-def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None:
+def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED, on_signal: OnSignal = lambda _: False) -> None:
     """Run a command to its end. Exit the process if the command was interrupted or a user made a mistake.
 
     Args:
         coroutine: the command.
         stopped: what to say when it was interrupted, after everything has ended; `say_when_stopped` replaces it.
+        on_signal: hears of each signal; if it returns False, the command is cancelled.
     """
     ending = _Ending(stopped)
     _ENDING.set(ending)
@@ -72,7 +81,7 @@ def run(coroutine: Coroutine[Any, Any, None], *, stopped: str = STOPPED) -> None
     heap.keep_large_blocks()
     try:
         with exit_on_user_error():
-            asyncio.run(_cancel_on_signal(coroutine))
+            asyncio.run(_cancel_on_signal(coroutine, on_signal))
     except KeyboardInterrupt:
         screen.say(ending.stopped)
         sys.exit(ExitCode.INTERRUPTED)
@@ -91,14 +100,40 @@ def exit_on_user_error() -> Iterator[None]:
         sys.exit(exit_codes.of(exc))
 
 
-async def _cancel_on_signal(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Cancel a command on SIGINT and SIGTERM, so that it ends everything that it started."""
+async def _cancel_on_signal(coroutine: Coroutine[Any, Any, None], on_signal: OnSignal) -> None:
+    """Cancel a command on a signal, so that it ends everything that it started."""
     task = asyncio.ensure_future(coroutine)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+
+    def handle(number: int) -> None:
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        if not on_signal(number):
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # nohup lets a command live on when its terminal is closed.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, handle, number)
     try:
         async with notify.watchdog():
             await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
+
+
+def _leave_terminal() -> None:
+    """Let what is still printed go nowhere: the terminal is closed, and writing to it would be an error."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        if os.isatty(descriptor) or _is_closed_terminal(descriptor):
+            os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _is_closed_terminal(descriptor: int) -> bool:
+    """Whether a terminal was closed at its other end: then it answers nothing, and is none for isatty."""
+    try:
+        return stat.S_ISCHR(os.fstat(descriptor).st_mode) and os.major(os.fstat(descriptor).st_rdev) != _MEMORY_DEVICES
+    except OSError:
+        return False

@@ -92,12 +92,13 @@ class Client:
     def __init__(self, bus: Broker) -> None:
         self.broker = bus
 
-    async def submit(self, spec: Spec, *, timeout_s: float = ACCEPT_S) -> str:
+    async def submit(self, spec: Spec, *, job_id: str = "", timeout_s: float = ACCEPT_S) -> str:
         """Submit a job, wait until a server accepts it, and return its id.
 
         Args:
             spec: a `Job`, a mapping with the fields of a job file, the path of a job file, or the name of one that
                 comes with FedKeeper, such as `quickstart`.
+            job_id: the id of a job that names none; empty: a new one is made of its name.
             timeout_s: seconds to wait for a server.
 
         Raises:
@@ -108,7 +109,7 @@ class Client:
             NotAnswered: no server accepted the job in time; the broker keeps it.
         """
         job = configs.job_of(spec)
-        job_id = job.id or new_id(job.name)
+        job_id = job.id or job_id or new_id(job.name)
         submission = f"{job_id}.job.submit.{secrets.token_hex(8)}"
         event = _encode_event(job_id, "job.submit", jobs.without_defaults(job), submission)
         await self.broker.publish(topics.submission(job_id), event)

@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, data_places, running, screen
+from fedkeeper import client_file, completion, data_places, running, screen
 from fedkeeper.commands import clients_check
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age
@@ -23,7 +23,9 @@ from fedkeeper.sdk import Client, connect
 
 app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
 
-Ids = Annotated[list[str], typer.Argument(metavar="CLIENT...", help="Ids of clients.")]
+Ids = Annotated[
+    list[str], typer.Argument(metavar="CLIENT", autocompletion=completion.client_ids, help="Ids of clients.")
+]
 
 COLUMNS: Final = (
     Column("client", least=25),

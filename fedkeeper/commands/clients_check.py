@@ -12,7 +12,7 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.checking import CHECK_S
 from fedkeeper.errors import BadOption, NotChecked
 from fedkeeper.exit_codes import ExitCode
@@ -40,7 +40,10 @@ _KINDS: Final = {
 
 @running.command
 async def check(
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[CLIENT]...", help="Ids of clients.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="CLIENT", autocompletion=completion.client_ids, help="Ids of clients."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every registered client.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, one line per client.")] = False,
     register: Annotated[bool, typer.Option("--register", help="Register the number of samples that is found.")] = False,

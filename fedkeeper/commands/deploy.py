@@ -12,7 +12,7 @@ from fedkeeper import archives, deployment_file, running, screen
 from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, PackedCode, Url, broker_url
-from fedkeeper.plan import Step
+from fedkeeper.plan import Step, summary
 from fedkeeper.sdk import connect
 
 app = typer.Typer()
@@ -43,15 +43,15 @@ async def deploy(
     address = broker_url(url)
     async with connect(address, provision=not plan) as sdk:
         clients = [] if remove else await deploying.desired_clients(sdk, fabric, address, data, packed)
-        steps = await deploying.plan_steps(sdk, fabric, clients)
+        within_s = deploying.PLAN_S if plan else deploying.LIST_S
+        steps = await deploying.plan_steps(sdk, fabric, clients, timeout_s=within_s)
         if plan:
             for client_steps in steps:
                 for step in client_steps:
                     _print_step(step)
         else:
             await deploying.apply(sdk, steps, _print_step)
-    unchanged = len(clients) - sum(any(step.desired for step in client_steps) for client_steps in steps)
-    typer.echo(f"{len(steps)} clients {'to change' if plan else 'changed'}, {unchanged} unchanged")
+    typer.echo(summary(steps, len(clients), is_done=not plan))
 
 
 def _pack(code: Path | None) -> Archive | None:

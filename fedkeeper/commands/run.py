@@ -1,8 +1,9 @@
 """The command `fedkeeper run`: one job on this machine, in a system of its own."""
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -11,15 +12,29 @@ from broker.support import logs
 from fedkeeper import configs, local_run, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.commands import stage
-from fedkeeper.local_run import Options
+from fedkeeper.errors import BadOption
+from fedkeeper.exit_codes import ExitCode
+from fedkeeper.local_run import Options, Prepared
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Quiet, Set, Verbose, Workers
-from fedkeeper.runs import run_log
+from fedkeeper.runs import run_log, unfinished
 from fedkeeper.runs.follow import Detail
+from fedkeeper.runs.interrupt import Interruption
+
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Go on with a run that was stopped, such as runs/latest, to the job's last round."
+    ),
+]
+OF_A_JOB: Final = {"job": "JOB", "overrides": "--set", "own_data": "--from", "out": "--out"}
+"""Parameters that say which job is run, and where its results go."""
 
 
 def run(
+    context: typer.Context,
     job: JobFile = "quickstart",
     overrides: Set = None,
+    resume: Resume = None,
     out: Out = Path("runs"),
     url: Annotated[str, typer.Option(help="Run on this broker instead of a new one.")] = "",
     folder: Folder = FOLDER,
@@ -33,16 +48,53 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again."""
+    """Train a job on this machine: start broker, server and workers, show the progress, and stop everything again.
+
+    Prints the model's path. Ctrl-C ends it after the open round, a second one at once; --resume goes on.
+    """
     detail = Detail.of(quiet=quiet, verbose=verbose)
     logs.configure(verbose=verbose, quiet=not verbose)
-    spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
-    if own_data is not None:
-        spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
     options = Options(out, url, folder, workers, code, allow, device, data)
-    job_folder = configs.find(job).parent
-    prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
+    if resume is None:
+        spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
+        if own_data is not None:
+            spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
+        job_folder = configs.find(job).parent
+        prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
+    else:
+        sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
+        if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
+            raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
+        resume = resume.resolve() if resume.is_symlink() else resume
+        prepared = local_run.prepare_again(resume, options, environ=os.environ)
     for notice in () if quiet else prepared.notices:
         screen.say(notice)
-    with run_log.open_log(folder, verbose=verbose) as log:
-        running.run(local_run.train(prepared, screen.console(), log.move_to, detail))
+    _train(prepared, resume, detail)
+
+
+def _train(prepared: Prepared, resumed: Path | None, detail: Detail) -> None:
+    """Train a job, or go on with that of a folder; print its model's path. Exit the process if it was interrupted."""
+    console, until, models, folders = screen.console(), Interruption(), list[Path](), list[Path]()
+
+    def on_signal(number: int) -> bool:
+        if goes_on := until.receive(number):
+            console.print(f"ending after round {until.round}; Ctrl-C again ends at once", style="yellow")
+        return goes_on
+
+    with run_log.open_log(prepared.options.folder, verbose=detail is Detail.ALL) as log:
+
+        def on_folder(folder: Path) -> None:
+            folders.append(folder)
+            log.move_to(folder)
+
+        async def work() -> None:
+            model = await local_run.train(prepared, console, on_folder, detail, until=until, resumed=resumed)
+            models.extend([] if model is None else [model])
+
+        running.run(work(), on_signal=on_signal)
+    for model in models:
+        screen.echo(str(model))
+    if until.is_over:
+        text = unfinished.how_to_go_on(folders[0], unfinished.read(folders[0]))
+        screen.say(f"stopped after {until.done} of {until.total} rounds; {text}")
+        sys.exit(ExitCode.INTERRUPTED)

@@ -12,7 +12,7 @@ import typer
 
 from broker.messages import codec
 from broker.support import logs
-from fedkeeper import running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Url, broker_url
@@ -48,7 +48,11 @@ class Document(msgspec.Struct, frozen=True, kw_only=True):
 async def sites(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME", help="Only these, with everything that is known; or patterns: 'board-*'."),
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=completion.sites,
+            help="Only these, with everything that is known; or patterns: 'board-*'.",
+        ),
     ] = None,
     url: Url = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,

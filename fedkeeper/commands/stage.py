@@ -36,7 +36,7 @@ From = Annotated[
 @app.command()
 @running.command
 async def stage(
-    job: Annotated[str, typer.Argument(metavar="[JOB]", help="A job file: its built-in dataset is split.")] = "",
+    job: Annotated[str, typer.Argument(metavar="JOB", help="A job file: its built-in dataset is split.")] = "",
     own_data: From = None,
     to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets its own folder below it.")] = str(
         FOLDER / "shards"

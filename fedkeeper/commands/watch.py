@@ -11,7 +11,7 @@ from broker.base import Start
 from broker.messages import codec
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
-from fedkeeper import files, running, screen
+from fedkeeper import completion, files, running, screen
 from fedkeeper.display import hints, lines
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
@@ -31,7 +31,10 @@ WatchOut = Annotated[
 
 @running.command
 async def watch(
-    job: Annotated[str | None, typer.Argument(help="A job's id; none: every job.")] = None,
+    job: Annotated[
+        str | None,
+        typer.Argument(metavar="JOB", autocompletion=completion.job_ids, help="A job's id; none: every job."),
+    ] = None,
     url: Url = "",
     since: Annotated[
         str, typer.Option(metavar="TIME", help="Of every job: from so long ago on, such as 90s, 10min, 2h, 1d.")

@@ -170,9 +170,12 @@ async def _save(sdk: Client, job: str, recorder: Recorder, console: Console) -> 
 
 async def _save_at_once(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:
     """Save what there is in a short time. If that fails, this program ends all the same."""
+    # A task of its own, because this one is cancelled.
+    saved = asyncio.create_task(_save(sdk, job, recorder, console), name=f"save {job}")
+    await asyncio.wait({saved}, timeout=LAST_WORDS_S)
+    saved.cancel()
     try:
-        async with asyncio.timeout(LAST_WORDS_S):
-            await _save(sdk, job, recorder, console)
-    except (TimeoutError, BrokerError, FedKeeperError) as exc:
+        await saved
+    except (asyncio.CancelledError, BrokerError, FedKeeperError) as exc:
         reason = str(exc) or f"it took longer than {LAST_WORDS_S:g} s"
         console.print(f"the last model was not saved: {reason}", style="yellow", markup=False, soft_wrap=True)

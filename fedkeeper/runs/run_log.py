@@ -27,9 +27,9 @@ class RunLog:
             if self.path is None:
                 self._text.append(text)
             else:
-                # Opened anew each time: nothing of it is lost if the process is killed.
-                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(text)
+                # Opened anew each time: nothing of it is lost if the process is killed. Of a full disk others tell.
+                with contextlib.suppress(OSError), self.path.open("ab") as file:
+                    file.write(text.encode("utf-8", errors="backslashreplace"))
         return len(text)
 
     def flush(self) -> None:

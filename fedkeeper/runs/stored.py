@@ -1,7 +1,6 @@
 """Reads what runs have left: the folder of a run, and that of a sweep with several."""
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 from broker.errors import UNREADABLE
 from broker.messages.job import Job
 from broker.messages.job_record import Phase
+from fedkeeper import files
 from fedkeeper.errors import Missing
 from fedkeeper.runs import sweep_plan
 from fedkeeper.runs.sweep_plan import Plan, PlannedRun
@@ -149,16 +149,16 @@ def read_ended(folder: Path) -> Ended | None:
 
 
 def write_ended(folder: Path, ended: Ended) -> None:
-    """Note how a run has ended, in one step.
+    """Note how a run has ended.
 
     Args:
-        folder: the run's folder, which is created.
+        folder: the run's folder.
         ended: how it has ended.
+
+    Raises:
+        NotSaved: the file can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{ENDED}-{os.getpid()}"
-    new.write_bytes(msgspec.json.encode(ended) + b"\n")
-    new.replace(folder / ENDED)
+    files.write(folder / ENDED, msgspec.json.encode(ended) + b"\n")
 
 
 def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
