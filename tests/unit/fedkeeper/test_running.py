@@ -87,7 +87,7 @@ def interrupted(coroutine: Coroutine[Any, Any, None]) -> None:
 def test_a_command_that_started_nothing_does_not_claim_to_have_ended_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(running, "_cancel_on_signal", lambda coroutine: coroutine)
+    monkeypatch.setattr(running, "_cancel_on_signal", lambda coroutine, _: coroutine)
     monkeypatch.setattr(asyncio, "run", interrupted)
     with pytest.raises(SystemExit):
         running.command(work)()
