@@ -15,7 +15,8 @@ help:  ## what there is to make
 
 run: $(VENV)/.run  ## train a job on this machine: make run JOB=configs/mnist-nn.toml URL=mqtt://127.0.0.1:1883
 	$(BIN)/fedkeeper run $(JOB) $(if $(URL),--url $(URL))
-	@echo 'The program is $(BIN)/fedkeeper. To type just fedkeeper: source $(BIN)/activate'
+	@printf '\n%s\n\n  %s\n\n%s\n' 'to go on, with a system that stays:' '. $(BIN)/activate && fedkeeper up' \
+		'or without activating the environment: $(BIN)/fedkeeper up'
 
 fabric: $(VENV)/.test  ## one job over OpenFaaS, OpenWhisk and Google Cloud Functions at once, all of them emulated here
 	$(BIN)/python -m emulators.demo
@@ -67,17 +68,15 @@ $(VENV)/.made:
 	touch $@
 
 $(VENV)/.run: $(VENV)/.made requirements.lock pyproject.toml
-	@echo 'Installs torch and the other libraries into $(VENV): minutes, and 1 GB; with CUDA (on Linux x86-64) 5 GB.'
-	@echo 'Without CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run'
-	$(BIN)/pip install --disable-pip-version-check --progress-bar on -r requirements.lock
+	@scripts/install $(VENV) requirements.lock
 	$(BIN)/pip install --disable-pip-version-check -q --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run requirements-dev.lock
-	$(BIN)/pip install --disable-pip-version-check -q -r requirements-dev.lock
+	@scripts/install $(VENV) requirements-dev.lock
 	touch $@
 
 # The file is complete. pip would not install aeon beside this numpy, though its data files are all that is used of it.
 $(VENV)/.examples: $(VENV)/.test requirements-examples.lock
-	$(BIN)/pip install --disable-pip-version-check -q --no-deps -r requirements-examples.lock
+	@scripts/install $(VENV) requirements-examples.lock --no-deps
 	touch $@

@@ -1,8 +1,9 @@
 """The command line `fedkeeper`: its commands, in the order in which `fedkeeper --help` lists them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from fedkeeper import running
 from fedkeeper.commands import (
@@ -11,6 +12,7 @@ from fedkeeper.commands import (
     compare,
     delete,
     deploy,
+    examples,
     fetch,
     fields,
     jobs,
@@ -26,28 +28,47 @@ from fedkeeper.commands import (
     watch,
 )
 
+
+class Commands(TyperGroup):
+    """The commands. Each shows an example in its help, and ends a user's mistake with one sentence."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command with its examples; None: there is none of this name."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            examples.add(command, cmd_name)
+        return command
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        with running.exit_on_user_error():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="fedkeeper",
+    cls=Commands,
     help="Federated learning over a FaaS fabric, driven by messages.",
+    epilog="`fedkeeper COMMAND -h` shows a command's options and examples.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(run.run)
-app.command()(up.up)
+app.command(short_help="Train a job on this machine, in a system of its own.")(run.run)
+app.command(short_help="Run broker, FL server and local bridge until Ctrl-C.")(up.up)
 app.command()(submit.submit)
-app.command()(watch.watch)
-app.command()(fetch.fetch)
+app.command(short_help="Follow a job to its end, or every job.")(watch.watch)
+app.command(short_help="Fetch a job's model, metrics and plot.")(fetch.fetch)
 app.command()(jobs.jobs)
-app.command()(new.new)
-app.command()(fields.fields)
-app.command()(jobs.cancel)
-app.command()(delete.delete)
-app.command()(delete.prune)
-app.command()(sweep.sweep)
-app.command()(compare.compare)
-app.command()(plot.plot)
+app.command(short_help="Write a job file that lists every field with its default.")(new.new)
+app.command(short_help="List the fields of a job, with their meaning.")(fields.fields)
+app.command(short_help="Request a job's cancellation.")(jobs.cancel)
+app.command(short_help="Delete finished jobs from the broker.")(delete.delete)
+app.command(short_help="Delete old finished jobs from the broker.")(delete.prune)
+app.command(short_help="Run a job with several values of its fields, and compare.")(sweep.sweep)
+app.command(short_help="Compare runs: how they differ, and what they reach.")(compare.compare)
+app.command(short_help="Plot the metrics and the times of runs.")(plot.plot)
 app.add_typer(clients.app, name="clients")
 app.add_typer(sites.app)
 app.add_typer(stage.app)
@@ -58,8 +79,7 @@ app.add_typer(deploy.app)
 
 def main() -> None:
     """Run the command line."""
-    with running.exit_on_user_error():
-        app()
+    app()
 
 
 def _print_version(requested: bool) -> None:  # noqa: FBT001 (typer's signature)
@@ -73,7 +93,7 @@ def _print_version(requested: bool) -> None:  # noqa: FBT001 (typer's signature)
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options of every command."""

@@ -10,11 +10,12 @@ from broker import topics
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
 from broker.messages.round import BlobRef
+from broker.support.tasks import task_group
 from client_fn.code.archive import Archive
 from client_fn.data import datasets, shards
 from fedkeeper import archives, deployment_file
 from fedkeeper.deployment_file import DeploymentFile
-from fedkeeper.errors import DeployFailed
+from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.plan import DesiredClient, Step, plan, register_entry
 from fedkeeper.sdk import Client
 
@@ -22,6 +23,11 @@ CONCURRENCY: Final = 8
 """How many clients are deployed at the same time."""
 
 LIST_S: Final = 30.0
+"""Longest time to list the functions of a platform. Seconds."""
+
+PLAN_S: Final = 5.0
+"""As LIST_S, where nothing is to be done: a person wants to know which bridges are there."""
+
 CREATE_S: Final = 900.0
 """Longest time to create or delete a function. A cloud builds a function for minutes."""
 
@@ -52,24 +58,51 @@ async def desired_clients(
     ]
 
 
-async def plan_steps(sdk: Client, file: DeploymentFile, clients: list[DesiredClient]) -> list[list[Step]]:
+async def plan_steps(
+    sdk: Client, file: DeploymentFile, clients: list[DesiredClient], *, timeout_s: float = LIST_S
+) -> list[list[Step]]:
     """Return the steps of the deployment, grouped by client.
 
     Args:
         sdk: the system whose bridges and register are read.
         file: names the fabric and its platforms.
         clients: the desired clients; an empty list removes everything.
+        timeout_s: how long to wait for the bridges, which are asked at the same time. Seconds.
 
     Raises:
-        NoBridge: a platform's bridge does not answer.
+        NoBridge: bridges of some platforms do not answer; all of them are named.
         DeployFailed: a platform can't list its functions.
     """
     register = await sdk.clients()
     platforms = set(file.platforms) | {
         client.platform for client in register if client.labels.get(deployment_file.FABRIC_LABEL) == file.name
     }
-    deployed = {platform: await list_functions(sdk, platform) for platform in sorted(platforms)}
+    deployed = await _list_all(sdk, sorted(platforms), timeout_s)
     return plan(clients, deployed, register, fabric=file.name)
+
+
+async def _list_all(sdk: Client, platforms: list[str], timeout_s: float) -> dict[str, tuple[Deployed, ...]]:
+    """Ask every platform at the same time for its functions."""
+    deployed: dict[str, tuple[Deployed, ...]] = {}
+    silent: list[str] = []
+    failures: dict[str, str] = {}
+
+    async def ask(platform: str) -> None:
+        try:
+            deployed[platform] = await list_functions(sdk, platform, timeout_s=timeout_s)
+        except NoBridge:
+            silent.append(platform)
+        except DeployFailed as exc:
+            failures.update(exc.failures)
+
+    async with task_group() as group:
+        for platform in platforms:
+            group.create_task(ask(platform), name=f"list the functions of {platform}")
+    if silent:
+        raise NoBridge(sorted(silent), "list", timeout_s)
+    if failures:
+        raise DeployFailed(failures)
+    return deployed
 
 
 async def apply(sdk: Client, steps: Iterable[list[Step]], on_done: Callable[[Step], None]) -> None:
@@ -99,18 +132,19 @@ async def apply(sdk: Client, steps: Iterable[list[Step]], on_done: Callable[[Ste
         raise DeployFailed(failures)
 
 
-async def list_functions(sdk: Client, platform: str) -> tuple[Deployed, ...]:
+async def list_functions(sdk: Client, platform: str, *, timeout_s: float = LIST_S) -> tuple[Deployed, ...]:
     """Return the functions that exist on a platform.
 
     Args:
         sdk: the system that the platform's bridge is connected to.
         platform: the platform's name.
+        timeout_s: how long to wait for the bridge. Seconds.
 
     Raises:
         NoBridge: the platform's bridge does not answer.
         DeployFailed: the platform can't list its functions.
     """
-    reply = await sdk.request_functions(platform, "list", timeout_s=LIST_S)
+    reply = await sdk.request_functions(platform, "list", timeout_s=timeout_s)
     if reply.error:
         raise DeployFailed({platform: reply.error})
     return reply.functions

@@ -6,6 +6,7 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── JobFailed               the job that was followed has failed
 ├── JobStopped              the job that was followed was cancelled
 ├── NoSuchJob               no job has that id
+├── NoModelYet              no round of the job is completed
 ├── JobNotFinished          the job still runs, so it can't be deleted
 ├── BadConfigFile           a deployment file, or the file of a bridge or relay, has wrong fields
 ├── NoBridge                no bridge answered a request
@@ -14,15 +15,18 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotSaved                a result can't be written
 ├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
+│   └── NoSuchFile          a file that an argument names does not exist
 └── BadOption               an option or argument has a wrong value
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from bridges import platforms
 from broker.support.validation import Mistake, in_file
+
+if TYPE_CHECKING:
+    from fedkeeper.runs.run import Run
 
 FAILURES_SHOWN: Final = 5
 """How many clients the message of `DeployFailed` names."""
@@ -70,10 +74,15 @@ class JobRefused(FedKeeperError):
 class JobFailed(FedKeeperError):
     """Raised when a job that was followed has ended without being completed or cancelled.
 
+    The event of a job that has failed is `fedkeeper.events.JobFailed`.
+
     Attributes:
         job: the job's id.
         outcome: how it ended, as a clause such as `failed: ...`.
+        run: what `fedkeeper.run` has saved of it; None: nothing.
     """
+
+    run: "Run | None" = None
 
     def __init__(self, job: str, outcome: str) -> None:
         super().__init__(f"job {job} {outcome}")
@@ -87,7 +96,10 @@ class JobStopped(FedKeeperError):
     Attributes:
         job: the job's id.
         outcome: how it ended, as a clause such as `cancelled after 3 rounds`.
+        run: what `fedkeeper.run` has saved of it; None: nothing.
     """
+
+    run: "Run | None" = None
 
     def __init__(self, job: str, outcome: str) -> None:
         super().__init__(f"job {job} {outcome}")
@@ -101,6 +113,22 @@ class NoSuchJob(FedKeeperError):
     def __init__(self, job: str) -> None:
         super().__init__(f"no job has the id {job!r}; `fedkeeper jobs` lists them")
         self.job = job
+
+
+class NoModelYet(FedKeeperError):
+    """Raised when no round of a job is completed. Its initial model, which nobody has trained, is no result.
+
+    Attributes:
+        job: the job's id.
+        round: the open round; 0: none was opened yet.
+    """
+
+    def __init__(self, job: str, round_: int, *, ended: str = "") -> None:
+        state = f"round {round_} is open" if round_ else "it has not begun"
+        text = f"job {job} has no model yet: {state}; the model of a round is there when the round is completed"
+        super().__init__(f"job {job} has no model: it {ended} before a round was completed" if ended else text)
+        self.job = job
+        self.round = round_
 
 
 class JobNotFinished(FedKeeperError):
@@ -145,6 +173,10 @@ class Missing(FedKeeperError):
     """Raised when a needed file or library does not exist; the message says what to do."""
 
 
+class NoSuchFile(Missing):
+    """Raised when a file that an argument names does not exist, or can't be read."""
+
+
 class BadOption(FedKeeperError):
     """Raised for a wrong option or argument; the message says what is allowed."""
 
@@ -171,18 +203,24 @@ class NoBridge(FedKeeperError):
     """Raised when no bridge answered a request in time.
 
     Attributes:
-        platform: the platform's name.
+        platforms: the platforms' names.
         verb: the request: create, delete or list.
         timeout_s: how long the caller waited, in seconds.
     """
 
-    def __init__(self, platform: str, verb: str, timeout_s: float) -> None:
+    def __init__(self, silent: str | Sequence[str], verb: str, timeout_s: float) -> None:
+        # Imported here because every program that imports fedkeeper would pay for it.
+        from bridges import platforms
+
+        names = (silent,) if isinstance(silent, str) else tuple(silent)
         kinds = "|".join(kind.name for kind in platforms.known() if kind.has_functions)
+        which = f"platform {names[0]!r}" if len(names) == 1 else f"the platforms {', '.join(map(repr, names))}"
+        pronoun = "is it" if len(names) == 1 else "are they"
         super().__init__(
-            f"no bridge answered for platform {platform!r} within {timeout_s:g} s (asked to {verb}); "
-            f"is it running? `fedkeeper bridge {kinds} --config FILE`"
+            f"no bridge answered for {which} within {timeout_s:g} s (asked to {verb}); "
+            f"{pronoun} running? `fedkeeper bridge {kinds} --config FILE`"
         )
-        self.platform = platform
+        self.platforms = names
         self.verb = verb
         self.timeout_s = timeout_s
 

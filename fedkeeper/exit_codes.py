@@ -5,7 +5,7 @@ from typing import Final
 
 from broker.errors import BadUrl
 from broker.messages.errors import JobError
-from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NotAnswered
+from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchFile, NotAnswered
 
 
 class ExitCode(IntEnum):
@@ -31,6 +31,7 @@ _OF: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (BadUrl, ExitCode.USAGE),
     (BadConfigFile, ExitCode.USAGE),
     (JobError, ExitCode.USAGE),
+    (NoSuchFile, ExitCode.USAGE),
     (JobRefused, ExitCode.JOB_FAILED),
     (JobFailed, ExitCode.JOB_FAILED),
     (JobStopped, ExitCode.JOB_CANCELLED),

@@ -18,6 +18,7 @@ from broker.messages.register import ClientRecord
 from fedkeeper import configs, files, own_system, running, site_settings, system
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal
+from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow, unfinished
 from fedkeeper.runs.follow import Detail
@@ -138,6 +139,7 @@ async def train(
     *,
     until: Interruption | None = None,
     resumed: Path | None = None,
+    on_saved: Callable[[Fetched], None] = lambda _: None,
 ) -> Path | None:
     """Train a job to its end, show its progress and save its results.
 
@@ -150,12 +152,14 @@ async def train(
         detail: how much is said about the job.
         until: ends this before the job has ended; None: nothing does.
         resumed: the folder of a run of this job to go on with; None: a new run.
+        on_saved: called with what was saved.
 
     Returns:
         The path of the saved model; None: no round was completed.
 
     Raises:
-        FedKeeperError: the job ended without being completed.
+        JobFailed: the job ended without being completed or cancelled.
+        JobStopped: the job was cancelled.
         BadOption: the folder of its results can't be written, or has other results.
         Missing: there is nothing to go on with.
         ConnectFailed: no broker answers at the URL.
@@ -171,7 +175,9 @@ async def train(
             if resumed is None:
                 await client.register(prepared.clients)
                 await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
-            return await follow.follow(client, run.job, console, folder=folder, detail=detail, until=until)
+            return await follow.follow(
+                client, run.job, console, folder=folder, detail=detail, until=until, on_saved=on_saved
+            )
 
 
 def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:

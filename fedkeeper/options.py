@@ -9,7 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from fedkeeper import note
+from broker import BrokerUrl
+from fedkeeper import completion, note
 from fedkeeper.errors import BadOption
 from server.retention import Retention
 
@@ -25,8 +26,15 @@ _SECONDS: Final = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?(K|M|G|T|)B?")
 _UNITS: Final = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
-JobFile = Annotated[str, typer.Argument(help="A job file, or the name of one that comes with FedKeeper.")]
-JobId = Annotated[str, typer.Argument(help="A job's id.")]
+JobFile = Annotated[
+    str,
+    typer.Argument(
+        metavar="JOB",
+        autocompletion=completion.job_files,
+        help="A job file, TOML or JSON, or the name of one that comes with FedKeeper.",
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", autocompletion=completion.job_ids, help="A job's id.")]
 Url = Annotated[
     str, typer.Option(envvar=URL_VARIABLE, help="The broker. Default: that of `fedkeeper up` in this folder.")
 ]
@@ -38,7 +46,10 @@ Replicas = Annotated[
         help="Nodes of a NATS cluster that keep each stream, as ?replicas= in the broker's URL; never lowered.",
     ),
 ]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field; `fedkeeper fields` lists them."),
+]
 Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
 Folder = Annotated[
     Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")
@@ -158,9 +169,12 @@ def url_option(url: str) -> str:
     """Return the option that gives another command the same broker, with a space before it; empty: it needs none.
 
     Args:
-        url: the value of this command's option, or of its variable.
+        url: the value of this command's option, or of its variable. A password in it is not shown.
     """
-    return f" --url {shlex.quote(url)}" if url and url != os.environ.get(URL_VARIABLE) else ""
+    if not url or url == (os.environ.get(URL_VARIABLE) or note.read()):
+        return ""
+    address = BrokerUrl.parse(url)
+    return f" --url {shlex.quote(url if address.password is None else str(address))}"
 
 
 def broker_url(option: str, *, replicas: int = 1) -> str:

@@ -1,6 +1,7 @@
 """Plans a deployment: compares a deployment file with what exists and returns the steps. Does no I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -79,6 +80,41 @@ def plan(
             removal.append(Step("delete", client_id, platform))
         steps.append(removal)
     return [client_steps for client_steps in steps if client_steps]
+
+
+def unchanged(steps: Iterable[Sequence[Step]], clients: int) -> int:
+    """Return how many clients a deployment leaves as they are.
+
+    Args:
+        steps: the steps, grouped by client.
+        clients: number of clients of the deployment file; 0: everything is removed.
+    """
+    return clients - sum(_kind(client_steps) != "remove" for client_steps in steps)
+
+
+def summary(steps: Sequence[Sequence[Step]], clients: int, *, is_done: bool) -> str:
+    """Return how many clients a deployment creates, changes, leaves as they are and removes, in words.
+
+    Args:
+        steps: the steps, grouped by client.
+        clients: number of clients of the deployment file; 0: everything is removed.
+        is_done: whether the steps were done.
+    """
+    kinds = Counter(_kind(client_steps) for client_steps in steps)
+    same = unchanged(steps, clients)
+    create, change, remove = ("created", "changed", "removed") if is_done else ("to create", "to change", "to remove")
+    parts = [f"{kinds['create']} {create}", f"{kinds['change']} {change}", f"{same} unchanged"] if clients else []
+    if kinds["remove"] or not clients:
+        parts.append(f"{kinds['remove']} {remove}")
+    return f"clients: {', '.join(parts)}"
+
+
+def _kind(steps: Sequence[Step]) -> Literal["create", "change", "remove"]:
+    """Return what a client's steps amount to. One whose function or entry is missing is created."""
+    actions = {step.action for step in steps}
+    if actions <= {"unregister", "delete"}:
+        return "remove"
+    return "create" if actions & {"create", "register"} else "change"
 
 
 def _steps_to_deploy(client: DesiredClient, function: Deployed | None, record: ClientRecord | None) -> list[Step]:

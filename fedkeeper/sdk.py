@@ -1,13 +1,14 @@
 """The Python SDK: submits jobs, follows them and fetches their models.
 
-async with fedkeeper.connect("nats://fedkeeper@127.0.0.1:4222?password_file=.fedkeeper/broker/password") as client:
-    job = await client.submit(Job(name="quickstart"))
+async with fedkeeper.connect() as client:  # beside `fedkeeper up`
+    job = await client.submit(Job(name="mine"))
     async for progress in client.watch(job):
         print(progress.event)
 """
 
 import asyncio
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -30,8 +31,10 @@ from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support import loggers
 from broker.support.tasks import task_group
-from fedkeeper import checking, own_data, presences, site_list, watching
-from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoSuchJob, NotAnswered
+from fedkeeper import checking, configs, own_data, presences, site_list, watching
+from fedkeeper.configs import Spec
+from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoModelYet, NoSuchJob, NotAnswered
+from fedkeeper.job_list import JobList
 from fedkeeper.site_list import Site
 from server import models, removal
 from server.models import Which
@@ -51,23 +54,32 @@ ACCEPT_S: Final = 10.0
 
 
 @contextlib.asynccontextmanager
-async def connect(url: str, *, provision: bool = True) -> AsyncIterator["Client"]:
+async def connect(url: str = "", *, provision: bool = True) -> AsyncIterator["Client"]:
     """Connect to a running system.
 
     Args:
-        url: the broker's address, as for `broker.connect`.
+        url: the broker's address, as for `broker.connect`. Empty: that in the variable FEDKEEPER_URL, else that of
+            `fedkeeper up` in the current folder.
         provision: create the broker's streams if no system has used it yet, so that jobs can be submitted before a
             server runs. Programs that only read pass False: then nothing is created.
 
     Raises:
+        BadOption: no address is given, and `fedkeeper up` does not run in the current folder.
         BadUrl: the address can't be used.
         ConnectFailed: no broker answers there, or it refuses the credentials.
         NoSystem: no system has used the broker yet, and `provision` is False.
         OldStore: the broker holds a store of version 0.1.
         ForeignStream: a JetStream stream of another owner has a name or topic that we need.
     """
-    async with broker.connect(url, name="fedkeeper", provision=provision) as bus:
+    async with broker.connect(url or _default_url(), name="fedkeeper", provision=provision) as bus:
         yield Client(bus)
+
+
+def _default_url() -> str:
+    # Imported here because a program that names its broker needs no command line.
+    from fedkeeper import options
+
+    return options.broker_url(os.environ.get("FEDKEEPER_URL", ""))
 
 
 class Client:
@@ -80,24 +92,23 @@ class Client:
     def __init__(self, bus: Broker) -> None:
         self.broker = bus
 
-    async def submit(self, spec: Job | Mapping[str, Any], *, job_id: str = "", timeout_s: float = ACCEPT_S) -> str:
+    async def submit(self, spec: Spec, *, job_id: str = "", timeout_s: float = ACCEPT_S) -> str:
         """Submit a job, wait until a server accepts it, and return its id.
 
         Args:
-            spec: a Job, or a mapping with the fields of a job file.
+            spec: a `Job`, a mapping with the fields of a job file, the path of a job file, or the name of one that
+                comes with FedKeeper, such as `quickstart`.
             job_id: the id of a job that names none; empty: a new one is made of its name.
             timeout_s: seconds to wait for a server.
 
         Raises:
             JobError: the job is not valid; nothing was sent.
+            Missing: the job file does not exist or can't be read.
+            TypeError: `spec` is something else.
             JobRefused: the server refused the job, or another job has its id.
             NotAnswered: no server accepted the job in time; the broker keeps it.
         """
-        if isinstance(spec, Job):
-            # Through JSON, because what the server makes of it is compared with it.
-            job = jobs.from_json(codec.encode(jobs.without_defaults(spec)))
-        else:
-            job = jobs.from_dict(dict(spec))
+        job = configs.job_of(spec)
         job_id = job.id or job_id or new_id(job.name)
         submission = f"{job_id}.job.submit.{secrets.token_hex(8)}"
         event = _encode_event(job_id, "job.submit", jobs.without_defaults(job), submission)
@@ -197,7 +208,7 @@ class Client:
         """Return the record of every job that can be read, the oldest first. The others are logged."""
         values = await self.broker.snapshot(topics.job_record(topics.ANY))
         records = _readable(values, JobRecord, lambda record: topics.job_record(record.id))
-        return sorted(records, key=lambda record: (record.created_s, record.id))
+        return JobList(sorted(records, key=lambda record: (record.created_s, record.id)))
 
     async def model(self, job: str, which: Which = "last") -> bytes:
         """Return a global model of a job, as a safetensors file.
@@ -211,10 +222,14 @@ class Client:
 
         Raises:
             NoSuchJob: no job has that id.
+            NoModelYet: no round of the job is completed. Round 0 is its initial model, as long as the job has it.
             NoSuchModel: the job has no such model; the message says which ones it has.
             CorruptPayload: the broker has lost the model.
         """
-        return await models.read(self.broker, await self.job(job), which)
+        record = await self.job(job)
+        if record.last is None and which in ("last", "best"):
+            raise NoModelYet(job, record.round, ended=record.phase if record.has_ended else "")
+        return await models.read(self.broker, record, which)
 
     async def clients(self) -> list[ClientRecord]:
         """Return the entries of the client register that can be read, sorted by client id. The others are logged."""

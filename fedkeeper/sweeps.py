@@ -1,6 +1,7 @@
 """Sweeps from their beginning, or from where they were stopped, to their comparison."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -144,9 +145,7 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
         raise BadOption(f"this sweep runs on {plan.broker}: give its --url again")
     changes = {name: value for name in machine.__struct_fields__ if (value := getattr(machine, name))}
     plan = msgspec.structs.replace(plan, machine=msgspec.structs.replace(plan.machine, **changes))
-    # A link such as runs/latest may soon point to something else.
-    folder = folder.parent / folder.readlink() if folder.is_symlink() else folder
-    return Sweep(plan, folder, url)
+    return Sweep(plan, stored.behind_link(folder), url)
 
 
 def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
@@ -184,7 +183,9 @@ async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -
         quiet: only tell what fails.
 
     Raises:
-        Missing: the folder can't be written, or a file in it is damaged.
+        BadOption: the folder can't be written.
+        NotSaved: a file can't be written.
+        Missing: a file of a former run is damaged.
         ConnectFailed: no broker answers at the URL.
         NotAnswered: no FL server takes the jobs.
         PlatformFailed: no worker can start.
@@ -221,8 +222,8 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
     """
     runs = stored.read_all([sweep.folder])
     compared = comparison.compare(runs, metric=metric)
-    completed = sum(run.is_completed for run in runs)
-    if completed:
+    phases = Counter(run.ended.phase for run in runs if run.ended)
+    if phases["completed"]:
         try:
             picture = plot.draw(runs, sweep.folder / f"{compared.metric}.png", metric=metric)
             compared = msgspec.structs.replace(compared, plot=str(picture))
@@ -231,7 +232,8 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
     return Swept(
         folder=str(sweep.folder),
         runs=grid.count(sweep.plan.grid, sweep.plan.seeds),
-        completed=completed,
-        failed=len(runs) - completed,
+        completed=phases["completed"],
+        failed=phases["failed"],
+        cancelled=phases["cancelled"],
         comparison=compared,
     )

@@ -13,6 +13,7 @@ from broker.messages.job_sections import (
     Training,
 )
 from broker.messages.strategy import FedAvg, Strategy
+from broker.support import notebook
 from broker.support.validation import NotNegative
 
 
@@ -63,3 +64,9 @@ class Job(Section, frozen=True):
     def is_judged_by_clients(self) -> bool:
         """Whether clients judge the global model on data that they hold out."""
         return self.evaluation.holdout > 0
+
+    def _repr_html_(self) -> str:
+        # Imported here because that module needs this one.
+        from broker.messages import job_file
+
+        return notebook.text(job_file.short_toml(self))

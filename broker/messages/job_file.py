@@ -143,6 +143,11 @@ def to_toml(job: Job) -> str:
     return msgspec.toml.encode(without_none(msgspec.to_builtins(job))).decode()
 
 
+def short_toml(job: Job) -> str:
+    """Return a job as a TOML file with the fields that differ from their default, and its name."""
+    return msgspec.toml.encode(without_none(msgspec.to_builtins({"name": job.name, **without_defaults(job)}))).decode()
+
+
 def without_none(value: Any) -> Any:
     """Return tables without the fields that are None, which is their default: TOML has no null."""
     if isinstance(value, list | tuple):

@@ -8,7 +8,7 @@ from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import JobStarted, RoundCompleted, RoundFailed
 from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
-from broker.support import texts
+from broker.support import notebook, texts
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
 
@@ -168,6 +168,17 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         code = submitted.model.code or self.job.model.code
         model = msgspec.structs.replace(submitted.model, code=code)
         return self.job == msgspec.structs.replace(submitted, model=model)
+
+    def _repr_html_(self) -> str:
+        found = dict(self.metrics) | ({} if self.accuracy is None else {"accuracy": self.accuracy})
+        rows = [
+            ("phase", self.phase),
+            ("rounds", f"{self.done} of at most {self.job.stop.rounds}"),
+            ("result", ", ".join(f"{name} {value:.4g}" for name, value in sorted(found.items()))),
+            ("reason", self.reason),
+            ("model digest", "" if self.last is None else self.last.model.sha256),
+        ]
+        return notebook.facts(self.id, rows)
 
 
 def blobs(record: JobRecord) -> tuple[BlobRef, ...]:

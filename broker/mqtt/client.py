@@ -58,6 +58,7 @@ class Message:
         reply_to: the response topic and the correlation data of a request (MQTT 5); None: not a request.
         expires_s: what was left of the message's expiry interval when the broker sent it, in seconds (MQTT 5, section
             3.3.2.3.3); None: it has none.
+        content_type: media type of the payload, as its publisher says (MQTT 5); empty: it says none.
     """
 
     topic: str
@@ -66,6 +67,7 @@ class Message:
     packet_id: int = 0
     reply_to: tuple[str, bytes] | None = None
     expires_s: int | None = None
+    content_type: str = ""
 
 
 Receive = Callable[[Message], None]
@@ -288,7 +290,9 @@ class Client:
         correlation = getattr(message.properties, "CorrelationData", b"")
         reply_to = None if response_topic is None else (response_topic, correlation)
         expires_s = getattr(message.properties, "MessageExpiryInterval", None)
-        self._receive(Message(topic, bytes(message.payload), message.retain, message.mid, reply_to, expires_s))
+        content_type = getattr(message.properties, "ContentType", "")
+        payload = bytes(message.payload)
+        self._receive(Message(topic, payload, message.retain, message.mid, reply_to, expires_s, content_type))
 
     def _publish_properties(self, expires_s: float, correlation: bytes | None, content_type: str) -> Properties | None:
         if self.version != MQTTv5:

@@ -129,7 +129,8 @@ class InboundSession:
             self._request_order.append(key)
             if len(self._request_order) > MAX_REQUESTS:
                 self._requests.pop(self._request_order.popleft(), None)
-        await self._link.publish(key, storage.escape(message.payload), expires_s=self._family.max_age_s)
+        payload, kind = storage.escape(message.payload), message.content_type
+        await self._link.publish(key, payload, expires_s=self._family.max_age_s, content_type=kind)
         if message.retained:
             # Delete it, or it would come again with every subscription.
             await self._link.publish(message.topic, b"")

@@ -41,11 +41,18 @@ def get_logger(name: str) -> Any:
     return Logger(name)
 
 
-def _current(name: str) -> Any:
+def are_shown() -> bool:
+    """Whether this program itself shows what is logged, as our commands do."""
     # Imported here because functions, at every cold start, would pay for it.
     import structlog
 
-    if structlog.is_configured():
+    return structlog.is_configured()
+
+
+def _current(name: str) -> Any:
+    import structlog
+
+    if are_shown():
         return structlog.get_logger(name)
     logger = logging.getLogger(name if name.partition(".")[0] == ROOT else f"{ROOT}.{name}")
     return structlog.wrap_logger(

@@ -15,7 +15,9 @@ from structlog.dev import ConsoleRenderer, plain_traceback
 from structlog.processors import ExceptionRenderer, JSONRenderer
 from structlog.tracebacks import ExceptionDictTransformer
 
-from broker.support import texts
+from broker.support import loggers, texts
+
+log = loggers.get_logger(__name__)
 
 
 class Writable(Protocol):
@@ -69,7 +71,13 @@ def is_text() -> bool:
 
 
 def copy(chunk: bytes) -> None:
-    """Append what a child process has logged. A log that nobody reads any more is no error."""
+    """Append what a child process has logged. A log that nobody reads any more is no error.
+
+    In a program that shows no logs, it is logged.
+    """
+    if not loggers.are_shown():
+        log.info("a child process has logged", text=chunk.decode(errors="backslashreplace"))
+        return
     with contextlib.suppress(OSError):
         if _to is None:
             sys.stderr.buffer.write(chunk)

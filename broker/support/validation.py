@@ -220,8 +220,10 @@ def _fields_of(kind: inspect.StructType) -> dict[str, inspect.Type]:
 
 
 def _unknown_key(name: str, value: object, known: list[str], path: str, of: str = "") -> Mistake:
-    close = difflib.get_close_matches(name, known, 1, _CLOSE)
-    remedy = f"did you mean {close[0]!r}?" if close else f"known{of} are {', '.join(known)}"
+    close = difflib.get_close_matches(name, known, 1)
+    remedy = f"did you mean {close[0]!r}?" if close else ""
+    if not difflib.get_close_matches(name, known, 1, _CLOSE):
+        remedy = f"{remedy} known{of} are {', '.join(known)}".strip()
     return Mistake(text_lines.joined(path, name), value, f"no such key; {remedy}")
 
 

@@ -13,6 +13,7 @@ from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
 from fedkeeper import bridging, relaying, running, site_settings, system
+from fedkeeper.commands import examples
 from fedkeeper.options import (
     FOLDER,
     Allow,
@@ -41,9 +42,12 @@ class _BridgeCommands(TyperGroup):
         if command is not None:
             return command
         try:
-            return _bridge_command(platforms.find(cmd_name))
+            kind = platforms.find(cmd_name)
         except UnknownPlatform:
             return None
+        command = _bridge_command(kind)
+        command.epilog = examples.of_bridge(kind.name)
+        return command
 
 
 app = typer.Typer(cls=_BridgeCommands, no_args_is_help=True, help="Run the bridge to a FaaS platform.")
@@ -89,7 +93,7 @@ def relay(config: Config, verbose: Verbose = False) -> None:
 
 def _bridge_command(kind: Kind) -> Any:
     """Return the command that runs the bridge to a kind of platform."""
-    bridge_app = typer.Typer(add_completion=False)
+    bridge_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
     @bridge_app.command(kind.name, help=kind.about)
     def bridge(config: Config, url: Url = "", verbose: Verbose = False) -> None:

@@ -19,7 +19,7 @@ LEGEND: Final = "{metric} of the last round, and the best: mean ± standard devi
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs and sweeps: runs/latest.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs and sweeps: runs/latest.")],
     metric: Metric = "",
     plot: Plot = None,
     each: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import results, running, screen
+from fedkeeper import completion, results, running, screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, JobNotFinished
 from fedkeeper.options import Json, Url, broker_url, duration_s
@@ -19,7 +19,9 @@ from server.retention import FinishedJob, Retention
 
 _DAY_S: Final = 86_400.0
 
-Ids = Annotated[list[str], typer.Argument(metavar="JOB...", help="Ids of finished jobs.")]
+Ids = Annotated[
+    list[str], typer.Argument(metavar="JOB", autocompletion=completion.job_ids, help="Ids of finished jobs.")
+]
 Older = Annotated[str, typer.Option(metavar="AGE", help="Delete jobs that ended so long ago: 12h, 30d.")]
 Keep = Annotated[
     int | None, typer.Option(min=0, help="Keep so many jobs, the newest, and those that ended in the last 10 minutes.")

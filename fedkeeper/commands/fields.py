@@ -10,7 +10,7 @@ from fedkeeper.options import Json
 
 def fields(
     section: Annotated[
-        str, typer.Argument(metavar="[SECTION]", help="A table of the job file, or one field: training.loss.")
+        str, typer.Argument(metavar="SECTION", help="A table of the job file, or one field: training.loss.")
     ] = "",
     as_json: Json = False,
 ) -> None:

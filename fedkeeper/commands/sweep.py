@@ -87,17 +87,17 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
         settings, notices = sweeps.settings(sweep, os.environ)
         for notice in notices:
             screen.say(notice)
-    running.run(
-        sweeps.run(sweep, settings, quiet=quiet), stopped=f"stopped; this runs what is missing: {sweep.resume_hint}"
-    )
+    goes_on = "the jobs that were begun go on; this follows them and" if sweep.url else "this"
+    stopped = f"stopped; {goes_on} runs what is missing: {sweep.resume_hint}"
+    running.run(sweeps.run(sweep, settings, quiet=quiet), stopped=stopped)
     swept = sweeps.compare(sweep, metric=metric)
     if as_json:
         results.print_json(swept)
     else:
         print_comparison(swept.comparison)
-    if swept.failed:
-        screen.say(f"{swept.failed} of {swept.runs} runs failed; this tries them again: {sweep.resume_hint}")
-        raise typer.Exit(ExitCode.JOB_FAILED)
+    if missing := swept.failed + swept.cancelled:
+        screen.say(f"{missing} of {swept.runs} runs are not completed; this tries them again: {sweep.resume_hint}")
+        raise typer.Exit(ExitCode.JOB_FAILED if swept.failed else ExitCode.JOB_CANCELLED)
 
 
 def _absolute(path: Path | None) -> str:

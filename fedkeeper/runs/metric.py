@@ -31,7 +31,7 @@ class Metric(NamedTuple):
 
     def value(self, row: Row) -> float | None:
         """Return the metric's value in a round; None: it was not measured."""
-        value: float | None = _parts(row)[self.part].get(self.name)
+        value: float | None = parts(row)[self.part].get(self.name)
         return value
 
     def points(self, rows: Iterable[Row]) -> list[tuple[int, float]]:
@@ -77,10 +77,10 @@ def choose(job: Job | None, rows: Sequence[Row], wanted: str = "") -> Metric:
 
 
 def _names(rows: Sequence[Row], part: Part) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in _parts(row)[part]))
+    return list(dict.fromkeys(name for row in rows for name in parts(row)[part]))
 
 
-def _parts(row: Row) -> dict[Part, dict[str, float]]:
+def parts(row: Row) -> dict[Part, dict[str, float]]:
     """Return what was measured in a round. Version 0.1 wrote only `accuracy` and `loss` of the server's evaluation."""
     pair = {name: row[name] for name in ("accuracy", "loss") if row.get(name) is not None}
     return {

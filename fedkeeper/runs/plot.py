@@ -4,7 +4,7 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from broker.messages.job import Job
 from broker.support import installing
@@ -16,6 +16,9 @@ from fedkeeper.runs.comparison import Group
 from fedkeeper.runs.metric import Metric
 from fedkeeper.runs.stored import StoredRun
 from server import findings
+
+if TYPE_CHECKING:
+    from fedkeeper.runs.picture import Picture
 
 PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s", "evaluation_s")
 """The phases of a round in the paper's Figure 5, as columns of metrics.jsonl."""
@@ -72,16 +75,36 @@ def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
         Missing: matplotlib is not installed.
         BadOption: as for `plot`.
     """
+    picture, content = figure(runs, metric=metric), io.BytesIO()
     try:
-        from matplotlib.figure import Figure
+        picture.savefig(content, dpi=120, format=path.suffix.removeprefix(".") or None)
+        files.write(path, content.getvalue())
+    except (OSError, ValueError, NotSaved) as exc:
+        raise BadOption(f"can't write the plot to {path}: {exc}") from exc
+    return path
+
+
+def figure(runs: Sequence[StoredRun], *, metric: str = "") -> "Picture":
+    """Return the picture that `draw` saves.
+
+    Args:
+        runs: the runs, at least one.
+        metric: the metric.
+
+    Raises:
+        Missing: matplotlib is not installed.
+        BadOption: the metric was not measured.
+    """
+    try:
+        from fedkeeper.runs.picture import Picture
     except ModuleNotFoundError as exc:
         raise Missing(f"{exc.name} is missing: {installing.remedy('plot')}") from exc
     rows = [row for run in runs for row in run.rows]
     chosen = metrics.choose(runs[0].job, rows, metric)
     shown = [each for each in dict.fromkeys((chosen, chosen.beside())) if each == chosen or each.points(rows)]
     found = _named_groups(runs)
-    figure = Figure(figsize=(5 * len(shown) + 5, 4), layout="constrained")
-    *panels, times = figure.subplots(1, len(shown) + 1)
+    picture = Picture(figsize=(5 * len(shown) + 5, 4), layout="constrained")
+    *panels, times = picture.subplots(1, len(shown) + 1)
     for axes, each in zip(panels, shown, strict=True):
         _plot_curves(axes, each, found)
     for target in sorted(_targets(runs, chosen)):
@@ -92,13 +115,7 @@ def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
     else:
         _plot_mean_rounds(times, found)
     times.legend(loc="best", fontsize="small")
-    picture = io.BytesIO()
-    try:
-        figure.savefig(picture, dpi=120, format=path.suffix.removeprefix(".") or None)
-        files.write(path, picture.getvalue())
-    except (OSError, ValueError, NotSaved) as exc:
-        raise BadOption(f"can't write the plot to {path}: {exc}") from exc
-    return path
+    return picture
 
 
 def _named_groups(runs: Sequence[StoredRun]) -> list[tuple[str, Group]]:

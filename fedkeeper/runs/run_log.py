@@ -28,11 +28,8 @@ class RunLog:
                 self._text.append(text)
             else:
                 # Opened anew each time: nothing of it is lost if the process is killed. Of a full disk others tell.
-                with (
-                    contextlib.suppress(OSError),
-                    self.path.open("a", encoding="utf-8", errors="backslashreplace") as file,
-                ):
-                    file.write(text)
+                with contextlib.suppress(OSError), self.path.open("ab") as file:
+                    file.write(text.encode("utf-8", errors="backslashreplace"))
         return len(text)
 
     def flush(self) -> None:

@@ -1,7 +1,6 @@
 """Reads what runs have left: the folder of a run, and that of a sweep with several."""
 
 import contextlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 from broker.errors import UNREADABLE
 from broker.messages.job import Job
 from broker.messages.job_record import Phase
+from fedkeeper import files
 from fedkeeper.errors import Missing
 from fedkeeper.runs import sweep_plan
 from fedkeeper.runs.sweep_plan import Plan, PlannedRun
@@ -69,13 +69,13 @@ class StoredRun:
 
 
 def read_all(folders: Iterable[Path]) -> list[StoredRun]:
-    """Read runs; the folder of a sweep stands for those of its runs that have ended.
+    """Read runs, each once; the folder of a sweep stands for those of its runs that have ended.
 
     Raises:
         Missing: a folder is none of a run or a sweep, or a file in it is damaged.
     """
     found: list[StoredRun] = []
-    for folder in folders:
+    for folder in dict.fromkeys(map(behind_link, folders)):
         if not (folder / sweep_plan.FILE).is_file():
             found.append(read(folder))
             continue
@@ -84,7 +84,12 @@ def read_all(folders: Iterable[Path]) -> list[StoredRun]:
         found += [read(path) for path, how, _ in ended if how is not None]
         if not any(how for _, how, _ in ended):
             raise Missing(f"no run of {folder} has ended yet")
-    return found
+    return list({run.folder.resolve(): run for run in found}.values())
+
+
+def behind_link(folder: Path) -> Path:
+    """Return the folder that a link such as `runs/latest` points to: the link may soon point to another one."""
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder
 
 
 def read(folder: Path) -> StoredRun:
@@ -149,16 +154,16 @@ def read_ended(folder: Path) -> Ended | None:
 
 
 def write_ended(folder: Path, ended: Ended) -> None:
-    """Note how a run has ended, in one step.
+    """Note how a run has ended.
 
     Args:
-        folder: the run's folder, which is created.
+        folder: the run's folder.
         ended: how it has ended.
+
+    Raises:
+        NotSaved: the file can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f".{ENDED}-{os.getpid()}"
-    new.write_bytes(msgspec.json.encode(ended) + b"\n")
-    new.replace(folder / ENDED)
+    files.write(folder / ENDED, msgspec.json.encode(ended) + b"\n")
 
 
 def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

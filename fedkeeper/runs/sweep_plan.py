@@ -10,6 +10,7 @@ import msgspec
 from broker.messages import job_file
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
+from fedkeeper import files
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.runs import grid
 from fedkeeper.runs.grid import Axis
@@ -171,13 +172,11 @@ def write(plan: Plan, folder: Path) -> None:
         folder: the sweep's folder.
 
     Raises:
-        Missing: the folder can't be written.
+        BadOption: the folder can't be written.
+        NotSaved: the file can't be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_bytes(msgspec.toml.encode(plan))
-    except OSError as exc:
-        raise Missing(f"{folder} can't be written: {exc}") from exc
+    files.check_folder(folder, "--out")
+    files.write(folder / FILE, msgspec.toml.encode(plan))
 
 
 def read(folder: Path) -> Plan:

@@ -100,5 +100,5 @@ def _outcome(run: PlannedRun, ended: Ended, recorder: Recorder) -> str:
     points = chosen.points(recorder.rounds)
     found = [f"{chosen.name} {measured.format_value(points[-1][1])}"] if points else []
     rounds, seconds = len(recorder.rounds), sum(row["round_s"] for row in recorder.rounds)
-    early = [f"{rounds} rounds"] if rounds < run.job.stop.rounds else []
+    early = [f"{rounds} round{'' if rounds == 1 else 's'}"] if rounds < run.job.stop.rounds else []
     return ", ".join([*found, *early, units.format_duration(seconds)])

@@ -10,9 +10,10 @@ from paho.mqtt.client import MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 import broker
-from broker import topics
+from broker import BrokerUrl, topics
 from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
+from broker.mqtt import client as mqtt_client
 from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
@@ -95,6 +96,22 @@ async def test_what_is_no_cloud_event_does_not_say_so(mosquitto: Mosquitto) -> N
         assert await content_type(received) is None
         await bus.publish(topics.reply("r-1"), b"{}")
         assert await content_type(received) is None
+
+
+@pytest.mark.parametrize("said", ["application/cloudevents+json", "application/json", None])
+async def test_what_a_plain_client_says_of_its_message_stays_with_the_event(
+    mosquitto: Mosquitto, said: str | None
+) -> None:
+    address = BrokerUrl.parse(mosquitto.url)
+    async with (
+        broker.connect(mosquitto.url) as bus,
+        plain_client(mosquitto) as received,
+        bus.subscribe(topics.SUBMIT, durable="server"),
+        mqtt_client.open_client(address, "plain", version=5, receive=lambda _: None) as client,
+    ):
+        await client.publish("fl/jobs/submit", b"{}", retain=False, content_type=said or "")
+        [_, event] = await received_until(received, "fl/jobs/submit/")
+    assert _content_type(event) == said
 
 
 async def test_a_manifest_of_chunks_is_no_cloud_event(mosquitto: Mosquitto) -> None:

@@ -146,3 +146,17 @@ async def test_removing_a_deployment_removes_only_its_own_functions_and_clients(
 async def test_a_platform_without_a_bridge_is_named(sdk: Client) -> None:
     with pytest.raises(NoBridge, match="no bridge answered for platform 'nowhere'"):
         await sdk.request_functions("nowhere", "list", timeout_s=0.3)
+
+
+async def test_platforms_are_asked_at_the_same_time_and_all_that_are_silent_are_named(
+    bus: Broker, sdk: Client, file: DeploymentFile
+) -> None:
+    silent = msgspec.structs.replace(
+        file, platforms={**file.platforms, "site": file.platforms["board"], "cloud": file.platforms["board"]}
+    )
+    async with two_hosts(bus):
+        with pytest.raises(NoBridge) as raised:
+            await deploying.plan_steps(sdk, silent, [], timeout_s=0.5)
+    assert raised.value.platforms == ("cloud", "site")
+    assert "no bridge answered for the platforms 'cloud', 'site' within 0.5 s" in str(raised.value)
+    assert "are they running?" in str(raised.value)

@@ -19,7 +19,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import BestModel, JobRecord, Member
 from broker.messages.job_sections import Cohort, Data, Evaluation, Learner, Model, Override, Stop, Training
 from broker.messages.progress import Event
-from broker.messages.register import ClientRecord, ClientStats, Presence
+from broker.messages.register import ClientRecord, ClientStats, Host, Presence
 from broker.messages.reports import Split, Spread, StartReport
 from broker.messages.round import BlobRef, PersonalRef, RoundTask
 from broker.messages.schedule import Schedule
@@ -142,6 +142,7 @@ PARTS: Final[tuple[Kind, ...]] = (
         StartReport,
         Split,
         Spread,
+        Host,
     ),
 )
 

@@ -1,14 +1,9 @@
-"""The paths in docs/jetson.md: short, and made of options, files and fields that there are."""
+"""The paths in docs/jetson.md are short. tests/unit/docs looks at each of their commands."""
 
 import re
-import shlex
-from typing import Any, Final
-
-import pytest
-import typer
+from typing import Final
 
 from broker.messages import job_file
-from fedkeeper import cli
 from tests.support.paths import REPOSITORY
 
 TEXT: Final = (REPOSITORY / "docs/jetson.md").read_text()
@@ -53,28 +48,6 @@ def test_each_path_has_few_commands() -> None:
         "JetPack 6 without": len(commands(OLDER_PYTHON)) + after_the_installation,
     }
     assert max(lengths.values()) + len(commands(FIRST)) <= MOST, lengths
-
-
-@pytest.mark.parametrize("command", on_the_computer())
-def test_the_program_has_these_commands_and_options(command: str) -> None:
-    found: Any = typer.main.get_command(cli.app)
-    words = shlex.split(command)[1:]
-    while hasattr(found, "get_command") and words:
-        found = found.get_command(None, words.pop(0))
-        assert found is not None
-    known = {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    assert {word for word in words if word.startswith("--")} <= known
-
-
-@pytest.mark.parametrize("script", ["edge/install.sh", "edge/containers/install.sh"])
-def test_the_scripts_have_these_options(script: str) -> None:
-    usage = (REPOSITORY / "configs" / script).read_text().partition('usage="')[2].partition('"')[0]
-    uses = [
-        command for command in re.findall(r"sudo (edge/\S*install\.sh [^\n`]*)", TEXT) if command.startswith(script)
-    ]
-    assert len(uses) >= 1
-    for use in uses:
-        assert set(re.findall(r"(--[a-z-]+)", use)) <= set(re.findall(r"(--[a-z-]+)", usage)), use
 
 
 def test_its_job_is_one_and_trains_at_the_board() -> None:

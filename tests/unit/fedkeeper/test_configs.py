@@ -94,7 +94,7 @@ metric = "f1"
 """
 
 MISTAKES = r"""5 mistakes
-mine.toml:2: colour = 'red': no such key; known are .*
+mine.toml:2: colour = 'red': no such key; did you mean 'cohort'\? known are .*
 mine.toml:5: training.optimiser = 'adam': no such key; did you mean 'optimizer'\?
 mine.toml:6: training.batch_size = 0: expected a whole number >= 1
 mine.toml:9: cohort.clients = -1: expected a whole number >= 1

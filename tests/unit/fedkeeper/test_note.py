@@ -13,6 +13,7 @@ from broker import BrokerUrl
 from broker.errors import ConnectFailed
 from fedkeeper import note, running, system
 from fedkeeper.commands import up
+from fedkeeper.display import hints
 from fedkeeper.options import broker_url
 from fedkeeper.system import Settings
 
@@ -93,7 +94,7 @@ async def test_up_around_another_broker_leaves_the_note_too(
 
 def test_what_up_says_can_be_pasted_into_a_shell() -> None:
     url = "nats://fedkeeper@127.0.0.1:4222?password_file=/a%20b/pass&streams=A"
-    found, elsewhere = (up.describe_start(url, is_found=is_found) for is_found in (True, False))
+    found, elsewhere = (hints.is_ready(url, is_found=is_found) for is_found in (True, False))
     for text in (found, elsewhere):
         [export] = [line for line in text.splitlines() if "export" in line]
         assert shlex.split(export) == ["export", f"FEDKEEPER_URL={url}"]

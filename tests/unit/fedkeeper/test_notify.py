@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.errors import Disconnected
 from fedkeeper import notify, running
@@ -79,16 +80,18 @@ async def test_without_a_watchdog_for_this_process_no_signal_is_sent(
 
 
 async def test_without_systemd_nothing_is_sent_and_a_failed_send_ends_no_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    async with notify.watchdog():
-        notify.ready("up")
-    assert "systemd" not in "".join(capsys.readouterr())
+    with capture_logs() as lines:
+        async with notify.watchdog():
+            notify.ready("up")
+    assert not lines
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
-    async with notify.watchdog():
-        notify.ready("up")
-    assert "a message did not reach systemd" in "".join(capsys.readouterr())
+    with capture_logs() as lines:
+        async with notify.watchdog():
+            notify.ready("up")
+    assert {line["event"] for line in lines} == {"a message did not reach systemd"}
 
 
 async def test_an_error_of_the_service_is_raised_unchanged(systemd: socket.socket) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
-from fedkeeper.plan import DesiredClient, Step, plan, register_entry
+from fedkeeper.plan import Action, DesiredClient, Step, plan, register_entry, summary
 
 
 def desired(number: int, platform: str = "openfaas", **changes: str) -> DesiredClient:
@@ -103,3 +103,24 @@ def test_the_register_gets_the_url_that_the_platform_triggers() -> None:
     assert register_entry(client.record, None, function).url == "elsewhere"
     steps = plan([client], {"openfaas": [function]}, [registered(client)], fabric="dev")
     assert steps == [[Step("change", "client-1", "openfaas", client)]]
+
+
+def test_the_summary_says_what_is_new_what_changes_and_what_stays() -> None:
+    kinds: list[tuple[Action, ...]] = [
+        ("create", "register"),
+        ("register",),
+        ("update",),
+        ("change",),
+        ("update", "change"),
+    ]
+    steps = [[Step(action, f"c-{i}", "board") for action in actions] for i, actions in enumerate(kinds)]
+    assert summary(steps, 95, is_done=True) == "clients: 2 created, 3 changed, 90 unchanged"
+    assert summary(steps, 95, is_done=False) == "clients: 2 to create, 3 to change, 90 unchanged"
+    assert summary([], 5, is_done=True) == "clients: 0 created, 0 changed, 5 unchanged"
+
+
+def test_the_summary_says_what_is_removed() -> None:
+    removed = [Step("unregister", "c-9", "board"), Step("delete", "c-9", "board")]
+    assert summary([removed], 5, is_done=True) == "clients: 0 created, 0 changed, 5 unchanged, 1 removed"
+    assert summary([removed], 0, is_done=False) == "clients: 1 to remove"
+    assert summary([], 0, is_done=True) == "clients: 0 removed"

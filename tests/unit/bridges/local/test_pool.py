@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from bridges.local import Settings
 from bridges.local.pool import Pool, open_pool
 from bridges.local.worker import Worker
 from broker.messages.invocation import Report, WorkerReady
+from broker.support import loggers
 from broker.support.processes import start_group
 from tests.support.fakes import soon
 from tests.support.tasks import task
@@ -78,7 +80,10 @@ async def test_a_worker_gets_tasks_when_it_is_ready_and_its_reports_arrive() -> 
         assert [await reports.get(), await reports.get()] == [Report(TASK.id, "training"), Report(TASK.id, "done")]
 
 
-async def test_waiting_tasks_fail_when_no_worker_can_start(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_waiting_tasks_fail_when_no_worker_can_start(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "are_shown", lambda: True)
     program = "import sys; sys.exit('first line\\nModuleNotFoundError: no module named broker.base\\n  +-----')"
     async with pool_of(program, workers=2) as pool:
         waiting = [asyncio.ensure_future(pool.take()) for _ in range(3)]
@@ -87,6 +92,18 @@ async def test_waiting_tasks_fail_when_no_worker_can_start(capfd: pytest.Capture
     assert [str(error) for error in errors] == [reason] * 3
     assert all(isinstance(error, InvocationFailed) and error.retryable for error in errors)
     assert capfd.readouterr().err.count("first line") >= 6
+
+
+async def test_what_a_worker_writes_is_logged_in_a_program_that_shows_no_logs(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loggers, "are_shown", lambda: False)
+    caplog.set_level(logging.INFO, logger=loggers.ROOT)
+    async with pool_of("import sys; sys.exit('a worker fails')") as pool:
+        with pytest.raises(InvocationFailed):
+            await pool.take()
+    assert "a worker fails" in "".join(caplog.messages)
+    assert "a worker fails" not in capfd.readouterr().err
 
 
 async def test_a_worker_that_starts_later_gets_tasks_again(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_mistake_is_told_before_anything_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run_here("sweep", *arguments)
-    assert reason in str(result.exception)
+    assert reason in result.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -168,5 +168,6 @@ def test_a_picture_that_cant_be_written_is_an_error(name: str, tmp_path: Path) -
 
 def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "fedkeeper.runs.picture", raising=False)
     with pytest.raises(Missing, match=r"matplotlib.figure is missing: pip install '.\[plot\]'"):
         plot.plot([job(tmp_path / "one")], tmp_path / "accuracy.png")

@@ -1,0 +1,72 @@
+"""What run folders hold: rows, the job's fields, how a run of a sweep has ended, and its attempts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from broker.messages import job_file
+from fedkeeper.errors import Missing
+from fedkeeper.runs import grid, stored, sweep_plan
+from fedkeeper.runs.stored import Ended
+
+JOB = job_file.to_toml(job_file.from_dict({"seed": 3, "training": {"batch_size": 8}, "model": {"args": {"hidden": 5}}}))
+
+
+def a_run(folder: Path, job: str = JOB) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(json.dumps({"round": 1}) + "\n")
+    (folder / "job.toml").write_text(job)
+    return folder
+
+
+def test_a_run_has_its_jobs_fields_by_their_dotted_names(tmp_path: Path) -> None:
+    run = stored.read(a_run(tmp_path / "one"))
+    fields = (run.fields["training.batch_size"], run.fields["model.args.hidden"], run.seed, run.name)
+    assert fields == (8, 5, 3, "one")
+    assert (run.rows, run.ended, run.is_completed) == ([{"round": 1}], None, True)
+
+
+def test_a_job_of_a_newer_version_can_be_read(tmp_path: Path) -> None:
+    run = stored.read(a_run(tmp_path / "one", JOB + "\n[later]\nfield = 1\n"))
+    assert (run.seed, run.fields["later.field"]) == (3, 1)
+
+
+def test_a_folder_of_an_old_version_has_no_job(tmp_path: Path) -> None:
+    (a_run(tmp_path / "one") / "job.toml").unlink()
+    run = stored.read(tmp_path / "one")
+    assert (run.job, run.seed, run.fields) == (None, None, {})
+
+
+def test_how_a_run_has_ended_is_kept(tmp_path: Path) -> None:
+    ended = Ended("demo-1", "failed", "no quorum")
+    stored.write_ended(tmp_path, ended)
+    run = stored.read(tmp_path)
+    assert (run.ended, run.is_completed, run.rows) == (ended, False, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("job.toml", "seed = "), ("job.toml", 'seed = "x"'), ("ended.json", "{")])
+def test_a_damaged_file_is_named(name: str, text: str, tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "one")
+    (folder / name).write_text(text)
+    with pytest.raises(Missing, match=rf"{name} (is damaged|can't be read)"):
+        stored.read(folder)
+
+
+def test_a_run_that_is_named_twice_is_read_once_by_its_own_name(tmp_path: Path) -> None:
+    a_run(tmp_path / "one")
+    (tmp_path / "latest").symlink_to("one")
+    (run,) = stored.read_all([tmp_path / "latest", tmp_path / "one"])
+    assert run.folder == tmp_path / "one"
+
+
+def test_a_sweeps_folder_stands_for_the_last_attempts_of_its_runs_that_have_ended(tmp_path: Path) -> None:
+    plan = sweep_plan.create({"name": "demo"}, grid.parse(["training.batch_size=8,16,32"]), 1, id="3f", created_s=1.0)
+    sweep_plan.write(plan, tmp_path)
+    with pytest.raises(Missing, match=r"no run of .* has ended yet"):
+        stored.read_all([tmp_path])
+    for name, phase in (("demo-3f-1", "failed"), ("demo-3f-1-t2", "completed"), ("demo-3f-2", "completed")):
+        stored.write_ended(a_run(tmp_path / name), Ended(name, phase))  # type: ignore[arg-type]
+    a_run(tmp_path / "demo-3f-3")
+    assert [run.name for run in stored.read_all([tmp_path])] == ["demo-3f-1-t2", "demo-3f-2"]
