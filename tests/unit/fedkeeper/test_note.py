@@ -29,6 +29,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "url", ["nats://127.0.0.1:4222", "mqtt://u@h?password_file=pw", "tls://u@h?ca_file=ca.pem&password_env=PW"]
 )
 def test_other_commands_find_the_broker_until_up_ends(url: str, tmp_path: Path) -> None:
+    note.FOLDER.mkdir()
+    (note.FOLDER / note.PASSWORD_FILE).write_text("of an `up` that was killed", encoding="utf-8")
     with note.published(note.FOLDER, url) as noted:
         assert broker_url("") == noted
         assert BrokerUrl.parse(noted) == BrokerUrl.parse(url).absolute()
