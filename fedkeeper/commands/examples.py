@@ -11,6 +11,10 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "submit": ("fedkeeper submit job.toml --wait", "fedkeeper submit job.json --json"),
     "watch": ("fedkeeper watch quickstart-1a2b3c", "fedkeeper watch --since 10min --json"),
     "fetch": ("fedkeeper fetch quickstart-1a2b3c",),
+    "export": (
+        "fedkeeper export runs/latest --onnx model.onnx",
+        "fedkeeper export quickstart-1a2b3c --state-dict model.pt",
+    ),
     "delete": ("fedkeeper delete quickstart-1a2b3c",),
     "prune": ("fedkeeper prune --older 30d --keep 20",),
     "new": ("fedkeeper new job.toml",),
