@@ -67,7 +67,7 @@ def read_job(file: str | os.PathLike[str], overrides: tuple[str, ...] = ()) -> J
         overrides: replacements of single fields, as `section.key=value`.
 
     Raises:
-        NoSuchFile: the file does not exist or is not text.
+        Missing: the file does not exist or is not text.
         JobError: the file is not a valid job; it names all mistakes with their lines.
     """
     path = find(os.fspath(file))
@@ -82,7 +82,7 @@ def read_table(file: str, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         overrides: as for `read_job`.
 
     Raises:
-        NoSuchFile: the file does not exist or is not text.
+        Missing: the file does not exist or is not text.
         JobError: the file is not TOML, or an override is malformed.
     """
     path = find(os.fspath(file))

@@ -18,6 +18,7 @@ from broker.messages.register import ClientRecord
 from fedkeeper import configs, files, own_system, running, site_settings, system
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal
+from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow, unfinished
 from fedkeeper.runs.follow import Detail
@@ -138,6 +139,7 @@ async def train(
     *,
     until: Interruption | None = None,
     resumed: Path | None = None,
+    on_saved: Callable[[Fetched], None] = lambda _: None,
 ) -> Path | None:
     """Train a job to its end, show its progress and save its results.
 
@@ -150,6 +152,7 @@ async def train(
         detail: how much is said about the job.
         until: ends this before the job has ended; None: nothing does.
         resumed: the folder of a run of this job to go on with; None: a new run.
+        on_saved: called with what was saved.
 
     Returns:
         The path of the saved model; None: no round was completed.
@@ -167,11 +170,14 @@ async def train(
     on_folder(folder)
     until = until or Interruption()
     with _kept_until_the_end(folder, run, until, console, is_known=resumed is not None):
-        async with _open(prepared, folder, console, detail) as client:
+        then = "submitting the job" if resumed is None else f"going on with job {run.job}"
+        async with _open(prepared, folder, console, detail, then) as client:
             if resumed is None:
                 await client.register(prepared.clients)
                 await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
-            return await follow.follow(client, run.job, console, folder=folder, detail=detail, until=until)
+            return await follow.follow(
+                client, run.job, console, folder=folder, detail=detail, until=until, on_saved=on_saved
+            )
 
 
 def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:
@@ -183,7 +189,7 @@ def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:
 
 
 @contextlib.asynccontextmanager
-async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail) -> AsyncIterator[Client]:
+async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail, then: str) -> AsyncIterator[Client]:
     """Run the system until the end of the block, on the given broker or on the store in the run's folder."""
     options, settings = prepared.options, prepared.settings
     store = None if options.url else folder / unfinished.STORE
@@ -195,7 +201,7 @@ async def _open(prepared: Prepared, folder: Path, console: Console, detail: Deta
     # Importing torch takes seconds, on a board a minute.
     say(f"starting a server and {settings.workers} workers ...")
     async with own_system.open_system(settings, url=options.url, store=store) as url, connect(url) as client:
-        say(f"broker {BrokerUrl.parse(url).address}; submitting the job")
+        say(f"broker {BrokerUrl.parse(url).address}; {then}")
         yield client
 
 

@@ -82,7 +82,17 @@ def plan(
     return [client_steps for client_steps in steps if client_steps]
 
 
-def summary(steps: Iterable[Sequence[Step]], clients: int, *, is_done: bool) -> str:
+def unchanged(steps: Iterable[Sequence[Step]], clients: int) -> int:
+    """Return how many clients a deployment leaves as they are.
+
+    Args:
+        steps: the steps, grouped by client.
+        clients: number of clients of the deployment file; 0: everything is removed.
+    """
+    return clients - sum(_kind(client_steps) != "remove" for client_steps in steps)
+
+
+def summary(steps: Sequence[Sequence[Step]], clients: int, *, is_done: bool) -> str:
     """Return how many clients a deployment creates, changes, leaves as they are and removes, in words.
 
     Args:
@@ -91,9 +101,9 @@ def summary(steps: Iterable[Sequence[Step]], clients: int, *, is_done: bool) -> 
         is_done: whether the steps were done.
     """
     kinds = Counter(_kind(client_steps) for client_steps in steps)
-    unchanged = clients - kinds["create"] - kinds["change"]
+    same = unchanged(steps, clients)
     create, change, remove = ("created", "changed", "removed") if is_done else ("to create", "to change", "to remove")
-    parts = [f"{kinds['create']} {create}", f"{kinds['change']} {change}", f"{unchanged} unchanged"] if clients else []
+    parts = [f"{kinds['create']} {create}", f"{kinds['change']} {change}", f"{same} unchanged"] if clients else []
     if kinds["remove"] or not clients:
         parts.append(f"{kinds['remove']} {remove}")
     return f"clients: {', '.join(parts)}"

@@ -145,9 +145,7 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
         raise BadOption(f"this sweep runs on {plan.broker}: give its --url again")
     changes = {name: value for name in machine.__struct_fields__ if (value := getattr(machine, name))}
     plan = msgspec.structs.replace(plan, machine=msgspec.structs.replace(plan.machine, **changes))
-    # A link such as runs/latest may soon point to something else.
-    folder = folder.parent / folder.readlink() if folder.is_symlink() else folder
-    return Sweep(plan, folder, url)
+    return Sweep(plan, stored.behind_link(folder), url)
 
 
 def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:

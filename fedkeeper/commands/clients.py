@@ -13,12 +13,14 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, completion, data_places, running, screen
+from fedkeeper import client_file, completion, data_places, results, running, screen
+from fedkeeper.client_file import Change
 from fedkeeper.commands import clients_check
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age
 from fedkeeper.errors import BadOption
-from fedkeeper.options import Url, Verbose, broker_url
+from fedkeeper.options import Json, Url, Verbose, broker_url
+from fedkeeper.results import ChangedClient, ListedClient
 from fedkeeper.sdk import Client, connect
 
 app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
@@ -43,20 +45,23 @@ COLUMNS: Final = (
 
 
 @app.callback(invoke_without_command=True)
-def clients(context: typer.Context, url: Url = "", verbose: Verbose = False) -> None:
+def clients(context: typer.Context, url: Url = "", as_json: Json = False, verbose: Verbose = False) -> None:
     """List every client: its platform, its state and its data."""
     if context.invoked_subcommand is None:
-        list_clients(url, verbose)
+        list_clients(url, as_json=as_json, verbose=verbose)
 
 
 @running.command
-async def list_clients(url: str, verbose: bool) -> None:  # noqa: FBT001 (an option)
+async def list_clients(url: str, *, as_json: bool, verbose: bool) -> None:
     """Print the register with each client's statistics."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records, stats, warnings = await sdk.clients(), await sdk.client_stats(), await sdk.clock_warnings()
     rows = [client_row(record, stats.get(record.id), time.time()) for record in records]
-    if verbose:
+    if as_json:
+        for record in records:
+            results.print_json(result(record, stats.get(record.id)))
+    elif verbose:
         screen.print_table(tuple(column.name for column in COLUMNS), rows)
     else:
         screen.print_list(COLUMNS, rows)
@@ -92,6 +97,28 @@ def client_row(record: ClientRecord, stats: ClientStats | None, now_s: float) ->
     )
 
 
+def result(record: ClientRecord, stats: ClientStats | None) -> ListedClient:
+    """Return a client's line for programs.
+
+    Args:
+        record: the client's entry in the register.
+        stats: the statistics of its invocations; None: it was never invoked.
+    """
+    return ListedClient(
+        client=record.id,
+        platform=record.platform,
+        state="registered" if stats is None else stats.state,
+        paused=record.paused,
+        seen_s=None if stats is None else stats.seen_s,
+        invocations=0 if stats is None else stats.invocations,
+        failures=0 if stats is None else stats.failures,
+        cold=0 if stats is None else stats.cold,
+        samples=record.samples,
+        labels=record.labels,
+        data_loc=places.without_secrets(record.data_loc),
+    )
+
+
 @app.command()
 @running.command
 async def add(
@@ -115,13 +142,14 @@ async def add(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --from: only show what would change.")] = False,
     url: Url = "",
+    as_json: Json = False,
 ) -> None:
     """Add a client to the register, or replace its entry. Its function is created elsewhere."""
     logs.configure(quiet=True)
     if file is not None:
         if client or platform or data_loc or label or function or samples or state_loc:
             raise BadOption(f"--from {file} names the clients and all about them: leave the client and its options out")
-        await add_from(file, broker_url(url), is_dry=dry_run)
+        await add_from(file, broker_url(url), is_dry=dry_run, as_json=as_json)
         return
     if not client or not platform or dry_run:
         raise BadOption("give a client and its --platform, or --from FILE for many clients; --dry-run goes with --from")
@@ -139,25 +167,38 @@ async def add(
         state_loc=data_places.absolute(state_loc, is_here=check),
     )
     async with connect(broker_url(url)) as sdk:
+        before = await sdk.client(record.id)
         await sdk.register([record])
-    typer.echo(f"registered {record.id}" + (f" with {samples} samples" if samples else ""))
+    (change,) = client_file.compare([record], [] if before is None else [before])
+    text = f"registered {record.id}" + (f" with {samples} samples" if samples else "")
+    results.show(_changed(change), text, as_json=as_json)
     if data_loc and not check:
-        typer.echo(f"look at its data there: fedkeeper clients check {record.id}")
+        screen.say(f"look at its data there: fedkeeper clients check {record.id}")
 
 
-async def add_from(file: Path, url: str, *, is_dry: bool) -> None:
+def _changed(change: Change) -> ChangedClient:
+    record = change.record
+    return ChangedClient(client=record.id, entry=change.kind, fields=change.fields, samples=record.samples)
+
+
+async def add_from(file: Path, url: str, *, is_dry: bool, as_json: bool) -> None:
     """Register the clients of a file, and say what is new or has changed.
 
     Args:
         file: the CSV file.
         url: the broker's address.
         is_dry: whether to change nothing.
+        as_json: whether to print every client for programs.
     """
     clients = client_file.read(file)
     async with connect(url, provision=not is_dry) as sdk:
         changes = client_file.compare(clients, await sdk.clients())
         if not is_dry:
             await sdk.register([change.record for change in changes if change.kind != "same"])
+    if as_json:
+        for change in changes:
+            results.print_json(_changed(change))
+        return
     rows = [
         (change.record.id, change.record.platform, change.kind, ", ".join(change.fields))
         for change in changes
@@ -184,20 +225,23 @@ app.command("check")(clients_check.check)
 
 @app.command()
 @running.command
-async def remove(ids: Ids, url: Url = "") -> None:
+async def remove(ids: Ids, url: Url = "", as_json: Json = False) -> None:
     """Remove clients from the register. Their functions stay; `fedkeeper deploy --remove` deletes those."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         for client in ids:
             await _registered(sdk, client)
             await sdk.unregister(client)
-            typer.echo(f"removed {client}")
+            results.show(ChangedClient(client=client, entry="removed"), f"removed {client}", as_json=as_json)
 
 
 @app.command()
 @running.command
 async def pause(
-    ids: Ids, resume: Annotated[bool, typer.Option("--resume", help="Let them take part again.")] = False, url: Url = ""
+    ids: Ids,
+    resume: Annotated[bool, typer.Option("--resume", help="Let them take part again.")] = False,
+    url: Url = "",
+    as_json: Json = False,
 ) -> None:
     """Leave clients out of the cohorts from the next round on, or let them take part again."""
     logs.configure(quiet=True)
@@ -205,7 +249,13 @@ async def pause(
         for client in ids:
             record = await _registered(sdk, client)
             await sdk.register([msgspec.structs.replace(record, paused=not resume)])
-            typer.echo(f"{client} is {'not paused' if resume else 'paused'}")
+            paused = ChangedClient(
+                client=client,
+                entry="same" if record.paused is not resume else "changed",
+                fields=() if record.paused is not resume else ("paused",),
+                samples=record.samples,
+            )
+            results.show(paused, f"{client} is {'not paused' if resume else 'paused'}", as_json=as_json)
 
 
 async def _registered(sdk: Client, client: str) -> ClientRecord:

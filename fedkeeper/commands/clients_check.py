@@ -12,11 +12,12 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, results, running, screen
 from fedkeeper.checking import CHECK_S
 from fedkeeper.errors import BadOption, NotChecked
 from fedkeeper.exit_codes import ExitCode
-from fedkeeper.options import Url, broker_url
+from fedkeeper.options import Json, Url, broker_url
+from fedkeeper.results import CheckedClient
 from fedkeeper.sdk import Client, connect
 
 AT_ONCE: Final = 32
@@ -45,7 +46,7 @@ async def check(
         typer.Argument(metavar="CLIENT", autocompletion=completion.client_ids, help="Ids of clients."),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every registered client.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON, one line per client.")] = False,
+    as_json: Json = False,
     register: Annotated[bool, typer.Option("--register", help="Register the number of samples that is found.")] = False,
     timeout_s: Annotated[
         float, typer.Option("--timeout", min=15.0, help="How long to wait for a site, in seconds.")
@@ -67,7 +68,7 @@ async def check(
     for client in wanted:
         report = reports[client]
         if as_json:
-            screen.echo(msgspec.json.encode(_fields(client, report)).decode())
+            results.print_json(_result(client, report))
         else:
             for line in lines(records[client], report, registers=register):
                 screen.echo(line)
@@ -179,11 +180,11 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-def _fields(client: str, report: DataReport | NotChecked) -> dict[str, object]:
+def _result(client: str, report: DataReport | NotChecked) -> CheckedClient:
     if isinstance(report, NotChecked):
-        return {"client": client, "error": "NotChecked", "problem": report.reason}
-    # All fields, so that a program finds each of them in each line.
-    return {name: getattr(report, name) for name in report.__struct_fields__}
+        return CheckedClient(client=client, error="NotChecked", problem=report.reason)
+    fields = {name: getattr(report, name) for name in report.__struct_fields__}
+    return CheckedClient(**{**fields, "client": client})
 
 
 async def _check_all(sdk: Client, clients: list[str], timeout_s: float) -> dict[str, DataReport | NotChecked]:

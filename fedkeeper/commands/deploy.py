@@ -8,11 +8,12 @@ import typer
 from bridges import platforms
 from broker.support import logs
 from client_fn.code.archive import Archive, pack
-from fedkeeper import archives, deployment_file, running, screen
+from fedkeeper import archives, deployment_file, results, running, screen
 from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
-from fedkeeper.options import DataDir, PackedCode, Url, broker_url
-from fedkeeper.plan import Step, summary
+from fedkeeper.options import DataDir, Json, PackedCode, Url, broker_url
+from fedkeeper.plan import Step, summary, unchanged
+from fedkeeper.results import Deployment, DeploymentStep, WrittenFile
 from fedkeeper.sdk import connect
 
 app = typer.Typer()
@@ -31,6 +32,7 @@ async def deploy(
     url: Url = "",
     data: DataDir = None,
     code: PackedCode = None,
+    as_json: Json = False,
 ) -> None:
     """Create a fabric's functions on its platforms and register its clients. Changes only what differs."""
     from fedkeeper import deploying
@@ -45,13 +47,19 @@ async def deploy(
         clients = [] if remove else await deploying.desired_clients(sdk, fabric, address, data, packed)
         within_s = deploying.PLAN_S if plan else deploying.LIST_S
         steps = await deploying.plan_steps(sdk, fabric, clients, timeout_s=within_s)
+        done: list[Step] = []
         if plan:
-            for client_steps in steps:
-                for step in client_steps:
-                    _print_step(step)
+            done = [step for client_steps in steps for step in client_steps]
+            for step in () if as_json else done:
+                _print_step(step)
         else:
-            await deploying.apply(sdk, steps, _print_step)
-    typer.echo(summary(steps, len(clients), is_done=not plan))
+            await deploying.apply(sdk, steps, done.append if as_json else _print_step)
+    deployment = Deployment(
+        plan=plan,
+        steps=tuple(DeploymentStep(action=step.action, client=step.client, platform=step.platform) for step in done),
+        unchanged=unchanged(steps, len(clients)),
+    )
+    results.show(deployment, summary(steps, len(clients), is_done=not plan), as_json=as_json)
 
 
 def _pack(code: Path | None) -> Archive | None:
@@ -59,7 +67,7 @@ def _pack(code: Path | None) -> Archive | None:
     if code is None:
         return None
     packed = pack(code)
-    typer.echo(packed.summary())
+    screen.say(packed.summary())
     return packed
 
 
@@ -68,7 +76,7 @@ def _print_images(fabric: DeploymentFile, code: Path | None) -> None:
     for platform in fabric.platforms:
         if not deployment_file.has_archive(fabric, platform):
             build = f"fedkeeper package {deployment_file.kind_of(fabric, platform).name} --code {code}"
-            typer.echo(f"{platform}: functions have the code of their image; build it from `{build}`")
+            screen.say(f"{platform}: functions have the code of their image; build it from `{build}`")
 
 
 def _print_step(step: Step) -> None:
@@ -81,11 +89,13 @@ def package(
     platform: Annotated[str, typer.Argument(help=_PACKAGED_KINDS)],
     out: Annotated[Path, typer.Option(help="Folder for the archive.")] = Path(),
     code: PackedCode = None,
+    as_json: Json = False,
 ) -> None:
     """Write the archive of the function's code for a kind of platform."""
     logs.configure(quiet=True)
     packed = _pack(code)
     try:
-        typer.echo(archives.write(platform, out, packed))
+        path = str(archives.write(platform, out, packed))
     except OSError as exc:
         raise BadOption(f"--out {out}: {exc.strerror}") from exc
+    results.show(WrittenFile(path=path), path, as_json=as_json)

@@ -61,7 +61,7 @@ async def _fetch_model(sdk: Client, record: JobRecord, folder: Path, which: Whic
     run_folder.check_is_of(folder, record.job)
     files.check_folder(folder, "--out")
     path = await saving.save_model(sdk, record, folder, which)
-    return _fetched(record, found.sha256, folder, (path.name,))
+    return saving.fetched(record, folder, (path.name,), sha256=found.sha256)
 
 
 async def _fetch_all(sdk: Client, record: JobRecord, folder: Path) -> Fetched:
@@ -83,16 +83,10 @@ async def _fetch_all(sdk: Client, record: JobRecord, folder: Path) -> Fetched:
         screen.say(f"the job has not ended: {_state(record)}; fetch it again for what is to come", style="yellow")
     elif record.phase != "completed":
         screen.say(f"the job is {record.phase}{f': {record.reason}' if record.reason else ''}", style="yellow")
-    return _fetched(record, None if record.model is None else record.model.sha256, folder, saved.names)
+    return saving.fetched(record, folder, saved.names)
 
 
 def _state(record: JobRecord) -> str:
     text = f"{record.phase}, {record.done} of {record.job.stop.rounds} rounds"
     end = record.reason or measured.headline(record)
     return f"{text}, {end}" if end else text
-
-
-def _fetched(record: JobRecord, sha256: str | None, folder: Path, names: tuple[str, ...]) -> Fetched:
-    return Fetched(
-        job=record.id, phase=record.phase, rounds=record.done, sha256=sha256, folder=str(folder), files=names
-    )

@@ -8,11 +8,12 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import measured, running, screen
+from fedkeeper import measured, results, running, screen
 from fedkeeper.display import sentences
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age, format_long, format_size
-from fedkeeper.options import JobId, Url, Verbose, broker_url, url_option
+from fedkeeper.options import JobId, Json, Url, Verbose, broker_url, url_option
+from fedkeeper.results import CancelledJob, ListedJob
 from fedkeeper.sdk import connect
 from server import retention
 
@@ -45,6 +46,7 @@ async def jobs(
     url: Url = "",
     phase: Annotated[list[Shown] | None, typer.Option("--phase", help="Only jobs in this phase. Repeatable.")] = None,
     last: Annotated[int, typer.Option(min=0, metavar="N", help="Only the newest N; 0: all.")] = 0,
+    as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
     """List the jobs that the broker knows, the oldest first; with -v, all columns and what their models take."""
@@ -52,6 +54,10 @@ async def jobs(
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()
     chosen = [record for record in records if not phase or shown_phase(record) in phase][-last:]
+    if as_json:
+        for record in chosen:
+            results.print_json(result(record))
+        return
     rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
     if verbose or not screen.list_width():
         heads = (*(column.name for column in COLUMNS), "reason")
@@ -91,14 +97,32 @@ def row(record: JobRecord, now_s: float) -> tuple[str, ...]:
     )
 
 
+def result(record: JobRecord) -> ListedJob:
+    """Return a job's line for programs."""
+    return ListedJob(
+        job=record.id,
+        name=record.job.name,
+        phase=shown_phase(record).value,
+        reason=reason(record),
+        rounds=record.done,
+        max_rounds=record.job.stop.rounds,
+        metrics=record.metrics,
+        created_s=record.created_s,
+        ended_s=record.ended_s,
+        sha256=None if record.model is None else record.model.sha256,
+        bytes=retention.of(record).bytes,
+    )
+
+
 @running.command
-async def cancel(job: JobId, url: Url = "") -> None:
+async def cancel(job: JobId, url: Url = "", as_json: Json = False) -> None:
     """Request a job's cancellation. Of a job that has ended, say how."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         record = await sdk.job(job)
-        if record.has_ended:
-            screen.echo(f"job {job} has ended already: {sentences.how_ended(record)}")
-            return
-        await sdk.cancel(job)
-    typer.echo(f"requested the cancellation of {job}; `fedkeeper watch {job}{url_option(url)}` shows its end")
+        text = f"job {job} has ended already: {sentences.how_ended(record)}"
+        if not record.has_ended:
+            await sdk.cancel(job)
+            text = f"requested the cancellation of {job}; `fedkeeper watch {job}{url_option(url)}` shows its end"
+    cancelled = CancelledJob(job=job, requested=not record.has_ended, phase=record.phase, reason=record.reason)
+    results.show(cancelled, text, as_json=as_json)

@@ -9,13 +9,28 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, local_run, running, screen
+from fedkeeper import configs, local_run, results, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.commands import stage
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.local_run import Options, Prepared
-from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, JobFile, Out, Quiet, Set, Verbose, Workers
+from fedkeeper.options import (
+    FOLDER,
+    Allow,
+    Code,
+    DataDir,
+    Device,
+    Folder,
+    JobFile,
+    Json,
+    Out,
+    Quiet,
+    Set,
+    Verbose,
+    Workers,
+)
+from fedkeeper.results import Fetched
 from fedkeeper.runs import run_log, unfinished
 from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
@@ -45,6 +60,7 @@ def run(
     data: DataDir = None,
     own_data: stage.From = None,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="With --from: share of the test set.")] = 0.2,
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -65,14 +81,14 @@ def run(
         sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
         if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
             raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
-        resume = resume.resolve() if resume.is_symlink() else resume
+        resume = resume.parent / resume.readlink() if resume.is_symlink() else resume
         prepared = local_run.prepare_again(resume, options, environ=os.environ)
     for notice in () if quiet else prepared.notices:
         screen.say(notice)
-    _train(prepared, resume, detail)
+    _train(prepared, resume, detail, as_json=as_json)
 
 
-def _train(prepared: Prepared, resumed: Path | None, detail: Detail) -> None:
+def _train(prepared: Prepared, resumed: Path | None, detail: Detail, *, as_json: bool) -> None:
     """Train a job, or go on with that of a folder; print its model's path. Exit the process if it was interrupted."""
     console, until, models, folders = screen.console(), Interruption(), list[Path](), list[Path]()
 
@@ -87,9 +103,15 @@ def _train(prepared: Prepared, resumed: Path | None, detail: Detail) -> None:
             folders.append(folder)
             log.move_to(folder)
 
+        def on_saved(saved: Fetched) -> None:
+            if as_json:
+                results.print_json(saved)
+
         async def work() -> None:
-            model = await local_run.train(prepared, console, on_folder, detail, until=until, resumed=resumed)
-            models.extend([] if model is None else [model])
+            model = await local_run.train(
+                prepared, console, on_folder, detail, until=until, resumed=resumed, on_saved=on_saved
+            )
+            models.extend([] if model is None or as_json else [model])
 
         running.run(work(), on_signal=on_signal)
     for model in models:

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 
-import msgspec
 import typer
 
-from broker.messages import codec
 from broker.support import logs
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, results, running, screen
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
-from fedkeeper.options import Url, broker_url
+from fedkeeper.options import Json, Url, broker_url
+from fedkeeper.results import SiteList
 from fedkeeper.sdk import connect
 from fedkeeper.site_list import Site, SiteHost, duration
 
@@ -27,20 +26,6 @@ WIDTH: Final = 80
 
 _NAMES: Final = 11
 _GIB: Final = 1024
-
-
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """What `fedkeeper sites --json` prints.
-
-    Attributes:
-        time_s: when it was made, in seconds since the epoch.
-        version: this command's version of FedKeeper.
-        sites: the sites, those where something fails first.
-    """
-
-    time_s: float
-    version: str
-    sites: list[Site]
 
 
 @app.command("sites")
@@ -55,7 +40,7 @@ async def sites(
         ),
     ] = None,
     url: Url = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: Json = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if something fails at a site.")] = False,
 ) -> None:
     """List the sites: boards and clusters, with their bridges; where something fails, first."""
@@ -65,8 +50,8 @@ async def sites(
     async with connect(broker_url(url), provision=False) as sdk:
         found = chosen(await sdk.sites(), names or [])
     if as_json:
-        document = Document(time_s=time.time(), version=__version__, sites=found)
-        screen.echo(codec.encode(document).decode())
+        document = SiteList(time_s=time.time(), version=__version__, sites=found)
+        results.print_json(document)
     elif names and not any(_is_pattern(name) for name in names):
         screen.echo("\n\n".join("\n".join(details(site)) for site in found))
     else:

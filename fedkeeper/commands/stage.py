@@ -1,6 +1,7 @@
 """The command `fedkeeper stage`: splits data among clients and writes their shards."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,10 +12,10 @@ from broker.messages import job_file
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, running
+from fedkeeper import configs, results, running
 from fedkeeper import own_data as split
 from fedkeeper.errors import BadOption
-from fedkeeper.options import FOLDER, DataDir, Set, Url, broker_url
+from fedkeeper.options import FOLDER, DataDir, Json, Set, Url, broker_url
 from fedkeeper.sdk import connect
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ async def stage(
     overrides: Set = None,
     url: Url = "",
     data: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Split data among clients and write one shard for each: a job's built-in dataset, or your own data with --from."""
     logs.configure(quiet=True)
@@ -68,7 +70,10 @@ async def stage(
         raise BadOption("name a job file, or your own data with --from FILE")
     address = broker_url(url) if register else url
     if own_data is None:
-        await _stage_built_in(configs.read_job(job, tuple(overrides or ())).data, to, platform, address, data)
+        section = configs.read_job(job, tuple(overrides or ())).data
+        records = await _stage_built_in(section, to, platform, address, data)
+        text = "\n".join(f"{record.id}\t{record.samples}\t{record.data_loc}" for record in records)
+        results.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
         return
     by = partition.removeprefix(BY) if partition.startswith(BY) else ""
     fields = {
@@ -90,7 +95,17 @@ async def stage(
     section = job_file.from_dict({"data": fields, "cohort": {"clients": 1}}).data
     staged = await asyncio.to_thread(split.stage_file, own_data, section, to, platform=platform, by=by, test=test)
     await _register(address, staged.clients)
-    typer.echo(describe(staged, is_registered=bool(address)))
+    result = _result(staged.clients, is_registered=bool(address), job=job_tables(staged))
+    results.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
+
+
+def _result(
+    clients: Sequence[ClientRecord], *, is_registered: bool, job: dict[str, Any] | None = None
+) -> results.StagedData:
+    shards = tuple(
+        results.StagedClient(client=client.id, samples=client.samples, data_loc=client.data_loc) for client in clients
+    )
+    return results.StagedData(clients=shards, registered=is_registered, job=job or {})
 
 
 def describe(staged: "Staged", *, is_registered: bool) -> str:
@@ -100,7 +115,7 @@ def describe(staged: "Staged", *, is_registered: bool) -> str:
         staged: the shards.
         is_registered: whether the clients are in the register.
     """
-    clients, data = staged.clients, staged.data
+    clients = staged.clients
     sizes = sorted(client.samples for client in clients)
     state = "registered" if is_registered else "not registered: repeat it with --register"
     lines = [f"{len(clients)} clients with {sizes[0]} to {sizes[-1]} samples ({staged.samples}), {state}"]
@@ -111,24 +126,29 @@ def describe(staged: "Staged", *, is_registered: bool) -> str:
         lines.append(
             "a client has only one sample: BatchNorm can't train on it; --min-samples sets a floor (dirichlet)"
         )
+    if staged.test:
+        lines.append(f"test set: {staged.test_samples} samples that no client has")
+    return "\n".join(lines) + "\n\nA job for them has these lines:\n\n" + tomli_w.dumps(job_tables(staged)).strip()
+
+
+def job_tables(staged: "Staged") -> dict[str, dict[str, Any]]:
+    """Return the tables of a job file that fit what was staged."""
+    data = staged.data
     section = {"dataset": data.dataset, "clients": data.clients}
     tables: dict[str, dict[str, Any]] = {"data": section | ({"labels": list(data.labels)} if data.labels else {})}
     tables["cohort"] = {"clients": data.clients}
     tables["evaluation"] = {"data": staged.test} if staged.test else {"every": 0, "holdout": 0.2}
     if staged.has_numbers_to_predict:
         tables["training"] = {"loss": "mse"}
-    if staged.test:
-        lines.append(f"test set: {staged.test_samples} samples that no client has")
-    return "\n".join(lines) + "\n\nA job for them has these lines:\n\n" + tomli_w.dumps(tables).strip()
+    return tables
 
 
-async def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None) -> None:
+async def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None) -> list[ClientRecord]:
     from fedkeeper import provision
 
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
     await _register(address, records)
-    for record in records:
-        typer.echo(f"{record.id}\t{record.samples}\t{record.data_loc}")
+    return records
 
 
 async def _register(address: str, records: list[ClientRecord]) -> None:

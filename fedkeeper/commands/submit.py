@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import configs, files, running, screen
+from fedkeeper import configs, files, results, running, screen
 from fedkeeper.display import hints
 from fedkeeper.errors import NotAnswered
-from fedkeeper.options import JobFile, Out, Quiet, Set, Url, Verbose, broker_url, url_option
+from fedkeeper.options import JobFile, Json, Out, Quiet, Set, Url, Verbose, broker_url, url_option
+from fedkeeper.results import SubmittedJob
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
 from fedkeeper.runs.follow import Detail
@@ -24,6 +25,7 @@ async def submit(
     url: Url = "",
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job to its end.")] = False,
     out: Out = Path("runs"),
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -37,7 +39,7 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            typer.echo(exc.job)
+            results.show(SubmittedJob(job=exc.job, accepted=False), exc.job, as_json=as_json)
             if not wait:
                 raise
             screen.say(str(exc), style="yellow")
@@ -45,7 +47,7 @@ async def submit(
             await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
         else:
-            typer.echo(job_id)
+            results.show(SubmittedJob(job=job_id, accepted=True), job_id, as_json=as_json)
         if not wait:
             return
         running.say_when_stopped(hints.goes_on(job_id, url_option(url)))
@@ -55,5 +57,6 @@ async def submit(
             screen.console(),
             folder=run_folder.choose(out, job_id, time.time()),
             detail=detail,
+            on_saved=lambda saved: results.print_json(saved) if as_json else None,
             on_end=lambda: running.say_when_stopped(hints.has_ended(job_id, url_option(url))),
         )

@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from broker.base import Start
-from broker.messages import codec
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
-from fedkeeper import completion, files, running, screen
+from fedkeeper import completion, files, results, running, screen
 from fedkeeper.display import hints, lines
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
-from fedkeeper.options import Quiet, Url, Verbose, broker_url, duration_s, url_option
+from fedkeeper.options import Json, Quiet, Url, Verbose, broker_url, duration_s, url_option
+from fedkeeper.results import JobEvent
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow
 from fedkeeper.runs.follow import Detail
@@ -41,7 +41,7 @@ async def watch(
     ] = "",
     every: Annotated[bool, typer.Option("--all", help="Of every job: from the oldest event on.")] = False,
     out: WatchOut = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per event on standard output.")] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -84,8 +84,7 @@ async def _print_json(sdk: Client, job: str | None, start: Start) -> None:
     last: Progress | None = None
     async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console()), start=start):
         last, event = progress, progress.event
-        line = {"job": progress.job, "what": event.what, "time_s": progress.time_s, "event": event}
-        screen.echo(codec.encode(line).decode())
+        results.print_json(JobEvent(job=progress.job, what=event.what, time_s=progress.time_s, event=event))
     if job is not None:
         follow.raise_for_end(job, last)
 

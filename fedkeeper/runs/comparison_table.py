@@ -1,6 +1,7 @@
 """The table of a comparison, as a person reads it. Pure."""
 
 import itertools
+from collections import defaultdict
 from typing import Final, NamedTuple
 
 from fedkeeper import measured
@@ -54,14 +55,22 @@ def notes(comparison: Comparison) -> list[str]:
     """Return what the table can't say: the runs that were not completed, and what is not known."""
     said = []
     for combination in comparison.combinations:
+        ends: defaultdict[tuple[str, str], list[ComparedRun]] = defaultdict(list)
         for run in combination.runs:
             if run.phase not in (None, "completed"):
-                which = grid.label(combination.values | ({} if run.seed is None else {"seed": run.seed}))
-                said.append(f"{run.phase}: {which}: {run.reason}")
+                ends[str(run.phase), run.reason].append(run)
+        said += [f"{phase}: {_named(combination, runs)}: {reason}" for (phase, reason), runs in ends.items()]
     if comparison.better is None and any(combination.last for combination in comparison.combinations):
         name = comparison.metric
         said.append(f"not sorted, and without a best value: evaluation.directions says whether more {name} is better")
     return said
+
+
+def _named(combination: Combination, runs: list[ComparedRun]) -> str:
+    """Return which runs of a combination are meant, such as `batch_size 16, seeds 1, 2`."""
+    seeds = [str(run.seed) for run in runs if run.seed is not None]
+    which = [f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}"] if seeds else []
+    return ", ".join(filter(None, (grid.label(combination.values), *which)))
 
 
 def _of_combinations(comparison: Comparison) -> list[Part]:

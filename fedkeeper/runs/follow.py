@@ -16,6 +16,7 @@ from fedkeeper.display import lines, sentences
 from fedkeeper.display.lines import JobLines
 from fedkeeper.display.live_view import JobView
 from fedkeeper.errors import BadOption, FedKeeperError, JobFailed, JobStopped
+from fedkeeper.results import Fetched
 from fedkeeper.runs import saving
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.recorder import Recorder
@@ -52,6 +53,7 @@ async def follow(
     folder: Path | None = None,
     detail: Detail = Detail.ROUNDS,
     on_end: Callable[[], None] = lambda: None,
+    on_saved: Callable[[Fetched], None] = lambda _: None,
     until: Interruption | None = None,
 ) -> Path | None:
     """Show a job until it has ended: a live view on a terminal, lines elsewhere. What it has brought is saved.
@@ -63,6 +65,7 @@ async def follow(
         folder: where its model, metrics and plot are saved; None: nothing is saved.
         detail: how much is said.
         on_end: called when the job has ended, before its results are saved.
+        on_saved: called with what was saved.
         until: ends this before the job has ended, and what it has brought so far is saved; None: nothing does.
 
     Returns:
@@ -85,12 +88,12 @@ async def follow(
                         recorder.record(progress)
     except asyncio.CancelledError:
         if recorder is not None and recorder.job is not None and until is not None and until.is_told:
-            await _save_at_once(sdk, job, recorder, console)
+            await _save_at_once(sdk, job, recorder, console, on_saved)
         raise
     on_end()
     model = None
     if recorder is not None and last is not None and not isinstance(last.event, JobRejected):
-        model = await _save(sdk, job, recorder, console)
+        model = await _save(sdk, job, recorder, console, on_saved)
     if until is None or not until.is_over:
         raise_for_end(job, last)
     return model
@@ -161,17 +164,22 @@ def reach_notice(console: Console) -> Callable[[bool], None]:
     return notice
 
 
-async def _save(sdk: Client, job: str, recorder: Recorder, console: Console) -> Path | None:
+async def _save(
+    sdk: Client, job: str, recorder: Recorder, console: Console, on_saved: Callable[[Fetched], None]
+) -> Path | None:
     saved = await saving.save(sdk, job, recorder)
+    on_saved(saving.fetched(saved.record, recorder.folder, saved.names))
     for line in saved.lines:
         console.print(line, markup=False, soft_wrap=True)
     return recorder.folder / saved.names[0] if saved.names else None
 
 
-async def _save_at_once(sdk: Client, job: str, recorder: Recorder, console: Console) -> None:
+async def _save_at_once(
+    sdk: Client, job: str, recorder: Recorder, console: Console, on_saved: Callable[[Fetched], None]
+) -> None:
     """Save what there is in a short time. If that fails, this program ends all the same."""
     # A task of its own, because this one is cancelled.
-    saved = asyncio.create_task(_save(sdk, job, recorder, console), name=f"save {job}")
+    saved = asyncio.create_task(_save(sdk, job, recorder, console, on_saved), name=f"save {job}")
     await asyncio.wait({saved}, timeout=LAST_WORDS_S)
     saved.cancel()
     try:

@@ -7,6 +7,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import ModelEvaluated, Progress
 from fedkeeper import files
 from fedkeeper.errors import Missing
+from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, plot, run_log, summary
 from fedkeeper.runs.recorder import Recorder
@@ -83,6 +84,28 @@ async def save_model(sdk: Client, record: JobRecord, folder: Path, which: Which 
     path = folder / model_file.name_of(which)
     files.write(path, model_file.described(model, record, which))
     return path
+
+
+def fetched(record: JobRecord, folder: Path, names: tuple[str, ...], *, sha256: str = "") -> Fetched:
+    """Return what was saved of a job, for programs.
+
+    Args:
+        record: the job's record.
+        folder: its run folder.
+        names: the files' names.
+        sha256: digest of the saved model; empty: it is the last one.
+    """
+    last = None if record.model is None else record.model.sha256
+    return Fetched(
+        job=record.id,
+        phase=record.phase,
+        reason=record.reason,
+        rounds=record.done,
+        metrics=record.metrics,
+        sha256=sha256 or last,
+        folder=str(folder),
+        files=names,
+    )
 
 
 def _plot(recorder: Recorder) -> tuple[list[str], list[str]]:

@@ -69,13 +69,13 @@ class StoredRun:
 
 
 def read_all(folders: Iterable[Path]) -> list[StoredRun]:
-    """Read runs; the folder of a sweep stands for those of its runs that have ended.
+    """Read runs, each once; the folder of a sweep stands for those of its runs that have ended.
 
     Raises:
         Missing: a folder is none of a run or a sweep, or a file in it is damaged.
     """
     found: list[StoredRun] = []
-    for folder in folders:
+    for folder in dict.fromkeys(map(behind_link, folders)):
         if not (folder / sweep_plan.FILE).is_file():
             found.append(read(folder))
             continue
@@ -84,7 +84,12 @@ def read_all(folders: Iterable[Path]) -> list[StoredRun]:
         found += [read(path) for path, how, _ in ended if how is not None]
         if not any(how for _, how, _ in ended):
             raise Missing(f"no run of {folder} has ended yet")
-    return found
+    return list({run.folder.resolve(): run for run in found}.values())
+
+
+def behind_link(folder: Path) -> Path:
+    """Return the folder that a link such as `runs/latest` points to: the link may soon point to another one."""
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder
 
 
 def read(folder: Path) -> StoredRun:

@@ -64,7 +64,7 @@ def write_job(folder: Path, action: str, place: Place) -> str:
 async def test_a_run_fails_and_says_why(tmp_path: Path, action: str, place: Place, reason: str) -> None:
     file = write_job(tmp_path, action, place)
     async with started("run", file, "--workers", "1", cwd=tmp_path, **SILENCE) as program:
-        assert await program.wait() == 1
+        assert await program.wait() == 3
     assert reason in program.output
     assert "Traceback" not in program.output
 
@@ -72,7 +72,7 @@ async def test_a_run_fails_and_says_why(tmp_path: Path, action: str, place: Plac
 async def test_a_run_over_mqtt_fails_in_the_same_way(mosquitto_url: str, tmp_path: Path) -> None:
     file = write_job(tmp_path, "ends", "evaluation")
     async with started("run", file, "--workers", "1", "--url", mosquitto_url, cwd=tmp_path) as program:
-        assert await program.wait() == 1
+        assert await program.wait() == 3
     assert "ended with code 3 during the evaluation of the model; it printed: bye" in program.output
 
 

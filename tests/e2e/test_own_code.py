@@ -156,9 +156,9 @@ async def test_changed_data_is_used_by_the_next_job_and_deleted_data_is_missing(
         )
     assert len(flipped) == 1
     assert flipped != {before}
-    assert code == 1
-    assert "c-2" in output
-    assert "DataMissing" in output.splitlines()[-1]
+    assert code == 3
+    assert "(c-2)" in output
+    assert " failed: DataMissing" in output.splitlines()[-1]
 
 
 async def test_a_site_with_other_code_than_the_server_says_so_instead_of_training(tmp_path: Path) -> None:
@@ -174,10 +174,15 @@ async def test_a_site_with_other_code_than_the_server_says_so_instead_of_trainin
                 "stage", "job.toml", "--to", "shards", "--register", "--platform", "site", cwd=broker
             )
             assert code == 0, output
-            stop = ("--set", "cohort.on_failure=stop")
-            code, output = await run("submit", "job.toml", "--wait", *stop, cwd=broker)
-    assert code == 1
-    assert "CodeDiffers: the server holds code" in output.splitlines()[-1]
+            code, output = await run("submit", "job.toml", "--wait", cwd=broker)
+            _, listed = await run("jobs", cwd=broker)
+    assert code == 3
+    last = output.splitlines()[-1]
+    assert " failed: CodeDiffers: the server holds code" in last, "the cause comes first"
+    assert last.endswith("round 1 failed, and another one would fail in the same way")
+    assert "round 2" not in output
+    assert "attempt 2" not in output
+    assert "CodeDiffers: the server holds code" in listed
 
 
 async def test_a_library_that_the_code_needs_is_named_before_it_is_imported(tmp_path: Path) -> None:

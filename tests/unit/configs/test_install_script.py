@@ -46,7 +46,8 @@ def test_large_downloads_are_named_and_the_rest_is_not(tmp_path: Path) -> None:
 
 
 def test_where_pip_takes_cuda_the_line_for_the_cpu_is_printed(tmp_path: Path) -> None:
-    assert "\n    PIP_EXTRA_INDEX_URL=ADDRESS make run\n" in install(tmp_path, "x86_64").stdout
+    line = "    PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make run"
+    assert line in install(tmp_path, "x86_64").stdout.splitlines()
 
 
 def test_who_has_named_an_index_needs_no_advice(tmp_path: Path) -> None:

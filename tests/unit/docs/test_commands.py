@@ -55,6 +55,7 @@ READERS_OWN: Final = {
     "boards.csv": "configs/edge/boards.csv is one",
     "bridge.toml": "a bridge's file; configs/bridges has one for each platform",
     "fabric.toml": "a deployment file",
+    "flowers.csv": "data; the tutorial makes it",
     "houses.csv": "data",
     "job.toml": "a job file; fedkeeper new writes one",
     "mine.py": "code",

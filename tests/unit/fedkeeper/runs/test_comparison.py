@@ -126,7 +126,8 @@ def test_a_curve_has_mean_and_spread_of_the_runs_that_reached_the_round() -> Non
 def test_the_table_of_several_seeds_fits_80_columns() -> None:
     failed = Ended("r", "failed", "no quorum")
     runs = [of_size(size, seed, 0.5, 0.25 * seed) for size in (8, 16) for seed in (1, 2)]
-    compared = comparison.compare([*runs, of_size(16, 3, ended=failed), of_size(32, 1, ended=failed)])
+    lost = [of_size(32, seed, ended=failed) for seed in (1, 2)]
+    compared = comparison.compare([*runs, of_size(16, 3, ended=failed), *lost])
     heads, lines = comparison_table.table(compared)
     assert [head.name for head in heads] == ["batch_size", "accuracy", "best", "runs", "rounds", "time"]
     assert lines == [
@@ -134,12 +135,12 @@ def test_the_table_of_several_seeds_fits_80_columns() -> None:
         ["", "0.2500..0.5000", "0.5000..0.5000", "", "", ""],
         ["16", "0.3750 ±0.1768", "0.5000 ±0.0000", "2 of 3", "2", "1.00 s"],
         ["", "0.2500..0.5000", "0.5000..0.5000", "", "", ""],
-        ["32", "failed", "failed", "0 of 1", "", ""],
+        ["32", "failed", "failed", "0 of 2", "", ""],
     ]
     assert shown(compared, 80) == shown(compared, 1000), "all of it fits"
     assert comparison_table.notes(compared) == [
         "failed: batch_size 16, seed 3: no quorum",
-        "failed: batch_size 32, seed 1: no quorum",
+        "failed: batch_size 32, seeds 1, 2: no quorum",
     ]
 
 

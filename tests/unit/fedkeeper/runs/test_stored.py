@@ -54,6 +54,13 @@ def test_a_damaged_file_is_named(name: str, text: str, tmp_path: Path) -> None:
         stored.read(folder)
 
 
+def test_a_run_that_is_named_twice_is_read_once_by_its_own_name(tmp_path: Path) -> None:
+    a_run(tmp_path / "one")
+    (tmp_path / "latest").symlink_to("one")
+    (run,) = stored.read_all([tmp_path / "latest", tmp_path / "one"])
+    assert run.folder == tmp_path / "one"
+
+
 def test_a_sweeps_folder_stands_for_the_last_attempts_of_its_runs_that_have_ended(tmp_path: Path) -> None:
     plan = sweep_plan.create({"name": "demo"}, grid.parse(["training.batch_size=8,16,32"]), 1, id="3f", created_s=1.0)
     sweep_plan.write(plan, tmp_path)
