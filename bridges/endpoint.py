@@ -34,6 +34,15 @@ def parse_url(field: str, address: str, remedy: str) -> httpx.URL:
     return url
 
 
+def may_use_proxy(url: httpx.URL) -> bool:
+    """Whether the environment's proxy (HTTP_PROXY and so on) may be asked for an address: not for this machine.
+
+    A proxy elsewhere could not reach it, and would be sent the credentials. faas-cli does the same, as all programs in
+    Go (net/http, ProxyFromEnvironment).
+    """
+    return url.host not in LOOPBACK and not url.host.startswith("127.")
+
+
 def ssl_context(ca_file: str) -> ssl.SSLContext:
     """A TLS context that trusts the certificates of a PEM file, or those of the system if `ca_file` is empty.
 

@@ -57,16 +57,18 @@ from fedkeeper.errors import (  # noqa: E402
     Missing,
     NoBridge,
     NoModelYet,
+    NoSuchFile,
     NoSuchJob,
     NotAnswered,
     NotChecked,
+    NotSaved,
 )
 
 # These need more: numpy, rich, the server. They are imported when a program first names them.
 if TYPE_CHECKING:
     from bridges.errors import BridgeError, PlatformFailed
     from client_fn.data.staging import Staged
-    from fedkeeper.blocking import run
+    from fedkeeper.blocking import resume, run
     from fedkeeper.runs.run import Run, load_run
     from fedkeeper.sdk import Client, connect
     from fedkeeper.site_list import Site
@@ -119,11 +121,13 @@ __all__ = [
     "Model",
     "NoBridge",
     "NoModelYet",
+    "NoSuchFile",
     "NoSuchJob",
     "NoSuchModel",
     "NoSystem",
     "NotAnswered",
     "NotChecked",
+    "NotSaved",
     "OldStore",
     "Override",
     "PlatformFailed",
@@ -141,6 +145,7 @@ __all__ = [
     "events",
     "load_run",
     "read_job",
+    "resume",
     "run",
 ]
 
@@ -153,6 +158,7 @@ _LATER = {
     "Staged": "client_fn.data.staging",
     "connect": "fedkeeper.sdk",
     "load_run": "fedkeeper.runs.run",
+    "resume": "fedkeeper.blocking",
     "run": "fedkeeper.blocking",
 }
 """The modules of the names that are imported later."""

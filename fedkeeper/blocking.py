@@ -21,8 +21,10 @@ from broker.messages.register import ClientRecord
 from fedkeeper import configs, local_run, own_data, screen
 from fedkeeper.configs import Spec
 from fedkeeper.errors import JobFailed, JobStopped, Missing
-from fedkeeper.local_run import Options
+from fedkeeper.local_run import Options, Prepared
 from fedkeeper.options import FOLDER
+from fedkeeper.runs import unfinished
+from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.run import Run, load_run
 
 T = TypeVar("T")
@@ -78,7 +80,8 @@ def run(
         ClientError: the code, the data or a setting can't be used.
         BrokerError: the broker can't run or be reached.
         BridgeError: no worker can start.
-        KeyboardInterrupt: Ctrl-C; everything that was started has ended.
+        KeyboardInterrupt: Ctrl-C. The open round was completed, or by a second Ctrl-C given up, and everything that was
+            started has ended. The model and the metrics so far are in the run's folder, and `resume` goes on.
     """
     spec = configs.job_of(job)
     job_folder = Path() if not isinstance(job, str | os.PathLike) else configs.find(os.fspath(job)).parent
@@ -87,27 +90,59 @@ def run(
     if x is not None:
         spec, clients = _split(spec, x, y, options.folder / "shards", test)
     prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=clients)
-    console = Console(quiet=True) if quiet else screen.console()
+    return _train(prepared, Console(quiet=True) if quiet else screen.console())
+
+
+def resume(folder: StrPath = "runs/latest", *, url: str = "", quiet: bool = False) -> Run:
+    """Go on with a run that was interrupted, as `fedkeeper run --resume` does, and return what it has left.
+
+    Args:
+        folder: the run folder.
+        url: the address of the broker, if the run used a running one.
+        quiet: show nothing.
+
+    Raises:
+        Missing: there is nothing to go on with.
+        FedKeeperError: as for `run`; so are the others.
+    """
+    path = Path(folder).resolve()
+    prepared = local_run.prepare_again(path, Options(url=url), environ=os.environ)
+    return _train(prepared, Console(quiet=True) if quiet else screen.console(), path)
+
+
+def _train(prepared: Prepared, console: Console, resumed: Path | None = None) -> Run:
     for notice in prepared.notices:
         console.print(notice, markup=False, soft_wrap=True)
-    folders: list[Path] = []
+    until, folders = Interruption(), list[Path]()
+
+    def goes_on() -> bool:
+        if is_patient := until.receive(signal.SIGINT):
+            console.print(f"ending after round {until.round}; a second interrupt ends at once", style="yellow")
+        return is_patient
+
     try:
-        run_in_thread(local_run.train(prepared, console, folders.append))
+        run_in_thread(local_run.train(prepared, console, folders.append, until=until, resumed=resumed), goes_on)
     except (JobFailed, JobStopped) as exc:
         with contextlib.suppress(Missing):
             exc.run = load_run(folders[0])
         raise
+    except KeyboardInterrupt:
+        with contextlib.suppress(Missing, IndexError):  # nothing has begun, or nothing is left to do
+            text = unfinished.how_to_go_on(folders[0], unfinished.read(folders[0]))
+            console.print(f"stopped; {text}", markup=False, soft_wrap=True)
+        raise
     return load_run(folders[0])
 
 
-def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_in_thread(coroutine: Coroutine[Any, Any, T], goes_on: Callable[[], bool] = lambda: False) -> T:
     """Run a coroutine to its end in a thread with an event loop of its own, and return its result.
 
     Args:
         coroutine: what to run.
+        goes_on: hears of each Ctrl-C; if it returns False, the coroutine is cancelled.
 
     Raises:
-        KeyboardInterrupt: the calling thread was interrupted. The coroutine has been cancelled and has ended.
+        KeyboardInterrupt: there was a Ctrl-C, and the coroutine has ended.
     """
     runner, result = asyncio.Runner(loop_factory=asyncio.new_event_loop), futures.Future[T]()
     loop = runner.get_loop()
@@ -127,11 +162,12 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
         else:
             result.set_result(value)
 
-    def cancel() -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(task.cancel)
+    def interrupt() -> None:
+        if not goes_on():
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(task.cancel)
 
-    with _interrupts(cancel) as was_interrupted:
+    with _interrupts(interrupt) as was_interrupted:
         threading.Thread(target=main, name="fedkeeper.run").start()
         futures.wait([result])
         if was_interrupted():
@@ -140,20 +176,20 @@ def run_in_thread(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @contextlib.contextmanager
-def _interrupts(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+def _interrupts(interrupt: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C call a function during the block; yield whether that has happened.
 
     By itself Python raises KeyboardInterrupt between any two instructions, also where a thread was just started; and
     asyncio's own handler would wait for a task that waits for us.
 
     Args:
-        cancel: called in the main thread at each Ctrl-C.
+        interrupt: called in the main thread at each Ctrl-C.
     """
     numbers: list[int] = []
 
     def note(number: int, _: object) -> None:
         numbers.append(number)
-        cancel()
+        interrupt()
 
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -58,6 +58,6 @@ def check_folder(folder: Path, option: str) -> None:
             file.write(b"\0" * 4096)
             file.flush()
     except OSError as exc:
-        where = Path(exc.filename) if isinstance(exc.filename, str) else folder
-        reason = f"{where} is a file" if where.is_file() else f"nothing can be written there: {exc.strerror}"
+        wrong = next((part for part in (folder, *folder.parents) if part.is_file()), None)
+        reason = f"nothing can be written there: {exc.strerror}" if wrong is None else f"{wrong} is a file"
         raise BadOption(f"{option} {folder}: {reason}; give another folder") from exc

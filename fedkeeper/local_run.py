@@ -170,7 +170,8 @@ async def train(
     on_folder(folder)
     until = until or Interruption()
     with _kept_until_the_end(folder, run, until, console, is_known=resumed is not None):
-        async with _open(prepared, folder, console, detail) as client:
+        then = "submitting the job" if resumed is None else f"going on with job {run.job}"
+        async with _open(prepared, folder, console, detail, then) as client:
             if resumed is None:
                 await client.register(prepared.clients)
                 await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
@@ -188,7 +189,7 @@ def _begin(prepared: Prepared) -> tuple[Path, Unfinished]:
 
 
 @contextlib.asynccontextmanager
-async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail) -> AsyncIterator[Client]:
+async def _open(prepared: Prepared, folder: Path, console: Console, detail: Detail, then: str) -> AsyncIterator[Client]:
     """Run the system until the end of the block, on the given broker or on the store in the run's folder."""
     options, settings = prepared.options, prepared.settings
     store = None if options.url else folder / unfinished.STORE
@@ -200,7 +201,7 @@ async def _open(prepared: Prepared, folder: Path, console: Console, detail: Deta
     # Importing torch takes seconds, on a board a minute.
     say(f"starting a server and {settings.workers} workers ...")
     async with own_system.open_system(settings, url=options.url, store=store) as url, connect(url) as client:
-        say(f"broker {BrokerUrl.parse(url).address}; submitting the job")
+        say(f"broker {BrokerUrl.parse(url).address}; {then}")
         yield client
 
 

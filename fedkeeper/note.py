@@ -28,6 +28,7 @@ def published(folder: Path, url: str) -> Iterator[str]:
     """
     address, file = BrokerUrl.parse(url).absolute(), folder / URL_FILE.name
     password_file = folder.absolute() / PASSWORD_FILE
+    password_file.unlink(missing_ok=True)  # of an `up` that was killed
     if address.password is not None:
         _write(password_file, address.password)
         address = dataclasses.replace(address, password=None, password_file=password_file)

@@ -9,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from broker import BrokerUrl
 from fedkeeper import completion, note
 from fedkeeper.errors import BadOption
 from server.retention import Retention
@@ -168,9 +169,12 @@ def url_option(url: str) -> str:
     """Return the option that gives another command the same broker, with a space before it; empty: it needs none.
 
     Args:
-        url: the value of this command's option, or of its variable.
+        url: the value of this command's option, or of its variable. A password in it is not shown.
     """
-    return f" --url {shlex.quote(url)}" if url and url != os.environ.get(URL_VARIABLE) else ""
+    if not url or url == (os.environ.get(URL_VARIABLE) or note.read()):
+        return ""
+    address = BrokerUrl.parse(url)
+    return f" --url {shlex.quote(url if address.password is None else str(address))}"
 
 
 def broker_url(option: str, *, replicas: int = 1) -> str:

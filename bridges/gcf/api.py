@@ -14,6 +14,7 @@ import google.auth.exceptions
 import google.auth.transport.requests
 import httpx
 
+from bridges import endpoint
 from bridges.errors import PlatformAway, PlatformDenied, PlatformFailed
 from bridges.gcf.settings import Settings
 from broker.support import loggers
@@ -175,7 +176,8 @@ async def connected(settings: Settings, credentials: Any) -> AsyncIterator[Api]:
         settings: address, and time limit of a call.
         credentials: credentials of google-auth; None for an emulator, which needs none.
     """
-    async with httpx.AsyncClient(base_url=settings.api, timeout=settings.call_s) as http:
+    may_use_proxy = endpoint.may_use_proxy(httpx.URL(settings.api))
+    async with httpx.AsyncClient(base_url=settings.api, timeout=settings.call_s, trust_env=may_use_proxy) as http:
         yield Api(settings, http, credentials)
 
 

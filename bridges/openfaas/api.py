@@ -158,8 +158,10 @@ async def connected(settings: Settings, secrets: SecretStore) -> AsyncIterator[A
     # Each call limits its own time. Compressed responses are off, because their real size is not known.
     timeout, headers = httpx.Timeout(None, connect=CONNECT_S, write=WRITE_S), {"Accept-Encoding": "identity"}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-    trust = endpoint.ssl_context(settings.ca_file)
-    async with httpx.AsyncClient(base_url=url, verify=trust, timeout=timeout, limits=limits, headers=headers) as http:
+    trust, may_use_proxy = endpoint.ssl_context(settings.ca_file), endpoint.may_use_proxy(url)
+    async with httpx.AsyncClient(
+        base_url=url, verify=trust, timeout=timeout, limits=limits, headers=headers, trust_env=may_use_proxy
+    ) as http:
         yield Api(settings, http, auth)
 
 

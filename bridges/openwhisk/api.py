@@ -150,7 +150,13 @@ async def connected(settings: Settings, secrets: SecretStore) -> AsyncIterator[A
     if url.scheme == "http" and url.host not in endpoint.LOOPBACK:
         log.warning("the namespace's key travels in the clear; use https", host=settings.host)
     base, trust = url.join(f"/api/v1/namespaces/{quoted(settings.namespace)}/"), endpoint.ssl_context(settings.ca_file)
-    async with httpx.AsyncClient(base_url=base, auth=(user, password), timeout=REQUEST_S, verify=trust) as http:
+    async with httpx.AsyncClient(
+        base_url=base,
+        auth=(user, password),
+        timeout=REQUEST_S,
+        verify=trust,
+        trust_env=endpoint.may_use_proxy(url),
+    ) as http:
         yield Api(settings, http)
 
 

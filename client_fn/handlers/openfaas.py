@@ -1,4 +1,4 @@
-"""The handler of OpenFaaS, for its template python3-http: `handle(event, context)`."""
+"""The handler of OpenFaaS: `handle(event, context)`, with the arguments that its template python3-http passes."""
 
 import threading
 import time

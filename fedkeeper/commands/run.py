@@ -81,7 +81,7 @@ def run(
         sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
         if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
             raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
-        resume = resume.resolve() if resume.is_symlink() else resume
+        resume = resume.parent / resume.readlink() if resume.is_symlink() else resume
         prepared = local_run.prepare_again(resume, options, environ=os.environ)
     for notice in () if quiet else prepared.notices:
         screen.say(notice)

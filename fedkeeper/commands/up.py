@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import os
-import shlex
 from typing import Annotated
 
 import typer
 
-from broker import BrokerUrl
 from broker.support import logs
 from fedkeeper import note, running, screen, site_settings, system
+from fedkeeper.display import hints
 from fedkeeper.options import (
     FOLDER,
     KEEP,
@@ -75,19 +74,5 @@ async def serve(settings: Settings, url: str, port: int) -> None:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
             url = await stack.enter_async_context(whole)
         noted = stack.enter_context(note.published(settings.folder, url))
-        screen.say(describe_start(noted, is_found=settings.folder.absolute() == FOLDER.absolute()))
+        screen.say(hints.is_ready(noted, is_found=settings.folder.absolute() == FOLDER.absolute()))
         await asyncio.Event().wait()  # until Ctrl-C
-
-
-def describe_start(url: str, *, is_found: bool) -> str:
-    """Return what to type next, for a shell.
-
-    Args:
-        url: the broker's address, without a password and good in every folder.
-        is_found: whether commands in this folder find it by themselves.
-    """
-    ready, submit = f"ready: {BrokerUrl.parse(url).address}", "  fedkeeper submit quickstart --wait"
-    export = f"  export FEDKEEPER_URL={shlex.quote(url)}"
-    if is_found:
-        return f"{ready}\n\n{submit}\n\nin another folder, first:\n\n{export}\n"
-    return f"{ready}\n\nin another terminal:\n\n{export}\n{submit}\n"

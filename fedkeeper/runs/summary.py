@@ -25,6 +25,8 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
     found = measured.result(record)
     if not found:
         found = f"training {trained[0]} {measured.format_value(trained[1])}; {UNJUDGED}" if trained else UNJUDGED
+    elif record.last is not None and 0 < record.evaluated < record.last.round:
+        found += f" in round {record.evaluated}"
     text = ["", f"{record.id}: {record.done} rounds, {found}{_at_clients(record, rounds[-1])}"]
     if last.get(measured.FRESH_OPTIMIZER):
         text.append(f"note: {FRESH}")

@@ -10,8 +10,11 @@ import pytest
 
 from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
+from fedkeeper.runs import model_file
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run
+
+FIVE = (*SHORT, "--set", "stop.rounds=5")
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -24,7 +27,7 @@ async def test_the_quickstart_leaves_a_model_metrics_and_a_plot(tmp_path: Path) 
 
     tensors, metadata = payload.decode((folder / "model.safetensors").read_bytes())
     assert sum(array.size for array in tensors.values()) == 64 * 500 + 500 + 500 * 10 + 10
-    assert metadata == {}
+    assert (metadata["job"], metadata["round"]) == (folder.name.removeprefix(folder.name[:11]), "2")
     assert all(np.isfinite(array).all() for array in tensors.values())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == [1, 2]
@@ -59,9 +62,16 @@ async def test_a_killed_worker_is_replaced_and_the_model_is_the_same(tmp_path: P
     assert "client.failed" in program.output
 
 
-@pytest.mark.parametrize("moment", ["starting a server", "update.counted"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("starting a server", signal.SIGINT),
+        ("starting a server", signal.SIGHUP),
+        ("update.counted", signal.SIGTERM),
+        ("update.counted", signal.SIGHUP),
+    ],
+)
+async def test_each_signal_ends_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
     program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()
     await program.wait_for_line(moment)
     await soon(lambda: len(program.processes()) >= 2)
@@ -69,7 +79,57 @@ async def test_ctrl_c_and_sigterm_end_every_process(tmp_path: Path, moment: str,
     assert await program.wait() == 130
     await soon(lambda: not program.processes())
     assert "Traceback" not in program.output
+    assert program.output.splitlines()[-1].startswith("stopped; everything that was started is ended")
+    assert not _stores(tmp_path), "no round was complete"
     assert not list((tmp_path / ".fedkeeper").glob("run-*"))
+
+
+async def test_a_run_that_was_stopped_or_killed_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    _, undisturbed = await run("run", "quickstart", *FIVE, cwd=tmp_path)
+    await _stop_after_the_open_round(tmp_path)
+    folder = (tmp_path / "runs" / "latest").resolve()
+    assert (folder / "store").stat().st_mode & 0o777 == 0o700
+
+    program = await Program("run", "--resume", "runs/latest", cwd=tmp_path).start()
+    await program.wait_for_line("going on with job")
+    number = len((folder / "metrics.jsonl").read_text().splitlines())
+    await program.wait_for_line(f"round {number + 1} of 5")
+    program.send(signal.SIGKILL)
+    await program.wait()
+    await soon(lambda: not program.processes())
+
+    code, output = await run("run", "--resume", "runs/latest", cwd=tmp_path)
+    assert code == 0, output
+    assert digest(output) == digest(undisturbed)
+    assert model_file.verified(folder / "model.safetensors")["sha256"] == digest(undisturbed)
+    assert [json.loads(line)["round"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert output.splitlines()[-1] == f"runs/{folder.name}/model.safetensors", "the last line is the model's path"
+    assert not (folder / "store").exists()
+    code, output = await run("run", "--resume", "runs/latest", cwd=tmp_path)
+    assert (code, "its job has ended" in output) == (1, True)
+
+
+def _stores(folder: Path) -> list[Path]:
+    return list(folder.rglob("store"))
+
+
+async def _stop_after_the_open_round(folder: Path) -> None:
+    """Press Ctrl-C once, when the first of five rounds is complete."""
+    program = await Program("run", "quickstart", *FIVE, cwd=folder).start()
+    await program.wait_for_line("round 1 of 5")
+    program.send(signal.SIGINT)
+    await program.wait_for_line("Ctrl-C again ends at once")
+    assert await program.wait() == 130, program.output
+    await soon(lambda: not program.processes())
+    assert "Traceback" not in program.output
+    assert "  fedkeeper run --resume runs/" in program.output
+    assert program.output.splitlines()[-1].endswith("with its broker's password"), "nothing is said after the end"
 
 
 async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ program configures logging; in a program that configures structlog, they go ther
 """
 
 HEADINGS: Final = {
-    "A job on this machine": ("run", "load_run", "Run"),
+    "A job on this machine": ("run", "resume", "load_run", "Run"),
     "A running system": ("connect", "Client"),
     "Reading job files": ("read_job",),
 }

@@ -1,4 +1,4 @@
-"""The handler module of OpenFaaS's template python3-http. The container imports it once and calls `handle`."""
+"""The handler module of the function on OpenFaaS. index.py beside it imports it once and calls `handle`."""
 
 from client_fn.handlers.openfaas import handle
 from client_fn.runtime import start

@@ -1,4 +1,7 @@
-"""Serves handler.py over HTTP to the of-watchdog in the same container, as the template python3-http does."""
+"""Serves handler.py over HTTP to the of-watchdog in the same container.
+
+It takes the place of the one in OpenFaaS's template python3-http, which finds no package beside the handler.
+"""
 
 import importlib
 import os

@@ -24,6 +24,15 @@ def test_an_invalid_address_is_refused_with_a_remedy(address: str) -> None:
     assert "hunter2" not in str(bad.value)
 
 
+def test_no_proxy_is_asked_for_this_machine() -> None:
+    def may_use_proxy(address: str) -> bool:
+        return endpoint.may_use_proxy(endpoint.parse_url("gateway", address, ""))
+
+    here = ("http://127.0.0.1:8080", "http://127.0.1.1", "http://localhost:1", "http://[::1]:1")
+    assert [may_use_proxy(address) for address in here] == [False] * 4
+    assert [may_use_proxy(address) for address in ("https://host.example.org", "http://10.0.0.1")] == [True] * 2
+
+
 def test_a_file_of_certificates_must_exist() -> None:
     assert isinstance(endpoint.ssl_context(""), ssl.SSLContext)
     with pytest.raises(BadSettings, match=r"^ca_file = '/no/such.pem': no certificates can be read"):

@@ -32,7 +32,7 @@ def test_every_public_name_is_described() -> None:
 
 
 def test_every_argument_and_every_error_of_a_public_function_is_described() -> None:
-    functions: list[Any] = [fedkeeper.run, fedkeeper.load_run, fedkeeper.connect, fedkeeper.read_job]
+    functions: list[Any] = [fedkeeper.run, fedkeeper.resume, fedkeeper.load_run, fedkeeper.connect, fedkeeper.read_job]
     for kind in (fedkeeper.Client, fedkeeper.Run):
         functions += [member for _, member in api_docs.members(kind) if callable(member)]
     for function in functions:

@@ -82,7 +82,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained:
     """Instead of training, leave a run folder, or end as the job's name says."""
     given = Trained()
 
-    async def train(prepared: Prepared, console: Any, on_folder: Any) -> None:
+    async def train(prepared: Prepared, console: Any, on_folder: Any, **_: Any) -> None:
         given.prepared, given.folder = prepared, prepared.options.out / "2026-11-27-mine-1"
         on_folder(given.folder)
         console.print("progress")

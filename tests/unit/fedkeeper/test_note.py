@@ -13,6 +13,7 @@ from broker import BrokerUrl
 from broker.errors import ConnectFailed
 from fedkeeper import note, running, system
 from fedkeeper.commands import up
+from fedkeeper.display import hints
 from fedkeeper.options import broker_url
 from fedkeeper.system import Settings
 
@@ -28,6 +29,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "url", ["nats://127.0.0.1:4222", "mqtt://u@h?password_file=pw", "tls://u@h?ca_file=ca.pem&password_env=PW"]
 )
 def test_other_commands_find_the_broker_until_up_ends(url: str, tmp_path: Path) -> None:
+    note.FOLDER.mkdir()
+    (note.FOLDER / note.PASSWORD_FILE).write_text("of an `up` that was killed", encoding="utf-8")
     with note.published(note.FOLDER, url) as noted:
         assert broker_url("") == noted
         assert BrokerUrl.parse(noted) == BrokerUrl.parse(url).absolute()
@@ -93,7 +96,7 @@ async def test_up_around_another_broker_leaves_the_note_too(
 
 def test_what_up_says_can_be_pasted_into_a_shell() -> None:
     url = "nats://fedkeeper@127.0.0.1:4222?password_file=/a%20b/pass&streams=A"
-    found, elsewhere = (up.describe_start(url, is_found=is_found) for is_found in (True, False))
+    found, elsewhere = (hints.is_ready(url, is_found=is_found) for is_found in (True, False))
     for text in (found, elsewhere):
         [export] = [line for line in text.splitlines() if "export" in line]
         assert shlex.split(export) == ["export", f"FEDKEEPER_URL={url}"]

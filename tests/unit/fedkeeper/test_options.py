@@ -57,3 +57,4 @@ def test_a_command_to_paste_names_the_broker_only_if_it_was_an_option(monkeypatc
     monkeypatch.setenv(URL_VARIABLE, "nats://h:1")
     assert url_option("nats://h:1") == ""
     assert url_option("nats://h:2") == " --url nats://h:2"
+    assert "s3cret" not in url_option("nats://u:s3cret@h:1")

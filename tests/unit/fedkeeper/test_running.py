@@ -1,8 +1,13 @@
 """A command's end: a user's mistake is one sentence, a bug keeps its traceback."""
 
 import asyncio
+import os
+import pty
 import signal
+import sys
+import time
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +118,85 @@ def test_what_is_said_at_an_interruption_is_what_the_command_said_last_and_comes
     assert ended.value.code == ExitCode.INTERRUPTED
     assert capsys.readouterr().err == "ended what it had started\nstopped; job demo goes on\n"
     running.say_when_stopped("nobody is stopped now")
+
+
+async def wait_for_signal(number: int, ended: list[str]) -> None:
+    try:
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(60)
+    finally:
+        ended.append("clean")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_is_a_clean_end(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "_leave_terminal", lambda: None)
+    ended: list[str] = []
+    with pytest.raises(SystemExit) as stopped:
+        running.run(wait_for_signal(number, ended))
+    assert (stopped.value.code, ended) == (ExitCode.INTERRUPTED, ["clean"])
+    assert capsys.readouterr().err == f"{running.STOPPED}\n"
+
+
+def test_a_command_under_nohup_lives_on_when_its_terminal_is_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    done: list[int] = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0)
+        done.append(1)
+
+    try:
+        running.run(work())
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done == [1]
+
+
+def test_a_command_may_go_on_in_spite_of_a_signal() -> None:
+    heard: list[int] = []
+
+    async def work() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        while not heard:  # noqa: ASYNC110 (a signal)
+            await asyncio.sleep(0)
+
+    def on_signal(number: int) -> bool:
+        heard.append(number)
+        return True
+
+    running.run(work(), on_signal=on_signal)
+    assert heard == [signal.SIGINT]
+
+
+CLOSED_TERMINAL = """
+import asyncio, pathlib, sys
+from fedkeeper import running, screen
+
+async def work():
+    pathlib.Path(sys.argv[1]).write_text("started")
+    try:
+        await asyncio.sleep(600)
+    finally:
+        screen.say("ending")
+        pathlib.Path(sys.argv[1]).write_text("clean")
+
+running.run(work())
+"""
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_is_a_clean_end(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(sys.executable, [sys.executable, "-c", CLOSED_TERMINAL, str(file)])  # noqa: S606 (our own)
+    end_s = time.monotonic() + 120
+    while not file.exists() and time.monotonic() < end_s:
+        time.sleep(0.05)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ExitCode.INTERRUPTED
+    assert file.read_text() == "clean"
