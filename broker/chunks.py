@@ -16,7 +16,8 @@ from typing import Annotated, Final
 import msgspec
 
 from broker import topics
-from broker.errors import UNREADABLE, CorruptPayload
+from broker.errors import CorruptPayload
+from broker.support.decoding import UNREADABLE
 from broker.support.tasks import task_group
 
 CHUNK_BYTES: Final = 1 << 20

@@ -18,10 +18,7 @@ BrokerError
 └── CorruptPayload      chunks are missing, or the digest is wrong
 """
 
-from typing import Final, Literal
-
-UNREADABLE: Final = (ValueError, RecursionError)
-"""Errors of decoders for invalid bytes. Those of msgspec and Unicode are ValueErrors; deep nesting is the other."""
+from typing import Literal
 
 
 class BrokerError(Exception):

@@ -22,11 +22,12 @@ from bridges.in_flight import InFlight
 from broker import families, topics
 from broker.base import Broker
 from broker.deliveries import Delivery
-from broker.errors import UNREADABLE, BadTopic, CorruptPayload, Denied, Unsupported
+from broker.errors import BadTopic, CorruptPayload, Denied, Unsupported
 from broker.families import Keep
 from broker.messages.errors import DecodeError
 from broker.messages.function import Deployed
 from broker.support import backoff, filters, loggers
+from broker.support.decoding import UNREADABLE
 from broker.support.tasks import task_group
 
 log = loggers.get_logger(__name__)

@@ -6,11 +6,11 @@ from typing import Any, Final
 import msgspec
 
 from bridges.errors import FunctionGone, InvocationFailed, NotStarted, OutcomeUnknown
-from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import Report
 from broker.messages.round import RoundTask
+from broker.support.decoding import UNREADABLE
 
 _SEE_LOGS: Final = re.compile(r"(see|check) logs", re.IGNORECASE)
 """In the errors of a container that could not start its code. The reason is in the log alone, which has no data yet."""

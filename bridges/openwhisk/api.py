@@ -25,8 +25,8 @@ from bridges.errors import (
 )
 from bridges.openwhisk.settings import Settings
 from bridges.secrets import SecretStore
-from broker.errors import UNREADABLE
 from broker.support import loggers
+from broker.support.decoding import UNREADABLE
 
 log = loggers.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from bridges.errors import PlatformFailed
 from bridges.openwhisk.api import Api, quoted
 from bridges.openwhisk.settings import Settings
 from bridges.secrets import SecretStore
-from broker.errors import UNREADABLE
 from broker.messages.function import Change, Deployed, Function
+from broker.support.decoding import UNREADABLE
 
 CONTENT: Final = "fedkeeper.content"
 """Annotation with a digest of the complete action. It changes with a secret's value or the setting `kind` too."""

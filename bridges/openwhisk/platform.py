@@ -22,11 +22,11 @@ from bridges.openwhisk.settings import Settings
 from bridges.platform import Activation, BasePlatform
 from bridges.secrets import SecretStore
 from broker.base import Broker
-from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.invocation import OPENWHISK_ARGUMENT, InvocationRequest
 from broker.messages.round import RoundTask
 from broker.support import backoff, loggers
+from broker.support.decoding import UNREADABLE
 
 log = loggers.get_logger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from broker.errors import UNREADABLE
 from broker.messages.errors import DecodeError, SchemaTooNew
+from broker.support.decoding import UNREADABLE
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from broker.errors import UNREADABLE
 from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
 from broker.support import tables, text_lines, validation
+from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
 
 

@@ -7,10 +7,11 @@ from typing import ClassVar, Final, Literal
 import msgspec
 
 from broker import topics
-from broker.errors import UNREADABLE, BadTopic
+from broker.errors import BadTopic
 from broker.messages import codec, tensor_header
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import OPTIMIZER_STATE, BlobRef
+from broker.support.decoding import UNREADABLE
 
 _TEXT_FIELDS: Final = frozenset(
     {

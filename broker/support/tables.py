@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.errors import UNREADABLE
+from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
 
 # Python's tomllib, and msgspec for JSON, tell where in their sentences.

@@ -5,10 +5,10 @@ from typing import Any
 
 import msgspec
 
-from broker.errors import UNREADABLE
 from broker.messages import codec
 from broker.messages.errors import DecodeError
 from broker.messages.invocation import OPENWHISK_ARGUMENT, InvocationRequest, RequestName
+from broker.support.decoding import UNREADABLE
 from client_fn.runtime.instance import of_this_process
 
 

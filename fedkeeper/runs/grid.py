@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.errors import UNREADABLE
 from broker.messages import job_file
+from broker.support.decoding import UNREADABLE
 from fedkeeper.errors import BadOption
 
 MAX_RUNS: Final = 9999

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from broker.errors import UNREADABLE
 from broker.messages.job import Job
 from broker.messages.job_record import Phase
+from broker.support.decoding import UNREADABLE
 from fedkeeper import files
 from fedkeeper.errors import Missing
 from fedkeeper.runs import sweep_plan
