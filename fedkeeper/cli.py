@@ -13,6 +13,7 @@ from fedkeeper.commands import (
     delete,
     deploy,
     examples,
+    export,
     fetch,
     fields,
     jobs,
@@ -60,6 +61,7 @@ app.command(short_help="Run broker, FL server and local bridge until Ctrl-C.")(u
 app.command()(submit.submit)
 app.command(short_help="Follow a job to its end, or every job.")(watch.watch)
 app.command(short_help="Fetch a job's model, metrics and plot.")(fetch.fetch)
+app.command(short_help="Export a model as ONNX or as a state_dict.")(export.export)
 app.command()(jobs.jobs)
 app.command(short_help="Write a job file that lists every field with its default.")(new.new)
 app.command(short_help="List the fields of a job, with their meaning.")(fields.fields)

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -125,6 +125,37 @@ class TrainerLearning:
             answer = await self._trainers.do(named.of_job(job), order, {"sums": SharedBytes(tensors.encode(sums))})
             facts = msgspec.convert(answer.facts, _ScoreFacts)
             return {name: value for name, value in facts.metrics.items() if math.isfinite(value)}
+
+    async def export(self, job: Job, weights: bytes, form: Literal["onnx", "state_dict"], frozen_digest: str) -> bytes:
+        """Return a model in a form for other programs.
+
+        Args:
+            job: names the model, and for ONNX the test set with an example of its input.
+            weights: the model, a safetensors file.
+            form: ONNX, or a `state_dict` as `torch.save` writes it.
+            frozen_digest: digest of the tensors that each site makes itself; empty: there are none.
+
+        Raises:
+            LearningFailed: the model's class or the data can't be used, or ONNX can't express the model.
+            LearningDied: the process ended.
+        """
+        with self._mapped_errors(job):
+            has_data = form == "onnx" and job.test_data
+            inputs, source = await self._test_set(job) if has_data else ({}, orders.Source())
+            order = orders.Export(
+                settings.model(job.model),
+                form,
+                settings.learner(job.learner),
+                settings.training(job.training),
+                settings.evaluation(job.evaluation),
+                source,
+                model_seed=seed(job.seed, "model"),
+                personal=job.model.personal,
+                frozen_digest=frozen_digest,
+            )
+            inputs["weights"] = SharedBytes(weights)
+            answer = await self._trainers.do(named.of_job(job), order, inputs)
+            return answer.files.get("export", b"")
 
     async def read_model(self, url: str) -> bytes:
         """Implements `Learning.read_model`."""

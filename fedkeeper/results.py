@@ -263,6 +263,26 @@ class Deployment(Result, frozen=True, kw_only=True):
     unchanged: int
 
 
+class Exported(Result, frozen=True, kw_only=True):
+    """What `fedkeeper export` has written.
+
+    Attributes:
+        job: the job's id.
+        round: the round of the model.
+        sha256: digest of the model, as the broker has it.
+        format: `onnx` or `state_dict`.
+        file: the file's path.
+        bytes: its size.
+    """
+
+    job: str
+    round: int
+    sha256: str
+    format: str
+    file: str
+    bytes: int
+
+
 def print_json(result: Any) -> None:
     """Print a result, a `Result` or one of the structs in `BY_COMMAND`, on standard output as one line of JSON."""
     screen.echo(codec.encode(result).decode())

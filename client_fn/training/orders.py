@@ -212,6 +212,34 @@ class Score(NamedTuple):
     training: Training = Training()
 
 
+class Export(NamedTuple):
+    """Write a model for other programs, into the answer's file `export`.
+
+    Attributes:
+        model: the model.
+        form: `onnx` or `state_dict`.
+        learner: the user's class that says how to learn.
+        training: as in `Evaluate`.
+        evaluation: as in `Evaluate`.
+        source: data whose first batch is an example of the model's input; without path and file `shard` there is none.
+        device: torch's name of the device.
+        model_seed: seed of the model's initial tensors, for those that are in no input.
+        personal: patterns of names of tensors that each client keeps for itself: they are as constructed.
+        frozen_digest: as in `Train`.
+    """
+
+    model: Model
+    form: str
+    learner: Learner = Learner()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    source: Source = Source()
+    device: str = "cpu"
+    model_seed: int = 0
+    personal: tuple[str, ...] = ()
+    frozen_digest: str = ""
+
+
 class Look(NamedTuple):
     """Look at a client's data, without any model or code of the user's.
 
@@ -222,9 +250,9 @@ class Look(NamedTuple):
     source: Source
 
 
-Order = Build | Train | Evaluate | Score
+Order = Build | Train | Evaluate | Score | Export
 
-KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "look": Look}
+KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "export": Export, "look": Look}
 
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 

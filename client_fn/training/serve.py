@@ -40,7 +40,7 @@ from client_fn.training import (
     tracebacks,
     work,
 )
-from client_fn.training.orders import Build, Evaluate, Look, Order, Score, Train
+from client_fn.training.orders import Build, Evaluate, Export, Look, Order, Score, Train
 from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
@@ -147,7 +147,7 @@ def _serve_order(
 def _shard_opened(order: Order | Look, opened: Mapping[str, int]) -> Iterator[Order | Look]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
-        if isinstance(order, Build | Train | Evaluate | Look) and orders.SHARD in opened:
+        if isinstance(order, Build | Train | Evaluate | Export | Look) and orders.SHARD in opened:
             opened_at = order.source._replace(path=path_of(opened[orders.SHARD]))
             order = order._replace(source=opened_at)
         yield order

@@ -12,6 +12,7 @@ from client_fn.training import (
     check,
     diagnosis,
     evaluate,
+    export,
     frozen,
     holdout,
     judge,
@@ -29,7 +30,7 @@ from client_fn.training.device import unusable
 from client_fn.training.fit import fit, states_of_optimizers
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
-from client_fn.training.orders import Build, Evaluate, Look, Order, Score, Train, Training
+from client_fn.training.orders import Build, Evaluate, Export, Look, Order, Score, Train, Training
 from client_fn.training.packets import Content
 from client_fn.training.personal import PersonalLayers
 from client_fn.training.randomness import seeded
@@ -73,6 +74,8 @@ def do(order: Order | Look, inputs: Mapping[str, Content], say: Say) -> Answer:
         return _build(order, ours, inputs)
     if isinstance(order, Evaluate):
         return _evaluate(order, ours, inputs, say)
+    if isinstance(order, Export):
+        return _export(order, ours, inputs, say)
     if isinstance(order, Score):
         return {"metrics": evaluate.score(ours, tensors.from_bytes(inputs["sums"]))}, {}
     return _train(order, ours, inputs, say)
@@ -186,7 +189,23 @@ def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, Content], say
     return facts, {"sums": tensors.to_bytes(sums)}
 
 
-def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: Say, end_s: float | None) -> Context:
+def _export(order: Export, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
+    data = _data(ours, order, inputs) if _has_data(order, inputs) else None
+    model, _, _ = _loaded(ours, order, inputs, data)
+    if order.form == "state_dict":
+        return {}, {"export": export.state_dict(model)}
+
+    def first_batch() -> Any:
+        if data is None:
+            return None
+        return next(iter(evaluation_context(ours, model, order, say, None).batches(data)))
+
+    return {}, {"export": export.onnx(ours, model, first_batch)}
+
+
+def evaluation_context(
+    ours: Learner, model: Any, order: Train | Evaluate | Export, say: Say, end_s: float | None
+) -> Context:
     """Return a context for an evaluation: batches of its size, in the order in which the samples lie.
 
     Args:
@@ -205,7 +224,7 @@ def evaluation_context(ours: Learner, model: Any, order: Train | Evaluate, say: 
     return Context(ours, model, training, device=order.device, end_s=end_s, say=say)
 
 
-def _data(ours: Learner, order: Build | Train | Evaluate, inputs: Mapping[str, Content]) -> Any:
+def _data(ours: Learner, order: Build | Train | Evaluate | Export, inputs: Mapping[str, Content]) -> Any:
     """Return the learner's samples of the order's data."""
     with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
         return ours.data(_source(order.source, inputs))
@@ -215,12 +234,12 @@ def _source(source: orders.Source, inputs: Mapping[str, Content]) -> Source:
     return Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
 
 
-def _has_data(order: Build | Train, inputs: Mapping[str, Content]) -> bool:
+def _has_data(order: Build | Train | Export, inputs: Mapping[str, Content]) -> bool:
     return bool(order.source.path) or orders.SHARD in inputs
 
 
 def _loaded(
-    ours: Learner, order: Train | Evaluate, inputs: Mapping[str, Content], data: Any
+    ours: Learner, order: Train | Evaluate | Export, inputs: Mapping[str, Content], data: Any
 ) -> tuple[Any, PersonalLayers, dict[str, torch.Tensor]]:
     """Return a model with the round's weights, on its device, its personal layers as constructed, and these weights."""
     # What no input brings is as its constructor makes it, at the server and at each site.
@@ -237,7 +256,7 @@ def _loaded(
     return model, layers, base
 
 
-def _model(ours: Learner, order: Train | Evaluate) -> Any:
+def _model(ours: Learner, order: Train | Evaluate | Export) -> Any:
     """Return a model that no other task has touched. What an order brings is overwritten, whatever the seed."""
     if order.learner.type or order.model.type not in models.BUILT_IN or order.personal or _is_compiled(order):
         with diagnosis.calling("model()"):
@@ -249,5 +268,5 @@ def _model(ours: Learner, order: Train | Evaluate) -> Any:
     return _built_in[key]
 
 
-def _is_compiled(order: Train | Evaluate) -> bool:
+def _is_compiled(order: Train | Evaluate | Export) -> bool:
     return isinstance(order, Train) and order.training is not None and order.training.compile

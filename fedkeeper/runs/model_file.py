@@ -49,6 +49,7 @@ def described(model: bytes, record: JobRecord, which: Which = "last") -> bytes:
         "learner": _text({"type": job.learner.type, "args": job.learner.args}) if job.learner.type else "",
         "data": _text({"dataset": job.data.dataset, "partition": job.data.partition}),
         # The digest is that of the round's tensors, without those that no client trains and which are joined to them.
+        "frozen_digest": record.frozen_digest,
         "frozen": _text(list(record.frozen)) if record.frozen_model is not None else "",
     }
     return tensor_header.with_metadata(model, {key: value for key, value in table.items() if value})
