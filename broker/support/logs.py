@@ -43,6 +43,8 @@ def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None
     """
     global _to  # noqa: PLW0603 (as structlog's own configuration)
     _to = to
+    # At each end of a TLS connection asyncio warns that its own StreamReaderProtocol wants to keep half of it open.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))

@@ -8,7 +8,7 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
         "fedkeeper run job.toml --set stop.rounds=5 --set training.optimizer=sgd",
     ),
     "up": ("fedkeeper up", "fedkeeper up --url mqtt://127.0.0.1:1883 --workers 2"),
-    "submit": ("fedkeeper submit job.toml --wait",),
+    "submit": ("fedkeeper submit job.toml --wait", "fedkeeper submit job.json --json"),
     "watch": ("fedkeeper watch quickstart-1a2b3c", "fedkeeper watch --since 10min --json"),
     "fetch": ("fedkeeper fetch quickstart-1a2b3c",),
     "export": (
@@ -19,12 +19,12 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "prune": ("fedkeeper prune --older 30d --keep 20",),
     "new": ("fedkeeper new job.toml",),
     "fields": ("fedkeeper fields training", "fedkeeper fields stop.rounds"),
-    "jobs": ("fedkeeper jobs --phase running --phase failed",),
+    "jobs": ("fedkeeper jobs --phase running --phase failed", "fedkeeper jobs --json"),
     "cancel": ("fedkeeper cancel quickstart-1a2b3c",),
     "sweep": ("fedkeeper sweep job.toml --grid training.learning_rate=0.1,0.01 --seeds 5",),
     "compare": ("fedkeeper compare runs/one runs/two --plot compared.png",),
     "plot": ("fedkeeper plot runs/latest",),
-    "clients": ("fedkeeper clients",),
+    "clients": ("fedkeeper clients", "fedkeeper clients --json"),
     "clients add": (
         "fedkeeper clients add board-1 --platform board-1 --data-loc /data/shard.npz --no-check",
         "fedkeeper clients add --from boards.csv --dry-run",
@@ -35,12 +35,12 @@ EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "sites": ("fedkeeper sites 'board-*' --check",),
     "stage": (
         "fedkeeper stage quickstart --register",
-        "fedkeeper stage --from mine.csv --target price --clients 5 --register",
+        "fedkeeper stage --from houses.csv --target price --clients 5 --register",
     ),
     "server": ("fedkeeper server --url 'nats://server@broker.example?password_file=/etc/fedkeeper/password'",),
     "bridge": ("fedkeeper bridge openfaas --config configs/bridges/openfaas.toml",),
     "bridge local": ("fedkeeper bridge local --platform board-1 --device cuda",),
-    "bridge relay": ("fedkeeper bridge relay --config configs/relay.toml",),
+    "bridge relay": ("fedkeeper bridge relay --config configs/bridges/relay.toml",),
     "deploy": ("fedkeeper deploy configs/fabric-dev.toml --plan",),
     "package": ("fedkeeper package openfaas --code mine.py --out build",),
 }

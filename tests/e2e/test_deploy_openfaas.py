@@ -155,7 +155,8 @@ async def test_the_path_of_the_document_counts_a_round(places: Places) -> None:
         await stack.enter_async_context(running("bridge", *bridge, logs=logs, ready="the bridge is up"))
 
         deployed = await typed(places, *fedkeeper_lines("fedkeeper deploy cells-fabric.toml --plan"))
-        assert "1 clients changed, 0 unchanged" in deployed
+        assert "clients: 1 created, 0 changed, 0 unchanged" in deployed
+        assert "eof_received" not in deployed
         trained = await typed(places, *fedkeeper_lines("fedkeeper submit cells.toml --wait"))
         assert "3 rounds" in trained
         assert "edge" in trained

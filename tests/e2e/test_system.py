@@ -17,6 +17,7 @@ import yaml
 
 from broker.nats import old_store
 from broker.nats.server import NatsServer, find_binary
+from fedkeeper.exit_codes import ExitCode
 from tests.support.brokers import Mosquitto
 from tests.support.fakes import soon
 from tests.support.paths import REPOSITORY
@@ -61,12 +62,12 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
     _, long_job = await run("submit", "quickstart", "--set", "stop.rounds=1000", "--url", url, cwd=tmp_path)
     same_id = ("--set", f"id={long_job.strip()}", "--set", "seed=9")
     code, refused = await run("submit", "quickstart", *same_id, cwd=tmp_path)
-    assert (code, "another job has this id" in refused) == (1, True)
+    assert (code, "another job has this id" in refused) == (ExitCode.JOB_FAILED, True)
     code, _ = await run("cancel", long_job.strip(), cwd=tmp_path)
     assert code == 0
     code, watched = await run("watch", long_job.strip(), cwd=tmp_path)
     assert "cancelled after" in watched
-    assert code == 1
+    assert code == ExitCode.JOB_CANCELLED
     _, listed = await run("jobs", cwd=tmp_path)
     assert {line.split()[1] for line in listed.splitlines()[1:]} == {"completed", "cancelled"}
     _, registered = await run("clients", cwd=tmp_path)

@@ -58,8 +58,21 @@ def test_the_broker_is_given_every_file_that_its_configuration_names() -> None:
         re.findall(r"/run/credentials/fedkeeper-broker.service/([\w.-]+)", config + unit)
     )
     assert given == named
-    installed = " ".join(lines("sudo cp")) + " ".join(lines("openssl req")) + " ".join(lines("for user"))
+    installed = (
+        " ".join([*lines("sudo cp"), *lines("sed 's#/data")])
+        + " ".join(lines("openssl req"))
+        + " ".join(lines("for user"))
+    )
     assert all(name in installed for name in given)
+
+
+def test_the_broker_stores_where_its_unit_lets_it() -> None:
+    (edit,) = lines("sed 's#/data")
+    edited = subprocess.run(
+        shlex.split(edit.partition(" | ")[0]), check=True, capture_output=True, text=True, cwd=REPOSITORY / "configs"
+    ).stdout
+    assert "store_dir: /var/lib/fedkeeper-broker" in edited
+    assert "StateDirectory=fedkeeper-broker" in (KIT / UNITS[0]).read_text()
 
 
 def test_the_server_s_address_names_the_password_that_its_unit_has() -> None:

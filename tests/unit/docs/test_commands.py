@@ -57,6 +57,7 @@ READERS_OWN: Final = {
     "fabric.toml": "a deployment file",
     "flowers.csv": "data; the tutorial makes it",
     "houses.csv": "data",
+    "job.json": "a job file, in JSON",
     "job.toml": "a job file; fedkeeper new writes one",
     "mine.py": "code",
     "mine.toml": "a job file",

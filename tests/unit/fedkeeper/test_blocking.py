@@ -15,6 +15,9 @@ from client_fn.data import datasets
 from fedkeeper import blocking, local_run
 from fedkeeper.errors import JobFailed, JobStopped
 from fedkeeper.local_run import Prepared
+from fedkeeper.runs import unfinished
+from fedkeeper.runs.unfinished import Unfinished
+from tests.support.fakes import soon
 
 WITHIN_S = 60
 
@@ -143,3 +146,52 @@ def test_a_wrong_job_is_refused_before_anything_starts(trained: Trained) -> None
     with pytest.raises(TypeError, match=r"a job is a fedkeeper\.Job"):
         fedkeeper.run(7)  # type: ignore[arg-type]
     assert not hasattr(trained, "prepared")
+
+
+def test_the_first_interrupt_may_leave_a_round_its_time() -> None:
+    ended: list[str] = []
+    heard: list[int] = []
+
+    async def train() -> None:
+        await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(wait(ended))), WITHIN_S)
+
+    def goes_on() -> bool:
+        heard.append(len(ended))
+        if len(heard) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return len(heard) == 1
+
+    with pytest.raises(KeyboardInterrupt):
+        blocking.run_in_thread(train(), goes_on)
+    assert heard == [0, 0], "the second one has ended it"
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    resumed: list[Path | None] = []
+
+    async def train(prepared: Prepared, _: Any, on_folder: Any, *, until: Any, **more: Any) -> None:
+        resumed.append(more["resumed"])
+        folder = more["resumed"] or prepared.options.out / "2026-11-27-mine-1"
+        on_folder(folder)
+        if more["resumed"] is not None:
+            return
+        unfinished.begin(folder, Unfinished(job="mine-1", job_folder=str(tmp_path), folder=str(tmp_path / "dir")))
+        (folder / "job.toml").write_text("name = 'mine'\n")
+        (folder / "metrics.jsonl").write_text("")
+        until.round = 3
+        os.kill(os.getpid(), signal.SIGINT)
+        await soon(lambda: until.is_asked)
+
+    monkeypatch.setattr(local_run, "train", train)
+    monkeypatch.setattr(datasets, "ensure", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fedkeeper.run({"name": "mine"})
+    said = capfd.readouterr().err
+    assert "ending after round 3; a second interrupt ends at once" in said
+    assert "fedkeeper run --resume runs/2026-11-27-mine-1" in said
+    again = fedkeeper.resume("runs/2026-11-27-mine-1", quiet=True)
+    assert resumed == [None, again.folder]
+    assert again.job.name == "mine"

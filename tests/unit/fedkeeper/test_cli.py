@@ -1,9 +1,10 @@
 """The command line as a whole: its help, its options that all commands share, and its examples."""
 
 import shlex
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
+import jsonschema
 import pytest
 import typer
 
@@ -11,23 +12,13 @@ from fedkeeper import __version__
 from fedkeeper.cli import app
 from fedkeeper.commands import examples
 from fedkeeper.exit_codes import ExitCode
+from tests.support import cli_docs
 from tests.support.command import run_here
 
 WIDTH: Final = 80
 
 
-def commands(group: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every command and group with its name."""
-    context = typer.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        inner = f"{path} {name}".strip()
-        yield inner, command
-        if hasattr(command, "list_commands"):
-            yield from commands(command, inner)
-
-
-COMMANDS: Final = dict(commands(typer.main.get_command(app)))
+COMMANDS: Final = dict(cli_docs.commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("path", COMMANDS)
@@ -75,3 +66,30 @@ def test_wrong_options_and_missing_files_end_with_the_same_code() -> None:
         done = run_here(*arguments)
         assert (done.exit_code, done.stdout) == (ExitCode.USAGE, ""), arguments
         assert done.stderr
+
+
+@pytest.mark.parametrize("path", cli_docs.files(), ids=lambda path: path.name)
+def test_the_committed_pages_are_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == cli_docs.files()[path], "run scripts/wire-docs"
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(cli_docs.schema())
+
+
+def test_every_command_that_ends_prints_its_result_as_json() -> None:
+    with_json = {path for path, found in COMMANDS.items() if any("--json" in param.opts for param in found.params)}
+    endless = {path for path in COMMANDS if path.partition(" ")[0] in cli_docs.ENDLESS}
+    assert with_json == {*cli_docs.RESULTS}, "tests/support/cli_docs.py names what each command prints"
+    assert with_json | endless == set(COMMANDS), "these commands lack --json"
+
+
+@pytest.mark.parametrize(
+    ("option", "letter"), [("--json", ""), ("--quiet", "-q"), ("--verbose", "-v"), ("--set", ""), ("--url", "")]
+)
+def test_an_option_means_the_same_on_every_command(option: str, letter: str) -> None:
+    found = [param for command in COMMANDS.values() for param in command.params if option in param.opts]
+    assert found
+    assert {tuple(param.opts) for param in found} == {tuple(filter(None, (option, letter)))}
+    if option in {"--json", "--quiet", "--verbose"}:
+        assert len({param.help for param in found}) == 1

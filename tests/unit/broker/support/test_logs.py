@@ -1,5 +1,6 @@
 """Logs contain the error but no values of variables."""
 
+import logging
 import sys
 from collections.abc import Iterator
 
@@ -65,3 +66,15 @@ def test_a_log_that_goes_through_a_pipe_to_a_terminal_is_readable(
     logs.configure()
     structlog.get_logger().info("ready")
     assert capsys.readouterr().err.replace("\x1b[2m", "").startswith(begins)
+
+
+def test_asyncio_s_warning_at_the_end_of_a_tls_connection_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio_log = logging.getLogger("asyncio")
+    before = asyncio_log.level
+    try:
+        logs.configure()
+        asyncio_log.warning("returning true from eof_received() has no effect when using ssl")
+        assert capsys.readouterr().err == ""
+        assert asyncio_log.isEnabledFor(logging.ERROR)
+    finally:
+        asyncio_log.setLevel(before)
