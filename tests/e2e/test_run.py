@@ -111,6 +111,7 @@ async def test_a_run_that_was_stopped_or_killed_goes_on_to_the_same_model(tmp_pa
     ]
     assert output.splitlines()[-1] == f"runs/{folder.name}/model.safetensors", "the last line is the model's path"
     assert not (folder / "store").exists()
+    assert not list(folder.glob(".*"))
     code, output = await run("run", "--resume", "runs/latest", cwd=tmp_path)
     assert (code, "its job has ended" in output) == (1, True)
 
@@ -164,20 +165,20 @@ async def test_a_killed_broker_ends_the_run_with_one_sentence(tmp_path: Path) ->
 )
 async def test_a_mistake_in_a_job_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
     code, output = await run("run", "quickstart", *arguments, cwd=tmp_path)
-    assert (code, "Traceback" in output) == (1, False)
+    assert (code, "Traceback" in output) == (2, False)
     assert sentence in output
 
 
 async def test_a_missing_job_file_is_one_sentence(tmp_path: Path) -> None:
     code, output = await run("run", "nowhere.toml", cwd=tmp_path)
-    assert code == 1
+    assert code == 2
     assert "no job file 'nowhere.toml'; give a path, or one of mnist-cnn, mnist-nn, quickstart" in output
 
 
 async def test_a_model_that_can_not_be_built_is_one_sentence(tmp_path: Path) -> None:
     command = ("run", "quickstart", "--set", "model.type=nowhere:Model")
     code, output = await run(*command, cwd=tmp_path, FEDKEEPER_ALLOW="nowhere")
-    assert (code, "Traceback" in output) == (1, False)
+    assert (code, "Traceback" in output) == (3, False)
     assert "model 'nowhere:Model': nowhere can't be imported: ModuleNotFoundError" in output
 
 
