@@ -3,7 +3,7 @@
 from enum import IntEnum
 from typing import Final
 
-from broker.errors import BadUrl
+from broker.errors import BadTopic, BadUrl
 from broker.messages.errors import JobError
 from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchFile, NotAnswered
 
@@ -29,6 +29,7 @@ class ExitCode(IntEnum):
 _OF: Final[tuple[tuple[type[Exception], ExitCode], ...]] = (
     (BadOption, ExitCode.USAGE),
     (BadUrl, ExitCode.USAGE),
+    (BadTopic, ExitCode.USAGE),
     (BadConfigFile, ExitCode.USAGE),
     (JobError, ExitCode.USAGE),
     (NoSuchFile, ExitCode.USAGE),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from client_fn.data import datasets, shards
+from fedkeeper.exit_codes import ExitCode
 from tests.support.program import Program, digest, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -199,7 +200,7 @@ async def test_a_job_s_message_makes_nobody_import_what_is_not_allowed(type_: st
     options = () if type_ != "mine:run" else ("--code", ".")
     async with started("up", "--workers", "1", *options, cwd=tmp_path):
         code, output = await run("submit", "job.toml", "--wait", "--set", f"model.type={type_}", cwd=tmp_path)
-        assert code == 1
+        assert code == ExitCode.JOB_FAILED
         assert await run("submit", "quickstart", "--wait", "--set", "stop.rounds=1", cwd=tmp_path)
     if type_ == "mine:run":
         assert "is neither a class of torch.nn.Module nor a function of that package" in output

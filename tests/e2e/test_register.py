@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from broker.nats.server import NatsServer
+from fedkeeper.exit_codes import ExitCode
 from tests.support.program import run
 
 FABRIC = """
@@ -57,14 +58,14 @@ async def test_a_mistake_is_one_sentence(
 ) -> None:
     # Commands that only read need a broker that a system has used.
     await cli(nats_server, tmp_path, "clients", "add", "ward-1", "--platform", "openfaas")
-    assert message in await cli(nats_server, tmp_path, "clients", *arguments, code=1)
+    assert message in await cli(nats_server, tmp_path, "clients", *arguments, code=ExitCode.USAGE)
 
 
 async def test_a_deployment_file_with_a_mistake_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "fabric.toml"
     file.write_text(FABRIC.replace("clients = 2\nimage", "client = 2\nimage"))
     code, output = await run("deploy", str(file), "--url", "nats://127.0.0.1:1", cwd=tmp_path)
-    assert code == 1
+    assert code == ExitCode.USAGE
     assert "client" in output
     assert "Traceback" not in output
 
@@ -81,7 +82,7 @@ async def test_a_bridges_file_with_a_mistake_is_refused(tmp_path: Path, text: st
     file = tmp_path / "bridge.toml"
     file.write_text(text)
     code, output = await run("bridge", "openfaas", "--config", str(file), "--url", "nats://127.0.0.1:1", cwd=tmp_path)
-    assert code == 1
+    assert code == ExitCode.USAGE
     assert message in output
     assert "Traceback" not in output
 
@@ -136,5 +137,5 @@ async def test_a_mistake_about_a_file_of_clients_is_said_before_anything_is_sent
 ) -> None:
     (tmp_path / "boards.csv").write_text("client,platform\nward-1,a\nWard 2,b\n")
     code, output = await run("clients", "add", *arguments, "--url", "nats://127.0.0.1:1", cwd=tmp_path)
-    assert (code, "Traceback" in output) == (1, False)
+    assert (code, "Traceback" in output) == (ExitCode.USAGE, False)
     assert message in output

@@ -10,6 +10,7 @@ import pytest
 
 from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
+from fedkeeper.exit_codes import ExitCode
 from fedkeeper.runs import model_file
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run
@@ -165,20 +166,20 @@ async def test_a_killed_broker_ends_the_run_with_one_sentence(tmp_path: Path) ->
 )
 async def test_a_mistake_in_a_job_is_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
     code, output = await run("run", "quickstart", *arguments, cwd=tmp_path)
-    assert (code, "Traceback" in output) == (2, False)
+    assert (code, "Traceback" in output) == (ExitCode.USAGE, False)
     assert sentence in output
 
 
 async def test_a_missing_job_file_is_one_sentence(tmp_path: Path) -> None:
     code, output = await run("run", "nowhere.toml", cwd=tmp_path)
-    assert code == 2
+    assert code == ExitCode.USAGE
     assert "no job file 'nowhere.toml'; give a path, or one of mnist-cnn, mnist-nn, quickstart" in output
 
 
 async def test_a_model_that_can_not_be_built_is_one_sentence(tmp_path: Path) -> None:
     command = ("run", "quickstart", "--set", "model.type=nowhere:Model")
     code, output = await run(*command, cwd=tmp_path, FEDKEEPER_ALLOW="nowhere")
-    assert (code, "Traceback" in output) == (3, False)
+    assert (code, "Traceback" in output) == (ExitCode.JOB_FAILED, False)
     assert "model 'nowhere:Model': nowhere can't be imported: ModuleNotFoundError" in output
 
 

@@ -123,7 +123,7 @@ async def test_the_password_is_never_shown(up: tuple[Program, str], tmp_path: Pa
 async def test_without_a_broker_every_command_names_the_option(tmp_path: Path) -> None:
     for command in (("submit", "quickstart"), ("watch",), ("jobs",), ("cancel", "x"), ("clients",), ("server",)):
         code, output = await run(*command, cwd=tmp_path)
-        assert (code, "Traceback" in output) == (1, False)
+        assert (code, "Traceback" in output) == (ExitCode.USAGE, False)
         assert "FEDKEEPER_URL" in output
 
 
@@ -173,7 +173,7 @@ async def test_up_moves_a_store_of_0_1_aside(tmp_path: Path) -> None:
 
 async def test_a_submission_without_a_server_is_kept(nats_server: NatsServer, tmp_path: Path) -> None:
     code, output = await run("submit", "quickstart", "--url", nats_server.url, cwd=tmp_path)
-    assert code == 0
+    assert code == ExitCode.NOT_ANSWERED
     assert "no FL server took job" in output
 
 
