@@ -15,6 +15,7 @@ from broker.messages.progress import JobCancelled, JobCompleted, JobRejected, Pr
 from fedkeeper.display import lines, sentences
 from fedkeeper.display.lines import JobLines
 from fedkeeper.display.live_view import JobView
+from fedkeeper.display.patience import Patience
 from fedkeeper.errors import BadOption, FedKeeperError, JobFailed, JobStopped
 from fedkeeper.results import Fetched
 from fedkeeper.runs import saving
@@ -142,8 +143,9 @@ def _open_display(job: str, console: Console, detail: Detail) -> Iterator[Callab
         yield lambda progress: console.print(lines.full_line(progress), markup=False, soft_wrap=True)
     elif is_live:
         view = JobView(job)
-        with Live(console=console, get_renderable=lambda: view, refresh_per_second=8):
-            yield view.update
+        live = Live(console=console, get_renderable=lambda: view, refresh_per_second=8)
+        with live, contextlib.closing(Patience(view.update)) as patience:
+            yield patience.take
     else:
         shown = JobLines()
 
@@ -151,7 +153,8 @@ def _open_display(job: str, console: Console, detail: Detail) -> Iterator[Callab
             for line in shown.take(progress):
                 console.print(lines.with_time(line, progress.time_s), markup=False, soft_wrap=True)
 
-        yield show
+        with contextlib.closing(Patience(show)) as patience:
+            yield patience.take
 
 
 def reach_notice(console: Console) -> Callable[[bool], None]:
