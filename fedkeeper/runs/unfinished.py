@@ -13,7 +13,7 @@ import msgspec
 from fedkeeper import files
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, Missing, NotSaved
-from fedkeeper.runs import model_file
+from fedkeeper.runs import model_file, run_log
 
 FILE: Final = "unfinished.json"
 STORE: Final = "store"
@@ -103,12 +103,16 @@ def read(folder: Path) -> Unfinished:
 
 
 def end(folder: Path) -> None:
-    """Delete a run's store and options; its results stay. A folder without results goes too."""
+    """Delete a run's store and options; its results stay. A folder without anything goes too."""
     shutil.rmtree(folder / STORE, ignore_errors=True)
     for part in folder.glob(".*.jsonl-*"):  # of a run that was killed while it wrote its lines anew
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / FILE).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if not (folder / "job.toml").exists() and not (folder / run_log.NAME).stat().st_size:
+            (folder / run_log.NAME).unlink()
+    with contextlib.suppress(OSError):
         folder.rmdir()
 
 
