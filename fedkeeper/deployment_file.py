@@ -1,5 +1,6 @@
 """The deployment file: which platform hosts which clients, and how their functions are created."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -206,8 +207,10 @@ def functions_url(file: DeploymentFile, own_url: str) -> str:
 
 def _has_password(url: str) -> bool:
     """Whether a URL, valid or not, holds a password."""
-    authority = url.partition("://")[2].partition("/")[0].partition("?")[0]
-    return ":" in authority.rpartition("@")[0]
+    authority, *rest = re.split("[/?#]", url.partition("://")[2], maxsplit=1)
+    login, at, _ = authority.rpartition("@")
+    # Without an "@" in it, a password that is not percent-encoded may have ended it too early.
+    return ":" in login or (not at and ":" in authority and "@" in "".join(rest))
 
 
 def kind_of(file: DeploymentFile, platform: str) -> Kind:

@@ -16,6 +16,7 @@ from client_fn.code.allow import BUILT_IN, AllowList
 from client_fn.code.archive import Archive
 from client_fn.errors import BadSettings
 from client_fn.site import Site
+from fedkeeper import files
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Metrics, Reveal
 
@@ -190,8 +191,8 @@ def secret_file(folder: Path) -> Path:
     file = folder.absolute() / SECRET_FILE
     if file.exists():
         return file
+    files.check_folder(folder, "--dir")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", encoding="ascii", dir=folder) as new:  # only its owner can read it
             new.write(secrets.token_hex(_SECRET_BYTES))
             new.flush()

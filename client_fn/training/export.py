@@ -57,7 +57,7 @@ def onnx(learner: Learner, model: Any, first_batch: Callable[[], Any]) -> bytes:
     except ModuleNotFoundError as exc:
         if exc.name not in NEEDED:
             raise
-        raise BadModel(f"{exc.name} is missing: pip install {' '.join(NEEDED)}, or fedkeeper[onnx]") from exc
+        raise BadModel(f"{exc.name} is missing: pip install {' '.join(NEEDED)}") from exc
     except BadModel:
         raise
     except Exception as exc:  # whatever torch or the user's module raises

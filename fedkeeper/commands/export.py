@@ -18,7 +18,7 @@ from fedkeeper.runs import model_file, saving
 from fedkeeper.sdk import connect
 
 Source = Annotated[str, typer.Argument(metavar="JOB|FOLDER", help="A job's id, or the folder of a run: runs/latest.")]
-Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the model as ONNX; needs fedkeeper\\[onnx].")]
+Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the model as ONNX; needs onnx and onnxscript.")]
 StateDict = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the model's state_dict, as torch.save does.")
 ]

@@ -105,6 +105,8 @@ def read(folder: Path) -> Unfinished:
 def end(folder: Path) -> None:
     """Delete a run's store and options; its results stay. A folder without results goes too."""
     shutil.rmtree(folder / STORE, ignore_errors=True)
+    for part in folder.glob(".*.jsonl-*"):  # of a run that was killed while it wrote its lines anew
+        part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / FILE).unlink(missing_ok=True)
         folder.rmdir()

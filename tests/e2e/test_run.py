@@ -112,6 +112,7 @@ async def test_a_run_that_was_stopped_or_killed_goes_on_to_the_same_model(tmp_pa
     ]
     assert output.splitlines()[-1] == f"runs/{folder.name}/model.safetensors", "the last line is the model's path"
     assert not (folder / "store").exists()
+    assert not list(folder.glob(".*"))
     code, output = await run("run", "--resume", "runs/latest", cwd=tmp_path)
     assert (code, "its job has ended" in output) == (1, True)
 

@@ -128,8 +128,9 @@ def test_functions_without_a_route_to_the_broker_get_no_address(tmp_path: Path) 
     assert deployment_file.functions_url(deployment, "nats://own:hunter2@127.0.0.1:4222") == ""
 
 
-def test_a_password_in_the_address_for_functions_is_refused(tmp_path: Path) -> None:
-    text = FABRIC.replace("nats://client@broker", "nats://client:hunter2@broker")
+@pytest.mark.parametrize("password", ["hunter2", "1/hunter2", "1?hunter2", "1#hunter2", "1@2/hunter2", "hunter2/@"])
+def test_a_password_in_the_address_for_functions_is_refused(tmp_path: Path, password: str) -> None:
+    text = FABRIC.replace("nats://client@broker", f"nats://client:{password}@broker")
     with pytest.raises(BadConfigFile, match="name its secret in `password`") as refused:
         deployment_file.read(file(tmp_path, text))
     assert "hunter2" not in str(refused.value)

@@ -12,7 +12,7 @@ from tests.support.paths import REPOSITORY
 PACKAGES: Final = ("broker", "server", "bridges", "client_fn", "fedkeeper", "emulators", "examples", "configs")
 EXTRAS: Final = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
-FROM_AN_INDEX: Final = re.compile(r"fedkeeper\[[a-z]|pip install [^\n]*\bfedkeeper(?![-.\w/])")
+FROM_AN_INDEX: Final = re.compile(r"fedkeeper\\?\[[a-z]|pip install [^\n]*\bfedkeeper(?![-.\w/])")
 
 
 def texts() -> list[tuple[str, str]]:
