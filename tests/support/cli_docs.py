@@ -28,6 +28,7 @@ RESULTS: Final[dict[str, tuple[struct_docs.Kind, ...]]] = {
     "submit": (results.SubmittedJob, results.Fetched),
     "watch": (results.JobEvent,),
     "fetch": (results.Fetched,),
+    "export": (results.Exported,),
     "jobs": (results.ListedJob,),
     "new": (results.WrittenFile,),
     "fields": (results.JobField,),
