@@ -49,6 +49,9 @@ log = loggers.get_logger(__name__)
 SHARDS: Final = ".fedkeeper/shards"
 """Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
 
+CLEAN_UP_S: Final = 10.0
+"""Longest time that a server may take to clean up after a job's end, before the job can be deleted. Seconds."""
+
 ACCEPT_S: Final = 10.0
 """Longest time that a server may take to accept a job."""
 
@@ -185,11 +188,19 @@ class Client:
     async def remove_job(self, job: str) -> None:
         """Delete a finished job: its models, its events and its record.
 
+        If its end was announced just now, this waits until the server has cleaned up.
+
         Raises:
             NoSuchJob: no job has that id.
             JobNotFinished: the job has not ended.
         """
-        if not (await self.job(job)).is_finished:
+        record = await self.job(job)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLEAN_UP_S if record.has_ended else 0):
+                while not record.is_finished:
+                    await asyncio.sleep(CLEAN_UP_S / 100)
+                    record = await self.job(job)
+        if not record.is_finished:
             raise JobNotFinished(job)
         await removal.remove(self.broker, job)
 

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,8 +51,26 @@ class Announcer:
         self._held = Held() if held is None else held
         self._queue = deque[Announcement]()
         self._unpublished: dict[int, Announcement] = {}
+        self._epochs: dict[str, str] = {}
         self._changed = asyncio.Event()
         self._is_closing = False
+
+    @contextlib.contextmanager
+    def epoch(self, job: str, epoch: str) -> Iterator[None]:
+        """Put an epoch into the ids of a job's events until the end of the block.
+
+        A broker takes an event whose id it has seen in the last minutes for a repetition. Without the epoch it would
+        drop the events of a job whose id a deleted job had.
+
+        Args:
+            job: the job's id.
+            epoch: as in its record; empty: a server of an earlier version accepted the job, and the ids have none.
+        """
+        self._epochs[job] = epoch
+        try:
+            yield
+        finally:
+            del self._epochs[job]
 
     def announce(self, job: str, event: Event, *key: object) -> None:
         """Queue an event of a job.
@@ -85,7 +103,8 @@ class Announcer:
                 await announcement.published.wait()
 
     def _put(self, job: str, event: Event, key: tuple[object, ...]) -> Announcement:
-        event_id = ".".join((job, event.what, *map(str, key)))
+        epoch = self._epochs.get(job)
+        event_id = ".".join((job, *([epoch] if epoch else []), event.what, *map(str, key)))
         announcement = Announcement(Progress(job, event, self._clock(), event_id))
         self._queue.append(announcement)
         self._unpublished[id(announcement)] = announcement

@@ -85,7 +85,8 @@ async def run(job: str, context: JobContext) -> None:
         try:
             if outcome in _ENDS and not record.has_ended:
                 await store.change(phase=_ENDS[outcome], cohort=(), reason=reason)
-            await _JobRun(store, context).run()
+            with context.announcer.epoch(job, record.epoch):
+                await _JobRun(store, context).run()
         except Conflict:
             log.info("another server changed the record; continuing from it", job=job)
         except StorageFull as exc:

@@ -102,7 +102,9 @@ class SubmissionHandler:
         """Write the job's record, unless the id has one."""
         if await self.broker.get(topics.job_record(job_id)) is not None:
             return await self._compare(job_id, submitted)
-        record = JobRecord(id=job_id, job=submitted, created_s=self.clock(), submission=submission)
+        now_s = self.clock()
+        epoch = f"{int(now_s * 1000):x}"
+        record = JobRecord(id=job_id, job=submitted, created_s=now_s, submission=submission, epoch=epoch)
         # The secret is written before the record, so every server finds the secret of a job that has a record.
         await get_or_create_secret(self.broker, job_id, self.make_secret)
         try:

@@ -103,6 +103,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         changes: how often the record was changed. Of two versions, the one with more changes is newer.
         announced: whether the broker also has the job's last event.
         submission: id of the CloudEvent that submitted the job; empty: it was a bare job.
+        epoch: tells the job's events from those of a deleted job that had the same id: a part of their ids.
         schema: schema number of the message.
     """
 
@@ -151,6 +152,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     changes: int = 0
     announced: bool = False
     submission: str = ""
+    epoch: str = ""
     schema: int = codec.SCHEMA
 
     @property

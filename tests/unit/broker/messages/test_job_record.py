@@ -59,6 +59,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         changes=9,
         announced=True,
         submission="full.job.submit.ab12",
+        epoch="19ac0f3b2d1",
     )
 
 
