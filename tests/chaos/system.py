@@ -132,7 +132,7 @@ class System:
             "model": {"type": usercode.TYPE},
             "training": {"optimizer": "adam", "local_epochs": 1, "batch_size": 40},
             "data": {"dataset": "digits", "partition": "iid", "clients": clients},
-            "cohort": {"clients": clients, "quorum": 1.0, "max_attempts": 10, "deadline_s": 120.0, "wait_s": 120.0},
+            "cohort": {"clients": clients, "quorum": 1.0, "max_attempts": 10, "deadline_s": 300.0, "wait_s": 300.0},
             "evaluation": {"every": 4},
             "stop": {"rounds": ROUNDS},
         }

@@ -17,7 +17,7 @@ from fedkeeper.errors import NoSuchJob
 from fedkeeper.sdk import Client
 from tests.chaos.system import System
 
-WITHIN_S: Final = 240.0
+WITHIN_S: Final = 480.0
 """Within this time after a fault a job must have ended, also on a loaded machine. Seconds."""
 
 
