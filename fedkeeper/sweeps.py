@@ -227,7 +227,7 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
         try:
             picture = plot.draw(runs, sweep.folder / plot.file_name(compared.metric), metric=metric)
             compared = msgspec.structs.replace(compared, plot=str(picture))
-        except Missing as exc:
+        except (Missing, BadOption) as exc:
             screen.say(f"no plot: {exc}", style="yellow")
     return Swept(
         folder=str(sweep.folder),

@@ -114,7 +114,7 @@ class Recorder:
             time_s = self._times_s.pop(round_, None)
             metrics = metrics_row(self._completed.pop(round_), *evaluations, time_s=time_s)
             self.rounds.append(metrics)
-            _append(self._metrics, metrics)
+            _append(self._metrics, round_, [metrics])
 
     def _is_evaluation_expected(self, round_: int) -> bool:
         """Whether an evaluation of a completed round is still to come."""
@@ -131,16 +131,16 @@ class Recorder:
     def _write_clients(self, round_: int, clients: Iterable[str]) -> None:
         """Write what each client of a round has answered, and where it trained."""
         answered = {client for number, client in self._counted if number == round_}
-        for client in sorted({*clients, *answered}):
-            key = round_, client
-            _append(self._clients, client_row(*key, self._counted.get(key), self._training.get(key)))
+        keys = [(round_, client) for client in sorted({*clients, *answered})]
+        rows = [client_row(*key, self._counted.get(key), self._training.get(key)) for key in keys]
+        _append(self._clients, round_, rows)
         self._counted = {key: counted for key, counted in self._counted.items() if key[0] > round_}
         self._training = {key: training for key, training in self._training.items() if key[0] > round_}
 
 
-def _append(lines: Lines | None, row: dict[str, Any]) -> None:
+def _append(lines: Lines | None, round_: int, rows: Iterable[dict[str, Any]]) -> None:
     if lines is not None:
-        lines.append(msgspec.json.encode(row))
+        lines.append(round_, map(msgspec.json.encode, rows))
 
 
 def client_row(
