@@ -32,11 +32,13 @@ class Recorder:
         folder: the job's folder, created at the first event.
         job: the job as accepted; None: not known yet, or a newer server accepted a job that this version can't read.
         rounds: the rows that metrics.jsonl has so far.
+        is_latest: whether `latest` beside the folder points to it from then on.
     """
 
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    is_latest: bool = True
     _metrics: Lines | None = None
     _clients: Lines | None = None
     _times_s: dict[int, float] = field(default_factory=dict)
@@ -91,6 +93,9 @@ class Recorder:
         self.job = job
         files.write(self.folder / "job.toml", jobs.to_toml(job).encode())
         self._metrics, self._clients = (Lines(self.folder / f"{name}.jsonl") for name in ("metrics", "clients"))
+        # Now, and not at the end: a run that is killed goes on by it.
+        if self.is_latest:
+            run_folder.mark_latest(self.folder)
 
     def finish(self) -> None:
         """Write what is known of the completed rounds: nothing more is expected.
