@@ -46,6 +46,13 @@ def test_how_a_run_has_ended_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
 
 
+def test_a_run_that_can_go_on_is_not_completed(tmp_path: Path) -> None:
+    stored.write_ended(a_run(tmp_path / "one"), Ended("one", "completed"))
+    (tmp_path / "one" / "unfinished.json").write_text("{}")
+    run = stored.read(tmp_path / "one")
+    assert (run.ended, run.is_completed) == (Ended("", "running", "it has not ended"), False)
+
+
 @pytest.mark.parametrize(("name", "text"), [("job.toml", "seed = "), ("job.toml", 'seed = "x"'), ("ended.json", "{")])
 def test_a_damaged_file_is_named(name: str, text: str, tmp_path: Path) -> None:
     folder = a_run(tmp_path / "one")
