@@ -1,5 +1,6 @@
 """The commands `sweep`, `compare` and `plot`: what is refused before anything starts, and what is printed."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -123,6 +124,27 @@ def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(t
     sweep_plan.write(begun.plan, begun.folder)
     assert begun.folder.name == "1970-01-01-sweep-demo-3fa9c1"
     assert "secret" not in (begun.folder / "sweep.toml").read_text()
-    with pytest.raises(BadOption, match=r"this sweep runs on .*127.0.0.1:4222.*: give its --url again"):
+    with pytest.raises(BadOption, match=r"this sweep is on the broker .*127.0.0.1:4222: give its --url"):
         sweeps.resume(begun.folder, machine=Machine(), url="")
-    assert sweeps.resume(begun.folder, machine=Machine(), url=url).plan == begun.plan
+    with pytest.raises(BadOption, match=r"this sweep is on the broker .*:4222, not on nats://h:4222: give its --url"):
+        sweeps.resume(begun.folder, machine=Machine(), url="nats://h")
+    again = sweeps.resume(begun.folder, machine=Machine(), url=url)
+    assert again.plan == begun.plan
+    assert again.resume_hint == f"fedkeeper sweep --resume {begun.folder} --url 'nats://user:***@127.0.0.1:4222'"
+
+
+def test_a_sweep_with_a_system_of_its_own_does_not_go_on_elsewhere(tmp_path: Path) -> None:
+    sweep_plan.write(plan(), tmp_path / "my sweep")
+    with pytest.raises(BadOption, match="this sweep has a broker of its own: leave out --url"):
+        sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="nats://h")
+    again = sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="")
+    assert again.resume_hint == f"fedkeeper sweep --resume '{tmp_path}/my sweep'"
+
+
+def test_the_store_of_a_sweep_that_has_nothing_left_to_run_goes(swept: Path) -> None:
+    for folder in swept.glob("demo-*"):
+        stored.write_ended(folder, Ended(folder.name, "completed"))
+    again = sweeps.resume(swept, machine=Machine(folder=str(swept.parent)), url="")
+    again.store.mkdir()
+    asyncio.run(sweeps.run(again, None))
+    assert not again.store.exists()
