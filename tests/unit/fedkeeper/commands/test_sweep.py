@@ -105,6 +105,17 @@ def test_plot_names_the_picture_after_the_metric(tmp_path: Path, monkeypatch: py
     assert as_json == {"plot": "a.svg", "runs": [str(folder)]}
 
 
+def test_quiet_leaves_out_what_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def run(*_: Any, **__: Any) -> None:
+        pass
+
+    monkeypatch.setattr(sweeps, "settings", lambda *_: (None, ("code: mine.py",)))
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.chdir(tmp_path)
+    assert "code: mine.py" in run_here("sweep", "quickstart", "--seeds", "2").stderr
+    assert "code: mine.py" not in run_here("sweep", "quickstart", "--seeds", "2", "--quiet").stderr
+
+
 def plan(**facts: Any) -> Plan:
     return sweep_plan.create(TABLE, grid.parse(["stop.rounds=1,2"]), 1, id="3fa9c1", created_s=1.0, **facts)
 
