@@ -1,6 +1,5 @@
 """Reads what runs have left: the folder of a run, and that of a sweep with several."""
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +120,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise Missing(f"{file} is missing: give the folder of a job, such as runs/2026-11-27-quickstart-1a2b3c")
     try:
         return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
-    except msgspec.DecodeError as exc:
+    except OSError as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+    except UNREADABLE as exc:
         raise Missing(f"{file} is damaged: {exc}") from exc
 
 
@@ -184,10 +185,10 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _job_table(folder: Path) -> dict[str, Any] | None:
     file = folder / run_folder.JOB
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            table: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
-        except (PermissionError, IsADirectoryError, *UNREADABLE) as exc:
-            raise Missing(f"{file} can't be read: {exc}") from exc
-        return table
-    return None
+    try:
+        table: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, *UNREADABLE) as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+    return table
