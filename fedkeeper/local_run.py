@@ -15,7 +15,7 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, files, own_system, site_settings, system
+from fedkeeper import files, own_system, site_settings, system
 from fedkeeper.display import hints
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal, url_option
@@ -305,5 +305,5 @@ def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -
         device=given.device or run.device,
         data=given.data or (None if run.data is None else Path(run.data)),
     )
-    job, job_folder = configs.read_job(str(folder / "job.toml")), Path(run.job_folder)
+    job, job_folder = run_folder.read_job(folder), Path(run.job_folder)
     return prepare(job, options, job_folder=job_folder, environ=environ, clients=[])

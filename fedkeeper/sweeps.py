@@ -148,7 +148,7 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
     local_run.check_same_broker("this sweep", plan.broker, url)
     changes = {name: value for name in machine.__struct_fields__ if (value := getattr(machine, name))}
     plan = msgspec.structs.replace(plan, machine=msgspec.structs.replace(plan.machine, **changes))
-    return Sweep(plan, stored.behind_link(folder), url)
+    return Sweep(plan, run_folder.behind_link(folder), url)
 
 
 def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:

@@ -10,10 +10,11 @@ import typer
 from broker.messages.job import Job
 from broker.support import logs
 from client_fn.site import Site
-from fedkeeper import configs, files, results, running, screen, site_settings
+from fedkeeper import files, results, running, screen, site_settings
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Folder, Json, Reveal, Url, broker_url
 from fedkeeper.results import Exported
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, saving
 from fedkeeper.sdk import connect
 
@@ -90,7 +91,7 @@ def _of_folder(folder: Path, *, best: bool) -> _Model | None:
         return None
     path = folder / (model_file.BEST if best else model_file.NAME)
     table = dict(model_file.verified(path))
-    return _Model(configs.read_job(str(folder / "job.toml")), path.read_bytes(), table)
+    return _Model(run_folder.read_job(folder), path.read_bytes(), table)
 
 
 async def _of_job(job: str, url: str, *, best: bool) -> _Model:

@@ -32,6 +32,7 @@ from fedkeeper.options import (
     Workers,
 )
 from fedkeeper.results import Fetched
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import run_log
 from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
@@ -82,7 +83,7 @@ def run(
         sources = {name: context.get_parameter_source(name) for name in OF_A_JOB}
         if given := [OF_A_JOB[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]:
             raise BadOption(f"--resume goes on with the job of its folder: leave out {' and '.join(given)}")
-        resume = resume.parent / resume.readlink() if resume.is_symlink() else resume
+        resume = run_folder.behind_link(resume)
         prepared = local_run.prepare_again(resume, options, environ=os.environ)
     for notice in () if quiet else prepared.notices:
         screen.say(notice)

@@ -11,7 +11,7 @@ import msgspec
 from broker.messages import job_file
 from broker.messages.errors import JobError
 from broker.messages.job import Job
-from fedkeeper.errors import BadOption
+from fedkeeper.errors import BadOption, Missing
 
 LATEST: Final = "latest"
 
@@ -46,6 +46,26 @@ def mark_latest(folder: Path) -> None:
         new.unlink(missing_ok=True)
 
 
+def behind_link(folder: Path) -> Path:
+    """Return the folder that a link such as `runs/latest` points to: the link may soon point to another one."""
+    return folder.parent / folder.readlink() if folder.is_symlink() else folder
+
+
+def read_job(folder: Path) -> Job:
+    """Return the job of a run's folder.
+
+    Raises:
+        Missing: the folder has no job.toml, or it can't be read.
+        JobError: it is no job that this version knows.
+    """
+    file = folder / JOB
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+    return job_file.from_text(text, file=str(file))
+
+
 def check_is_of(folder: Path, job: Job) -> None:
     """Check that a folder has no results of another job.
 
@@ -56,16 +76,14 @@ def check_is_of(folder: Path, job: Job) -> None:
     Raises:
         BadOption: it has those of another job, or its job.toml can't be read.
     """
-    file = folder / JOB
-    if not file.is_file():
+    if not (folder / JOB).is_file():
         return
     try:
-        known = job_file.from_text(file.read_text(encoding="utf-8"))
-        if _compared(known) == _compared(job):
+        if _compared(read_job(folder)) == _compared(job):
             return
         reason = "has the results of another job with this id"
-    except (OSError, UnicodeDecodeError, JobError) as exc:
-        reason = f"may have the results of another job: its job.toml can't be read: {exc}"
+    except (Missing, JobError) as exc:
+        reason = f"may have the results of another job: {exc}"
     raise BadOption(f"{folder} {reason}; give another folder (--out), or the job another id")
 
 

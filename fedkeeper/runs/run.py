@@ -24,8 +24,6 @@ _DATE: Final = re.compile(r"^\d{4}-\d\d-\d\d-")
 Which = Literal["last", "best"]
 """The last model, or the best one by `evaluation.best`."""
 
-_FILES: Final[dict[Which, str]] = {"last": "model.safetensors", "best": "best.safetensors"}
-
 
 def load_run(folder: str | Path = "runs/latest") -> "Run":
     """Return what a job has left in a folder, such as `runs/latest`.
@@ -161,7 +159,9 @@ class Run:
         return stored.read(self.folder)
 
     def _file(self, which: Which) -> Path:
-        file = self.folder / _FILES[which]
+        from fedkeeper.runs import model_file
+
+        file = self.folder / model_file.name_of(which)
         if not file.is_file():
             hint = (
                 "; the job names no metric in evaluation.best"

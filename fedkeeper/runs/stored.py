@@ -74,7 +74,7 @@ def read_all(folders: Iterable[Path]) -> list[StoredRun]:
         Missing: a folder is none of a run or a sweep, or a file in it is damaged.
     """
     found: list[StoredRun] = []
-    for folder in dict.fromkeys(map(behind_link, folders)):
+    for folder in dict.fromkeys(map(run_folder.behind_link, folders)):
         if not (folder / sweep_plan.FILE).is_file():
             found.append(read(folder))
             continue
@@ -84,11 +84,6 @@ def read_all(folders: Iterable[Path]) -> list[StoredRun]:
         if not any(how for _, how, _ in ended):
             raise Missing(f"no run of {folder} has ended yet")
     return list({run.folder.resolve(): run for run in found}.values())
-
-
-def behind_link(folder: Path) -> Path:
-    """Return the folder that a link such as `runs/latest` points to: the link may soon point to another one."""
-    return folder.parent / folder.readlink() if folder.is_symlink() else folder
 
 
 def read(folder: Path) -> StoredRun:

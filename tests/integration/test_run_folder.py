@@ -25,6 +25,7 @@ from broker.support.tasks import task_group
 from fedkeeper import files, local_run, own_system
 from fedkeeper.errors import BadOption, JobFailed, Missing, NotSaved
 from fedkeeper.local_run import Options, Prepared
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, stored, unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.sdk import Client
@@ -183,7 +184,7 @@ async def test_a_run_that_ended_without_a_last_word_goes_on_by_the_link_to_it(sy
         await train
     assert not (runs.folder / model_file.NAME).exists(), "nothing was saved, as after a kill"
     system.go_on.set()
-    await runs.train(fakes.job(stop={"rounds": 3}), resumed=stored.behind_link(runs.out / "latest"))
+    await runs.train(fakes.job(stop={"rounds": 3}), resumed=run_folder.behind_link(runs.out / "latest"))
     assert (runs.left, runs.folder.name.endswith("-earlier")) == (ENDED, False)
 
 
