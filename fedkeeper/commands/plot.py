@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import results
+from fedkeeper import results, screen
 from fedkeeper.commands.compare import Metric
 from fedkeeper.options import Json
 from fedkeeper.results import Picture
@@ -28,4 +28,4 @@ def plot(
     if as_json:
         results.print_json(Picture(plot=str(path), runs=tuple(str(run.folder) for run in runs)))
     else:
-        typer.echo(path)
+        screen.echo(str(path))

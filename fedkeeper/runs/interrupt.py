@@ -19,7 +19,6 @@ class Interruption:
         is_told: whether the run is to end at once.
         is_submitted: whether the broker may have the job, also before the server has accepted it.
         stopped: how a person goes on with the run that was interrupted; empty: nothing is left of it.
-        has_ended: whether the job itself has ended.
     """
 
     round: int = 0
@@ -30,7 +29,6 @@ class Interruption:
     is_told: bool = False
     is_submitted: bool = False
     stopped: str = ""
-    has_ended: bool = False
 
     def receive(self, number: int) -> bool:
         """Note a signal, and return whether the run may go on to the end of its open round.
@@ -58,7 +56,7 @@ class Interruption:
                 self.round = 0
                 self.is_over = self.is_asked
             case event if isinstance(event, FINAL_EVENTS):
-                self.has_ended, self.round, self.is_over = True, 0, False
+                self.round, self.is_over = 0, False
             case _:
                 pass
         return self.is_over
