@@ -69,7 +69,7 @@ class Kind:
 LOCAL: Final = Kind(
     name="local",
     module="bridges.local",
-    about="Warm worker processes on this machine: a site's own, or of a board with a GPU.",
+    about="Worker processes on this machine: a site's, or a board's.",
     has_functions=False,
 )
 
@@ -78,7 +78,7 @@ KINDS: Final = (
     Kind(
         name="openfaas",
         module="bridges.openfaas",
-        about="OpenFaaS: a gateway on a cluster, on faasd, or on a Jetson board.",
+        about="OpenFaaS: a gateway on a cluster, on faasd or on a board.",
         extra="openfaas",
         files="client_fn.packages.openfaas",
         # A function is an image, which the operator builds from the archive.

@@ -50,7 +50,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a job's field; `fedkeeper fields` lists them."),
 ]
-Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<job>/.")]
+Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot go: OUT/<date>-<job>/.")]
 Folder = Annotated[
     Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")
 ]

@@ -20,7 +20,7 @@ async def open_store(folder: Path, *, port: int = 0) -> AsyncIterator[NatsServer
 
     Args:
         folder: the server's data folder.
-        port: its port on the loopback address; 0: a free port.
+        port: its port on the loopback address; 0: its last one, or a free one.
 
     Raises:
         ServerFailed: the server can't run, or a store of version 0.1 can't be moved aside.

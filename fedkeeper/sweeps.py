@@ -231,9 +231,9 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
     phases = Counter(run.ended.phase for run in runs if run.ended)
     if phases["completed"]:
         try:
-            picture = plot.draw(runs, sweep.folder / f"{compared.metric}.png", metric=metric)
+            picture = plot.draw(runs, sweep.folder / plot.file_name(compared.metric), metric=metric)
             compared = msgspec.structs.replace(compared, plot=str(picture))
-        except Missing as exc:
+        except (Missing, BadOption) as exc:
             screen.say(f"no plot: {exc}", style="yellow")
     return Swept(
         folder=str(sweep.folder),

@@ -68,7 +68,7 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
     Args:
         settings: the system's settings.
         store: the broker's data folder. A store of version 0.1 is moved aside.
-        port: the broker's port on the loopback address; 0: a free port.
+        port: the broker's port on the loopback address; 0: its last one, or a free one.
 
     Raises:
         ServerFailed: the broker can't run, or a store of version 0.1 can't be moved aside.

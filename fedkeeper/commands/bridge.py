@@ -86,7 +86,7 @@ def local(
 
 @app.command(platforms.RELAY)
 def relay(config: Config, verbose: Verbose = False) -> None:
-    """Connect a site's own broker, NATS or MQTT, to the backbone: tasks go down, updates come up."""
+    """Connect a site's own broker to the backbone, NATS or MQTT. Tasks go down, updates come up."""
     logs.configure(verbose=verbose)
     running.run(relaying.run_relay(relaying.read(config)))
 

@@ -23,7 +23,7 @@ from fedkeeper.options import Json, Url, Verbose, broker_url
 from fedkeeper.results import ChangedClient, ListedClient
 from fedkeeper.sdk import Client, connect
 
-app = typer.Typer(help="List the client register; add, check, remove or pause clients.")
+app = typer.Typer(help="List the clients; add, check, remove or pause them.")
 
 Ids = Annotated[
     list[str], typer.Argument(metavar="CLIENT", autocompletion=completion.client_ids, help="Ids of clients.")
@@ -243,7 +243,7 @@ async def pause(
     url: Url = "",
     as_json: Json = False,
 ) -> None:
-    """Leave clients out of the cohorts from the next round on, or let them take part again."""
+    """Leave clients out of the cohorts, from the next round on. --resume lets them take part again."""
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         for client in ids:

@@ -34,7 +34,7 @@ async def deploy(
     code: PackedCode = None,
     as_json: Json = False,
 ) -> None:
-    """Create a fabric's functions on its platforms and register its clients. Changes only what differs."""
+    """Create a fabric's functions and register its clients. Changes only what differs."""
     from fedkeeper import deploying
 
     logs.configure(quiet=True)
@@ -91,7 +91,7 @@ def package(
     code: PackedCode = None,
     as_json: Json = False,
 ) -> None:
-    """Write the archive of the function's code for a kind of platform."""
+    """Write the archive of the function's code for a platform."""
     logs.configure(quiet=True)
     packed = _pack(code)
     try:

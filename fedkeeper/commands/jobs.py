@@ -49,7 +49,10 @@ async def jobs(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the jobs that the broker knows, the oldest first; with -v, all columns and what their models take."""
+    """List the jobs that the broker knows, the oldest first.
+
+    With -v all columns, and what their models take.
+    """
     logs.configure(quiet=True)
     async with connect(broker_url(url), provision=False) as sdk:
         records = await sdk.jobs()

@@ -17,7 +17,7 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a job file that lists every field with its meaning and its default. It trains as it stands."""
+    """Write a job file that lists every field with its default. It says what each means, and trains as it stands."""
     if name:
         job_rules.check_id("--name", name)
     text = job_fields.template(name or job_rules.similar_id(file.stem) or "job")

@@ -43,7 +43,7 @@ async def sites(
     as_json: Json = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if something fails at a site.")] = False,
 ) -> None:
-    """List the sites: boards and clusters, with their bridges; where something fails, first."""
+    """List the sites: boards and clusters, with their bridges. Those where something fails come first."""
     from fedkeeper import __version__
 
     logs.configure(quiet=True)

@@ -62,7 +62,10 @@ def stage(
     data: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Split data among clients and write one shard for each: a job's built-in dataset, or your own data with --from."""
+    """Split data among clients and write one shard for each.
+
+    The data is a job's built-in dataset, or your own with --from.
+    """
     logs.configure(quiet=True)
     if (own_data is None) == (not job):
         raise BadOption("name a job file, or your own data with --from FILE")

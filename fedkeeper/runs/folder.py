@@ -1,4 +1,4 @@
-"""Run folders: `runs/<date>-<job>/` has what a job has left, and `runs/latest` is the newest one."""
+"""Run folders: `runs/<date>-<job>/` has what a job has left, and `runs/latest` is the one written last."""
 
 import contextlib
 import os

@@ -84,7 +84,7 @@ async def _work(sdk: Client, waiting: Iterator[Pending], view: SweepView) -> Non
         # Also a job that is never accepted is compared with the others.
         each.folder.mkdir(parents=True, exist_ok=True)
         files.write(each.folder / "job.toml", job_file.to_toml(each.run.job).encode())
-        recorder = Recorder(each.folder)
+        recorder = Recorder(each.folder, is_latest=False)
         ended = await _run(sdk, each, recorder, view)
         stored.write_ended(each.folder, ended)
         view.end(each.run, ended, recorder)

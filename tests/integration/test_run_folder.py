@@ -25,7 +25,7 @@ from broker.support.tasks import task_group
 from fedkeeper import files, local_run, own_system
 from fedkeeper.errors import BadOption, JobFailed, Missing, NotSaved
 from fedkeeper.local_run import Options, Prepared
-from fedkeeper.runs import model_file, unfinished
+from fedkeeper.runs import model_file, stored, unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.sdk import Client
 from fedkeeper.system import Settings
@@ -169,6 +169,38 @@ async def test_a_run_that_is_told_to_end_keeps_its_last_model(system: System, ru
     assert model_file.verified(runs.folder / "model.safetensors")["round"] == "2"
     assert f"stopped; to go on with it:\n\n  fedkeeper run --resume {runs.folder}\n" in until.stopped
     assert "keeps the job: 6 B, with its broker's password" in until.stopped
+
+
+async def test_a_run_that_ended_without_a_last_word_goes_on_by_the_link_to_it(system: System, runs: Runs) -> None:
+    await runs.train(fakes.job("earlier"))
+    system.waits_in, until = 2, Interruption()
+    train = asyncio.create_task(runs.train(fakes.job(stop={"rounds": 3}), until=until))
+    await soon(lambda: until.round == 2)
+    train.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await train
+    assert not (runs.folder / model_file.NAME).exists(), "nothing was saved, as after a kill"
+    system.go_on.set()
+    await runs.train(fakes.job(stop={"rounds": 3}), resumed=stored.behind_link(runs.out / "latest"))
+    assert (runs.left, runs.folder.name.endswith("-earlier")) == (RESULTS, False)
+
+
+async def test_a_plot_that_cant_be_written_is_a_note(
+    system: System, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert system
+    write = files.write
+
+    def fill(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            raise NotSaved(path, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", fill)
+    assert await runs.train(fakes.job()) == runs.folder / model_file.NAME
+    assert runs.left == RESULTS - {"accuracy.png"}
+    assert "no plot: can't write the plot to" in runs.said.getvalue()
+    assert "written to" in runs.said.getvalue()
 
 
 async def test_before_the_first_round_is_complete_nothing_is_kept(system: System, runs: Runs) -> None:

@@ -50,6 +50,9 @@ RESULTS: Final[dict[str, tuple[struct_docs.Kind, ...]]] = {
 }
 """What each command prints with --json: each line is one of these."""
 
+TOGETHER: Final = {"submit": "with `--wait` both, a line each"}
+"""Which lines a command prints together, where that is not one of its kinds for each line."""
+
 ENDLESS: Final = frozenset({"up", "server", "bridge"})
 """Commands without --json, because they run until they are stopped. They log in JSON where no terminal is."""
 
@@ -127,7 +130,8 @@ def _command(path: str, command: Any) -> str:
     examples = "\n".join(EXAMPLES.get(path, ()))
     text = f"## fedkeeper {path}\n\n{about}\n\n    {usage}\n{table}\n```sh\n{examples}\n```\n"
     kinds = " or ".join(f"[{kind.__name__}](#{kind.__name__.lower()})" for kind in RESULTS.get(path, ()))
-    return text + (f"\nWith `--json`: {kinds}.\n" if kinds else "")
+    together = f"; {TOGETHER[path]}" if path in TOGETHER else ""
+    return text + (f"\nWith `--json`: {kinds}{together}.\n" if kinds else "")
 
 
 def _cell(text: str) -> str:

@@ -1,14 +1,25 @@
-"""A bridge whose platform refuses its credentials: at the first start an error, later a wait."""
+"""A bridge: its file, and a platform that refuses its credentials: at the first start an error, later a wait."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 
 import pytest
 
+from bridges import platforms
 from bridges.errors import PlatformDenied
 from bridges.platform import ManagedPlatform
+from bridges.platforms import Kind
 from fedkeeper.bridging import enter_platform
 from tests.support.fake_platforms import FakeManagedPlatform
+from tests.support.paths import REPOSITORY
+
+
+@pytest.mark.parametrize("kind", [kind for kind in platforms.KINDS if kind.has_functions], ids=lambda kind: kind.name)
+def test_the_file_in_configs_names_every_setting(kind: Kind) -> None:
+    text = (REPOSITORY / f"configs/bridges/{kind.name}.toml").read_text(encoding="utf-8")
+    for name in ("url", "secrets", *kind.load().Settings.__struct_fields__):
+        assert re.search(rf"^(# )?{name} = ", text, re.MULTILINE), name
 
 
 class Denies:

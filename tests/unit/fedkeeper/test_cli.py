@@ -32,6 +32,12 @@ def test_help_fits_80_columns_and_ends_with_an_example(path: str) -> None:
     assert run_here(*path.split(), "--help", COLUMNS=str(WIDTH)).stdout == shown.stdout
 
 
+@pytest.mark.parametrize("path", ["", *(path for path, found in COMMANDS.items() if hasattr(found, "list_commands"))])
+def test_no_line_of_a_list_of_commands_is_cut(path: str) -> None:
+    shown = run_here(*path.split(), "-h", COLUMNS=str(WIDTH)).stdout.partition("Commands:")[2].splitlines()
+    assert [line for line in shown if line.endswith("...")] == []
+
+
 @pytest.mark.parametrize("line", sorted(line for lines in examples.EXAMPLES.values() for line in lines))
 def test_an_example_is_a_command_line_that_is_accepted(line: str) -> None:
     program, *words = shlex.split(line)
