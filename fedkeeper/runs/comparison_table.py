@@ -10,8 +10,6 @@ from fedkeeper.display.columns import Column
 from fedkeeper.results import Combination, ComparedRun, Comparison, Statistics
 from fedkeeper.runs import grid
 
-DIGEST_SHOWN: Final = 12
-
 FAILED: Final = "failed"
 
 TAKEN: Final = ("run", "seed", "best", "runs", "rounds", "time", "digest")
@@ -101,7 +99,7 @@ def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]
         *([] if comparison.better is None else [Part(Column("best", 1), [_best(run) for run in runs])]),
         Part(Column("rounds", 3), [str(run.rounds) for run in runs]),
         Part(Column("time", 4), [units.format_duration(run.seconds) for run in runs]),
-        Part(Column("digest", 2), [run.digest[:DIGEST_SHOWN] for run in runs]),
+        Part(Column("digest", 2), [units.short_digest(run.digest) for run in runs]),
     ]
 
 

@@ -17,7 +17,6 @@ class Interruption:
         is_asked: whether the run is to end after the open round.
         is_over: whether that round is over.
         is_told: whether the run is to end at once.
-        has_ended: whether the job itself has ended.
     """
 
     round: int = 0
@@ -26,7 +25,6 @@ class Interruption:
     is_asked: bool = False
     is_over: bool = False
     is_told: bool = False
-    has_ended: bool = False
 
     def receive(self, number: int) -> bool:
         """Note a signal, and return whether the run may go on to the end of its open round.
@@ -54,7 +52,7 @@ class Interruption:
                 self.round = 0
                 self.is_over = self.is_asked
             case event if isinstance(event, FINAL_EVENTS):
-                self.has_ended, self.round, self.is_over = True, 0, False
+                self.round, self.is_over = 0, False
             case _:
                 pass
         return self.is_over
