@@ -23,7 +23,6 @@ from fedkeeper.configs import Spec
 from fedkeeper.errors import JobFailed, JobStopped, Missing
 from fedkeeper.local_run import Options, Prepared
 from fedkeeper.options import FOLDER
-from fedkeeper.runs import unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.run import Run, load_run
 
@@ -127,9 +126,8 @@ def _train(prepared: Prepared, console: Console, resumed: Path | None = None) ->
             exc.run = load_run(folders[0])
         raise
     except KeyboardInterrupt:
-        with contextlib.suppress(Missing, IndexError):  # nothing has begun, or nothing is left to do
-            text = unfinished.how_to_go_on(folders[0], unfinished.read(folders[0]))
-            console.print(f"stopped; {text}", markup=False, soft_wrap=True)
+        if until.stopped:
+            console.print(until.stopped, markup=False, soft_wrap=True)
         raise
     return load_run(folders[0])
 

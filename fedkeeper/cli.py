@@ -1,11 +1,12 @@
 """The command line `fedkeeper`: its commands, in the order in which `fedkeeper --help` lists them."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from fedkeeper import running
+from fedkeeper import running, screen
 from fedkeeper.commands import (
     bridge,
     clients,
@@ -28,6 +29,7 @@ from fedkeeper.commands import (
     up,
     watch,
 )
+from fedkeeper.exit_codes import ExitCode
 
 
 class Commands(TyperGroup):
@@ -41,9 +43,13 @@ class Commands(TyperGroup):
         return command
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        with running.exit_on_user_error():
-            return super().invoke(ctx)
+        """Run a command. Ctrl-C ends it also where `running.run` does not, such as at a download before it."""
+        try:
+            with running.exit_on_user_error():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            screen.say("stopped")
+            sys.exit(ExitCode.INTERRUPTED)
 
 
 app = typer.Typer(

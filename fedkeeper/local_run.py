@@ -15,9 +15,10 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, files, own_system, running, site_settings, system
+from fedkeeper import configs, files, own_system, site_settings, system
+from fedkeeper.display import hints
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
-from fedkeeper.options import FOLDER, Reveal
+from fedkeeper.options import FOLDER, Reveal, url_option
 from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import follow, unfinished
@@ -150,7 +151,7 @@ async def train(
         console: where it is shown.
         on_folder: called with the folder of its results as soon as the job has an id.
         detail: how much is said about the job.
-        until: ends this before the job has ended; None: nothing does.
+        until: ends this before the job has ended, and is told how to go on with it; None: nothing ends it.
         resumed: the folder of a run of this job to go on with; None: a new run.
         on_saved: called with what was saved.
 
@@ -169,11 +170,12 @@ async def train(
     folder, run = _begin(prepared) if resumed is None else (resumed, unfinished.read(resumed))
     on_folder(folder)
     until = until or Interruption()
-    with _kept_until_the_end(folder, run, until, console, is_known=resumed is not None):
+    with _kept_until_the_end(folder, run, prepared.options.url, until, console, is_known=resumed is not None):
         then = "submitting the job" if resumed is None else f"going on with job {run.job}"
         async with _open(prepared, folder, console, detail, then) as client:
             if resumed is None:
                 await client.register(prepared.clients)
+                until.is_submitted = True
                 await client.submit(prepared.job, job_id=run.job, timeout_s=SUBMIT_S)
             return await follow.follow(
                 client, run.job, console, folder=folder, detail=detail, until=until, on_saved=on_saved
@@ -207,29 +209,37 @@ async def _open(prepared: Prepared, folder: Path, console: Console, detail: Deta
 
 @contextlib.contextmanager
 def _kept_until_the_end(
-    folder: Path, run: Unfinished, until: Interruption, console: Console, *, is_known: bool = False
+    folder: Path, run: Unfinished, url: str, until: Interruption, console: Console, *, is_known: bool
 ) -> Iterator[None]:
     """Delete what a run keeps when its job has ended and its results are saved, or if there is nothing to go on with.
+
+    A job on a broker that others have started goes on to exist, so it can be gone on with as soon as it is accepted.
 
     Args:
         folder: the run's folder.
         run: the run.
-        until: knows how far the job is.
-        console: where it is said how to go on, when everything has ended.
-        is_known: whether rounds were completed before.
+        url: the broker's address; empty: it is the run's own one.
+        until: knows how far the job is, and is told how to go on with an interrupted run, when everything has ended.
+        console: where this is said if the run has failed.
+        is_known: whether the job was accepted before.
     """
     try:
         yield
     except (asyncio.CancelledError, Exception) as exc:
-        has_rounds = is_known or until.done > 0
-        if isinstance(exc, JobFailed | JobStopped) or not (has_rounds or isinstance(exc, ServerFailed)):
+        has_job = is_known or until.done > 0 or (bool(run.broker) and until.total is not None)
+        if isinstance(exc, JobFailed | JobStopped) or not (has_job or isinstance(exc, ServerFailed)):
             unfinished.end(folder)
+            if isinstance(exc, asyncio.CancelledError) and run.broker and until.is_submitted:
+                until.stopped = hints.goes_on(run.job, url_option(url))
         elif isinstance(exc, asyncio.CancelledError):
-            running.say_when_stopped(f"stopped; {unfinished.how_to_go_on(folder, run)}")
-        elif has_rounds:
-            console.print(unfinished.how_to_go_on(folder, run), markup=False, soft_wrap=True)
+            until.stopped = f"stopped; {unfinished.how_to_go_on(folder, url)}"
+        elif has_job:
+            console.print(unfinished.how_to_go_on(folder, url), markup=False, soft_wrap=True)
         raise
-    if not until.is_over:
+    if until.is_over:
+        done = f"stopped after {until.done} of {until.total} rounds"
+        until.stopped = f"{done}; {unfinished.how_to_go_on(folder, url)}"
+    else:
         unfinished.end(folder)
 
 
@@ -248,6 +258,27 @@ def _unfinished(job: str, prepared: Prepared) -> Unfinished:
     )
 
 
+def check_same_broker(what: str, broker: str, url: str) -> None:
+    """Check that what goes on does so on the broker that has its jobs.
+
+    Args:
+        what: what goes on, such as `this sweep`.
+        broker: the address of its broker; empty: a broker of its own.
+        url: the given URL; empty: none.
+
+    Raises:
+        BadOption: they are not the same.
+        BadUrl: the URL can't be used.
+    """
+    address = BrokerUrl.parse(url).address if url else ""
+    if address == broker:
+        return
+    if not broker:
+        raise BadOption(f"{what} has a broker of its own: leave out --url")
+    where = f"{what} is on the broker {broker}"
+    raise BadOption(f"{where}, not on {address}: give its --url" if url else f"{where}: give its --url")
+
+
 def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -> Prepared:
     """Get what a run needs that is to go on, as `prepare` does.
 
@@ -258,16 +289,15 @@ def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -
 
     Raises:
         Missing: there is nothing to go on with.
-        BadOption: the job is on a broker that was not given, or the folder can't be written.
+        BadOption: the job is on another broker than the given one, or the folder can't be written.
         ClientError: the code, the data or a setting can't be used.
     """
     run = unfinished.read(folder)
-    if run.broker and not given.url:
-        raise BadOption(f"the job of {folder} is on the broker {run.broker}: give its --url")
+    check_same_broker(f"the job of {folder}", run.broker, given.url)
     options = dataclasses.replace(
         given,
         out=folder,
-        url=given.url if run.broker else "",
+        url=given.url,
         folder=given.folder if given.folder != FOLDER else Path(run.folder),
         workers=given.workers or run.workers,
         code=given.code or (None if run.code is None else Path(run.code)),

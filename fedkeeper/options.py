@@ -171,7 +171,16 @@ def url_option(url: str) -> str:
     Args:
         url: the value of this command's option, or of its variable. A password in it is not shown.
     """
-    if not url or url == (os.environ.get(URL_VARIABLE) or note.read()):
+    return "" if url == (os.environ.get(URL_VARIABLE) or note.read()) else own_url_option(url)
+
+
+def own_url_option(url: str) -> str:
+    """Return the same option for a command that looks nowhere else for its broker; empty: there is none.
+
+    Args:
+        url: the value of this command's option. A password in it is not shown.
+    """
+    if not url:
         return ""
     address = BrokerUrl.parse(url)
     return f" --url {shlex.quote(url if address.password is None else str(address))}"

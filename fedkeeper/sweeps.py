@@ -1,5 +1,6 @@
 """Sweeps from their beginning, or from where they were stopped, to their comparison."""
 
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -16,12 +17,14 @@ from broker.messages.register import ClientRecord
 from fedkeeper import configs, local_run, own_data, own_system, screen, system
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.local_run import Options
+from fedkeeper.options import own_url_option
 from fedkeeper.results import Swept
 from fedkeeper.runs import comparison, grid, plot, stored, sweep_plan, sweeping
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs.grid import Axis
 from fedkeeper.runs.sweep_plan import Machine, Plan
 from fedkeeper.runs.sweep_view import SweepView
+from fedkeeper.runs.sweeping import Pending
 from fedkeeper.sdk import connect
 from fedkeeper.system import Settings
 
@@ -57,7 +60,7 @@ class Sweep:
     @property
     def resume_hint(self) -> str:
         """How to go on with it, as a command."""
-        return f"fedkeeper sweep --resume {self.folder}" + (" --url URL" if self.url else "")
+        return f"fedkeeper sweep --resume {shlex.quote(str(self.folder))}{own_url_option(self.url)}"
 
 
 def read_job(file: str, overrides: tuple[str, ...], axes: tuple[Axis, ...]) -> dict[str, Any]:
@@ -138,11 +141,11 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
 
     Raises:
         Missing: it is no folder of a sweep.
-        BadOption: the sweep uses a running system, and the URL is missing.
+        BadOption: the sweep uses another system than the one at the URL.
+        BadUrl: the URL can't be used.
     """
     plan = sweep_plan.read(folder)
-    if plan.broker and not url:
-        raise BadOption(f"this sweep runs on {plan.broker}: give its --url again")
+    local_run.check_same_broker("this sweep", plan.broker, url)
     changes = {name: value for name in machine.__struct_fields__ if (value := getattr(machine, name))}
     plan = msgspec.structs.replace(plan, machine=msgspec.structs.replace(plan.machine, **changes))
     return Sweep(plan, stored.behind_link(folder), url)
@@ -194,8 +197,12 @@ async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -
     sweep_plan.write(sweep.plan, sweep.folder)
     run_folder.mark_latest(sweep.folder)
     runs, total = sweeping.pending(sweep.plan, sweep.folder), grid.count(sweep.plan.grid, sweep.plan.seeds)
-    if not runs:
-        return
+    if runs:
+        await _run(sweep, settings, runs, total, quiet=quiet)
+    shutil.rmtree(sweep.store, ignore_errors=True)
+
+
+async def _run(sweep: Sweep, settings: Settings | None, runs: list[Pending], total: int, *, quiet: bool) -> None:
     async with AsyncExitStack() as stack:
         url = sweep.url
         if settings is not None:
@@ -206,7 +213,6 @@ async def run(sweep: Sweep, settings: Settings | None, *, quiet: bool = False) -
         view = SweepView(screen.console(), [each.run for each in runs], total, quiet=quiet)
         with view:
             await sweeping.run_all(client, runs, at_once=min(sweep.at_once, len(runs)), view=view)
-    shutil.rmtree(sweep.store, ignore_errors=True)
 
 
 def compare(sweep: Sweep, *, metric: str = "") -> Swept:
@@ -225,9 +231,9 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
     phases = Counter(run.ended.phase for run in runs if run.ended)
     if phases["completed"]:
         try:
-            picture = plot.draw(runs, sweep.folder / f"{compared.metric}.png", metric=metric)
+            picture = plot.draw(runs, sweep.folder / plot.file_name(compared.metric), metric=metric)
             compared = msgspec.structs.replace(compared, plot=str(picture))
-        except Missing as exc:
+        except (Missing, BadOption) as exc:
             screen.say(f"no plot: {exc}", style="yellow")
     return Swept(
         folder=str(sweep.folder),

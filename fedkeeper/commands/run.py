@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -31,7 +32,7 @@ from fedkeeper.options import (
     Workers,
 )
 from fedkeeper.results import Fetched
-from fedkeeper.runs import run_log, unfinished
+from fedkeeper.runs import run_log
 from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
 
@@ -90,33 +91,30 @@ def run(
 
 def _train(prepared: Prepared, resumed: Path | None, detail: Detail, *, as_json: bool) -> None:
     """Train a job, or go on with that of a folder; print its model's path. Exit the process if it was interrupted."""
-    console, until, models, folders = screen.console(), Interruption(), list[Path](), list[Path]()
+    console, until, models = screen.console(), Interruption(), list[Path]()
 
     def on_signal(number: int) -> bool:
         if goes_on := until.receive(number):
             console.print(f"ending after round {until.round}; Ctrl-C again ends at once", style="yellow")
         return goes_on
 
-    with run_log.open_log(prepared.options.folder, verbose=detail is Detail.ALL) as log:
+    def on_saved(saved: Fetched) -> None:
+        if as_json:
+            results.print_json(saved)
 
-        def on_folder(folder: Path) -> None:
-            folders.append(folder)
-            log.move_to(folder)
-
-        def on_saved(saved: Fetched) -> None:
-            if as_json:
-                results.print_json(saved)
-
-        async def work() -> None:
+    async def work(on_folder: Callable[[Path], None]) -> None:
+        try:
             model = await local_run.train(
                 prepared, console, on_folder, detail, until=until, resumed=resumed, on_saved=on_saved
             )
-            models.extend([] if model is None or as_json else [model])
+        finally:
+            running.say_when_stopped(until.stopped or running.STOPPED)
+        models.extend([] if model is None or as_json else [model])
 
-        running.run(work(), on_signal=on_signal)
+    with run_log.open_log(prepared.options.folder, verbose=detail is Detail.ALL) as log:
+        running.run(work(log.move_to), on_signal=on_signal)
     for model in models:
         screen.echo(str(model))
     if until.is_over:
-        text = unfinished.how_to_go_on(folders[0], unfinished.read(folders[0]))
-        screen.say(f"stopped after {until.done} of {until.total} rounds; {text}")
+        screen.say(until.stopped)
         sys.exit(ExitCode.INTERRUPTED)

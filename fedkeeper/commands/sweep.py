@@ -85,7 +85,7 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
     settings = None
     if not sweep.url:
         settings, notices = sweeps.settings(sweep, os.environ)
-        for notice in notices:
+        for notice in () if quiet else notices:
             screen.say(notice)
     goes_on = "the jobs that were begun go on; this follows them and" if sweep.url else "this"
     stopped = f"stopped; {goes_on} runs what is missing: {sweep.resume_hint}"

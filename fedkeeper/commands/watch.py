@@ -1,6 +1,8 @@
 """The command `fedkeeper watch`: follows one job or all jobs."""
 
+import contextlib
 from collections import defaultdict
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -62,7 +64,14 @@ async def watch(
         else:
             running.say_when_stopped(hints.goes_on(job, url_option(url)))
             folder = None if out is None else run_folder.choose(out, job, (await sdk.job(job)).created_s)
-            await follow.follow(sdk, job, screen.console(), folder=folder, detail=detail)
+            await follow.follow(
+                sdk,
+                job,
+                screen.console(),
+                folder=folder,
+                detail=detail,
+                on_end=lambda: running.say_when_stopped(hints.has_ended(job, url_option(url))),
+            )
 
 
 def _start(job: str | None, since: str, *, every: bool) -> Start:
@@ -82,9 +91,10 @@ def _start(job: str | None, since: str, *, every: bool) -> Start:
 
 async def _print_json(sdk: Client, job: str | None, start: Start) -> None:
     last: Progress | None = None
-    async for progress in sdk.watch(job, on_reach=follow.reach_notice(screen.console()), start=start):
-        last, event = progress, progress.event
-        results.print_json(JobEvent(job=progress.job, what=event.what, time_s=progress.time_s, event=event))
+    async with contextlib.aclosing(_events(sdk, job, start)) as events:
+        async for progress in events:
+            last, event = progress, progress.event
+            results.print_json(JobEvent(job=progress.job, what=event.what, time_s=progress.time_s, event=event))
     if job is not None:
         follow.raise_for_end(job, last)
 
@@ -93,9 +103,14 @@ async def _print_lines(sdk: Client, start: Start, detail: Detail) -> None:
     """Print what happens to all jobs, each line with its time and its job."""
     known = {record.id: JobLines(record.job) for record in await sdk.jobs() if not record.has_ended}
     jobs = defaultdict(JobLines, known)
-    async for progress in sdk.watch(on_reach=follow.reach_notice(screen.console()), start=start):
-        for line in _lines(progress, jobs[progress.job], detail):
-            screen.echo(line)
+    async with contextlib.aclosing(_events(sdk, None, start)) as events:
+        async for progress in events:
+            for line in _lines(progress, jobs[progress.job], detail):
+                screen.echo(line)
+
+
+def _events(sdk: Client, job: str | None, start: Start) -> AsyncGenerator[Progress, None]:
+    return sdk.watch(job, on_reach=follow.reach_notice(screen.console()), start=start)
 
 
 def _lines(progress: Progress, shown: JobLines, detail: Detail) -> list[str]:

@@ -17,6 +17,8 @@ class Interruption:
         is_asked: whether the run is to end after the open round.
         is_over: whether that round is over.
         is_told: whether the run is to end at once.
+        is_submitted: whether the broker may have the job, also before the server has accepted it.
+        stopped: how a person goes on with the run that was interrupted; empty: nothing is left of it.
     """
 
     round: int = 0
@@ -25,6 +27,8 @@ class Interruption:
     is_asked: bool = False
     is_over: bool = False
     is_told: bool = False
+    is_submitted: bool = False
+    stopped: str = ""
 
     def receive(self, number: int) -> bool:
         """Note a signal, and return whether the run may go on to the end of its open round.

@@ -1,13 +1,14 @@
 """Plots runs: what was measured by round, and where the time of a round went."""
 
 import io
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from broker.messages.job import Job
-from broker.support import installing
+from broker.support import installing, texts
 from fedkeeper import files
 from fedkeeper.errors import BadOption, Missing, NotSaved
 from fedkeeper.runs import comparison, grid, stored
@@ -25,6 +26,9 @@ PHASES: Final = ("invocation_s", "clients_start_s", "training_s", "aggregation_s
 
 LEGEND_ROOM: Final = 0.3
 """Free room beside the bars, as a share of the longest."""
+
+MAX_NAME: Final = 80
+"""Longest name of a picture. Characters."""
 
 COLOURS: Final = 10
 """So many curves have colours of their own in matplotlib's cycle; more take theirs from a map."""
@@ -60,7 +64,12 @@ def default_name(rows: list[dict[str, Any]], job: Job | None = None, metric: str
     Raises:
         BadOption: the metric was not measured.
     """
-    return f"{metrics.choose(job, rows, metric).name}.png"
+    return file_name(metrics.choose(job, rows, metric).name)
+
+
+def file_name(metric: str) -> str:
+    """Return the name of a metric's picture. Whatever strangers have called the metric, it is a visible plain file."""
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', metric).lstrip('.-')[:MAX_NAME] or 'metric'}.png"
 
 
 def draw(runs: Sequence[StoredRun], path: Path, *, metric: str = "") -> Path:
@@ -127,9 +136,13 @@ def _named_groups(runs: Sequence[StoredRun]) -> list[tuple[str, Group]]:
     for label, group in zip(labels, found, strict=True):
         is_unique = label and labels.count(label) == 1
         name = label if is_unique else group.runs[0].name if len(group.runs) == 1 else f"{len(group.runs)} seeds"
-        # matplotlib reads text between dollars as a formula.
-        named.append((name.replace("$", r"\$"), group))
+        named.append((_plain(name), group))
     return named
+
+
+def _plain(text: str) -> str:
+    """Return a text as matplotlib shows it as it is: between dollars it would read a formula."""
+    return texts.cleaned(text, keep="").replace("$", r"\$")
 
 
 def _plot_curves(axes: Any, metric: Metric, named: Sequence[tuple[str, Group]]) -> None:
@@ -146,7 +159,8 @@ def _plot_curves(axes: Any, metric: Metric, named: Sequence[tuple[str, Group]]) 
             low, high = ([point.mean + sign * point.sd for point in points] for sign in (-1, 1))
             axes.fill_between(rounds, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     spreads = any(len(group.runs) > 1 for _, group in named)
-    axes.set(title=f"{metric.title} (mean ± standard deviation)" if spreads else metric.title, xlabel="round")
+    title = _plain(metric.title)
+    axes.set(title=f"{title} (mean ± standard deviation)" if spreads else title, xlabel="round")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
 

@@ -32,11 +32,13 @@ class Recorder:
         folder: the job's folder, created at the first event.
         job: the job as accepted; None: not known yet, or a newer server accepted a job that this version can't read.
         rounds: the rows that metrics.jsonl has so far.
+        is_latest: whether `latest` beside the folder points to it from then on.
     """
 
     folder: Path
     job: Job | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    is_latest: bool = True
     _metrics: Lines | None = None
     _clients: Lines | None = None
     _times_s: dict[int, float] = field(default_factory=dict)
@@ -91,6 +93,9 @@ class Recorder:
         self.job = job
         files.write(self.folder / "job.toml", jobs.to_toml(job).encode())
         self._metrics, self._clients = (Lines(self.folder / f"{name}.jsonl") for name in ("metrics", "clients"))
+        # Now, and not at the end: a run that is killed goes on by it.
+        if self.is_latest:
+            run_folder.mark_latest(self.folder)
 
     def finish(self) -> None:
         """Write what is known of the completed rounds: nothing more is expected.
@@ -114,7 +119,7 @@ class Recorder:
             time_s = self._times_s.pop(round_, None)
             metrics = metrics_row(self._completed.pop(round_), *evaluations, time_s=time_s)
             self.rounds.append(metrics)
-            _append(self._metrics, metrics)
+            _append(self._metrics, round_, [metrics])
 
     def _is_evaluation_expected(self, round_: int) -> bool:
         """Whether an evaluation of a completed round is still to come."""
@@ -131,16 +136,16 @@ class Recorder:
     def _write_clients(self, round_: int, clients: Iterable[str]) -> None:
         """Write what each client of a round has answered, and where it trained."""
         answered = {client for number, client in self._counted if number == round_}
-        for client in sorted({*clients, *answered}):
-            key = round_, client
-            _append(self._clients, client_row(*key, self._counted.get(key), self._training.get(key)))
+        keys = [(round_, client) for client in sorted({*clients, *answered})]
+        rows = [client_row(*key, self._counted.get(key), self._training.get(key)) for key in keys]
+        _append(self._clients, round_, rows)
         self._counted = {key: counted for key, counted in self._counted.items() if key[0] > round_}
         self._training = {key: training for key, training in self._training.items() if key[0] > round_}
 
 
-def _append(lines: Lines | None, row: dict[str, Any]) -> None:
+def _append(lines: Lines | None, round_: int, rows: Iterable[dict[str, Any]]) -> None:
     if lines is not None:
-        lines.append(msgspec.json.encode(row))
+        lines.append(round_, map(msgspec.json.encode, rows))
 
 
 def client_row(

@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import ModelEvaluated, Progress
 from fedkeeper import files
-from fedkeeper.errors import Missing
+from fedkeeper.errors import BadOption, Missing
 from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, plot, run_log, summary
@@ -114,7 +114,7 @@ def _plot(recorder: Recorder) -> tuple[list[str], list[str]]:
         return [], []
     try:
         picture = plot.plot([recorder.folder], recorder.folder / plot.default_name(recorder.rounds, recorder.job))
-    except Missing as exc:
+    except (Missing, BadOption) as exc:
         return [], [f"no plot: {exc}"]
     return [picture.name], []
 

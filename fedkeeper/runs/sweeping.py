@@ -1,18 +1,20 @@
 """Runs the jobs of a sweep, several side by side, and leaves each one's results in the sweep's folder."""
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from broker.errors import CorruptPayload
 from broker.messages import job_file
-from broker.messages.errors import JobError
+from broker.messages.errors import JobError, NoSuchModel
 from broker.messages.progress import JobCancelled, JobCompleted, Progress
 from broker.support.tasks import task_group
 from fedkeeper import files
 from fedkeeper.display import sentences
-from fedkeeper.errors import JobRefused
+from fedkeeper.errors import JobRefused, NoSuchJob
 from fedkeeper.runs import saving, stored, sweep_plan
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
@@ -82,7 +84,7 @@ async def _work(sdk: Client, waiting: Iterator[Pending], view: SweepView) -> Non
         # Also a job that is never accepted is compared with the others.
         each.folder.mkdir(parents=True, exist_ok=True)
         files.write(each.folder / "job.toml", job_file.to_toml(each.run.job).encode())
-        recorder = Recorder(each.folder)
+        recorder = Recorder(each.folder, is_latest=False)
         ended = await _run(sdk, each, recorder, view)
         stored.write_ended(each.folder, ended)
         view.end(each.run, ended, recorder)
@@ -93,16 +95,13 @@ async def _run(sdk: Client, each: Pending, recorder: Recorder, view: SweepView) 
     try:
         # A job that the broker has under this id is this one: it was started before, and may have ended.
         job = await sdk.submit(msgspec.structs.replace(each.run.job, id=each.job), timeout_s=SUBMIT_S)
-    except (JobRefused, JobError) as exc:
+        last = await _follow(sdk, job, each.run, recorder, view)
+        if last is not None and isinstance(last.event, JobCompleted):
+            await _save(sdk, job, recorder)
+    except (JobRefused, JobError, NoSuchJob, NoSuchModel, CorruptPayload) as exc:
         return Ended(each.job, "failed", str(exc))
-    last: Progress | None = None
-    async for progress in sdk.watch(job):
-        last = progress
-        recorder.record(progress)
-        view.update(each.run, progress)
     match last:
         case Progress(event=JobCompleted()):
-            await _save(sdk, job, recorder)
             return Ended(job, "completed")
         case Progress(event=JobCancelled() as event):
             return Ended(job, "cancelled", sentences.sentence(event))
@@ -110,6 +109,17 @@ async def _run(sdk: Client, each: Pending, recorder: Recorder, view: SweepView) 
             return Ended(job, "failed", sentences.sentence(event).removeprefix("failed: "))
         case None:
             return Ended(job, "failed", "it ended without a final event")
+
+
+async def _follow(sdk: Client, job: str, run: PlannedRun, recorder: Recorder, view: SweepView) -> Progress | None:
+    """Show and record a job to its end; return its last event."""
+    last: Progress | None = None
+    async with contextlib.aclosing(sdk.watch(job)) as events:
+        async for progress in events:
+            last = progress
+            recorder.record(progress)
+            view.update(run, progress)
+    return last
 
 
 async def _save(sdk: Client, job: str, recorder: Recorder) -> None:

@@ -4,6 +4,7 @@ With both, `fedkeeper run --resume` starts the same system over the store, and t
 """
 
 import contextlib
+import shlex
 import shutil
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ import msgspec
 from fedkeeper import files
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, Missing, NotSaved
+from fedkeeper.options import own_url_option
 from fedkeeper.runs import model_file, run_log
 
 FILE: Final = "unfinished.json"
@@ -71,8 +73,8 @@ def begin(folder: Path, run: Unfinished) -> None:
 def _check_unused(folder: Path) -> None:
     if (folder / FILE).exists() or (folder / STORE).exists():
         raise BadOption(
-            f"{folder} has a run of this job that has not ended: `fedkeeper run --resume {folder}` goes on with it; "
-            "to begin anew, delete the folder"
+            f"{folder} has a run of this job that has not ended: `fedkeeper run --resume {shlex.quote(str(folder))}` "
+            "goes on with it; to begin anew, delete the folder"
         )
     if (folder / model_file.NAME).exists():
         raise BadOption(f"{folder} has the results of a job with this id: give the job another id, or another --out")
@@ -116,16 +118,16 @@ def end(folder: Path) -> None:
         folder.rmdir()
 
 
-def how_to_go_on(folder: Path, run: Unfinished) -> str:
+def how_to_go_on(folder: Path, url: str) -> str:
     """Return how a person goes on with a run, and what it takes until then.
 
     Args:
         folder: the run's folder.
-        run: its options.
+        url: the address of the broker that has the job; empty: it is the store in the folder.
     """
-    option = f" --url {run.broker}" if run.broker else ""
-    text = f"to go on with it:\n\n  fedkeeper run --resume {folder}{option}\n"
-    if run.broker:
+    command = f"fedkeeper run --resume {shlex.quote(str(folder))}{own_url_option(url)}"
+    text = f"to go on with it:\n\n  {command}\n"
+    if url:
         return text
     size = format_size(files.size_of(folder / STORE))
     return f"{text}\nuntil then {folder / STORE} keeps the job: {size}, with its broker's password"

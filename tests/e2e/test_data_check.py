@@ -84,12 +84,9 @@ async def test_a_site_says_what_its_clients_data_is(nats_server: NatsServer, fol
         {"name": "y", "dtype": "int64"},
     ]
     assert (reports["table"]["samples"], reports["table"]["is_readable"]) == (2, True)
-    register = await cli(nats_server, tmp_path, "clients")
-    assert {line.split()[0]: line.split()[-2] for line in register.splitlines()[1:]} == {
-        "lost": "?",
-        "shard": "5",
-        "table": "2",
-    }
+    register = (await cli(nats_server, tmp_path, "clients", "--json")).splitlines()
+    samples = {client["client"]: client["samples"] for client in map(json.loads, register)}
+    assert samples == {"lost": 0, "shard": 5, "table": 2}
     for said in (table, everything, *lines, site.output):
         assert not any(value in said for value in PLANTED)
 

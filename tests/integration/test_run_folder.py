@@ -25,7 +25,7 @@ from broker.support.tasks import task_group
 from fedkeeper import files, local_run, own_system
 from fedkeeper.errors import BadOption, JobFailed, Missing, NotSaved
 from fedkeeper.local_run import Options, Prepared
-from fedkeeper.runs import model_file, unfinished
+from fedkeeper.runs import model_file, stored, unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.sdk import Client
 from fedkeeper.system import Settings
@@ -97,11 +97,12 @@ class Runs:
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        self.url = ""
         self.said = io.StringIO()
         self.folders: list[Path] = []
 
     async def train(self, job: Job, **options: Any) -> Path | None:
-        prepared = Prepared(job, [], Options(out=self.out), Settings(self.out, 1), ())
+        prepared = Prepared(job, [], Options(out=self.out, url=self.url), Settings(self.out, 1), ())
         console = Console(file=self.said, width=1000)
         return await local_run.train(prepared, console, self.folders.append, **options)
 
@@ -141,6 +142,9 @@ async def test_the_first_ctrl_c_ends_after_the_open_round_and_the_run_goes_on(sy
     system.go_on.set()
     assert await train == runs.folder / "model.safetensors"
     assert (until.is_over, until.done, until.total) == (True, 2, 4)
+    assert until.stopped.startswith(
+        f"stopped after 2 of 4 rounds; to go on with it:\n\n  fedkeeper run --resume {runs.out}"
+    )
     assert runs.left == RESULTS | KEPT
     assert [json.loads(line)["round"] for line in (runs.folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     await runs.train(fakes.job(stop={"rounds": 4}), resumed=runs.folder)
@@ -163,10 +167,40 @@ async def test_a_run_that_is_told_to_end_keeps_its_last_model(system: System, ru
         await train
     assert runs.left == RESULTS | KEPT
     assert model_file.verified(runs.folder / "model.safetensors")["round"] == "2"
-    run = unfinished.read(runs.folder)
-    text = unfinished.how_to_go_on(runs.folder, run)
-    assert f"fedkeeper run --resume {runs.folder}\n" in text
-    assert "keeps the job: 6 B, with its broker's password" in text
+    assert f"stopped; to go on with it:\n\n  fedkeeper run --resume {runs.folder}\n" in until.stopped
+    assert "keeps the job: 6 B, with its broker's password" in until.stopped
+
+
+async def test_a_run_that_ended_without_a_last_word_goes_on_by_the_link_to_it(system: System, runs: Runs) -> None:
+    await runs.train(fakes.job("earlier"))
+    system.waits_in, until = 2, Interruption()
+    train = asyncio.create_task(runs.train(fakes.job(stop={"rounds": 3}), until=until))
+    await soon(lambda: until.round == 2)
+    train.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await train
+    assert not (runs.folder / model_file.NAME).exists(), "nothing was saved, as after a kill"
+    system.go_on.set()
+    await runs.train(fakes.job(stop={"rounds": 3}), resumed=stored.behind_link(runs.out / "latest"))
+    assert (runs.left, runs.folder.name.endswith("-earlier")) == (RESULTS, False)
+
+
+async def test_a_plot_that_cant_be_written_is_a_note(
+    system: System, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert system
+    write = files.write
+
+    def fill(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            raise NotSaved(path, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", fill)
+    assert await runs.train(fakes.job()) == runs.folder / model_file.NAME
+    assert runs.left == RESULTS - {"accuracy.png"}
+    assert "no plot: can't write the plot to" in runs.said.getvalue()
+    assert "written to" in runs.said.getvalue()
 
 
 async def test_before_the_first_round_is_complete_nothing_is_kept(system: System, runs: Runs) -> None:
@@ -177,6 +211,42 @@ async def test_before_the_first_round_is_complete_nothing_is_kept(system: System
     with pytest.raises(asyncio.CancelledError):
         await train
     assert not runs.left & KEPT
+    assert until.stopped == ""
+
+
+async def test_a_job_on_a_running_broker_is_gone_on_with_also_before_its_first_round_is_complete(
+    system: System, memory_url: str, runs: Runs
+) -> None:
+    runs.url, system.waits_in, until = memory_url, 1, Interruption()
+    train = asyncio.create_task(runs.train(fakes.job(), until=until))
+    await soon(lambda: until.round == 1)
+    train.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await train
+    assert runs.left >= {"job.toml", "unfinished.json"}
+    assert until.stopped == f"stopped; to go on with it:\n\n  fedkeeper run --resume {runs.folder} --url {memory_url}\n"
+    system.go_on.set()
+    assert await runs.train(fakes.job(), resumed=runs.folder) == runs.folder / "model.safetensors"
+
+
+async def test_a_job_that_a_running_broker_may_have_is_named(
+    system: System, memory_url: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def wait(*_: Any, **__: Any) -> None:
+        is_submitting.set()
+        await asyncio.Event().wait()
+
+    assert system
+    runs.url, until, is_submitting = memory_url, Interruption(), asyncio.Event()
+    monkeypatch.setattr(Client, "submit", wait)
+    train = asyncio.create_task(runs.train(fakes.job("mine"), until=until))
+    async with asyncio.timeout(60):
+        await is_submitting.wait()
+    train.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await train
+    assert not runs.folder.exists()
+    assert f"fedkeeper cancel mine --url {memory_url}" in until.stopped.replace(runs.folder.name[11:], "mine")
 
 
 async def test_a_failed_job_leaves_its_results_and_no_store(system: System, runs: Runs) -> None:
@@ -238,13 +308,32 @@ def test_a_run_goes_on_with_the_options_that_it_had(tmp_path: Path) -> None:
         unfinished.read(tmp_path / "nowhere")
 
 
+def test_how_to_go_on_can_be_pasted() -> None:
+    url = "tls://site@backbone:4222?ca_file=/etc/ca.pem&password_file=/etc/site password"
+    text = unfinished.how_to_go_on(Path("my runs/mine"), url)
+    assert f"fedkeeper run --resume 'my runs/mine' --url '{url}'\n" in text
+    assert "secret" not in unfinished.how_to_go_on(Path("mine"), "nats://site:secret@backbone")
+
+
 def test_a_run_on_another_broker_asks_for_its_address(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
-    unfinished.begin(folder, unfinished.Unfinished(job="mine", broker="nats://backbone:4222"))
+    unfinished.begin(folder, unfinished.Unfinished(job="mine", broker="nats://backbone:4222", folder=str(tmp_path)))
     (folder / "job.toml").write_text("")
     assert not (folder / "store").exists()
     with pytest.raises(BadOption, match="is on the broker nats://backbone:4222: give its --url"):
         local_run.prepare_again(folder, Options(), environ={})
+    with pytest.raises(BadOption, match="is on the broker nats://backbone:4222, not on nats://other:4222"):
+        local_run.prepare_again(folder, Options(url="nats://other"), environ={})
+    again = local_run.prepare_again(folder, Options(url="nats://u:p@backbone", allow=("timm",)), environ={})
+    assert again.options.url == "nats://u:p@backbone"
+
+
+def test_a_run_on_a_broker_of_its_own_can_not_go_on_elsewhere(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    unfinished.begin(folder, unfinished.Unfinished(job="mine"))
+    (folder / "job.toml").write_text("")
+    with pytest.raises(BadOption, match="has a broker of its own: leave out --url"):
+        local_run.prepare_again(folder, Options(url="nats://backbone"), environ={})
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

@@ -2,19 +2,27 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from broker.base import Broker
+from broker.errors import CorruptPayload
 from broker.messages import progress
+from broker.messages.job_record import JobRecord
+from broker.messages.progress import Progress
 from broker.messages.round import RoundTask
-from fedkeeper.runs import comparison, grid, stored, sweep_plan, sweeping
+from fedkeeper.errors import NoSuchJob, NotSaved
+from fedkeeper.runs import comparison, grid, saving, stored, sweep_plan, sweeping
+from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.sweep_plan import Plan
 from fedkeeper.runs.sweep_view import SweepView
 from fedkeeper.sdk import Client
+from server.models import Which
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, Fleet, running
@@ -64,6 +72,49 @@ async def test_every_run_leaves_its_results_and_one_that_fails_its_reason(
     compared = comparison.compare(stored.read_all([folder]))
     assert [bool(each.last) for each in compared.combinations] == [True, True, False, False]
     assert {each.runs[0].phase for each in compared.combinations} == {"completed", "failed"}
+
+
+async def test_a_job_whose_model_is_lost_fails_and_the_others_go_on(
+    sdk: Client, bus: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept, save = plan("training.batch_size=8,16,32"), saving.save_model
+
+    async def lose(sdk: Client, record: JobRecord, folder: Path, which: Which = "last") -> Path:
+        if (error := errors.get(record.id)) is not None:
+            raise error
+        return await save(sdk, record, folder, which)
+
+    errors = {"demo-3fa9c1-1": CorruptPayload("fl.models.x", "it is missing"), "demo-3fa9c1-2": NoSuchJob("gone")}
+    monkeypatch.setattr(saving, "save_model", lose)
+    await sdk.register(fakes.clients(10))
+    async with running(serve(bus, FakeLearning()), Fleet(bus).serve()):
+        await run(sdk, swept, tmp_path / "sweep")
+    ended = [each.ended for each in _all(tmp_path / "sweep")]
+    assert [each and each.phase for each in ended] == ["failed", "failed", "completed"]
+    assert ended[0] is not None
+    assert ended[0].reason == "fl.models.x: it is missing"
+
+
+async def test_the_events_of_a_job_are_read_no_longer_when_its_metrics_can_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    async def watch(job: str) -> AsyncGenerator[Progress, None]:
+        try:
+            yield Progress(job, progress.JobCancelled(rounds=1, model=None), 0.0, "1")
+        finally:
+            ended.append(job)
+
+    def fail(*_: Any) -> None:
+        raise NotSaved(tmp_path, "No space left on device")
+
+    run, recorder, view = sweep_plan.runs(plan(seeds=2))[0], Recorder(tmp_path), SweepView(Console(), [], 1)
+    monkeypatch.setattr(recorder, "record", fail)
+    sdk: Any = SimpleNamespace(watch=watch)
+    with pytest.raises(NotSaved) as failed:
+        await sweeping._follow(sdk, "mine", run, recorder, view)
+    assert (failed.type, ended) == (NotSaved, ["mine"])
 
 
 async def test_all_combinations_of_all_seeds_have_the_same_cohorts(sdk: Client, bus: Broker, tmp_path: Path) -> None:

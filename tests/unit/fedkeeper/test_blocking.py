@@ -181,6 +181,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
         (folder / "job.toml").write_text("name = 'mine'\n")
         (folder / "metrics.jsonl").write_text("")
         until.round = 3
+        until.stopped = "stopped; fedkeeper run --resume runs/2026-11-27-mine-1"
         os.kill(os.getpid(), signal.SIGINT)
         await soon(lambda: until.is_asked)
 

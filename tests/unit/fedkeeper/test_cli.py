@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import typer
 
-from fedkeeper import __version__
+from fedkeeper import __version__, local_run
 from fedkeeper.cli import app
 from fedkeeper.commands import examples
 from fedkeeper.exit_codes import ExitCode
@@ -77,6 +77,16 @@ def test_wrong_options_and_missing_files_end_with_the_same_code() -> None:
 @pytest.mark.parametrize("path", cli_docs.files(), ids=lambda path: path.name)
 def test_the_committed_pages_are_up_to_date(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == cli_docs.files()[path], "run scripts/wire-docs"
+
+
+def test_ctrl_c_is_answered_also_before_anything_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local_run, "prepare", download)
+    monkeypatch.chdir(tmp_path)
+    done = run_here("run")
+    assert (done.exit_code, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "stopped\n")
 
 
 def test_the_schema_is_one() -> None:

@@ -1,5 +1,6 @@
 """The commands `sweep`, `compare` and `plot`: what is refused before anything starts, and what is printed."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -104,6 +105,17 @@ def test_plot_names_the_picture_after_the_metric(tmp_path: Path, monkeypatch: py
     assert as_json == {"plot": "a.svg", "runs": [str(folder)]}
 
 
+def test_quiet_leaves_out_what_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def run(*_: Any, **__: Any) -> None:
+        pass
+
+    monkeypatch.setattr(sweeps, "settings", lambda *_: (None, ("code: mine.py",)))
+    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.chdir(tmp_path)
+    assert "code: mine.py" in run_here("sweep", "quickstart", "--seeds", "2").stderr
+    assert "code: mine.py" not in run_here("sweep", "quickstart", "--seeds", "2", "--quiet").stderr
+
+
 def plan(**facts: Any) -> Plan:
     return sweep_plan.create(TABLE, grid.parse(["stop.rounds=1,2"]), 1, id="3fa9c1", created_s=1.0, **facts)
 
@@ -123,6 +135,27 @@ def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(t
     sweep_plan.write(begun.plan, begun.folder)
     assert begun.folder.name == "1970-01-01-sweep-demo-3fa9c1"
     assert "secret" not in (begun.folder / "sweep.toml").read_text()
-    with pytest.raises(BadOption, match=r"this sweep runs on .*127.0.0.1:4222.*: give its --url again"):
+    with pytest.raises(BadOption, match=r"this sweep is on the broker .*127.0.0.1:4222: give its --url"):
         sweeps.resume(begun.folder, machine=Machine(), url="")
-    assert sweeps.resume(begun.folder, machine=Machine(), url=url).plan == begun.plan
+    with pytest.raises(BadOption, match=r"this sweep is on the broker .*:4222, not on nats://h:4222: give its --url"):
+        sweeps.resume(begun.folder, machine=Machine(), url="nats://h")
+    again = sweeps.resume(begun.folder, machine=Machine(), url=url)
+    assert again.plan == begun.plan
+    assert again.resume_hint == f"fedkeeper sweep --resume {begun.folder} --url 'nats://user:***@127.0.0.1:4222'"
+
+
+def test_a_sweep_with_a_system_of_its_own_does_not_go_on_elsewhere(tmp_path: Path) -> None:
+    sweep_plan.write(plan(), tmp_path / "my sweep")
+    with pytest.raises(BadOption, match="this sweep has a broker of its own: leave out --url"):
+        sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="nats://h")
+    again = sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="")
+    assert again.resume_hint == f"fedkeeper sweep --resume '{tmp_path}/my sweep'"
+
+
+def test_the_store_of_a_sweep_that_has_nothing_left_to_run_goes(swept: Path) -> None:
+    for folder in swept.glob("demo-*"):
+        stored.write_ended(folder, Ended(folder.name, "completed"))
+    again = sweeps.resume(swept, machine=Machine(folder=str(swept.parent)), url="")
+    again.store.mkdir()
+    asyncio.run(sweeps.run(again, None))
+    assert not again.store.exists()

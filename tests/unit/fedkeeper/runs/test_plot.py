@@ -86,6 +86,29 @@ def test_without_an_accuracy_what_was_measured_is_plotted(
     assert [curve[2] for curve in calls.curves] == values
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("../evil", "_evil.png"),
+        ("val/acc", "val_acc.png"),
+        ("$x^2$", "_x_2_.png"),
+        ("..", "metric.png"),
+        ("a\x1b[31m", "a__31m.png"),
+        ("é" * 300, "_" * 80 + ".png"),
+        ("f1-macro.v2", "f1-macro.v2.png"),
+    ],
+)
+def test_a_metric_of_any_name_is_a_plain_file_and_a_plain_title(
+    calls: DrawingCalls, tmp_path: Path, name: str, file: str
+) -> None:
+    rows = [row(1, None) | {"metrics": {name: 0.5}}]
+    assert plot.default_name(rows) == file
+    plot.plot([job(tmp_path / "one", *rows)], tmp_path / file)
+    title = calls.axes[0].get_title()
+    assert title.replace("\\$", "").count("$") == 0
+    assert title.isprintable()
+
+
 def test_the_first_job_s_times_are_stacked(calls: DrawingCalls, tmp_path: Path) -> None:
     plot.plot([job(tmp_path / "one", row(1, 0.5), row(2, None))], tmp_path / "times.svg")
     assert calls.bars == {

@@ -270,3 +270,46 @@ def test_a_round_waits_for_the_clients_judgement_which_comes_in_the_next_round(l
     assert (log.rows[0]["evaluation_clients"]["clients"], log.rows[0]["accuracy"]) == (8, None)
     log.complete(3, 4)
     assert [row["round"] for row in log.rows] == [1, 2], "round 2 was not judged, and will not be"
+
+
+def test_two_writers_of_a_folder_leave_each_round_once(log: Log, events: tuple[Event, ...]) -> None:
+    second = Log(log.folder, next(event for event in events if isinstance(event, RoundCompleted)))
+    log.accept()
+    log.complete(1, 2, 3)
+    log.evaluate(1, 2)
+    second.accept()
+    second.complete(1, 2, 3)
+    second.evaluate(1, 2)
+    second.recorder.finish()
+    assert second.written == [(1, 0.1), (2, 0.2), (3, None)]
+    log.evaluate(3)
+    assert log.written == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    log.complete(4)
+    log.evaluate(4)
+    assert [accuracy for _, accuracy in log.written] == [0.1, 0.2, 0.3, 0.4]
+    clients = [json.loads(line) for line in (log.folder / "clients.jsonl").read_text().splitlines()]
+    assert [(row["round"], row["client"]) for row in clients] == [
+        (round_, client) for round_ in (1, 2, 3, 4) for client in ("c-0", "c-1")
+    ]
+
+
+def test_a_writer_that_was_overtaken_leaves_the_later_rounds(log: Log, events: tuple[Event, ...]) -> None:
+    second = Log(log.folder, next(event for event in events if isinstance(event, RoundCompleted)))
+    log.accept(every=0)
+    second.accept(every=0)
+    log.complete(1, 2, 3)
+    second.complete(1, 2)
+    assert [row["round"] for row in log.rows] == [1, 2, 3]
+
+
+def test_lines_that_another_writer_adds_meanwhile_are_not_lost(log: Log, events: tuple[Event, ...]) -> None:
+    second = Log(log.folder, next(event for event in events if isinstance(event, RoundCompleted)))
+    log.accept(every=0)
+    log.complete(1)
+    second.accept(every=0)
+    log.complete(2, 3)
+    second.complete(1, 2)
+    assert [row["round"] for row in log.rows] == [1, 2, 3]
+    second.complete(3, 4)
+    log.complete(4, 5)
+    assert [row["round"] for row in log.rows] == [1, 2, 3, 4, 5]
