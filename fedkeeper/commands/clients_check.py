@@ -12,7 +12,7 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import completion, results, running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.checking import CHECK_S
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, NotChecked
@@ -69,7 +69,7 @@ async def check(
     for client in wanted:
         report = reports[client]
         if as_json:
-            results.print_json(_result(client, report))
+            screen.print_json(_result(client, report))
         else:
             for line in lines(records[client], report, registers=register):
                 screen.echo(line)

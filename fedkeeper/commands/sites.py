@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, results, running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.display.units import format_age, format_memory, format_rough
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
@@ -51,7 +51,7 @@ async def sites(
         found = chosen(await sdk.sites(), names or [])
     if as_json:
         document = SiteList(time_s=time.time(), version=__version__, sites=found)
-        results.print_json(document)
+        screen.print_json(document)
     elif names and not any(_is_pattern(name) for name in names):
         screen.echo("\n\n".join("\n".join(details(site)) for site in found))
     else:

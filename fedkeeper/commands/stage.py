@@ -12,7 +12,7 @@ from broker.messages import job_file
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, results, running
+from fedkeeper import configs, results, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.errors import BadOption
 from fedkeeper.options import FOLDER, DataDir, Json, Set, Url, broker_url
@@ -76,7 +76,7 @@ async def stage(
         section = configs.read_job(job, tuple(overrides or ())).data
         records = await _stage_built_in(section, to, platform, address, data)
         text = "\n".join(f"{record.id}\t{record.samples}\t{record.data_loc}" for record in records)
-        results.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
+        screen.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
         return
     by = partition.removeprefix(BY) if partition.startswith(BY) else ""
     fields = {
@@ -99,7 +99,7 @@ async def stage(
     staged = await asyncio.to_thread(split.stage_file, own_data, section, to, platform=platform, by=by, test=test)
     await _register(address, staged.clients)
     result = _result(staged.clients, is_registered=bool(address), job=job_tables(staged))
-    results.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
+    screen.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
 
 
 def _result(
