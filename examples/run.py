@@ -22,8 +22,8 @@ from broker.messages.register import ClientRecord
 from broker.support import logs
 from client_fn.code import named
 from fedkeeper import configs, connect, site_settings, system
+from fedkeeper.display.sentences import sentence
 from fedkeeper.options import Reveal
-from fedkeeper.screen import sentence
 from fedkeeper.system import Settings
 
 LIGHT: Final = ("diabetes", "tags", "texts", "scanners", "shapes", "linear")

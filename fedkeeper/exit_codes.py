@@ -13,7 +13,7 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """An error, which standard error explains; or `sites --check` or `clients check` has found one."""
+    """An error, which standard error explains; or what `sites --check` or `clients check` found, in their result."""
     USAGE = 2
     """Wrong options or arguments, or a mistake in a file that they name; nothing was done."""
     JOB_FAILED = 3

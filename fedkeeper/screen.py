@@ -75,15 +75,15 @@ def show(result: Any, text: str, *, as_json: bool) -> None:
         echo(text)
 
 
-def print_table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+def print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table on standard output, without cutting any cell.
 
     Args:
-        columns: the columns' names.
+        heads: the columns' names.
         rows: one tuple of cells per row.
     """
     table = Table(box=None, header_style="dim")
-    for name in columns:
+    for name in heads:
         table.add_column(name, overflow="fold")
     for row in rows:
         # Cleaned before their width is measured, and not as str, in which rich reads square brackets as markup.

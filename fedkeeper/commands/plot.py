@@ -28,4 +28,4 @@ def plot(
     if as_json:
         screen.print_json(Picture(plot=str(path), runs=tuple(str(run.folder) for run in runs)))
     else:
-        typer.echo(path)
+        screen.echo(str(path))

@@ -15,6 +15,13 @@ from fedkeeper.errors import BadOption
 
 LATEST: Final = "latest"
 
+JOB: Final = "job.toml"
+METRICS: Final = "metrics.jsonl"
+CLIENTS: Final = "clients.jsonl"
+
+UNFINISHED: Final = "unfinished.json"
+"""The options of a `fedkeeper run` whose job has not ended."""
+
 
 def choose(out: Path, job: str, created_s: float) -> Path:
     """Return the folder of a job: the one that it has, else a new one. Creates nothing.
@@ -49,7 +56,7 @@ def check_is_of(folder: Path, job: Job) -> None:
     Raises:
         BadOption: it has those of another job, or its job.toml can't be read.
     """
-    file = folder / "job.toml"
+    file = folder / JOB
     if not file.is_file():
         return
     try:

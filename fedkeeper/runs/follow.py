@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from broker.errors import BrokerError
+from broker.messages.errors import MessageError
 from broker.messages.progress import JobCancelled, JobCompleted, JobRejected, Progress
 from fedkeeper.display import lines, sentences
 from fedkeeper.display.lines import JobLines
@@ -186,10 +187,9 @@ async def _save_at_once(
     """Save what there is in a short time. If that fails, this program ends all the same."""
     # A task of its own, because this one is cancelled.
     saved = asyncio.create_task(_save(sdk, job, recorder, console, on_saved), name=f"save {job}")
-    await asyncio.wait({saved}, timeout=LAST_WORDS_S)
-    saved.cancel()
     try:
-        await saved
-    except (asyncio.CancelledError, BrokerError, FedKeeperError) as exc:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await saved
+    except (TimeoutError, BrokerError, MessageError, FedKeeperError) as exc:
         reason = str(exc) or f"it took longer than {LAST_WORDS_S:g} s"
         console.print(f"the last model was not saved: {reason}", style="yellow", markup=False, soft_wrap=True)

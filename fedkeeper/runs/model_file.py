@@ -84,6 +84,8 @@ def verified(path: Path) -> Mapping[str, str]:
         raise NotVerified(path, f"it is no model's file: {exc}") from exc
     if "sha256" not in table:
         raise NotVerified(path, "it names no digest; FedKeeper has written its files with one since 0.2")
+    if not table.get("job") or not table.get("round", "").isdecimal():
+        raise NotVerified(path, "it does not name the job and the round that it is of")
     trained = {name: array for name, array in named.items() if name not in frozen}
     digest = hashlib.sha256(tensors.encode(trained)).hexdigest()
     if digest != table["sha256"]:

@@ -91,8 +91,8 @@ class Recorder:
         run_folder.check_is_of(self.folder, job)
         files.check_folder(self.folder, "--out")
         self.job = job
-        files.write(self.folder / "job.toml", jobs.to_toml(job).encode())
-        self._metrics, self._clients = (Lines(self.folder / f"{name}.jsonl") for name in ("metrics", "clients"))
+        files.write(self.folder / run_folder.JOB, jobs.to_toml(job).encode())
+        self._metrics, self._clients = (Lines(self.folder / name) for name in (run_folder.METRICS, run_folder.CLIENTS))
         # Now, and not at the end: a run that is killed goes on by it.
         if self.is_latest:
             run_folder.mark_latest(self.folder)

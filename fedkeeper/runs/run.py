@@ -10,6 +10,7 @@ from broker.messages.job import Job
 from broker.support import notebook
 from fedkeeper import measured
 from fedkeeper.errors import Missing
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import metric, plot, stored
 from fedkeeper.runs.stored import StoredRun
 
@@ -36,8 +37,8 @@ def load_run(folder: str | Path = "runs/latest") -> "Run":
         Missing: it is no run folder.
     """
     path = Path(folder)
-    if not (path / "job.toml").is_file():
-        raise Missing(f"{path} has no job.toml: give the folder of a run, such as runs/latest")
+    if not (path / run_folder.JOB).is_file():
+        raise Missing(f"{path} has no {run_folder.JOB}: give the folder of a run, such as runs/latest")
     return Run(path.resolve())
 
 
@@ -64,7 +65,7 @@ class Run:
             Missing: job.toml is not there or is damaged.
         """
         if self._stored.job is None:
-            raise Missing(f"{self.folder / 'job.toml'} is missing")
+            raise Missing(f"{self.folder / run_folder.JOB} is missing")
         return self._stored.job
 
     @property

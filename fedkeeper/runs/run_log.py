@@ -8,6 +8,7 @@ from typing import Final
 
 from broker.support import logs
 from fedkeeper import screen
+from fedkeeper.errors import NotSaved
 from fedkeeper.exit_codes import ExitCode
 
 NAME: Final = "run.log"
@@ -36,13 +37,20 @@ class RunLog:
         """Do nothing: what was written is there."""
 
     def move_to(self, folder: Path) -> None:
-        """Write what there is, and all that follows, to `run.log` in a folder. An earlier run's lines stay."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write what there is, and all that follows, to `run.log` in a folder. An earlier run's lines stay.
+
+        Raises:
+            NotSaved: it can't be written.
+        """
+        path = folder / NAME
         with self._lock:
-            self.path = folder / NAME
-            with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(self._text)
-            self._text = []
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.writelines(self._text)
+            except OSError as exc:
+                raise NotSaved(path, exc.strerror or str(exc)) from exc
+            self.path, self._text = path, []
 
     def is_empty(self) -> bool:
         """Whether nothing was written since the start, or all of it is in the file."""
@@ -64,7 +72,10 @@ def open_log(folder: Path, *, verbose: bool) -> Iterator[RunLog]:
     except SystemExit as exc:
         if exc.code not in (ExitCode.DONE, ExitCode.INTERRUPTED, ExitCode.USAGE):
             if log.path is None and not log.is_empty():
-                log.move_to(folder)
-            if log.path is not None:
+                # The error with which the block ends is told, and matters more.
+                with contextlib.suppress(NotSaved):
+                    log.move_to(folder)
+            # A run that leaves nothing to go on with has deleted an empty log.
+            if log.path is not None and log.path.exists():
                 screen.say(f"log           {log.path}")
         raise

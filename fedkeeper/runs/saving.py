@@ -9,8 +9,9 @@ from fedkeeper import files
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import model_file, plot, run_log, summary
+from fedkeeper.runs import model_file, plot, run_log, stored, summary
 from fedkeeper.runs.recorder import Recorder
+from fedkeeper.runs.stored import Ended
 from fedkeeper.sdk import Client
 from server.models import Which
 
@@ -48,6 +49,8 @@ async def save(sdk: Client, job: str, recorder: Recorder) -> Saved:
     """
     record = await sdk.job(job)
     if record.model is None or not record.done:
+        if recorder.job is not None:
+            _note_end(recorder.folder, record)
         return Saved(record)
     recorder.begin(record.job)
     if not recorder.rounds:
@@ -59,7 +62,8 @@ async def save(sdk: Client, job: str, recorder: Recorder) -> Saved:
     run_folder.mark_latest(recorder.folder)
     plotted, notes = _plot(recorder)
     logged = [run_log.NAME] if (recorder.folder / run_log.NAME).exists() else []
-    names += ["metrics.jsonl", "clients.jsonl", "job.toml", *plotted, *logged]
+    names += [run_folder.METRICS, run_folder.CLIENTS, run_folder.JOB, *plotted, *logged]
+    names += _note_end(recorder.folder, record)
     lines = summary.lines(record, recorder.rounds) if recorder.rounds else []
     written = f"written to    {recorder.folder}/  ({'  '.join(names)})"
     return Saved(record, tuple(names), (*notes, *lines, written))
@@ -107,6 +111,14 @@ def fetched(record: JobRecord, folder: Path, names: tuple[str, ...], *, sha256: 
         folder=str(folder),
         files=names,
     )
+
+
+def _note_end(folder: Path, record: JobRecord) -> list[str]:
+    """Note how a job has ended; return the file's name, or none if the job goes on."""
+    if not record.has_ended:
+        return []
+    stored.write_ended(folder, Ended(record.id, record.phase, record.reason))
+    return [stored.ENDED]
 
 
 def _plot(recorder: Recorder) -> tuple[list[str], list[str]]:

@@ -1,6 +1,5 @@
 """Reads what runs have left: the folder of a run, and that of a sweep with several."""
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,15 @@ from broker.messages.job_record import Phase
 from broker.support.decoding import UNREADABLE
 from fedkeeper import files
 from fedkeeper.errors import Missing
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import sweep_plan
 from fedkeeper.runs.sweep_plan import Plan, PlannedRun
 
 ENDED: Final = "ended.json"
-METRICS: Final = "metrics.jsonl"
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a run of a sweep has ended. Its file is written when all others are.
+    """How a run has ended. Its file is written when all others are.
 
     Attributes:
         job: the job's id; empty: it was never accepted.
@@ -43,7 +42,7 @@ class StoredRun:
         job: its job; None: the folder has none.
         fields: the job's fields by their dotted names; empty: not known.
         rows: the rows of its metrics.jsonl.
-        ended: how it has ended; None: its folder does not say it.
+        ended: how it has ended, `running` if it has not and can go on; None: its folder does not say it.
     """
 
     folder: Path
@@ -98,8 +97,10 @@ def read(folder: Path) -> StoredRun:
     Raises:
         Missing: the folder has no metrics.jsonl, or a file in it is damaged.
     """
-    ended, table = read_ended(folder), _job_table(folder)
-    rows = [] if ended is not None and not (folder / METRICS).is_file() else read_metrics(folder)
+    is_unfinished = (folder / run_folder.UNFINISHED).is_file()
+    ended = Ended("", "running", "it has not ended") if is_unfinished else read_ended(folder)
+    table = _job_table(folder)
+    rows = [] if ended is not None and not (folder / run_folder.METRICS).is_file() else read_metrics(folder)
     try:
         # A newer program's job may have fields that this one does not know.
         job = None if table is None else msgspec.convert(table, Job)
@@ -114,12 +115,14 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         Missing: the folder has no metrics.jsonl, or the file is damaged.
     """
-    file = folder / METRICS
+    file = folder / run_folder.METRICS
     if not file.is_file():
         raise Missing(f"{file} is missing: give the folder of a job, such as runs/2026-11-27-quickstart-1a2b3c")
     try:
         return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
-    except msgspec.DecodeError as exc:
+    except OSError as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+    except UNREADABLE as exc:
         raise Missing(f"{file} is damaged: {exc}") from exc
 
 
@@ -139,7 +142,7 @@ def last_attempt(folder: Path, plan: Plan, run: PlannedRun) -> tuple[Path, Ended
 
 
 def read_ended(folder: Path) -> Ended | None:
-    """Return how a run of a sweep has ended; None: it has not, or it is none of a sweep.
+    """Return how a run has ended; None: it has not, or its folder does not say it.
 
     Raises:
         Missing: the file is damaged.
@@ -181,11 +184,11 @@ def flattened(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _job_table(folder: Path) -> dict[str, Any] | None:
-    file = folder / "job.toml"
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            table: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
-        except (PermissionError, IsADirectoryError, *UNREADABLE) as exc:
-            raise Missing(f"{file} can't be read: {exc}") from exc
-        return table
-    return None
+    file = folder / run_folder.JOB
+    try:
+        table: dict[str, Any] = msgspec.toml.decode(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, *UNREADABLE) as exc:
+        raise Missing(f"{file} can't be read: {exc}") from exc
+    return table

@@ -15,6 +15,7 @@ from broker.support.tasks import task_group
 from fedkeeper import files
 from fedkeeper.display import sentences
 from fedkeeper.errors import JobRefused, NoSuchJob
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import saving, stored, sweep_plan
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
@@ -85,7 +86,7 @@ async def _work(sdk: Client, waiting: Iterator[Pending], view: SweepView) -> Non
         view.start(each.run)
         # Also a job that is never accepted is compared with the others.
         each.folder.mkdir(parents=True, exist_ok=True)
-        files.write(each.folder / "job.toml", job_file.to_toml(each.run.job).encode())
+        files.write(each.folder / run_folder.JOB, job_file.to_toml(each.run.job).encode())
         recorder = Recorder(each.folder, is_latest=False)
         ended = await _run(sdk, each, recorder, view)
         stored.write_ended(each.folder, ended)

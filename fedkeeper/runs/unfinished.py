@@ -15,9 +15,9 @@ from fedkeeper import files
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, Missing, NotSaved
 from fedkeeper.options import own_url_option
+from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, run_log
 
-FILE: Final = "unfinished.json"
 STORE: Final = "store"
 _PRIVATE: Final = 0o700
 
@@ -67,11 +67,11 @@ def begin(folder: Path, run: Unfinished) -> None:
             (folder / STORE).mkdir(mode=_PRIVATE)
         except OSError as exc:
             raise NotSaved(folder / STORE, exc.strerror or str(exc)) from exc
-    files.write(folder / FILE, msgspec.json.encode(run) + b"\n")
+    files.write(folder / run_folder.UNFINISHED, msgspec.json.encode(run) + b"\n")
 
 
 def _check_unused(folder: Path) -> None:
-    if (folder / FILE).exists() or (folder / STORE).exists():
+    if (folder / run_folder.UNFINISHED).exists() or (folder / STORE).exists():
         raise BadOption(
             f"{folder} has a run of this job that has not ended: `fedkeeper run --resume {shlex.quote(str(folder))}` "
             "goes on with it; to begin anew, delete the folder"
@@ -91,7 +91,7 @@ def read(folder: Path) -> Unfinished:
     """
     if not folder.is_dir():
         raise Missing(f"there is no folder {folder}: give that of a run, such as runs/latest")
-    file = folder / FILE
+    file = folder / run_folder.UNFINISHED
     try:
         run = msgspec.json.decode(file.read_bytes(), type=Unfinished)
     except FileNotFoundError as exc:
@@ -99,7 +99,7 @@ def read(folder: Path) -> Unfinished:
         raise Missing(f"there is nothing to go on with in {folder}: {ended}") from exc
     except (OSError, msgspec.DecodeError) as exc:
         raise Missing(f"{file} can't be read: {exc}") from exc
-    if not (folder / "job.toml").exists():
+    if not (folder / run_folder.JOB).exists():
         raise Missing(f"the run in {folder} ended before its job was accepted: delete the folder, and run it again")
     return run
 
@@ -107,12 +107,12 @@ def read(folder: Path) -> Unfinished:
 def end(folder: Path) -> None:
     """Delete a run's store and options; its results stay. A folder without anything goes too."""
     shutil.rmtree(folder / STORE, ignore_errors=True)
-    for part in folder.glob(".*.jsonl-*"):  # of a run that was killed while it wrote its lines anew
+    for part in folder.glob(".*-[0-9]*"):  # of a run that was killed while it wrote a file
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        (folder / FILE).unlink(missing_ok=True)
+        (folder / run_folder.UNFINISHED).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        if not (folder / "job.toml").exists() and not (folder / run_log.NAME).stat().st_size:
+        if not (folder / run_folder.JOB).exists() and not (folder / run_log.NAME).stat().st_size:
             (folder / run_log.NAME).unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()

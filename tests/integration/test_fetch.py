@@ -68,7 +68,8 @@ async def test_everything_of_an_ended_job_is_fetched(
     said = capsys.readouterr()
     assert said.out == f"{out / folder.name / 'model.safetensors'}\n"
     assert {path.name for path in folder.iterdir()} == {
-        *("model.safetensors", "best.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml", "accuracy.png")
+        *("model.safetensors", "best.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml", "accuracy.png"),
+        "ended.json",
     }
     assert [row["round"] for row in rows(folder)] == [1, 2, 3]
     times = [row["time_s"] for row in rows(folder)]

@@ -121,13 +121,14 @@ def runs(tmp_path: Path) -> Runs:
 
 
 RESULTS = {"model.safetensors", "metrics.jsonl", "clients.jsonl", "job.toml", "accuracy.png"}
+ENDED = RESULTS | {"ended.json"}
 KEPT = {"store", "unfinished.json"}
 
 
 async def test_the_store_goes_when_the_job_is_complete(system: System, runs: Runs) -> None:
     model = await runs.train(fakes.job())
     assert model == runs.folder / "model.safetensors"
-    assert runs.left == RESULTS
+    assert runs.left == ENDED
     assert (system.stores, system.modes) == ([runs.folder / "store"], [0o700])
 
 
@@ -149,7 +150,7 @@ async def test_the_first_ctrl_c_ends_after_the_open_round_and_the_run_goes_on(sy
     assert [json.loads(line)["round"] for line in (runs.folder / "metrics.jsonl").read_text().splitlines()] == [1, 2]
     await runs.train(fakes.job(stop={"rounds": 4}), resumed=runs.folder)
     assert undisturbed is not None
-    assert runs.left == RESULTS
+    assert runs.left == ENDED
     table = model_file.verified(runs.folder / "model.safetensors")
     assert table["sha256"] == model_file.verified(undisturbed)["sha256"]
     assert len((runs.folder / "metrics.jsonl").read_text().splitlines()) == 4
@@ -167,6 +168,7 @@ async def test_a_run_that_is_told_to_end_keeps_its_last_model(system: System, ru
         await train
     assert runs.left == RESULTS | KEPT
     assert model_file.verified(runs.folder / "model.safetensors")["round"] == "2"
+    assert not stored.read(runs.folder).is_completed
     assert f"stopped; to go on with it:\n\n  fedkeeper run --resume {runs.folder}\n" in until.stopped
     assert "keeps the job: 6 B, with its broker's password" in until.stopped
 
@@ -182,7 +184,7 @@ async def test_a_run_that_ended_without_a_last_word_goes_on_by_the_link_to_it(sy
     assert not (runs.folder / model_file.NAME).exists(), "nothing was saved, as after a kill"
     system.go_on.set()
     await runs.train(fakes.job(stop={"rounds": 3}), resumed=stored.behind_link(runs.out / "latest"))
-    assert (runs.left, runs.folder.name.endswith("-earlier")) == (RESULTS, False)
+    assert (runs.left, runs.folder.name.endswith("-earlier")) == (ENDED, False)
 
 
 async def test_a_plot_that_cant_be_written_is_a_note(
@@ -198,7 +200,7 @@ async def test_a_plot_that_cant_be_written_is_a_note(
 
     monkeypatch.setattr(files, "write", fill)
     assert await runs.train(fakes.job()) == runs.folder / model_file.NAME
-    assert runs.left == RESULTS - {"accuracy.png"}
+    assert runs.left == ENDED - {"accuracy.png"}
     assert "no plot: can't write the plot to" in runs.said.getvalue()
     assert "written to" in runs.said.getvalue()
 
@@ -253,8 +255,11 @@ async def test_a_failed_job_leaves_its_results_and_no_store(system: System, runs
     system.fails_in = 3
     with pytest.raises(JobFailed, match="it is broken"):
         await runs.train(fakes.job(stop={"rounds": 4}, cohort={"on_failure": "stop"}))
-    assert runs.left == RESULTS
+    assert runs.left == ENDED
     assert model_file.verified(runs.folder / "model.safetensors")["round"] == "2"
+    ended = stored.read(runs.folder).ended
+    assert ended is not None
+    assert (ended.phase, "it is broken" in ended.reason) == ("failed", True)
 
 
 async def test_a_full_disk_at_the_end_loses_nothing(
@@ -275,7 +280,7 @@ async def test_a_full_disk_at_the_end_loses_nothing(
     assert runs.left >= KEPT
     monkeypatch.setattr(files, "write", write)
     await runs.train(fakes.job(), resumed=runs.folder)
-    assert runs.left == RESULTS
+    assert runs.left == ENDED
 
 
 async def test_results_and_unfinished_runs_are_never_replaced(system: System, runs: Runs) -> None:
@@ -334,6 +339,13 @@ def test_a_run_on_a_broker_of_its_own_can_not_go_on_elsewhere(tmp_path: Path) ->
     (folder / "job.toml").write_text("")
     with pytest.raises(BadOption, match="has a broker of its own: leave out --url"):
         local_run.prepare_again(folder, Options(url="nats://backbone"), environ={})
+
+
+def test_nothing_half_written_stays_of_a_run_that_was_killed(tmp_path: Path) -> None:
+    for name in (".model.safetensors-123", ".metrics.jsonl-45", "unfinished.json", "job.toml", ".mine"):
+        (tmp_path / name).write_text("")
+    unfinished.end(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"job.toml", ".mine"}
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

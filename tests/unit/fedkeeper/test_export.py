@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from broker.messages import job_file as jobs
+from broker.messages import tensor_header
 from broker.messages import tensors as payload
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
@@ -22,6 +23,7 @@ from client_fn.errors import BadModel
 from client_fn.site import Site
 from client_fn.training import export, orders, tensors
 from client_fn.training.learner import Learner
+from fedkeeper.errors import NotVerified
 from fedkeeper.learning import TrainerLearning
 from fedkeeper.runs import model_file
 from server.errors import LearningFailed
@@ -68,6 +70,15 @@ def test_one_line_loads_a_run_s_model_in_plain_torch_also_with_tied_weights(tmp_
     safetensors.torch.load_model(model, path)
     assert torch.equal(model(x), trained(x))
     assert model_file.verified(path)["round"] == "3"
+
+
+@pytest.mark.parametrize("changes", [{"job": ""}, {"round": ""}, {"round": "first"}])
+def test_a_file_that_names_only_its_digest_is_none_of_ours(tmp_path: Path, changes: dict[str, str]) -> None:
+    path = saved(Tied(), tmp_path)
+    _, table = payload.decode(path.read_bytes())
+    path.write_bytes(tensor_header.with_metadata(path.read_bytes(), {**table, **changes}))
+    with pytest.raises(NotVerified, match="does not name the job and the round"):
+        model_file.verified(path)
 
 
 async def test_a_state_dict_is_what_torch_saves_and_loads_without_running_code(tmp_path: Path) -> None:

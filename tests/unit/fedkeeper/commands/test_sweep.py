@@ -105,6 +105,12 @@ def test_plot_names_the_picture_after_the_metric(tmp_path: Path, monkeypatch: py
     assert as_json == {"plot": "a.svg", "runs": [str(folder)]}
 
 
+def test_plot_shows_the_control_characters_of_a_path(tmp_path: Path) -> None:
+    folder = a_run(tmp_path / "one", 0.5)
+    result = run_here("plot", str(folder), "--to", str(tmp_path / "a\x1b.svg"))
+    assert result.stdout.endswith("a\\u001b.svg\n")
+
+
 def test_quiet_leaves_out_what_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def run(*_: Any, **__: Any) -> None:
         pass

@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from broker.support import logs
+from fedkeeper.errors import NotSaved
 from fedkeeper.runs import run_log
 from fedkeeper.runs.run_log import RunLog
 
@@ -78,3 +79,28 @@ def test_an_earlier_run_s_lines_stay(tmp_path: Path) -> None:
     log.write("later\n")
     log.move_to(tmp_path)
     assert (tmp_path / "run.log").read_text() == "earlier\nlater\n"
+
+
+def test_a_log_that_was_deleted_is_not_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def end() -> None:
+        with run_log.open_log(tmp_path / "system", verbose=False) as log:
+            log.move_to(tmp_path)
+            (tmp_path / "run.log").unlink()
+            sys.exit(1)
+
+    with pytest.raises(SystemExit):
+        end()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_log_that_cant_be_written_is_told_and_hides_no_other_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    log = RunLog()
+    log.write("a line\n")
+    with pytest.raises(NotSaved, match=r"can't write .*run\.log: "):
+        log.move_to(tmp_path / "file")
+    with pytest.raises(SystemExit):
+        end_with(1, tmp_path / "file")
+    assert capsys.readouterr().err == ""

@@ -1,5 +1,6 @@
 """What run folders hold: rows, the job's fields, how a run of a sweep has ended, and its attempts."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -46,11 +47,34 @@ def test_how_a_run_has_ended_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["ended.json"]
 
 
+def test_a_run_that_can_go_on_is_not_completed(tmp_path: Path) -> None:
+    stored.write_ended(a_run(tmp_path / "one"), Ended("one", "completed"))
+    (tmp_path / "one" / "unfinished.json").write_text("{}")
+    run = stored.read(tmp_path / "one")
+    assert (run.ended, run.is_completed) == (Ended("", "running", "it has not ended"), False)
+
+
 @pytest.mark.parametrize(("name", "text"), [("job.toml", "seed = "), ("job.toml", 'seed = "x"'), ("ended.json", "{")])
 def test_a_damaged_file_is_named(name: str, text: str, tmp_path: Path) -> None:
     folder = a_run(tmp_path / "one")
     (folder / name).write_text(text)
     with pytest.raises(Missing, match=rf"{name} (is damaged|can't be read)"):
+        stored.read(folder)
+
+
+@pytest.mark.parametrize("name", ["job.toml", "metrics.jsonl", "ended.json"])
+def test_a_file_that_cant_be_read_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = a_run(tmp_path / "one")
+    stored.write_ended(folder, Ended("one", "completed"))
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(Missing, match=rf"{name} can't be read: .*Input/output error"):
         stored.read(folder)
 
 
