@@ -52,6 +52,10 @@ def run(
     Starts a broker, the server and workers, shows the progress on standard error or in the notebook, and stops
     everything again, also on Ctrl-C.
 
+    Unlike the command, this does not hide your process from the others of your user, because debuggers and profilers
+    need it: a job's own code that wants to can read a password of `url` from its memory, and your files. Allow only
+    code that you trust; `?password_file=FILE` at least keeps a password out of the script or notebook.
+
     Args:
         job: a `Job`, a mapping with the fields of a job file, the path of a job file, or the name of one that comes
             with FedKeeper. Classes that it names, such as `mine:Net`, may be in a file beside the job file or in the

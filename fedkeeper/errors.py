@@ -13,7 +13,6 @@ FedKeeperError              also raised itself, for failures that no caller tell
 ├── NotChecked              nobody could look at a client's data
 ├── DeployFailed            a deployment could not create or remove all functions
 ├── NotSaved                a result can't be written
-├── NotVerified             a model's file has other tensors than it says
 ├── Missing                 a file or library that the command needs does not exist
 │   └── NoSuchFile          a file that an argument names does not exist
 └── BadOption               an option or argument has a wrong value
@@ -155,18 +154,6 @@ class NotSaved(FedKeeperError):
         super().__init__(f"can't write {path}: {reason}; make room there, or give another folder: --out")
         self.path = path
         self.reason = reason
-
-
-class NotVerified(FedKeeperError):
-    """Raised when a model's file has other tensors than its metadata says, or none of ours.
-
-    Attributes:
-        path: the file.
-    """
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is not the model that it should be: {reason}")
-        self.path = path
 
 
 class Missing(FedKeeperError):

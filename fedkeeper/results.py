@@ -15,28 +15,18 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeletedJob(Result, frozen=True, kw_only=True):
-    """A finished job that was deleted.
+    """A job that `fedkeeper delete` or `fedkeeper prune` has deleted: a line as soon as it is gone.
 
     Attributes:
         job: the job's id.
         bytes: size of its models.
         ended_s: when it ended, in seconds since the epoch.
+        dry_run: whether it was not deleted, but would be.
     """
 
     job: str
     bytes: int
     ended_s: float
-
-
-class DeletedJobs(Result, frozen=True, kw_only=True):
-    """What `fedkeeper delete` and `fedkeeper prune` have deleted.
-
-    Attributes:
-        jobs: the jobs, the oldest first for `prune`, else in the order of the command line.
-        dry_run: whether nothing was deleted, and this is what would be.
-    """
-
-    jobs: tuple[DeletedJob, ...]
     dry_run: bool = False
 
 

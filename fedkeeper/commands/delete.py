@@ -12,7 +12,7 @@ from fedkeeper import completion, running, screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, JobNotFinished
 from fedkeeper.options import Json, Url, broker_url, duration_s
-from fedkeeper.results import DeletedJob, DeletedJobs
+from fedkeeper.results import DeletedJob
 from fedkeeper.sdk import Client, connect
 from server import retention
 from server.retention import FinishedJob, Retention
@@ -82,12 +82,10 @@ async def _delete(sdk: Client, jobs: Sequence[FinishedJob], *, as_json: bool, dr
     for job in jobs:
         if not dry_run:
             await sdk.remove_job(job.id)
-        if not as_json:
-            screen.echo(f"{'would delete' if dry_run else 'deleted'} {job.id}  {format_size(job.bytes)}")
-    if as_json:
-        deleted = tuple(DeletedJob(job=job.id, bytes=job.bytes, ended_s=job.ended_s) for job in jobs)
-        screen.print_json(DeletedJobs(jobs=deleted, dry_run=dry_run))
-    elif len(jobs) > 1:
+        deleted = DeletedJob(job=job.id, bytes=job.bytes, ended_s=job.ended_s, dry_run=dry_run)
+        text = f"{'would delete' if dry_run else 'deleted'} {job.id}  {format_size(job.bytes)}"
+        screen.show(deleted, text, as_json=as_json)
+    if len(jobs) > 1:
         total = format_size(sum(job.bytes for job in jobs))
         screen.say(f"{len(jobs)} jobs, {total} of models" + ("; nothing was deleted" if dry_run else ""))
 

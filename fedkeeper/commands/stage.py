@@ -1,6 +1,5 @@
 """The command `fedkeeper stage`: splits data among clients and writes their shards."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -35,8 +34,7 @@ From = Annotated[
 
 
 @app.command()
-@running.command
-async def stage(
+def stage(
     job: Annotated[str, typer.Argument(metavar="JOB", help="A job file: its built-in dataset is split.")] = "",
     own_data: From = None,
     to: Annotated[str, typer.Option(help="Folder or fsspec URL; each client gets its own folder below it.")] = str(
@@ -74,11 +72,11 @@ async def stage(
     address = broker_url(url) if register else url
     if own_data is None:
         section = configs.read_job(job, tuple(overrides or ())).data
-        records = await _stage_built_in(section, to, platform, address, data)
-        text = "\n".join(f"{record.id}\t{record.samples}\t{record.data_loc}" for record in records)
-        screen.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
+        _stage_built_in(section, to, platform, address, data, as_json=as_json)
         return
     by = partition.removeprefix(BY) if partition.startswith(BY) else ""
+    if bool(clients) == bool(by):
+        raise BadOption("--clients: give the number of clients, or --partition by:COLUMN for one per value, not both")
     fields = {
         "dataset": name or split.name_of(own_data),
         "partition": "iid" if by else partition,
@@ -92,12 +90,10 @@ async def stage(
         "labels": label or [],
         "format": form,
     }
-    if bool(clients) == bool(by):
-        raise BadOption("--clients: give the number of clients, or --partition by:COLUMN for one per value, not both")
     # As in a job file, with its rules and its errors.
     section = job_file.from_dict({"data": fields, "cohort": {"clients": 1}}).data
-    staged = await asyncio.to_thread(split.stage_file, own_data, section, to, platform=platform, by=by, test=test)
-    await _register(address, staged.clients)
+    staged = split.stage_file(own_data, section, to, platform=platform, by=by, test=test)
+    _register(address, staged.clients)
     result = _result(staged.clients, is_registered=bool(address), job=job_tables(staged))
     screen.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
 
@@ -146,15 +142,20 @@ def job_tables(staged: "Staged") -> dict[str, dict[str, Any]]:
     return tables
 
 
-async def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None) -> list[ClientRecord]:
+def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None, *, as_json: bool) -> None:
     from fedkeeper import provision
 
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
-    await _register(address, records)
-    return records
+    _register(address, records)
+    text = "\n".join(f"{record.id}\t{record.samples}\t{record.data_loc}" for record in records)
+    screen.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
 
 
-async def _register(address: str, records: list[ClientRecord]) -> None:
-    if address:
+def _register(address: str, records: list[ClientRecord]) -> None:
+    async def register() -> None:
         async with connect(address) as sdk:
             await sdk.register(records)
+
+    # Only this runs in an event loop: there Ctrl-C would wait for the end of a download.
+    if address:
+        running.run(register(), stopped="stopped; the shards are written, but their clients may not be registered")

@@ -82,15 +82,8 @@ async def follow(
         CorruptPayload: the broker has lost a model.
     """
     recorder = None if folder is None else Recorder(folder)
-    last: Progress | None = None
     try:
-        with _open_display(job, console, detail) as show:
-            async with contextlib.aclosing(_events(sdk, job, console, until)) as events:
-                async for progress in events:
-                    last = progress
-                    show(progress)
-                    if recorder is not None:
-                        recorder.record(progress)
+        last = await _show(sdk, job, console, detail, recorder=recorder, until=until)
     except asyncio.CancelledError:
         if recorder is not None and recorder.job is not None and until is not None and until.is_told:
             await _save_at_once(sdk, job, recorder, console, on_saved)
@@ -102,6 +95,27 @@ async def follow(
     if until is None or not until.is_over:
         raise_for_end(job, last)
     return model
+
+
+async def _show(
+    sdk: Client,
+    job: str,
+    console: Console,
+    detail: Detail,
+    *,
+    recorder: Recorder | None,
+    until: Interruption | None,
+) -> Progress | None:
+    """Show and record a job's events; return the last one."""
+    last: Progress | None = None
+    with _open_display(job, console, detail) as show:
+        async with contextlib.aclosing(_events(sdk, job, console, until)) as events:
+            async for progress in events:
+                last = progress
+                show(progress)
+                if recorder is not None:
+                    recorder.record(progress)
+    return last
 
 
 async def _events(

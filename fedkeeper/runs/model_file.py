@@ -12,7 +12,7 @@ from broker.messages import codec, tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.job_record import JobRecord
 from fedkeeper.display.units import short_digest
-from fedkeeper.errors import Missing, NotVerified
+from fedkeeper.errors import FedKeeperError, Missing
 from server import models
 from server.models import Which
 
@@ -70,7 +70,7 @@ def verified(path: Path) -> Mapping[str, str]:
 
     Raises:
         Missing: there is no such file.
-        NotVerified: it is no file of ours, or its tensors are others.
+        FedKeeperError: it is no file of ours, or its tensors are others.
     """
     # Imported here because it needs numpy, and most commands do not.
     from broker.messages import tensors
@@ -81,17 +81,21 @@ def verified(path: Path) -> Mapping[str, str]:
     except OSError as exc:
         raise Missing(f"{path} can't be read: {exc.strerror}") from exc
     except (BadTensors, ValueError, TypeError) as exc:
-        raise NotVerified(path, f"it is no model's file: {exc}") from exc
+        raise _not_verified(path, f"it is no model's file: {exc}") from exc
     if "sha256" not in table:
-        raise NotVerified(path, "it names no digest; FedKeeper has written its files with one since 0.2")
+        raise _not_verified(path, "it names no digest; FedKeeper has written its files with one since 0.2")
     if not table.get("job") or not table.get("round", "").isdecimal():
-        raise NotVerified(path, "it does not name the job and the round that it is of")
+        raise _not_verified(path, "it does not name the job and the round that it is of")
     trained = {name: array for name, array in named.items() if name not in frozen}
     digest = hashlib.sha256(tensors.encode(trained)).hexdigest()
     if digest != table["sha256"]:
         expected = short_digest(table["sha256"])
-        raise NotVerified(path, f"its tensors have the digest {short_digest(digest)}, and it names {expected}")
+        raise _not_verified(path, f"its tensors have the digest {short_digest(digest)}, and it names {expected}")
     return table
+
+
+def _not_verified(path: Path, reason: str) -> FedKeeperError:
+    return FedKeeperError(f"{path} is not the model that it should be: {reason}")
 
 
 def _text(value: object) -> str:

@@ -20,7 +20,7 @@ from broker.messages.errors import NoSuchModel
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import RoundTask
 from fedkeeper.commands import fetch, watch
-from fedkeeper.errors import BadOption, FedKeeperError, NotVerified
+from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.runs import follow, model_file
 from fedkeeper.sdk import Client
 from server.service import serve
@@ -108,7 +108,7 @@ async def test_a_model_s_file_says_what_it_is_and_can_be_verified(bus: Broker, m
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(NotVerified, match="its tensors have the digest"):
+    with pytest.raises(FedKeeperError, match="its tensors have the digest"):
         model_file.verified(path)
 
 

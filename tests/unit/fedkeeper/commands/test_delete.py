@@ -11,11 +11,13 @@ import pytest
 import broker
 from broker import topics
 from broker.base import Broker
+from broker.errors import ConnectFailed
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
 from fedkeeper.commands import delete, jobs
 from fedkeeper.errors import BadOption, JobNotFinished, NoSuchJob
+from fedkeeper.sdk import Client
 from server.retention import Retention
 from tests.support import fakes
 from tests.support.command import call
@@ -77,10 +79,27 @@ async def test_prune_says_what_it_would_delete_and_then_deletes_it(
     assert await left(bus) == {"new", "older", "oldest", "running"}
     await call(delete.prune, older="30d", url=memory_url, as_json=True)
     document = json.loads(capsys.readouterr().out)
-    assert ([each["job"] for each in document["jobs"]], document["jobs"][0]["bytes"]) == (["oldest"], MODEL)
+    assert (document["job"], document["bytes"], document["dry_run"]) == ("oldest", MODEL, False)
     assert await left(bus) == {"new", "older", "running"}
     await call(delete.prune, older="30d", url=memory_url)
     assert "nothing to delete: 2 finished jobs are kept" in capsys.readouterr().err
+
+
+async def test_an_error_at_the_second_job_leaves_the_line_of_the_first(
+    bus: Broker, memory_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove = Client.remove_job
+
+    async def lose_the_broker(sdk: Client, job: str) -> None:
+        if job == "older":
+            raise ConnectFailed("nats://h:1", "refused")
+        await remove(sdk, job)
+
+    monkeypatch.setattr(Client, "remove_job", lose_the_broker)
+    with pytest.raises(ConnectFailed):
+        await call(delete.delete, ["new", "older"], url=memory_url, as_json=True)
+    assert json.loads(capsys.readouterr().out)["job"] == "new"
+    assert await left(bus) == {"older", "oldest", "running"}
 
 
 def test_the_limits_of_prune() -> None:
