@@ -82,13 +82,9 @@ def verified(path: Path) -> Mapping[str, str]:
     except (BadTensors, ValueError, TypeError) as exc:
         raise _not_verified(path, f"it is no model's file: {exc}") from exc
     if "sha256" not in table:
-<<<<<<< HEAD
-        raise NotVerified(path, "it names no digest; FedKeeper has written its files with one since 0.2")
-    if not table.get("job") or not table.get("round", "").isdecimal():
-        raise NotVerified(path, "it does not name the job and the round that it is of")
-=======
         raise _not_verified(path, "it names no digest; FedKeeper has written its files with one since 0.2")
->>>>>>> mend-b-work
+    if not table.get("job") or not table.get("round", "").isdecimal():
+        raise _not_verified(path, "it does not name the job and the round that it is of")
     trained = {name: array for name, array in named.items() if name not in frozen}
     digest = hashlib.sha256(tensors.encode(trained)).hexdigest()
     if digest != table["sha256"]:

@@ -22,7 +22,7 @@ from client_fn.errors import BadModel
 from client_fn.site import Site
 from client_fn.training import export, orders, tensors
 from client_fn.training.learner import Learner
-from fedkeeper.errors import NotVerified
+from fedkeeper.errors import FedKeeperError
 from fedkeeper.learning import TrainerLearning
 from fedkeeper.runs import model_file
 from server.errors import LearningFailed
@@ -76,7 +76,7 @@ def test_a_file_that_names_only_its_digest_is_none_of_ours(tmp_path: Path, chang
     path = saved(Tied(), tmp_path)
     _, table = payload.decode(path.read_bytes())
     path.write_bytes(tensor_header.with_metadata(path.read_bytes(), {**table, **changes}))
-    with pytest.raises(NotVerified, match="does not name the job and the round"):
+    with pytest.raises(FedKeeperError, match="does not name the job and the round"):
         model_file.verified(path)
 
 
