@@ -11,8 +11,11 @@ from typing import Final, NamedTuple
 from broker.errors import BadTopic
 from broker.support import filters
 
-ID_RULE: Final = "use 1 to 40 of a-z, 0-9 and '-'"
-_ID: Final = re.compile(r"[a-z0-9-]{1,40}")
+MAX_ID: Final = 40
+"""Longest id. Characters."""
+
+ID_RULE: Final = f"use 1 to {MAX_ID} of a-z, 0-9 and '-'"
+_ID: Final = re.compile(rf"[a-z0-9-]{{1,{MAX_ID}}}")
 _NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 
 ANY: Final = filters.ANY  # every builder accepts it in place of an id

@@ -79,6 +79,9 @@ def run(
         JobFailed: the job has failed; the error's `run` has what there is.
         JobStopped: somebody has cancelled the job; as above.
         JobRefused: the server refused the job.
+        NotAnswered: the server did not accept the job in time.
+        BadOption: a folder can't be written, or the run folder has results already.
+        NotSaved: a file of the results can't be written.
         Missing: a file or a library is not there.
         ClientError: the code, the data or a setting can't be used.
         BrokerError: the broker can't run or be reached.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.support import logs
-from fedkeeper import configs, note
+from fedkeeper import broker_note, configs
 
 LIMIT_S: Final = 0.8
 """Longest time that the broker may take. The start of Python comes on top."""
@@ -62,7 +62,7 @@ def _ask(question: Callable[[Any], Awaitable[list[str]]], ctx: Any) -> list[str]
     """Return the broker's answer; nothing if there is none in time."""
     from broker.errors import BrokerError
 
-    url = ctx.params.get("url") or os.environ.get("FEDKEEPER_URL") or note.read()
+    url = ctx.params.get("url") or os.environ.get("FEDKEEPER_URL") or broker_note.read()
     if not url:
         return []
     logs.configure(quiet=True)

@@ -161,7 +161,11 @@ async def train(
     Raises:
         JobFailed: the job ended without being completed or cancelled.
         JobStopped: the job was cancelled.
+        JobRefused: the server refused the job.
+        NotAnswered: the server did not accept the job in time.
         BadOption: the folder of its results can't be written, or has other results.
+        NotSaved: a file of its results can't be written.
+        CorruptPayload: the broker has lost a model.
         Missing: there is nothing to go on with.
         ConnectFailed: no broker answers at the URL.
         PlatformFailed: no worker can start.

@@ -10,11 +10,11 @@ from typing import Annotated, Final
 import typer
 
 from broker import BrokerUrl
-from fedkeeper import completion, note
+from fedkeeper import broker_note, completion
 from fedkeeper.errors import BadOption
 from server.retention import Retention
 
-FOLDER: Final = note.FOLDER
+FOLDER: Final = broker_note.FOLDER
 KEEP: Final = Retention()
 KEEP_BYTES: Final = "10GB"
 """`KEEP.bytes`, as a person reads it."""
@@ -171,7 +171,7 @@ def url_option(url: str) -> str:
     Args:
         url: the value of this command's option, or of its variable. A password in it is not shown.
     """
-    return "" if url == (os.environ.get(URL_VARIABLE) or note.read()) else own_url_option(url)
+    return "" if url == (os.environ.get(URL_VARIABLE) or broker_note.read()) else own_url_option(url)
 
 
 def own_url_option(url: str) -> str:
@@ -196,6 +196,6 @@ def broker_url(option: str, *, replicas: int = 1) -> str:
     Raises:
         BadOption: the option is empty and `fedkeeper up` does not run in this folder.
     """
-    if url := option or note.read():
+    if url := option or broker_note.read():
         return url if replicas == 1 else f"{url}{'&' if '?' in url else '?'}replicas={replicas}"
     raise BadOption("which broker? give --url or FEDKEEPER_URL, or start `fedkeeper up` in this folder")

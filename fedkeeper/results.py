@@ -4,10 +4,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from broker.messages import codec
 from broker.messages.data_report import DataReport
 from broker.messages.job_record import Phase
-from fedkeeper import screen
+from fedkeeper.compared import Combination
 from fedkeeper.site_list import Site
 
 
@@ -273,25 +272,6 @@ class Exported(Result, frozen=True, kw_only=True):
     bytes: int
 
 
-def print_json(result: Any) -> None:
-    """Print a result, a `Result` or one of the structs in `BY_COMMAND`, on standard output as one line of JSON."""
-    screen.echo(codec.encode(result).decode())
-
-
-def show(result: Result, text: str, *, as_json: bool) -> None:
-    """Print a result on standard output.
-
-    Args:
-        result: the result.
-        text: the result for people.
-        as_json: whether it is printed as JSON.
-    """
-    if as_json:
-        print_json(result)
-    else:
-        screen.echo(text)
-
-
 class JobField(Result, frozen=True, kw_only=True):
     """A field of a job: a line of what `fedkeeper fields` prints.
 
@@ -316,72 +296,6 @@ class WrittenFile(Result, frozen=True, kw_only=True):
     """
 
     path: str
-
-
-class Statistics(msgspec.Struct, frozen=True):
-    """A number of several runs.
-
-    Attributes:
-        n: number of runs that have it.
-        mean: their mean.
-        sd: standard deviation of the sample, with n - 1; None: there is one run.
-        min: the smallest.
-        max: the largest.
-    """
-
-    n: int
-    mean: float
-    sd: float | None
-    min: float
-    max: float
-
-
-class ComparedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of a comparison.
-
-    Attributes:
-        folder: its folder.
-        seed: the job's seed; None: not known.
-        phase: `completed`, `failed` or `cancelled`, `running` if it can go on; None: its folder does not say it.
-        reason: why it has not been completed.
-        last: the metric when it was last measured; None: never.
-        best: its best value; None: never measured, or nobody has said which values are better.
-        best_round: the round of that.
-        rounds: number of completed rounds.
-        seconds: time of these rounds.
-        digest: SHA-256 digest of the last model, 64 hexadecimal digits; empty: there is none.
-    """
-
-    folder: str
-    seed: int | None
-    phase: Phase | None
-    reason: str
-    last: float | None
-    best: float | None
-    best_round: int | None
-    rounds: int
-    seconds: float
-    digest: str
-
-
-class Combination(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a comparison whose jobs differ at most in their seed. The numbers are those of completed runs.
-
-    Attributes:
-        values: the fields by which this combination differs from others.
-        last: the metric when it was last measured; None: no run has it.
-        best: the best value of each run; None: no run has it.
-        rounds: completed rounds; None: no run was completed.
-        seconds: time of these rounds; None: no run was completed.
-        runs: each run, also those that failed.
-    """
-
-    values: dict[str, Any]
-    last: Statistics | None
-    best: Statistics | None
-    rounds: Statistics | None
-    seconds: Statistics | None
-    runs: tuple[ComparedRun, ...]
 
 
 class Comparison(Result, frozen=True, kw_only=True):

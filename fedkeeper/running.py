@@ -19,7 +19,7 @@ from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import exit_codes, note, notify, screen
+from fedkeeper import broker_note, exit_codes, notify, screen
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.exit_codes import ExitCode
 
@@ -95,7 +95,7 @@ def exit_on_user_error() -> Iterator[None]:
     except PROGRAMMING_ERRORS:
         raise
     except USER_ERRORS as exc:
-        hint = note.hint(exc) if isinstance(exc, ConnectFailed) else ""
+        hint = broker_note.hint(exc) if isinstance(exc, ConnectFailed) else ""
         screen.console().print(Text.assemble(("error:", "red bold"), f" {exc}{hint}"), soft_wrap=True)
         sys.exit(exit_codes.of(exc))
 

@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import typer
 from rich.cells import cell_len
@@ -12,6 +12,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from broker.messages import codec
 from broker.support import texts
 from fedkeeper.display import columns
 from fedkeeper.display.columns import Column
@@ -53,6 +54,25 @@ def say(text: str, *, style: str = "") -> None:
 def echo(text: str) -> None:
     """Print a line on standard output, with its control characters shown."""
     typer.echo(texts.cleaned(text))
+
+
+def print_json(result: Any) -> None:
+    """Print a result, a struct of `fedkeeper.results`, on standard output as one line of JSON."""
+    echo(codec.encode(result).decode())
+
+
+def show(result: Any, text: str, *, as_json: bool) -> None:
+    """Print a result on standard output.
+
+    Args:
+        result: the result, a struct of `fedkeeper.results`.
+        text: the result for people.
+        as_json: whether it is printed as JSON.
+    """
+    if as_json:
+        print_json(result)
+    else:
+        echo(text)
 
 
 def print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

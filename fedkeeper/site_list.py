@@ -11,6 +11,7 @@ import msgspec
 
 from broker.messages.register import CLOCK_SKEW_S, MAX_EVERY_S, ClientRecord, Host, Presence
 from broker.support import texts
+from fedkeeper.display.units import format_rough
 
 MISSED: Final = 3
 """A bridge is silent after so many intervals without a word, as for the server."""
@@ -146,7 +147,7 @@ def _absence(site: Site) -> Iterable[str]:
         case "unable" if not any(host.problem for host in site.hosts):
             yield "its bridge can run no task; its log says why"
         case "silent":
-            yield f"no word from its bridge for {duration(site.hosts[0].age_s)}"
+            yield f"no word from its bridge for {_duration(site.hosts[0].age_s)}"
         case "gone" if waits:
             yield f"its bridge ended, or lost its connection, and {count} wait{'s' * (site.clients == 1)} for it"
 
@@ -170,12 +171,12 @@ def _notes(site: Site, version: str) -> Iterable[str]:
     for host in site.hosts:
         prefix = _prefix(site, host)
         if host.state == "silent" and site.state in _THERE:
-            yield f"no word from {host.name or host.bridge} for {duration(host.age_s)}; others are there"
+            yield f"no word from {host.name or host.bridge} for {_duration(host.age_s)}; others are there"
         if host.state == "gone":
             continue
         if host.clock_ahead_s is not None and abs(host.clock_ahead_s) > CLOCK_SKEW_S:
             side = "ahead" if host.clock_ahead_s > 0 else "behind"
-            yield f"{prefix}its clock is {duration(abs(host.clock_ahead_s))} {side}: set it, e.g. with NTP"
+            yield f"{prefix}its clock is {_duration(abs(host.clock_ahead_s))} {side}: set it, e.g. with NTP"
         if host.version is not None and host.version != version:
             yield f"{prefix}it has FedKeeper {host.version}, this command {version}"
     if site.clients and site.clients == site.paused:
@@ -239,15 +240,5 @@ def _rank(host: SiteHost) -> tuple[int, float, str]:
     return order, 0.0 if host.state in _THERE or host.age_s is None else host.age_s, host.name or host.bridge
 
 
-def duration(seconds: float | None) -> str:
-    """Return a duration in its largest fitting unit, such as `3 min`.
-
-    Args:
-        seconds: the duration; None: `an unknown time`.
-    """
-    if seconds is None:
-        return "an unknown time"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
+def _duration(seconds: float | None) -> str:
+    return "an unknown time" if seconds is None else format_rough(seconds)

@@ -16,7 +16,7 @@ from broker.messages.job_sections import QUORUM_RULE
 from broker.messages.strategy import Median
 from broker.support import validation
 from broker.support.validation import Mistake
-from broker.topics import checked_id
+from broker.topics import MAX_ID, checked_id
 
 LARGEST_INTEGER = 2**53 - 1
 """Largest integer that JSON programs exchange exactly (RFC 8259, section 6)."""
@@ -26,8 +26,6 @@ MAX_COHORT_SAMPLES = 2**32
 
 MEDIAN_UPDATES = 3
 """Fewest updates whose median one client can't move at will."""
-
-_MAX_ID: Final = 40
 
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
@@ -135,9 +133,9 @@ def check_id(field: str, name: str) -> None:
 
 def similar_id(name: str) -> str:
     """Return the id that is most like a name; empty: none is."""
-    plain = unicodedata.normalize("NFKD", name[:_MAX_ID].casefold())
+    plain = unicodedata.normalize("NFKD", name[:MAX_ID].casefold())
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
-    return re.sub("[^a-z0-9]+", "-", plain)[:_MAX_ID].strip("-")
+    return re.sub("[^a-z0-9]+", "-", plain)[:MAX_ID].strip("-")
 
 
 _RULES: Final[tuple[Callable[[Job], None], ...]] = (

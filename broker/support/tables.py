@@ -6,10 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
-
-_UNREADABLE: Final = (ValueError, RecursionError)
-"""Errors of decoders for invalid text; deep nesting is the second."""
 
 # Python's tomllib, and msgspec for JSON, tell where in their sentences.
 _TOML_PLACE: Final = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
@@ -49,7 +47,7 @@ def decode(text: str) -> dict[str, Any]:
 def _decode_toml(text: str) -> dict[str, Any]:
     try:
         table: dict[str, Any] = msgspec.toml.decode(text)
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         place = _TOML_PLACE.search(str(exc))
         reason = _TOML_PLACE.sub("", str(exc))
         if place is None:
@@ -64,7 +62,7 @@ def _decode_toml(text: str) -> dict[str, Any]:
 def _decode_json(text: str) -> dict[str, Any]:
     try:
         table: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
-    except _UNREADABLE as exc:
+    except UNREADABLE as exc:
         place = _JSON_PLACE.search(str(exc))
         reason = _JSON_PLACE.sub("", str(exc)).removeprefix("JSON is malformed: ")
         end = len(text.rstrip().encode()) if place is None else int(place["byte"])

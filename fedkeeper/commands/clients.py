@@ -13,7 +13,7 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, completion, data_places, results, running, screen
+from fedkeeper import client_file, completion, data_places, running, screen
 from fedkeeper.client_file import Change
 from fedkeeper.commands import clients_check
 from fedkeeper.display.columns import Column
@@ -60,7 +60,7 @@ async def list_clients(url: str, *, as_json: bool, verbose: bool) -> None:
     rows = [client_row(record, stats.get(record.id), time.time()) for record in records]
     if as_json:
         for record in records:
-            results.print_json(result(record, stats.get(record.id)))
+            screen.print_json(result(record, stats.get(record.id)))
     elif verbose:
         screen.print_table(tuple(column.name for column in COLUMNS), rows)
     else:
@@ -171,7 +171,7 @@ async def add(
         await sdk.register([record])
     (change,) = client_file.compare([record], [] if before is None else [before])
     text = f"registered {record.id}" + (f" with {samples} samples" if samples else "")
-    results.show(_changed(change), text, as_json=as_json)
+    screen.show(_changed(change), text, as_json=as_json)
     if data_loc and not check:
         screen.say(f"look at its data there: fedkeeper clients check {record.id}")
 
@@ -197,7 +197,7 @@ async def add_from(file: Path, url: str, *, is_dry: bool, as_json: bool) -> None
             await sdk.register([change.record for change in changes if change.kind != "same"])
     if as_json:
         for change in changes:
-            results.print_json(_changed(change))
+            screen.print_json(_changed(change))
         return
     rows = [
         (change.record.id, change.record.platform, change.kind, ", ".join(change.fields))
@@ -232,7 +232,7 @@ async def remove(ids: Ids, url: Url = "", as_json: Json = False) -> None:
         for client in ids:
             await _registered(sdk, client)
             await sdk.unregister(client)
-            results.show(ChangedClient(client=client, entry="removed"), f"removed {client}", as_json=as_json)
+            screen.show(ChangedClient(client=client, entry="removed"), f"removed {client}", as_json=as_json)
 
 
 @app.command()
@@ -255,7 +255,7 @@ async def pause(
                 fields=() if record.paused is not resume else ("paused",),
                 samples=record.samples,
             )
-            results.show(paused, f"{client} is {'not paused' if resume else 'paused'}", as_json=as_json)
+            screen.show(paused, f"{client} is {'not paused' if resume else 'paused'}", as_json=as_json)
 
 
 async def _registered(sdk: Client, client: str) -> ClientRecord:

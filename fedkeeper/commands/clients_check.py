@@ -12,8 +12,9 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import completion, results, running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.checking import CHECK_S
+from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, NotChecked
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
@@ -68,7 +69,7 @@ async def check(
     for client in wanted:
         report = reports[client]
         if as_json:
-            results.print_json(_result(client, report))
+            screen.print_json(_result(client, report))
         else:
             for line in lines(records[client], report, registers=register):
                 screen.echo(line)
@@ -92,7 +93,7 @@ def lines(record: ClientRecord, report: DataReport | NotChecked, *, registers: b
         return [f"{title}: not checked", *_wrapped(f"  {report.reason}")]
     place = f"{report.owner} {report.mode}" if report.owner else ""
     reader = {True: f"{report.service} can read it", False: f"{report.service} can't read it", None: ""}
-    size = "" if report.bytes is None else _size(report.bytes)
+    size = "" if report.bytes is None else format_size(report.bytes)
     found = [
         report.path,
         _joined(_KINDS.get(report.kind, report.kind), size),
@@ -171,13 +172,6 @@ def _state(report: DataReport) -> list[str]:
 
 def _joined(*parts: str) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def _size(count: int) -> str:
-    for size, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _result(client: str, report: DataReport | NotChecked) -> CheckedClient:

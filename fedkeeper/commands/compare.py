@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from fedkeeper import results, screen
+from fedkeeper import screen
 from fedkeeper.options import Json
 from fedkeeper.results import Comparison
 from fedkeeper.runs import comparison, comparison_table, stored
@@ -34,7 +34,7 @@ def compare(
         pictures.draw(found, plot, metric=metric)
         compared = msgspec.structs.replace(compared, plot=str(plot))
     if as_json:
-        results.print_json(compared)
+        screen.print_json(compared)
     else:
         print_comparison(compared, each=each)
 

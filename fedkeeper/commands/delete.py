@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, results, running, screen
+from fedkeeper import completion, running, screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, JobNotFinished
 from fedkeeper.options import Json, Url, broker_url, duration_s
@@ -84,7 +84,7 @@ async def _delete(sdk: Client, jobs: Sequence[FinishedJob], *, as_json: bool, dr
             await sdk.remove_job(job.id)
         deleted = DeletedJob(job=job.id, bytes=job.bytes, ended_s=job.ended_s, dry_run=dry_run)
         text = f"{'would delete' if dry_run else 'deleted'} {job.id}  {format_size(job.bytes)}"
-        results.show(deleted, text, as_json=as_json)
+        screen.show(deleted, text, as_json=as_json)
     if len(jobs) > 1:
         total = format_size(sum(job.bytes for job in jobs))
         screen.say(f"{len(jobs)} jobs, {total} of models" + ("; nothing was deleted" if dry_run else ""))

@@ -8,7 +8,7 @@ import typer
 from bridges import platforms
 from broker.support import logs
 from client_fn.code.archive import Archive, pack
-from fedkeeper import archives, deployment_file, results, running, screen
+from fedkeeper import archives, deployment_file, running, screen
 from fedkeeper.deployment_file import DeploymentFile
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, Json, PackedCode, Url, broker_url
@@ -59,7 +59,7 @@ async def deploy(
         steps=tuple(DeploymentStep(action=step.action, client=step.client, platform=step.platform) for step in done),
         unchanged=unchanged(steps, len(clients)),
     )
-    results.show(deployment, summary(steps, len(clients), is_done=not plan), as_json=as_json)
+    screen.show(deployment, summary(steps, len(clients), is_done=not plan), as_json=as_json)
 
 
 def _pack(code: Path | None) -> Archive | None:
@@ -98,4 +98,4 @@ def package(
         path = str(archives.write(platform, out, packed))
     except OSError as exc:
         raise BadOption(f"--out {out}: {exc.strerror}") from exc
-    results.show(WrittenFile(path=path), path, as_json=as_json)
+    screen.show(WrittenFile(path=path), path, as_json=as_json)

@@ -10,7 +10,7 @@ import typer
 from broker.messages.job import Job
 from broker.support import logs
 from client_fn.site import Site
-from fedkeeper import configs, files, results, running, screen, site_settings
+from fedkeeper import configs, files, running, screen, site_settings
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Folder, Json, Reveal, Url, broker_url
 from fedkeeper.results import Exported
@@ -67,7 +67,7 @@ async def export(
     if model.job.model.personal:
         screen.say("model.personal: these layers are as the model's constructor makes them", style="yellow")
     if as_json:
-        results.print_json(_exported(model, form, file, len(content)))
+        screen.print_json(_exported(model, form, file, len(content)))
     else:
         screen.echo(str(file))
 

@@ -8,7 +8,7 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import files, measured, results, running, screen, watching
+from fedkeeper import files, measured, running, screen, watching
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import JobId, Json, Out, Url, broker_url
 from fedkeeper.results import Fetched
@@ -50,7 +50,7 @@ async def fetch(
         else:
             raise FedKeeperError(f"job {job} has completed no round: {_state(record)}")
     if as_json:
-        results.print_json(fetched)
+        screen.print_json(fetched)
     else:
         screen.echo(str(folder / fetched.files[0]))
 

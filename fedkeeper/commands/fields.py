@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import job_fields, results, screen
+from fedkeeper import job_fields, screen
 from fedkeeper.options import Json
 
 
@@ -17,7 +17,7 @@ def fields(
     """List the fields of a job, each with its default, its type and its meaning."""
     for field in job_fields.fields(section):
         if as_json:
-            results.print_json(field)
+            screen.print_json(field)
         else:
             for line in job_fields.lines(field):
                 screen.echo(line)

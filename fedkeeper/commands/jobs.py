@@ -8,7 +8,7 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import measured, results, running, screen
+from fedkeeper import measured, running, screen
 from fedkeeper.display import sentences
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age, format_long, format_size
@@ -59,7 +59,7 @@ async def jobs(
     chosen = [record for record in records if not phase or shown_phase(record) in phase][-last:]
     if as_json:
         for record in chosen:
-            results.print_json(result(record))
+            screen.print_json(result(record))
         return
     rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
     if verbose or not screen.list_width():
@@ -128,4 +128,4 @@ async def cancel(job: JobId, url: Url = "", as_json: Json = False) -> None:
             await sdk.cancel(job)
             text = f"requested the cancellation of {job}; `fedkeeper watch {job}{url_option(url)}` shows its end"
     cancelled = CancelledJob(job=job, requested=not record.has_ended, phase=record.phase, reason=record.reason)
-    results.show(cancelled, text, as_json=as_json)
+    screen.show(cancelled, text, as_json=as_json)

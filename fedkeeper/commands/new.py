@@ -29,7 +29,7 @@ def new(
     except OSError as exc:
         raise BadOption(f"{file}: {exc.strerror}") from exc
     if as_json:
-        results.print_json(results.WrittenFile(path=str(file)))
+        screen.print_json(results.WrittenFile(path=str(file)))
     else:
         screen.echo(str(file))
         screen.say(f"train it with: fedkeeper run {file}")

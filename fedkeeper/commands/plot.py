@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import results, screen
+from fedkeeper import screen
 from fedkeeper.commands.compare import Metric
 from fedkeeper.options import Json
 from fedkeeper.results import Picture
@@ -26,6 +26,6 @@ def plot(
     path = to or Path(pictures.default_name([row for run in runs for row in run.rows], runs[0].job, metric))
     pictures.draw(runs, path, metric=metric)
     if as_json:
-        results.print_json(Picture(plot=str(path), runs=tuple(str(run.folder) for run in runs)))
+        screen.print_json(Picture(plot=str(path), runs=tuple(str(run.folder) for run in runs)))
     else:
         screen.echo(str(path))

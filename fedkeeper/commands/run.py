@@ -10,7 +10,7 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, local_run, results, running, screen
+from fedkeeper import configs, local_run, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.commands import stage
 from fedkeeper.errors import BadOption
@@ -100,7 +100,7 @@ def _train(prepared: Prepared, resumed: Path | None, detail: Detail, *, as_json:
 
     def on_saved(saved: Fetched) -> None:
         if as_json:
-            results.print_json(saved)
+            screen.print_json(saved)
 
     async def work(on_folder: Callable[[Path], None]) -> None:
         try:

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, results, running, screen
+from fedkeeper import completion, running, screen
+from fedkeeper.display.units import format_age, format_memory, format_rough
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
 from fedkeeper.results import SiteList
 from fedkeeper.sdk import connect
-from fedkeeper.site_list import Site, SiteHost, duration
+from fedkeeper.site_list import Site, SiteHost
 
 app = typer.Typer()
 
@@ -25,7 +26,6 @@ COLUMNS: Final = ("site", "state", "seen", "clients", "device", "memory", "disk"
 WIDTH: Final = 80
 
 _NAMES: Final = 11
-_GIB: Final = 1024
 
 
 @app.command("sites")
@@ -51,7 +51,7 @@ async def sites(
         found = chosen(await sdk.sites(), names or [])
     if as_json:
         document = SiteList(time_s=time.time(), version=__version__, sites=found)
-        results.print_json(document)
+        screen.print_json(document)
     elif names and not any(_is_pattern(name) for name in names):
         screen.echo("\n\n".join("\n".join(details(site)) for site in found))
     else:
@@ -109,20 +109,13 @@ def rows(site: Site) -> list[tuple[str, ...]]:
 
 def _cells(host: SiteHost, clients: str) -> tuple[str, ...]:
     return (
-        "?" if host.age_s is None else duration(host.age_s),
+        "?" if host.age_s is None else format_rough(host.age_s),
         clients,
         "?" if host.device is None else host.device,
-        size(host.memory_mb),
-        size(host.disk_mb),
+        "?" if host.memory_mb is None else format_memory(host.memory_mb),
+        "?" if host.disk_mb is None else format_memory(host.disk_mb),
         host.version or "?",
     )
-
-
-def size(mb: int | None) -> str:
-    """Return an amount of memory or disk for people; `?` if it is not known."""
-    if mb is None:
-        return "?"
-    return f"{mb / _GIB:.1f} GiB" if mb >= _GIB else f"{mb} MiB"
 
 
 def details(site: Site) -> list[str]:
@@ -145,14 +138,14 @@ def _facts(host: SiteHost) -> list[tuple[str, Any]]:
     ahead_s = host.clock_ahead_s
     return [
         ("state", host.state),
-        ("last word", None if host.age_s is None else f"{duration(host.age_s)} ago"),
+        ("last word", None if host.age_s is None else format_age(host.age_s)),
         ("clock", None if ahead_s is None else f"{ahead_s:+.1f} s"),
         ("version", host.version),
         ("broker", host.broker),
         ("device", None if host.device is None else host.device or "as the job says, or nothing trains here"),
         ("processor", host.processor),
-        ("free memory", None if host.memory_mb is None else size(host.memory_mb)),
-        ("free disk", None if host.disk_mb is None else size(host.disk_mb)),
+        ("free memory", None if host.memory_mb is None else format_memory(host.memory_mb)),
+        ("free disk", None if host.disk_mb is None else format_memory(host.disk_mb)),
     ]
 
 

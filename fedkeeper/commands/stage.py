@@ -11,7 +11,7 @@ from broker.messages import job_file
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, results, running
+from fedkeeper import configs, results, running, screen
 from fedkeeper import own_data as split
 from fedkeeper.errors import BadOption
 from fedkeeper.options import FOLDER, DataDir, Json, Set, Url, broker_url
@@ -95,7 +95,7 @@ def stage(
     staged = split.stage_file(own_data, section, to, platform=platform, by=by, test=test)
     _register(address, staged.clients)
     result = _result(staged.clients, is_registered=bool(address), job=job_tables(staged))
-    results.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
+    screen.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)
 
 
 def _result(
@@ -148,7 +148,7 @@ def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Pa
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
     _register(address, records)
     text = "\n".join(f"{record.id}\t{record.samples}\t{record.data_loc}" for record in records)
-    results.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
+    screen.show(_result(records, is_registered=bool(address)), text, as_json=as_json)
 
 
 def _register(address: str, records: list[ClientRecord]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import configs, files, results, running, screen
+from fedkeeper import configs, files, running, screen
 from fedkeeper.display import hints
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import JobFile, Json, Out, Quiet, Set, Url, Verbose, broker_url, url_option
@@ -39,7 +39,7 @@ async def submit(
         try:
             job_id = await sdk.submit(spec)
         except NotAnswered as exc:
-            results.show(SubmittedJob(job=exc.job, accepted=False), exc.job, as_json=as_json)
+            screen.show(SubmittedJob(job=exc.job, accepted=False), exc.job, as_json=as_json)
             if not wait:
                 raise
             screen.say(str(exc), style="yellow")
@@ -47,7 +47,7 @@ async def submit(
             await sdk.wait_until_accepted(exc.job, spec, submission=exc.submission)
             job_id = exc.job
         else:
-            results.show(SubmittedJob(job=job_id, accepted=True), job_id, as_json=as_json)
+            screen.show(SubmittedJob(job=job_id, accepted=True), job_id, as_json=as_json)
         if not wait:
             return
         running.say_when_stopped(hints.goes_on(job_id, url_option(url)))
@@ -57,6 +57,6 @@ async def submit(
             screen.console(),
             folder=run_folder.choose(out, job_id, time.time()),
             detail=detail,
-            on_saved=lambda saved: results.print_json(saved) if as_json else None,
+            on_saved=lambda saved: screen.print_json(saved) if as_json else None,
             on_end=lambda: running.say_when_stopped(hints.has_ended(job_id, url_option(url))),
         )

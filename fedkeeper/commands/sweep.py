@@ -10,7 +10,7 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, results, running, screen, sweeps
+from fedkeeper import configs, running, screen, sweeps
 from fedkeeper.commands import stage
 from fedkeeper.commands.compare import Metric, print_comparison
 from fedkeeper.errors import BadOption
@@ -92,7 +92,7 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
     running.run(sweeps.run(sweep, settings, quiet=quiet), stopped=stopped)
     swept = sweeps.compare(sweep, metric=metric)
     if as_json:
-        results.print_json(swept)
+        screen.print_json(swept)
     else:
         print_comparison(swept.comparison)
     if missing := swept.failed + swept.cancelled:

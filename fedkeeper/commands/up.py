@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import note, running, screen, site_settings, system
+from fedkeeper import broker_note, running, screen, site_settings, system
 from fedkeeper.display import hints
 from fedkeeper.options import (
     FOLDER,
@@ -73,6 +73,6 @@ async def serve(settings: Settings, url: str, port: int) -> None:
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
             url = await stack.enter_async_context(whole)
-        noted = stack.enter_context(note.published(settings.folder, url))
+        noted = stack.enter_context(broker_note.published(settings.folder, url))
         screen.say(hints.is_ready(noted, is_found=settings.folder.absolute() == FOLDER.absolute()))
         await asyncio.Event().wait()  # until Ctrl-C

@@ -12,7 +12,7 @@ import typer
 from broker.base import Start
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
-from fedkeeper import completion, files, results, running, screen
+from fedkeeper import completion, files, running, screen
 from fedkeeper.display import hints, lines
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
@@ -94,7 +94,7 @@ async def _print_json(sdk: Client, job: str | None, start: Start) -> None:
     async with contextlib.aclosing(_events(sdk, job, start)) as events:
         async for progress in events:
             last, event = progress, progress.event
-            results.print_json(JobEvent(job=progress.job, what=event.what, time_s=progress.time_s, event=event))
+            screen.print_json(JobEvent(job=progress.job, what=event.what, time_s=progress.time_s, event=event))
     if job is not None:
         follow.raise_for_end(job, last)
 

@@ -14,7 +14,7 @@ from broker.support import texts
 from fedkeeper import measured
 from fedkeeper.display import columns
 from fedkeeper.display.columns import Column
-from fedkeeper.display.units import format_duration, format_size
+from fedkeeper.display.units import DIGITS, format_duration, format_size, short_digest
 
 PENDING: Final = "…"
 
@@ -26,9 +26,6 @@ _NUMBER: Final = 7
 
 _DURATION: Final = 6
 """Width of most durations: 1.75 s."""
-
-_DIGITS: Final = 12
-"""So many digits of a model's digest are shown."""
 
 _TIMES: Final = 8
 """Rank of the times of a round's phases. Columns of lower ranks are worth narrow gaps."""
@@ -81,7 +78,7 @@ class RoundsTable:
             Column("samples", rank=9),
             Column("received", rank=10),
             Column("sent", rank=10, typical=8),
-            Column("model", rank=11, typical=_DIGITS),
+            Column("model", rank=11, typical=DIGITS),
         ]
 
     def row(self, completed: RoundCompleted) -> list[str]:
@@ -99,7 +96,7 @@ class RoundsTable:
             f"{completed.samples:,}",
             format_size(completed.bytes_in),
             format_size(completed.bytes_out),
-            completed.model.sha256[:_DIGITS],
+            short_digest(completed.model.sha256),
         ]
 
     @property

@@ -27,6 +27,7 @@ from broker.messages.progress import (
 )
 from broker.messages.reports import StartReport
 from fedkeeper import measured, processors
+from fedkeeper.display.units import short_digest
 
 NAMES_SHOWN: Final = 3
 
@@ -118,7 +119,7 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     JobWaiting: lambda e: f"waiting: {e.reason}",
     JobPaused: lambda e: f"paused: {e.reason}",
     JobStarted: lambda e: (
-        f"started: {e.parameters:,} parameters, initial model {e.model.sha256[:12]}"
+        f"started: {e.parameters:,} parameters, initial model {short_digest(e.model.sha256)}"
         + ("" if e.start is None else f" from {start_sentence(e.start)}")
     ),
     JobRejected: lambda e: f"rejected: {e.reason}",
@@ -128,7 +129,7 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     RoundOpened: _opened,
     RoundQuorum: lambda e: f"round {e.round}: quorum of {e.counted} reached, {e.grace_s:g} s left for the others",
     RoundCompleted: lambda e: (
-        f"round {e.round}: {len(e.counted)} updates in {e.split.round_s:.2f} s, model {e.model.sha256[:12]}"
+        f"round {e.round}: {len(e.counted)} updates in {e.split.round_s:.2f} s, model {short_digest(e.model.sha256)}"
     ),
     RoundFailed: lambda e: f"round {e.round} failed: {e.reason}; {_POLICIES.get(e.policy, e.policy)}",
     ModelEvaluated: _evaluated,

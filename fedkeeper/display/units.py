@@ -1,6 +1,12 @@
-"""Times and sizes as text, each with its unit."""
+"""Times and sizes as text, each with its unit, and digests shortened."""
 
 from typing import Final
+
+DIGITS: Final = 12
+"""How many hexadecimal digits of a digest a person sees."""
+
+_GIB: Final = 1024
+"""MiB of a GiB."""
 
 _LONG: Final = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 """Units with the next smaller ones, and their seconds."""
@@ -20,12 +26,17 @@ def format_long(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
-def format_age(seconds: float) -> str:
-    """Return how long ago something was, in the largest fitting unit."""
+def format_rough(seconds: float) -> str:
+    """Return a duration of any length in the largest fitting unit, such as `3 min`."""
     for size, unit, *_ in _LONG:
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(0.0, seconds):.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def format_age(seconds: float) -> str:
+    """Return how long ago something was, in the largest fitting unit."""
+    return f"{format_rough(seconds)} ago"
 
 
 def format_size(count: int) -> str:
@@ -34,3 +45,17 @@ def format_size(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} B"
+
+
+def format_memory(mb: int) -> str:
+    """Return an amount of memory or disk in the largest fitting unit.
+
+    Args:
+        mb: the amount in MiB.
+    """
+    return f"{mb / _GIB:.1f} GiB" if mb >= _GIB else f"{mb} MiB"
+
+
+def short_digest(sha256: str) -> str:
+    """Return the first digits of a digest, enough to compare two by eye."""
+    return sha256[:DIGITS]

@@ -8,7 +8,8 @@ from typing import Any, Final, NamedTuple
 
 from broker.messages.job_sections import Direction
 from broker.messages.metrics import is_better
-from fedkeeper.results import Combination, ComparedRun, Comparison, Statistics
+from fedkeeper.compared import Combination, ComparedRun, Statistics
+from fedkeeper.results import Comparison
 from fedkeeper.runs import grid
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.metric import Metric

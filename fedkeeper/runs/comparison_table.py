@@ -5,12 +5,11 @@ from collections import defaultdict
 from typing import Final, NamedTuple
 
 from fedkeeper import measured
+from fedkeeper.compared import Combination, ComparedRun, Statistics
 from fedkeeper.display import units
 from fedkeeper.display.columns import Column
-from fedkeeper.results import Combination, ComparedRun, Comparison, Statistics
+from fedkeeper.results import Comparison
 from fedkeeper.runs import grid
-
-DIGEST_SHOWN: Final = 12
 
 FAILED: Final = "failed"
 
@@ -101,7 +100,7 @@ def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]
         *([] if comparison.better is None else [Part(Column("best", 1), [_best(run) for run in runs])]),
         Part(Column("rounds", 3), [str(run.rounds) for run in runs]),
         Part(Column("time", 4), [units.format_duration(run.seconds) for run in runs]),
-        Part(Column("digest", 2), [run.digest[:DIGEST_SHOWN] for run in runs]),
+        Part(Column("digest", 2), [units.short_digest(run.digest) for run in runs]),
     ]
 
 

@@ -76,7 +76,10 @@ async def follow(
     Raises:
         JobFailed: the job ended without being completed or cancelled.
         JobStopped: the job was cancelled.
+        NoSuchJob: no job has that id.
+        BadOption: the folder has the results of another job, or can't be written.
         NotSaved: the results can't be written.
+        CorruptPayload: the broker has lost a model.
     """
     recorder = None if folder is None else Recorder(folder)
     try:

@@ -11,6 +11,7 @@ import msgspec
 from broker.messages import codec, tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.job_record import JobRecord
+from fedkeeper.display.units import short_digest
 from fedkeeper.errors import FedKeeperError, Missing
 from server import models
 from server.models import Which
@@ -88,7 +89,8 @@ def verified(path: Path) -> Mapping[str, str]:
     trained = {name: array for name, array in named.items() if name not in frozen}
     digest = hashlib.sha256(tensors.encode(trained)).hexdigest()
     if digest != table["sha256"]:
-        raise _not_verified(path, f"its tensors have the digest {digest[:12]}, and it names {table['sha256'][:12]}")
+        expected = short_digest(table["sha256"])
+        raise _not_verified(path, f"its tensors have the digest {short_digest(digest)}, and it names {expected}")
     return table
 
 

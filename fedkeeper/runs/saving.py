@@ -43,6 +43,7 @@ async def save(sdk: Client, job: str, recorder: Recorder) -> Saved:
 
     Raises:
         NoSuchJob: no job has that id.
+        BadOption: the folder has the results of another job, or can't be written.
         NotSaved: a file can't be written.
         CorruptPayload: the broker has lost a model.
     """

@@ -10,15 +10,13 @@ import msgspec
 from broker.messages import job_file
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
+from broker.topics import MAX_ID
 from fedkeeper import files
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.runs import grid
 from fedkeeper.runs.grid import Axis
 
 FILE: Final = "sweep.toml"
-
-MAX_ID: Final = 40
-"""Longest id of a job. Characters (`broker.topics`)."""
 
 
 class Machine(msgspec.Struct, frozen=True):

@@ -71,6 +71,8 @@ async def run_all(sdk: Client, runs: Iterable[Pending], *, at_once: int, view: S
 
     Raises:
         NotAnswered: no FL server takes the jobs.
+        BadOption: a run's folder has the results of another job, or can't be written.
+        NotSaved: a file of a run can't be written.
         BrokerError: the broker can't be used.
     """
     waiting = iter(runs)

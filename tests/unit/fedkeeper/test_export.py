@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import logging
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -112,9 +113,11 @@ def test_onnx_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     def missing(*_: object, **__: object) -> NoReturn:
         raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
 
+    level = logging.getLogger("torch.onnx").level
     monkeypatch.setattr(torch.onnx, "export", missing)
     with pytest.raises(BadModel, match="onnxscript is missing: pip install onnx onnxscript"):
         export.onnx(Learner(), Tied(), lambda: (torch.zeros(2, 64), torch.zeros(2)))
+    assert logging.getLogger("torch.onnx").level == level, "an export that fails leaves torch's logger silent"
 
 
 def test_onnx_gets_the_arguments_that_the_learner_gives_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.job_sections import Model, Stop, Training
 from broker.messages.progress import RoundCompleted
-from fedkeeper import configs, note
+from fedkeeper import broker_note, configs
 from fedkeeper.errors import BadOption, Missing, NoModelYet, NoSuchJob
 from fedkeeper.sdk import Client
 from server import models
@@ -117,7 +117,7 @@ async def test_connect_finds_the_broker_as_the_commands_do(
         async with fedkeeper.connect() as client:
             assert (await client.job("mine")).id == "mine"
         monkeypatch.delenv("FEDKEEPER_URL")
-        note.URL_FILE.parent.mkdir()
-        note.URL_FILE.write_text(memory_url)
+        broker_note.URL_FILE.parent.mkdir()
+        broker_note.URL_FILE.write_text(memory_url)
         async with fedkeeper.connect() as client:
             assert (await client.job("mine")).id == "mine"

@@ -1,7 +1,5 @@
 """What a person reads of a client's data."""
 
-import pytest
-
 from broker.messages.data_report import Column, DataReport, StatePlace
 from broker.messages.register import ClientRecord
 from fedkeeper.commands import clients_check
@@ -85,11 +83,6 @@ def test_a_client_that_nobody_checked_is_shown_with_the_reason() -> None:
     assert shown(NotChecked("ward-7", "platform 'b' has no bridge that answers")) == (
         "ward-7 on board-7: not checked\n  platform 'b' has no bridge that answers"
     )
-
-
-@pytest.mark.parametrize(("count", "text"), [(17, "17 bytes"), (1_700, "1.7 kB"), (3_210_000_000, "3.2 GB")])
-def test_a_size_is_shown_in_the_largest_unit(count: int, text: str) -> None:
-    assert clients_check._size(count) == text
 
 
 def test_many_columns_of_different_dtypes_are_cut() -> None:

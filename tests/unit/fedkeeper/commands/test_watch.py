@@ -12,7 +12,7 @@ from broker import topics
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobCancelled, Progress
-from fedkeeper import results, running
+from fedkeeper import running, screen
 from fedkeeper.commands import watch
 from fedkeeper.runs import follow
 from tests.support import fakes
@@ -47,7 +47,7 @@ async def test_events_are_read_no_longer_when_they_can_not_be_printed(monkeypatc
     def fail(_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(results, "print_json", fail)
+    monkeypatch.setattr(screen, "print_json", fail)
     sdk: Any = SimpleNamespace(watch=events)
     with pytest.raises(BrokenPipeError) as failed:
         await watch._print_json(sdk, "mine", "first")

@@ -28,6 +28,11 @@ def test_ages_have_one_unit(seconds: float, text: str) -> None:
     assert units.format_age(seconds) == text
 
 
+@pytest.mark.parametrize(("mb", "text"), [(512, "512 MiB"), (1536, "1.5 GiB")])
+def test_memory_has_a_unit(mb: int, text: str) -> None:
+    assert units.format_memory(mb) == text
+
+
 @pytest.mark.parametrize(("count", "text"), [(999, "999 B"), (1_590_040, "1.6 MB"), (3_000_000_000, "3.0 GB")])
 def test_sizes_have_a_unit(count: int, text: str) -> None:
     assert units.format_size(count) == text

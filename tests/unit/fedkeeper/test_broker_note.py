@@ -11,7 +11,7 @@ import pytest
 
 from broker import BrokerUrl
 from broker.errors import ConnectFailed
-from fedkeeper import note, running, system
+from fedkeeper import broker_note, running, system
 from fedkeeper.commands import up
 from fedkeeper.display import hints
 from fedkeeper.options import broker_url
@@ -29,21 +29,21 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     "url", ["nats://127.0.0.1:4222", "mqtt://u@h?password_file=pw", "tls://u@h?ca_file=ca.pem&password_env=PW"]
 )
 def test_other_commands_find_the_broker_until_up_ends(url: str, tmp_path: Path) -> None:
-    note.FOLDER.mkdir()
-    (note.FOLDER / note.PASSWORD_FILE).write_text("of an `up` that was killed", encoding="utf-8")
-    with note.published(note.FOLDER, url) as noted:
+    broker_note.FOLDER.mkdir()
+    (broker_note.FOLDER / broker_note.PASSWORD_FILE).write_text("of an `up` that was killed", encoding="utf-8")
+    with broker_note.published(broker_note.FOLDER, url) as noted:
         assert broker_url("") == noted
         assert BrokerUrl.parse(noted) == BrokerUrl.parse(url).absolute()
         assert broker_url("mqtt://other") == "mqtt://other"
-    assert note.read() == ""
+    assert broker_note.read() == ""
     assert [path.name for path in tmp_path.rglob("*")] == [".fedkeeper"]
 
 
 def test_the_note_holds_no_password() -> None:
     url = BrokerUrl("mqtt", "broker", 1883, "site", HIDDEN)
-    with note.published(note.FOLDER, "mqtt://site:s3cret%2F%23%3F%26%C3%A9@broker") as noted:
-        assert "s3cret" not in noted + note.URL_FILE.read_text()
-        assert (found := BrokerUrl.parse(note.read())).secret() == HIDDEN
+    with broker_note.published(broker_note.FOLDER, "mqtt://site:s3cret%2F%23%3F%26%C3%A9@broker") as noted:
+        assert "s3cret" not in noted + broker_note.URL_FILE.read_text()
+        assert (found := BrokerUrl.parse(broker_note.read())).secret() == HIDDEN
         assert (found.user, found.address) == ("site", url.address)
         assert found.password_file
         assert stat.S_IMODE(found.password_file.stat().st_mode) == 0o600
@@ -51,26 +51,26 @@ def test_the_note_holds_no_password() -> None:
 
 
 def test_the_end_of_one_up_leaves_the_note_of_another() -> None:
-    with note.published(note.FOLDER, "mqtt://first"):
-        second = note.published(note.FOLDER, "mqtt://second")
+    with broker_note.published(broker_note.FOLDER, "mqtt://first"):
+        second = broker_note.published(broker_note.FOLDER, "mqtt://second")
         second.__enter__()
-    assert BrokerUrl.parse(note.read()).host == "second"
+    assert BrokerUrl.parse(broker_note.read()).host == "second"
     second.__exit__(None, None, None)
-    assert note.read() == ""
+    assert broker_note.read() == ""
 
 
 def test_an_error_asks_whether_up_still_runs_if_the_address_is_that_of_its_note(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    note.FOLDER.mkdir()
-    note.URL_FILE.write_text("nats://fedkeeper@127.0.0.1:4222?password_file=/pw", encoding="utf-8")
+    broker_note.FOLDER.mkdir()
+    broker_note.URL_FILE.write_text("nats://fedkeeper@127.0.0.1:4222?password_file=/pw", encoding="utf-8")
     for address, is_asked in (("nats://127.0.0.1:4222", True), ("nats://127.0.0.1:4223", False)):
         with pytest.raises(SystemExit), running.exit_on_user_error():
             raise ConnectFailed(address, "refused")
         said = "; .fedkeeper/url has this address: is `fedkeeper up` still running?" if is_asked else ""
         assert capsys.readouterr().err == f"error: can't connect to {address}: refused{said}\n"
-    note.URL_FILE.write_text("no address", encoding="utf-8")
-    assert note.hint(ConnectFailed("nats://127.0.0.1:4222", "refused")) == ""
+    broker_note.URL_FILE.write_text("no address", encoding="utf-8")
+    assert broker_note.hint(ConnectFailed("nats://127.0.0.1:4222", "refused")) == ""
 
 
 async def test_up_around_another_broker_leaves_the_note_too(
@@ -83,7 +83,7 @@ async def test_up_around_another_broker_leaves_the_note_too(
 
     monkeypatch.setattr(system, "services", services)
     running_up = asyncio.ensure_future(up.serve(Settings(tmp_path / ".fedkeeper", 1), "mqtt://me:s3cret@broker", 0))
-    while not note.read():  # noqa: ASYNC110 (a file tells nobody that it was written)
+    while not broker_note.read():  # noqa: ASYNC110 (a file tells nobody that it was written)
         await asyncio.sleep(0)
     said = capsys.readouterr().err
     running_up.cancel()
@@ -91,7 +91,7 @@ async def test_up_around_another_broker_leaves_the_note_too(
         await running_up
     assert "ready: mqtt://broker:1883" in said
     assert "s3cret" not in said
-    assert note.read() == ""
+    assert broker_note.read() == ""
 
 
 def test_what_up_says_can_be_pasted_into_a_shell() -> None:
