@@ -190,7 +190,7 @@ async def test_a_library_that_the_code_needs_is_named_before_it_is_imported(tmp_
     write(tmp_path, "import no_such_library\n" + CODE)
     (tmp_path / "requirements.txt").write_text("no-such-library>=2\ntorch>=2\n")
     code, output = await run("run", "job.toml", "--code", ".", cwd=tmp_path)
-    assert code == 1
+    assert code == ExitCode.JOB_FAILED
     assert "requirements.txt asks for no-such-library>=2 (not installed)" in output
 
 

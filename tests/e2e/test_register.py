@@ -36,7 +36,7 @@ async def test_clients_are_added_paused_listed_and_removed(nats_server: NatsServ
     assert added == "registered ward-7\n"
     assert "ward-7 is paused" in await cli(nats_server, tmp_path, "clients", "pause", "ward-7")
     line = (await cli(nats_server, tmp_path, "clients")).splitlines()[1].split()
-    assert line[:6] == ["ward-7", "openfaas", "paused", "0", "0", "0"]
+    assert line[:7] == ["ward-7", "openfaas", "paused", "0", "0", "?", "0"]
     assert line[-1] == "data=xray"
     assert "not paused" in await cli(nats_server, tmp_path, "clients", "pause", "--resume", "ward-7")
     assert "registered" in await cli(nats_server, tmp_path, "clients")
