@@ -19,6 +19,7 @@ from broker.messages.progress import (
     JobStarted,
     JobWaiting,
     ModelEvaluated,
+    Progress,
     RoundCompleted,
     RoundFailed,
     RoundOpened,
@@ -73,3 +74,8 @@ EVENTS: Final[tuple[Event, ...]] = (
     JobFailed(reason="no clients"),
     JobCancelled(rounds=2, model=None),
 )
+
+
+def key_of(message: Progress) -> str:
+    """Return the part of an event's id that two jobs share, such as `round.completed.4`."""
+    return message.id[message.id.index(message.event.what) :]

@@ -17,6 +17,7 @@ from broker.messages.round import RoundTask, nonce, token
 from fedkeeper.sdk import Client
 from server.service import serve
 from tests.support import fakes
+from tests.support.events import key_of
 from tests.support.fakes import FakeLearning, Fleet, running
 
 ROUNDS: Final = 3
@@ -51,7 +52,7 @@ async def event_ids(sdk: Client, job: str) -> list[str]:
     """The ids of a job's events until its end, such as `update.counted.1.client-03`."""
     async with asyncio.timeout(WITHIN_S):
         await sdk.wait_until_accepted(job)
-        return [message.id.removeprefix(f"{job}.") async for message in sdk.watch(job)]
+        return [key_of(message) async for message in sdk.watch(job)]
 
 
 async def train(

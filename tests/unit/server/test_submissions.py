@@ -86,7 +86,7 @@ async def test_a_job_is_accepted_and_recorded(harness: Harness) -> None:
     assert reply == SubmissionReply(job=reply.job)
     assert reply.job.startswith("demo-")
     record, _ = await harness.record(reply.job)
-    assert record == JobRecord(id=reply.job, job=submitted, created_s=1_700_000_000.5)
+    assert record == JobRecord(id=reply.job, job=submitted, created_s=1_700_000_000.5, epoch=f"{1_700_000_000_500:x}")
     assert await harness.announced() == [], "who runs the job announces it"
 
 
