@@ -49,6 +49,8 @@ def read() -> str:
 
 def hint(error: ConnectFailed) -> str:
     """Return what to add to an error if the note has its address: the note of an `up` that was killed stays."""
+    if "password" in error.reason:
+        return ""  # a broker that asks for one is there
     with contextlib.suppress(BadUrl):
         if (url := read()) and BrokerUrl.parse(url).address == error.address:
             return f"; {URL_FILE} has this address: is `fedkeeper up` still running?"

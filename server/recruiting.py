@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS, Data
 from broker.messages.progress import JobWaiting
@@ -97,7 +99,14 @@ class Recruiter:
             text += ": see `fedkeeper sites`"
         if len(registered) >= self.job.cohort.clients:
             return text
+        if paused := self._paused():
+            return f"{text}; {len(paused)} more are paused: `fedkeeper clients pause --resume {' '.join(paused[:3])}`"
         return f"{text}; {self._unknown_label() or _remedy(self.job.data)}"
+
+    def _paused(self) -> list[str]:
+        """Return the ids of the clients that would hold the job's data, and are paused."""
+        paused = [msgspec.structs.replace(client, paused=False) for client in self.registry.clients if client.paused]
+        return [client.id for client in cohort.data_holders(self.job, paused)]
 
     def _unknown_label(self) -> str:
         """Say which label of `cohort.where` no registered client has; empty: each is some client's."""

@@ -1,5 +1,6 @@
 """The command `fedkeeper new`: writes a job file with every field."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,4 +33,4 @@ def new(
         screen.print_json(results.WrittenFile(path=str(file)))
     else:
         screen.echo(str(file))
-        screen.say(f"train it with: fedkeeper run {file}")
+        screen.say(f"train it with: fedkeeper run {shlex.quote(str(file))}")

@@ -39,7 +39,9 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
 def _trained_on(record: JobRecord) -> list[str]:
     """Say which kinds of processor have trained, and what that means for the digest; nothing if none is known."""
     kinds = processors.describe(record.processors)
-    return [f"trained on    {kinds}", f"note: {processors.what_follows(record.processors)}"] if kinds else []
+    # The digest of a job that was stopped is that of a round which another run need not stop after.
+    note = [f"note: {processors.what_follows(record.processors)}"] if record.phase == "completed" else []
+    return [f"trained on    {kinds}", *note] if kinds else []
 
 
 def _at_clients(record: JobRecord, last: dict[str, Any]) -> str:

@@ -69,6 +69,7 @@ def test_an_error_asks_whether_up_still_runs_if_the_address_is_that_of_its_note(
             raise ConnectFailed(address, "refused")
         said = "; .fedkeeper/url has this address: is `fedkeeper up` still running?" if is_asked else ""
         assert capsys.readouterr().err == f"error: can't connect to {address}: refused{said}\n"
+    assert broker_note.hint(ConnectFailed("nats://127.0.0.1:4222", "wrong user or password")) == ""
     broker_note.URL_FILE.write_text("no address", encoding="utf-8")
     assert broker_note.hint(ConnectFailed("nats://127.0.0.1:4222", "refused")) == ""
 

@@ -86,6 +86,20 @@ async def test_enough_clients_are_all_candidates_and_no_wait_is_announced(inputs
     assert inputs.announced == []
 
 
+async def test_a_paused_client_is_named_with_the_command_that_lets_it_take_part(inputs: Inputs) -> None:
+    (one, other) = fakes.clients(2)
+    inputs.register(one, msgspec.structs.replace(other, paused=True))
+    async with asyncio.TaskGroup() as group:
+        recruiting = group.create_task(inputs.candidates(), name="recruiting")
+        await until_announced(inputs)
+        inputs.register(other)
+        inputs.put(RegisterChanged())
+    assert recruiting.result() == ["client-00", "client-01"]
+    assert inputs.announced[0].reason == (
+        "1 of 2 clients that hold 'own' are registered; 1 more are paused: `fedkeeper clients pause --resume client-01`"
+    )
+
+
 async def test_too_few_clients_are_waited_for_and_that_is_announced_once(inputs: Inputs) -> None:
     inputs.register(*fakes.clients(1))
     async with asyncio.TaskGroup() as group:

@@ -86,8 +86,10 @@ def test_tensors_that_are_not_in_the_file_are_told() -> None:
 def test_the_digest_is_told_with_the_processors_that_have_trained(
     processors: dict[str, int], expected: list[str]
 ) -> None:
-    got = summary.lines(record(OWN, processors=processors), [row(loss=0.5)])
+    got = summary.lines(record(OWN, processors=processors, phase="completed"), [row(loss=0.5)])
     assert got[2:] == [f"model digest  {'ab' * 32}", *expected]
+    stopped = summary.lines(record(OWN, processors=processors, phase="cancelled"), [row(loss=0.5)])
+    assert stopped[2:] == [f"model digest  {'ab' * 32}", *expected[:1]]
     assert max(len(line) for line in got[2:]) <= 80
 
 
