@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from broker.nats.server import USER, NatsServer
 from tests.support.brokers import STORE_BYTES, Mosquitto
@@ -18,6 +19,12 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 # Tests run side by side: with a thread for each core in every process, torch's threads wait for each other most of the
 # time. Read when torch is imported, by this process and by those that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_at_the_start() -> None:
+    """Let no test print logs because an earlier one ran a command in this process, which configures them."""
+    structlog.reset_defaults()
 
 
 @pytest.fixture
