@@ -123,7 +123,7 @@ def _train(prepared: Prepared, console: Console, resumed: Path | None = None) ->
 
     def goes_on() -> bool:
         if is_patient := until.receive(signal.SIGINT):
-            console.print(f"ending after round {until.round}; a second interrupt ends at once", style="yellow")
+            console.print(until.answer, style="yellow")
         return is_patient
 
     try:

@@ -232,7 +232,7 @@ def _kept_until_the_end(
     except (asyncio.CancelledError, Exception) as exc:
         has_job = is_known or until.done > 0 or (bool(run.broker) and until.total is not None)
         if isinstance(exc, JobFailed | JobStopped) or not (has_job or isinstance(exc, ServerFailed)):
-            unfinished.end(folder)
+            unfinished.end(folder, keeps_log=not isinstance(exc, asyncio.CancelledError))
             if isinstance(exc, asyncio.CancelledError) and run.broker and until.is_submitted:
                 until.stopped = hints.goes_on(run.job, url_option(url))
         elif isinstance(exc, asyncio.CancelledError):

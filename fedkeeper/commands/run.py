@@ -96,7 +96,7 @@ def _train(prepared: Prepared, resumed: Path | None, detail: Detail, *, as_json:
 
     def on_signal(number: int) -> bool:
         if goes_on := until.receive(number):
-            console.print(f"ending after round {until.round}; Ctrl-C again ends at once", style="yellow")
+            console.print(until.answer, style="yellow")
         return goes_on
 
     def on_saved(saved: Fetched) -> None:

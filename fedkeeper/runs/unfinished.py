@@ -104,16 +104,22 @@ def read(folder: Path) -> Unfinished:
     return run
 
 
-def end(folder: Path) -> None:
-    """Delete a run's store and options; its results stay. A folder without anything goes too."""
+def end(folder: Path, *, keeps_log: bool = True) -> None:
+    """Delete a run's store and options; its results stay. A folder without anything goes too.
+
+    Args:
+        folder: the run's folder.
+        keeps_log: whether the log of a run stays whose job was not accepted: it may say why.
+    """
     shutil.rmtree(folder / STORE, ignore_errors=True)
     for part in folder.glob(".*-[0-9]*"):  # of a run that was killed while it wrote a file
         part.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (folder / run_folder.UNFINISHED).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
-        if not (folder / run_folder.JOB).exists() and not (folder / run_log.NAME).stat().st_size:
-            (folder / run_log.NAME).unlink()
+        log = folder / run_log.NAME
+        if not (folder / run_folder.JOB).exists() and not (keeps_log and log.stat().st_size):
+            log.unlink()
     with contextlib.suppress(OSError):
         folder.rmdir()
 

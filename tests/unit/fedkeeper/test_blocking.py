@@ -191,7 +191,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(
     with pytest.raises(KeyboardInterrupt):
         fedkeeper.run({"name": "mine"})
     said = capfd.readouterr().err
-    assert "ending after round 3; a second interrupt ends at once" in said
+    assert "ending after round 3; Ctrl-C again ends at once" in said
     assert "fedkeeper run --resume runs/2026-11-27-mine-1" in said
     again = fedkeeper.resume("runs/2026-11-27-mine-1", quiet=True)
     assert resumed == [None, again.folder]
