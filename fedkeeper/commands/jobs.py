@@ -61,6 +61,9 @@ async def jobs(
         for record in chosen:
             screen.print_json(result(record))
         return
+    if not chosen:
+        screen.say("no job is in these phases" if records else "there are no jobs yet: `fedkeeper submit quickstart`")
+        return
     rows, reasons = [row(record, time.time()) for record in chosen], [reason(record) for record in chosen]
     if verbose or not screen.list_width():
         heads = (*(column.name for column in COLUMNS), "reason")

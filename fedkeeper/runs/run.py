@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from broker.messages.job import Job
 from broker.support import notebook
 from fedkeeper import measured
-from fedkeeper.errors import Missing
+from fedkeeper.errors import Missing, NoSuchFile
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import metric, plot, stored
 from fedkeeper.runs.stored import StoredRun
@@ -36,7 +36,7 @@ def load_run(folder: str | Path = "runs/latest") -> "Run":
     """
     path = Path(folder)
     if not (path / run_folder.JOB).is_file():
-        raise Missing(f"{path} has no {run_folder.JOB}: give the folder of a run, such as runs/latest")
+        raise NoSuchFile(f"{path} has no {run_folder.JOB}: give the folder of a run, such as runs/latest")
     return Run(path.resolve())
 
 

@@ -11,7 +11,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import Phase
 from broker.support.decoding import UNREADABLE
 from fedkeeper import files
-from fedkeeper.errors import Missing
+from fedkeeper.errors import Missing, NoSuchFile
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import sweep_plan
 from fedkeeper.runs.sweep_plan import Plan, PlannedRun
@@ -112,7 +112,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     file = folder / run_folder.METRICS
     if not file.is_file():
-        raise Missing(f"{file} is missing: give the folder of a job, such as runs/2026-11-27-quickstart-1a2b3c")
+        raise NoSuchFile(f"{file} is missing: give the folder of a job, such as runs/2026-11-27-quickstart-1a2b3c")
     try:
         return [msgspec.json.decode(line) for line in file.read_bytes().splitlines()]
     except OSError as exc:

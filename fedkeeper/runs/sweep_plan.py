@@ -12,7 +12,7 @@ from broker.messages.job import Job
 from broker.messages.register import ClientRecord
 from broker.topics import MAX_ID
 from fedkeeper import files
-from fedkeeper.errors import BadOption, Missing
+from fedkeeper.errors import BadOption, Missing, NoSuchFile
 from fedkeeper.runs import grid
 from fedkeeper.runs.grid import Axis
 
@@ -187,6 +187,6 @@ def read(folder: Path) -> Plan:
     try:
         return msgspec.toml.decode(file.read_bytes(), type=Plan)
     except FileNotFoundError as exc:
-        raise Missing(f"{file} is missing: give the folder of a sweep, such as runs/latest") from exc
+        raise NoSuchFile(f"{file} is missing: give the folder of a sweep, such as runs/latest") from exc
     except (OSError, ValueError) as exc:
         raise Missing(f"{file} can't be read: {exc}") from exc

@@ -13,7 +13,7 @@ import msgspec
 
 from fedkeeper import files
 from fedkeeper.display.units import format_size
-from fedkeeper.errors import BadOption, Missing, NotSaved
+from fedkeeper.errors import BadOption, Missing, NoSuchFile, NotSaved
 from fedkeeper.options import own_url_option
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, run_log
@@ -90,7 +90,7 @@ def read(folder: Path) -> Unfinished:
         Missing: it has none, or its file can't be read.
     """
     if not folder.is_dir():
-        raise Missing(f"there is no folder {folder}: give that of a run, such as runs/latest")
+        raise NoSuchFile(f"there is no folder {folder}: give that of a run, such as runs/latest")
     file = folder / run_folder.UNFINISHED
     try:
         run = msgspec.json.decode(file.read_bytes(), type=Unfinished)

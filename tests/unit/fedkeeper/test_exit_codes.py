@@ -129,3 +129,24 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in ((), ("--json",)):
         ended = run_here("watch", "demo-1", *form, *URL)
         assert (ended.exit_code, ended.stdout) == (ExitCode.INTERRUPTED, "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", "--resume", "nowhere"), ("sweep", "--resume", "nowhere"), ("plot", "nowhere"), ("compare", "nowhere")],
+)
+def test_a_folder_that_is_not_there_is_a_mistake_in_the_arguments(arguments: tuple[str, ...]) -> None:
+    done = run_here(*arguments)
+    assert (done.exit_code, done.stdout) == (ExitCode.USAGE, "")
+    assert "nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
+def test_a_list_without_jobs_says_so(form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def jobs(*_: object) -> list[JobRecord]:
+        return []
+
+    monkeypatch.setattr(Client, "jobs", jobs)
+    done = run_here("jobs", *form, *URL)
+    assert (done.exit_code, done.stdout) == (ExitCode.DONE, "")
+    assert ("there are no jobs yet" in done.stderr) == (form == ())
