@@ -11,27 +11,24 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import broker
 from broker import topics
 from broker.base import Broker, Start
-from broker.deliveries import Value
-from broker.messages import cloudevents, codec, origin
+from broker.messages import cloudevents, codec
 from broker.messages import job_file as jobs
 from broker.messages.cloudevents import Envelope
 from broker.messages.data_report import DataReport
-from broker.messages.errors import DecodeError
 from broker.messages.function import Reply, Request, Verb
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
-from broker.support import loggers
 from broker.support.tasks import task_group
-from fedkeeper import checking, configs, own_data, presences, site_list, watching
+from fedkeeper import checking, configs, own_data, presences, site_list, stored_values, watching
 from fedkeeper.configs import Spec
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoModelYet, NoSuchJob, NotAnswered
 from fedkeeper.job_list import JobList
@@ -41,10 +38,6 @@ from server.models import Which
 
 if TYPE_CHECKING:
     from client_fn.data.staging import Staged
-
-T = TypeVar("T")
-
-log = loggers.get_logger(__name__)
 
 SHARDS: Final = ".fedkeeper/shards"
 """Folder of staged shards: where `fedkeeper up` has those of the built-in datasets."""
@@ -218,7 +211,7 @@ class Client:
     async def jobs(self) -> list[JobRecord]:
         """Return the record of every job that can be read, the oldest first. The others are logged."""
         values = await self.broker.snapshot(topics.job_record(topics.ANY))
-        records = _readable(values, JobRecord, lambda record: topics.job_record(record.id))
+        records = stored_values.readable(values, JobRecord, lambda record: topics.job_record(record.id))
         return JobList(sorted(records, key=lambda record: (record.created_s, record.id)))
 
     async def model(self, job: str, which: Which = "last") -> bytes:
@@ -245,7 +238,7 @@ class Client:
     async def clients(self) -> list[ClientRecord]:
         """Return the entries of the client register that can be read, sorted by client id. The others are logged."""
         values = await self.broker.snapshot(topics.client(topics.ANY))
-        records = _readable(values, ClientRecord, lambda client: topics.client(client.id))
+        records = stored_values.readable(values, ClientRecord, lambda client: topics.client(client.id))
         return sorted(records, key=lambda record: record.id)
 
     async def client(self, client: str) -> ClientRecord | None:
@@ -329,7 +322,9 @@ class Client:
     async def client_stats(self) -> dict[str, ClientStats]:
         """Return the statistics of each client's invocations, by client id."""
         values = await self.broker.snapshot(topics.client_stats(topics.ANY, topics.ANY))
-        stats = _readable(values, ClientStats, lambda each: topics.client_stats(each.platform, each.client))
+        stats = stored_values.readable(
+            values, ClientStats, lambda each: topics.client_stats(each.platform, each.client)
+        )
         # A client that moved to another platform has statistics on both; the newer ones win.
         return {entry.client: entry for entry in sorted(stats, key=lambda entry: entry.seen_s)}
 
@@ -377,26 +372,6 @@ def _is_of(event_id: str, event: JobRejected, submission: str) -> bool:
     A server of an older version does not name the submission, and gives each of its refusals the same id.
     """
     return submission in ("", event.submission) or event_id.endswith(event.what)
-
-
-def _readable(values: Mapping[str, Value], kind: type[T], topic_of: Callable[[T], str]) -> list[T]:
-    """Decode the values that can be read and believed; log the others. One bad value must not hide all good ones.
-
-    Args:
-        values: the values by topic.
-        kind: class of the messages.
-        topic_of: returns the topic of whom a message is about.
-    """
-    messages: list[T] = []
-    for topic, value in values.items():
-        try:
-            message = codec.decode(kind, value.payload)
-            origin.check_topic(topic, topic_of, message)
-        except DecodeError as exc:
-            log.warning("a value that can't be read is passed over", topic=topic, error=str(exc))
-        else:
-            messages.append(message)
-    return messages
 
 
 def _encode_event(job: str, kind: str, data: object, event_id: str = "") -> bytes:
