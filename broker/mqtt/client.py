@@ -6,7 +6,6 @@ sent later.
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,8 +20,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.deliveries import Will
 from broker.errors import BrokerError, ConnectFailed, Disconnected, PayloadTooLarge
-from broker.mqtt import errors, storage
-from broker.mqtt.errors import CutOff, OldProtocol, check, check_connected, map_connect_errors, map_file_errors
+from broker.mqtt import errors, storage, tls
+from broker.mqtt.errors import CutOff, OldProtocol, check, check_connected, map_connect_errors
 from broker.mqtt.paho_loop import KEEP_ALIVE_S, PahoLoop
 from broker.url import BrokerUrl
 
@@ -247,11 +246,7 @@ class Client:
         if self._address.user is not None:
             self._paho.username_pw_set(self._address.user, self._address.secret())
         if self._address.scheme == "mqtts":
-            with map_file_errors(self._address.address):
-                context = ssl.create_default_context(cafile=self._address.ca_file)
-                if self._address.cert_file is not None:
-                    context.load_cert_chain(self._address.cert_file, self._address.key_file)
-                self._paho.tls_set_context(context)
+            self._paho.tls_set_context(tls.context(self._address))
 
     def _connect(self) -> None:
         properties = _properties(PacketTypes.CONNECT) if self.version == MQTTv5 else None
