@@ -35,7 +35,8 @@ ACTIONS: Final = {
     "prints": "print('x' * 2_000_000)",
     "starts_threads": "[threading.Thread(target=time.sleep, args=(3600,)).start() for _ in range(3)]",
     "forks": "in_a_child(wait)",
-    "forks_away": "in_a_child(lambda: (os.setsid(), in_a_child(wait), os._exit(0)))",
+    # It waits until the first child is gone: one that is still in the model's session ends with the order.
+    "forks_away": "os.waitpid(in_a_child(lambda: (os.setsid(), in_a_child(wait), os._exit(0))), 0)",
     "starts_without_mark": "subprocess.Popen(SLEEP, env={}, start_new_session=True)",
     "starts_without_mark_and_hangs": "subprocess.Popen(SLEEP, env={}, start_new_session=True); time.sleep(3600)",
     "nothing": "pass",
@@ -51,9 +52,11 @@ HELD = []
 SLEEP = ["/bin/sleep", "{sleep_s}"]
 
 def in_a_child(do):
-    if not os.fork():
+    pid = os.fork()
+    if not pid:
         do()
         os._exit(0)
+    return pid
 
 def wait():
     while True: time.sleep(1)

@@ -16,7 +16,7 @@ from fedkeeper.sdk import Client
 from tests.support import fakes
 from tests.support.command import run_here
 
-NOW_S = time.time()
+NOW_S = 1_790_000_000.0
 CAUSE = "BadData: file:///srv/c-0.npz: y has shape (89,): " + "x" * 200 + " set data.target (c-0, c-1)"
 
 
@@ -49,6 +49,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def publish(_: Broker, topic: str, *_payload: object, **__: object) -> None:
         published.append(topic)
 
+    monkeypatch.setattr(time, "time", lambda: NOW_S)
     monkeypatch.setattr(Client, "jobs", found)
     monkeypatch.setattr(Client, "job", one)
     monkeypatch.setattr(Broker, "publish", publish)
