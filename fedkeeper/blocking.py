@@ -18,8 +18,9 @@ from rich.console import Console
 
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, local_run, own_data, screen
+from fedkeeper import configs, local_run, own_data
 from fedkeeper.configs import Spec
+from fedkeeper.display import screen
 from fedkeeper.errors import JobFailed, JobStopped, Missing
 from fedkeeper.local_run import Options, Prepared
 from fedkeeper.options import FOLDER

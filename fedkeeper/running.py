@@ -19,7 +19,8 @@ from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import broker_note, exit_codes, notify, screen
+from fedkeeper import broker_note, exit_codes, notify
+from fedkeeper.display import screen
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.exit_codes import ExitCode
 

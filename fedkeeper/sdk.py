@@ -30,8 +30,8 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
 from fedkeeper import checking, configs, own_data, presences, site_list, stored_values, watching
 from fedkeeper.configs import Spec
+from fedkeeper.display.job_list import JobList
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoModelYet, NoSuchJob, NotAnswered
-from fedkeeper.job_list import JobList
 from fedkeeper.site_list import Site
 from server import models, removal
 from server.models import Which

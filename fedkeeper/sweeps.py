@@ -14,7 +14,8 @@ import msgspec
 from broker import BrokerUrl
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, local_run, own_data, own_system, screen, system
+from fedkeeper import configs, local_run, own_data, own_system, system
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.local_run import Options
 from fedkeeper.options import own_url_option

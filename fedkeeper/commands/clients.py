@@ -13,9 +13,10 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, completion, data_places, running, screen
+from fedkeeper import client_file, completion, data_places, running
 from fedkeeper.client_file import Change
 from fedkeeper.commands import clients_check
+from fedkeeper.display import screen
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age
 from fedkeeper.errors import BadOption

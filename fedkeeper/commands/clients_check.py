@@ -12,8 +12,9 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, running
 from fedkeeper.checking import CHECK_S
+from fedkeeper.display import screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, NotChecked
 from fedkeeper.exit_codes import ExitCode

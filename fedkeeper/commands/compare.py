@@ -6,7 +6,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from fedkeeper import screen
+from fedkeeper.display import screen
 from fedkeeper.options import Json
 from fedkeeper.results import Comparison
 from fedkeeper.runs import comparison, comparison_table, stored

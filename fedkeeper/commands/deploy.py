@@ -8,8 +8,9 @@ import typer
 from bridges import platforms
 from broker.support import logs
 from client_fn.code.archive import Archive, pack
-from fedkeeper import archives, deployment_file, running, screen
+from fedkeeper import archives, deployment_file, running
 from fedkeeper.deployment_file import DeploymentFile
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, Json, PackedCode, Url, broker_url
 from fedkeeper.plan import Step, summary, unchanged

@@ -10,7 +10,8 @@ import typer
 from broker.messages.job import Job
 from broker.support import logs
 from client_fn.site import Site
-from fedkeeper import files, running, screen, site_settings
+from fedkeeper import files, running, site_settings
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Folder, Json, Reveal, Url, broker_url
 from fedkeeper.results import Exported

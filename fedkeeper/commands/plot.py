@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import screen
 from fedkeeper.commands.compare import Metric
+from fedkeeper.display import screen
 from fedkeeper.options import Json
 from fedkeeper.results import Picture
 from fedkeeper.runs import plot as pictures

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, running
+from fedkeeper.display import screen
 from fedkeeper.display.units import format_age, format_memory, format_rough
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode

@@ -10,9 +10,10 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, running, screen, sweeps
+from fedkeeper import configs, running, sweeps
 from fedkeeper.commands import stage
 from fedkeeper.commands.compare import Metric, print_comparison
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, Json, Out, Quiet, Set, Verbose, Workers

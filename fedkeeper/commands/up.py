@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import broker_note, running, screen, site_settings, system
-from fedkeeper.display import hints
+from fedkeeper import broker_note, running, site_settings, system
+from fedkeeper.display import hints, screen
 from fedkeeper.options import (
     FOLDER,
     KEEP,

@@ -4,9 +4,8 @@ import itertools
 from collections import defaultdict
 from typing import Final, NamedTuple
 
-from fedkeeper import measured
 from fedkeeper.compared import Combination, ComparedRun, Statistics
-from fedkeeper.display import units
+from fedkeeper.display import measured, units
 from fedkeeper.display.columns import Column
 from fedkeeper.results import Comparison
 from fedkeeper.runs import grid

@@ -10,8 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.text import Text
 
 from broker.messages import progress as events
-from fedkeeper import measured
-from fedkeeper.display import units
+from fedkeeper.display import measured, units
 from fedkeeper.runs import metric
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended

@@ -3,8 +3,8 @@
 import pytest
 
 from broker.messages.register import ClientRecord
-from fedkeeper import screen
 from fedkeeper.commands import clients
+from fedkeeper.display import screen
 
 
 def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@
 
 from broker.messages.job_record import JobRecord
 from broker.support import notebook
-from fedkeeper import measured
+from fedkeeper.display import measured
 
 
 class JobList(list[JobRecord]):

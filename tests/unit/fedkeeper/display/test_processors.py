@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedkeeper import processors
+from fedkeeper.display import processors
 
 AVX512 = "x86-64 Intel AVX512"
 NEON = "aarch64 NEON"
