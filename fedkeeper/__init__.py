@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from fedkeeper.blocking import resume, run
     from fedkeeper.runs.run import Run, load_run
     from fedkeeper.sdk import Client, connect
-    from fedkeeper.site_list import Site
+    from fedkeeper.sites.site_list import Site
 
 __version__ = version("fedkeeper")
 
@@ -154,7 +154,7 @@ _LATER = {
     "Client": "fedkeeper.sdk",
     "PlatformFailed": "bridges.errors",
     "Run": "fedkeeper.runs.run",
-    "Site": "fedkeeper.site_list",
+    "Site": "fedkeeper.sites.site_list",
     "Staged": "client_fn.data.staging",
     "connect": "fedkeeper.sdk",
     "load_run": "fedkeeper.runs.run",

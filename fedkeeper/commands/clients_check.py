@@ -13,7 +13,6 @@ from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
 from fedkeeper import completion, running
-from fedkeeper.checking import CHECK_S
 from fedkeeper.display import screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, NotChecked
@@ -21,6 +20,7 @@ from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
 from fedkeeper.results import CheckedClient
 from fedkeeper.sdk import Client, connect
+from fedkeeper.sites.checking import CHECK_S
 
 AT_ONCE: Final = 32
 """How many clients are checked at the same time."""

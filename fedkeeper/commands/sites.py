@@ -18,7 +18,7 @@ from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
 from fedkeeper.results import SiteList
 from fedkeeper.sdk import connect
-from fedkeeper.site_list import Site, SiteHost
+from fedkeeper.sites.site_list import Site, SiteHost
 
 app = typer.Typer()
 

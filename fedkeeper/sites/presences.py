@@ -13,8 +13,8 @@ from broker.messages import codec, origin
 from broker.messages.errors import DecodeError
 from broker.messages.register import CLOCK_SKEW_S, Presence
 from broker.support import loggers
-from fedkeeper import site_list
-from fedkeeper.site_list import Word
+from fedkeeper.sites import site_list
+from fedkeeper.sites.site_list import Word
 
 log = loggers.get_logger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 
 from client_fn.data import shards
 from client_fn.errors import BadData, DataNotAllowed
-from fedkeeper import data_places
 from fedkeeper.errors import BadOption
+from fedkeeper.sites import data_places
 
 
 @pytest.fixture

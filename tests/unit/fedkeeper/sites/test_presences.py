@@ -14,8 +14,8 @@ from broker.deliveries import Value
 from broker.messages import codec
 from broker.messages.register import Presence
 from broker.support.tasks import task_group
-from fedkeeper import presences
-from fedkeeper.presences import Stored
+from fedkeeper.sites import presences
+from fedkeeper.sites.presences import Stored
 
 NOW_S = 1_000_000.0
 

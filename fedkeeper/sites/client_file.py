@@ -14,8 +14,8 @@ from broker.errors import BadTopic
 from broker.messages.register import ClientRecord
 from broker.support import texts
 from broker.topics import checked_id
-from fedkeeper import data_places
 from fedkeeper.errors import BadOption
+from fedkeeper.sites import data_places
 
 COLUMNS: Final = ("client", "platform", "data_loc", "samples", "function", "state_loc")
 """The columns that a file may have, beside one for each label; it must have the first two."""

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from broker.messages.register import ClientRecord
-from fedkeeper import client_file
 from fedkeeper.errors import BadOption
+from fedkeeper.sites import client_file
 from tests.support.paths import REPOSITORY
 
 HEADER = "client,platform,data_loc,samples,function,state_loc,label.data,label.region\n"

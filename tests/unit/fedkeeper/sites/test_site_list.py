@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from broker.messages.register import ClientRecord, Host, Presence
-from fedkeeper import site_list
-from fedkeeper.site_list import MAX_TEXT, Site, Word
+from fedkeeper.sites import site_list
+from fedkeeper.sites.site_list import MAX_TEXT, Site, Word
 
 
 def word(
