@@ -15,9 +15,9 @@ from broker.messages.register import ClientRecord
 from broker.support.validation import AtLeastOne, Mistake, NotNegative
 from broker.topics import checked_id
 from broker.url import BrokerUrl
-from fedkeeper import site_settings
 from fedkeeper.config_file import ConfigFile
 from fedkeeper.errors import BadConfigFile
+from fedkeeper.services import site_settings
 
 FABRIC_LABEL: Final = "fabric"
 """The register's label that names the deployment file which a client belongs to."""

@@ -15,7 +15,7 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import files, own_system, site_settings, system
+from fedkeeper import files, own_system
 from fedkeeper.display import hints
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
 from fedkeeper.options import FOLDER, Reveal, url_option
@@ -26,7 +26,8 @@ from fedkeeper.runs.follow import Detail
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.unfinished import Unfinished
 from fedkeeper.sdk import Client, connect, new_id
-from fedkeeper.system import Settings
+from fedkeeper.services import site_settings, system
+from fedkeeper.services.system import Settings
 
 SUBMIT_S: Final = 60.0
 """How long the server, which has just been started, may take to accept the job. Seconds."""

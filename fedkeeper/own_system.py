@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from broker.errors import ServerFailed
-from fedkeeper import system
-from fedkeeper.system import Settings
+from fedkeeper.services import system
+from fedkeeper.services.system import Settings
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,7 @@ import msgspec
 from broker import BrokerUrl
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, local_run, own_data, own_system, system
+from fedkeeper import configs, local_run, own_data, own_system
 from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.local_run import Options
@@ -27,7 +27,8 @@ from fedkeeper.runs.sweep_plan import Machine, Plan
 from fedkeeper.runs.sweep_view import SweepView
 from fedkeeper.runs.sweeping import Pending
 from fedkeeper.sdk import connect
-from fedkeeper.system import Settings
+from fedkeeper.services import system
+from fedkeeper.services.system import Settings
 
 MOST_AT_ONCE: Final = 4
 """More jobs side by side bring little: each one's clients already train side by side."""

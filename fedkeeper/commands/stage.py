@@ -144,7 +144,7 @@ def job_tables(staged: "Staged") -> dict[str, dict[str, Any]]:
 
 
 def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None, *, as_json: bool) -> None:
-    from fedkeeper import provision
+    from fedkeeper.services import provision
 
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
     _register(address, records)

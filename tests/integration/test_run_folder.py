@@ -29,7 +29,7 @@ from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, stored, unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.sdk import Client
-from fedkeeper.system import Settings
+from fedkeeper.services.system import Settings
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, running, soon

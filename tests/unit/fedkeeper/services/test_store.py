@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker.errors import ServerFailed
-from fedkeeper import store
+from fedkeeper.services import store
 
 
 def make_folder(folder: Path, content: str) -> Path:

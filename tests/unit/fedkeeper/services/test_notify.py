@@ -10,8 +10,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from broker.errors import Disconnected
-from fedkeeper import notify, running
-from fedkeeper.restart import run_with_restarts
+from fedkeeper import running
+from fedkeeper.services import notify
+from fedkeeper.services.restart import run_with_restarts
 
 WITHIN_S = 60.0
 

@@ -17,7 +17,7 @@ from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import models, tensors
 from client_fn.training.orders import Look, Order
-from fedkeeper.learning import TrainerLearning
+from fedkeeper.services.learning import TrainerLearning
 from server.errors import LearningDied, LearningFailed
 from tests.support.trainers import InlineTrainers
 

@@ -10,7 +10,7 @@ from bridges import platforms
 from bridges.errors import PlatformDenied
 from bridges.platform import ManagedPlatform
 from bridges.platforms import Kind
-from fedkeeper.bridging import enter_platform
+from fedkeeper.services.bridging import enter_platform
 from tests.support.fake_platforms import FakeManagedPlatform
 from tests.support.paths import REPOSITORY
 

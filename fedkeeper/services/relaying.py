@@ -6,7 +6,8 @@ import broker
 from bridges.relay import Relay, Settings
 from broker import BrokerUrl
 from broker.support import loggers
-from fedkeeper import config_file, notify, restart
+from fedkeeper import config_file
+from fedkeeper.services import notify, restart
 
 log = loggers.get_logger(__name__)
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from broker.errors import ConnectFailed, Disconnected
-from fedkeeper.restart import run_with_restarts
+from fedkeeper.services.restart import run_with_restarts
 
 
 async def test_a_service_restarts_until_the_broker_is_back() -> None:

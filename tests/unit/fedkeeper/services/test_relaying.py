@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from bridges.relay import Settings
-from fedkeeper import relaying
 from fedkeeper.cli import app
 from fedkeeper.errors import BadConfigFile
+from fedkeeper.services import relaying
 from tests.support.paths import REPOSITORY
 
 CONFIG = REPOSITORY / "configs" / "bridges" / "relay.toml"

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from broker.errors import ConnectFailed, Disconnected, StoreChanged
 from broker.support import loggers, memory
-from fedkeeper import notify
+from fedkeeper.services import notify
 
 log = loggers.get_logger(__name__)
 

@@ -20,8 +20,8 @@ from broker.base import Broker
 from broker.support import loggers
 from broker.support.tasks import task_group
 from broker.support.validation import Mistake
-from fedkeeper import notify, restart
 from fedkeeper.config_file import ConfigFile
+from fedkeeper.services import notify, restart
 
 log = loggers.get_logger(__name__)
 

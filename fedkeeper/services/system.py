@@ -16,10 +16,10 @@ from broker.errors import StoreChanged
 from broker.support import loggers
 from broker.support.tasks import task_group
 from client_fn.site import Site
-from fedkeeper import bridging, notify, restart, site_settings
-from fedkeeper.bridging import BridgeFile
 from fedkeeper.sdk import Client
-from fedkeeper.store import open_store
+from fedkeeper.services import bridging, notify, restart, site_settings
+from fedkeeper.services.bridging import BridgeFile
+from fedkeeper.services.store import open_store
 from server.retention import Retention
 
 log = loggers.get_logger(__name__)
@@ -124,7 +124,7 @@ async def run_server(
     Raises:
         ConnectFailed: the first attempt to connect to the broker failed.
     """
-    from fedkeeper.learning import open_learning
+    from fedkeeper.services.learning import open_learning
     from server import service
     from server.held import Held
 
@@ -171,7 +171,7 @@ async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], Non
     )
 
     async def provision_clients(bus: Broker) -> None:
-        from fedkeeper.provision import provision
+        from fedkeeper.services.provision import provision
 
         at, data_dir = settings.shards_at, settings.data_dir
         await provision(Client(bus), platform=settings.platform, shards_at=at, data_dir=data_dir)

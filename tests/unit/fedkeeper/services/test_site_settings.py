@@ -8,9 +8,9 @@ import pytest
 
 from client_fn.errors import BadSettings
 from client_fn.site import Site
-from fedkeeper import site_settings
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Metrics, Reveal
+from fedkeeper.services import site_settings
 
 ENVIRON = {
     "FEDKEEPER_ALLOW": "a,b",

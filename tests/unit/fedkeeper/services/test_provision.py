@@ -16,8 +16,8 @@ from broker.messages.job_sections import Cohort, Data
 from broker.messages.progress import JobWaiting, Progress
 from broker.messages.register import ClientRecord
 from client_fn.errors import BadData
-from fedkeeper.provision import provision, stage_dataset
 from fedkeeper.sdk import Client
+from fedkeeper.services.provision import provision, stage_dataset
 from tests.support.shard_files import read_shard
 
 DIGITS = Data(clients=3)
