@@ -10,7 +10,7 @@ import pytest
 
 from bridges import platforms
 from broker.messages import job_file
-from fedkeeper import deployment_file
+from fedkeeper.deployment import file as deployment_file
 from fedkeeper.services import bridging, relaying
 from tests.support import documents
 from tests.support.documents import Block

@@ -13,10 +13,11 @@ from broker.messages.round import BlobRef
 from broker.support.tasks import task_group
 from client_fn.code.archive import Archive
 from client_fn.data import datasets, shards
-from fedkeeper import archives, deployment_file
-from fedkeeper.deployment_file import DeploymentFile
+from fedkeeper.deployment import archives
+from fedkeeper.deployment import file as deployment_file
+from fedkeeper.deployment.file import DeploymentFile
+from fedkeeper.deployment.plan import DesiredClient, Step, plan, register_entry
 from fedkeeper.errors import DeployFailed, NoBridge
-from fedkeeper.plan import DesiredClient, Step, plan, register_entry
 from fedkeeper.sdk import Client
 
 CONCURRENCY: Final = 8

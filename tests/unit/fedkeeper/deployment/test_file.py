@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fedkeeper import deploying, deployment_file
+from fedkeeper.deployment import deploying
+from fedkeeper.deployment import file as deployment_file
 from fedkeeper.errors import BadConfigFile
 from tests.support.paths import REPOSITORY
 

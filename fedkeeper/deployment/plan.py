@@ -9,7 +9,7 @@ import msgspec
 
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
-from fedkeeper.deployment_file import FABRIC_LABEL
+from fedkeeper.deployment.file import FABRIC_LABEL
 
 Action = Literal["create", "update", "register", "change", "unregister", "delete"]
 

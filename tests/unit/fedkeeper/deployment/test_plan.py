@@ -5,7 +5,7 @@ import pytest
 
 from broker.messages.function import Deployed, Function
 from broker.messages.register import ClientRecord
-from fedkeeper.plan import Action, DesiredClient, Step, plan, register_entry, summary
+from fedkeeper.deployment.plan import Action, DesiredClient, Step, plan, register_entry, summary
 
 
 def desired(number: int, platform: str = "openfaas", **changes: str) -> DesiredClient:
