@@ -68,7 +68,7 @@ from fedkeeper.errors import (  # noqa: E402
 if TYPE_CHECKING:
     from bridges.errors import BridgeError, PlatformFailed
     from client_fn.data.staging import Staged
-    from fedkeeper.blocking import resume, run
+    from fedkeeper.local.blocking import resume, run
     from fedkeeper.runs.run import Run, load_run
     from fedkeeper.sdk import Client, connect
     from fedkeeper.sites.site_list import Site
@@ -158,8 +158,8 @@ _LATER = {
     "Staged": "client_fn.data.staging",
     "connect": "fedkeeper.sdk",
     "load_run": "fedkeeper.runs.run",
-    "resume": "fedkeeper.blocking",
-    "run": "fedkeeper.blocking",
+    "resume": "fedkeeper.local.blocking",
+    "run": "fedkeeper.local.blocking",
 }
 """The modules of the names that are imported later."""
 

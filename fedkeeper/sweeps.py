@@ -14,10 +14,12 @@ import msgspec
 from broker import BrokerUrl
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, local_run, own_data, own_system
+from fedkeeper import configs, own_data
 from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, Missing
-from fedkeeper.local_run import Options
+from fedkeeper.local import own_system
+from fedkeeper.local import run as local_run
+from fedkeeper.local.run import Options
 from fedkeeper.options import own_url_option
 from fedkeeper.results import Swept
 from fedkeeper.runs import comparison, grid, plot, stored, sweep_plan, sweeping

@@ -15,9 +15,10 @@ from broker import BrokerUrl
 from broker.errors import ServerFailed
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import files, own_system
+from fedkeeper import files
 from fedkeeper.display import hints
 from fedkeeper.errors import BadOption, JobFailed, JobStopped
+from fedkeeper.local import own_system
 from fedkeeper.options import FOLDER, Reveal, url_option
 from fedkeeper.results import Fetched
 from fedkeeper.runs import folder as run_folder

@@ -12,9 +12,10 @@ import pytest
 
 import fedkeeper
 from client_fn.data import datasets
-from fedkeeper import blocking, local_run
 from fedkeeper.errors import JobFailed, JobStopped
-from fedkeeper.local_run import Prepared
+from fedkeeper.local import blocking
+from fedkeeper.local import run as local_run
+from fedkeeper.local.run import Prepared
 from fedkeeper.runs import unfinished
 from fedkeeper.runs.unfinished import Unfinished
 from tests.support.fakes import soon

@@ -18,11 +18,12 @@ from rich.console import Console
 
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
-from fedkeeper import configs, local_run, own_data
+from fedkeeper import configs, own_data
 from fedkeeper.configs import Spec
 from fedkeeper.display import screen
 from fedkeeper.errors import JobFailed, JobStopped, Missing
-from fedkeeper.local_run import Options, Prepared
+from fedkeeper.local import run as local_run
+from fedkeeper.local.run import Options, Prepared
 from fedkeeper.options import FOLDER
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.runs.run import Run, load_run
