@@ -1,23 +1,18 @@
 """The grid of a sweep: fields of a job, the values that each takes, and every combination of them. Pure."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from broker.messages import job_file
 from broker.support.decoding import UNREADABLE
+from fedkeeper.display import field_values
 from fedkeeper.errors import BadOption
 
 MAX_RUNS: Final = 9999
 """Most runs of a sweep: a run's number is part of its job's id, which has 40 characters."""
-
-CHOOSERS: Final = (".name", ".type")
-"""Endings of fields that choose which other fields their table has."""
-
-VALUE_SHOWN: Final = 24
-"""Longer values are cut where they are shown. Characters."""
 
 
 class Axis(msgspec.Struct, frozen=True):
@@ -61,7 +56,7 @@ def describe(axes: Sequence[Axis], seeds: int) -> str:
         axes: the grid.
         seeds: number of seeds; 1 is not said.
     """
-    names = short_names([axis.field for axis in axes])
+    names = field_values.short_names([axis.field for axis in axes])
     factors = [(len(axis.values), names[axis.field]) for axis in axes]
     if seeds > 1 or not axes:
         factors.append((seeds, "seeds" if seeds > 1 else "seed"))
@@ -82,44 +77,6 @@ def count(axes: Sequence[Axis], seeds: int) -> int:
     return number
 
 
-def short_names(fields: Sequence[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """Return a name for each field: as many of its last parts as tell it from the others.
-
-    A table's `name` or `type` chooses what the table is about, so it has the table's name: `strategy`.
-
-    Args:
-        fields: the fields.
-        taken: names that mean something else.
-    """
-    used = set(taken)
-    full = {field: field.rpartition(".")[0] if field.endswith(CHOOSERS) else field for field in fields}
-    names = {}
-    for field, name in full.items():
-        parts = name.split(".")
-        endings = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
-        unique = (each for each in endings if sum(f".{other}".endswith(f".{each}") for other in full.values()) == 1)
-        names[field] = next((each for each in unique if each not in used), field)
-    return names
-
-
-def label(values: Mapping[str, Any]) -> str:
-    """Return a combination in words, such as `learning_rate 0.1, batch_size 32`."""
-    names = short_names(list(values))
-    return ", ".join(f"{names[field]} {value_text(value)}" for field, value in values.items())
-
-
-def value_text(value: Any) -> str:
-    """Return a field's value as text; None is a field that is not set."""
-    match value:
-        case None:
-            text = "-"
-        case str():
-            text = value
-        case _:
-            text = msgspec.json.encode(value).decode()
-    return text if len(text) <= VALUE_SHOWN else f"{text[: VALUE_SHOWN - 1]}…"
-
-
 def _axis(option: str) -> Axis:
     field, eq, text = option.partition("=")
     if not eq or not all(part.strip() for part in field.split(".")):
@@ -129,7 +86,7 @@ def _axis(option: str) -> Axis:
         raise BadOption(f"--grid {option}: a value is missing; write it as section.key=value,value")
     for value in values:
         if [_is_same(value, other) for other in values].count(True) > 1:
-            raise BadOption(f"--grid {option}: {value_text(value)} is there twice")
+            raise BadOption(f"--grid {option}: {field_values.value_text(value)} is there twice")
     return Axis(field.strip(), tuple(values))
 
 

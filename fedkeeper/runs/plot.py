@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.messages.job import Job
 from broker.support import installing, texts
 from fedkeeper import files
+from fedkeeper.display import field_values
 from fedkeeper.errors import BadOption, Missing, NotSaved
-from fedkeeper.runs import comparison, grid, stored
+from fedkeeper.runs import comparison, stored
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.comparison import Group
 from fedkeeper.runs.metric import Metric
@@ -131,7 +132,7 @@ def _named_groups(runs: Sequence[StoredRun]) -> list[tuple[str, Group]]:
     """Return the runs by combination with its name: the fields in which the jobs differ, or else the runs' names."""
     fields = comparison.differing_fields(runs)
     found = comparison.groups(runs, fields)
-    labels = [grid.label(group.values) for group in found]
+    labels = [field_values.label(group.values) for group in found]
     named = []
     for label, group in zip(labels, found, strict=True):
         is_unique = label and labels.count(label) == 1

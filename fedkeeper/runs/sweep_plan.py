@@ -12,6 +12,7 @@ from broker.messages.job import Job
 from broker.messages.register import ClientRecord
 from broker.topics import MAX_ID
 from fedkeeper import files
+from fedkeeper.display import field_values
 from fedkeeper.errors import BadOption, Missing, NoSuchFile
 from fedkeeper.runs import grid
 from fedkeeper.runs.grid import Axis
@@ -95,7 +96,9 @@ class PlannedRun:
     @property
     def label(self) -> str:
         """The run in words, such as `learning_rate 0.1, seed 2`."""
-        return grid.label(self.values | ({"seed": self.job.seed} if self.several_seeds or not self.values else {}))
+        return field_values.label(
+            self.values | ({"seed": self.job.seed} if self.several_seeds or not self.values else {})
+        )
 
 
 def create(raw: dict[str, Any], axes: tuple[Axis, ...], seeds: int, **facts: Any) -> Plan:

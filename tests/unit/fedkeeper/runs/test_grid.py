@@ -1,4 +1,4 @@
-"""Grids: what `--grid` means, how many runs follow, and what they are called."""
+"""Grids: what `--grid` means, and how many runs follow."""
 
 import pytest
 
@@ -78,22 +78,3 @@ def test_the_last_field_varies_fastest() -> None:
 )
 def test_the_number_of_runs_is_told_with_its_factors(axes: tuple[Axis, ...], seeds: int, text: str) -> None:
     assert grid.describe(axes, seeds) == text
-
-
-def test_fields_have_short_names_that_tell_them_apart() -> None:
-    fields = ["training.learning_rate", "cohort.seed", "data.seed", "seed", "strategy.name", "training.schedule.name"]
-    assert list(grid.short_names(fields).values()) == [
-        "learning_rate",
-        "cohort.seed",
-        "data.seed",
-        "seed",
-        "strategy",
-        "schedule",
-    ]
-    assert grid.short_names(["stop.rounds"], ["rounds"]) == {"stop.rounds": "stop.rounds"}
-
-
-def test_a_combination_in_words() -> None:
-    values = {"training.learning_rate": 0.1, "training.optimizer": "sgd", "training.drop_last": True, "a.b": None}
-    assert grid.label(values) == "learning_rate 0.1, optimizer sgd, drop_last true, b -"
-    assert grid.value_text("x" * 99) == "x" * 23 + "…"
