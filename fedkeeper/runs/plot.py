@@ -43,7 +43,7 @@ def plot(folders: Iterable[Path], path: Path, *, metric: str = "") -> Path:
     the mean round of each combination.
 
     Args:
-        folders: the runs' folders, and those of sweeps.
+        folders: the runs' folders.
         path: the picture; its suffix selects the format.
         metric: the metric; empty: that which decides in the first job, or was measured.
 
@@ -51,7 +51,7 @@ def plot(folders: Iterable[Path], path: Path, *, metric: str = "") -> Path:
         Missing: matplotlib is not installed, or a folder has no metrics.
         BadOption: the picture can't be written, matplotlib does not know its format, or the metric was not measured.
     """
-    return draw(stored.read_all(folders), path, metric=metric)
+    return draw([stored.read(folder) for folder in folders], path, metric=metric)
 
 
 def default_name(rows: list[dict[str, Any]], job: Job | None = None, metric: str = "") -> str:

@@ -14,8 +14,8 @@ from broker.topics import MAX_ID
 from fedkeeper import files
 from fedkeeper.display import field_values
 from fedkeeper.errors import BadOption, Missing, NoSuchFile
-from fedkeeper.runs import grid
-from fedkeeper.runs.grid import Axis
+from fedkeeper.sweeps import grid
+from fedkeeper.sweeps.grid import Axis
 
 FILE: Final = "sweep.toml"
 

@@ -14,7 +14,7 @@ from fedkeeper.display import measured, units
 from fedkeeper.runs import metric
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
-from fedkeeper.runs.sweep_plan import PlannedRun
+from fedkeeper.sweeps.plan import PlannedRun
 
 
 @dataclass

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from fedkeeper.display.screen import SafeConsole
-from fedkeeper.runs import grid, sweep_plan
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
-from fedkeeper.runs.sweep_view import SweepView
+from fedkeeper.sweeps import grid
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.view import SweepView
 
 PLAN = sweep_plan.create(
     {"name": "demo"}, grid.parse(["training.learning_rate=0.1,0.01", "strategy.name=fedavg,fedavgm"]), 5, id="3f",

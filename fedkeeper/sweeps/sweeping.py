@@ -16,12 +16,14 @@ from fedkeeper import files
 from fedkeeper.display import sentences
 from fedkeeper.errors import JobRefused, NoSuchJob
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import saving, stored, sweep_plan
+from fedkeeper.runs import saving, stored
 from fedkeeper.runs.recorder import Recorder
 from fedkeeper.runs.stored import Ended
-from fedkeeper.runs.sweep_plan import Plan, PlannedRun
-from fedkeeper.runs.sweep_view import SweepView
 from fedkeeper.sdk import Client
+from fedkeeper.sweeps import folder as sweep_folder
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.plan import Plan, PlannedRun
+from fedkeeper.sweeps.view import SweepView
 
 SUBMIT_S: Final = 60.0
 """How long a server may take to accept a job while others train. Seconds."""
@@ -53,7 +55,7 @@ def pending(plan: Plan, folder: Path) -> list[Pending]:
     """
     found = []
     for run in sweep_plan.runs(plan):
-        _, ended, attempt = stored.last_attempt(folder, plan, run)
+        _, ended, attempt = sweep_folder.last_attempt(folder, plan, run)
         if ended is None or ended.phase != "completed":
             job = sweep_plan.job_id(plan, run, attempt + (ended is not None))
             found.append(Pending(run, job, folder / job))

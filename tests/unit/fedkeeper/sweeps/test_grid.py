@@ -3,8 +3,8 @@
 import pytest
 
 from fedkeeper.errors import BadOption
-from fedkeeper.runs import grid
-from fedkeeper.runs.grid import Axis
+from fedkeeper.sweeps import grid
+from fedkeeper.sweeps.grid import Axis
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,18 @@ from fedkeeper.local import run as local_run
 from fedkeeper.local.run import Options
 from fedkeeper.options import own_url_option
 from fedkeeper.results import Swept
-from fedkeeper.runs import comparison, grid, plot, stored, sweep_plan, sweeping
+from fedkeeper.runs import comparison, plot
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs.grid import Axis
-from fedkeeper.runs.sweep_plan import Machine, Plan
-from fedkeeper.runs.sweep_view import SweepView
-from fedkeeper.runs.sweeping import Pending
 from fedkeeper.sdk import connect
 from fedkeeper.services import system
 from fedkeeper.services.system import Settings
+from fedkeeper.sweeps import folder as sweep_folder
+from fedkeeper.sweeps import grid, sweeping
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.grid import Axis
+from fedkeeper.sweeps.plan import Machine, Plan
+from fedkeeper.sweeps.sweeping import Pending
+from fedkeeper.sweeps.view import SweepView
 
 MOST_AT_ONCE: Final = 4
 """More jobs side by side bring little: each one's clients already train side by side."""
@@ -230,7 +233,7 @@ def compare(sweep: Sweep, *, metric: str = "") -> Swept:
         Missing: a file in it is damaged.
         BadOption: the metric was not measured.
     """
-    runs = stored.read_all([sweep.folder])
+    runs = sweep_folder.read_all([sweep.folder])
     compared = comparison.compare(runs, metric=metric)
     phases = Counter(run.ended.phase for run in runs if run.ended)
     if phases["completed"]:

@@ -7,8 +7,9 @@ import pytest
 
 from broker.messages.errors import JobError
 from fedkeeper.errors import BadOption, Missing
-from fedkeeper.runs import grid, sweep_plan
-from fedkeeper.runs.sweep_plan import Machine, Plan
+from fedkeeper.sweeps import grid
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.plan import Machine, Plan
 
 BASE: dict[str, Any] = {"name": "demo", "training": {"optimizer": "sgd"}}
 
