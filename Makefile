@@ -7,6 +7,8 @@ JOB ?= quickstart
 N ?= 20
 # Tests wait more than they compute: more of them at once than there are cores.
 AT_ONCE ?= 4
+# The tests start hundreds of programs. Each would compile our modules and torch's anew where nobody may keep them.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run fabric examples quick test chaos board check wheel-test benchmarks lock clean clean-runs
 
@@ -30,6 +32,8 @@ quick: $(VENV)/.test  ## the tests to run while writing: under a minute, without
 test: $(VENV)/.test  ## checks, every test, and the built wheel in an empty environment; as root it installs what is missing
 	scripts/needs
 	VENV=$(VENV) scripts/check
+	@# A trainer reads compiled modules, but writes none.
+	$(BIN)/python -m compileall -q broker server bridges client_fn fedkeeper emulators
 	$(BIN)/pytest -n $(AT_ONCE) --dist loadgroup
 	VENV=$(VENV) scripts/wheel-test
 
