@@ -77,7 +77,7 @@ async def test_a_second_terminal_submits_watches_lists_and_cancels(up: tuple[Pro
 async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
     """Broker, server, bridge and workers are killed in the middle of a round. After a new `up` the job completes."""
     rounds = (*SHORT, "--set", "stop.rounds=5")
-    _, uninterrupted = await run("run", "quickstart", *rounds, "--out", "uninterrupted", cwd=tmp_path)
+    _, uninterrupted = await run("run", "quickstart", *rounds, "--workers", "1", "--out", "uninterrupted", cwd=tmp_path)
     first = await Program("up", cwd=tmp_path).start()
     address = (await first.wait_for_line("ready: ")).partition("ready: ")[2]
     _, job = await run("submit", "quickstart", *rounds, cwd=tmp_path)
@@ -100,23 +100,21 @@ async def test_a_killed_system_continues_its_job(tmp_path: Path) -> None:
     assert [f"round {n}: 10 updates" in watched for n in range(1, 6)] == [True] * 5
 
 
-async def test_several_jobs_at_once(up: tuple[Program, str], tmp_path: Path) -> None:
-    _, url = up
+async def test_several_jobs_at_once_one_of_them_the_readme_s_and_no_password(
+    up: tuple[Program, str], tmp_path: Path
+) -> None:
+    program, url = up
     submit = ("submit", "quickstart", "--wait", "--url", url, *SHORT)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run(*submit, cwd=tmp_path), name=f"job {i}") for i in range(3)]
+        group.create_task(nats_example_of_the_readme(url, tmp_path), name="the README's example")
     results = [task.result() for task in tasks]
     assert [code for code, _ in results] == [0, 0, 0]
     assert len({digest(output) for _, output in results}) == 1
     assert len([*(tmp_path / "runs").glob("*-quickstart-*/model.safetensors")]) == 3
-
-
-async def test_the_password_is_never_shown(up: tuple[Program, str], tmp_path: Path) -> None:
-    program, url = up
     password = (tmp_path / ".fedkeeper" / "broker" / "password").read_text().strip()
-    _, output = await run("submit", "quickstart", "--wait", "--url", url, *SHORT, cwd=tmp_path)
     assert len(password) >= 16
-    assert password not in program.output + output + url
+    assert not any(password in said for said in (program.output, url, *(output for _, output in results)))
     assert (tmp_path / ".fedkeeper" / "broker" / "password").stat().st_mode & 0o077 == 0
 
 
@@ -177,9 +175,8 @@ async def test_a_submission_without_a_server_is_kept(nats_server: NatsServer, tm
     assert "no FL server took job" in output
 
 
-async def test_the_nats_example_of_the_readme(up: tuple[Program, str], tmp_path: Path) -> None:
-    """Runs the README's lines with nats-py unchanged, except for the port and the number of rounds."""
-    _, url = up
+async def nats_example_of_the_readme(url: str, tmp_path: Path) -> None:
+    """Run the README's lines with nats-py unchanged, except for the port and the number of rounds."""
     (example,) = re.findall(
         r"```python\n(import asyncio, json, nats\n.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL
     )
