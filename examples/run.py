@@ -91,7 +91,7 @@ async def run(name: str, folder: Path) -> Outcome:
     """
     plain = _prepare(name, folder)
     started_s = time.monotonic()
-    completed, last, size = await _train(name, folder)
+    completed, last, size = await _train(name, folder, _WORKERS)
     return Outcome(
         name,
         _lines(_HERE / name / "learn.py"),
@@ -106,14 +106,14 @@ async def run(name: str, folder: Path) -> Outcome:
 
 
 async def smoke(name: str, folder: Path) -> tuple[float, float]:
-    """Train on an example for few rounds; return what the model has reached, and what the trivial predictor reaches.
+    """Train for few rounds with one worker; return what the model has reached, and what the trivial predictor reaches.
 
     Args:
         name: the example's name.
         folder: an empty folder.
     """
     plain = _prepare(name, folder)
-    completed, _, _ = await _train(name, folder, f"stop.rounds={_SMOKE_ROUNDS}")
+    completed, _, _ = await _train(name, folder, 1, f"stop.rounds={_SMOKE_ROUNDS}")
     return completed.metrics[plain.METRIC], plain.trivial(folder / "data")
 
 
@@ -126,15 +126,15 @@ def _prepare(name: str, folder: Path) -> Any:
     return importlib.import_module(f"examples.{name}.plain")
 
 
-async def _train(name: str, folder: Path, *overrides: str) -> tuple[JobCompleted, RoundCompleted, int]:
+async def _train(name: str, folder: Path, workers: int, *overrides: str) -> tuple[JobCompleted, RoundCompleted, int]:
     """Return the last events of an example's job and of its rounds, and the bytes of its model."""
     job = _read(name, folder / "data", *overrides)
     site = site_settings.with_own_code(
         site_settings.read(os.environ, reveal=Reveal.TEXT), named.of_job(job).types, _HERE / name
     )
-    site = site_settings.prepare(site, folder, trainers=_WORKERS + 1, environ=os.environ)
+    site = site_settings.prepare(site, folder, trainers=workers + 1, environ=os.environ)
     async with (
-        system.whole_system(Settings(folder, _WORKERS, site=site), store=folder / "broker") as url,
+        system.whole_system(Settings(folder, workers, site=site), store=folder / "broker") as url,
         connect(url) as sdk,
     ):
         await sdk.register(_clients(job, folder / "data"))

@@ -11,9 +11,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 
 async def test_the_model_is_the_same_on_mosquitto_as_on_nats(mosquitto: Mosquitto, tmp_path: Path) -> None:
-    code, on_nats = await run("run", "quickstart", *SHORT, "--out", "nats", cwd=tmp_path)
+    code, on_nats = await run("run", "quickstart", *SHORT, "--out", "nats", "--workers", "1", cwd=tmp_path)
     assert code == 0, on_nats
-    code, on_mqtt = await run("run", "quickstart", *SHORT, "--out", "mqtt", "--url", mosquitto.url, cwd=tmp_path)
+    url = ("--url", mosquitto.url)
+    code, on_mqtt = await run("run", "quickstart", *SHORT, "--out", "mqtt", "--workers", "1", *url, cwd=tmp_path)
     assert code == 0, on_mqtt
     assert digest(on_mqtt) == digest(on_nats)
 

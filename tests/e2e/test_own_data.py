@@ -48,7 +48,7 @@ def flowers(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("flowers")
 async def test_one_command_trains_on_a_file(tmp_path: Path) -> None:
-    judged = ("--set", "evaluation.every=1", "--test", "0.2")
+    judged = ("--set", "evaluation.every=1", "--test", "0.2", "--workers", "1")
     code, output = await run("run", "job.toml", "--from", "flowers.csv", *judged, *ALL_COUNT, cwd=tmp_path)
     assert code == 0, output
     assert "round 2 of 2: accuracy" in output
