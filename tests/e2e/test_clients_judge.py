@@ -41,7 +41,7 @@ def central(folder: Path, model: bytes) -> dict[str, float]:
 
 async def test_the_last_model_s_metrics_are_those_of_all_held_out_samples_at_one_place(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(JOB)
-    code, output = await run("run", "job.toml", "--workers", "2", cwd=tmp_path)
+    code, output = await run("run", "job.toml", "--workers", "1", cwd=tmp_path)
     assert code == 0, output
     results = tmp_path / "runs" / "latest"
     rounds, clients = lines_of(results / "metrics.jsonl"), lines_of(results / "clients.jsonl")

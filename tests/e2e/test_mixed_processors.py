@@ -61,7 +61,7 @@ async def test_a_mixed_cohort_gives_one_digest_also_if_the_server_dies_and_anoth
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
     kinds = processors.kind(), processors.kind(BASELINE)
-    alone = [await run("run", *JOB, cwd=tmp_path, **environment) for environment in ({}, BASELINE)]
+    alone = [await run("run", *JOB, "--workers", "1", cwd=tmp_path, **environment) for environment in ({}, BASELINE)]
     assert [code for code, _ in alone] == [0, 0]
     for kind, (_, output) in zip(kinds, alone, strict=True):
         assert f"trained on    {kind}\nnote: the same job gives this digest on such processors\n" in output

@@ -17,7 +17,9 @@ GRID = ("--grid", "stop.rounds=1,8", "--grid", "training.learning_rate=0.1,0.01"
 
 
 async def test_a_stopped_sweep_goes_on_and_ends_with_a_comparison(tmp_path: Path) -> None:
-    program = await Program("sweep", "quickstart", *QUICK, *GRID, "--at-once", "1", cwd=tmp_path).start()
+    program = await Program(
+        "sweep", "quickstart", *QUICK, *GRID, "--at-once", "1", "--workers", "1", cwd=tmp_path
+    ).start()
     line = await program.wait_for_line("runs: ")
     assert line.startswith("4 runs: 2 rounds x 2 learning_rate, 1 at once, into runs/")
     await program.wait_for_line("[1/4] rounds 1, learning_rate 0.1: accuracy 0.")

@@ -77,8 +77,8 @@ async def test_the_tutorial_from_its_first_job_to_own_data(tmp_path: Path) -> No
     first = lines.index("ls runs/latest")
     lines[first], lines[first + 1] = lines[first + 1], lines[first]  # here no `make run` has left a run before
     (tmp_path / "readme.toml").write_text(documents.block("README.md", "toml", "flowers"))
-    lines.append("fedkeeper run readme.toml --from flowers.csv --set stop.rounds=1")
-    up = await Program("up", cwd=tmp_path).start()
+    lines.append("fedkeeper run readme.toml --from flowers.csv --set stop.rounds=1 --workers 1")
+    up = await Program("up", "--workers", "1", cwd=tmp_path).start()
     try:
         await up.wait_for_line("ready:")
         code, output = await in_a_shell([typed(line) for line in lines], tmp_path)

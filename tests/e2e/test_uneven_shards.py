@@ -39,7 +39,7 @@ rounds = 1
 async def test_single_samples_under_batch_normalisation(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "job.toml").write_text(JOB)
-    code, output = await run("run", "job.toml", cwd=tmp_path)
+    code, output = await run("run", "job.toml", "--workers", "1", cwd=tmp_path)
     assert code == 0, output
     assert "batch normalisation needs two samples in a batch, and this one has one: set training.batch_size" in output
     assert "attempt 2" not in output
