@@ -26,7 +26,7 @@ from tests.support.fakes import Fleet, running, soon
 from tests.support.program import Program
 from tests.support.trainer_bench import GOOD
 
-pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("bad models")]
 
 WITHIN_S: Final = 120.0
 MEMORY_MB: Final = 1200

@@ -27,7 +27,12 @@ from tests.support.fakes import running, soon
 from tests.support.program import Program
 from tests.support.trainer_bench import GOOD
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.slow,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.xdist_group("bad models at workers"),
+]
 
 WITHIN_S: Final = 120.0
 AT_WORKERS: Final[dict[tuple[str, Place], str]] = {

@@ -17,7 +17,7 @@ from client_fn.trainer.process import Answer, Trainer
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support.trainer_bench import GOOD, WITHIN_S, Bench, open_bench
 
-pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("isolation")]
 
 STATEFUL = """
 import random

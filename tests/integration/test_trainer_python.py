@@ -22,7 +22,7 @@ from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train,
 from tests.support.other_python import make_python
 from tests.support.trainer_bench import WITHIN_S, Bench, open_bench
 
-pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("other python")]
 
 MODELS = """
 import random
