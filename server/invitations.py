@@ -9,6 +9,7 @@ from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import OPTIMIZER_STATE, RoundTask, seed, token
+from broker.messages.strategy import FedAvg, client_half
 from broker.support.tasks import task_group
 from server import training
 from server.round_facts import model_of
@@ -68,7 +69,7 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         deadline_s=record.deadline_s,
         lasts_s=job.cohort.deadline_s if lasts_s is None else lasts_s,
         max_attempts=job.cohort.max_attempts,
-        strategy=job.strategy,
+        strategy=client_half(job.strategy) or FedAvg(),
         update=job.training.update,
         learner=job.learner,
         evaluation=job.evaluation if job.is_judged_by_clients else None,

@@ -10,7 +10,7 @@ from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
-from broker.support import tables, text_lines, validation
+from broker.support import struct_docs, tables, text_lines, validation
 from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
 
@@ -130,10 +130,8 @@ def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
     """
     config = job.__struct_config__
     table: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
-    default = type(job)()
-    defaults = dict(validation.fields_of(default))
-    for name, value in validation.fields_of(job):
-        if value != defaults[name]:
+    for field, (name, value) in zip(msgspec.structs.fields(job), validation.fields_of(job), strict=True):
+        if field.required or value != struct_docs.default_of(field):
             table[name] = without_defaults(value) if isinstance(value, msgspec.Struct) else value
     return table
 

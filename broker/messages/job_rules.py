@@ -9,11 +9,10 @@ from typing import Final
 import msgspec
 
 from broker.errors import BadTopic
-from broker.messages import judging_rules, learning_rules
+from broker.messages import judging_rules, learning_rules, strategy_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import QUORUM_RULE
-from broker.messages.strategy import Median
 from broker.support import validation
 from broker.support.validation import Mistake
 from broker.topics import MAX_ID, checked_id
@@ -23,9 +22,6 @@ LARGEST_INTEGER = 2**53 - 1
 
 MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
-
-MEDIAN_UPDATES = 3
-"""Fewest updates whose median one client can't move at will."""
 
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
@@ -39,7 +35,7 @@ def check(job: Job) -> None:
     """
     _check_value("", job, _MAX_DEPTH)
     errors: list[Mistake] = []
-    for rule in (*_RULES, *learning_rules.RULES, *judging_rules.RULES):
+    for rule in (*_RULES, *learning_rules.RULES, *strategy_rules.RULES, *judging_rules.RULES):
         try:
             rule(job)
         except JobError as exc:
@@ -79,12 +75,6 @@ def _check_reading(job: Job) -> None:
         raise JobError("data.drop", list(data.drop), f"columns without data.target, which is {data.target!r}")
     if len({*data.labels}) < len(data.labels):
         raise JobError("data.labels", list(data.labels), "each class once: its position is its number")
-
-
-def _check_strategy(job: Job) -> None:
-    if isinstance(job.strategy, Median) and job.cohort.needed < MEDIAN_UPDATES:
-        allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
-        raise JobError("strategy.name", "median", allowed)
 
 
 def _check_value(path: str, value: object, depth: int) -> None:
@@ -143,5 +133,4 @@ _RULES: Final[tuple[Callable[[Job], None], ...]] = (
     _check_quorum,
     _check_cohort,
     _check_reading,
-    _check_strategy,
 )

@@ -16,7 +16,7 @@ def fields_of(kind: Kind) -> tuple[types.Field, ...]:
     return cast("types.StructType", types.type_info(kind)).fields
 
 
-def default_of(field: types.Field) -> Any:
+def default_of(field: types.Field | msgspec.structs.FieldInfo) -> Any:
     """Return the default of a field that is not required."""
     return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
 

@@ -1,8 +1,8 @@
 """The base of the strategies' client halves."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,18 @@ class ClientStrategy:
         parameters: the strategy's parameters by name. Those of the server's half are among them.
 
     Attributes:
+        needs_loss: whether the loss of the round's model on the client's samples must be measured before the training.
         steps: how many optimizer steps each parameter of the module has had, by its name. They are counted only if
             `changes_gradients` is true.
+        rates: the sum of the learning rates of these steps.
     """
+
+    needs_loss: ClassVar[bool] = False
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         self.parameters = parameters
         self.steps: Counter[str] = Counter()
+        self.rates: defaultdict[str, float] = defaultdict(float)
 
     @property
     def changes_gradients(self) -> bool:
@@ -50,7 +55,7 @@ class ClientStrategy:
         """Prepare for a training.
 
         Args:
-            module: the module to train, with the round's weights.
+            module: the module to train, with the round's weights. It may be changed.
             states: the client's states by name; a client's first task brings none.
             along: what the server's half sends along.
         """
@@ -71,3 +76,23 @@ class ClientStrategy:
             module: the trained module.
         """
         return Outcome({}, {})
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module that are trained, by name."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def like(state: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    """Return a state of a parameter as a tensor of the parameter's kind; zeros if there is none.
+
+    Args:
+        state: the state, on any device.
+        parameter: the parameter.
+    """
+    return torch.zeros_like(parameter) if state is None else state.to(parameter.device, parameter.dtype)
+
+
+def on_cpu(tensors: Tensors) -> dict[str, Tensor]:
+    """Return tensors as files can hold them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

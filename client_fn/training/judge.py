@@ -52,6 +52,26 @@ NOTHING: Final = Judged(0, {}, {}, 0.0)
 """Of a client that holds nothing out."""
 
 
+def loss(learner: Learner, model: Any, data: Any, context: Context) -> float:
+    """Return a model's mean loss on samples. The model is left as it was.
+
+    Args:
+        learner: computes the loss.
+        model: the model, on the context's device.
+        data: the samples.
+        context: draws the batches.
+
+    Raises:
+        TrainingFailed: model and samples do not fit, or the learner's evaluation measures no finite loss.
+    """
+    with context.scratch(), _modes_kept(model):
+        metrics = evaluate.evaluate(learner, model, data, context).metrics
+    found = metrics.get(evaluate.LOSS, math.nan)
+    if not math.isfinite(found):
+        raise TrainingFailed("the strategy needs the loss of the round's model, and evaluate() measures no finite one")
+    return found
+
+
 def judge(learner: Learner, model: Any, held: Any, context: Context) -> Judged:
     """Judge a model. It is left as it was.
 
