@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import broker_note, running, screen, site_settings, system
-from fedkeeper.display import hints
+from fedkeeper import broker_note, running
+from fedkeeper.display import hints, screen
 from fedkeeper.options import (
     FOLDER,
     KEEP,
@@ -29,7 +29,8 @@ from fedkeeper.options import (
     Workers,
     retention,
 )
-from fedkeeper.system import Settings
+from fedkeeper.services import site_settings, system
+from fedkeeper.services.system import Settings
 
 
 def up(

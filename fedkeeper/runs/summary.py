@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from broker.messages.job_record import JobRecord
-from fedkeeper import measured, processors
+from fedkeeper.display import measured, processors
 
 UNJUDGED = "nobody judged the model: evaluation.data or evaluation.holdout would"
 FRESH = (
