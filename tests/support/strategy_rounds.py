@@ -107,8 +107,16 @@ class Rounds:
         return self.state
 
     def _header(self, number: int, metrics: dict[str, float]) -> UpdateHeader:
-        facts = {"job": "demo", "round": 1, "attempt": 1, "base": "", "token": "", "metrics": metrics}
-        return UpdateHeader(**facts, client=client(number), samples=self._samples[number])
+        return UpdateHeader(
+            job="demo",
+            round=1,
+            attempt=1,
+            client=client(number),
+            samples=self._samples[number],
+            base="",
+            token="",
+            metrics=metrics,
+        )
 
     def _replayed(
         self,
