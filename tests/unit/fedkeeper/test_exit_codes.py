@@ -129,6 +129,8 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in ((), ("--json",)):
         ended = run_here("watch", "demo-1", *form, *URL)
         assert (ended.exit_code, ended.stdout) == (ExitCode.INTERRUPTED, "")
+        assert "job demo-1 goes on" in ended.stderr
+        assert "fedkeeper fetch demo-1 --url memory://codes" in ended.stderr
 
 
 @pytest.mark.parametrize(
