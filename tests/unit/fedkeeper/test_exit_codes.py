@@ -78,7 +78,8 @@ def test_whoever_follows_a_job_ends_as_the_job_does(
     else:
         assert (watched.stdout, submitted.stdout.splitlines()[0]) == ("", "demo-1")
     if how != "completed":
-        assert "error: job demo-1 " in watched.stderr
+        said = {"failed": "failed:", "rejected": "was rejected:", "cancelled": "was cancelled after 1 round\n"}
+        assert f"error: job demo-1 {said[how]}" in watched.stderr
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
