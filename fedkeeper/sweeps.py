@@ -95,14 +95,16 @@ def with_own_data(
         test: share of the samples for a test set.
 
     Raises:
-        BadOption: the grid varies how data is split.
+        BadOption: the grid varies how data is split, or the data can't be read or split.
+        NoSuchFile: there is no such data.
         JobError: the job is not valid.
-        ClientError: the data can't be read or split, or a shard can't be written.
+        ClientError: a shard can't be written.
         BadTopic: the dataset's name can't be a client's.
     """
     if named := [axis.field for axis in axes if axis.field.partition(".")[0] == "data"]:
         raise BadOption(f"--grid {named[0]} and --from: the data is split once; see `fedkeeper stage`")
-    job, clients = own_data.prepare_file(job_file.from_dict(table), place, folder, test=test)
+    with own_data.mistakes_of_options():
+        job, clients = own_data.prepare_file(job_file.from_dict(table), place, folder, test=test)
     evaluation = {**table.get("evaluation", {}), "data": job.evaluation.data}
     return {**table, "data": job_file.without_defaults(job.data), "evaluation": evaluation}, tuple(clients)
 
