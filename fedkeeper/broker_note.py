@@ -52,7 +52,7 @@ def hint(error: ConnectFailed) -> str:
     if "password" in error.reason:
         return ""  # a broker that asks for one is there
     with contextlib.suppress(BadUrl):
-        if (url := read()) and BrokerUrl.parse(url).address == error.address:
+        if (url := read()) and BrokerUrl.parse(url).leads_to(BrokerUrl.parse(error.address)):
             return f"; {URL_FILE} has this address: is `fedkeeper up` still running?"
     return ""
 

@@ -274,13 +274,16 @@ def check_same_broker(what: str, broker: str, url: str) -> None:
         BadOption: they are not the same.
         BadUrl: the URL can't be used.
     """
-    address = BrokerUrl.parse(url).address if url else ""
-    if address == broker:
+    if not broker and not url:
         return
     if not broker:
         raise BadOption(f"{what} has a broker of its own: leave out --url")
     where = f"{what} is on the broker {broker}"
-    raise BadOption(f"{where}, not on {address}: give its --url" if url else f"{where}: give its --url")
+    if not url:
+        raise BadOption(f"{where}: give its --url")
+    address = BrokerUrl.parse(url)
+    if not address.leads_to(BrokerUrl.parse(broker)):
+        raise BadOption(f"{where}, not on {address.address}: give its --url")
 
 
 def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -> Prepared:

@@ -144,6 +144,8 @@ def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(t
         sweeps.resume(begun.folder, machine=Machine(), url="")
     with pytest.raises(BadOption, match=r"this sweep is on the broker .*:4222, not on nats://h:4222: give its --url"):
         sweeps.resume(begun.folder, machine=Machine(), url="nats://h")
+    for same in ("nats://localhost", "nats://localhost:4222/"):
+        assert sweeps.resume(begun.folder, machine=Machine(), url=same).url == same
     again = sweeps.resume(begun.folder, machine=Machine(), url=url)
     assert again.plan == begun.plan
     assert again.resume_hint == f"fedkeeper sweep --resume {begun.folder} --url 'nats://user:***@127.0.0.1:4222'"
