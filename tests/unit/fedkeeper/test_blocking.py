@@ -133,7 +133,7 @@ def test_own_arrays_are_split_among_the_clients_of_the_job(trained: Trained, tmp
 def test_the_error_of_a_job_has_what_the_job_has_left(
     name: str, error: type[JobFailed] | type[JobStopped], trained: Trained, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(error, match="job mine-1 (failed: too few clients|was cancelled after 2 rounds)$") as failed:
+    with pytest.raises(error, match=r"job mine-1 (failed: too few clients|was cancelled after 2 rounds)$") as failed:
         fedkeeper.run({"name": name})
     assert isinstance(failed.value, JobFailed | JobStopped)
     assert failed.value.run == fedkeeper.load_run(trained.folder)
