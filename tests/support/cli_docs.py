@@ -72,7 +72,8 @@ same on the screen, `fedkeeper -V` the version.
 - A file that a command reads may be TOML or JSON. All its mistakes are told at once, each as
   `FILE:LINE: FIELD = VALUE: what is allowed`.
 - `fedkeeper --install-completion` lets the shell (bash, zsh, fish, PowerShell) complete commands, options, job files,
-  and the ids of jobs and clients, if the broker answers within a second. `--show-completion` prints the script.
+  and the ids of jobs and clients, if the broker answers within a second. `--show-completion` prints the script. Both
+  are for the current shell, or for the one that is named: `fedkeeper --show-completion fish`.
 """
 
 
