@@ -45,6 +45,7 @@ class Options:
         allow: names of libraries and classes that jobs may use; None: as in the environment.
         device: the torch device; empty: as in the environment.
         data: folder of the datasets' files; None: the default.
+        quiet: whether a download shows no progress bar.
     """
 
     out: Path = Path("runs")
@@ -55,6 +56,7 @@ class Options:
     allow: Sequence[str] | None = None
     device: str = ""
     data: Path | None = None
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def settings(
     types = dict.fromkeys(type_ for job in jobs for type_ in named.of_job(job).types)
     site = site_settings.with_own_code(site, tuple(types), job_folder)
     for name in dict.fromkeys(job.data.dataset for job in jobs):
-        datasets.ensure(name, data_dir=options.data)
+        datasets.ensure(name, data_dir=options.data, quiet=options.quiet)
     site = site_settings.prepare(site, options.folder, trainers=workers + at_once, environ=environ)
     packed = site_settings.pack(site)
     notices = (packed.summary() if packed else "", site_settings.describe_repeatability(site))

@@ -153,12 +153,13 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
     return Sweep(plan, run_folder.behind_link(folder), url)
 
 
-def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+def settings(sweep: Sweep, environ: Mapping[str, str], *, quiet: bool = False) -> tuple[Settings, tuple[str, ...]]:
     """Get what the sweep's jobs need, as `local_run.settings` does; return the same.
 
     Args:
         sweep: the sweep.
         environ: the environment.
+        quiet: show no progress bar of a download.
 
     Raises:
         ClientError: the code, the data or a setting can't be used.
@@ -173,6 +174,7 @@ def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[
         allow=machine.allow or None,
         device=machine.device,
         data=data,
+        quiet=quiet,
     )
     return local_run.settings(
         jobs, options, job_folder=Path(machine.job_folder), environ=environ, at_once=sweep.at_once

@@ -72,7 +72,7 @@ def run(
     """
     detail = Detail.of(quiet=quiet, verbose=verbose)
     logs.configure(verbose=verbose, quiet=not verbose)
-    options = Options(out, url, folder, workers, code, allow, device, data)
+    options = Options(out, url, folder, workers, code, allow, device, data, quiet)
     if resume is None:
         spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
         if own_data is not None:

@@ -84,7 +84,7 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
         screen.say(f"{grid.describe(plan.grid, plan.seeds)}, {sweep.at_once} at once, into {sweep.folder}")
     settings = None
     if not sweep.url:
-        settings, notices = sweeps.settings(sweep, os.environ)
+        settings, notices = sweeps.settings(sweep, os.environ, quiet=quiet)
         for notice in () if quiet else notices:
             screen.say(notice)
     goes_on = "the jobs that were begun go on; this follows them and" if sweep.url else "this"

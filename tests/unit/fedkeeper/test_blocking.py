@@ -12,11 +12,13 @@ import pytest
 
 import fedkeeper
 from client_fn.data import datasets
+from client_fn.errors import DataMissing
 from fedkeeper import blocking, local_run
 from fedkeeper.errors import JobFailed, JobStopped
 from fedkeeper.local_run import Prepared
 from fedkeeper.runs import unfinished
 from fedkeeper.runs.unfinished import Unfinished
+from tests.support.command import run_here
 from tests.support.fakes import soon
 
 WITHIN_S = 60
@@ -127,6 +129,23 @@ def test_own_arrays_are_split_among_the_clients_of_the_job(trained: Trained, tmp
     np.savez(tmp_path / "houses.npz", x=np.zeros((50, 3)), y=np.arange(50) % 2)
     fedkeeper.run(job, x=tmp_path / "houses.npz", out="others", test=0.0, quiet=True)
     assert (trained.prepared.job.data.dataset, trained.prepared.job.evaluation.data) == ("houses", "")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_quiet_run_shows_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, quiet: bool) -> None:
+    asked: list[object] = []
+
+    def ensure(name: str, **options: object) -> None:
+        asked.append(options["quiet"])
+        raise DataMissing(name, "here", "none is asked for")
+
+    monkeypatch.setattr(datasets, "ensure", ensure)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataMissing):
+        fedkeeper.run({"data": {"dataset": "mnist"}}, quiet=quiet)
+    for command in (("run", "quickstart"), ("sweep", "quickstart", "--seeds", "2")):
+        run_here(*command, *(["-q"] if quiet else []))
+    assert asked == [quiet] * 3
 
 
 @pytest.mark.parametrize(("name", "error"), [("fails", JobFailed), ("stops", JobStopped)])
