@@ -14,12 +14,13 @@ import msgspec
 from broker import BrokerUrl
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
+from client_fn import site
 from fedkeeper import configs, local_run, own_data, own_system, screen, system
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.local_run import Options
 from fedkeeper.options import own_url_option
 from fedkeeper.results import Swept
-from fedkeeper.runs import comparison, grid, plot, stored, sweep_plan, sweeping
+from fedkeeper.runs import comparison, grid, plot, stored, sweep_names, sweep_plan, sweeping
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs.grid import Axis
 from fedkeeper.runs.sweep_plan import Machine, Plan
@@ -131,6 +132,23 @@ def begin(
     broker = BrokerUrl.parse(url).address if url else ""
     plan = sweep_plan.create(table, axes, seeds, created_s=now_s, broker=broker, **facts)
     return Sweep(plan, run_folder.choose(out, f"sweep-{plan.name}-{plan.id}", now_s), url)
+
+
+def check_names(sweep: Sweep, environ: Mapping[str, str]) -> None:
+    """Check the names of optimizers, schedulers and metrics in a sweep's jobs, as far as this machine knows them.
+
+    Args:
+        sweep: the sweep.
+        environ: the environment.
+
+    Raises:
+        JobError: names are not known.
+        BadSettings: a variable can't be used.
+    """
+    jobs = [run.job for run in sweep_plan.runs(sweep.plan)]
+    trains_here = not (sweep.url or site.read(environ).python)
+    if mistakes := sweep_names.mistakes(jobs, trains_here=trains_here):
+        raise sweep_plan.refusal(mistakes)
 
 
 def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:

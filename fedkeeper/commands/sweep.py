@@ -75,6 +75,7 @@ def sweep(
             table, clients = sweeps.with_own_data(table, axes, own_data, folder / "shards", test=test)
         facts = {"id": secrets.token_hex(3), "machine": machine, "clients": clients}
         chosen = sweeps.begin(table, axes, seeds, out=out, url=url, now_s=time.time(), **facts)
+        sweeps.check_names(chosen, os.environ)
     _run(chosen, metric=metric, as_json=as_json, quiet=quiet)
 
 

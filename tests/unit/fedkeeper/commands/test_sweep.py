@@ -52,6 +52,12 @@ def swept(tmp_path: Path) -> Path:
         (["quickstart", "--grid", "training.batch_size=8,8"], "8 is there twice"),
         (["quickstart", "--grid", "seed=1,2", "--set", "seed=3"], "--set seed and --grid seed: give one of them"),
         (["nowhere.toml", "--seeds", "2"], "no job file 'nowhere.toml'"),
+        (["quickstart", "--grid", "training.batch_size=0,8"], "training.batch_size = 0: expected a whole number >= 1"),
+        (
+            ["quickstart", "--grid", "training.optimizer=adam,adamm"],
+            "optimizer = 'adamm': did you mean 'adam'?",
+        ),
+        (["quickstart", "--grid", "evaluation.metrics=['f1'],['maee']"], "metrics = 'maee': did you mean 'mae'?"),
         ([], "give a job file and --grid or --seeds, or --resume with a sweep's folder"),
         (["--resume", "runs/latest"], "sweep.toml is missing: give the folder of a sweep"),
         (["quickstart", "--resume", "runs/latest"], "--resume: give no job"),
@@ -114,7 +120,7 @@ def test_quiet_leaves_out_what_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp
     async def run(*_: Any, **__: Any) -> None:
         pass
 
-    monkeypatch.setattr(sweeps, "settings", lambda *_: (None, ("code: mine.py",)))
+    monkeypatch.setattr(sweeps, "settings", lambda *_, **__: (None, ("code: mine.py",)))
     monkeypatch.setattr(sweeps, "run", run)
     monkeypatch.chdir(tmp_path)
     assert "code: mine.py" in run_here("sweep", "quickstart", "--seeds", "2").stderr
