@@ -21,9 +21,9 @@ from broker.messages.progress import JobCompleted, Progress, RoundOpened
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from emulators.nats_cluster import NODES, Cluster, running_cluster
-from fedkeeper import system
 from fedkeeper.sdk import Client, connect
-from fedkeeper.system import Settings
+from fedkeeper.services import system
+from fedkeeper.services.system import Settings
 
 LIMIT_S: Final = 300.0
 

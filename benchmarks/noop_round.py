@@ -20,9 +20,9 @@ from broker.messages.job_file import from_dict
 from broker.messages.progress import RoundCompleted, RoundOpened
 from broker.messages.register import ClientRecord
 from broker.support import heap, logs
-from fedkeeper import system
 from fedkeeper.sdk import Client, connect
-from fedkeeper.system import Settings
+from fedkeeper.services import system
+from fedkeeper.services.system import Settings
 
 WARM_UP: Final = 2
 """Rounds that are not counted: workers start, fetch and build the model."""

@@ -34,8 +34,8 @@ from client_fn.function import WarmState, handle
 from client_fn.site import Site
 from client_fn.trainer.trainers import Trainers, open_trainers
 from emulators.wire import Wire, wire_to
-from fedkeeper.learning import open_learning
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import open_learning
 from server import service
 
 PLATFORM: Final = "edge-a"

@@ -21,10 +21,11 @@ from broker.messages.progress import JobCompleted, RoundCompleted
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from client_fn.code import named
-from fedkeeper import configs, connect, site_settings, system
+from fedkeeper import configs, connect
 from fedkeeper.display.sentences import sentence
 from fedkeeper.options import Reveal
-from fedkeeper.system import Settings
+from fedkeeper.services import site_settings, system
+from fedkeeper.services.system import Settings
 
 LIGHT: Final = ("diabetes", "tags", "texts", "scanners", "shapes", "linear")
 """They need only what FedKeeper's own tests need."""

@@ -68,10 +68,10 @@ from fedkeeper.errors import (  # noqa: E402
 if TYPE_CHECKING:
     from bridges.errors import BridgeError, PlatformFailed
     from client_fn.data.staging import Staged
-    from fedkeeper.blocking import resume, run
+    from fedkeeper.local.blocking import resume, run
     from fedkeeper.runs.run import Run, load_run
     from fedkeeper.sdk import Client, connect
-    from fedkeeper.site_list import Site
+    from fedkeeper.sites.site_list import Site
 
 __version__ = version("fedkeeper")
 
@@ -154,12 +154,12 @@ _LATER = {
     "Client": "fedkeeper.sdk",
     "PlatformFailed": "bridges.errors",
     "Run": "fedkeeper.runs.run",
-    "Site": "fedkeeper.site_list",
+    "Site": "fedkeeper.sites.site_list",
     "Staged": "client_fn.data.staging",
     "connect": "fedkeeper.sdk",
     "load_run": "fedkeeper.runs.run",
-    "resume": "fedkeeper.blocking",
-    "run": "fedkeeper.blocking",
+    "resume": "fedkeeper.local.blocking",
+    "run": "fedkeeper.local.blocking",
 }
 """The modules of the names that are imported later."""
 

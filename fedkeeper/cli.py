@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, running
 from fedkeeper.commands import (
     bridge,
     clients,
@@ -29,6 +29,7 @@ from fedkeeper.commands import (
     up,
     watch,
 )
+from fedkeeper.display import screen
 from fedkeeper.exit_codes import ExitCode
 
 

@@ -7,7 +7,7 @@ import msgspec
 from broker.messages.data_report import DataReport
 from broker.messages.job_record import Phase
 from fedkeeper.compared import Combination
-from fedkeeper.site_list import Site
+from fedkeeper.sites.site_list import Site
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,9 +19,11 @@ from broker.errors import BrokerError, Conflict, ConnectFailed
 from broker.messages.errors import MessageError
 from broker.support import heap, processes
 from client_fn.errors import ClientError
-from fedkeeper import broker_note, exit_codes, notify, screen
+from fedkeeper import broker_note, exit_codes
+from fedkeeper.display import screen
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.exit_codes import ExitCode
+from fedkeeper.services import notify
 
 P = ParamSpec("P")
 

@@ -28,11 +28,12 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobAccepted, JobRejected, Progress
 from broker.messages.register import ClientRecord, ClientStats
 from broker.support.tasks import task_group
-from fedkeeper import checking, configs, own_data, presences, site_list, stored_values, watching
+from fedkeeper import configs, own_data, stored_values, watching
 from fedkeeper.configs import Spec
+from fedkeeper.display.job_list import JobList
 from fedkeeper.errors import JobNotFinished, JobRefused, NoBridge, NoModelYet, NoSuchJob, NotAnswered
-from fedkeeper.job_list import JobList
-from fedkeeper.site_list import Site
+from fedkeeper.sites import checking, presences, site_list
+from fedkeeper.sites.site_list import Site
 from server import models, removal
 from server.models import Which
 

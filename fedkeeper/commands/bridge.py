@@ -12,7 +12,7 @@ from bridges.errors import UnknownPlatform
 from bridges.platforms import Kind
 from broker.support import logs
 from broker.topics import checked_id
-from fedkeeper import bridging, relaying, running, site_settings, system
+from fedkeeper import running
 from fedkeeper.commands import examples
 from fedkeeper.options import (
     FOLDER,
@@ -28,7 +28,8 @@ from fedkeeper.options import (
     Workers,
     broker_url,
 )
-from fedkeeper.system import Settings
+from fedkeeper.services import bridging, relaying, site_settings, system
+from fedkeeper.services.system import Settings
 
 
 class _BridgeCommands(TyperGroup):

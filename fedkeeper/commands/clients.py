@@ -13,15 +13,17 @@ from broker.messages.register import ClientRecord, ClientStats
 from broker.support import logs
 from broker.topics import checked_id
 from client_fn.data import places
-from fedkeeper import client_file, completion, data_places, running, screen
-from fedkeeper.client_file import Change
+from fedkeeper import completion, running
 from fedkeeper.commands import clients_check
+from fedkeeper.display import screen
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Json, Url, Verbose, broker_url
 from fedkeeper.results import ChangedClient, ListedClient
 from fedkeeper.sdk import Client, connect
+from fedkeeper.sites import client_file, data_places
+from fedkeeper.sites.client_file import Change
 
 app = typer.Typer(help="List the clients; add, check, remove or pause them.")
 

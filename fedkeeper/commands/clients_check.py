@@ -12,14 +12,15 @@ from broker.messages.data_report import Column, DataReport
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from broker.support.tasks import task_group
-from fedkeeper import completion, running, screen
-from fedkeeper.checking import CHECK_S
+from fedkeeper import completion, running
+from fedkeeper.display import screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, NotChecked
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
 from fedkeeper.results import CheckedClient
 from fedkeeper.sdk import Client, connect
+from fedkeeper.sites.checking import CHECK_S
 
 AT_ONCE: Final = 32
 """How many clients are checked at the same time."""

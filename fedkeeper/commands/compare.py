@@ -6,11 +6,12 @@ from typing import Annotated, Final
 import msgspec
 import typer
 
-from fedkeeper import screen
+from fedkeeper.display import screen
 from fedkeeper.options import Json
 from fedkeeper.results import Comparison
-from fedkeeper.runs import comparison, comparison_table, stored
+from fedkeeper.runs import comparison, comparison_table
 from fedkeeper.runs import plot as pictures
+from fedkeeper.sweeps import folder as sweep_folder
 
 Metric = Annotated[str, typer.Option(help="Compare by this metric. Default: that which decides in the job.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Also plot the runs: .png, .svg or .pdf.")]
@@ -28,7 +29,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs: the fields in which their jobs differ, and what they have reached, the best first."""
-    found = stored.read_all(runs)
+    found = sweep_folder.read_all(runs)
     compared = comparison.compare(found, metric=metric)
     if plot is not None:
         pictures.draw(found, plot, metric=metric)

@@ -8,7 +8,8 @@ from typing import Annotated, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, running
+from fedkeeper.display import screen
 from fedkeeper.display.units import format_size
 from fedkeeper.errors import BadOption, JobNotFinished
 from fedkeeper.options import Json, Url, broker_url, duration_s

@@ -8,11 +8,14 @@ import typer
 from bridges import platforms
 from broker.support import logs
 from client_fn.code.archive import Archive, pack
-from fedkeeper import archives, deployment_file, running, screen
-from fedkeeper.deployment_file import DeploymentFile
+from fedkeeper import running
+from fedkeeper.deployment import archives
+from fedkeeper.deployment import file as deployment_file
+from fedkeeper.deployment.file import DeploymentFile
+from fedkeeper.deployment.plan import Step, summary, unchanged
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import DataDir, Json, PackedCode, Url, broker_url
-from fedkeeper.plan import Step, summary, unchanged
 from fedkeeper.results import Deployment, DeploymentStep, WrittenFile
 from fedkeeper.sdk import connect
 
@@ -35,7 +38,7 @@ async def deploy(
     as_json: Json = False,
 ) -> None:
     """Create a fabric's functions and register its clients. Changes only what differs."""
-    from fedkeeper import deploying
+    from fedkeeper.deployment import deploying
 
     logs.configure(quiet=True)
     fabric = deployment_file.read(file)

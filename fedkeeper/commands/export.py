@@ -10,13 +10,15 @@ import typer
 from broker.messages.job import Job
 from broker.support import logs
 from client_fn.site import Site
-from fedkeeper import files, running, screen, site_settings
+from fedkeeper import files, running
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Folder, Json, Reveal, Url, broker_url
 from fedkeeper.results import Exported
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, saving
 from fedkeeper.sdk import connect
+from fedkeeper.services import site_settings
 
 Source = Annotated[str, typer.Argument(metavar="JOB|FOLDER", help="A job's id, or the folder of a run: runs/latest.")]
 Onnx = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the model as ONNX; needs onnx and onnxscript.")]
@@ -75,7 +77,7 @@ async def export(
 
 async def _convert(model: _Model, form: Literal["onnx", "state_dict"], site: Site, data: Path | None) -> bytes:
     """Return the model in another form, made by a trainer."""
-    from fedkeeper.learning import open_learning
+    from fedkeeper.services.learning import open_learning
     from server.errors import LearningDied, LearningFailed
 
     try:

@@ -8,7 +8,8 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import files, measured, running, screen, watching
+from fedkeeper import files, running, watching
+from fedkeeper.display import measured, screen
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import JobId, Json, Out, Url, broker_url
 from fedkeeper.results import Fetched

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import job_fields, screen
+from fedkeeper import job_fields
+from fedkeeper.display import screen
 from fedkeeper.options import Json
 
 

@@ -8,8 +8,8 @@ import typer
 
 from broker.messages.job_record import JobRecord
 from broker.support import logs
-from fedkeeper import measured, running, screen
-from fedkeeper.display import sentences
+from fedkeeper import running
+from fedkeeper.display import measured, screen, sentences
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import format_age, format_long, format_size
 from fedkeeper.options import JobId, Json, Url, Verbose, broker_url, url_option

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from broker.messages import job_rules
-from fedkeeper import job_fields, results, screen
+from fedkeeper import job_fields, results
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Json
 

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from fedkeeper import screen
 from fedkeeper.commands.compare import Metric
+from fedkeeper.display import screen
 from fedkeeper.options import Json
 from fedkeeper.results import Picture
 from fedkeeper.runs import plot as pictures
-from fedkeeper.runs import stored
+from fedkeeper.sweeps import folder as sweep_folder
 
 
 def plot(
@@ -22,7 +22,7 @@ def plot(
     as_json: Json = False,
 ) -> None:
     """Plot a metric, the loss and the times of runs, and print the picture's path."""
-    runs = stored.read_all(folders)
+    runs = sweep_folder.read_all(folders)
     path = to or Path(pictures.default_name([row for run in runs for row in run.rows], runs[0].job, metric))
     pictures.draw(runs, path, metric=metric)
     if as_json:

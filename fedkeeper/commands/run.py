@@ -10,12 +10,14 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, local_run, running, screen
+from fedkeeper import configs, running
 from fedkeeper import own_data as split
 from fedkeeper.commands import stage
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
-from fedkeeper.local_run import Options, Prepared
+from fedkeeper.local import run as local_run
+from fedkeeper.local.run import Options, Prepared
 from fedkeeper.options import (
     FOLDER,
     Allow,

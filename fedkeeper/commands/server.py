@@ -3,7 +3,7 @@
 import os
 
 from broker.support import logs
-from fedkeeper import running, site_settings, system
+from fedkeeper import running
 from fedkeeper.options import (
     FOLDER,
     KEEP,
@@ -22,6 +22,7 @@ from fedkeeper.options import (
     broker_url,
     retention,
 )
+from fedkeeper.services import site_settings, system
 
 
 def server(

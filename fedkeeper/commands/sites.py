@@ -10,14 +10,15 @@ from typing import Annotated, Any, Final
 import typer
 
 from broker.support import logs
-from fedkeeper import completion, running, screen
+from fedkeeper import completion, running
+from fedkeeper.display import screen
 from fedkeeper.display.units import format_age, format_memory, format_rough
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import Json, Url, broker_url
 from fedkeeper.results import SiteList
 from fedkeeper.sdk import connect
-from fedkeeper.site_list import Site, SiteHost
+from fedkeeper.sites.site_list import Site, SiteHost
 
 app = typer.Typer()
 

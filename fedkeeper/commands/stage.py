@@ -11,8 +11,9 @@ from broker.messages import job_file
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, results, running, screen
+from fedkeeper import configs, results, running
 from fedkeeper import own_data as split
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.options import FOLDER, DataDir, Json, Set, Url, broker_url
 from fedkeeper.sdk import connect
@@ -144,7 +145,7 @@ def job_tables(staged: "Staged") -> dict[str, dict[str, Any]]:
 
 
 def _stage_built_in(data: Data, to: str, platform: str, address: str, folder: Path | None, *, as_json: bool) -> None:
-    from fedkeeper import provision
+    from fedkeeper.services import provision
 
     records = provision.stage_dataset(data, platform=platform, shards_at=to, data_dir=folder)
     _register(address, records)

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from broker.support import logs
-from fedkeeper import configs, files, running, screen
-from fedkeeper.display import hints
+from fedkeeper import configs, files, running
+from fedkeeper.display import hints, screen
 from fedkeeper.errors import NotAnswered
 from fedkeeper.options import JobFile, Json, Out, Quiet, Set, Url, Verbose, broker_url, url_option
 from fedkeeper.results import SubmittedJob

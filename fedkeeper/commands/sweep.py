@@ -10,15 +10,16 @@ import typer
 
 from broker.messages.register import ClientRecord
 from broker.support import logs
-from fedkeeper import configs, running, screen, sweeps
+from fedkeeper import configs, running
 from fedkeeper.commands import stage
 from fedkeeper.commands.compare import Metric, print_comparison
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.options import FOLDER, Allow, Code, DataDir, Device, Folder, Json, Out, Quiet, Set, Verbose, Workers
-from fedkeeper.runs import grid
-from fedkeeper.runs.sweep_plan import Machine
-from fedkeeper.sweeps import Sweep
+from fedkeeper.sweeps import grid, whole_sweep
+from fedkeeper.sweeps.plan import Machine
+from fedkeeper.sweeps.whole_sweep import Sweep
 
 
 def sweep(
@@ -65,17 +66,17 @@ def sweep(
     if resume is not None:
         if job or grids or overrides or own_data or seeds > 1:
             raise BadOption("--resume: give no job, --grid, --seeds, --set or --from: the sweep's folder has them")
-        chosen = sweeps.resume(resume, machine=machine, url=url)
+        chosen = whole_sweep.resume(resume, machine=machine, url=url)
     elif job is None:
         raise BadOption("give a job file and --grid or --seeds, or --resume with a sweep's folder")
     else:
         axes, clients = grid.parse(grids or ()), tuple[ClientRecord, ...]()
-        table = sweeps.read_job(job, tuple(overrides or ()), axes)
+        table = whole_sweep.read_job(job, tuple(overrides or ()), axes)
         if own_data is not None:
-            table, clients = sweeps.with_own_data(table, axes, own_data, folder / "shards", test=test)
+            table, clients = whole_sweep.with_own_data(table, axes, own_data, folder / "shards", test=test)
         facts = {"id": secrets.token_hex(3), "machine": machine, "clients": clients}
-        chosen = sweeps.begin(table, axes, seeds, out=out, url=url, now_s=time.time(), **facts)
-        sweeps.check_names(chosen, os.environ)
+        chosen = whole_sweep.begin(table, axes, seeds, out=out, url=url, now_s=time.time(), **facts)
+        whole_sweep.check_names(chosen, os.environ)
     _run(chosen, metric=metric, as_json=as_json, quiet=quiet)
 
 
@@ -85,13 +86,13 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
         screen.say(f"{grid.describe(plan.grid, plan.seeds)}, {sweep.at_once} at once, into {sweep.folder}")
     settings = None
     if not sweep.url:
-        settings, notices = sweeps.settings(sweep, os.environ, quiet=quiet)
+        settings, notices = whole_sweep.settings(sweep, os.environ, quiet=quiet)
         for notice in () if quiet else notices:
             screen.say(notice)
     goes_on = "the jobs that were begun go on; this follows them and" if sweep.url else "this"
     stopped = f"stopped; {goes_on} runs what is missing: {sweep.resume_hint}"
-    running.run(sweeps.run(sweep, settings, quiet=quiet), stopped=stopped)
-    swept = sweeps.compare(sweep, metric=metric)
+    running.run(whole_sweep.run(sweep, settings, quiet=quiet), stopped=stopped)
+    swept = whole_sweep.compare(sweep, metric=metric)
     if as_json:
         screen.print_json(swept)
     else:

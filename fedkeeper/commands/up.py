@@ -11,8 +11,8 @@ import typer
 from broker import BrokerUrl
 from broker.errors import BadUrl, StoreInUse
 from broker.support import logs
-from fedkeeper import broker_note, running, screen, site_settings, system
-from fedkeeper.display import hints
+from fedkeeper import broker_note, running
+from fedkeeper.display import hints, screen
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.options import (
     FOLDER,
@@ -33,7 +33,8 @@ from fedkeeper.options import (
     Workers,
     retention,
 )
-from fedkeeper.system import Settings
+from fedkeeper.services import site_settings, system
+from fedkeeper.services.system import Settings
 
 
 def up(

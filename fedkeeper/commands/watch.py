@@ -12,8 +12,8 @@ import typer
 from broker.base import Start
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.support import logs
-from fedkeeper import completion, files, running, screen
-from fedkeeper.display import hints, lines
+from fedkeeper import completion, files, running
+from fedkeeper.display import hints, lines, screen
 from fedkeeper.display.lines import JobLines
 from fedkeeper.errors import BadOption
 from fedkeeper.options import Json, Quiet, Url, Verbose, broker_url, duration_s, url_option

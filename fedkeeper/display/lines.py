@@ -20,8 +20,7 @@ from broker.messages.progress import (
     RoundFailed,
     UpdateRefused,
 )
-from fedkeeper import measured
-from fedkeeper.display import sentences
+from fedkeeper.display import measured, sentences
 from fedkeeper.display.units import format_duration
 
 WARNINGS: Final = (ClientFailed, ClientRefused, ClientRestored, RoundFailed, UpdateRefused, JobPaused)

@@ -11,8 +11,7 @@ from broker.messages.job import Job
 from broker.messages.progress import ModelEvaluated, RoundCompleted
 from broker.messages.reports import Spread
 from broker.support import texts
-from fedkeeper import measured
-from fedkeeper.display import columns
+from fedkeeper.display import columns, measured
 from fedkeeper.display.columns import Column
 from fedkeeper.display.units import DIGITS, format_duration, format_size, short_digest
 

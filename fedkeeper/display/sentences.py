@@ -26,7 +26,7 @@ from broker.messages.progress import (
     UpdateRefused,
 )
 from broker.messages.reports import StartReport
-from fedkeeper import measured, processors
+from fedkeeper.display import measured, processors
 from fedkeeper.display.units import short_digest
 
 NAMES_SHOWN: Final = 3

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 from broker.messages.job_sections import Direction
 from broker.messages.metrics import is_better
 from fedkeeper.compared import Combination, ComparedRun, Statistics
+from fedkeeper.display import field_values
 from fedkeeper.results import Comparison
-from fedkeeper.runs import grid
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.metric import Metric
 from fedkeeper.runs.stored import StoredRun
@@ -57,7 +57,9 @@ def differing_fields(runs: Sequence[StoredRun]) -> tuple[str, ...]:
     def differs(name: str, among: Sequence[dict[str, Any]]) -> bool:
         return any(fields.get(name) != among[0].get(name) for fields in among)
 
-    chosen = [name.rpartition(".")[0] + "." for name in names if name.endswith(grid.CHOOSERS) and differs(name, known)]
+    chosen = [
+        name.rpartition(".")[0] + "." for name in names if name.endswith(field_values.CHOOSERS) and differs(name, known)
+    ]
     return tuple(
         name
         for name in names

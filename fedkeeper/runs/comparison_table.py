@@ -4,12 +4,10 @@ import itertools
 from collections import defaultdict
 from typing import Final, NamedTuple
 
-from fedkeeper import measured
 from fedkeeper.compared import Combination, ComparedRun, Statistics
-from fedkeeper.display import units
+from fedkeeper.display import field_values, measured, units
 from fedkeeper.display.columns import Column
 from fedkeeper.results import Comparison
-from fedkeeper.runs import grid
 
 FAILED: Final = "failed"
 
@@ -69,7 +67,7 @@ def _named(combination: Combination, runs: list[ComparedRun]) -> str:
     """Return which runs of a combination are meant, such as `batch_size 16, seeds 1, 2`."""
     seeds = [str(run.seed) for run in runs if run.seed is not None]
     which = [f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}"] if seeds else []
-    return ", ".join(filter(None, (grid.label(combination.values), *which)))
+    return ", ".join(filter(None, (field_values.label(combination.values), *which)))
 
 
 def _of_combinations(comparison: Comparison) -> list[Part]:
@@ -105,9 +103,9 @@ def _of_runs(comparison: Comparison, rows: list[tuple[Combination, ComparedRun]]
 
 
 def _settings(comparison: Comparison, combinations: list[Combination]) -> list[Part]:
-    names = grid.short_names(comparison.fields, (*TAKEN, comparison.metric))
+    names = field_values.short_names(comparison.fields, (*TAKEN, comparison.metric))
     return [
-        Part(Column(names[field], least=6), [grid.value_text(each.values.get(field)) for each in combinations])
+        Part(Column(names[field], least=6), [field_values.value_text(each.values.get(field)) for each in combinations])
         for field in comparison.fields
     ]
 

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, NamedTuple
 from broker.messages import metrics
 from broker.messages.job import Job
 from broker.messages.job_sections import Direction
-from fedkeeper import measured
+from fedkeeper.display import measured
 from fedkeeper.errors import BadOption
 
 Part = Literal["server", "clients", "training"]

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from broker.messages.job import Job
 from broker.support import installing, texts
 from fedkeeper import files
+from fedkeeper.display import field_values
 from fedkeeper.errors import BadOption, Missing, NotSaved
-from fedkeeper.runs import comparison, grid, stored
+from fedkeeper.runs import comparison, stored
 from fedkeeper.runs import metric as metrics
 from fedkeeper.runs.comparison import Group
 from fedkeeper.runs.metric import Metric
@@ -42,7 +43,7 @@ def plot(folders: Iterable[Path], path: Path, *, metric: str = "") -> Path:
     the mean round of each combination.
 
     Args:
-        folders: the runs' folders, and those of sweeps.
+        folders: the runs' folders.
         path: the picture; its suffix selects the format.
         metric: the metric; empty: that which decides in the first job, or was measured.
 
@@ -50,7 +51,7 @@ def plot(folders: Iterable[Path], path: Path, *, metric: str = "") -> Path:
         Missing: matplotlib is not installed, or a folder has no metrics.
         BadOption: the picture can't be written, matplotlib does not know its format, or the metric was not measured.
     """
-    return draw(stored.read_all(folders), path, metric=metric)
+    return draw([stored.read(folder) for folder in folders], path, metric=metric)
 
 
 def default_name(rows: list[dict[str, Any]], job: Job | None = None, metric: str = "") -> str:
@@ -131,7 +132,7 @@ def _named_groups(runs: Sequence[StoredRun]) -> list[tuple[str, Group]]:
     """Return the runs by combination with its name: the fields in which the jobs differ, or else the runs' names."""
     fields = comparison.differing_fields(runs)
     found = comparison.groups(runs, fields)
-    labels = [grid.label(group.values) for group in found]
+    labels = [field_values.label(group.values) for group in found]
     named = []
     for label, group in zip(labels, found, strict=True):
         is_unique = label and labels.count(label) == 1

@@ -19,7 +19,8 @@ from broker.messages.progress import (
     RoundCompleted,
     UpdateCounted,
 )
-from fedkeeper import files, measured
+from fedkeeper import files
+from fedkeeper.display import measured
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs.lines import Lines
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from broker.messages.job import Job
 from broker.support import notebook
-from fedkeeper import measured
+from fedkeeper.display import measured
 from fedkeeper.errors import Missing, NoSuchFile
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import metric, plot, stored

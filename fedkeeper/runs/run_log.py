@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from broker.support import logs
-from fedkeeper import screen
+from fedkeeper.display import screen
 from fedkeeper.errors import NotSaved
 from fedkeeper.exit_codes import ExitCode
 

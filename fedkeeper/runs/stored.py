@@ -1,6 +1,5 @@
-"""Reads what runs have left: the folder of a run, and that of a sweep with several."""
+"""Reads what a run has left in its folder, and notes there how the run has ended."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +12,6 @@ from broker.support.decoding import UNREADABLE
 from fedkeeper import files
 from fedkeeper.errors import Missing, NoSuchFile
 from fedkeeper.runs import folder as run_folder
-from fedkeeper.runs import sweep_plan
-from fedkeeper.runs.sweep_plan import Plan, PlannedRun
 
 ENDED: Final = "ended.json"
 
@@ -68,25 +65,6 @@ class StoredRun:
         return self.ended is None or self.ended.phase == "completed"
 
 
-def read_all(folders: Iterable[Path]) -> list[StoredRun]:
-    """Read runs, each once; the folder of a sweep stands for those of its runs that have ended.
-
-    Raises:
-        Missing: a folder is none of a run or a sweep, or a file in it is damaged.
-    """
-    found: list[StoredRun] = []
-    for folder in dict.fromkeys(map(run_folder.behind_link, folders)):
-        if not (folder / sweep_plan.FILE).is_file():
-            found.append(read(folder))
-            continue
-        plan = sweep_plan.read(folder)
-        ended = [last_attempt(folder, plan, run) for run in sweep_plan.runs(plan)]
-        found += [read(path) for path, how, _ in ended if how is not None]
-        if not any(how for _, how, _ in ended):
-            raise Missing(f"no run of {folder} has ended yet")
-    return list({run.folder.resolve(): run for run in found}.values())
-
-
 def read(folder: Path) -> StoredRun:
     """Read what one run has left.
 
@@ -122,21 +100,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         raise Missing(f"{file} can't be read: {exc}") from exc
     except UNREADABLE as exc:
         raise Missing(f"{file} is damaged: {exc}") from exc
-
-
-def last_attempt(folder: Path, plan: Plan, run: PlannedRun) -> tuple[Path, Ended | None, int]:
-    """Return the folder of a run's last attempt, how that has ended (None: it has not), and its number.
-
-    Args:
-        folder: the sweep's folder.
-        plan: the sweep.
-        run: one of its runs.
-    """
-    number = 1
-    while (folder / sweep_plan.job_id(plan, run, number + 1)).is_dir():
-        number += 1
-    path = folder / sweep_plan.job_id(plan, run, number)
-    return path, read_ended(path), number
 
 
 def read_ended(folder: Path) -> Ended | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from broker.messages.job_record import JobRecord
-from fedkeeper import measured, processors
+from fedkeeper.display import measured, processors
 
 WIDTH: Final = 80
 

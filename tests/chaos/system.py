@@ -22,8 +22,8 @@ from broker.url import BrokerUrl
 from client_fn.code import archive
 from emulators.openfaas.gateway import Gateway
 from emulators.openfaas.gateway import running as running_gateway
-from fedkeeper import archives, deploying
-from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
+from fedkeeper.deployment import archives, deploying
+from fedkeeper.deployment.file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
 from tests.chaos import brokers, parts, proxy, usercode
 from tests.chaos.brokers import TestedBroker

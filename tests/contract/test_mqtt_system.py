@@ -13,8 +13,8 @@ import pytest
 import broker
 from broker.errors import Disconnected, StoreChanged
 from broker.messages.progress import UpdateCounted
-from fedkeeper.restart import run_with_restarts
 from fedkeeper.sdk import Client
+from fedkeeper.services.restart import run_with_restarts
 from server.held import Held
 from server.service import serve
 from tests.support import fakes

@@ -11,7 +11,8 @@ import pytest
 
 from broker.messages.job_sections import Data
 from broker.nats.server import NatsServer
-from fedkeeper import connect, provision
+from fedkeeper import connect
+from fedkeeper.services import provision
 from tests.support.brokers import Mosquitto
 from tests.support.program import SHORT, Program, digest, run
 

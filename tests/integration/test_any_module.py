@@ -19,8 +19,8 @@ from client_fn.data.shard_cache import ShardCache
 from client_fn.function import WarmState, handle
 from client_fn.site import Site
 from client_fn.trainer.trainers import Trainers, open_trainers
-from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import TrainerLearning
 from server.service import serve
 from tests.support.fakes import Fleet, running
 from tests.support.paths import REPOSITORY

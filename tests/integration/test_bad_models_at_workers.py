@@ -17,8 +17,8 @@ from broker.messages.job import Job
 from broker.messages.progress import Event
 from broker.nats.server import NatsServer
 from client_fn.site import Site
-from fedkeeper.learning import open_learning
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import open_learning
 from server.service import serve
 from tests.support import bad_models
 from tests.support.bad_models import Place

@@ -11,8 +11,9 @@ from bridges import Lifecycle
 from broker.base import Broker
 from client_fn.code import archive
 from client_fn.code.archive import Archive
-from fedkeeper import archives, deploying, deployment_file
-from fedkeeper.deployment_file import DeploymentFile, PlatformSection
+from fedkeeper.deployment import archives, deploying
+from fedkeeper.deployment import file as deployment_file
+from fedkeeper.deployment.file import DeploymentFile, PlatformSection
 from fedkeeper.errors import DeployFailed, NoBridge
 from fedkeeper.sdk import Client
 from tests.support.fake_platforms import FakeManagedPlatform

@@ -14,7 +14,7 @@ from bridges import platforms
 from bridges.openfaas import Settings
 from broker import BrokerUrl
 from broker.nats.server import find_binary
-from fedkeeper import bridging, relaying
+from fedkeeper.services import bridging, relaying
 from tests.support.brokers import Mosquitto
 from tests.support.paths import REPOSITORY
 

@@ -87,6 +87,7 @@ def test_the_packages_as_they_are_break_no_contract(checkout: Path) -> None:
         ("client_fn/planted.py", "import fedkeeper", "client_fn.planted -> fedkeeper"),
         ("broker/planted.py", "import server.rounds", "broker.planted -> server.rounds"),
         ("fedkeeper/planted.py", "import emulators.demo", "fedkeeper.planted -> emulators.demo"),
+        ("fedkeeper/runs/planted.py", "import fedkeeper.sweeps.grid", "runs.planted -> fedkeeper.sweeps.grid"),
         ("server/planted.py", "import benchmarks", "server.planted -> benchmarks"),
         ("bridges/planted.py", "import tests.support", "bridges.planted -> tests"),
         ("client_fn/planted.py", "import examples", "client_fn.planted -> examples"),

@@ -22,9 +22,9 @@ from broker.messages.progress import FINAL_EVENTS, JobCompleted
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.site import Site
-from fedkeeper.learning import open_learning
-from fedkeeper.provision import stage_dataset
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import open_learning
+from fedkeeper.services.provision import stage_dataset
 from server.service import serve
 from tests.support.paths import REPOSITORY
 from tests.support.store_messages import FUNCTION, JOB

@@ -19,8 +19,8 @@ from client_fn.data import shards
 from client_fn.data.shard_cache import ShardCache
 from client_fn.function import Published, WarmState, handle
 from client_fn.site import Site
-from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import TrainerLearning
 from server.service import serve
 from tests.support.fakes import Fleet, running
 from tests.support.job_progress import events_of

@@ -21,7 +21,7 @@ from broker import BrokerUrl, topics
 from client_fn.code import archive
 from client_fn.code.archive import Archive
 from client_fn.data import shards
-from fedkeeper import archives
+from fedkeeper.deployment import archives
 from tests.support.command import run_here
 from tests.support.function_site import FAR
 from tests.support.paths import REPOSITORY

@@ -27,7 +27,7 @@ from broker.messages.update import UpdateHeader
 from broker.nats.server import NatsServer
 from broker.support import processes
 from client_fn.data import shards
-from fedkeeper import archives
+from fedkeeper.deployment import archives
 from tests.support.function_site import Site, task_for
 from tests.support.ports import free_port
 

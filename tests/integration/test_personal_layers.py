@@ -28,8 +28,8 @@ from client_fn.site import Site
 from client_fn.training import models
 from client_fn.training import tensors as of_torch
 from client_fn.training.orders import Model
-from fedkeeper.learning import TrainerLearning
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import TrainerLearning
 from server.service import serve
 from tests.support.fakes import Fleet, running
 from tests.support.shard_files import read_shard

@@ -9,7 +9,7 @@ import broker
 from bridges import presence
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
-from fedkeeper import presences
+from fedkeeper.sites import presences
 from tests.support.brokers import Mosquitto
 
 DAY_S = 86400.0

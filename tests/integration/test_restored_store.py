@@ -11,8 +11,8 @@ import broker
 from broker import reconnect, topics
 from broker.errors import StoreChanged
 from broker.nats.server import NatsServer
-from fedkeeper.restart import run_with_restarts
 from fedkeeper.sdk import connect
+from fedkeeper.services.restart import run_with_restarts
 from server.service import serve
 from tests.support import fakes
 from tests.support.fake_platforms import FakePlatform, runner

@@ -22,14 +22,16 @@ from broker.messages import cloudevents
 from broker.messages.job import Job
 from broker.messages.round import RoundTask
 from broker.support.tasks import task_group
-from fedkeeper import files, local_run, own_system
+from fedkeeper import files
 from fedkeeper.errors import BadOption, JobFailed, Missing, NotSaved
-from fedkeeper.local_run import Options, Prepared
+from fedkeeper.local import own_system
+from fedkeeper.local import run as local_run
+from fedkeeper.local.run import Options, Prepared
 from fedkeeper.runs import folder as run_folder
 from fedkeeper.runs import model_file, stored, unfinished
 from fedkeeper.runs.interrupt import Interruption
 from fedkeeper.sdk import Client
-from fedkeeper.system import Settings
+from fedkeeper.services.system import Settings
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, running, soon

@@ -11,7 +11,7 @@ import pytest
 
 from bridges import platforms
 from broker import BrokerUrl
-from fedkeeper import bridging
+from fedkeeper.services import bridging
 from tests.support import documents
 from tests.support.paths import REPOSITORY
 

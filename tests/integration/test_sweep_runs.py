@@ -17,11 +17,14 @@ from broker.messages.job_record import JobRecord
 from broker.messages.progress import Progress
 from broker.messages.round import RoundTask
 from fedkeeper.errors import NoSuchJob, NotSaved
-from fedkeeper.runs import comparison, grid, saving, stored, sweep_plan, sweeping
+from fedkeeper.runs import comparison, saving, stored
 from fedkeeper.runs.recorder import Recorder
-from fedkeeper.runs.sweep_plan import Plan
-from fedkeeper.runs.sweep_view import SweepView
 from fedkeeper.sdk import Client
+from fedkeeper.sweeps import folder as sweep_folder
+from fedkeeper.sweeps import grid, sweeping
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.plan import Plan
+from fedkeeper.sweeps.view import SweepView
 from server.models import Which
 from server.service import serve
 from tests.support import fakes
@@ -69,7 +72,7 @@ async def test_every_run_leaves_its_results_and_one_that_fails_its_reason(
     assert [each.job for each in again] == ["demo-3fa9c1-2-t2", "demo-3fa9c1-4-t2"], "those that failed"
 
     sweep_plan.write(swept, folder)
-    compared = comparison.compare(stored.read_all([folder]))
+    compared = comparison.compare(sweep_folder.read_all([folder]))
     assert [bool(each.last) for each in compared.combinations] == [True, True, False, False]
     assert {each.runs[0].phase for each in compared.combinations} == {"completed", "failed"}
 

@@ -16,9 +16,11 @@ import broker
 from bridges import platforms
 from broker.messages.progress import RoundCompleted
 from broker.nats.server import NatsServer
-from fedkeeper import archives, bridging, deploying, deployment_file
+from fedkeeper.deployment import archives, deploying
+from fedkeeper.deployment import file as deployment_file
 from fedkeeper.errors import BadConfigFile
 from fedkeeper.sdk import Client
+from fedkeeper.services import bridging
 from server.service import serve
 from tests.support import fakes
 from tests.support.fakes import FakeLearning, running

@@ -20,10 +20,11 @@ from broker.nats.server import NatsServer
 from client_fn.code import archive
 from client_fn.site import Site
 from emulators.openfaas.gateway import running as running_gateway
-from fedkeeper import archives, bridging, deploying
-from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
-from fedkeeper.learning import open_learning
+from fedkeeper.deployment import archives, deploying
+from fedkeeper.deployment.file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
+from fedkeeper.services import bridging
+from fedkeeper.services.learning import open_learning
 from server import service
 from tests.support import bad_models
 from tests.support.bad_models import Place

@@ -18,10 +18,11 @@ from broker.messages.job_sections import Cohort, Data, Evaluation, Model, Stop, 
 from broker.messages.progress import Event, RoundCompleted
 from broker.nats.server import NatsServer
 from client_fn.site import Site
-from fedkeeper import archives, bridging, deploying
-from fedkeeper.deployment_file import DataSection, DeploymentFile, PlatformSection
-from fedkeeper.learning import TrainerLearning
+from fedkeeper.deployment import archives, deploying
+from fedkeeper.deployment.file import DataSection, DeploymentFile, PlatformSection
 from fedkeeper.sdk import Client
+from fedkeeper.services import bridging
+from fedkeeper.services.learning import TrainerLearning
 from server import service
 from tests.support.fakes import running
 from tests.support.paths import REPOSITORY

@@ -35,10 +35,10 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.site import Site
-from fedkeeper import archives
-from fedkeeper.learning import open_learning
-from fedkeeper.provision import stage_dataset
+from fedkeeper.deployment import archives
 from fedkeeper.sdk import Client
+from fedkeeper.services.learning import open_learning
+from fedkeeper.services.provision import stage_dataset
 from server.service import serve
 from server.submissions import SubmissionReply
 from tests.support.events import EVENTS

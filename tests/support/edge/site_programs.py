@@ -25,7 +25,8 @@ import os, sys
 from pathlib import Path
 from broker.support import logs
 from client_fn import site
-from fedkeeper import running, system
+from fedkeeper import running
+from fedkeeper.services import system
 logs.configure(verbose=True)
 url, platform, folder = sys.argv[1:]
 settings = system.Settings(Path(folder), 1, platform=platform, site=site.read(os.environ))
@@ -54,7 +55,8 @@ import sys
 import time
 from pathlib import Path
 from broker.support import logs
-from fedkeeper import relaying, running
+from fedkeeper import running
+from fedkeeper.services import relaying
 logs.configure(verbose=True)
 while True:
     try:

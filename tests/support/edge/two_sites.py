@@ -23,8 +23,8 @@ from broker.messages.progress import FINAL_EVENTS, Event, JobCompleted, Progress
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn import site
-from fedkeeper import provision, system
 from fedkeeper.sdk import Client
+from fedkeeper.services import provision, system
 from server.cohort import DATA_LABEL
 from tests.support.edge.links import Backbone
 from tests.support.edge.site_programs import ALLOWED, Station, Uplink

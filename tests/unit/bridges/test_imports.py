@@ -11,7 +11,8 @@ HEAVY = "{'torch', 'numpy', 'ml_dtypes', 'safetensors', 'fsspec', 'sklearn', 'sc
 """Libraries of the modules that stage, train or aggregate."""
 
 OURS = (
-    "{'server.service', 'client_fn.function', 'client_fn.data.shards', 'client_fn.data.datasets', 'fedkeeper.learning'}"
+    "{'server.service', 'client_fn.function', 'client_fn.data.shards', 'client_fn.data.datasets', "
+    "'fedkeeper.services.learning'}"
 )
 
 
@@ -44,4 +45,4 @@ def test_neither_does_the_command_line_by_itself() -> None:
 
 def test_the_server_s_errors_cost_nothing_and_the_server_no_torch() -> None:
     assert imported_by("import server.errors") == set()
-    assert "torch" not in imported_by("import server.service, fedkeeper.learning, fedkeeper.system")
+    assert "torch" not in imported_by("import server.service, fedkeeper.services.learning, fedkeeper.services.system")

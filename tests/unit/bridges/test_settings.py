@@ -9,8 +9,8 @@ import pytest
 from bridges import platforms
 from bridges.platforms import Kind
 from bridges.settings import PlatformSettings
-from fedkeeper import bridging
 from fedkeeper.errors import BadConfigFile
+from fedkeeper.services import bridging
 
 every_kind = pytest.mark.parametrize("kind", platforms.KINDS, ids=lambda kind: kind.name)
 

@@ -10,7 +10,8 @@ import pytest
 
 from bridges import platforms
 from broker.messages import job_file
-from fedkeeper import bridging, deployment_file, relaying
+from fedkeeper.deployment import file as deployment_file
+from fedkeeper.services import bridging, relaying
 from tests.support import documents
 from tests.support.documents import Block
 from tests.support.paths import REPOSITORY

@@ -12,12 +12,13 @@ import pytest
 
 from broker import BrokerUrl
 from broker.errors import ConnectFailed
-from fedkeeper import broker_note, running, system
+from fedkeeper import broker_note, running
 from fedkeeper.commands import up
 from fedkeeper.display import hints
 from fedkeeper.errors import FedKeeperError
 from fedkeeper.options import broker_url
-from fedkeeper.system import Settings
+from fedkeeper.services import system
+from fedkeeper.services.system import Settings
 
 HIDDEN = "s3cret/#?&é"
 

@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 import typer
 
-from fedkeeper import __version__, local_run
+from fedkeeper import __version__
 from fedkeeper.cli import app
 from fedkeeper.commands import examples
 from fedkeeper.exit_codes import ExitCode
+from fedkeeper.local import run as local_run
 from tests.support import cli_docs
 from tests.support.command import run_here
 

@@ -25,8 +25,8 @@ from client_fn.site import Site
 from client_fn.training import export, orders, tensors
 from client_fn.training.learner import Learner
 from fedkeeper.errors import FedKeeperError
-from fedkeeper.learning import TrainerLearning
 from fedkeeper.runs import model_file
+from fedkeeper.services.learning import TrainerLearning
 from server.errors import LearningFailed
 from tests.support.modules import Tied
 from tests.support.trainers import InlineTrainers

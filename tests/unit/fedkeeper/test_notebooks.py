@@ -9,7 +9,7 @@ import fedkeeper
 from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.job_sections import Data, Model, Stop
-from fedkeeper.job_list import JobList
+from fedkeeper.display.job_list import JobList
 
 PLANTED = "<script>alert('x')</script>\x1b[2J\u202e"
 RECORD = JobRecord(

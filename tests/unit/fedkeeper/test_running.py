@@ -16,7 +16,8 @@ from bridges.errors import SecretMissing
 from broker.errors import BadUrl, Conflict, ConnectFailed
 from broker.messages.errors import JobError
 from broker.support.validation import Mistake
-from fedkeeper import running, screen
+from fedkeeper import running
+from fedkeeper.display import screen
 from fedkeeper.errors import BadConfigFile, BadOption, JobFailed, JobRefused, JobStopped, NoSuchJob, NotAnswered
 from fedkeeper.exit_codes import ExitCode
 from server.errors import IllegalTransition
@@ -174,7 +175,8 @@ def test_a_command_may_go_on_in_spite_of_a_signal() -> None:
 
 CLOSED_TERMINAL = """
 import asyncio, pathlib, sys
-from fedkeeper import running, screen
+from fedkeeper import running
+from fedkeeper.display import screen
 
 async def work():
     pathlib.Path(sys.argv[1]).write_text("started")

@@ -10,8 +10,8 @@ from broker import topics
 from broker.base import Broker
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
-from fedkeeper import screen
 from fedkeeper.commands import jobs
+from fedkeeper.display import screen
 from fedkeeper.sdk import Client
 from tests.support import fakes
 from tests.support.command import run_here

@@ -12,8 +12,8 @@ from client_fn import site as sites
 from client_fn.code import archive
 from client_fn.data import datasets
 from client_fn.site import Site
-from fedkeeper import bridging, system
 from fedkeeper.errors import FedKeeperError
+from fedkeeper.services import bridging, system
 from tests.support.command import run_here
 
 URL = ("--url", "memory://nowhere")

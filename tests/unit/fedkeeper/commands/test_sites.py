@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from fedkeeper import screen
 from fedkeeper.commands import sites
+from fedkeeper.display import screen
 from fedkeeper.errors import BadOption
 from fedkeeper.sdk import Client
-from fedkeeper.site_list import Site, SiteHost
+from fedkeeper.sites.site_list import Site, SiteHost
 from tests.support.command import run_here
 
 Show = Callable[..., Result]

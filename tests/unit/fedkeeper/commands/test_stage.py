@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from client_fn.data import files
-from fedkeeper import own_data, provision
+from fedkeeper import own_data
 from fedkeeper.exit_codes import ExitCode
+from fedkeeper.services import provision
 from tests.support.command import run_here
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from broker.messages import job_file
-from fedkeeper import sweeps
 from fedkeeper.errors import BadOption
-from fedkeeper.runs import grid, stored, sweep_plan
+from fedkeeper.runs import stored
 from fedkeeper.runs.stored import Ended
-from fedkeeper.runs.sweep_plan import Machine, Plan
+from fedkeeper.sweeps import grid, whole_sweep
+from fedkeeper.sweeps import plan as sweep_plan
+from fedkeeper.sweeps.plan import Machine, Plan
 from tests.support.command import run_here
 
 TABLE: dict[str, Any] = {"name": "demo"}
@@ -120,8 +121,8 @@ def test_quiet_leaves_out_what_is_no_result(monkeypatch: pytest.MonkeyPatch, tmp
     async def run(*_: Any, **__: Any) -> None:
         pass
 
-    monkeypatch.setattr(sweeps, "settings", lambda *_, **__: (None, ("code: mine.py",)))
-    monkeypatch.setattr(sweeps, "run", run)
+    monkeypatch.setattr(whole_sweep, "settings", lambda *_, **__: (None, ("code: mine.py",)))
+    monkeypatch.setattr(whole_sweep, "run", run)
     monkeypatch.chdir(tmp_path)
     assert "code: mine.py" in run_here("sweep", "quickstart", "--seeds", "2").stderr
     assert "code: mine.py" not in run_here("sweep", "quickstart", "--seeds", "2", "--quiet").stderr
@@ -134,7 +135,7 @@ def plan(**facts: Any) -> Plan:
 def test_a_sweep_goes_on_as_it_was_begun_but_for_what_is_given_again(tmp_path: Path) -> None:
     sweep_plan.write(plan(machine=Machine(at_once=3, workers=2, device="cuda", allow=("a",))), tmp_path / "sweep")
     (tmp_path / "latest").symlink_to("sweep")
-    again = sweeps.resume(tmp_path / "latest", machine=Machine(workers=1), url="")
+    again = whole_sweep.resume(tmp_path / "latest", machine=Machine(workers=1), url="")
     assert again.plan.machine == Machine(at_once=3, workers=1, device="cuda", allow=("a",))
     assert again.folder == tmp_path / "sweep", "latest may soon be another"
     assert again.resume_hint == f"fedkeeper sweep --resume {tmp_path / 'sweep'}"
@@ -142,17 +143,17 @@ def test_a_sweep_goes_on_as_it_was_begun_but_for_what_is_given_again(tmp_path: P
 
 def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(tmp_path: Path) -> None:
     url = "nats://user:secret@127.0.0.1:4222"
-    begun = sweeps.begin(TABLE, grid.parse(["stop.rounds=1,2"]), 1, out=tmp_path, url=url, now_s=1.0, id="3fa9c1")
+    begun = whole_sweep.begin(TABLE, grid.parse(["stop.rounds=1,2"]), 1, out=tmp_path, url=url, now_s=1.0, id="3fa9c1")
     sweep_plan.write(begun.plan, begun.folder)
     assert begun.folder.name == "1970-01-01-sweep-demo-3fa9c1"
     assert "secret" not in (begun.folder / "sweep.toml").read_text()
     with pytest.raises(BadOption, match=r"this sweep is on the broker .*127.0.0.1:4222: give its --url"):
-        sweeps.resume(begun.folder, machine=Machine(), url="")
+        whole_sweep.resume(begun.folder, machine=Machine(), url="")
     with pytest.raises(BadOption, match=r"this sweep is on the broker .*:4222, not on nats://h:4222: give its --url"):
-        sweeps.resume(begun.folder, machine=Machine(), url="nats://h")
+        whole_sweep.resume(begun.folder, machine=Machine(), url="nats://h")
     for same in ("nats://localhost", "nats://localhost:4222/"):
-        assert sweeps.resume(begun.folder, machine=Machine(), url=same).url == same
-    again = sweeps.resume(begun.folder, machine=Machine(), url=url)
+        assert whole_sweep.resume(begun.folder, machine=Machine(), url=same).url == same
+    again = whole_sweep.resume(begun.folder, machine=Machine(), url=url)
     assert again.plan == begun.plan
     assert again.resume_hint == f"fedkeeper sweep --resume {begun.folder} --url 'nats://user:***@127.0.0.1:4222'"
 
@@ -160,15 +161,15 @@ def test_a_sweep_on_a_running_system_needs_its_url_again_and_keeps_no_password(t
 def test_a_sweep_with_a_system_of_its_own_does_not_go_on_elsewhere(tmp_path: Path) -> None:
     sweep_plan.write(plan(), tmp_path / "my sweep")
     with pytest.raises(BadOption, match="this sweep has a broker of its own: leave out --url"):
-        sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="nats://h")
-    again = sweeps.resume(tmp_path / "my sweep", machine=Machine(), url="")
+        whole_sweep.resume(tmp_path / "my sweep", machine=Machine(), url="nats://h")
+    again = whole_sweep.resume(tmp_path / "my sweep", machine=Machine(), url="")
     assert again.resume_hint == f"fedkeeper sweep --resume '{tmp_path}/my sweep'"
 
 
 def test_the_store_of_a_sweep_that_has_nothing_left_to_run_goes(swept: Path) -> None:
     for folder in swept.glob("demo-*"):
         stored.write_ended(folder, Ended(folder.name, "completed"))
-    again = sweeps.resume(swept, machine=Machine(folder=str(swept.parent)), url="")
+    again = whole_sweep.resume(swept, machine=Machine(folder=str(swept.parent)), url="")
     again.store.mkdir()
-    asyncio.run(sweeps.run(again, None))
+    asyncio.run(whole_sweep.run(again, None))
     assert not again.store.exists()

@@ -12,8 +12,9 @@ from broker import topics
 from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import JobCancelled, Progress
-from fedkeeper import running, screen
+from fedkeeper import running
 from fedkeeper.commands import watch
+from fedkeeper.display import screen
 from fedkeeper.runs import follow
 from tests.support import fakes
 from tests.support.command import call

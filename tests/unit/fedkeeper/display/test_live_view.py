@@ -20,7 +20,7 @@ from broker.messages.progress import (
 )
 from fedkeeper.display import sentences
 from fedkeeper.display.live_view import WARNINGS_SHOWN, JobView
-from fedkeeper.screen import SafeConsole
+from fedkeeper.display.screen import SafeConsole
 
 
 def event_of(events: tuple[Event, ...], what: str) -> Event:

@@ -1,4 +1,4 @@
-"""What run folders hold: rows, the job's fields, how a run of a sweep has ended, and its attempts."""
+"""What run folders hold: rows, the job's fields, and how a run has ended."""
 
 import errno
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from broker.messages import job_file
 from fedkeeper.errors import Missing
-from fedkeeper.runs import grid, stored, sweep_plan
+from fedkeeper.runs import stored
 from fedkeeper.runs.stored import Ended
 
 JOB = job_file.to_toml(job_file.from_dict({"seed": 3, "training": {"batch_size": 8}, "model": {"args": {"hidden": 5}}}))
@@ -83,21 +83,3 @@ def test_a_file_that_cant_be_read_is_named(name: str, tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(Missing, match=rf"{name} can't be read: .*Input/output error"):
         stored.read(folder)
-
-
-def test_a_run_that_is_named_twice_is_read_once_by_its_own_name(tmp_path: Path) -> None:
-    a_run(tmp_path / "one")
-    (tmp_path / "latest").symlink_to("one")
-    (run,) = stored.read_all([tmp_path / "latest", tmp_path / "one"])
-    assert run.folder == tmp_path / "one"
-
-
-def test_a_sweeps_folder_stands_for_the_last_attempts_of_its_runs_that_have_ended(tmp_path: Path) -> None:
-    plan = sweep_plan.create({"name": "demo"}, grid.parse(["training.batch_size=8,16,32"]), 1, id="3f", created_s=1.0)
-    sweep_plan.write(plan, tmp_path)
-    with pytest.raises(Missing, match=r"no run of .* has ended yet"):
-        stored.read_all([tmp_path])
-    for name, phase in (("demo-3f-1", "failed"), ("demo-3f-1-t2", "completed"), ("demo-3f-2", "completed")):
-        stored.write_ended(a_run(tmp_path / name), Ended(name, phase))  # type: ignore[arg-type]
-    a_run(tmp_path / "demo-3f-3")
-    assert [run.name for run in stored.read_all([tmp_path])] == ["demo-3f-1-t2", "demo-3f-2"]

@@ -8,7 +8,7 @@ import pytest
 from broker.messages import job_file
 from broker.messages.job_record import BestModel, JobRecord
 from broker.messages.round import BlobRef
-from fedkeeper import measured
+from fedkeeper.display import measured
 from fedkeeper.runs import summary
 
 MODEL = BlobRef("fl.models.j.x", "ab" * 32, 5)
