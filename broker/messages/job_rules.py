@@ -4,7 +4,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from itertools import permutations
 from typing import Final
 
 import msgspec
@@ -48,14 +47,10 @@ def mistakes(job: Job, known: Sequence[Mistake] = ()) -> list[Mistake]:
         try:
             rule(job)
         except JobError as exc:
-            found += [each for each in exc.errors if not _is_named(each.field, known)]
+            found += [each for each in exc.errors if not validation.is_named(each.field, known)]
         except partly_known.NotKnown:
             pass
     return found
-
-
-def _is_named(field: str, mistakes: Sequence[Mistake]) -> bool:
-    return any(f"{one}.".startswith(f"{two}.") for each in mistakes for one, two in permutations((field, each.field)))
 
 
 def _check_own_id(job: Job) -> None:

@@ -91,6 +91,17 @@ def in_file(file: str, mistakes: Sequence[Mistake]) -> str:
     return "\n".join([f"{len(lines)} mistakes" + (", or more" if len(lines) >= MOST else ""), *lines])
 
 
+def is_named(field: str, mistakes: Iterable[Mistake]) -> bool:
+    """Whether a field is that of a mistake, or one of them holds the other.
+
+    Args:
+        field: the field.
+        mistakes: the mistakes.
+    """
+    pairs = itertools.chain.from_iterable(itertools.permutations((field, each.field)) for each in mistakes)
+    return any(inner == outer or inner.startswith((f"{outer}.", f"{outer}[")) for inner, outer in pairs)
+
+
 def in_order(mistakes: Iterable[Mistake], lines: Mapping[str, int]) -> list[Mistake]:
     """Return mistakes with their lines, in the order of these.
 

@@ -93,12 +93,13 @@ batch_size = "many"
 metric = "f1"
 """
 
-MISTAKES = r"""7 mistakes
+MISTAKES = r"""8 mistakes
 mine.toml:1: name = 'My Job': use 1 to 40 of a-z, 0-9 and '-'; did you mean 'my-job'\?
 mine.toml:2: colour = 'red': no such key; did you mean 'cohort'\? known are .*
 mine.toml:5: training.optimiser = 'adam': no such key; did you mean 'optimizer'\?
 mine.toml:6: training.batch_size = 0: expected a whole number >= 1
 mine.toml:9: cohort.clients = -1: expected a whole number >= 1
+mine.toml:11: override\[0\]: changes nothing: set batch_size, local_epochs, learning_rate or device
 mine.toml:14: override\[1\].batch_size = 'many': expected a whole number >= 1
 mine.toml:17: stop.metric = 'f1': needs stop.target or stop.patience, which look at it"""
 

@@ -139,10 +139,12 @@ def test_rules_are_told_beside_fields_of_a_wrong_type() -> None:
         "data": {"clients": 5},
         "training": {"loss": "mze", "optimizer": 3, "device": "?"},
         "model": {"code": "abc", "type": "none"},
+        "override": [{"where": {"": "x"}, "batch_size": "a"}],
     }
     assert fields(raw) == [
         "training.optimizer",
         "stop.rounds",
+        "override[0].batch_size",
         "name",
         "cohort.quorum",
         "cohort.clients",
@@ -150,6 +152,7 @@ def test_rules_are_told_beside_fields_of_a_wrong_type() -> None:
         "model.code",
         "training.loss",
         "training.device",
+        "override[0].where",
     ]
 
 
@@ -167,7 +170,7 @@ def test_rules_are_told_beside_fields_of_a_wrong_type() -> None:
         ({**OWN, "stop": {"patience": 3}, "evaluation": {"hold_out": 0.2}}, ["evaluation.hold_out"]),
         ({**OWN, "stop": {"target": "low"}}, ["stop.target"]),
         ({"id": 7, "name": 8}, ["id", "name"]),
-        ({"override": [{"where": {"": "x"}, "batch_size": "a"}]}, ["override[0].batch_size"]),
+        ({"override": [{"batch_size": "a"}, {"batchsize": 3}]}, ["override[0].batch_size", "override[1].batchsize"]),
     ],
 )
 def test_what_follows_from_a_wrong_field_is_not_told(raw: dict[str, Any], named: list[str]) -> None:

@@ -24,6 +24,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     any_part: Part | Other = Other()
     count: int = 3
     title: str
+    several: tuple[Part, ...] = ()
+    by_name: dict[str, Part] = {}
 
 
 def test_wrong_fields_are_unknown_and_the_others_are_read() -> None:
@@ -31,6 +33,12 @@ def test_wrong_fields_are_unknown_and_the_others_are_read() -> None:
     file = partly_known.read(raw, File)
     assert (file.first_part.sizes, file.any_part, file.count) == ((1, 2), Other(depth=4), 7)
     assert [value is UNKNOWN for value in (file.first_part.size, file.title)] == [True, True]
+
+
+def test_of_lists_and_named_tables_each_part_is_read() -> None:
+    file = partly_known.read({"several": [{"size": "x"}, {"size": 4}], "by-name": {"a": {"size": []}, "b": 3}}, File)
+    assert [file.several[0].size is UNKNOWN, file.several[1].size] == [True, 4]
+    assert [file.by_name["a"].size is UNKNOWN, file.by_name["b"] is UNKNOWN] == [True, True]
 
 
 def test_a_field_that_a_misspelt_one_means_is_unknown() -> None:
