@@ -2,11 +2,11 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn, TypeVar, get_args
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 from msgspec import structs
-from msgspec.inspect import DictType, VarTupleType
+from msgspec.inspect import DictType, StructType, VarTupleType
 
 from broker.support import validation
 
@@ -61,12 +61,12 @@ def _part(raw: object, kind: Any) -> Any:
     table = validation.struct_of(raw, kind)
     if table is not None and isinstance(raw, Mapping):
         return _table(raw, table)
-    parts = get_args(kind)
+    # Of lists and tables of plain values all is wrong: whoever goes through them takes each for one of its type.
     match msgspec.inspect.type_info(kind):
-        case DictType() if isinstance(raw, Mapping) and parts:
-            return {key: _part(value, parts[1]) for key, value in raw.items()}
-        case VarTupleType() if isinstance(raw, list | tuple) and parts:
-            return tuple(_part(value, parts[0]) for value in raw)
+        case DictType(value_type=StructType(cls=part)) if isinstance(raw, Mapping):
+            return {key: _part(value, part) for key, value in raw.items()}
+        case VarTupleType(item_type=StructType(cls=part)) if isinstance(raw, list | tuple):
+            return tuple(_part(value, part) for value in raw)
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError:
