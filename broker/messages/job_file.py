@@ -10,7 +10,7 @@ from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
-from broker.support import struct_docs, tables, text_lines, validation
+from broker.support import partly_known, struct_docs, tables, text_lines, validation
 from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
 
@@ -24,8 +24,11 @@ def from_dict(raw: object) -> Job:
     try:
         job = validation.strict(raw, Job)
     except validation.Invalid as exc:
-        raise JobError.of([each._replace(field=each.field or "the job") for each in exc.mistakes]) from exc
-    job_rules.check(job)
+        found = [each._replace(field=each.field or "the job") for each in exc.mistakes]
+        found += job_rules.mistakes(partly_known.read(raw, Job), found)
+        raise JobError.of(found[: validation.MOST]) from exc
+    if broken := job_rules.mistakes(job):
+        raise JobError.of(broken)
     return _with_input_size(job)
 
 
