@@ -5,9 +5,8 @@ model here, which is evaluated and which users get; `-h / alpha`, the offset, go
 start from the sum of both. `client_fn/strategies/feddyn.py` is their half.
 """
 
-import numpy as np
-
 from broker.messages.tensors import Tensors
+from server.strategies import everyone
 from server.strategies.base import Finished, GlobalState, Strategy
 
 _OFFSET = "offset."
@@ -18,15 +17,11 @@ class FedDyn(Strategy):
 
     def along(self, state: GlobalState) -> Tensors:
         """Implements `Strategy.along`: the offset; none before the first round, when it is zero."""
-        names = (name for name in state.server_state if name.startswith(_OFFSET))
-        return {name.removeprefix(_OFFSET): state.server_state[name] for name in names}
+        return everyone.mean(state, _OFFSET)
 
     def step(self, state: GlobalState, finished: Finished) -> tuple[Tensors, Tensors]:
         """Implements `Strategy.step`. Weights are simply averaged; the offset follows from their change."""
-        offsets = Tensors()
-        share = len(finished.headers) / max(finished.record.holders, len(finished.headers))
-        for name in finished.model.weights:
-            before = state.server_state.get(f"{_OFFSET}{name}", np.zeros(())).astype(np.float64)
-            after = before + share * (finished.change(name) - before)
-            offsets[f"{_OFFSET}{name}"] = after.astype(np.float32)
-        return {}, offsets
+        offset = self.along(state)
+        # The clients started from the model and the offset.
+        moved = {name: finished.change(name) - offset.get(name, 0.0) for name in finished.model.weights}
+        return {}, everyone.added(state, finished, _OFFSET, moved)

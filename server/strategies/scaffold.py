@@ -7,6 +7,7 @@ gradient by `c - c_i`; `client_fn/strategies/scaffold.py` is their half.
 import numpy as np
 
 from broker.messages.tensors import Tensors
+from server.strategies import everyone
 from server.strategies.base import AUXILIARY, Finished, GlobalState, ModelInfo, Strategy
 
 _CONTROL = "c."
@@ -21,16 +22,11 @@ class Scaffold(Strategy):
 
     def along(self, state: GlobalState) -> Tensors:
         """Implements `Strategy.along`: the control; none before the first round, when it is zero."""
-        names = (name for name in state.server_state if name.startswith(_CONTROL))
-        return {name.removeprefix(_CONTROL): state.server_state[name] for name in names}
+        return everyone.mean(state, _CONTROL)
 
     def step(self, state: GlobalState, finished: Finished) -> tuple[Tensors, Tensors]:
         """Implements `Strategy.step`."""
-        weights, controls = Tensors(), Tensors()
-        share = len(finished.headers) / max(finished.record.holders, len(finished.headers))
-        for name in finished.model.weights:
-            weights[name] = finished.stepped(name, self.parameters.rate * finished.change(name))
-            control = state.server_state.get(f"{_CONTROL}{name}", np.zeros(())).astype(np.float64)
-            control = control + share * finished.mean[f"{AUXILIARY}{name}"]
-            controls[f"{_CONTROL}{name}"] = control.astype(np.float32)
-        return weights, controls
+        names, rate = finished.model.weights, self.parameters.rate
+        weights = {name: finished.stepped(name, rate * finished.change(name)) for name in names}
+        changes = {name: finished.mean[f"{AUXILIARY}{name}"] for name in names}
+        return weights, everyone.added(state, finished, _CONTROL, changes)

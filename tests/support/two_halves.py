@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
 
 from broker.messages import tensors as payload
@@ -99,13 +98,19 @@ class TwoHalves:
         """The global model."""
         return tensors.from_bytes(payload.encode(self.rounds.state.weights))
 
-    def server_tensor(self, name: str) -> Tensor:
-        """Return a tensor of the server's state.
+    @property
+    def along(self) -> dict[str, float]:
+        """What the next tasks bring, of weights of one number."""
+        along = self.rounds.strategy.along(self.rounds.state)
+        return {name: value.item() for name, value in along.items() if value.size == 1}
+
+    def grow(self, holders: int) -> None:
+        """Let more clients hold the data when the next round is opened.
 
         Args:
-            name: the tensor's name.
+            holders: number of all clients that do.
         """
-        return torch.as_tensor(self.rounds.state.server_state[name])
+        self.rounds._record = msgspec.structs.replace(self.rounds._record, holders=holders)
 
     def personal(self, number: int) -> dict[str, Tensor]:
         """Return a client's personal tensors.

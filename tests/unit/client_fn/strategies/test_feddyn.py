@@ -28,7 +28,7 @@ def own(of: TwoHalves) -> list[float]:
 
 def paper_s(of: TwoHalves, alpha: float = 0.1) -> tuple[float, float]:
     """The paper's model, from which the clients start, and its h. Ours is the mean of the trained models."""
-    offset = of.server_tensor("offset.weight").item()
+    offset = of.along["weight"]
     return of.model["weight"].item() + offset, -alpha * offset
 
 
@@ -41,6 +41,15 @@ def test_the_worked_numbers(update: str) -> None:
     assert own(halves) == pytest.approx([-0.0378, 0.0189], abs=1e-6)
     halves.round()
     assert paper_s(halves) == pytest.approx((1.2878848, -0.00802116), abs=1e-6)
+
+
+def test_clients_that_register_later_count_in_the_server_s_mean() -> None:
+    """The paper's h is the mean of all clients' g_i."""
+    halves = two_halves()
+    for holders, count in ((4, 4), (8, 8), (5, 8)):
+        halves.grow(holders)
+        halves.round()
+        assert paper_s(halves)[1] == pytest.approx(sum(own(halves)) / count, abs=1e-6)
 
 
 def test_an_update_that_is_not_counted_does_not_advance_the_client_s_state() -> None:
@@ -107,7 +116,7 @@ def test_only_trained_parameters_have_states_and_statistics_are_averaged() -> No
         before = halves.model
         after = halves.round()
         assert halves.states[0]["feddyn"].keys() == weights
-        assert {name.removeprefix("offset.") for name in halves.rounds.state.server_state} == weights
+        assert halves.rounds.strategy.along(halves.rounds.state).keys() == weights
         assert halves.updates[0].keys() == before.keys() - {"body.weight", "body.bias"}
         assert torch.equal(after["body.weight"], before["body.weight"])
         moved = torch.stack([update["norm.running_mean"] for update in halves.updates]).mean(0)

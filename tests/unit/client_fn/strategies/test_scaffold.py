@@ -31,10 +31,10 @@ def controls(of: TwoHalves) -> list[float]:
 def test_the_worked_numbers() -> None:
     halves = two_halves()
     assert halves.round()["weight"].item() == pytest.approx(1.095, abs=1e-6)
-    assert halves.server_tensor("c.weight").item() == pytest.approx(-0.2375, abs=1e-6)
+    assert halves.along["weight"] == pytest.approx(-0.2375, abs=1e-6)
     assert controls(halves) == pytest.approx([-1.9, 0.95], abs=1e-6)
     assert halves.round()["weight"].item() == pytest.approx(1.126825, abs=1e-6)
-    assert halves.server_tensor("c.weight").item() == pytest.approx(-0.1983125, abs=1e-6)
+    assert halves.along["weight"] == pytest.approx(-0.1983125, abs=1e-6)
     assert controls(halves) == pytest.approx([-1.892875, 1.099625], abs=1e-6)
 
 
@@ -55,7 +55,16 @@ def test_the_mean_of_the_clients_controls_is_the_server_s(dtype: str) -> None:
     for _ in range(40):
         halves.round()
         expected = sum(controls(halves)) / len(targets)
-        assert halves.server_tensor("c.weight").item() == pytest.approx(expected, abs=1e-5)
+        assert halves.along["weight"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_clients_that_register_later_count_in_the_mean_of_the_controls() -> None:
+    """The number of clients grows by two, one of them leaves again: its control is still in the sum."""
+    halves = two_halves(holders=2)
+    for holders, count in ((2, 2), (4, 4), (3, 4)):
+        halves.grow(holders)
+        halves.round()
+        assert halves.along["weight"] == pytest.approx(sum(controls(halves)) / count, abs=1e-6)
 
 
 def test_an_update_that_is_not_counted_does_not_advance_the_control() -> None:
@@ -95,7 +104,7 @@ def test_a_learning_rate_that_changes(training: dict[str, Any]) -> None:
         start, own = sum(ends) / 2, new
         assert halves.round()["weight"].item() == pytest.approx(start, abs=1e-6)
         assert controls(halves) == pytest.approx(own, abs=1e-5)
-        assert halves.server_tensor("c.weight").item() == pytest.approx(c, abs=1e-5)
+        assert halves.along["weight"] == pytest.approx(c, abs=1e-5)
 
 
 class Net(nn.Module):
