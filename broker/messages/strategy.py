@@ -64,6 +64,12 @@ Guard = FixedGuard | MedianGuard | QuantileGuard
 
 
 class _Strategy(_Named, frozen=True):
+    """Base of the strategies.
+
+    Attributes:
+        guard: bounds what one client can change; None: only the bounds of the sums do.
+    """
+
     guard: Guard | None = None
 
 
@@ -72,7 +78,6 @@ class FedProx(_Strategy, frozen=True, tag="fedprox"):
 
     Attributes:
         mu: weight of the proximal term: each step's gradient gets `mu` times the way from the round's model.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     mu: Annotated[float, Meta(ge=0)] = 0.01
@@ -82,18 +87,11 @@ class FedNova(_Strategy, frozen=True, tag="fednova"):
     """Averages the clients' changes per step, so that no client counts more for its number of steps (Wang et al. 2020).
 
     arXiv 2007.07481. Clients train with SGD, with or without momentum.
-
-    Attributes:
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
 
 class Median(_Strategy, frozen=True, tag="median"):
-    """The median of the clients' values, for each coordinate on its own (Yin et al. 2018, arXiv 1803.01498).
-
-    Attributes:
-        guard: bounds what one client can change; None: only the bounds of the sums do.
-    """
+    """The median of the clients' values, for each coordinate on its own (Yin et al. 2018, arXiv 1803.01498)."""
 
 
 class TrimmedMean(_Strategy, frozen=True, tag="trimmed_mean"):
@@ -103,7 +101,6 @@ class TrimmedMean(_Strategy, frozen=True, tag="trimmed_mean"):
 
     Attributes:
         share: share of the updates that is left out at each end; of n updates the whole part of `share * n`.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     share: Annotated[float, Meta(gt=0, lt=0.5)] = 0.2
@@ -117,7 +114,6 @@ class Krum(_Strategy, frozen=True, tag="krum"):
     Attributes:
         faulty: number of updates that may be anything; a round needs at least `2 * faulty + 3` updates.
         keep: number of updates with the lowest scores whose mean counts; above 1 it is Multi-Krum.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     faulty: NotNegative = 1
@@ -128,20 +124,21 @@ Over = FedNova | Median | TrimmedMean | Krum
 
 
 class _Stepping(_Strategy, frozen=True):
+    """Base of the strategies that are made of parts.
+
+    Attributes:
+        over: how the updates become one change; None: their mean.
+        local: what changes the clients' training; None: nothing does.
+        weights: in the mean, each update counts by its samples, or all count equally.
+    """
+
     over: Over | None = None
     local: FedProx | None = None
     weights: Literal["samples", "equal"] = "samples"
 
 
 class FedAvg(_Stepping, frozen=True, tag="fedavg"):
-    """Federated averaging: the mean of the updates makes the next model (McMahan et al. 2017, arXiv 1602.05629).
-
-    Attributes:
-        over: how the updates become one change; None: their mean.
-        local: what changes the clients' training; None: nothing does.
-        weights: in the mean, each update counts by its samples, or all count equally.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
-    """
+    """Federated averaging: the mean of the updates makes the next model (McMahan et al. 2017, arXiv 1602.05629)."""
 
 
 class FedAvgM(_Stepping, frozen=True, tag="fedavgm"):
@@ -150,10 +147,6 @@ class FedAvgM(_Stepping, frozen=True, tag="fedavgm"):
     Attributes:
         beta: share of the momentum that is kept from round to round.
         rate: the server's learning rate.
-        over: as in fedavg.
-        local: as in fedavg.
-        weights: as in fedavg.
-        guard: as in fedavg.
     """
 
     beta: Decay = 0.9
@@ -167,10 +160,6 @@ class FedAdagrad(_Stepping, frozen=True, tag="fedadagrad"):
         rate: the server's learning rate.
         tau: degree of adaptivity, added to the root of the second moment.
         v0: the second moment before the first round; None: the square of `tau`.
-        over: as in fedavg.
-        local: as in fedavg.
-        weights: as in fedavg.
-        guard: as in fedavg.
     """
 
     rate: Positive = 0.1
@@ -189,10 +178,6 @@ class FedAdam(_Stepping, frozen=True, tag="fedadam"):
         v0: the second moment before the first round; None: the square of `tau`.
         bias_correction: correct both moments as Flower does in round r, with r + 1 for the number of steps. The paper
             does not correct them.
-        over: as in fedavg.
-        local: as in fedavg.
-        weights: as in fedavg.
-        guard: as in fedavg.
     """
 
     rate: Positive = 0.1
@@ -212,10 +197,6 @@ class FedYogi(_Stepping, frozen=True, tag="fedyogi"):
         beta2: decay of the second moment.
         tau: degree of adaptivity, added to the root of the second moment.
         v0: the second moment before the first round; None: the square of `tau`.
-        over: as in fedavg.
-        local: as in fedavg.
-        weights: as in fedavg.
-        guard: as in fedavg.
     """
 
     rate: Positive = 0.01
@@ -232,7 +213,6 @@ class Scaffold(_Strategy, frozen=True, tag="scaffold"):
 
     Attributes:
         rate: the server's learning rate.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     rate: Positive = 1.0
@@ -246,7 +226,6 @@ class FedDyn(_Strategy, frozen=True, tag="feddyn"):
 
     Attributes:
         alpha: weight of the regulariser.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     alpha: Positive = 0.01
@@ -259,7 +238,6 @@ class QFedAvg(_Strategy, frozen=True, tag="qfedavg"):
 
     Attributes:
         q: how much more; 0: all count equally.
-        guard: bounds what one client can change; None: only the bounds of the sums do.
     """
 
     q: Annotated[float, Meta(ge=0, le=10)] = 0.1

@@ -6,6 +6,7 @@ from typing import Final
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import (
+    FedDyn,
     FedNova,
     FixedGuard,
     Krum,
@@ -23,7 +24,7 @@ MEDIAN_UPDATES: Final = 3
 """Fewest updates whose median one client can't move at will."""
 
 _NEEDS_SGD: Final = (FedNova, Scaffold, QFedAvg)
-_NEEDS_DELTAS: Final = (FedNova, Scaffold, QFedAvg)
+_NEEDS_DELTAS: Final = (FedNova, Scaffold, FedDyn, QFedAvg, Krum)
 _MOMENTUM: Final = "momentum"
 
 
@@ -42,12 +43,12 @@ def _check_updates(job: Job) -> None:
         allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
         raise JobError(field, name, allowed)
     if isinstance(rule, TrimmedMean) and int(rule.share * needed) < 1:
-        allowed = f"needs a share that leaves out at least one of the {needed} updates of cohort.quorum at each end"
+        allowed = f"leaves out none of the {needed} updates of a quorum: at least {1 / needed:.3g}"
         raise JobError(f"{field.removesuffix('name')}share", rule.share, allowed)
     if isinstance(rule, Krum):
         least = max(2 * rule.faulty + 3, rule.keep + rule.faulty)
         if needed < least:
-            allowed = f"with faulty = {rule.faulty} and keep = {rule.keep} needs cohort.quorum of at least {least}"
+            allowed = f"with faulty = {rule.faulty} and keep = {rule.keep} a quorum of at least {least} is needed"
             raise JobError(field, name, f"{allowed}, and it is {needed}")
 
 
@@ -85,7 +86,7 @@ def _check_dry(job: Job) -> None:
 
 def _check_guard(job: Job) -> None:
     if isinstance(job.strategy.guard, FixedGuard) and isinstance(job.strategy, Scaffold):
-        reason = "one norm can't bound both the change and the correction of scaffold: use 'median'"
+        reason = "one norm can't bound both the changes and the controls: use 'median'"
         raise JobError("strategy.guard.name", "fixed", reason)
 
 

@@ -1,13 +1,13 @@
 """FedDyn: aligns the clients' objectives by a regulariser that changes (Acar et al., 2021, arXiv:2111.04263)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from client_fn.errors import TrainingFailed
-from client_fn.strategies.base import ClientStrategy, Outcome, Tensors, like, on_cpu, trained
+from client_fn.strategies.base import ClientStrategy, Outcome, Tensors, ended, like, on_cpu, trained
 
 _STATE = "feddyn"
 
@@ -20,6 +20,8 @@ class FedDyn(ClientStrategy):
     Args:
         parameters: `alpha`, above 0.
     """
+
+    names_tensors: ClassVar[bool] = True
 
     def __init__(self, parameters: Mapping[str, Any]) -> None:
         super().__init__(parameters)
@@ -45,10 +47,14 @@ class FedDyn(ClientStrategy):
         """Implements `ClientStrategy.correction`."""
         if name not in self._start:
             raise TrainingFailed(f"strategy 'feddyn' met {name}, which was frozen when the training began")
-        return (parameter.detach() - self._start[name]).mul_(self._alpha).sub_(self._own[name])
+        own = self._own[name]
+        moved = (parameter.detach() - self._start[name]).to(own.dtype)
+        return moved.mul_(self._alpha).sub_(own).to(parameter.dtype)
 
     def finish(self, module: nn.Module) -> Outcome:
         """Implements `ClientStrategy.finish`."""
-        parameters = dict(module.named_parameters())
-        moved = {name: parameters[name].detach() - start for name, start in self._start.items()}
-        return Outcome({_STATE: on_cpu({name: self._own[name] - self._alpha * moved[name] for name in moved})}, {})
+        own = {}
+        for name, end in ended(module, self._start).items():
+            moved = (end - self._start[name]).to(self._own[name].dtype)
+            own[name] = self._own[name] - moved.mul_(self._alpha)
+        return Outcome({_STATE: on_cpu(own)}, {})

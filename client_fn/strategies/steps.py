@@ -64,6 +64,7 @@ class _Steps:
         overflow = getattr(optimizer, "found_inf", None)
         if not held or (overflow is not None and overflow.item()):
             return None
+        self._strategy.check(optimizer)
         self._stepping, self._held = optimizer, held
         _, *rest = args
         closure = rest[0] if rest else kwargs.get("closure")

@@ -69,7 +69,7 @@ def fit(
         TrainingFailed: the samples, a state or the strategy does not fit.
     """
     strategy = strategies.make(order.strategy)
-    module = _module(part, strategy)
+    module = _module(part, strategy, learner)
     measured = {GLOBAL_LOSS: measure_loss()} if strategy.needs_loss else {}
     strategy.start(module, _states(inputs), tensors.from_bytes(inputs[ALONG]) if ALONG in inputs else {})
     with (
@@ -105,12 +105,16 @@ def _states(inputs: Mapping[str, Content]) -> dict[str, Tensors]:
     }
 
 
-def _module(model: Any, strategy: ClientStrategy) -> nn.Module:
+def _module(model: Any, strategy: ClientStrategy, learner: Learner) -> nn.Module:
     """Return the module that a strategy corrects: an empty one for a model of another kind."""
+    name = strategy.parameters["name"]
     if isinstance(model, nn.Module):
+        if strategy.names_tensors and (learner._has_own("arrays") or learner._has_own("load")):
+            needs = "needs the tensors of the module under their own names"
+            raise TrainingFailed(f"strategy {name!r} {needs}: remove the learner's arrays() and load()")
         return model
     if strategy.changes_gradients:
-        name, kind = strategy.parameters["name"], type(model).__name__
+        kind = type(model).__name__
         raise TrainingFailed(f"strategy {name!r} changes gradients, and the learner's model is a {kind}")
     return nn.Module()
 

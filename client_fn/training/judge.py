@@ -64,7 +64,7 @@ def loss(learner: Learner, model: Any, data: Any, context: Context) -> float:
     Raises:
         TrainingFailed: model and samples do not fit, or the learner's evaluation measures no finite loss.
     """
-    with context.scratch(), _modes_kept(model):
+    with context.scratch(), _kept(model):
         metrics = evaluate.evaluate(learner, model, data, context).metrics
     found = metrics.get(evaluate.LOSS, math.nan)
     if not math.isfinite(found):
@@ -88,7 +88,7 @@ def judge(learner: Learner, model: Any, held: Any, context: Context) -> Judged:
     if held is None:
         return NOTHING
     begin_s = time.perf_counter()
-    with context.scratch(), _modes_kept(model):
+    with context.scratch(), _kept(model):
         samples, metrics, sums = evaluate.evaluate(learner, model, held, context)
     broken = {name.partition(".")[0] for name, state in sums.items() if not _is_finite(state)}
     sums = {name: state for name, state in sums.items() if name.partition(".")[0] not in broken}
@@ -118,12 +118,20 @@ def _check_size(sums: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _modes_kept(model: Any) -> Iterator[None]:
-    """Put each part of a module back into the mode, training or evaluation, in which it was before the block."""
+def _kept(model: Any) -> Iterator[None]:
+    """Put each part of a module back into its mode, training or evaluation, and its buffers to what they were before.
+
+    An evaluation changes statistics if the learner has an evaluation of its own, or if a module counts what it sees.
+    """
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [part.training for part in parts]
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part.named_buffers(recurse=False)]
+    values = [buffer.clone() for _, _, buffer in buffers]
     try:
         yield
     finally:
         for part, mode in zip(parts, modes):  # noqa: B905 (equally long)
             part.training = mode
+        with torch.no_grad():
+            for (part, name, buffer), value in zip(buffers, values):  # noqa: B905 (equally long)
+                setattr(part, name, buffer.copy_(value))

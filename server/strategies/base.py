@@ -6,7 +6,7 @@ A strategy does no I/O and is deterministic: two servers get the same bytes. Its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -101,8 +101,9 @@ class Share(NamedTuple):
 class Reduction(Protocol):
     """Reduces all counted updates of a round to one, element by element. One is made for each round."""
 
-    needs_look: ClassVar[bool]
-    """Whether every block must be looked at before the first one is reduced."""
+    @property
+    def needs_look(self) -> bool:
+        """Whether every block must be looked at before the first one is reduced."""
 
     def look(self, changes: Array) -> None:
         """Look at a block of all counted updates.

@@ -8,6 +8,7 @@ it is added. The reference is the largest `a` that the register lets expect, so 
 
 import functools
 import math
+from fractions import Fraction
 from typing import Final
 
 from broker.messages.job import Job
@@ -50,9 +51,9 @@ class FedNova(Rule):
         norm = _steps if self._mu else functools.partial(self._norm, record=finished.record)
         headers = [header for _, header in sorted(finished.headers.items())]
         weights = [finished.shares[header.client].weight for header in headers]
-        # An exact sum, so that equal terms have exactly their value as mean.
-        total = math.fsum(weight * norm(header) for weight, header in zip(weights, headers, strict=True))
-        return total / sum(weights)
+        # In fractions, so that the mean of equal numbers is that number.
+        total = sum(weight * Fraction(norm(header)) for weight, header in zip(weights, headers, strict=True))
+        return float(total / sum(weights))
 
     def _norm(self, header: UpdateHeader, record: JobRecord) -> float:
         (member,) = (each for each in record.cohort if each.id == header.client)

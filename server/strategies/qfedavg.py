@@ -1,7 +1,7 @@
 """q-FedAvg, the server's half (Li et al. 2020, arXiv 1905.10497, algorithm 2).
 
-With F_i for the loss of the round's model on client i's samples, and `L = 1 / learning rate`: the change d_i counts by
-`F_i^q`, and the sum is divided by `sum(q F_i^(q-1) L |d_i|^2 + F_i^q)`.
+With F_i for the loss of the round's model on client i's samples, and L for one over the round's learning rate: the
+change d_i counts by `F_i^q`, and the sum is divided by `sum(q F_i^(q-1) L |d_i|^2 + F_i^q)`.
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 from broker.messages.job_record import JobRecord
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
+from server import training
 from server.errors import Refused
 from server.strategies.base import Finished, GlobalState, ModelInfo, Strategy
 
@@ -54,7 +55,9 @@ class QFedAvg(Strategy):
     def _divisor(self, client: str, finished: Finished) -> float:
         """Return a client's part of the divisor, scaled as its change is."""
         share, loss = finished.shares[client], _loss(finished.headers[client])
-        q, rate = float(self.parameters.q), self.job.training.rate or 1.0
+        # The rules of the job refuse different rates at different clients.
+        rate = training.training_of(finished.record.cohort[0], finished.record).rate or 1.0
+        q = float(self.parameters.q)
         norm = share.norm * share.clip / share.scale
         return share.scale * (q / loss * norm**2 / rate + 1.0)
 

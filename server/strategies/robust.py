@@ -22,6 +22,9 @@ _DISTANCE_BITS: Final = 25
 """Bits of the largest change's norm. A sum of products of two changes is at most the product of their norms, so it
 stays below 2^53, up to which float64 adds integers exactly."""
 
+_LEAST_NORM: Final = 2.0**-300
+"""Where no change is larger, all distances are zero."""
+
 
 class Robust(Rule):
     """A rule whose reduction is one of those below."""
@@ -96,7 +99,7 @@ class Nearest:
     def __init__(self, norms: Sequence[float], faulty: int, keep: int) -> None:
         self._faulty = faulty
         self._keep = keep
-        self._scale = math.ldexp(1.0, _DISTANCE_BITS - math.frexp(max(*norms, 2.0**-900))[1])
+        self._scale = math.ldexp(1.0, _DISTANCE_BITS - math.frexp(max(*norms, _LEAST_NORM))[1])
         self._products = np.zeros((len(norms), len(norms)))
 
     def look(self, changes: Array) -> None:
