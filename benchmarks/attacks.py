@@ -125,7 +125,9 @@ class _Forger:
         return await self._bus.publish(topic, tensor_header.with_metadata(tensors.encode(forged), metadata))
 
 
-_GUARD: Final = {"name": "median", "multiple": 1.5, "first": 2.0}
+# By the norms of honest clients of seed 1 on two shards each: at most 1.47 in the first round, and 1.0 to 1.3 times the
+# median in each later one; so the guard leaves most of them alone.
+_GUARD: Final = {"name": "median", "multiple": 1.5, "first": 1.5}
 
 AGGREGATIONS: Final[dict[str, dict[str, Any]]] = {
     "mean": {"name": "fedavg"},
@@ -158,7 +160,7 @@ def job_of(setting: str, strategy: dict[str, Any], seed_: int) -> dict[str, Any]
         "data": {"dataset": "digits", "clients": CLIENTS, "seed": seed_, **SETTINGS[setting]},
         "cohort": {"clients": CLIENTS, "quorum": 0.8},
         "strategy": strategy,
-        "stop": {"rounds": 20},
+        "stop": {"rounds": 15},
     }
 
 
