@@ -126,10 +126,13 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the code that runs, in short, with `+` if files that git knows were changed since."""
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--abbrev=10", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return done.stdout.strip() or "unknown"
+    """Return the commit of the code that runs, in short; with `+` if files that git knows were changed since."""
+    changed = _git("diff", "HEAD", "--quiet", "--", ".", f":(exclude){RESULTS.relative_to(_ROOT)}").returncode
+    return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=False)  # noqa: S603, S607
 
 
 def rounds_to(accuracy: Sequence[float], target: float) -> int | None:
