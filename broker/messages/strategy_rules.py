@@ -6,7 +6,6 @@ from typing import Final
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import (
-    FedDyn,
     FedNova,
     FixedGuard,
     Krum,
@@ -24,7 +23,7 @@ MEDIAN_UPDATES: Final = 3
 """Fewest updates whose median one client can't move at will."""
 
 _NEEDS_SGD: Final = (FedNova, Scaffold, QFedAvg)
-_NEEDS_DELTAS: Final = (FedNova, Scaffold, FedDyn, QFedAvg, Krum)
+_NEEDS_DELTAS: Final = (FedNova, Scaffold, QFedAvg, Krum)
 _MOMENTUM: Final = "momentum"
 
 
