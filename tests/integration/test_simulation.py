@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import simulation
 from broker.messages import job_file
+from broker.messages.job import Job
 from fedkeeper.sdk import Client, connect
 from fedkeeper.services import system
 from fedkeeper.services.system import Settings
@@ -19,7 +20,7 @@ STRATEGIES = (
 )
 
 
-async def model_of(sdk: Client, job: job_file.Job) -> str:
+async def model_of(sdk: Client, job: Job) -> str:
     """Run a job, and return its model's digest."""
     job_id = await sdk.submit(job, timeout_s=300.0)
     async for _ in sdk.watch(job_id):
