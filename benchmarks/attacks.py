@@ -186,8 +186,8 @@ def plan(settings: Iterable[str], seeds: Iterable[int] = SEEDS) -> list[Planned]
 
 
 def final(row: dict[str, Any]) -> float:
-    """Return the accuracy of a run's last model: 0 if the job has died."""
-    return 0.0 if row["error"] or not row["accuracy"] else float(row["accuracy"][-1])
+    """Return the mean accuracy of a run's last three models: 0 if the job has died."""
+    return 0.0 if row["error"] or not row["accuracy"] else statistics.fmean(row["accuracy"][-3:])
 
 
 def results(found: Sequence[dict[str, Any]], number: int) -> str:

@@ -73,7 +73,7 @@ def test_a_table_of_strategies_has_the_median_of_the_seeds() -> None:
 def test_a_table_of_attacks_has_the_points_lost_per_seed() -> None:
     def run(attack: str, number: int, accuracy: float, error: str = "") -> dict[str, Any]:
         names = {"aggregation": "mean", "attack": attack, "attackers": number, "seed": 1}
-        return {**names, "accuracy": [0.1, accuracy], "error": error}
+        return {**names, "accuracy": [0.1, accuracy - 0.01, accuracy, accuracy + 0.01], "error": error}
 
     found = [run("none", 0, 0.95), run("x 100", 1, 0.15), run("noise", 1, 0.9, "its loss is NaN")]
     line = attacks.results(found, 1).splitlines()[2]
