@@ -25,6 +25,10 @@ stays below 2^53, up to which float64 adds integers exactly."""
 _LEAST_NORM: Final = 2.0**-300
 """Where no change is larger, all distances are zero."""
 
+_FAR: Final = 64.0
+"""Changes of more than so many times the norm that n - faulty changes do not exceed are made smaller. Those are at most
+2 such norms apart, and at least 63 from one that was made smaller: its score is larger even if others lie beside it."""
+
 
 class Robust(Rule):
     """A rule whose reduction is one of those below."""
@@ -86,7 +90,8 @@ class Nearest:
     """The mean of the updates that are nearest to their neighbours (Blanchard et al. 2017, arXiv 1703.02757).
 
     Of equally near ones the first in the order of ids. All values are rounded to integers so small that the sums of
-    their products are exact: the same updates are kept for any order and size of blocks.
+    their products are exact: the same updates are kept for any order and size of blocks. Changes that are much larger
+    than the others are made smaller before that, for their distances alone.
 
     Args:
         norms: upper bounds of the norms of the updates' changes.
@@ -99,12 +104,17 @@ class Nearest:
     def __init__(self, norms: Sequence[float], faulty: int, keep: int) -> None:
         self._faulty = faulty
         self._keep = keep
-        self._scale = math.ldexp(1.0, _DISTANCE_BITS - math.frexp(max(*norms, _LEAST_NORM))[1])
+        # No larger than the largest honest norm: one faulty update must not make the unit so coarse that all others are
+        # alike.
+        typical = sorted(norms)[max(0, len(norms) - faulty - 1)]
+        limit = max(_LEAST_NORM, min(_FAR * typical or math.inf, max(norms)))
+        self._scale = math.ldexp(1.0, _DISTANCE_BITS - math.frexp(limit)[1])
+        self._factors = np.array([self._scale * min(1.0, limit / norm if norm else 1.0) for norm in norms])[:, None]
         self._products = np.zeros((len(norms), len(norms)))
 
     def look(self, changes: Array) -> None:
         """Implements `Reduction.look`."""
-        whole = np.rint(changes * self._scale)
+        whole = np.rint(changes * self._factors)
         self._products += whole @ whole.T
 
     def reduce(self, values: Array) -> Array:

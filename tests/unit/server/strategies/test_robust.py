@@ -71,6 +71,22 @@ def test_distances_are_the_same_bits_for_any_blocks_of_elements_in_any_order(out
     assert scores(rng.permutation(5_000), 999) == expected
 
 
+@pytest.mark.parametrize("forged", [-1.0, -3.0, 5.0])
+def test_one_huge_update_does_not_hide_another_attack(forged: float) -> None:
+    # So many values that a unit for the huge update is larger than any value of the others.
+    rng, size = np.random.default_rng(0), 400_000
+    common = rng.normal(size=size) / size**0.5
+    changes = common + rng.normal(scale=0.5, size=(10, size)) / size**0.5
+    changes[0] *= forged
+    changes[1] = rng.uniform(-1e3, 1e3, size)
+    squares = [[float(np.sum(np.square(one - other))) for other in changes] for one in changes]
+    exact = [sum(sorted(row)[1:7]) for row in squares]
+    nearest = Nearest([float(np.linalg.norm(row)) for row in changes], 2, 8)
+    nearest.look(changes)
+    assert nearest.scores()[2:] == pytest.approx(exact[2:], rel=1e-5)
+    assert nearest.kept() == sorted(range(10), key=lambda row: exact[row])[:8]
+
+
 def test_updates_without_any_change_are_all_alike() -> None:
     assert reduced({"name": "krum", "faulty": 1, "keep": 2}, ((0.0, 0.0),) * 5) == [0.0, 0.0]
 
