@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import safetensors.numpy
 from rich.console import Console
 from rich.table import Table
 
 import broker
-from benchmarks.server_memory import MB, PLATFORM, dry_client, memory_mb, running_server, weights
+from benchmarks.server_memory import (
+    MB,
+    PLATFORM,
+    answer_tasks,
+    dry_client,
+    dry_header,
+    memory_mb,
+    running_server,
+    weights,
+)
 from bridges import presence
-from broker import topics
 from broker.base import Broker
-from broker.messages import cloudevents, job_file, strategy
+from broker.messages import job_file, strategy
 from broker.messages.progress import RoundCompleted
 from broker.messages.round import RoundTask
 from broker.messages.tensors import Tensors
@@ -92,12 +99,12 @@ async def measure(table: dict[str, Any], clients: int) -> Cost:
 
 
 async def _run(bus: Broker, pid: int, table: dict[str, Any], clients: int) -> Cost:
-    sdk, ended, down = Client(bus), list[RoundCompleted](), list[int]()
+    sdk, ended, senders = Client(bus), list[RoundCompleted](), _Clients()
     await sdk.register([dry_client(number) for number in range(clients)])
     async with task_group() as group:
         tasks = [
             group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
-            group.create_task(_answer_tasks(bus, down), name="clients"),
+            group.create_task(answer_tasks(bus, senders.update_of), name="clients"),
         ]
         async for update in sdk.watch(await sdk.submit(_job(table, clients))):
             if isinstance(update.event, RoundCompleted):
@@ -110,7 +117,7 @@ async def _run(bus: Broker, pid: int, table: dict[str, Any], clients: int) -> Co
         commit_s=statistics.median(event.split.aggregation_s for event in warm),
         round_s=statistics.median(event.split.round_s for event in warm),
         up_mb=warm[-1].bytes_in / MB,
-        down_mb=max(down) / MB,
+        down_mb=max(senders.down) / MB,
     )
 
 
@@ -127,37 +134,26 @@ def _job(table: dict[str, Any], clients: int) -> Any:
     return job_file.from_dict(spec)
 
 
-async def _answer_tasks(bus: Broker, down: list[int]) -> None:
-    """Publish each client's update as soon as its task is there, until cancelled.
+class _Clients:
+    """What the clients send.
 
-    Args:
-        bus: delivers the tasks.
-        down: gets the number of bytes that each task refers to.
+    Attributes:
+        down: number of bytes that each task refers to.
     """
-    noise = [_noise(seed) for seed in range(8)]
-    limit = asyncio.Semaphore(16)
 
-    async def answer(task: RoundTask) -> None:
-        down.append(sum(blob.bytes for blob in task.blobs))
+    def __init__(self) -> None:
+        self.down: list[int] = []
+        self._noise = [_noise(seed) for seed in range(8)]
+
+    def update_of(self, task: RoundTask) -> tuple[Tensors, UpdateHeader]:
+        """Return the update of a task: noise, and what the strategy needs beside it."""
+        self.down.append(sum(blob.bytes for blob in task.blobs))
         number = int(task.client_id.rpartition("-")[2])
-        update = dict(noise[number % len(noise)])
+        update = self._noise[number % len(self._noise)]
         if isinstance(task.strategy, strategy.Scaffold):
-            update |= {f"aux.{name}": tensor for name, tensor in update.items()}
-        header = UpdateHeader(
-            job=task.job, round=task.round, attempt=1, client=task.client_id, samples=1, base=task.model.sha256,
-            token=task.token, metrics={"steps": 5.0 + number % 3, "global_loss": 1.0}, update="delta",
-            strategy=strategy.name_of(task.strategy),
-        )  # fmt: skip
-        async with limit:
-            content = await asyncio.to_thread(safetensors.numpy.save, update, header.to_metadata())
-            await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)
-
-    durable = bus.subscribe(topics.platform_tasks(PLATFORM), durable="dry-clients", prefetch=64)
-    async with task_group() as group, durable as deliveries:
-        async for delivery in deliveries:
-            task = cloudevents.data_of(await delivery.read(), RoundTask)
-            await delivery.ack()
-            group.create_task(answer(task), name=task.id)
+            update = {**update, **{f"aux.{name}": tensor for name, tensor in update.items()}}
+        metrics = {"steps": 5.0 + number % 3, "global_loss": 1.0}
+        return update, dry_header(task, metrics=metrics, strategy=strategy.name_of(task.strategy))
 
 
 def _noise(seed: int) -> Tensors:
