@@ -132,6 +132,10 @@ def _kept(model: Any) -> Iterator[None]:
     finally:
         for part, mode in zip(parts, modes):  # noqa: B905 (equally long)
             part.training = mode
-        with torch.no_grad():
-            for (part, name, buffer), value in zip(buffers, values):  # noqa: B905 (equally long)
-                setattr(part, name, buffer.copy_(value))
+        for (part, name, buffer), value in zip(buffers, values):  # noqa: B905 (equally long)
+            # What was not changed may be a view that can't be written to. Sparse tensors can't be compared.
+            if buffer.layout is torch.strided and not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+            if getattr(part, name, None) is not buffer:
+                setattr(part, name, buffer)
