@@ -25,6 +25,7 @@ from benchmarks.server_memory import (
     dry_job,
     memory_mb,
     running_server,
+    same_update,
 )
 from bridges import presence
 from broker.nats.server import LOOPBACK, NatsServer
@@ -54,7 +55,7 @@ async def measure(jobs: int) -> None:
             await asyncio.sleep(START_S)
             background = [
                 group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
-                group.create_task(answer_tasks(bus, MODEL_MB), name="clients"),
+                group.create_task(answer_tasks(bus, same_update(MODEL_MB)), name="clients"),
             ]
             before = await asyncio.to_thread(_streams, port)
             print(f"server without a job: {memory_mb(pid, 'VmRSS'):.0f} MB")

@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import safetensors.numpy
@@ -123,7 +123,7 @@ async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rou
     async with task_group() as group:
         tasks = [
             group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
-            group.create_task(answer_tasks(bus, megabytes), name="clients"),
+            group.create_task(answer_tasks(bus, same_update(megabytes)), name="clients"),
             group.create_task(_sample(server, peaks), name="samples"),
         ]
         job = await sdk.submit(dry_job(clients, rounds))
@@ -163,21 +163,41 @@ def dry_client(number: int) -> ClientRecord:
     return ClientRecord(id=f"c-{number:04}", platform=PLATFORM, labels={"data": "dry"}, samples=1)
 
 
-async def answer_tasks(bus: Broker, megabytes: float) -> None:
+def dry_header(task: RoundTask, **fields: Any) -> UpdateHeader:
+    """Return the metadata of a dry client's update.
+
+    Args:
+        task: the client's task.
+        fields: what differs.
+    """
+    told: dict[str, Any] = {"samples": 1, "update": "delta", **fields}
+    return UpdateHeader(
+        job=task.job, round=task.round, attempt=1, client=task.client_id, base=task.model.sha256, token=task.token,
+        **told,
+    )  # fmt: skip
+
+
+def same_update(megabytes: float) -> Callable[[RoundTask], tuple[Tensors, UpdateHeader]]:
+    """Return what answers every task with the same tensors.
+
+    Args:
+        megabytes: their size.
+    """
+    tensors = weights(megabytes)
+    return lambda task: (tensors, dry_header(task))
+
+
+async def answer_tasks(bus: Broker, update_of: Callable[[RoundTask], tuple[Tensors, UpdateHeader]]) -> None:
     """Publish each client's update as soon as its task is there, until cancelled.
 
     Args:
         bus: delivers the tasks.
-        megabytes: size of an update.
+        update_of: returns the update of a task.
     """
-    tensors = weights(megabytes)
     limit = asyncio.Semaphore(16)
 
     async def answer(task: RoundTask) -> None:
-        header = UpdateHeader(
-            job=task.job, round=task.round, attempt=1, client=task.client_id, samples=1, base=task.model.sha256,
-            token=task.token, metrics={}, update="delta",
-        )  # fmt: skip
+        tensors, header = update_of(task)
         async with limit:
             content = await asyncio.to_thread(safetensors.numpy.save, tensors, header.to_metadata())
             await bus.publish(topics.update(task.job, task.round, task.client_id, 1), content)

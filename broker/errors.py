@@ -4,7 +4,8 @@ BrokerError
 ├── BadTopic            an id or topic breaks the naming rules
 ├── BadUrl              a broker URL is not valid
 ├── ConnectFailed       no connection could be opened (refused, unreachable, wrong credentials)
-├── ServerFailed        the embedded server can't run: not installed, its folder is in use, it ended
+├── ServerFailed        the embedded server can't run: not installed, or it ended
+│   └── StoreInUse      another server uses its folder
 ├── Disconnected        the connection is lost, or the broker did not answer in time
 │   └── StoreChanged    after a reconnection, the broker's store is not the one that we knew
 ├── NoSystem            no FedKeeper system has used the broker yet
@@ -59,6 +60,10 @@ class ConnectFailed(BrokerError):
 
 class ServerFailed(BrokerError):
     """Raised when the embedded server can't run; the message says how to fix it."""
+
+
+class StoreInUse(ServerFailed):
+    """Raised when another embedded server uses the folder."""
 
 
 class Disconnected(BrokerError):

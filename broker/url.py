@@ -1,6 +1,7 @@
 """Parses broker URLs; no error and no representation of one shows the password."""
 
 import dataclasses
+import ipaddress
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,8 +15,12 @@ DEFAULT_STREAMS: Final = "FEDKEEPER"
 DEFAULT_JS: Final = "$JS.API"
 
 _SCHEMES: Final = ("memory", "nats", "tls", "mqtt", "mqtts")
+_PROTOCOLS: Final = {"tls": "nats", "mqtts": "mqtt"}
+"""What is spoken inside TLS."""
+
 _PORTS: Final = {"nats": 4222, "tls": 4222, "mqtt": 1883, "mqtts": 8883}
 LAST_PORT: Final = 65_535
+LOCALHOST: Final = "localhost"
 _URL: Final = re.compile(
     r"(?:(?P<scheme>[^:/?#]+)://)?(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?",
     re.DOTALL,
@@ -107,6 +112,24 @@ class Host(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}" if self.port else host
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is an address of this machine only."""
+        return self._plain == LOCALHOST
+
+    def is_same(self, other: "Host") -> bool:
+        """Whether both are one server: `localhost` and `127.0.0.1` are, also `HOST` and `host.`."""
+        return (self._plain, self.port) == (other._plain, other.port)
+
+    @property
+    def _plain(self) -> str:
+        """The host in one of the ways in which it can be written."""
+        try:
+            address = ipaddress.ip_address(self.host)
+        except ValueError:
+            return self.host.lower().removesuffix(".")
+        return LOCALHOST if address.is_loopback else str(address)
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
@@ -190,6 +213,13 @@ class BrokerUrl:
     def address(self) -> str:
         """The URL without user and options, for logs and errors."""
         return f"{self.scheme}://{','.join(map(str, self.hosts))}"
+
+    def leads_to(self, other: "BrokerUrl") -> bool:
+        """Whether another URL is one of the same broker: they have a host in common, however each of them writes it."""
+        if "memory" in (self.scheme, other.scheme):
+            return self.address == other.address
+        mine, others = (_PROTOCOLS.get(each.scheme, each.scheme) for each in (self, other))
+        return mine == others and any(one.is_same(two) for one in self.hosts for two in other.hosts)
 
     def secret(self) -> str | None:
         """Return the password to send; read its file or environment variable now, if the URL names one.

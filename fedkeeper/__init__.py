@@ -43,7 +43,24 @@ from broker.messages.job_sections import (  # noqa: E402
 from broker.messages.progress import Progress  # noqa: E402
 from broker.messages.register import ClientRecord, ClientStats  # noqa: E402
 from broker.messages.schedule import Constant, Cosine, Exponential, Linear, Step  # noqa: E402
-from broker.messages.strategy import FedAdam, FedAvg, FedAvgM, FedProx, Median  # noqa: E402
+from broker.messages.strategy import (  # noqa: E402
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedDyn,
+    FedNova,
+    FedProx,
+    FedYogi,
+    FixedGuard,
+    Krum,
+    Median,
+    MedianGuard,
+    QFedAvg,
+    QuantileGuard,
+    Scaffold,
+    TrimmedMean,
+)
 from client_fn.errors import BadCode, BadData, ClientError, DataMissing  # noqa: E402
 from fedkeeper import events  # noqa: E402
 from fedkeeper.configs import read_job  # noqa: E402
@@ -100,11 +117,16 @@ __all__ = [
     "Disconnected",
     "Evaluation",
     "Exponential",
+    "FedAdagrad",
     "FedAdam",
     "FedAvg",
     "FedAvgM",
+    "FedDyn",
     "FedKeeperError",
+    "FedNova",
     "FedProx",
+    "FedYogi",
+    "FixedGuard",
     "ForeignStream",
     "Job",
     "JobError",
@@ -113,9 +135,11 @@ __all__ = [
     "JobRecord",
     "JobRefused",
     "JobStopped",
+    "Krum",
     "Learner",
     "Linear",
     "Median",
+    "MedianGuard",
     "MessageError",
     "Missing",
     "Model",
@@ -132,7 +156,10 @@ __all__ = [
     "Override",
     "PlatformFailed",
     "Progress",
+    "QFedAvg",
+    "QuantileGuard",
     "Run",
+    "Scaffold",
     "ServerFailed",
     "Site",
     "Staged",
@@ -140,6 +167,7 @@ __all__ = [
     "Stop",
     "StorageFull",
     "Training",
+    "TrimmedMean",
     "__version__",
     "connect",
     "events",

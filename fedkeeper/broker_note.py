@@ -42,9 +42,13 @@ def published(folder: Path, url: str) -> Iterator[str]:
             password_file.unlink(missing_ok=True)
 
 
-def read() -> str:
-    """Return the address that `fedkeeper up` in this folder has left; empty: it does not run here."""
-    return _read(URL_FILE)
+def read(folder: Path = FOLDER) -> str:
+    """Return the address that `fedkeeper up` has left; empty: it does not run there.
+
+    Args:
+        folder: the folder of `fedkeeper up`.
+    """
+    return _read(folder / URL_FILE.name)
 
 
 def hint(error: ConnectFailed) -> str:
@@ -52,7 +56,7 @@ def hint(error: ConnectFailed) -> str:
     if "password" in error.reason:
         return ""  # a broker that asks for one is there
     with contextlib.suppress(BadUrl):
-        if (url := read()) and BrokerUrl.parse(url).address == error.address:
+        if (url := read()) and BrokerUrl.parse(url).leads_to(BrokerUrl.parse(error.address)):
             return f"; {URL_FILE} has this address: is `fedkeeper up` still running?"
     return ""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from fedkeeper import running
+from fedkeeper import completion, running
 from fedkeeper.commands import (
     bridge,
     clients,
@@ -35,6 +35,15 @@ from fedkeeper.exit_codes import ExitCode
 
 class Commands(TyperGroup):
     """The commands. Each shows an example in its help, and ends a user's mistake with one sentence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments. typer's own options of completion are those of the current shell, and take no name."""
+        option, _, shell = args[0].partition("=") if args else ("", "", "")
+        named = [shell, *args[1:]] if shell else args[1:]
+        if option in completion.SCRIPTS and named:
+            completion.of_shell(ctx, option, named)
+            raise typer.Exit
+        return super().parse_args(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command with its examples; None: there is none of this name."""

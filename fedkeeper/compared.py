@@ -31,7 +31,8 @@ class ComparedRun(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         folder: its folder.
         seed: the job's seed; None: not known.
-        phase: `completed`, `failed` or `cancelled`, `running` if it can go on; None: its folder does not say it.
+        phase: `completed`, `failed` or `cancelled`, `running` if it had not ended when its folder was written last;
+            None: its folder does not say it.
         reason: why it has not been completed.
         last: the metric when it was last measured; None: never.
         best: its best value; None: never measured, or nobody has said which values are better.

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import typer
 
 from broker.support import logs
 from fedkeeper import broker_note, configs
@@ -13,7 +15,34 @@ from fedkeeper import broker_note, configs
 LIMIT_S: Final = 0.8
 """Longest time that the broker may take. The start of Python comes on top."""
 
+SHELLS: Final = ("bash", "zsh", "fish", "powershell", "pwsh")
+"""The shells that typer knows: https://typer.tiangolo.com/tutorial/options-autocompletion/."""
+
+SCRIPTS: Final = ("--show-completion", "--install-completion")
+"""The options that show and install what lets a shell complete."""
+
 _ENDINGS: Final = (".toml", ".json")
+
+
+def of_shell(ctx: Any, option: str, names: Sequence[str]) -> None:
+    """Show or install what lets a shell complete, for a shell that is named.
+
+    Args:
+        ctx: the command line, of typer.
+        option: one of `SCRIPTS`.
+        names: what stands behind it.
+
+    Raises:
+        typer.BadParameter: it is no name of one shell.
+    """
+    # Only this needs it: it asks the system for the current shell.
+    from typer import completion
+
+    if len(names) != 1 or names[0] not in SHELLS:
+        allowed = f"{', '.join(SHELLS[:-1])} or {SHELLS[-1]}"
+        raise typer.BadParameter(f"expected {allowed}; nothing: the current shell", ctx=ctx, param_hint=option)
+    callback: Any = completion.show_callback if option == SCRIPTS[0] else completion.install_callback
+    callback(ctx, None, names[0])
 
 
 def job_ids(ctx: Any, incomplete: str) -> list[str]:

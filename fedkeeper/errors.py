@@ -101,7 +101,7 @@ class JobStopped(FedKeeperError):
     run: "Run | None" = None
 
     def __init__(self, job: str, outcome: str) -> None:
-        super().__init__(f"job {job} {outcome}")
+        super().__init__(f"job {job} was {outcome}")
         self.job = job
         self.outcome = outcome
 
@@ -125,7 +125,8 @@ class NoModelYet(FedKeeperError):
     def __init__(self, job: str, round_: int, *, ended: str = "") -> None:
         state = f"round {round_} is open" if round_ else "it has not begun"
         text = f"job {job} has no model yet: {state}; the model of a round is there when the round is completed"
-        super().__init__(f"job {job} has no model: it {ended} before a round was completed" if ended else text)
+        end = f"was {ended}" if ended == "cancelled" else ended
+        super().__init__(f"job {job} has no model: it {end} before a round was completed" if ended else text)
         self.job = job
         self.round = round_
 

@@ -9,10 +9,11 @@ import msgspec
 import tomli_w
 from msgspec import structs
 
+from broker.messages import job_file
 from broker.messages.job import Job
 from broker.messages.job_sections import Cohort, Data, Evaluation, Learner, Model, Override, Stop, Training
 from broker.messages.schedule import Schedule
-from broker.messages.strategy import Strategy
+from broker.messages.strategy import Guard, Strategy
 from broker.support import struct_docs
 from fedkeeper.errors import BadOption
 from fedkeeper.results import JobField
@@ -33,6 +34,7 @@ SECTIONS: Final[dict[str, struct_docs.Kind]] = {
 
 CHOICES: Final[dict[str, tuple[struct_docs.Kind, ...]]] = {
     "strategy": get_args(Strategy),
+    "strategy.guard": get_args(Guard),
     "training.schedule": get_args(Schedule),
 }
 """The tables whose `name` says which keys they have."""
@@ -54,7 +56,12 @@ def fields(section: str = "") -> list[JobField]:
         BadOption: a job has no such table or field.
     """
     known = [*_top(), *(field for name in ("model", "learner", "training") for field in _of(name, SECTIONS[name]))]
-    known += [*_choices("training.schedule"), *_of("cohort", Cohort), *_choices("strategy")]
+    known += [
+        *_choices("training.schedule"),
+        *_of("cohort", Cohort),
+        *_choices("strategy"),
+        *_choices("strategy.guard"),
+    ]
     known += [field for name in ("data", "evaluation", "stop", "override") for field in _of(name, SECTIONS[name])]
     found = [field for field in known if not section or f"{field.name}.".startswith(f"{section}.")]
     if not found:
@@ -99,11 +106,11 @@ def _of(section: str, kind: struct_docs.Kind) -> Iterator[JobField]:
     """Yield the fields of a table."""
     for field in struct_docs.fields_of(kind):
         name = f"{section}.{field.encode_name}" if section else field.encode_name
-        default = struct_docs.default_of(field)
+        default = None if field.required else struct_docs.default_of(field)
         if name in SECTIONS:
             continue
-        shown = struct_docs.shown(field.type, table=str.lower).replace(" or null", "")
-        text = "" if default is None else _toml(msgspec.to_builtins(default))
+        shown = struct_docs.shown(field.type, table=_table).replace(" or null", "")
+        text = "" if default is None else _toml(job_file.without_none(msgspec.to_builtins(default)))
         yield JobField(name=name, type=shown, default=text, meaning=_meaning(kind, field.encode_name))
 
 
@@ -114,9 +121,23 @@ def _choices(section: str) -> Iterator[JobField]:
     names = ", ".join(f"{kind.__struct_config__.tag}" for kind in kinds)
     about = "; ".join(_choice(kind) for kind in kinds)
     yield JobField(name=f"{section}.name", type=names, default=default, meaning=about)
+    for field, tags in _by_field(section, kinds).items():
+        of = "all" if len(tags) == len(kinds) > 1 else ", ".join(tags)
+        yield structs.replace(field, meaning=f"of {of}: {field.meaning}")
+
+
+def _table(kind: struct_docs.Kind) -> str:
+    """Return how a file names a table: by the name that chooses it, or else as a table."""
+    return str(kind.__struct_config__.tag or kind.__name__.lower())
+
+
+def _by_field(section: str, kinds: tuple[struct_docs.Kind, ...]) -> dict[JobField, list[str]]:
+    """Return the fields of some tables, each with the names of the tables that have it."""
+    found: dict[JobField, list[str]] = {}
     for kind in kinds:
         for field in _of(section, kind):
-            yield structs.replace(field, meaning=f"of {kind.__struct_config__.tag}: {field.meaning}")
+            found.setdefault(field, []).append(f"{kind.__struct_config__.tag}")
+    return found
 
 
 def _choice(kind: struct_docs.Kind) -> str:
@@ -133,13 +154,26 @@ def _names(section: str) -> str:
 
 def _strategy() -> list[str]:
     about = "How the counted updates become the next global model. By name, with their parameters:"
-    lines = [line for kind in CHOICES["strategy"] for line in _wrapped(_parameters(kind), "# ", "#     ")]
-    return ["[strategy]", *_wrapped(about, "# "), *lines, "", 'name = "fedavg"']
+    parts = ["[strategy]", *_wrapped(about, "# "), *_listed("strategy"), "", 'name = "fedavg"']
+    return [*parts, "", *_wrapped("A guard, by its name:", "# "), *_listed("strategy.guard"), "#guard =  # not set"]
 
 
-def _parameters(kind: struct_docs.Kind) -> str:
-    parts = [f"{field.name} = {field.default}: {field.meaning}" for field in _of("", kind)]
-    return "; ".join([_choice(kind), *parts])
+def _listed(section: str) -> list[str]:
+    """Return a line for each table that a name chooses, and one for each field that several of them have."""
+    kinds, texts = CHOICES[section], []
+    by_field = _by_field("", kinds)
+    for kind in kinds:
+        own = [field for field in _of("", kind) if len(by_field[field]) == 1]
+        texts.append("; ".join([_choice(kind), *(_parameter(field) for field in own)]))
+    for field, tags in by_field.items():
+        if len(tags) > 1:
+            of = "all" if len(tags) == len(kinds) else ", ".join(tags)
+            texts.append(f"{_parameter(field)} (of {of})")
+    return [line for text in texts for line in _wrapped(text, "# ", "#     ")]
+
+
+def _parameter(field: JobField) -> str:
+    return f"{field.name} = {field.default or 'not set'}: {field.meaning}"
 
 
 def _commented(field: JobField) -> list[str]:

@@ -1,7 +1,8 @@
 """The user's own data, split among clients: files, folders and arrays."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ import msgspec
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS, Data
 from broker.messages.register import ClientRecord
+from client_fn.errors import BadData, DataMissing
+from fedkeeper.errors import BadOption, NoSuchFile
 
 # Imported where they are used: most commands need no numpy.
 if TYPE_CHECKING:
@@ -19,6 +22,25 @@ if TYPE_CHECKING:
 def name_of(place: Path) -> str:
     """Return a name for data, from that of its file or folder."""
     return re.sub("[^a-z0-9]+", "-", place.resolve().stem.lower()).strip("-")[:32].strip("-") or "data"
+
+
+@contextlib.contextmanager
+def mistakes_of_options() -> Iterator[None]:
+    """Raise errors about the data that a command's options name as mistakes in these options.
+
+    Raises:
+        NoSuchFile: nothing lies there.
+        BadOption: the data can't be read or split in this way, or its shards can't lie there.
+        BadData: a shard can't be written now, such as on a full disk.
+    """
+    try:
+        yield
+    except DataMissing as exc:
+        raise NoSuchFile(str(exc)) from exc
+    except BadData as exc:
+        if isinstance(exc.__cause__, OSError):
+            raise
+        raise BadOption(str(exc)) from exc
 
 
 def stage_file(place: Path, data: Data, to: str, *, platform: str, by: str = "", test: float = 0.0) -> "Staged":

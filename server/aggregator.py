@@ -9,6 +9,7 @@ import fnmatch
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -36,6 +37,9 @@ _MAGIC_BITS: Final = int(np.float64(_MAGIC).view(np.int64))
 
 _BLOCK: Final = 1 << 15
 """Elements per block: two buffers of 256 kB stay in a core's cache."""
+
+
+_NO_FACTORS: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +136,13 @@ class Aggregate:
         self._largest: Tensors = {}
         self._floats = np.empty(_BLOCK, np.float64)
 
-    def add(self, update: Mapping[str, Array], weight: int) -> None:
+    def add(self, update: Mapping[str, Array], weight: int, factors: Mapping[str, float] = _NO_FACTORS) -> None:
         """Add one update.
 
         Args:
             update: the plan's tensors, finite and within its bounds.
             weight: the update's weight, at least 1.
+            factors: what float tensors are multiplied by before that, by name; they stay within their bounds.
 
         Raises:
             ValueError: the sum of weights is larger than planned, so the sum could overflow.
@@ -150,7 +155,8 @@ class Aggregate:
             if name not in self._sums:
                 self._keep_largest(name, tensor)
                 continue
-            flat, total, scale = tensor.reshape(-1), self._sums[name], 2.0 ** self.plan.shifts[name]
+            flat, total = tensor.reshape(-1), self._sums[name]
+            scale = 2.0 ** self.plan.shifts[name] * factors.get(name, 1.0)
             for start in range(0, flat.size, _BLOCK):
                 block = flat[start : start + _BLOCK]
                 scaled = self._floats[: block.size]

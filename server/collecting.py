@@ -31,6 +31,8 @@ from server.judging import Judging
 from server.refusals import Refusals
 from server.round_clock import RoundClock
 from server.rounds import Round, State
+from server.shares import Shares
+from server.strategies.base import Share
 
 log = loggers.get_logger(__name__)
 
@@ -48,6 +50,7 @@ class Collection:
         round: the round's state.
         aggregate: the sum of the counted updates.
         headers: the metadata of the counted updates, by client id.
+        shares: how each of them entered the sum, by client id.
         judging: what clients say of the round's model: those that train, and those that only judge.
         training: ids of the clients that have begun to train.
         failures: why clients were given up, by client id.
@@ -63,6 +66,7 @@ class Collection:
     round: Round
     aggregate: Aggregate
     headers: dict[str, UpdateHeader] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
     judging: Judging = field(default_factory=Judging)
     training: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
@@ -99,10 +103,10 @@ class Collector:
     Args:
         record: the job's record while the round is open.
         expectation: what the round expects of an update.
+        shares: decides how each update enters the sum.
         announcer: publishes progress events.
         clock: the round's time.
         give_up_s: returns when to give up the clients of a platform, in seconds on the round's clock; None: never.
-        weight: returns the weight of an update.
         confirm: raises Conflict if another server has changed the record.
 
     Attributes:
@@ -113,11 +117,11 @@ class Collector:
         self,
         record: JobRecord,
         expectation: Expectation,
+        shares: Shares,
         announcer: Announcer,
         clock: RoundClock,
-        give_up_s: Callable[[str], float | None],
         *,
-        weight: Callable[[UpdateHeader], int],
+        give_up_s: Callable[[str], float | None],
         confirm: Callable[[], Awaitable[None]],
     ) -> None:
         round_, aggregate = _round_of(record, clock.deadline_s), Aggregate(expectation.plan)
@@ -129,7 +133,7 @@ class Collector:
         is_required = record.job.cohort.presence == "required"
         self._platforms = {member.platform for member in record.cohort} if is_required else set()
         self._give_up_s = give_up_s
-        self._weight = weight
+        self._shares = shares
         self._confirm = confirm
         self._confirmed_s = clock.now_s()
         self._absent: set[str] = set()
@@ -238,6 +242,7 @@ class Collector:
             gate.admit(topic, self._expectation, self.collection.judging.headers)
             update = await delivery.read(at_most=self._expectation.max_bytes)
             checked = gate.check(update, topic, self._expectation)
+            share = self._share(checked)
         except CorruptPayload as exc:
             self._refuse(delivery, Refused("malformed", str(exc)), topic)
             return
@@ -250,14 +255,24 @@ class Collector:
         if checked.header.client not in self.collection.training:
             # Its training is announced first, if a bridge has reported it.
             self._take_reports(await events.reports_so_far())
-        self._count(checked, len(update), delivery)
+        self._count(checked, share, len(update), delivery)
 
-    def _count(self, checked: Checked, size: int, delivery: Delivery) -> None:
+    def _share(self, checked: Checked) -> Share | None:
+        """Return how an update enters the sum; None: its client only judges the round's model."""
+        if self._expectation.members[checked.header.client].purpose == "evaluate":
+            return None
+        try:
+            return self._shares.share(checked)
+        except Refused as refusal:
+            raise Refused(refusal.code, refusal.reason, is_answer=True) from refusal
+
+    def _count(self, checked: Checked, share: Share | None, size: int, delivery: Delivery) -> None:
         collection, header = self.collection, checked.header
         collection.judging.add(header, checked.sums)
-        if self._expectation.members[header.client].purpose == "train":
-            collection.aggregate.add(checked.tensors, self._weight(header))
+        if share is not None:
+            collection.aggregate.add(checked.tensors, share.weight, self._shares.factors(share))
             collection.headers[header.client] = header
+            collection.shares[header.client] = share
         collection.bytes_in += size
         collection.sequence = delivery.sequence
         collection.last_s = self._clock.time_of(delivery.time_s)

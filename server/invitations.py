@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from broker import topics
 from broker.base import Broker
 from broker.errors import PayloadTooLarge
@@ -9,6 +11,7 @@ from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import OPTIMIZER_STATE, RoundTask, seed, token
+from broker.messages.strategy import FedAvg, Strategy, client_half
 from broker.support.tasks import task_group
 from server import training
 from server.round_facts import model_of
@@ -68,7 +71,7 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         deadline_s=record.deadline_s,
         lasts_s=job.cohort.deadline_s if lasts_s is None else lasts_s,
         max_attempts=job.cohort.max_attempts,
-        strategy=job.strategy,
+        strategy=_half(job.strategy),
         update=job.training.update,
         learner=job.learner,
         evaluation=job.evaluation if job.is_judged_by_clients else None,
@@ -80,6 +83,12 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         model_seed=seed(job.seed, "model"),
         data=job.data,
     )
+
+
+def _half(strategy: Strategy) -> Strategy:
+    """Return what a function must know of a strategy: its client half, which has no guard."""
+    half = client_half(strategy)
+    return FedAvg() if half is None else msgspec.structs.replace(half, guard=None)
 
 
 async def _publish(broker: Broker, task: RoundTask, opened_s: float) -> None:

@@ -6,7 +6,7 @@ repeated. A server that takes a job over after a crash continues from the record
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -48,7 +48,8 @@ from server.recruiting import Recruiter
 from server.round_clock import RoundClock
 from server.rounds import State
 from server.selection import History
-from server.strategies.base import Finished, GlobalState, ModelInfo, ReplayStrategy
+from server.shares import Shares
+from server.strategies.base import Finished, GlobalState, ModelInfo
 
 log = loggers.get_logger(__name__)
 
@@ -265,6 +266,7 @@ class _JobRun:
         return {
             "round": self.record.round + 1,
             "cohort": members,
+            "holders": len(self._recruiter.holders()),
             "opened_s": now_s,
             "deadline_s": now_s + self.job.cohort.deadline_s,
             "invited": False,
@@ -280,10 +282,10 @@ class _JobRun:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
-        expectation = round_facts.expectation(opened, self._state.weights, nonce, self._strategy)
+        rules = self._rules(nonce)
         clock = RoundClock.of(opened, context.clock, context.timer)
-        sources = context.announcer, clock, context.presence.give_up_s
-        collector = Collector(opened, expectation, *sources, weight=self._strategy.weight, confirm=self._store.confirm)
+        sources = *rules, context.announcer, clock
+        collector = Collector(opened, *sources, give_up_s=context.presence.give_up_s, confirm=self._store.confirm)
         # Another server may have gone on while this one was paused: then it says nothing.
         await self._store.confirm()
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
@@ -292,24 +294,31 @@ class _JobRun:
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
         if opened.closed is not None:
-            await self._close(await collector.replay(events, opened.closed, opened.counted), expectation, events)
+            await self._close(await collector.replay(events, opened.closed, opened.counted), rules, events)
         else:
             collection = await collector.run(events)
             match collection.round.state:
                 case State.CLOSED:
                     # After this, a replay counts the same updates even if the clock closed the round.
                     await self._store.change(closed=collection.sequence, counted=collection.attempts)
-                    await self._close(collection, expectation, events)
+                    await self._close(collection, rules, events)
                 case State.CANCELLED:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    async def _close(self, collection: Collection, expectation: Expectation, events: JobEvents) -> None:
+    def _rules(self, nonce: str) -> "_Rules":
+        """Return how updates of the open round are checked and added."""
+        record, state = self.record, self._state
+        expectation = round_facts.expectation(record, state.weights, nonce, self._strategy)
+        weights = round_facts.model_info(record, state.weights).weights
+        return _Rules(expectation, Shares(self._strategy, record, expectation.plan, weights, state.server_state))
+
+    async def _close(self, collection: Collection, rules: "_Rules", events: JobEvents) -> None:
         """Make the next global model, or end the job if the round was only to judge the last one."""
         if not round_facts.is_to_judge(self.record):
-            await self._commit(collection, expectation, events)
+            await self._commit(collection, rules, events)
             return
         await events.unless_cancelled(self._evaluation.score(collection.judging, in_background=False))
         await events.unless_cancelled(self._context.announcer.settle(self.record.id))
@@ -317,10 +326,10 @@ class _JobRun:
         note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
         await self._end("completed", self.record.reason + note)
 
-    async def _commit(self, collection: Collection, expectation: Expectation, events: JobEvents) -> None:
+    async def _commit(self, collection: Collection, rules: "_Rules", events: JobEvents) -> None:
         """Make the next global model of a round's updates."""
         record = self.record
-        finished = await self._finish(collection, expectation)
+        finished = await self._finish(collection, rules)
         self._state = self._store.take(await self._apply(finished, collection))
         heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
@@ -353,17 +362,20 @@ class _JobRun:
         collection.aggregate.release()
         return state
 
-    async def _finish(self, collection: Collection, expectation: Expectation) -> Finished:
+    async def _finish(self, collection: Collection, rules: "_Rules") -> Finished:
         """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""
-        record, model = self.record, round_facts.model_info(self.record, self._state.weights)
-        replayed = Tensors()
-        if isinstance(self._strategy, ReplayStrategy):
-            replayed = await replay.reduce_updates(
-                self._context.broker, collection.headers, expectation, model.weights, self._strategy.reduce
-            )
-        return Finished(
-            record.round, model, collection.aggregate.mean(), expectation.form, collection.headers, replayed
-        )
+        model, mean = round_facts.model_info(self.record, self._state.weights), collection.aggregate.mean()
+        clients = sorted(collection.headers)
+        reduction, replayed = self._strategy.reduction([collection.shares[client] for client in clients]), Tensors()
+        if reduction is not None:
+            factors = [rules.shares.factors(collection.shares[client]) for client in clients]
+            updates = [
+                replay.Update(collection.headers[client], each) for client, each in zip(clients, factors, strict=True)
+            ]
+            source = self._context.broker, updates, rules.expectation
+            replayed = await replay.reduce_updates(*source, model.weights, reduction)
+        told = collection.headers, collection.shares
+        return Finished(self.record, model, mean, rules.expectation.form, *told, replayed)
 
     async def _fail_round(self, collection: Collection) -> None:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
@@ -393,6 +405,13 @@ class _JobRun:
     async def _announce_and_wait(self, event: Event, *key: object) -> None:
         """Announce an event that must be with the broker before the record changes again."""
         await self._context.announcer.announce_and_wait(self.record.id, event, *key)
+
+
+class _Rules(NamedTuple):
+    """How the updates of a round are checked and added."""
+
+    expectation: Expectation
+    shares: Shares
 
 
 def _has_done_all_rounds(record: JobRecord) -> bool:

@@ -19,7 +19,7 @@ from broker.messages.progress import (
     RoundOpened,
 )
 from broker.messages.round import BlobRef, PersonalRef
-from broker.messages.strategy import name_of
+from broker.messages.strategy import client_half, name_of
 from broker.messages.tensors import Tensors
 from broker.messages.update import checked_processor
 from broker.support import texts
@@ -83,6 +83,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
         ValueError: the job has no model yet.
     """
     job, model = record.job, model_info(record, weights)
+    half = client_half(job.strategy)
     base = {**model.trained, **strategy.auxiliary(model)}
     # What the job allows, not what the register happens to know: the last bits of the mean depend on it.
     most = job.cohort.invited * strategy.max_weight()
@@ -96,7 +97,7 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
         max_samples=job.cohort.max_samples,
         start=model.trained,
         form=job.training.update,
-        strategy=name_of(job.strategy) if strategy.has_client_half else "",
+        strategy="" if half is None else name_of(half),
         needs=strategy.needs,
         takes_sums=job.is_judged_by_clients,
         has_personal=bool(record.personal),

@@ -10,7 +10,7 @@ from broker.messages import job_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
-from broker.support import tables, text_lines, validation
+from broker.support import partly_known, struct_docs, tables, text_lines, validation
 from broker.support.decoding import UNREADABLE
 from broker.support.validation import Mistake
 
@@ -24,8 +24,11 @@ def from_dict(raw: object) -> Job:
     try:
         job = validation.strict(raw, Job)
     except validation.Invalid as exc:
-        raise JobError.of([each._replace(field=each.field or "the job") for each in exc.mistakes]) from exc
-    job_rules.check(job)
+        found = [each._replace(field=each.field or "the job") for each in exc.mistakes]
+        found += job_rules.mistakes(partly_known.read(raw, Job), found)
+        raise JobError.of(found[: validation.MOST]) from exc
+    if broken := job_rules.mistakes(job):
+        raise JobError.of(broken)
     return _with_input_size(job)
 
 
@@ -130,10 +133,8 @@ def without_defaults(job: msgspec.Struct) -> dict[str, Any]:
     """
     config = job.__struct_config__
     table: dict[str, Any] = {} if config.tag_field is None else {config.tag_field: config.tag}
-    default = type(job)()
-    defaults = dict(validation.fields_of(default))
-    for name, value in validation.fields_of(job):
-        if value != defaults[name]:
+    for field, (name, value) in zip(msgspec.structs.fields(job), validation.fields_of(job), strict=True):
+        if field.required or value != struct_docs.default_of(field):
             table[name] = without_defaults(value) if isinstance(value, msgspec.Struct) else value
     return table
 

@@ -68,6 +68,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         frozen: names of the model's tensors that clients do not train, so updates leave them out.
         buffers: names of the model's tensors that are statistics, not weights.
         cohort: the clients that are invited to the open round.
+        holders: number of registered clients that held the job's data when the open round was opened; 0: an older
+            version opened it.
         opened_s: when the round was opened, in seconds since the epoch.
         deadline_s: the round's deadline, in seconds since the epoch.
         invited: whether the broker has every task of the open round.
@@ -120,6 +122,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     frozen: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     cohort: tuple[Member, ...] = ()
+    holders: int = 0
     opened_s: float = 0.0
     deadline_s: float = 0.0
     invited: bool = False

@@ -3,18 +3,17 @@
 import math
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 
 from broker.errors import BadTopic
-from broker.messages import judging_rules, learning_rules
+from broker.messages import judging_rules, learning_rules, strategy_rules
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.job_sections import QUORUM_RULE
-from broker.messages.strategy import Median
-from broker.support import validation
+from broker.support import partly_known, validation
 from broker.support.validation import Mistake
 from broker.topics import MAX_ID, checked_id
 
@@ -24,34 +23,43 @@ LARGEST_INTEGER = 2**53 - 1
 MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
 
-MEDIAN_UPDATES = 3
-"""Fewest updates whose median one client can't move at will."""
-
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
 
 
-def check(job: Job) -> None:
-    """Check the rules that no single field's type can express.
+def mistakes(job: Job, known: Sequence[Mistake] = ()) -> list[Mistake]:
+    """Return the rules that a job breaks and that no single field's type can express; at most one of each rule.
 
-    Raises:
-        JobError: fields have impossible values; at most one of each rule is told.
+    Args:
+        job: the job. A rule that needs a field which is `partly_known.UNKNOWN` is left out.
+        known: mistakes that are known already: what follows from them is none of its own.
     """
-    _check_value("", job, _MAX_DEPTH)
-    errors: list[Mistake] = []
-    for rule in (*_RULES, *learning_rules.RULES, *judging_rules.RULES):
+    try:
+        _check_value("", job, _MAX_DEPTH)
+    except JobError as exc:
+        return list(exc.errors)
+    found: list[Mistake] = []
+    for rule in (*_RULES, *learning_rules.RULES, *strategy_rules.RULES, *judging_rules.RULES):
         try:
             rule(job)
         except JobError as exc:
-            errors += exc.errors
-    if errors:
-        raise JobError.of(errors)
+            found += [each for each in exc.errors if not validation.is_named(each.field, known)]
+        except partly_known.NotKnown:
+            pass
+    return found
 
 
-def _check_ids(job: Job) -> None:
-    for field, name in (("id", job.id), ("name", job.name), ("data.dataset", job.data.dataset)):
-        if name is not None:
-            check_id(field, name)
+def _check_own_id(job: Job) -> None:
+    if job.id is not None:
+        check_id("id", str(job.id))
+
+
+def _check_name(job: Job) -> None:
+    check_id("name", str(job.name))
+
+
+def _check_dataset(job: Job) -> None:
+    check_id("data.dataset", str(job.data.dataset))
 
 
 def _check_quorum(job: Job) -> None:
@@ -68,23 +76,25 @@ def _check_cohort(job: Job) -> None:
         raise JobError(
             "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
         )
+
+
+def _check_max_samples(job: Job) -> None:
+    cohort = job.cohort
     if cohort.invited * cohort.max_samples > MAX_COHORT_SAMPLES:
         most = MAX_COHORT_SAMPLES // cohort.invited
         raise JobError("cohort.max_samples", cohort.max_samples, f"at most {most} for {cohort.invited} clients")
 
 
-def _check_reading(job: Job) -> None:
+def _check_drop(job: Job) -> None:
     data = job.data
     if data.target and data.target in data.drop:
         raise JobError("data.drop", list(data.drop), f"columns without data.target, which is {data.target!r}")
+
+
+def _check_labels(job: Job) -> None:
+    data = job.data
     if len({*data.labels}) < len(data.labels):
         raise JobError("data.labels", list(data.labels), "each class once: its position is its number")
-
-
-def _check_strategy(job: Job) -> None:
-    if isinstance(job.strategy, Median) and job.cohort.needed < MEDIAN_UPDATES:
-        allowed = f"needs cohort.quorum of at least {MEDIAN_UPDATES}: the median of fewer updates is their mean"
-        raise JobError("strategy.name", "median", allowed)
 
 
 def _check_value(path: str, value: object, depth: int) -> None:
@@ -110,7 +120,7 @@ def _check_value(path: str, value: object, depth: int) -> None:
             raise JobError(path, value, "expected a finite number; whole ones up to 2^53 - 1")
         case None if "args." not in path:
             pass
-        case _ if not isinstance(value, str | int | float):
+        case _ if not isinstance(value, str | int | float | partly_known.Unknown):
             raise JobError(path, value, "expected texts, numbers, true or false, and tables and lists of these")
 
 
@@ -139,9 +149,12 @@ def similar_id(name: str) -> str:
 
 
 _RULES: Final[tuple[Callable[[Job], None], ...]] = (
-    _check_ids,
+    _check_own_id,
+    _check_name,
+    _check_dataset,
     _check_quorum,
     _check_cohort,
-    _check_reading,
-    _check_strategy,
+    _check_max_samples,
+    _check_drop,
+    _check_labels,
 )

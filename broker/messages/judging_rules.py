@@ -14,14 +14,22 @@ JUDGE = "nobody judges the model: set evaluation.data to a test set, or evaluati
 NAME = "a metric's name, such as 'auroc'"
 
 
-def _check_evaluation(job: Job) -> None:
+def _check_metrics(job: Job) -> None:
     evaluation = job.evaluation
     for name in evaluation.metrics:
         if not (metrics.NAME.fullmatch(name) or is_path(name)):
             raise JobError("evaluation.metrics", name, f"{NAME}, or a class of yours as 'package.module:Class'")
+
+
+def _check_directions(job: Job) -> None:
+    evaluation = job.evaluation
     for name in evaluation.directions:
         if not metrics.NAME.fullmatch(name):
             raise JobError("evaluation.directions", name, NAME)
+
+
+def _check_data(job: Job) -> None:
+    evaluation = job.evaluation
     if evaluation.data and not evaluation.every:
         raise JobError("evaluation.data", evaluation.data, "needs evaluation.every of at least 1")
 
@@ -75,5 +83,12 @@ def _check_judge(field: str, value: object, job: Job) -> None:
         raise JobError(field, value, JUDGE)
 
 
-RULES: Final[tuple[Callable[[Job], None], ...]] = (_check_evaluation, _check_clients, _check_best, _check_stop)
+RULES: Final[tuple[Callable[[Job], None], ...]] = (
+    _check_metrics,
+    _check_directions,
+    _check_data,
+    _check_clients,
+    _check_best,
+    _check_stop,
+)
 """Functions that raise `JobError` if a job breaks a rule."""

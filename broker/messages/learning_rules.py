@@ -42,12 +42,28 @@ def _check_model(job: Job) -> None:
     model = job.model
     if not (model.type in ("nn", "cnn") or is_path(model.type)):
         raise JobError("model.type", model.type, "'nn', 'cnn' or a class as 'package.module:Class'")
+
+
+def _check_code(job: Job) -> None:
+    model = job.model
     if model.code and not _DIGEST.fullmatch(model.code):
         raise JobError("model.code", model.code, "a SHA-256 digest: 64 hexadecimal digits")
+
+
+def _check_pixels(job: Job) -> None:
+    model = job.model
     if model.type == "cnn" and job.data.dataset == "digits" and not job.learner.type:
         raise JobError("model.type", "cnn", "'nn' or a class of yours: the digits' 8x8 pixels are too few for 'cnn'")
+
+
+def _check_start(job: Job) -> None:
+    model = job.model
     if model.start and not _is_start(model.start):
         raise JobError("model.from", model.start, START)
+
+
+def _check_personal(job: Job) -> None:
+    model = job.model
     if not all(model.personal):
         raise JobError("model.personal", model.personal, "names of tensors, with * for any text; none is empty")
     if model.personal and job.evaluation.data:
@@ -67,21 +83,36 @@ def _is_start(text: str) -> bool:
     return round_.isdecimal() if at else True
 
 
-def _check_training(job: Job) -> None:
+def _check_optimizer(job: Job) -> None:
     training = job.training
     if not training.optimizer.isidentifier():
         raise JobError("training.optimizer", training.optimizer, "the name of a class of torch.optim, such as 'adamw'")
+
+
+def _check_scheduler(job: Job) -> None:
+    training = job.training
     if training.scheduler and not training.scheduler.isidentifier():
         allowed = "the name of a class of torch.optim.lr_scheduler, such as 'OneCycleLR'"
         raise JobError("training.scheduler", training.scheduler, allowed)
     if training.scheduler_args and not training.scheduler:
         raise JobError("training.scheduler_args", training.scheduler_args, "needs training.scheduler")
+
+
+def _check_loss(job: Job) -> None:
+    training = job.training
     if training.loss not in LOSSES and not is_path(training.loss):
         choices = f"one of {', '.join(LOSSES)}, or a function of yours as 'package.module:function'"
         raise JobError("training.loss", training.loss, f"{guess(training.loss, LOSSES)}expected {choices}")
+
+
+def _check_schedule(job: Job) -> None:
+    training = job.training
     if training.schedule != Constant() and training.rate is None:
         raise JobError("training.schedule", type(training.schedule).__name__.lower(), "needs training.learning_rate")
-    _check_device("training.device", training.device)
+
+
+def _check_training_device(job: Job) -> None:
+    _check_device("training.device", job.training.device)
 
 
 def _check_learner(job: Job) -> None:
@@ -116,8 +147,16 @@ def _check_labels(field: str, where: Mapping[str, str]) -> None:
 
 RULES: Final[tuple[Callable[[Job], None], ...]] = (
     _check_model,
+    _check_code,
+    _check_pixels,
+    _check_start,
+    _check_personal,
     _check_learner,
-    _check_training,
+    _check_optimizer,
+    _check_scheduler,
+    _check_loss,
+    _check_schedule,
+    _check_training_device,
     _check_where,
     _check_overrides,
 )

@@ -43,6 +43,11 @@ def name_of(metric: str) -> str:
     return metric.rpartition(":")[2].lower() if ":" in metric else metric
 
 
+def is_top_k(name: str) -> bool:
+    """Whether a metric is `top_<k>`: how often the label is among the k largest outputs."""
+    return _TOP_K.fullmatch(name) is not None
+
+
 def measured_by(job: Job) -> tuple[str, ...]:
     """Return what a job measures beside the loss, as far as it says that itself: a learner may measure more."""
     if job.evaluation.metrics:
@@ -57,7 +62,7 @@ def direction(name: str, own: Mapping[str, Direction]) -> Direction | None:
         name: the metric.
         own: directions that the job states.
     """
-    return own.get(name) or ("max" if _TOP_K.fullmatch(name) else DIRECTIONS.get(name))
+    return own.get(name) or ("max" if is_top_k(name) else DIRECTIONS.get(name))
 
 
 def is_better(value: float, other: float | None, better: Direction) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import quote
 
-from broker.errors import ServerFailed
+from broker.errors import ServerFailed, StoreInUse
 from broker.nats.disk import Change, Disk
 from broker.support import installing, loggers, processes
 from broker.url import LAST_PORT
@@ -143,8 +143,8 @@ class NatsServer:
         """Start the server and wait until it listens.
 
         Raises:
-            ServerFailed: nats-server is not installed, another one uses the folder, or the server ended or did not
-                listen within START_S seconds.
+            StoreInUse: another server uses the folder.
+            ServerFailed: nats-server is not installed, or the server ended or did not listen within START_S seconds.
         """
         binary = find_binary()
         self._is_stopping = False
@@ -245,7 +245,7 @@ class NatsServer:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            raise ServerFailed(f"another nats-server uses {self.folder}: stop it, or take another folder") from exc
+            raise StoreInUse(f"another nats-server uses {self.folder}: stop it, or take another folder") from exc
         if not self.password_file.exists():
             _write_private(self.password_file, secrets.token_urlsafe(24))
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TextIO, cast
 
 import structlog
 from structlog.dev import ConsoleRenderer, plain_traceback
-from structlog.processors import ExceptionRenderer, JSONRenderer
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
 from structlog.tracebacks import ExceptionDictTransformer
 
 from broker.support import loggers, texts
@@ -49,14 +49,17 @@ def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None
     # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     renderer: structlog.typing.Processor = JSONRenderer()
+    stamp = TimeStamper(fmt="iso", utc=True)
     if is_text():
+        # As the screens show times: those of this machine's clock.
+        stamp = TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
         traceback = _keep_exception
         renderer = ConsoleRenderer(colors=to is None, exception_formatter=_format_exception)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            stamp,
             traceback,
             clean,
             renderer,

@@ -16,7 +16,7 @@ def fields_of(kind: Kind) -> tuple[types.Field, ...]:
     return cast("types.StructType", types.type_info(kind)).fields
 
 
-def default_of(field: types.Field) -> Any:
+def default_of(field: types.Field | msgspec.structs.FieldInfo) -> Any:
     """Return the default of a field that is not required."""
     return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
 
@@ -47,17 +47,21 @@ def _docstring(kind: Kind) -> tuple[str, dict[str, str]]:
     return summary, {name: " ".join(meaning.split()).removesuffix(".") for name, meaning in entries}
 
 
-def shown(kind: types.Type, *, code: Callable[[str], str] = str, table: Callable[[str], str] = str) -> str:
+def _name(kind: Kind) -> str:
+    return kind.__name__
+
+
+def shown(kind: types.Type, *, code: Callable[[str], str] = str, table: Callable[[Kind], str] = _name) -> str:
     """Return a type for people.
 
     Args:
         kind: the type.
         code: marks a value.
-        table: marks the name of a type.
+        table: returns the name of a type.
     """
     match kind:
         case types.StructType(cls=cls):
-            return table(cls.__name__)
+            return table(cls)
         case types.UnionType():
             return " or ".join(shown(part, code=code, table=table) for part in kind.types)
         case types.Metadata(type=inner):

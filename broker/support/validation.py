@@ -91,6 +91,17 @@ def in_file(file: str, mistakes: Sequence[Mistake]) -> str:
     return "\n".join([f"{len(lines)} mistakes" + (", or more" if len(lines) >= MOST else ""), *lines])
 
 
+def is_named(field: str, mistakes: Iterable[Mistake]) -> bool:
+    """Whether a field is that of a mistake, or one of them holds the other.
+
+    Args:
+        field: the field.
+        mistakes: the mistakes.
+    """
+    pairs = itertools.chain.from_iterable(itertools.permutations((field, each.field)) for each in mistakes)
+    return any(inner == outer or inner.startswith((f"{outer}.", f"{outer}[")) for inner, outer in pairs)
+
+
 def in_order(mistakes: Iterable[Mistake], lines: Mapping[str, int]) -> list[Mistake]:
     """Return mistakes with their lines, in the order of these.
 
@@ -120,13 +131,13 @@ def strict(raw: object, schema: type[S]) -> S:
     Raises:
         Invalid: the data has unknown keys, or values that are not allowed.
     """
-    raw = _with_whole_numbers(raw, schema)
+    raw = with_whole_numbers(raw, schema)
     if mistakes := tuple(itertools.islice(_mistakes(raw, schema, ""), MOST)):
         raise Invalid(mistakes)
     return msgspec.convert(raw, schema)
 
 
-def _with_whole_numbers(raw: object, kind: Any) -> object:
+def with_whole_numbers(raw: object, kind: Any) -> Any:
     """Return a value with integers for the floats that stand where only whole numbers are allowed.
 
     Args:
@@ -139,17 +150,33 @@ def _with_whole_numbers(raw: object, kind: Any) -> object:
             return int(raw)
         case inspect.StructType() as table if isinstance(raw, Mapping):
             types = {field.encode_name: field.type for field in structs.fields(table.cls)}
-            return {key: _with_whole_numbers(raw[key], types.get(key, Any)) for key in raw}
+            return {key: with_whole_numbers(raw[key], types.get(key, Any)) for key in raw}
         case inspect.DictType() if isinstance(raw, Mapping) and get_args(plain):
-            return {key: _with_whole_numbers(raw[key], get_args(plain)[1]) for key in raw}
+            return {key: with_whole_numbers(raw[key], get_args(plain)[1]) for key in raw}
         case inspect.VarTupleType() | inspect.ListType() if isinstance(raw, list | tuple) and get_args(plain):
-            return [_with_whole_numbers(value, get_args(plain)[0]) for value in raw]
+            return [with_whole_numbers(value, get_args(plain)[0]) for value in raw]
         case inspect.UnionType() as union if _tag_field(union) and isinstance(raw, Mapping):
-            return _with_whole_numbers(raw, _chosen(union, raw) or Any)
+            return with_whole_numbers(raw, _chosen(union, raw) or Any)
         case inspect.UnionType(types=types) if not any(isinstance(part, inspect.FloatType) for part in types):
             for part in get_args(plain):
-                raw = _with_whole_numbers(raw, part)
+                raw = with_whole_numbers(raw, part)
     return raw
+
+
+def struct_of(raw: object, kind: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a table is read as; None: the type has none for it.
+
+    Args:
+        raw: the table.
+        kind: its type, as Python writes it.
+    """
+    match inspect.type_info(_plain(kind)):
+        case inspect.StructType(cls=cls):
+            return cls
+        case inspect.UnionType() as union if _tag_field(union) and isinstance(raw, Mapping):
+            return _chosen(union, raw)
+        case _:
+            return None
 
 
 def _plain(kind: Any) -> Any:

@@ -87,18 +87,19 @@ def load_test(name: str, *, data_dir: Path | None = None) -> tuple[Floats, Label
         return _load_mnist_test(mnist.folder(data_dir))
 
 
-def ensure(name: str, *, data_dir: Path | None = None) -> None:
+def ensure(name: str, *, data_dir: Path | None = None, quiet: bool = False) -> None:
     """Download a built-in dataset unless it is on this machine. Other datasets exist only at the clients.
 
     Args:
         name: a dataset, built in or not.
         data_dir: folder with MNIST's files. None: `client_fn.data.mnist.folder` finds or downloads them.
+        quiet: show no progress bar.
 
     Raises:
         DataMissing: the dataset can't be downloaded, or `data_dir` lacks a file.
     """
     if name == "mnist":
-        mnist.folder(data_dir)
+        mnist.folder(data_dir, quiet=quiet)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,9 @@ GZIP_BYTES: Final = 1024
 """Maximum number of bytes that gzip adds to incompressible content."""
 
 
-def fetch(dataset: str, missing: Sequence[File], *, to: Path, mirrors: Sequence[str], variable: str) -> None:
+def fetch(
+    dataset: str, missing: Sequence[File], *, to: Path, mirrors: Sequence[str], variable: str, quiet: bool = False
+) -> None:
     """Download gzipped files, verify them, and write each atomically into a folder.
 
     Args:
@@ -30,30 +32,33 @@ def fetch(dataset: str, missing: Sequence[File], *, to: Path, mirrors: Sequence[
         to: the folder; created if it does not exist.
         mirrors: URL prefixes; a file's URL is the prefix, the file's name and `.gz`.
         variable: the environment variable that may name a folder with the files, for messages.
+        quiet: show no progress bar.
 
     Raises:
-        DataMissing: no mirror delivered one of the files.
+        DataMissing: no mirror delivered one of the files, or the folder can't be written.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    elsewhere = f"or set {variable} to a folder that has all its files"
     with progress, httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
         for file in missing:
             failures: list[str] = []
             for mirror in mirrors:
                 url = f"{mirror}{file.name}.gz"
                 try:
-                    content = _download(client, progress, url, file)
+                    files.write(to / f"{file.name}.gz", _download(client, progress, url, file))
                 except httpx.HTTPError as exc:
                     failures.append(f"{url}: {exc}")
                 except BadData as exc:
                     failures.append(f"{url}: {exc.reason}")
+                except OSError as exc:
+                    reason = f"can't write {file.name}.gz: {exc.strerror or exc}"
+                    raise DataMissing(dataset, str(to), f"{reason}; make room there, {elsewhere}") from exc
                 else:
-                    files.write(to / f"{file.name}.gz", content)
                     break
             else:
                 names = ", ".join(f"{file.name}.gz" for file in missing)
-                remedy = f"put {names} there, or set {variable} to a folder that has all its files"
-                raise DataMissing(dataset, str(to), f"{remedy} (tried {'; '.join(failures)})")
+                raise DataMissing(dataset, str(to), f"put {names} there, {elsewhere} (tried {'; '.join(failures)})")
 
 
 def _download(client: httpx.Client, progress: Progress, url: str, file: File) -> bytes:

@@ -31,7 +31,13 @@ TEST_LABELS: Final = File(
 FILES: Final = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 
 
-def folder(data_dir: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, files: Sequence[File] = FILES) -> Path:
+def folder(
+    data_dir: Path | None = None,
+    *,
+    mirrors: Sequence[str] = MIRRORS,
+    files: Sequence[File] = FILES,
+    quiet: bool = False,
+) -> Path:
     """Return the folder that holds the files: `data_dir`, else the folder in FEDKEEPER_DATA, else the user's cache.
 
     A folder that the user names must hold all files, itself or in its subfolder `mnist`. Only the cache is filled by a
@@ -41,9 +47,10 @@ def folder(data_dir: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, fi
         data_dir: a folder that the user names.
         mirrors: URL prefixes to download from.
         files: the files that the folder must hold, gzipped or not.
+        quiet: show no progress bar.
 
     Raises:
-        DataMissing: the named folder lacks a file, or no mirror delivered one.
+        DataMissing: the named folder lacks a file, no mirror delivered one, or the cache can't be written.
     """
     variable = os.environ.get(DATA_VARIABLE)
     named = data_dir or (Path(variable) if variable else None)
@@ -59,7 +66,7 @@ def folder(data_dir: Path | None = None, *, mirrors: Sequence[str] = MIRRORS, fi
     if missing:
         from client_fn.data import download
 
-        download.fetch("mnist", missing, to=cache, mirrors=mirrors, variable=DATA_VARIABLE)
+        download.fetch("mnist", missing, to=cache, mirrors=mirrors, variable=DATA_VARIABLE, quiet=quiet)
     return cache
 
 

@@ -8,16 +8,23 @@ from typing import Any, Final
 
 from client_fn.errors import TrainingFailed
 from client_fn.strategies.base import ClientStrategy
+from client_fn.strategies.feddyn import FedDyn
 from client_fn.strategies.fedprox import FedProx
+from client_fn.strategies.qfedavg import QFedAvg
+from client_fn.strategies.scaffold import Scaffold
 
 STRATEGIES: Final[dict[str, type[ClientStrategy]]] = {
     "fedavg": ClientStrategy,
     "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "feddyn": FedDyn,
+    "qfedavg": QFedAvg,
+    # Servers of older versions name these, which are theirs alone. Newer ones name fedavg instead.
     "fedavgm": ClientStrategy,
     "fedadam": ClientStrategy,
     "median": ClientStrategy,
 }
-"""The client half of each strategy. Where the strategy is the server's alone, that is the base class."""
+"""The client half of each strategy. A task names the half that is to be applied."""
 
 
 def make(strategy: Mapping[str, Any]) -> ClientStrategy:

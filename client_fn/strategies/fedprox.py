@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from client_fn.strategies.base import ClientStrategy, Tensors
+from client_fn.strategies.base import ClientStrategy, Tensors, trained
 
 
 class FedProx(ClientStrategy):
@@ -30,8 +30,7 @@ class FedProx(ClientStrategy):
 
     def start(self, module: nn.Module, states: Mapping[str, Tensors], along: Tensors) -> None:  # noqa: ARG002
         """Implements `ClientStrategy.start`."""
-        trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-        self._round = {name: parameter.detach().clone() for name, parameter in trained}
+        self._round = {name: parameter.detach().clone() for name, parameter in trained(module).items()}
 
     def correction(self, name: str, parameter: nn.Parameter) -> Tensor:
         """Implements `ClientStrategy.correction`."""

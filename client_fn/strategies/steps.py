@@ -64,6 +64,7 @@ class _Steps:
         overflow = getattr(optimizer, "found_inf", None)
         if not held or (overflow is not None and overflow.item()):
             return None
+        self._strategy.check(optimizer)
         self._stepping, self._held = optimizer, held
         _, *rest = args
         closure = rest[0] if rest else kwargs.get("closure")
@@ -78,7 +79,15 @@ class _Steps:
         """Torch's hook after each step."""
         if self._stepping is optimizer:
             self._stepping = None
-            self._strategy.steps.update(name for parameter, name in self._held.items() if parameter.grad is not None)
+            self._count(optimizer)
+
+    def _count(self, optimizer: Optimizer) -> None:
+        """Count the step for each parameter that it has changed, and its learning rate."""
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in self._held and parameter.grad is not None:
+                    self._strategy.steps[self._held[parameter]] += 1
+                    self._strategy.rates[self._held[parameter]] += float(group.get("lr") or 0.0)
 
     def _corrected(self, optimizer: Optimizer, closure: Callable[[], Any]) -> Callable[[], Any]:
         def corrected() -> Any:

@@ -1,7 +1,7 @@
 """Trains a model with the learner and the job's strategy, from the client's states and to its next ones."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 from torch import nn
@@ -19,6 +19,9 @@ from client_fn.training.randomness import seeded
 
 FRESH_OPTIMIZER: Final = "fresh_optimizer"
 """A metric that is 1 if the job carries the optimizer's state, and this training could not."""
+
+GLOBAL_LOSS: Final = "global_loss"
+"""The metric that is the loss of the round's model on the client's samples."""
 
 _OPTIMIZERS: Final = re.compile(rf"{re.escape(OPTIMIZER)}[0-9]*")
 
@@ -40,7 +43,15 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    learner: Learner, model: Any, data: Any, context: Context, *, order: Train, inputs: Mapping[str, Content], part: Any
+    learner: Learner,
+    model: Any,
+    data: Any,
+    context: Context,
+    *,
+    order: Train,
+    inputs: Mapping[str, Content],
+    part: Any,
+    measure_loss: Callable[[], float],
 ) -> Fitted:
     """Train a model in place.
 
@@ -52,12 +63,14 @@ def fit(
         order: the order.
         inputs: its files. Those with the strategy's states and tensors may be missing.
         part: what the strategy may see of the model.
+        measure_loss: returns the model's loss on the samples, for strategies that need it.
 
     Raises:
         TrainingFailed: the samples, a state or the strategy does not fit.
     """
     strategy = strategies.make(order.strategy)
-    module = _module(part, strategy)
+    module = _module(part, strategy, learner)
+    measured = {GLOBAL_LOSS: measure_loss()} if strategy.needs_loss else {}
     strategy.start(module, _states(inputs), tensors.from_bytes(inputs[ALONG]) if ALONG in inputs else {})
     with (
         steps.correcting(module, strategy),
@@ -71,7 +84,7 @@ def fit(
     if is_fresh and isinstance(model, nn.Module):
         metrics[FRESH_OPTIMIZER] = 1.0
     samples = _samples(metrics.pop("samples", None), learner, data, context)
-    return Fitted(context.reported | metrics, samples, outcome.aux, {**files, **optimizers})
+    return Fitted(context.reported | metrics | measured, samples, outcome.aux, {**files, **optimizers})
 
 
 def states_of_optimizers(inputs: Mapping[str, Content]) -> dict[str, Content]:
@@ -92,12 +105,16 @@ def _states(inputs: Mapping[str, Content]) -> dict[str, Tensors]:
     }
 
 
-def _module(model: Any, strategy: ClientStrategy) -> nn.Module:
+def _module(model: Any, strategy: ClientStrategy, learner: Learner) -> nn.Module:
     """Return the module that a strategy corrects: an empty one for a model of another kind."""
+    name = strategy.parameters["name"]
     if isinstance(model, nn.Module):
+        if strategy.names_tensors and (learner._has_own("arrays") or learner._has_own("load")):
+            needs = "needs the tensors of the module under their own names"
+            raise TrainingFailed(f"strategy {name!r} {needs}: remove the learner's arrays() and load()")
         return model
     if strategy.changes_gradients:
-        name, kind = strategy.parameters["name"], type(model).__name__
+        kind = type(model).__name__
         raise TrainingFailed(f"strategy {name!r} changes gradients, and the learner's model is a {kind}")
     return nn.Module()
 

@@ -52,6 +52,26 @@ NOTHING: Final = Judged(0, {}, {}, 0.0)
 """Of a client that holds nothing out."""
 
 
+def loss(learner: Learner, model: Any, data: Any, context: Context) -> float:
+    """Return a model's mean loss on samples. The model is left as it was.
+
+    Args:
+        learner: computes the loss.
+        model: the model, on the context's device.
+        data: the samples.
+        context: draws the batches.
+
+    Raises:
+        TrainingFailed: model and samples do not fit, or the learner's evaluation measures no finite loss.
+    """
+    with context.scratch(), _kept(model):
+        metrics = evaluate.evaluate(learner, model, data, context).metrics
+    found = metrics.get(evaluate.LOSS, math.nan)
+    if not math.isfinite(found):
+        raise TrainingFailed("the strategy needs the loss of the round's model, and evaluate() measures no finite one")
+    return found
+
+
 def judge(learner: Learner, model: Any, held: Any, context: Context) -> Judged:
     """Judge a model. It is left as it was.
 
@@ -68,7 +88,7 @@ def judge(learner: Learner, model: Any, held: Any, context: Context) -> Judged:
     if held is None:
         return NOTHING
     begin_s = time.perf_counter()
-    with context.scratch(), _modes_kept(model):
+    with context.scratch(), _kept(model):
         samples, metrics, sums = evaluate.evaluate(learner, model, held, context)
     broken = {name.partition(".")[0] for name, state in sums.items() if not _is_finite(state)}
     sums = {name: state for name, state in sums.items() if name.partition(".")[0] not in broken}
@@ -98,12 +118,24 @@ def _check_size(sums: dict[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _modes_kept(model: Any) -> Iterator[None]:
-    """Put each part of a module back into the mode, training or evaluation, in which it was before the block."""
+def _kept(model: Any) -> Iterator[None]:
+    """Put each part of a module back into its mode, training or evaluation, and its buffers to what they were before.
+
+    An evaluation changes statistics if the learner has an evaluation of its own, or if a module counts what it sees.
+    """
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [part.training for part in parts]
+    buffers = [(part, name, buffer) for part in parts for name, buffer in part.named_buffers(recurse=False)]
+    values = [buffer.clone() for _, _, buffer in buffers]
     try:
         yield
     finally:
         for part, mode in zip(parts, modes):  # noqa: B905 (equally long)
             part.training = mode
+        for (part, name, buffer), value in zip(buffers, values):  # noqa: B905 (equally long)
+            # What was not changed may be a view that can't be written to. Sparse tensors can't be compared.
+            if buffer.layout is torch.strided and not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+            if getattr(part, name, None) is not buffer:
+                setattr(part, name, buffer)

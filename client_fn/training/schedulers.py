@@ -6,17 +6,12 @@ from typing import Any, Final, Protocol
 from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
-from client_fn.training import names
-
-_NEED_OBJECTS: Final = frozenset(
-    {"ChainedScheduler", "LambdaLR", "LRScheduler", "MultiplicativeLR", "ReduceLROnPlateau", "SequentialLR"}
-)
-"""Classes that need other objects, or a metric for each step: a learner's own `fit` can use them."""
+from client_fn.training import installed, names
 
 CLASSES: Final[dict[str, type[LRScheduler]]] = {
     name.lower(): value
     for name, value in vars(lr_scheduler).items()
-    if isinstance(value, type) and issubclass(value, LRScheduler) and name not in _NEED_OBJECTS
+    if isinstance(value, type) and issubclass(value, LRScheduler) and name not in installed.NEED_OBJECTS
 }
 """The classes by their names in small letters."""
 

@@ -138,8 +138,13 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
         context = _training_context(ours, model, order, inputs, say=say, end_s=end_s)
+
+        def measure_loss() -> float:
+            return judge.loss(ours, model, rest, evaluation_context(ours, model, order, say, end_s))
+
+        parts = {"order": order, "inputs": inputs, "part": layers.part(model)}
         with context.scratch():
-            fitted = fit(ours, model, rest, context, order=order, inputs=inputs, part=layers.part(model))
+            fitted = fit(ours, model, rest, context, **parts, measure_loss=measure_loss)
         update = updates.with_aux(updates.make(layers.shared, base, order.update), fitted.aux)
         trained = _Trained({**update, **judged.sums}, fitted.files, fitted.metrics, fitted.samples, judged)
     judged = trained.judged

@@ -9,7 +9,7 @@ import typer
 from broker.messages.job_record import JobRecord
 from broker.support import logs
 from fedkeeper import files, running, watching
-from fedkeeper.display import measured, screen
+from fedkeeper.display import measured, screen, sentences
 from fedkeeper.errors import BadOption, FedKeeperError
 from fedkeeper.options import JobId, Json, Out, Url, broker_url
 from fedkeeper.results import Fetched
@@ -83,7 +83,8 @@ async def _fetch_all(sdk: Client, record: JobRecord, folder: Path) -> Fetched:
     if not record.has_ended:
         screen.say(f"the job has not ended: {_state(record)}; fetch it again for what is to come", style="yellow")
     elif record.phase != "completed":
-        screen.say(f"the job is {record.phase}{f': {record.reason}' if record.reason else ''}", style="yellow")
+        verb = "was" if record.phase == "cancelled" else "has"
+        screen.say(f"the job {verb} {sentences.how_ended(record)}", style="yellow")
     return saving.fetched(record, folder, saved.names)
 
 

@@ -74,11 +74,12 @@ def run(
     """
     detail = Detail.of(quiet=quiet, verbose=verbose)
     logs.configure(verbose=verbose, quiet=not verbose)
-    options = Options(out, url, folder, workers, code, allow, device, data)
+    options = Options(out, url, folder, workers, code, allow, device, data, quiet)
     if resume is None:
         spec, own_clients = configs.read_job(job, tuple(overrides or ())), list[ClientRecord]()
         if own_data is not None:
-            spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
+            with split.mistakes_of_options():
+                spec, own_clients = split.prepare_file(spec, own_data, folder / "shards", test=test)
         job_folder = configs.find(job).parent
         prepared = local_run.prepare(spec, options, job_folder=job_folder, environ=os.environ, clients=own_clients)
     else:

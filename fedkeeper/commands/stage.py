@@ -93,7 +93,8 @@ def stage(
     }
     # As in a job file, with its rules and its errors.
     section = job_file.from_dict({"data": fields, "cohort": {"clients": 1}}).data
-    staged = split.stage_file(own_data, section, to, platform=platform, by=by, test=test)
+    with split.mistakes_of_options():
+        staged = split.stage_file(own_data, section, to, platform=platform, by=by, test=test)
     _register(address, staged.clients)
     result = _result(staged.clients, is_registered=bool(address), job=job_tables(staged))
     screen.show(result, describe(staged, is_registered=bool(address)), as_json=as_json)

@@ -76,6 +76,7 @@ def sweep(
             table, clients = whole_sweep.with_own_data(table, axes, own_data, folder / "shards", test=test)
         facts = {"id": secrets.token_hex(3), "machine": machine, "clients": clients}
         chosen = whole_sweep.begin(table, axes, seeds, out=out, url=url, now_s=time.time(), **facts)
+        whole_sweep.check_names(chosen, os.environ)
     _run(chosen, metric=metric, as_json=as_json, quiet=quiet)
 
 
@@ -85,7 +86,7 @@ def _run(sweep: Sweep, *, metric: str, as_json: bool, quiet: bool) -> None:
         screen.say(f"{grid.describe(plan.grid, plan.seeds)}, {sweep.at_once} at once, into {sweep.folder}")
     settings = None
     if not sweep.url:
-        settings, notices = whole_sweep.settings(sweep, os.environ)
+        settings, notices = whole_sweep.settings(sweep, os.environ, quiet=quiet)
         for notice in () if quiet else notices:
             screen.say(notice)
     goes_on = "the jobs that were begun go on; this follows them and" if sweep.url else "this"

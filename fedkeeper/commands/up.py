@@ -3,13 +3,17 @@
 import asyncio
 import contextlib
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from broker import BrokerUrl
+from broker.errors import BadUrl, StoreInUse
 from broker.support import logs
 from fedkeeper import broker_note, running
 from fedkeeper.display import hints, screen
+from fedkeeper.errors import FedKeeperError
 from fedkeeper.options import (
     FOLDER,
     KEEP,
@@ -67,13 +71,34 @@ def up(
 
 
 async def serve(settings: Settings, url: str, port: int) -> None:
-    """Run the whole system, or with a URL the parts around that broker, until cancelled."""
+    """Run the whole system, or with a URL the parts around that broker, until cancelled.
+
+    Args:
+        settings: the system's settings.
+        url: the broker's address; empty: start one.
+        port: the port of the broker that is started; 0: its last one, or a free one.
+
+    Raises:
+        FedKeeperError: another `fedkeeper up` uses the folder.
+    """
     async with contextlib.AsyncExitStack() as stack:
         if url:
             await stack.enter_async_context(system.services(url, settings))
         else:
             whole = system.whole_system(settings, store=settings.folder / "broker", port=port)
-            url = await stack.enter_async_context(whole)
+            try:
+                url = await stack.enter_async_context(whole)
+            except StoreInUse as exc:
+                raise _running_already(settings.folder) from exc
         noted = stack.enter_context(broker_note.published(settings.folder, url))
         screen.say(hints.is_ready(noted, is_found=settings.folder.absolute() == FOLDER.absolute()))
         await asyncio.Event().wait()  # until Ctrl-C
+
+
+def _running_already(folder: Path) -> FedKeeperError:
+    where = "here" if folder.absolute() == FOLDER.absolute() else f"in {folder}"
+    at = ""
+    # The first one leaves its address when it is up.
+    with contextlib.suppress(BadUrl):
+        at = f" ({BrokerUrl.parse(broker_note.read(folder)).address})"
+    return FedKeeperError(f"`fedkeeper up` is running {where} already{at}: use it, or give another folder: --dir DIR")

@@ -57,12 +57,13 @@ async def watch(
     async with connect(broker_url(url), provision=False) as sdk:
         if job is None and start == "new" and not quiet:
             screen.say("new events of every job; --since 10min or --all: earlier ones too", style="dim")
+        if job is not None:
+            running.say_when_stopped(hints.goes_on(job, url_option(url)))
         if as_json:
             await _print_json(sdk, job, start)
         elif job is None:
             await _print_lines(sdk, start, detail)
         else:
-            running.say_when_stopped(hints.goes_on(job, url_option(url)))
             folder = None if out is None else run_folder.choose(out, job, (await sdk.job(job)).created_s)
             await follow.follow(
                 sdk,

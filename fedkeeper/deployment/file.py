@@ -1,5 +1,6 @@
 """The deployment file: which platform hosts which clients, and how their functions are created."""
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from bridges.platforms import Kind
 from broker.errors import BadTopic
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
+from broker.support import partly_known, validation
 from broker.support.validation import AtLeastOne, Mistake, NotNegative
 from broker.topics import checked_id
 from broker.url import BrokerUrl
@@ -135,28 +137,51 @@ def read(path: Path) -> DeploymentFile:
         BadConfigFile: the file can't be read, or values are not allowed.
     """
     source = ConfigFile(path)
-    file = source.convert(DeploymentFile)
+    try:
+        file = source.convert(DeploymentFile)
+    except BadConfigFile as exc:
+        known = partly_known.read(source.table, DeploymentFile)
+        further = [each for each in _mistakes(known) if not validation.is_named(each.field, exc.errors)]
+        raise source.error([*exc.errors, *further]) from exc
     if mistakes := list(_mistakes(file)):
         raise source.error(mistakes)
     return file
 
 
 def _mistakes(file: DeploymentFile) -> Iterator[Mistake]:
-    """Yield what no single field's type can express."""
+    """Yield what no single field's type can express. Rules that need a field which is not known are left out."""
+    for rule in (_wrong_name, _password, _wrong_platforms, _too_many_hosted, _wrong_clients):
+        with contextlib.suppress(partly_known.NotKnown):
+            yield from rule(file)
+
+
+def _wrong_name(file: DeploymentFile) -> Iterator[Mistake]:
     yield from _wrong_id("name", file.name)
+
+
+def _password(file: DeploymentFile) -> Iterator[Mistake]:
     if file.broker.url != NO_ROUTE and _has_password(file.broker.url):
         reason = (
             "a password in it would stand in messages and in the functions' settings: name its secret in `password`"
         )
         yield Mistake("broker.url", "...", reason)
+
+
+def _wrong_platforms(file: DeploymentFile) -> Iterator[Mistake]:
     for platform, section in file.platforms.items():
         yield from _wrong_id(f"platforms.{platform}", platform)
         if _find_kind(platform, section) is None:
             yield _no_kind(platform, section)
+
+
+def _too_many_hosted(file: DeploymentFile) -> Iterator[Mistake]:
     hosted = sum(section.clients for section in file.platforms.values())
     if hosted > file.data.deal.clients:
         reason = f"the platforms have {hosted} clients, the partition has {file.data.deal.clients}"
         yield Mistake("data.deal.clients", file.data.deal.clients, reason)
+
+
+def _wrong_clients(file: DeploymentFile) -> Iterator[Mistake]:
     for i, client in enumerate(file.clients):
         yield from _wrong_id(f"clients[{i}].id", client.id)
         if client.platform not in file.platforms:
@@ -165,7 +190,7 @@ def _mistakes(file: DeploymentFile) -> Iterator[Mistake]:
 
 def _wrong_id(field: str, name: str) -> Iterator[Mistake]:
     try:
-        checked_id(name)
+        checked_id(str(name))
     except BadTopic as exc:
         yield Mistake(field, name, exc.rule)
 

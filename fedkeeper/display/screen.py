@@ -17,9 +17,6 @@ from broker.support import texts
 from fedkeeper.display import columns
 from fedkeeper.display.columns import Column
 
-PIPE_COLUMNS: Final = 1000
-"""Width of lists where standard output is no terminal: wide enough that nothing is cut."""
-
 GAP: Final = 2
 """Spaces between two columns of a list."""
 
@@ -78,32 +75,41 @@ def show(result: Any, text: str, *, as_json: bool) -> None:
 def print_table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table on standard output, without cutting any cell.
 
+    Where standard output is no terminal, a tab separates the cells, and nothing is padded.
+
     Args:
         heads: the columns' names.
         rows: one tuple of cells per row.
     """
+    width = list_width()
+    if not width:
+        _print_separated([heads, *rows])
+        return
     table = Table(box=None, header_style="dim")
     for name in heads:
         table.add_column(name, overflow="fold")
     for row in rows:
         # Cleaned before their width is measured, and not as str, in which rich reads square brackets as markup.
         table.add_row(*(Text(texts.cleaned(cell)) for cell in row))
-    SafeConsole(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
+    SafeConsole(highlight=False, width=width).print(table)
 
 
 def print_list(heads: Sequence[Column], rows: Sequence[Sequence[str]], *, notes: Sequence[str] = ()) -> None:
     """Print a table on standard output: a line for each row, with the columns and cells that the screen has room for.
 
-    Where standard output is no terminal, nothing is left out or shortened.
+    Where standard output is no terminal, nothing is left out or shortened: the same as `print_table` prints there.
 
     Args:
         heads: the columns.
         rows: the cells of each row.
-        notes: for each row a sentence that stands below it, or an empty text; none: no row has one.
+        notes: for each row a sentence that stands below it on a terminal, or an empty text; none: no row has one.
     """
+    width = list_width()
+    if not width:
+        _print_separated([[column.name for column in heads], *rows])
+        return
     # Cleaned before their width is measured.
     cells = [[texts.cleaned(cell, keep="") for cell in row] for row in rows]
-    width = list_width() or PIPE_COLUMNS
     shown = columns.fit(heads, cells, width, GAP)
     console = SafeConsole(highlight=False)
     for number, row in enumerate([[column.name for column in heads], *cells]):
@@ -116,6 +122,12 @@ def print_list(heads: Sequence[Column], rows: Sequence[Sequence[str]], *, notes:
 def list_width() -> int:
     """Return the width of the terminal on standard output in columns; 0: it is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+
+
+def _print_separated(rows: Iterable[Sequence[str]]) -> None:
+    r"""Print rows with a tab between two cells. Where a cell has a tab itself, it is shown as `\u0009`."""
+    for row in rows:
+        echo("\t".join(texts.cleaned(cell, keep="") for cell in row))
 
 
 def _cell(column: Column, text: str, width: int) -> str:

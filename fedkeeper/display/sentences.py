@@ -47,7 +47,7 @@ def how_ended(record: JobRecord) -> str:
         case "failed":
             return f"failed: {record.reason}"
         case "cancelled":
-            return f"cancelled after {record.done} rounds"
+            return _cancelled(record.done)
         case _:
             return ""
 
@@ -55,6 +55,10 @@ def how_ended(record: JobRecord) -> str:
 def sentence(event: Any) -> str:
     """Return a progress event in words."""
     return _SENTENCES.get(type(event), str)(event)
+
+
+def _cancelled(rounds: int) -> str:
+    return f"cancelled after {rounds} round{'' if rounds == 1 else 's'}"
 
 
 def _client_failed(event: ClientFailed) -> str:
@@ -124,7 +128,7 @@ _SENTENCES: Final[dict[type, Callable[[Any], str]]] = {
     ),
     JobRejected: lambda e: f"rejected: {e.reason}",
     JobFailed: lambda e: f"failed: {e.reason}",
-    JobCancelled: lambda e: f"cancelled after {e.rounds} rounds",
+    JobCancelled: lambda e: _cancelled(e.rounds),
     JobCompleted: _completed,
     RoundOpened: _opened,
     RoundQuorum: lambda e: f"round {e.round}: quorum of {e.counted} reached, {e.grace_s:g} s left for the others",

@@ -93,7 +93,7 @@ def run(
     """
     spec = configs.job_of(job)
     job_folder = Path() if not isinstance(job, str | os.PathLike) else configs.find(os.fspath(job)).parent
-    options = Options(Path(out), url, Path(folder), workers, _path(code), allow, device, _path(data))
+    options = Options(Path(out), url, Path(folder), workers, _path(code), allow, device, _path(data), quiet)
     clients: list[ClientRecord] = []
     if x is not None:
         spec, clients = _split(spec, x, y, options.folder / "shards", test)
@@ -114,7 +114,7 @@ def resume(folder: StrPath = "runs/latest", *, url: str = "", quiet: bool = Fals
         FedKeeperError: as for `run`; so are the others.
     """
     path = Path(folder).resolve()
-    prepared = local_run.prepare_again(path, Options(url=url), environ=os.environ)
+    prepared = local_run.prepare_again(path, Options(url=url, quiet=quiet), environ=os.environ)
     return _train(prepared, Console(quiet=True) if quiet else screen.console(), path)
 
 

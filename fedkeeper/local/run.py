@@ -47,6 +47,7 @@ class Options:
         allow: names of libraries and classes that jobs may use; None: as in the environment.
         device: the torch device; empty: as in the environment.
         data: folder of the datasets' files; None: the default.
+        quiet: whether a download shows no progress bar.
     """
 
     out: Path = Path("runs")
@@ -57,6 +58,7 @@ class Options:
     allow: Sequence[str] | None = None
     device: str = ""
     data: Path | None = None
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ def settings(
     types = dict.fromkeys(type_ for job in jobs for type_ in named.of_job(job).types)
     site = site_settings.with_own_code(site, tuple(types), job_folder)
     for name in dict.fromkeys(job.data.dataset for job in jobs):
-        datasets.ensure(name, data_dir=options.data)
+        datasets.ensure(name, data_dir=options.data, quiet=options.quiet)
     site = site_settings.prepare(site, options.folder, trainers=workers + at_once, environ=environ)
     packed = site_settings.pack(site)
     notices = (packed.summary() if packed else "", site_settings.describe_repeatability(site))
@@ -276,13 +278,16 @@ def check_same_broker(what: str, broker: str, url: str) -> None:
         BadOption: they are not the same.
         BadUrl: the URL can't be used.
     """
-    address = BrokerUrl.parse(url).address if url else ""
-    if address == broker:
+    if not broker and not url:
         return
     if not broker:
         raise BadOption(f"{what} has a broker of its own: leave out --url")
     where = f"{what} is on the broker {broker}"
-    raise BadOption(f"{where}, not on {address}: give its --url" if url else f"{where}: give its --url")
+    if not url:
+        raise BadOption(f"{where}: give its --url")
+    address = BrokerUrl.parse(url)
+    if not address.leads_to(BrokerUrl.parse(broker)):
+        raise BadOption(f"{where}, not on {address.address}: give its --url")
 
 
 def prepare_again(folder: Path, given: Options, *, environ: Mapping[str, str]) -> Prepared:

@@ -147,6 +147,8 @@ def raise_for_end(job: str, last: Progress | None) -> None:
             pass
         case JobCancelled() as event:
             raise JobStopped(job, sentences.sentence(event))
+        case JobRejected() as event:
+            raise JobFailed(job, f"was {sentences.sentence(event)}")
         case event:
             raise JobFailed(job, sentences.sentence(event))
 

@@ -65,8 +65,7 @@ async def save(sdk: Client, job: str, recorder: Recorder) -> Saved:
     names += [run_folder.METRICS, run_folder.CLIENTS, run_folder.JOB, *plotted, *logged]
     names += _note_end(recorder.folder, record)
     lines = summary.lines(record, recorder.rounds) if recorder.rounds else []
-    written = f"written to    {recorder.folder}/  ({'  '.join(names)})"
-    return Saved(record, tuple(names), (*notes, *lines, written))
+    return Saved(record, tuple(names), (*notes, *lines, *summary.written(recorder.folder, names)))
 
 
 async def save_model(sdk: Client, record: JobRecord, folder: Path, which: Which = "last") -> Path:

@@ -39,7 +39,8 @@ class StoredRun:
         job: its job; None: the folder has none.
         fields: the job's fields by their dotted names; empty: not known.
         rows: the rows of its metrics.jsonl.
-        ended: how it has ended, `running` if it has not and can go on; None: its folder does not say it.
+        ended: how it has ended, `running` if it had not when the folder was written last; None: its folder is of
+            version 0.1, which did not say it.
     """
 
     folder: Path
@@ -71,9 +72,11 @@ def read(folder: Path) -> StoredRun:
         Missing: the folder has no metrics.jsonl, or a file in it is damaged.
     """
     is_unfinished = (folder / run_folder.UNFINISHED).is_file()
-    ended = Ended("", "running", "it has not ended") if is_unfinished else read_ended(folder)
     table = _job_table(folder)
+    ended = Ended("", "running", "it has not ended") if is_unfinished else read_ended(folder)
     rows = [] if ended is not None and not (folder / run_folder.METRICS).is_file() else read_metrics(folder)
+    if ended is None and table is not None:
+        ended = Ended("", "running", "it had not ended when it was fetched: fetch it again")
     try:
         # A newer program's job may have fields that this one does not know.
         job = None if table is None else msgspec.convert(table, Job)

@@ -1,10 +1,15 @@
 """What a person reads when a job has ended."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from broker.messages.job_record import JobRecord
 from fedkeeper.display import measured, processors
+
+WIDTH: Final = 80
+
+_INDENT: Final = " " * len("written to    ")
 
 UNJUDGED = "nobody judged the model: evaluation.data or evaluation.holdout would"
 FRESH = (
@@ -34,6 +39,23 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
         text.append(f"note: {len(record.frozen)} tensors that each site makes itself are not in the model's file")
     model = "" if record.model is None else record.model.sha256
     return [*text, f"model digest  {model}", *_trained_on(record)]
+
+
+def written(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the lines about the files that were written, which break only between two names.
+
+    Args:
+        folder: the run folder.
+        names: the files' names.
+    """
+    text = [f"written to    {folder}/"]
+    line = ""
+    for name in names:
+        if line and len(f"{line}  {name}") > WIDTH:
+            text.append(line)
+            line = ""
+        line = f"{line}  {name}" if line else _INDENT + name
+    return [*text, line] if line else text
 
 
 def _trained_on(record: JobRecord) -> list[str]:

@@ -139,7 +139,7 @@ class TrainerLearning:
             LearningFailed: the model's class or the data can't be used, or ONNX can't express the model.
             LearningDied: the process ended.
         """
-        with self._mapped_errors(job):
+        with self._mapped_errors(job, is_logged=False):
             has_data = form == "onnx" and job.test_data
             inputs, source = await self._test_set(job) if has_data else ({}, orders.Source())
             order = orders.Export(
@@ -195,21 +195,23 @@ class TrainerLearning:
             raise LearningFailed(f"{field} = {places.show(url)!r}, read by the server: {reason}") from exc
 
     @contextlib.contextmanager
-    def _mapped_errors(self, job: Job) -> Iterator[None]:
+    def _mapped_errors(self, job: Job, *, is_logged: bool = True) -> Iterator[None]:
+        """Raise errors of trainers as errors of the server's.
+
+        Args:
+            job: the job.
+            is_logged: whether they are logged: others than the operator may be told less.
+        """
         try:
             yield
-        except LimitExceeded as exc:
-            raise LearningFailed(self._message(exc, job)) from exc
-        except TrainerDied as exc:
-            raise LearningDied(self._message(exc, job)) from exc
         except ClientError as exc:
-            raise LearningFailed(self._message(exc, job)) from exc
+            if is_logged:
+                log.warning("the model can't be used", model=job.model.type, error=str(exc))
+            has_died = isinstance(exc, TrainerDied) and not isinstance(exc, LimitExceeded)
+            kind = LearningDied if has_died else LearningFailed
+            raise kind(exc.message(reveal=self._site.reveal == "text")) from exc
         except (BadTensors, msgspec.ValidationError) as exc:
             raise LearningFailed(f"model {job.model.type!r}: {exc}") from exc
-
-    def _message(self, exc: ClientError, job: Job) -> str:
-        log.warning("the model can't be used", model=job.model.type, error=str(exc))
-        return exc.message(reveal=self._site.reveal == "text")
 
 
 @contextlib.asynccontextmanager

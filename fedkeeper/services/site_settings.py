@@ -1,7 +1,6 @@
 """The site of a command: what its options and environment allow jobs to do on this machine."""
 
 import contextlib
-import ipaddress
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -156,14 +155,7 @@ def is_this_machine(url: str) -> bool:
         BadUrl: the URL is not valid.
     """
     address = BrokerUrl.parse(url)
-    return address.scheme == "memory" or all(_is_loopback(host) for host, _ in address.hosts)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return address.scheme == "memory" or all(host.is_loopback for host in address.hosts)
 
 
 def worker_environment(site: Site, folder: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The plan of a sweep: its job, its grid and its seeds, as `sweep.toml` keeps them, and the runs that follow. Pure."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -8,8 +9,11 @@ from typing import Any, Final
 import msgspec
 
 from broker.messages import job_file
+from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.register import ClientRecord
+from broker.support import validation
+from broker.support.validation import Mistake
 from broker.topics import MAX_ID
 from fedkeeper import files
 from fedkeeper.display import field_values
@@ -133,10 +137,10 @@ def runs(plan: Plan) -> list[PlannedRun]:
     """Return the runs of a sweep: every combination with the first seed, then every one with the next.
 
     Raises:
-        JobError: a combination is not a valid job.
+        JobError: combinations are not valid jobs; it has every mistake of all of them.
     """
     base = job_file.from_dict(plan.job)
-    planned = []
+    planned, mistakes = [], dict[tuple[str, str], Mistake]()
     for seed in range(plan.seeds):
         for number, values in enumerate(grid.combinations(plan.grid), 1):
             raw = copy.deepcopy(plan.job)
@@ -147,9 +151,24 @@ def runs(plan: Plan) -> list[PlannedRun]:
                 raw.setdefault("cohort", {}).setdefault("seed", base.draw_seed)
             for field, value in values.items():
                 job_file.set_field(raw, field, value)
-            job = job_file.from_dict(raw)
-            planned.append(PlannedRun(number, values, seed + 1, job, plan.seeds > 1))
+            try:
+                job = job_file.from_dict(raw)
+            except JobError as exc:
+                mistakes |= {(each.field, each.shown): each for each in exc.errors}
+            else:
+                planned.append(PlannedRun(number, values, seed + 1, job, plan.seeds > 1))
+    if mistakes:
+        raise refusal(list(mistakes.values()))
     return planned
+
+
+def refusal(mistakes: Sequence[Mistake]) -> JobError:
+    """Return the error for mistakes of a sweep's jobs.
+
+    Args:
+        mistakes: the mistakes, at least one.
+    """
+    return JobError.of(mistakes[: validation.MOST], "the sweep's jobs")
 
 
 def job_id(plan: Plan, run: PlannedRun, attempt: int = 1) -> str:

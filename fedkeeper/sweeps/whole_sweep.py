@@ -14,6 +14,7 @@ import msgspec
 from broker import BrokerUrl
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
+from client_fn import site
 from fedkeeper import configs, own_data
 from fedkeeper.display import screen
 from fedkeeper.errors import BadOption, Missing
@@ -28,7 +29,7 @@ from fedkeeper.sdk import connect
 from fedkeeper.services import system
 from fedkeeper.services.system import Settings
 from fedkeeper.sweeps import folder as sweep_folder
-from fedkeeper.sweeps import grid, sweeping
+from fedkeeper.sweeps import grid, names, sweeping
 from fedkeeper.sweeps import plan as sweep_plan
 from fedkeeper.sweeps.grid import Axis
 from fedkeeper.sweeps.plan import Machine, Plan
@@ -102,14 +103,16 @@ def with_own_data(
         test: share of the samples for a test set.
 
     Raises:
-        BadOption: the grid varies how data is split.
+        BadOption: the grid varies how data is split, or the data can't be read or split.
+        NoSuchFile: there is no such data.
         JobError: the job is not valid.
-        ClientError: the data can't be read or split, or a shard can't be written.
+        ClientError: a shard can't be written.
         BadTopic: the dataset's name can't be a client's.
     """
     if named := [axis.field for axis in axes if axis.field.partition(".")[0] == "data"]:
         raise BadOption(f"--grid {named[0]} and --from: the data is split once; see `fedkeeper stage`")
-    job, clients = own_data.prepare_file(job_file.from_dict(table), place, folder, test=test)
+    with own_data.mistakes_of_options():
+        job, clients = own_data.prepare_file(job_file.from_dict(table), place, folder, test=test)
     evaluation = {**table.get("evaluation", {}), "data": job.evaluation.data}
     return {**table, "data": job_file.without_defaults(job.data), "evaluation": evaluation}, tuple(clients)
 
@@ -138,6 +141,23 @@ def begin(
     return Sweep(plan, run_folder.choose(out, f"sweep-{plan.name}-{plan.id}", now_s), url)
 
 
+def check_names(sweep: Sweep, environ: Mapping[str, str]) -> None:
+    """Check the names of optimizers, schedulers and metrics in a sweep's jobs, as far as this machine knows them.
+
+    Args:
+        sweep: the sweep.
+        environ: the environment.
+
+    Raises:
+        JobError: names are not known.
+        BadSettings: a variable can't be used.
+    """
+    jobs = [run.job for run in sweep_plan.runs(sweep.plan)]
+    trains_here = not (sweep.url or site.read(environ).python)
+    if mistakes := names.mistakes(jobs, trains_here=trains_here):
+        raise sweep_plan.refusal(mistakes)
+
+
 def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
     """Return a sweep that was begun.
 
@@ -158,12 +178,13 @@ def resume(folder: Path, *, machine: Machine, url: str) -> Sweep:
     return Sweep(plan, run_folder.behind_link(folder), url)
 
 
-def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]]:
+def settings(sweep: Sweep, environ: Mapping[str, str], *, quiet: bool = False) -> tuple[Settings, tuple[str, ...]]:
     """Get what the sweep's jobs need, as `local_run.settings` does; return the same.
 
     Args:
         sweep: the sweep.
         environ: the environment.
+        quiet: show no progress bar of a download.
 
     Raises:
         ClientError: the code, the data or a setting can't be used.
@@ -178,6 +199,7 @@ def settings(sweep: Sweep, environ: Mapping[str, str]) -> tuple[Settings, tuple[
         allow=machine.allow or None,
         device=machine.device,
         data=data,
+        quiet=quiet,
     )
     return local_run.settings(
         jobs, options, job_folder=Path(machine.job_folder), environ=environ, at_once=sweep.at_once

@@ -9,22 +9,45 @@ import msgspec
 
 from broker.messages import strategy as messages
 from broker.messages.job import Job
+from broker.messages.strategy import rule_of
+from server.strategies.averaging import Averaging
 from server.strategies.base import Strategy
-from server.strategies.fedadam import FedAdam
-from server.strategies.fedavg import FedAvg
-from server.strategies.fedavgm import FedAvgM
-from server.strategies.fedprox import FedProx
-from server.strategies.median import Median
+from server.strategies.feddyn import FedDyn
+from server.strategies.fednova import FedNova
+from server.strategies.optimizers import Adagrad, Adam, Momentum, Optimizer, Yogi
+from server.strategies.qfedavg import QFedAvg
+from server.strategies.robust import Robust
+from server.strategies.rules import Rule
+from server.strategies.scaffold import Scaffold
 
-STRATEGIES: Final[dict[type[msgspec.Struct], type[Strategy]]] = {
-    messages.FedAvg: FedAvg,
-    messages.FedProx: FedProx,
-    messages.FedAvgM: FedAvgM,
-    messages.FedAdam: FedAdam,
-    messages.Median: Median,
+WHOLE: Final[dict[type[msgspec.Struct], type[Strategy]]] = {
+    messages.Scaffold: Scaffold,
+    messages.FedDyn: FedDyn,
+    messages.QFedAvg: QFedAvg,
 }
+"""Strategies that are not made of parts."""
+
+RULES: Final[dict[type[msgspec.Struct], type[Rule]]] = {
+    messages.FedNova: FedNova,
+    messages.Median: Robust,
+    messages.TrimmedMean: Robust,
+    messages.Krum: Robust,
+}
+"""How the updates become one change; all others take their mean."""
+
+OPTIMIZERS: Final[dict[type[msgspec.Struct], type[Optimizer]]] = {
+    messages.FedAvgM: Momentum,
+    messages.FedAdagrad: Adagrad,
+    messages.FedAdam: Adam,
+    messages.FedYogi: Yogi,
+}
+"""How that change steps the model; in all others it is the step."""
 
 
 def create(job: Job) -> Strategy:
     """Create the strategy that the job names."""
-    return STRATEGIES[type(job.strategy)](job)
+    kind = type(job.strategy)
+    if kind in WHOLE:
+        return WHOLE[kind](job)
+    optimizer = OPTIMIZERS[kind](job.strategy) if kind in OPTIMIZERS else None
+    return Averaging(job, RULES.get(type(rule_of(job.strategy)), Rule)(job), optimizer)

@@ -4,19 +4,17 @@ A strategy does no I/O and is deterministic: two servers get the same bytes. Its
 `server_state`; the server publishes them beside the model, so they survive a crash.
 """
 
-import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from broker.messages.job import Job
+from broker.messages.job_record import JobRecord
 from broker.messages.tensors import FLOATS, Array, Tensors, layout
 from broker.messages.update import UpdateHeader
-
-REAL_WEIGHT: Final = 2**15
-"""The integer weight of the heaviest client, where weights are real numbers."""
+from server.strategies import guards
 
 AUXILIARY: Final = "aux."
 """The names of tensors of an update that are not the model's begin with this."""
@@ -75,30 +73,88 @@ class GlobalState:
     server_state: Tensors = field(default_factory=dict)
 
 
+class Share(NamedTuple):
+    """How an update enters the sum.
+
+    Attributes:
+        weight: its weight, an integer.
+        scale: what the strategy multiplies the change of each weight of the model by before that.
+        norm: L2 norm of the change of all weights after that, before the guard.
+        clip: what the guard multiplies it by, at most 1.
+        auxiliary_norm: L2 norm of the auxiliary tensors, before the guard.
+        auxiliary_clip: what the guard multiplies them by.
+    """
+
+    weight: int
+    scale: float = 1.0
+    norm: float = 0.0
+    clip: float = 1.0
+    auxiliary_norm: float = 0.0
+    auxiliary_clip: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        """What the change of each weight is multiplied by before it is added."""
+        return self.scale * self.clip
+
+
+class Reduction(Protocol):
+    """Reduces all counted updates of a round to one, element by element. One is made for each round."""
+
+    @property
+    def needs_look(self) -> bool:
+        """Whether every block must be looked at before the first one is reduced."""
+
+    def look(self, changes: Array) -> None:
+        """Look at a block of all counted updates.
+
+        Args:
+            changes: float64 (updates, elements), the updates sorted by client id, in the updates' form.
+        """
+
+    def reduce(self, values: Array) -> Array:
+        """Reduce the values of all counted updates to one.
+
+        Args:
+            values: int64 (updates, elements), fixed-point numbers, the updates sorted by client id.
+
+        Returns:
+            Float64 (elements), in units of the fixed point.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """A finished round.
 
     Attributes:
-        round: number of the round.
+        record: the job's record while the round was open.
         model: the model that the round started from.
         mean: exact weighted mean of the counted updates, float64 for float tensors; the largest value of the others.
             Auxiliary tensors too.
         form: what an update holds of a float tensor: `delta`, its change, or `weights`, its value.
         headers: the metadata of the counted updates, by client id.
-        replayed: what `ReplayStrategy.reduce` has made of each weight, float64; empty for other strategies.
+        shares: how each of them entered the sum, by client id.
+        replayed: what the rule's `Reduction` has made of each weight, float64; empty for rules without one.
     """
 
-    round: int
+    record: JobRecord
     model: ModelInfo
     mean: Mapping[str, Array]
     form: Literal["delta", "weights"]
     headers: Mapping[str, UpdateHeader] = field(default_factory=dict)
+    shares: Mapping[str, Share] = field(default_factory=dict)
     replayed: Tensors = field(default_factory=dict)
 
-    def change(self, name: str) -> Array:
-        """The mean change of a weight, float64."""
-        return self.mean[name] if self.form == "delta" else self.mean[name] - self.model.tensors[name]
+    def change(self, name: str, value: Array | None = None) -> Array:
+        """Return the change of a weight, float64.
+
+        Args:
+            name: the weight's name.
+            value: in the updates' form; None: the mean.
+        """
+        of = self.mean[name] if value is None else value
+        return of if self.form == "delta" else of - self.model.tensors[name]
 
     def stepped(self, name: str, change: Array) -> Array:
         """A weight after a change, computed in float64 and cast once to its dtype.
@@ -130,39 +186,50 @@ class Finished:
 
 
 class Strategy:
-    """Base of the strategies: federated averaging, whose parts the others replace.
+    """Base of the strategies; by itself it lets all updates count equally and changes nothing of the model.
 
     Args:
         job: the job, whose `strategy` has the parameters.
 
     Attributes:
-        has_client_half: whether clients must train in a special way; an update that was not is refused.
         needs: names of the metrics that every update must have.
+        needs_norms: whether the norms of the changes must be known, also without a guard.
     """
 
-    has_client_half: ClassVar[bool] = False
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
+    needs_norms: bool = False
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.parameters: Any = job.strategy
+        self.guard = guards.create(job)
 
     def init(self, model: ModelInfo) -> GlobalState:
         """Return the state before the first round."""
-        return GlobalState(model.tensors)
+        return GlobalState(model.tensors, self.guard.before())
 
     def max_weight(self) -> int:
-        """Return the largest weight of one update. It follows from the job alone: the sums' scale depends on it.
+        """Return the largest weight of one update. It follows from the job alone: the sums' scale depends on it."""
+        return 1
 
-        `REAL_WEIGHT` where weights are real numbers.
+    def weight(self, header: UpdateHeader) -> int:  # noqa: ARG002 (of use in other strategies)
+        """Return the weight of an update, 1 to `max_weight()`."""
+        return 1
+
+    def scale(self, header: UpdateHeader, record: JobRecord, state: Tensors) -> float:  # noqa: ARG002
+        """Return what the change of each weight is multiplied by before it is added. By default it is not.
+
+        Args:
+            header: the update's metadata, checked.
+            record: the job's record while the round is open.
+            state: the server state that the round started with.
+
+        Raises:
+            Refused: the update does not say what the strategy must know.
         """
-        return self.job.cohort.max_samples
+        return 1.0
 
-    def weight(self, header: UpdateHeader) -> int:
-        """Return the weight of an update, 1 to `max_weight()`. By default the number of samples."""
-        return header.samples
-
-    def along(self, state: GlobalState) -> Tensors:  # noqa: ARG002 (of use in other strategies)
+    def along(self, state: GlobalState) -> Tensors:  # noqa: ARG002
         """Return tensors that every task refers to, beside the model. By default none."""
         return {}
 
@@ -173,6 +240,14 @@ class Strategy:
         """
         return {}
 
+    def reduction(self, shares: Sequence[Share]) -> Reduction | None:  # noqa: ARG002
+        """Return what reduces a round's updates, if the strategy must see them all at once. By default it need not.
+
+        Args:
+            shares: how the counted updates entered the sum, sorted by client id.
+        """
+        return None
+
     def apply(self, state: GlobalState, finished: Finished) -> GlobalState:
         """Return the state after a round. Frozen tensors stay.
 
@@ -180,19 +255,15 @@ class Strategy:
             state: the state before the round.
             finished: the round.
         """
-        return GlobalState({**state.weights, **finished.averaged()}, state.server_state)
+        stepped, own = self.step(state, finished)
+        after = self.guard.after(state.server_state, finished.shares)
+        return GlobalState({**state.weights, **finished.averaged(), **stepped}, {**own, **after})
 
-
-class ReplayStrategy(Strategy, abc.ABC):
-    """Base of the strategies that must see all counted updates at once: they are read again from the log."""
-
-    @abc.abstractmethod
-    def reduce(self, values: Array) -> Array:
-        """Reduce the values of all counted updates to one.
+    def step(self, state: GlobalState, finished: Finished) -> tuple[Tensors, Tensors]:  # noqa: ARG002
+        """Return the weights that are not simply averaged, and the strategy's own tensors after a round.
 
         Args:
-            values: int64 (updates, elements), fixed-point numbers, the updates sorted by client id.
-
-        Returns:
-            Float64 (elements), in units of the fixed point.
+            state: the state before the round.
+            finished: the round.
         """
+        return {}, {}

@@ -66,7 +66,7 @@ async def train(host: Host) -> list[str]:
         raise StepFailed(problem, host.folder / "logs" / "commands.log")
     lines = [f"round {row['round']}: {row['round_s']:.1f} s, model {row['model'][:12]}" for row in rows]
     # What a person reads at the end of a job.
-    return [*lines, *(line for line in printed.rpartition("\n\n")[2].splitlines() if "written to" not in line)]
+    return [*lines, *printed.rpartition("\n\n")[2].partition("written to ")[0].splitlines()]
 
 
 def missing(rows: Sequence[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 import broker
-from broker.errors import ServerFailed
+from broker.errors import ServerFailed, StoreInUse
 from broker.nats import server as embedded
 from broker.nats.server import NatsServer
 from tests.support.paths import REPOSITORY
@@ -54,7 +54,7 @@ async def test_port_password_and_data_survive_a_restart(tmp_path: Path) -> None:
 
 
 async def test_a_folder_serves_one(nats_server: NatsServer) -> None:
-    with pytest.raises(ServerFailed, match="another nats-server uses"):
+    with pytest.raises(StoreInUse, match="another nats-server uses"):
         await NatsServer(nats_server.folder).start()
     async with broker.connect(nats_server.url):
         pass

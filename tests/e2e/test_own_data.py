@@ -60,7 +60,7 @@ async def test_one_command_trains_on_a_file(tmp_path: Path) -> None:
 async def test_a_mistake_in_the_data_is_one_sentence_before_anything_starts(flowers: Path, tmp_path: Path) -> None:
     options = ("run", "job.toml", "--from", str(flowers), "--set", "data.target=kind")
     code, output = await run(*options, cwd=tmp_path)
-    assert code == 1
+    assert code == 2
     assert "it has no column 'kind', which data.target names (the columns are id, a, b, c, d, species)" in output
     assert "Traceback" not in output
 

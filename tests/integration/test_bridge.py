@@ -266,7 +266,10 @@ async def test_a_bridge_that_is_stopped_gives_its_tasks_back(url: str) -> None:
     assert (first.calls, second.calls) == ([("client-00", 1)], [("client-00", 2)])
 
 
-@pytest.mark.parametrize("change", [{"schema": 2, "model": "elsewhere"}, {"deadline_s": "soon"}])
+@pytest.mark.parametrize(
+    "change",
+    [{"schema": 2, "model": "elsewhere"}, {"deadline_s": "soon"}, {"strategy": {"name": "of-a-newer-version"}}],
+)
 async def test_a_task_that_can_t_be_read_is_given_up_at_once_if_it_names_itself(
     bus: Broker, change: dict[str, Any]
 ) -> None:
@@ -279,6 +282,7 @@ async def test_a_task_that_can_t_be_read_is_given_up_at_once_if_it_names_itself(
             break
     assert (dead.job, dead.round, dead.client, dead.attempt) == ("job", 1, "client-00", 1)
     assert ("upgrade this bridge to the version of the server" in dead.reason) == ("schema" in change)
+    assert ("'of-a-newer-version' - at `$.strategy.name`" in dead.reason) == ("strategy" in change)
     assert platform.calls == []
 
 

@@ -180,7 +180,7 @@ async def test_a_failed_job_leaves_its_last_model(
     assert [row["round"] for row in rows(folder)] == [1, 2]
     capsys.readouterr()
     await call(fetch.fetch, job, out=out, url=memory_url)
-    assert "the job is failed: the disk is broken" in capsys.readouterr().err
+    assert "the job has failed: the disk is broken" in capsys.readouterr().err
 
 
 async def test_where_the_events_are_forgotten_the_record_tells(

@@ -11,6 +11,7 @@ import msgspec
 
 import fedkeeper
 from broker.messages.progress import Event
+from broker.messages.strategy import Guard, Strategy
 from tests.support.paths import REPOSITORY
 
 PAGE: Final = REPOSITORY / "docs/api.md"
@@ -71,7 +72,7 @@ HEADINGS: Final = {
 }
 
 SECTIONS: Final = ("Job", "Model", "Learner", "Training", "Override", "Cohort", "Data", "Evaluation", "Stop")
-STRATEGIES: Final = ("FedAvg", "FedProx", "FedAvgM", "FedAdam", "Median")
+STRATEGIES: Final = tuple(kind.__name__ for kind in (*get_args(Strategy), *get_args(Guard)))
 SCHEDULES: Final = ("Constant", "Step", "Exponential", "Cosine", "Linear")
 RECORDS: Final = ("Progress", "JobRecord", "ClientRecord", "ClientStats", "DataReport", "Site", "Staged")
 

@@ -67,11 +67,13 @@ same on the screen, `fedkeeper -V` the version.
 - `--json` prints the result as JSON, a line for each ([JSON](#json)). It changes no exit code, and errors stay
   sentences on standard error.
 - `-q` shows only the result and what fails, `-v` everything.
+- A list fits the screen. In a pipe or a file it has all columns, with a tab between two cells.
 - The broker is `--url`, or `FEDKEEPER_URL`, or that of `fedkeeper up` in this folder.
 - A file that a command reads may be TOML or JSON. All its mistakes are told at once, each as
   `FILE:LINE: FIELD = VALUE: what is allowed`.
 - `fedkeeper --install-completion` lets the shell (bash, zsh, fish, PowerShell) complete commands, options, job files,
-  and the ids of jobs and clients, if the broker answers within a second. `--show-completion` prints the script.
+  and the ids of jobs and clients, if the broker answers within a second. `--show-completion` prints the script. Both
+  are for the current shell, or for the one that is named: `fedkeeper --show-completion fish`.
 """
 
 

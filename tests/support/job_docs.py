@@ -7,7 +7,7 @@ from broker.messages.job import Job
 from broker.messages.job_sections import Cohort, Data, Evaluation, Learner, Model, Override, Stop, Training
 from broker.messages.learning_rules import LOSSES
 from broker.messages.schedule import Schedule
-from broker.messages.strategy import Strategy
+from broker.messages.strategy import Guard, Strategy
 from tests.support import wire_docs
 from tests.support.paths import REPOSITORY
 
@@ -78,7 +78,7 @@ def job_md() -> str:
             parts += [_part(f"### {each.__name__}", each) for each in get_args(Schedule)]
         if kind is Cohort:
             parts += ["## `[strategy]`\n\nHow the counted updates become the next global model.\n"]
-            parts += [_part(f"### {each.__name__}", each) for each in get_args(Strategy)]
+            parts += [_part(f"### {each.__name__}", each) for each in (*get_args(Strategy), *get_args(Guard))]
         if kind is Evaluation:
             parts.append(_metrics())
     return "\n".join(parts)

@@ -2,7 +2,9 @@
 
 import math
 from datetime import date
-from typing import Any
+from typing import Any, get_args
+
+from broker.messages.strategy import Strategy
 
 WHOLE_1, WHOLE_0 = "expected a whole number >= 1", "expected a whole number >= 0"
 POSITIVE, NOT_NEGATIVE = "expected a number > 0", "expected a number >= 0"
@@ -23,7 +25,7 @@ DEVICE = "a device as torch names it, such as 'cuda' or 'cuda:1'"
 LABELS = "labels by name, as the register has them, such as {site = 'north'}"
 CLIENTS = "expected a share of the registered clients, above 0 and up to 1, or a whole number from 2"
 HEADROOM = "expected a whole number >= 0 and <= 40"
-STRATEGIES = "expected one of 'fedavg', 'fedprox', 'fedavgm', 'fedadam', 'median'"
+STRATEGIES = f"expected one of {', '.join(repr(kind.__struct_config__.tag) for kind in get_args(Strategy))}"
 DIGEST = "a SHA-256 digest: 64 hexadecimal digits"
 REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("id", 3, TEXT),

@@ -58,7 +58,7 @@ async def event_ids(sdk: Client, job: str) -> list[str]:
 async def train(
     url: str,
     writes: int | None,
-    strategy: str = "fedavg",
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     behave: Callable[[Broker, RoundTask], Awaitable[None]] = fakes.answer,
 ) -> tuple[str, Fleet, list[str], bool]:
@@ -67,7 +67,7 @@ async def train(
     Args:
         url: the broker's address.
         writes: None: no server crashes.
-        strategy: the job's strategy.
+        sections: of the job; None: the fake job's.
         evaluation: fields of the job's evaluation.
         behave: what clients do with a task.
 
@@ -77,9 +77,10 @@ async def train(
     async with broker.connect(url) as bus, broker.connect(url) as servers:
         sdk, fleet, has_crashed = Client(bus), Fleet(bus, behave), False
         await sdk.register(fakes.clients(6))
-        sections: dict[str, Any] = {"strategy": {"name": strategy}, "evaluation": evaluation or {}}
         # Who judges is waited for within the grace.
-        job = fakes.job(stop={"rounds": ROUNDS}, cohort={"grace_s": 60.0 if evaluation else 0.0}, **sections)
+        given: dict[str, Any] = dict(sections or {})
+        cohort = {"grace_s": 60.0 if evaluation else 0.0, **given.pop("cohort", {})}
+        job = fakes.job(stop={"rounds": ROUNDS}, cohort=cohort, evaluation=evaluation or {}, **given)
         async with running(fleet.serve()):
             await bus.publish(topics.submission("crashing"), msgspec.json.encode(job))
             if writes is not None:

@@ -23,7 +23,7 @@ from broker.messages.register import ClientRecord, ClientStats, Host, Presence
 from broker.messages.reports import Split, Spread, StartReport
 from broker.messages.round import BlobRef, PersonalRef, RoundTask
 from broker.messages.schedule import Schedule
-from broker.messages.strategy import Strategy
+from broker.messages.strategy import Guard, Strategy
 from broker.messages.update import UpdateHeader
 from broker.support import struct_docs
 from server.submissions import SubmissionReply
@@ -118,7 +118,7 @@ MESSAGES: Final = (
     Message(Reply, _topic(topics.reply, "request"), "bridge", "SDK"),
 )
 
-STRATEGIES: Final[tuple[Kind, ...]] = get_args(Strategy)
+STRATEGIES: Final[tuple[Kind, ...]] = (*get_args(Strategy), *get_args(Guard))
 
 SCHEDULES: Final[tuple[Kind, ...]] = get_args(Schedule)
 
@@ -321,7 +321,11 @@ def summary_of(kind: Kind) -> str:
 
 
 def _shown(kind: types.Type) -> str:
-    return struct_docs.shown(kind, code=lambda text: f"`{text}`", table=lambda name: f"[{name}](#{name.lower()})")
+    return struct_docs.shown(kind, code=lambda text: f"`{text}`", table=_link)
+
+
+def _link(kind: Kind) -> str:
+    return f"[{kind.__name__}](#{kind.__name__.lower()})"
 
 
 def main() -> None:

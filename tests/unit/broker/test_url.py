@@ -251,3 +251,27 @@ def test_every_host_of_a_cluster_is_in_the_address() -> None:
     assert url.hosts == (Host("a", 4222), Host("::1", 4333), Host("c", 4222))
     assert str(url) == "tls://u:***@a:4222,[::1]:4333,c:4222?replicas=3"
     assert HIDDEN not in f"{url} {url!r}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("nats://localhost:4222", "nats://127.0.0.1:4222/", True),
+        ("nats://localhost", "nats://[::1]:4222", True),
+        ("nats://Hub.example.org.", f"nats://u:{HIDDEN}@hub.example.org:4222?replicas=3", True),
+        ("tls://hub", "nats://hub", True),
+        ("mqtts://hub:1883", "mqtt://hub", True),
+        ("nats://a,b,c", "nats://c:4222,d", True),
+        ("nats://[2001:db8:0::1]", "nats://[2001:db8::1]", True),
+        ("memory://a", "memory://a", True),
+        ("memory://localhost", "memory://127.0.0.1", False),
+        ("nats://hub", "nats://hub:4223", False),
+        ("nats://hub", "nats://other", False),
+        ("nats://localhost", "nats://hub", False),
+        ("nats://hub:1883", "mqtt://hub", False),
+        ("nats://hub", "nats://hub?streams=OTHER", True),
+    ],
+)
+def test_addresses_of_one_broker_may_differ_in_their_text(one: str, other: str, is_same: bool) -> None:  # noqa: FBT001
+    first, second = BrokerUrl.parse(one), BrokerUrl.parse(other)
+    assert (first.leads_to(second), second.leads_to(first)) == (is_same, is_same)

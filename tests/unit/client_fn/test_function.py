@@ -177,7 +177,7 @@ async def test_the_trainer_gets_the_strategy_with_all_states_and_what_is_sent_al
     first = await handle(task, site.bus, warm, attempt=1)
     ((order, inputs),) = trainers.orders
     assert isinstance(order, Train)
-    assert (order.strategy, order.update) == ({"name": "fedprox", "mu": 0.25}, "weights")
+    assert (order.strategy, order.update) == ({"name": "fedprox", "guard": None, "mu": 0.25}, "weights")
     assert inputs == ["along", "shard", "state.drift", "state.opt", "weights"]
     assert (first.header.strategy, first.header.update) == ("fedprox", "weights")
     assert first.header.fetched == task.model.bytes + along.bytes + len(b"optdrift")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import shlex
 import stat
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from broker.errors import ConnectFailed
 from fedkeeper import broker_note, running
 from fedkeeper.commands import up
 from fedkeeper.display import hints
+from fedkeeper.errors import FedKeeperError
 from fedkeeper.options import broker_url
 from fedkeeper.services import system
 from fedkeeper.services.system import Settings
@@ -94,6 +96,23 @@ async def test_up_around_another_broker_leaves_the_note_too(
     assert "ready: mqtt://broker:1883" in said
     assert "s3cret" not in said
     assert broker_note.read() == ""
+
+
+@pytest.mark.parametrize(("folder", "where"), [(Path(".fedkeeper"), "here"), (Path("other"), "in other")])
+async def test_a_second_up_names_the_first_and_what_can_be_done(
+    folder: Path, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder / "broker").mkdir(parents=True)
+    with (folder / "broker" / "lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        started = f"^`fedkeeper up` is running {where} already: use it, or give another folder: --dir DIR$"
+        with pytest.raises(FedKeeperError, match=started):
+            await up.serve(Settings(folder, 1), "", 0)
+        (folder / "url").write_text("nats://fedkeeper@127.0.0.1:4555?password_file=/x")
+        ready = rf"is running {where} already \(nats://127.0.0.1:4555\): use it"
+        with pytest.raises(FedKeeperError, match=ready):
+            await up.serve(Settings(folder, 1), "", 0)
 
 
 def test_what_up_says_can_be_pasted_into_a_shell() -> None:

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer.completion
 
 from broker.messages.job_record import JobRecord
 from broker.messages.register import ClientRecord
 from broker.support import logs
 from fedkeeper import completion
+from fedkeeper.exit_codes import ExitCode
 from fedkeeper.sdk import Client
 from tests.support import fakes
 from tests.support.command import run_here
@@ -83,3 +85,25 @@ def test_the_shell_gets_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.output.split() == ["other-2"]
     done = run_here(COMP_WORDS="fedkeeper su", COMP_CWORD="1", **words)
     assert done.output.split() == ["submit"]
+
+
+@pytest.mark.parametrize(("shell", "of_it"), [("fish", "complete --command fedkeeper"), ("zsh", "#compdef fedkeeper")])
+def test_the_script_is_that_of_the_shell_that_is_named(shell: str, of_it: str) -> None:
+    for named in (("--show-completion", shell), (f"--show-completion={shell}",)):
+        shown = run_here(*named)
+        assert (shown.exit_code, of_it in shown.stdout) == (0, True), shown.output
+
+
+@pytest.mark.parametrize("named", [("tcsh",), ("fish", "jobs")])
+@pytest.mark.parametrize("option", ["--show-completion", "--install-completion"])
+def test_another_shell_is_a_mistake_in_the_arguments(option: str, named: tuple[str, ...]) -> None:
+    shown = run_here(option, *named)
+    assert (shown.exit_code, shown.stdout) == (ExitCode.USAGE, "")
+    assert f"for {option}: expected bash, zsh, fish, powershell or pwsh; nothing: the current shell" in shown.stderr
+
+
+def test_completion_is_installed_for_the_shell_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[object] = []
+    monkeypatch.setattr(typer.completion, "install_callback", lambda _ctx, _param, shell: named.append(shell))
+    assert run_here("--install-completion", "fish").exit_code == 0
+    assert named == ["fish"]

@@ -93,12 +93,15 @@ batch_size = "many"
 metric = "f1"
 """
 
-MISTAKES = r"""5 mistakes
+MISTAKES = r"""8 mistakes
+mine.toml:1: name = 'My Job': use 1 to 40 of a-z, 0-9 and '-'; did you mean 'my-job'\?
 mine.toml:2: colour = 'red': no such key; did you mean 'cohort'\? known are .*
 mine.toml:5: training.optimiser = 'adam': no such key; did you mean 'optimizer'\?
 mine.toml:6: training.batch_size = 0: expected a whole number >= 1
 mine.toml:9: cohort.clients = -1: expected a whole number >= 1
-mine.toml:14: override\[1\].batch_size = 'many': expected a whole number >= 1"""
+mine.toml:11: override\[0\]: changes nothing: set batch_size, local_epochs, learning_rate or device
+mine.toml:14: override\[1\].batch_size = 'many': expected a whole number >= 1
+mine.toml:17: stop.metric = 'f1': needs stop.target or stop.patience, which look at it"""
 
 
 def test_all_mistakes_of_a_file_are_told_with_their_lines(tmp_path: Path) -> None:
@@ -107,10 +110,10 @@ def test_all_mistakes_of_a_file_are_told_with_their_lines(tmp_path: Path) -> Non
     with pytest.raises(JobError, match=f"^{MISTAKES}$") as refused:
         configs.read_job(str(file))
     assert [(error.field, error.line) for error in refused.value.errors][:2] == [
+        ("name", 1),
         ("colour", 2),
-        ("training.optimiser", 5),
     ]
-    assert (refused.value.field, refused.value.value) == ("colour", "red")
+    assert (refused.value.field, refused.value.value) == ("name", "My Job")
 
 
 def test_a_mistake_of_an_override_is_not_looked_for_in_the_file(tmp_path: Path) -> None:

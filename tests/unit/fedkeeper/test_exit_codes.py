@@ -11,8 +11,9 @@ import pytest
 
 from broker.errors import ConnectFailed
 from broker.messages.job_record import JobRecord, Phase
-from broker.messages.progress import JobCancelled, JobCompleted, JobFailed, JobRejected, Progress
+from broker.messages.progress import JobCancelled, JobCompleted, JobFailed, JobRejected, JobWaiting, Progress
 from broker.messages.round import BlobRef
+from fedkeeper.display import patience
 from fedkeeper.errors import JobRefused, NoSuchJob, NotAnswered
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.sdk import Client
@@ -78,7 +79,8 @@ def test_whoever_follows_a_job_ends_as_the_job_does(
     else:
         assert (watched.stdout, submitted.stdout.splitlines()[0]) == ("", "demo-1")
     if how != "completed":
-        assert "error: job demo-1 " in watched.stderr
+        said = {"failed": "failed:", "rejected": "was rejected:", "cancelled": "was cancelled after 1 round\n"}
+        assert f"error: job demo-1 {said[how]}" in watched.stderr
 
 
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["text", "json"])
@@ -129,6 +131,26 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
     for form in ((), ("--json",)):
         ended = run_here("watch", "demo-1", *form, *URL)
         assert (ended.exit_code, ended.stdout) == (ExitCode.INTERRUPTED, "")
+        assert "job demo-1 goes on" in ended.stderr
+        assert "fedkeeper fetch demo-1 --url memory://codes" in ended.stderr
+
+
+def test_whoever_follows_a_job_that_waits_is_told_at_once_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "0 of 10 clients that hold 'mnst' are registered; did you mean 'mnist' as data.dataset?"
+    waiting = JobWaiting(reason=reason, data="mnst", have=0, need=10, until_s=600.0)
+
+    async def watch(*_: object, **__: object) -> AsyncIterator[Progress]:
+        yield Progress("demo-1", waiting, 1.0, "waiting")
+        await asyncio.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+
+    submits(monkeypatch)
+    monkeypatch.setattr(Client, "watch", watch)
+    monkeypatch.setattr(patience, "WAIT_S", 0.0)
+    for command in (("submit", "quickstart", "--wait"), ("watch", "demo-1"), ("submit", "quickstart", "--wait", "-v")):
+        assert f"waiting: {reason}\n" in run_here(*command, *URL).stderr, command
+    assert json.loads(run_here("watch", "demo-1", "--json", *URL).stdout)["event"]["reason"] == reason
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 import safetensors.torch
 import torch
+from structlog.testing import capture_logs
 from torch import nn
 
 from broker.messages import job_file as jobs
@@ -89,8 +90,12 @@ async def test_a_state_dict_is_what_torch_saves_and_loads_without_running_code(t
     model = Tied()
     model.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
     assert torch.equal(model(x), trained(x))
-    with pytest.raises(LearningFailed, match="not this model's tensors"):
+    with (
+        capture_logs() as logged,
+        pytest.raises(LearningFailed, match="not this model's tensors"),
+    ):
         await learning.export(job_with("nn"), weights, "state_dict", "")
+    assert logged == [], "who exports is told once"
 
 
 def test_a_state_that_only_pickle_reads_is_refused() -> None:

@@ -50,6 +50,9 @@ async def test_a_job_without_a_completed_round_has_no_model_yet(sdk: Client, mon
     await put(sdk, replace(record, phase="failed", round=3))
     with pytest.raises(NoModelYet, match="job mine has no model: it failed before a round was completed"):
         await sdk.model("mine")
+    await put(sdk, replace(record, phase="cancelled", round=3))
+    with pytest.raises(NoModelYet, match="job mine has no model: it was cancelled before a round was completed"):
+        await sdk.model("mine")
 
     async def read(_: Any, which: JobRecord, name: object) -> bytes:
         return f"{which.id} {name}".encode()

@@ -40,6 +40,7 @@ from server.presence import BridgePresence, open_presence
 from server.registry import Registry
 from server.round_clock import RoundClock
 from server.rounds import RoundEvent, State
+from server.shares import Shares
 from tests.support import fakes
 
 NONCE = "the round's nonce"
@@ -85,16 +86,17 @@ class Site:
 
     async def collect(self, closed: int | None = None, counted: dict[str, int] | None = None) -> Collection:
         """Collect until the round is over, as a server does; or replay it, up to a position or by what was counted."""
-        expectation = round_facts.expectation(self.record, MODEL, NONCE, strategies.create(self.record.job))
+        strategy = strategies.create(self.record.job)
+        expectation = round_facts.expectation(self.record, MODEL, NONCE, strategy)
         announcer = Announcer(lambda: 0.0)
         clock = RoundClock(self.timer, OPENED_S, DEADLINE_S)
         collector = Collector(
             self.record,
             expectation,
+            Shares(strategy, self.record, expectation.plan, MODEL, {}),
             announcer,
             clock,
-            self.presence.give_up_s,
-            weight=lambda header: header.samples,
+            give_up_s=self.presence.give_up_s,
             confirm=self.confirm,
         )
         self.timer.now_s += self.paused_s

@@ -18,7 +18,7 @@ seed = 1
 model = { type = "nn", args = {}, code = "", from = "", personal = [], frozen = "send", keep_every = 0 }
 learner = { type = "", args = {} }
 override = []
-strategy = { name = "fedavg" }
+strategy = { name = "fedavg", weights = "samples" }
 stop = { rounds = 20, metric = "", patience = 0 }
 [data]
 dataset = "digits"

@@ -28,6 +28,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         frozen=("embedding.weight",),
         buffers=("norm.running_mean",),
         cohort=(Member("c-0", "local", "", "file:///c-0", 600), Member("c-1", "gcf", "https://x", "gs://b/1", 0)),
+        holders=7,
         opened_s=1_700_000_001.0,
         deadline_s=1_700_000_301.0,
         invited=True,

@@ -123,3 +123,61 @@ def test_overrides_come_back_from_text() -> None:
     job = job_file.from_text(text)
     assert [part.batch_size for part in job.override] == [4, None]
     assert job_file.from_text(job_file.to_toml(job)) == job
+
+
+def fields(*tables: dict[str, Any]) -> list[str]:
+    with pytest.raises(JobError) as refused:
+        job_file.from_dict(merged(*tables))
+    return [each.field for each in refused.value.errors]
+
+
+def test_rules_are_told_beside_fields_of_a_wrong_type() -> None:
+    raw = {
+        "name": "My Job",
+        "stop": {"rounds": "ten"},
+        "cohort": {"quorum": 2.5},
+        "data": {"clients": 5},
+        "training": {"loss": "mze", "optimizer": 3, "device": "?"},
+        "model": {"code": "abc", "type": "none"},
+        "override": [{"where": {"": "x"}, "batch_size": "a"}],
+    }
+    assert fields(raw) == [
+        "training.optimizer",
+        "stop.rounds",
+        "override[0].batch_size",
+        "name",
+        "cohort.quorum",
+        "cohort.clients",
+        "model.type",
+        "model.code",
+        "training.loss",
+        "training.device",
+        "override[0].where",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ({"cohort": {"clients": "ten"}, "data": {"clients": 5}}, ["cohort.clients"]),
+        ({"cohort": {"client": 3}, "data": {"clients": 5}}, ["cohort.client"]),
+        ({"cohort": 3, "data": {"clients": 5}}, ["cohort"]),
+        ({"cohort": {"clients": 0, "quorum": 5}}, ["cohort.clients"]),
+        ({"strategy": {"name": "median"}, "cohort": {"quorum": "two"}}, ["cohort.quorum"]),
+        ({"strategy": {"name": "medain"}, "cohort": {"quorum": 2}}, ["strategy.name"]),
+        ({"training": {"schedule": {"name": "step", "every": 0}, "optimizer": "rprop"}}, ["training.schedule.every"]),
+        ({**OWN, "stop": {"patience": 3}, "evaluation": {"data": 3}}, ["evaluation.data"]),
+        ({**OWN, "stop": {"patience": 3}, "evaluation": {"hold_out": 0.2}}, ["evaluation.hold_out"]),
+        ({**OWN, "stop": {"target": "low"}}, ["stop.target"]),
+        ({"id": 7, "name": 8}, ["id", "name"]),
+        ({"override": [{"batch_size": "a"}, {"batchsize": 3}]}, ["override[0].batch_size", "override[1].batchsize"]),
+    ],
+)
+def test_what_follows_from_a_wrong_field_is_not_told(raw: dict[str, Any], named: list[str]) -> None:
+    assert fields(raw) == named
+
+
+def test_a_job_that_is_no_table_has_one_mistake() -> None:
+    with pytest.raises(JobError) as refused:
+        job_file.from_dict([])
+    assert [each.field for each in refused.value.errors] == ["the job"]

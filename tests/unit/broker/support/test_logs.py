@@ -1,6 +1,7 @@
 """Logs contain the error but no values of variables."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterator
 
@@ -66,6 +67,29 @@ def test_a_log_that_goes_through_a_pipe_to_a_terminal_is_readable(
     logs.configure()
     structlog.get_logger().info("ready")
     assert capsys.readouterr().err.replace("\x1b[2m", "").startswith(begins)
+
+
+def test_times_for_a_person_are_to_the_second_and_aligned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    logs.configure()
+    structlog.get_logger().info("ready")
+    structlog.get_logger().warning("the broker is out of reach")
+    lines = [re.sub(r"\x1b\[\d*m", "", line) for line in capsys.readouterr().err.splitlines()]
+    found = [re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[(info|warning) *\] ", line) for line in lines]
+    assert len({match and match.end() for match in found}) == 1, lines
+    assert found[0] is not None, lines
+
+
+def test_times_for_a_program_are_exact_and_name_their_zone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FEDKEEPER_LOG", raising=False)
+    logs.configure()
+    structlog.get_logger().info("ready")
+    assert re.search(r'"timestamp": "[0-9T:.-]{19,26}Z"', capsys.readouterr().err)
 
 
 def test_asyncio_s_warning_at_the_end_of_a_tls_connection_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

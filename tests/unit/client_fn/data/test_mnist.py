@@ -1,14 +1,16 @@
 """MNIST's files: where they are found, how they are downloaded, and the error if they are missing."""
 
+import errno
 import gzip
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from client_fn.data import mnist
+from client_fn.data import files, mnist
 from client_fn.errors import BadData, DataMissing
 from tests.support.idx_files import CONTENTS, LABELS, SMALL, put
 
@@ -103,6 +105,26 @@ def test_a_download_fills_the_cache_once(tmp_path: Path, good: Mirror, capsys: p
     shown = capsys.readouterr()
     assert "images" in shown.err
     assert shown.out == ""
+
+
+def test_a_quiet_download_shows_nothing(good: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
+    mnist.folder(mirrors=(good.url,), files=SMALL, quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, good: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write", write)
+    with pytest.raises(DataMissing) as failed:
+        mnist.folder(mirrors=(good.url,), files=SMALL, quiet=True)
+    cache = tmp_path / "cache" / "fedkeeper" / "mnist"
+    assert str(failed.value) == (
+        f"no data 'mnist' at {cache}: can't write images.gz: No space left on device; make room there, or set "
+        "FEDKEEPER_DATA to a folder that has all its files"
+    )
+    assert good.requests == ["/images.gz"], "another mirror has no more room"
 
 
 def test_the_next_mirror_is_asked_for_a_file_that_the_first_lacks_or_has_wrong(bad: Mirror, good: Mirror) -> None:

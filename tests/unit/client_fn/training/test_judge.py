@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from client_fn.errors import TrainingFailed
-from client_fn.training import holdout, judge, tensors, work
+from client_fn.training import holdout, judge, learner, tensors, work
+from client_fn.training.context import Context
 from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Score, Train, Training
 
 pytestmark = pytest.mark.torch
@@ -177,3 +178,38 @@ def test_sums_that_no_update_may_carry_are_refused_where_they_are_made(monkeypat
     monkeypatch.setattr(judge, "MAX_BYTES", 100)
     with pytest.raises(TrainingFailed, match=r"the sums take [\d,]+ bytes, .* most for 'auroc'; at most 100 and"):
         judged(files(samples()), Evaluation(metrics=("auroc",), holdout=SHARE))
+
+
+class Remembering(torch.nn.Module):
+    """Keeps what no evaluation may change, in three ways, and two that can't be written to or compared."""
+
+    written: Tensor
+    replaced: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.norm = torch.nn.BatchNorm1d(2)
+        self.register_buffer("written", torch.zeros(()))
+        self.register_buffer("replaced", torch.zeros(()), persistent=False)
+        self.register_buffer("view", torch.ones(1).expand(5), persistent=False)
+        self.register_buffer("sparse", torch.eye(2).to_sparse(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.written += 1
+        self.replaced = self.replaced + 1
+        out: Tensor = self.norm.train()(self.layer(x))
+        return out
+
+
+def test_a_judgement_leaves_modes_and_buffers_as_they_were() -> None:
+    model, ours, data = Remembering(), learner.make(Train(MODEL, Training(), 7, "cpu", 60.0)), samples(20)
+    model.norm.eval()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if name != "sparse"}
+    replaced = model.replaced
+    judge.judge(ours, model, (data["x"], data["y"]), Context(ours, model, Training()))
+    assert model.training
+    assert not model.norm.training
+    assert model.replaced is replaced
+    after = dict(model.named_buffers())
+    assert all(torch.equal(after[name], buffer) for name, buffer in before.items())

@@ -44,7 +44,7 @@ def show(monkeypatch: pytest.MonkeyPatch) -> Show:
             return sites
 
         monkeypatch.setattr(Client, "sites", found)
-        monkeypatch.setattr(screen, "PIPE_COLUMNS", 80)
+        monkeypatch.setattr(screen, "list_width", lambda: 80)
         return run_here("sites", "--url", "memory://sites", *arguments)
 
     return run

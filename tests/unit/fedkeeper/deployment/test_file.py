@@ -201,6 +201,15 @@ def test_values_that_contradict_each_other_are_told_with_their_lines_too(tmp_pat
     ]
 
 
+def test_rules_are_told_beside_fields_of_a_wrong_type(tmp_path: Path) -> None:
+    wrong = FABRIC.replace('name = "test"', 'name = "My Fabric"').replace('id = "hospital"', 'id = "Ward 1"')
+    wrong = wrong.replace("clients = 3", 'clients = "three"').replace('platform = "cluster"', 'platform = "nowhere"')
+    with pytest.raises(BadConfigFile) as refused:
+        deployment_file.read(file(tmp_path, wrong))
+    fields = [each.field for each in refused.value.errors]
+    assert fields == ["name", "platforms.openfaas.clients", "clients[0].id", "clients[0].platform"]
+
+
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "BOM"])
 def test_a_file_may_be_json_and_begin_with_a_byte_order_mark(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "fabric.json"

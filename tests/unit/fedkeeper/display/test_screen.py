@@ -1,10 +1,13 @@
 """What commands print: lists that fit the screen, and foreign text that changes nothing on the terminal."""
 
+from collections.abc import Callable
+
 import pytest
 
 from broker.messages.register import ClientRecord
 from fedkeeper.commands import clients
 from fedkeeper.display import screen
+from fedkeeper.display.columns import Column
 
 
 def test_progress_goes_to_standard_error_and_lists_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +26,7 @@ def test_foreign_text_in_a_list_changes_nothing_on_the_terminal(capsys: pytest.C
     screen.print_table(("client",) * 10, [clients.client_row(record, None, 0.0)])
     out = capsys.readouterr().out
     assert f"[/b]={SHOWN}" in out
-    assert "s3://bucket/x " in out
+    assert "\ts3://bucket/x\n" in out
     assert "hunter2" not in out
     assert "\x1b" not in out
 
@@ -34,8 +37,25 @@ def test_foreign_text_in_a_line_changes_nothing_on_the_terminal(capsys: pytest.C
     assert [text.strip() for text in capsys.readouterr()] == [SHOWN, SHOWN]
 
 
-def test_a_list_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    place = "file:///" + "very/" * 60 + "far"
-    screen.print_table(("client", "data"), [("c-1", place), ("c-2", "near")])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines == [["client", "data"], ["c-1", place], ["c-2", "near"]]
+FAR = "file:///" + "very/" * 60 + "far"
+
+
+def print_table() -> None:
+    screen.print_table(("client", "data"), [("c-1", FAR), ("c-2", "near by")])
+
+
+def print_list() -> None:
+    screen.print_list((Column("client", is_number=True), Column("data", least=4)), [("c-1", FAR), ("c-2", "near by")])
+
+
+@pytest.mark.parametrize("show", [print_table, print_list])
+def test_a_list_in_a_pipe_is_neither_cut_nor_padded(
+    show: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show()
+    assert capsys.readouterr().out == f"client\tdata\nc-1\t{FAR}\nc-2\tnear by\n"
+
+
+def test_a_cell_in_a_pipe_can_t_be_two(capsys: pytest.CaptureFixture[str]) -> None:
+    screen.print_table(("a", "b"), [("x\ty", "\nz")])
+    assert capsys.readouterr().out == "a\tb\nx\\u0009y\t\\u000az\n"

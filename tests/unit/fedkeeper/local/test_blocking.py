@@ -12,12 +12,14 @@ import pytest
 
 import fedkeeper
 from client_fn.data import datasets
+from client_fn.errors import DataMissing
 from fedkeeper.errors import JobFailed, JobStopped
 from fedkeeper.local import blocking
 from fedkeeper.local import run as local_run
 from fedkeeper.local.run import Prepared
 from fedkeeper.runs import unfinished
 from fedkeeper.runs.unfinished import Unfinished
+from tests.support.command import run_here
 from tests.support.fakes import soon
 
 WITHIN_S = 60
@@ -93,8 +95,11 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Trained:
         given.folder.mkdir(parents=True)
         (given.folder / "job.toml").write_text("")
         (given.folder / "metrics.jsonl").write_text("")
-        if (error := {"fails": JobFailed, "stops": JobStopped}.get(prepared.job.name)) is not None:
-            raise error("mine-1", "failed: too few clients")
+        match prepared.job.name:
+            case "fails":
+                raise JobFailed("mine-1", "failed: too few clients")
+            case "stops":
+                raise JobStopped("mine-1", "cancelled after 2 rounds")
 
     monkeypatch.setattr(local_run, "train", train)
     monkeypatch.setattr(datasets, "ensure", lambda *_, **__: None)
@@ -127,11 +132,28 @@ def test_own_arrays_are_split_among_the_clients_of_the_job(trained: Trained, tmp
     assert (trained.prepared.job.data.dataset, trained.prepared.job.evaluation.data) == ("houses", "")
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_quiet_run_shows_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, quiet: bool) -> None:
+    asked: list[object] = []
+
+    def ensure(name: str, **options: object) -> None:
+        asked.append(options["quiet"])
+        raise DataMissing(name, "here", "none is asked for")
+
+    monkeypatch.setattr(datasets, "ensure", ensure)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataMissing):
+        fedkeeper.run({"data": {"dataset": "mnist"}}, quiet=quiet)
+    for command in (("run", "quickstart"), ("sweep", "quickstart", "--seeds", "2")):
+        run_here(*command, *(["-q"] if quiet else []))
+    assert asked == [quiet] * 3
+
+
 @pytest.mark.parametrize(("name", "error"), [("fails", JobFailed), ("stops", JobStopped)])
 def test_the_error_of_a_job_has_what_the_job_has_left(
     name: str, error: type[JobFailed] | type[JobStopped], trained: Trained, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(error, match="job mine-1 failed: too few clients") as failed:
+    with pytest.raises(error, match=r"job mine-1 (failed: too few clients|was cancelled after 2 rounds)$") as failed:
         fedkeeper.run({"name": name})
     assert isinstance(failed.value, JobFailed | JobStopped)
     assert failed.value.run == fedkeeper.load_run(trained.folder)

@@ -25,7 +25,7 @@ def test_a_run_has_its_jobs_fields_by_their_dotted_names(tmp_path: Path) -> None
     run = stored.read(a_run(tmp_path / "one"))
     fields = (run.fields["training.batch_size"], run.fields["model.args.hidden"], run.seed, run.name)
     assert fields == (8, 5, 3, "one")
-    assert (run.rows, run.ended, run.is_completed) == ([{"round": 1}], None, True)
+    assert run.rows == [{"round": 1}]
 
 
 def test_a_job_of_a_newer_version_can_be_read(tmp_path: Path) -> None:
@@ -37,6 +37,7 @@ def test_a_folder_of_an_old_version_has_no_job(tmp_path: Path) -> None:
     (a_run(tmp_path / "one") / "job.toml").unlink()
     run = stored.read(tmp_path / "one")
     assert (run.job, run.seed, run.fields) == (None, None, {})
+    assert (run.ended, run.is_completed) == (None, True)
 
 
 def test_how_a_run_has_ended_is_kept(tmp_path: Path) -> None:
@@ -52,6 +53,12 @@ def test_a_run_that_can_go_on_is_not_completed(tmp_path: Path) -> None:
     (tmp_path / "one" / "unfinished.json").write_text("{}")
     run = stored.read(tmp_path / "one")
     assert (run.ended, run.is_completed) == (Ended("", "running", "it has not ended"), False)
+
+
+def test_a_copy_of_a_job_that_runs_is_not_completed(tmp_path: Path) -> None:
+    run = stored.read(a_run(tmp_path / "one"))
+    assert run.ended == Ended("", "running", "it had not ended when it was fetched: fetch it again")
+    assert not run.is_completed
 
 
 @pytest.mark.parametrize(("name", "text"), [("job.toml", "seed = "), ("job.toml", 'seed = "x"'), ("ended.json", "{")])

@@ -1,5 +1,6 @@
 """What a person reads when a job has ended."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +106,14 @@ def test_the_digest_is_told_with_the_processors_that_have_trained(
 )
 def test_a_list_of_jobs_shows_one_metric(tables: dict[str, Any], facts: dict[str, Any], text: str) -> None:
     assert measured.headline(record(tables, **facts)) == text
+
+
+def test_files_are_listed_in_lines_that_break_only_between_names() -> None:
+    folder = Path("runs") / ("2026-11-28-" + "a-long-name-" * 8)
+    names = ("model.safetensors", "best.safetensors", "metrics.jsonl", "accuracy-and-loss.png", "log.txt", "x" * 90)
+    assert summary.written(folder, names) == [
+        f"written to    {folder}/",
+        "              model.safetensors  best.safetensors  metrics.jsonl",
+        "              accuracy-and-loss.png  log.txt",
+        f"              {'x' * 90}",
+    ]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from broker.messages.errors import JobError
+from broker.messages.learning_rules import LOSSES
 from fedkeeper.errors import BadOption, Missing
 from fedkeeper.sweeps import grid
 from fedkeeper.sweeps import plan as sweep_plan
@@ -77,6 +78,21 @@ def test_a_bad_field_or_value_of_any_combination_is_named(grids: tuple[str, ...]
     with pytest.raises(JobError) as refused:
         plan(*grids, raw={"seed": 3})
     assert reason in str(refused.value)
+
+
+OWN = "a function of yours as 'package.module:function'"
+
+
+def test_all_bad_values_of_a_grid_are_told_once() -> None:
+    with pytest.raises(JobError) as refused:
+        plan("training.batch_size=8,0,-1", "training.loss=mse,mze", "name=a,'A B'", seeds=2)
+    assert str(refused.value).splitlines() == [
+        "4 mistakes",
+        "the sweep's jobs: name = 'A B': use 1 to 40 of a-z, 0-9 and '-'; did you mean 'a-b'?",
+        f"the sweep's jobs: training.loss = 'mze': did you mean 'mse'? expected one of {', '.join(LOSSES)}, or {OWN}",
+        "the sweep's jobs: training.batch_size = 0: expected a whole number >= 1",
+        "the sweep's jobs: training.batch_size = -1: expected a whole number >= 1",
+    ]
 
 
 def test_ids_follow_from_the_sweep_and_the_run() -> None:
