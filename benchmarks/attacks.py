@@ -65,6 +65,7 @@ def noise(change: Tensors, base: Tensors, attackers: int, seed_: int) -> Tensors
 
 
 ATTACKS: Final[dict[str, Forge | None]] = {
+    "no change": scaled(0.0),  # no attack, but what it costs to miss the attackers' data
     "label flip": None,  # it is in the data
     "sign flip": scaled(-1.0),
     "x -10": scaled(-10.0),

@@ -77,7 +77,7 @@ def test_a_table_of_attacks_has_the_points_lost_per_seed() -> None:
 
     found = [run("none", 0, 0.95), run("x 100", 1, 0.15), run("noise", 1, 0.9, "its loss is NaN")]
     line = attacks.results(found, 1).splitlines()[2]
-    assert line == "| mean | 95.0 |  |  |  | 80.0 |  | 95.0 (1 of 1 jobs died) |"
+    assert line == "| mean | 95.0 |  |  |  |  | 80.0 |  | 95.0 (1 of 1 jobs died) |"
 
 
 def test_every_planned_job_is_valid() -> None:
