@@ -234,13 +234,15 @@ def results(found: Iterable[dict[str, Any]]) -> str:
     Args:
         found: the rows of one setting.
     """
-    lines = []
+    found, lines = list(found), []
+    trainings = [row["job"]["training"] for row in found]
+    differing = {name for name in _OF_TRAINING if len({training.get(name) for training in trainings}) > 1}
     for label, group in rows.grouped(found, lambda row: row["strategy"]).items():
         cells = [_rounds([rows.rounds_to(row["accuracy"], target) for row in group]) for target in TARGETS]
         ends = [row["accuracy"][-1] if row["accuracy"] else 0.0 for row in group]
         seconds = statistics.fmean(row["seconds"] / max(1, len(row["accuracy"])) for row in group)
         job = group[0]["job"]
-        own = {**{name: job["training"][name] for name in _OF_TRAINING & job["training"].keys()}, **job["strategy"]}
+        own = {**{name: job["training"].get(name) for name in sorted(differing)}, **job["strategy"]}
         spread = f"{statistics.fmean(ends):.3f} ({min(ends):.3f} to {max(ends):.3f})"
         lines.append((label, _text(own), *cells, spread, f"{seconds:.2f}"))
     targets = [f"{target:.0%}" for target in TARGETS]
