@@ -65,6 +65,7 @@ def noise(change: Tensors, base: Tensors, attackers: int, seed_: int) -> Tensors
 
 
 ATTACKS: Final[dict[str, Forge | None]] = {
+    "no change": scaled(0.0),  # no attack, but what it costs to miss the attackers' data
     "label flip": None,  # it is in the data
     "sign flip": scaled(-1.0),
     "x -10": scaled(-10.0),
@@ -144,6 +145,9 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "digits-shards": {"partition": "shards"},
 }
 
+ROUNDS: Final = {"digits-iid": 15, "digits-shards": 40}
+"""So many until the model of honest clients hardly improves."""
+
 
 def job_of(setting: str, strategy: dict[str, Any], seed_: int) -> dict[str, Any]:
     """Return a job as a job file has it: the quickstart with one local epoch.
@@ -160,7 +164,7 @@ def job_of(setting: str, strategy: dict[str, Any], seed_: int) -> dict[str, Any]
         "data": {"dataset": "digits", "clients": CLIENTS, "seed": seed_, **SETTINGS[setting]},
         "cohort": {"clients": CLIENTS, "quorum": 0.8},
         "strategy": strategy,
-        "stop": {"rounds": 15},
+        "stop": {"rounds": ROUNDS[setting]},
     }
 
 

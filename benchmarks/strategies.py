@@ -234,13 +234,15 @@ def results(found: Iterable[dict[str, Any]]) -> str:
     Args:
         found: the rows of one setting.
     """
-    lines = []
+    found, lines = list(found), []
+    trainings = [row["job"]["training"] for row in found]
+    differing = {name for name in _OF_TRAINING if len({training.get(name) for training in trainings}) > 1}
     for label, group in rows.grouped(found, lambda row: row["strategy"]).items():
         cells = [_rounds([rows.rounds_to(row["accuracy"], target) for row in group]) for target in TARGETS]
         ends = [row["accuracy"][-1] if row["accuracy"] else 0.0 for row in group]
         seconds = statistics.fmean(row["seconds"] / max(1, len(row["accuracy"])) for row in group)
         job = group[0]["job"]
-        own = {**{name: job["training"][name] for name in _OF_TRAINING & job["training"].keys()}, **job["strategy"]}
+        own = {**{name: job["training"].get(name) for name in sorted(differing)}, **job["strategy"]}
         spread = f"{statistics.fmean(ends):.3f} ({min(ends):.3f} to {max(ends):.3f})"
         lines.append((label, _text(own), *cells, spread, f"{seconds:.2f}"))
     targets = [f"{target:.0%}" for target in TARGETS]
@@ -267,18 +269,26 @@ def draw(found: Iterable[dict[str, Any]], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    found = list(found)
     settings = rows.grouped(found, lambda row: row["setting"])
+    labels = list(dict.fromkeys(row["strategy"] for row in found))
     picture = Figure(figsize=(7 * len(settings), 5), layout="constrained")
     panels = picture.subplots(1, len(settings), squeeze=False)[0]
     for axes, (name, group) in zip(panels, settings.items(), strict=True):
-        for number, (label, same) in enumerate(rows.grouped(group, lambda row: row["strategy"]).items()):
+        for label, same in rows.grouped(group, lambda row: row["strategy"]).items():
             # As far as all seeds have come: a run ends at the last target.
             means = [statistics.fmean(values) for values in zip(*(row["accuracy"] for row in same), strict=False)]
-            style = ("-", "--", ":")[number // 10]
-            axes.plot(range(1, len(means) + 1), means, style, label=label, linewidth=1.5, marker="o", markevery=[-1])
+            number = labels.index(label)
+            look = {
+                "color": f"C{number}",
+                "linestyle": ("-", "--", ":")[number // 10],
+                "marker": "o",
+                "markevery": [-1],
+            }
+            axes.plot(range(1, len(means) + 1), means, label=label, **look)
         for target in TARGETS:
             axes.axhline(target, color="black", linewidth=0.5)
-        axes.set(title=name, xlabel="round", ylabel="test accuracy", ylim=(0.4, 1.0))
+        axes.set(title=name, xlabel="round", ylabel="test accuracy", xscale="log", ylim=(0.3, 1.0))
         axes.legend(loc="lower right", fontsize="small", ncols=2)
     picture.savefig(path, dpi=120)
 

@@ -61,13 +61,13 @@ def test_rounds_to_a_target(target: float, expected: int | None) -> None:
 
 def test_a_table_of_strategies_has_the_median_of_the_seeds() -> None:
     curves = {1: [0.5, 0.91, 0.96], 2: [0.92, 0.93, 0.94], 3: [0.1, 0.2, 0.9]}
-    job = {"training": {"learning_rate": 0.3}, "strategy": {"name": "fedavg"}}
+    job = {"training": {"learning_rate": 0.3}, "strategy": {"name": "fedprox", "mu": 0.1}}
     found = [
-        {"strategy": "fedavg", "seed": seed, "job": job, "accuracy": curve, "seconds": 3.0}
+        {"strategy": "fedprox", "seed": seed, "job": job, "accuracy": curve, "seconds": 3.0}
         for seed, curve in curves.items()
     ]
     line = strategies.results(found).splitlines()[2]
-    assert line == "| fedavg | learning_rate = 0.3 | 2 (2, 1, 3) | - (3, -, -) | - | 0.933 (0.900 to 0.960) | 1.00 |"
+    assert line == "| fedprox | mu = 0.1 | 2 (2, 1, 3) | - (3, -, -) | - | 0.933 (0.900 to 0.960) | 1.00 |"
 
 
 def test_a_table_of_attacks_has_the_points_lost_per_seed() -> None:
@@ -77,7 +77,7 @@ def test_a_table_of_attacks_has_the_points_lost_per_seed() -> None:
 
     found = [run("none", 0, 0.95), run("x 100", 1, 0.15), run("noise", 1, 0.9, "its loss is NaN")]
     line = attacks.results(found, 1).splitlines()[2]
-    assert line == "| mean | 95.0 |  |  |  | 80.0 |  | 95.0 (1 of 1 jobs died) |"
+    assert line == "| mean | 95.0 |  |  |  |  | 80.0 |  | 95.0 (1 of 1 jobs died) |"
 
 
 def test_every_planned_job_is_valid() -> None:
