@@ -60,7 +60,7 @@ lock:  ## pin the newest versions of everything anew
 	scripts/lock
 
 clean:  ## remove the environment and built packages; trained models and stores stay
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 clean-runs:  ## delete what was trained here: runs/ and .fedkeeper/ (stores of brokers, shards, passwords); says it first
 	@for folder in runs .fedkeeper; do if [ -e $$folder ]; then du -sh $$folder; fi; done
