@@ -50,7 +50,9 @@ class Program:
         Args:
             prefix: a command that runs it, with its own arguments.
         """
+        # Under nohup a program would ignore SIGHUP, as it should.
         self._process = await asyncio.create_subprocess_exec(
+            *("env", "--default-signal=HUP"),
             *prefix,
             Path(sys.executable).with_name("fedkeeper"),
             *self._arguments,
