@@ -57,6 +57,7 @@ BROKER_AGAIN: Final = {
     "StoreChanged": True,
     "NoSystem": True,
     "OldStore": True,
+    "StoreInUse": True,
     "ForeignStream": True,
     "ServerFailed": True,
     "StorageFull": True,
