@@ -62,7 +62,7 @@ def _part(raw: object, kind: Any) -> Any:
     if table is not None and isinstance(raw, Mapping):
         return _table(raw, table)
     # Of lists and tables of plain values all is wrong: whoever goes through them takes each for one of its type.
-    match msgspec.inspect.type_info(kind):
+    match validation.type_info(kind):
         case DictType(value_type=StructType(cls=part)) if isinstance(raw, Mapping):
             return {key: _part(value, part) for key, value in raw.items()}
         case VarTupleType(item_type=StructType(cls=part)) if isinstance(raw, list | tuple):

@@ -1,6 +1,7 @@
 """Strict validation of files that people write: errors name the field, its value and what is allowed."""
 
 import difflib
+import functools
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,9 @@ NotNegative = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+type_info = functools.lru_cache(maxsize=None)(inspect.type_info)
+"""Returns what msgspec knows of a type. To find that out takes it a while."""
 
 OVERRIDDEN: Final = -1
 """Stands for the line of a value that an option has set."""
@@ -145,7 +149,7 @@ def with_whole_numbers(raw: object, kind: Any) -> Any:
         kind: its type, as Python writes it.
     """
     plain = _plain(kind)
-    match inspect.type_info(plain):
+    match type_info(plain):
         case inspect.IntType() if isinstance(raw, float) and raw.is_integer():
             return int(raw)
         case inspect.StructType() as table if isinstance(raw, Mapping):
@@ -170,7 +174,7 @@ def struct_of(raw: object, kind: Any) -> type[msgspec.Struct] | None:
         raw: the table.
         kind: its type, as Python writes it.
     """
-    match inspect.type_info(_plain(kind)):
+    match type_info(_plain(kind)):
         case inspect.StructType(cls=cls):
             return cls
         case inspect.UnionType() as union if _tag_field(union) and isinstance(raw, Mapping):
@@ -201,7 +205,7 @@ def _mistakes(raw: object, kind: Any, path: str) -> Iterator[Mistake]:
     try:
         msgspec.convert(raw, kind)
     except msgspec.ValidationError as exc:
-        description = _describe(inspect.type_info(kind))
+        description = _describe(type_info(kind))
         reason = _AT.sub("", str(exc))
         yield Mistake(path, raw, f"expected {description}" if description else reason[:1].lower() + reason[1:])
 
@@ -209,7 +213,7 @@ def _mistakes(raw: object, kind: Any, path: str) -> Iterator[Mistake]:
 def _mistakes_inside(raw: object, kind: Any, path: str) -> Iterator[Mistake]:
     """Yield what is wrong with the parts of a table or list."""
     plain = _plain(kind)
-    match inspect.type_info(plain):
+    match type_info(plain):
         case inspect.StructType() as table if isinstance(raw, Mapping):
             yield from _mistakes_of_table(raw, table, path)
         case inspect.DictType() if isinstance(raw, Mapping) and get_args(plain):
@@ -237,7 +241,7 @@ def _mistakes_of_table(raw: Mapping[Any, Any], table: inspect.StructType, path: 
         if field.encode_name in raw:
             yield from _mistakes(raw[field.encode_name], field.type, at)
         elif field.required:
-            description = _describe(inspect.type_info(field.type))
+            description = _describe(type_info(field.type))
             yield Mistake(at, None, f"missing; expected {description}" if description else "missing")
 
 
