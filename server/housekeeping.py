@@ -26,7 +26,7 @@ PAUSE_S: Final = 10.0
 LATE_S: Final = 60.0
 """So long after the last deadline of an ended job its clients may still write. Seconds."""
 
-STRAGGLERS_S: Final = (5.0, 20.0)
+STRAGGLERS_S: Final = (5.0, 20.0, 60.0)
 """So long after a job's end it is looked at again: what its clients were sending then is there by now. Seconds."""
 
 UNKNOWN_S: Final = 600.0

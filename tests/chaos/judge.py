@@ -26,8 +26,8 @@ from tests.chaos.row import Fault
 from tests.chaos.system import System
 from tests.chaos.trial import WITHIN_S, Result, Trial
 
-TIDY_S: Final = 30.0
-"""Within this time after a job's end nothing may be left of it."""
+TIDY_S: Final = 90.0
+"""Within this time after a job's end nothing may be left of it: the server looks again after 5, 20 and 60 seconds."""
 
 FORGET_S: Final = 80.0
 """Within this time the broker forgets what killed parts have left there."""

@@ -123,8 +123,8 @@ async def test_late_clients_are_waited_for(bus: Broker) -> None:
     while checks_s[-1] < NOW_S + 100.0 + housekeeping.LATE_S:
         clock.now_s = checks_s[-1]
         checks_s.append(await housekeeper(bus, clock).clean())
-    assert checks_s == [NOW_S + 5.0, NOW_S + 20.0, NOW_S + 160.0]
-    await put_job(bus, "done", NOW_S - 30.0, deadline_s=NOW_S - 100.0)
+    assert checks_s == [NOW_S + 5.0, NOW_S + 20.0, NOW_S + 60.0, NOW_S + 160.0]
+    await put_job(bus, "done", NOW_S - 90.0, deadline_s=NOW_S - 100.0)
     assert await housekeeper(bus).clean() == NOW_S + housekeeping.HOUR_S
 
 
