@@ -32,7 +32,7 @@ from server.refusals import Refusals
 from server.round_clock import RoundClock
 from server.rounds import Round, State
 from server.shares import Shares
-from server.strategies.base import Share
+from server.strategies.share import Share
 
 log = loggers.get_logger(__name__)
 

@@ -12,7 +12,8 @@ from server.aggregator import Plan
 from server.errors import Refused
 from server.gate import Checked
 from server.strategies import guards
-from server.strategies.base import AUXILIARY, Share, Strategy
+from server.strategies.base import AUXILIARY, Strategy
+from server.strategies.share import Share
 
 _BLOCK: Final = 1 << 15
 

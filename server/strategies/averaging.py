@@ -11,9 +11,10 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.tensors import Array, Tensors
 from broker.messages.update import UpdateHeader
-from server.strategies.base import Finished, GlobalState, Reduction, Share, Strategy
+from server.strategies.base import Finished, GlobalState, Reduction, Strategy
 from server.strategies.optimizers import Optimizer
 from server.strategies.rules import Rule
+from server.strategies.share import Share
 
 
 class Averaging(Strategy):

@@ -6,7 +6,7 @@ A strategy does no I/O and is deterministic: two servers get the same bytes. Its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from broker.messages.job_record import JobRecord
 from broker.messages.tensors import FLOATS, Array, Tensors, layout
 from broker.messages.update import UpdateHeader
 from server.strategies import guards
+from server.strategies.share import Share
 
 AUXILIARY: Final = "aux."
 """The names of tensors of an update that are not the model's begin with this."""
@@ -71,31 +72,6 @@ class GlobalState:
 
     weights: Tensors
     server_state: Tensors = field(default_factory=dict)
-
-
-class Share(NamedTuple):
-    """How an update enters the sum.
-
-    Attributes:
-        weight: its weight, an integer.
-        scale: what the strategy multiplies the change of each weight of the model by before that.
-        norm: L2 norm of the change of all weights after that, before the guard.
-        clip: what the guard multiplies it by, at most 1.
-        auxiliary_norm: L2 norm of the auxiliary tensors, before the guard.
-        auxiliary_clip: what the guard multiplies them by.
-    """
-
-    weight: int
-    scale: float = 1.0
-    norm: float = 0.0
-    clip: float = 1.0
-    auxiliary_norm: float = 0.0
-    auxiliary_clip: float = 1.0
-
-    @property
-    def factor(self) -> float:
-        """What the change of each weight is multiplied by before it is added."""
-        return self.scale * self.clip
 
 
 class Reduction(Protocol):

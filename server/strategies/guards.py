@@ -5,16 +5,14 @@ A guard's limit is on record when a round opens, so the updates can still be add
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 
 from broker.messages.job import Job
 from broker.messages.strategy import FixedGuard, MedianGuard, QuantileGuard
 from broker.messages.tensors import Array, Tensors
-
-if TYPE_CHECKING:
-    from server.strategies.base import Share
+from server.strategies.share import Share
 
 _LIMIT: Final = "guard.limit"
 """The server state of the weights' limit: one float64."""
@@ -44,7 +42,7 @@ class Guard:
         """
         return math.inf, math.inf
 
-    def after(self, state: Tensors, shares: Mapping[str, "Share"]) -> Tensors:  # noqa: ARG002
+    def after(self, state: Tensors, shares: Mapping[str, Share]) -> Tensors:  # noqa: ARG002
         """Return the server state after a round.
 
         Args:
@@ -83,7 +81,7 @@ class Median(Guard):
         """Implements `Guard.limits`."""
         return _limits(state)
 
-    def after(self, state: Tensors, shares: Mapping[str, "Share"]) -> Tensors:
+    def after(self, state: Tensors, shares: Mapping[str, Share]) -> Tensors:
         """Implements `Guard.after`. Of a median of 0 no limit can be made: the last one stays."""
         limit, auxiliary = _limits(state)
         norms = float(np.median([share.norm for share in shares.values()]))
@@ -110,7 +108,7 @@ class Quantile(Guard):
         """Implements `Guard.limits`."""
         return _limits(state)
 
-    def after(self, state: Tensors, shares: Mapping[str, "Share"]) -> Tensors:
+    def after(self, state: Tensors, shares: Mapping[str, Share]) -> Tensors:
         """Implements `Guard.after`."""
         limit, _ = _limits(state)
         within = sum(share.norm <= limit for share in shares.values()) / len(shares)

@@ -15,8 +15,9 @@ from broker.messages.strategy import Krum as KrumSettings
 from broker.messages.strategy import TrimmedMean as TrimmedMeanSettings
 from broker.messages.strategy import rule_of
 from broker.messages.tensors import Array
-from server.strategies.base import Reduction, Share
+from server.strategies.base import Reduction
 from server.strategies.rules import Rule
+from server.strategies.share import Share
 
 _DISTANCE_BITS: Final = 25
 """Bits of the largest change's norm. A sum of products of two changes is at most the product of their norms, so it

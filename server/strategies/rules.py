@@ -6,7 +6,8 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.tensors import Array
 from broker.messages.update import UpdateHeader
-from server.strategies.base import Finished, Reduction, Share
+from server.strategies.base import Finished, Reduction
+from server.strategies.share import Share
 
 
 class Rule:

@@ -14,7 +14,8 @@ from server import aggregator, strategies
 from server.aggregator import Aggregate
 from server.gate import Checked
 from server.shares import Shares
-from server.strategies.base import AUXILIARY, Finished, GlobalState, ModelInfo, Share
+from server.strategies.base import AUXILIARY, Finished, GlobalState, ModelInfo
+from server.strategies.share import Share
 
 Form = Literal["delta", "weights"]
 
