@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -12,7 +13,7 @@ from broker.families import Keep, family_of
 from broker.mqtt import claims, storage
 from broker.mqtt.claims import COMPARE_AND_SET_LEASE
 from broker.mqtt.link import Connection, Link
-from broker.mqtt.storage import Entry, Index, Name, NameFactory
+from broker.mqtt.storage import Index, Name, NameFactory
 from broker.support.tasks import task_group
 
 PURGES_AT_ONCE: Final = 32
@@ -108,20 +109,30 @@ class Values:
         return frozenset(entry.topic for entry in storage.parse_entries(topic_filter, payloads))
 
     async def purge(self, topic_filter: str) -> None:
-        """Delete all events or write-once payloads under a filter."""
+        """Delete all events or write-once payloads under a filter, also what a killed writer has left of a payload."""
         payloads = await self._link.fetch(storage.entries_filter(topic_filter))
+        entries = storage.parse_entries(topic_filter, payloads)
+        if family_of(topic_filter).keep is not Keep.FIRST:
+            await self._clear(entry.key for entry in entries)
+            return
+        # The payload before its index: the rest of an interrupted purge must be found by `stored_topics`.
+        await self._clear(storage.mqtt_topic(entry.topic) for entry in entries)
+        await self._clear(entry.key for entry in entries)
+        # A writer that was killed leaves its claim, and perhaps a payload without an index.
+        key = storage.mqtt_topic(topic_filter)
+        await self._clear(await self._link.fetch(key, storage.CLAIMS + key))
+
+    async def _clear(self, keys: Iterable[str]) -> None:
+        """Delete retained messages."""
         gate = asyncio.Semaphore(PURGES_AT_ONCE)
 
-        async def delete(entry: Entry) -> None:
+        async def clear(key: str) -> None:
             async with gate:
-                # The payload before its index: without an index, nothing would find the payload again.
-                if family_of(entry.topic).keep is Keep.FIRST:
-                    await self._link.publish(storage.mqtt_topic(entry.topic), b"")
-                await self._link.publish(entry.key, b"")
+                await self._link.publish(key, b"")
 
         async with task_group() as group:
-            for entry in storage.parse_entries(topic_filter, payloads):
-                group.create_task(delete(entry), name=f"purge {entry.topic}")
+            for key in keys:
+                group.create_task(clear(key), name=f"purge {key}")
 
     async def write_once(self, topic: str, message: bytes) -> Receipt:
         """Store a message, unless the topic already has one.

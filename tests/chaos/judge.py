@@ -283,7 +283,9 @@ class _Judge:
             # The broker forgets the consumers of parts that were killed after a minute.
             return found if self._sees_consumers else [problem for problem in found if "consumers" not in problem]
 
-        self._result.problems += await _last_problems(left, TIDY_S)
+        if problems := await _last_problems(left, TIDY_S):
+            self._result.problems += problems
+            self._trial.note(f"left: {sorted(await _topics_left(self._trial.system, self._trial.job))}")
         self._result.problems += await _last_problems(grown, FORGET_S)
 
 
@@ -304,10 +306,18 @@ async def _left_running(running: System, *, may_leave_files: bool) -> list[str]:
 async def _left(running: System, job: str) -> Counter[str]:
     """Count a job's messages at the broker, by family; and all tasks."""
     found: Counter[str] = Counter()
+    for topic, count in (await _topics_left(running, job)).items():
+        found[topic.split(".")[1]] += count
+    return found
+
+
+async def _topics_left(running: System, job: str) -> Counter[str]:
+    """Count a job's messages at the broker, by topic; and all tasks."""
+    found: Counter[str] = Counter()
     for topic, count in (await running.broker.topics()).items():
         root, family, *levels = topic.split(".")
         if root == "fl" and levels and (levels[0] == job or family == "tasks"):
-            found[family] += count
+            found[topic] += count
     return found
 
 

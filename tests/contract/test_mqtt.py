@@ -17,6 +17,7 @@ from broker.mqtt import client as mqtt_client
 from broker.mqtt.claims import Lease
 from broker.mqtt.client import Client, Message
 from broker.mqtt.inbound import is_inbox
+from broker.mqtt.link import open_link
 from tests.contract.capabilities import MISSING, Promise
 from tests.support.brokers import Mosquitto
 from tests.support.certificates import certificates
@@ -241,6 +242,21 @@ async def test_a_claim_on_a_payload_that_was_never_used_is_cleared(
     await plain_client.client.publish(claim, b"a function whose broker crashed", retain=True)
     async with asyncio.timeout(SOON_S):
         assert (await bus.publish(topics.update("job-1", 1, "client-1", 1), b"1")).stored
+
+
+@pytest.mark.parametrize(
+    "topic", [topics.update("job-1", 1, "client-1", 1), topics.model("job-1", "a" * 64)], ids=["update", "model"]
+)
+async def test_what_a_writer_left_that_was_killed_is_deleted(topic: str, bus: Broker, url: str) -> None:
+    key = topic.replace(".", "/")
+    other = topics.update("job-2", 1, "client-1", 1)
+    await bus.publish(other, b"of another job")
+    async with open_link(BrokerUrl.parse(url), "killed") as link:
+        await link.publish(key, b"a payload without an index")
+        await link.publish(f"fk/claims/{key}", b"its writer")
+        await bus.purge(f"{topic.rpartition('.')[0]}.>")
+        assert await link.fetch(key, f"fk/claims/{key}") == {}
+    assert await bus.stored_topics(topics.job_updates("job-2")) == {other}
 
 
 async def test_an_update_that_is_gone_is_corrupt(bus: Broker, plain_client: PlainClient) -> None:

@@ -69,7 +69,7 @@ async def test_updates_wait_at_a_site_that_is_cut_off_and_count_when_it_is_back(
     assert model == await digest_without_relay(4)
     assert set(counted.values()) == {1}
     assert set(fleet.task_counts.values()) == {1}
-    assert any(line["event"] == "site is back" and line["away_s"] > 0 for line in logs)
+    assert any(line["event"] == "site is back" for line in logs)
     late = next(line["late"] for line in logs if line["event"] == "the events that waited are delivered")
     assert late["updates"] >= waiting
 
