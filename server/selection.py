@@ -75,8 +75,9 @@ class Uniform:
 class NumpyStream:
     """Draws as programs do that call `numpy.random.seed` once, and `numpy.random.choice` in every round.
 
-    They call `choice(n, size, replace=False)`, n being the number of candidates. NumPy never changes what this generator gives (NEP 19). A round's cohort follows from the seed, the candidates and
-    the round's number alone; the generator is kept so that not every round repeats the draws of those before.
+    They call `choice(n, size, replace=False)`, n being the number of candidates. NumPy never changes what this
+    generator gives (NEP 19). A round's cohort follows from the seed, the candidates and the round's number alone; the
+    generator is kept so that not every round repeats the draws of those before.
 
     Args:
         size: number of clients to invite.
