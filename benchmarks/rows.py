@@ -3,6 +3,7 @@
 import asyncio
 import json
 import multiprocessing
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -104,6 +105,7 @@ def _make(planned: Planned, until_s: float | None) -> dict[str, Any] | None:
         "job": planned.job,
         "accuracy": [round(value, 4) for value in outcome.accuracy],
         "model": outcome.model,
+        "update_bytes": outcome.update_bytes,
         "refused": outcome.refused,
         "error": outcome.error,
         "seconds": round(time.perf_counter() - begin_s, 1),
@@ -116,7 +118,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{names}: {last}, {row['seconds']:.0f} s {row['error']}"
 
 
-_FACTS: Final = {"job", "accuracy", "model", "refused", "error", "seconds", "commit"}
+_FACTS: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds", "commit"}
 """The columns of a row that do not name its run; the job does."""
 
 
@@ -143,6 +145,23 @@ def rounds_to(accuracy: Sequence[float], target: float) -> int | None:
         target: the accuracy.
     """
     return next((number for number, value in enumerate(accuracy, start=1) if value >= target), None)
+
+
+def median_rounds(group: Iterable[Mapping[str, Any]], target: float) -> str:
+    """Return the median of the rounds to an accuracy, and those of each row; a dash for one that has not come so far.
+
+    Args:
+        group: rows of the seeds.
+        target: the accuracy.
+    """
+    each = [rounds_to(row["accuracy"], target) for row in group]
+    if all(number is None for number in each):
+        return "-"
+    if len(each) == 1:
+        return str(each[0])
+    middle = statistics.median(float("inf") if number is None else number for number in each)
+    seeds = ", ".join("-" if number is None else str(number) for number in each)
+    return f"{'-' if middle == float('inf') else f'{middle:.0f}'} ({seeds})"
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -87,12 +87,14 @@ class Outcome:
     Attributes:
         accuracy: test accuracy of each round's model, that of round 1 first; if clients judge the models, theirs.
         model: SHA-256 digest of the last model, in hex; empty: no round was completed.
+        update_bytes: mean size of the last round's counted updates, in bytes.
         refused: number of updates that the server has refused, by code.
         error: why the job ended early; empty: it did not.
     """
 
     accuracy: list[float] = field(default_factory=list)
     model: str = ""
+    update_bytes: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     error: str = ""
 
@@ -179,8 +181,9 @@ def _note(event: Event, outcome: Outcome) -> None:
     match event:
         case ModelEvaluated(accuracy=float(accuracy), round=round_) if round_:
             outcome.accuracy.append(accuracy)
-        case RoundCompleted(model=model):
+        case RoundCompleted(model=model, bytes_in=size, counted=counted):
             outcome.model = model.sha256
+            outcome.update_bytes = round(size / len(counted))
         case UpdateRefused(code=code):
             outcome.refused[code] = outcome.refused.get(code, 0) + 1
         case JobFailed(reason=reason):
