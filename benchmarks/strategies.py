@@ -241,7 +241,7 @@ def results(found: Iterable[dict[str, Any]]) -> str:
     trainings = [row["job"]["training"] for row in found]
     differing = {name for name in _OF_TRAINING if len({training.get(name) for training in trainings}) > 1}
     for label, group in rows.grouped(found, lambda row: row["strategy"]).items():
-        cells = [_rounds([rows.rounds_to(row["accuracy"], target) for row in group]) for target in TARGETS]
+        cells = [rows.median_rounds(group, target) for target in TARGETS]
         ends = [row["accuracy"][-1] if row["accuracy"] else 0.0 for row in group]
         seconds = statistics.fmean(row["seconds"] / max(1, len(row["accuracy"])) for row in group)
         job = group[0]["job"]
@@ -250,17 +250,6 @@ def results(found: Iterable[dict[str, Any]]) -> str:
         lines.append((label, _text(own), *cells, spread, f"{seconds:.2f}"))
     targets = [f"{target:.0%}" for target in TARGETS]
     return rows.table(("strategy", "parameters", *targets, "last round", "s per round"), lines)
-
-
-def _rounds(each: Sequence[int | None]) -> str:
-    """Return the median number of rounds, and that of each seed; a dash for a seed that has not come so far."""
-    if all(number is None for number in each):
-        return "-"
-    if len(each) == 1:
-        return str(each[0])
-    middle = statistics.median(float("inf") if number is None else number for number in each)
-    seeds = ", ".join("-" if number is None else str(number) for number in each)
-    return f"{'-' if middle == float('inf') else f'{middle:.0f}'} ({seeds})"
 
 
 def draw(found: Iterable[dict[str, Any]], path: Path) -> None:
