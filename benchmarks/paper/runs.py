@@ -33,12 +33,17 @@ class Begun:
     Attributes:
         folder: its store.
         planned: the run.
-        commit: of the code that has begun it.
     """
 
     folder: Path
     planned: Planned
-    commit: str
+
+    def note_commit(self) -> tuple[str, ...]:
+        """Note the commit of the code that goes on with the run now, and return all that it has had."""
+        facts = json.loads((self.folder / _BEGUN).read_text())
+        commits = tuple(dict.fromkeys((*facts["commits"], rows.commit())))
+        (self.folder / _BEGUN).write_text(json.dumps({**facts, "commits": commits}))
+        return commits
 
 
 def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
@@ -48,9 +53,9 @@ def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
         planned: the run.
         folder: for the folders of all runs.
     """
-    begun = Begun(folder / f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}", planned, rows.commit())
+    begun = Begun(folder / f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}", planned)
     begun.folder.mkdir(parents=True)
-    facts = {"names": planned.names, "job": planned.job, "commit": begun.commit}
+    facts = {"names": planned.names, "job": planned.job, "commits": []}
     (begun.folder / _BEGUN).write_text(json.dumps(facts))
     return begun
 
@@ -66,7 +71,7 @@ def unfinished(folder: Path = FOLDER) -> list[Begun]:
         facts = json.loads(path.read_text())
         planned = Planned(facts["names"], facts["job"])
         if cells.planned(cells.cell_of(planned.names), planned.names["seed"]) == planned:
-            found.append(Begun(path.parent, planned, facts["commit"]))
+            found.append(Begun(path.parent, planned))
     return found
 
 
@@ -82,10 +87,11 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
     """
     if quiet:
         logs.configure(quiet=True)
+    commits = begun.note_commit()
     outcome = asyncio.run(_go_on(begun, lambda: until_s is not None and time.time() > until_s, device))
     if not outcome.ended:
         return False
-    rows.append(row_of(begun, outcome, device), path)
+    rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
     shutil.rmtree(begun.folder)
     return True
 
@@ -95,21 +101,19 @@ async def _go_on(begun: Begun, until: Callable[[], bool], device: str) -> Outcom
         return await system.run(job_file.from_dict(begun.planned.job), job_id=_JOB_ID, until=until)
 
 
-def row_of(begun: Begun, outcome: Outcome, device: str) -> dict[str, Any]:
+def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
     """Return the row of a run that has ended.
 
     Args:
-        begun: the run.
+        planned: the run.
         outcome: what it has come to.
         device: what it was trained on, as torch names it; empty: the processor.
     """
     measured = [seconds for seconds in outcome.round_s if seconds is not None]
-    commits = dict.fromkeys((begun.commit, rows.commit()))
     return {
-        **rows.row_of(begun.planned, outcome, seconds=sum(measured) + outcome.parts.get("evaluation_s", 0.0)),
+        **rows.row_of(planned, outcome, seconds=sum(measured) + outcome.parts.get("evaluation_s", 0.0)),
         "round_s": [None if seconds is None else round(seconds, 2) for seconds in outcome.round_s],
         "parts": {name: round(seconds, 2) for name, seconds in outcome.parts.items()},
-        "commit": ", ".join(commits),
         "torch": importlib.metadata.version("torch"),
         "processor": ", ".join(outcome.processors),
         "device": device_name(device),
