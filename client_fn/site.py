@@ -44,6 +44,8 @@ class Site:
         code_store: FEDKEEPER_CODE_STORE, folder that keeps a copy of each version of the code that was used. None: a
             temporary folder.
         python: FEDKEEPER_TRAINER_PYTHON, the Python that trains. Empty: this one.
+        fork_server: FEDKEEPER_FORK_SERVER, socket of a process of which trainers are copies; `fedkeeper` sets it. None:
+            each trainer imports torch itself.
         memory_mb: FEDKEEPER_TRAINER_MEMORY_MB, the most memory that a trainer may use, in MiB.
         silence_s: FEDKEEPER_TRAINER_SILENCE_S, how long user code may run without finishing an import, a constructor or
             a batch. Seconds.
@@ -66,6 +68,7 @@ class Site:
     code_is_allowed: bool = True
     code_store: Path | None = None
     python: str = ""
+    fork_server: Path | None = None
     memory_mb: int = field(default_factory=lambda: int(machine_memory_mb() * MEMORY_SHARE))
     silence_s: float = 45.0
     variables: tuple[str, ...] = ()
@@ -75,6 +78,12 @@ class Site:
     data_prefixes: tuple[str, ...] = ()
     data_max_mb: int = 4096
     secret: bytes | None = field(default=None, repr=False)
+
+    @property
+    def allocation_mb(self) -> int:
+        """What a trainer may allocate, in MiB; 0: that is not limited. The worker looks at its memory besides."""
+        # RLIMIT_DATA counts what CUDA reserves and does not use.
+        return self.memory_mb if self.device in {"", "cpu"} else 0
 
 
 def packaged_code() -> Path | None:
@@ -101,6 +110,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         code_is_allowed=_one_of(environ, "FEDKEEPER_CODE_ALLOWED", ("1", "0")) == "1",
         code_store=_path(environ, "FEDKEEPER_CODE_STORE"),
         python=environ.get("FEDKEEPER_TRAINER_PYTHON", ""),
+        fork_server=_path(environ, "FEDKEEPER_FORK_SERVER"),
         memory_mb=int(_number(environ, "FEDKEEPER_TRAINER_MEMORY_MB", default.memory_mb)),
         silence_s=_number(environ, "FEDKEEPER_TRAINER_SILENCE_S", default.silence_s),
         variables=_texts(environ, "FEDKEEPER_TRAINER_ENV", ()),
@@ -118,7 +128,11 @@ def to_environ(site: Site) -> dict[str, str]:
 
     The caller passes the secret on as a file.
     """
-    paths = {"FEDKEEPER_CODE": site.code, "FEDKEEPER_CODE_STORE": site.code_store}
+    paths = {
+        "FEDKEEPER_CODE": site.code,
+        "FEDKEEPER_CODE_STORE": site.code_store,
+        "FEDKEEPER_FORK_SERVER": site.fork_server,
+    }
     texts = {
         "FEDKEEPER_DEVICE": site.device,
         "FEDKEEPER_ALLOW": ",".join(site.allow),

@@ -21,7 +21,8 @@ from client_fn.errors import BadData, BadSettings, LeaseOver, LimitExceeded, Tra
 from client_fn.site import Site
 from client_fn.trainer import group, shared
 from client_fn.trainer.child import END_S, Child, close
-from client_fn.trainer.launch import Launcher, launch
+from client_fn.trainer.launch import launch
+from client_fn.trainer.running import Launcher
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
 from client_fn.training.orders import Build, Look, Order, Train

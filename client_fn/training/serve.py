@@ -93,6 +93,11 @@ def serve(channel: socket.socket) -> None:
     Args:
         channel: to the worker.
     """
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker waits for nothing any more
+        _serve_orders(channel)
+
+
+def _serve_orders(channel: socket.socket) -> None:
     # Orphans of an order become children of this process, which ends them.
     if sys.platform == "linux":
         descendants.adopt_orphans()
@@ -108,7 +113,7 @@ def serve(channel: socket.socket) -> None:
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
             continue
         if facts["ask"] == "prepare":
-            _import_optimizers()
+            import_optimizers()
             answers.done({}, {})
             continue
         if facts["ask"] == "try":
@@ -132,7 +137,7 @@ def _serve_order(
     order = orders.decode(bytes(contents.pop("order")))
     with _shard_opened(order, opened) as order:
         if orders.makes_an_optimizer(order):
-            _import_optimizers()
+            import_optimizers()
         if isinstance(order, Look):
             torch.set_num_threads(1)
         elif not _import_all(answers, order):
@@ -182,7 +187,7 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _import_optimizers() -> None:
+def import_optimizers() -> None:
     """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
     importlib.import_module("torch._dynamo")
 
