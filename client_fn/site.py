@@ -58,6 +58,7 @@ class Site:
         data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie, and
             below which personal layers may be written (`client_fn.state_store`; nothing else is). Empty: everywhere.
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
+        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program; 1: one by one.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.
     """
@@ -77,6 +78,7 @@ class Site:
     data_schemes: tuple[str, ...] = SCHEMES
     data_prefixes: tuple[str, ...] = ()
     data_max_mb: int = 4096
+    together: int = 1
     secret: bytes | None = field(default=None, repr=False)
 
     @property
@@ -119,6 +121,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         data_schemes=_texts(environ, "FEDKEEPER_DATA_SCHEMES", SCHEMES),
         data_prefixes=_texts(environ, "FEDKEEPER_DATA_PREFIXES", ()),
         data_max_mb=int(_number(environ, "FEDKEEPER_DATA_MAX_MB", default.data_max_mb)),
+        together=int(_number(environ, "FEDKEEPER_TOGETHER", default.together)),
         secret=_secret(environ),
     )
 
@@ -146,6 +149,7 @@ def to_environ(site: Site) -> dict[str, str]:
         "FEDKEEPER_DATA_SCHEMES": ",".join(site.data_schemes),
         "FEDKEEPER_DATA_PREFIXES": ",".join(site.data_prefixes),
         "FEDKEEPER_DATA_MAX_MB": str(site.data_max_mb),
+        "FEDKEEPER_TOGETHER": str(site.together),
     }
     return texts | {name: str(path.absolute()) for name, path in paths.items() if path is not None}
 
