@@ -58,7 +58,7 @@ class Site:
         data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie, and
             below which personal layers may be written (`client_fn.state_store`; nothing else is). Empty: everywhere.
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
-        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program; 1: one by one.
+        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program; 1: one.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.
     """
