@@ -106,8 +106,8 @@ _ADAM: Final = {"optimizer": "adam", "learning_rate": 1e-3}
 
 _SGD_ON_MNIST: Final = {"optimizer": "sgd", "learning_rate": 0.1}
 
-# The paper's training with Adam, and that with SGD, which SCAFFOLD needs and FedDyn's authors use. The first one of each
-# strategy is what `--choose mnist-shards` gave. FedDyn has the parameter that was chosen on the digits.
+# The paper's training with Adam, and that with SGD, which SCAFFOLD needs and FedDyn's authors use. The first one of
+# each strategy is what `--choose mnist-shards` gave. FedDyn has the parameter that was chosen on the digits.
 _ON_MNIST: Final[dict[str, tuple[Strategy, ...]]] = {
     "fedavg": ({"name": "fedavg", **_SGD_ON_MNIST}, {"name": "fedavg", **_ADAM}),
     "fedavgm": (
