@@ -3,6 +3,7 @@
 import asyncio
 import json
 import multiprocessing
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -124,6 +125,7 @@ def row_of(planned: Planned, outcome: Outcome, *, seconds: float) -> dict[str, A
         "job": planned.job,
         "accuracy": [round(value, 4) for value in outcome.accuracy],
         "model": outcome.model,
+        "update_bytes": outcome.update_bytes,
         "refused": outcome.refused,
         "error": outcome.error,
         "seconds": round(seconds, 1),
@@ -137,7 +139,7 @@ def line(row: Mapping[str, Any]) -> str:
     return f"{names}: {last}, {row['seconds']:.0f} s {row['error']}"
 
 
-_OUTCOME: Final = {"job", "accuracy", "model", "refused", "error", "seconds"}
+_OUTCOME: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds"}
 
 _CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "load", "round_s", "parts"}
 
@@ -168,6 +170,23 @@ def rounds_to(accuracy: Sequence[float], target: float) -> int | None:
         target: the accuracy.
     """
     return next((number for number, value in enumerate(accuracy, start=1) if value >= target), None)
+
+
+def median_rounds(group: Iterable[Mapping[str, Any]], target: float) -> str:
+    """Return the median of the rounds to an accuracy, and those of each row; a dash for one that has not come so far.
+
+    Args:
+        group: rows of the seeds.
+        target: the accuracy.
+    """
+    each = [rounds_to(row["accuracy"], target) for row in group]
+    if all(number is None for number in each):
+        return "-"
+    if len(each) == 1:
+        return str(each[0])
+    middle = statistics.median(float("inf") if number is None else number for number in each)
+    seeds = ", ".join("-" if number is None else str(number) for number in each)
+    return f"{'-' if middle == float('inf') else f'{middle:.0f}'} ({seeds})"
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -106,6 +106,7 @@ class Outcome:
     Attributes:
         accuracy: test accuracy of each round's model, that of round 1 first; if clients judge the models, theirs.
         model: SHA-256 digest of the last model, in hex; empty: no round was completed.
+        update_bytes: mean size of the last round's counted updates, in bytes.
         refused: number of updates that the server has refused, by code.
         error: why the job ended early; empty: it did not.
         round_s: duration of each completed round, in seconds; None: the run was stopped in it.
@@ -116,6 +117,7 @@ class Outcome:
 
     accuracy: list[float] = field(default_factory=list)
     model: str = ""
+    update_bytes: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     error: str = ""
     round_s: list[float | None] = field(default_factory=list)
@@ -132,8 +134,9 @@ class Outcome:
                 self._add({"evaluation_s": event.evaluation_s})
             case RoundOpened(round=round_, resumed=True):
                 self._resumed.add(round_)
-            case RoundCompleted(model=model):
+            case RoundCompleted(model=model, bytes_in=size, counted=counted):
                 self.model = model.sha256
+                self.update_bytes = round(size / len(counted))
                 self._note_time(event)
             case UpdateRefused(code=code):
                 self.refused[code] = self.refused.get(code, 0) + 1

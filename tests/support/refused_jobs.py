@@ -132,7 +132,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.where.site", 7, TEXT),
     ("cohort.where", {"": "north"}, LABELS),
     ("cohort.max_samples", 10**12, "at most 429496729 for 10 clients"),
-    ("training.update", "difference", "expected one of 'delta', 'weights'"),
+    ("training.update", "difference", "expected one of 'bf16', 'delta', 'fp16', 'int8', 'weights'"),
     ("training.headroom", 30, TABLE),
     ("training.headroom.*running_var", 41, HEADROOM),
     ("training.headroom.*running_var", -1, HEADROOM),
