@@ -178,7 +178,8 @@ def _fabric_text(fabric: dict[str, Any] | None) -> str:
     cold = ", ".join(str(each["cold"]) for each in fabric["rounds"])
     return (
         f"Ours: {fabric['clients']} clients of the {fabric['network']} with {fabric['epochs']} local epoch(s) on "
-        f"{fabric['cores']} cores of {fabric['device']}. {sum(fabric['instances'].values())} instances lived at once "
-        f"({at_once}), because one for each client does not fit into that machine. So even the later rounds have cold "
-        f"starts (by round: {cold}), and the instances train one after the other."
+        f"{fabric['cores']} cores of {fabric['device']}, measured at commit {fabric['commit']}.\n"
+        f"{sum(fabric['instances'].values())} instances lived at once ({at_once}): one for each client does not fit "
+        f"into that machine.\nSo even the later rounds have cold starts (by round: {cold}), and a training takes as "
+        "long as those cores need."
     )

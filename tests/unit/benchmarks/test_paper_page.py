@@ -30,6 +30,7 @@ FABRIC = {
     ],
     "device": "a processor",
     "cores": 2,
+    "commit": "abc",
 }
 
 
@@ -85,6 +86,7 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
     assert "| nn | 5 | adam | 10 | 236.0 [212, 260] |  |  | 99 |  |" in text
     assert "| nn | 5 | ours, seed 1 | 4 | 250 | 3.00 | a processor |" in text
     assert "| ours, nn, round 1 | 0.25 | 2.75 | 190.00 | 0.50 | 0.75 |" in text
+    assert "on 2 cores of a processor, measured at commit abc." in text
     assert "18 instances lived at once (3 of openfaas, 7 of openwhisk, 8 of gcf)" in text
     assert "(by round: 100, 90)" in text
     assert "an earlier one" not in text
