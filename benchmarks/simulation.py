@@ -36,7 +36,7 @@ from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
-from client_fn.training.orders import Look, Order
+from client_fn.training.orders import Look, Order, Together
 from fedkeeper.sdk import Client
 from fedkeeper.services.learning import TrainerLearning
 from fedkeeper.services.provision import stage_dataset
@@ -60,14 +60,14 @@ class OneProcess(Trainers):
 
     def __init__(self, site: Site, store: CodeStore) -> None:
         super().__init__(site, store)
-        from client_fn.training import work
+        from client_fn.training import together, work
 
-        self._do = work.do
+        self._do, self._do_together = work.do, together.do
 
     async def do(
         self,
         names: Names,  # noqa: ARG002 (the interface's arguments)
-        order: Order | Look,
+        order: Order | Look | Together,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -77,6 +77,8 @@ class OneProcess(Trainers):
         if on_training is not None:
             on_training()
         contents = {name: shared.read(each.descriptor, each.size) for name, each in inputs.items()}
+        if isinstance(order, Together):
+            return Answer(*self._do_together(order, contents, lambda _: None))
         return Answer(*self._do(order, contents, lambda _: None))
 
 
