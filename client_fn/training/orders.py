@@ -140,7 +140,8 @@ class Train(NamedTuple):
         device: torch's name of the device.
         left_s: seconds until the task's deadline.
         strategy: the `name` of the job's strategy, and its parameters by name.
-        update: what to return: `delta`, the change since the round's model, or `weights`.
+        update: what to return: `delta`, the change since the round's model, that change in fewer bits (`bf16`, `fp16`,
+            `int8`), or `weights`.
         learner: the user's class that says how to learn.
         evaluation: how to judge the round's model on the hold-out.
         round: number of the round.

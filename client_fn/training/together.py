@@ -212,7 +212,8 @@ class _Group:
     def _answer(self, client: _Client, trained: Trained, row: int, seconds: Mapping[str, float]) -> Answer:
         order, judged, layers = client.order, client.judged, self._layers
         layers.shared.load({**self._base, **trained.parameters(row)})
-        update = {**updates.make(layers.shared, self._base, order.update), **judged.sums}
+        made = updates.make(layers.shared, self._base, order.update)
+        update = {**work.encoded(made, layers, order), **judged.sums}
         # Now, because the next client's tensors will lie in the same memory.
         files = {"update": tensors.to_bytes(update)}
         trained.optimizer.store(row, client.optimizer)

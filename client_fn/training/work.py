@@ -10,6 +10,7 @@ from torch import nn
 
 from client_fn.training import (
     check,
+    codecs,
     diagnosis,
     evaluate,
     export,
@@ -133,7 +134,7 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
     say("training")
     if order.training is None or data is None:
         noise = updates.noise(layers.shared, base, order.update, order.seed)
-        trained = _Trained(noise, {}, {}, 1, judge.NOTHING)
+        trained = _Trained(encoded(noise, layers, order), {}, {}, 1, judge.NOTHING)
     else:
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
@@ -145,7 +146,8 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
         parts = {"order": order, "inputs": inputs, "part": layers.part(model)}
         with context.scratch():
             fitted = fit(ours, model, rest, context, **parts, measure_loss=measure_loss)
-        update = updates.with_aux(updates.make(layers.shared, base, order.update), fitted.aux)
+        update = encoded(updates.make(layers.shared, base, order.update), layers, order)
+        update = updates.with_aux(update, fitted.aux)
         trained = _Trained({**update, **judged.sums}, fitted.files, fitted.metrics, fitted.samples, judged)
     judged = trained.judged
     trained_s = time.perf_counter() - built_s - judged.duration_s
@@ -153,6 +155,17 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
     facts = {"metrics": trained.metrics, "samples": trained.samples, "seconds": seconds, **judged.facts}
     facts["processor"] = processor.name(order.device)
     return facts, {**layers.save(trained.files), "update": tensors.to_bytes(trained.update)}
+
+
+def encoded(update: Mapping[str, torch.Tensor], layers: PersonalLayers, order: Train) -> dict[str, torch.Tensor]:
+    """Return the model's part of an update as it travels. What a strategy sends beside it is never rounded.
+
+    Args:
+        update: as `updates.make` returns it.
+        layers: the model.
+        order: the form of the update, and the seed of its rounding.
+    """
+    return codecs.encode(update, layers.shared.buffers(), order.update, order.seed)
 
 
 def training_context(

@@ -172,6 +172,10 @@ async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], Non
         BadOption: the folder can't be written.
     """
     notify.starts_within(START_S)
+    if settings.workers == 1 and settings.site.fork_server is None:
+        # For one trainer, a fork server would only be a second process.
+        await _run_local_bridge(url, settings, on_up)
+        return
     async with _with_fork_server(settings) as whole:
         await _run_local_bridge(url, whole, on_up)
 
