@@ -3,7 +3,7 @@
 Everything else is real: nats-server with file storage and `sync_interval: always`, FL server, bridge, two worker
 processes, a 2.3 MB update per client through the broker, the gate, the exact sum and the commit.
 
-    python -m benchmarks.noop_round [--clients 10 100] [--rounds 12] [--small]
+    python -m benchmarks.noop_round [--clients 10 100] [--rounds 12] [--small] [--update delta int8]
 """
 
 import argparse
@@ -13,12 +13,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from broker.messages.job import Job
 from broker.messages.job_file import from_dict
 from broker.messages.progress import RoundCompleted, RoundOpened
 from broker.messages.register import ClientRecord
+from broker.messages.update_forms import UpdateForm
 from broker.support import heap, logs
 from fedkeeper.sdk import Client, connect
 from fedkeeper.services import system
@@ -31,19 +32,20 @@ SMALL: Final = {"type": "nn", "args": {"input_size": 64, "hidden": 16}}
 """A model of 1,210 parameters, for very many clients."""
 
 
-def job(clients: int, rounds: int, model: dict[str, Any]) -> Job:
+def job(clients: int, rounds: int, model: dict[str, Any], update: str = "delta") -> Job:
     """Return a job with everything but training.
 
     Args:
         clients: number of clients in each round.
         rounds: number of measured rounds.
         model: the section `[model]` of the job.
+        update: the form of an update.
     """
     return from_dict(
         {
             "name": "noop",
             "model": model,
-            "training": {"dry": True},
+            "training": {"dry": True, "update": update},
             "data": {"dataset": "nothing", "clients": clients},
             "cohort": {"clients": clients, "deadline_s": 600.0},
             "evaluation": {"every": 0},
@@ -53,7 +55,7 @@ def job(clients: int, rounds: int, model: dict[str, Any]) -> Job:
 
 
 async def measure(
-    sdk: Client, clients: int, rounds: int, model: dict[str, Any]
+    sdk: Client, clients: int, rounds: int, model: dict[str, Any], update: str = "delta"
 ) -> tuple[list[RoundCompleted], list[float]]:
     """Run a job; return its measured rounds, and the seconds from each round's opening to the next one.
 
@@ -62,13 +64,14 @@ async def measure(
         clients: number of clients.
         rounds: number of measured rounds.
         model: the section `[model]` of the job.
+        update: the form of an update.
     """
     names = [f"noop-{i:05d}" for i in range(clients)]
     await sdk.register(
         [ClientRecord(id=name, platform="local", labels={"data": "nothing"}, samples=600) for name in names]
     )
     opened, completed = [], []
-    job_id = await sdk.submit(job(clients, rounds, model), timeout_s=60)
+    job_id = await sdk.submit(job(clients, rounds, model, update), timeout_s=60)
     async for progress in sdk.watch(job_id):
         if isinstance(progress.event, RoundOpened):
             opened.append(progress.time_s)
@@ -101,21 +104,22 @@ def report(clients: int, rounds: list[RoundCompleted], periods: list[float]) -> 
     print(f"{clients:4d} clients, {len(rounds)} rounds, medians: {medians}  (rounds {spread})")
 
 
-async def main(cohorts: list[int], rounds: int, model: dict[str, Any]) -> None:
-    """Measure each cohort size on one running system.
+async def main(cohorts: list[int], rounds: int, model: dict[str, Any], forms: list[str]) -> None:
+    """Measure each cohort size and form of updates on one running system.
 
     Args:
         cohorts: numbers of clients.
         rounds: number of measured rounds.
         model: the section `[model]` of the jobs.
+        forms: the forms of updates.
     """
     with tempfile.TemporaryDirectory(prefix="noop-") as folder:
         settings = Settings(Path(folder), workers=system.cores())
         async with system.whole_system(settings, store=settings.folder / "broker") as url, connect(url) as sdk:
-            for clients in cohorts:
+            for clients, form in itertools.product(cohorts, forms):
                 start_s = time.perf_counter()
-                report(clients, *await measure(sdk, clients, rounds, model))
-                print(f"     ({time.perf_counter() - start_s:.1f} s in all)")
+                report(clients, *await measure(sdk, clients, rounds, model, form))
+                print(f"     ({form}; {time.perf_counter() - start_s:.1f} s in all)")
 
 
 if __name__ == "__main__":
@@ -123,7 +127,9 @@ if __name__ == "__main__":
     parser.add_argument("--clients", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--small", action="store_true", help="1,210 parameters instead of 582,026")
+    parser.add_argument("--update", nargs="+", choices=get_args(UpdateForm), default=["delta"])
     arguments = parser.parse_args()
     logs.configure(quiet=True)
     heap.keep_large_blocks()
-    asyncio.run(main(arguments.clients, arguments.rounds, SMALL if arguments.small else {"type": "cnn"}))
+    of_model = SMALL if arguments.small else {"type": "cnn"}
+    asyncio.run(main(arguments.clients, arguments.rounds, of_model, arguments.update))
