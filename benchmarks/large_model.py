@@ -16,6 +16,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
+from benchmarks import processes
+
 BLOCK_MB: Final = 64
 WATCH_S: Final = 0.2
 
@@ -69,35 +71,16 @@ def _watch(process: subprocess.Popen[bytes]) -> dict[str, float]:
     """Return the peak memory of a program and its descendants, in MB, by the beginning of the command."""
     peaks: dict[str, float] = defaultdict(float)
     while process.poll() is None:
-        for pid in _descendants(process.pid):
-            with contextlib.suppress(OSError, IndexError, ValueError):
+        for pid in processes.descendants(process.pid):
+            with contextlib.suppress(OSError):
                 role = _role(pid)
-                peaks[role] = max(peaks[role], _peak_mb(pid))
+                peaks[role] = max(peaks[role], processes.memory_mb(pid, "VmHWM"))
         time.sleep(WATCH_S)
     return dict(peaks)
 
 
-def _descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = defaultdict(list)
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The name of a program may hold spaces and brackets.
-            parent = stat.read_text().rpartition(")")[2].split()[1]
-            children[int(parent)].append(int(stat.parent.name))
-    found = [pid]
-    for each in found:
-        found.extend(children[each])
-    return found
-
-
 def _role(pid: int) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    return " ".join(Path(word).name for word in words if word and not word.startswith("-"))[:40]
-
-
-def _peak_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+    return " ".join(Path(word).name for word in processes.command(pid) if not word.startswith("-"))[:40]
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Final
 
 import broker
+from benchmarks.processes import memory_mb
 from benchmarks.server_memory import (
     PLATFORM,
     START_S,
     answer_tasks,
     dry_client,
     dry_job,
-    memory_mb,
     running_server,
     same_update,
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import simulation
-from benchmarks.simulation import HONEST, Behaviour
+from benchmarks.simulation import HONEST, Behaviour, Outcome
 from broker.messages import job_file
 from broker.support import logs
 
@@ -76,12 +76,21 @@ def add_missing(plan: Sequence[Planned], path: Path, *, processes: int = 1, unti
     print(f"{len(plan) - len(missing)} of {len(plan)} runs are in {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"commit": commit()}
+    for number, row in enumerate(_made(missing, processes, until_s), start=1):
+        if row is not None:
+            append({**row, **facts}, path)
+            print(f"{number}/{len(missing)} {line(row)}", flush=True)
+
+
+def append(row: Mapping[str, Any], path: Path) -> None:
+    """Append a row to a file.
+
+    Args:
+        row: the row.
+        path: the file; its folder exists.
+    """
     with path.open("a") as file:
-        for number, row in enumerate(_made(missing, processes, until_s), start=1):
-            if row is not None:
-                file.write(json.dumps({**row, **facts}) + "\n")
-                file.flush()
-                print(f"{number}/{len(missing)} {_line(row)}", flush=True)
+        file.write(json.dumps(row) + "\n")
 
 
 def _made(plan: Iterable[Planned], processes: int, until_s: float | None) -> Iterator[dict[str, Any] | None]:
@@ -100,6 +109,17 @@ def _make(planned: Planned, until_s: float | None) -> dict[str, Any] | None:
     logs.configure(quiet=True)
     begin_s = time.perf_counter()
     outcome = asyncio.run(simulation.run(job_file.from_dict(planned.job), behaviour=planned.behaviour))
+    return row_of(planned, outcome, seconds=time.perf_counter() - begin_s)
+
+
+def row_of(planned: Planned, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """Return the row of a run.
+
+    Args:
+        planned: the run.
+        outcome: what it has come to.
+        seconds: how long it took.
+    """
     return {
         **planned.names,
         "job": planned.job,
@@ -108,17 +128,22 @@ def _make(planned: Planned, until_s: float | None) -> dict[str, Any] | None:
         "update_bytes": outcome.update_bytes,
         "refused": outcome.refused,
         "error": outcome.error,
-        "seconds": round(time.perf_counter() - begin_s, 1),
+        "seconds": round(seconds, 1),
     }
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """Return a run's names, what it has come to, and how long it took."""
     names = " ".join(str(value) for name, value in row.items() if name not in _FACTS)
     last = f"{row['accuracy'][-1]:.3f}" if row["accuracy"] else "no round"
     return f"{names}: {last}, {row['seconds']:.0f} s {row['error']}"
 
 
-_FACTS: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds", "commit"}
+_OUTCOME: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds"}
+
+_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "round_s", "parts"}
+
+_FACTS: Final = _OUTCOME | _CIRCUMSTANCES
 """The columns of a row that do not name its run; the job does."""
 
 
@@ -129,7 +154,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 def commit() -> str:
     """Return the commit of the code that runs, in short; with `+` if files that git knows were changed since."""
-    changed = _git("diff", "HEAD", "--quiet", "--", ".", f":(exclude){RESULTS.relative_to(_ROOT)}").returncode
+    changed = _git("diff", "HEAD", "--quiet", "--", ".", ":(exclude,glob)benchmarks/**/*.jsonl").returncode
     return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("+" if changed else "")
 
 

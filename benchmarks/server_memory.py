@@ -21,6 +21,7 @@ import numpy as np
 import safetensors.numpy
 
 import broker
+from benchmarks.processes import MB, memory_mb
 from bridges import presence
 from broker import topics
 from broker.base import Broker
@@ -43,8 +44,6 @@ TENSORS: Final = 8
 SAMPLE_S: Final = 0.05
 START_S: Final = 3.0
 """After this time the server is ready, and its memory is that of a server without a job. Seconds."""
-
-MB: Final = 1e6
 
 
 def weights(megabytes: float) -> Tensors:
@@ -214,17 +213,6 @@ async def _sample(pid: int, into: list[tuple[float, float]]) -> None:
     while True:
         into.append((asyncio.get_running_loop().time(), memory_mb(pid, "VmRSS")))
         await asyncio.sleep(SAMPLE_S)
-
-
-def memory_mb(pid: int, field: str) -> float:
-    """Return a process's memory in MB, as /proc/<pid>/status has it.
-
-    Args:
-        pid: the process.
-        field: `VmRSS` for now, `VmHWM` for the peak.
-    """
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 / MB for line in lines if line.startswith(field)), 0.0)
 
 
 def main() -> None:

@@ -19,13 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 import broker
+from benchmarks.processes import MB, memory_mb
 from benchmarks.server_memory import (
-    MB,
     PLATFORM,
     answer_tasks,
     dry_client,
     dry_header,
-    memory_mb,
     running_server,
     weights,
 )

@@ -17,7 +17,6 @@ from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
-from broker.messages.round import seed
 from broker.messages.tensors import Tensors
 from broker.support import heap, loggers
 from broker.support.tasks import task_group
@@ -257,8 +256,7 @@ class _JobRun:
 
     def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
         """Return the clients that the next round invites to train."""
-        draw = seed(self.job.draw_seed, "cohort", self.record.round + 1)
-        return self._selection.choose(self._history, candidates, draw)
+        return self._selection.choose(self._history, candidates, self.record.round + 1)
 
     def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""

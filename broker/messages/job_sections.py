@@ -171,6 +171,9 @@ class Cohort(Section, frozen=True):
             the platform's name unless the client has a label `site`.
         seed: seed of the draws of who trains and who judges in each round; None: the job's `seed`. With one value, jobs
             of other seeds, strategies or settings invite the same clients.
+        draw: `own` draws each round's clients from a seed of that round; `numpy` draws them as programs do that call
+            `numpy.random.seed(seed)` once, and `numpy.random.choice(n, clients, replace=False)` in every round: numbers
+            of the n clients that can take part, in the order of their ids. It repeats the cohorts of such a program.
     """
 
     clients: AtLeastOne = 10
@@ -186,6 +189,7 @@ class Cohort(Section, frozen=True):
     presence: Literal["required", "ignored"] = "required"
     where: dict[str, str] = {}
     seed: NotNegative | None = None
+    draw: Literal["own", "numpy"] = "own"
 
     @property
     def invited(self) -> int:

@@ -127,6 +127,7 @@ REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("cohort.max_samples", 0, WHOLE_1),
     ("cohort.presence", "maybe", "expected one of 'ignored', 'required'"),
     ("cohort.seed", -1, WHOLE_0),
+    ("cohort.draw", "mine", "expected one of 'numpy', 'own'"),
     ("cohort.where", "north", TABLE),
     ("cohort.where.site", 7, TEXT),
     ("cohort.where", {"": "north"}, LABELS),
