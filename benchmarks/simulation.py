@@ -203,13 +203,13 @@ class Simulation:
         self._data_dir = data_dir
         self._failure = ""
 
-    async def run(self, job: Job, *, job_id: str = "", until: Callable[[], bool] = lambda: False) -> Outcome:
+    async def run(self, job: Job, *, job_id: str = "", until: Callable[[Outcome], bool] = lambda _: False) -> Outcome:
         """Run a job to its end, or go on with it. If a client's training fails, the job ends there.
 
         Args:
             job: a job for a built-in dataset.
             job_id: its id; the store may have it from before. Empty: a new one.
-            until: asked after each round, and true ends this before the job has ended.
+            until: asked after each round with what there is so far, and true ends this before the job has ended.
         """
         rules = {"presence": "ignored", "deadline_s": DEADLINE_S, "grace_s": DEADLINE_S}
         job = msgspec.structs.replace(job, cohort=msgspec.structs.replace(job.cohort, **rules))
@@ -220,7 +220,7 @@ class Simulation:
         async with contextlib.aclosing(self._sdk.watch(await self._submitted(job, job_id))) as updates:
             async for update in updates:
                 outcome.note(update.event)
-                if isinstance(update.event, RoundCompleted) and until():
+                if isinstance(update.event, RoundCompleted) and until(outcome):
                     break
         outcome.error = self._failure or outcome.error
         return outcome
