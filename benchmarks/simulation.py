@@ -47,7 +47,7 @@ from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
-from client_fn.training.orders import Look, Order
+from client_fn.training.orders import Look, Order, Together
 from fedkeeper.errors import NoSuchJob
 from fedkeeper.sdk import Client
 from fedkeeper.services.learning import TrainerLearning
@@ -76,15 +76,15 @@ class OneProcess(Trainers):
 
     def __init__(self, site: Site, store: CodeStore) -> None:
         super().__init__(site, store)
-        from client_fn.training import work
+        from client_fn.training import together, work
 
-        self._do = work.do
+        self._do, self._do_together = work.do, together.do
         self._turn = asyncio.Lock()
 
     async def do(
         self,
         names: Names,  # noqa: ARG002 (the interface's arguments)
-        order: Order | Look,
+        order: Order | Look | Together,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -96,6 +96,8 @@ class OneProcess(Trainers):
                 on_training()
             contents = {name: shared.read(each.descriptor, each.size) for name, each in inputs.items()}
             # In a thread, so that the broker is answered and the server's clock is read meanwhile.
+            if isinstance(order, Together):
+                return Answer(*await asyncio.to_thread(self._do_together, order, contents, lambda _: None))
             return Answer(*await asyncio.to_thread(self._do, order, contents, lambda _: None))
 
 

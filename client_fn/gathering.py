@@ -89,7 +89,7 @@ class Gathering:
     def __init__(self, trainers: Trainers, most: int, memory_mb: int) -> None:
         self.preparing = asyncio.Lock()
         self._trainers = trainers
-        self._most = min(most, groups.MOST)
+        self._most = most
         self._memory_mb = memory_mb
         self._waiting: list[_Waiting] = []
         self._is_busy = False

@@ -9,9 +9,6 @@ from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders
 from client_fn.training.orders import Together, Train
 
-MOST = 64
-"""Most clients in one program: with three files each, they fit beside one packet."""
-
 SHARED = frozenset({"weights", orders.FROZEN, orders.ALONG})
 """Files that are the same for all clients of a round."""
 

@@ -18,6 +18,9 @@ SCHEMES: Final = ("file", "s3", "gs", "abfs", "https")
 PACKAGED: Final = "code"
 """The folder of the user's code in a function's archive."""
 
+MOST_TOGETHER: Final = 64
+"""Most clients in one program: with three files each, they fit beside one packet to the trainer."""
+
 MEMORY_SHARE: Final = 0.8
 """Share of the machine's memory that a trainer may use by default."""
 
@@ -58,7 +61,8 @@ class Site:
         data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie, and
             below which personal layers may be written (`client_fn.state_store`; nothing else is). Empty: everywhere.
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
-        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program; 1: one.
+        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program, or `auto`, as
+            many as fit into memory; 1: one by one. 0: as many as fit on a GPU, and one by one on a CPU.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.
     """
@@ -78,8 +82,13 @@ class Site:
     data_schemes: tuple[str, ...] = SCHEMES
     data_prefixes: tuple[str, ...] = ()
     data_max_mb: int = 4096
-    together: int = 1
+    together: int = 0
     secret: bytes | None = field(default=None, repr=False)
+
+    @property
+    def group(self) -> int:
+        """How many clients of a round a local worker may train in one program."""
+        return self.together or (MOST_TOGETHER if self.device.startswith("cuda") else 1)
 
     @property
     def allocation_mb(self) -> int:
@@ -121,7 +130,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         data_schemes=_texts(environ, "FEDKEEPER_DATA_SCHEMES", SCHEMES),
         data_prefixes=_texts(environ, "FEDKEEPER_DATA_PREFIXES", ()),
         data_max_mb=int(_number(environ, "FEDKEEPER_DATA_MAX_MB", default.data_max_mb)),
-        together=int(_number(environ, "FEDKEEPER_TOGETHER", default.together)),
+        together=parse_together(environ.get("FEDKEEPER_TOGETHER", "")),
         secret=_secret(environ),
     )
 
@@ -149,9 +158,27 @@ def to_environ(site: Site) -> dict[str, str]:
         "FEDKEEPER_DATA_SCHEMES": ",".join(site.data_schemes),
         "FEDKEEPER_DATA_PREFIXES": ",".join(site.data_prefixes),
         "FEDKEEPER_DATA_MAX_MB": str(site.data_max_mb),
-        "FEDKEEPER_TOGETHER": str(site.together),
+        "FEDKEEPER_TOGETHER": str(site.together or ""),
     }
     return texts | {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+
+
+def parse_together(text: str) -> int:
+    """Return how many clients may be trained in one program; 0: the device decides.
+
+    Args:
+        text: a number from 1, `auto` (as many as fit), or empty.
+
+    Raises:
+        BadSettings: it is something else.
+    """
+    if not text:
+        return 0
+    if text == "auto":
+        return MOST_TOGETHER
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_TOGETHER:
+        return int(text)
+    raise BadSettings("FEDKEEPER_TOGETHER", f"{text!r} is neither 'auto' nor a number from 1 to {MOST_TOGETHER}")
 
 
 def machine_memory_mb() -> int:

@@ -57,6 +57,15 @@ class Settings:
         return str((self.folder / "shards").resolve())
 
 
+def workers_for(site: Site) -> int:
+    """Return how many workers are right: one per core, or one that trains several clients at once on a GPU.
+
+    Args:
+        site: the site's settings.
+    """
+    return 1 if site.group > 1 and site.device not in {"", "cpu"} else cores()
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -176,7 +185,8 @@ async def _run_local_bridge(url: str, settings: Settings, on_up: Callable[[], No
         name=settings.platform,
         broker=url,
         workers=settings.workers,
-        concurrency=2 * settings.workers,
+        concurrency=(settings.site.group + 1) * settings.workers,
+        together=settings.site.group,
         device=settings.site.device,
         env=site_settings.worker_environment(settings.site, settings.folder),
     )

@@ -224,6 +224,8 @@ def test_each_client_is_trained_as_if_it_were_alone(own: str, name: str, model: 
         {"strategy": {"name": "fedprox", "mu": 0.5}},
         {"strategy": {"name": "qfedavg", "q": 1.0}},
         {"update": "weights"},
+        {"update": "bf16"},
+        {"update": "int8"},
         {"evaluation": Evaluation(holdout=0.3)},
         {"learner": "Doubling"},
         {"training": {"loss": "cross_entropy", "loss_args": {"label_smoothing": 0.1}, "drop_last": True}},
