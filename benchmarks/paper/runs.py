@@ -18,6 +18,7 @@ from benchmarks.rows import Planned
 from benchmarks.simulation import Outcome
 from broker.messages import job_file
 from broker.support import logs
+from client_fn.site import Site
 
 FOLDER: Final = cells.ROOT / ".fedkeeper/paper"
 
@@ -143,6 +144,7 @@ def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
         "torch": importlib.metadata.version("torch"),
         "processor": ", ".join(outcome.processors),
         "device": device_name(device),
+        "together": Site(device=device).group,
         # What else the machine did: with more of it than cores, the seconds say little.
         "load": round(os.getloadavg()[2], 1),
     }
