@@ -141,7 +141,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 _OUTCOME: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds"}
 
-_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "round_s", "parts"}
+_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "load", "round_s", "parts"}
 
 _FACTS: Final = _OUTCOME | _CIRCUMSTANCES
 """The columns of a row that do not name its run; the job does."""

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from broker.messages.job import Job
-from broker.messages.job_sections import PIXELS, Data
+from broker.messages.job_sections import PIXELS
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
 from server import cohort, labels
@@ -101,7 +101,7 @@ class Recruiter:
             return text
         if paused := self._paused():
             return f"{text}; {len(paused)} more are paused: `fedkeeper clients pause --resume {' '.join(paused[:3])}`"
-        return f"{text}; {self._unknown_label() or _remedy(self.job.data)}"
+        return f"{text}; {self._unknown_label() or self._remedy()}"
 
     def _paused(self) -> list[str]:
         """Return the ids of the clients that would hold the job's data, and are paused."""
@@ -119,15 +119,16 @@ class Recruiter:
                 return f"no client with {name} = {value!r} is registered at all{hint}"
         return ""
 
-
-def _remedy(data: Data) -> str:
-    """Say how clients that hold a job's data are registered."""
-    if data.dataset in PIXELS:
-        return "`fedkeeper bridge local` or `fedkeeper stage JOB --register` does that"
-    if similar := difflib.get_close_matches(data.dataset, PIXELS, 1):
-        return f"did you mean {similar[0]!r} as data.dataset?"
-    return (
-        f"register each with `fedkeeper clients add ... --label data={data.dataset}`, or split a file with "
-        f"`fedkeeper stage --from FILE --name {data.dataset} --clients {data.clients} --register`, or train on it with "
-        "`fedkeeper run JOB --from FILE`"
-    )
+    def _remedy(self) -> str:
+        """Say how clients that hold the job's data are registered, or which data may be meant."""
+        data = self.job.data
+        if data.dataset in PIXELS:
+            return "`fedkeeper bridge local` or `fedkeeper stage JOB --register` does that"
+        registered = {client.labels.get(cohort.DATA_LABEL, "") for client in self.registry.clients}
+        if similar := difflib.get_close_matches(data.dataset, sorted({*PIXELS, *registered} - {data.dataset}), 1):
+            return f"did you mean {similar[0]!r} as data.dataset?"
+        return (
+            f"register each with `fedkeeper clients add ... --label data={data.dataset}`, or split a file with "
+            f"`fedkeeper stage --from FILE --name {data.dataset} --clients {data.clients} --register`, or train "
+            "on it with `fedkeeper run JOB --from FILE`"
+        )

@@ -142,7 +142,8 @@ def draw_curves(figure: "Figure", found: Sequence[Mapping[str, Any]]) -> None:
         accuracy.axhline(0.95, color="red", linewidth=0.6)
         accuracy.set(title=f"{network}: test accuracy", xlabel="round", ylim=(0.4, 1.0))
         accuracy.legend(loc="lower right", fontsize="small")
-        seconds.set(title=f"{network}: seconds per round", xlabel="round", yscale="log")
+        seconds.set(title=f"{network}: seconds per round", xlabel="round")
+        seconds.set_ylim(bottom=0)
     devices = sorted({row["device"] for row in found if _is_of_curves(row)})
     on = f"ours on one core or card of: {', '.join(devices)}" if devices else "ours were not run yet"
     figure.suptitle(f"100 clients per round, Adam. The paper's time is that of its 100 functions; {on}")
@@ -203,8 +204,8 @@ def draw_split(figure: "Figure", fabric: Mapping[str, Any] | None) -> None:
         axes.annotate(f"{own:.2f} s", (place, bottom), (0, 3), textcoords="offset points", ha="center", fontsize=8)
     axes.set_xticks(range(len(bars)), [name for name, *_ in bars])
     axes.set(ylabel="seconds", title="A round with 100 clients; above each bar: invocation and aggregation alone")
-    axes.legend(loc="upper right", fontsize="small")
-    axes.margins(y=0.35)
+    axes.margins(y=0.1)
+    figure.legend(loc="outside lower center", fontsize="small", ncols=3)
 
 
 def _bars_of_paper() -> list[tuple[str, dict[str, float], dict[str, float]]]:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from benchmarks import rows
 from benchmarks.paper import cells, figures, summary, theirs
-from benchmarks.paper.cells import EPOCHS, NETWORKS, Cell
+from benchmarks.paper.cells import CLIENTS, EPOCHS, NETWORKS, Cell
 
 TEMPLATE: Final = Path(__file__).parent / "page.md"
 FABRIC: Final = Path(__file__).parent / "fabric.jsonl"
@@ -78,6 +78,9 @@ def _of_paper() -> dict[str, str]:
         "seeds": str(len(cells.SEEDS)),
         "cohort_seed": str(cells.config("nn")["cohort"]["seed"]),
         "clients": str(cells.config("nn")["data"]["clients"]),
+        "test_images": f"{numbers['test_images']:,}",
+        "most": str(CLIENTS[-1]),
+        "fewest_epochs": str(EPOCHS[0]),
         "invokers_start": f"{fixed['invokers_start_s'][0]} s",
         "aggregator_start": f"{fixed['aggregator_start_s'][0]} s",
         "claimed_adam": f"{numbers['claims']['speed_up_adam_over_sgd']}",
@@ -95,7 +98,7 @@ def _of_paper() -> dict[str, str]:
 
 
 def _cell(network: str, optimizer: str) -> Cell:
-    return Cell(network, 5, optimizer, 100, "reset", cells.FEDAVG, cells.target_of(network))
+    return Cell(network, EPOCHS[0], optimizer, CLIENTS[-1], "reset", cells.FEDAVG, cells.target_of(network))
 
 
 def _of_rounds(found: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -103,18 +106,24 @@ def _of_rounds(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     verdicts = [summaries[cell].verdict for cell in cells.grid() if cell in summaries]
     columns, lines = summary.table(summaries)
     halved, others = summary.halved(summaries)
-    used = sorted({row["device"] for row in found})
     return {
         "run_cells": str(len(verdicts)),
-        "runs": str(len(found)),
+        "made": _made(found),
         **{verdict: str(verdicts.count(verdict)) for verdict in (theirs.WITHIN, theirs.FEWER, theirs.MORE)},
-        "hours": f"{sum(row['seconds'] for row in found) / 3600:.1f}",
-        "devices": ", ".join(used) or NOT_RUN,
-        "torch": ", ".join(sorted({row["torch"] for row in found})) or NOT_RUN,
         "rounds_table": rows.table(columns, lines) if lines else f"*{NOT_RUN}*",
-        "halved": str(halved),
-        "others": str(others),
+        "beaten": f"In {halved} of the {others} cells that have one, it needs at most half of the paper's rounds."
+        if others
+        else "None was run yet.",
     }
+
+
+def _made(found: Sequence[dict[str, Any]]) -> str:
+    """Say how many runs there are, how long they took, and on what."""
+    if not found:
+        return "There are no runs yet."
+    hours = sum(row["seconds"] for row in found) / 3600
+    devices, torch = (", ".join(sorted({row[name] for row in found})) for name in ("device", "torch"))
+    return f"With their variants there are {len(found)} runs: {hours:.1f} hours on {devices}, torch {torch}."
 
 
 def _of_curves(found: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -169,7 +178,8 @@ def _fabric_text(fabric: dict[str, Any] | None) -> str:
     cold = ", ".join(str(each["cold"]) for each in fabric["rounds"])
     return (
         f"Ours: {fabric['clients']} clients of the {fabric['network']} with {fabric['epochs']} local epoch(s) on "
-        f"{fabric['cores']} cores of {fabric['device']}. {sum(fabric['instances'].values())} instances lived at once "
-        f"({at_once}), because one for each client does not fit into that machine. So even the later rounds have cold "
-        f"starts (by round: {cold}), and the instances train one after the other."
+        f"{fabric['cores']} cores of {fabric['device']}, measured at commit {fabric['commit']}.\n"
+        f"{sum(fabric['instances'].values())} instances lived at once ({at_once}): one for each client does not fit "
+        f"into that machine.\nSo even the later rounds have cold starts (by round: {cold}), and a training takes as "
+        "long as those cores need."
     )

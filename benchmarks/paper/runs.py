@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import time
@@ -117,6 +118,8 @@ def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
         "torch": importlib.metadata.version("torch"),
         "processor": ", ".join(outcome.processors),
         "device": device_name(device),
+        # What else the machine did: with more of it than cores, the seconds say little.
+        "load": round(os.getloadavg()[2], 1),
     }
 
 

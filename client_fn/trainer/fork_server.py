@@ -43,18 +43,28 @@ async def open_fork_server(site: Site, environ: Mapping[str, str]) -> AsyncItera
         site: the Python that trains, and which variables it gets.
         environ: the environment of the workers.
     """
-    if not is_possible():
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="fedkeeper-fork-") as folder:
-        path = Path(folder) / "socket"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(str(path))
-            listener.listen(BACKLOG)
-            async with task_group() as group:
-                keeping = group.create_task(_keep_running(site, environ, listener), name="fork server")
-                yield path
-                keeping.cancel()
+    with contextlib.ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedkeeper-fork-"))) / "socket"
+        listener = _listening(path, stack) if is_possible() else None
+        if listener is None:
+            yield None
+            return
+        async with task_group() as group:
+            keeping = group.create_task(_keep_running(site, environ, listener), name="fork server")
+            yield path
+            keeping.cancel()
+
+
+def _listening(path: Path, stack: contextlib.ExitStack) -> socket.socket | None:
+    """Return a socket that listens at a path; None: the path is too long for one (unix(7): 107 bytes)."""
+    listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+    try:
+        listener.bind(str(path))
+    except OSError as exc:
+        log.warning("no fork server: its socket can't be made", path=str(path), error=str(exc))
+        return None
+    listener.listen(BACKLOG)
+    return listener
 
 
 def is_possible() -> bool:

@@ -206,6 +206,16 @@ async def test_without_a_fork_server_there_is_none(tmp_path: Path) -> None:
         await fork(tmp_path / "socket", Site(), [])
 
 
+async def test_a_folder_whose_path_is_too_long_for_a_socket_costs_only_the_fork_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    async with open_fork_server(Site(), os.environ) as server:
+        assert server is None
+
+
 async def test_the_fork_server_ends_with_its_block() -> None:
     run = uuid.uuid4().hex
     async with open_fork_server(Site(variables=("TEST_RUN",)), {**os.environ, "TEST_RUN": run}):

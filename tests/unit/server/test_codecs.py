@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as draw
 
 from broker.messages import tensors as payload
@@ -37,6 +37,9 @@ MODEL: Final[Tensors] = {
 }
 INFO: Final = ModelInfo(MODEL, buffers=frozenset({"norm.mean", "norm.count", "mask"}))
 AUXILIARY: Final[Tensors] = {"aux.w": np.zeros_like(MODEL["w"])}
+SCALES_COUNT: Final = 8
+"""3 blocks of w, one of b, point and wide, none of none, and 2 of narrow."""
+
 PLAN: Final = aggregator.plan({**MODEL, **AUXILIARY}, INFO.buffers, 10_000)
 
 
@@ -93,8 +96,7 @@ def test_only_weights_that_become_smaller_are_rounded(form: UpdateForm) -> None:
         "aux.w": "F32",
     }
     if form == "int8":
-        # 3 blocks of w, one of b, point and wide, none of none, and 2 of narrow.
-        assert layout[SCALES] == ("I16", (8,))
+        assert layout[SCALES] == ("I16", (SCALES_COUNT,))
 
 
 def test_other_forms_travel_in_the_model_s_dtypes() -> None:
@@ -184,6 +186,44 @@ def test_the_sum_is_that_of_rational_numbers(form: UpdateForm, clients: list[tup
             # A value that is finer than the unit is rounded to it, alone and to even, whatever else is added.
             exact[i] += weight * Fraction(round(fixed))
     assert [Fraction(int(total)) for total in aggregate._sums["w"]] == exact
+
+
+@given(
+    exponents=draw.lists(draw.integers(-120, 4), min_size=SCALES_COUNT, max_size=SCALES_COUNT),
+    wild=draw.none() | draw.integers(-32768, 32767),
+    largest=draw.integers(0, 128),
+    seed=draw.integers(0, 1000),
+)
+@settings(max_examples=80, deadline=None, database=None)
+def test_whatever_a_stranger_sends_is_refused_or_can_t_overflow_the_sum(
+    exponents: list[int], wild: int | None, largest: int, seed: int
+) -> None:
+    exponents = exponents if wild is None else [wild, *exponents[1:]]
+    rng, tensors = np.random.default_rng(seed), sent("int8")
+    for name in INFO.weights:
+        drawn = rng.integers(-largest, min(largest, 127), tensors[name].shape, endpoint=True)
+        tensors[name] = np.asarray(drawn, np.int8)
+    blob = gate_updates.update(tensors={**tensors, SCALES: np.array(exponents, np.int16)}, update="int8")
+    try:
+        checked = gate_updates.check(blob, expected=expected("int8"))
+    except Refused as refused:
+        code = refused.code
+    else:
+        code = ""
+    event(f"refused as {code!r}")
+    if code:
+        assert code in ("magnitude", "finite")
+        return
+    aggregate = Aggregate(PLAN)
+    with np.errstate(all="raise"):
+        aggregate.add(checked.tensors, PLAN.max_weight)
+    for name in INFO.weights:
+        limit = PLAN.max_weight * PLAN.bounds[name] * 2.0 ** PLAN.shifts[name]
+        assert limit < 2.0**62
+        total = aggregate._sums[name].astype(np.float64)
+        assert np.abs(total).max(initial=0.0) <= limit
+        exact = decoded(checked.tensors, name).reshape(-1) * 2.0 ** PLAN.shifts[name]
+        assert np.abs(total / PLAN.max_weight - exact).max(initial=0.0) <= 0.5
 
 
 @pytest.mark.parametrize("form", ROUNDED)

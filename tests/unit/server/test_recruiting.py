@@ -120,11 +120,14 @@ async def test_too_few_clients_are_waited_for_and_that_is_announced_once(inputs:
         ("own", "`fedkeeper clients add ... --label data=own`"),
         ("own", "`fedkeeper stage --from FILE --name own --clients 2 --register`"),
         ("mnst", "did you mean 'mnist' as data.dataset?"),
+        ("hospitl", "did you mean 'hospital' as data.dataset?"),
         ("digits", "clients that hold 'digits-shards2-c2-s0' are registered; `fedkeeper bridge local` or"),
     ],
 )
 async def test_the_announcement_says_how_clients_are_registered(inputs: Inputs, dataset: str, remedy: str) -> None:
     job = msgspec.structs.replace(JOB, data=Data(dataset=dataset, clients=2))
+    (other,) = fakes.clients(1, first=7)
+    inputs.register(msgspec.structs.replace(other, labels={"data": "hospital"}))
     async with asyncio.TaskGroup() as group:
         recruiting = group.create_task(inputs.candidates(job), name="recruiting")
         await until_announced(inputs)
