@@ -55,7 +55,10 @@ Folder = Annotated[
     Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, help="Number of worker processes; 0: one per core, or one that trains together on a GPU.")
+    int,
+    typer.Option(
+        min=0, help="Number of worker processes; 0: one per core, or one on a GPU that trains clients together."
+    ),
 ]
 Together = Annotated[
     str,

@@ -146,7 +146,9 @@ class StackedAdam(Rows):
     def _tables(self, optimizers: Sequence[Optimizer]) -> dict[str, np.ndarray[Any, Any]]:  # noqa: ARG002
         first, second = self.settings["betas"]
         counts = _counts(self.ages, self.steps[0])
-        return {"move": -self.settings["lr"] / (1 - first**counts), "scale": 1 / np.sqrt(1 - second**counts)}
+        root = np.sqrt(1 - second**counts)
+        # Both sides of the quotient are multiplied by the root: that is one product less for each number.
+        return {"by_average": -self.settings["lr"] * root / (1 - first**counts), "eps": self.settings["eps"] * root}
 
     def _counters(self, client: int) -> dict[str, Any]:
         age = torch.tensor(float(self.ages[client] + self.steps[client]), dtype=torch.float32)
@@ -156,8 +158,8 @@ class StackedAdam(Rows):
         squares = self._follow(gradients, states)
         if "max_exp_avg_sq" in states:
             squares = torch.maximum(states["max_exp_avg_sq"], squares, out=states["max_exp_avg_sq"])
-        divisor = squares.sqrt().mul_(factors["scale"]).add_(self.settings["eps"])
-        values.addcmul_(states["exp_avg"].div(divisor), factors["move"])
+        divisor = squares.sqrt().add_(factors["eps"])
+        values.addcdiv_(states["exp_avg"] * factors["by_average"], divisor)
 
     def _follow(self, gradients: Tensor, states: dict[str, Tensor]) -> Tensor:
         """Bring the two moments up to date, and return the second."""
@@ -181,11 +183,11 @@ class StackedNAdam(StackedAdam):
             dtype=np.float32,
         )
         self._products = products
-        product = products[1:].astype(np.float64)
+        product, root = products[1:].astype(np.float64), np.sqrt(1 - second**counts)
         return {
-            "scale": 1 / np.sqrt(1 - second**counts),
-            "by_gradient": -rate * (1 - now) / (1 - product),
-            "by_average": -rate * then / (1 - product * then),
+            "by_gradient": -rate * root * (1 - now) / (1 - product),
+            "by_average": -rate * root * then / (1 - product * then),
+            "eps": self.settings["eps"] * root,
         }
 
     def _counters(self, client: int) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class StackedNAdam(StackedAdam):
 
     def _move(self, values: Tensor, gradients: Tensor, states: dict[str, Tensor], factors: dict[str, Tensor]) -> None:
         squares = self._follow(gradients, states)
-        divisor = squares.sqrt().mul_(factors["scale"]).add_(self.settings["eps"])
+        divisor = squares.sqrt().add_(factors["eps"])
         moved = gradients.mul_(factors["by_gradient"]).addcmul_(states["exp_avg"], factors["by_average"])
         values.addcdiv_(moved, divisor)
 

@@ -5,11 +5,14 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
 from broker.messages import tensors
-from client_fn.errors import TrainerDied
+from client_fn import groups
+from client_fn.errors import TrainerDied, UserCodeFailed
+from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Score, Train, Training
 from tests.support.trainer_bench import WITHIN_S, Bench, open_bench
@@ -38,6 +41,19 @@ class How(Learner):
 class Alone:
     def model(self):
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+class Joint(nn.Linear):
+    trains_together = True
+
+    def __init__(self):
+        super().__init__(64, 10)
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+class Choosing(Joint):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
 """
 EVALUATION = Evaluation(metrics=("accuracy", "f1"))
 TRAINING = Training(batch_size=5, local_epochs=1)
@@ -71,6 +87,27 @@ async def test_a_learner_builds_trains_and_evaluates(bench: Bench, name: str) ->
     assert scored.facts["metrics"] == pytest.approx(judged.facts["metrics"])
 
 
+async def test_clients_are_trained_together_in_one_copy_of_the_trainer(bench: Bench) -> None:
+    async with asyncio.timeout(WITHIN_S * 3):
+        built = await bench.trainer.do(Build(Model("own:Joint"), 1, training=TRAINING), {})
+        inputs = bench.inputs | {"weights": SharedBytes(built.files["weights"])}
+        orders = [Train(Model("own:Joint"), TRAINING, seed, "cpu", 600.0) for seed in range(3)]
+        together, files = groups.order_for([(order, inputs) for order in orders], 0)
+        answer = await bench.trainer.do(together, files)
+        alone = await bench.trainer.do(orders[2], inputs)
+        unfit = [order._replace(model=Model("own:Choosing")) for order in orders]
+        together, files = groups.order_for([(order, inputs) for order in unfit], 0)
+        with pytest.raises(UserCodeFailed, match="the model failed"):
+            await bench.trainer.do(together, files)
+    answers = groups.answers_of(answer, 3)
+    assert all(isinstance(each, Answer) and each.facts["metrics"]["together"] == 3 for each in answers)
+    last = answers[2]
+    assert isinstance(last, Answer)
+    got, expected = (tensors.decode(each.files["update"])[0] for each in (last, alone))
+    assert all(np.allclose(got[name], expected[name], atol=1e-6) for name in expected)
+    assert last.files.keys() == alone.files.keys()
+
+
 async def test_the_folder_of_a_task_is_deleted_even_if_the_task_ends_its_process(bench: Bench, tmp_path: Path) -> None:
     learner = Learner("own:How", {"rate": 0})
     async with asyncio.timeout(WITHIN_S * 2):
@@ -79,4 +116,4 @@ async def test_the_folder_of_a_task_is_deleted_even_if_the_task_ends_its_process
         with pytest.raises(TrainerDied, match="ended with code 3"):
             await bench.trainer.do(Train(Model(), TRAINING, 1, "cpu", 600.0, learner=learner), inputs)
         await bench.trainer.do(Build(Model(), 1, learner, TRAINING), {})
-    assert not list((tmp_path / "scratch").glob("fedkeeper-*"))
+    assert not list((tmp_path / "scratch").glob("fedkeeper-[0-9]*"))
