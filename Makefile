@@ -11,7 +11,7 @@ AT_ONCE ?= 4
 # The tests start hundreds of programs. Each would compile our modules and torch's anew where nobody may keep them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run fabric examples quick test chaos board check wheel-test bench flower benchmarks lock clean clean-runs
+.PHONY: help run fabric examples quick test chaos board check wheel-test bench flower benchmarks paper lock clean clean-runs
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 	$(BIN)/python -m benchmarks.noop_round
 	$(BIN)/python -m benchmarks.import_time
 	$(BIN)/python -m benchmarks.fabric_round
+
+paper: $(VENV)/.test  ## the paper's figures beside its own: ten minutes of runs that are missing, then docs/paper.md
+	$(BIN)/python -m benchmarks.paper run --minutes 10 --resume
+	$(BIN)/python -m benchmarks.paper draw
 
 lock:  ## pin the newest versions of everything anew
 	scripts/lock

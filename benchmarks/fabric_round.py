@@ -1,10 +1,11 @@
 """Rounds of the paper's fabric: 3 clients on OpenFaaS, 7 on OpenWhisk, 90 on Google Cloud Functions, all emulated.
 
-    python -m benchmarks.fabric_round [--rounds N]
+    python -m benchmarks.fabric_round [--rounds N] [--rows benchmarks/paper/fabric.jsonl]
 
 Trains the paper's two-layer network on MNIST (FEDKEEPER_DATA) for one local epoch. 100 processes with torch do not fit
 into the memory of one machine. Therefore each of the 90 Cloud Functions starts cold in every round, and only a few run
-at the same time.
+at the same time. `--rows` appends the result as a row to a file: `python -m benchmarks.paper draw` shows the last one
+beside the paper's Figure 5.
 """
 
 import argparse
@@ -13,12 +14,14 @@ import shutil
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import tomli_w
 from rich.console import Console
 
+from benchmarks import rows
+from benchmarks.paper.runs import device_name
 from broker.messages.invocation import InvocationRequest
 from broker.messages.job import Job
 from broker.messages.progress import ClientTraining, JobCompleted, RoundCompleted, RoundOpened
@@ -26,6 +29,7 @@ from emulators.demo import IMAGE, Fabric, command
 from emulators.paths import REPOSITORY
 from fedkeeper import configs
 from fedkeeper.sdk import Client, connect
+from fedkeeper.services import system
 from server import invitations
 
 OVERRIDES: Final = (
@@ -91,8 +95,8 @@ def _pss_kb(entry: Path) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
-async def measure(folder: Path, rounds: int) -> None:
-    """Deploy the fabric, train, and print the times.
+async def measure(folder: Path, rounds: int) -> dict[str, Any]:
+    """Deploy the fabric, train, print the times, and return them as a row.
 
     Args:
         folder: a new folder for everything that is written.
@@ -102,18 +106,32 @@ async def measure(folder: Path, rounds: int) -> None:
     async with Fabric(folder / "system", start_s=900.0, instances=INSTANCES).up(console) as url:
         start_s = time.monotonic()
         await command(console, "deploy", str(write_local_file(folder)), url=url, quiet=True)
-        print(f"deployed 100 functions in {time.monotonic() - start_s:.1f} s")
+        deployed_s = time.monotonic() - start_s
+        print(f"deployed 100 functions in {deployed_s:.1f} s")
         async with connect(url) as sdk:
-            await train(sdk, configs.read_job("mnist-nn", (*OVERRIDES, f"stop.rounds={rounds}")))
+            job = configs.read_job("mnist-nn", (*OVERRIDES, f"stop.rounds={rounds}"))
+            measured = await train(sdk, job)
+    return {
+        "network": job.model.type,
+        "epochs": job.training.local_epochs,
+        "clients": job.cohort.clients,
+        "instances": {"openfaas": 3, "openwhisk": 7, "gcf": INSTANCES},
+        "deployed_s": round(deployed_s, 1),
+        "rounds": measured,
+        "device": device_name(),
+        "cores": system.cores(),
+        "commit": rows.commit(),
+    }
 
 
-async def train(sdk: Client, job: Job) -> None:
-    """Run a job and print a line for each round.
+async def train(sdk: Client, job: Job) -> list[dict[str, Any]]:
+    """Run a job, print a line for each round, and return the rounds' times.
 
     Args:
         sdk: the system that runs it.
         job: the job.
     """
+    measured: list[dict[str, Any]] = []
     job_id = await sdk.submit(job)
     cold: Counter[bool | None] = Counter()
     async for progress in sdk.watch(job_id):
@@ -129,21 +147,26 @@ async def train(sdk: Client, job: Job) -> None:
                 split = {key: round(value, 2) for key, value in msgspec.to_builtins(completed.split).items()}
                 details = {**split, "trained_s": round(completed.trained_s, 1), "bytes_out": completed.bytes_out}
                 print(f"round {completed.round}: {len(completed.counted)} clients, {cold[True]} cold: {details}")
+                measured.append({"counted": len(completed.counted), "cold": cold[True], **details})
                 cold.clear()
                 for kind, value in sorted(count_processes().items()):
                     print(f"  {kind:<28}{value:>8}")
             case JobCompleted(accuracy=accuracy):
                 print(f"accuracy {accuracy}")
+    return measured
 
 
 def main() -> None:
     """Run the benchmark with the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=2)
-    rounds, folder = parser.parse_args().rounds, FOLDER.resolve()
+    parser.add_argument("--rows", type=Path, help="the file to append the result to")
+    options, folder = parser.parse_args(), FOLDER.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    asyncio.run(measure(folder, rounds))
+    row = asyncio.run(measure(folder, options.rounds))
+    if options.rows:
+        rows.append(row, options.rows)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import multiprocessing
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import simulation
-from benchmarks.simulation import HONEST, Behaviour
+from benchmarks.simulation import HONEST, Behaviour, Outcome
 from broker.messages import job_file
 from broker.support import logs
 
@@ -75,12 +76,21 @@ def add_missing(plan: Sequence[Planned], path: Path, *, processes: int = 1, unti
     print(f"{len(plan) - len(missing)} of {len(plan)} runs are in {path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"commit": commit()}
+    for number, row in enumerate(_made(missing, processes, until_s), start=1):
+        if row is not None:
+            append({**row, **facts}, path)
+            print(f"{number}/{len(missing)} {line(row)}", flush=True)
+
+
+def append(row: Mapping[str, Any], path: Path) -> None:
+    """Append a row to a file.
+
+    Args:
+        row: the row.
+        path: the file; its folder exists.
+    """
     with path.open("a") as file:
-        for number, row in enumerate(_made(missing, processes, until_s), start=1):
-            if row is not None:
-                file.write(json.dumps({**row, **facts}) + "\n")
-                file.flush()
-                print(f"{number}/{len(missing)} {_line(row)}", flush=True)
+        file.write(json.dumps(row) + "\n")
 
 
 def _made(plan: Iterable[Planned], processes: int, until_s: float | None) -> Iterator[dict[str, Any] | None]:
@@ -99,24 +109,41 @@ def _make(planned: Planned, until_s: float | None) -> dict[str, Any] | None:
     logs.configure(quiet=True)
     begin_s = time.perf_counter()
     outcome = asyncio.run(simulation.run(job_file.from_dict(planned.job), behaviour=planned.behaviour))
+    return row_of(planned, outcome, seconds=time.perf_counter() - begin_s)
+
+
+def row_of(planned: Planned, outcome: Outcome, *, seconds: float) -> dict[str, Any]:
+    """Return the row of a run.
+
+    Args:
+        planned: the run.
+        outcome: what it has come to.
+        seconds: how long it took.
+    """
     return {
         **planned.names,
         "job": planned.job,
         "accuracy": [round(value, 4) for value in outcome.accuracy],
         "model": outcome.model,
+        "update_bytes": outcome.update_bytes,
         "refused": outcome.refused,
         "error": outcome.error,
-        "seconds": round(time.perf_counter() - begin_s, 1),
+        "seconds": round(seconds, 1),
     }
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def line(row: Mapping[str, Any]) -> str:
+    """Return a run's names, what it has come to, and how long it took."""
     names = " ".join(str(value) for name, value in row.items() if name not in _FACTS)
     last = f"{row['accuracy'][-1]:.3f}" if row["accuracy"] else "no round"
     return f"{names}: {last}, {row['seconds']:.0f} s {row['error']}"
 
 
-_FACTS: Final = {"job", "accuracy", "model", "refused", "error", "seconds", "commit"}
+_OUTCOME: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds"}
+
+_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "load", "round_s", "parts"}
+
+_FACTS: Final = _OUTCOME | _CIRCUMSTANCES
 """The columns of a row that do not name its run; the job does."""
 
 
@@ -127,7 +154,7 @@ def _key(row: Mapping[str, Any]) -> str:
 
 def commit() -> str:
     """Return the commit of the code that runs, in short; with `+` if files that git knows were changed since."""
-    changed = _git("diff", "HEAD", "--quiet", "--", ".", f":(exclude){RESULTS.relative_to(_ROOT)}").returncode
+    changed = _git("diff", "HEAD", "--quiet", "--", ".", ":(exclude,glob)benchmarks/**/*.jsonl").returncode
     return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("+" if changed else "")
 
 
@@ -143,6 +170,23 @@ def rounds_to(accuracy: Sequence[float], target: float) -> int | None:
         target: the accuracy.
     """
     return next((number for number, value in enumerate(accuracy, start=1) if value >= target), None)
+
+
+def median_rounds(group: Iterable[Mapping[str, Any]], target: float) -> str:
+    """Return the median of the rounds to an accuracy, and those of each row; a dash for one that has not come so far.
+
+    Args:
+        group: rows of the seeds.
+        target: the accuracy.
+    """
+    each = [rounds_to(row["accuracy"], target) for row in group]
+    if all(number is None for number in each):
+        return "-"
+    if len(each) == 1:
+        return str(each[0])
+    middle = statistics.median(float("inf") if number is None else number for number in each)
+    seeds = ", ".join("-" if number is None else str(number) for number in each)
+    return f"{'-' if middle == float('inf') else f'{middle:.0f}'} ({seeds})"
 
 
 def table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

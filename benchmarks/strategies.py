@@ -1,6 +1,6 @@
 """Rounds until each strategy's model reaches 90, 95 and 97 % test accuracy.
 
-    python -m benchmarks.strategies [--only digits-shards] [--processes 2] [--plot strategies.png]
+    python -m benchmarks.strategies [--only digits-shards] [--processes 2] [--plot docs]
     python -m benchmarks.strategies --choose digits-shards
 
 The jobs run in one process (`benchmarks.simulation`). Their results are rows of `benchmarks/results/strategies.jsonl`;
@@ -9,6 +9,7 @@ accuracy on samples that the clients hold out, with another seed than those of t
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -103,16 +104,19 @@ _COMPARED: Final = ("fedavg", "fedprox", "scaffold", "feddyn", "fedadam")
 
 _ADAM: Final = {"optimizer": "adam", "learning_rate": 1e-3}
 
-# FedAvg is `configs/mnist-nn.toml`. SCAFFOLD needs SGD, and FedDyn's authors train with it.
+_SGD_ON_MNIST: Final = {"optimizer": "sgd", "learning_rate": 0.1}
+
+# The paper's training with Adam, and that with SGD, which SCAFFOLD needs and FedDyn's authors use. The first one of
+# each strategy is what `--choose mnist-shards` gave. FedDyn has the parameter that was chosen on the digits.
 _ON_MNIST: Final[dict[str, tuple[Strategy, ...]]] = {
-    "fedavg": ({"name": "fedavg", **_ADAM}, {"name": "fedavg", "optimizer": "sgd", "learning_rate": 0.1}),
-    "fedavgm": tuple({"name": "fedavgm", **_ADAM, "beta": beta} for beta in (0.9, 0.5)),
-    "fedadam": tuple({"name": "fedadam", **_ADAM, "rate": rate} for rate in (0.03, 0.01)),
-    "feddyn": tuple(
-        {"name": "feddyn", "optimizer": "sgd", "learning_rate": rate, "alpha": alpha}
-        for rate, alpha in ((0.1, 0.1), (0.1, 0.01), (0.03, 0.1))
+    "fedavg": ({"name": "fedavg", **_SGD_ON_MNIST}, {"name": "fedavg", **_ADAM}),
+    "fedavgm": (
+        *({"name": "fedavgm", **_SGD_ON_MNIST, "beta": beta} for beta in (0.5, 0.9)),
+        *({"name": "fedavgm", **_ADAM, "beta": beta} for beta in (0.5, 0.9)),
     ),
-    "scaffold": tuple({"name": "scaffold", "optimizer": "sgd", "learning_rate": rate} for rate in (0.1, 0.03)),
+    "fedadam": tuple({"name": "fedadam", **_SGD_ON_MNIST, "rate": rate} for rate in (0.03, 0.01)),
+    "feddyn": ({"name": "feddyn", **_SGD_ON_MNIST, "alpha": 0.1},),
+    "scaffold": ({"name": "scaffold", **_SGD_ON_MNIST},),
 }
 
 SETTINGS: Final[dict[str, Setting]] = {
@@ -137,8 +141,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         },
         strategies={name: _CHOSEN[name] for name in _COMPARED if name in _CHOSEN},
     ),
-    # The paper's section 4: 100 clients of two shards each, ten in a round, five local epochs. Of each strategy the
-    # first candidate, until `--choose mnist-shards` has said which is the best.
+    # The paper's section 4: 100 clients of two shards each, ten in a round, five local epochs.
     "mnist-shards": Setting(
         job={
             "training": {"batch_size": 10, "local_epochs": 5},
@@ -149,7 +152,7 @@ SETTINGS: Final[dict[str, Setting]] = {
         strategies={name: candidates[0] for name, candidates in _ON_MNIST.items()},
         seeds=(1,),
         candidates=_ON_MNIST,
-        choice_rounds=60,
+        choice_rounds=40,
     ),
 }
 
@@ -238,7 +241,7 @@ def results(found: Iterable[dict[str, Any]]) -> str:
     trainings = [row["job"]["training"] for row in found]
     differing = {name for name in _OF_TRAINING if len({training.get(name) for training in trainings}) > 1}
     for label, group in rows.grouped(found, lambda row: row["strategy"]).items():
-        cells = [_rounds([rows.rounds_to(row["accuracy"], target) for row in group]) for target in TARGETS]
+        cells = [rows.median_rounds(group, target) for target in TARGETS]
         ends = [row["accuracy"][-1] if row["accuracy"] else 0.0 for row in group]
         seconds = statistics.fmean(row["seconds"] / max(1, len(row["accuracy"])) for row in group)
         job = group[0]["job"]
@@ -249,48 +252,42 @@ def results(found: Iterable[dict[str, Any]]) -> str:
     return rows.table(("strategy", "parameters", *targets, "last round", "s per round"), lines)
 
 
-def _rounds(each: Sequence[int | None]) -> str:
-    """Return the median number of rounds, and that of each seed; a dash for a seed that has not come so far."""
-    if all(number is None for number in each):
-        return "-"
-    if len(each) == 1:
-        return str(each[0])
-    middle = statistics.median(float("inf") if number is None else number for number in each)
-    seeds = ", ".join("-" if number is None else str(number) for number in each)
-    return f"{'-' if middle == float('inf') else f'{middle:.0f}'} ({seeds})"
-
-
 def draw(found: Iterable[dict[str, Any]], path: Path) -> None:
-    """Draw the mean accuracy of the seeds by round: a panel for each setting, a curve for each strategy.
+    """Draw the accuracy by round of one setting: a panel for each strategy, with FedAvg's curve in grey.
+
+    A curve is the mean of the seeds, its band goes from the worst to the best.
 
     Args:
-        found: the rows.
-        path: the picture.
+        found: the setting's rows.
+        path: the picture. It has the same bytes for the same rows and matplotlib.
     """
     from matplotlib.figure import Figure
 
-    found = list(found)
-    settings = rows.grouped(found, lambda row: row["setting"])
-    labels = list(dict.fromkeys(row["strategy"] for row in found))
-    picture = Figure(figsize=(7 * len(settings), 5), layout="constrained")
-    panels = picture.subplots(1, len(settings), squeeze=False)[0]
-    for axes, (name, group) in zip(panels, settings.items(), strict=True):
-        for label, same in rows.grouped(group, lambda row: row["strategy"]).items():
-            # As far as all seeds have come: a run ends at the last target.
-            means = [statistics.fmean(values) for values in zip(*(row["accuracy"] for row in same), strict=False)]
-            number = labels.index(label)
-            look = {
-                "color": f"C{number}",
-                "linestyle": ("-", "--", ":")[number // 10],
-                "marker": "o",
-                "markevery": [-1],
-            }
-            axes.plot(range(1, len(means) + 1), means, label=label, **look)
-        for target in TARGETS:
-            axes.axhline(target, color="black", linewidth=0.5)
-        axes.set(title=name, xlabel="round", ylabel="test accuracy", xscale="log", ylim=(0.3, 1.0))
-        axes.legend(loc="lower right", fontsize="small", ncols=2)
-    picture.savefig(path, dpi=120)
+    curves = {label: _curve(group) for label, group in rows.grouped(found, lambda row: row["strategy"]).items()}
+    columns = min(4, len(curves))
+    lines = math.ceil(len(curves) / columns)
+    picture = Figure(figsize=(2.6 * columns, 2.1 * lines), layout="constrained")
+    panels = picture.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes, (label, (low, mean, high)) in zip(panels, curves.items(), strict=False):
+        numbers = range(1, len(mean) + 1)
+        if "fedavg" in curves:
+            reference = curves["fedavg"][1]
+            axes.plot(range(1, len(reference) + 1), reference, color="0.7")
+        axes.fill_between(numbers, low, high, color="C0", alpha=0.25, linewidth=0)
+        axes.plot(numbers, mean, color="C0", marker="o", markersize=3, markevery=[-1])
+        axes.axhline(TARGETS[-1], color="black", linewidth=0.5)
+        axes.set(title=label, xscale="log", ylim=(0.3, 1.0))
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    picture.supxlabel("round")
+    picture.supylabel("test accuracy")
+    picture.savefig(path, dpi=100, metadata={"Software": None})
+
+
+def _curve(group: Sequence[dict[str, Any]]) -> tuple[list[float], list[float], list[float]]:
+    """Return the lowest, the mean and the highest accuracy of the seeds by round, as far as all have come."""
+    by_round = list(zip(*(row["accuracy"] for row in group), strict=False))
+    return [min(each) for each in by_round], [statistics.fmean(each) for each in by_round], [max(e) for e in by_round]
 
 
 def main() -> None:
@@ -300,7 +297,7 @@ def main() -> None:
     parser.add_argument("--choose", choices=[name for name in SETTINGS if SETTINGS[name].candidates])
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="begin no run after this time")
-    parser.add_argument("--plot", type=Path, help="the picture to draw")
+    parser.add_argument("--plot", type=Path, help="the folder of a picture for each setting")
     options = parser.parse_args()
     until_s = None if options.minutes is None else time.time() + 60 * options.minutes
     file, runs = (CHOICE_FILE, choice_plan(options.choose)) if options.choose else (FILE, plan(options.only))
@@ -311,8 +308,8 @@ def main() -> None:
         return
     for name, group in rows.grouped(found, lambda row: row["setting"]).items():
         print(f"\n{name}\n\n{results(group)}")
-    if options.plot:
-        draw(found, options.plot)
+        if options.plot:
+            draw(group, options.plot / f"strategies-{name}.png")
 
 
 if __name__ == "__main__":

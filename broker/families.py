@@ -4,6 +4,7 @@ Brokers and relays use the columns, so a new family is one row. Tests compare do
 """
 
 import enum
+import functools
 from dataclasses import dataclass
 from typing import Final
 
@@ -268,8 +269,9 @@ def is_of_weights(topic: str) -> bool:
     return family_of(topic).max_bytes is None
 
 
+@functools.lru_cache(maxsize=4096)
 def family_of(topic: str) -> Family:
-    """Return the family of a topic or filter.
+    """Return the family of a topic or filter. Cached: a topic is asked for some ten times in its round.
 
     Raises:
         BadTopic: the topic belongs to no family.

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -32,11 +32,14 @@ from client_fn.errors import BlobMissing, DataMissing, LeaseOver, TrainerDied
 from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.site import Site
-from client_fn.trainer import settings
+from client_fn.task_order import order_of
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders
+
+if TYPE_CHECKING:
+    from client_fn.gathering import Gathering
 
 T = TypeVar("T")
 
@@ -59,6 +62,7 @@ class WarmState:
         along: safetensors files that strategies sent along last, by SHA-256 digest.
         frozen: safetensors files of the tensors that no client trains, used last, by SHA-256 digest.
         training_lock: held from a task's first step to the end of its training.
+        gathering: trains tasks together that wait for the trainer, instead of one after the other; None: it does not.
     """
 
     trainers: Trainers
@@ -68,6 +72,7 @@ class WarmState:
     along: dict[str, SharedBytes] = field(default_factory=dict)
     frozen: dict[str, SharedBytes] = field(default_factory=dict)
     training_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    gathering: "Gathering | None" = None
 
 
 class Published(NamedTuple):
@@ -80,6 +85,22 @@ class Published(NamedTuple):
 
     header: UpdateHeader
     receipt: Receipt
+
+
+class _Prepared(NamedTuple):
+    """What a task needs for its training.
+
+    Attributes:
+        own: where the client's personal layers are kept; None: it has none.
+        inputs: files for the trainer, by name.
+        fetched: number of bytes that were fetched for them.
+        shard: the samples; None: there are none.
+    """
+
+    own: state_store.StateStore | None
+    inputs: dict[str, SharedBytes]
+    fetched: int
+    shard: Shard | None
 
 
 class _Update(NamedTuple):
@@ -132,21 +153,23 @@ async def handle(
     lease = Lease(task, clock)
     seconds: dict[str, float] = {}
     async with lease.timeout():
-        async with warm.training_lock:
-            await warm.trainers.admit(_names(task))
-            own = await asyncio.to_thread(state_store.prepare, task, warm.site)
-            inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
-            shard = await _timed(seconds, "data", _read_shard(task, warm))
-            if own is not None and (layers := await asyncio.to_thread(own.read)):
-                inputs[orders.PERSONAL] = SharedBytes(layers)
-            answer = await _train(task, inputs, shard, warm, lease, on_training=on_training)
+        prepare = functools.partial(_prepare, task, broker, warm, seconds)
+        if warm.gathering is None:
+            async with warm.training_lock:
+                prepared = await prepare()
+                answer = await _train(task, prepared, warm, lease, on_training=on_training)
+        else:
+            with warm.gathering.expecting():
+                async with warm.gathering.preparing:
+                    prepared = await prepare()
+            answer = await _train_with_others(task, prepared, warm, lease, warm.gathering, on_training=on_training)
         if on_trained:
             on_trained()
-        states = _states(answer)
-        header = _header(task, attempt, answer, shard, states)
+        own, states = prepared.own, _states(answer)
+        header = _header(task, attempt, answer, prepared.shard, states)
         header = msgspec.structs.replace(
             header,
-            fetched=fetched,
+            fetched=prepared.fetched,
             seconds=seconds | header.seconds,
             metrics_scope=warm.site.metrics,
             # Written before the update is published: once that counts, the next task names the file.
@@ -155,6 +178,19 @@ async def handle(
         payload = await asyncio.to_thread(_with_header, answer, header)
         update = _Update(header, payload, states)
         return Published(header, await _publish(update, broker, lease, task.id))
+
+
+async def _prepare(task: RoundTask, broker: Exchange, warm: WarmState, seconds: dict[str, float]) -> _Prepared:
+    """Check what a task names, and get all that its training needs."""
+    await warm.trainers.admit(_names(task))
+    own = await asyncio.to_thread(state_store.prepare, task, warm.site)
+    inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
+    shard = await _timed(seconds, "data", _read_shard(task, warm))
+    if own is not None and (layers := await asyncio.to_thread(own.read)):
+        inputs[orders.PERSONAL] = SharedBytes(layers)
+    if shard is not None and shard.memory is not None:
+        inputs[orders.SHARD] = shard.memory
+    return _Prepared(own, inputs, fetched, shard)
 
 
 async def _fetch(task: RoundTask, broker: Exchange, warm: WarmState) -> tuple[dict[str, SharedBytes], int]:
@@ -203,43 +239,41 @@ async def _read_shard(task: RoundTask, warm: WarmState) -> Shard | None:
 
 
 async def _train(
-    task: RoundTask,
-    inputs: dict[str, SharedBytes],
-    shard: Shard | None,
-    warm: WarmState,
-    lease: Lease,
-    *,
-    on_training: Callable[[], None] | None,
+    task: RoundTask, prepared: _Prepared, warm: WarmState, lease: Lease, *, on_training: Callable[[], None] | None
 ) -> Answer:
     """Let the trainer do what the task is for, and raise LeaseOver with the task's name if time runs out."""
-    make = judged.order_of if task.purpose == "evaluate" else _training
-    order: orders.Train | orders.Evaluate = make(task, warm.site, lease.left_s)
-    if shard is not None:
-        order = order._replace(source=settings.source(task.data, shard))
-        if shard.memory is not None:
-            inputs[orders.SHARD] = shard.memory
+    order, left_s = order_of(task, prepared.shard, warm.site, lease.left_s), lease.left_s
     try:
-        return await warm.trainers.do(_names(task), order, inputs, on_training=on_training, limit_s=lease.left_s)
+        return await warm.trainers.do(_names(task), order, prepared.inputs, on_training=on_training, limit_s=left_s)
     except LeaseOver:
         raise LeaseOver(task.id, task.deadline_s) from None
 
 
-def _training(task: RoundTask, site: Site, left_s: float) -> orders.Train:
-    training = task.training_hyperparameters
-    return orders.Train(
-        model=settings.model(task.model_configuration),
-        training=None if training.dry else settings.training(training),
-        seed=task.seed,
-        device=site.device or training.device or "cpu",
-        left_s=left_s,
-        strategy=msgspec.to_builtins(task.strategy),
-        update=task.update,
-        learner=settings.learner(task.learner),
-        evaluation=settings.evaluation(task.evaluation),
-        round=task.round,
-        model_seed=task.model_seed,
-        personal=task.model_configuration.personal,
-        frozen_digest=task.frozen_digest,
+async def _train_with_others(
+    task: RoundTask,
+    prepared: _Prepared,
+    warm: WarmState,
+    lease: Lease,
+    gathering: "Gathering",
+    *,
+    on_training: Callable[[], None] | None,
+) -> Answer:
+    """Train as `_train` does, in one program with tasks that are like this one, if there are any."""
+    # Imported here because every cold start of a function would pay for it.
+    from client_fn import groups
+    from client_fn.gathering import Ready
+
+    order = order_of(task, prepared.shard, warm.site, lease.left_s)
+    return await gathering.train(
+        Ready(
+            keys=groups.keys_of(task, order),
+            names=_names(task),
+            order=order,
+            inputs=prepared.inputs,
+            left_s=lambda: lease.left_s,
+            on_training=on_training,
+            alone=lambda: _train(task, prepared, warm, lease, on_training=on_training),
+        )
     )
 
 

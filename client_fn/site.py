@@ -18,6 +18,9 @@ SCHEMES: Final = ("file", "s3", "gs", "abfs", "https")
 PACKAGED: Final = "code"
 """The folder of the user's code in a function's archive."""
 
+MOST_TOGETHER: Final = 64
+"""Most clients in one program: with three files each, they fit beside one packet to the trainer."""
+
 MEMORY_SHARE: Final = 0.8
 """Share of the machine's memory that a trainer may use by default."""
 
@@ -44,6 +47,8 @@ class Site:
         code_store: FEDKEEPER_CODE_STORE, folder that keeps a copy of each version of the code that was used. None: a
             temporary folder.
         python: FEDKEEPER_TRAINER_PYTHON, the Python that trains. Empty: this one.
+        fork_server: FEDKEEPER_FORK_SERVER, socket of a process of which trainers are copies; `fedkeeper` sets it. None:
+            each trainer imports torch itself.
         memory_mb: FEDKEEPER_TRAINER_MEMORY_MB, the most memory that a trainer may use, in MiB.
         silence_s: FEDKEEPER_TRAINER_SILENCE_S, how long user code may run without finishing an import, a constructor or
             a batch. Seconds.
@@ -56,6 +61,8 @@ class Site:
         data_prefixes: FEDKEEPER_DATA_PREFIXES, separated by commas: folders and URLs below which data may lie, and
             below which personal layers may be written (`client_fn.state_store`; nothing else is). Empty: everywhere.
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
+        together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program, or `auto`, as
+            many as fit into memory; 1: one by one. 0: as many as fit on a GPU, and one by one on a CPU.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.
     """
@@ -66,6 +73,7 @@ class Site:
     code_is_allowed: bool = True
     code_store: Path | None = None
     python: str = ""
+    fork_server: Path | None = None
     memory_mb: int = field(default_factory=lambda: int(machine_memory_mb() * MEMORY_SHARE))
     silence_s: float = 45.0
     variables: tuple[str, ...] = ()
@@ -74,7 +82,19 @@ class Site:
     data_schemes: tuple[str, ...] = SCHEMES
     data_prefixes: tuple[str, ...] = ()
     data_max_mb: int = 4096
+    together: int = 0
     secret: bytes | None = field(default=None, repr=False)
+
+    @property
+    def group(self) -> int:
+        """How many clients of a round a local worker may train in one program."""
+        return self.together or (MOST_TOGETHER if self.device.startswith("cuda") else 1)
+
+    @property
+    def allocation_mb(self) -> int:
+        """What a trainer may allocate, in MiB; 0: that is not limited. The worker looks at its memory besides."""
+        # RLIMIT_DATA counts what CUDA reserves and does not use.
+        return self.memory_mb if self.device in {"", "cpu"} else 0
 
 
 def packaged_code() -> Path | None:
@@ -101,6 +121,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         code_is_allowed=_one_of(environ, "FEDKEEPER_CODE_ALLOWED", ("1", "0")) == "1",
         code_store=_path(environ, "FEDKEEPER_CODE_STORE"),
         python=environ.get("FEDKEEPER_TRAINER_PYTHON", ""),
+        fork_server=_path(environ, "FEDKEEPER_FORK_SERVER"),
         memory_mb=int(_number(environ, "FEDKEEPER_TRAINER_MEMORY_MB", default.memory_mb)),
         silence_s=_number(environ, "FEDKEEPER_TRAINER_SILENCE_S", default.silence_s),
         variables=_texts(environ, "FEDKEEPER_TRAINER_ENV", ()),
@@ -109,6 +130,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         data_schemes=_texts(environ, "FEDKEEPER_DATA_SCHEMES", SCHEMES),
         data_prefixes=_texts(environ, "FEDKEEPER_DATA_PREFIXES", ()),
         data_max_mb=int(_number(environ, "FEDKEEPER_DATA_MAX_MB", default.data_max_mb)),
+        together=parse_together(environ.get("FEDKEEPER_TOGETHER", "")),
         secret=_secret(environ),
     )
 
@@ -118,7 +140,11 @@ def to_environ(site: Site) -> dict[str, str]:
 
     The caller passes the secret on as a file.
     """
-    paths = {"FEDKEEPER_CODE": site.code, "FEDKEEPER_CODE_STORE": site.code_store}
+    paths = {
+        "FEDKEEPER_CODE": site.code,
+        "FEDKEEPER_CODE_STORE": site.code_store,
+        "FEDKEEPER_FORK_SERVER": site.fork_server,
+    }
     texts = {
         "FEDKEEPER_DEVICE": site.device,
         "FEDKEEPER_ALLOW": ",".join(site.allow),
@@ -132,8 +158,27 @@ def to_environ(site: Site) -> dict[str, str]:
         "FEDKEEPER_DATA_SCHEMES": ",".join(site.data_schemes),
         "FEDKEEPER_DATA_PREFIXES": ",".join(site.data_prefixes),
         "FEDKEEPER_DATA_MAX_MB": str(site.data_max_mb),
+        "FEDKEEPER_TOGETHER": str(site.together or ""),
     }
     return texts | {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+
+
+def parse_together(text: str) -> int:
+    """Return how many clients may be trained in one program; 0: the device decides.
+
+    Args:
+        text: a number from 1, `auto` (as many as fit), or empty.
+
+    Raises:
+        BadSettings: it is something else.
+    """
+    if not text:
+        return 0
+    if text == "auto":
+        return MOST_TOGETHER
+    if text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_TOGETHER:
+        return int(text)
+    raise BadSettings("FEDKEEPER_TOGETHER", f"{text!r} is neither 'auto' nor a number from 1 to {MOST_TOGETHER}")
 
 
 def machine_memory_mb() -> int:

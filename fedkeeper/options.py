@@ -54,7 +54,18 @@ Out = Annotated[Path, typer.Option(help="Where a job's model, metrics and plot g
 Folder = Annotated[
     Path, typer.Option("--dir", help="Broker's store, credentials, copies of your code, and the clients' shards.")
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Number of worker processes; 0: one per core.")]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Number of worker processes; 0: one per core, or one that trains together on a GPU.")
+]
+Together = Annotated[
+    str,
+    typer.Option(
+        envvar="FEDKEEPER_TOGETHER",
+        metavar="N|auto",
+        help="Train up to N clients of a round in one program; auto: as many as fit into memory. Default: 1 on a "
+        "CPU, auto on a GPU.",
+    ),
+]
 Code = Annotated[
     Path | None,
     typer.Option(

@@ -16,6 +16,8 @@ import numpy as np
 
 from broker.messages import tensors
 from broker.messages.tensors import FLOATS, Array, Layout, Tensors
+from server import values
+from server.values import Scaled, Values
 
 WEIGHT_HEADROOM_BITS: Final = 10
 """A weight may become 2^10 times as large as the base model's largest (or than 1) before its update is refused."""
@@ -34,10 +36,6 @@ _LARGEST_EXPONENT: Final = 1023
 # integer in the low bits. It is several times faster than rint and a conversion, and exact for |x| < 2^51.
 _MAGIC: Final = 1.5 * 2.0**52
 _MAGIC_BITS: Final = int(np.float64(_MAGIC).view(np.int64))
-
-_BLOCK: Final = 1 << 15
-"""Elements per block: two buffers of 256 kB stay in a core's cache."""
-
 
 _NO_FACTORS: Final[Mapping[str, float]] = MappingProxyType({})
 
@@ -134,9 +132,9 @@ class Aggregate:
         self.updates = 0
         self._sums = {name: np.zeros(math.prod(plan.layout[name][1]), np.int64) for name in plan.shifts}
         self._largest: Tensors = {}
-        self._floats = np.empty(_BLOCK, np.float64)
+        self._floats = np.empty(values.READ, np.float64)
 
-    def add(self, update: Mapping[str, Array], weight: int, factors: Mapping[str, float] = _NO_FACTORS) -> None:
+    def add(self, update: Mapping[str, Values], weight: int, factors: Mapping[str, float] = _NO_FACTORS) -> None:
         """Add one update.
 
         Args:
@@ -152,21 +150,19 @@ class Aggregate:
         self.weight += weight
         self.updates += 1
         for name, tensor in update.items():
-            if name not in self._sums:
+            if isinstance(tensor, Scaled) or name in self._sums:
+                self._add(name, tensor, weight, factors.get(name, 1.0))
+            else:
                 self._keep_largest(name, tensor)
-                continue
-            flat, total = tensor.reshape(-1), self._sums[name]
-            scale = 2.0 ** self.plan.shifts[name] * factors.get(name, 1.0)
-            for start in range(0, flat.size, _BLOCK):
-                block = flat[start : start + _BLOCK]
-                scaled = self._floats[: block.size]
-                np.copyto(scaled, block)
-                scaled *= scale
-                scaled += _MAGIC
-                fixed = scaled.view(np.int64)
-                fixed -= _MAGIC_BITS
-                fixed *= weight
-                total[start : start + _BLOCK] += fixed
+
+    def _add(self, name: str, tensor: Values, weight: int, factor: float) -> None:
+        total, scale = self._sums[name], 2.0 ** self.plan.shifts[name] * factor
+        for where, block in values.blocks(tensor, self._floats, scale):
+            np.add(block, _MAGIC, out=block)
+            fixed = block.view(np.int64)
+            fixed -= _MAGIC_BITS
+            fixed *= weight
+            total[where] += fixed
 
     def merge(self, other: "Aggregate") -> None:
         """Add the sum of another aggregator with the same plan.

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from broker.messages import tensors as payload
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.job_record import Member
 from broker.messages.round import token
-from broker.messages.tensors import Tensors
+from broker.messages.tensors import Layout, Tensors
 from broker.messages.update import UpdateHeader, own_states
+from broker.messages.update_forms import ROUNDED, Form, form_of
 from broker.topics import UpdateTopic
-from server import sums
+from server import codecs, sums, values
 from server.aggregator import Plan
+from server.codecs import Codec
 from server.errors import Refused
+from server.values import Values
 
 CODES: Final = (
     "late",  # its round is over
@@ -88,6 +91,7 @@ class Expectation:
         plan: names, shapes, dtypes and bounds of the tensors.
         start: the tensors that an update has, as the clients start from them.
         form: what an update must hold of a float tensor; an update of the other form is converted.
+        codec: in how many bits an update's tensors travel; None: in those of the plan.
         strategy: the strategy whose client half an update needs; empty: any update will do.
         needs: names of the metrics that an update must have.
         has_personal: whether the model has tensors that never leave a client.
@@ -104,7 +108,8 @@ class Expectation:
     plan: Plan
     max_samples: int
     start: Tensors = field(default_factory=dict)
-    form: Literal["delta", "weights"] = "weights"
+    form: Form = "weights"
+    codec: Codec | None = None
     strategy: str = ""
     needs: tuple[str, ...] = ()
     has_personal: bool = False
@@ -116,16 +121,21 @@ class Expectation:
         return min(self.members[client].samples or self.max_samples, self.max_samples)
 
     @property
+    def layout(self) -> Layout:
+        """The tensors of an update as they travel, without the sums."""
+        return self.plan.layout if self.codec is None else self.codec.layout
+
+    @property
     def max_bytes(self) -> int:
         """Upper bound of an update's size in bytes."""
-        layout = self.plan.layout
-        tensors = sum(payload.DTYPES[dtype].itemsize * int(np.prod(shape)) for dtype, shape in layout.values())
+        layout = self.layout
+        tensors = sum(payload.DTYPES[dtype].itemsize * math.prod(shape) for dtype, shape in layout.values())
         return tensors + _METADATA_BYTES + 1024 * len(layout) + self.takes_sums * (sums.MAX_BYTES + _METADATA_BYTES)
 
     @property
     def max_tensors(self) -> int:
         """Upper bound of the number of an update's tensors."""
-        return len(self.plan.layout) + self.takes_sums * sums.MAX_TENSORS
+        return len(self.layout) + self.takes_sums * sums.MAX_TENSORS
 
 
 class Checked(NamedTuple):
@@ -134,12 +144,12 @@ class Checked(NamedTuple):
     Attributes:
         header: its metadata.
         tensors: its tensors in the round's form, as views of the file where nothing was converted; none if the client
-            only judges the round's model.
+            only judges the round's model. `server.values` reads them.
         sums: the sums over the client's held-out samples.
     """
 
     header: UpdateHeader
-    tensors: Tensors
+    tensors: Mapping[str, Values]
     sums: Tensors
 
 
@@ -227,11 +237,10 @@ def _check_content(header: UpdateHeader, tensors: Tensors, topic: UpdateTopic, e
         # A function of an older version trains instead of judging. Nobody needs its tensors.
         return Checked(header, {}, judged)
     _check_training(header, topic, expectation)
-    _check_layout(tensors, expectation.plan)
-    if header.update != expectation.form:
-        tensors = _converted(tensors, expectation)
-    _check_values(tensors, expectation.plan)
-    return Checked(header, tensors, judged)
+    _check_layout(tensors, expectation.layout)
+    opened = _opened(header, tensors, expectation)
+    _check_values(opened, expectation)
+    return Checked(header, opened, judged)
 
 
 def _check_header(header: UpdateHeader, expectation: Expectation) -> None:
@@ -270,19 +279,29 @@ def _check_training(header: UpdateHeader, topic: UpdateTopic, expectation: Expec
     if expectation.strategy not in ("", header.strategy):
         reason = f"trained as {header.strategy}, the job's strategy is {expectation.strategy}"
         raise Refused("strategy", f"{reason}: upgrade the function")
+    asked = "delta" if expectation.codec is None else expectation.codec.update
+    if header.update != asked and not ROUNDED.isdisjoint({header.update, asked}):
+        raise Refused("layout", f"it holds {header.update!r}, the job asks for {asked!r}: upgrade the function")
     if missing := [name for name in expectation.needs if name not in header.metrics]:
         raise Refused("strategy", f"the strategy needs the metrics {', '.join(missing)}, and the update has them not")
 
 
-def _check_layout(tensors: Tensors, plan: Plan) -> None:
+def _check_layout(tensors: Tensors, expected: Layout) -> None:
     layout = payload.layout(tensors)
-    if layout.keys() != plan.layout.keys():
-        missing, extra = sorted(plan.layout.keys() - layout.keys()), sorted(layout.keys() - plan.layout.keys())
+    if layout.keys() != expected.keys():
+        missing, extra = sorted(expected.keys() - layout.keys()), sorted(layout.keys() - expected.keys())
         reason = f"tensors missing: {missing[:5]}, not asked for: {extra[:5]}"
         raise Refused("layout", f"{reason}: the site must have the code of the job's model")
-    for name, entry in plan.layout.items():
+    for name, entry in expected.items():
         if layout[name] != entry:
             raise Refused("layout", f"{name} is {layout[name]}, the model's is {entry}")
+
+
+def _opened(header: UpdateHeader, tensors: Tensors, expectation: Expectation) -> Mapping[str, Values]:
+    """Return the tensors in the round's form. Without a conversion, they are views of the file."""
+    if expectation.codec is not None and expectation.codec.is_rounded:
+        return expectation.codec.open(tensors)
+    return tensors if form_of(header.update) == expectation.form else _converted(tensors, expectation)
 
 
 def _converted(tensors: Tensors, expectation: Expectation) -> Tensors:
@@ -297,15 +316,19 @@ def _converted(tensors: Tensors, expectation: Expectation) -> Tensors:
         }
 
 
-def _check_values(tensors: Tensors, plan: Plan) -> None:
+def _check_values(tensors: Mapping[str, Values], expectation: Expectation) -> None:
+    plan = expectation.plan
     for name, tensor in tensors.items():
-        if name not in plan.bounds or not tensor.size:
+        if name not in plan.bounds:
             continue
-        # Two passes without a temporary: NaN makes both extremes NaN, and infinity is one of them.
-        with np.errstate(invalid="ignore"):  # bfloat16's NaN also causes a warning
-            low, high = float(tensor.min()), float(tensor.max())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise Refused("finite", f"{name} holds NaN or infinity: try a smaller learning rate, and look at the data")
-        if max(-low, high) > plan.bounds[name]:
-            reason = f"{name} reaches {max(-low, high):g}, at most {plan.bounds[name]:g} is accepted"
+        largest, bound = values.largest(tensor), plan.bounds[name]
+        if not math.isfinite(largest):
+            remedy = "try a smaller learning rate, and look at the data"
+            if expectation.codec is not None and expectation.codec.update == "fp16":
+                remedy += "; training.update = 'fp16' holds changes up to 65504"
+            raise Refused("finite", f"{name} holds NaN or infinity: {remedy}")
+        if largest > bound:
+            reason = f"{name} reaches {largest:g}, at most {bound:g} is accepted"
             raise Refused("magnitude", f"{reason}: training.headroom lifts this bound")
+        if largest > codecs.largest_of(plan.layout[name][0]):
+            raise Refused("magnitude", f"{name} reaches {largest:g}, which is too large for the model's dtype")

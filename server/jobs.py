@@ -6,7 +6,7 @@ repeated. A server that takes a job over after a crash continues from the record
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -17,7 +17,6 @@ from broker.messages.job_record import JobRecord, Member
 from broker.messages.progress import Event
 from broker.messages.register import ClientRecord
 from broker.messages.round import nonce as round_nonce
-from broker.messages.round import seed
 from broker.messages.tensors import Tensors
 from broker.support import heap, loggers
 from broker.support.tasks import task_group
@@ -30,7 +29,6 @@ from server import (
     history,
     invitations,
     own_places,
-    replay,
     room,
     round_facts,
     selection,
@@ -39,16 +37,15 @@ from server import (
 from server.collecting import Collection, Collector
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed
 from server.evaluation import Evaluation
-from server.gate import Expectation
 from server.job_context import JobContext
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
 from server.pauses import Outcome, Pauses
 from server.recruiting import Recruiter
 from server.round_clock import RoundClock
+from server.round_rules import RoundRules
 from server.rounds import State
 from server.selection import History
-from server.shares import Shares
 from server.strategies.base import Finished, GlobalState, ModelInfo
 
 log = loggers.get_logger(__name__)
@@ -257,8 +254,7 @@ class _JobRun:
 
     def _chosen(self, candidates: Sequence[ClientRecord]) -> list[ClientRecord]:
         """Return the clients that the next round invites to train."""
-        draw = seed(self.job.draw_seed, "cohort", self.record.round + 1)
-        return self._selection.choose(self._history, candidates, draw)
+        return self._selection.choose(self._history, candidates, self.record.round + 1)
 
     def _opening(self, members: tuple[Member, ...]) -> dict[str, Any]:
         """Return the changes of the record that open the next round."""
@@ -282,9 +278,9 @@ class _JobRun:
         """Invite the cohort, collect its updates, and commit their mean as the next global model."""
         opened, context = self.record, self._context
         nonce = round_nonce(self._secret, opened.id, opened.round)
-        rules = self._rules(nonce)
+        rules = RoundRules.of(opened, self._state, self._strategy, nonce)
         clock = RoundClock.of(opened, context.clock, context.timer)
-        sources = *rules, context.announcer, clock
+        sources = rules.expectation, rules.shares, context.announcer, clock
         collector = Collector(opened, *sources, give_up_s=context.presence.give_up_s, confirm=self._store.confirm)
         # Another server may have gone on while this one was paused: then it says nothing.
         await self._store.confirm()
@@ -308,14 +304,7 @@ class _JobRun:
                     await self._fail_round(collection)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
-    def _rules(self, nonce: str) -> "_Rules":
-        """Return how updates of the open round are checked and added."""
-        record, state = self.record, self._state
-        expectation = round_facts.expectation(record, state.weights, nonce, self._strategy)
-        weights = round_facts.model_info(record, state.weights).weights
-        return _Rules(expectation, Shares(self._strategy, record, expectation.plan, weights, state.server_state))
-
-    async def _close(self, collection: Collection, rules: "_Rules", events: JobEvents) -> None:
+    async def _close(self, collection: Collection, rules: RoundRules, events: JobEvents) -> None:
         """Make the next global model, or end the job if the round was only to judge the last one."""
         if not round_facts.is_to_judge(self.record):
             await self._commit(collection, rules, events)
@@ -326,10 +315,10 @@ class _JobRun:
         note = "" if answered == asked else f"; {answered} of {asked} clients have judged the last model"
         await self._end("completed", self.record.reason + note)
 
-    async def _commit(self, collection: Collection, rules: "_Rules", events: JobEvents) -> None:
+    async def _commit(self, collection: Collection, rules: RoundRules, events: JobEvents) -> None:
         """Make the next global model of a round's updates."""
         record = self.record
-        finished = await self._finish(collection, rules)
+        finished = await rules.finish(self._context.broker, collection)
         self._state = self._store.take(await self._apply(finished, collection))
         heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
@@ -362,21 +351,6 @@ class _JobRun:
         collection.aggregate.release()
         return state
 
-    async def _finish(self, collection: Collection, rules: "_Rules") -> Finished:
-        """Take the mean of a round's updates, and reduce them one by one if the strategy asks for that."""
-        model, mean = round_facts.model_info(self.record, self._state.weights), collection.aggregate.mean()
-        clients = sorted(collection.headers)
-        reduction, replayed = self._strategy.reduction([collection.shares[client] for client in clients]), Tensors()
-        if reduction is not None:
-            factors = [rules.shares.factors(collection.shares[client]) for client in clients]
-            updates = [
-                replay.Update(collection.headers[client], each) for client, each in zip(clients, factors, strict=True)
-            ]
-            source = self._context.broker, updates, rules.expectation
-            replayed = await replay.reduce_updates(*source, model.weights, reduction)
-        told = collection.headers, collection.shares
-        return Finished(self.record, model, mean, rules.expectation.form, *told, replayed)
-
     async def _fail_round(self, collection: Collection) -> None:
         """Apply the job's policy to a round without quorum: put it on record, then announce it."""
         holders = [client.id for client in self._recruiter.holders()]
@@ -405,13 +379,6 @@ class _JobRun:
     async def _announce_and_wait(self, event: Event, *key: object) -> None:
         """Announce an event that must be with the broker before the record changes again."""
         await self._context.announcer.announce_and_wait(self.record.id, event, *key)
-
-
-class _Rules(NamedTuple):
-    """How the updates of a round are checked and added."""
-
-    expectation: Expectation
-    shares: Shares
 
 
 def _has_done_all_rounds(record: JobRecord) -> bool:

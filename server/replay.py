@@ -17,10 +17,11 @@ from broker.base import Broker
 from broker.errors import CorruptPayload
 from broker.messages.tensors import DTYPES, Array, Tensors
 from broker.messages.update import UpdateHeader
-from server import gate
+from server import gate, values
 from server.aggregator import Plan
 from server.gate import Expectation
 from server.strategies.base import Reduction
+from server.values import Values
 
 BLOCK_VALUES: Final = 1 << 19
 """Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
@@ -63,7 +64,7 @@ async def reduce_updates(
         for row, update in enumerate(updates):
             tensors = await _read(broker, update.header, expectation)
             for name in names:
-                spool[name][row] = tensors[name].reshape(-1)
+                values.copy(tensors[name], spool[name][row])
         factors = {name: np.array([update.factors.get(name, 1.0) for update in updates]) for name in names}
         return await asyncio.to_thread(_reduce_all, spool, factors, plan, reduction)
 
@@ -73,7 +74,7 @@ def _open(path: Path, name: str, plan: Plan, rows: int) -> Array:
     return np.memmap(path, DTYPES[dtype], "w+", shape=(rows, max(1, int(np.prod(shape)))))
 
 
-async def _read(broker: Broker, header: UpdateHeader, expectation: Expectation) -> Tensors:
+async def _read(broker: Broker, header: UpdateHeader, expectation: Expectation) -> Mapping[str, Values]:
     topic = topics.update(header.job, header.round, header.client, header.attempt)
     value = await broker.get(topic)
     if value is None:

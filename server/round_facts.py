@@ -22,8 +22,9 @@ from broker.messages.round import BlobRef, PersonalRef
 from broker.messages.strategy import client_half, name_of
 from broker.messages.tensors import Tensors
 from broker.messages.update import checked_processor
+from broker.messages.update_forms import form_of
 from broker.support import texts
-from server import aggregator, cohort, gate, timing
+from server import aggregator, codecs, cohort, gate, timing
 from server.collecting import Collection
 from server.gate import Expectation
 from server.rounds import RoundEvent
@@ -87,16 +88,18 @@ def expectation(record: JobRecord, weights: Tensors, nonce: str, strategy: Strat
     base = {**model.trained, **strategy.auxiliary(model)}
     # What the job allows, not what the register happens to know: the last bits of the mean depend on it.
     most = job.cohort.invited * strategy.max_weight()
+    plan = aggregator.plan(base, model.buffers, most, job.training.headroom)
     return Expectation(
         job=record.id,
         round=record.round,
         base=model_of(record).sha256,
         nonce=nonce,
         members={member.id: member for member in record.cohort},
-        plan=aggregator.plan(base, model.buffers, most, job.training.headroom),
+        plan=plan,
         max_samples=job.cohort.max_samples,
         start=model.trained,
-        form=job.training.update,
+        form=form_of(job.training.update),
+        codec=codecs.of(job.training.update, plan.layout, model.weights),
         strategy="" if half is None else name_of(half),
         needs=strategy.needs,
         takes_sums=job.is_judged_by_clients,

@@ -2,20 +2,19 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 import numpy as np
 
 from broker.messages.job_record import JobRecord
-from broker.messages.tensors import Array, Tensors
+from broker.messages.tensors import Tensors
+from server import values
 from server.aggregator import Plan
 from server.errors import Refused
 from server.gate import Checked
 from server.strategies import guards
 from server.strategies.base import AUXILIARY, Strategy
 from server.strategies.share import Share
-
-_BLOCK: Final = 1 << 15
+from server.values import READ, Values
 
 
 class Shares:
@@ -69,12 +68,12 @@ class Shares:
         weights = dict.fromkeys(self._weights, share.factor) if share.factor != 1.0 else {}
         return weights | (dict.fromkeys(self._auxiliary, share.auxiliary_clip) if share.auxiliary_clip != 1.0 else {})
 
-    def _check_scaled(self, tensors: Mapping[str, Array], scale: float) -> None:
+    def _check_scaled(self, tensors: Mapping[str, Values], scale: float) -> None:
         """Check the bounds again for a change that is made larger: the sum must not overflow."""
         if scale <= 1.0:
             return
         for name in self._weights:
-            largest = scale * float(np.max(np.abs(tensors[name]), initial=0.0))
+            largest = scale * values.largest(tensors[name])
             if not largest <= self._plan.bounds[name]:
                 raise Refused(
                     "magnitude",
@@ -83,18 +82,15 @@ class Shares:
                 )
 
 
-def norm_of(tensors: Mapping[str, Array], names: Iterable[str]) -> float:
+def norm_of(tensors: Mapping[str, Values], names: Iterable[str]) -> float:
     """Return the L2 norm of some tensors together, computed in float64.
 
     Args:
         tensors: tensors by name.
         names: which of them.
     """
-    squares = []
-    for name in names:
-        flat = tensors[name].reshape(-1)
-        for start in range(0, flat.size, _BLOCK):
-            block = flat[start : start + _BLOCK].astype(np.float64)
-            squares.append(float(np.sum(np.square(block, out=block))))
+    buffer = np.empty(READ)
+    blocks = (block for name in names for _, block in values.blocks(tensors[name], buffer))
+    squares = [float(np.sum(np.square(block, out=block))) for block in blocks]
     # The sum of the blocks is exact, so it does not depend on how the tensors are named and ordered.
     return math.sqrt(math.fsum(squares))

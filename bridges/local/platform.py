@@ -72,7 +72,7 @@ class LocalPlatform(BasePlatform[Settings, None]):
         except (GeneratorExit, asyncio.CancelledError):
             # The run is given up. A training can't be interrupted, so the worker is killed.
             if is_ours:
-                self._pool.replace(worker)
+                self._pool.give_up(worker)
                 is_ours = False
             raise
         finally:

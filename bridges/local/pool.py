@@ -51,7 +51,7 @@ async def open_pool(
 
 
 class Pool:
-    """A pool of workers, each busy or idle. Use it as `async with open_pool(settings) as pool`.
+    """A pool of workers; the idle ones can take a task. Use it as `async with open_pool(settings) as pool`.
 
     Args:
         settings: the platform's settings.
@@ -74,6 +74,7 @@ class Pool:
         )
         self._name = settings.name
         self._size = settings.workers
+        self._together = settings.together
         self._command = command
         self._uniform = uniform
         self._idle: deque[Worker] = deque()
@@ -106,7 +107,7 @@ class Pool:
             raise PlatformFailed(self._name, "start a worker", reason)
 
     async def take(self) -> Worker:
-        """Wait for an idle worker, and take it out of the pool.
+        """Wait for an idle worker, and take it for a task. It stays idle while it may take more tasks at once.
 
         Raises:
             SiteFault: no worker can start.
@@ -114,7 +115,10 @@ class Pool:
         while True:
             while self._idle:
                 worker = self._idle.popleft()
-                if worker.process.returncode is None:
+                if worker.process.returncode is None and not worker.is_retired:
+                    worker.taken += 1
+                    if worker.taken < self._together:
+                        self._idle.append(worker)  # at the end: all workers shall have as many tasks
                     return worker
             await self._wait_for_change()
 
@@ -137,10 +141,12 @@ class Pool:
         await self._changed.wait()
 
     def put_back(self, worker: Worker) -> None:
-        """Make a worker idle again, unless it is retired. It may have ended: `take` skips it then."""
+        """Make a worker idle again after a task, unless it is retired. It may have ended: `take` skips it then."""
+        worker.taken = max(0, worker.taken - 1)
         if worker.is_retired:
             return
-        self._idle.append(worker)
+        if worker not in self._idle:
+            self._idle.append(worker)
         self._changed.set()
 
     def end_if_retired(self, worker: Worker) -> None:
@@ -148,9 +154,14 @@ class Pool:
         if worker.is_retired and not worker.reports:
             worker.process.kill()
 
-    def replace(self, worker: Worker) -> None:
-        """Kill a worker whose task was given up; `keep_one_running` starts another one."""
-        if worker.process.returncode is None:
+    def give_up(self, worker: Worker) -> None:
+        """Kill a worker whose task was given up; `keep_one_running` starts another one.
+
+        If it trains or waits with other tasks, they go on: the worker itself ends a training at its deadline.
+        """
+        if worker.taken > 1:
+            self.put_back(worker)
+        elif worker.process.returncode is None:
             log.info("worker is killed: its task was given up", worker=worker.name)
             worker.process.kill()
 

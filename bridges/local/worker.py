@@ -49,6 +49,7 @@ class Worker:
         reports: the queue of each task's reports, by the task's id.
         answers: what will be the answer to each look at a client's data, by the request's id.
         count: number of tasks that the worker got so far.
+        taken: number of tasks that it has been taken for and that it has not trained.
         is_ready: whether it could take tasks, once.
         is_retired: whether it gets no more tasks, and is ended when it works for none.
         ready: what it has said of itself when it became ready.
@@ -61,6 +62,7 @@ class Worker:
         self.reports: dict[str, asyncio.Queue[Report]] = {}
         self.answers: dict[str, asyncio.Future[DataReport]] = {}
         self.count = 0
+        self.taken = 0
         self.is_ready = False
         self.is_retired = False
         self.ready = WorkerReady()

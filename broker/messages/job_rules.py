@@ -23,6 +23,9 @@ LARGEST_INTEGER = 2**53 - 1
 MAX_COHORT_SAMPLES = 2**32
 """Most samples that a cohort can claim: with more, the exact sum has too few bits left for the weights."""
 
+LARGEST_NUMPY_SEED = 2**32 - 1
+"""Largest seed that `numpy.random.seed` takes (its documentation)."""
+
 _MAX_DEPTH = 16
 """Most levels of nested tables and lists in a job."""
 
@@ -76,6 +79,12 @@ def _check_cohort(job: Job) -> None:
         raise JobError(
             "cohort.clients", cohort.clients, f"with over_select at most data.clients, which is {data.clients}"
         )
+
+
+def _check_draw(job: Job) -> None:
+    if job.cohort.draw == "numpy" and job.draw_seed > LARGEST_NUMPY_SEED:
+        field = "seed" if job.cohort.seed is None else "cohort.seed"
+        raise JobError(field, job.draw_seed, f"at most {LARGEST_NUMPY_SEED} with cohort.draw = 'numpy'")
 
 
 def _check_max_samples(job: Job) -> None:
@@ -154,6 +163,7 @@ _RULES: Final[tuple[Callable[[Job], None], ...]] = (
     _check_dataset,
     _check_quorum,
     _check_cohort,
+    _check_draw,
     _check_max_samples,
     _check_drop,
     _check_labels,

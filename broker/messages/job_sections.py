@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from broker.messages.schedule import Constant, Schedule
+from broker.messages.update_forms import UpdateForm
 from broker.support.validation import AtLeastOne, NotNegative, Positive
 
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -80,7 +81,8 @@ class Training(Section, frozen=True):
         optimizer_state: `carry` starts with the optimizer state at the end of the client's last counted round (paper,
             section 3.3); `reset` starts every round with a fresh one.
         dry: send noise of an update's size, without training; measures the cost of the fabric alone.
-        update: what an update holds: `delta`, the change since the round's model; or `weights`, the trained tensors.
+        update: what an update holds: `delta`, the change since the round's model; `bf16`, `fp16` or `int8`, the same
+            with the weights' changes rounded to 2 bytes, or about 1, per value; or `weights`, the trained tensors.
         headroom: by how many bits a tensor may grow beyond the round's model before an update is refused, by the
             tensor's name; `*` stands for any text in a name (Python's `fnmatch`).
         loss: `cross_entropy`, `bce_with_logits`, `mse`, `l1`, `huber`, or a function of the user's as
@@ -107,7 +109,7 @@ class Training(Section, frozen=True):
     local_epochs: AtLeastOne = 5
     optimizer_state: Literal["carry", "reset"] = "carry"
     dry: bool = False
-    update: Literal["delta", "weights"] = "delta"
+    update: UpdateForm = "delta"
     headroom: dict[str, Annotated[int, Meta(ge=0, le=40)]] = {}
     loss: str = "cross_entropy"
     loss_args: dict[str, Any] = {}
@@ -169,6 +171,9 @@ class Cohort(Section, frozen=True):
             the platform's name unless the client has a label `site`.
         seed: seed of the draws of who trains and who judges in each round; None: the job's `seed`. With one value, jobs
             of other seeds, strategies or settings invite the same clients.
+        draw: `own` draws each round's clients from a seed of that round; `numpy` draws them as programs do that call
+            `numpy.random.seed(seed)` once, and `numpy.random.choice(n, clients, replace=False)` in every round: numbers
+            of the n clients that can take part, in the order of their ids. It repeats the cohorts of such a program.
     """
 
     clients: AtLeastOne = 10
@@ -184,6 +189,7 @@ class Cohort(Section, frozen=True):
     presence: Literal["required", "ignored"] = "required"
     where: dict[str, str] = {}
     seed: NotNegative | None = None
+    draw: Literal["own", "numpy"] = "own"
 
     @property
     def invited(self) -> int:

@@ -9,6 +9,7 @@ import msgspec
 from broker.messages import codec
 from broker.messages.job_sections import Data, Evaluation, Learner, Model, Training
 from broker.messages.strategy import FedAvg, Strategy
+from broker.messages.update_forms import UpdateForm
 
 Purpose = Literal["train", "evaluate"]
 
@@ -97,7 +98,7 @@ class RoundTask(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, BlobRef] = {}
     along: BlobRef | None = None
     strategy: Strategy = FedAvg()
-    update: Literal["delta", "weights"] = "weights"
+    update: UpdateForm = "weights"
     token: str
     seed: int
     deadline_s: float

@@ -6,6 +6,7 @@ from typing import Final
 from broker.messages.errors import JobError
 from broker.messages.job import Job
 from broker.messages.strategy import (
+    FedDyn,
     FedNova,
     FixedGuard,
     Krum,
@@ -18,6 +19,7 @@ from broker.messages.strategy import (
     name_of,
     rule_of,
 )
+from broker.messages.update_forms import ROUNDED
 
 MEDIAN_UPDATES: Final = 3
 """Fewest updates whose median one client can't move at will."""
@@ -73,9 +75,16 @@ def _check_optimizer(job: Job) -> None:
 def _check_deltas(job: Job) -> None:
     strategy, training = job.strategy, job.training
     is_needed = strategy.guard is not None or isinstance(rule_of(strategy), _NEEDS_DELTAS)
-    if is_needed and training.update != "delta":
+    if is_needed and training.update == "weights":
         what = "strategy.guard" if strategy.guard is not None else name_of(rule_of(strategy))
         raise JobError("training.update", training.update, f"{what} needs 'delta'")
+
+
+def _check_rounded(job: Job) -> None:
+    """Check that the server need not know exactly by how much a client's model has changed."""
+    if job.training.update in ROUNDED and isinstance(job.strategy, FedDyn):
+        reason = "feddyn needs 'delta': clients add up their exact changes, and the server must add up the same"
+        raise JobError("training.update", job.training.update, reason)
 
 
 def _check_dry(job: Job) -> None:
@@ -99,6 +108,7 @@ RULES: Final[tuple[Callable[[Job], None], ...]] = (
     _check_updates,
     _check_optimizer,
     _check_deltas,
+    _check_rounded,
     _check_dry,
     _check_guard,
 )

@@ -11,6 +11,7 @@ from broker.errors import BadTopic
 from broker.messages import codec, tensor_header
 from broker.messages.errors import DecodeError, SchemaTooNew
 from broker.messages.round import OPTIMIZER_STATE, BlobRef
+from broker.messages.update_forms import UpdateForm
 from broker.support.decoding import UNREADABLE
 
 _TEXT_FIELDS: Final = frozenset(
@@ -40,7 +41,11 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
         shard: keyed digest of the data that it trained on (HMAC-SHA256, RFC 2104); only the site has the key, so only
             the site can tell whose data it was.
         metrics_scope: `client`: the metrics may be shown with the client; `sum`: only as the mean of a round.
-        update: what the tensors are: `delta`, the change since the round's model; or `weights`, the trained tensors.
+        update: what the tensors are: `delta`, the change since the round's model; `weights`, the trained tensors;
+            `bf16` or `fp16`, a `delta` whose weights are of that dtype; `int8`, one whose weights are I8 integers times
+            powers of two: `int8.scales` (I16) has the exponents, one for each 256 values of a tensor one after the
+            other and for the rest of it, the tensors in the order of their names. Only what becomes smaller is
+            rounded; buffers, integers and tensors of the strategy's are as in a `delta`.
         strategy: name of the strategy that the function applied.
         judged: number of the client's held-out samples that it has judged the round's model with; 0: none.
         evaluation: what that gave, by metric, for this client alone.
@@ -65,7 +70,7 @@ class UpdateHeader(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     shard: str = ""
     metrics_scope: Literal["client", "sum"] = "client"
-    update: Literal["delta", "weights"] = "weights"
+    update: UpdateForm = "weights"
     strategy: str = "fedavg"
     judged: int = 0
     evaluation: dict[str, float] = {}

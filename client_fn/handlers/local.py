@@ -24,6 +24,7 @@ from client_fn import looking, site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, LimitExceeded
 from client_fn.function import WarmState, handle
+from client_fn.gathering import Gathering
 from client_fn.runtime import start
 from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.site import Site
@@ -65,7 +66,8 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
             return
         bus = await stack.enter_async_context(broker.connect(url, name=f"worker-{os.getpid()}", provision=False))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        warm = WarmState(trainers, site, ShardCache(site))
+        gathering = Gathering(trainers, site.group, site.memory_mb) if site.group > 1 else None
+        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
         cold = True

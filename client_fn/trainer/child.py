@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from client_fn.trainer import group
-from client_fn.trainer.launch import Running
+from client_fn.trainer.running import Running
 from client_fn.training import packets
 
 OUTPUT_BYTES: Final = 4096

@@ -1,9 +1,13 @@
 """The environment of a trainer: what torch and the user's code need, and no credential."""
 
 import fnmatch
+import hashlib
+import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from client_fn.site import Site
 from client_fn.trainer.group import MARK
 
 ALLOWED: Final = (
@@ -56,3 +60,19 @@ def for_trainer(environ: Mapping[str, str], more: Sequence[str], mark: str) -> d
         if any(fnmatch.fnmatchcase(name, n) for n in names) and (name == CLIENT or not name.startswith("FEDKEEPER_"))
     }
     return {**DEFAULTS, **kept, **FIXED, MARK: mark}
+
+
+def digest(site: Site, environ: Mapping[str, str]) -> str:
+    """Return a digest of the Python and of the environment that a trainer gets: a fork server makes no other one.
+
+    Args:
+        site: the Python, and the names of further variables.
+        environ: the worker's environment.
+    """
+    variables = for_trainer(environ, site.variables, "")
+    return hashlib.sha256(json.dumps([program(site), sorted(variables.items())]).encode()).hexdigest()
+
+
+def program(site: Site) -> str:
+    """Return the Python that trains."""
+    return site.python or sys.executable

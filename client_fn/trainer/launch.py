@@ -3,42 +3,46 @@
 import contextlib
 import os
 import socket
-import sys
 import uuid
 from asyncio.subprocess import DEVNULL, STDOUT
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import client_fn.training
-from broker.support import processes
-from broker.support.processes import Group
+from broker.support import loggers, processes
 from client_fn.errors import BadSettings
 from client_fn.site import Site
 from client_fn.trainer import environment
+from client_fn.trainer.running import Running
 
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A started child.
-
-    Attributes:
-        process: the child; it leads a session of its own.
-        channel: socket to it.
-        mark: value of the variable that it and its descendants carry.
-    """
-
-    process: Group
-    channel: socket.socket
-    mark: str
-
-
-Launcher = Callable[[Site, Sequence[Path]], Awaitable[Running]]
-"""Starts a trainer with the user's code in these folders. `launch` starts a new process."""
+PROGRAM: Final = str(Path(client_fn.training.__file__).parent)
+"""The trainer's program, which needs none of our packages to be installed in its Python."""
 
 
 async def launch(site: Site, folders: Sequence[Path]) -> Running:
-    """Start a child as a new process.
+    """Start a trainer: as a copy of the site's fork server, or else as a new process.
+
+    Args:
+        site: the Python that trains, its memory and its environment.
+        folders: the user's code.
+
+    Raises:
+        BadSettings: FEDKEEPER_TRAINER_PYTHON can't be started.
+    """
+    if site.fork_server is not None:
+        # Imported here because every cold start of a function would pay for it.
+        from client_fn.trainer.forked import NoForkServer, fork
+
+        try:
+            return await fork(site.fork_server, site, folders)
+        except NoForkServer as exc:
+            loggers.get_logger(__name__).debug("no fork server answers; a new process imports torch", socket=str(exc))
+    return await start(site, folders)
+
+
+async def start(site: Site, folders: Sequence[Path]) -> Running:
+    """Start a trainer as a new process.
 
     Args:
         site: the Python that trains, its memory and its environment.
@@ -49,14 +53,12 @@ async def launch(site: Site, folders: Sequence[Path]) -> Running:
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     mark = uuid.uuid4().hex
-    # RLIMIT_DATA counts what CUDA reserves and does not use. There the worker's look at the memory is the only limit.
-    limit_mb = site.memory_mb if site.device in {"", "cpu"} else 0
-    program = str(Path(client_fn.training.__file__).parent)
+    arguments = (PROGRAM, str(theirs.fileno()), str(site.allocation_mb), *map(str, folders))
     with contextlib.ExitStack() as failed, theirs:
         failed.enter_context(ours)
         try:
             process = await processes.start_group(
-                *(site.python or sys.executable, program, str(theirs.fileno()), str(limit_mb), *map(str, folders)),
+                *(environment.program(site), *arguments),
                 stdin=DEVNULL,
                 stderr=STDOUT,
                 env=environment.for_trainer(os.environ, site.variables, mark),

@@ -21,10 +21,11 @@ from client_fn.errors import BadData, BadSettings, LeaseOver, LimitExceeded, Tra
 from client_fn.site import Site
 from client_fn.trainer import group, shared
 from client_fn.trainer.child import END_S, Child, close
-from client_fn.trainer.launch import Launcher, launch
+from client_fn.trainer.launch import launch
+from client_fn.trainer.running import Launcher
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import orders, packets
-from client_fn.training.orders import Build, Look, Order, Train
+from client_fn.training.orders import Build, Look, Order, Together, Train
 
 START_S: Final = 120.0
 """How long a child may take to import torch: 2 s on a workstation, 30 s from a board's slow card."""
@@ -92,7 +93,7 @@ class Trainer:
 
     async def do(
         self,
-        order: Order | Look,
+        order: Order | Look | Together,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -364,12 +365,12 @@ async def _garbage(child: Child, step: str) -> TrainerDied:
     return TrainerDied(f"the trainer wrote garbage to its worker during {step}", await child.lines())
 
 
-def _step(order: Order | Look) -> str:
+def _step(order: Order | Look | Together) -> str:
     if isinstance(order, Look):
         return "the look at the data"
     if isinstance(order, Build):
         return "the construction of the model"
-    return "the training" if isinstance(order, Train) else "the evaluation of the model"
+    return "the training" if isinstance(order, Train | Together) else "the evaluation of the model"
 
 
 def _read(files: Mapping[str, int], at_most: int) -> dict[str, bytes]:

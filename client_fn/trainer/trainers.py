@@ -20,10 +20,11 @@ from client_fn.errors import (
     UserCodeFailed,
 )
 from client_fn.site import Site
-from client_fn.trainer.launch import Launcher, launch
+from client_fn.trainer.launch import launch
 from client_fn.trainer.process import Answer, Trainer
+from client_fn.trainer.running import Launcher
 from client_fn.trainer.shared import SharedBytes
-from client_fn.training.orders import Look, Order
+from client_fn.training.orders import Look, Order, Together
 
 KEPT: Final = 2
 """How many trainers stay warm: one has 300 MB."""
@@ -70,7 +71,7 @@ class Trainers:
     async def do(
         self,
         names: Names,
-        order: Order | Look,
+        order: Order | Look | Together,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,

@@ -2,6 +2,9 @@
 
 DESCRIPTOR is the socket to the worker, MEMORY_MB the limit (0: none), FOLDER the user's code.
 
+`python .../client_fn/training fork-server DESCRIPTOR ENVIRONMENT` makes a trainer, without a new import of torch, for
+each worker that connects to the listening socket DESCRIPTOR and wants this ENVIRONMENT, a digest.
+
 This file alone is written for Python 3.6, so that an older Python than ours is told from a broken one.
 """
 
@@ -16,39 +19,84 @@ LIBRARIES = ("torch", "numpy", "safetensors")
 
 def main() -> None:
     """Prepare the process, and do the worker's orders until it ends."""
-    import importlib
     import socket
 
-    descriptor, memory_mb, *folders = sys.argv[1:]
+    arguments = sys.argv[1:]
     # The user's module may read its arguments. They are none of ours.
     sys.argv[:] = ["trainer"]
-    unusable = _find_fault()
-    if unusable:
-        _refuse(int(descriptor), unusable)
+    if arguments[0] == "fork-server":
+        channel, memory_mb, folders = _become_a_copy(int(arguments[1]), arguments[2])
+    else:
+        channel, memory_mb, folders = int(arguments[0]), int(arguments[1]), arguments[2:]
+        _become_a_trainer(channel)
+
+    from client_fn.training import serve
+
+    if memory_mb:
+        serve.limit_memory(memory_mb)
+    _hide_our_modules(folders)
+    sys.path[_first_of_site_packages() : 0] = folders
+    serve.serve(socket.socket(fileno=channel))
+
+
+def _become_a_trainer(channel: int) -> None:
+    """Import all that a trainer needs. If that can't be, tell the worker and end."""
+    fault = _find_fault()
+    if fault:
+        _refuse(channel, fault)
     _name_our_package()
 
     from client_fn.training import descendants
 
-    descendants.keep_a_process_above(int(descriptor))
+    descendants.keep_a_process_above(channel)
+    fault = _import_all()
+    if fault:
+        _refuse(channel, fault)
+
+
+def _become_a_copy(listener: int, environment: str) -> "tuple[int, int, list[str]]":
+    """Import all that a trainer needs, and serve workers. Returns in copies of this process, which are trainers.
+
+    Args:
+        listener: descriptor of the listening socket.
+        environment: digest of this process's environment.
+    """
+    import socket
+
+    fault = _find_fault()
+    if not fault:
+        _name_our_package()
+        fault = _import_all()
+    if fault:
+        sys.exit(f"{sys.executable} {fault}")
+
+    from client_fn.training import copies, serve
+
+    serve.import_optimizers()
+    return copies.serve(socket.socket(fileno=listener), environment)
+
+
+def _import_all() -> str:
+    """Import torch and what is ours; return the fault of this Python as `_find_fault` does."""
+    import importlib
 
     try:
         import torch
 
-        _check_numpy(int(descriptor))
-        from client_fn.training import serve
+        importlib.import_module("client_fn.training.serve")
     except (ImportError, OSError) as exc:
         # OSError: torch loads some of its libraries itself, such as CUDA's.
-        _refuse(int(descriptor), f"can't import its torch, numpy or safetensors: {exc}")
-
+        return f"can't import its torch, numpy or safetensors: {exc}"
+    try:
+        torch.zeros(1).numpy()
+    except RuntimeError as exc:
+        # A torch that was built with numpy 1 can't use numpy 2.
+        return f"has a torch that can't use its numpy ({exc}): {sys.executable} -m pip install 'numpy<2'"
     # For the user's code: an import after this would make classes of its own.
     importlib.import_module("client_fn.learner")
     # Another number of threads rounds differently, so the same job would have another digest.
     torch.set_num_threads(1)
-    if int(memory_mb):
-        serve.limit_memory(int(memory_mb))
-    _hide_our_modules(folders)
-    sys.path[_first_of_site_packages() : 0] = folders
-    serve.serve(socket.socket(fileno=int(descriptor)))
+    return ""
 
 
 def _find_fault() -> str:
@@ -61,16 +109,6 @@ def _find_fault() -> str:
     if not missing:
         return ""
     return f"has no {' and no '.join(missing)}: {sys.executable} -m pip install {' '.join(missing)}"
-
-
-def _check_numpy(descriptor: int) -> None:
-    """Tell the worker if torch can't use its numpy, and end. A torch that was built with numpy 1 can't use numpy 2."""
-    import torch
-
-    try:
-        torch.zeros(1).numpy()
-    except RuntimeError as exc:
-        _refuse(descriptor, f"has a torch that can't use its numpy ({exc}): {sys.executable} -m pip install 'numpy<2'")
 
 
 def _refuse(descriptor: int, fault: str) -> None:

@@ -204,12 +204,16 @@ class Context:
                 self.before_batch()
                 yield batch
             return
-        for part in self._parts(samples):
+        for part in self.parts(samples):
             self.before_batch()
             yield samples.batch(part)
 
-    def _parts(self, samples: Samples) -> tuple[Tensor, ...]:
-        """Return the numbers of the samples of each batch."""
+    def parts(self, samples: Samples) -> tuple[Tensor, ...]:
+        """Return the numbers of the samples of each batch of one epoch. `batches` makes these batches.
+
+        Args:
+            samples: the samples.
+        """
         if not len(samples):
             return ()
         training = self.training

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Collection
@@ -14,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def keep_a_process_above(channel: int) -> None:
+def keep_a_process_above(channel: int, *, worker: int | None = None, ended: int | None = None) -> None:
     """Go on in a child. The parent waits for its end, ends what is left below it, and ends in the same way.
 
     So a user's module that kills the parent of its process does not kill the worker. And when the worker dies, even by
@@ -22,6 +23,8 @@ def keep_a_process_above(channel: int) -> None:
 
     Args:
         channel: descriptor that is closed in the parent.
+        worker: descriptor of the worker's process (pidfd_open(2)); None: the worker is this process's parent.
+        ended: pipe to which the parent writes the exit code; None: the worker hears it from the kernel.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform != "linux":
@@ -31,18 +34,41 @@ def keep_a_process_above(channel: int) -> None:
     child = os.fork()
     if not child:
         end_with_parent(parent)
+        _close(worker, ended)
         return
     os.close(channel)
     signal.signal(signal.SIGTERM, _end_all)
-    # Until now the kernel would have sent SIGKILL.
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if worker is None:
+        # Until now the kernel would have sent SIGKILL.
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    elif not _outlives(worker, child):
+        _end_all()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     end_orphans()
+    if ended is not None:
+        with contextlib.suppress(OSError):  # the worker has ended
+            os.write(ended, str(code).encode())
     if code < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-code, signal.SIG_DFL)
         os.kill(parent, -code)
     os._exit(abs(code))
+
+
+def _close(*descriptors: int | None) -> None:
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _outlives(process: int, child: int) -> bool:
+    """Wait until a process or a child ends; return whether the process, given by its descriptor, still runs."""
+    ended, poll = os.pidfd_open(child), select.poll()
+    for descriptor in (process, ended):
+        poll.register(descriptor, select.POLLIN)
+    is_alive = all(descriptor != process for descriptor, _ in poll.poll())
+    os.close(ended)
+    return is_alive
 
 
 def _end_all(*_: object) -> None:

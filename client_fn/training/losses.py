@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 import torch
@@ -45,6 +46,26 @@ def make(training: Spec) -> Loss:
     return LOSSES[training.loss](**_checked(training.loss, training.loss_args))
 
 
+def of_each(training: Spec) -> Loss:
+    """Return a loss that is not the user's as a function that returns the loss of each sample, (N,).
+
+    A batch's loss is their mean, unless `cross_entropy` has weights for the classes or leaves labels out.
+
+    Args:
+        training: the job's training section.
+
+    Raises:
+        BadModel: there is no such loss, or it has no such arguments.
+    """
+    loss = make(training)
+
+    def of_each(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses: Tensor = loss(outputs, targets, reduction="none")  # type: ignore[call-arg]
+        return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+    return of_each
+
+
 def find(path: str) -> Callable[..., Any]:
     """Return a loss of the user's. This imports the user's module.
 
@@ -73,10 +94,11 @@ def cross_entropy(*, weight: list[float] | None = None, label_smoothing: float =
     if not 0 <= label_smoothing <= 1:
         raise BadModel(f"training.loss_args.label_smoothing is {label_smoothing}: expected 0 to 1")
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        labels, weight = _labels(outputs, targets), _like(weights, outputs)
         return functional.cross_entropy(
-            outputs, _labels(outputs, targets), weight=_like(weights, outputs), label_smoothing=label_smoothing
+            outputs, labels, weight=weight, label_smoothing=label_smoothing, reduction=reduction
         )
 
     return loss
@@ -90,29 +112,29 @@ def bce_with_logits(*, pos_weight: list[float] | float | None = None) -> Loss:
     """
     weights = _numbers("pos_weight", pos_weight)
 
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        targets = like_outputs(outputs, targets)
-        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=_like(weights, outputs))
+        targets, weight = like_outputs(outputs, targets), _like(weights, outputs)
+        return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction=reduction)
 
     return loss
 
 
 def mse() -> Loss:
     """Return the mean squared error."""
-    return lambda outputs, targets: functional.mse_loss(outputs, like_outputs(outputs, targets))
+    return _compared(functional.mse_loss)
 
 
 def l1() -> Loss:
     """Return the mean absolute error."""
-    return lambda outputs, targets: functional.l1_loss(outputs, like_outputs(outputs, targets))
+    return _compared(functional.l1_loss)
 
 
 def huber(*, delta: float = 1.0) -> Loss:
     """Return Huber's loss: the squared error up to `delta`, and the absolute one beyond it."""
     if delta <= 0:
         raise BadModel(f"training.loss_args.delta is {delta}: expected a number above 0")
-    return lambda outputs, targets: functional.huber_loss(outputs, like_outputs(outputs, targets), delta=delta)
+    return _compared(partial(functional.huber_loss, delta=delta))
 
 
 LOSSES: Final[dict[str, Callable[..., Loss]]] = {
@@ -140,6 +162,15 @@ def like_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
             raise TrainingFailed(f"{shapes} do not fit: this loss compares number with number")
         targets = targets.reshape(outputs.shape)
     return targets.to(outputs.dtype)
+
+
+def _compared(loss: Callable[..., Tensor]) -> Loss:
+    """Return a loss that compares number with number."""
+
+    def compared(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+        return loss(outputs, like_outputs(outputs, targets), reduction=reduction)
+
+    return compared
 
 
 def _without_column(values: Tensor) -> tuple[int, ...]:

@@ -140,7 +140,8 @@ class Train(NamedTuple):
         device: torch's name of the device.
         left_s: seconds until the task's deadline.
         strategy: the `name` of the job's strategy, and its parameters by name.
-        update: what to return: `delta`, the change since the round's model, or `weights`.
+        update: what to return: `delta`, the change since the round's model, that change in fewer bits (`bf16`, `fp16`,
+            `int8`), or `weights`.
         learner: the user's class that says how to learn.
         evaluation: how to judge the round's model on the hold-out.
         round: number of the round.
@@ -250,6 +251,25 @@ class Look(NamedTuple):
     source: Source
 
 
+class Together(NamedTuple):
+    """Train several clients of one job and round in one program, where that is possible.
+
+    The files `weights`, `frozen` and `along` are all clients'; those of one client have its number in front: `0/shard`.
+
+    Attributes:
+        members: the clients' orders, which differ in seed and source only.
+        memory_mb: what the program may use on a CPU, in MiB; 0: not known.
+    """
+
+    members: tuple[Train, ...]
+    memory_mb: int = 0
+
+    @property
+    def device(self) -> str:
+        """The device of all members."""
+        return self.members[0].device
+
+
 Order = Build | Train | Evaluate | Score | Export
 
 KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "export": Export, "look": Look}
@@ -257,36 +277,61 @@ KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
-def encode(order: Order | Look) -> bytes:
+def encode(order: Order | Look | Together) -> bytes:
     """Return an order as JSON."""
-    kind = next(name for name, class_ in KINDS.items() if isinstance(order, class_))
-    fields = {name: value._asdict() if name in _PARTS and value else value for name, value in order._asdict().items()}
-    return json.dumps({"kind": kind, **fields}).encode()
+    if isinstance(order, Together):
+        members = [_to_fields(member) for member in order.members]
+        return json.dumps({"kind": "together", **order._asdict(), "members": members}).encode()
+    return json.dumps(_to_fields(order)).encode()
 
 
-def decode(payload: bytes) -> Order | Look:
+def decode(payload: bytes) -> Order | Look | Together:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
-    class_ = KINDS[fields.pop("kind")]
-    parts = {name: _part(part, fields[name]) for name, part in _PARTS.items() if fields.get(name)}
-    order: Order | Look = class_(**_with_tuples(class_, fields | parts))
+    if fields["kind"] == "together":
+        return Together(tuple(_from_fields(member) for member in fields["members"]), fields["memory_mb"])
+    order: Order | Look = _from_fields(fields)
     return order
 
 
-def makes_an_optimizer(order: Order | Look) -> bool:
+def _to_fields(order: Order | Look) -> dict[str, Any]:
+    kind = next(name for name, class_ in KINDS.items() if isinstance(order, class_))
+    fields = {name: value._asdict() if name in _PARTS and value else value for name, value in order._asdict().items()}
+    return {"kind": kind, **fields}
+
+
+def _from_fields(fields: dict[str, Any]) -> Any:
+    class_ = KINDS[fields.pop("kind")]
+    parts = {name: _part(part, fields[name]) for name, part in _PARTS.items() if fields.get(name)}
+    return class_(**_with_tuples(class_, fields | parts))
+
+
+def of_member(number: int, name: str) -> str:
+    """Return the name of a file of one of several clients that are trained together.
+
+    Args:
+        number: of the client among them, from 0.
+        name: of the file, as in an order for this client alone.
+    """
+    return f"{number}/{name}"
+
+
+def makes_an_optimizer(order: Order | Look | Together) -> bool:
     """Return whether an order makes an optimizer, before which a trainer imports what torch's optimizers import.
 
     To build a model that the paper's optimizers train without arguments, none need be made for a check.
     """
     if not isinstance(order, Build):
-        return isinstance(order, Train)
+        return isinstance(order, (Train, Together))
     training = order.training
     is_plain = training.optimizer.lower() in {"adam", "nadam", "sgd"} and not training.optimizer_args
     return not is_plain or bool(training.scheduler or order.learner.type)
 
 
-def of_the_user(order: Order) -> tuple[str, ...]:
+def of_the_user(order: Order | Together) -> tuple[str, ...]:
     """Return what an order names of the user's or an installed package's code, each as `package.module:Name`."""
+    if isinstance(order, Together):
+        return of_the_user(order.members[0])
     training = order.training or Training()
     named = (order.model.type, order.learner.type, training.loss, *order.evaluation.metrics)
     return tuple(dict.fromkeys(name for name in named if ":" in name))

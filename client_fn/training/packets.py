@@ -17,8 +17,8 @@ MAP_ABOVE = 1 << 20
 """Larger files are mapped and not copied. Bytes."""
 
 PACKET_BYTES = 1 << 16
-FILES = 16
-"""Most files beside one packet."""
+FILES = 253
+"""Most files beside one packet (SCM_MAX_FD, unix(7))."""
 
 
 def make(facts: Mapping[str, Any], files: Mapping[str, int] | None = None) -> tuple[bytes, list[int]]:
@@ -80,7 +80,7 @@ def receive(
 
     Args:
         channel: a blocking socket.
-        left_open: names of files that are not read. The caller closes them.
+        left_open: names of files that are not read, also behind `<number>/`. The caller closes them.
 
     Raises:
         ValueError: it is no packet.
@@ -89,7 +89,7 @@ def receive(
     if not packet:
         return None
     facts, files = parse(packet, descriptors)
-    opened = {name: descriptor for name, descriptor in files.items() if name in left_open}
+    opened = {name: descriptor for name, descriptor in files.items() if name.rpartition("/")[2] in left_open}
     return facts, {name: _read(files[name]) for name in files if name not in opened}, opened
 
 

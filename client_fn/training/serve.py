@@ -36,11 +36,12 @@ from client_fn.training import (
     orders,
     packets,
     processor,
+    together,
     torchmetrics_meters,
     tracebacks,
     work,
 )
-from client_fn.training.orders import Build, Evaluate, Export, Look, Order, Score, Train
+from client_fn.training.orders import Build, Evaluate, Export, Look, Order, Score, Together, Train
 from client_fn.training.source import path_of
 
 ALIVE_S = 1.0
@@ -92,6 +93,11 @@ def serve(channel: socket.socket) -> None:
     Args:
         channel: to the worker.
     """
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the worker waits for nothing any more
+        _serve_orders(channel)
+
+
+def _serve_orders(channel: socket.socket) -> None:
     # Orphans of an order become children of this process, which ends them.
     if sys.platform == "linux":
         descendants.adopt_orphans()
@@ -107,7 +113,7 @@ def serve(channel: socket.socket) -> None:
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
             continue
         if facts["ask"] == "prepare":
-            _import_optimizers()
+            import_optimizers()
             answers.done({}, {})
             continue
         if facts["ask"] == "try":
@@ -131,7 +137,7 @@ def _serve_order(
     order = orders.decode(bytes(contents.pop("order")))
     with _shard_opened(order, opened) as order:
         if orders.makes_an_optimizer(order):
-            _import_optimizers()
+            import_optimizers()
         if isinstance(order, Look):
             torch.set_num_threads(1)
         elif not _import_all(answers, order):
@@ -144,16 +150,25 @@ def _serve_order(
 
 
 @contextlib.contextmanager
-def _shard_opened(order: Order | Look, opened: Mapping[str, int]) -> Iterator[Order | Look]:
+def _shard_opened(order: Order | Look | Together, opened: Mapping[str, int]) -> Iterator[Order | Look | Together]:
     """Give an order the path of the open file with the samples, and close that after the order."""
     try:
-        if isinstance(order, Build | Train | Evaluate | Export | Look) and orders.SHARD in opened:
-            opened_at = order.source._replace(path=path_of(opened[orders.SHARD]))
-            order = order._replace(source=opened_at)
-        yield order
+        if isinstance(order, Together):
+            named = [opened.get(orders.of_member(number, orders.SHARD)) for number in range(len(order.members))]
+            members = zip(order.members, named)  # noqa: B905 (equally long)
+            yield order._replace(members=tuple(_at(member, file) for member, file in members))
+        elif isinstance(order, Build | Train | Evaluate | Export | Look):
+            yield _at(order, opened.get(orders.SHARD))
+        else:
+            yield order
     finally:
         for descriptor in opened.values():
             os.close(descriptor)
+
+
+def _at(order: Any, shard: int | None) -> Any:
+    """Return an order with the path of an open file of samples; None: it brings none."""
+    return order if shard is None else order._replace(source=order.source._replace(path=path_of(shard)))
 
 
 def limit_memory(megabytes: int) -> None:
@@ -172,13 +187,15 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def _import_optimizers() -> None:
+def import_optimizers() -> None:
     """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
     importlib.import_module("torch._dynamo")
 
 
-def _import_all(answers: Answers, order: Order) -> bool:
+def _import_all(answers: Answers, order: Order | Together) -> bool:
     """Import the user's modules, and libraries, before any copy is made, so that they are imported once."""
+    if isinstance(order, Together):
+        return _import_all(answers, order.members[0])
     try:
         models.find(order.model.type)
         if order.learner.type:
@@ -253,12 +270,15 @@ def _try_device(answers: Answers, name: str) -> None:
         answers.failed(exc)
 
 
-def _do(answers: Answers, order: Order | Look, contents: Mapping[str, packets.Content]) -> None:
+def _do(answers: Answers, order: Order | Look | Together, contents: Mapping[str, packets.Content]) -> None:
     """Do an order and send its answer."""
-    if isinstance(order, Train | Evaluate) and order.device != "cpu":
+    if isinstance(order, Train | Evaluate | Together) and order.device != "cpu":
         _lift_limit()
     try:
-        facts, files = work.do(order, contents, answers.say)
+        if isinstance(order, Together):
+            facts, files = together.do(order, contents, answers.say)
+        else:
+            facts, files = work.do(order, contents, answers.say)
     except (UserCodeFailed, BadData, BadSettings, LeaseOver) as exc:
         answers.failed(exc)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 (the outermost loop: user code may raise any error)

@@ -23,8 +23,8 @@ def make(held: ModelTensors, base: Mapping[str, Tensor], kind: str) -> dict[str,
     Args:
         held: the trained model.
         base: all tensors of the round's model.
-        kind: `weights`, or `delta`: floating-point tensors as `trained - base`, in the model's dtype. Integers are
-            values in both.
+        kind: `weights`; any other: floating-point tensors as `trained - base`, in the model's dtype. Integers are
+            values in both. `client_fn.training.codecs` rounds the changes.
 
     Raises:
         TrainingFailed: the training has changed the names, shapes or dtypes of the model's tensors.
@@ -60,7 +60,7 @@ def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) 
     Args:
         held: tells which tensors are trained.
         base: all tensors of the round's model.
-        kind: `weights` or `delta`.
+        kind: as in `make`.
         seed: for the noise.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) 
             update[name] = tensor
             continue
         delta = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(NOISE)
-        update[name] = delta if kind == "delta" else tensor + delta
+        update[name] = tensor + delta if kind == "weights" else delta
     return update
 
 

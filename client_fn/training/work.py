@@ -10,6 +10,7 @@ from torch import nn
 
 from client_fn.training import (
     check,
+    codecs,
     diagnosis,
     evaluate,
     export,
@@ -101,7 +102,7 @@ def _build(order: Build, ours: Learner, inputs: Mapping[str, Content]) -> Answer
     with seeded(order.seed):
         with diagnosis.calling("model()"):
             model = ours.model()
-        lazy.initialise(ours, model, lambda: _data(ours, order, inputs) if _has_data(order, inputs) else None)
+        lazy.initialise(ours, model, lambda: data_of(ours, order, inputs) if has_data(order, inputs) else None)
     layers = PersonalLayers(ModelTensors(ours, model), order.personal)
     weights = layers.shared.all()
     check.settings(ours, model, order)
@@ -126,18 +127,18 @@ class _Trained(NamedTuple):
 def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
     end_s = time.monotonic() + order.left_s
     begin_s = time.perf_counter()
-    data = _data(ours, order, inputs) if order.training is not None and _has_data(order, inputs) else None
-    model, layers, base = _loaded(ours, order, inputs, data)
+    data = data_of(ours, order, inputs) if order.training is not None and has_data(order, inputs) else None
+    model, layers, base = loaded(ours, order, inputs, data)
     inputs = layers.load(inputs)
     built_s = time.perf_counter()
     say("training")
     if order.training is None or data is None:
         noise = updates.noise(layers.shared, base, order.update, order.seed)
-        trained = _Trained(noise, {}, {}, 1, judge.NOTHING)
+        trained = _Trained(encoded(noise, layers, order), {}, {}, 1, judge.NOTHING)
     else:
         rest, held_out = holdout.split(data, order.evaluation.holdout)
         judged = judge.judge(ours, model, held_out, evaluation_context(ours, model, order, say, end_s))
-        context = _training_context(ours, model, order, inputs, say=say, end_s=end_s)
+        context = training_context(ours, model, order, inputs, say=say, end_s=end_s)
 
         def measure_loss() -> float:
             return judge.loss(ours, model, rest, evaluation_context(ours, model, order, say, end_s))
@@ -145,7 +146,8 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
         parts = {"order": order, "inputs": inputs, "part": layers.part(model)}
         with context.scratch():
             fitted = fit(ours, model, rest, context, **parts, measure_loss=measure_loss)
-        update = updates.with_aux(updates.make(layers.shared, base, order.update), fitted.aux)
+        update = encoded(updates.make(layers.shared, base, order.update), layers, order)
+        update = updates.with_aux(update, fitted.aux)
         trained = _Trained({**update, **judged.sums}, fitted.files, fitted.metrics, fitted.samples, judged)
     judged = trained.judged
     trained_s = time.perf_counter() - built_s - judged.duration_s
@@ -155,9 +157,30 @@ def _train(order: Train, ours: Learner, inputs: Mapping[str, Content], say: Say)
     return facts, {**layers.save(trained.files), "update": tensors.to_bytes(trained.update)}
 
 
-def _training_context(
+def encoded(update: Mapping[str, torch.Tensor], layers: PersonalLayers, order: Train) -> dict[str, torch.Tensor]:
+    """Return the model's part of an update as it travels. What a strategy sends beside it is never rounded.
+
+    Args:
+        update: as `updates.make` returns it.
+        layers: the model.
+        order: the form of the update, and the seed of its rounding.
+    """
+    return codecs.encode(update, layers.shared.buffers(), order.update, order.seed)
+
+
+def training_context(
     ours: Learner, model: Any, order: Train, inputs: Mapping[str, Content], *, say: Say, end_s: float
 ) -> Context:
+    """Return the context of a training.
+
+    Args:
+        ours: the learner.
+        model: its model.
+        order: the order.
+        inputs: its files; optimizers' states are among them.
+        say: tells the worker what happens.
+        end_s: the task's deadline, by `time.monotonic`.
+    """
     return Context(
         ours,
         model,
@@ -174,8 +197,8 @@ def _training_context(
 def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
     begin_s = time.perf_counter()
     end_s = None if order.left_s is None else time.monotonic() + order.left_s
-    data = _data(ours, order, inputs)
-    model, layers, _ = _loaded(ours, order, inputs, data)
+    data = data_of(ours, order, inputs)
+    model, layers, _ = loaded(ours, order, inputs, data)
     layers.load(inputs)
     built_s = time.perf_counter()
     say("training")
@@ -195,8 +218,8 @@ def _evaluate(order: Evaluate, ours: Learner, inputs: Mapping[str, Content], say
 
 
 def _export(order: Export, ours: Learner, inputs: Mapping[str, Content], say: Say) -> Answer:
-    data = _data(ours, order, inputs) if _has_data(order, inputs) else None
-    model, _, _ = _loaded(ours, order, inputs, data)
+    data = data_of(ours, order, inputs) if has_data(order, inputs) else None
+    model, _, _ = loaded(ours, order, inputs, data)
     if order.form == "state_dict":
         return {}, {"export": export.state_dict(model)}
 
@@ -229,8 +252,18 @@ def evaluation_context(
     return Context(ours, model, training, device=order.device, end_s=end_s, say=say)
 
 
-def _data(ours: Learner, order: Build | Train | Evaluate | Export, inputs: Mapping[str, Content]) -> Any:
-    """Return the learner's samples of the order's data."""
+def data_of(ours: Learner, order: Build | Train | Evaluate | Export, inputs: Mapping[str, Content]) -> Any:
+    """Return the learner's samples of the order's data.
+
+    Args:
+        ours: the learner.
+        order: names the data.
+        inputs: the order's files; the file of samples may be among them.
+
+    Raises:
+        BadData: the samples can't be read.
+        UserCodeFailed: the learner's `data` fails.
+    """
     with seeded(getattr(order, "seed", 0)), diagnosis.calling("data()"):
         return ours.data(_source(order.source, inputs))
 
@@ -239,14 +272,31 @@ def _source(source: orders.Source, inputs: Mapping[str, Content]) -> Source:
     return Source(source.format, inputs.get(orders.SHARD), source.options, path=source.path, where=source.where)
 
 
-def _has_data(order: Build | Train | Export, inputs: Mapping[str, Content]) -> bool:
+def has_data(order: Build | Train | Export, inputs: Mapping[str, Content]) -> bool:
+    """Return whether an order comes with samples.
+
+    Args:
+        order: the order.
+        inputs: its files.
+    """
     return bool(order.source.path) or orders.SHARD in inputs
 
 
-def _loaded(
+def loaded(
     ours: Learner, order: Train | Evaluate | Export, inputs: Mapping[str, Content], data: Any
 ) -> tuple[Any, PersonalLayers, dict[str, torch.Tensor]]:
-    """Return a model with the round's weights, on its device, its personal layers as constructed, and these weights."""
+    """Return a model with the round's weights, on its device, its personal layers as constructed, and these weights.
+
+    Args:
+        ours: the learner.
+        order: names the model.
+        inputs: the order's files.
+        data: samples for lazy layers.
+
+    Raises:
+        UserCodeFailed: the model can't be built, or has other tensors than the weights.
+        BadSettings: the device can't be used.
+    """
     # What no input brings is as its constructor makes it, at the server and at each site.
     with seeded(order.model_seed if order.personal or order.frozen_digest else 0):
         model = _model(ours, order)

@@ -23,6 +23,7 @@ from fedkeeper.options import (
     Folder,
     MetricsOption,
     RevealOption,
+    Together,
     Url,
     Verbose,
     Workers,
@@ -70,6 +71,7 @@ def local(
     reveal: RevealOption = None,
     metrics: MetricsOption = None,
     workers: Workers = 0,
+    together: Together = "",
     provision: Provision = True,
     folder: Folder = FOLDER,
     data: DataDir = None,
@@ -78,8 +80,10 @@ def local(
     """Run the bridge to worker processes on this machine. It has options instead of a file."""
     logs.configure(verbose=verbose)
     address, name = broker_url(url), checked_id(platform)
-    workers = workers or system.cores()
-    site = site_settings.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    site = site_settings.read(
+        os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics, together=together
+    )
+    workers = workers or system.workers_for(site)
     site = site_settings.prepare(site, folder, trainers=workers, environ=os.environ)
     settings = Settings(folder, workers, data, name, site, provision)
     running.run(system.run_local_bridge(address, settings))

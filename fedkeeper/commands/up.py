@@ -57,9 +57,10 @@ def up(
 ) -> None:
     """Run broker, FL server and local bridge in the foreground, until Ctrl-C."""
     logs.configure(verbose=verbose)
-    workers, is_ours = workers or system.cores(), not url or site_settings.is_this_machine(url)
+    is_ours = not url or site_settings.is_this_machine(url)
     reveal = reveal or (Reveal.TEXT if is_ours else Reveal.CLASS)
     site = site_settings.read(os.environ, code=code, allow=allow, device=device, reveal=reveal, metrics=metrics)
+    workers = workers or system.workers_for(site)
     site = site_settings.prepare(site, folder, trainers=workers + 1, environ=os.environ)
     if packed := site_settings.pack(site):
         screen.say(packed.summary())

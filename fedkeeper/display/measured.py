@@ -17,7 +17,10 @@ _LARGE: Final = 10_000
 FRESH_OPTIMIZER: Final = "fresh_optimizer"
 """Metric of an update whose training made an optimizer of its own, although the job carries the optimizer's state."""
 
-_COUNTS: Final = ("steps", "first_epoch_loss", FRESH_OPTIMIZER)
+TOGETHER: Final = "together"
+"""Metric of an update whose client was trained in one program with others: how many they were."""
+
+_COUNTS: Final = ("steps", "first_epoch_loss", FRESH_OPTIMIZER, TOGETHER)
 """Metrics of an update that say how the training went, not how good the model is."""
 
 

@@ -124,8 +124,9 @@ def settings(
     from client_fn.code import named
     from client_fn.data import datasets
 
-    workers, device = options.workers or system.cores(), options.device
-    site = site_settings.read(environ, code=options.code, allow=options.allow, device=device, reveal=Reveal.TEXT)
+    code, allow, device = options.code, options.allow, options.device
+    site = site_settings.read(environ, code=code, allow=allow, device=device, reveal=Reveal.TEXT)
+    workers = options.workers or system.workers_for(site)
     types = dict.fromkeys(type_ for job in jobs for type_ in named.of_job(job).types)
     site = site_settings.with_own_code(site, tuple(types), job_folder)
     for name in dict.fromkeys(job.data.dataset for job in jobs):

@@ -16,6 +16,10 @@ FRESH = (
     "the training made an optimizer of its own in each round, so no optimizer state was carried on: "
     "take it from context.optimizer, or set training.optimizer_state = 'reset'"
 )
+TOGETHER = (
+    "clients were trained together, and an update's bits depend on who was trained beside the client: the same job "
+    "may give another digest"
+)
 
 
 def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
@@ -38,7 +42,7 @@ def lines(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
     if record.frozen_digest:
         text.append(f"note: {len(record.frozen)} tensors that each site makes itself are not in the model's file")
     model = "" if record.model is None else record.model.sha256
-    return [*text, f"model digest  {model}", *_trained_on(record)]
+    return [*text, f"model digest  {model}", *_trained_on(record, rounds)]
 
 
 def written(folder: Path, names: Sequence[str]) -> list[str]:
@@ -58,11 +62,14 @@ def written(folder: Path, names: Sequence[str]) -> list[str]:
     return [*text, line] if line else text
 
 
-def _trained_on(record: JobRecord) -> list[str]:
+def _trained_on(record: JobRecord, rounds: Sequence[dict[str, Any]]) -> list[str]:
     """Say which kinds of processor have trained, and what that means for the digest; nothing if none is known."""
     kinds = processors.describe(record.processors)
     # The digest of a job that was stopped is that of a round which another run need not stop after.
-    note = [f"note: {processors.what_follows(record.processors)}"] if record.phase == "completed" else []
+    follows = processors.what_follows(record.processors)
+    if any(row["client_metrics"].get(measured.TOGETHER) for row in rounds):
+        follows = TOGETHER
+    note = [f"note: {follows}"] if record.phase == "completed" else []
     return [f"trained on    {kinds}", *note] if kinds else []
 
 

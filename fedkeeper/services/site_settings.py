@@ -34,6 +34,7 @@ def read(
     device: str = "",
     reveal: Reveal | None = None,
     metrics: Metrics | None = None,
+    together: str = "",
 ) -> Site:
     """Return the site that an environment describes, with a command's options, which have priority.
 
@@ -44,12 +45,15 @@ def read(
         device: the device to train on; empty: as in the environment.
         reveal: what others see of an error in user code; None: as in the environment.
         metrics: what others see of the clients' metrics; None: as in the environment.
+        together: how many clients are trained in one program, a number or `auto`; empty: as in the environment.
 
     Raises:
-        BadSettings: a variable or `allow` has a value that can't be used.
+        BadSettings: a variable, `together` or `allow` has a value that can't be used.
     """
     texts = {"device": device, "reveal": reveal and reveal.value, "metrics": metrics and metrics.value}
     options: dict[str, Any] = {name: value for name, value in (*texts.items(), ("code", code)) if value}
+    if together:
+        options["together"] = client_site.parse_together(together)
     if allow:
         names = ",".join(allow).split(",")
         options["allow"] = tuple(name for part in names if (name := part.strip()))
@@ -141,10 +145,12 @@ def describe_repeatability(site: Site) -> str:
     """Say that models of this site can't be repeated bit for bit; empty if they can.
 
     Args:
-        site: the site, whose device decides.
+        site: the site, whose device decides, and whether clients are trained together.
     """
     if site.device in {"", "cpu"}:
-        return ""
+        if site.group == 1:
+            return ""
+        return "clients are trained together: the bits of a client's update depend on who trains beside it"
     return f"device {site.device}: the same job may give another digest; torch promises equal bits only on a CPU"
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from broker.errors import StoreChanged
 from broker.support import loggers
 from broker.support.tasks import task_group
 from client_fn.site import Site
+from client_fn.trainer.fork_server import open_fork_server
 from fedkeeper.sdk import Client
 from fedkeeper.services import bridging, notify, restart, site_settings
 from fedkeeper.services.bridging import BridgeFile
@@ -56,6 +57,15 @@ class Settings:
         return str((self.folder / "shards").resolve())
 
 
+def workers_for(site: Site) -> int:
+    """Return how many workers are right: one per core, or one that trains several clients at once on a GPU.
+
+    Args:
+        site: the site's settings.
+    """
+    return 1 if site.group > 1 and site.device not in {"", "cpu"} else cores()
+
+
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -73,9 +83,9 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
     Raises:
         ServerFailed: the broker can't run, or a store of version 0.1 can't be moved aside.
     """
-    async with open_store(store, port=port) as nats, task_group() as group:
+    async with _with_fork_server(settings) as whole, open_store(store, port=port) as nats, task_group() as group:
         watching = group.create_task(nats.wait(), name="nats-server")
-        async with services(nats.url, settings):
+        async with services(nats.url, whole):
             yield nats.url
         watching.cancel()
 
@@ -93,10 +103,10 @@ async def services(url: str, settings: Settings) -> AsyncIterator[None]:
         PlatformFailed: no worker can start.
     """
     ready, is_up = asyncio.Event(), asyncio.Event()
-    async with task_group() as group:
+    async with _with_fork_server(settings) as whole, task_group() as group:
         tasks = [
-            group.create_task(run_server(url, settings.site, settings.data_dir, ready, settings.keep), name="server"),
-            group.create_task(run_local_bridge(url, settings, is_up.set), name="bridge local"),
+            group.create_task(run_server(url, whole.site, whole.data_dir, ready, whole.keep), name="server"),
+            group.create_task(run_local_bridge(url, whole, is_up.set), name="bridge local"),
         ]
         await ready.wait()
         await is_up.wait()
@@ -161,11 +171,22 @@ async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], Non
         PlatformFailed: no worker can start.
         BadOption: the folder can't be written.
     """
+    notify.starts_within(START_S)
+    if settings.workers == 1 and settings.site.fork_server is None:
+        # For one trainer, a fork server would only be a second process.
+        await _run_local_bridge(url, settings, on_up)
+        return
+    async with _with_fork_server(settings) as whole:
+        await _run_local_bridge(url, whole, on_up)
+
+
+async def _run_local_bridge(url: str, settings: Settings, on_up: Callable[[], None]) -> None:
     platform = local.Settings(
         name=settings.platform,
         broker=url,
         workers=settings.workers,
-        concurrency=2 * settings.workers,
+        concurrency=(settings.site.group + 1) * settings.workers,
+        together=settings.site.group,
         device=settings.site.device,
         env=site_settings.worker_environment(settings.site, settings.folder),
     )
@@ -178,5 +199,14 @@ async def run_local_bridge(url: str, settings: Settings, on_up: Callable[[], Non
 
     file = BridgeFile(url=url, secrets="", platform=platform)
     side_task = provision_clients if settings.provision else None
-    notify.starts_within(START_S)
     await bridging.run_bridge(platforms.LOCAL, file, url, side_task, on_up)
+
+
+@contextlib.asynccontextmanager
+async def _with_fork_server(settings: Settings) -> AsyncIterator[Settings]:
+    """Keep a fork server running during the block, and yield the settings with it, unless they have one."""
+    if settings.site.fork_server is not None:
+        yield settings
+        return
+    async with open_fork_server(settings.site, os.environ) as socket:
+        yield replace(settings, site=replace(settings.site, fork_server=socket))

@@ -271,7 +271,7 @@ async def test_an_update_that_is_gone_is_corrupt(bus: Broker, plain_client: Plai
 @pytest.mark.slow
 async def test_old_events_go_away(kind: str, bus: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     brief = dataclasses.replace(families.family_of(PROGRESS), max_age_s=1.0)
-    monkeypatch.setattr("broker.families.FAMILIES", (brief,))
+    monkeypatch.setattr("broker.mqtt.broker.family_of", lambda _: brief)
     await bus.publish(PROGRESS, b"1")
     await asyncio.sleep(2.2)
     async with bus.subscribe(topics.job_progress("job-1")) as events:

@@ -62,6 +62,11 @@ COMBINATIONS: Final[tuple[tuple[dict[str, Any], str, str], ...]] = (
         "training.update",
         "strategy.guard needs 'delta'",
     ),
+    (
+        {"strategy": {"name": "feddyn"}, "training": {"update": "bf16"}},
+        "training.update",
+        "feddyn needs 'delta': clients add up their exact changes",
+    ),
     ({"strategy": {"name": "scaffold"}, "training": {**SGD, "dry": True}}, "training.dry", "needs a training"),
     (
         {"strategy": {"name": "scaffold", "guard": {"name": "fixed", "norm": 1.0}}, "training": SGD},

@@ -14,9 +14,11 @@ from fedkeeper.services.system import Settings
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
 STRATEGIES = (
-    {"name": "fedavg"},
-    {"name": "scaffold"},  # a state at each client, and tensors beside the model in both directions
-    {"name": "fedadam", "over": {"name": "median"}, "guard": {"name": "median"}},  # a replay, and states at the server
+    ({"name": "fedavg"}, "delta"),
+    # A state at each client, and tensors beside the model in both directions; rounded at random.
+    ({"name": "scaffold"}, "int8"),
+    # A replay, and states at the server.
+    ({"name": "fedadam", "over": {"name": "median"}, "guard": {"name": "median"}}, "bf16"),
 )
 
 
@@ -35,14 +37,14 @@ async def test_the_models_are_those_of_the_system(tmp_path: Path) -> None:
     jobs = [
         job_file.from_dict(
             {
-                "training": {"optimizer": "sgd", "local_epochs": 1},
+                "training": {"optimizer": "sgd", "local_epochs": 1, "update": update},
                 # Five of ten clients a round, so that some have a state of the first round in the third.
                 "cohort": {"clients": 5, "deadline_s": 600.0},
                 "strategy": strategy,
                 "stop": {"rounds": 3},
             }
         )
-        for strategy in STRATEGIES
+        for strategy, update in STRATEGIES
     ]
     settings = Settings(tmp_path, workers=1)
     async with system.whole_system(settings, store=tmp_path / "broker") as url, connect(url) as sdk:

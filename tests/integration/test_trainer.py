@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,6 @@ import pytest_asyncio
 
 from client_fn import errors
 from client_fn.errors import BadModel, LimitExceeded, TrainerDied, TrainingFailed, UserCodeFailed
-from client_fn.site import Site
 from client_fn.trainer import process
 from client_fn.trainer.process import Trainer
 from client_fn.training.orders import Build, Model
@@ -164,7 +164,7 @@ async def test_silence_ends_the_trainer(bench: Bench, action: str, place: Place)
 @pytest.mark.xdist_group("much memory")
 async def test_the_memory_of_all_processes_together_is_limited(bench: Bench) -> None:
     type_ = bad_models.write(bench.folder, "allocates_in_children", "forward")
-    trainer = Trainer(Site(silence_s=600, memory_mb=MEMORY_MB), [bench.folder])
+    trainer = Trainer(replace(bench.site, silence_s=600), [bench.folder])
     await trainer.start()
     assert trainer._child is not None
     mark = trainer._child.running.mark
@@ -206,7 +206,7 @@ async def test_what_has_left_its_session_and_its_environment_ends_with_the_train
 
 async def test_what_an_import_has_started_lives_for_all_orders_and_ends_with_the_trainer(bench: Bench) -> None:
     """A module may start a helper, and each order of its models needs it."""
-    trainer = Trainer(Site(silence_s=SILENCE_S), [bench.folder])
+    trainer = Trainer(bench.site, [bench.folder])
     type_ = bad_models.write(bench.folder, "starts_without_mark", "import")
     try:
         for _ in range(2):
@@ -275,17 +275,17 @@ async def test_a_model_may_have_thousands_of_names(bench: Bench) -> None:
 async def test_orders_leave_no_descriptor_open(bench: Bench) -> None:
     bad = [bad_models.write(bench.folder, action, "constructor") for action in ("ends", "raises", "forks")]
     await bench.check_good()
-    before = descriptors()
+    assert bench.trainer._child is not None
+    above = bench.trainer._child.running.process.pid
+    before = descriptors(), descriptors(above)
     gc.disable()  # neither by its help
     try:
         for i in range(20):
             await ended(bench.build(bad[i % 3]))
             await bench.check_good()
-        assert descriptors() == before
+        assert (descriptors(), descriptors(above)) == before
     finally:
         gc.enable()
-    assert bench.trainer._child is not None
-    assert descriptors(bench.trainer._child.running.process.pid) == 3
 
 
 async def ended(work: Awaitable[object]) -> None:

@@ -6,13 +6,13 @@ import itertools
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from client_fn.errors import TrainerDied
-from client_fn.site import Site
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support.trainer_bench import GOOD, WITHIN_S, Bench, open_bench
@@ -140,7 +140,7 @@ async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 @contextlib.asynccontextmanager
 async def fresh(bench: Bench, **settings: object) -> AsyncIterator[Trainer]:
     """A trainer that has done nothing yet."""
-    trainer = Trainer(Site(**settings), [bench.folder])  # type: ignore[arg-type]
+    trainer = Trainer(replace(bench.site, **settings), [bench.folder])  # type: ignore[arg-type]
     try:
         yield trainer
     finally:
@@ -173,9 +173,12 @@ async def test_an_order_has_the_same_bytes_after_other_clients_orders(bench: Ben
 
 
 @pytest.mark.slow
-async def test_orders_have_the_same_bytes_in_a_fresh_trainer_and_in_another_order(bench: Bench) -> None:
+@pytest.mark.parametrize("settings", [{}, {"fork_server": None}], ids=["another copy", "a new process"])
+async def test_orders_have_the_same_bytes_in_a_fresh_trainer_and_in_another_order(
+    bench: Bench, settings: dict[str, None]
+) -> None:
     here = {name: content(await train(bench, name, seed=1)) for name in STATEFUL_CLASSES}
-    async with fresh(bench) as trainer:
+    async with fresh(bench, **settings) as trainer:
         there = {name: content(await train(bench, name, 1, trainer)) for name in reversed(STATEFUL_CLASSES)}
     assert here == there
 

@@ -7,6 +7,7 @@ import signal
 import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ async def _open(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench
 @pytest_asyncio.fixture(loop_scope="module")
 async def patient(bench: Bench) -> AsyncIterator[Trainer]:
     """A trainer that lets user code be silent."""
-    trainer = Trainer(Site(silence_s=600), [bench.folder])
+    trainer = Trainer(replace(bench.site, silence_s=600), [bench.folder])
     yield trainer
     await trainer.end()
 
@@ -95,11 +96,12 @@ async def test_a_cancelled_order_ends_its_hanging_model(bench: Bench, patient: T
     assert (await bench.build("good:Good", patient)).files["weights"] == bench.expected
 
 
+@pytest.mark.parametrize("site", [Site(), None], ids=["a new process", "a copy"])
 @pytest.mark.parametrize("has_begun", [False, True])
 async def test_an_order_that_is_cancelled_while_its_trainer_starts_leaves_nothing(
-    bench: Bench, *, has_begun: bool
+    bench: Bench, site: Site | None, *, has_begun: bool
 ) -> None:
-    trainer = Trainer(Site(), [bench.folder])
+    trainer = Trainer(site or bench.site, [bench.folder])
     before = trainer_tasks()
     order = asyncio.create_task(trainer.do(Build(Model("good:Good"), 1), {}), name="order")
     await asyncio.sleep(0)

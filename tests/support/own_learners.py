@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from client_fn.training import orders, tensors, work
-from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Train, Training
+from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Together, Train, Training
 
 OWN: Final = """
 import numpy as np
@@ -222,7 +222,9 @@ class Client:
         return tensors.to_bytes(self.samples)
 
     def do(self, order: orders.Order, inputs: Mapping[str, bytes]) -> work.Answer:
-        return work.do(orders.decode(orders.encode(order)), inputs, silent)
+        decoded = orders.decode(orders.encode(order))
+        assert not isinstance(decoded, Together)
+        return work.do(decoded, inputs, silent)
 
     def build(self, **inputs: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         facts, files = self.do(Build(self.model, 1, self.learner, self.training, self.evaluation), inputs)

@@ -12,8 +12,10 @@ from broker.messages import tensors as payload
 from broker.messages.round import BlobRef, RoundTask
 from broker.messages.strategy import FedDyn, QFedAvg, Scaffold, name_of
 from broker.messages.tensors import Tensors
+from broker.messages.update_forms import ROUNDED
 from server.strategies.base import AUXILIARY
 from tests.support import fakes
+from tests.support.rounded import rounded
 
 WEIGHTS: Final = ("layer.weight", "layer.bias")
 """The fake model's tensors that are no statistics."""
@@ -25,15 +27,20 @@ JOBS: Final[dict[str, dict[str, Any]]] = {
             "over": {"name": "median"},
             "local": {"name": "fedprox", "mu": 0.1},
             "guard": {"name": "median", "first": 0.5},
-        }
+        },
+        "training": {"update": "bf16"},
     },
     "scaffold": {"strategy": {"name": "scaffold"}, "training": {"optimizer": "sgd"}},
     "feddyn": {"strategy": {"name": "feddyn", "alpha": 0.1}},
-    "fednova": {"strategy": {"name": "fednova"}, "training": {"optimizer": "sgd"}},
-    "krum": {"strategy": {"name": "krum", "keep": 2}, "cohort": {"clients": 5}},
+    "fednova": {"strategy": {"name": "fednova"}, "training": {"optimizer": "sgd", "update": "fp16"}},
+    "krum": {
+        "strategy": {"name": "krum", "keep": 2},
+        "cohort": {"clients": 5},
+        "training": {"update": "int8"},
+    },
     "qfedavg": {"strategy": {"name": "qfedavg", "q": 1.0}, "training": {"optimizer": "sgd"}},
 }
-"""Sections of a job for one strategy of each kind."""
+"""Sections of a job for one strategy of each kind, in different forms of updates."""
 
 
 async def states_of(bus: Broker, task: RoundTask) -> dict[str, Tensors]:
@@ -104,5 +111,10 @@ async def answer(bus: Broker, task: RoundTask, attempt: int = 1, **changes: Any)
     metrics = {"loss": 0.5, "steps": float(fakes.number(task.client_id) + 1)}
     if isinstance(task.strategy, QFedAvg):
         metrics["global_loss"] = 0.25 * (fakes.number(task.client_id) + 1)
-    header = fakes.header(task, attempt, **{"states": states, "metrics": metrics, **changes})
+    update = "weights"
+    if task.update in ROUNDED:
+        base, update = await fakes.base_of(bus, task), task.update
+        moved = {name: np.asarray(sent[name] - base[name]) for name in base if base[name].dtype.kind == "f"}
+        sent = rounded({**sent, **moved}, WEIGHTS, task.update)
+    header = fakes.header(task, attempt, **{"states": states, "metrics": metrics, "update": update, **changes})
     await bus.publish(topics.update(task.job, task.round, task.client_id, attempt), fakes.update(sent, header))

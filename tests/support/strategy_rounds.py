@@ -10,6 +10,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.tensors import Array, Tensors
 from broker.messages.update import UpdateHeader
+from broker.messages.update_forms import form_of
 from server import aggregator, strategies
 from server.aggregator import Aggregate
 from server.gate import Checked
@@ -98,7 +99,7 @@ class Rounds:
             record,
             model,
             sums[0].mean(),
-            record.job.training.update,
+            form_of(record.job.training.update),
             headers,
             told,
             self._replayed(updates, model, shares, told, plan.shifts),

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import numpy as np
 from broker.messages import tensors
 from client_fn.errors import ClientError
 from client_fn.site import Site
+from client_fn.trainer.fork_server import open_fork_server
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
@@ -44,11 +46,13 @@ class Bench:
     Attributes:
         folder: the user's code.
         trainer: a trainer of this code.
+        site: its settings.
         expected: the weights of the good model.
     """
 
     folder: Path
     trainer: Trainer
+    site: Site
     expected: bytes = b""
     inputs: dict[str, SharedBytes] = field(default_factory=dict)
 
@@ -91,23 +95,28 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(folder: Path, silence_s: float = WITHIN_S) -> AsyncIterator[Bench]:
+async def open_bench(folder: Path, silence_s: float = WITHIN_S, *, is_copy: bool = True) -> AsyncIterator[Bench]:
     """Start a trainer, and expect at the end that nothing of it is left.
 
     Args:
         folder: the user's code; the good model is written there.
         silence_s: how long its code may take for a step, in seconds.
+        is_copy: whether the trainer is a copy of a fork server, as in `fedkeeper up`, or a new process.
     """
     (folder / "good.py").write_text(GOOD)
-    bench = Bench(folder, Trainer(Site(silence_s=silence_s, memory_mb=MEMORY_MB), [folder]))
-    bench.expected = (await bench.build("good:Good")).files["weights"]
-    generator = np.random.default_rng(1)
-    x = generator.random((10, 8, 8), dtype=np.float32)
-    shared = SharedBytes(tensors.encode({"x": x, "y": np.arange(10)}))
-    bench.inputs = {"weights": SharedBytes(bench.expected), "shard": shared}
-    try:
-        yield bench
-    finally:
-        mark = bench.mark
-        await bench.trainer.end()
-    await soon(lambda: not bad_models.left_running(mark or "none"))
+    site = Site(silence_s=silence_s, memory_mb=MEMORY_MB)
+    async with contextlib.AsyncExitStack() as stack:
+        if is_copy:
+            site = replace(site, fork_server=await stack.enter_async_context(open_fork_server(site, os.environ)))
+        bench = Bench(folder, Trainer(site, [folder]), site)
+        bench.expected = (await bench.build("good:Good")).files["weights"]
+        generator = np.random.default_rng(1)
+        x = generator.random((10, 8, 8), dtype=np.float32)
+        shared = SharedBytes(tensors.encode({"x": x, "y": np.arange(10)}))
+        bench.inputs = {"weights": SharedBytes(bench.expected), "shard": shared}
+        try:
+            yield bench
+        finally:
+            mark = bench.mark
+            await bench.trainer.end()
+        await soon(lambda: not bad_models.left_running(mark or "none"))

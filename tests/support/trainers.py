@@ -19,8 +19,8 @@ from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
-from client_fn.training import orders, work
-from client_fn.training.orders import Look, Order
+from client_fn.training import orders, together, work
+from client_fn.training.orders import Look, Order, Together
 
 _ONE_AT_A_TIME: Final = threading.Lock()
 """All share torch's random numbers."""
@@ -51,7 +51,7 @@ class InlineTrainers(Trainers):
     async def do(
         self,
         names: Names,  # noqa: ARG002 (the interface's argument)
-        order: Order | Look,
+        order: Order | Look | Together,
         inputs: Mapping[str, SharedBytes],
         *,
         on_training: Callable[[], None] | None = None,
@@ -69,7 +69,10 @@ class InlineTrainers(Trainers):
         def do() -> Answer:
             with _ONE_AT_A_TIME:
                 contents = {name: shared.read(file.descriptor, 1 << 40) for name, file in inputs.items()}
-                return Answer(*work.do(orders.decode(orders.encode(order)), contents, say))
+                decoded = orders.decode(orders.encode(order))
+                if isinstance(decoded, Together):
+                    return Answer(*together.do(decoded, contents, say))
+                return Answer(*work.do(decoded, contents, say))
 
         running = loop.run_in_executor(None, do)
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import attacks, rows, strategies
+from benchmarks import attacks, codecs, rows, strategies
 from benchmarks.rows import Planned
 
 PLAN = [Planned({"strategy": name}, {"name": name}) for name in ("fedavg", "median")]
@@ -80,9 +80,17 @@ def test_a_table_of_attacks_has_the_points_lost_per_seed() -> None:
     assert line == "| mean | 95.0 |  |  |  |  | 80.0 |  | 95.0 (1 of 1 jobs died) |"
 
 
+def test_a_table_of_codecs_has_the_size_and_the_rounds_and_the_accuracy_of_each_seed() -> None:
+    names = {"strategy": "fedavg", "update": "int8", "update_bytes": 40_961}
+    found = [{**names, "accuracy": [0.5, end, end]} for end in (0.91, 0.96)]
+    line = codecs.results(found).splitlines()[2]
+    assert line == "| fedavg | int8 | 40,961 | 2 (2, 2) | - (-, 2) | - | 0.7900 (0.7733, 0.8067) |"
+
+
 def test_every_planned_job_is_valid() -> None:
     from broker.messages import job_file
 
     runs = [*strategies.plan(list(strategies.SETTINGS)), *strategies.choice_plan("digits-shards")]
+    runs += codecs.plan(list(codecs.SETTINGS))
     for planned in [*runs, *attacks.plan(attacks.SETTINGS, [1])]:
         job_file.from_dict(planned.job)

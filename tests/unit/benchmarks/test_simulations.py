@@ -1,11 +1,11 @@
-"""The simulated benchmarks work: a few rounds of some strategies, and of some attacks."""
+"""The simulated benchmarks work: a few rounds of some strategies, forms of updates and attacks."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from benchmarks import attacks, rows, strategies
+from benchmarks import attacks, codecs, rows, strategies
 from benchmarks.rows import Planned
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
@@ -35,6 +35,21 @@ def test_strategies(tmp_path: Path) -> None:
     assert "*" in strategies.choices([choice])
     strategies.draw([fedavg, scaffold], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_codecs(tmp_path: Path) -> None:
+    first = [each for each in codecs.plan(["digits"]) if each.names["seed"] == 1 and each.names["strategy"] == "fedavg"]
+    runs, file = shortened(first, rounds=2), tmp_path / "rows.jsonl"
+    rows.add_missing(runs, file)
+    delta, bf16, fp16, int8 = rows.found(runs, file)
+    assert [row["error"] for row in (delta, bf16, fp16, int8)] == [""] * 4
+    assert delta["update_bytes"] > 1.9 * max(bf16["update_bytes"], fp16["update_bytes"])
+    assert bf16["update_bytes"] > 1.8 * int8["update_bytes"]
+    assert len({row["model"] for row in (delta, bf16, fp16, int8)}) == 4
+    assert len(codecs.results([delta, bf16, fp16, int8]).splitlines()) == 6
+    costs = codecs.costs(1)
+    assert costs["delta"].size > 1.9 * costs["bf16"].size > 3.7 * costs["int8"].size
+    assert len(codecs.cost_table(costs).splitlines()) == 6
 
 
 def test_attacks(tmp_path: Path) -> None:

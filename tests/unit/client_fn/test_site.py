@@ -24,6 +24,7 @@ FULL = Site(
     data_schemes=("s3",),
     data_prefixes=("s3://bucket/", "/data"),
     data_max_mb=7,
+    together=3,
 )
 
 
@@ -85,6 +86,14 @@ def test_the_secret_may_be_in_a_file(tmp_path: Path) -> None:
     assert site.read(environ).secret is None
 
 
+def test_clients_are_trained_together_on_a_gpu_unless_it_is_set() -> None:
+    def read(**found: str) -> int:
+        return site.read({f"FEDKEEPER_{name.upper()}": value for name, value in found.items()}).group
+
+    assert (read(), read(device="cpu"), read(device="cuda:1")) == (1, 1, 64)
+    assert (read(together="auto"), read(together="7"), read(device="cuda", together="1")) == (64, 7, 1)
+
+
 def test_lists_are_separated_by_commas_and_spaces_do_not_count() -> None:
     assert site.read({"FEDKEEPER_ALLOW": " a.b , c:D,,"}).allow == ("a.b", "c:D")
 
@@ -98,6 +107,9 @@ def test_lists_are_separated_by_commas_and_spaces_do_not_count() -> None:
         ("FEDKEEPER_TRAINER_SILENCE_S", "nan", "no number above 0"),
         ("FEDKEEPER_TRAINER_MEMORY_MB", "a lot", "no number above 0"),
         ("FEDKEEPER_DATA_MAX_MB", "0", "no number above 0"),
+        ("FEDKEEPER_TOGETHER", "0", "'0' is neither 'auto' nor a number from 1 to 64"),
+        ("FEDKEEPER_TOGETHER", "65", "'65' is neither"),
+        ("FEDKEEPER_TOGETHER", "many", "'many' is neither"),
         ("FEDKEEPER_REVEAL", "all", "'all' is none of class, text"),
         ("FEDKEEPER_METRICS", "none", "is none of client, sum"),
         ("FEDKEEPER_CODE_ALLOWED", "no", "is none of 1, 0"),

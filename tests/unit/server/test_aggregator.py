@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from broker.messages import tensors as payload
 from broker.messages.tensors import DTYPES, FLOATS, Array, Tensors
-from server import aggregator
+from server import aggregator, values
 from server.aggregator import Aggregate, Plan
 
 Update = tuple[Tensors, int]
 
-BLOCK = aggregator._BLOCK
+BLOCK = values.READ
 
 
 def plan_for(base: Tensors, max_samples: int, *, buffers: frozenset[str] = frozenset()) -> Plan:

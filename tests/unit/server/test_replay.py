@@ -13,23 +13,26 @@ from broker.messages.job_record import Member
 from broker.messages.round import token
 from broker.messages.tensors import Array, Tensors
 from broker.messages.update import UpdateHeader
-from server import aggregator, replay
+from broker.messages.update_forms import UpdateForm
+from server import aggregator, codecs, replay
 from server.gate import Expectation
 from server.replay import Update
 from server.strategies.robust import Middle
 from tests.support import fakes
+from tests.support.rounded import rounded
 
 BASE: Tensors = {"w": np.ones((3, 50_000), np.float32), "b": np.zeros((), np.float32), "n": np.array(3, np.int64)}
 NAMES = ("w", "b")
 
 
-def expectation(clients: int) -> Expectation:
+def expectation(clients: int, form: UpdateForm = "delta") -> Expectation:
     members = {f"c-{i:02d}": Member(f"c-{i:02d}", "fake", "", "", 0) for i in range(clients)}
     plan = aggregator.plan(BASE, frozenset(), 10_000)
-    return Expectation("demo", 1, "ab" * 32, "nonce", members, plan, 100, BASE, "delta")
+    codec = codecs.of(form, plan.layout, NAMES)
+    return Expectation("demo", 1, "ab" * 32, "nonce", members, plan, 100, BASE, "delta", codec)
 
 
-async def store(bus: Broker, count: int) -> tuple[list[Update], list[Tensors]]:
+async def store(bus: Broker, count: int, form: UpdateForm = "delta") -> tuple[list[Update], list[Tensors]]:
     """Put updates of clients into the log, the last client's first."""
     rng, updates, changes = np.random.default_rng(1), list[Update](), list[Tensors]()
     for i in reversed(range(count)):
@@ -45,9 +48,11 @@ async def store(bus: Broker, count: int) -> tuple[list[Update], list[Tensors]]:
             samples=5,
             base="ab" * 32,
             token=token("nonce", f"c-{i:02d}"),
-            update="delta",
+            update=form,
         )
-        await bus.publish(topics.update("demo", 1, header.client, 1), fakes.update(change, header))
+        await bus.publish(
+            topics.update("demo", 1, header.client, 1), fakes.update(rounded(change, NAMES, form), header)
+        )
         updates.insert(0, Update(header, {}))
         changes.insert(0, change)
     return updates, changes
@@ -81,6 +86,17 @@ async def test_every_element_is_reduced_over_the_updates_sorted_by_client() -> N
         assert np.abs(medians[name] - exact).max() < 1e-7
         assert np.abs(firsts[name] - changes[0][name]).max() < 1e-7
     assert max(values.size for values in first.seen) <= replay.BLOCK_VALUES
+
+
+@pytest.mark.parametrize(("form", "error"), [("bf16", 2.0**-8), ("fp16", 2.0**-11), ("int8", 1 / 127)])
+async def test_updates_in_fewer_bits_are_read_again_as_they_were_counted(form: UpdateForm, error: float) -> None:
+    async with broker.connect(f"memory://replay-{form}") as bus:
+        updates, changes = await store(bus, 5, form)
+        medians = await replay.reduce_updates(bus, updates, expectation(5, form), NAMES, Middle())
+    for name in NAMES:
+        sent = np.stack([change[name].astype(np.float64) for change in changes])
+        off = np.abs(medians[name] - np.median(sent, axis=0)).max()
+        assert 0 < off <= error * np.abs(sent).max()
 
 
 async def test_each_update_is_multiplied_by_its_factors_and_all_is_looked_at_before_anything_is_reduced() -> None:

@@ -1,11 +1,14 @@
 """Which clients are chosen, and what is known of them."""
 
+import msgspec
+import numpy as np
+
 from broker.messages.job import Job
 from broker.messages.job_sections import Cohort
 from broker.messages.progress import JobWaiting, RoundCompleted, RoundFailed
 from broker.messages.register import ClientRecord
 from broker.messages.reports import Split
-from broker.messages.round import BlobRef, seed
+from broker.messages.round import BlobRef
 from server import selection
 from server.selection import ClientHistory, History
 
@@ -15,7 +18,7 @@ MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
 
 
 def draw(job: Job, round_: int, register: list[ClientRecord] = REGISTER) -> tuple[str, ...]:
-    chosen = selection.create(job).choose({}, register, seed(job.seed, "cohort", round_))
+    chosen = selection.create(job).choose({}, register, round_)
     return tuple(client.id for client in chosen)
 
 
@@ -47,6 +50,40 @@ def test_over_many_rounds_everyone_is_drawn_about_as_often() -> None:
             counts[name] += 1
     # 500 rounds with 8 of 20: 200 each, standard deviation 11.
     assert all(145 < count < 255 for count in counts.values())
+
+
+def of_numpy(seed: int, clients: int) -> Job:
+    return Job(seed=seed, cohort=Cohort(clients=clients, draw="numpy"))
+
+
+def test_a_stream_of_numpy_draws_what_a_program_with_numpy_draws() -> None:
+    register = [ClientRecord(id=f"c-{number:03d}", platform="local") for number in range(100)]
+    chosen, stream = selection.create(of_numpy(2, 10)), np.random.RandomState(2)
+    for round_ in range(1, 40):
+        expected = sorted(stream.choice(np.arange(100), 10, replace=False))
+        assert [int(client.id[2:]) for client in chosen.choose({}, register, round_)] == expected
+
+
+def test_a_server_that_takes_a_job_over_draws_the_same_stream() -> None:
+    kept = selection.create(of_numpy(5, 6))
+    for round_ in (1, 2, 3, 7, 7, 4, 8):
+        drawn = [client.id for client in kept.choose({}, REGISTER, round_)]
+        assert tuple(drawn) == draw(of_numpy(5, 6), round_)
+    # That clients were away for a while changes no later round.
+    kept.choose({}, REGISTER[:9], 9)
+    assert tuple(client.id for client in kept.choose({}, REGISTER, 10)) == draw(of_numpy(5, 6), 10)
+
+
+def test_a_stream_of_numpy_draws_fewer_where_there_are_fewer_and_more_if_more_are_invited() -> None:
+    assert draw(of_numpy(5, 6), 3, REGISTER[:3]) == ("c-00", "c-01", "c-02")
+    more = Job(seed=5, cohort=Cohort(clients=6, over_select=2, draw="numpy"))
+    assert set(draw(of_numpy(5, 6), 3)) < set(draw(more, 3))
+
+
+def test_the_seed_of_the_cohorts_decides_a_stream_too() -> None:
+    job = of_numpy(5, 6)
+    other = msgspec.structs.replace(job, seed=9, cohort=msgspec.structs.replace(job.cohort, seed=5))
+    assert draw(other, 2) == draw(job, 2) != draw(of_numpy(9, 6), 2)
 
 
 def completed(round_: int, counted: tuple[str, ...], missing: tuple[str, ...] = ()) -> RoundCompleted:
@@ -92,7 +129,7 @@ def test_a_selection_may_use_the_history() -> None:
     class Newcomers:
         needs_history = True
 
-        def choose(self, history: History, candidates: list[ClientRecord], seed: int) -> list[ClientRecord]:  # noqa: ARG002
+        def choose(self, history: History, candidates: list[ClientRecord], round_: int) -> list[ClientRecord]:  # noqa: ARG002
             return [client for client in candidates if client.id not in history]
 
     chosen = Newcomers().choose(selection.fold({}, completed(1, ("c-00",), ("c-01",))), REGISTER[:4], 1)

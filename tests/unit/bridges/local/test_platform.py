@@ -40,12 +40,16 @@ class FakeProcess:
 
 
 class Site:
-    """A platform with one idle worker."""
+    """A platform with one idle worker.
 
-    def __init__(self) -> None:
+    Args:
+        together: how many tasks the worker takes at once.
+    """
+
+    def __init__(self, together: int = 1) -> None:
         self.process = FakeProcess()
         self.worker = Worker("worker-1", cast("Group", self.process), lambda: None)
-        self.pool = Pool(SETTINGS)
+        self.pool = Pool(msgspec.structs.replace(SETTINGS, together=together))
         self.pool.put_back(self.worker)
         self.platform = LocalPlatform(SETTINGS, None, self.pool)
 
@@ -132,6 +136,34 @@ async def test_a_worker_that_has_ended_gets_no_task() -> None:
     other = Worker("worker-2", cast("Group", FakeProcess()), lambda: None)
     site.pool.put_back(other)
     assert await site.pool.take() is other
+
+
+async def test_workers_that_train_clients_together_take_tasks_in_turn() -> None:
+    site = Site(together=2)
+    other = Worker("worker-2", cast("Group", FakeProcess()), lambda: None)
+    site.pool.put_back(other)
+    assert [await site.pool.take() for _ in range(4)] == [site.worker, other, site.worker, other]
+    assert not site.is_idle()
+    site.pool.put_back(other)
+    assert await site.pool.take() is other
+    site.worker.is_retired = True
+    site.pool.put_back(site.worker)
+    assert not site.is_idle()
+
+
+async def test_a_task_that_is_given_up_kills_no_worker_that_has_others() -> None:
+    site, other = Site(together=2), task("c-2", "local")
+    first = await start_run(site)
+    second = site.platform.invoke(other, 1)
+    waiting = asyncio.ensure_future(anext(second))
+    await asyncio.sleep(0)
+    await first.aclose()
+    assert not site.process.killed
+    assert site.worker.reports.keys() == {other.id}
+    site.worker.reports[other.id].put_nowait(Report(other.id, "training"))
+    assert (await waiting).state == "running"
+    await second.aclose()
+    assert site.process.killed
 
 
 async def test_a_worker_that_trains_is_asked_for_a_look_at_data_and_goes_on() -> None:

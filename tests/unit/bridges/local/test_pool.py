@@ -273,7 +273,7 @@ async def test_a_worker_is_replaced_together_with_its_children(tmp_path: Path) -
     async with pool_of(f"{forking(tmp_path / 'pid')}time.sleep(600)") as pool:
         worker = await pool.take()
         child = await pid_in(tmp_path / "pid")
-        pool.replace(worker)
+        pool.give_up(worker)
         await worker.process.wait()
         await soon(lambda: not is_running(child))
 

@@ -45,6 +45,7 @@ wait_s = 600.0
 max_samples = 100_000
 presence = "required"
 where = {}
+draw = "own"
 [evaluation]
 every = 1
 batch_size = 1000

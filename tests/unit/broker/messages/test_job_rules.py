@@ -181,3 +181,12 @@ def test_a_job_that_is_no_table_has_one_mistake() -> None:
     with pytest.raises(JobError) as refused:
         job_file.from_dict([])
     assert [each.field for each in refused.value.errors] == ["the job"]
+
+
+def test_a_stream_of_numpy_needs_a_seed_that_numpy_takes() -> None:
+    stream = {"cohort": {"draw": "numpy"}}
+    accept(stream, {"seed": 2**32 - 1})
+    accept({"seed": 2**32})
+    accept(stream, {"seed": 2**32, "cohort": {"seed": 0}})
+    assert refusal(stream, {"seed": 2**32}) == "seed = 4294967296: at most 4294967295 with cohort.draw = 'numpy'"
+    assert refusal(stream, {"cohort": {"seed": 2**40}}).startswith("cohort.seed = 1099511627776: at most 4294967295")

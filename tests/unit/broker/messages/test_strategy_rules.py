@@ -9,6 +9,7 @@ from broker.messages.errors import JobError
 
 SGD = {"optimizer": "sgd"}
 NEEDS_SGD = "needs training.optimizer = 'sgd', and it is 'adam'"
+FEDDYN = "feddyn needs 'delta': clients add up their exact changes, and the server must add up the same"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,10 @@ NEEDS_SGD = "needs training.optimizer = 'sgd', and it is 'adam'"
         (
             {"strategy": {"name": "krum"}, "training": {"update": "weights"}},
             "training.update = 'weights': krum needs 'delta'",
+        ),
+        (
+            {"strategy": {"name": "feddyn"}, "training": {"update": "int8"}},
+            "training.update = 'int8': " + FEDDYN,
         ),
         (
             {"strategy": {"name": "scaffold"}, "training": {**SGD, "dry": True}},

@@ -12,7 +12,7 @@ from torch.optim import optimizer as of_torch
 from client_fn import strategies
 from client_fn.errors import BadModel, BadSettings, LeaseOver, TrainingFailed, UserCodeFailed
 from client_fn.strategies.base import ClientStrategy, Outcome, Tensors
-from client_fn.training import loop, models, tensors, updates, work
+from client_fn.training import codecs, loop, models, tensors, updates, work
 from client_fn.training.learner import Learner
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
@@ -170,6 +170,28 @@ def test_an_update_is_the_change_of_the_round_s_model_or_the_trained_weights() -
     assert all(torch.equal(delta[name], trained[name] - base[name]) for name in base)
 
 
+@pytest.mark.parametrize("kind", ["bf16", "fp16", "int8"])
+def test_an_update_in_fewer_bits_is_the_rounded_change_and_the_same_when_it_is_made_again(kind: str) -> None:
+    exact = tensors.from_bytes(train(update="delta")[1]["update"])
+    first, second = train(update=kind)[1]["update"], train(update=kind)[1]["update"]
+    assert first == second
+    sent, expected = tensors.from_bytes(first), codecs.encode(exact, (), kind, 7)
+    assert {name: tensor.dtype for name, tensor in sent.items()} == {n: each.dtype for n, each in expected.items()}
+    assert all(torch.equal(sent[name], expected[name]) for name in expected)
+
+
+def test_what_scaffold_sends_beside_the_model_is_not_rounded() -> None:
+    sgd, scaffold = Training("sgd", 0.1, batch_size=2), {"name": "scaffold"}
+    exact, rounded = (
+        tensors.from_bytes(train(update=kind, training=sgd, strategy=scaffold)[1]["update"])
+        for kind in ("delta", "int8")
+    )
+    controls = [name for name in exact if name.startswith("aux.")]
+    assert controls
+    assert all(torch.equal(exact[name], rounded[name]) for name in controls)
+    assert {rounded[name.removeprefix("aux.")].dtype for name in controls} == {torch.int8}
+
+
 def test_a_training_continues_from_the_optimizer_s_state() -> None:
     first = train()[1]
     assert first.keys() == {"update", "state.opt"}
@@ -179,12 +201,13 @@ def test_a_training_continues_from_the_optimizer_s_state() -> None:
     assert train(training=Training(batch_size=2, optimizer_state="reset"))[1].keys() == {"update"}
 
 
-@pytest.mark.parametrize("kind", ["delta", "weights"])
+@pytest.mark.parametrize("kind", ["delta", "weights", "int8"])
 def test_a_dry_update_is_noise(kind: str) -> None:
     base = initial(SMALL)
     facts, files = train(training=None, update=kind, inputs={"shard": SAMPLES})
     module = models.build(SMALL, seed=0)
-    expected = updates.noise(ModelTensors(Learner(), module), tensors.from_bytes(base), kind, 7)
+    noise = updates.noise(ModelTensors(Learner(), module), tensors.from_bytes(base), kind, 7)
+    expected = codecs.encode(noise, (), kind, 7)
     assert files == {"update": tensors.to_bytes(expected)}
     assert (facts["samples"], facts["metrics"]) == (1, {})
     without_data = Train(SMALL, None, seed=7, device="cpu", left_s=60.0, update=kind)

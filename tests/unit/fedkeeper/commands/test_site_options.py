@@ -45,7 +45,7 @@ def start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Star
         await asyncio.sleep(0)
         raise FedKeeperError("the end of the test")
 
-    for name in ("ALLOW", "CODE", "DEVICE", "REVEAL", "METRICS", "TRAINER_MEMORY_MB", "SITE_SECRET_FILE"):
+    for name in ("ALLOW", "CODE", "DEVICE", "REVEAL", "METRICS", "TRAINER_MEMORY_MB", "SITE_SECRET_FILE", "TOGETHER"):
         monkeypatch.delenv(f"FEDKEEPER_{name}", raising=False)
     monkeypatch.setattr(system, "run_server", run_server)
     monkeypatch.setattr(bridging, "run_bridge", run_bridge)
@@ -68,6 +68,24 @@ def test_workers_train_on_the_device_of_the_environment_or_of_the_option(
     assert start(*command, *URL).workers.device == ""
     assert start(*command, *URL, FEDKEEPER_DEVICE="cuda:1").workers.device == "cuda:1"
     assert start(*command, *URL, "--device", "cuda:2", FEDKEEPER_DEVICE="cuda:1").workers.device == "cuda:2"
+
+
+def test_clients_are_trained_together_as_the_option_the_environment_or_the_device_says(
+    start: Callable[..., Started],
+) -> None:
+    def settings(*options: str, **environ: str) -> tuple[int, int, bool]:
+        """Return the clients that a worker trains at once, the tasks in progress, and whether there is one worker."""
+        started = start("bridge", "local", *URL, *options, **environ)
+        workers = started.workers
+        assert started.worker_site.group == workers.together
+        return workers.together, workers.concurrency, workers.workers == 1
+
+    assert settings("--workers", "2") == (1, 4, False)
+    assert settings("--workers", "2", "--device", "cuda") == (64, 130, False)
+    assert settings("--device", "cuda:1") == (64, 65, True)
+    assert settings("--device", "cuda", "--together", "1", "--workers", "2") == (1, 4, False)
+    assert settings("--together", "4", "--workers", "1", FEDKEEPER_TOGETHER="8") == (4, 5, True)
+    assert settings("--workers", "1", FEDKEEPER_TOGETHER="auto") == (64, 65, True)
 
 
 @pytest.mark.parametrize("command", [("run", "quickstart"), ("up",), ("bridge", "local")])

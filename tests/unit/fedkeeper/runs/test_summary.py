@@ -62,6 +62,12 @@ def test_an_optimizer_that_starts_afresh_each_round_is_told() -> None:
     assert any(line == f"note: {summary.FRESH}" for line in got)
 
 
+def test_clients_that_were_trained_together_make_no_promise_of_a_digest() -> None:
+    trained = record(OWN, phase="completed", processors={"x86-64 Intel AVX512": 30})
+    got = summary.lines(trained, [row(loss=0.5, together=4.0), row(loss=0.5)])
+    assert got[-2:] == ["trained on    x86-64 Intel AVX512", f"note: {summary.TOGETHER}"]
+
+
 def test_tensors_that_are_not_in_the_file_are_told() -> None:
     got = summary.lines(record(OWN, frozen=("a", "b"), frozen_digest="cd" * 32), [row(loss=0.5)])
     assert "note: 2 tensors that each site makes itself are not in the model's file" in got

@@ -16,7 +16,7 @@ from client_fn.site import Site
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import models, tensors
-from client_fn.training.orders import Look, Order
+from client_fn.training.orders import Look, Order, Together
 from fedkeeper.services.learning import TrainerLearning
 from server.errors import LearningDied, LearningFailed
 from tests.support.trainers import InlineTrainers
@@ -37,7 +37,7 @@ class Stub(InlineTrainers):
     async def do(
         self,
         names: Names,  # noqa: ARG002 (the interface's arguments)
-        order: Order | Look,  # noqa: ARG002
+        order: Order | Look | Together,  # noqa: ARG002
         inputs: Mapping[str, SharedBytes],  # noqa: ARG002
         *,
         on_training: Callable[[], None] | None = None,  # noqa: ARG002

@@ -1,0 +1,139 @@
+"""Makes runs, one at a time. A run that was stopped keeps its store in `.fedkeeper/paper`, and goes on from there."""
+
+import asyncio
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks import rows, simulation
+from benchmarks.paper import cells
+from benchmarks.rows import Planned
+from benchmarks.simulation import Outcome
+from broker.messages import job_file
+from broker.support import logs
+
+FOLDER: Final = cells.ROOT / ".fedkeeper/paper"
+
+_JOB_ID: Final = "paper"
+"""The job's id in its own store."""
+
+_BEGUN: Final = "begun.json"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run that was begun and has no row yet.
+
+    Attributes:
+        folder: its store.
+        planned: the run.
+    """
+
+    folder: Path
+    planned: Planned
+
+    def note_commit(self) -> tuple[str, ...]:
+        """Note the commit of the code that goes on with the run now, and return all that it has had."""
+        facts = json.loads((self.folder / _BEGUN).read_text())
+        commits = tuple(dict.fromkeys((*facts["commits"], rows.commit())))
+        (self.folder / _BEGUN).write_text(json.dumps({**facts, "commits": commits}))
+        return commits
+
+
+def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
+    """Make the folder of a run.
+
+    Args:
+        planned: the run.
+        folder: for the folders of all runs.
+    """
+    begun = Begun(folder / f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}", planned)
+    begun.folder.mkdir(parents=True)
+    facts = {"names": planned.names, "job": planned.job, "commits": []}
+    (begun.folder / _BEGUN).write_text(json.dumps(facts))
+    return begun
+
+
+def unfinished(folder: Path = FOLDER) -> list[Begun]:
+    """Return the runs that were begun, by name. One whose cell has another job now can't go on, and is left out.
+
+    Args:
+        folder: with the folders of all runs.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*/{_BEGUN}")):
+        facts = json.loads(path.read_text())
+        planned = Planned(facts["names"], facts["job"])
+        if cells.planned(cells.cell_of(planned.names), planned.names["seed"]) == planned:
+            found.append(Begun(path.parent, planned))
+    return found
+
+
+def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str = "", quiet: bool = True) -> bool:
+    """Go on with a run, and append its row when it has ended. Return whether it has.
+
+    Args:
+        begun: the run.
+        path: the file of rows.
+        until_s: it is stopped after the round in which this time passes, in seconds since the epoch; None: never.
+        device: what to train on, as torch names it; empty: the processor.
+        quiet: show no log.
+    """
+    if quiet:
+        logs.configure(quiet=True)
+    commits = begun.note_commit()
+    outcome = asyncio.run(_go_on(begun, lambda: until_s is not None and time.time() > until_s, device))
+    if not outcome.ended:
+        return False
+    rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
+    shutil.rmtree(begun.folder)
+    return True
+
+
+async def _go_on(begun: Begun, until: Callable[[], bool], device: str) -> Outcome:
+    async with simulation.open_simulation(store=begun.folder, device=device) as system:
+        return await system.run(job_file.from_dict(begun.planned.job), job_id=_JOB_ID, until=until)
+
+
+def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
+    """Return the row of a run that has ended.
+
+    Args:
+        planned: the run.
+        outcome: what it has come to.
+        device: what it was trained on, as torch names it; empty: the processor.
+    """
+    measured = [seconds for seconds in outcome.round_s if seconds is not None]
+    return {
+        **rows.row_of(planned, outcome, seconds=sum(measured) + outcome.parts.get("evaluation_s", 0.0)),
+        "round_s": [None if seconds is None else round(seconds, 2) for seconds in outcome.round_s],
+        "parts": {name: round(seconds, 2) for name, seconds in outcome.parts.items()},
+        "torch": importlib.metadata.version("torch"),
+        "processor": ", ".join(outcome.processors),
+        "device": device_name(device),
+        # What else the machine did: with more of it than cores, the seconds say little.
+        "load": round(os.getloadavg()[2], 1),
+    }
+
+
+def device_name(device: str = "") -> str:
+    """Return the name of a processor or card.
+
+    Args:
+        device: as torch names it; empty: the processor.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(names), platform.machine())

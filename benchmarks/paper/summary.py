@@ -1,0 +1,154 @@
+"""What our runs of a cell have come to, beside the paper's."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmarks import rows
+from benchmarks.paper import cells, theirs
+from benchmarks.paper.cells import FEDAVG, Cell
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The runs of a cell.
+
+    Attributes:
+        cell: the cell.
+        rounds: number of rounds of each run until the target; None: it has not reached it.
+    """
+
+    cell: Cell
+    rounds: tuple[int | None, ...]
+
+    @property
+    def mean(self) -> float | None:
+        """The mean number of rounds; None: there is no run, or one has not reached the target."""
+        reached = [number for number in self.rounds if number is not None]
+        return statistics.fmean(reached) if reached and len(reached) == len(self.rounds) else None
+
+    @property
+    def verdict(self) -> str:
+        """Where it lies, as `theirs.verdict` has it."""
+        return theirs.verdict(self.cell, self.rounds)
+
+    @property
+    def text(self) -> str:
+        """The mean and each run: `236 [212, 260]`; empty: there is no run."""
+        if not self.rounds:
+            return ""
+        each = ", ".join(f">{limit(self.cell)}" if number is None else str(number) for number in self.rounds)
+        if len(self.rounds) == 1:
+            return each
+        return f"{'-' if self.mean is None else f'{self.mean:.1f}'} [{each}]"
+
+    @property
+    def brief(self) -> str:
+        """The mean and the number of runs: `236.0 (2)`; empty: there is no run."""
+        if not self.rounds:
+            return ""
+        return f"{f'>{limit(self.cell)}' if self.mean is None else f'{self.mean:.1f}'} ({len(self.rounds)})"
+
+
+def limit(cell: Cell) -> int:
+    """Return after how many rounds a run of a cell ends at the latest."""
+    return int(cells.config(cell.network)["stop"]["rounds"])
+
+
+def of(found: Iterable[dict[str, Any]]) -> dict[Cell, Summary]:
+    """Return the summaries of all cells that have a row.
+
+    Args:
+        found: the rows.
+    """
+    return {cell: summary_of(cell, group) for cell, group in cells.by_cell(found).items()}
+
+
+def summary_of(cell: Cell, group: Iterable[Mapping[str, Any]]) -> Summary:
+    """Return the summary of a cell.
+
+    Args:
+        cell: the cell.
+        group: its rows.
+    """
+    return Summary(cell, tuple(rows.rounds_to(row["accuracy"], cell.target) for row in group))
+
+
+def carried(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary:
+    """Return the runs of a cell whose optimizers keep their state.
+
+    Args:
+        summaries: of all cells.
+        cell: the paper's cell.
+    """
+    variant = replace(cell, state="carry")
+    return summaries.get(variant, Summary(variant, ()))
+
+
+def best(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary | None:
+    """Return the best other strategy in a cell: that with the smallest mean; None: there is none.
+
+    Args:
+        summaries: of all cells.
+        cell: the paper's cell.
+    """
+    others = [each for each in summaries.values() if each.cell.strategy != FEDAVG and each.cell.of_paper == cell]
+    return min((each for each in others if each.mean is not None), key=lambda each: each.mean or 0.0, default=None)
+
+
+def halved(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
+    """Return in how many cells the best other strategy needs at most half of the paper's rounds, and of how many.
+
+    Args:
+        summaries: of all cells.
+    """
+    found = [(each, best(summaries, each)) for each in cells.grid()]
+    beaten = [theirs.mean(cell) for cell, other in found if other and 2 * (other.mean or 0.0) <= theirs.mean(cell)]
+    return len(beaten), sum(other is not None for _, other in found)
+
+
+def table(summaries: Mapping[Cell, Summary]) -> tuple[Sequence[str], list[list[str]]]:
+    """Return the columns of a table, and a line for each cell of Figure 3 that has a run.
+
+    Args:
+        summaries: of all cells.
+    """
+    columns = ("network", "epochs", "optimizer", "clients", "theirs", "ours", "is", "state kept", "best other")
+    lines = []
+    for cell in cells.grid():
+        ours, kept, other = summaries.get(cell, Summary(cell, ())), carried(summaries, cell), best(summaries, cell)
+        if ours.rounds or kept.rounds or other:
+            best_text = f"{other.text} ({other.cell.strategy})" if other else ""
+            lines.append([*names(cell), of_paper(cell), ours.text, ours.verdict, kept.text, best_text])
+    return columns, lines
+
+
+def screen(summaries: Mapping[Cell, Summary]) -> str:
+    """Return the grid as text of at most 80 columns: all cells, also those without a run.
+
+    Args:
+        summaries: of all cells.
+    """
+    lines = [("net", "E", "optim", "k", "theirs", "ours (runs)", "is", "state kept", "best other")]
+    for cell in cells.grid():
+        ours, kept, other = summaries.get(cell, Summary(cell, ())), carried(summaries, cell), best(summaries, cell)
+        low, high = min(theirs.rounds(cell)), max(theirs.rounds(cell))
+        paper = f"{theirs.mean(cell):.1f} [{low}-{high}]" + ("†" if theirs.trap(cell) else "")
+        best_text = f"{other.cell.strategy} {other.brief}" if other else ""
+        lines.append((*names(cell), paper, ours.brief, ours.verdict, kept.brief, best_text))
+    widths = [max(len(line[number]) for line in lines) for number in range(len(lines[0]))]
+    return "\n".join(
+        " ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def names(cell: Cell) -> tuple[str, str, str, str]:
+    """Return what a cell is called in a table: network, local epochs, optimizer, clients."""
+    return cell.network, str(cell.epochs), cell.optimizer, str(cell.clients)
+
+
+def of_paper(cell: Cell) -> str:
+    """Return the paper's runs of a cell: `236.0 [212, 260]`."""
+    each = ", ".join(map(str, theirs.rounds(cell)))
+    return f"{theirs.mean(cell):.1f} [{each}]" + ("†" if theirs.trap(cell) else "")

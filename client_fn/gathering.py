@@ -1,0 +1,218 @@
+"""Gathers tasks that wait for the trainer, and lets it train those that are alike in one program.
+
+One task after the other has its turn. The one that has it takes others along that are like it; if that fails, each of
+them is trained alone, so that no client fails because of another one.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from broker.support import loggers
+from client_fn import groups
+from client_fn.cache import keep
+from client_fn.code.named import Names
+from client_fn.errors import ClientError, LeaseOver
+from client_fn.groups import Keys
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Trainers
+from client_fn.training.orders import Train
+
+WAIT_S: Final = 0.005
+"""How long a task that could take others along waits for the next one. Seconds."""
+
+PREPARING_S: Final = 0.25
+"""How long it waits in all while the worker fetches the inputs of others. Seconds."""
+
+REASONS_KEPT: Final = 16
+
+log = loggers.get_logger(__name__)
+
+
+class Ready(NamedTuple):
+    """A task whose inputs are here.
+
+    Attributes:
+        keys: what tasks must have in common to be trained with it; None: it is trained alone.
+        names: the code that its job names.
+        order: what to do; used only if there are keys.
+        inputs: files by name.
+        left_s: returns the seconds until the task's deadline.
+        on_training: called when the training begins.
+        alone: trains it alone.
+    """
+
+    keys: Keys | None
+    names: Names
+    order: object
+    inputs: Mapping[str, SharedBytes]
+    left_s: Callable[[], float]
+    on_training: Callable[[], None] | None
+    alone: Callable[[], Awaitable[Answer]]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A task that waits for its turn, or for the answer that another one brings along.
+
+    Attributes:
+        ready: the task.
+        turn: None: it has the turn; or the answer.
+        is_alone: whether it must be trained alone.
+    """
+
+    ready: Ready
+    turn: asyncio.Future[Answer | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    is_alone: bool = False
+
+    @property
+    def keys(self) -> Keys | None:
+        """Implements `groups.HasKeys`."""
+        return None if self.is_alone else self.ready.keys
+
+
+class Gathering:
+    """The tasks of a worker that wait for its trainer.
+
+    Args:
+        trainers: the trainers.
+        most: how many clients may be trained together, from 2.
+        memory_mb: what a trainer may use, in MiB.
+
+    Attributes:
+        preparing: held while a task's inputs are fetched, so that each shared one is fetched once.
+    """
+
+    def __init__(self, trainers: Trainers, most: int, memory_mb: int) -> None:
+        self.preparing = asyncio.Lock()
+        self._trainers = trainers
+        self._most = most
+        self._memory_mb = memory_mb
+        self._waiting: list[_Waiting] = []
+        self._is_busy = False
+        self._expected = 0
+        self._changed = asyncio.Event()
+        self._reasons: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Say for a block that a task will wait here soon."""
+        self._expected += 1
+        try:
+            yield
+        finally:
+            self._expected -= 1
+            self._changed.set()
+
+    async def train(self, ready: Ready) -> Answer:
+        """Train a task when it is its turn, alone or with others.
+
+        Args:
+            ready: the task.
+
+        Raises:
+            ClientError: the task, trained alone, fails.
+        """
+        mine = _Waiting(ready)
+        self._waiting.append(mine)
+        self._changed.set()
+        if not self._is_busy:
+            self._pass_on()
+        try:
+            answer = await mine.turn
+        except asyncio.CancelledError:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            elif not mine.turn.cancelled() and mine.turn.result() is None:
+                self._pass_on()
+            raise
+        if answer is not None:
+            return answer
+        try:
+            return await self._trained(mine) or await ready.alone()
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give the turn to the task that waits longest."""
+        self._is_busy = bool(self._waiting)
+        if self._waiting:
+            self._waiting.pop(0).turn.set_result(None)
+
+    async def _trained(self, mine: _Waiting) -> Answer | None:
+        """Train a task with others, which get their answers. None: it must be trained alone."""
+        group = await self._gathered(mine)
+        if len(group) == 1:
+            return None
+        others = group[1:]
+        for other in others:
+            self._waiting.remove(other)
+        answers: list[Answer | None] = [None] * len(group)
+        try:
+            answers = await self._answers(group)
+            for waiting, answer in zip(group, answers, strict=True):
+                waiting.is_alone = answer is None
+        finally:
+            # If this task was cancelled, one of the others will take them along.
+            self._waiting[:0] = [
+                other
+                for other, answer in zip(others, answers[1:], strict=True)
+                if answer is None and not other.turn.done()
+            ]
+        for other, answer in zip(others, answers[1:], strict=True):
+            if answer is not None and not other.turn.done():
+                other.turn.set_result(answer)
+        return answers[0]
+
+    async def _gathered(self, mine: _Waiting) -> list[_Waiting]:
+        """Wait a little for tasks that are like this one, and return all of them."""
+        keys = mine.keys
+        if keys is None or keys.job in self._reasons:
+            return [mine]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PREPARING_S):
+                while len(groups.choose(mine, self._waiting, self._most)) < self._most:
+                    self._changed.clear()
+                    async with asyncio.timeout(None if self._expected else WAIT_S):
+                        await self._changed.wait()
+        return groups.choose(mine, self._waiting, self._most)
+
+    async def _answers(self, group: list[_Waiting]) -> list[Answer | None]:
+        """Return the answers of tasks that were trained together; None for those that must be trained alone."""
+        first = group[0].ready
+        left_s = min(waiting.ready.left_s() for waiting in group)
+        members = [
+            (waiting.ready.order._replace(left_s=left_s), waiting.ready.inputs)
+            for waiting in group
+            if isinstance(waiting.ready.order, Train)
+        ]
+        order, files = groups.order_for(members, self._memory_mb)
+
+        def on_training() -> None:
+            for waiting in group:
+                if waiting.ready.on_training is not None:
+                    waiting.ready.on_training()
+
+        try:
+            answer = await self._trainers.do(first.names, order, files, on_training=on_training, limit_s=left_s)
+        except LeaseOver:
+            return [None] * len(group)
+        except ClientError as exc:
+            self._note(group, str(exc))
+            return [None] * len(group)
+        found = groups.answers_of(answer, len(group))
+        reasons = {each for each in found if isinstance(each, str)}
+        if len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
+            self._note(group, reasons.pop())
+        elif reasons:
+            log.debug("clients are trained one by one", clients=len(reasons), reasons=sorted(reasons))
+        return [each if isinstance(each, Answer) else None for each in found]
+
+    def _note(self, group: list[_Waiting], reason: str) -> None:
+        """Keep in mind that clients of a job can't be trained together."""
+        log.debug("the clients of this job are trained one by one", clients=len(group), reason=reason)
+        if (keys := group[0].ready.keys) is not None:
+            keep(self._reasons, keys.job, reason, limit=REASONS_KEPT)

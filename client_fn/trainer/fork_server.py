@@ -1,0 +1,110 @@
+"""Keeps a fork server running: a process that has imported torch, and makes copies of itself that are trainers.
+
+An import of torch and of its optimizers takes seconds and 200 MB; a copy takes milliseconds and shares that memory.
+The workers of a machine, and the server beside them, share one fork server. It runs nothing of the user's. If one of
+its copies harms it, another one takes its place.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+from asyncio.subprocess import DEVNULL, STDOUT
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from broker.support import loggers, processes
+from broker.support.processes import Group
+from broker.support.tasks import task_group
+from client_fn.site import Site
+from client_fn.trainer import environment
+from client_fn.trainer.launch import PROGRAM
+
+log = loggers.get_logger(__name__)
+
+ARGUMENT: Final = "fork-server"
+BACKLOG: Final = 128
+PAUSE_S: Final = 0.5
+READY: Final = b"ready\n"
+
+UNMARKED: Final = "0" * 32
+"""The mark of a fork server. Its copies replace it by one of that length."""
+
+
+@contextlib.asynccontextmanager
+async def open_fork_server(site: Site, environ: Mapping[str, str]) -> AsyncIterator[Path | None]:
+    """Keep a fork server running until the end of the block, and yield its socket: that is `Site.fork_server`.
+
+    Yields None on a system that can't have one: trainers are started one by one there.
+
+    Args:
+        site: the Python that trains, and which variables it gets.
+        environ: the environment of the workers.
+    """
+    if not is_possible():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="fedkeeper-fork-") as folder:
+        path = Path(folder) / "socket"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(path))
+            listener.listen(BACKLOG)
+            async with task_group() as group:
+                keeping = group.create_task(_keep_running(site, environ, listener), name="fork server")
+                yield path
+                keeping.cancel()
+
+
+def is_possible() -> bool:
+    """Return whether this system tells a copy when its worker has ended (pidfd_open(2), Linux 5.3)."""
+    if not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket.socket) -> None:
+    """Start a fork server, and another one when it has ended. If it can't start, nobody listens any more."""
+    while True:
+        try:
+            process = await _start(site, environ, listener)
+        except OSError as exc:
+            reason, is_ready = str(exc), False
+        else:
+            reason, is_ready = await _follow(process)
+        if not is_ready:
+            break
+        log.warning("the fork server ended; starting another", reason=reason)
+        await asyncio.sleep(PAUSE_S)
+    # Each trainer that is started by itself then says what is wrong.
+    log.debug("no fork server can start", reason=reason)
+    listener.close()
+
+
+async def _start(site: Site, environ: Mapping[str, str], listener: socket.socket) -> Group:
+    return await processes.start_group(
+        *(environment.program(site), PROGRAM, ARGUMENT, str(listener.fileno()), environment.digest(site, environ)),
+        stdin=DEVNULL,
+        stderr=STDOUT,
+        env=environment.for_trainer(environ, site.variables, UNMARKED),
+        pass_fds=[listener.fileno()],
+    )
+
+
+async def _follow(process: Group) -> tuple[str, bool]:
+    """Wait for a fork server's end; return how it ended, and whether it was ready before. Kill it if cancelled."""
+    is_ready, last = False, b""
+    try:
+        while process.stdout is not None and (line := await process.stdout.readline()):
+            is_ready, last = is_ready or line == READY, line
+        end = processes.describe_exit(await process.wait())
+    finally:
+        process.kill()
+        await process.wait()
+        process.close()
+    return f"it {end}: {last.decode(errors='replace').strip()}", is_ready

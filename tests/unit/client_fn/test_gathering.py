@@ -1,0 +1,168 @@
+"""Tasks that wait for the trainer are trained together if they are alike, and no client fails because of another."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytest
+
+from client_fn import gathering, groups
+from client_fn.code.named import Names
+from client_fn.errors import ClientError, LeaseOver, TrainerDied, TrainingFailed
+from client_fn.gathering import Gathering, Ready
+from client_fn.groups import Keys
+from client_fn.trainer.process import Answer
+from client_fn.trainer.shared import SharedBytes
+from client_fn.trainer.trainers import Trainers
+from client_fn.training.orders import Look, Model, Order, Together, Train, Training
+
+SAME = Keys("job round 1", "job")
+OTHER = Keys("job round 2", "job")
+
+
+class FakeTrainers(Trainers):
+    """Notes the seeds of each order's clients, and answers with them."""
+
+    def __init__(self, failure: ClientError | None = None, alone: Iterable[int] = ()) -> None:
+        self.groups: list[list[int]] = []
+        self.limits: list[float | None] = []
+        self.failure = failure
+        self.has_begun = asyncio.Event()
+        self.alone = {*alone}
+        self.may_end = asyncio.Event()
+        self.may_end.set()
+
+    async def do(
+        self,
+        names: Names,  # noqa: ARG002 (the interface's argument)
+        order: Order | Look | Together,
+        inputs: Mapping[str, SharedBytes],
+        *,
+        on_training: Callable[[], None] | None = None,
+        limit_s: float | None = None,
+    ) -> Answer:
+        assert isinstance(order, Together)
+        seeds = [member.seed for member in order.members]
+        self.groups.append(seeds)
+        self.has_begun.set()
+        self.limits.append(limit_s)
+        assert inputs.keys() == {"weights", *(f"{number}/shard" for number in range(len(seeds)))}
+        if on_training is not None:
+            on_training()
+        await self.may_end.wait()
+        if self.failure is not None:
+            raise self.failure
+        facts = [{"alone": "its data"} if seed in self.alone else {"seed": seed} for seed in seeds]
+        return Answer({"clients": facts}, {f"{n}/update": bytes([seed]) for n, seed in enumerate(seeds)})
+
+
+class Tasks:
+    """Tasks of one worker, named by their seeds."""
+
+    def __init__(self, trainers: FakeTrainers, most: int = 4) -> None:
+        self.gathering = Gathering(trainers, most, 100)
+        self.alone: list[int] = []
+        self.begun: list[int] = []
+
+    async def train(self, seed: int, keys: Keys | None = SAME, left_s: float = 60.0, *, fails: bool = False) -> Any:
+        async def alone() -> Answer:
+            self.alone.append(seed)
+            await asyncio.sleep(0)
+            if fails:
+                raise TrainingFailed("its own failure")
+            return Answer({"seed": seed}, {"update": bytes([seed])})
+
+        file = SharedBytes(b"")
+        order = Train(Model(), Training(), seed, "cpu", 0.0)
+        inputs = {"weights": file, "shard": file}
+        begin = lambda: self.begun.append(seed)  # noqa: E731 (short)
+        answer = await self.gathering.train(Ready(keys, Names((), ""), order, inputs, lambda: left_s, begin, alone))
+        assert answer.files == {"update": bytes([seed])}
+        return answer.facts["seed"]
+
+
+async def test_tasks_that_are_alike_are_trained_together_and_others_are_not() -> None:
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers)
+    keys = [SAME, OTHER, SAME, None, OTHER, SAME]
+    found = await asyncio.gather(*(tasks.train(seed, each) for seed, each in enumerate(keys)))
+    assert found == [0, 1, 2, 3, 4, 5]
+    assert sorted(trainers.groups) == [[0, 2, 5], [1, 4]]
+    assert sorted(tasks.begun) == [0, 1, 2, 4, 5]
+    assert tasks.alone == [3]
+
+
+async def test_at_most_so_many_are_trained_together_within_the_shortest_time() -> None:
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers, most=2)
+    await asyncio.gather(*(tasks.train(seed, left_s=10.0 - seed) for seed in range(5)))
+    assert trainers.groups == [[0, 1], [2, 3]]
+    assert trainers.limits == [9.0, 7.0]
+    assert tasks.alone == [4]
+
+
+async def test_a_task_waits_for_one_that_is_being_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gathering, "PREPARING_S", 60.0)
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers, most=2)
+    with tasks.gathering.expecting():
+        first = asyncio.create_task(tasks.train(1))
+        await asyncio.sleep(4 * gathering.WAIT_S)
+        assert not trainers.groups
+        second = asyncio.create_task(tasks.train(2))
+        await asyncio.gather(first, second)
+    assert trainers.groups == [[1, 2]]
+
+
+@pytest.mark.parametrize(("failure", "tries"), [(TrainerDied("killed"), 1), (LeaseOver("", 0.0), 2)])
+async def test_if_the_program_fails_each_is_trained_alone(failure: ClientError, tries: int) -> None:
+    trainers = FakeTrainers(failure)
+    tasks = Tasks(trainers)
+    found = await asyncio.gather(*(tasks.train(seed, fails=seed == 1) for seed in range(3)), return_exceptions=True)
+    assert [found[0], found[2]] == [0, 2]
+    assert isinstance(found[1], TrainingFailed)
+    assert sorted(tasks.alone) == [0, 1, 2]
+    # The job's next round does not try again, unless only the time was too short.
+    await asyncio.gather(*(tasks.train(seed, OTHER) for seed in range(3)))
+    assert len(trainers.groups) == tries
+
+
+async def test_a_client_that_must_be_trained_alone_does_not_hold_up_the_others() -> None:
+    trainers = FakeTrainers(alone=[0, 2])
+    tasks = Tasks(trainers)
+    assert await asyncio.gather(*(tasks.train(seed) for seed in range(4))) == [0, 1, 2, 3]
+    assert sorted(tasks.alone) == [0, 2]
+    await asyncio.gather(*(tasks.train(seed, OTHER) for seed in range(4)))
+    assert [len(group) for group in trainers.groups] == [4, 4]
+
+
+async def test_what_the_trainer_says_of_the_clients_is_checked() -> None:
+    answer = Answer({"clients": [{"seed": 1}]}, {})
+    assert groups.answers_of(answer, 2) == ["the trainer's answer is not about these clients"] * 2
+    assert groups.answers_of(Answer({}, {}), 1) == ["the trainer's answer is not about these clients"]
+
+
+async def test_a_task_that_is_given_up_takes_no_other_with_it() -> None:
+    trainers = FakeTrainers()
+    trainers.may_end.clear()
+    tasks = Tasks(trainers, most=3)
+    running = [asyncio.create_task(tasks.train(seed)) for seed in range(5)]
+    await trainers.has_begun.wait()
+    assert trainers.groups == [[0, 1, 2]]
+    for given_up in (0, 2, 4):
+        running[given_up].cancel()
+    await asyncio.sleep(0)
+    trainers.may_end.set()
+    found = await asyncio.gather(*running, return_exceptions=True)
+    assert [found[1], found[3]] == [1, 3]
+    assert trainers.groups[1:] == [[1, 3]]
+    assert all(isinstance(found[given_up], asyncio.CancelledError) for given_up in (0, 2, 4))
+
+
+async def test_a_task_that_is_given_up_when_it_has_the_turn_passes_it_on() -> None:
+    tasks = Tasks(FakeTrainers())
+    first = asyncio.create_task(tasks.train(1, None))
+    second = asyncio.create_task(tasks.train(2, None))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == 2

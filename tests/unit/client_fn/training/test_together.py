@@ -1,0 +1,357 @@
+"""Clients that are trained in one program come out as if each had been trained alone, up to rounding."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from client_fn.errors import LeaseOver, TrainingFailed
+from client_fn.training import memory, tensors, together, work
+from client_fn.training.orders import Build, Evaluation, Learner, Model, Together, Train, Training, of_member
+
+pytestmark = pytest.mark.torch
+
+OWN = """
+import torch
+from torch import nn
+
+from client_fn.learner import Learner
+
+class Small(nn.Module):
+    trains_together = True
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, dtype=dtype)
+        self.out = nn.Linear(36, 3, dtype=dtype)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.conv(x)), 2)
+        return self.out(x.flatten(1))
+
+class Double(Small):
+    def __init__(self):
+        super().__init__(torch.float64)
+
+class Single(Small):
+    def __init__(self):
+        super().__init__(torch.float32)
+
+class Silent(Double):
+    trains_together = False
+
+class Dropping(Double):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+class Layered(Double):
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.2)
+
+class Normed(Double):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, track_running_stats=False, dtype=torch.float64)
+
+class Buffered(Double):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+class Hooked(Double):
+    def __init__(self):
+        super().__init__()
+        self.out.register_forward_hook(lambda *_: None)
+
+class Choosing(Double):
+    def forward(self, x):
+        return super().forward(x if x.sum() > 0 else -x)
+
+class Quiet(Learner):
+    pass
+
+class Doubling(Learner):
+    trains_together = True
+
+    def data(self, source):
+        x, y = source.samples()
+        return torch.cat([x, x]), torch.cat([y, y])
+
+class Looping(Doubling):
+    def fit(self, model, data, context):
+        return {"loss": 0.0, "samples": 1}
+"""
+
+SIZES = (43, 23, 53, 3)
+"""Samples of the clients. The last batch of an epoch has three of them; the last client has no other."""
+
+EARLIER = (0, 2, 5, 1)
+"""Epochs of each client's earlier training, whose optimizer state it carries."""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of an importable module with a user's classes."""
+    name = f"own_{tmp_path.name}".replace("-", "_")
+    (tmp_path / f"{name}.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+def as_it_is(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    return {"x": x, "y": y}
+
+
+def shard(
+    size: int, seed: int, change: Callable[[Tensor, Tensor], dict[str, Tensor]] = as_it_is, *, bad: bool = False
+) -> bytes:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn((size, 1, 8, 8), generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (size,), generator=generator)
+    x[:, 0, 0, 0] += y
+    return tensors.to_bytes(change(x * float("nan") if bad else x, y))
+
+
+class Clients:
+    """Clients of one job with shards of different sizes.
+
+    Args:
+        training: the job's.
+        earlier: epochs of each client's training before.
+        change: makes a shard's tensors of images and labels.
+        settings: of the orders.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        training: Training,
+        *,
+        earlier: Sequence[int] = EARLIER,
+        change: Callable[[Tensor, Tensor], dict[str, Tensor]] = as_it_is,
+        **settings: Any,
+    ) -> None:
+        self.weights = work.do(Build(model, seed=1, learner=settings.get("learner", Learner())), {}, silent)[1]
+        self.orders = [Train(model, training, 7 + n, "cpu", 600.0, **settings) for n in range(len(SIZES))]
+        self.files: list[dict[str, Any]] = [{"shard": shard(size, n, change)} for n, size in enumerate(SIZES)]
+        for order, files, epochs in zip(self.orders, self.files, earlier, strict=True):
+            if epochs:
+                before = order._replace(seed=100, training=training._replace(local_epochs=epochs))
+                files |= {name: got for name, got in self.do(before, files)[1].items() if name.startswith("state.")}
+
+    def do(self, order: Train, files: dict[str, Any]) -> work.Answer:
+        return work.do(order, {**self.weights, **files}, silent)
+
+    def alone(self, number: int) -> work.Answer:
+        return self.do(self.orders[number], self.files[number])
+
+    def together(self, say: work.Say = silent) -> list[work.Answer]:
+        """Return the answers; of a client that must be trained alone, the reason."""
+        named = {of_member(n, name): file for n, files in enumerate(self.files) for name, file in files.items()}
+        facts, files = together.do(Together(tuple(self.orders)), {**self.weights, **named}, say)
+        return [
+            (each, {name: files[of_member(n, name)] for name in ("update", "state.opt") if of_member(n, name) in files})
+            for n, each in enumerate(facts["clients"])
+        ]
+
+    def reasons(self) -> list[str]:
+        return [facts.get("alone", "") for facts, _ in self.together()]
+
+
+def flat(file: bytes) -> Tensor:
+    return torch.cat([tensor.double().flatten() for tensor in tensors.from_bytes(file).values()])
+
+
+def distance(got: bytes, expected: bytes) -> float:
+    """Return how far files with the same tensors are from each other, as a share of the expected one's norm."""
+    wanted = flat(expected)
+    return float((flat(got) - wanted).norm() / wanted.norm())
+
+
+OPTIMIZERS = {
+    "sgd": Training("sgd", 0.05),
+    "momentum": Training("sgd", 0.02, optimizer_args={"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.01}),
+    "nesterov": Training("sgd", 0.02, optimizer_args={"momentum": 0.9, "nesterov": True}),
+    "adam": Training("adam", 0.002),
+    "amsgrad": Training("adam", 0.002, optimizer_args={"amsgrad": True, "weight_decay": 0.01}),
+    "decoupled": Training("adam", 0.002, optimizer_args={"decoupled_weight_decay": True, "weight_decay": 0.01}),
+    "nadam": Training("nadam", 0.002),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "most"),
+    [
+        *((name, "Double", 1e-10) for name in OPTIMIZERS),
+        ("momentum", "Single", 1e-5),
+        ("adam", "Single", 1e-5),
+        ("nadam", "Single", 1e-5),
+    ],
+)
+def test_each_client_is_trained_as_if_it_were_alone(own: str, name: str, model: str, most: float) -> None:
+    # 53 samples in batches of 10 are 6 steps of an epoch: 300 in all.
+    training = OPTIMIZERS[name]._replace(local_epochs=50)
+    clients = Clients(Model(f"{own}:{model}"), training)
+    for number, (facts, files) in enumerate(clients.together()):
+        expected_facts, expected = clients.alone(number)
+        assert distance(files["update"], expected["update"]) < most
+        assert files.keys() == expected.keys()
+        if "state.opt" in expected:
+            got, wanted = (tensors.from_bytes(each["state.opt"]) for each in (files, expected))
+            assert got.keys() == wanted.keys()
+            for key in (key for key in wanted if key.endswith((".step", ".mu_product"))):
+                assert torch.equal(got[key], wanted[key])
+                assert got[key].dtype == wanted[key].dtype
+            assert distance(files["state.opt"], expected["state.opt"]) < 10 * most
+        assert facts["metrics"].pop("together") == len(SIZES)
+        assert facts["metrics"] == pytest.approx(expected_facts["metrics"], rel=1e-4)
+        assert facts["metrics"]["steps"] == 50 * -(-SIZES[number] // 10)
+        assert (facts["samples"], facts["processor"]) == (expected_facts["samples"], expected_facts["processor"])
+        assert facts["seconds"].keys() == expected_facts["seconds"].keys()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": {"name": "fedprox", "mu": 0.5}},
+        {"strategy": {"name": "qfedavg", "q": 1.0}},
+        {"update": "weights"},
+        {"update": "bf16"},
+        {"update": "int8"},
+        {"evaluation": Evaluation(holdout=0.3)},
+        {"learner": "Doubling"},
+        {"training": {"loss": "cross_entropy", "loss_args": {"label_smoothing": 0.1}, "drop_last": True}},
+        {"training": {"order": "balanced", "optimizer_state": "reset"}},
+    ],
+)
+def test_what_else_a_job_says_holds_for_each_client(own: str, settings: dict[str, Any]) -> None:
+    training = Training("adam", 0.002, local_epochs=3)._replace(**settings.pop("training", {}))
+    if "learner" in settings:
+        settings["learner"] = Learner(f"{own}:{settings['learner']}")
+    clients = Clients(Model(f"{own}:Double"), training, **settings)
+    for number, (facts, files) in enumerate(clients.together()):
+        expected_facts, expected = clients.alone(number)
+        assert distance(files["update"], expected["update"]) < 1e-10
+        assert facts["samples"] == expected_facts["samples"]
+        assert facts["metrics"].pop("together") == len(SIZES)
+        assert facts["metrics"] == pytest.approx(expected_facts["metrics"], rel=1e-5)
+        assert facts["evaluation"] == expected_facts["evaluation"]
+        assert facts["judged"] == expected_facts["judged"]
+
+
+@pytest.mark.parametrize("loss", ["mse", "l1", "huber", "bce_with_logits"])
+def test_losses_of_numbers(own: str, loss: str) -> None:
+    def one_hot(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x": x, "y": torch.nn.functional.one_hot(y, 3).double()}
+
+    training = Training("sgd", 0.01, loss=loss, local_epochs=2)
+    clients = Clients(Model(f"{own}:Double"), training, change=one_hot)
+    for number, (_, files) in enumerate(clients.together()):
+        assert distance(files["update"], clients.alone(number)[1]["update"]) < 1e-10
+
+
+@pytest.mark.parametrize("model", ["nn", "cnn"])
+def test_the_models_of_the_paper(model: str) -> None:
+    def images(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x": x.repeat(1, 1, 2, 2).squeeze(1), "y": y}
+
+    args = {"nn": {"input_size": 256, "hidden": 8, "classes": 3}, "cnn": {"size": 16, "classes": 3}}[model]
+    clients = Clients(Model(model, args), Training("adam", local_epochs=2), change=images)
+    for number, (_, files) in enumerate(clients.together()):
+        assert distance(files["update"], clients.alone(number)[1]["update"]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("Silent", "does not say"),
+        ("Layered", "Dropout drops at random"),
+        ("Normed", "BatchNorm2d normalises over a batch"),
+        ("Buffered", "has buffers"),
+        ("Hooked", "Linear has hooks"),
+    ],
+)
+def test_models_that_are_trained_one_by_one(own: str, model: str, reason: str) -> None:
+    assert all(reason in got for got in Clients(Model(f"{own}:{model}"), Training()).reasons())
+
+
+@pytest.mark.parametrize("model", ["Choosing", "Dropping"])
+def test_a_model_that_only_its_run_shows_to_be_unfit_fails_as_a_whole(own: str, model: str) -> None:
+    clients = Clients(Model(f"{own}:{model}"), Training())
+    with pytest.raises(RuntimeError, match="vmap"):
+        clients.together()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"learner": "Quiet"}, "the learner does not say"),
+        ({"learner": "Looping"}, "the learner has its own fit"),
+        ({"strategy": {"name": "feddyn", "alpha": 0.1}}, "the strategy is feddyn"),
+        ({"personal": ("out.*",)}, "personal layers"),
+        ({"training": {"optimizer": "rmsprop"}}, "the optimizer is RMSprop"),
+        ({"training": {"scheduler": "steplr", "scheduler_args": {"step_size": 1}}}, "training.scheduler is set"),
+        ({"training": {"clip_norm": 1.0}}, "training.clip_norm is set"),
+        ({"training": {"precision": "bfloat16"}}, "training.precision is set"),
+        ({"training": {"loss_args": {"weight": [1.0, 2.0, 1.0]}}}, "a weight for each class"),
+    ],
+)
+def test_jobs_that_are_trained_one_by_one(own: str, settings: dict[str, Any], reason: str) -> None:
+    training = Training()._replace(**settings.pop("training", {}))
+    if "learner" in settings:
+        settings["learner"] = Learner(f"{own}:{settings['learner']}")
+    clients = Clients(Model(f"{own}:Double"), training, earlier=(0, 0, 0, 0), **settings)
+    assert all(reason in got for got in clients.reasons())
+
+
+def test_a_client_that_fails_leaves_the_others_alone(own: str) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=2))
+    clients.files[0]["shard"] = b"no file"
+    clients.files[1]["shard"] = shard(23, 1, bad=True)
+    clients.files[3]["state.opt"] = tensors.to_bytes({"0.exp_avg": torch.zeros(1)})
+    answers = clients.together()
+    assert "it is no safetensors file" in answers[0][0]["alone"]
+    assert answers[1][0]["alone"] == "its loss is not finite"
+    assert "this optimizer keeps" in answers[3][0]["alone"]
+    assert distance(answers[2][1]["update"], clients.alone(2)[1]["update"]) < 1e-10
+    with pytest.raises(TrainingFailed, match="loss is nan"):
+        clients.alone(1)
+
+
+def test_labels_that_are_left_out_and_samples_of_other_shapes_are_trained_one_by_one(own: str) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training())
+    named = tensors.from_bytes(clients.files[1]["shard"])
+    clients.files[1]["shard"] = tensors.to_bytes({**named, "y": named["y"] - 100})
+    assert set(clients.reasons()) == {"a label is left out"}
+    clients.files[1]["shard"] = tensors.to_bytes({**named, "x": named["x"][:, :, :7]})
+    assert set(clients.reasons()) == {"the clients' samples have different shapes"}
+
+
+def test_clients_that_do_not_fit_into_memory_are_trained_in_parts(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=2))
+    whole = clients.together()
+    monkeypatch.setattr(memory, "clients", lambda *_: 2)
+    for (facts, files), (_, expected) in zip(clients.together(), whole, strict=True):
+        assert facts["metrics"]["together"] == 2
+        assert distance(files["update"], expected["update"]) < 1e-10
+    monkeypatch.setattr(memory, "clients", lambda *_: 1)
+    assert set(clients.reasons()) == {"the memory is too small for two clients"}
+
+
+def test_it_says_that_it_lives_and_ends_at_the_deadline(own: str) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("sgd", local_epochs=2))
+    said: list[str] = []
+    clients.together(said.append)
+    assert said[0] == "training"
+    assert said.count("alive") == 12
+    clients.orders[1] = clients.orders[1]._replace(left_s=0.0)
+    with pytest.raises(LeaseOver):
+        clients.together()
