@@ -1,17 +1,22 @@
 """Measures bars one after the other, keeps rows, and prints the table."""
 
 import contextlib
+import os
 import tempfile
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from benchmarks.bars import bar as bars
 from benchmarks.bars import plan, store
 from benchmarks.bars.bar import Bar, Found, NotMeasured, Row
 from benchmarks.bars.plan import Derived, Measurement
 from benchmarks.bars.session import Session
+
+BUSY: Final = 0.5
+"""Above this load, others use the machine too."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ async def run(options: Options) -> tuple[dict[str, Row], dict[str, str]]:
     common = store.facts(rounds=options.rounds, is_small=options.is_small, own=options.own)
     known = {} if options.again else store.reusable(options.file, common, with_peers=options.with_peers)
     found, missing = dict[str, Row](), dict[str, str]()
+    if (load := os.getloadavg()[0]) > BUSY and not options.is_small:
+        print(f"the machine is not idle: its load is {load:.1f}", flush=True)
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bars-", ignore_cleanup_errors=True)))
         session = Session(folder, stack, options.rounds, options.is_small, options.with_peers, options.own)
