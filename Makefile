@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FLOWER := benchmarks/flower/.venv
 JOB ?= quickstart
 N ?= 20
 # Tests wait more than they compute: more of them at once than there are cores.
@@ -10,7 +11,7 @@ AT_ONCE ?= 4
 # The tests start hundreds of programs. Each would compile our modules and torch's anew where nobody may keep them.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run fabric examples quick test chaos board check wheel-test benchmarks paper lock clean clean-runs
+.PHONY: help run fabric examples quick test chaos board check wheel-test bench flower benchmarks paper lock clean clean-runs
 
 help:  ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,11 @@ check: $(VENV)/.test  ## ruff, mypy, import-linter
 wheel-test: $(VENV)/.test  ## build the wheel, install it into an empty environment, run the quickstart from it
 	VENV=$(VENV) scripts/wheel-test
 
+bench: $(VENV)/.test $(FLOWER)/.made  ## our bars of speed and memory, beside Flower: make bench ONLY="noop-100 worker"
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
+
+flower: $(FLOWER)/.made  ## Flower for `make bench`, in an environment of its own
+
 benchmarks: $(VENV)/.test  ## the numbers in docs/benchmarks.md
 	$(BIN)/python -m benchmarks.noop_round
 	$(BIN)/python -m benchmarks.import_time
@@ -64,7 +70,7 @@ lock:  ## pin the newest versions of everything anew
 	scripts/lock
 
 clean:  ## remove the environment and built packages; trained models and stores stay
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(FLOWER) dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 clean-runs:  ## delete what was trained here: runs/ and .fedkeeper/ (stores of brokers, shards, passwords); says it first
 	@for folder in runs .fedkeeper; do if [ -e $$folder ]; then du -sh $$folder; fi; done
@@ -82,6 +88,11 @@ $(VENV)/.run: $(VENV)/.made requirements.lock pyproject.toml
 
 $(VENV)/.test: $(VENV)/.run requirements-dev.lock
 	@scripts/install $(VENV) requirements-dev.lock
+	touch $@
+
+$(FLOWER)/.made: benchmarks/flower/requirements.txt
+	$(PYTHON) -m venv $(FLOWER)
+	$(FLOWER)/bin/pip install --disable-pip-version-check -q -r benchmarks/flower/requirements.txt
 	touch $@
 
 # The file is complete. pip would not install aeon beside this numpy, though its data files are all that is used of it.

@@ -16,7 +16,9 @@ _MARKS: Final = {
     "client_fn": "trainers",
     "fedkeeper server": "server",
     "fedkeeper bridge": "bridge",
-    "benchmarks": "other benchmarks",
+    "benchmarks/flower": "Flower",
+    "/ray/": "Flower",
+    "ray::": "Flower",
 }
 """What a process is called, by a part of its command. The first that fits counts."""
 

@@ -141,7 +141,7 @@ def line(row: Mapping[str, Any]) -> str:
 
 _OUTCOME: Final = {"job", "accuracy", "model", "update_bytes", "refused", "error", "seconds"}
 
-_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "load", "round_s", "parts"}
+_CIRCUMSTANCES: Final = {"commit", "torch", "processor", "device", "together", "load", "round_s", "parts"}
 
 _FACTS: Final = _OUTCOME | _CIRCUMSTANCES
 """The columns of a row that do not name its run; the job does."""
@@ -153,8 +153,9 @@ def _key(row: Mapping[str, Any]) -> str:
 
 
 def commit() -> str:
-    """Return the commit of the code that runs, in short; with `+` if files that git knows were changed since."""
-    changed = _git("diff", "HEAD", "--quiet", "--", ".", ":(exclude,glob)benchmarks/**/*.jsonl").returncode
+    """Return the commit of the code that runs, in short; with `+` if it, beside rows and docs, was changed since."""
+    others = (":(exclude,glob)benchmarks/**/*.jsonl", ":(exclude)docs")
+    changed = _git("diff", "HEAD", "--quiet", "--", ".", *others).returncode
     return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("+" if changed else "")
 
 

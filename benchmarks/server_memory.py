@@ -13,9 +13,9 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -86,15 +86,41 @@ async def run_server(url: str, megabytes: float) -> None:
         await serve(bus, DryLearning(megabytes))
 
 
-async def measure(megabytes: float, clients: int, rounds: int) -> None:
-    """Run one job and print the server's memory."""
-    with tempfile.TemporaryDirectory() as folder:
-        async with (
-            NatsServer(Path(folder)) as nats,
-            broker.connect(nats.url) as bus,
-            running_server(nats.url, megabytes) as pid,
-        ):
-            await _run_job(bus, pid, megabytes, clients, rounds)
+class Memory(NamedTuple):
+    """Memory of a server, in MB.
+
+    Attributes:
+        alone: before it had a job.
+        peak: the most that it had.
+        samples: what it had every SAMPLE_S seconds.
+    """
+
+    alone: float
+    peak: float
+    samples: list[float]
+
+
+Answer = Callable[[Broker], Coroutine[Any, Any, None]]
+"""Answers the tasks of all dry clients, until cancelled."""
+
+
+async def measure(folder: Path, megabytes: float, clients: int, rounds: int, answer: Answer | None = None) -> Memory:
+    """Run one job and return the server's memory.
+
+    Args:
+        folder: for the broker's store.
+        megabytes: size of the model.
+        clients: number of clients in each round.
+        rounds: number of rounds.
+        answer: answers the tasks; None: each with the same update.
+    """
+    answer = answer or (lambda bus: answer_tasks(bus, same_update(megabytes)))
+    async with (
+        NatsServer(folder) as nats,
+        broker.connect(nats.url) as bus,
+        running_server(nats.url, megabytes) as pid,
+    ):
+        return await _run_job(bus, pid, dry_job(clients, rounds), answer)
 
 
 @contextlib.asynccontextmanager
@@ -114,30 +140,25 @@ async def running_server(url: str, megabytes: float) -> AsyncIterator[int]:
         await server.wait()
 
 
-async def _run_job(bus: Broker, server: int, megabytes: float, clients: int, rounds: int) -> None:
-    sdk = Client(bus)
-    await sdk.register([dry_client(number) for number in range(clients)])
+async def _run_job(bus: Broker, server: int, job: Job, answer: Answer) -> Memory:
+    sdk, samples = Client(bus), list[float]()
+    await sdk.register([dry_client(number) for number in range(job.cohort.clients)])
     await asyncio.sleep(START_S)
-    base_mb, peaks = memory_mb(server, "VmRSS"), list[tuple[float, float]]()
+    alone = memory_mb(server, "VmRSS")
     async with task_group() as group:
         tasks = [
             group.create_task(presence.announce(bus, presence.Bridge(PLATFORM)), name="presence"),
-            group.create_task(answer_tasks(bus, same_update(megabytes)), name="clients"),
-            group.create_task(_sample(server, peaks), name="samples"),
+            group.create_task(answer(bus), name="clients"),
+            group.create_task(_sample(server, samples), name="samples"),
         ]
-        job = await sdk.submit(dry_job(clients, rounds))
-        async for update in sdk.watch(job):
-            if isinstance(update.event, RoundCompleted):
-                event = update.event
-                now_mb = memory_mb(server, "VmRSS") - base_mb
-                print(f"round {event.round}: {len(event.counted)} updates, server now {now_mb:+.0f} MB")
+        completed = 0
+        async for update in sdk.watch(await sdk.submit(job, timeout_s=60.0)):
+            completed += isinstance(update.event, RoundCompleted)
         for task in tasks:
             task.cancel()
-    peak_mb = memory_mb(server, "VmHWM") - base_mb
-    print(f"{megabytes} MB, {clients} clients, {rounds} rounds; server alone {base_mb:.0f} MB")
-    print(f"peak {peak_mb:+.0f} MB = {peak_mb / megabytes:.1f} times the model")
-    quarter = max(1, len(peaks) // 8)
-    print("RSS over time (MB):", " ".join(f"{mb - base_mb:.0f}" for _, mb in peaks[::quarter]))
+    if completed < job.stop.rounds:
+        raise RuntimeError(f"the job ended after {completed} of {job.stop.rounds} rounds")
+    return Memory(alone, memory_mb(server, "VmHWM"), samples)
 
 
 def dry_job(clients: int, rounds: int) -> Job:
@@ -209,9 +230,9 @@ async def answer_tasks(bus: Broker, update_of: Callable[[RoundTask], tuple[Tenso
             group.create_task(answer(task), name=task.id)
 
 
-async def _sample(pid: int, into: list[tuple[float, float]]) -> None:
+async def _sample(pid: int, into: list[float]) -> None:
     while True:
-        into.append((asyncio.get_running_loop().time(), memory_mb(pid, "VmRSS")))
+        into.append(memory_mb(pid, "VmRSS"))
         await asyncio.sleep(SAMPLE_S)
 
 
@@ -225,8 +246,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         asyncio.run(run_server(options.serve, options.mb))
-    else:
-        asyncio.run(measure(options.mb, options.clients, options.rounds))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = asyncio.run(measure(Path(folder), options.mb, options.clients, options.rounds))
+    above = found.peak - found.alone
+    print(f"{options.mb} MB, {options.clients} clients, {options.rounds} rounds; server alone {found.alone:.0f} MB")
+    print(f"peak {above:+.0f} MB = {above / options.mb:.1f} times the model")
+    eighth = max(1, len(found.samples) // 8)
+    print("RSS over time (MB):", " ".join(f"{mb - found.alone:.0f}" for mb in found.samples[::eighth]))
 
 
 if __name__ == "__main__":

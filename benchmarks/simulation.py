@@ -42,6 +42,7 @@ from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
 from client_fn.exchange import Exchange
 from client_fn.function import WarmState, handle
+from client_fn.gathering import Gathering
 from client_fn.site import Site
 from client_fn.trainer import shared
 from client_fn.trainer.process import Answer
@@ -205,13 +206,13 @@ class Simulation:
         self._data_dir = data_dir
         self._failure = ""
 
-    async def run(self, job: Job, *, job_id: str = "", until: Callable[[], bool] = lambda: False) -> Outcome:
+    async def run(self, job: Job, *, job_id: str = "", until: Callable[[Outcome], bool] = lambda _: False) -> Outcome:
         """Run a job to its end, or go on with it. If a client's training fails, the job ends there.
 
         Args:
             job: a job for a built-in dataset.
             job_id: its id; the store may have it from before. Empty: a new one.
-            until: asked after each round, and true ends this before the job has ended.
+            until: asked after each round with what there is so far, and true ends this before the job has ended.
         """
         rules = {"presence": "ignored", "deadline_s": DEADLINE_S, "grace_s": DEADLINE_S}
         job = msgspec.structs.replace(job, cohort=msgspec.structs.replace(job.cohort, **rules))
@@ -222,7 +223,7 @@ class Simulation:
         async with contextlib.aclosing(self._sdk.watch(await self._submitted(job, job_id))) as updates:
             async for update in updates:
                 outcome.note(update.event)
-                if isinstance(update.event, RoundCompleted) and until():
+                if isinstance(update.event, RoundCompleted) and until(outcome):
                     break
         outcome.error = self._failure or outcome.error
         return outcome
@@ -238,15 +239,20 @@ class Simulation:
         return await self._sdk.submit(job, job_id=job_id, timeout_s=DEADLINE_S)
 
     async def serve_clients(self) -> None:
-        """Do the clients' tasks, one after the other, until cancelled."""
-        bus = self._sdk.broker
-        async with bus.subscribe(topics.platform_tasks(PLATFORM), durable="clients", prefetch=1) as deliveries:
+        """Do the clients' tasks until cancelled: as many at once as are trained in one program, by default one."""
+        bus, most = self._sdk.broker, self._warm.site.group
+        tasks = bus.subscribe(topics.platform_tasks(PLATFORM), durable="clients", prefetch=most)
+        async with tasks as deliveries, task_group() as group:
+            # The next one comes when one of them is acknowledged.
             async for delivery in deliveries:
-                task = cloudevents.data_of(await delivery.read(), RoundTask)
-                if not self._failure:
-                    async with _extended(delivery):
-                        await self._train(task)
-                await delivery.ack()
+                group.create_task(self._serve(delivery), name="task")
+
+    async def _serve(self, delivery: Delivery) -> None:
+        task = cloudevents.data_of(await delivery.read(), RoundTask)
+        if not self._failure:
+            async with _extended(delivery):
+                await self._train(task)
+        await delivery.ack()
 
     async def _train(self, task: RoundTask) -> None:
         exchange = self._behaviour.exchange(task, self._sdk.broker)
@@ -274,7 +280,12 @@ async def _extended(delivery: Delivery) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def open_simulation(
-    *, behaviour: Behaviour = HONEST, data_dir: Path | None = None, store: Path | None = None, device: str = ""
+    *,
+    behaviour: Behaviour = HONEST,
+    data_dir: Path | None = None,
+    store: Path | None = None,
+    device: str = "",
+    together: int = 0,
 ) -> AsyncIterator[Simulation]:
     """Run the server and the clients until the end of the block.
 
@@ -283,11 +294,14 @@ async def open_simulation(
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
         store: folder of a broker's store and the clients' shards, to go on with a job later; None: a broker in memory.
         device: what to train on, as torch names it; empty: as the job says.
+        together: how many clients are trained in one program, whose models differ in the last bits; 0: one, or on a
+            card as many as fit.
     """
-    site, ready = Site(device=device), asyncio.Event()
+    site, ready = Site(device=device, together=together), asyncio.Event()
     with CodeStore(None, None) as code:
         trainers = OneProcess(site, code)
-        warm = WarmState(trainers, site, ShardCache(site))
+        gathering = Gathering(trainers, site.group, site.memory_mb) if site.group > 1 else None
+        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         async with _broker(store) as (bus, folder), task_group() as group:
             simulation = Simulation(bus, warm, folder, behaviour, data_dir)
             learning = TrainerLearning(site, trainers, data_dir)

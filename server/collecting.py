@@ -32,6 +32,7 @@ from server.refusals import Refusals
 from server.round_clock import RoundClock
 from server.rounds import Round, State
 from server.shares import Shares
+from server.spool import Spool
 from server.strategies.share import Share
 
 log = loggers.get_logger(__name__)
@@ -49,6 +50,7 @@ class Collection:
     Attributes:
         round: the round's state.
         aggregate: the sum of the counted updates.
+        spool: the counted updates themselves; None: the strategy needs only the sum.
         headers: the metadata of the counted updates, by client id.
         shares: how each of them entered the sum, by client id.
         judging: what clients say of the round's model: those that train, and those that only judge.
@@ -67,6 +69,7 @@ class Collection:
     aggregate: Aggregate
     headers: dict[str, UpdateHeader] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
+    spool: Spool | None = None
     judging: Judging = field(default_factory=Judging)
     training: set[str] = field(default_factory=set)
     failures: dict[str, str] = field(default_factory=dict)
@@ -271,6 +274,8 @@ class Collector:
         collection.judging.add(header, checked.sums)
         if share is not None:
             collection.aggregate.add(checked.tensors, share.weight, self._shares.factors(share))
+            if collection.spool is not None:
+                collection.spool.add(header.client, checked.tensors)
             collection.headers[header.client] = header
             collection.shares[header.client] = share
         collection.bytes_in += size

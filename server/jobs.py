@@ -289,6 +289,13 @@ class _JobRun:
             await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
             collector.collection.invited_s = context.timer()
             await self._store.change(invited=True)
+        with rules.spooling(collector.collection):
+            await self._collect(collector, rules, events)
+        background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
+
+    async def _collect(self, collector: Collector, rules: RoundRules, events: JobEvents) -> None:
+        """Collect the open round's updates, or count again those that were counted before a crash, and close it."""
+        opened = self.record
         if opened.closed is not None:
             await self._close(await collector.replay(events, opened.closed, opened.counted), rules, events)
         else:
@@ -302,7 +309,6 @@ class _JobRun:
                     await self._end("cancelled")
                 case _:
                     await self._fail_round(collection)
-        background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 
     async def _close(self, collection: Collection, rules: RoundRules, events: JobEvents) -> None:
         """Make the next global model, or end the job if the round was only to judge the last one."""
@@ -318,7 +324,7 @@ class _JobRun:
     async def _commit(self, collection: Collection, rules: RoundRules, events: JobEvents) -> None:
         """Make the next global model of a round's updates."""
         record = self.record
-        finished = await rules.finish(self._context.broker, collection)
+        finished = await rules.finish(collection)
         self._state = self._store.take(await self._apply(finished, collection))
         heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)

@@ -1,14 +1,17 @@
 """How the updates of a round are checked and added, and what the strategy gets of them when the round is closed."""
 
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from broker.base import Broker
 from broker.messages.job_record import JobRecord
 from broker.messages.tensors import Tensors
-from server import replay, round_facts
+from server import cohort, round_facts
 from server.collecting import Collection
 from server.gate import Expectation
 from server.shares import Shares
+from server.spool import Reduced, Spool
 from server.strategies.base import Finished, GlobalState, ModelInfo, Strategy
 
 
@@ -45,23 +48,31 @@ class RoundRules:
         shares = Shares(strategy, record, expectation.plan, model.weights, state.server_state)
         return cls(record, strategy, model, expectation, shares)
 
-    async def finish(self, broker: Broker, collection: Collection) -> Finished:
-        """Take the mean of the round's updates, and reduce them one by one if the strategy asks for that.
+    @contextlib.contextmanager
+    def spooling(self, collection: Collection) -> Iterator[None]:
+        """Keep the counted updates until the end of the block, if the strategy must see all at once.
 
         Args:
-            broker: has the updates.
-            collection: the counted updates and their sums.
+            collection: gets the updates.
+        """
+        trainers = cohort.ids(self.record.cohort, "train")
+        if not self.strategy.needs_all or not trainers:
+            yield
+            return
+        with Spool(self.expectation.plan, sorted(self.model.weights), len(trainers)) as collection.spool:
+            yield
+        collection.spool = None
 
-        Raises:
-            CorruptPayload: an update is in the log no longer.
+    async def finish(self, collection: Collection) -> Finished:
+        """Take the mean of the round's updates, and reduce them all at once if the strategy asks for that.
+
+        Args:
+            collection: the counted updates and their sums.
         """
         shares = {client: collection.shares[client] for client in sorted(collection.headers)}
-        reduction, replayed = self.strategy.reduction(list(shares.values())), Tensors()
-        if reduction is not None:
-            updates = [
-                replay.Update(collection.headers[client], self.shares.factors(share))
-                for client, share in shares.items()
-            ]
-            replayed = await replay.reduce_updates(broker, updates, self.expectation, self.model.weights, reduction)
+        reduction, reduced = self.strategy.reduction(list(shares.values())), Tensors()
+        if reduction is not None and collection.spool is not None:
+            updates = [Reduced(client, self.shares.factors(share)) for client, share in shares.items()]
+            reduced = await asyncio.to_thread(collection.spool.reduce, updates, reduction)
         told = collection.headers, collection.shares
-        return Finished(self.record, self.model, collection.aggregate.mean(), self.expectation.form, *told, replayed)
+        return Finished(self.record, self.model, collection.aggregate.mean(), self.expectation.form, *told, reduced)

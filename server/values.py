@@ -71,18 +71,19 @@ def _multiply(block: Array, factors: Array) -> None:
         block[whole * BLOCK :] *= factors[whole]
 
 
-def copy(values: Values, target: Array) -> None:
-    """Overwrite an array with a tensor's values.
+def dense(values: Values, dtype: np.dtype[np.generic]) -> Array:
+    """Return a tensor's values in one dimension, one after the other; copied only if they do not lie there like that.
 
     Args:
         values: the tensor.
-        target: one-dimensional, as large as the tensor or larger, of a dtype that can hold the values.
+        dtype: of the values; it must be able to hold them.
     """
-    if isinstance(values, Scaled):
-        for where, block in blocks(values, np.empty(READ)):
-            target[where] = block
-    else:
-        target[: values.size] = values.reshape(-1)
+    if not isinstance(values, Scaled):
+        return np.ascontiguousarray(values.reshape(-1), dtype)
+    target = np.empty(values.size, dtype)
+    for where, block in blocks(values, np.empty(READ)):
+        target[where] = block
+    return target
 
 
 def largest(values: Values) -> float:

@@ -18,8 +18,11 @@ from benchmarks.rows import Planned
 from benchmarks.simulation import Outcome
 from broker.messages import job_file
 from broker.support import logs
+from client_fn.site import Site
 
 FOLDER: Final = cells.ROOT / ".fedkeeper/paper"
+
+SHOWN_ROUNDS: Final = 10
 
 _JOB_ID: Final = "paper"
 """The job's id in its own store."""
@@ -76,6 +79,29 @@ def unfinished(folder: Path = FOLDER) -> list[Begun]:
     return found
 
 
+class Watch:
+    """Shows every tenth round, and says when the time is over.
+
+    Args:
+        until_s: when it is over, in seconds since the epoch; None: never.
+    """
+
+    def __init__(self, until_s: float | None) -> None:
+        self._until_s = until_s
+        self._begin_s = time.time()
+
+    def __call__(self, outcome: Outcome) -> bool:
+        """Take note of a completed round, and return whether it is to be the last one for now.
+
+        Args:
+            outcome: what there is so far.
+        """
+        done, now_s = len(outcome.round_s), time.time()
+        if done % SHOWN_ROUNDS == 0 and outcome.accuracy:
+            print(f"  round {done}: {outcome.accuracy[-1]:.4f}, {now_s - self._begin_s:.0f} s", flush=True)
+        return self._until_s is not None and now_s > self._until_s
+
+
 def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str = "", quiet: bool = True) -> bool:
     """Go on with a run, and append its row when it has ended. Return whether it has.
 
@@ -89,7 +115,7 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
     if quiet:
         logs.configure(quiet=True)
     commits = begun.note_commit()
-    outcome = asyncio.run(_go_on(begun, lambda: until_s is not None and time.time() > until_s, device))
+    outcome = asyncio.run(_go_on(begun, Watch(until_s), device))
     if not outcome.ended:
         return False
     rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
@@ -97,7 +123,7 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
     return True
 
 
-async def _go_on(begun: Begun, until: Callable[[], bool], device: str) -> Outcome:
+async def _go_on(begun: Begun, until: Callable[[Outcome], bool], device: str) -> Outcome:
     async with simulation.open_simulation(store=begun.folder, device=device) as system:
         return await system.run(job_file.from_dict(begun.planned.job), job_id=_JOB_ID, until=until)
 
@@ -118,6 +144,7 @@ def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
         "torch": importlib.metadata.version("torch"),
         "processor": ", ".join(outcome.processors),
         "device": device_name(device),
+        "together": Site(device=device).group,
         # What else the machine did: with more of it than cores, the seconds say little.
         "load": round(os.getloadavg()[2], 1),
     }

@@ -29,8 +29,8 @@ LEAST_EXPONENT: Final = -120
 """Smaller changes are rounded as if they were larger: no sum is as fine as that."""
 
 _LARGEST: Final = 127
-_CHUNK: Final = 1024 * BLOCK
-"""Values that are rounded at once: beside an update there is no room for another one."""
+_CHUNK: Final = 128 * BLOCK
+"""Values that are rounded at once: they stay in a core's cache, and there may be no room for a copy of the update."""
 
 _HALVES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _HALF_BYTES: Final = 2

@@ -33,6 +33,7 @@ class Averaging(Strategy):
         self._is_equal = getattr(job.strategy, "weights", "samples") == "equal"
         self.needs = rule.needs
         self.needs_norms = rule.needs_norms
+        self.needs_all = rule.needs_all
 
     def max_weight(self) -> int:
         """Implements `Strategy.max_weight`."""

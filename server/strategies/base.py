@@ -111,7 +111,7 @@ class Finished:
         form: what an update holds of a float tensor: `delta`, its change, or `weights`, its value.
         headers: the metadata of the counted updates, by client id.
         shares: how each of them entered the sum, by client id.
-        replayed: what the rule's `Reduction` has made of each weight, float64; empty for rules without one.
+        reductions: what the rule's `Reduction` has made of each weight, float64; empty for rules without one.
     """
 
     record: JobRecord
@@ -120,7 +120,7 @@ class Finished:
     form: Literal["delta", "weights"]
     headers: Mapping[str, UpdateHeader] = field(default_factory=dict)
     shares: Mapping[str, Share] = field(default_factory=dict)
-    replayed: Tensors = field(default_factory=dict)
+    reductions: Tensors = field(default_factory=dict)
 
     def change(self, name: str, value: Array | None = None) -> Array:
         """Return the change of a weight, float64.
@@ -170,10 +170,12 @@ class Strategy:
     Attributes:
         needs: names of the metrics that every update must have.
         needs_norms: whether the norms of the changes must be known, also without a guard.
+        needs_all: whether it has a `reduction`.
     """
 
     needs: tuple[str, ...] = ()
     needs_norms: bool = False
+    needs_all: bool = False
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -19,10 +19,12 @@ class Rule:
     Attributes:
         needs: names of the metrics that every update must have.
         needs_norms: whether the norms of the changes must be known, also without a guard.
+        needs_all: whether it has a `reduction`.
     """
 
     needs: tuple[str, ...] = ()
     needs_norms: bool = False
+    needs_all: bool = False
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -42,4 +44,4 @@ class Rule:
             name: the weight's name.
             finished: the round.
         """
-        return finished.replayed[name] if name in finished.replayed else finished.mean[name]
+        return finished.reductions[name] if name in finished.reductions else finished.mean[name]

@@ -15,6 +15,7 @@ DOCUMENTS: Final = sorted(
         *REPOSITORY.glob("*.md"),
         *(REPOSITORY / "docs").glob("*.md"),
         *(REPOSITORY / "examples").glob("*.md"),
+        *(REPOSITORY / "benchmarks").glob("*.md"),
         *(REPOSITORY / ".github").rglob("*.md"),
     )
 )

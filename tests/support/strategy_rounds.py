@@ -15,6 +15,7 @@ from server import aggregator, strategies
 from server.aggregator import Aggregate
 from server.gate import Checked
 from server.shares import Shares
+from server.spool import Reduced, Spool
 from server.strategies.base import AUXILIARY, Finished, GlobalState, ModelInfo
 from server.strategies.share import Share
 
@@ -88,22 +89,20 @@ class Rounds:
         plan = aggregator.plan(base, model.buffers, len(self._samples) * self.strategy.max_weight())
         shares = Shares(self.strategy, record, plan, model.weights, self.state.server_state)
         sums, told, headers = [Aggregate(plan) for _ in range(parts)], dict[str, Share](), dict[str, UpdateHeader]()
-        for place, number in enumerate(order or range(len(updates))):
-            header = self._header(number, dict(metrics[number]) if metrics else {})
-            share = shares.share(Checked(header, updates[number], {}))
-            sums[place % parts].add(updates[number], share.weight, shares.factors(share))
-            headers[header.client], told[header.client] = header, share
+        with Spool(plan, sorted(model.weights), len(updates)) as spool:
+            for place, number in enumerate(order or range(len(updates))):
+                header = self._header(number, dict(metrics[number]) if metrics else {})
+                share = shares.share(Checked(header, updates[number], {}))
+                sums[place % parts].add(updates[number], share.weight, shares.factors(share))
+                spool.add(header.client, updates[number])
+                headers[header.client], told[header.client] = header, share
+            reduction = self.strategy.reduction([told[each] for each in sorted(told)])
+            counted = [Reduced(each, shares.factors(told[each])) for each in sorted(told)]
+            reductions = {} if reduction is None else spool.reduce(counted, reduction)
         for other in sums[1:]:
             sums[0].merge(other)
-        self.finished = Finished(
-            record,
-            model,
-            sums[0].mean(),
-            form_of(record.job.training.update),
-            headers,
-            told,
-            self._replayed(updates, model, shares, told, plan.shifts),
-        )
+        form = form_of(record.job.training.update)
+        self.finished = Finished(record, model, sums[0].mean(), form, headers, told, reductions)
         self.state = self.strategy.apply(self.state, self.finished)
         self._record = JobRecord(**{**_fields(record), "round": record.round + 1, "done": record.done + 1})
         return self.state
@@ -119,33 +118,6 @@ class Rounds:
             token="",
             metrics=metrics,
         )
-
-    def _replayed(
-        self,
-        updates: Sequence[Tensors],
-        model: ModelInfo,
-        shares: Shares,
-        told: Mapping[str, Share],
-        shifts: Mapping[str, int],
-    ) -> Tensors:
-        numbers = sorted(range(len(updates)), key=client)
-        ordered = [told[client(number)] for number in numbers if client(number) in told]
-        reduction = self.strategy.reduction(ordered)
-        if reduction is None:
-            return {}
-
-        def rows(name: str) -> Array:
-            factors = [shares.factors(share).get(name, 1.0) for share in ordered]
-            flat = [updates[number][name].reshape(-1).astype(np.float64) for number in numbers]
-            return np.stack([row * factor for row, factor in zip(flat, factors, strict=True)])
-
-        for name in model.weights if reduction.needs_look else ():
-            reduction.look(rows(name))
-        values = {name: np.rint(rows(name) * 2.0 ** shifts[name]).astype(np.int64) for name in model.weights}
-        return {
-            name: (reduction.reduce(value) / 2.0 ** shifts[name]).reshape(model.tensors[name].shape)
-            for name, value in values.items()
-        }
 
 
 def _fields(record: JobRecord) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.paper import __main__ as program
 from benchmarks.paper import cells, cost, runs, summary, theirs
 from benchmarks.paper.cells import Cell
+from benchmarks.simulation import Outcome
 from broker.messages import job_file
 from broker.messages.register import ClientRecord
 from broker.messages.strategy import FedAdam, Scaffold
@@ -269,3 +270,14 @@ def test_a_run_whose_job_has_changed_does_not_go_on(tmp_path: Path) -> None:
     other = replace(cells.planned(CELL, 2), job={"name": "earlier"})
     runs.begin(other, tmp_path)
     assert [each.folder.name for each in runs.unfinished(tmp_path)] == ["nn-e5-adam-k10-reset-s1"]
+
+
+def test_every_tenth_round_is_shown_and_the_time_ends_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    watch, outcome = runs.Watch(None), Outcome()
+    for number in range(20):
+        outcome.round_s.append(1.0)
+        outcome.accuracy.append(number / 100)
+        assert not watch(outcome)
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in shown] == ["  round 10: 0.0900", "  round 20: 0.1900"]
+    assert runs.Watch(0.0)(outcome)

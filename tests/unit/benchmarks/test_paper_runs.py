@@ -13,6 +13,7 @@ from benchmarks.paper import cells, runs, theirs
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.runs import Begun
 from benchmarks.rows import Planned
+from benchmarks.simulation import Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.xdist_group("paper-runs")]
 
@@ -70,7 +71,7 @@ def break_off(begun: Begun) -> None:
     async def go_on_for_a_while() -> None:
         done = 0
 
-        def is_enough() -> bool:
+        def is_enough(_: Outcome) -> bool:
             nonlocal done
             done += 1
             if done == 2:

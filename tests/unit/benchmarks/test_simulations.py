@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks import attacks, codecs, rows, strategies
+from benchmarks import attacks, codecs, rows, simulation, strategies
 from benchmarks.rows import Planned
+from broker.messages import job_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -68,3 +70,19 @@ def test_attacks(tmp_path: Path) -> None:
     assert attacks.final(found["mean", "noise"]) < honest - 0.2
     assert attacks.final(found["median", "x 100"]) > attacks.final(found["mean", "x 100"])
     assert attacks.results(list(found.values()), 1)
+
+
+async def test_clients_may_be_trained_in_one_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, do = list[int](), simulation.OneProcess.do
+
+    async def counted(self: simulation.OneProcess, names: Any, order: Any, inputs: Any, **options: Any) -> Any:
+        sizes.append(len(getattr(order, "members", ())))
+        return await do(self, names, order, inputs, **options)
+
+    monkeypatch.setattr(simulation.OneProcess, "do", counted)
+    setting = strategies.SETTINGS["digits-shards"]
+    job = job_file.from_dict({**strategies.job_of(setting, {"name": "fedavg"}, 1), "stop": {"rounds": 2}})
+    async with simulation.open_simulation(together=4) as system:
+        outcome = await system.run(job)
+    assert (len(outcome.accuracy), outcome.error) == (2, "")
+    assert max(sizes) > 1

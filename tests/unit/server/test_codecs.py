@@ -78,9 +78,7 @@ def refusal(form: UpdateForm, tensors: Tensors | None = None, **header: Any) -> 
 
 def decoded(tensors: Mapping[str, values.Values], name: str) -> Array:
     tensor = tensors[name]
-    row = np.zeros(max(1, tensor.size))
-    values.copy(tensor, row)
-    return row[: tensor.size].reshape(tensor.shape)
+    return values.dense(tensor, np.dtype(np.float64)).reshape(tensor.shape)
 
 
 @pytest.mark.parametrize("form", ROUNDED)

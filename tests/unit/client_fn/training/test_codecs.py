@@ -44,12 +44,8 @@ def decoded(of: Mapping[str, Tensor], form: update_forms.UpdateForm, seed: int =
     codec = server_codecs.of(form, layout, [name for name in WEIGHTS if name in of])
     sent = payload.decode(tensors.to_bytes(codecs.encode(of, BUFFERS, form, seed)))[0]
     assert payload.layout(sent) == codec.layout
-    read = {}
-    for name, tensor in codec.open(sent).items():
-        row = np.zeros(max(1, tensor.size))
-        values.copy(tensor, row)
-        read[name] = row[: tensor.size].reshape(tensor.shape)
-    return read
+    opened = codec.open(sent).items()
+    return {name: values.dense(tensor, np.dtype(np.float64)).reshape(tensor.shape) for name, tensor in opened}
 
 
 def array(tensor: Tensor) -> Array:

@@ -1,0 +1,122 @@
+"""The counted updates of a round in a temporary file, for strategies that must see all of them at once.
+
+Each update is written when it is counted. When the round is closed, all are reduced element by element, block by block:
+memory does not grow with the number of clients. After a crash, the file is written anew from the log.
+"""
+
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+
+from broker.messages.tensors import DTYPES, Array, Tensors
+from server import values
+from server.aggregator import Plan
+from server.errors import JobCannotContinue
+from server.strategies.base import Reduction
+from server.values import Values
+
+BLOCK_VALUES: Final = 1 << 19
+"""Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
+
+
+class Reduced(NamedTuple):
+    """A counted update, when all are reduced.
+
+    Attributes:
+        client: the client's id.
+        factors: what its tensors are multiplied by, by name; tensors with 1 are left out.
+    """
+
+    client: str
+    factors: Mapping[str, float]
+
+
+class Spool:
+    """The weights of a round's counted updates. Use it as `with Spool(...) as spool`: then the file is gone.
+
+    Args:
+        plan: the tensors of an update.
+        names: the float tensors that are reduced.
+        most: the largest number of updates.
+    """
+
+    def __init__(self, plan: Plan, names: Sequence[str], most: int) -> None:
+        self._plan = plan
+        self._names = tuple(names)
+        self._most = most
+        self._rows: dict[str, int] = {}
+        self._file = tempfile.TemporaryFile(prefix="fedkeeper-updates-")  # noqa: SIM115 (it lives as long as this)
+        sizes = [most * self._size(name) * self._dtype(name).itemsize for name in self._names]
+        self._places = dict(zip(self._names, itertools.accumulate(sizes, initial=0), strict=False))
+        self._file.truncate(sum(sizes))  # takes no room yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, client: str, tensors: Mapping[str, Values]) -> None:
+        """Keep an update.
+
+        Args:
+            client: the client's id.
+            tensors: the update's tensors, checked.
+
+        Raises:
+            JobCannotContinue: the file can't be written.
+        """
+        row = self._rows.setdefault(client, len(self._rows))
+        try:
+            for name in self._names:
+                content = values.dense(tensors[name], self._dtype(name))
+                self._file.seek(self._places[name] + row * content.nbytes)
+                self._file.write(content.view(np.uint8).data)
+        except OSError as exc:
+            raise JobCannotContinue(f"the server can't keep updates in {tempfile.gettempdir()}: {exc}") from exc
+
+    def reduce(self, updates: Sequence[Reduced], reduction: Reduction) -> Tensors:
+        """Return the reduced tensors, float64, in the updates' form.
+
+        Args:
+            updates: which updates, and in which order.
+            reduction: reduces each block.
+        """
+        self._file.flush()
+        if reduction.needs_look:
+            for name in self._names:
+                for _, block in self._blocks(name, updates, 1.0):
+                    reduction.look(block)
+        return {name: self._reduced(name, updates, reduction) for name in self._names}
+
+    def _reduced(self, name: str, updates: Sequence[Reduced], reduction: Reduction) -> Array:
+        """Reduce one tensor in fixed point: the order of numbers that differ only by rounding must not matter."""
+        scale = 2.0 ** self._plan.shifts[name]
+        reduced = np.empty(self._size(name), np.float64)
+        for where, block in self._blocks(name, updates, scale):
+            fixed = np.rint(block, out=block).astype(np.int64)
+            reduced[where] = reduction.reduce(fixed) / scale
+        return reduced.reshape(self._plan.layout[name][1])
+
+    def _blocks(self, name: str, updates: Sequence[Reduced], scale: float) -> Iterator[tuple[slice, Array]]:
+        """Yield parts of all updates as float64, each multiplied by its factor and the scale, and where they are."""
+        shape = (self._most, self._size(name))
+        rows = np.memmap(self._file, self._dtype(name), "r", self._places[name], shape) if shape[1] else np.empty(shape)
+        order = [self._rows[update.client] for update in updates]
+        factors = np.array([update.factors.get(name, 1.0) * scale for update in updates])[:, None]
+        length = max(1, BLOCK_VALUES // len(updates))
+        for start in range(0, shape[1], length):
+            where = slice(start, start + length)
+            block = rows[order, where].astype(np.float64)
+            block *= factors
+            yield where, block
+
+    def _size(self, name: str) -> int:
+        return math.prod(self._plan.layout[name][1])
+
+    def _dtype(self, name: str) -> np.dtype[np.generic]:
+        return DTYPES[self._plan.layout[name][0]]
