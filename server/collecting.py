@@ -1,5 +1,6 @@
 """Collects one round's updates: each is checked, counted once and added to the sum."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -258,6 +259,9 @@ class Collector:
         if checked.header.client not in self.collection.training:
             # Its training is announced first, if a bridge has reported it.
             self._take_reports(await events.reports_so_far())
+        if share is not None and self.collection.spool is not None:
+            # In a thread: a large model takes its time, and the job must hear its clock and its broker.
+            await asyncio.to_thread(self.collection.spool.add, checked.header.client, checked.tensors)
         self._count(checked, share, len(update), delivery)
 
     def _share(self, checked: Checked) -> Share | None:
@@ -274,8 +278,6 @@ class Collector:
         collection.judging.add(header, checked.sums)
         if share is not None:
             collection.aggregate.add(checked.tensors, share.weight, self._shares.factors(share))
-            if collection.spool is not None:
-                collection.spool.add(header.client, checked.tensors)
             collection.headers[header.client] = header
             collection.shares[header.client] = share
         collection.bytes_in += size

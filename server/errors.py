@@ -6,6 +6,7 @@ ServerError
 ├── LearningFailed      the model can't be built or evaluated (its class, its data)
 ├── LearningDied        what builds or evaluates the model ended; a second try may help
 ├── JobCancelled        the job was cancelled while the server waited for something else
+├── NoRoomForUpdates    the server's disk is full; the job is paused
 └── JobCannotContinue   the job can't continue
 """
 
@@ -59,3 +60,17 @@ class JobCancelled(ServerError):
 
 class JobCannotContinue(ServerError):
     """Raised when the job can't continue."""
+
+
+class NoRoomForUpdates(ServerError):
+    """Raised when the server's own disk has no room for a round's updates.
+
+    Attributes:
+        folder: where they are kept.
+        reason: what the operating system says.
+    """
+
+    def __init__(self, folder: str, reason: str) -> None:
+        super().__init__(f"{folder} has no room for a round's updates: {reason}")
+        self.folder = folder
+        self.reason = reason

@@ -29,18 +29,17 @@ from server import (
     history,
     invitations,
     own_places,
-    room,
     round_facts,
     selection,
     strategies,
 )
 from server.collecting import Collection, Collector
-from server.errors import JobCancelled, JobCannotContinue, LearningFailed
+from server.errors import JobCancelled, JobCannotContinue, LearningFailed, NoRoomForUpdates
 from server.evaluation import Evaluation
 from server.job_context import JobContext
 from server.job_events import JobEvents, open_job_events
 from server.job_store import JobStore, get_or_create_secret
-from server.pauses import Outcome, Pauses
+from server.pauses import Outcome, Pauses, remedy_of
 from server.recruiting import Recruiter
 from server.round_clock import RoundClock
 from server.round_rules import RoundRules
@@ -87,9 +86,9 @@ async def run(job: str, context: JobContext) -> None:
                 await _JobRun(store, context).run()
         except Conflict:
             log.info("another server changed the record; continuing from it", job=job)
-        except StorageFull as exc:
+        except (StorageFull, NoRoomForUpdates) as exc:
             outcome = await pauses.wait(store.record, exc)
-            reason = f"{exc}: {room.REMEDY}" if outcome is Outcome.TOO_LONG else ""
+            reason = f"{exc}: {remedy_of(exc)}" if outcome is Outcome.TOO_LONG else ""
         else:
             return
 

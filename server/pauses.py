@@ -1,4 +1,7 @@
-"""Pauses a job that finds no room on the broker. It hears a cancellation meanwhile, and fails after a day."""
+"""Pauses a job that finds no room on the broker or on the server's disk.
+
+It hears a cancellation meanwhile, and fails after a day.
+"""
 
 import asyncio
 import enum
@@ -13,6 +16,7 @@ from broker.messages.progress import JobPaused
 from broker.support import loggers
 from server import room
 from server.announcer import Announcer
+from server.errors import NoRoomForUpdates
 
 log = loggers.get_logger(__name__)
 
@@ -45,7 +49,7 @@ class Pauses:
         self._since_s = 0.0
         self._tries = 0
 
-    async def wait(self, record: JobRecord, error: StorageFull) -> Outcome:
+    async def wait(self, record: JobRecord, error: StorageFull | NoRoomForUpdates) -> Outcome:
         """Wait before the job is tried again, or until a person cancels it.
 
         Args:
@@ -53,14 +57,15 @@ class Pauses:
             error: what the job has no room for.
         """
         now_s, where = self._clock(), (record.phase, record.round, record.closed)
+        remedy = remedy_of(error)
         if where != self._where:
             self._where, self._since_s, self._tries = where, now_s, 0
-            reason = f"{error}; the job goes on when there is room: {room.REMEDY}"
+            reason = f"{error}; the job goes on when there is room: {remedy}"
             event = JobPaused(reason=reason, until_s=now_s + PAUSED_MOST_S)
             self._announcer.announce(record.id, event, record.round, int(now_s))
         if now_s >= self._since_s + PAUSED_MOST_S:
             return Outcome.TOO_LONG
-        log.warning("no room; the job is paused", job=record.id, error=str(error), remedy=room.REMEDY)
+        log.warning("no room; the job is paused", job=record.id, error=str(error), remedy=remedy)
         self._tries += 1
         try:
             async with asyncio.timeout(room.delay_s(self._tries - 1)):
@@ -69,3 +74,8 @@ class Pauses:
         except TimeoutError:
             return Outcome.AGAIN
         return Outcome.CANCELLED
+
+
+def remedy_of(error: StorageFull | NoRoomForUpdates) -> str:
+    """Return how a person makes room."""
+    return room.REMEDY if isinstance(error, StorageFull) else f"delete files in {error.folder}, or set TMPDIR"

@@ -1,12 +1,16 @@
 """The counted updates of a round in a temporary file, for strategies that must see all of them at once.
 
 Each update is written when it is counted. When the round is closed, all are reduced element by element, block by block:
-memory does not grow with the number of clients. After a crash, the file is written anew from the log.
+memory does not grow with the number of clients. After a crash, or a pause because the disk was full, the file is
+written anew from the log.
 """
 
+import contextlib
 import itertools
 import math
+import os
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
@@ -15,12 +19,16 @@ import numpy as np
 from broker.messages.tensors import DTYPES, Array, Tensors
 from server import values
 from server.aggregator import Plan
-from server.errors import JobCannotContinue
+from server.errors import NoRoomForUpdates
 from server.strategies.base import Reduction
 from server.values import Values
 
 BLOCK_VALUES: Final = 1 << 19
 """Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
+
+
+_ON_DISK: Final = "/var/tmp"  # noqa: S108 (an unnamed file)
+"""Where temporary files lie on a disk (hier(7)): `/tmp` may be memory."""
 
 
 class Reduced(NamedTuple):
@@ -42,6 +50,9 @@ class Spool:
         plan: the tensors of an update.
         names: the float tensors that are reduced.
         most: the largest number of updates.
+
+    Raises:
+        NoRoomForUpdates: no file can be made.
     """
 
     def __init__(self, plan: Plan, names: Sequence[str], most: int) -> None:
@@ -49,16 +60,21 @@ class Spool:
         self._names = tuple(names)
         self._most = most
         self._rows: dict[str, int] = {}
-        self._file = tempfile.TemporaryFile(prefix="fedkeeper-updates-")  # noqa: SIM115 (it lives as long as this)
+        self._lock = threading.Lock()  # a thread that writes must not meet a closed file, whose number may be another's
+        with self._told():
+            # Without a buffer: what could not be written must not be tried again when the file is closed.
+            self._file = tempfile.TemporaryFile(dir=folder(), prefix="fedkeeper-updates-", buffering=0)  # noqa: SIM115
         sizes = [most * self._size(name) * self._dtype(name).itemsize for name in self._names]
         self._places = dict(zip(self._names, itertools.accumulate(sizes, initial=0), strict=False))
-        self._file.truncate(sum(sizes))  # takes no room yet
+        with self._told():
+            self._file.truncate(sum(sizes))  # takes no room yet
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def add(self, client: str, tensors: Mapping[str, Values]) -> None:
         """Keep an update.
@@ -68,16 +84,15 @@ class Spool:
             tensors: the update's tensors, checked.
 
         Raises:
-            JobCannotContinue: the file can't be written.
+            NoRoomForUpdates: it can't be written.
         """
         row = self._rows.setdefault(client, len(self._rows))
-        try:
-            for name in self._names:
-                content = values.dense(tensors[name], self._dtype(name))
-                self._file.seek(self._places[name] + row * content.nbytes)
-                self._file.write(content.view(np.uint8).data)
-        except OSError as exc:
-            raise JobCannotContinue(f"the server can't keep updates in {tempfile.gettempdir()}: {exc}") from exc
+        for name in self._names:
+            content = values.dense(tensors[name], self._dtype(name)).view(np.uint8).data
+            with self._lock, self._told():
+                self._file.seek(self._places[name] + row * len(content))
+                while content:
+                    content = content[self._file.write(content) :]
 
     def reduce(self, updates: Sequence[Reduced], reduction: Reduction) -> Tensors:
         """Return the reduced tensors, float64, in the updates' form.
@@ -86,7 +101,6 @@ class Spool:
             updates: which updates, and in which order.
             reduction: reduces each block.
         """
-        self._file.flush()
         if reduction.needs_look:
             for name in self._names:
                 for _, block in self._blocks(name, updates, 1.0):
@@ -115,8 +129,20 @@ class Spool:
             block *= factors
             yield where, block
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise NoRoomForUpdates(folder(), str(exc)) from exc
+
     def _size(self, name: str) -> int:
         return math.prod(self._plan.layout[name][1])
 
     def _dtype(self, name: str) -> np.dtype[np.generic]:
         return DTYPES[self._plan.layout[name][0]]
+
+
+def folder() -> str:
+    """Return the folder of the file: TMPDIR, or else one that lies on a disk."""
+    return os.environ.get("TMPDIR") or (_ON_DISK if os.access(_ON_DISK, os.W_OK) else tempfile.gettempdir())

@@ -1,6 +1,5 @@
 """Counted updates are kept in a file and reduced element by element: the same bytes in any order, bounded memory."""
 
-import tempfile
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from broker.messages.tensors import Array, Tensors
 from broker.messages.update_forms import UpdateForm
 from server import aggregator, codecs, spool
 from server.aggregator import Plan
-from server.errors import JobCannotContinue
+from server.errors import NoRoomForUpdates
 from server.spool import Reduced, Spool
 from server.strategies.robust import Middle
 from server.values import Values
@@ -154,10 +153,25 @@ def test_memory_does_not_grow_with_the_number_of_updates() -> None:
     assert peak(40) < 1.2 * peak(10) < 24_000_000
 
 
-def test_a_full_disk_ends_the_job_with_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_a_full_disk_is_told_once_and_with_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """/dev/full takes no byte (null(4))."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with Spool(plan(), NAMES, most=1) as kept:
         kept._file.close()
-        kept._file = open("/dev/full", "wb", buffering=0)  # type: ignore[assignment]  # noqa: SIM115, PTH123 (null(4))
-        with pytest.raises(JobCannotContinue, match=rf"can't keep updates in {tmp_path}: .*No space left"):
+        kept._file = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+        monkeypatch.setattr(kept, "_places", {"w": 0, "b": 0})
+        with pytest.raises(NoRoomForUpdates, match=rf"{tmp_path} has no room for a round's updates: .*No space left"):
             kept.add(client(0), make(1)[0])
+
+
+def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
+    with pytest.raises(NoRoomForUpdates, match=r"none has no room"):
+        Spool(plan(), NAMES, most=1)
+
+
+def test_updates_lie_on_a_disk_unless_the_site_says_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert spool.folder() == "/var/tmp"  # noqa: S108
+    monkeypatch.setenv("TMPDIR", "/elsewhere")
+    assert spool.folder() == "/elsewhere"
