@@ -114,7 +114,7 @@ _ON_MNIST: Final[dict[str, tuple[Strategy, ...]]] = {
         *({"name": "fedavgm", **_SGD_ON_MNIST, "beta": beta} for beta in (0.5, 0.9)),
         *({"name": "fedavgm", **_ADAM, "beta": beta} for beta in (0.5, 0.9)),
     ),
-    "fedadam": tuple({"name": "fedadam", **_SGD_ON_MNIST, "rate": rate} for rate in (0.03, 0.01)),
+    "fedadam": tuple({"name": "fedadam", **_SGD_ON_MNIST, "rate": rate} for rate in (0.01, 0.03)),
     "feddyn": ({"name": "feddyn", **_SGD_ON_MNIST, "alpha": 0.1},),
     "scaffold": ({"name": "scaffold", **_SGD_ON_MNIST},),
 }

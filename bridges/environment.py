@@ -15,6 +15,7 @@ KEY: Final = "FEDKEEPER_KEY"
 KEY_FILE: Final = "FEDKEEPER_KEY_FILE"
 DEVICE: Final = "FEDKEEPER_DEVICE"
 LOG: Final = "FEDKEEPER_LOG"
+LOG_LEVEL: Final = "FEDKEEPER_LOG_LEVEL"
 
 
 class Environment(NamedTuple):
@@ -59,7 +60,9 @@ def with_secret_files(function: Function, *, password_file: str, key_file: str) 
     return env
 
 
-def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_text: bool = False) -> dict[str, str]:
+def for_worker(
+    broker: str, device: str, env: Mapping[str, str] = {}, *, is_text: bool = False, is_verbose: bool = False
+) -> dict[str, str]:
     """The environment of a worker process on this machine.
 
     The further variables can't replace ours.
@@ -69,8 +72,9 @@ def for_worker(broker: str, device: str, env: Mapping[str, str] = {}, *, is_text
         device: the device to train on, as torch names it.
         env: further variables.
         is_text: whether a person reads its log, which goes through a pipe.
+        is_verbose: whether its log has all messages, and not only warnings.
     """
-    log = {LOG: "text"} if is_text else {}
+    log = ({LOG: "text"} if is_text else {}) | ({LOG_LEVEL: "debug"} if is_verbose else {})
     ours = {URL: broker, DEVICE: device, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     return {**env, **ours, **log}
 

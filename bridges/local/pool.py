@@ -70,7 +70,7 @@ class Pool:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._environment = environment.for_worker(
-            settings.broker, settings.device, settings.env, is_text=logs.is_text()
+            settings.broker, settings.device, settings.env, is_text=logs.is_text(), is_verbose=logs.is_verbose()
         )
         self._name = settings.name
         self._size = settings.workers

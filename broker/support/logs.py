@@ -1,6 +1,6 @@
 """Configures logs: readable on a terminal, JSON elsewhere, on standard error unless a command keeps a file of its own.
 
-FEDKEEPER_LOG=text: readable elsewhere too.
+FEDKEEPER_LOG=text: readable elsewhere too. FEDKEEPER_LOG_LEVEL=debug: all messages, as with `--verbose`.
 """
 
 import contextlib
@@ -31,6 +31,7 @@ class Writable(Protocol):
 
 
 _to: Writable | None = None  # standard error, whatever that is at the moment
+_is_verbose = False
 
 
 def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None = None) -> None:
@@ -41,11 +42,11 @@ def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None
         quiet: show only warnings and errors, for commands that display their own progress.
         to: takes the log, as text for a person; None: standard error.
     """
-    global _to  # noqa: PLW0603 (as structlog's own configuration)
-    _to = to
+    global _to, _is_verbose
+    _to, _is_verbose = to, verbose or os.environ.get("FEDKEEPER_LOG_LEVEL") == "debug"
     # At each end of a TLS connection asyncio warns that its own StreamReaderProtocol wants to keep half of it open.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    level = logging.DEBUG if _is_verbose else logging.WARNING if quiet else logging.INFO
     # No local variables in a traceback: they may contain a password, a token, or a client's data.
     traceback: structlog.typing.Processor = ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
     renderer: structlog.typing.Processor = JSONRenderer()
@@ -68,6 +69,11 @@ def configure(*, verbose: bool = False, quiet: bool = False, to: Writable | None
         logger_factory=structlog.PrintLoggerFactory(cast("TextIO", to) if to else sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def is_verbose() -> bool:
+    """Whether the log shows all messages; then the processes that this one starts shall show theirs."""
+    return _is_verbose
 
 
 def is_text() -> bool:

@@ -36,18 +36,16 @@ class Plan(NamedTuple):
     Attributes:
         rows: numbers of samples, int64 (steps, clients, batch size); what is padded repeats a batch's first sample.
         sizes: numbers of samples in the batches, int64 (steps, clients); 0: the client has no such step.
+        counts: of each step, how many clients have it: the first ones.
         steps: number of each client's steps.
         epochs: number of steps in each client's last and in its first epoch.
     """
 
     rows: Tensor
     sizes: Tensor
+    counts: list[int]
     steps: list[int]
     epochs: list[tuple[int, int]]
-
-    def count(self, step: int) -> int:
-        """Return how many clients have a step: the first ones."""
-        return int((self.sizes[step] > 0).sum())
 
 
 def plan(members: Sequence[Member]) -> Plan:
@@ -76,7 +74,8 @@ def plan(members: Sequence[Member]) -> Plan:
             sizes[begin:end, client] = width
             sizes[end - 1, client] = len(parts[-1])
             begin = end
-    return Plan(rows, sizes, steps, [(len(epochs[-1]), len(epochs[0])) for epochs in drawn])
+    counts = (sizes > 0).sum(1).tolist()
+    return Plan(rows, sizes, counts, steps, [(len(epochs[-1]), len(epochs[0])) for epochs in drawn])
 
 
 class Trained:
@@ -127,7 +126,8 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
         order: of one of them; it says how all are trained.
 
     Raises:
-        NotStackable: there is no optimizer for several clients, or a state is of different ages.
+        NotStackable: there is no optimizer for several clients, a state is of different ages, or the loss does not
+            depend on some parameter.
         LeaseOver: the deadline has passed.
     """
     context, drawn = members[0].context, plan(members)
@@ -141,9 +141,8 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
     rows, sizes = drawn.rows.to(context.device), drawn.sizes.to(context.device)
     found = torch.zeros(sizes.shape, dtype=values.dtype, device=context.device)
     model.train()
-    for step in range(drawn.steps[0]):
+    for step, count in enumerate(drawn.counts):
         context.before_batch()
-        count = drawn.count(step)
         batch = tuple(_taken(part, rows[step, :count]) for part in samples)
         gradients, found[step, :count] = program.gradients(values[:count], batch, sizes[step, :count])
         optimizer.step(values[:count], gradients, step)
@@ -160,6 +159,7 @@ class _Program:
         self._loss = losses.of_each(order.training)  # type: ignore[arg-type]
         self._strategy = self._started(order)
         self._predict = torch.func.vmap(self._predict_one, randomness="error")
+        self._is_checked = False
 
     def gradients(self, values: Tensor, batch: tuple[Tensor, ...], sizes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the gradients (clients, numbers) of each client's loss, and the losses (clients,).
@@ -176,10 +176,19 @@ class _Program:
         each = self._loss(outputs.flatten(0, 1), batch[-1].flatten(0, 1)).view(clients, width)
         counts = torch.arange(width, device=each.device) < sizes[:, None]
         means = torch.where(counts, each, 0.0).sum(1) / sizes
+        if not self._is_checked:
+            self._check(means.sum(), parts)
         (gradients,) = torch.autograd.grad(means.sum(), leaf)
         if self._strategy is not None:
             self._correct(gradients, values)
         return gradients, means.detach()
+
+    def _check(self, loss: Tensor, parts: Mapping[str, Tensor]) -> None:
+        """Torch's optimizers leave alone what has no gradient, and ours would let it decay."""
+        found = torch.autograd.grad(loss, list(parts.values()), retain_graph=True, allow_unused=True)
+        if unused := [name for name, each in zip(parts, found) if each is None]:  # noqa: B905 (equally long)
+            raise stacked.NotStackable(f"the loss does not depend on {unused[0]}")
+        self._is_checked = True
 
     def _predict_one(self, parameters: Mapping[str, Tensor], batch: tuple[Tensor, ...]) -> Any:
         def model(*inputs: Any) -> Any:

@@ -74,3 +74,5 @@ def test_a_worker_trains_with_one_thread() -> None:
 def test_a_worker_s_log_is_readable_on_a_terminal() -> None:
     plain, terminal = (environment.for_worker(BROKER, "cpu", is_text=value) for value in (False, True))
     assert terminal.items() - plain.items() == {("FEDKEEPER_LOG", "text")}
+    verbose = environment.for_worker(BROKER, "cpu", is_verbose=True)
+    assert verbose.items() - plain.items() == {("FEDKEEPER_LOG_LEVEL", "debug")}

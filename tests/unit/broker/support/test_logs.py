@@ -102,3 +102,18 @@ def test_asyncio_s_warning_at_the_end_of_a_tls_connection_is_not_shown(capsys: p
         assert asyncio_log.isEnabledFor(logging.ERROR)
     finally:
         asyncio_log.setLevel(before)
+
+
+def test_all_messages_are_shown_if_the_command_or_the_environment_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("FEDKEEPER_LOG_LEVEL", raising=False)
+    shown = []
+    for level, verbose in (("", False), ("", True), ("debug", False)):
+        monkeypatch.setenv("FEDKEEPER_LOG_LEVEL", level)
+        logs.configure(verbose=verbose, quiet=True)
+        structlog.get_logger().debug("a detail")
+        shown.append(("a detail" in capsys.readouterr().err, logs.is_verbose()))
+    assert shown == [(False, False), (True, True), (True, True)]
+    monkeypatch.undo()
+    logs.configure()
