@@ -138,13 +138,15 @@ class Gathering:
 
     def _pass_on(self) -> None:
         """Give the turn to the task that waits longest."""
+        # One that is being given up may still be in the list: its future is cancelled before it can take itself out.
+        self._waiting = [waiting for waiting in self._waiting if not waiting.turn.done()]
         self._is_busy = bool(self._waiting)
         if self._waiting:
             self._waiting.pop(0).turn.set_result(None)
 
     async def _trained(self, mine: _Waiting) -> Answer | None:
         """Train a task with others, which get their answers. None: it must be trained alone."""
-        group = await self._gathered(mine)
+        group = [waiting for waiting in await self._gathered(mine) if waiting is mine or not waiting.turn.done()]
         if len(group) == 1:
             return None
         others = group[1:]

@@ -64,10 +64,19 @@ class Tasks:
         self.alone: list[int] = []
         self.begun: list[int] = []
 
-    async def train(self, seed: int, keys: Keys | None = SAME, left_s: float = 60.0, *, fails: bool = False) -> Any:
+    async def train(
+        self,
+        seed: int,
+        keys: Keys | None = SAME,
+        left_s: float = 60.0,
+        *,
+        fails: bool = False,
+        at_its_end: Callable[[], object] = lambda: None,
+    ) -> Any:
         async def alone() -> Answer:
             self.alone.append(seed)
             await asyncio.sleep(0)
+            at_its_end()
             if fails:
                 raise TrainingFailed("its own failure")
             return Answer({"seed": seed}, {"update": bytes([seed])})
@@ -166,3 +175,16 @@ async def test_a_task_that_is_given_up_when_it_has_the_turn_passes_it_on() -> No
     await asyncio.sleep(0)
     first.cancel()
     assert await second == 2
+
+
+async def test_the_turn_is_not_passed_to_a_task_that_is_being_given_up() -> None:
+    tasks, given_up = Tasks(FakeTrainers()), list[asyncio.Task[Any]]()
+
+    def give_up() -> None:
+        given_up[0].cancel()
+
+    first = asyncio.create_task(tasks.train(1, None, at_its_end=give_up))
+    given_up.append(asyncio.create_task(tasks.train(2, None)))
+    third = asyncio.create_task(tasks.train(3, None))
+    assert (await first, await third) == (1, 3)
+    assert given_up[0].cancelled()
