@@ -260,13 +260,13 @@ async def _train_with_others(
 ) -> Answer:
     """Train as `_train` does, in one program with tasks that are like this one, if there are any."""
     # Imported here because every cold start of a function would pay for it.
-    from client_fn import groups
+    from client_fn import alike
     from client_fn.gathering import Ready
 
     order = order_of(task, prepared.shard, warm.site, lease.left_s)
     return await gathering.train(
         Ready(
-            keys=groups.keys_of(task, order),
+            keys=alike.keys_of(task, order),
             names=_names(task),
             order=order,
             inputs=prepared.inputs,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from broker.support import loggers
-from client_fn import groups
+from client_fn import alike
+from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
 from client_fn.errors import ClientError, LeaseOver
-from client_fn.groups import Keys
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -70,7 +70,7 @@ class _Waiting:
 
     @property
     def keys(self) -> Keys | None:
-        """Implements `groups.HasKeys`."""
+        """Implements `alike.HasKeys`."""
         return None if self.is_alone else self.ready.keys
 
 
@@ -176,11 +176,11 @@ class Gathering:
             return [mine]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREPARING_S):
-                while len(groups.choose(mine, self._waiting, self._most)) < self._most:
+                while len(alike.choose(mine, self._waiting, self._most)) < self._most:
                     self._changed.clear()
                     async with asyncio.timeout(None if self._expected else WAIT_S):
                         await self._changed.wait()
-        return groups.choose(mine, self._waiting, self._most)
+        return alike.choose(mine, self._waiting, self._most)
 
     async def _answers(self, group: list[_Waiting]) -> list[Answer | None]:
         """Return the answers of tasks that were trained together; None for those that must be trained alone."""
@@ -191,7 +191,7 @@ class Gathering:
             for waiting in group
             if isinstance(waiting.ready.order, Train)
         ]
-        order, files = groups.order_for(members, self._memory_mb)
+        order, files = alike.order_for(members, self._memory_mb)
 
         def on_training() -> None:
             for waiting in group:
@@ -205,7 +205,7 @@ class Gathering:
         except ClientError as exc:
             self._note(group, str(exc))
             return [None] * len(group)
-        found = groups.answers_of(answer, len(group))
+        found = alike.answers_of(answer, len(group))
         reasons = {each for each in found if isinstance(each, str)}
         if len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
             self._note(group, reasons.pop())

@@ -66,7 +66,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
             return
         bus = await stack.enter_async_context(broker.connect(url, name=f"worker-{os.getpid()}", provision=False))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gathering = Gathering(trainers, site.group, site.memory_mb) if site.group > 1 else None
+        gathering = Gathering(trainers, site.most_together, site.memory_mb) if site.most_together > 1 else None
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")

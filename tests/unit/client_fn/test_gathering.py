@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from client_fn import gathering, groups
+from client_fn import alike, gathering
+from client_fn.alike import Keys
 from client_fn.code.named import Names
 from client_fn.errors import ClientError, LeaseOver, TrainerDied, TrainingFailed
 from client_fn.gathering import Gathering, Ready
-from client_fn.groups import Keys
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -147,8 +147,8 @@ async def test_a_client_that_must_be_trained_alone_does_not_hold_up_the_others()
 
 async def test_what_the_trainer_says_of_the_clients_is_checked() -> None:
     answer = Answer({"clients": [{"seed": 1}]}, {})
-    assert groups.answers_of(answer, 2) == ["the trainer's answer is not about these clients"] * 2
-    assert groups.answers_of(Answer({}, {}), 1) == ["the trainer's answer is not about these clients"]
+    assert alike.answers_of(answer, 2) == ["the trainer's answer is not about these clients"] * 2
+    assert alike.answers_of(Answer({}, {}), 1) == ["the trainer's answer is not about these clients"]
 
 
 async def test_a_task_that_is_given_up_takes_no_other_with_it() -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from broker.messages.job_sections import Learner, Model, Training
 from broker.messages.round import BlobRef, RoundTask
-from client_fn import groups
-from client_fn.groups import Keys
+from client_fn import alike
+from client_fn.alike import Keys
 from client_fn.site import Site
 from client_fn.task_order import order_of
 
@@ -31,7 +31,7 @@ TASK = RoundTask(
 
 def keys(**changes: Any) -> Keys | None:
     task = msgspec.structs.replace(TASK, **changes)
-    return groups.keys_of(task, order_of(task, None, Site(), changes.get("left_s", 60.0)))
+    return alike.keys_of(task, order_of(task, None, Site(), changes.get("left_s", 60.0)))
 
 
 @pytest.mark.parametrize("changes", [{"client_id": "c2"}, {"seed": 2}, {"token": "other"}, {"data_loc": "/data/c2"}])
