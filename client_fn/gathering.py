@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final, NamedTuple
 
 from broker.support import loggers
@@ -54,18 +55,24 @@ class Ready(NamedTuple):
     alone: Callable[[], Awaitable[Answer]]
 
 
+class _Turn(Enum):
+    """What a task gets that may now use the trainer."""
+
+    YOURS = "yours"
+
+
 @dataclass(eq=False)
 class _Waiting:
     """A task that waits for its turn, or for the answer that another one brings along.
 
     Attributes:
         ready: the task.
-        turn: None: it has the turn; or the answer.
+        result: the turn, or the answer. It is done at once when the task is given up, before the task itself runs.
         is_alone: whether it must be trained alone.
     """
 
     ready: Ready
-    turn: asyncio.Future[Answer | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: asyncio.Future[Answer | _Turn] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     is_alone: bool = False
 
     @property
@@ -120,33 +127,33 @@ class Gathering:
         self._waiting.append(mine)
         self._changed.set()
         if not self._is_busy:
-            self._pass_on()
+            self._give_turn()
         try:
-            answer = await mine.turn
+            result = await mine.result
         except asyncio.CancelledError:
             if mine in self._waiting:
                 self._waiting.remove(mine)
-            elif not mine.turn.cancelled() and mine.turn.result() is None:
-                self._pass_on()
+            elif not mine.result.cancelled() and mine.result.result() is _Turn.YOURS:
+                self._give_turn()
             raise
-        if answer is not None:
-            return answer
+        if isinstance(result, Answer):
+            return result
         try:
             return await self._trained(mine) or await ready.alone()
         finally:
-            self._pass_on()
+            self._give_turn()
 
-    def _pass_on(self) -> None:
-        """Give the turn to the task that waits longest."""
+    def _give_turn(self) -> None:
+        """Give the turn to the task that waits longest: then one has it, or none waits and `_is_busy` is false."""
         # One that is being given up may still be in the list: its future is cancelled before it can take itself out.
-        self._waiting = [waiting for waiting in self._waiting if not waiting.turn.done()]
+        self._waiting = [waiting for waiting in self._waiting if not waiting.result.done()]
         self._is_busy = bool(self._waiting)
         if self._waiting:
-            self._waiting.pop(0).turn.set_result(None)
+            self._waiting.pop(0).result.set_result(_Turn.YOURS)
 
     async def _trained(self, mine: _Waiting) -> Answer | None:
         """Train a task with others, which get their answers. None: it must be trained alone."""
-        group = [waiting for waiting in await self._gathered(mine) if waiting is mine or not waiting.turn.done()]
+        group = await self._gathered(mine)
         if len(group) == 1:
             return None
         others = group[1:]
@@ -162,11 +169,11 @@ class Gathering:
             self._waiting[:0] = [
                 other
                 for other, answer in zip(others, answers[1:], strict=True)
-                if answer is None and not other.turn.done()
+                if answer is None and not other.result.done()
             ]
         for other, answer in zip(others, answers[1:], strict=True):
-            if answer is not None and not other.turn.done():
-                other.turn.set_result(answer)
+            if answer is not None and not other.result.done():
+                other.result.set_result(answer)
         return answers[0]
 
     async def _gathered(self, mine: _Waiting) -> list[_Waiting]:
@@ -176,11 +183,15 @@ class Gathering:
             return [mine]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREPARING_S):
-                while len(alike.choose(mine, self._waiting, self._most)) < self._most:
+                while len(self._chosen(mine)) < self._most:
                     self._changed.clear()
                     async with asyncio.timeout(None if self._expected else WAIT_S):
                         await self._changed.wait()
-        return alike.choose(mine, self._waiting, self._most)
+        return self._chosen(mine)
+
+    def _chosen(self, mine: _Waiting) -> list[_Waiting]:
+        """Return this task and those that can be trained with it, without those that are being given up."""
+        return alike.choose(mine, [other for other in self._waiting if not other.result.done()], self._most)
 
     async def _answers(self, group: list[_Waiting]) -> list[Answer | None]:
         """Return the answers of tasks that were trained together; None for those that must be trained alone."""

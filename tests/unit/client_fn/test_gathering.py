@@ -188,3 +188,19 @@ async def test_the_turn_is_not_passed_to_a_task_that_is_being_given_up() -> None
     third = asyncio.create_task(tasks.train(3, None))
     assert (await first, await third) == (1, 3)
     assert given_up[0].cancelled()
+
+
+async def test_a_task_that_is_being_given_up_is_not_taken_along() -> None:
+    trainers = FakeTrainers()
+    tasks, running = Tasks(trainers, most=2), list[asyncio.Task[Any]]()
+
+    def give_up_soon() -> None:
+        # Before the next task has its turn: the one that is given up has not run by then.
+        asyncio.get_running_loop().call_soon(running[2].cancel)
+
+    running.append(asyncio.create_task(tasks.train(0, None, at_its_end=give_up_soon)))
+    running += [asyncio.create_task(tasks.train(seed)) for seed in (1, 2, 3)]
+    found = await asyncio.gather(*running, return_exceptions=True)
+    assert trainers.groups == [[1, 3]]
+    assert found[:2] + found[3:] == [0, 1, 3]
+    assert isinstance(found[2], asyncio.CancelledError)
