@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from broker.messages.round import RoundTask
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.training import orders
+from client_fn.training import orders, packets
 from client_fn.training.orders import Together, Train
 
 SHARED = frozenset({"weights", orders.FROZEN, orders.ALONG})
@@ -66,6 +66,20 @@ def choose(first: T, waiting: Sequence[T], most: int) -> list[T]:
 
 def _are_alike(first: Keys, other: Keys | None) -> bool:
     return other is not None and first.task == other.task
+
+
+def how_many_fit(inputs: Sequence[Mapping[str, object]]) -> int:
+    """Return how many of the first clients' files fit beside one packet to the trainer, with the order's file.
+
+    Args:
+        inputs: each client's files by name.
+    """
+    files = 1 + len(SHARED.intersection(*inputs[:1]))
+    for number, own in enumerate(inputs):
+        files += sum(name not in SHARED for name in own)
+        if files > packets.FILES:
+            return number
+    return len(inputs)
 
 
 def order_for(

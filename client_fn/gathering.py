@@ -16,7 +16,7 @@ from client_fn import alike
 from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
-from client_fn.errors import ClientError, LeaseOver
+from client_fn.errors import ClientError, LeaseOver, LimitExceeded, TrainerDied
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -28,7 +28,11 @@ WAIT_S: Final = 0.005
 PREPARING_S: Final = 0.25
 """How long it waits in all while the worker fetches the inputs of others. Seconds."""
 
-REASONS_KEPT: Final = 16
+ANSWERS_S: Final = 5.0
+"""How long before the deadline a training of several clients ends, so that those that have made all steps still give
+their answers; at most a quarter of the time. Seconds."""
+
+JOBS_KEPT: Final = 16
 
 log = loggers.get_logger(__name__)
 
@@ -102,7 +106,7 @@ class Gathering:
         self._is_busy = False
         self._expected = 0
         self._changed = asyncio.Event()
-        self._reasons: dict[str, str] = {}
+        self._limits: dict[str, int] = {}
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
@@ -178,27 +182,50 @@ class Gathering:
 
     async def _gathered(self, mine: _Waiting) -> list[_Waiting]:
         """Wait a little for tasks that are like this one, and return all of them."""
-        keys = mine.keys
-        if keys is None or keys.job in self._reasons:
+        most = 1 if mine.keys is None else self._limits.get(mine.keys.job, self._most)
+        if most == 1:
             return [mine]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREPARING_S):
-                while len(self._chosen(mine)) < self._most:
+                while len(self._chosen(mine, most)) < most:
                     self._changed.clear()
                     async with asyncio.timeout(None if self._expected else WAIT_S):
                         await self._changed.wait()
-        return self._chosen(mine)
+        return self._chosen(mine, most)
 
-    def _chosen(self, mine: _Waiting) -> list[_Waiting]:
+    def _chosen(self, mine: _Waiting, most: int) -> list[_Waiting]:
         """Return this task and those that can be trained with it, without those that are being given up."""
-        return alike.choose(mine, [other for other in self._waiting if not other.result.done()], self._most)
+        chosen = alike.choose(mine, [other for other in self._waiting if not other.result.done()], most)
+        return chosen[: max(1, alike.how_many_fit([waiting.ready.inputs for waiting in chosen]))]
 
     async def _answers(self, group: list[_Waiting]) -> list[Answer | None]:
         """Return the answers of tasks that were trained together; None for those that must be trained alone."""
-        first = group[0].ready
+        try:
+            answer = await self._answer(group)
+        except ClientError as exc:
+            self._limit(group, len(group) // 2 if _is_of_size(exc) else 1, str(exc))
+            return [None] * len(group)
+        except Exception as exc:
+            # The outermost loop of several tasks: an error of ours must not fail one client after the other.
+            log.exception("clients can't be trained together because of an error of ours", clients=len(group))
+            self._limit(group, 1, repr(exc))
+            return [None] * len(group)
+        found = alike.answers_of(answer, len(group))
+        reasons = {each for each in found if isinstance(each, str)}
+        if fewer := answer.facts.get("fewer"):
+            self._limit(group, len(group) // 2, str(fewer))
+        elif len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
+            self._limit(group, 1, reasons.pop())
+        elif reasons:
+            log.debug("clients are trained one by one", clients=len(reasons), reasons=sorted(reasons))
+        return [each if isinstance(each, Answer) else None for each in found]
+
+    async def _answer(self, group: list[_Waiting]) -> Answer:
+        """Return the trainer's answer to the order for several clients."""
         left_s = min(waiting.ready.left_s() for waiting in group)
+        end_s = left_s - min(ANSWERS_S, left_s / 4)
         members = [
-            (waiting.ready.order._replace(left_s=left_s), waiting.ready.inputs)
+            (waiting.ready.order._replace(left_s=end_s), waiting.ready.inputs)
             for waiting in group
             if isinstance(waiting.ready.order, Train)
         ]
@@ -209,23 +236,16 @@ class Gathering:
                 if waiting.ready.on_training is not None:
                     waiting.ready.on_training()
 
-        try:
-            answer = await self._trainers.do(first.names, order, files, on_training=on_training, limit_s=left_s)
-        except LeaseOver:
-            return [None] * len(group)
-        except ClientError as exc:
-            self._note(group, str(exc))
-            return [None] * len(group)
-        found = alike.answers_of(answer, len(group))
-        reasons = {each for each in found if isinstance(each, str)}
-        if len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
-            self._note(group, reasons.pop())
-        elif reasons:
-            log.debug("clients are trained one by one", clients=len(reasons), reasons=sorted(reasons))
-        return [each if isinstance(each, Answer) else None for each in found]
+        names = group[0].ready.names
+        return await self._trainers.do(names, order, files, on_training=on_training, limit_s=left_s)
 
-    def _note(self, group: list[_Waiting], reason: str) -> None:
-        """Keep in mind that clients of a job can't be trained together."""
-        log.debug("the clients of this job are trained one by one", clients=len(group), reason=reason)
+    def _limit(self, group: list[_Waiting], most: int, reason: str) -> None:
+        """Keep in mind how many clients of a job may be trained together; 1: one by one."""
+        log.debug("fewer clients of this job are trained together", clients=len(group), from_now=most, reason=reason)
         if (keys := group[0].ready.keys) is not None:
-            keep(self._reasons, keys.job, reason, limit=REASONS_KEPT)
+            keep(self._limits, keys.job, most, limit=JOBS_KEPT)
+
+
+def _is_of_size(exc: ClientError) -> bool:
+    """Return whether fewer clients may succeed. A signal may be the kernel's, which ends who uses too much memory."""
+    return isinstance(exc, LeaseOver | LimitExceeded) or (isinstance(exc, TrainerDied) and exc.retryable)
