@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from broker.support import loggers
 from client_fn import alike
+from client_fn.ahead import Ahead
 from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
@@ -94,11 +95,11 @@ class Gathering:
         memory_mb: what a trainer may use, in MiB.
 
     Attributes:
-        preparing: held while a task's inputs are fetched, so that each shared one is fetched once.
+        ahead: the tasks that are prepared. Those that are trained one by one are not prepared all at once.
     """
 
     def __init__(self, trainers: Trainers, most: int, memory_mb: int) -> None:
-        self.preparing = asyncio.Lock()
+        self.ahead = Ahead(memory_mb, self._most_of)
         self._trainers = trainers
         self._most = most
         self._memory_mb = memory_mb
@@ -112,6 +113,7 @@ class Gathering:
     def expecting(self) -> Iterator[None]:
         """Say for a block that a task will wait here soon."""
         self._expected += 1
+        self._changed.set()
         try:
             yield
         finally:
@@ -182,7 +184,7 @@ class Gathering:
 
     async def _gathered(self, mine: _Waiting) -> list[_Waiting]:
         """Wait a little for tasks that are like this one, and return all of them."""
-        most = 1 if mine.keys is None else self._limits.get(mine.keys.job, self._most)
+        most = 1 if mine.keys is None else self._most_of(mine.keys.job)
         if most == 1:
             return [mine]
         with contextlib.suppress(TimeoutError):
@@ -238,6 +240,10 @@ class Gathering:
 
         names = group[0].ready.names
         return await self._trainers.do(names, order, files, on_training=on_training, limit_s=left_s)
+
+    def _most_of(self, job: str) -> int:
+        """Return how many clients of a job may be trained together."""
+        return self._limits.get(job, self._most) if job else 1
 
     def _limit(self, group: list[_Waiting], most: int, reason: str) -> None:
         """Keep in mind how many clients of a job may be trained together; 1: one by one."""
