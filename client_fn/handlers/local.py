@@ -112,7 +112,7 @@ async def _beat(reports: BinaryIO) -> None:
 
 async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, reports: BinaryIO, *, cold: bool) -> None:
     def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
-        _write(Report(request.task.id, state, cold=cold), reports)
+        _write(Report(request.task.id, state, cold=cold, attempt=request.attempt), reports)
 
     try:
         await handle(
