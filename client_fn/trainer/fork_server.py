@@ -8,14 +8,15 @@ its copies harms it, another one takes its place.
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import tempfile
-from asyncio.subprocess import DEVNULL, STDOUT
+from asyncio.subprocess import STDOUT
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from broker.support import loggers, processes
+from broker.support import backoff, loggers, processes
 from broker.support.processes import Group
 from broker.support.tasks import task_group
 from client_fn.site import Site
@@ -26,8 +27,14 @@ log = loggers.get_logger(__name__)
 
 ARGUMENT: Final = "fork-server"
 BACKLOG: Final = 128
-PAUSE_S: Final = 0.5
 READY: Final = b"ready\n"
+
+FIRST_PAUSE_S: Final = 0.5
+LONGEST_PAUSE_S: Final = 60.0
+LASTS_S: Final = 60.0
+"""One that has run so long has not failed: the next one is started after the shortest pause."""
+
+_TAIL_BYTES: Final = 4096
 
 UNMARKED: Final = "0" * 32
 """The mark of a fork server. Its copies replace it by one of that length."""
@@ -80,7 +87,9 @@ def is_possible() -> bool:
 
 async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket.socket) -> None:
     """Start a fork server, and another one when it has ended. If it can't start, nobody listens any more."""
+    clock, failures = asyncio.get_running_loop().time, 0
     while True:
+        begin_s = clock()
         try:
             process = await _start(site, environ, listener)
         except OSError as exc:
@@ -89,8 +98,10 @@ async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket
             reason, is_ready = await _follow(process)
         if not is_ready:
             break
-        log.warning("the fork server ended; starting another", reason=reason)
-        await asyncio.sleep(PAUSE_S)
+        failures = 0 if clock() - begin_s > LASTS_S else failures + 1
+        pause_s = backoff.delay_s(failures, random.uniform, first_s=FIRST_PAUSE_S, most_s=LONGEST_PAUSE_S)
+        log.warning("the fork server ended; starting another", reason=reason, in_s=round(pause_s, 1))
+        await asyncio.sleep(pause_s)
     # Each trainer that is started by itself then says what is wrong.
     log.debug("no fork server can start", reason=reason)
     listener.close()
@@ -99,7 +110,6 @@ async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket
 async def _start(site: Site, environ: Mapping[str, str], listener: socket.socket) -> Group:
     return await processes.start_group(
         *(environment.program(site), PROGRAM, ARGUMENT, str(listener.fileno()), environment.digest(site, environ)),
-        stdin=DEVNULL,
         stderr=STDOUT,
         env=environment.for_trainer(environ, site.variables, UNMARKED),
         pass_fds=[listener.fileno()],
@@ -108,13 +118,15 @@ async def _start(site: Site, environ: Mapping[str, str], listener: socket.socket
 
 async def _follow(process: Group) -> tuple[str, bool]:
     """Wait for a fork server's end; return how it ended, and whether it was ready before. Kill it if cancelled."""
-    is_ready, last = False, b""
+    is_ready, tail = False, b""
     try:
-        while process.stdout is not None and (line := await process.stdout.readline()):
-            is_ready, last = is_ready or line == READY, line
+        while process.stdout is not None and (part := await process.stdout.read(_TAIL_BYTES)):
+            tail = (tail + part)[-_TAIL_BYTES:]
+            is_ready = is_ready or READY in tail
         end = processes.describe_exit(await process.wait())
     finally:
         process.kill()
         await process.wait()
         process.close()
-    return f"it {end}: {last.decode(errors='replace').strip()}", is_ready
+    lines = tail.decode(errors="replace").splitlines() or [""]
+    return f"it {end}: {lines[-1].strip()}", is_ready

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -39,14 +40,14 @@ class Forked:
         ended: the pipe that its exit code comes from.
     """
 
-    def __init__(self, pid: int, stdout: asyncio.StreamReader, output: asyncio.BaseTransport, ended: int) -> None:
+    def __init__(self, pid: int, stdout: asyncio.StreamReader, output: asyncio.BaseTransport, ended: io.FileIO) -> None:
         self.pid = pid
         self.stdout = stdout
         self.returncode: int | None = None
         self._output = output
         self._is_over = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ended, self._note_end, ended)
+        self._loop.add_reader(ended.fileno(), self._note_end, ended)
 
     async def wait(self) -> int:
         """Implements `Process.wait`."""
@@ -58,10 +59,10 @@ class Forked:
         """Implements `Process.close`."""
         self._output.close()
 
-    def _note_end(self, ended: int) -> None:
-        self._loop.remove_reader(ended)
-        code = os.read(ended, _CODE_BYTES)
-        os.close(ended)
+    def _note_end(self, ended: io.FileIO) -> None:
+        self._loop.remove_reader(ended.fileno())
+        code = ended.read(_CODE_BYTES)
+        ended.close()
         # Without a code, also the process above it was killed.
         self.returncode = int(code) if code else -signal.SIGKILL
         self._is_over.set()
@@ -86,8 +87,12 @@ async def fork(server: Path, site: Site, folders: Sequence[Path]) -> Running:
         "folders": [str(folder) for folder in folders],
     }
     for _ in range(TRIES):
-        with contextlib.suppress(OSError, TimeoutError, ValueError, KeyError):
+        try:
             return await _fork(server, json.dumps(request).encode(), mark)
+        except TimeoutError:
+            break  # another try would take as long
+        except (OSError, ValueError, KeyError):
+            pass
     raise NoForkServer(str(server))
 
 
@@ -99,27 +104,22 @@ async def _fork(server: Path, request: bytes, mark: str) -> Running:
         theirs.enter_context(their_channel)
         printed, their_output = _pipe(ours, theirs)
         ended, their_end = _pipe(ours, theirs)
-        worker = os.pidfd_open(os.getpid())
-        theirs.callback(os.close, worker)
-        pid = await _request(server, request, [their_channel.fileno(), their_output, their_end, worker])
-        output, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(printed, "rb", 0, closefd=True)
-        )
+        pid = await _request(server, request, [their_channel.fileno(), their_output, their_end])
+        output, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), printed)
         ours.pop_all()
     channel.setblocking(False)
     return Running(Forked(pid, reader, output, ended), channel, mark)
 
 
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[int, int]:
+def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[io.FileIO, int]:
     """Return our end of a pipe, for reading, and theirs."""
     read, write = os.pipe()
-    ours.callback(os.close, read)
     theirs.callback(os.close, write)
-    return read, write
+    return ours.enter_context(io.FileIO(read, "rb")), write
 
 
 async def _request(server: Path, request: bytes, descriptors: list[int]) -> int:
-    """Return the id of the copy."""
+    """Return the id of the copy. The descriptors are in the order of `client_fn.training.copies.Descriptors`."""
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.setblocking(False)

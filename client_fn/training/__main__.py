@@ -61,9 +61,13 @@ def _become_a_copy(listener: int, environment: str) -> "tuple[int, int, list[str
         listener: descriptor of the listening socket.
         environment: digest of this process's environment.
     """
+    import os
     import socket
 
     fault = _find_fault()
+    if not fault and not hasattr(os, "pidfd_open"):
+        # As in some builds of Python. A copy would not be told that its worker has ended.
+        fault = "has no os.pidfd_open"
     if not fault:
         _name_our_package()
         fault = _import_all()

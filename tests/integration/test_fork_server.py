@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from client_fn.errors import BadSettings, TrainerDied
 from client_fn.site import Site
+from client_fn.trainer import environment
 from client_fn.trainer.fork_server import open_fork_server
 from client_fn.trainer.forked import Forked, NoForkServer, fork
 from client_fn.trainer.process import Trainer
@@ -147,6 +148,36 @@ async def test_what_is_no_request_is_refused(bench: Bench, request_: bytes) -> N
         assert isinstance(process_of(trainer), Forked)
 
 
+ASKS: Final = """
+import array, json, os, socket, sys
+from pathlib import Path
+from torch import nn
+
+class Asks(nn.Linear):
+    \"\"\"Asks the fork server for a trainer as a worker does.\"\"\"
+
+    def __init__(self, path, environment, answer):
+        super().__init__(2, 3)
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        request = {"mark": "1" * 32, "environment": environment, "memory_mb": 0, "folders": []}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
+            connection.connect(path)
+            socket.send_fds(connection, [json.dumps(request).encode()], [pair[0].fileno(), 2, 2])
+            Path(answer).write_bytes(b"answer: " + connection.recv(100))
+"""
+
+
+async def test_the_user_s_code_gets_no_trainer_of_its_own(bench: Bench, tmp_path: Path) -> None:
+    """It would end with nobody, and have no limit of memory."""
+    (bench.folder / "asks.py").write_text(ASKS)
+    digest = environment.digest(bench.site, os.environ)
+    arguments = {"path": str(bench.site.fork_server), "environment": digest, "answer": str(tmp_path / "answer")}
+    async with trainer_of(bench, bench.site) as trainer:
+        await trainer.do(Build(Model("asks:Asks", arguments), 1), {})
+        assert isinstance(process_of(trainer), Forked)
+    assert (tmp_path / "answer").read_bytes() == b"answer: "
+
+
 async def test_a_trainer_with_another_environment_is_a_new_process(bench: Bench) -> None:
     site = replace(bench.site, variables=("OWN_SETTING",))
     os.environ["OWN_SETTING"] = "1"
@@ -163,7 +194,7 @@ async def test_a_trainer_with_another_environment_is_a_new_process(bench: Bench)
 
 async def test_a_python_that_can_t_train_is_named_as_without_a_fork_server(bench: Bench, tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 3\n")
+    python.write_text("#!/bin/sh\nprintf 'a greeting without an end'; exit 3\n")
     python.chmod(0o700)
     for path, error in ((python, TrainerDied), (tmp_path / "none", BadSettings)):
         site = Site(python=str(path))
@@ -178,6 +209,20 @@ async def test_a_python_that_can_t_train_is_named_as_without_a_fork_server(bench
 async def two_of(mark: str) -> None:
     """Wait until a trainer and the process above it run."""
     await soon(lambda: len(bad_models.left_running(mark)) == 2)
+
+
+async def test_a_python_without_pidfds_trains_in_new_processes(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of conda and uv."""
+    (tmp_path / "sitecustomize.py").write_text("import os\ndel os.pidfd_open\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with (
+        open_fork_server(bench.site, os.environ) as server,
+        trainer_of(bench, replace(bench.site, fork_server=server)) as trainer,
+    ):
+        assert (await bench.build("good:Good", trainer)).files["weights"] == bench.expected
+        assert not isinstance(process_of(trainer), Forked)
 
 
 async def test_how_a_copy_ends_is_told(bench: Bench) -> None:

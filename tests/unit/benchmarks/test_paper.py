@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import strategies
 from benchmarks.paper import __main__ as program
 from benchmarks.paper import cells, cost, runs, summary, theirs
 from benchmarks.paper.cells import Cell
@@ -141,6 +142,12 @@ def test_one_run_of_every_cell_comes_before_a_second_one() -> None:
     after = cells.most_telling_first(wanted, [row(), row(seed=3)])
     assert after[0] == (replace(CELL, epochs=10), 1)
     assert [seed for cell, seed in after if cell == CELL] == [2, 4, 5]
+
+
+def test_the_strategies_have_the_settings_that_were_chosen() -> None:
+    chosen = strategies.SETTINGS["mnist-shards"].strategies
+    for name, own in cells.strategies().items():
+        assert {**own["strategy"], **own["training"]} == chosen[name]
 
 
 @pytest.mark.usefixtures("own_strategies")
