@@ -166,8 +166,28 @@ def test_the_best_other_strategy_stands_beside_the_paper_s() -> None:
     found = summary.of([row(rounds=240), row(quick, rounds=110), row(quick, 2, rounds=120), row(kept, rounds=500)])
     assert summary.halved(found) == (1, 1)
     _, lines = summary.table(found)
-    paper = ["nn", "5", "adam", "10", "236.0 [212, 260]"]
+    paper = ["nn", "5", "adam", "10", "236.0 [212, 260]", "180.2 to 299.0"]
     assert lines == [[*paper, "240", "within", "500", "115.0 [110, 120] (quick)"]]
+
+
+@pytest.mark.usefixtures("own_strategies")
+def test_the_best_other_strategy_is_compared_with_our_fedavg_of_the_same_seeds() -> None:
+    quick, other = replace(CELL, strategy="quick"), replace(CELL, clients=30)
+    found = [row(quick, 2, rounds=110), row(quick, 3, rounds=110)]
+    assert summary.halved_of_ours(summary.of(found)) == (0, 0)
+    assert summary.halved_of_ours(summary.of([*found, row(seed=1, rounds=500)])) == (0, 0)
+    assert summary.halved_of_ours(summary.of([*found, row(seed=1, rounds=500), row(seed=2, rounds=219)])) == (0, 1)
+    more = [row(replace(other, strategy="quick"), rounds=9), row(other, accuracy=[0.5] * 500)]
+    assert summary.halved_of_ours(summary.of([*found, row(seed=2, rounds=220), *more])) == (2, 2)
+
+
+@pytest.mark.usefixtures("own_strategies")
+def test_a_cell_whose_list_is_a_copy_is_compared_with_nothing() -> None:
+    copied = next(cell for cell in cells.grid() if theirs.trap(cell))
+    found = summary.of([row(copied, rounds=100), row(replace(copied, strategy="quick"), rounds=5)])
+    assert found[copied].verdict == ""
+    assert summary.halved(found) == (0, 0)
+    assert summary.table(found)[1][0][5:8] == ["", "100", ""]
 
 
 def test_a_run_that_has_not_reached_the_target_has_more_rounds() -> None:
