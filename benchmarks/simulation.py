@@ -240,7 +240,7 @@ class Simulation:
 
     async def serve_clients(self) -> None:
         """Do the clients' tasks until cancelled: as many at once as are trained in one program, by default one."""
-        bus, most = self._sdk.broker, self._warm.site.group
+        bus, most = self._sdk.broker, self._warm.site.most_together
         tasks = bus.subscribe(topics.platform_tasks(PLATFORM), durable="clients", prefetch=most)
         async with tasks as deliveries, task_group() as group:
             # The next one comes when one of them is acknowledged.
@@ -300,7 +300,7 @@ async def open_simulation(
     site, ready = Site(device=device, together=together), asyncio.Event()
     with CodeStore(None, None) as code:
         trainers = OneProcess(site, code)
-        gathering = Gathering(trainers, site.group, site.memory_mb) if site.group > 1 else None
+        gathering = Gathering(trainers, site.most_together, site.memory_mb) if site.most_together > 1 else None
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         async with _broker(store) as (bus, folder), task_group() as group:
             simulation = Simulation(bus, warm, folder, behaviour, data_dir)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks import rows
 from broker.support import logs
-from client_fn import groups
+from client_fn import alike
 from client_fn.site import MOST_TOGETHER, Site, machine_memory_mb
 from client_fn.trainer.process import Answer, Trainer
 from client_fn.trainer.shared import SharedBytes
@@ -121,8 +121,8 @@ async def train_together(trainer: Trainer, members: Sequence[Member]) -> list[An
     answers: list[Answer] = []
     for part in range(parts):
         own = members[part::parts]
-        order, files = groups.order_for(own, machine_memory_mb())
-        for found in groups.answers_of(await trainer.do(order, files), len(own)):
+        order, files = alike.order_for(own, machine_memory_mb())
+        for found in alike.answers_of(await trainer.do(order, files), len(own)):
             if isinstance(found, str):
                 raise SystemExit(f"a client must be trained alone: {found}")
             answers.append(found)

@@ -159,10 +159,8 @@ async def handle(
                 prepared = await prepare()
                 answer = await _train(task, prepared, warm, lease, on_training=on_training)
         else:
-            with warm.gathering.expecting():
-                async with warm.gathering.preparing:
-                    prepared = await prepare()
-            answer = await _train_with_others(task, prepared, warm, lease, warm.gathering, on_training=on_training)
+            train = functools.partial(_train_with_others, task, prepare, warm, lease, warm.gathering)
+            prepared, answer = await train(on_training=on_training)
         if on_trained:
             on_trained()
         own, states = prepared.own, _states(answer)
@@ -251,22 +249,26 @@ async def _train(
 
 async def _train_with_others(
     task: RoundTask,
-    prepared: _Prepared,
+    prepare: Callable[[], Awaitable[_Prepared]],
     warm: WarmState,
     lease: Lease,
     gathering: "Gathering",
     *,
     on_training: Callable[[], None] | None,
-) -> Answer:
-    """Train as `_train` does, in one program with tasks that are like this one, if there are any."""
+) -> tuple[_Prepared, Answer]:
+    """Prepare and train a task, in one program with tasks that are like this one, if there are any."""
     # Imported here because every cold start of a function would pay for it.
-    from client_fn import groups
+    from client_fn import alike
     from client_fn.gathering import Ready
 
-    order = order_of(task, prepared.shard, warm.site, lease.left_s)
-    return await gathering.train(
-        Ready(
-            keys=groups.keys_of(task, order),
+    keys = alike.keys_of(task, order_of(task, None, warm.site, lease.left_s))
+    async with gathering.ahead.place("" if keys is None else keys.job) as place:
+        with gathering.expecting():
+            prepared = await prepare()
+        gathering.ahead.fill(place, alike.size_of(prepared.inputs))
+        order = order_of(task, prepared.shard, warm.site, lease.left_s)
+        ready = Ready(
+            keys=alike.keys_of(task, order),
             names=_names(task),
             order=order,
             inputs=prepared.inputs,
@@ -274,7 +276,7 @@ async def _train_with_others(
             on_training=on_training,
             alone=lambda: _train(task, prepared, warm, lease, on_training=on_training),
         )
-    )
+        return prepared, await gathering.train(ready)
 
 
 def _names(task: RoundTask) -> Names:

@@ -8,14 +8,16 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final, NamedTuple
 
 from broker.support import loggers
-from client_fn import groups
+from client_fn import alike
+from client_fn.ahead import Ahead
+from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
-from client_fn.errors import ClientError, LeaseOver
-from client_fn.groups import Keys
+from client_fn.errors import ClientError, LeaseOver, LimitExceeded, TrainerDied
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -27,7 +29,11 @@ WAIT_S: Final = 0.005
 PREPARING_S: Final = 0.25
 """How long it waits in all while the worker fetches the inputs of others. Seconds."""
 
-REASONS_KEPT: Final = 16
+ANSWERS_S: Final = 5.0
+"""How long before the deadline a training of several clients ends, so that those that have made all steps still give
+their answers; at most a quarter of the time. Seconds."""
+
+JOBS_KEPT: Final = 16
 
 log = loggers.get_logger(__name__)
 
@@ -54,23 +60,29 @@ class Ready(NamedTuple):
     alone: Callable[[], Awaitable[Answer]]
 
 
+class _Turn(Enum):
+    """What a task gets that may now use the trainer."""
+
+    YOURS = "yours"
+
+
 @dataclass(eq=False)
 class _Waiting:
     """A task that waits for its turn, or for the answer that another one brings along.
 
     Attributes:
         ready: the task.
-        turn: None: it has the turn; or the answer.
+        result: the turn, or the answer. It is done at once when the task is given up, before the task itself runs.
         is_alone: whether it must be trained alone.
     """
 
     ready: Ready
-    turn: asyncio.Future[Answer | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: asyncio.Future[Answer | _Turn] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     is_alone: bool = False
 
     @property
     def keys(self) -> Keys | None:
-        """Implements `groups.HasKeys`."""
+        """Implements `alike.HasKeys`."""
         return None if self.is_alone else self.ready.keys
 
 
@@ -83,11 +95,11 @@ class Gathering:
         memory_mb: what a trainer may use, in MiB.
 
     Attributes:
-        preparing: held while a task's inputs are fetched, so that each shared one is fetched once.
+        ahead: the tasks that are prepared. Those that are trained one by one are not prepared all at once.
     """
 
     def __init__(self, trainers: Trainers, most: int, memory_mb: int) -> None:
-        self.preparing = asyncio.Lock()
+        self.ahead = Ahead(memory_mb, self._most_of)
         self._trainers = trainers
         self._most = most
         self._memory_mb = memory_mb
@@ -95,12 +107,13 @@ class Gathering:
         self._is_busy = False
         self._expected = 0
         self._changed = asyncio.Event()
-        self._reasons: dict[str, str] = {}
+        self._limits: dict[str, int] = {}
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
         """Say for a block that a task will wait here soon."""
         self._expected += 1
+        self._changed.set()
         try:
             yield
         finally:
@@ -120,33 +133,33 @@ class Gathering:
         self._waiting.append(mine)
         self._changed.set()
         if not self._is_busy:
-            self._pass_on()
+            self._give_turn()
         try:
-            answer = await mine.turn
+            result = await mine.result
         except asyncio.CancelledError:
             if mine in self._waiting:
                 self._waiting.remove(mine)
-            elif not mine.turn.cancelled() and mine.turn.result() is None:
-                self._pass_on()
+            elif not mine.result.cancelled() and mine.result.result() is _Turn.YOURS:
+                self._give_turn()
             raise
-        if answer is not None:
-            return answer
+        if isinstance(result, Answer):
+            return result
         try:
             return await self._trained(mine) or await ready.alone()
         finally:
-            self._pass_on()
+            self._give_turn()
 
-    def _pass_on(self) -> None:
-        """Give the turn to the task that waits longest."""
+    def _give_turn(self) -> None:
+        """Give the turn to the task that waits longest: then one has it, or none waits and `_is_busy` is false."""
         # One that is being given up may still be in the list: its future is cancelled before it can take itself out.
-        self._waiting = [waiting for waiting in self._waiting if not waiting.turn.done()]
+        self._waiting = [waiting for waiting in self._waiting if not waiting.result.done()]
         self._is_busy = bool(self._waiting)
         if self._waiting:
-            self._waiting.pop(0).turn.set_result(None)
+            self._waiting.pop(0).result.set_result(_Turn.YOURS)
 
     async def _trained(self, mine: _Waiting) -> Answer | None:
         """Train a task with others, which get their answers. None: it must be trained alone."""
-        group = [waiting for waiting in await self._gathered(mine) if waiting is mine or not waiting.turn.done()]
+        group = await self._gathered(mine)
         if len(group) == 1:
             return None
         others = group[1:]
@@ -162,59 +175,83 @@ class Gathering:
             self._waiting[:0] = [
                 other
                 for other, answer in zip(others, answers[1:], strict=True)
-                if answer is None and not other.turn.done()
+                if answer is None and not other.result.done()
             ]
         for other, answer in zip(others, answers[1:], strict=True):
-            if answer is not None and not other.turn.done():
-                other.turn.set_result(answer)
+            if answer is not None and not other.result.done():
+                other.result.set_result(answer)
         return answers[0]
 
     async def _gathered(self, mine: _Waiting) -> list[_Waiting]:
         """Wait a little for tasks that are like this one, and return all of them."""
-        keys = mine.keys
-        if keys is None or keys.job in self._reasons:
+        most = 1 if mine.keys is None else self._most_of(mine.keys.job)
+        if most == 1:
             return [mine]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PREPARING_S):
-                while len(groups.choose(mine, self._waiting, self._most)) < self._most:
+                while len(self._chosen(mine, most)) < most:
                     self._changed.clear()
                     async with asyncio.timeout(None if self._expected else WAIT_S):
                         await self._changed.wait()
-        return groups.choose(mine, self._waiting, self._most)
+        return self._chosen(mine, most)
+
+    def _chosen(self, mine: _Waiting, most: int) -> list[_Waiting]:
+        """Return this task and those that can be trained with it, without those that are being given up."""
+        chosen = alike.choose(mine, [other for other in self._waiting if not other.result.done()], most)
+        return chosen[: max(1, alike.how_many_fit([waiting.ready.inputs for waiting in chosen]))]
 
     async def _answers(self, group: list[_Waiting]) -> list[Answer | None]:
         """Return the answers of tasks that were trained together; None for those that must be trained alone."""
-        first = group[0].ready
+        try:
+            answer = await self._answer(group)
+        except ClientError as exc:
+            self._limit(group, len(group) // 2 if _is_of_size(exc) else 1, str(exc))
+            return [None] * len(group)
+        except Exception as exc:
+            # The outermost loop of several tasks: an error of ours must not fail one client after the other.
+            log.exception("clients can't be trained together because of an error of ours", clients=len(group))
+            self._limit(group, 1, repr(exc))
+            return [None] * len(group)
+        found = alike.answers_of(answer, len(group))
+        reasons = {each for each in found if isinstance(each, str)}
+        if fewer := answer.facts.get("fewer"):
+            self._limit(group, len(group) // 2, str(fewer))
+        elif len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
+            self._limit(group, 1, reasons.pop())
+        elif reasons:
+            log.debug("clients are trained one by one", clients=len(reasons), reasons=sorted(reasons))
+        return [each if isinstance(each, Answer) else None for each in found]
+
+    async def _answer(self, group: list[_Waiting]) -> Answer:
+        """Return the trainer's answer to the order for several clients."""
         left_s = min(waiting.ready.left_s() for waiting in group)
+        end_s = left_s - min(ANSWERS_S, left_s / 4)
         members = [
-            (waiting.ready.order._replace(left_s=left_s), waiting.ready.inputs)
+            (waiting.ready.order._replace(left_s=end_s), waiting.ready.inputs)
             for waiting in group
             if isinstance(waiting.ready.order, Train)
         ]
-        order, files = groups.order_for(members, self._memory_mb)
+        order, files = alike.order_for(members, self._memory_mb)
 
         def on_training() -> None:
             for waiting in group:
                 if waiting.ready.on_training is not None:
                     waiting.ready.on_training()
 
-        try:
-            answer = await self._trainers.do(first.names, order, files, on_training=on_training, limit_s=left_s)
-        except LeaseOver:
-            return [None] * len(group)
-        except ClientError as exc:
-            self._note(group, str(exc))
-            return [None] * len(group)
-        found = groups.answers_of(answer, len(group))
-        reasons = {each for each in found if isinstance(each, str)}
-        if len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
-            self._note(group, reasons.pop())
-        elif reasons:
-            log.debug("clients are trained one by one", clients=len(reasons), reasons=sorted(reasons))
-        return [each if isinstance(each, Answer) else None for each in found]
+        names = group[0].ready.names
+        return await self._trainers.do(names, order, files, on_training=on_training, limit_s=left_s)
 
-    def _note(self, group: list[_Waiting], reason: str) -> None:
-        """Keep in mind that clients of a job can't be trained together."""
-        log.debug("the clients of this job are trained one by one", clients=len(group), reason=reason)
+    def _most_of(self, job: str) -> int:
+        """Return how many clients of a job may be trained together."""
+        return self._limits.get(job, self._most) if job else 1
+
+    def _limit(self, group: list[_Waiting], most: int, reason: str) -> None:
+        """Keep in mind how many clients of a job may be trained together; 1: one by one."""
+        log.debug("fewer clients of this job are trained together", clients=len(group), from_now=most, reason=reason)
         if (keys := group[0].ready.keys) is not None:
-            keep(self._reasons, keys.job, reason, limit=REASONS_KEPT)
+            keep(self._limits, keys.job, most, limit=JOBS_KEPT)
+
+
+def _is_of_size(exc: ClientError) -> bool:
+    """Return whether fewer clients may succeed. A signal may be the kernel's, which ends who uses too much memory."""
+    return isinstance(exc, LeaseOver | LimitExceeded) or (isinstance(exc, TrainerDied) and exc.retryable)

@@ -86,7 +86,7 @@ class Site:
     secret: bytes | None = field(default=None, repr=False)
 
     @property
-    def group(self) -> int:
+    def most_together(self) -> int:
         """How many clients of a round a local worker may train in one program."""
         return self.together or (MOST_TOGETHER if self.device.startswith("cuda") else 1)
 

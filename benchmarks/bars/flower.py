@@ -5,12 +5,14 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import processes
 from benchmarks.bars.bar import NotMeasured
+from broker.support.processes import signal_on_parent_death
 
 FOLDER: Final = Path(__file__).parent.parent / "flower"
 PYTHON: Final = Path(os.environ.get("FLOWER_PYTHON", FOLDER / ".venv/bin/python"))
@@ -20,6 +22,8 @@ PACKAGES: Final = ("flwr", "ray")
 
 START_S: Final = 180.0
 ROUND_S: Final = 900.0
+DEPLOYED_S: Final = 240.0
+"""A round of ten SuperNodes takes a minute on two idle cores. On a busy machine they start ever more processes."""
 
 Shapes = Sequence[Sequence[int]]
 
@@ -109,12 +113,13 @@ async def deployment(clients: int, shapes: Shapes, rounds: int, *, own: bool) ->
     """
     arguments = [*_arguments("deploy.py", clients, shapes), *(["--own"] if own else [])]
     process = await asyncio.create_subprocess_exec(
-        *(*arguments, "--rounds", str(rounds), "--limit", str(ROUND_S)),
+        *(*arguments, "--rounds", str(rounds), "--limit", str(DEPLOYED_S)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=signal_on_parent_death(signal.SIGTERM),
     )
     try:
-        async with asyncio.timeout(START_S + rounds * ROUND_S):
+        async with asyncio.timeout(START_S + rounds * DEPLOYED_S):
             out, _ = await process.communicate()
     finally:
         await _end(process)

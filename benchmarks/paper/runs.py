@@ -175,7 +175,7 @@ def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:
         "torch": importlib.metadata.version("torch"),
         "processor": ", ".join(outcome.processors),
         "device": device_name(device),
-        "together": Site(device=device).group,
+        "together": Site(device=device).most_together,
         # What else the machine did: with more of it than cores, the seconds say little.
         "load": round(os.getloadavg()[2], 1),
     }

@@ -72,11 +72,11 @@ class LocalPlatform(BasePlatform[Settings, None]):
         except (GeneratorExit, asyncio.CancelledError):
             # The run is given up. A training can't be interrupted, so the worker is killed.
             if is_ours:
-                self._pool.give_up(worker)
+                self._pool.give_up(worker, (task.id, attempt))
                 is_ours = False
             raise
         finally:
-            del worker.reports[task.id]
+            del worker.reports[task.id, attempt]
             if is_ours:
                 self._pool.put_back(worker)
             self._pool.end_if_retired(worker)

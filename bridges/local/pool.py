@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import random
@@ -13,7 +14,7 @@ from typing import Final
 from bridges import environment
 from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
-from bridges.local.worker import LINE_BYTES, READY_S, Worker
+from bridges.local.worker import LINE_BYTES, READY_S, Request, Worker
 from broker.messages.invocation import WorkerReady
 from broker.support import backoff, loggers, logs, processes
 from broker.support.tasks import task_group
@@ -154,13 +155,18 @@ class Pool:
         if worker.is_retired and not worker.reports:
             worker.process.kill()
 
-    def give_up(self, worker: Worker) -> None:
+    def give_up(self, worker: Worker, request: Request) -> None:
         """Kill a worker whose task was given up; `keep_one_running` starts another one.
 
-        If it trains or waits with other tasks, they go on: the worker itself ends a training at its deadline.
+        If it trains or waits with other tasks, it goes on: it ends a training at its deadline. Until then the task that
+        was given up keeps its place there.
+
+        Args:
+            worker: the worker, which has not trained the task.
+            request: the task's id and the attempt's number.
         """
-        if worker.taken > 1:
-            self.put_back(worker)
+        if worker.taken - len(worker.given_up) > 1:
+            worker.given_up[request] = functools.partial(self.put_back, worker)
         elif worker.process.returncode is None:
             log.info("worker is killed: its task was given up", worker=worker.name)
             worker.process.kill()

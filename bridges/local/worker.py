@@ -35,6 +35,10 @@ _TAIL_BYTES: Final = 4096
 _LINE_CHARS: Final = 300
 
 
+Request = tuple[str, int]
+"""A task's id and the attempt's number: the worker may still be busy with an earlier attempt at the task."""
+
+
 class Worker:
     """A worker process.
 
@@ -46,7 +50,8 @@ class Worker:
     Attributes:
         name: name of the worker; the ids of its activations begin with it.
         process: the process; it may have ended.
-        reports: the queue of each task's reports, by the task's id.
+        reports: the queue of each request's reports.
+        given_up: what to call when the worker has done with a request that nobody waits for any more.
         answers: what will be the answer to each look at a client's data, by the request's id.
         count: number of tasks that the worker got so far.
         taken: number of tasks that it has been taken for and that it has not trained.
@@ -59,7 +64,8 @@ class Worker:
     def __init__(self, name: str, process: Group, on_ready: Callable[[], None]) -> None:
         self.name = name
         self.process = process
-        self.reports: dict[str, asyncio.Queue[Report]] = {}
+        self.reports: dict[Request, asyncio.Queue[Report]] = {}
+        self.given_up: dict[Request, Callable[[], None]] = {}
         self.answers: dict[str, asyncio.Future[DataReport]] = {}
         self.count = 0
         self.taken = 0
@@ -80,7 +86,7 @@ class Worker:
             attempt: number of the attempt, from 1.
 
         Returns:
-            The queue of the task's reports.
+            The queue of the request's reports.
 
         Raises:
             InvocationFailed: the process has no input.
@@ -88,7 +94,7 @@ class Worker:
         if self.process.stdin is None:
             raise InvocationFailed(f"{self.name} has no input")
         self.count += 1
-        queue = self.reports[task.id] = asyncio.Queue()
+        queue = self.reports[task.id, attempt] = asyncio.Queue()
         self.process.stdin.write(codec.encode(InvocationRequest(task, attempt)) + b"\n")
         return queue
 
@@ -117,8 +123,8 @@ class Worker:
         Args:
             reason: why, for people.
         """
-        for task_id, queue in self.reports.items():
-            queue.put_nowait(Report(task_id, "failed", reason=reason))
+        for (task_id, attempt), queue in self.reports.items():
+            queue.put_nowait(Report(task_id, "failed", reason=reason, attempt=attempt))
         for answer in self.answers.values():
             if not answer.done():
                 answer.set_exception(InvocationFailed(reason))
@@ -155,7 +161,7 @@ class Worker:
         return said[-1][:_LINE_CHARS] if said else ""
 
     async def _read_reports(self) -> None:
-        """Put each report into the queue of its task, until the worker's output ends."""
+        """Put each report into the queue of its request, until the worker's output ends."""
         if self.process.stdout is None:
             return
         try:
@@ -188,8 +194,16 @@ class Worker:
                 answer.set_result(said.report)
             return
         report = codec.decode(Report, line)
-        if report.id in self.reports:
-            self.reports[report.id].put_nowait(report)
+        request = self._request_of(report)
+        if request in self.reports:
+            self.reports[request].put_nowait(report)
+        elif report.state != "training" and (on_end := self.given_up.pop(request, None)) is not None:
+            on_end()
+
+    def _request_of(self, report: Report) -> Request:
+        """Return the request that a report is about. Workers of the last release do not name the attempt."""
+        same_task = (request for request in reversed(self.reports) if request[0] == report.id and not report.attempt)
+        return next(same_task, (report.id, report.attempt))
 
     async def _watch(self) -> None:
         """Kill the worker when it is silent: frozen, or blocked for ever. Its tasks are tried again then."""

@@ -66,7 +66,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
             return
         bus = await stack.enter_async_context(broker.connect(url, name=f"worker-{os.getpid()}", provision=False))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gathering = Gathering(trainers, site.group, site.memory_mb) if site.group > 1 else None
+        gathering = Gathering(trainers, site.most_together, site.memory_mb) if site.most_together > 1 else None
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
@@ -112,7 +112,7 @@ async def _beat(reports: BinaryIO) -> None:
 
 async def _execute(request: InvocationRequest, bus: Broker, warm: WarmState, reports: BinaryIO, *, cold: bool) -> None:
     def report(state: Literal["training", "trained", "done"], *, cold: bool = False) -> None:
-        _write(Report(request.task.id, state, cold=cold), reports)
+        _write(Report(request.task.id, state, cold=cold, attempt=request.attempt), reports)
 
     try:
         await handle(

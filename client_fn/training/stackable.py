@@ -27,6 +27,7 @@ _OWN: Final = ("fit", "optimizer", "loss", "predict", "collate", "arrays", "load
 """Methods of a learner that our program for several clients does not call."""
 
 _HOOKS: Final = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_PARAMETER_HOOKS: Final = ("_backward_hooks", "_post_accumulate_grad_hooks")
 
 
 def of_order(order: Train, learner: Learner) -> str:
@@ -71,6 +72,8 @@ def of_model(model: Any, order: Train) -> str:
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     if not dtypes <= {torch.float32} and not dtypes <= {torch.float64}:
         return f"the parameters are {', '.join(sorted(map(str, dtypes)))}"
+    if any(getattr(parameter, hooks, None) for parameter in model.parameters() for hooks in _PARAMETER_HOOKS):
+        return "a parameter has hooks"
     return next((reason for part in model.modules() for reason in _of_part(part)), "")
 
 

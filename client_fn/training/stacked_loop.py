@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from client_fn import strategies
+from client_fn.errors import LeaseOver
 from client_fn.strategies.base import ClientStrategy
 from client_fn.training import batches, losses, optimizers, stacked
 from client_fn.training.batches import TensorSamples
@@ -84,12 +85,16 @@ class Trained:
     Args:
         values: the parameters of all clients by name, each (clients, ...).
         losses: before each step (steps, clients).
-        drawn: who has made which step.
+        drawn: who makes which step.
         optimizer: of all clients.
+        made: how many steps there was time for.
     """
 
-    def __init__(self, values: Mapping[str, Tensor], losses: Tensor, drawn: Plan, optimizer: stacked.Rows) -> None:
+    def __init__(
+        self, values: Mapping[str, Tensor], losses: Tensor, drawn: Plan, optimizer: stacked.Rows, made: int
+    ) -> None:
         self._values = values
+        self._made = made
         self._totals = losses.double().cpu() * drawn.sizes
         self._plan = drawn
         self.optimizer = optimizer
@@ -98,6 +103,10 @@ class Trained:
     def parameters(self, row: int) -> dict[str, Tensor]:
         """Return a client's parameters by name."""
         return {name: values[row] for name, values in self._values.items()}
+
+    def has_ended(self, row: int) -> bool:
+        """Return whether a client has made all its steps."""
+        return self._plan.steps[row] <= self._made
 
     def is_finite(self, row: int) -> bool:
         """Return whether all losses of a client are finite."""
@@ -119,6 +128,8 @@ class Trained:
 def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Train) -> Trained:
     """Train all clients from the model's parameters. The model is left as it was, and the optimizers have no state.
 
+    At the deadline, only those that have made all their steps have ended.
+
     Args:
         ours: predicts.
         model: has the round's weights.
@@ -128,7 +139,6 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
     Raises:
         NotStackable: there is no optimizer for several clients, a state is of different ages, or the loss does not
             depend on some parameter.
-        LeaseOver: the deadline has passed.
     """
     context, drawn = members[0].context, plan(members)
     optimizer = stacked.make([member.optimizer for member in members], drawn.steps)
@@ -141,12 +151,17 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
     rows, sizes = drawn.rows.to(context.device), drawn.sizes.to(context.device)
     found = torch.zeros(sizes.shape, dtype=values.dtype, device=context.device)
     model.train()
+    made = 0
     for step, count in enumerate(drawn.counts):
-        context.before_batch()
+        try:
+            context.before_batch()
+        except LeaseOver:
+            break
         batch = tuple(_taken(part, rows[step, :count]) for part in samples)
         gradients, found[step, :count] = program.gradients(values[:count], batch, sizes[step, :count])
         optimizer.step(values[:count], gradients, step)
-    return Trained(program.shaped(values), found, drawn, optimizer)
+        made = step + 1
+    return Trained(program.shaped(values), found, drawn, optimizer, made)
 
 
 class _Program:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from client_fn import strategies
-from client_fn.errors import BadData, TrainingFailed, UserCodeFailed
+from client_fn.errors import BadData, LeaseOver, TrainingFailed, UserCodeFailed
 from client_fn.training import (
     batches,
     fit,
@@ -25,12 +25,14 @@ from client_fn.training import (
     stackable,
     stacked_loop,
     tensors,
+    tracebacks,
     updates,
     work,
 )
 from client_fn.training.batches import TensorSamples
 from client_fn.training.context import Context
 from client_fn.training.judge import Judged
+from client_fn.training.learner import Learner
 from client_fn.training.orders import Together, Train
 from client_fn.training.packets import Content
 from client_fn.training.randomness import seeded
@@ -44,6 +46,11 @@ METRIC: Final = "together"
 _IGNORED: Final = -100
 """The label that torch's cross-entropy leaves out."""
 
+_TIME: Final = "the time was over"
+
+_OF_MEMORY: Final = frozenset({"MemoryError", "OutOfMemoryError"})
+"""Classes of errors, as `tracebacks.explain` names them."""
+
 
 def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
     """Train several clients, or say which of them must be trained alone.
@@ -54,26 +61,33 @@ def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
         say: tells the worker what happens.
 
     Returns:
-        The fact `clients`, a list: the facts of each client's answer, or `alone` with the reason. The files of an
-        answer have the client's number in front.
+        The fact `clients`, a list: the facts of each client's answer, or `alone` with the reason; and the fact `fewer`,
+        if time or memory was not enough for all: why fewer clients should be trained together. The files of an answer
+        have the client's number in front.
 
     Raises:
         UserCodeFailed: the model can't be built, or the training fails.
         BadSettings: the device can't be used.
-        LeaseOver: the deadline has passed.
     """
     group = _Group(order, inputs, say)
     say("training")
-    answers: dict[int, Answer] = {}
     try:
         for part in group.parts():
-            answers |= group.train(part)
+            group.train(part)
     except NotStackable as exc:
         group.reason = str(exc)
+    except LeaseOver:
+        group.reason = group.fewer = _TIME
+    except (RuntimeError, MemoryError) as exc:
+        # The clients that have their answer keep it.
+        if (found := tracebacks.explain(exc)).cause not in _OF_MEMORY:
+            raise
+        group.reason = group.fewer = f"the memory was too small: {found.text}"
+    answers = group.answers
     alone = {number: {"alone": group.alone.get(number, group.reason)} for number in range(len(order.members))}
     facts = [answers[number][0] if number in answers else alone[number] for number in alone]
     files = {orders.of_member(number, name): file for number in answers for name, file in answers[number][1].items()}
-    return {"clients": facts}, files
+    return {"clients": facts, **({"fewer": group.fewer} if group.fewer else {})}, files
 
 
 class _Client(NamedTuple):
@@ -97,7 +111,14 @@ class _Client(NamedTuple):
 
 
 class _Group:
-    """The clients of an order. Those that can't be trained with the others are in `alone`, with the reason."""
+    """The clients of an order.
+
+    Attributes:
+        answers: of those that are trained, by their numbers.
+        alone: why one can't be trained with the others, by its number.
+        reason: why those that are in neither must be trained alone.
+        fewer: why fewer of them should be trained together; empty: nothing speaks against it.
+    """
 
     def __init__(self, order: Together, inputs: Mapping[str, Content], say: Say) -> None:
         self._order, self._inputs, self._say = order, inputs, say
@@ -105,7 +126,11 @@ class _Group:
         self._begin_s = time.perf_counter()
         self._end_s = time.monotonic() + min(member.left_s for member in order.members)
         self._learner = learner.make(first)
+        # Each client's own, as alone: `evaluate` may use what `data` has kept.
+        self._learners: dict[int, Learner] = {}
+        self.answers: dict[int, Answer] = {}
         self.alone: dict[int, str] = {}
+        self.fewer = ""
         self.reason = stackable.of_order(first, self._learner)
         self._data: dict[int, Any] = {}
         if not self.reason:
@@ -126,12 +151,16 @@ class _Group:
             return []
         return [numbers[start : start + most] for start in range(0, len(numbers), most)]
 
-    def train(self, numbers: Sequence[int]) -> dict[int, Answer]:
-        """Train some clients, and return their answers."""
+    def train(self, numbers: Sequence[int]) -> None:
+        """Train some clients.
+
+        Raises:
+            LeaseOver: the deadline has passed, before some of them have made all steps.
+        """
         self._layers.shared.load(self._base)  # the answers of other clients have used its memory
         clients = self._prepared(numbers)
         if not clients:
-            return {}
+            return
         if reason := self._reason_of_samples(clients):
             raise NotStackable(reason)
         seconds = {"build": time.perf_counter() - self._begin_s}
@@ -140,19 +169,24 @@ class _Group:
             members = [Member(each.context, each.samples, each.optimizer) for each in clients.values()]
             trained = stacked_loop.train(self._learner, self._model, members, self._order.members[0])
         seconds["train"] = time.perf_counter() - begin_s
-        answers = {}
         for row, (number, client) in enumerate(clients.items()):
+            if not trained.has_ended(row):
+                continue
             if trained.is_finite(row):
-                answers[number] = self._answer(client, trained, row, seconds)
+                self._say("alive")
+                self.answers[number] = self._answer(client, trained, row, seconds)
             else:
                 self.alone[number] = "its loss is not finite"
-        return answers
+        if not trained.has_ended(0):
+            raise LeaseOver("", 0.0)
 
     def _read(self) -> None:
         for number, member in enumerate(self._order.members):
+            self._say("alive")
             own = self._files(number)
             try:
-                data = work.data_of(learner.make(member), member, own)
+                self._learners[number] = learner.make(member)
+                data = work.data_of(self._learners[number], member, own)
                 self._data[number] = holdout.split(data, member.evaluation.holdout)
             except (BadData, UserCodeFailed) as exc:
                 self.alone[number] = f"{type(exc).__name__}: {exc}"
@@ -167,6 +201,7 @@ class _Group:
         """Return the clients that can begin, those with the most steps first."""
         clients: dict[int, _Client] = {}
         for number in numbers:
+            self._say("alive")
             try:
                 clients[number] = self._client(number)
             except (BadData, UserCodeFailed) as exc:
@@ -175,20 +210,20 @@ class _Group:
         return {number: clients[number] for number in sorted(clients, key=lambda number: -counts[number])}
 
     def _client(self, number: int) -> _Client:
-        order, split, model = self._order.members[number], self._data[number], self._model
-        samples = batches.of(split.rest, self._learner.collate)
+        order, ours, split, model = self._order.members[number], self._learners[number], self._data[number], self._model
+        samples = batches.of(split.rest, ours.collate)
         if not isinstance(samples, TensorSamples):
             raise NotStackable("the samples are no tensors")
         if not len(samples):
             raise TrainingFailed("there are no samples")
-        judging = work.evaluation_context(self._learner, model, order, self._say, self._end_s)
-        judged = judge.judge(self._learner, model, split.held, judging)
+        judging = work.evaluation_context(ours, model, order, self._say, self._end_s)
+        judged = judge.judge(ours, model, split.held, judging)
         measured = {}
         if strategies.make(order.strategy).needs_loss:
-            judging = work.evaluation_context(self._learner, model, order, self._say, self._end_s)
-            measured[fit.GLOBAL_LOSS] = judge.loss(self._learner, model, split.rest, judging)
+            judging = work.evaluation_context(ours, model, order, self._say, self._end_s)
+            measured[fit.GLOBAL_LOSS] = judge.loss(ours, model, split.rest, judging)
         own = self._files(number)
-        context = work.training_context(self._learner, model, order, own, say=self._say, end_s=self._end_s)
+        context = work.training_context(ours, model, order, own, say=self._say, end_s=self._end_s)
         return _Client(order, samples, judged, measured, context, context.optimizer(model))
 
     def _reason_of_samples(self, clients: Mapping[int, _Client]) -> str:

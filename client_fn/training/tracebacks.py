@@ -12,7 +12,8 @@ _TEXT = 2000
 """Longest text of an exception that is passed on."""
 
 _NAME = 200
-_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says where Python raises a MemoryError."""
 
 
 class Cause(NamedTuple):
@@ -40,7 +41,7 @@ def explain(exc: BaseException) -> Cause:
     where = "".join(f"{_short(file)}:{line}" for file, line in (own or places)[-1:])
     text = _text(exc)
     # torch raises a RuntimeError where Python raises a MemoryError, and only its text would say what it is.
-    cause = "MemoryError" if _NO_MEMORY in text else type(exc).__name__
+    cause = "MemoryError" if NO_MEMORY in text else type(exc).__name__
     return Cause(cause[:_NAME], where[-_NAME:], text)
 
 

@@ -148,7 +148,7 @@ def describe_repeatability(site: Site) -> str:
         site: the site, whose device decides, and whether clients are trained together.
     """
     if site.device in {"", "cpu"}:
-        if site.group == 1:
+        if site.most_together == 1:
             return ""
         return "clients are trained together: the bits of a client's update depend on who trains beside it"
     return f"device {site.device}: the same job may give another digest; torch promises equal bits only on a CPU"

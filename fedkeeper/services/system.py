@@ -63,7 +63,7 @@ def workers_for(site: Site) -> int:
     Args:
         site: the site's settings.
     """
-    return 1 if site.group > 1 and site.device not in {"", "cpu"} else cores()
+    return 1 if site.most_together > 1 and site.device not in {"", "cpu"} else cores()
 
 
 def cores() -> int:
@@ -185,8 +185,8 @@ async def _run_local_bridge(url: str, settings: Settings, on_up: Callable[[], No
         name=settings.platform,
         broker=url,
         workers=settings.workers,
-        concurrency=(settings.site.group + 1) * settings.workers,
-        together=settings.site.group,
+        concurrency=(settings.site.most_together + 1) * settings.workers,
+        together=settings.site.most_together,
         device=settings.site.device,
         env=site_settings.worker_environment(settings.site, settings.folder),
     )

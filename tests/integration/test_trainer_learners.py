@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from broker.messages import tensors
-from client_fn import groups
+from client_fn import alike
 from client_fn.errors import TrainerDied, UserCodeFailed
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
@@ -92,14 +92,14 @@ async def test_clients_are_trained_together_in_one_copy_of_the_trainer(bench: Be
         built = await bench.trainer.do(Build(Model("own:Joint"), 1, training=TRAINING), {})
         inputs = bench.inputs | {"weights": SharedBytes(built.files["weights"])}
         orders = [Train(Model("own:Joint"), TRAINING, seed, "cpu", 600.0) for seed in range(3)]
-        together, files = groups.order_for([(order, inputs) for order in orders], 0)
+        together, files = alike.order_for([(order, inputs) for order in orders], 0)
         answer = await bench.trainer.do(together, files)
         alone = await bench.trainer.do(orders[2], inputs)
         unfit = [order._replace(model=Model("own:Choosing")) for order in orders]
-        together, files = groups.order_for([(order, inputs) for order in unfit], 0)
+        together, files = alike.order_for([(order, inputs) for order in unfit], 0)
         with pytest.raises(UserCodeFailed, match="the model failed"):
             await bench.trainer.do(together, files)
-    answers = groups.answers_of(answer, 3)
+    answers = alike.answers_of(answer, 3)
     assert all(isinstance(each, Answer) and each.facts["metrics"]["together"] == 3 for each in answers)
     last = answers[2]
     assert isinstance(last, Answer)

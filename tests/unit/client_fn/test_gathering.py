@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-from client_fn import gathering, groups
+from client_fn import alike, gathering
+from client_fn.alike import Keys
 from client_fn.code.named import Names
-from client_fn.errors import ClientError, LeaseOver, TrainerDied, TrainingFailed
+from client_fn.errors import LeaseOver, LimitExceeded, TrainerDied, TrainingFailed
 from client_fn.gathering import Gathering, Ready
-from client_fn.groups import Keys
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
+from client_fn.training import packets
 from client_fn.training.orders import Look, Model, Order, Together, Train, Training
 
 SAME = Keys("job round 1", "job")
@@ -23,10 +24,12 @@ OTHER = Keys("job round 2", "job")
 class FakeTrainers(Trainers):
     """Notes the seeds of each order's clients, and answers with them."""
 
-    def __init__(self, failure: ClientError | None = None, alone: Iterable[int] = ()) -> None:
+    def __init__(self, failure: Exception | None = None, alone: Iterable[int] = (), fewer: str = "") -> None:
         self.groups: list[list[int]] = []
         self.limits: list[float | None] = []
         self.failure = failure
+        self.fewer = fewer
+        self.ends: list[float] = []
         self.has_begun = asyncio.Event()
         self.alone = {*alone}
         self.may_end = asyncio.Event()
@@ -46,14 +49,18 @@ class FakeTrainers(Trainers):
         self.groups.append(seeds)
         self.has_begun.set()
         self.limits.append(limit_s)
-        assert inputs.keys() == {"weights", *(f"{number}/shard" for number in range(len(seeds)))}
+        self.ends.append(order.members[0].left_s)
+        own = {name for name in inputs if "/state." not in name}
+        assert own == {"weights", *(f"{number}/shard" for number in range(len(seeds)))}
+        assert len(inputs) < packets.FILES
         if on_training is not None:
             on_training()
         await self.may_end.wait()
         if self.failure is not None:
             raise self.failure
         facts = [{"alone": "its data"} if seed in self.alone else {"seed": seed} for seed in seeds]
-        return Answer({"clients": facts}, {f"{n}/update": bytes([seed]) for n, seed in enumerate(seeds)})
+        said = {"clients": facts, "fewer": self.fewer} if self.fewer else {"clients": facts}
+        return Answer(said, {f"{n}/update": bytes([seed]) for n, seed in enumerate(seeds)})
 
 
 class Tasks:
@@ -71,6 +78,7 @@ class Tasks:
         left_s: float = 60.0,
         *,
         fails: bool = False,
+        states: int = 0,
         at_its_end: Callable[[], object] = lambda: None,
     ) -> Any:
         async def alone() -> Answer:
@@ -83,7 +91,7 @@ class Tasks:
 
         file = SharedBytes(b"")
         order = Train(Model(), Training(), seed, "cpu", 0.0)
-        inputs = {"weights": file, "shard": file}
+        inputs = {"weights": file, "shard": file, **{f"state.{number}": file for number in range(states)}}
         begin = lambda: self.begun.append(seed)  # noqa: E731 (short)
         answer = await self.gathering.train(Ready(keys, Names((), ""), order, inputs, lambda: left_s, begin, alone))
         assert answer.files == {"update": bytes([seed])}
@@ -123,17 +131,55 @@ async def test_a_task_waits_for_one_that_is_being_prepared(monkeypatch: pytest.M
     assert trainers.groups == [[1, 2]]
 
 
-@pytest.mark.parametrize(("failure", "tries"), [(TrainerDied("killed"), 1), (LeaseOver("", 0.0), 2)])
-async def test_if_the_program_fails_each_is_trained_alone(failure: ClientError, tries: int) -> None:
+@pytest.mark.parametrize(
+    ("failure", "sizes"),
+    [
+        (TrainerDied("it exited"), [4]),
+        (TrainingFailed("the model failed"), [4]),
+        (OSError(109, "Too many references: cannot splice"), [4]),
+        (LeaseOver("", 0.0), [4, 2]),
+        (LimitExceeded("the training used 9 MiB"), [4, 2]),
+        (TrainerDied("it was killed", retryable=True), [4, 2]),
+    ],
+)
+async def test_if_the_program_fails_each_is_trained_alone(failure: Exception, sizes: list[int]) -> None:
     trainers = FakeTrainers(failure)
     tasks = Tasks(trainers)
-    found = await asyncio.gather(*(tasks.train(seed, fails=seed == 1) for seed in range(3)), return_exceptions=True)
-    assert [found[0], found[2]] == [0, 2]
+    found = await asyncio.gather(*(tasks.train(seed, fails=seed == 1) for seed in range(4)), return_exceptions=True)
+    assert [found[0], *found[2:]] == [0, 2, 3]
     assert isinstance(found[1], TrainingFailed)
-    assert sorted(tasks.alone) == [0, 1, 2]
-    # The job's next round does not try again, unless only the time was too short.
-    await asyncio.gather(*(tasks.train(seed, OTHER) for seed in range(3)))
-    assert len(trainers.groups) == tries
+    assert sorted(tasks.alone) == [0, 1, 2, 3]
+    # The job's next rounds do not try again, or with half of them if time or memory was too short.
+    for _ in range(2):
+        await asyncio.gather(*(tasks.train(seed, OTHER) for seed in range(4)))
+    assert [len(group) for group in trainers.groups] == sizes
+
+
+async def test_fewer_are_trained_together_if_the_trainer_says_so() -> None:
+    trainers = FakeTrainers(alone=[2], fewer="the time was over")
+    tasks = Tasks(trainers)
+    for keys in (SAME, OTHER):
+        assert await asyncio.gather(*(tasks.train(seed, keys) for seed in range(4))) == [0, 1, 2, 3]
+    assert [len(group) for group in trainers.groups] == [4, 2]
+    assert sorted(tasks.alone) == [2, 2, 3]
+
+
+async def test_the_program_ends_a_little_before_the_time_is_over() -> None:
+    trainers = FakeTrainers()
+    for left_s in (60.0, 8.0):
+        tasks = Tasks(trainers, most=2)
+        await asyncio.gather(*(tasks.train(seed, left_s=left_s) for seed in range(2)))
+    assert trainers.limits == [60.0, 8.0]
+    assert trainers.ends == [60.0 - gathering.ANSWERS_S, 6.0]
+
+
+async def test_the_files_of_all_fit_beside_one_packet() -> None:
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers, most=64)
+    # The order's file, the weights, and those of 3 clients: 4 clients would have too many.
+    await asyncio.gather(*(tasks.train(seed, states=70) for seed in range(4)))
+    assert trainers.groups == [[0, 1, 2]]
+    assert tasks.alone == [3]
 
 
 async def test_a_client_that_must_be_trained_alone_does_not_hold_up_the_others() -> None:
@@ -147,8 +193,8 @@ async def test_a_client_that_must_be_trained_alone_does_not_hold_up_the_others()
 
 async def test_what_the_trainer_says_of_the_clients_is_checked() -> None:
     answer = Answer({"clients": [{"seed": 1}]}, {})
-    assert groups.answers_of(answer, 2) == ["the trainer's answer is not about these clients"] * 2
-    assert groups.answers_of(Answer({}, {}), 1) == ["the trainer's answer is not about these clients"]
+    assert alike.answers_of(answer, 2) == ["the trainer's answer is not about these clients"] * 2
+    assert alike.answers_of(Answer({}, {}), 1) == ["the trainer's answer is not about these clients"]
 
 
 async def test_a_task_that_is_given_up_takes_no_other_with_it() -> None:
@@ -188,3 +234,19 @@ async def test_the_turn_is_not_passed_to_a_task_that_is_being_given_up() -> None
     third = asyncio.create_task(tasks.train(3, None))
     assert (await first, await third) == (1, 3)
     assert given_up[0].cancelled()
+
+
+async def test_a_task_that_is_being_given_up_is_not_taken_along() -> None:
+    trainers = FakeTrainers()
+    tasks, running = Tasks(trainers, most=2), list[asyncio.Task[Any]]()
+
+    def give_up_soon() -> None:
+        # Before the next task has its turn: the one that is given up has not run by then.
+        asyncio.get_running_loop().call_soon(running[2].cancel)
+
+    running.append(asyncio.create_task(tasks.train(0, None, at_its_end=give_up_soon)))
+    running += [asyncio.create_task(tasks.train(seed)) for seed in (1, 2, 3)]
+    found = await asyncio.gather(*running, return_exceptions=True)
+    assert trainers.groups == [[1, 3]]
+    assert found[:2] + found[3:] == [0, 1, 3]
+    assert isinstance(found[2], asyncio.CancelledError)

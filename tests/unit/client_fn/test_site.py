@@ -88,7 +88,7 @@ def test_the_secret_may_be_in_a_file(tmp_path: Path) -> None:
 
 def test_clients_are_trained_together_on_a_gpu_unless_it_is_set() -> None:
     def read(**found: str) -> int:
-        return site.read({f"FEDKEEPER_{name.upper()}": value for name, value in found.items()}).group
+        return site.read({f"FEDKEEPER_{name.upper()}": value for name, value in found.items()}).most_together
 
     assert (read(), read(device="cpu"), read(device="cuda:1")) == (1, 1, 64)
     assert (read(together="auto"), read(together="7"), read(device="cuda", together="1")) == (64, 7, 1)

@@ -55,8 +55,13 @@ class Site:
 
     def reports(self, *states: str, reason: str = "") -> None:
         for state in states:
-            report = Report(TASK.id, state, reason=reason)  # type: ignore[arg-type] # those of a Report
-            self.worker.reports[TASK.id].put_nowait(report)
+            report = Report(TASK.id, state, reason=reason, attempt=1)  # type: ignore[arg-type] # those of a Report
+            self.hear(report)
+
+    def hear(self, report: Report) -> None:
+        """Let the worker write a report."""
+        self.worker.is_ready = True
+        self.worker._take_line(codec.encode(report))
 
     def is_idle(self) -> bool:
         return bool(self.pool._idle)
@@ -159,9 +164,68 @@ async def test_a_task_that_is_given_up_kills_no_worker_that_has_others() -> None
     await asyncio.sleep(0)
     await first.aclose()
     assert not site.process.killed
-    assert site.worker.reports.keys() == {other.id}
-    site.worker.reports[other.id].put_nowait(Report(other.id, "training"))
+    assert site.worker.reports.keys() == {(other.id, 1)}
+    site.hear(Report(other.id, "training", attempt=1))
     assert (await waiting).state == "running"
+    await second.aclose()
+    assert site.process.killed
+
+
+async def test_a_task_that_is_given_up_keeps_its_place_until_the_worker_has_done_with_it() -> None:
+    site, other = Site(together=2), task("c-2", "local")
+    first = await start_run(site)
+    second = asyncio.ensure_future(anext(site.platform.invoke(other, 1)))
+    await asyncio.sleep(0)
+    await first.aclose()
+    assert not site.is_idle()
+    site.reports("training")
+    assert not site.is_idle()
+    site.reports("failed", reason="its deadline is over")
+    assert site.is_idle()
+    assert site.worker.taken == 1
+    site.hear(Report(other.id, "training", attempt=1))
+    await second
+
+
+async def test_what_is_heard_of_an_earlier_attempt_ends_no_later_one() -> None:
+    site, other = Site(together=3), task("c-2", "local")
+    first = await start_run(site)
+    waiting = asyncio.ensure_future(anext(site.platform.invoke(other, 1)))
+    await asyncio.sleep(0)
+    await first.aclose()
+    again = site.platform.invoke(TASK, 2)
+    heard = asyncio.ensure_future(anext(again))
+    await asyncio.sleep(0)
+    site.reports("trained", "failed", reason="its deadline is over")
+    site.hear(Report(TASK.id, "training", attempt=2))
+    assert (await heard).state == "running"
+    assert site.worker.taken == 2
+    site.hear(Report(TASK.id, "done", attempt=2))
+    assert (await anext(again)).state == "succeeded"
+    site.hear(Report(other.id, "training", attempt=1))
+    await waiting
+
+
+async def test_a_report_of_the_last_release_s_worker_is_about_the_latest_attempt() -> None:
+    site = Site()
+    run = site.platform.invoke(TASK, 2)
+    first = asyncio.ensure_future(anext(run))
+    await asyncio.sleep(0)
+    site.hear(Report(TASK.id, "done"))
+    assert (await first).state == "succeeded"
+    assert [activation async for activation in run] == []
+
+
+async def test_a_worker_whose_tasks_are_all_given_up_is_killed() -> None:
+    site, other = Site(together=3), task("c-2", "local")
+    first = await start_run(site)
+    second = site.platform.invoke(other, 1)
+    waiting = asyncio.ensure_future(anext(second))
+    await asyncio.sleep(0)
+    site.hear(Report(other.id, "training", attempt=1))
+    await waiting
+    await first.aclose()
+    assert not site.process.killed
     await second.aclose()
     assert site.process.killed
 
@@ -212,7 +276,7 @@ async def test_a_worker_whose_site_lets_nothing_run_is_ended_and_costs_no_attemp
     run = site.platform.invoke(TASK, 1)
     first = asyncio.ensure_future(anext(run))
     await asyncio.sleep(0)
-    site.worker.reports[TASK.id].put_nowait(Report(TASK.id, "failed", reason="no GPU", nothing_ran=True))
+    site.hear(Report(TASK.id, "failed", reason="no GPU", attempt=1, nothing_ran=True))
     with pytest.raises(SiteFault, match="no GPU"):
         await first
     assert site.process.killed
@@ -227,7 +291,7 @@ async def test_such_a_worker_first_publishes_the_update_of_another_task() -> Non
     await asyncio.sleep(0)
     second = asyncio.ensure_future(anext(site.platform.invoke(other, 1)))
     await asyncio.sleep(0)
-    site.worker.reports[other.id].put_nowait(Report(other.id, "failed", reason="no GPU", nothing_ran=True))
+    site.hear(Report(other.id, "failed", reason="no GPU", attempt=1, nothing_ran=True))
     with pytest.raises(SiteFault):
         await second
     assert not site.process.killed

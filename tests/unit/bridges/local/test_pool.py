@@ -30,7 +30,7 @@ def write(line):
     sys.stdout.write(line + "\\n")
     sys.stdout.flush()
 def report(state):
-    write(json.dumps({"id": request["task"]["job"] + ".1.c-1", "state": state}))
+    write(json.dumps({"id": request["task"]["job"] + ".1.c-1", "state": state, "attempt": 1}))
 write('{"state": "ready"}')
 """
 READ: Final = "request = json.loads(sys.stdin.readline())\n"
@@ -77,7 +77,9 @@ async def test_a_worker_gets_tasks_when_it_is_ready_and_its_reports_arrive() -> 
         worker = await pool.take()
         assert worker.is_ready
         reports = worker.send(TASK, 1)
-        assert [await reports.get(), await reports.get()] == [Report(TASK.id, "training"), Report(TASK.id, "done")]
+        assert [await reports.get(), await reports.get()] == [
+            Report(TASK.id, state, attempt=1) for state in ("training", "done")
+        ]
 
 
 async def test_waiting_tasks_fail_when_no_worker_can_start(
@@ -273,7 +275,7 @@ async def test_a_worker_is_replaced_together_with_its_children(tmp_path: Path) -
     async with pool_of(f"{forking(tmp_path / 'pid')}time.sleep(600)") as pool:
         worker = await pool.take()
         child = await pid_in(tmp_path / "pid")
-        pool.give_up(worker)
+        pool.give_up(worker, (TASK.id, 1))
         await worker.process.wait()
         await soon(lambda: not is_running(child))
 

@@ -1,5 +1,6 @@
 """Clients that are trained in one program come out as if each had been trained alone, up to rounding."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from client_fn.errors import LeaseOver, TrainingFailed
-from client_fn.training import memory, tensors, together, work
+from client_fn.training import memory, stacked_loop, tensors, together, tracebacks, work
+from client_fn.training.context import Context
 from client_fn.training.orders import Build, Evaluation, Learner, Model, Together, Train, Training, of_member
 
 pytestmark = pytest.mark.torch
@@ -67,6 +69,16 @@ class Hooked(Double):
         super().__init__()
         self.out.register_forward_hook(lambda *_: None)
 
+class Doubled(Double):
+    def __init__(self):
+        super().__init__()
+        self.out.weight.register_hook(lambda gradient: 2 * gradient)
+
+class Followed(Double):
+    def __init__(self):
+        super().__init__()
+        self.out.weight.register_post_accumulate_grad_hook(lambda parameter: parameter.grad.mul_(2))
+
 class Unused(Double):
     def __init__(self):
         super().__init__()
@@ -85,6 +97,17 @@ class Doubling(Learner):
     def data(self, source):
         x, y = source.samples()
         return torch.cat([x, x]), torch.cat([y, y])
+
+class Scaling(Learner):
+    trains_together = True
+
+    def data(self, source):
+        x, y = source.samples()
+        self.scale = float(x.std())
+        return x / self.scale, y
+
+    def evaluate(self, model, data, context):
+        return {"scale": self.scale, **super().evaluate(model, data, context)}
 
 class Looping(Doubling):
     def fit(self, model, data, context):
@@ -144,6 +167,7 @@ class Clients:
         change: Callable[[Tensor, Tensor], dict[str, Tensor]] = as_it_is,
         **settings: Any,
     ) -> None:
+        self.fewer: str | None = None
         self.weights = work.do(Build(model, seed=1, learner=settings.get("learner", Learner())), {}, silent)[1]
         self.orders = [Train(model, training, 7 + n, "cpu", 600.0, **settings) for n in range(len(SIZES))]
         self.files: list[dict[str, Any]] = [{"shard": shard(size, n, change)} for n, size in enumerate(SIZES)]
@@ -162,6 +186,7 @@ class Clients:
         """Return the answers; of a client that must be trained alone, the reason."""
         named = {of_member(n, name): file for n, files in enumerate(self.files) for name, file in files.items()}
         facts, files = together.do(Together(tuple(self.orders)), {**self.weights, **named}, say)
+        self.fewer = facts.get("fewer")
         return [
             (each, {name: files[of_member(n, name)] for name in ("update", "state.opt") if of_member(n, name) in files})
             for n, each in enumerate(facts["clients"])
@@ -233,6 +258,7 @@ def test_each_client_is_trained_as_if_it_were_alone(own: str, name: str, model: 
         {"update": "int8"},
         {"evaluation": Evaluation(holdout=0.3)},
         {"learner": "Doubling"},
+        {"learner": "Scaling", "evaluation": Evaluation(holdout=0.3), "strategy": {"name": "qfedavg", "q": 1.0}},
         {"training": {"loss": "cross_entropy", "loss_args": {"label_smoothing": 0.1}, "drop_last": True}},
         {"training": {"order": "balanced", "optimizer_state": "reset"}},
     ],
@@ -282,6 +308,8 @@ def test_the_models_of_the_paper(model: str) -> None:
         ("Normed", "BatchNorm2d normalises over a batch"),
         ("Buffered", "has buffers"),
         ("Hooked", "Linear has hooks"),
+        ("Doubled", "a parameter has hooks"),
+        ("Followed", "a parameter has hooks"),
         ("Unused", "the loss does not depend on more.weight"),
     ],
 )
@@ -353,12 +381,68 @@ def test_clients_that_do_not_fit_into_memory_are_trained_in_parts(own: str, monk
     assert set(clients.reasons()) == {"the memory is too small for two clients"}
 
 
-def test_it_says_that_it_lives_and_ends_at_the_deadline(own: str) -> None:
+def test_it_says_that_it_lives_while_it_reads_trains_and_answers(own: str) -> None:
     clients = Clients(Model(f"{own}:Double"), Training("sgd", local_epochs=2))
     said: list[str] = []
     clients.together(said.append)
-    assert said[0] == "training"
-    assert said.count("alive") == 12
+    assert said.index("training") == len(SIZES)
+    assert said.count("training") == 1
+    # 12 steps, and each client's reading, preparation and answer.
+    assert said.count("alive") == 12 + 3 * len(SIZES)
+
+
+def test_who_has_made_all_steps_at_the_deadline_has_an_answer(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=2))
+    expected = {number: clients.alone(number)[1] for number in (1, 3)}
+    before_batch, begun = Context.before_batch, itertools.count()
+
+    def until_the_end(context: Context) -> None:
+        if next(begun) == 7:
+            raise LeaseOver("", 0.0)
+        before_batch(context)
+
+    monkeypatch.setattr(Context, "before_batch", until_the_end)
+    answers = clients.together()
+    assert clients.fewer == "the time was over"
+    for number, (facts, files) in enumerate(answers):
+        assert facts.get("alone") == (None if number in expected else "the time was over")
+        for name, file in expected.get(number, {}).items():
+            assert distance(files[name], file) < 1e-10
+
+
+def test_nobody_has_an_answer_if_there_was_no_time(own: str) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training())
     clients.orders[1] = clients.orders[1]._replace(left_s=0.0)
-    with pytest.raises(LeaseOver):
-        clients.together()
+    assert set(clients.reasons()) == {"the time was over"}
+    clients.orders[1] = clients.orders[1]._replace(left_s=600.0)
+    clients.together()
+    assert clients.fewer is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (LeaseOver("", 0.0), "the time was over"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "the memory was too small: CUDA out of memory"),
+        (
+            RuntimeError(f"[enforce] {tracebacks.NO_MEMORY}"),
+            f"the memory was too small: [enforce] {tracebacks.NO_MEMORY}",
+        ),
+    ],
+)
+def test_clients_that_have_their_answer_keep_it(
+    own: str, monkeypatch: pytest.MonkeyPatch, failure: Exception, reason: str
+) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002))
+    monkeypatch.setattr(memory, "clients", lambda *_: 2)
+    train, parts = stacked_loop.train, itertools.count()
+
+    def fail_at_last(*args: Any) -> stacked_loop.Trained:
+        if next(parts):
+            raise failure
+        return train(*args)
+
+    monkeypatch.setattr(stacked_loop, "train", fail_at_last)
+    answers = clients.together()
+    assert [facts.get("alone") for facts, _ in answers] == [None, None, reason, reason]
+    assert clients.fewer == reason

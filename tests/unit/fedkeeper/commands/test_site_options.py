@@ -77,7 +77,7 @@ def test_clients_are_trained_together_as_the_option_the_environment_or_the_devic
         """Return the clients that a worker trains at once, the tasks in progress, and whether there is one worker."""
         started = start("bridge", "local", *URL, *options, **environ)
         workers = started.workers
-        assert started.worker_site.group == workers.together
+        assert started.worker_site.most_together == workers.together
         return workers.together, workers.concurrency, workers.workers == 1
 
     assert settings("--workers", "2") == (1, 4, False)

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from broker.messages.round import RoundTask
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
-from client_fn.training import orders
+from client_fn.training import orders, packets
 from client_fn.training.orders import Together, Train
 
 SHARED = frozenset({"weights", orders.FROZEN, orders.ALONG})
@@ -47,9 +47,10 @@ def keys_of(task: RoundTask, order: object) -> Keys | None:
         return None
     blobs = [None if ref is None else ref.sha256 for ref in (task.model, task.frozen, task.along)]
     alike = order._replace(seed=0, left_s=0.0, source=order.source._replace(path="", where=""))
-    always = alike._replace(round=0, training=order.training._replace(rate=None))
+    # Not the source: the job's key is needed before a client's samples are here.
+    always = alike._replace(round=0, training=order.training._replace(rate=None), source=orders.Source())
     code = task.model_configuration.code
-    return Keys(repr((task.job, code, blobs, alike)), repr((task.job, code, always)))
+    return Keys(repr((task.job, code, blobs, alike)), repr((task.job, code, task.data, always)))
 
 
 def choose(first: T, waiting: Sequence[T], most: int) -> list[T]:
@@ -66,6 +67,29 @@ def choose(first: T, waiting: Sequence[T], most: int) -> list[T]:
 
 def _are_alike(first: Keys, other: Keys | None) -> bool:
     return other is not None and first.task == other.task
+
+
+def size_of(inputs: Mapping[str, SharedBytes]) -> int:
+    """Return the size of those of a client's files that no other client has, in bytes.
+
+    Args:
+        inputs: its files by name.
+    """
+    return sum(file.size for name, file in inputs.items() if name not in SHARED)
+
+
+def how_many_fit(inputs: Sequence[Mapping[str, object]]) -> int:
+    """Return how many of the first clients' files fit beside one packet to the trainer, with the order's file.
+
+    Args:
+        inputs: each client's files by name.
+    """
+    files = 1 + len(SHARED.intersection(*inputs[:1]))
+    for number, own in enumerate(inputs):
+        files += sum(name not in SHARED for name in own)
+        if files > packets.FILES:
+            return number
+    return len(inputs)
 
 
 def order_for(

@@ -7,8 +7,9 @@ import pytest
 
 from broker.messages.job_sections import Learner, Model, Training
 from broker.messages.round import BlobRef, RoundTask
-from client_fn import groups
-from client_fn.groups import Keys
+from client_fn import alike
+from client_fn.alike import Keys
+from client_fn.data.shard_cache import Shard
 from client_fn.site import Site
 from client_fn.task_order import order_of
 
@@ -31,7 +32,7 @@ TASK = RoundTask(
 
 def keys(**changes: Any) -> Keys | None:
     task = msgspec.structs.replace(TASK, **changes)
-    return groups.keys_of(task, order_of(task, None, Site(), changes.get("left_s", 60.0)))
+    return alike.keys_of(task, order_of(task, None, Site(), changes.get("left_s", 60.0)))
 
 
 @pytest.mark.parametrize("changes", [{"client_id": "c2"}, {"seed": 2}, {"token": "other"}, {"data_loc": "/data/c2"}])
@@ -68,6 +69,11 @@ def test_what_is_known_of_a_job_holds_for_its_next_round() -> None:
     assert second is not None
     assert other is not None
     assert first.job == second.job != other.job
+    # Also before the client's samples are here.
+    order = order_of(TASK, Shard("csv", None, "/data/c1", "/data/c1", None, "digest"), Site(), 60.0)
+    ready = alike.keys_of(TASK, order)
+    assert ready is not None
+    assert ready.job == first.job
 
 
 @pytest.mark.parametrize(
