@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
 import signal
@@ -17,12 +18,21 @@ FOLDER: Final = Path(__file__).parent.parent / "flower"
 PYTHON: Final = Path(os.environ.get("FLOWER_PYTHON", FOLDER / ".venv/bin/python"))
 """The Python of Flower's environment."""
 
+PACKAGES: Final = ("flwr", "ray")
+
 START_S: Final = 180.0
 ROUND_S: Final = 900.0
 DEPLOYED_S: Final = 240.0
 """A round of ten SuperNodes takes a minute on two idle cores. On a busy machine they start ever more processes."""
 
 Shapes = Sequence[Sequence[int]]
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of Flower and Ray in Flower's environment; empty: they are not there."""
+    folders = [str(path) for path in PYTHON.parent.parent.glob("lib/python*/site-packages")]
+    found = ((each.metadata["Name"], each.version) for each in importlib.metadata.distributions(path=folders))
+    return dict(sorted((name, version) for name, version in found if name in PACKAGES))
 
 
 class Simulation:
