@@ -13,6 +13,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.reports import StartReport
 from broker.messages.tensors import Tensors
+from broker.messages.update_forms import SCALES
 from server import models, start_model
 from server.errors import LearningFailed
 from server.learning import InitialModel, Learning
@@ -39,10 +40,14 @@ async def begin(job: Job, learning: Learning, broker: Broker) -> Beginning:
         broker: has the models of other jobs.
 
     Raises:
-        LearningFailed: it can't be built, or the model that it starts from can't be used.
+        LearningFailed: it can't be built, the model that it starts from can't be used, or it uses the name of the
+            tensor with an update's scales.
         LearningDied: the process that builds it ended.
     """
     initial = await learning.initial_model(job)
+    if job.training.update == "int8" and SCALES in initial.weights.keys() - set(initial.frozen):
+        # Each client would fail with the same sentence, in every round.
+        raise LearningFailed(f"training.update = 'int8' needs the name {SCALES}: the model must not use it")
     if not job.model.start:
         return Beginning(initial, None)
     earlier = await _earlier(job, learning, broker)

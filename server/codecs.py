@@ -45,6 +45,11 @@ class Codec:
         """Whether an update must have this very form."""
         return self.update in ROUNDED
 
+    @property
+    def scaled(self) -> tuple[str, ...]:
+        """Names of the tensors that come as integers with scales."""
+        return self.names if self.update == "int8" else ()
+
     def open(self, tensors: Tensors) -> dict[str, Values]:
         """Return an update's tensors as they can be read, without copies.
 

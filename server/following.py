@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from broker.base import Broker
 from broker.deliveries import Deleted, Reader, Value
@@ -12,12 +13,18 @@ from broker.support.tasks import task_group
 class Versioned:
     """A view of retained values whose changes can be awaited.
 
+    Args:
+        clock: seconds on a clock that never jumps.
+
     Attributes:
         version: number of changes so far.
+        changed_s: when the last change was noted, on that clock; minus infinity: there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.version = 0
+        self.changed_s = float("-inf")
+        self._clock = clock
         self._changed = asyncio.Event()
         self._values: Reader[Value | Deleted] | None = None
 
@@ -38,6 +45,7 @@ class Versioned:
     def mark_changed(self) -> None:
         """Increase the version and wake everything that waits for a change."""
         self.version += 1
+        self.changed_s = self._clock()
         self._changed.set()
         self._changed = asyncio.Event()
 

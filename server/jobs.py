@@ -104,6 +104,7 @@ class _JobRun:
         self._recruiter = Recruiter(record.job, context.registry, context.presence, context.clock, context.timer)
         self._strategy = strategies.create(record.job)
         self._selection = selection.create(record.job)
+        self._drawn_from = record.job.data.clients
         self._history: History = {}
         self._state = GlobalState({})
         self._secret = ""
@@ -225,12 +226,16 @@ class _JobRun:
 
     async def _open_round(self, events: JobEvents) -> None:
         """Wait for enough clients, and choose the next round's cohort."""
-        candidates = await self._recruiter.wait_for_candidates(events, self._wait)
+        is_first = self.record.round == 0
+        candidates = await self._recruiter.wait_for_candidates(events, self._wait, is_first=is_first)
         if events.cancel_requested:
             await self._end("cancelled")
             return
-        if self.record.round == 0:
+        if is_first:
             own_places.check(self.job, candidates)
+        if len(candidates) != self._drawn_from:
+            self._drawn_from = len(candidates)
+            self._recruiter.warn_of_draw(self._drawn_from)
         chosen, round_ = self._chosen(candidates), self.record.round + 1
         judges = evaluators.of_round(self.job, candidates, chosen, round_, self.record.done)
         await self._store.change(**self._opening((*cohort.members(chosen), *judges)))

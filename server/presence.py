@@ -61,8 +61,7 @@ class BridgePresence(Versioned):
         connected_since_s: Callable[[], float] = lambda: 0.0,
         epoch_s: Callable[[], float] = time.time,
     ) -> None:
-        super().__init__()
-        self._clock = clock
+        super().__init__(clock)
         self._connected_since_s = connected_since_s
         self._bridges: dict[str, _Bridge] = {}
         self._epoch_s = epoch_s

@@ -11,11 +11,14 @@ from broker.messages.job import Job
 from broker.messages.job_sections import PIXELS
 from broker.messages.progress import JobWaiting
 from broker.messages.register import ClientRecord
+from broker.support import loggers
 from server import cohort, labels
 from server.errors import JobCannotContinue
 from server.job_events import JobEvents, TimedOut
 from server.presence import BridgePresence
 from server.registry import Registry
+
+log = loggers.get_logger(__name__)
 
 SETTLE_S: Final = 2.0
 """How long no further client may be registered until the others are not waited for any more. Seconds."""
@@ -40,13 +43,15 @@ class Recruiter:
     timer: Callable[[], float]
 
     async def wait_for_candidates(
-        self, events: JobEvents, announce: Callable[[JobWaiting], Awaitable[None]]
+        self, events: JobEvents, announce: Callable[[JobWaiting], Awaitable[None]], *, is_first: bool
     ) -> list[ClientRecord]:
         """Wait for enough clients for a cohort, and return them; fewer if the job is cancelled meanwhile.
 
         Args:
             events: the job's events.
             announce: called once if there are too few clients at first.
+            is_first: whether they are for the job's first round: then other holders of the data that are being
+                registered are waited for too, at most `SETTLE_S` after the last change of the candidates.
 
         Raises:
             JobCannotContinue: there are still too few after the job's `cohort.wait_s`.
@@ -54,7 +59,7 @@ class Recruiter:
         need, until_s = self.job.cohort.clients, self.timer() + self.job.cohort.wait_s
         candidates = self.eligible()
         if len(candidates) >= need:
-            return candidates
+            return await self._wait_until_settled(events, candidates, until_s) if is_first else candidates
         have, reason = len(candidates), self._shortage()
         end_s = self.clock() + self.job.cohort.wait_s
         await announce(JobWaiting(reason=reason, data=self.job.data.key, have=have, need=need, until_s=end_s))
@@ -72,11 +77,26 @@ class Recruiter:
 
         Otherwise the first draw would depend on how far that has come, and so would the job's model.
         """
+        changed_s = max(self.registry.changed_s, self.presence.changed_s)
+        settled_s = min(until_s, min(self.timer(), changed_s) + SETTLE_S)
         while len(candidates) < self.job.data.clients and not events.cancel_requested:
-            if isinstance(await events.next(min(until_s, self.timer() + SETTLE_S)), TimedOut):
+            is_over = isinstance(await events.next(settled_s), TimedOut)
+            before, candidates = candidates, self.eligible()
+            if candidates != before:
+                settled_s = min(until_s, self.timer() + SETTLE_S)
+            elif is_over:
                 break
-            candidates = self.eligible()
         return candidates
+
+    def warn_of_draw(self, candidates: int) -> None:
+        """Log that the draws of a NumPy program are those of another number of clients, if that is so.
+
+        Args:
+            candidates: number of clients that are drawn from.
+        """
+        if self.job.cohort.draw == "numpy" and candidates != self.job.data.clients:
+            facts = {"drawn_from": candidates, "data_clients": self.job.data.clients}
+            log.warning('cohort.draw = "numpy": not the cohorts of a program that draws among all clients', **facts)
 
     def holders(self) -> list[ClientRecord]:
         """Return the clients that hold the job's data, sorted by id, whether or not they can take part now."""

@@ -1,7 +1,8 @@
 """The client register, read from the broker's retained values (paper, section 3.1)."""
 
 import contextlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 from broker import topics
 from broker.base import Broker
@@ -18,12 +19,15 @@ log = loggers.get_logger(__name__)
 class Registry(Versioned):
     """The registered clients. `open_registry` keeps them up to date.
 
+    Args:
+        clock: seconds on a clock that never jumps.
+
     Attributes:
         version: number of changes so far.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(clock)
         self._clients: dict[str, ClientRecord] = {}
 
     @property

@@ -59,7 +59,9 @@ class RoundRules:
         if not self.strategy.needs_all or not trainers:
             yield
             return
-        with Spool(self.expectation.plan, sorted(self.model.weights), len(trainers)) as collection.spool:
+        codec, names = self.expectation.codec, sorted(self.model.weights)
+        scaled = codec.scaled if codec is not None else ()
+        with Spool(self.expectation.plan, names, len(trainers), scaled) as collection.spool:
             yield
         collection.spool = None
 

@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
 import numpy as np
@@ -26,6 +26,9 @@ from server.values import Values
 BLOCK_VALUES: Final = 1 << 19
 """Values of all updates per block, 4 MB as float64: memory is the same for 10 and 1,000 updates."""
 
+
+_WIDE: Final = np.dtype(np.float32)
+"""An integer of 8 bits times 2^e is exact in it, for every e that bounds and `LEAST_EXPONENT` leave."""
 
 _ON_DISK: Final = "/var/tmp"  # noqa: S108 (an unnamed file)
 """Where temporary files lie on a disk (hier(7)): `/tmp` may be memory."""
@@ -50,13 +53,16 @@ class Spool:
         plan: the tensors of an update.
         names: the float tensors that are reduced.
         most: the largest number of updates.
+        scaled: those of the names that come as integers with scales. Of a 16-bit model they are kept in 32 bits: F16
+            would round them again, and their smallest multiples to 0.
 
     Raises:
         NoRoomForUpdates: no file can be made.
     """
 
-    def __init__(self, plan: Plan, names: Sequence[str], most: int) -> None:
+    def __init__(self, plan: Plan, names: Sequence[str], most: int, scaled: Collection[str] = ()) -> None:
         self._plan = plan
+        self._scaled = frozenset(scaled)
         self._names = tuple(names)
         self._most = most
         self._rows: dict[str, int] = {}
@@ -140,7 +146,8 @@ class Spool:
         return math.prod(self._plan.layout[name][1])
 
     def _dtype(self, name: str) -> np.dtype[np.generic]:
-        return DTYPES[self._plan.layout[name][0]]
+        dtype = DTYPES[self._plan.layout[name][0]]
+        return _WIDE if name in self._scaled and dtype.itemsize < _WIDE.itemsize else dtype
 
 
 def folder() -> str:

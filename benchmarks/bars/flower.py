@@ -2,23 +2,37 @@
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import os
+import signal
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import processes
 from benchmarks.bars.bar import NotMeasured
+from broker.support.processes import signal_on_parent_death
 
 FOLDER: Final = Path(__file__).parent.parent / "flower"
 PYTHON: Final = Path(os.environ.get("FLOWER_PYTHON", FOLDER / ".venv/bin/python"))
 """The Python of Flower's environment."""
 
+PACKAGES: Final = ("flwr", "ray")
+
 START_S: Final = 180.0
 ROUND_S: Final = 900.0
+DEPLOYED_S: Final = 240.0
+"""A round of ten SuperNodes takes a minute on two idle cores. On a busy machine they start ever more processes."""
 
 Shapes = Sequence[Sequence[int]]
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of Flower and Ray in Flower's environment; empty: they are not there."""
+    folders = [str(path) for path in PYTHON.parent.parent.glob("lib/python*/site-packages")]
+    found = ((each.metadata["Name"], each.version) for each in importlib.metadata.distributions(path=folders))
+    return dict(sorted((name, version) for name, version in found if name in PACKAGES))
 
 
 class Simulation:
@@ -99,12 +113,13 @@ async def deployment(clients: int, shapes: Shapes, rounds: int, *, own: bool) ->
     """
     arguments = [*_arguments("deploy.py", clients, shapes), *(["--own"] if own else [])]
     process = await asyncio.create_subprocess_exec(
-        *(*arguments, "--rounds", str(rounds), "--limit", str(ROUND_S)),
+        *(*arguments, "--rounds", str(rounds), "--limit", str(DEPLOYED_S)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=signal_on_parent_death(signal.SIGTERM),
     )
     try:
-        async with asyncio.timeout(START_S + rounds * ROUND_S):
+        async with asyncio.timeout(START_S + rounds * DEPLOYED_S):
             out, _ = await process.communicate()
     finally:
         await _end(process)

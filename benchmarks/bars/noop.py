@@ -116,7 +116,6 @@ def measuring(name: str, shape: Shape, *, commit: str = "") -> Measure:
             if session.with_peers and this.has_peer:
                 arguments = (session.new_folder(), this.clients, this.tensors)
                 peer = await stack.enter_async_context(flower.simulation(*arguments, own=session.own))
-                await peer.rounds(noop_round.WARM_UP)
             rounds, others = await _alternate(session, this, peer)
         facts = {
             "clients": this.clients,
@@ -135,14 +134,15 @@ def measuring(name: str, shape: Shape, *, commit: str = "") -> Measure:
 
 
 async def _alternate(session: Session, shape: Shape, peer: flower.Simulation | None) -> tuple[Rounds, list[float]]:
-    """Run our rounds and the peer's in turns."""
+    """Run our rounds and the peer's in turns. The first rounds of a turn do not count, on either side."""
     parts, others = list[Rounds](), list[float]()
     async with session.system() as sdk:
         await noop_round.register(sdk, shape.clients)
-        for count in session.turns():
+        for count in session.turns(has_peer=peer is not None):
             job = noop_round.job(shape.clients, count, shape.model, **shape.training)
             parts.append(await noop_round.measure(sdk, job))
             if peer is not None:
+                await peer.rounds(noop_round.WARM_UP)
                 others += await peer.rounds(count)
     roles = {role for part in parts for role in part.cpu_s}
     cpu = {role: statistics.mean(part.cpu_s.get(role, 0.0) for part in parts) for role in sorted(roles)}
@@ -152,11 +152,11 @@ async def _alternate(session: Session, shape: Shape, peer: flower.Simulation | N
 
 async def measure_deployed(session: Session) -> dict[str, Found]:
     """Measure ten clients beside Flower's deployment with ten nodes, whose rounds take a minute: two of them count."""
-    shape = large_updates(2 if session.is_small else 10)
+    shape = large_updates(10)
+    this = shape.small() if session.is_small else shape
     others = []
     if session.with_peers:
-        others = (await flower.deployment(shape.clients, shape.tensors, 3, own=True))[1:]
-    this = shape.small() if session.is_small else shape
+        others = (await flower.deployment(this.clients, this.tensors, 3, own=True))[1:]
     rounds, _ = await _alternate(session, this, None)
     facts = {"clients": this.clients, "parameters": this.parameters}
     return {"noop-10-deployed": Found(rounds.periods_s, others, "Flower deployed", facts)}

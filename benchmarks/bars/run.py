@@ -68,8 +68,17 @@ async def run(options: Options) -> tuple[dict[str, Row], dict[str, str]]:
                 continue
             reason = await _measure(measurement, session, options, common, found)
             missing |= dict.fromkeys(names, reason) if reason else {}
-    _derive(derived, options, common, found, missing)
+    _derive([each for each in derived if not _is_known(each, known, found)], options, common, found, missing)
     return found, missing
+
+
+def _is_known(derived: Derived, known: dict[str, Row], found: dict[str, Row]) -> bool:
+    """Take a derived number's row from the file if all that it follows from was there too; return whether it was."""
+    name = derived.bar.name
+    if name not in known or any(each not in known or found.get(each) is not known[each] for each in derived.of):
+        return False
+    found[name] = known[name]
+    return True
 
 
 async def _measure(

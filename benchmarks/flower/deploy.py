@@ -8,8 +8,10 @@ loopback address, and the SuperLink keeps everything in memory.
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +27,39 @@ PROGRAMS: Final = Path(sys.executable).parent
 CONNECTION: Final = "here"
 START_S: Final = 120.0
 END_S: Final = 20.0
+
+PR_SET_CHILD_SUBREAPER: Final = 36
+"""Of prctl(2)."""
+
+
+def _children() -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # The name of a program may hold spaces and brackets.
+            if stat.read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
+                found.append(int(stat.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def ending_all() -> Iterator[None]:
+    """At the end of the block, or if this process is asked to end, kill every process that was started in it.
+
+    A SuperExec that outlives its SuperNode starts processes again and again.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("asked to end"))
+    try:
+        yield
+    finally:
+        # Whose parent was killed becomes our child.
+        while children := _children():
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(child, 0)
 
 
 def free_port() -> int:
@@ -143,7 +178,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help="of a round")
     parser.add_argument("--logs", type=Path, help="a folder that keeps the programs' logs; default: none")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="flower-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="flower-") as temporary, ending_all():
         folder = options.logs or Path(temporary)
         results = folder / "rounds.jsonl"
         order = {"into": str(results), "clients": options.clients, "rounds": options.rounds, "own": options.own}

@@ -17,7 +17,7 @@ from typing import Final
 
 from benchmarks.paper import cells, cost, runs, summary
 from benchmarks.paper.cells import Cell
-from benchmarks.paper.runs import Begun
+from benchmarks.paper.runs import Begun, RunFailed
 
 DOCS: Final = cells.ROOT / "docs"
 
@@ -77,6 +77,7 @@ def status(path: Path, folder: Path = runs.FOLDER) -> str:
         summary.screen(summaries),
         f"{done} of {len(cells.grid())} cells were run. Rounds to the target: mean; † their list is a copy.",
         *(f"stopped: {begun.folder.name}" for begun in runs.unfinished(folder)),
+        *(f"can't go on, its job has changed: {begun.folder.name}" for begun in runs.stale(folder)),
     ]
     return "\n".join(text)
 
@@ -92,6 +93,9 @@ def _run(options: argparse.Namespace) -> None:
             return
         while (chosen := _next(options, until_s)) and _go_on(chosen, options.rows, **args) and options.minutes:
             pass
+    except RunFailed as exc:
+        # The same run would be chosen again, and fail again.
+        raise SystemExit(str(exc)) from exc
     except KeyboardInterrupt:
         print("\nstopped: `python -m benchmarks.paper run --resume` goes on")
 

@@ -1,13 +1,14 @@
 """Makes runs, one at a time. A run that was stopped keeps its store in `.fedkeeper/paper`, and goes on from there."""
 
 import asyncio
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,10 @@ _JOB_ID: Final = "paper"
 _BEGUN: Final = "begun.json"
 
 
+class RunFailed(Exception):
+    """Raised when a run's job fails. It has no row: nobody should commit one."""
+
+
 @dataclass(frozen=True)
 class Begun:
     """A run that was begun and has no row yet.
@@ -49,6 +54,14 @@ class Begun:
         (self.folder / _BEGUN).write_text(json.dumps({**facts, "commits": commits}))
         return commits
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether its cell still has this job: no job file or strategy's table was changed or removed."""
+        strategy = self.planned.names["strategy"]
+        if strategy != cells.FEDAVG and strategy not in cells.strategies():
+            return False
+        return cells.planned(cells.cell_of(self.planned.names), self.planned.names["seed"]) == self.planned
+
 
 def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
     """Make the folder of a run.
@@ -57,26 +70,38 @@ def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
         planned: the run.
         folder: for the folders of all runs.
     """
-    begun = Begun(folder / f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}", planned)
-    begun.folder.mkdir(parents=True)
+    # The job's digest: what was begun with other settings, and can't go on, must not be in the way.
+    digest = hashlib.sha256(json.dumps(planned.job, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}-{digest}"
+    begun = Begun(folder / name, planned)
+    begun.folder.mkdir(parents=True, exist_ok=True)
     facts = {"names": planned.names, "job": planned.job, "commits": []}
     (begun.folder / _BEGUN).write_text(json.dumps(facts))
     return begun
 
 
 def unfinished(folder: Path = FOLDER) -> list[Begun]:
-    """Return the runs that were begun, by name. One whose cell has another job now can't go on, and is left out.
+    """Return the runs that were begun and can go on, by name.
 
     Args:
         folder: with the folders of all runs.
     """
-    found = []
+    return [begun for begun in _all_begun(folder) if begun.can_go_on]
+
+
+def stale(folder: Path = FOLDER) -> list[Begun]:
+    """Return the runs that were begun and can't go on, because their cells have other jobs now; by name.
+
+    Args:
+        folder: with the folders of all runs.
+    """
+    return [begun for begun in _all_begun(folder) if not begun.can_go_on]
+
+
+def _all_begun(folder: Path) -> Iterator[Begun]:
     for path in sorted(folder.glob(f"*/{_BEGUN}")):
         facts = json.loads(path.read_text())
-        planned = Planned(facts["names"], facts["job"])
-        if cells.planned(cells.cell_of(planned.names), planned.names["seed"]) == planned:
-            found.append(Begun(path.parent, planned))
-    return found
+        yield Begun(path.parent, Planned(facts["names"], facts["job"]))
 
 
 class Watch:
@@ -111,6 +136,9 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
         until_s: it is stopped after the round in which this time passes, in seconds since the epoch; None: never.
         device: what to train on, as torch names it; empty: the processor.
         quiet: show no log.
+
+    Raises:
+        RunFailed: its job has failed. Nothing of the run is left.
     """
     if quiet:
         logs.configure(quiet=True)
@@ -118,8 +146,11 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
     outcome = asyncio.run(_go_on(begun, Watch(until_s), device))
     if not outcome.ended:
         return False
-    rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
+    if not outcome.error:
+        rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
     shutil.rmtree(begun.folder)
+    if outcome.error:
+        raise RunFailed(f"{begun.folder.name}: it failed, and has no row: {outcome.error}")
     return True
 
 

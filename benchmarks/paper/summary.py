@@ -17,10 +17,12 @@ class Summary:
     Attributes:
         cell: the cell.
         rounds: number of rounds of each run until the target; None: it has not reached it.
+        seeds: the runs' seeds.
     """
 
     cell: Cell
     rounds: tuple[int | None, ...]
+    seeds: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -30,8 +32,8 @@ class Summary:
 
     @property
     def verdict(self) -> str:
-        """Where it lies, as `theirs.verdict` has it."""
-        return theirs.verdict(self.cell, self.rounds)
+        """Where it lies, as `theirs.verdict` has it; empty also if the paper's list is a copy of another cell's."""
+        return "" if theirs.trap(self.cell) else theirs.verdict(self.cell, self.rounds)
 
     @property
     def text(self) -> str:
@@ -72,7 +74,9 @@ def summary_of(cell: Cell, group: Iterable[Mapping[str, Any]]) -> Summary:
         cell: the cell.
         group: its rows.
     """
-    return Summary(cell, tuple(rows.rounds_to(row["accuracy"], cell.target) for row in group))
+    runs = list(group)
+    rounds = tuple(rows.rounds_to(row["accuracy"], cell.target) for row in runs)
+    return Summary(cell, rounds, tuple(row["seed"] for row in runs))
 
 
 def carried(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary:
@@ -100,12 +104,37 @@ def best(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary | None:
 def halved(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
     """Return in how many cells the best other strategy needs at most half of the paper's rounds, and of how many.
 
+    A cell whose list is a copy does not count.
+
     Args:
         summaries: of all cells.
     """
-    found = [(each, best(summaries, each)) for each in cells.grid()]
+    found = [(each, best(summaries, each)) for each in cells.grid() if not theirs.trap(each)]
     beaten = [theirs.mean(cell) for cell, other in found if other and 2 * (other.mean or 0.0) <= theirs.mean(cell)]
     return len(beaten), sum(other is not None for _, other in found)
+
+
+def halved_of_ours(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
+    """Return in how many cells the best other strategy needs at most half of our FedAvg's rounds, and of how many.
+
+    Runs of the same seeds are compared. One that has not reached the target counts with the most rounds it could make.
+
+    Args:
+        summaries: of all cells.
+    """
+    verdicts = []
+    for cell in cells.grid():
+        ours, other = (_by_seed(each) for each in (summaries.get(cell), best(summaries, cell)))
+        if common := ours.keys() & other.keys():
+            verdicts.append(2 * sum(other[seed] for seed in common) <= sum(ours[seed] for seed in common))
+    return sum(verdicts), len(verdicts)
+
+
+def _by_seed(summary: Summary | None) -> dict[int, int]:
+    if summary is None:
+        return {}
+    rounds = (limit(summary.cell) if number is None else number for number in summary.rounds)
+    return dict(zip(summary.seeds, rounds, strict=True))
 
 
 def table(summaries: Mapping[Cell, Summary]) -> tuple[Sequence[str], list[list[str]]]:
@@ -114,13 +143,26 @@ def table(summaries: Mapping[Cell, Summary]) -> tuple[Sequence[str], list[list[s
     Args:
         summaries: of all cells.
     """
-    columns = ("network", "epochs", "optimizer", "clients", "theirs", "ours", "is", "state kept", "best other")
+    columns = (
+        "network",
+        "epochs",
+        "optimizer",
+        "clients",
+        "theirs",
+        "within is",
+        "ours",
+        "is",
+        "state kept",
+        "best other",
+    )
     lines = []
     for cell in cells.grid():
         ours, kept, other = summaries.get(cell, Summary(cell, ())), carried(summaries, cell), best(summaries, cell)
         if ours.rounds or kept.rounds or other:
             best_text = f"{other.text} ({other.cell.strategy})" if other else ""
-            lines.append([*names(cell), of_paper(cell), ours.text, ours.verdict, kept.text, best_text])
+            low, high = theirs.spread(cell)
+            interval = "" if theirs.trap(cell) else f"{low:.1f} to {high:.1f}"
+            lines.append([*names(cell), of_paper(cell), interval, ours.text, ours.verdict, kept.text, best_text])
     return columns, lines
 
 

@@ -172,8 +172,10 @@ class Cohort(Section, frozen=True):
         seed: seed of the draws of who trains and who judges in each round; None: the job's `seed`. With one value, jobs
             of other seeds, strategies or settings invite the same clients.
         draw: `own` draws each round's clients from a seed of that round; `numpy` draws them as programs do that call
-            `numpy.random.seed(seed)` once, and `numpy.random.choice(n, clients, replace=False)` in every round: numbers
-            of the n clients that can take part, in the order of their ids. It repeats the cohorts of such a program.
+            `numpy.random.seed(seed)` once, and `numpy.random.choice(n, size, replace=False)` in every round, with
+            `clients` and `over_select` together as the size: numbers of the n clients that can take part, in the order
+            of their ids. It repeats the cohorts of such a program while n is that program's number: with fewer clients,
+            or one more, all draws are others. If n is not `data.clients`, the server's log says so.
     """
 
     clients: AtLeastOne = 10

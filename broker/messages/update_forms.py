@@ -1,4 +1,8 @@
-"""The forms of an update: what its float tensors are, and in how many bits they travel."""
+"""The forms of an update: what its float tensors are, and in how many bits they travel.
+
+`client_fn/training/codecs.py` has the constants of `int8` again, because the trainer imports nothing of the broker: its
+`test_codecs.py` compares them.
+"""
 
 from typing import Final, Literal
 

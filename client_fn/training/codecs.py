@@ -1,5 +1,8 @@
 """Rounds an update's changes to fewer bits. `server/codecs.py` reads them.
 
+The trainer imports nothing of the broker, so the constants below are those of `broker/messages/update_forms.py` again:
+`test_codecs.py` compares them.
+
 `bf16` and `fp16` round to the nearest number. `int8` has a power of two for each 256 values, and rounds at random to
 one of the two nearest multiples of it, so that the mean of many clients is right (Alistarh et al. 2017, arXiv
 1610.02132).
@@ -60,21 +63,22 @@ def _to_int8(update: Mapping[str, Tensor], names: Iterable[str], seed: int) -> d
     if SCALES in update:
         raise TrainingFailed(f"training.update = 'int8' needs the name {SCALES}: the model must not use it")
     # Of its own: the user's code must not meet the same numbers.
-    random = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{seed}/update".encode()).digest()[:8], "big"))
+    # NumPy promises that PCG64's stream of integers stays the same; that of `default_rng` may change (NEP 19).
+    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(f"{seed}/update".encode()).digest()[:8], "big"))
     sent, exponents = dict(update), [torch.zeros(0, dtype=torch.int16)]
     for name in names:
         flat = update[name].detach().cpu().reshape(-1)
         integers = torch.empty(len(flat), dtype=torch.int8)
         for start in range(0, len(flat), _CHUNK):
             chunk = flat[start : start + _CHUNK].to(torch.promote_types(flat.dtype, torch.float32)).numpy()
-            rounded, scales = _rounded(chunk, random)
+            rounded, scales = _rounded(chunk, bits)
             integers[start : start + _CHUNK] = torch.from_numpy(rounded)
             exponents.append(torch.from_numpy(scales))
         sent[name] = integers.reshape(update[name].shape)
     return {**sent, SCALES: torch.cat(exponents)}
 
 
-def _rounded(values: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _rounded(values: np.ndarray, bits: np.random.PCG64) -> tuple[np.ndarray, np.ndarray]:
     """Return values as integers from -127 to 127, and the exponent of each block."""
     blocks = np.zeros((-(-len(values) // BLOCK), BLOCK), values.dtype)
     blocks.reshape(-1)[: len(values)] = values
@@ -86,8 +90,14 @@ def _rounded(values: np.ndarray, random: np.random.Generator) -> tuple[np.ndarra
     exponent = np.maximum(exponent - 7 + (mantissa > _LARGEST / 128), LEAST_EXPONENT)
     exponent[largest == 0] = LEAST_EXPONENT
     blocks *= np.ldexp(1.0, -exponent)[:, None].astype(values.dtype)
-    blocks += random.random(blocks.shape, np.float32)
+    blocks += _uniform(bits, blocks.shape)
     np.floor(blocks, out=blocks)
     np.minimum(blocks, _LARGEST, out=blocks)  # 127 and the largest random number make 128
     rounded = blocks.reshape(-1)[: len(values)].astype(np.int8)
     return rounded, np.where(is_finite, exponent, NOT_FINITE).astype(np.int16)
+
+
+def _uniform(bits: np.random.PCG64, shape: tuple[int, int]) -> np.ndarray:
+    """Return float32 numbers from [0, 1), each of 24 random bits. An even number of them is asked for."""
+    raw = bits.random_raw(shape[0] * shape[1] // 2).astype("<u8", copy=False).view("<u4")
+    return (raw >> 8).astype(np.float32).reshape(shape) * np.float32(2.0**-24)

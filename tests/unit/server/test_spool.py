@@ -15,7 +15,7 @@ from server.aggregator import Plan
 from server.errors import NoRoomForUpdates
 from server.spool import Reduced, Spool
 from server.strategies.robust import Middle
-from server.values import Values
+from server.values import Scaled, Values
 from tests.support.rounded import rounded
 
 BASE: Tensors = {"w": np.ones((3, 50_000), np.float32), "b": np.zeros((), np.float32), "n": np.array(3, np.int64)}
@@ -120,6 +120,17 @@ def test_updates_in_fewer_bits_are_kept_as_they_were_counted(form: UpdateForm, e
         off = np.abs(medians[name] - np.median(sent, axis=0)).max()
         assert off <= error * np.abs(sent).max()
         assert off > 0 or not BASE[name].ndim
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_small_multiples_of_a_16_bit_model_s_updates_are_kept(dtype: type) -> None:
+    base: Tensors = {"w": np.ones(3, dtype)}
+    sent = Scaled(np.array([1, -3, 127], np.int8), np.array([-30], np.int16), (3,))
+    codec = codecs.of("int8", plan(base).layout, ["w"])
+    with Spool(plan(base), ("w",), most=1, scaled=codec.scaled) as kept:
+        kept.add(client(0), {"w": sent})
+        reduced = kept.reduce(counted([0]), Middle())["w"]
+    assert reduced.tolist() == [2.0**-30, -3 * 2.0**-30, 127 * 2.0**-30]
 
 
 def test_each_update_is_multiplied_by_its_factors_and_all_is_looked_at_before_anything_is_reduced() -> None:

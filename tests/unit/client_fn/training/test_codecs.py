@@ -55,6 +55,16 @@ def array(tensor: Tensor) -> Array:
 def test_both_sides_have_the_same_numbers() -> None:
     theirs = (update_forms.BLOCK, update_forms.SCALES, update_forms.NOT_FINITE, update_forms.LEAST_EXPONENT)
     assert theirs == (codecs.BLOCK, codecs.SCALES, codecs.NOT_FINITE, codecs.LEAST_EXPONENT)
+    assert {*codecs._HALVES, "int8"} == update_forms.ROUNDED
+
+
+def test_the_random_numbers_are_of_a_stream_that_numpy_never_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of NumPy's `Generator` may change with its version (NEP 19); those of PCG64 do not."""
+    monkeypatch.delattr(np.random, "default_rng")
+    monkeypatch.delattr(np.random, "Generator")
+    of = {"w": torch.linspace(-1, 1, 1001)}
+    sent = codecs.encode(of, (), "int8", 7)
+    assert sent["w"][:12].tolist() == [-64, -64, -63, -63, -64, -63, -63, -63, -63, -63, -63, -62]
 
 
 @pytest.mark.parametrize("form", ["delta", "weights"])
