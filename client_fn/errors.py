@@ -132,6 +132,10 @@ class RequirementsMissing(ClientError):
         self.missing = missing
 
 
+OF_MEMORY = frozenset({"MemoryError", "OutOfMemoryError"})
+"""Causes of a `UserCodeFailed` that say that the memory was too small."""
+
+
 class UserCodeFailed(ClientError):
     """Root of the errors about the user's code. An exception's text may hold data, so it is kept apart.
 

@@ -17,7 +17,7 @@ from client_fn.ahead import Ahead
 from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
-from client_fn.errors import ClientError, LeaseOver, LimitExceeded, TrainerDied
+from client_fn.errors import OF_MEMORY, ClientError, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -254,4 +254,6 @@ class Gathering:
 
 def _is_of_size(exc: ClientError) -> bool:
     """Return whether fewer clients may succeed. A signal may be the kernel's, which ends who uses too much memory."""
+    if isinstance(exc, UserCodeFailed):
+        return exc.cause in OF_MEMORY
     return isinstance(exc, LeaseOver | LimitExceeded) or (isinstance(exc, TrainerDied) and exc.retryable)

@@ -87,15 +87,15 @@ def _import_all() -> str:
     try:
         import torch
 
+        try:
+            torch.zeros(1).numpy()
+        except RuntimeError as exc:
+            # A torch that was built with numpy 1 can't use numpy 2.
+            return f"has a torch that can't use its numpy ({exc}): {sys.executable} -m pip install 'numpy<2'"
         importlib.import_module("client_fn.training.serve")
     except (ImportError, OSError) as exc:
         # OSError: torch loads some of its libraries itself, such as CUDA's.
         return f"can't import its torch, numpy or safetensors: {exc}"
-    try:
-        torch.zeros(1).numpy()
-    except RuntimeError as exc:
-        # A torch that was built with numpy 1 can't use numpy 2.
-        return f"has a torch that can't use its numpy ({exc}): {sys.executable} -m pip install 'numpy<2'"
     # For the user's code: an import after this would make classes of its own.
     importlib.import_module("client_fn.learner")
     # Another number of threads rounds differently, so the same job would have another digest.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from client_fn import strategies
-from client_fn.errors import BadData, LeaseOver, TrainingFailed, UserCodeFailed
+from client_fn.errors import OF_MEMORY, BadData, LeaseOver, TrainingFailed, UserCodeFailed
 from client_fn.training import (
     batches,
     fit,
@@ -48,9 +48,6 @@ _IGNORED: Final = -100
 
 _TIME: Final = "the time was over"
 
-_OF_MEMORY: Final = frozenset({"MemoryError", "OutOfMemoryError"})
-"""Classes of errors, as `tracebacks.explain` names them."""
-
 
 def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
     """Train several clients, or say which of them must be trained alone.
@@ -80,7 +77,7 @@ def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
         group.reason = group.fewer = _TIME
     except (RuntimeError, MemoryError) as exc:
         # The clients that have their answer keep it.
-        if (found := tracebacks.explain(exc)).cause not in _OF_MEMORY:
+        if (found := tracebacks.explain(exc)).cause not in OF_MEMORY:
             raise
         group.reason = group.fewer = f"the memory was too small: {found.text}"
     answers = group.answers

@@ -9,7 +9,7 @@ import pytest
 from client_fn import alike, gathering
 from client_fn.alike import Keys
 from client_fn.code.named import Names
-from client_fn.errors import LeaseOver, LimitExceeded, TrainerDied, TrainingFailed
+from client_fn.errors import LeaseOver, LimitExceeded, TrainerDied, TrainingFailed, UserCodeFailed
 from client_fn.gathering import Gathering, Ready
 from client_fn.trainer.process import Answer
 from client_fn.trainer.shared import SharedBytes
@@ -139,6 +139,7 @@ async def test_a_task_waits_for_one_that_is_being_prepared(monkeypatch: pytest.M
         (OSError(109, "Too many references: cannot splice"), [4]),
         (LeaseOver("", 0.0), [4, 2]),
         (LimitExceeded("the training used 9 MiB"), [4, 2]),
+        (UserCodeFailed("the model failed", cause="OutOfMemoryError"), [4, 2]),
         (TrainerDied("it was killed", retryable=True), [4, 2]),
     ],
 )
