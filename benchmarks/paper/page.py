@@ -182,7 +182,11 @@ def _of_fabric(fabric: dict[str, Any] | None) -> dict[str, str]:
         own = each["invocation_s"] + each["aggregation_s"]
         of_phases = [f"{each[phase]:.2f}" for phase in figures.PHASES]
         lines.append([f"ours, {fabric['network'] if fabric else ''}, round {number}", *of_phases, f"{own:.2f}"])
-    return {"split_table": rows.table(columns, lines), "fabric": _fabric_text(fabric)}
+    return {
+        "split_table": rows.table(columns, lines),
+        "fabric": _fabric_text(fabric),
+        "our_epochs": f", ours {fabric['epochs']}" if fabric else "",
+    }
 
 
 def _fabric_text(fabric: dict[str, Any] | None) -> str:

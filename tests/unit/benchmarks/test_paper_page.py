@@ -89,6 +89,7 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
     assert "on 2 cores of a processor, measured at commit abc." in text
     assert "18 instances lived at once (3 of openfaas, 7 of openwhisk, 8 of gcf)" in text
     assert "(by round: 100, 90)" in text
+    assert "trained 5 local epochs, ours 1." in " ".join(text.split())
     assert "an earlier one" not in text
 
 
