@@ -60,7 +60,7 @@ async def without_reservations(server: NatsServer) -> None:
     client = await bare_client(server)
     for family in families.FAMILIES:
         stream = settings(family, f"FEDKEEPER_{family.name}") | {"max_bytes": -1}
-        await client.request(f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode())
+        await client.request(f"$JS.API.STREAM.CREATE.{stream['name']}", json.dumps(stream).encode(), timeout=60)
     await client.close()
 
 

@@ -171,7 +171,7 @@ async def delete_stream(server: NatsServer, *names: str) -> None:
     password = server.password_file.read_text(encoding="utf-8")
     client = await nats.connect(f"nats://127.0.0.1:{server.port}", user="fedkeeper", password=password)
     for name in names:
-        await client.request(f"$JS.API.STREAM.DELETE.FEDKEEPER_{name}", b"")
+        await client.request(f"$JS.API.STREAM.DELETE.FEDKEEPER_{name}", b"", timeout=60)
     await client.close()
 
 
