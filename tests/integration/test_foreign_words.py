@@ -56,20 +56,20 @@ async def test_a_bridge_of_another_platform_ends_nobodys_training(
 async def test_a_metric_without_measure_is_refused_and_the_job_s_record_stays_readable(
     sdk: Client, bus: Broker
 ) -> None:
-    async def answer_twice(bus: Broker, task: RoundTask) -> None:
+    async def answer(bus: Broker, task: RoundTask) -> None:
         if task.client_id == "client-03":
             header = fakes.header(task, metrics={"loss": 1e308})
             await bus.publish(
                 topics.update(task.job, task.round, task.client_id, 1),
                 fakes.update(fakes.trained(await fakes.base_of(bus, task), task), header),
             )
-            await fakes.answer(bus, task, attempt=2)
         else:
             await fakes.answer(bus, task)
 
     await sdk.register(fakes.clients(4))
-    async with running(serve(bus, FakeLearning()), Fleet(bus, answer_twice).serve()):
-        job = await sdk.submit(fakes.job(stop={"rounds": 1}))
+    async with running(serve(bus, FakeLearning()), Fleet(bus, answer).serve()):
+        # The server gives up a client whose answer is refused.
+        job = await sdk.submit(fakes.job(stop={"rounds": 1}, cohort={"quorum": 3}))
         messages = await watch_to_end(sdk, job)
     assert [event.code for event in events_of(messages, progress.UpdateRefused)] == ["magnitude"]
     assert (await sdk.job(job)).phase == "completed"
