@@ -193,6 +193,7 @@ class CloudRun:
     max_instances: int = 100
     pending_s: float = 10.0
     live: dict[str, Service] = field(default_factory=dict)
+    _is_closed: bool = False
     _freed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def request(self, service: Service, headers: Mapping[str, str], body: bytes) -> int:
@@ -211,6 +212,9 @@ class CloudRun:
         try:
             async with asyncio.timeout(self.pending_s):
                 await self._make_room(service)
+            if self._is_closed:
+                # A message that is delivered again must not start an instance that nobody stops.
+                return HTTPStatus.SERVICE_UNAVAILABLE
             if not service.is_live:
                 await service.start(self.group)
             return await service.post(self.http, headers, body)
@@ -230,7 +234,8 @@ class CloudRun:
         await service.stop()
 
     async def close(self) -> None:
-        """Stop every instance."""
+        """Stop every instance. No request starts one after that."""
+        self._is_closed = True
         for service in list(self.live.values()):
             await self.stop(service)
 
