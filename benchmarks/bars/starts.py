@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import sys
 import time
@@ -21,6 +22,7 @@ from broker.messages.round import RoundTask
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.site import Site
+from client_fn.trainer.fork_server import open_fork_server
 from fedkeeper import configs
 from fedkeeper.sdk import Client, connect
 from fedkeeper.services import provision, site_settings, system
@@ -96,8 +98,14 @@ def _candidates(folder: Path) -> list[str]:
 
 async def measure_worker(session: Session) -> dict[str, Found]:
     """Measure a new worker: from the end of the one before it until it trains, with a task that waits for it."""
-    folder, site = session.new_folder(), Site()
-    async with open_store(folder / "broker") as nats, connect(nats.url) as sdk, task_group() as group:
+    folder = session.new_folder()
+    async with (
+        open_fork_server(Site(), os.environ) as fork_server,  # as `fedkeeper up` has one
+        open_store(folder / "broker") as nats,
+        connect(nats.url) as sdk,
+        task_group() as group,
+    ):
+        site = Site(fork_server=fork_server)
         services = [
             group.create_task(system.run_server(nats.url, site), name="server"),
             group.create_task(presence.announce(sdk.broker, presence.Bridge(PLATFORM)), name="presence"),
