@@ -5,6 +5,7 @@ different ages. The formulas are those of torch's `SGD`, `Adam` and `NAdam`; wha
 computed before the first step, for all steps.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ class NotStackable(Exception):
     """Raised when clients can't train in one program. The text says why."""
 
 
-class Rows:
+class Rows(abc.ABC):
     """The base of the optimizers: states (clients, numbers) by name, and factors (steps, clients) by name.
 
     Args:
@@ -84,13 +85,13 @@ class Rows:
             own = {name: parts[index].reshape(self._shapes[index]) for name, parts in rows.items()}
             optimizer.state[parameter] = {**self._counters(client), **own}
 
+    @abc.abstractmethod
     def _move(self, values: Tensor, gradients: Tensor, states: dict[str, Tensor], factors: dict[str, Tensor]) -> None:
         """Move values along gradients, and bring the states up to date."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _tables(self, optimizers: Sequence[Optimizer]) -> dict[str, np.ndarray[Any, Any]]:
         """Return the factors by name, float64 (steps, clients)."""
-        raise NotImplementedError
 
     def _counters(self, client: int) -> dict[str, Any]:  # noqa: ARG002 (of use in subclasses)
         """Return what a state holds for each parameter beside tensors of its shape."""
