@@ -113,7 +113,7 @@ def _serve_orders(channel: socket.socket) -> None:
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
             continue
         if facts["ask"] == "prepare":
-            import_optimizers()
+            _import_compiler()
             answers.done({}, {})
             continue
         if facts["ask"] == "try":
@@ -136,8 +136,8 @@ def _serve_order(
     """
     order = orders.decode(bytes(contents.pop("order")))
     with _shard_opened(order, opened) as order:
-        if orders.makes_an_optimizer(order):
-            import_optimizers()
+        if orders.compiles(order):
+            _import_compiler()
         if isinstance(order, Look):
             torch.set_num_threads(1)
         elif not _import_all(answers, order):
@@ -187,8 +187,8 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def import_optimizers() -> None:
-    """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
+def _import_compiler() -> None:
+    """Import torch's compiler: two seconds that no copy of this process should spend."""
     importlib.import_module("torch._dynamo")
 
 
