@@ -24,7 +24,7 @@ from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names, tls
 from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
-from broker.nats.nats_py import close_client, restore_cancellation
+from broker.nats.nats_py import close_client, restore_cancellation, send_large
 from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
@@ -204,7 +204,10 @@ class Connection:
         if self.lost.is_set():
             raise Disconnected(f"{self.address.address}: the connection is gone")
         with map_errors(subject), restore_cancellation():
-            await self._client.publish(subject, payload, reply=reply, headers=headers)
+            if len(payload) > LARGE_BYTES and self._client.is_connected:
+                send_large(self._client, subject, payload, reply=reply, headers=headers or {})
+            else:
+                await self._client.publish(subject, payload, reply=reply, headers=headers)
 
     async def send_and_confirm(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Send a message, and return once the server has read it; the server may still fail to process it.

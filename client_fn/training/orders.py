@@ -277,15 +277,15 @@ KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
-def encode(order: Order | Look | Together) -> bytes:
+def encode(order: Order | Look | Together) -> str:
     """Return an order as JSON."""
     if isinstance(order, Together):
         members = [_to_fields(member) for member in order.members]
-        return json.dumps({"kind": "together", **order._asdict(), "members": members}).encode()
-    return json.dumps(_to_fields(order)).encode()
+        return json.dumps({"kind": "together", **order._asdict(), "members": members})
+    return json.dumps(_to_fields(order))
 
 
-def decode(payload: bytes) -> Order | Look | Together:
+def decode(payload: str | bytes) -> Order | Look | Together:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
     if fields["kind"] == "together":
