@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -17,7 +18,6 @@ import msgspec
 import nats.aio.client
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.nuid import NUID
 
 from broker import connect_errors
 from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
@@ -61,6 +61,7 @@ HEADROOM_BYTES: Final = 16 << 10
 # By default nats-py reads 32 kB at a time and pauses the socket at 64 kB: 70 loop iterations for an update of 2.3 MB.
 nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
 
+_ID_BYTES: Final = 16
 _NO_RESPONDERS: Final = "503"
 _UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
 """Above its limits nats-py drops messages; we limit the pending messages by what we request."""
@@ -70,7 +71,7 @@ _log = loggers.get_logger(__name__)
 
 def new_id() -> str:
     """Return a unique name that is valid in a subject."""
-    return NUID().next().decode()
+    return secrets.token_hex(_ID_BYTES)
 
 
 class Connection:

@@ -274,6 +274,12 @@ Order = Build | Train | Evaluate | Score | Export
 
 KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "export": Export, "look": Look}
 
+_TUPLES = {
+    class_: frozenset(name for name, type_ in class_.__annotations__.items() if type_ == tuple[str, ...])
+    for class_ in (*KINDS.values(), Model, Learner, Training, Evaluation, Source)
+}
+"""The fields that are tuples, which JSON turns into lists."""
+
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
@@ -343,5 +349,5 @@ def _part(part: type[Any], fields: dict[str, Any]) -> Any:
 
 def _with_tuples(class_: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with tuples where JSON has made lists of them."""
-    tuples = {name for name, type_ in class_.__annotations__.items() if type_ == tuple[str, ...]}
+    tuples = _TUPLES[class_]
     return {name: tuple(value) if name in tuples else value for name, value in fields.items()}
