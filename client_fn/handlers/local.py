@@ -8,6 +8,7 @@ even during a training, which runs in a child of this process.
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 from typing import BinaryIO, Literal
@@ -70,6 +71,8 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
+        # What is here now stays as long as the process, so no garbage collection need look at it again.
+        gc.freeze()
         cold = True
         while line := await requests.readline():
             if (check := codec.decode_partial(DataCheck, line)) is not None:
@@ -148,7 +151,8 @@ async def _look(check: DataCheck, warm: WarmState, reports: BinaryIO) -> None:
 
 def _write(report: Report | WorkerReady | WorkerFault | DataAnswer, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
-    reports.flush()
+    # Soon, so that reports which follow each other at once are one write.
+    asyncio.get_running_loop().call_soon(reports.flush)
 
 
 if __name__ == "__main__":
