@@ -165,7 +165,7 @@ async def run(plan: Plan, file: Path | None = None) -> list[dict[str, Any]]:
     found = []
     try:
         facts = {"processor": await trainer.try_device(plan.device), "commit": rows.commit()}
-        await trainer.prepare()
+        await trainer.start()
         for model in plan.models:
             for count in plan.clients:
                 found.append(await measure(trainer, plan, model, count))

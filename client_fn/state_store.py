@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from broker.messages import personal, tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.round import PersonalRef, RoundTask
+from broker.support import files
 from broker.topics import checked_id
-from client_fn.data import files, places, sources
+from client_fn.data import places, sources
 from client_fn.data.places import Place
 from client_fn.errors import (
     BadData,

@@ -10,7 +10,7 @@ import itertools
 import re
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
@@ -136,6 +136,11 @@ class Connection:
         """Whether this server has JetStream. Through a leaf node without it, the JetStream behind its link answers."""
         return bool(self._client._server_info.get("jetstream"))
 
+    @property
+    def api_level(self) -> int:
+        """Level of the server's JetStream API; 0: it does not say."""
+        return int(self._client._server_info.get("api_lvl", 0))
+
     def new_inbox(self) -> str:
         """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
@@ -165,6 +170,30 @@ class Connection:
         if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
             raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
+
+    async def request_all(self, requests: Sequence[tuple[str, bytes, dict[str, str]]]) -> list[Msg]:
+        """Send small requests in this order, and return their answers.
+
+        Args:
+            requests: subject, payload and headers of each.
+
+        Raises:
+            Denied: this user may not publish to one of the subjects.
+            Disconnected: the connection ended, or one answer did not come in time.
+            PayloadTooLarge: a payload is larger than the server accepts.
+        """
+        with contextlib.ExitStack() as stack:
+            futures = []
+            for subject, payload, headers in requests:
+                reply = f"{self._inbox}.{next(self._tokens)}"
+                futures.append(stack.enter_context(self._waiters.expect(reply, subject)))
+                await self.send(subject, payload, reply=reply, headers=headers)
+            timeout_s = CLUSTER_REQUEST_S if self.is_clustered else REQUEST_S
+            # The answers come in order on the whole: mostly only the first one is waited for.
+            return [
+                await self._wait_for_answer(subject, future, timeout_s) if not future.done() else future.result()
+                for (subject, *_), future in zip(requests, futures, strict=True)
+            ]
 
     async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.

@@ -38,7 +38,7 @@ class Child:
         is_damaged: whether it has sent something that is no packet.
         look_s: when its memory is to be looked at next, by the event loop's clock.
         order: name of its last order. Nobody can guess it, so a model can forge no answer to a later one.
-        is_prepared: whether it has imported what trainings need.
+        is_prepared: whether it has imported torch's compiler.
     """
 
     running: Running

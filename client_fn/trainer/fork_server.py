@@ -1,8 +1,8 @@
 """Keeps a fork server running: a process that has imported torch, and makes copies of itself that are trainers.
 
-An import of torch and of its optimizers takes seconds and 200 MB; a copy takes milliseconds and shares that memory.
-The workers of a machine, and the server beside them, share one fork server. It runs nothing of the user's. If one of
-its copies harms it, another one takes its place.
+An import of torch takes seconds and 200 MB; a copy takes milliseconds and shares that memory. The workers of a machine,
+and the server beside them, share one fork server. It runs nothing of the user's. If one of its copies harms it, another
+one takes its place.
 """
 
 import asyncio

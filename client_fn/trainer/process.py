@@ -36,7 +36,7 @@ WATCH_S: Final = 0.5
 TAKE_S: Final = 5.0
 """How long a child that waits may take to answer to an order."""
 
-_PREPARATION: Final = "the import of torch's optimizers"
+_PREPARATION: Final = "the import of torch's compiler"
 _TRY: Final = "the try of the device"
 
 _NOT_OF_THE_USER: Final = frozenset({_PREPARATION, _TRY})
@@ -99,7 +99,7 @@ class Trainer:
             BadSettings: the site's Python or its device can't be used.
         """
         async with self._lock:
-            if orders.makes_an_optimizer(order):
+            if orders.compiles(order):
                 await self._prepared()
             question, text, files = {"ask": "order"}, orders.encode(order), dict(inputs)
             if len(text) > packets.TEXT_BYTES:
@@ -150,16 +150,6 @@ class Trainer:
         async with self._lock:
             await self._started()
 
-    async def prepare(self) -> None:
-        """Start the child, unless it runs, and let it import what trainings need beside torch itself.
-
-        Raises:
-            TrainerDied: it ended before.
-            BadSettings: the site's Python can't be started, is too old or lacks a library.
-        """
-        async with self._lock:
-            await self._prepared()
-
     async def end(self) -> None:
         """End the child and everything that it has started, also if this call is cancelled."""
         child, self._child = self._child, None
@@ -169,7 +159,7 @@ class Trainer:
             await asyncio.shield(self._ending)
 
     async def _prepared(self) -> None:
-        """Let the child import what trainings need, once. That is no time of the user's code."""
+        """Let the child import torch's compiler, once. That is no time of the user's code."""
         if not (await self._started()).is_prepared:
             await self._ask({"ask": "prepare"}, {}, _PREPARATION, None, None)
             if self._child is not None:

@@ -135,18 +135,15 @@ class Trainers:
             raise CodeDiffers(names.code[:8], code.digest[:8])
         return code
 
-    async def warm(self, *, to_train: bool = True) -> None:
+    async def warm(self) -> None:
         """Start the trainer of our own models, so that the first task does not wait for torch.
-
-        Args:
-            to_train: whether it will train; a server only builds and evaluates.
 
         Raises:
             TrainerDied: it can't start.
             BadSettings: the site's Python can't be started.
         """
         async with self._use(_OURS, None) as trainer:
-            await (trainer.prepare() if to_train else trainer.start())
+            await trainer.start()
 
     async def end(self) -> None:
         """End all trainers."""
@@ -213,7 +210,7 @@ class Trainers:
 
 
 @contextlib.asynccontextmanager
-async def open_trainers(site: Site, launch: Launcher = launch, *, to_train: bool = True) -> AsyncIterator[Trainers]:
+async def open_trainers(site: Site, launch: Launcher = launch) -> AsyncIterator[Trainers]:
     """Open a site's trainers. That of our own models is started at once, the others when they are needed.
 
     All are ended with the block.
@@ -221,11 +218,10 @@ async def open_trainers(site: Site, launch: Launcher = launch, *, to_train: bool
     Args:
         site: the site's settings.
         launch: starts a trainer.
-        to_train: whether they will train; a server's only build and evaluate.
     """
     with CodeStore(site.code, site.code_store) as store:
         trainers = Trainers(site, store, launch)
-        warming = asyncio.create_task(_warm(trainers, to_train=to_train), name="start of the trainer")
+        warming = asyncio.create_task(_warm(trainers), name="start of the trainer")
         try:
             yield trainers
         finally:
@@ -234,10 +230,10 @@ async def open_trainers(site: Site, launch: Launcher = launch, *, to_train: bool
             await trainers.end()
 
 
-async def _warm(trainers: Trainers, *, to_train: bool) -> None:
+async def _warm(trainers: Trainers) -> None:
     """Start a trainer before the first task. If that fails, each task will say why."""
     try:
-        await trainers.warm(to_train=to_train)
+        await trainers.warm()
     except ClientError as exc:
         # Imported here because every cold start would pay for it.
         from broker.support import loggers

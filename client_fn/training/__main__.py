@@ -74,9 +74,8 @@ def _become_a_copy(listener: int, environment: str) -> "tuple[int, int, list[str
     if fault:
         sys.exit(f"{sys.executable} {fault}")
 
-    from client_fn.training import copies, serve
+    from client_fn.training import copies
 
-    serve.import_optimizers()
     return copies.serve(socket.socket(fileno=listener), environment)
 
 
@@ -100,6 +99,7 @@ def _import_all() -> str:
     importlib.import_module("client_fn.learner")
     # Another number of threads rounds differently, so the same job would have another digest.
     torch.set_num_threads(1)
+    importlib.import_module("client_fn.training.uncompiled").prepare()
     return ""
 
 

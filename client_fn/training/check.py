@@ -9,7 +9,7 @@ from torch import nn
 from client_fn.errors import BadModel
 from client_fn.training import diagnosis, metrics, schedulers
 from client_fn.training.learner import Learner
-from client_fn.training.orders import Build, makes_an_optimizer
+from client_fn.training.orders import Build
 from client_fn.training.torchmetrics_meters import Wrapped, prepare
 
 _STEPS = 100
@@ -27,7 +27,7 @@ def settings(learner: Learner, model: Any, order: Build) -> None:
     Raises:
         UserCodeFailed: something can't be imported or constructed.
     """
-    if isinstance(model, nn.Module) and makes_an_optimizer(order):
+    if isinstance(model, nn.Module):
         _optimizer(learner, model, order)
     with diagnosis.calling("metrics()"):
         named = learner.metrics()

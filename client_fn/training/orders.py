@@ -322,16 +322,9 @@ def of_member(number: int, name: str) -> str:
     return f"{number}/{name}"
 
 
-def makes_an_optimizer(order: Order | Look | Together) -> bool:
-    """Return whether an order makes an optimizer, before which a trainer imports what torch's optimizers import.
-
-    To build a model that the paper's optimizers train without arguments, none need be made for a check.
-    """
-    if not isinstance(order, Build):
-        return isinstance(order, (Train, Together))
-    training = order.training
-    is_plain = training.optimizer.lower() in {"adam", "nadam", "sgd"} and not training.optimizer_args
-    return not is_plain or bool(training.scheduler or order.learner.type)
+def compiles(order: Order | Look | Together) -> bool:
+    """Return whether an order compiles a model, before which a trainer imports torch's compiler."""
+    return isinstance(order, Train) and order.training is not None and order.training.compile
 
 
 def of_the_user(order: Order | Together) -> tuple[str, ...]:

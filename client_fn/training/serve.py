@@ -128,7 +128,7 @@ def _serve_orders(channel: socket.socket) -> None:
         elif facts["ask"] == "installed":
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
         elif facts["ask"] == "prepare":
-            import_optimizers()
+            _import_compiler()
             answers.done({}, {})
         elif facts["ask"] == "try":
             # A copy, because CUDA can't be used after a fork if it was used before.
@@ -159,8 +159,8 @@ def _serve_order(
         opened: descriptors of the files that came open.
     """
     with _shard_opened(order, opened) as placed:
-        if orders.makes_an_optimizer(placed):
-            import_optimizers()
+        if orders.compiles(placed):
+            _import_compiler()
         if isinstance(placed, Look):
             torch.set_num_threads(1)
         elif not _import_all(answers, placed):
@@ -210,8 +210,8 @@ def _lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
 
-def import_optimizers() -> None:
-    """Import what torch's first optimizer would import: a second that no copy of this process should spend."""
+def _import_compiler() -> None:
+    """Import torch's compiler: two seconds that no copy of this process should spend."""
     importlib.import_module("torch._dynamo")
 
 

@@ -222,7 +222,7 @@ async def open_learning(site: Site, data_dir: Path | None) -> AsyncIterator[Trai
         site: the server's own settings.
         data_dir: folder of the datasets' files; None: the default of `client_fn.data.datasets`.
     """
-    async with open_trainers(site, to_train=False) as trainers:
+    async with open_trainers(site) as trainers:
         yield TrainerLearning(site, trainers, data_dir)
 
 

@@ -35,7 +35,7 @@ class InlineTrainers(Trainers):
     async def admit(self, names: Names) -> None:
         """Allow all names."""
 
-    async def warm(self, *, to_train: bool = True) -> None:
+    async def warm(self) -> None:
         """There is nothing to start."""
 
     async def check(self) -> str:

@@ -93,7 +93,7 @@ async def test_a_number_of_samples_that_can_t_be_is_refused(site: Site, samples:
     ],
 )
 async def test_nothing_that_the_site_did_not_allow_is_imported(site: Site, changes: dict[str, Any]) -> None:
-    async with open_trainers(ClientSite(allow=("mine",)), to_train=False) as trainers:
+    async with open_trainers(ClientSite(allow=("mine",))) as trainers:
         warm = WarmState(trainers, ClientSite(), ShardCache(ClientSite()))
         task = await task_for(site, model=await publish_model(site.bus), **changes)
         with pytest.raises(NotAllowed, match=r"'os:\w+' is not allowed here"):
