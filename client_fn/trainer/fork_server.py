@@ -7,7 +7,6 @@ one takes its place.
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 import tempfile
@@ -16,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from broker.support import backoff, loggers, processes
+from broker.support import backoff, forks, loggers, processes
 from broker.support.processes import Group
 from broker.support.tasks import task_group
 from client_fn.site import Site
@@ -52,7 +51,7 @@ async def open_fork_server(site: Site, environ: Mapping[str, str]) -> AsyncItera
     """
     with contextlib.ExitStack() as stack:
         path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedkeeper-fork-"))) / "socket"
-        listener = _listening(path, stack) if is_possible() else None
+        listener = _listening(path, stack) if forks.are_possible() else None
         if listener is None:
             yield None
             return
@@ -72,17 +71,6 @@ def _listening(path: Path, stack: contextlib.ExitStack) -> socket.socket | None:
         return None
     listener.listen(BACKLOG)
     return listener
-
-
-def is_possible() -> bool:
-    """Return whether this system tells a copy when its worker has ended (pidfd_open(2), Linux 5.3)."""
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:
-        return False
-    return True
 
 
 async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket.socket) -> None:

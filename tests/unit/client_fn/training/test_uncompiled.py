@@ -50,8 +50,6 @@ print(len(found))
 @pytest.mark.slow
 @pytest.mark.torch
 def test_optimizers_step_to_the_same_bits_and_import_no_compiler() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=WITHIN_S, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=WITHIN_S, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 12
