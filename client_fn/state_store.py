@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 from broker.messages import personal, tensor_header
 from broker.messages.errors import BadTensors
 from broker.messages.round import PersonalRef, RoundTask
+from broker.support import files
 from broker.topics import checked_id
-from client_fn.data import files, places, sources
+from client_fn.data import places, sources
 from client_fn.data.places import Place
 from client_fn.errors import (
     BadData,
@@ -31,7 +32,7 @@ from client_fn.errors import (
 )
 from client_fn.site import Site
 from client_fn.trainer import shared
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.training import orders
 from client_fn.training.orders import AUX
 

@@ -1,10 +1,10 @@
 """Files that are never seen half written, and folders that can be written before anything depends on it."""
 
 import contextlib
-import os
 import tempfile
 from pathlib import Path
 
+from broker.support import files
 from fedkeeper.errors import BadOption, NotSaved
 
 
@@ -18,17 +18,9 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         NotSaved: it can't be written; nothing has changed.
     """
-    # A file beside it, because a rename works within one file system only.
-    part = path.with_name(f".{path.name}-{os.getpid()}")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        files.write(path, content, durable=True)
     except OSError as exc:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise NotSaved(path, exc.strerror or str(exc)) from exc
 
 

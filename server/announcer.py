@@ -1,7 +1,8 @@
 """Publishes progress events, and does not make a round wait for each of them.
 
-The broker may be slow to store an event, for example behind a flood of other messages. Therefore events whose order
-says nothing, those of different clients, are published at the same time; other events of a job come before or after.
+The broker may be slow to store an event, for example behind a flood of other messages, and it stores many at once for
+little more than one. Therefore events gather for a moment, unless somebody waits for them, and those whose order says
+nothing, of different clients, are published at the same time; other events of a job come before or after.
 """
 
 import asyncio
@@ -19,8 +20,11 @@ from broker.support.tasks import task_group
 from server.held import Held
 from server.room import publish_event
 
-AT_ONCE: Final = 64
+AT_ONCE: Final = 256
 """The most events that are published at the same time."""
+
+GATHER_S: Final = 0.25
+"""How long an event may wait for others, if nobody waits for it. Nobody who watches a job sees the difference."""
 
 log = loggers.get_logger(__name__)
 
@@ -53,6 +57,7 @@ class Announcer:
         self._unpublished: dict[int, Announcement] = {}
         self._epochs: dict[str, str] = {}
         self._changed = asyncio.Event()
+        self._is_urgent = asyncio.Event()
         self._is_closing = False
 
     @contextlib.contextmanager
@@ -91,13 +96,16 @@ class Announcer:
             event: the event.
             key: as for `announce`.
         """
-        await self._put(job, event, key).published.wait()
+        announcement = self._put(job, event, key)
+        self._is_urgent.set()
+        await announcement.published.wait()
 
     async def settle(self, job: str) -> None:
         """Return when the broker has every event of a job that was announced before.
 
         A round's end comes after its events: nobody announces them again once the record says that it is over.
         """
+        self._is_urgent.set()
         for announcement in list(self._unpublished.values()):
             if announcement.progress.job == job:
                 await announcement.published.wait()
@@ -113,17 +121,29 @@ class Announcer:
 
     def _close(self) -> None:
         self._is_closing = True
+        self._is_urgent.set()
         self._changed.set()
 
     async def _publish_all(self, broker: Broker) -> None:
         """Publish the queue until it is closed and empty."""
         while self._queue or not self._is_closing:
             self._changed.clear()
-            async with task_group() as group:
-                for announcement in take_batch(self._queue):
-                    group.create_task(self._announce(broker, announcement), name=f"announce {announcement.progress.id}")
-            if not self._queue and not self._is_closing:
+            if self._queue:
+                await self._gather()
+            while batch := take_batch(self._queue):
+                async with task_group() as group:
+                    for announcement in batch:
+                        name = f"announce {announcement.progress.id}"
+                        group.create_task(self._announce(broker, announcement), name=name)
+            if not self._is_closing:
                 await self._changed.wait()
+
+    async def _gather(self) -> None:
+        """Wait for more events, until somebody waits for one of them."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_S):
+                await self._is_urgent.wait()
+        self._is_urgent.clear()
 
     async def _announce(self, broker: Broker, announcement: Announcement) -> None:
         event = announcement.progress
@@ -135,19 +155,23 @@ class Announcer:
 
 
 def take_batch(queue: deque[Announcement]) -> list[Announcement]:
-    """Remove and return the queue's first events that may reach the broker in any order, up to AT_ONCE.
+    """Remove and return the queue's events that may reach the broker now, in any order, up to AT_ONCE.
 
-    At most one event of each client of a job is among them, and an event that is not about a client is the only one of
-    its job.
+    At most one event of each client of a job is among them, its first one, and an event that is not about a client is
+    the only one of its job.
+
+    Args:
+        queue: what stays in it keeps its order.
     """
-    batch, taken = list[Announcement](), dict[str, set[str]]()
-    while queue and len(batch) < AT_ONCE:
-        event = queue[0].progress
+    batch, later, taken = list[Announcement](), list[Announcement](), dict[str, set[str]]()
+    while queue and max(len(batch), len(later)) < AT_ONCE:
+        announcement = queue.popleft()
+        event = announcement.progress
         client, clients = getattr(event.event, "client", ""), taken.setdefault(event.job, set())
-        if clients and (not client or "" in clients or client in clients):
-            break
+        must_wait = bool(clients) and (not client or "" in clients or client in clients)
         clients.add(client)
-        batch.append(queue.popleft())
+        (later if must_wait else batch).append(announcement)
+    queue.extendleft(reversed(later))
     return batch
 
 

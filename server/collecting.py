@@ -304,10 +304,10 @@ class Collector:
 
     def _announce_counted(self, header: UpdateHeader) -> None:
         purpose = self._expectation.members[header.client].purpose
-        counted = len(self.collection.headers)
+        counted, invited = len(self.collection.headers), len(self.collection.round.cohort)
         if purpose == "evaluate":
-            counted = len(self.collection.judging.headers) - counted
-        event = client_events.update_counted(header, counted, len(cohort.ids(self._record.cohort, purpose)), purpose)
+            counted, invited = len(self.collection.judging.headers) - counted, len(self.collection.round.evaluators)
+        event = client_events.update_counted(header, counted, invited, purpose)
         self._announcer.announce(self._record.id, event, header.round, header.client)
 
     def _refuse(self, delivery: Delivery, refusal: Refused, topic: UpdateTopic | None) -> None:
@@ -395,11 +395,10 @@ class Collector:
 
 
 def _round_of(record: JobRecord, deadline_s: float) -> Round:
-    trainers = frozenset(cohort.ids(record.cohort, "train"))
-    evaluators = frozenset(cohort.ids(record.cohort, "evaluate"))
-    rules = record.job.cohort
+    trainers, evaluators = cohort.ids(record.cohort, "train"), cohort.ids(record.cohort, "evaluate")
+    needed, grace_s = record.job.cohort.needed, record.job.cohort.grace_s
     if not trainers:
-        needed = min(rules.needed, len(evaluators))
-        return rounds.to_judge(evaluators, needed, rules.grace_s, deadline_s)
-    needed = min(rules.needed, len(trainers))
-    return Round(trainers, needed, rules.grace_s, deadline_s, evaluators=evaluators)
+        needed = min(needed, len(evaluators))
+        return rounds.to_judge(evaluators, needed=needed, grace_s=grace_s, deadline_s=deadline_s)
+    needed = min(needed, len(trainers))
+    return rounds.opened(trainers, evaluators, needed=needed, grace_s=grace_s, deadline_s=deadline_s)

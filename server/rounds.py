@@ -7,9 +7,11 @@ need them.
 """
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
+from server.client_set import ClientSet
 from server.errors import IllegalTransition
 
 
@@ -64,34 +66,32 @@ TRANSITIONS: Final[dict[State, dict[RoundEvent, State]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round; every step returns a new one.
+    """A round; every step returns a new one. `opened` and `to_judge` make one.
 
     Attributes:
-        cohort: ids of the clients that are to train.
+        cohort: the clients that are to train.
+        evaluators: the clients that only judge.
         needed: number of counted updates that makes the quorum.
+        judged_needed: number of judgements that starts the grace, in a round in which nobody trains.
         grace_s: seconds to wait for the other clients after the quorum.
         deadline_s: latest end, in seconds on the clock of the `now_s` arguments.
+        answered: the clients whose update or judgement counts.
+        lost: the clients that the round no longer waits for.
         state: the state.
-        counted: ids of the clients whose update counts, in log order.
-        lost: ids of the clients that the round no longer waits for.
         grace_until_s: end of the grace period, on the same clock; None before the quorum.
-        evaluators: ids of the clients that only judge.
-        judged: ids of those of them that have answered, in log order.
-        judged_needed: number of them that starts the grace, in a round in which nobody trains.
         ended_by: the event that ended the round; None: it is open.
     """
 
-    cohort: frozenset[str]
+    cohort: ClientSet
+    evaluators: ClientSet
     needed: int
+    judged_needed: int
     grace_s: float
     deadline_s: float
+    answered: ClientSet
+    lost: ClientSet
     state: State = State.COLLECTING
-    counted: tuple[str, ...] = ()
-    lost: frozenset[str] = frozenset()
     grace_until_s: float | None = None
-    evaluators: frozenset[str] = frozenset()
-    judged: tuple[str, ...] = ()
-    judged_needed: int = 0
     ended_by: RoundEvent | None = None
 
     @property
@@ -105,21 +105,43 @@ class Round:
         return self.deadline_s if self.grace_until_s is None else min(self.grace_until_s, self.deadline_s)
 
     @property
-    def missing(self) -> tuple[str, ...]:
-        """Ids of the clients that are to train and are not counted, sorted."""
-        return tuple(sorted(self.cohort.difference(self.counted)))
+    def counted(self) -> ClientSet:
+        """The clients whose update counts."""
+        return self.answered & self.cohort
 
     @property
-    def outstanding(self) -> frozenset[str]:
-        """Ids of the clients that the round waits for."""
-        return (self.cohort | self.evaluators).difference(self.counted, self.judged, self.lost)
+    def judged(self) -> ClientSet:
+        """The clients that only judge, and have answered."""
+        return self.answered & self.evaluators
+
+    @property
+    def outstanding(self) -> ClientSet:
+        """The clients that the round waits for."""
+        return (self.cohort | self.evaluators) - (self.answered | self.lost)
 
     def can_do_without(self, client: str) -> bool:
         """Whether the quorum stays in reach if a client that is outstanding is lost."""
         return client in self.evaluators or len(self.cohort - self.lost) > self.needed
 
 
-def to_judge(evaluators: frozenset[str], needed: int, grace_s: float, deadline_s: float) -> Round:
+def opened(
+    trainers: Collection[str], evaluators: Collection[str], *, needed: int, grace_s: float, deadline_s: float
+) -> Round:
+    """Return a round that has just been opened.
+
+    Args:
+        trainers: ids of the clients that are to train.
+        evaluators: ids of the clients that only judge.
+        needed: number of counted updates that makes the quorum.
+        grace_s: seconds to wait for the others after the quorum.
+        deadline_s: latest end, in seconds.
+    """
+    everyone = ClientSet.of([*trainers, *evaluators])
+    cohort, nobody = everyone.first(len(trainers)), everyone.first(0)
+    return Round(cohort, everyone - cohort, needed, 0, grace_s, deadline_s, answered=nobody, lost=nobody)
+
+
+def to_judge(evaluators: Collection[str], *, needed: int, grace_s: float, deadline_s: float) -> Round:
     """Return a round in which no client trains. It can't fail: at its deadline it closes with what there is.
 
     Args:
@@ -129,17 +151,8 @@ def to_judge(evaluators: frozenset[str], needed: int, grace_s: float, deadline_s
         deadline_s: latest end, in seconds.
     """
     # The quorum of nobody is reached at once.
-    nobody: frozenset[str] = frozenset()
-    return Round(
-        nobody,
-        0,
-        grace_s,
-        deadline_s,
-        State.GRACE,
-        grace_until_s=deadline_s,
-        evaluators=evaluators,
-        judged_needed=needed,
-    )
+    round_ = opened((), evaluators, needed=0, grace_s=grace_s, deadline_s=deadline_s)
+    return replace(round_, judged_needed=needed, state=State.GRACE, grace_until_s=deadline_s)
 
 
 def add_answer(round_: Round, client: str, now_s: float) -> Round:
@@ -153,16 +166,14 @@ def add_answer(round_: Round, client: str, now_s: float) -> Round:
     Raises:
         IllegalTransition: the round is over.
     """
-    after = replace(round_, lost=round_.lost - {client})
-    if client in round_.evaluators:
-        after = replace(after, judged=(*round_.judged, client))
-        if len(after.judged) == after.judged_needed:
-            after = replace(after, grace_until_s=now_s + after.grace_s)
-    else:
-        after = replace(after, counted=(*round_.counted, client))
-    if not after.outstanding and len(after.counted) >= after.needed:
+    answered = round_.answered.having(client)
+    after = replace(round_, answered=answered, lost=round_.lost - answered)
+    counted = len(after.counted)
+    if client in round_.evaluators and len(after.judged) == after.judged_needed:
+        after = replace(after, grace_until_s=now_s + after.grace_s)
+    if not after.outstanding and counted >= after.needed:
         return _step(after, RoundEvent.LAST, now_s)
-    makes_quorum = len(round_.counted) < after.needed == len(after.counted)
+    makes_quorum = client in round_.cohort and counted == after.needed
     return _step(after, RoundEvent.QUORUM if makes_quorum else RoundEvent.ANSWER, now_s)
 
 
@@ -179,7 +190,7 @@ def add_loss(round_: Round, client: str, now_s: float) -> Round:
     """
     if client not in round_.outstanding | round_.lost:
         return round_
-    after = replace(round_, lost=round_.lost | {client})
+    after = replace(round_, lost=round_.lost.having(client))
     if len(after.cohort - after.lost) < after.needed:
         return _step(after, RoundEvent.HOPELESS, now_s)
     return _step(after, RoundEvent.LOSS if after.outstanding else RoundEvent.LAST, now_s)

@@ -15,6 +15,7 @@ from broker.deliveries import Deleted, Delivery, Reader, Receipt, Value
 from broker.errors import Conflict, Denied, Disconnected
 from broker.families import Keep, family_of, is_of_weights
 from broker.nats import names, streams
+from broker.nats.batches import Batches, PubAck, open_batches
 from broker.nats.connection import REQUEST_S, Connection, new_id
 from broker.nats.consumers import Durable, Replay
 from broker.nats.deliveries import DurableDeliveries, ReplayDeliveries, ReplyInbox, ValueChanges, to_change
@@ -38,18 +39,6 @@ MOST_PATIENCE: Final = 4.0
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _TOMBSTONE: Final = {"KV-Operation": "DEL"}
-
-
-class PubAck(msgspec.Struct):
-    """JetStream's confirmation of a message.
-
-    Attributes:
-        seq: position in the stream.
-        duplicate: whether the stream already had a message with the same id.
-    """
-
-    seq: int
-    duplicate: bool = False
 
 
 class _Purged(msgspec.Struct):
@@ -86,15 +75,17 @@ async def connect(address: BrokerUrl, *, name: str, ack_wait_s: float, provision
     """
     async with open_link(address, name) as link:
         await (streams.ensure(link) if provision else streams.expect(link))
-        yield NatsBroker(link, ack_wait_s)
+        async with open_batches(link) as batches:
+            yield NatsBroker(link, batches, ack_wait_s)
 
 
 class NatsBroker(Broker):
     """Implements `Broker` on JetStream."""
 
-    def __init__(self, link: Link, ack_wait_s: float) -> None:
+    def __init__(self, link: Link, batches: Batches, ack_wait_s: float) -> None:
         self.inline_limit = min(INLINE_BYTES, link.max_message_bytes)
         self._link = link
+        self._batches = batches
         self._stored = StoredMessages(link)
         self._ack_wait_s = ack_wait_s
         self._reserve = Reserve(link)
@@ -230,6 +221,12 @@ class NatsBroker(Broker):
         await self._reserve.fill()
 
     async def _store(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
+        together = self._batches.take(topic, message)
+        if together and (ack := await self._batches.store(topic, message, headers)) is not None:
+            return ack
+        return await self._store_alone(topic, message, headers)
+
+    async def _store_alone(self, topic: str, message: bytes, headers: dict[str, str]) -> PubAck:
         are_weights, tries = is_of_weights(topic), itertools.count()
 
         async def attempt(connection: Connection) -> PubAck:

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import itertools
 import re
+import secrets
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
@@ -17,14 +18,13 @@ import msgspec
 import nats.aio.client
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.nuid import NUID
 
 from broker import connect_errors
 from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names, tls
 from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
-from broker.nats.nats_py import close_client, restore_cancellation
+from broker.nats.nats_py import close_client, restore_cancellation, send_large
 from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
@@ -61,6 +61,7 @@ HEADROOM_BYTES: Final = 16 << 10
 # By default nats-py reads 32 kB at a time and pauses the socket at 64 kB: 70 loop iterations for an update of 2.3 MB.
 nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
 
+_ID_BYTES: Final = 16
 _NO_RESPONDERS: Final = "503"
 _UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
 """Above its limits nats-py drops messages; we limit the pending messages by what we request."""
@@ -70,7 +71,7 @@ _log = loggers.get_logger(__name__)
 
 def new_id() -> str:
     """Return a unique name that is valid in a subject."""
-    return NUID().next().decode()
+    return secrets.token_hex(_ID_BYTES)
 
 
 class Connection:
@@ -135,6 +136,11 @@ class Connection:
         """Whether this server has JetStream. Through a leaf node without it, the JetStream behind its link answers."""
         return bool(self._client._server_info.get("jetstream"))
 
+    @property
+    def api_level(self) -> int:
+        """Level of the server's JetStream API; 0: it does not say."""
+        return int(self._client._server_info.get("api_lvl", 0))
+
     def new_inbox(self) -> str:
         """Return a new subject that this connection may subscribe to; answers to requests do not use it."""
         return f"{self._inbox}.to.{new_id()}"
@@ -164,6 +170,30 @@ class Connection:
         if not answer.data and (answer.headers or {}).get("Status") == _NO_RESPONDERS:
             raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
+
+    async def request_all(self, requests: Sequence[tuple[str, bytes, dict[str, str]]]) -> list[Msg]:
+        """Send small requests in this order, and return their answers.
+
+        Args:
+            requests: subject, payload and headers of each.
+
+        Raises:
+            Denied: this user may not publish to one of the subjects.
+            Disconnected: the connection ended, or one answer did not come in time.
+            PayloadTooLarge: a payload is larger than the server accepts.
+        """
+        with contextlib.ExitStack() as stack:
+            futures = []
+            for subject, payload, headers in requests:
+                reply = f"{self._inbox}.{next(self._tokens)}"
+                futures.append(stack.enter_context(self._waiters.expect(reply, subject)))
+                await self.send(subject, payload, reply=reply, headers=headers)
+            timeout_s = CLUSTER_REQUEST_S if self.is_clustered else REQUEST_S
+            # The answers come in order on the whole: mostly only the first one is waited for.
+            return [
+                await self._wait_for_answer(subject, future, timeout_s) if not future.done() else future.result()
+                for (subject, *_), future in zip(requests, futures, strict=True)
+            ]
 
     async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.
@@ -204,7 +234,10 @@ class Connection:
         if self.lost.is_set():
             raise Disconnected(f"{self.address.address}: the connection is gone")
         with map_errors(subject), restore_cancellation():
-            await self._client.publish(subject, payload, reply=reply, headers=headers)
+            if len(payload) > LARGE_BYTES and self._client.is_connected:
+                send_large(self._client, subject, payload, reply=reply, headers=headers or {})
+            else:
+                await self._client.publish(subject, payload, reply=reply, headers=headers)
 
     async def send_and_confirm(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Send a message, and return once the server has read it; the server may still fail to process it.

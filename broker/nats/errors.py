@@ -67,6 +67,10 @@ class StreamMissing(NotFound):
     """Raised inside the NATS backend when a stream does not exist."""
 
 
+class NoBatches(BrokerError):
+    """Raised inside the NATS backend when a stream, or its server, takes no batches of messages."""
+
+
 class NobodyAnswers(Disconnected):
     """Raised inside the NATS backend when nobody serves a subject: no stream keeps it, or there is no JetStream."""
 
@@ -123,6 +127,7 @@ _ERRORS: Final[dict[int, type[BrokerError]]] = {
     10158: Disconnected,  # a message with this id is on its way to the replicas
     10164: WrongRevision,
     10167: Disconnected,  # too much is waiting to be stored
+    10174: NoBatches,
 }
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from broker.errors import ServerFailed, StoreInUse
 from broker.nats.disk import Change, Disk
-from broker.support import installing, loggers, processes
+from broker.support import files, installing, loggers, processes
 from broker.url import LAST_PORT
 
 USER: Final = "fedkeeper"
@@ -232,7 +232,7 @@ class NatsServer:
                 _log.info("nats-server is ready", port=self.port, pid=self._process.pid, folder=str(self.folder))
                 if last not in (0, self.port):
                     _log.warning("the broker's last port is taken; its address is a new one", last=last, port=self.port)
-                self._port_file.write_text(str(self.port), encoding="utf-8")
+                await asyncio.to_thread(self._write, self._port_file, str(self.port))
                 return
             if self._is_port_fixed or attempt == _PORT_ATTEMPTS:
                 raise ServerFailed(f"nats-server ended at its start: {self._last_log_error()} (see {self.log_file})")
@@ -246,8 +246,9 @@ class NatsServer:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
             raise StoreInUse(f"another nats-server uses {self.folder}: stop it, or take another folder") from exc
-        if not self.password_file.exists():
-            _write_private(self.password_file, secrets.token_urlsafe(24))
+        # It is empty where an earlier version had just made it when the power failed.
+        if not self.password_file.exists() or not self.password_file.read_text(encoding="utf-8").strip():
+            self._write(self.password_file, secrets.token_urlsafe(24))
 
     def _last_port(self) -> int:
         """Return the port of the folder's last server; 0: there was none."""
@@ -273,7 +274,11 @@ class NatsServer:
             max_file=limit,
             settings=self._settings,
         )
-        _write_private(self._config_file, text)
+        self._write(self._config_file, text)
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file that only its owner may read: whole, also if the power fails."""
+        files.write(path, text.encode(), mode=0o600, durable=True)
 
     def _last_log_error(self) -> str:
         log = self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.exists() else ""
@@ -323,8 +328,3 @@ async def _wait_for_greeting(host: str, port: int, name: str) -> None:
             finally:
                 writer.close()
         await asyncio.sleep(min(0.005 * 2**attempt, 0.1))
-
-
-def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)

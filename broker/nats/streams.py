@@ -12,7 +12,7 @@ import msgspec
 
 from broker.errors import ConnectFailed, Denied, ForeignStream, NoSystem, OldStore, Unsupported
 from broker.families import FAMILIES, Family, Keep
-from broker.nats import names
+from broker.nats import batches, names
 from broker.nats.connection import Connection
 from broker.nats.errors import NobodyAnswers, NoJetStream, NoReplicas, StreamMissing, SubjectsTaken
 from broker.nats.link import Link
@@ -42,6 +42,7 @@ _REPAIRED: Final = (
     "duplicate_window",
     "allow_direct",
     "no_ack",
+    "allow_atomic",
 )
 """Settings that we correct when they differ. The others belong to the operator (max_bytes; num_replicas, unless the
 broker's URL asks for more) or can't be changed (persist_mode, which servers before 2.12 do not have)."""
@@ -62,7 +63,9 @@ class _StreamList(msgspec.Struct):
     streams: list[StreamInfo] | None = None
 
 
-def settings(family: Family, name: str, *, replicas: int = 1, is_clustered: bool = False) -> dict[str, Any]:
+def settings(
+    family: Family, name: str, *, replicas: int = 1, is_clustered: bool = False, has_batches: bool = True
+) -> dict[str, Any]:
     """Return the configuration of a family's stream, as in JetStream's API; times are in nanoseconds.
 
     Args:
@@ -70,6 +73,7 @@ def settings(family: Family, name: str, *, replicas: int = 1, is_clustered: bool
         name: name of the stream.
         replicas: number of nodes that keep it.
         is_clustered: whether the server belongs to a cluster, where the number of replicas may be raised later.
+        has_batches: whether the server knows atomic batches.
     """
     # A full log deletes its oldest messages. Requests and results must not get lost silently, so a full stream of
     # these refuses new messages.
@@ -89,6 +93,7 @@ def settings(family: Family, name: str, *, replicas: int = 1, is_clustered: bool
         "allow_direct": True,
         # The requester expects the answer of the subscriber; JetStream's acknowledgement would arrive first.
         "no_ack": family.keep is Keep.INBOX,
+        "allow_atomic": has_batches and family.keep in batches.KEEPS,
         "metadata": {MARK: SCHEMA},
         # A stream with persist_mode can't be replicated.
     } | ({"persist_mode": "async"} if family.relaxed and replicas == 1 and not is_clustered else {})
@@ -205,7 +210,8 @@ async def _ensure_all(connection: Connection) -> None:
 
 def _settings(connection: Connection, family: Family) -> dict[str, Any]:
     name, replicas = names.stream_name(connection.address, family.name), connection.address.replicas or 1
-    return settings(family, name, replicas=replicas, is_clustered=connection.is_clustered)
+    has_batches = connection.api_level >= batches.API_LEVEL
+    return settings(family, name, replicas=replicas, is_clustered=connection.is_clustered, has_batches=has_batches)
 
 
 async def _actual(connection: Connection, expected: dict[str, Any]) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from client_fn.data import files, idx
+from broker.support import files
+from client_fn.data import idx
 from client_fn.data.idx import File
 from client_fn.errors import BadData, DataMissing
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from broker.messages.job_sections import Data
 from broker.messages.register import ClientRecord
+from broker.support import files
 from broker.topics import checked_id
-from client_fn.data import files, places
+from client_fn.data import places
 from client_fn.data.datasets import Dataset
 from client_fn.data.partition import partition
 from client_fn.errors import BadData

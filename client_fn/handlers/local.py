@@ -11,6 +11,7 @@ the other end of the socket DESCRIPTOR (`broker.support.forks`).
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -77,6 +78,8 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
+        # What is here now stays as long as the process, so no garbage collection need look at it again.
+        gc.freeze()
         cold = True
         while line := await requests.readline():
             if (check := codec.decode_partial(DataCheck, line)) is not None:
@@ -155,7 +158,8 @@ async def _look(check: DataCheck, warm: WarmState, reports: BinaryIO) -> None:
 
 def _write(report: Report | WorkerReady | WorkerFault | DataAnswer, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
-    reports.flush()
+    # Soon, so that reports which follow each other at once are one write.
+    asyncio.get_running_loop().call_soon(reports.flush)
 
 
 def _become_a_copy(channel: int) -> None:

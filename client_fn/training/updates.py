@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 import torch
+from numpy.random import SFC64
 from torch import Tensor
 
 from client_fn.errors import TrainingFailed
@@ -11,8 +12,11 @@ from client_fn.training import tensors
 from client_fn.training.model_tensors import ModelTensors
 from client_fn.training.orders import AUX
 
-NOISE: Final = 1e-3
-"""Standard deviation of a dry update's delta: about what a round of training changes."""
+NOISE_EXPONENT: Final = -11
+"""A dry update's values are 2^-11 to 2^-9 in absolute value: about what a round of training changes."""
+
+_EXPONENT_BITS: Final = {torch.float64: 11, torch.float32: 8, torch.bfloat16: 8, torch.float16: 5}
+_WORD_BYTES: Final = 8
 
 
 def make(held: ModelTensors, base: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
@@ -55,7 +59,7 @@ def _are_separate(tensors: Iterable[Tensor]) -> bool:
 
 
 def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) -> dict[str, Tensor]:
-    """Return an update of a dry task: normal noise instead of a training's result, so that it is as hard to compress.
+    """Return an update of a dry task: noise instead of a training's result, which is as hard to compress.
 
     Args:
         held: tells which tensors are trained.
@@ -63,16 +67,32 @@ def noise(held: ModelTensors, base: Mapping[str, Tensor], kind: str, seed: int) 
         kind: as in `make`.
         seed: for the noise.
     """
-    generator = torch.Generator().manual_seed(seed)
+    bits = SFC64(seed)
     update, frozen = {}, held.frozen(base)
     for name in [name for name in held.all() if name not in frozen]:
         tensor = base[name]
         if not tensor.is_floating_point():
             update[name] = tensor
             continue
-        delta = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).mul_(NOISE)
+        delta = _noise_like(tensor, bits)
         update[name] = tensor + delta if kind == "weights" else delta
     return update
+
+
+def _noise_like(tensor: Tensor, bits: SFC64) -> Tensor:
+    """Return numbers whose sign, fraction and last bit of the exponent are random. Normal noise takes far longer.
+
+    The other bits of the exponent are those of 2^NOISE_EXPONENT, whose last one is 0 in each of these dtypes.
+    """
+    size, count = tensor.element_size(), tensor.numel()
+    exponent_bits = _EXPONENT_BITS[tensor.dtype]
+    fraction_bits = 8 * size - 1 - exponent_bits
+    bias = (1 << exponent_bits - 1) - 1
+    random = (1 << 8 * size - 1) | ((2 << fraction_bits) - 1)
+    words = bits.random_raw(-(-count * size // _WORD_BYTES)).view(f"u{size}")
+    words &= words.dtype.type(random)
+    words |= words.dtype.type((bias + NOISE_EXPONENT) << fraction_bits)
+    return torch.from_numpy(words.view(f"i{size}")[:count]).view(tensor.dtype).reshape(tensor.shape)
 
 
 def with_aux(update: Mapping[str, Tensor], aux: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from bridges import platforms
 from bridges.errors import BadPlatform, UnknownPlatform
+from broker.support import files
 from client_fn import package
 from client_fn.code.archive import Archive
-from client_fn.data import files
 
 
 def build(name: str, code: Archive | None = None) -> bytes:

@@ -37,6 +37,15 @@ def test_its_url_is_good_in_every_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert "'" not in url, "it is printed in quotes"
 
 
+async def test_an_empty_password_is_none(tmp_path: Path) -> None:
+    """A power failure may leave a file of which only the name is on the disk."""
+    (tmp_path / "password").touch()
+    async with NatsServer(tmp_path, max_file_bytes=2 << 30) as server:
+        assert len(server.password_file.read_text(encoding="utf-8")) >= 32
+        async with broker.connect(server.url):
+            pass
+
+
 async def test_port_password_and_data_survive_a_restart(tmp_path: Path) -> None:
     async with NatsServer(tmp_path) as server:
         url, password = server.url, server.password_file.read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ import re
 import pytest
 
 from broker import BrokerUrl
-from broker.families import FAMILIES, SMALL, Writer, family_of
+from broker.errors import BadTopic
+from broker.families import FAMILIES, SMALL, Family, Writer, family_of
 from broker.nats import names
 from broker.nats.old_store import STREAMS
 from tests.support.paths import REPOSITORY
@@ -25,6 +26,21 @@ def test_every_family_takes_a_small_payload_and_weights_have_no_limit() -> None:
     assert min(family.max_payload for family in FAMILIES if family.max_payload is not None) == SMALL
     unlimited = {family.name for family in FAMILIES if family.max_payload is None}
     assert unlimited == {"UPDATES", "MODELS", "STATE", "CHUNKS", "PACKAGES"}
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_topic_is_in_the_family_whose_filter_matches_it(family: Family) -> None:
+    for pattern in family.filters:
+        for topic in (pattern, pattern.replace("*", "a-1").replace(">", "b.c.d")):
+            assert family_of(topic) is family, topic
+
+
+@pytest.mark.parametrize(
+    "topic", ["fl", "flt", "flt.acme", "fl.tasks", "fl.jobs.a.b.submit", "fl.unknown.a", "tasks.a.b"]
+)
+def test_other_topics_are_in_no_family(topic: str) -> None:
+    with pytest.raises(BadTopic):
+        family_of(topic)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -11,7 +11,7 @@ from broker.messages import tensors as payload
 from broker.messages.invocation import InvocationRequest
 from broker.messages.job_sections import Model, Training
 from broker.messages.round import BlobRef, PersonalRef, RoundTask
-from client_fn.data import files as files_module
+from broker.support import files as files_module
 from client_fn.errors import PersonalMissing, PersonalNotKept
 from client_fn.function import Published, handle
 from client_fn.runtime.failure import failure_report

@@ -13,12 +13,12 @@ from broker.errors import BadTopic
 from broker.messages.job_sections import Model
 from broker.messages.round import PersonalRef, RoundTask
 from broker.messages.tensors import Tensors
+from broker.support import files
 from client_fn import state_store
-from client_fn.data import files
 from client_fn.errors import PersonalMissing, PersonalNotKept, TrainerDied
 from client_fn.site import SCHEMES, Site
 from client_fn.state_store import UNCOUNTED_KEPT, StateStore
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from tests.support import tasks
 
 PERSONAL = Model(personal=("head.*",))

@@ -23,7 +23,9 @@ END = JobFailed(reason="none")
         ([], []),
         ([("a", about("1")), ("a", about("2"))], [2]),
         ([("a", about("1")), ("a", about("1"))], [1, 1]),
-        ([("a", about("1")), ("a", about("2")), ("a", about("1")), ("a", about("3"))], [2, 2]),
+        ([("a", about("1")), ("a", about("2")), ("a", about("1")), ("a", about("3"))], [3, 1]),
+        ([("a", about("1")), ("a", about("1")), ("a", about("1")), ("a", about("2"))], [2, 1, 1]),
+        ([("a", about("1")), ("a", END), ("a", about("2"))], [1, 1, 1]),
         ([("a", END), ("a", about("1")), ("a", END)], [1, 1, 1]),
         ([("a", END), ("b", END), ("c", about("1"))], [3]),
         ([("a", about("1")), ("b", about("1")), ("b", END)], [2, 1]),
@@ -38,7 +40,17 @@ def test_events_whose_order_says_something_are_published_one_after_the_other(
     while batch := take_batch(queue):
         taken.append([announcement.progress.id for announcement in batch])
     assert [len(batch) for batch in taken] == batches
-    assert [event for batch in taken for event in batch] == [str(number) for number in range(len(events))]
+    order = [int(event) for batch in taken for event in batch]
+    assert sorted(order) == [*range(len(events))]
+    for job, event in events:
+        of_same = [number for number, each in enumerate(events) if each == (job, event)]
+        assert [number for number in order if number in of_same] == of_same
+
+
+def test_much_that_must_wait_is_not_looked_at_over_and_over() -> None:
+    queue = deque(Announcement(Progress("a", END, 0.0, str(number))) for number in range(3 * AT_ONCE))
+    assert [event.progress.id for event in take_batch(queue)] == ["0"]
+    assert [event.progress.id for event in queue] == [str(number) for number in range(1, 3 * AT_ONCE)]
 
 
 async def test_a_job_waits_for_its_own_events_only(memory_url: str) -> None:

@@ -18,7 +18,6 @@ from server import round_facts, rounds, strategies
 from server.aggregator import Aggregate
 from server.collecting import Collection
 from server.gate import Expectation
-from server.rounds import Round
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
 NEXT = BlobRef("fl.models.demo.y", "cd" * 32, 5)
@@ -68,7 +67,8 @@ def header(client: str, samples: int, *, state: BlobRef | None = None, processor
 def collect(*headers: UpdateHeader) -> Collection:
     """A round that has counted updates with these headers."""
     expectation = expect()
-    collection = Collection(Round(frozenset(expectation.members), 2, 5.0, 1300.0), Aggregate(expectation.plan))
+    round_ = rounds.opened(list(expectation.members), (), needed=2, grace_s=5.0, deadline_s=1300.0)
+    collection = Collection(round_, Aggregate(expectation.plan))
     for each in headers:
         collection.aggregate.add({"head": WEIGHTS["head"], "norm.mean": WEIGHTS["norm.mean"]}, each.samples)
         collection.headers[each.client] = each

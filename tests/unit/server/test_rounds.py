@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +31,11 @@ def cells() -> list[tuple[State, RoundEvent, State | None]]:
 
 
 def opened(*clients: str, needed: int = 2, grace_s: float = 5.0, deadline_s: float = 100.0) -> Round:
-    return Round(frozenset(clients or "abc"), needed, grace_s, deadline_s)
+    return rounds.opened(clients or "abc", (), needed=needed, grace_s=grace_s, deadline_s=deadline_s)
+
+
+def missing(round_: Round) -> set[str]:
+    return set(round_.cohort - round_.counted)
 
 
 @pytest.mark.parametrize(("state", "event", "target"), cells())
@@ -76,8 +79,8 @@ def test_a_step_returns_a_new_round_and_leaves_the_old_one() -> None:
     before = opened()
     after = rounds.add_answer(before, "a", 1.0)
     assert before == opened()
-    assert after.counted == ("a",)
-    assert after.missing == ("b", "c")
+    assert set(after.counted) == {"a"}
+    assert missing(after) == {"b", "c"}
 
 
 def test_all_answered_closes_at_once() -> None:
@@ -86,8 +89,8 @@ def test_all_answered_closes_at_once() -> None:
         assert round_.is_open
         round_ = rounds.add_answer(round_, client, 1.0)
     assert round_.state is State.CLOSED
-    assert round_.counted == ("a", "b", "c")
-    assert round_.missing == ()
+    assert set(round_.counted) == {"a", "b", "c"}
+    assert not missing(round_)
 
 
 def test_the_quorum_starts_a_grace_that_later_answers_do_not_extend() -> None:
@@ -100,7 +103,7 @@ def test_the_quorum_starts_a_grace_that_later_answers_do_not_extend() -> None:
     assert (round_.state, round_.next_tick_s) == (State.GRACE, 16.0)
     assert rounds.tick(round_, 15.999) is round_
     closed = rounds.tick(round_, 16.0)
-    assert (closed.state, closed.missing) == (State.CLOSED, ("d",))
+    assert (closed.state, missing(closed)) == (State.CLOSED, {"d"})
 
 
 def test_the_deadline_ends_the_grace() -> None:
@@ -132,7 +135,7 @@ def test_a_loss_that_puts_the_quorum_out_of_reach_fails_at_once() -> None:
 def test_the_same_loss_twice_counts_once() -> None:
     round_ = rounds.add_loss(rounds.add_loss(opened(), "a", 1.0), "a", 2.0)
     assert round_.state is State.COLLECTING
-    assert round_.lost == {"a"}
+    assert set(round_.lost) == {"a"}
 
 
 def test_the_last_outstanding_loss_closes_a_round_with_a_quorum() -> None:
@@ -140,7 +143,7 @@ def test_the_last_outstanding_loss_closes_a_round_with_a_quorum() -> None:
     for client in "ab":
         round_ = rounds.add_answer(round_, client, 1.0)
     closed = rounds.add_loss(round_, "c", 2.0)
-    assert (closed.state, closed.missing) == (State.CLOSED, ("c",))
+    assert (closed.state, missing(closed)) == (State.CLOSED, {"c"})
 
 
 def test_the_last_outstanding_answer_after_a_loss_closes() -> None:
@@ -158,7 +161,7 @@ def test_a_loss_after_the_update_and_of_an_uninvited_client_change_nothing() -> 
 def test_an_answer_after_the_loss_counts() -> None:
     round_ = rounds.add_loss(opened(), "a", 1.0)
     round_ = rounds.add_answer(round_, "a", 2.0)
-    assert (round_.counted, round_.lost) == (("a",), frozenset())
+    assert (set(round_.counted), set(round_.lost)) == ({"a"}, set())
     # With the loss taken back, a second loss leaves the quorum in reach.
     assert rounds.add_loss(round_, "b", 3.0).state is State.COLLECTING
 
@@ -228,13 +231,16 @@ def test_random_rounds_close_by_the_rules() -> None:
             quorum_s = min(quorum_s, now_s) if counted >= needed else quorum_s
             assert round_.state is is_over(counted, lost, size, needed, late=False, grace_over=False)
         seen.add(round_.state)
-        assert len(set(round_.counted)) == len(round_.counted)
-        assert not round_.lost & set(round_.counted)
+        assert not round_.lost & round_.counted
     assert seen == {State.CLOSED, State.FAILED}
 
 
-def with_evaluators(*evaluators: str, **values: Any) -> Round:
-    return replace(opened(**values), evaluators=frozenset(evaluators))
+def with_evaluators(*evaluators: str, grace_s: float = 5.0) -> Round:
+    return rounds.opened("abc", evaluators, needed=2, grace_s=grace_s, deadline_s=100.0)
+
+
+def to_judge(evaluators: str, needed: int) -> Round:
+    return rounds.to_judge(evaluators, needed=needed, grace_s=5.0, deadline_s=100.0)
 
 
 def test_a_round_waits_for_those_who_only_judge() -> None:
@@ -242,10 +248,10 @@ def test_a_round_waits_for_those_who_only_judge() -> None:
     for client in "abc":
         round_ = rounds.add_answer(round_, client, 1.0)
     assert round_.state is State.GRACE
-    assert round_.outstanding == {"x", "y"}
+    assert set(round_.outstanding) == {"x", "y"}
     round_ = rounds.add_loss(rounds.add_answer(round_, "x", 2.0), "y", 3.0)
-    assert (round_.state, round_.counted, round_.judged) == (State.CLOSED, ("a", "b", "c"), ("x",))
-    assert round_.missing == ()
+    assert (round_.state, set(round_.counted), set(round_.judged)) == (State.CLOSED, set("abc"), {"x"})
+    assert not missing(round_)
 
 
 def test_judgements_make_no_quorum() -> None:
@@ -276,7 +282,7 @@ def test_the_grace_ends_for_those_who_only_judge_too() -> None:
 
 
 def test_a_round_that_only_judges_closes_with_the_last_answer_or_loss() -> None:
-    round_ = rounds.to_judge(frozenset("xyz"), 3, 5.0, 100.0)
+    round_ = to_judge("xyz", 3)
     round_ = rounds.add_loss(rounds.add_answer(round_, "x", 1.0), "y", 2.0)
     assert (round_.is_open, round_.next_tick_s) == (True, 100.0)
     assert rounds.add_answer(round_, "z", 3.0).state is State.CLOSED
@@ -284,13 +290,13 @@ def test_a_round_that_only_judges_closes_with_the_last_answer_or_loss() -> None:
 
 
 def test_a_round_that_only_judges_closes_at_its_deadline_and_never_fails() -> None:
-    assert rounds.tick(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 99.0).is_open
-    assert rounds.tick(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 100.0).state is State.CLOSED
-    assert rounds.cancel(rounds.to_judge(frozenset("xy"), 2, 5.0, 100.0), 1.0).state is State.CANCELLED
+    assert rounds.tick(to_judge("xy", 2), 99.0).is_open
+    assert rounds.tick(to_judge("xy", 2), 100.0).state is State.CLOSED
+    assert rounds.cancel(to_judge("xy", 2), 1.0).state is State.CANCELLED
 
 
 def test_in_a_round_that_only_judges_the_last_ones_have_a_grace() -> None:
-    round_ = rounds.to_judge(frozenset("wxyz"), 2, 5.0, 100.0)
+    round_ = to_judge("wxyz", 2)
     round_ = rounds.add_answer(round_, "w", 10.0)
     assert round_.next_tick_s == 100.0
     round_ = rounds.add_answer(round_, "x", 11.0)
@@ -307,8 +313,9 @@ def test_those_who_only_judge_change_no_verdict_of_random_rounds() -> None:
     for _ in range(2000):
         size = int(rng.integers(1, 6))
         trainers, evaluators = [f"c{i}" for i in range(size)], [f"e{i}" for i in range(int(rng.integers(1, 5)))]
-        alone = opened(*trainers, needed=int(rng.integers(1, size + 1)), grace_s=3.0, deadline_s=20.0)
-        judged = replace(alone, evaluators=frozenset(evaluators))
+        needed = int(rng.integers(1, size + 1))
+        alone = opened(*trainers, needed=needed, grace_s=3.0, deadline_s=20.0)
+        judged = rounds.opened(trainers, evaluators, needed=needed, grace_s=3.0, deadline_s=20.0)
         for now_s in range(40):
             client = str(rng.choice(trainers + evaluators))
             step = int(rng.integers(3))

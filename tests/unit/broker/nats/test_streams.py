@@ -36,6 +36,16 @@ def test_write_once_families_refuse_a_second_payload() -> None:
         assert (once == (True, 1)) == (family.keep is Keep.FIRST)
 
 
+def test_logs_and_queues_take_batches_where_the_server_knows_them() -> None:
+    taking = {family.name for family in FAMILIES if EXPECTED[family.name]["allow_atomic"]}
+    assert taking == {family.name for family in FAMILIES if family.keep in {Keep.LOG, Keep.QUEUE}}
+    for family in FAMILIES:
+        # A server before 2.12 does not know the setting, and must not be asked to change it each time.
+        older = settings(family, f"FEDKEEPER_{family.name}", has_batches=False)
+        actual = {key: value for key, value in EXPECTED[family.name].items() if key != "allow_atomic"}
+        assert differences(older, on_server(actual)) == {}
+
+
 def test_a_server_without_persist_mode_needs_no_update() -> None:
     actual = on_server(EXPECTED["STATUS"])
     del actual["persist_mode"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from client_fn.data import files, mnist
+from broker.support import files
+from client_fn.data import mnist
 from client_fn.errors import BadData, DataMissing
 from tests.support.idx_files import CONTENTS, LABELS, SMALL, put
 

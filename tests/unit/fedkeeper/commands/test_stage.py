@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client_fn.data import files
+from broker.support import files
 from fedkeeper import own_data
 from fedkeeper.exit_codes import ExitCode
 from fedkeeper.services import provision
