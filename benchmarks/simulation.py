@@ -45,7 +45,7 @@ from client_fn.function import WarmState, handle
 from client_fn.gathering import Gathering
 from client_fn.site import Site
 from client_fn.trainer import shared
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training.orders import Look, Order, Together

@@ -24,7 +24,8 @@ from benchmarks import rows
 from broker.support import logs
 from client_fn import alike
 from client_fn.site import MOST_TOGETHER, Site, machine_memory_mb
-from client_fn.trainer.process import Answer, Trainer
+from client_fn.trainer.answers import Answer
+from client_fn.trainer.process import Trainer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Build, Model, Train, Training
 

@@ -90,6 +90,11 @@ class Link(Generic[C]):
         """Whether the store has changed, so that there will be no more connection."""
         return self._ended_by is not None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now, or never again."""
+        return self._connected.is_set()
+
     async def connection(self) -> C:
         """Return the current connection; wait while there is none.
 

@@ -33,7 +33,7 @@ from client_fn.exchange import Exchange
 from client_fn.lease import Lease
 from client_fn.site import Site
 from client_fn.task_order import order_of
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders
@@ -45,6 +45,9 @@ T = TypeVar("T")
 
 RETRY_S: Final = 1.0
 """Pause between two attempts to publish an update. The broker has retried for some time before each failure."""
+
+COPIED_AT_ONCE: Final = 16 << 20
+"""A copy of so many bytes takes no longer than a few milliseconds. A thread would take as long for a small one."""
 
 MODELS_KEPT: Final = 2
 METRICS_KEPT: Final = 100
@@ -173,7 +176,7 @@ async def handle(
             # Written before the update is published: once that counts, the next task names the file.
             personal="" if own is None else await asyncio.to_thread(own.keep, answer, attempt),
         )
-        payload = await asyncio.to_thread(_with_header, answer, header)
+        payload = await _payload(answer, header)
         update = _Update(header, payload, states)
         return Published(header, await _publish(update, broker, lease, task.id))
 
@@ -181,7 +184,9 @@ async def handle(
 async def _prepare(task: RoundTask, broker: Exchange, warm: WarmState, seconds: dict[str, float]) -> _Prepared:
     """Check what a task names, and get all that its training needs."""
     await warm.trainers.admit(_names(task))
-    own = await asyncio.to_thread(state_store.prepare, task, warm.site)
+    own = None
+    if task.model_configuration.personal:
+        own = await asyncio.to_thread(state_store.prepare, task, warm.site)
     inputs, fetched = await _timed(seconds, "fetch", _fetch(task, broker, warm))
     shard = await _timed(seconds, "data", _read_shard(task, warm))
     if own is not None and (layers := await asyncio.to_thread(own.read)):
@@ -334,6 +339,13 @@ def _numbers(table: Any) -> dict[str, float]:
         return {}
     numbers = {str(name): value for name, value in table.items() if isinstance(value, int | float)}
     return dict([(name, value) for name, value in numbers.items() if math.isfinite(value)][:METRICS_KEPT])
+
+
+async def _payload(answer: Answer, header: UpdateHeader) -> bytes:
+    """Return the update to publish. A large one is copied in a thread."""
+    if len(answer.files.get("update", b"")) <= COPIED_AT_ONCE:
+        return _with_header(answer, header)
+    return await asyncio.to_thread(_with_header, answer, header)
 
 
 def _with_header(answer: Answer, header: UpdateHeader) -> bytes:

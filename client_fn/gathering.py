@@ -18,7 +18,7 @@ from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
 from client_fn.errors import OF_MEMORY, ClientError, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training.orders import Train

@@ -9,7 +9,7 @@ from client_fn.data.shard_cache import Shard
 from client_fn.errors import TrainerDied
 from client_fn.site import Site
 from client_fn.trainer import settings
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.training import orders
 
 VALUES_KEPT: Final = 64

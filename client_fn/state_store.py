@@ -32,7 +32,7 @@ from client_fn.errors import (
 )
 from client_fn.site import Site
 from client_fn.trainer import shared
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.training import orders
 from client_fn.training.orders import AUX
 

@@ -16,13 +16,18 @@ from bridges.errors import PlatformFailed, SiteFault
 from bridges.local.settings import Settings
 from bridges.local.worker import LINE_BYTES, READY_S, Request, Worker
 from broker.messages.invocation import WorkerReady
-from broker.support import backoff, loggers, logs, processes
+from broker.support import backoff, forks, loggers, logs, processes
+from broker.support.forks import Copy, ForkServer, NoCopy
+from broker.support.processes import Group
 from broker.support.tasks import task_group
 
 log = loggers.get_logger(__name__)
 
 COMMAND: Final = (sys.executable, "-P", "-m", "client_fn.handlers.local")
 """Starts a worker. -P: a file in the current folder must not take the name of one of our packages."""
+
+FORK_SERVER: Final = "fork-server"
+"""With this argument, `COMMAND` starts a process that makes workers (`broker.support.forks`)."""
 
 FAILED_STARTS: Final = 3
 """After so many failed starts in a row, tasks no longer wait for that worker."""
@@ -43,7 +48,7 @@ async def open_pool(
         uniform: draws the random delays before a worker that could not start is started again.
     """
     pool = Pool(settings, command=command, uniform=uniform)
-    async with task_group() as group:
+    async with pool.forking(), task_group() as group:
         workers = range(settings.workers)
         keepers = [group.create_task(pool.keep_one_running(i), name=f"worker {i}") for i in workers]
         yield pool
@@ -70,13 +75,15 @@ class Pool:
         command: Sequence[str] = COMMAND,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._environment = environment.for_worker(
+        ours = environment.for_worker(
             settings.broker, settings.device, settings.env, is_text=logs.is_text(), is_verbose=logs.is_verbose()
         )
+        self._environment = {**os.environ, **ours}
         self._name = settings.name
         self._size = settings.workers
         self._together = settings.together
         self._command = command
+        self._fork_server: ForkServer | None = None
         self._uniform = uniform
         self._idle: deque[Worker] = deque()
         self._ready: dict[int, Worker] = {}
@@ -86,6 +93,15 @@ class Pool:
         self._is_ready = False
         self._numbers = itertools.count(1)
         self.ready = WorkerReady()
+
+    @contextlib.asynccontextmanager
+    async def forking(self) -> AsyncIterator[None]:
+        """Make the workers of the block as copies of a process that has imported what they need, where that can be."""
+        if self._command != COMMAND or not forks.are_possible():
+            yield
+            return
+        async with forks.open_fork_server(*COMMAND, FORK_SERVER, env=self._environment) as self._fork_server:
+            yield
 
     @property
     def fault(self) -> str:
@@ -202,9 +218,7 @@ class Pool:
             self.put_back(worker)
 
         try:
-            process = await processes.start_group(
-                *self._command, env={**os.environ, **self._environment}, limit=LINE_BYTES
-            )
+            process = await self._start()
         except OSError as exc:
             return str(exc)
         worker = Worker(name, process, add)
@@ -217,3 +231,17 @@ class Pool:
         log.warning("worker ended; starting another", worker=name, reason=end)
         worker.fail(f"the worker process {end}")
         return ""
+
+    async def _start(self) -> Group | Copy:
+        """Start a worker's process.
+
+        Raises:
+            OSError: it can't be started.
+        """
+        if self._fork_server is not None:
+            try:
+                return await self._fork_server.fork(LINE_BYTES)
+            except NoCopy as exc:
+                # One that is started by itself then says what is wrong.
+                log.debug("a worker is started as a new process", reason=str(exc))
+        return await processes.start_group(*self._command, env=self._environment, limit=LINE_BYTES)

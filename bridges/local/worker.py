@@ -13,6 +13,7 @@ from broker.messages.errors import DecodeError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, WorkerReady
 from broker.messages.round import RoundTask
 from broker.support import logs, texts
+from broker.support.forks import Copy
 from broker.support.processes import Group, describe_exit
 from broker.support.tasks import task_group
 
@@ -61,7 +62,7 @@ class Worker:
         site_fault: why the site's settings let no task run; empty: they do, or the worker has said nothing.
     """
 
-    def __init__(self, name: str, process: Group, on_ready: Callable[[], None]) -> None:
+    def __init__(self, name: str, process: Group | Copy, on_ready: Callable[[], None]) -> None:
         self.name = name
         self.process = process
         self.reports: dict[Request, asyncio.Queue[Report]] = {}

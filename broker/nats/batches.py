@@ -114,23 +114,26 @@ class Batches:
 
     async def _send_all(self, stream: str, queue: deque[_Message]) -> None:
         """Send what waits, batch by batch, until nothing does."""
+        sent = list[_Message]()
         try:
             while queue:
                 taken = [queue.popleft() for _ in range(min(MOST, len(queue)))]
                 # A publisher that was cancelled meanwhile has no message any more.
-                waiting = [message for message in taken if not message.ack.done()]
-                acks = await self._acks(stream, waiting) if waiting else ()
-                for message, ack in zip(waiting, acks, strict=True):
+                sent = [message for message in taken if not message.ack.done()]
+                acks = await self._acks(stream, sent) if sent else ()
+                for message, ack in zip(sent, acks, strict=True):
                     if not message.ack.done():
                         message.ack.set_result(ack)
         finally:
             del self._queues[stream]
-            for message in queue:
+            for message in (*sent, *queue):
                 message.ack.cancel()
 
     async def _acks(self, stream: str, messages: Sequence[_Message]) -> Sequence[PubAck | None]:
         """Send messages, and return the acknowledgement of each; None: it has to go alone."""
         is_batch = len(messages) >= LEAST and stream not in self._unable
+        if not self._link.is_connected:
+            return [None] * len(messages)
         try:
             connection = await self._link.connection()
             acks = await (_send_batch if is_batch else _send_each)(connection, messages)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+import secrets
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,14 +18,13 @@ import msgspec
 import nats.aio.client
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.nuid import NUID
 
 from broker import connect_errors
 from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
 from broker.nats import names, tls
 from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
-from broker.nats.nats_py import close_client, restore_cancellation
+from broker.nats.nats_py import close_client, restore_cancellation, send_large
 from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
@@ -61,6 +61,7 @@ HEADROOM_BYTES: Final = 16 << 10
 # By default nats-py reads 32 kB at a time and pauses the socket at 64 kB: 70 loop iterations for an update of 2.3 MB.
 nats.aio.client.DEFAULT_BUFFER_SIZE = 1 << 20
 
+_ID_BYTES: Final = 16
 _NO_RESPONDERS: Final = "503"
 _UNLIMITED: Final[dict[str, Any]] = {"pending_msgs_limit": 0, "pending_bytes_limit": 0}
 """Above its limits nats-py drops messages; we limit the pending messages by what we request."""
@@ -70,7 +71,7 @@ _log = loggers.get_logger(__name__)
 
 def new_id() -> str:
     """Return a unique name that is valid in a subject."""
-    return NUID().next().decode()
+    return secrets.token_hex(_ID_BYTES)
 
 
 class Connection:
@@ -233,7 +234,10 @@ class Connection:
         if self.lost.is_set():
             raise Disconnected(f"{self.address.address}: the connection is gone")
         with map_errors(subject), restore_cancellation():
-            await self._client.publish(subject, payload, reply=reply, headers=headers)
+            if len(payload) > LARGE_BYTES and self._client.is_connected:
+                send_large(self._client, subject, payload, reply=reply, headers=headers or {})
+            else:
+                await self._client.publish(subject, payload, reply=reply, headers=headers)
 
     async def send_and_confirm(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Send a message, and return once the server has read it; the server may still fail to process it.

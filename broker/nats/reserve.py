@@ -6,6 +6,8 @@ refused only if the limit is passed already, whatever its own size: what a delet
 So a mark after the filler says that the reserve is in use, and who writes weights looks at it first.
 """
 
+import asyncio
+import math
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +26,10 @@ PART_BYTES: Final = 256 << 10
 
 IN_USE: Final = b"in use"
 """The last message of the stream while parts are missing."""
+
+LOOK_S: Final = 0.05
+"""How long an answer holds that the reserve is not in use. A write may wait as long in the server after its look; and
+what writes without a look takes is freed from the reserve in less. Seconds."""
 
 _log = loggers.get_logger(__name__)
 
@@ -49,9 +55,12 @@ class Reserve:
         self._stream = names.stream_of(link.address, topics.RESERVE)
         self._look = names.api_subject(link.address, f"DIRECT.GET.{self._stream}.{topics.RESERVE}")
         self._may_look = True
+        self._unused_s = -math.inf
 
     async def refuse_if_in_use(self, connection: Connection, topic: str) -> None:
         """Check before a write of weights that it would not take what is left for records and events.
+
+        The answer of a moment ago counts too.
 
         Args:
             connection: asks the server.
@@ -60,7 +69,8 @@ class Reserve:
         Raises:
             StorageFull: the reserve is in use.
         """
-        if not self._may_look:
+        asked_s = asyncio.get_running_loop().time()
+        if not self._may_look or asked_s < self._unused_s + LOOK_S:
             return
         try:
             answer = await connection.request(self._look, b"")
@@ -72,6 +82,7 @@ class Reserve:
             return  # the write says what is wrong
         if answer.data == IN_USE:
             raise StorageFull(topic, "what is left is reserved for records and events")
+        self._unused_s = asked_s
 
     async def fill(self) -> None:
         """Store what is missing, as far as there is room. When nothing is missing, weights may be written again."""

@@ -8,6 +8,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process, SubprocessStreamProtocol
 from collections.abc import Callable, Mapping, Sequence
+from subprocess import Popen
 from typing import Final, cast
 
 # The numbers of prctl(2).
@@ -86,6 +87,56 @@ async def start_group(
         preexec_fn=signal_on_parent_death(signal.SIGKILL),
     )
     return Group(transport, protocol)
+
+
+class Adopted:
+    """A child that was started without asyncio, and is used as a `Group` is. Made by `adopt`.
+
+    Args:
+        child: leads a process group, and prints to a pipe.
+        stdout: reads that pipe.
+        pipe: that pipe.
+    """
+
+    def __init__(self, child: Popen[bytes], stdout: asyncio.StreamReader, pipe: asyncio.BaseTransport) -> None:
+        self.stdout = stdout
+        self._child = child
+        self._pipe = pipe
+
+    async def wait(self) -> int:
+        """Return the exit code when the child has ended."""
+        if self._child.poll() is not None:
+            return self._child.returncode
+        loop, has_ended, descriptor = asyncio.get_running_loop(), asyncio.Event(), os.pidfd_open(self._child.pid)
+        loop.add_reader(descriptor, has_ended.set)
+        try:
+            await has_ended.wait()
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return self._child.wait()
+
+    def kill(self) -> None:
+        """Kill the child, and every process of its group, also after the child's end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close our ends of the pipes. The child must have ended."""
+        self._pipe.close()
+        if self._child.stdin is not None:
+            self._child.stdin.close()
+
+
+async def adopt(child: Popen[bytes]) -> Adopted:
+    """Return a child as asyncio uses it. On Linux only.
+
+    Args:
+        child: leads a process group, and prints to a pipe.
+    """
+    reader, loop = asyncio.StreamReader(), asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), child.stdout)
+    return Adopted(child, reader, transport)
 
 
 def describe_exit(code: int) -> str:

@@ -4,13 +4,18 @@ Requests arrive on standard input, reports leave on standard output, one per lin
 both. A `DataCheck` among the requests is answered by a `DataAnswer` (`broker.messages.data_report`). The first line
 says that the process is ready; it comes again and again while the process lives. The process ends when its input ends,
 even during a training, which runs in a child of this process.
+
+`python -m client_fn.handlers.local fork-server DESCRIPTOR` makes such processes, without new imports, for the bridge at
+the other end of the socket DESCRIPTOR (`broker.support.forks`).
 """
 
 import asyncio
 import contextlib
+import gc
+import importlib
 import os
 import sys
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Final, Literal
 
 import broker
 from broker.base import Broker
@@ -19,7 +24,7 @@ from broker.messages import codec
 from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerFault, WorkerReady
-from broker.support import loggers
+from broker.support import forks, loggers
 from client_fn import looking, site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, LimitExceeded
@@ -31,6 +36,9 @@ from client_fn.site import Site
 from client_fn.trainer.trainers import Trainers, open_trainers
 
 log = loggers.get_logger(__name__)
+
+_NEEDED: Final = ("broker.messages.tensors", "client_fn.trainer.forked", "concurrent.futures.thread")
+"""What tasks import where they need it, and a fork server imports for all workers."""
 
 
 async def main() -> None:
@@ -70,6 +78,8 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
         warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
+        # What is here now stays as long as the process, so no garbage collection need look at it again.
+        gc.freeze()
         cold = True
         while line := await requests.readline():
             if (check := codec.decode_partial(DataCheck, line)) is not None:
@@ -148,11 +158,27 @@ async def _look(check: DataCheck, warm: WarmState, reports: BinaryIO) -> None:
 
 def _write(report: Report | WorkerReady | WorkerFault | DataAnswer, reports: BinaryIO) -> None:
     reports.write(codec.encode(report) + b"\n")
-    reports.flush()
+    # Soon, so that reports which follow each other at once are one write.
+    asyncio.get_running_loop().call_soon(reports.flush)
+
+
+def _become_a_copy(channel: int) -> None:
+    """Import what workers need, and make them. Returns in the workers.
+
+    Args:
+        channel: descriptor of the socket to the bridge.
+    """
+    with contextlib.suppress(BrokerError):  # each worker says so
+        broker.connect(os.environ["FEDKEEPER_URL"])  # imports the client, and connects nothing
+    for module in _NEEDED:
+        importlib.import_module(module)
+    forks.serve(channel)
 
 
 if __name__ == "__main__":
     start.prepare(quiet=True)
+    if sys.argv[1:]:
+        _become_a_copy(int(sys.argv[2]))
     try:
         asyncio.run(main())
     except (BrokerError, ClientError) as exc:

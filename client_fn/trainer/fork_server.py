@@ -7,18 +7,21 @@ one takes its place.
 
 import asyncio
 import contextlib
-import os
 import random
+import signal
 import socket
+import subprocess
 import tempfile
 from asyncio.subprocess import STDOUT
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from broker.support import backoff, loggers, processes
-from broker.support.processes import Group
+from broker.support import backoff, forks, loggers, processes
+from broker.support.processes import Adopted, Group
 from broker.support.tasks import task_group
+from client_fn import site as sites
+from client_fn.errors import BadSettings
 from client_fn.site import Site
 from client_fn.trainer import environment
 from client_fn.trainer.launch import PROGRAM
@@ -40,6 +43,51 @@ UNMARKED: Final = "0" * 32
 """The mark of a fork server. Its copies replace it by one of that length."""
 
 
+class _Early(NamedTuple):
+    """A fork server that was started before anybody needs it."""
+
+    stack: contextlib.ExitStack
+    path: Path
+    listener: socket.socket
+    process: subprocess.Popen[bytes]
+    environment: str
+
+
+_early: Final[list[_Early]] = []
+
+
+def start_early(environ: Mapping[str, str]) -> None:
+    """Start a fork server for the first `open_fork_server`, as the first thing that a program does.
+
+    It imports torch while the program imports its own modules. It ends with the program, even if nobody needs it.
+
+    Args:
+        environ: the environment of the workers, which names the site's Python.
+    """
+    try:
+        site = sites.read(environ)
+    except BadSettings:
+        return  # the command says so
+    with contextlib.ExitStack() as stack:
+        path, listener = _listening(stack)
+        if listener is None:
+            return
+        try:
+            process = subprocess.Popen(  # noqa: S603 (our own program)
+                _command(site, environ, listener),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment.for_trainer(environ, site.variables, UNMARKED),
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+                preexec_fn=processes.signal_on_parent_death(signal.SIGKILL),  # noqa: PLW1509 (no thread runs yet)
+            )
+        except OSError:
+            return
+        _early.append(_Early(stack.pop_all(), path, listener, process, environment.digest(site, environ)))
+
+
 @contextlib.asynccontextmanager
 async def open_fork_server(site: Site, environ: Mapping[str, str]) -> AsyncIterator[Path | None]:
     """Keep a fork server running until the end of the block, and yield its socket: that is `Site.fork_server`.
@@ -51,18 +99,40 @@ async def open_fork_server(site: Site, environ: Mapping[str, str]) -> AsyncItera
         environ: the environment of the workers.
     """
     with contextlib.ExitStack() as stack:
-        path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedkeeper-fork-"))) / "socket"
-        listener = _listening(path, stack) if is_possible() else None
+        early, first = _taken(site, environ), None
+        if early is None:
+            path, listener = _listening(stack)
+        else:
+            stack.enter_context(early.stack)
+            path, listener, first = early.path, early.listener, await processes.adopt(early.process)
         if listener is None:
             yield None
             return
         async with task_group() as group:
-            keeping = group.create_task(_keep_running(site, environ, listener), name="fork server")
+            keeping = group.create_task(_keep_running(site, environ, listener, first), name="fork server")
             yield path
             keeping.cancel()
 
 
-def _listening(path: Path, stack: contextlib.ExitStack) -> socket.socket | None:
+def _taken(site: Site, environ: Mapping[str, str]) -> _Early | None:
+    """Return the fork server that was started early, to its only user. End one that has another environment."""
+    if not _early:
+        return None
+    early = _early.pop()
+    if early.environment == environment.digest(site, environ):
+        return early
+    with early.stack, early.process:
+        early.process.kill()
+    return None
+
+
+def _listening(stack: contextlib.ExitStack) -> tuple[Path, socket.socket | None]:
+    """Return the path of a socket and the socket, which listens. No socket: there can't be a fork server here."""
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedkeeper-fork-"))) / "socket"
+    return path, _listening_at(path, stack) if forks.are_possible() else None
+
+
+def _listening_at(path: Path, stack: contextlib.ExitStack) -> socket.socket | None:
     """Return a socket that listens at a path; None: the path is too long for one (unix(7): 107 bytes)."""
     listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
     try:
@@ -74,24 +144,20 @@ def _listening(path: Path, stack: contextlib.ExitStack) -> socket.socket | None:
     return listener
 
 
-def is_possible() -> bool:
-    """Return whether this system tells a copy when its worker has ended (pidfd_open(2), Linux 5.3)."""
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        os.close(os.pidfd_open(os.getpid()))
-    except OSError:
-        return False
-    return True
+async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket.socket, first: Adopted | None) -> None:
+    """Start a fork server, and another one when it has ended. If it can't start, nobody listens any more.
 
-
-async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket.socket) -> None:
-    """Start a fork server, and another one when it has ended. If it can't start, nobody listens any more."""
+    Args:
+        site: the Python that trains.
+        environ: the environment of the workers.
+        listener: workers connect to it.
+        first: the first fork server, which was started early; None: it was not.
+    """
     clock, failures = asyncio.get_running_loop().time, 0
     while True:
         begin_s = clock()
         try:
-            process = await _start(site, environ, listener)
+            process, first = first or await _start(site, environ, listener), None
         except OSError as exc:
             reason, is_ready = str(exc), False
         else:
@@ -109,14 +175,19 @@ async def _keep_running(site: Site, environ: Mapping[str, str], listener: socket
 
 async def _start(site: Site, environ: Mapping[str, str], listener: socket.socket) -> Group:
     return await processes.start_group(
-        *(environment.program(site), PROGRAM, ARGUMENT, str(listener.fileno()), environment.digest(site, environ)),
+        *_command(site, environ, listener),
         stderr=STDOUT,
         env=environment.for_trainer(environ, site.variables, UNMARKED),
         pass_fds=[listener.fileno()],
     )
 
 
-async def _follow(process: Group) -> tuple[str, bool]:
+def _command(site: Site, environ: Mapping[str, str], listener: socket.socket) -> tuple[str, ...]:
+    program, ours = environment.program(site), environment.digest(site, environ)
+    return program, PROGRAM, ARGUMENT, str(listener.fileno()), ours
+
+
+async def _follow(process: Group | Adopted) -> tuple[str, bool]:
     """Wait for a fork server's end; return how it ended, and whether it was ready before. Kill it if cancelled."""
     is_ready, tail = False, b""
     try:

@@ -2,16 +2,15 @@
 
 import asyncio
 import contextlib
-import io
 import json
 import os
-import signal
 import socket
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from broker.support.forks import Exit, pipe
 from client_fn.site import Site
 from client_fn.trainer import environment
 from client_fn.trainer.running import Running
@@ -23,7 +22,6 @@ TRIES: Final = 2
 """A fork server that ends takes the requests with it that it has accepted. Another one takes its place."""
 
 _REPLY_BYTES: Final = 1024
-_CODE_BYTES: Final = 16
 
 
 class NoForkServer(Exception):
@@ -37,35 +35,27 @@ class Forked:
         pid: its id.
         stdout: what it prints.
         output: the pipe of it.
-        ended: the pipe that its exit code comes from.
+        end: tells how it ends.
     """
 
-    def __init__(self, pid: int, stdout: asyncio.StreamReader, output: asyncio.BaseTransport, ended: io.FileIO) -> None:
+    def __init__(self, pid: int, stdout: asyncio.StreamReader, output: asyncio.BaseTransport, end: Exit) -> None:
         self.pid = pid
         self.stdout = stdout
-        self.returncode: int | None = None
         self._output = output
-        self._is_over = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ended.fileno(), self._note_end, ended)
+        self._end = end
+
+    @property
+    def returncode(self) -> int | None:
+        """Implements `Process.returncode`."""
+        return self._end.code
 
     async def wait(self) -> int:
         """Implements `Process.wait`."""
-        while self.returncode is None:
-            await self._is_over.wait()
-        return self.returncode
+        return await self._end.wait()
 
     def close(self) -> None:
         """Implements `Process.close`."""
         self._output.close()
-
-    def _note_end(self, ended: io.FileIO) -> None:
-        self._loop.remove_reader(ended.fileno())
-        code = ended.read(_CODE_BYTES)
-        ended.close()
-        # Without a code, also the process above it was killed.
-        self.returncode = int(code) if code else -signal.SIGKILL
-        self._is_over.set()
 
 
 async def fork(server: Path, site: Site, folders: Sequence[Path]) -> Running:
@@ -102,20 +92,13 @@ async def _fork(server: Path, request: bytes, mark: str) -> Running:
         channel, their_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.enter_context(channel)
         theirs.enter_context(their_channel)
-        printed, their_output = _pipe(ours, theirs)
-        ended, their_end = _pipe(ours, theirs)
+        printed, their_output = pipe(ours, theirs)
+        ended, their_end = pipe(ours, theirs)
         pid = await _request(server, request, [their_channel.fileno(), their_output, their_end])
         output, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), printed)
         ours.pop_all()
     channel.setblocking(False)
-    return Running(Forked(pid, reader, output, ended), channel, mark)
-
-
-def _pipe(ours: contextlib.ExitStack, theirs: contextlib.ExitStack) -> tuple[io.FileIO, int]:
-    """Return our end of a pipe, for reading, and theirs."""
-    read, write = os.pipe()
-    theirs.callback(os.close, write)
-    return ours.enter_context(io.FileIO(read, "rb")), write
+    return Running(Forked(pid, reader, output, Exit(ended)), channel, mark)
 
 
 async def _request(server: Path, request: bytes, descriptors: list[int]) -> int:

@@ -6,7 +6,6 @@ an answer or with an error that says how the child ended, and nothing that it st
 
 import asyncio
 import contextlib
-import json
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +16,11 @@ import msgspec
 
 from broker.support import processes
 from client_fn import errors
-from client_fn.errors import BadData, BadSettings, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
+from client_fn.errors import BadSettings, LeaseOver, LimitExceeded, TrainerDied
 from client_fn.site import Site
-from client_fn.trainer import group, shared
-from client_fn.trainer.child import END_S, Child, close
+from client_fn.trainer import answers, group
+from client_fn.trainer.answers import Answer
+from client_fn.trainer.child import END_S, Child, Packet, close
 from client_fn.trainer.launch import launch
 from client_fn.trainer.running import Launcher
 from client_fn.trainer.shared import SharedBytes
@@ -36,27 +36,11 @@ WATCH_S: Final = 0.5
 TAKE_S: Final = 5.0
 """How long a child that waits may take to answer to an order."""
 
-TEXT_CHARACTERS: Final = 4000
-
 _PREPARATION: Final = "the import of torch's compiler"
 _TRY: Final = "the try of the device"
 
 _NOT_OF_THE_USER: Final = frozenset({_PREPARATION, _TRY})
 """Steps without code of the user's, which take long on a small board."""
-
-_FAILURES: Final = {"BadModel": errors.BadModel, "TrainingFailed": errors.TrainingFailed}
-
-
-class Answer(NamedTuple):
-    """A child's answer to an order.
-
-    Attributes:
-        facts: as `client_fn.training.work` returns them; nothing of them is checked.
-        files: safetensors files by name.
-    """
-
-    facts: dict[str, Any]
-    files: dict[str, bytes]
 
 
 class Trainer:
@@ -117,8 +101,12 @@ class Trainer:
         async with self._lock:
             if orders.compiles(order):
                 await self._prepared()
-            files = {"order": SharedBytes(orders.encode(order)), **inputs}
-            return await self._ask({"ask": "order"}, files, _step(order), on_training, limit_s)
+            question, text, files = {"ask": "order"}, orders.encode(order), dict(inputs)
+            if len(text) > packets.TEXT_BYTES:
+                files["order"] = SharedBytes(text.encode())
+            else:
+                question["text"] = text
+            return await self._ask(question, files, _step(order), on_training, limit_s)
 
     async def installed(self) -> tuple[dict[str, str], str]:
         """Return the versions of the packages that the child's Python has, by name, and its own version.
@@ -150,7 +138,7 @@ class Trainer:
             if anew:
                 await self.end()
             answer = await self._ask({"ask": "try", "device": device}, {}, _TRY, None, None)
-        return str(answer.facts.get("processor", ""))[:TEXT_CHARACTERS]
+        return str(answer.facts.get("processor", ""))[: answers.TEXT_CHARACTERS]
 
     async def start(self) -> None:
         """Start the child, unless it runs, and wait until it can work.
@@ -187,8 +175,8 @@ class Trainer:
     ) -> Answer:
         said: Answer | errors.ClientError | None = None
         try:
-            child = await self._asked(question, files)
-            said = await self._answer(child, step, on_training, limit_s)
+            child, first = await self._asked(question, files)
+            said = await self._answer(child, first, step, on_training, limit_s)
         finally:
             if said is None:
                 await self.end()
@@ -200,8 +188,11 @@ class Trainer:
                 said = None
         return said
 
-    async def _asked(self, question: dict[str, Any], files: Mapping[str, SharedBytes]) -> Child:
-        """Return a child that has taken the order. A child that an earlier order has harmed is replaced, once."""
+    async def _asked(self, question: dict[str, Any], files: Mapping[str, SharedBytes]) -> tuple[Child, Packet]:
+        """Return a child that has taken the order, and the first that it has said about it.
+
+        A child that an earlier order has harmed is replaced, once.
+        """
         for is_last in (False, True):
             child = await self._started()
             child.begin(WATCH_S)
@@ -210,17 +201,14 @@ class Trainer:
             try:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its end is in the queue
                     socket.send_fds(child.running.channel, [packet], descriptors)
-                said, beside = await self._next(child, _TAKE)
+                first = await self._next(child, _TAKE)
             except TrainerDied:
                 if is_last:
                     raise
                 await self.end()
                 continue
-            close(beside)
-            if said == {"say": "taken"}:
-                break
-            raise await _garbage(child, _TAKE.name)
-        return child
+            break
+        return child, first
 
     async def _started(self) -> Child:
         """Return a child that can take an order: the one that is there, or a new one."""
@@ -238,7 +226,7 @@ class Trainer:
             match said:
                 case {"say": "unusable", "fault": str(fault)}:
                     program = self._site.python or sys.executable
-                    raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{program} {fault[:TEXT_CHARACTERS]}")
+                    raise BadSettings("FEDKEEPER_TRAINER_PYTHON", f"{program} {fault[: answers.TEXT_CHARACTERS]}")
                 case {"say": "ready"}:
                     is_ready = True
                 case _:
@@ -249,34 +237,44 @@ class Trainer:
         return child
 
     async def _answer(
-        self, child: Child, step: str, on_training: Callable[[], None] | None, limit_s: float | None
+        self, child: Child, first: Packet, step: str, on_training: Callable[[], None] | None, limit_s: float | None
     ) -> Answer | errors.ClientError:
-        """Wait for the answer, or for the error that the child reports, and look after the child meanwhile."""
+        """Wait for the answer, or for the error that the child reports, and look after the child meanwhile.
+
+        The child says nothing before the answer to an order that is done at once.
+        """
         until_s = None if limit_s is None else asyncio.get_running_loop().time() + limit_s
         silence_s = max(self._site.silence_s, START_S) if step in _NOT_OF_THE_USER else self._site.silence_s
         watched = _Step(step, silence_s, "FEDKEEPER_TRAINER_SILENCE_S", until_s)
+        has_begun, said, files = False, *first
         while True:
-            said, files = await self._next(child, watched)
+            text = said.pop("facts", None)
             if said in ({"say": "done"}, {"say": "failed"}):
-                contents = await asyncio.to_thread(_read, files, self._site.memory_mb << 20)
-                facts = _facts(contents)
+                contents = await answers.read(files, self._site.memory_mb << 20)
+                facts = answers.facts_of(contents.pop("facts", b"") if text is None else text)
                 if facts is None:
                     raise await _garbage(child, step)
-                return Answer(facts, contents) if said["say"] == "done" else _failure(facts)
+                if said["say"] == "failed":
+                    return answers.failure_of(facts)
+                if on_training is not None and not has_begun:
+                    on_training()
+                return Answer(facts, contents)
             close(files)
             match said:
                 case {"say": "training"}:
+                    has_begun = True
                     if on_training is not None:
                         on_training()
-                case {"say": "alive"}:
+                case {"say": "alive" | "taken"}:
                     pass
                 case {"say": "ended", "code": int(code)}:
                     # Only the copy that did the order has ended; the trainer waits for the next one.
                     return await _died(child, watched, code)
                 case _:
                     raise await _garbage(child, step)
+            said, files = await self._next(child, watched)
 
-    async def _next(self, child: Child, step: "_Step") -> tuple[dict[str, Any], dict[str, int]]:
+    async def _next(self, child: Child, step: "_Step") -> Packet:
         """Return the next packet about the order, without its name.
 
         Raise if the child ends, uses too much memory or time, or says nothing for too long.
@@ -361,35 +359,3 @@ def _step(order: Order | Look | Together) -> str:
     if isinstance(order, Build):
         return "the construction of the model"
     return "the training" if isinstance(order, Train | Together) else "the evaluation of the model"
-
-
-def _read(files: Mapping[str, int], at_most: int) -> dict[str, bytes]:
-    """Return the contents of an answer's files, and close them."""
-    try:
-        return {name: shared.read(descriptor, at_most) for name, descriptor in files.items()}
-    except (ValueError, OSError) as exc:
-        raise TrainerDied(f"the trainer's answer can't be read: {exc}") from exc
-    finally:
-        close(files)
-
-
-def _facts(contents: dict[str, bytes]) -> dict[str, Any] | None:
-    """Take the facts out of an answer's files; None: there are none."""
-    try:
-        facts = json.loads(contents.pop("facts"))
-    except (KeyError, ValueError, RecursionError):
-        return None
-    return facts if isinstance(facts, dict) else None
-
-
-def _failure(facts: Mapping[str, object]) -> errors.ClientError:
-    texts = {name: str(facts.get(name, ""))[:TEXT_CHARACTERS] for name in ("sentence", "cause", "where", "text")}
-    match facts.get("error"):
-        case "BadSettings":
-            return BadSettings("FEDKEEPER_DEVICE", texts["sentence"].removeprefix("FEDKEEPER_DEVICE: "))
-        case "BadData":
-            return BadData(texts["sentence"], where=texts["where"], content=texts["text"])
-        case "LeaseOver":
-            return LeaseOver("", 0.0)
-        case error:
-            return _FAILURES.get(str(error), UserCodeFailed)(**texts)

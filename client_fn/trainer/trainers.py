@@ -20,8 +20,9 @@ from client_fn.errors import (
     UserCodeFailed,
 )
 from client_fn.site import Site
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.launch import launch
-from client_fn.trainer.process import Answer, Trainer
+from client_fn.trainer.process import Trainer
 from client_fn.trainer.running import Launcher
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Look, Order, Together

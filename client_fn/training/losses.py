@@ -200,6 +200,8 @@ def _is_column(outputs: Tensor, targets: Tensor) -> bool:
 
 
 def _checked(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    if not args:
+        return {}
     known = inspect.signature(LOSSES[name]).parameters
     if extra := [arg for arg in args if arg not in known]:
         has = f"has {', '.join(known)}" if known else "has no arguments"

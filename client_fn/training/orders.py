@@ -274,18 +274,24 @@ Order = Build | Train | Evaluate | Score | Export
 
 KINDS = {"build": Build, "train": Train, "evaluate": Evaluate, "score": Score, "export": Export, "look": Look}
 
+_TUPLES = {
+    class_: frozenset(name for name, type_ in class_.__annotations__.items() if type_ == tuple[str, ...])
+    for class_ in (*KINDS.values(), Model, Learner, Training, Evaluation, Source)
+}
+"""The fields that are tuples, which JSON turns into lists."""
+
 _PARTS = {"model": Model, "learner": Learner, "training": Training, "evaluation": Evaluation, "source": Source}
 
 
-def encode(order: Order | Look | Together) -> bytes:
+def encode(order: Order | Look | Together) -> str:
     """Return an order as JSON."""
     if isinstance(order, Together):
         members = [_to_fields(member) for member in order.members]
-        return json.dumps({"kind": "together", **order._asdict(), "members": members}).encode()
-    return json.dumps(_to_fields(order)).encode()
+        return json.dumps({"kind": "together", **order._asdict(), "members": members})
+    return json.dumps(_to_fields(order))
 
 
-def decode(payload: bytes) -> Order | Look | Together:
+def decode(payload: str | bytes) -> Order | Look | Together:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
     if fields["kind"] == "together":
@@ -336,5 +342,5 @@ def _part(part: type[Any], fields: dict[str, Any]) -> Any:
 
 def _with_tuples(class_: type[Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Return the fields with tuples where JSON has made lists of them."""
-    tuples = {name for name, type_ in class_.__annotations__.items() if type_ == tuple[str, ...]}
+    tuples = _TUPLES[class_]
     return {name: tuple(value) if name in tuples else value for name, value in fields.items()}

@@ -17,6 +17,10 @@ MAP_ABOVE = 1 << 20
 """Larger files are mapped and not copied. Bytes."""
 
 PACKET_BYTES = 1 << 16
+
+TEXT_BYTES = 1 << 14
+"""A longer text is a file beside the packet. JSON in JSON takes up to twice its length."""
+
 FILES = 253
 """Most files beside one packet (SCM_MAX_FD, unix(7))."""
 

@@ -166,6 +166,8 @@ class PersonalLayers:
         return {**rest, PERSONAL: tensors.to_bytes({**trained, **beside})}
 
     def _own(self) -> dict[str, Tensor]:
+        if not self.names:
+            return {}
         return {name: tensor for name, tensor in self._held.all().items() if name in self._personal}
 
 

@@ -4,6 +4,7 @@ torch's kernels depend on the instruction set, and the matrix products of MKL al
 EPYC processors, both with AVX2, differ.
 """
 
+import functools
 import platform
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _BASELINES = {"x86-64": "SSE", "aarch64": "NEON"}
 """What torch's kernels use where it names no instruction set: what every such processor has."""
 
 
+@functools.cache
 def name(device: str = "cpu") -> str:
     """Return the kind of processor of a device: `x86-64 Intel AVX512`, `aarch64 NEON`, `cuda sm_87`.
 

@@ -47,6 +47,9 @@ from client_fn.training.source import path_of
 ALIVE_S = 1.0
 """How often the worker hears that batches are done. Seconds."""
 
+QUICK_BYTES = 16 << 20
+"""Most bytes of an order that is done at once. The worker waits seconds until it hears that an order is taken."""
+
 
 class Answers:
     """Sends what the worker hears about one order.
@@ -54,17 +57,21 @@ class Answers:
     Args:
         channel: to the worker.
         order: the order's name. By it the worker knows a late packet about an earlier order.
+
+    Attributes:
+        is_quick: whether the order is done at once.
     """
 
     def __init__(self, channel: socket.socket, order: str) -> None:
+        self.is_quick = False
         self._channel = channel
         self._order = order
         self._said_s = time.monotonic()
 
     def say(self, what: str, **facts: Any) -> None:
-        """Say something short. `alive` is not repeated within `ALIVE_S`."""
+        """Say something short. `alive` is not repeated within `ALIVE_S`; a quick order has its answer alone."""
         now_s = time.monotonic()
-        if what != "alive" or now_s - self._said_s > ALIVE_S:
+        if not self.is_quick and (what != "alive" or now_s - self._said_s > ALIVE_S):
             self._said_s = now_s
             packets.send(self._channel, {"say": what, "order": self._order, **facts})
 
@@ -83,8 +90,12 @@ class Answers:
         self._send("failed", {"error": type(exc).__name__, **facts}, {})
 
     def _send(self, what: str, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-        files = {"facts": json.dumps(facts).encode(), **files}
-        packets.send(self._channel, {"say": what, "order": self._order}, files)
+        said, text = {"say": what, "order": self._order}, json.dumps(facts)
+        if len(text) > packets.TEXT_BYTES:
+            files = {"facts": text.encode(), **files}
+        else:
+            said["facts"] = text
+        packets.send(self._channel, said, files)
 
 
 def serve(channel: socket.socket) -> None:
@@ -107,43 +118,55 @@ def _serve_orders(channel: socket.socket) -> None:
         if received is None:
             return
         facts, contents, opened = received
-        answers = Answers(channel, facts["order"])
+        answers, order = Answers(channel, facts["order"]), None
+        if facts["ask"] == "order":
+            order = orders.decode(facts.get("text") or bytes(contents.pop("order")))
+            answers.is_quick = _is_quick(order, contents)
         answers.say("taken")
-        if facts["ask"] == "installed":
+        if order is not None:
+            _serve_order(channel, answers, order, contents, opened)
+        elif facts["ask"] == "installed":
             answers.done({"python": platform.python_version()}, {"installed": _installed()})
-            continue
-        if facts["ask"] == "prepare":
+        elif facts["ask"] == "prepare":
             _import_compiler()
             answers.done({}, {})
-            continue
-        if facts["ask"] == "try":
+        elif facts["ask"] == "try":
             # A copy, because CUDA can't be used after a fork if it was used before.
             _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
-            continue
-        _serve_order(channel, answers, contents, opened)
+
+
+def _is_quick(order: Order | Look | Together, contents: Mapping[str, packets.Content]) -> bool:
+    """Return whether an order is done at once: it runs nothing of the user's, trains nothing and is small."""
+    if not isinstance(order, Train) or order.training is not None or orders.of_the_user(order):
+        return False
+    return order.device == "cpu" and sum(map(len, contents.values())) <= QUICK_BYTES
 
 
 def _serve_order(
-    channel: socket.socket, answers: Answers, contents: dict[str, packets.Content], opened: Mapping[str, int]
+    channel: socket.socket,
+    answers: Answers,
+    order: Order | Look | Together,
+    contents: Mapping[str, packets.Content],
+    opened: Mapping[str, int],
 ) -> None:
     """Do an order: here, or in a copy of this process if the user's code or a look at a file may leave anything.
 
     Args:
         channel: to the worker.
         answers: to this order.
+        order: the order.
         contents: its files.
         opened: descriptors of the files that came open.
     """
-    order = orders.decode(bytes(contents.pop("order")))
-    with _shard_opened(order, opened) as order:
-        if orders.compiles(order):
+    with _shard_opened(order, opened) as placed:
+        if orders.compiles(placed):
             _import_compiler()
-        if isinstance(order, Look):
+        if isinstance(placed, Look):
             torch.set_num_threads(1)
-        elif not _import_all(answers, order):
+        elif not _import_all(answers, placed):
             return
-        doing = functools.partial(_do, answers, order, contents)
-        if isinstance(order, Look) or orders.of_the_user(order):
+        doing = functools.partial(_do, answers, placed, contents)
+        if isinstance(placed, Look) or orders.of_the_user(placed):
             _run_in_a_copy(channel, answers, doing)
         else:
             doing()

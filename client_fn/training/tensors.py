@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from client_fn.errors import BadModel, TrainingFailed
 
 _DTYPES = {
+    "I64": torch.int64,
     "F64": torch.float64,
     "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
     "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""In the order of a file: the format asks for alignment, so wide ones come first."""
+
+_CODES = {dtype: code for code, dtype in _DTYPES.items()}
+_ORDER = list(_CODES)
+_ALIGNMENT = 8
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -81,24 +86,25 @@ def compare(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> st
     return "; ".join(f"{difference}: {', '.join(names)}" for difference, names in differences.items() if names)
 
 
-def to_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Return a safetensors file. Without metadata, equal tensors give equal bytes.
-
-    With metadata the bytes differ from run to run, because safetensors writes it in the order of a hash table.
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return a safetensors file. Equal tensors give equal bytes: those of `safetensors.torch.save`, which copies twice.
 
     Args:
         tensors: of any shape, contiguous or not.
-        metadata: the file's `__metadata__`.
     """
-    contiguous: dict[str, Tensor] = {}
-    addresses: set[int] = set()
-    for name, tensor in tensors.items():
-        whole = tensor.contiguous()
-        address = whole.untyped_storage().data_ptr()
-        # safetensors refuses tensors that share memory.
-        contiguous[name] = whole.clone() if address in addresses else whole
-        addresses.add(address)
-    return safetensors.torch.save(contiguous, metadata)
+    if any(tensor.dtype not in _CODES for tensor in tensors.values()):  # as an optimizer's state may have
+        copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        return safetensors.torch.save(copies)
+    header: dict[str, dict[str, object]] = {}
+    contents: list[memoryview] = []
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (_ORDER.index(item[1].dtype), item[0])):
+        contents.append(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        begin, end = end, end + contents[-1].nbytes
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    return b"".join((len(text).to_bytes(8, "little"), text, *contents))
 
 
 def from_bytes(payload: bytes | mmap.mmap) -> dict[str, Tensor]:

@@ -297,10 +297,7 @@ def loaded(
         UserCodeFailed: the model can't be built, or has other tensors than the weights.
         BadSettings: the device can't be used.
     """
-    # What no input brings is as its constructor makes it, at the server and at each site.
-    with seeded(order.model_seed if order.personal or order.frozen_digest else 0):
-        model = _model(ours, order)
-        lazy.initialise(ours, model, lambda: data)
+    model = _model(ours, order, data)
     layers = PersonalLayers(ModelTensors(ours, model), order.personal)
     base = frozen.complete(layers.shared, inputs, order.frozen_digest)
     if isinstance(model, nn.Module):
@@ -311,11 +308,15 @@ def loaded(
     return model, layers, base
 
 
-def _model(ours: Learner, order: Train | Evaluate | Export) -> Any:
+def _model(ours: Learner, order: Train | Evaluate | Export, data: Any) -> Any:
     """Return a model that no other task has touched. What an order brings is overwritten, whatever the seed."""
     if order.learner.type or order.model.type not in models.BUILT_IN or order.personal or _is_compiled(order):
-        with diagnosis.calling("model()"):
-            return ours.model()
+        # What no input brings is as its constructor makes it, at the server and at each site.
+        with seeded(order.model_seed if order.personal or order.frozen_digest else 0):
+            with diagnosis.calling("model()"):
+                model = ours.model()
+            lazy.initialise(ours, model, lambda: data)
+        return model
     key = json.dumps([order.model.type, order.model.args], sort_keys=True)
     if key not in _built_in:
         _built_in.clear()

@@ -171,6 +171,11 @@ class Part:
             below |= more
         return sorted(pid for pid in below - {self.pid} if command in command_line(pid))
 
+    def workers(self) -> list[int]:
+        """Return the ids of a bridge's workers, which are copies of its fork server, sorted."""
+        found, parents = self.descendants("client_fn.handlers.local"), dict(_parents())
+        return [pid for pid in found if parents.get(pid) in found]
+
     async def _watch(self, process: Process) -> None:
         code = await process.wait()
         if not self._is_ours_to_end:

@@ -114,7 +114,7 @@ class System:
 
     def workers(self) -> list[int]:
         """Return the ids of the local workers' processes."""
-        return [pid for part in self._bridges() for pid in part.descendants("client_fn.handlers.local")]
+        return [pid for part in self._bridges() for pid in part.workers()]
 
     def trainers(self) -> list[int]:
         """Return the ids of the trainers' processes and of their copies, at the clients."""

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -152,16 +152,19 @@ async def test_a_compare_and_set_whose_receipt_got_lost_is_no_conflict(connect: 
 async def test_a_publish_whose_receipt_got_lost_is_stored_once(connect: Connect) -> None:
     async with connect() as bus:
         connection = await bus._link.connection()  # type: ignore[attr-defined]
-        request, attempts = connection.request, []
+        attempts = []
 
-        async def lossy(subject: str, *args: object, **options: object) -> object:
-            attempts.append(subject)
-            answer = await request(subject, *args, **options)
-            if len(attempts) == 1:
-                raise Disconnected("the receipt got lost")
-            return answer
+        def lossy(send: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+            async def losing(*args: object, **options: object) -> object:
+                attempts.append(args)
+                answer = await send(*args, **options)
+                if len(attempts) == 1:
+                    raise Disconnected("the receipt got lost")
+                return answer
 
-        connection.request = lossy
+            return losing
+
+        connection.request, connection.request_all = lossy(connection.request), lossy(connection.request_all)
         assert await bus.publish(PROGRESS, b"1") == broker.Receipt(1)
         assert await bus.publish(PROGRESS, b"2") == broker.Receipt(2)
         assert len(attempts) == 3

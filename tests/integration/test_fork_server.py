@@ -18,7 +18,7 @@ import pytest_asyncio
 from client_fn.errors import BadSettings, TrainerDied
 from client_fn.site import Site
 from client_fn.trainer import environment
-from client_fn.trainer.fork_server import open_fork_server
+from client_fn.trainer.fork_server import open_fork_server, start_early
 from client_fn.trainer.forked import Forked, NoForkServer, fork
 from client_fn.trainer.process import Trainer
 from client_fn.training.orders import Build, Model
@@ -266,3 +266,40 @@ async def test_the_fork_server_ends_with_its_block() -> None:
     async with open_fork_server(Site(variables=("TEST_RUN",)), {**os.environ, "TEST_RUN": run}):
         await soon(lambda: len(bad_models.left_running(run, "TEST_RUN")) == 1)
     assert bad_models.left_running(run, "TEST_RUN") == []
+
+
+async def test_one_that_was_started_early_is_used_and_replaced_as_any_other() -> None:
+    run = uuid.uuid4().hex
+    environ = {**os.environ, "TEST_RUN": run, "FEDKEEPER_TRAINER_ENV": "TEST_RUN"}
+    start_early(environ)
+    (early,) = bad_models.left_running(run, "TEST_RUN")
+    async with open_fork_server(Site(variables=("TEST_RUN",)), environ) as server:
+        assert server is not None
+        with pytest.raises(NoForkServer):
+            await fork(server, Site(), [])  # refused, by one that is ready
+        assert bad_models.left_running(run, "TEST_RUN") == [early]
+        os.kill(early, signal.SIGKILL)
+        await soon(lambda: bad_models.left_running(run, "TEST_RUN") not in ([], [early]))
+    assert bad_models.left_running(run, "TEST_RUN") == []
+
+
+async def test_one_that_was_started_early_for_another_environment_is_ended() -> None:
+    run = uuid.uuid4().hex
+    start_early({**os.environ, "TEST_RUN": run, "FEDKEEPER_TRAINER_ENV": "TEST_RUN"})
+    assert bad_models.left_running(run, "TEST_RUN")
+    async with open_fork_server(Site(), os.environ) as server:
+        assert server is not None
+        assert bad_models.left_running(run, "TEST_RUN") == []
+
+
+async def test_one_that_was_started_early_ends_with_a_program_that_does_not_need_it() -> None:
+    run = uuid.uuid4().hex
+    environ = {**os.environ, "TEST_RUN": run, "FEDKEEPER_TRAINER_ENV": "TEST_RUN"}
+    program = "import os; from client_fn.trainer.fork_server import start_early; start_early(os.environ); input()"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program), env=environ, stdin=asyncio.subprocess.PIPE
+    )
+    await soon(lambda: len(bad_models.left_running(run, "TEST_RUN")) == 2)
+    await process.communicate(b"\n")
+    assert process.returncode == 0
+    await soon(lambda: not bad_models.left_running(run, "TEST_RUN"))

@@ -18,7 +18,8 @@ from client_fn import errors
 from client_fn.errors import BadModel, LimitExceeded, TrainerDied, TrainingFailed, UserCodeFailed
 from client_fn.trainer import process
 from client_fn.trainer.process import Trainer
-from client_fn.training.orders import Build, Model
+from client_fn.trainer.shared import SharedBytes
+from client_fn.training.orders import Build, Model, Train
 from tests.support import bad_models
 from tests.support.bad_models import Place
 from tests.support.fakes import soon
@@ -273,6 +274,24 @@ async def test_descriptors_beside_forged_packets_are_closed(bench: Bench) -> Non
 async def test_a_model_may_have_thousands_of_names(bench: Bench) -> None:
     answer = await bench.build("forges:Names")
     assert len(answer.facts["frozen"]) == 3000
+
+
+@pytest.mark.parametrize("type_", ["nn", "good:Good"])
+async def test_a_dry_task_begins_once_whatever_its_model(bench: Bench, type_: str) -> None:
+    model = Model(type_, {"hidden": 4} if type_ == "nn" else {})
+    weights = SharedBytes((await bench.trainer.do(Build(model, 1), {})).files["weights"])
+    begun: list[str] = []
+    dry = Train(model, None, seed=7, device="cpu", left_s=60.0)
+    answer = await bench.trainer.do(dry, {"weights": weights}, on_training=lambda: begun.append(type_))
+    assert begun == [type_]
+    assert answer.facts["samples"] == 1
+    assert abs(len(answer.files["update"]) - weights.size) < 16  # the header's padding
+
+
+async def test_an_order_s_text_may_be_longer_than_a_packet(bench: Bench) -> None:
+    long = Train(Model("nn", {"hidden": 4}), None, 7, "cpu", 60.0, strategy={"name": "x" * (1 << 17)})
+    weights = SharedBytes((await bench.trainer.do(Build(long.model, 1), {})).files["weights"])
+    assert (await bench.trainer.do(long, {"weights": weights})).facts["samples"] == 1
 
 
 async def test_orders_leave_no_descriptor_open(bench: Bench) -> None:

@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 
 from client_fn.errors import TrainerDied
-from client_fn.trainer.process import Answer, Trainer
+from client_fn.trainer.answers import Answer
+from client_fn.trainer.process import Trainer
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support.trainer_bench import GOOD, WITHIN_S, Bench, open_bench
 

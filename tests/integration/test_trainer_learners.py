@@ -12,7 +12,7 @@ import pytest_asyncio
 from broker.messages import tensors
 from client_fn import alike
 from client_fn.errors import TrainerDied, UserCodeFailed
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Score, Train, Training
 from tests.support.trainer_bench import WITHIN_S, Bench, open_bench

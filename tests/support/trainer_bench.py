@@ -13,8 +13,9 @@ import numpy as np
 from broker.messages import tensors
 from client_fn.errors import ClientError
 from client_fn.site import Site
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.fork_server import open_fork_server
-from client_fn.trainer.process import Answer, Trainer
+from client_fn.trainer.process import Trainer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training.orders import Build, Evaluate, Evaluation, Model, Train, Training
 from tests.support import bad_models

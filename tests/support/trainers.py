@@ -16,7 +16,7 @@ from client_fn.handlers import local
 from client_fn.runtime import instance
 from client_fn.site import Site
 from client_fn.trainer import shared
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training import orders, together, work

@@ -20,7 +20,7 @@ from client_fn.data.sources import Fetched, Source
 from client_fn.errors import DataMissing, TrainerDied
 from client_fn.function import WarmState, handle
 from client_fn.site import Site as ClientSite
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.training import processor, tensors
 from client_fn.training.orders import Order, Train
 from tests.support.function_site import (

@@ -11,7 +11,7 @@ from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import NotAllowed, TrainerDied
 from client_fn.function import WarmState, handle
 from client_fn.site import Site as ClientSite
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.trainers import open_trainers
 from client_fn.training import orders, tensors
 from tests.support.function_site import Site, publish_model, task_for

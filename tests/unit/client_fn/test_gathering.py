@@ -11,7 +11,7 @@ from client_fn.alike import Keys
 from client_fn.code.named import Names
 from client_fn.errors import LeaseOver, LimitExceeded, TrainerDied, TrainingFailed, UserCodeFailed
 from client_fn.gathering import Gathering, Ready
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
 from client_fn.training import packets

@@ -10,7 +10,7 @@ from client_fn import judged
 from client_fn.data.shard_cache import Shard
 from client_fn.errors import TrainerDied
 from client_fn.function import handle
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from tests.support.function_site import Site, read_update, task_for
 from tests.support.trainers import warm_state

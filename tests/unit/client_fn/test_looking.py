@@ -18,7 +18,7 @@ from client_fn import looking
 from client_fn.errors import BadData, TrainerDied
 from client_fn.function import WarmState
 from client_fn.site import Site
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from tests.support.trainers import InlineTrainers, warm_state
 from tests.support.users import as_another_user
 

@@ -18,7 +18,7 @@ from client_fn import state_store
 from client_fn.errors import PersonalMissing, PersonalNotKept, TrainerDied
 from client_fn.site import SCHEMES, Site
 from client_fn.state_store import UNCOUNTED_KEPT, StateStore
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from tests.support import tasks
 
 PERSONAL = Model(personal=("head.*",))

@@ -111,6 +111,7 @@ class OldServer:
 
     address = BrokerUrl.parse("nats://host")
     is_clustered = False
+    api_level = 0
     seen = Seen()
 
     async def retry(self, attempt: Callable[[Any], Awaitable[None]]) -> None:
@@ -134,6 +135,7 @@ class Server:
     """A nats-server with streams whose replicas can't be raised."""
 
     is_clustered = False
+    api_level = 2
 
     def __init__(self, url: str, error: ApiError | None = None, **changes: Any) -> None:
         self.address = BrokerUrl.parse(url)

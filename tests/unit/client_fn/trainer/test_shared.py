@@ -3,6 +3,7 @@
 import mmap
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,21 @@ def test_every_kind_of_bytes_can_be_shared(content: bytes) -> None:
     memory = SharedBytes(content)
     assert shared.read(memory.descriptor, 3) == bytes(content)
     assert memory.size == len(content)
+
+
+def test_only_a_little_memory_is_read_quickly(memory: SharedBytes, tmp_path: Path) -> None:
+    """Whatever is no memory may block: a pipe, or a file of a file system that does not answer."""
+    reader, writer = os.pipe()
+    (tmp_path / "file").write_bytes(b"x")
+    file = os.open(tmp_path / "file", os.O_RDONLY)
+    large = os.memfd_create("answer")
+    os.ftruncate(large, 17 << 20)
+    plain = os.memfd_create("answer")
+    assert shared.is_quick([])
+    assert shared.is_quick([memory.descriptor, plain])
+    assert not any(shared.is_quick([plain, slow]) for slow in (reader, file, large))
+    for descriptor in (reader, writer, file, large, plain):
+        os.close(descriptor)
 
 
 def test_a_large_answer_is_refused_before_it_is_read() -> None:

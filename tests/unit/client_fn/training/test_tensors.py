@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,6 +15,7 @@ from broker.messages import tensors as payload
 from broker.messages.job_sections import Model, Training
 from client_fn.errors import BadModel, TrainingFailed
 from client_fn.training import models, optimizers, tensors
+from client_fn.training.model_tensors import DTYPES
 from tests.support import loops
 from tests.support.loops import Samples
 
@@ -178,9 +180,18 @@ def test_equal_tensors_give_equal_bytes_that_the_broker_s_gate_reads() -> None:
     assert metadata == {}
 
 
-def test_metadata_is_part_of_the_file() -> None:
-    blob = tensors.to_bytes({"a": torch.ones(2)}, {"client": "c1"})
-    assert payload.decode(blob)[1] == {"client": "c1"}
+def test_the_file_is_the_library_s() -> None:
+    named = {f'é{dtype}\x07"\\\x7f\u2028': torch.tensor([[1], [0], [1]]).to(dtype) for dtype in DTYPES}
+    named |= {"scalar": torch.tensor(0.5), "none": torch.empty(0, 3), "parameter": nn.Parameter(torch.ones(2))}
+    assert tensors.to_bytes(named) == safetensors.torch.save(named)
+    assert tensors.to_bytes({}) == safetensors.torch.save({})
+
+
+def test_a_dtype_that_only_an_optimizer_has_is_kept() -> None:
+    shared = torch.tensor([[1 + 2j, 3], [4, 5j]])
+    got = tensors.from_bytes(tensors.to_bytes({"a": shared, "b": shared.t()}))
+    assert torch.equal(got["a"], shared)
+    assert torch.equal(got["b"], shared.t())
 
 
 def test_tensors_that_share_memory_or_are_not_contiguous_keep_their_values() -> None:
@@ -229,7 +240,7 @@ def test_tensors_of_mapped_memory_are_those_of_the_bytes(tmp_path: Path) -> None
         "empty": torch.zeros(0, 4),
     }
     file = tmp_path / "tensors"
-    file.write_bytes(tensors.to_bytes(named, {"a": "b"}))
+    file.write_bytes(safetensors.torch.save(named, {"a": "b"}))
     with file.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, flags=mmap.MAP_PRIVATE)
     got = tensors.from_bytes(mapped)

@@ -1,6 +1,7 @@
 """An update is the change of the round's model, and applied to that model it gives the trained one."""
 
 import copy
+import zlib
 
 import numpy as np
 import pytest
@@ -147,10 +148,32 @@ def test_noise_has_the_size_of_an_update(dtype: torch.dtype) -> None:
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in delta.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in base.items()
     }
-    assert 0.98e-3 < delta["weight"].double().std() < 1.02e-3
-    assert abs(delta["weight"].double().mean()) < 5e-5
+    values = delta["weight"].double()
+    assert 2**-11 <= values.abs().min() < 2**-10.9
+    assert 2**-9.1 < values.abs().max() < 2**-9
+    assert abs(values.mean()) < 5e-5
     weights = updates.noise(held(module), base, "weights", 7)
     assert torch.equal(weights["weight"], base["weight"] + delta["weight"])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_noise_is_about_as_hard_to_compress_as_a_training_s_result(dtype: torch.dtype) -> None:
+    module = nn.Linear(100, 100).to(dtype)
+    noise, trained = (
+        tensors.to_bytes({"weight": weight})
+        for weight in (
+            updates.noise(held(module), started(module), "delta", 7)["weight"],
+            torch.randn(100, 100, dtype=torch.float64).mul(1e-3).to(dtype),
+        )
+    )
+    assert len(zlib.compress(noise)) > 0.8 * len(zlib.compress(trained))
+
+
+def test_noise_of_a_scalar_and_of_nothing_keeps_the_shape() -> None:
+    base = {"scale": torch.tensor(1.0), "none": torch.empty(0, 3)}
+    module = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in base.items()})
+    noise = updates.noise(held(module), base, "delta", 7)
+    assert {name: tensor.shape for name, tensor in noise.items()} == {name: base[name].shape for name in base}
 
 
 def test_noise_follows_from_the_seed_and_leaves_frozen_tensors_and_integers_alone() -> None:

@@ -13,7 +13,7 @@ from broker.messages.round import seed
 from client_fn.code.named import Names
 from client_fn.errors import BadModel, ClientError, LimitExceeded, NotAllowed, TrainerDied
 from client_fn.site import Site
-from client_fn.trainer.process import Answer
+from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.training import models, tensors
 from client_fn.training.orders import Look, Order, Together
