@@ -26,9 +26,6 @@ log = loggers.get_logger(__name__)
 COMMAND: Final = (sys.executable, "-P", "-m", "client_fn.handlers.local")
 """Starts a worker. -P: a file in the current folder must not take the name of one of our packages."""
 
-FORK_SERVER: Final = "fork-server"
-"""With this argument, `COMMAND` starts a process that makes workers (`broker.support.forks`)."""
-
 FAILED_STARTS: Final = 3
 """After so many failed starts in a row, tasks no longer wait for that worker."""
 
@@ -100,7 +97,7 @@ class Pool:
         if self._command != COMMAND or not forks.are_possible():
             yield
             return
-        async with forks.open_fork_server(*COMMAND, FORK_SERVER, env=self._environment) as self._fork_server:
+        async with forks.open_fork_server(*COMMAND, forks.ARGUMENT, env=self._environment) as self._fork_server:
             yield
 
     @property

@@ -20,6 +20,9 @@ from typing import Final, NamedTuple
 
 from broker.support import processes
 
+ARGUMENT: Final = "fork-server"
+"""With this argument, and the one that `open_fork_server` adds, a program becomes a fork server."""
+
 ANSWER_S: Final = 120.0
 """How long a copy may take: the fork server may still import its modules from a board's slow card. Seconds."""
 

@@ -177,7 +177,7 @@ def _become_a_copy(channel: int) -> None:
 
 if __name__ == "__main__":
     start.prepare(quiet=True)
-    if sys.argv[1:]:
+    if sys.argv[1:2] == [forks.ARGUMENT]:
         _become_a_copy(int(sys.argv[2]))
     try:
         asyncio.run(main())
