@@ -160,18 +160,18 @@ async def open_batches(link: Link) -> AsyncIterator[Batches]:
 
 
 async def _send_each(connection: Connection, messages: Sequence[_Message]) -> Sequence[PubAck | None]:
-    """Send messages one after the other, and return their acknowledgements.
+    """Send messages one after the other, and return their acknowledgements. None: a message has none.
 
     Raises:
-        BrokerError: one was not acknowledged.
+        BrokerError: nobody knows which of them were stored.
     """
     requests = [(message.topic, message.payload, message.headers) for message in messages]
     answers = zip(messages, await connection.request_all(requests), strict=True)
-    return [_ack(message.topic, answer.data) for message, answer in answers]
+    return [None if answer is None else _ack(message.topic, answer.data) for message, answer in answers]
 
 
 def _ack(topic: str, data: bytes) -> PubAck | None:
-    """Return an acknowledgement; None: the answer is an error."""
+    """Return an acknowledgement; None: the answer is an error, or says that nobody answers."""
     try:
         return decode(topic, data, PubAck)
     except BrokerError:

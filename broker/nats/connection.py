@@ -19,12 +19,12 @@ import nats.aio.client
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from broker import connect_errors
-from broker.errors import ConnectFailed, Denied, Disconnected, PayloadTooLarge
+from broker.errors import Denied, Disconnected, PayloadTooLarge
 from broker.nats import names, tls
 from broker.nats.errors import NoAnswer, NobodyAnswers, decode, denied_subject, map_connect_errors, map_errors
 from broker.nats.hosts import open_any
 from broker.nats.nats_py import close_client, restore_cancellation, send_large
+from broker.nats.opening import PING_S, Password, open_client, password_of
 from broker.nats.seen import Seen
 from broker.nats.traffic import TrafficMonitor
 from broker.nats.waiters import Waiters
@@ -42,15 +42,15 @@ REQUEST_S: Final = 5
 CLUSTER_REQUEST_S: Final = 2.5
 """The same in a cluster, for a small request: it gets no answer if it was sent to a node that has just died."""
 
+NOT_LONGER_S: Final = 0.01
+"""Timeout of requests that were sent together, when one of them has had no answer."""
+
 SETTLE_S: Final = 0.2
 """Time in which a request leaves the buffers of a fast link; what moves later shows that the link is slow."""
 
 SLOW_S: Final = 300.0
 """Timeout of a request while large messages still move on a slow link."""
 
-PING_S: Final = 5
-PINGS_UNANSWERED: Final = 2
-PENDING_BYTES: Final = 64 << 20
 LARGE_BYTES: Final = 256 << 10
 LARGE_AT_ONCE: Final = 4
 """Concurrent large requests, in each direction. More are not faster, because asyncio copies unsent data."""
@@ -112,7 +112,7 @@ class Connection:
             ConnectFailed: no host can be reached, or each refuses the connection.
             BadUrl: a file in the address can't be read.
         """
-        password = await self._password_callback()
+        password = await password_of(self.address)
         context = await asyncio.to_thread(tls.context, self.address) if self.address.scheme == "tls" else None
         await open_any(self.address, lambda host: self._open(host, password, context))
 
@@ -171,29 +171,32 @@ class Connection:
             raise NobodyAnswers(f"{subject}: nobody answers there")
         return answer
 
-    async def request_all(self, requests: Sequence[tuple[str, bytes, dict[str, str]]]) -> list[Msg]:
-        """Send small requests in this order, and return their answers.
+    async def request_all(self, requests: Sequence[tuple[str, bytes, dict[str, str]]]) -> list[Msg | None]:
+        """Send small requests in this order, and return their answers. None: denied, or no answer came in time.
 
         Args:
             requests: subject, payload and headers of each.
 
         Raises:
-            Denied: this user may not publish to one of the subjects.
-            Disconnected: the connection ended, or one answer did not come in time.
+            Disconnected: the connection has ended.
             PayloadTooLarge: a payload is larger than the server accepts.
         """
+        answers, timeout_s = list[Msg | None](), CLUSTER_REQUEST_S if self.is_clustered else REQUEST_S
         with contextlib.ExitStack() as stack:
             futures = []
             for subject, payload, headers in requests:
                 reply = f"{self._inbox}.{next(self._tokens)}"
                 futures.append(stack.enter_context(self._waiters.expect(reply, subject)))
                 await self.send(subject, payload, reply=reply, headers=headers)
-            timeout_s = CLUSTER_REQUEST_S if self.is_clustered else REQUEST_S
-            # The answers come in order on the whole: mostly only the first one is waited for.
-            return [
-                await self._wait_for_answer(subject, future, timeout_s) if not future.done() else future.result()
-                for (subject, *_), future in zip(requests, futures, strict=True)
-            ]
+            for (subject, *_), future in zip(requests, futures, strict=True):
+                try:
+                    answers.append(await self._wait_for_answer(subject, future, timeout_s))
+                except NoAnswer:
+                    answers.append(None)
+                    timeout_s = NOT_LONGER_S
+                except Denied:
+                    answers.append(None)
+        return answers
 
     async def call_api(self, topic: str, call: str, request: object, response: type[T], *, patience: float = 1.0) -> T:
         """Call JetStream's API.
@@ -314,6 +317,8 @@ class Connection:
         self, subject: str, future: "asyncio.Future[Msg]", timeout_s: float | None = None
     ) -> Msg:
         """Wait for `timeout_s` (None: REQUEST_S), or up to SLOW_S while data still moves on the connection."""
+        if future.done():
+            return future.result()
         traffic, start_s, timeout_s = TrafficMonitor(self._client), self._loop.time(), timeout_s or REQUEST_S
         if (await asyncio.wait([future], timeout=min(SETTLE_S, timeout_s)))[0]:
             return future.result()
@@ -334,14 +339,21 @@ class Connection:
             self._client._pings_outstanding = 0
         self._loop.call_later(PING_S, self._forgive_pings, traffic)
 
-    async def _open(self, host: Host, password: Callable[[], str] | None, context: ssl.SSLContext | None) -> None:
+    async def _open(self, host: Host, password: Password | None, context: ssl.SSLContext | None) -> None:
         """Connect to one host; a new client is needed for each, because a client that failed can't be used again."""
         self._client, self._last_error = Client(), None
         mapped = map_connect_errors(self.address, host, within_s=CONNECT_S, last_error=lambda: self._last_error)
         try:
             with mapped, restore_cancellation():
                 async with asyncio.timeout(CONNECT_S):
-                    await self._connect(host, password, context)
+                    await open_client(
+                        *(self._client, self.address, host),
+                        name=self._name,
+                        password=password,
+                        context=context,
+                        on_error=self._on_error,
+                        on_closed=self._on_closed,
+                    )
                     await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer, **_UNLIMITED)
         except BaseException:
             await close_client(self._client)
@@ -350,46 +362,6 @@ class Connection:
         self._check_closed()
         _log.debug("connected", server=str(host))
         self._forgive_pings(TrafficMonitor(self._client))
-
-    async def _connect(self, host: Host, password: Callable[[], str] | None, context: ssl.SSLContext | None) -> None:
-        await self._client.connect(
-            servers=[f"{self.address.scheme}://{host}"],
-            name=self._name,
-            user=self.address.user,
-            password=password,
-            tls=context,
-            allow_reconnect=False,
-            max_reconnect_attempts=1,
-            reconnect_time_wait=0,
-            connect_timeout=2,
-            ping_interval=PING_S,
-            max_outstanding_pings=PINGS_UNANSWERED,
-            pending_size=PENDING_BYTES,
-            flush_timeout=REQUEST_S,
-            error_cb=self._on_error,
-            closed_cb=self._on_closed,
-        )
-        self._check_encrypted()
-        if not self._client.is_connected:
-            raise ConnectFailed(self.address.address, "the server's greeting is not understood")
-
-    def _check_encrypted(self) -> None:
-        # nats-py encrypts only if the server requires it.
-        if self.address.scheme == "tls" and not self._client._server_info.get("tls_required"):
-            raise ConnectFailed(self.address.address, connect_errors.no_tls(self.address))
-
-    async def _password_callback(self) -> Callable[[], str] | None:
-        """Return the function from which nats-py gets the password; None without a password."""
-        secret = await asyncio.to_thread(self.address.secret)
-        if secret is None:
-            return None
-
-        def password() -> str:
-            # nats-py calls this after the server's greeting and before it sends the password.
-            self._check_encrypted()
-            return secret
-
-        return password
 
     async def _on_answer(self, message: Msg) -> None:
         self._waiters.resolve(message)

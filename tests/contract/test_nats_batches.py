@@ -105,7 +105,8 @@ authorization { users: [
 """
 
 
-async def test_what_one_may_not_publish_keeps_no_other_message_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, LEAST])
+async def test_what_one_may_not_publish_keeps_no_other_message_back(tmp_path: Path, count: int) -> None:
     async with (
         NatsServer(tmp_path, max_file_bytes=2 << 30, settings=RIGHTS) as server,
         broker.connect(f"nats://fedkeeper:admin@127.0.0.1:{server.port}"),
@@ -113,7 +114,7 @@ async def test_what_one_may_not_publish_keeps_no_other_message_back(tmp_path: Pa
         asyncio.timeout(SOON_S),
     ):
         forbidden = bus.publish(topics.progress("job-2", "round", "completed"), b"0")
-        sent = [bus.publish(topic(number), b"%d" % number) for number in range(LEAST)]
+        sent = [bus.publish(topic(number), b"%d" % number, dedupe=f"id-{number}") for number in range(count)]
         refused, *receipts = await asyncio.gather(forbidden, *sent, return_exceptions=True)
         assert isinstance(refused, Denied)
         assert all(isinstance(receipt, broker.Receipt) and receipt.stored for receipt in receipts)
