@@ -1,4 +1,7 @@
-"""Counts each client's invocations, failures and cold starts, and retains the counts on the broker once a second."""
+"""Counts each client's invocations, failures and cold starts, and retains the counts on the broker.
+
+That is done once a second, and less often when it is much: the counts are only for people.
+"""
 
 import asyncio
 import contextlib
@@ -14,11 +17,18 @@ from broker.messages.errors import DecodeError
 from broker.messages.invocation import Invocation
 from broker.messages.register import ClientStats
 from broker.support import loggers
+from broker.support.tasks import task_group
 
 log = loggers.get_logger(__name__)
 
 EVERY_S: Final = 1.0
-"""Seconds between two writes. A bridge that dies loses the counts since its last write: they are only for people."""
+"""Least seconds between two writes. A bridge that dies loses the counts since its last write."""
+
+MOST_PER_S: Final = 100
+"""Clients whose counts are written per second, on average: those of thousands would cost as much as their updates."""
+
+AT_ONCE: Final = 32
+"""The most counts that are written at the same time."""
 
 _FAILURES: Final = frozenset({"failed", "dead"})
 _RUNS: Final = frozenset({"accepted", "running", "succeeded", "failed", "dead"})
@@ -48,10 +58,12 @@ class StatsRecorder:
         self._pending.setdefault(invocation.client, []).append((invocation, now_s))
 
     async def flush_periodically(self) -> None:
-        """Write what is new once a second until cancelled, and a last time then."""
+        """Write what is new again and again until cancelled, and a last time then."""
+        pause_s = EVERY_S
         try:
             while True:
-                await asyncio.sleep(EVERY_S)
+                await asyncio.sleep(pause_s)
+                pause_s = max(EVERY_S, len(self._pending) / MOST_PER_S)
                 await self.flush()
         finally:
             with contextlib.suppress(TimeoutError):
@@ -60,17 +72,27 @@ class StatsRecorder:
 
     async def flush(self) -> None:
         """Write what is new. What can't be written is logged and forgotten."""
-        pending, self._pending = self._pending, {}
-        for client, invocations in pending.items():
-            try:
-                stats = self._stats.get(client) or await self._read(client)
-                for invocation, now_s in invocations:
-                    stats = with_invocation(stats, invocation, now_s)
-                if stats is not None:
-                    self._stats[client] = stats
-                    await self._broker.put(topics.client_stats(self._platform, client), codec.encode(stats))
-            except BrokerError as exc:
-                log.warning("a client's counts are not written", client=client, error=str(exc))
+        clients = list(self._pending)
+        waiting = iter(clients)
+
+        async def write_next() -> None:
+            for client in waiting:
+                await self._write(client, self._pending.pop(client))
+
+        async with task_group() as group:
+            for number in range(min(AT_ONCE, len(clients))):
+                group.create_task(write_next(), name=f"write counts of {self._platform} {number}")
+
+    async def _write(self, client: str, invocations: list[tuple[Invocation, float]]) -> None:
+        try:
+            stats = self._stats.get(client) or await self._read(client)
+            for invocation, now_s in invocations:
+                stats = with_invocation(stats, invocation, now_s)
+            if stats is not None:
+                self._stats[client] = stats
+                await self._broker.put(topics.client_stats(self._platform, client), codec.encode(stats))
+        except BrokerError as exc:
+            log.warning("a client's counts are not written", client=client, error=str(exc))
 
     async def _read(self, client: str) -> ClientStats | None:
         value = await self._broker.get(topics.client_stats(self._platform, client))

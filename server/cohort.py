@@ -12,17 +12,14 @@ DATA_LABEL = "data"
 """Label in the register that names the partition (or the dataset) that a client's shard belongs to."""
 
 
-def eligible_clients(
-    job: Job, clients: Iterable[ClientRecord], is_present: Callable[[str], bool]
-) -> list[ClientRecord]:
-    """Clients that hold the job's data, are not paused, and whose platform has a bridge; sorted by id.
+def eligible_clients(job: Job, holders: list[ClientRecord], is_present: Callable[[str], bool]) -> list[ClientRecord]:
+    """Those of the clients that hold the job's data whose platform has a bridge, in their order.
 
     Args:
-        job: names the data, and says whether bridges must be present.
-        clients: the registered clients.
+        job: says whether bridges must be present.
+        holders: what `data_holders` returns.
         is_present: tells whether a platform has a bridge.
     """
-    holders = data_holders(job, clients)
     if job.cohort.presence == "ignored":
         return holders
     present = {platform for platform in {client.platform for client in holders} if is_present(platform)}

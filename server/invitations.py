@@ -16,6 +16,9 @@ from broker.support.tasks import task_group
 from server import training
 from server.round_facts import model_of
 
+AT_ONCE: Final = 512
+"""The most tasks that are published at the same time: further ones would only lie in memory."""
+
 TASK_BYTES: Final = 100_000
 """Limit of a trigger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
@@ -33,10 +36,15 @@ async def send(broker: Broker, record: JobRecord, nonce: str, lasts_s: float | N
         PayloadTooLarge: a task is larger than a trigger may be.
         ValueError: the job has no model yet.
     """
+    members = iter(record.cohort)
+
+    async def invite_next() -> None:
+        for member in members:
+            await _publish(broker, task_for(member, record, nonce, lasts_s), record.opened_s)
+
     async with task_group() as group:
-        for member in record.cohort:
-            task = task_for(member, record, nonce, lasts_s)
-            group.create_task(_publish(broker, task, record.opened_s), name=f"invite {task.id}")
+        for number in range(min(AT_ONCE, len(record.cohort))):
+            group.create_task(invite_next(), name=f"invite for {record.id}.{record.round} {number}")
 
 
 def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | None = None) -> RoundTask:

@@ -39,6 +39,11 @@ _REPORTS_SIZE: Final = 64
 """Invocations are small, and wait in a queue of their own: they are taken before the updates that follow from them."""
 
 
+_GATHER_S: Final = 0.05
+"""Changes of the register within this time are one event: thousands of clients are registered one after the other, and
+who waits for clients looks at all of them after each event."""
+
+
 @dataclass(frozen=True, slots=True)
 class UpdateArrived:
     """An update is in the log."""
@@ -229,11 +234,14 @@ class JobEvents:
             self._cancelled.set()
             await self._put(CancelRequested())
 
-    async def _read_changes(self, view: Versioned, event: RegisterChanged | PresenceChanged) -> None:
+    async def _read_changes(
+        self, view: Versioned, event: RegisterChanged | PresenceChanged, gather_s: float = 0.0
+    ) -> None:
         version = view.version
         while True:
             version = await view.wait_for_change(version)
             await self._put(event)
+            await asyncio.sleep(gather_s)
 
     async def _read_to_end(self, logs: Iterable[_Log]) -> None:
         """Whenever the end is asked for, put it into the queue behind everything that the broker holds then."""
@@ -279,7 +287,7 @@ async def open_job_events(
             "updates": events._read_updates(updates),
             "invocations": events._read_invocations(invocations, job),
             "cancellations": events._read_cancellations(cancellations),
-            "register": events._read_changes(registry, RegisterChanged()),
+            "register": events._read_changes(registry, RegisterChanged(), _GATHER_S),
             "presence": events._read_changes(presence, PresenceChanged()),
             "end of the logs": events._read_to_end(logs),
         }

@@ -76,8 +76,9 @@ class JobStore:
         """
         async with self._changing:
             record = msgspec.structs.replace(self.record, **changes, changes=self.record.changes + 1)
-            topic = topics.job_record(record.id)
-            content = codec.encode_readable(record)
+            # What stays the same was readable before. It may be a cohort of thousands, or as many clients' states.
+            codec.encode_readable(JobRecord(**{"id": record.id, "job": record.job, **changes}))
+            topic, content = topics.job_record(record.id), codec.encode(record)
             self._revision = await self._broker.put(topic, content, revision=self._revision)
             self.record = record
             self._held.note_record(record)

@@ -353,7 +353,8 @@ class _JobRun:
             **published._asdict(),
         )
         self._announce(event, event.round)
-        self._history = selection.fold(self._history, event)
+        if self._selection.needs_history:
+            self._history = selection.fold(self._history, event)
 
     async def _apply(self, finished: Finished, collection: Collection) -> GlobalState:
         """Return the next global state, and free the sums that it was made of."""
@@ -369,7 +370,8 @@ class _JobRun:
         await self._store.change(**changes, **(self._evaluation.changes if event.policy == "stop" else {}))
         if not self.record.has_ended:
             await self._announce_decided()
-            self._history = selection.fold(self._history, event)
+            if self._selection.needs_history:
+                self._history = selection.fold(self._history, event)
 
     async def _announce_decided(self) -> None:
         """Announce what is on record until the next round is opened: the job's start, or the last round's failure."""

@@ -31,7 +31,7 @@ def matches(where: Mapping[str, str], client: Labelled) -> bool:
         where: labels by name, as `known` has them. Empty: every client matches.
         client: the client.
     """
-    has = known(client)
+    has = known(client) if where else {}
     return all(has.get(name) == value for name, value in where.items())
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -24,7 +24,7 @@ SETTLE_S: Final = 2.0
 """How long no further client may be registered until the others are not waited for any more. Seconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recruiter:
     """Finds the clients that a job can choose its cohorts from.
 
@@ -41,6 +41,8 @@ class Recruiter:
     presence: BridgePresence
     clock: Callable[[], float]
     timer: Callable[[], float]
+    _holders: list[ClientRecord] = field(default_factory=list, init=False)
+    _holders_version: int = field(default=-1, init=False)
 
     async def wait_for_candidates(
         self, events: JobEvents, announce: Callable[[JobWaiting], Awaitable[None]], *, is_first: bool
@@ -100,11 +102,14 @@ class Recruiter:
 
     def holders(self) -> list[ClientRecord]:
         """Return the clients that hold the job's data, sorted by id, whether or not they can take part now."""
-        return cohort.data_holders(self.job, self.registry.clients)
+        if self._holders_version != self.registry.version:
+            self._holders = cohort.data_holders(self.job, self.registry.clients)
+            self._holders_version = self.registry.version
+        return self._holders
 
     def eligible(self) -> list[ClientRecord]:
         """Return the clients that can take part now, sorted by id."""
-        return cohort.eligible_clients(self.job, self.registry.clients, self.presence.is_present)
+        return cohort.eligible_clients(self.job, self.holders(), self.presence.is_present)
 
     def _shortage(self) -> str:
         """Say how many clients are registered, and how many of them have no bridge."""

@@ -86,14 +86,13 @@ async def serve(
             if on_ready is not None:
                 on_ready()
             async for value in values:
-                record = _decode_record(value)
+                job = value.topic.rpartition(".")[2]
                 if isinstance(value, Deleted):
-                    held.forget(value.topic.rpartition(".")[2])
-                if (
-                    record is not None
-                    and not record.is_finished
-                    and (record.id not in running or running[record.id].done())
-                ):
+                    held.forget(job)
+                if job in running and not running[job].done():
+                    continue  # it reads its record itself, which may be large
+                record = _decode_record(value)
+                if record is not None and not record.is_finished:
                     running[record.id] = group.create_task(_run_job(record.id, context), name=f"job {record.id}")
                     running[record.id].add_done_callback(lambda _: housekeeper.job_ended())
 

@@ -4,7 +4,7 @@ A strategy does no I/O and is deterministic: two servers get the same bytes. Its
 `server_state`; the server publishes them beside the model, so they survive a crash.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -144,10 +144,14 @@ class Finished:
         stepped += change
         return stepped.astype(base.dtype)
 
-    def averaged(self) -> Tensors:
-        """Every trained tensor as federated averaging has it after the round."""
-        counters = {name: self.mean[name] for name in self.model.counters}
-        return counters | {name: self.reduced(name, self.mean[name]) for name in self.model._floats}
+    def averaged(self, but: Collection[str]) -> Tensors:
+        """The trained tensors as federated averaging has them after the round.
+
+        Args:
+            but: names of those that something else has computed.
+        """
+        counters = {name: self.mean[name] for name in self.model.counters if name not in but}
+        return counters | {name: self.reduced(name, self.mean[name]) for name in self.model._floats if name not in but}
 
     def reduced(self, name: str, value: Array) -> Array:
         """A tensor whose update values were reduced to one, cast once to its dtype.
@@ -235,7 +239,7 @@ class Strategy:
         """
         stepped, own = self.step(state, finished)
         after = self.guard.after(state.server_state, finished.shares)
-        return GlobalState({**state.weights, **finished.averaged(), **stepped}, {**own, **after})
+        return GlobalState({**state.weights, **finished.averaged(but=stepped), **stepped}, {**own, **after})
 
     def step(self, state: GlobalState, finished: Finished) -> tuple[Tensors, Tensors]:  # noqa: ARG002
         """Return the weights that are not simply averaged, and the strategy's own tensors after a round.

@@ -1,9 +1,12 @@
 """The counts of a client's invocations."""
 
+import asyncio
+
+import msgspec
 import pytest
 
 import broker
-from bridges.stats import StatsRecorder, with_invocation
+from bridges.stats import AT_ONCE, StatsRecorder, with_invocation
 from broker import topics
 from broker.messages import codec
 from broker.messages.invocation import Invocation, Outcome
@@ -58,3 +61,21 @@ async def test_a_bridge_goes_on_counting_where_the_last_one_stopped(memory_url: 
         value = await bus.get(topics.client_stats("fake", "client-00"))
     assert value is not None
     assert codec.decode(ClientStats, value.payload).invocations == 2
+
+
+async def test_the_counts_of_many_clients_are_written_and_what_comes_meanwhile_is_not_lost(memory_url: str) -> None:
+    clients = [f"client-{number:02}" for number in range(3 * AT_ONCE)]
+    async with broker.connect(memory_url) as bus:
+        recorder = StatsRecorder(bus, "fake")
+        for client in clients:
+            recorder.add(msgspec.structs.replace(invocation("running"), client=client), 1.0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(recorder.flush())
+            for client in clients:
+                await asyncio.sleep(0)
+                recorder.add(msgspec.structs.replace(invocation("succeeded"), client=client), 2.0)
+        await recorder.flush()
+        stored = await bus.snapshot(topics.client_stats("fake", topics.ANY))
+    stats = [codec.decode(ClientStats, value.payload) for value in stored.values()]
+    assert sorted(each.client for each in stats) == clients
+    assert {(each.invocations, each.state) for each in stats} == {(1, "succeeded")}

@@ -28,7 +28,7 @@ REGISTER = [client(number) for number in range(20)]
 
 def eligible(job: Job, clients: list[ClientRecord]) -> list[ClientRecord]:
     """The eligible clients, if every platform has a bridge."""
-    return cohort.eligible_clients(job, clients, lambda _: True)
+    return cohort.eligible_clients(job, cohort.data_holders(job, clients), lambda _: True)
 
 
 def test_paused_foreign_and_unlabelled_clients_are_left_out() -> None:

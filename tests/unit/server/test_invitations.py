@@ -61,6 +61,18 @@ async def test_every_member_gets_one_task_however_often_they_are_sent(memory_url
     assert sorted(invited) == [topics.task("fake", client) for client in ("c-1", "c-2", "c-9")]
 
 
+async def test_each_member_of_a_large_cohort_is_invited(memory_url: str) -> None:
+    members = tuple(Member(f"c-{n}", "fake", "", "", 10) for n in range(3 * invitations.AT_ONCE // 2))
+    async with broker.connect(memory_url) as bus:
+        await invitations.send(bus, msgspec.structs.replace(RECORD, cohort=members), NONCE)
+        async with bus.subscribe(topics.platform_tasks("fake"), durable="bridge-fake") as deliveries:
+            invited = []
+            for _ in members:
+                invited.append((delivery := await anext(deliveries)).topic)
+                await delivery.ack()
+    assert sorted(invited) == sorted(topics.task("fake", member.id) for member in members)
+
+
 async def test_a_task_that_is_larger_than_a_trigger_may_be_is_refused(memory_url: str) -> None:
     large = msgspec.structs.replace(RECORD, cohort=(Member("c-1", "fake", "", "x" * 100_001, 10),))
     async with broker.connect(memory_url) as bus:

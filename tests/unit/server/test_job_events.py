@@ -1,11 +1,14 @@
 """The log comes before the clock; and a cancellation ends the step that a job waits for."""
 
 import asyncio
+import math
 
 import pytest
 
 from server.errors import JobCancelled, LearningFailed
-from server.job_events import JobEvents
+from server.job_events import JobEvents, RegisterChanged
+from server.registry import Registry
+from tests.support import fakes
 
 
 @pytest.fixture
@@ -100,3 +103,13 @@ async def test_an_error_of_a_step_that_is_being_cancelled_is_not_reported_as_for
     await asyncio.sleep(0)
     assert not forgotten
     assert not recwarn.list
+
+
+async def test_changes_of_the_register_that_come_together_are_one_event(events: JobEvents) -> None:
+    registry = Registry()
+    async with fakes.running(events._read_changes(registry, RegisterChanged(), gather_s=3600.0)):
+        for _ in range(100):
+            await asyncio.sleep(0)
+            registry.mark_changed()
+        assert isinstance(await events.next(math.inf), RegisterChanged)
+        assert events._queue.empty()
