@@ -1,8 +1,9 @@
 """Publishes progress events, and does not make a round wait for each of them.
 
 The broker may be slow to store an event, for example behind a flood of other messages, and it stores many at once for
-little more than one. Therefore events gather for a moment, unless somebody waits for them, and those whose order says
-nothing, of different clients, are published at the same time; other events of a job come before or after.
+little more than one. Therefore events about clients gather for a moment, unless another event comes or somebody waits
+for one, and those whose order says nothing, of different clients, are published at the same time; other events of a job
+come before or after.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ AT_ONCE: Final = 256
 """The most events that are published at the same time."""
 
 GATHER_S: Final = 0.25
-"""How long an event may wait for others, if nobody waits for it. Nobody who watches a job sees the difference."""
+"""How long an event about a client may wait for others. Nobody who watches a job sees the difference. Seconds."""
 
 log = loggers.get_logger(__name__)
 
@@ -116,6 +117,8 @@ class Announcer:
         announcement = Announcement(Progress(job, event, self._clock(), event_id))
         self._queue.append(announcement)
         self._unpublished[id(announcement)] = announcement
+        if not getattr(event, "client", ""):
+            self._is_urgent.set()
         self._changed.set()
         return announcement
 

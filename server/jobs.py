@@ -292,6 +292,8 @@ class _JobRun:
         if not opened.invited:
             await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
             collector.collection.invited_s = context.timer()
+            # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
+            await context.announcer.settle(opened.id)
             await self._store.change(invited=True)
         with rules.spooling(collector.collection):
             await self._collect(collector, rules, events)

@@ -16,6 +16,7 @@ import pytest
 import broker
 from broker import topics
 from broker.base import Broker
+from broker.deliveries import Receipt
 from broker.messages import progress
 from broker.messages.job import Job
 from broker.messages.round import RoundTask
@@ -118,6 +119,37 @@ async def test_a_server_that_comes_back_after_the_deadline_counts_what_arrived_b
     ends = [event for event in events if isinstance(event, progress.RoundCompleted | progress.RoundFailed)]
     assert [len(end.counted) for end in ends] == [20]
     assert events[-1].what == "job.completed"
+
+
+async def test_a_round_has_invited_its_clients_when_its_opening_is_announced(memory_url: str) -> None:
+    """Whoever goes on with a round whose clients are invited does not announce its opening again."""
+    may_announce, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer_later(bus: Broker, task: RoundTask) -> None:
+        await may_answer.wait()
+        await fakes.answer(bus, task)
+
+    async with broker.connect(memory_url) as bus, broker.connect(memory_url) as servers, asyncio.timeout(60):
+        publish = servers.publish
+
+        async def publish_later(topic: str, payload: bytes, *, dedupe: str | None = None) -> Receipt:
+            if topic == topics.progress("late", "round", "opened"):
+                await may_announce.wait()
+            return await publish(topic, payload, dedupe=dedupe)
+
+        servers.publish = publish_later  # type: ignore[method-assign]
+        sdk, fleet = Client(bus), Fleet(bus, answer_later)
+        await sdk.register(fakes.clients(3))
+        async with running(fleet.serve()), running(serve(servers, FakeLearning())):
+            await sdk.submit(fakes.job(id="late", cohort={"clients": 3}, data={"clients": 3}, stop={"rounds": 1}))
+            await soon(lambda: len(fleet.tasks) == 3)
+            for _ in range(1000):
+                await asyncio.sleep(0)
+            assert not (await sdk.job("late")).invited
+            may_announce.set()
+            may_answer.set()
+            events = [message.event.what async for message in sdk.watch("late")]
+    assert events[-1] == "job.completed"
 
 
 class NoModel(FakeLearning):

@@ -1,5 +1,6 @@
 """Which events may reach the broker at the same time."""
 
+import asyncio
 from collections import deque
 
 import pytest
@@ -13,6 +14,8 @@ from server.announcer import AT_ONCE, Announcement, open_announcer, take_batch
 def about(client: str) -> Event:
     return ClientTraining(round=1, client=client, platform="local", activation="a", attempt=1, cold=None)
 
+
+SOON_S = 60.0
 
 END = JobFailed(reason="none")
 
@@ -62,3 +65,20 @@ async def test_a_job_waits_for_its_own_events_only(memory_url: str) -> None:
         async with bus.subscribe(topics.job_progress("a")) as events:
             taken = [(await anext(events)).topic for _ in range(3)]
     assert taken == [topics.progress("a", "client", "training")] * 3
+
+
+@pytest.mark.parametrize("is_waited_for", [False, True])
+async def test_events_about_clients_gather_until_another_event_or_somebody_who_waits(
+    memory_url: str, monkeypatch: pytest.MonkeyPatch, *, is_waited_for: bool
+) -> None:
+    monkeypatch.setattr("server.announcer.GATHER_S", 3600.0)
+    async with broker.connect(memory_url) as bus, open_announcer(bus) as announcer:
+        announcer.announce("a", about("1"), 1)
+        await asyncio.sleep(0)
+        if is_waited_for:
+            await announcer.announce_and_wait("a", about("2"), 2)
+        else:
+            announcer.announce("a", END, 2)
+        async with asyncio.timeout(SOON_S), bus.subscribe(topics.job_progress("a")) as events:
+            for _ in range(2):
+                await anext(events)
