@@ -32,7 +32,7 @@ T = TypeVar("T")
 _CLOCK_SKEW_S: Final = 60.0
 """The replay of invocations starts this much before the round was opened. Older ones are recognised by their round."""
 
-_QUEUE_SIZE: Final = 8
+_QUEUE_SIZE: Final = 2
 """Updates wait in the broker, not in memory: a few are enough to keep the aggregator busy."""
 
 _REPORTS_SIZE: Final = 64

@@ -30,8 +30,9 @@ CLUSTER_HEARTBEAT_S: Final = 2.0
 
 HEARTBEATS_MISSING: Final = 2.5
 EXPIRES_S: Final = 60.0
-REQUESTED_BYTES: Final = 32 << 20
-"""Bytes that one subscriber requests at a time. The server closes a connection with 64 MB of unsent data."""
+AHEAD_BYTES: Final = 8 << 20
+"""Bytes that one subscriber has on the way and in use, if its messages are as large as the last one. More would be no
+faster; nats-server closes a connection with 64 MB of unsent data."""
 
 LARGEST_BYTES: Final = 9 << 20
 """Minimum of `max_bytes` in a pull request, so that the largest message fits."""
@@ -133,6 +134,7 @@ class Feed:
         self._in_use: dict[int, float] = {}  # by sequence: when `ack_wait` ends, loop time
         self._ack_wait_s = math.inf
         self._pending = -1
+        self._last_bytes = 1
         self._is_open = False
         self._has_heard = False  # from the server, in this session
         self._changed = asyncio.Event()  # wakes the task that sends pull requests
@@ -238,7 +240,7 @@ class Feed:
             if batch := self._next_batch(session):
                 session.outstanding += batch
                 session.last_heard_s = self._loop.time()
-                most_bytes = max(REQUESTED_BYTES * batch // self._prefetch, LARGEST_BYTES)
+                most_bytes = max(AHEAD_BYTES * batch // self._prefetch, LARGEST_BYTES)
                 request = _PullRequest(batch, most_bytes, int(session.heartbeat_s * _NS))
                 await connection.send(session.consumer.next_subject, msgspec.json.encode(request), reply=inbox)
             if not await self._wait_for_change(session):
@@ -264,13 +266,14 @@ class Feed:
         return session.outstanding > 0 and silent_s >= HEARTBEATS_MISSING * session.heartbeat_s
 
     def _next_batch(self, session: _Session) -> int:
-        """Return the number of messages to request now; 0 while half of `prefetch` is requested, to save requests."""
+        """Return the number of messages to request now; 0 while half of the possible ones are, to save requests."""
         now_s = self._loop.time()
         for sequence in [sequence for sequence, end_s in self._in_use.items() if end_s <= now_s]:
             del self._in_use[sequence]
-        if session.outstanding > self._prefetch // 2:
+        most = min(self._prefetch, max(1, AHEAD_BYTES // self._last_bytes))
+        if session.outstanding > most // 2:
             return 0
-        return max(0, self._prefetch - session.outstanding - len(self._in_use))
+        return max(0, most - session.outstanding - len(self._in_use))
 
     async def _receive(self, session: _Session, message: Msg) -> None:
         session.last_heard_s = self._loop.time()
@@ -293,6 +296,7 @@ class Feed:
         self._link.seen.note(session.consumer.stream, arrival.sequence)
         self._in_use[arrival.sequence] = self._loop.time() + self._ack_wait_s
         self._pending = arrival.pending
+        self._last_bytes = max(1, len(arrival.message.data))
         self._buffer.append(arrival)
         self._arrived.set()
 
