@@ -19,7 +19,7 @@ def write(path: Path, content: bytes) -> None:
         NotSaved: it can't be written; nothing has changed.
     """
     try:
-        files.write(path, content, durable=True)
+        files.write(path, content, durable=True, makes_folder=False)
     except OSError as exc:
         raise NotSaved(path, exc.strerror or str(exc)) from exc
 
