@@ -4,7 +4,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
+import nats
 import pytest
+from nats.aio.client import Client
 
 import broker
 from broker import Broker
@@ -61,3 +63,12 @@ async def short_ack_wait_bus(url: str) -> AsyncIterator[Broker]:
     """A connection to the broker under test that soon redelivers an unacknowledged message."""
     async with broker.connect(url, ack_wait_s=REDELIVERY_S) as bus:
         yield bus
+
+
+@pytest.fixture
+async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
+    """Another application on the same server."""
+    password = nats_server.password_file.read_text(encoding="utf-8")
+    client = await nats.connect(f"nats://127.0.0.1:{nats_server.port}", user="fedkeeper", password=password)
+    yield client
+    await client.close()

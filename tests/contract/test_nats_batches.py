@@ -2,10 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import nats
 import pytest
 from nats.aio.client import Client
 
@@ -21,15 +19,6 @@ KILLS = 6
 
 PROGRESS = "FEDKEEPER_PROGRESS"
 BATCH = "Nats-Batch-Id"
-
-
-@pytest.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
-    """An observer of the same server."""
-    password = nats_server.password_file.read_text(encoding="utf-8")
-    client = await nats.connect(f"nats://127.0.0.1:{nats_server.port}", user="fedkeeper", password=password)
-    yield client
-    await client.close()
 
 
 async def batches(client: Client, stream: str) -> Counter[str]:

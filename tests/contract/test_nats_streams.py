@@ -23,15 +23,6 @@ MODEL = topics.model("job-1", "ab" * 32)
 SOON_S = 10.0
 
 
-@pytest.fixture
-async def client(nats_server: NatsServer) -> AsyncIterator[Client]:
-    """Another application on the same server."""
-    password = nats_server.password_file.read_text(encoding="utf-8")
-    client = await nats.connect(f"nats://127.0.0.1:{nats_server.port}", user="fedkeeper", password=password)
-    yield client
-    await client.close()
-
-
 async def api(client: Client, call: str, request: object = None) -> dict[str, Any]:
     answer = await client.request(f"$JS.API.{call}", json.dumps(request or {}).encode(), timeout=SOON_S)
     reply: dict[str, Any] = json.loads(answer.data)
