@@ -32,8 +32,8 @@ T = TypeVar("T")
 _CLOCK_SKEW_S: Final = 60.0
 """The replay of invocations starts this much before the round was opened. Older ones are recognised by their round."""
 
-_QUEUE_SIZE: Final = 1
-"""Updates wait in the broker, not in memory, but for those that its client reads ahead."""
+_QUEUE_SIZE: Final = 2
+"""Updates wait in the broker, not in memory: two are enough to keep the aggregator busy."""
 
 _REPORTS_SIZE: Final = 64
 """Invocations are small, and wait in a queue of their own: they are taken before the updates that follow from them."""
