@@ -10,13 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from broker.support.forks import Exit, pipe
+from broker.support.forks import ANSWER_S, Exit, pipe
 from client_fn.site import Site
 from client_fn.trainer import environment
 from client_fn.trainer.running import Running
-
-ANSWER_S: Final = 120.0
-"""How long a copy may take: the fork server may still import torch, which takes 30 s from a board's slow card."""
 
 TRIES: Final = 2
 """A fork server that ends takes the requests with it that it has accepted. Another one takes its place."""
