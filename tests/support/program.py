@@ -101,6 +101,11 @@ class Program:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._has_mark(entry)]
         return [pid for pid in pids if command in _command_line(pid)]
 
+    def copies(self, command: str) -> list[int]:
+        """Return the ids of those of them that are copies of a fork server with this text in its command line."""
+        pids = self.processes(command)
+        return [pid for pid in pids if _parent(pid) in pids]
+
     def _has_mark(self, entry: Path) -> bool:
         try:
             return f"{_MARK}={self._mark}".encode() in (entry / "environ").read_bytes().split(b"\0")
@@ -113,6 +118,14 @@ def _command_line(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     except OSError:
         return ""
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        # The second field is the program's name in parentheses and may hold anything (proc(5)).
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
 
 
 async def run(*arguments: str, cwd: Path, **environment: str) -> tuple[int, str]:
