@@ -164,7 +164,7 @@ class Gathering:
     async def _trained(self, mine: _Waiting) -> Answer | None:
         """Train a task with others, which get their answers. None: it must be trained alone."""
         group = await self._gathered(mine)
-        if len(group) == 1:
+        if len(group) == 1 and not self._gains_alone(mine):
             return None
         others = group[1:]
         for other in others:
@@ -232,7 +232,7 @@ class Gathering:
     async def _answer(self, group: list[_Waiting]) -> Answer:
         """Return the trainer's answer to the order for several clients."""
         left_s = min(waiting.ready.left_s() for waiting in group)
-        end_s = left_s - min(ANSWERS_S, left_s / 4)
+        end_s = left_s if len(group) == 1 else left_s - min(ANSWERS_S, left_s / 4)
         members = [
             (waiting.ready.order._replace(left_s=end_s), waiting.ready.inputs)
             for waiting in group
@@ -254,9 +254,18 @@ class Gathering:
 
     def _limit(self, group: list[_Waiting], most: int, reason: str) -> None:
         """Keep in mind how many clients of a job may be trained together; 1: one by one."""
+        if len(group) == 1:  # this tells nothing of others
+            self._record_no_more(group, reason)
+            return
         log.debug("fewer clients of this job are trained together", clients=len(group), from_now=most, reason=reason)
         if (keys := group[0].ready.keys) is not None:
             keep(self._limits, keys.job, most, limit=JOBS_KEPT)
+
+    def _gains_alone(self, mine: _Waiting) -> bool:
+        """Return whether a client without others is quicker in their program: only there steps are recorded."""
+        keys, order = mine.keys, mine.ready.order
+        is_on_gpu = isinstance(order, Train) and order.device.startswith("cuda")
+        return is_on_gpu and keys is not None and self._most_of(keys.job) > 1 and self._may_record([mine])
 
     def _may_record(self, group: list[_Waiting]) -> bool:
         """Return whether a step may be recorded as a CUDA graph."""

@@ -43,7 +43,8 @@ from client_fn.training.stacked_loop import Member, Trained
 from client_fn.training.work import Answer, Say
 
 METRIC: Final = "together"
-"""The metric that is the number of clients that trained in one program with this one, itself among them."""
+"""The metric that is the number of clients that trained in one program with this one, itself among them. A client that
+was alone there has none."""
 
 _IGNORED: Final = -100
 """The label that torch's cross-entropy leaves out."""
@@ -150,8 +151,8 @@ class _Group:
         values = sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
         room = memory.room(self._order.device, self._order.memory_mb)
         most = memory.clients(values, room)
-        if most < 2:  # noqa: PLR2004 (a client alone gains nothing here)
-            self.reason = "the memory is too small for two clients"
+        if most < min(2, len(numbers)):  # of several, one alone gains nothing here
+            self.reason = f"the memory is too small for {'two clients' if len(numbers) > 1 else 'a client'}"
             return []
         return [numbers[start : start + most] for start in range(0, len(numbers), most)]
 
@@ -264,8 +265,9 @@ class _Group:
         trained.optimizer.store(row, client.optimizer)
         states, _ = client.context.optimizer_files()
         client.optimizer.state.clear()
+        with_others = {METRIC: float(trained.clients)} if trained.clients > 1 else {}
         facts = {
-            "metrics": {**client.measured, **trained.metrics(row), METRIC: float(trained.clients)},
+            "metrics": {**client.measured, **trained.metrics(row), **with_others},
             "samples": len(client.samples),
             "seconds": {**seconds, **judged.seconds},
             **judged.facts,

@@ -81,6 +81,7 @@ class Tasks:
         *,
         fails: bool = False,
         states: int = 0,
+        device: str = "cpu",
         at_its_end: Callable[[], object] = lambda: None,
     ) -> Any:
         async def alone() -> Answer:
@@ -92,7 +93,7 @@ class Tasks:
             return Answer({"seed": seed}, {"update": bytes([seed])})
 
         file = SharedBytes(b"")
-        order = Train(Model(), Training(), seed, "cpu", 0.0)
+        order = Train(Model(), Training(), seed, device, 0.0)
         inputs = {"weights": file, "shard": file, **{f"state.{number}": file for number in range(states)}}
         begin = lambda: self.begun.append(seed)  # noqa: E731 (short)
         answer = await self.gathering.train(Ready(keys, Names((), ""), order, inputs, lambda: left_s, begin, alone))
@@ -180,6 +181,34 @@ async def test_no_step_is_recorded_if_the_site_forbids_it_or_a_record_has_failed
     await asyncio.gather(*(tasks.train(seed) for seed in range(3)))
     assert trainers.graphs[3:] == [False]
     assert gathering.make(trainers, Site()) is None
+
+
+async def test_on_a_gpu_a_client_without_others_is_trained_in_their_program_for_its_record() -> None:
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers)
+    for seed, device in enumerate(["cuda:0", "cuda", "cpu"]):
+        assert await tasks.train(seed, device=device) == seed
+    assert (trainers.groups, trainers.ends, tasks.alone) == ([[0], [1]], [60.0, 60.0], [2])
+
+
+@pytest.mark.parametrize(
+    "trainers",
+    [
+        FakeTrainers(TrainingFailed("the model failed")),
+        FakeTrainers(LeaseOver("", 0.0)),
+        FakeTrainers(alone=[1]),
+        FakeTrainers(alone=[1], fewer="the memory was too small"),
+        FakeTrainers(unrecorded="it can't be recorded"),
+    ],
+)
+async def test_if_that_fails_the_job_s_next_ones_are_trained_alone_and_others_together(trainers: FakeTrainers) -> None:
+    tasks = Tasks(trainers)
+    for seed, keys in enumerate([SAME, OTHER], start=1):
+        assert await tasks.train(seed, keys, device="cuda") == seed
+    assert trainers.groups == [[1]]
+    assert tasks.alone == ([2] if "unrecorded" in trainers.told else [1, 2])
+    await asyncio.gather(*(tasks.train(seed, device="cuda") for seed in (3, 4)))
+    assert (trainers.groups[1:], trainers.graphs) == ([[3, 4]], [True, False])
 
 
 async def test_the_program_ends_a_little_before_the_time_is_over() -> None:

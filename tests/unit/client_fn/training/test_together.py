@@ -391,6 +391,17 @@ def test_clients_that_do_not_fit_into_memory_are_trained_in_parts(own: str, monk
     assert set(clients.reasons()) == {"the memory is too small for two clients"}
 
 
+def test_a_client_without_others_is_trained_as_if_it_were_alone(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=2))
+    expected_facts, expected = clients.alone(0)
+    clients.orders, clients.files = clients.orders[:1], clients.files[:1]
+    [(facts, files)] = clients.together()
+    assert distance(files["update"], expected["update"]) < 1e-10
+    assert facts["metrics"] == pytest.approx(expected_facts["metrics"], rel=1e-5)
+    monkeypatch.setattr(memory, "clients", lambda *_: 0)
+    assert clients.reasons() == ["the memory is too small for a client"]
+
+
 def test_it_says_that_it_lives_while_it_reads_trains_and_answers(own: str) -> None:
     clients = Clients(Model(f"{own}:Double"), Training("sgd", local_epochs=2))
     said: list[str] = []
