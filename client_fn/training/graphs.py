@@ -88,7 +88,11 @@ class CudaRecorder:
                 raise
         self._graph = graph
         if failure is not None:
-            raise failure
+            try:
+                raise failure
+            finally:
+                # Otherwise the error and this frame would hold each other, and the record's memory with them.
+                failure = None
 
         def replay() -> Tensor:
             graph.replay()

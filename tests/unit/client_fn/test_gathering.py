@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from client_fn import alike, gathering
 from client_fn.alike import Keys
@@ -172,9 +173,11 @@ async def test_fewer_are_trained_together_if_the_trainer_says_so() -> None:
 async def test_no_step_is_recorded_if_the_site_forbids_it_or_a_record_has_failed() -> None:
     trainers = FakeTrainers(unrecorded="it can't be recorded")
     tasks = Tasks(trainers)
-    for keys in (SAME, OTHER, Keys("another job round 1", "another job")):
-        await asyncio.gather(*(tasks.train(seed, keys) for seed in range(3)))
+    with capture_logs() as logs:
+        for keys in (SAME, OTHER, Keys("another job round 1", "another job")):
+            await asyncio.gather(*(tasks.train(seed, keys) for seed in range(3)))
     assert trainers.graphs == [True, False, True]
+    assert [(line["log_level"], line["reason"]) for line in logs] == [("debug", "it can't be recorded")] * 2
     without = gathering.make(trainers, Site(device="cuda", graphs=False))
     assert without is not None
     tasks.gathering = without
