@@ -18,8 +18,10 @@ from broker.messages import codec, job_record
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import Progress
+from broker.messages.state_table import StateTable
 from broker.support import loggers
 from server.room import publish_event, until_there_is_room
+from server.state_tables import StateTables
 
 log = loggers.get_logger(__name__)
 
@@ -141,7 +143,7 @@ class Held:
         if not self._has_lost(held.record, None if value is None else value.payload):
             return False
         record = _reopened(held.record)
-        if not await _has_states(broker, held.record):
+        if not await _has_states(broker, held):
             # Our events would tell the bridges that the rounds to come are over.
             self._forget_events(held.record.id)
             if value is not None:
@@ -180,10 +182,17 @@ class Held:
         return theirs.changes < ours.changes or (self._change in _SAME_STORE and bool(ours.cohort))
 
 
-async def _has_states(broker: Broker, record: JobRecord) -> bool:
+async def _has_states(broker: Broker, held: HeldJob) -> bool:
     """Whether the store has the client states that a job's next tasks name: the clients wrote them, not this server."""
-    named = {state.topic for states in record.client_states.values() for state in states.values()}
-    return record.has_ended or not named or named <= await broker.stored_topics(topics.job_states(record.id))
+    record, states = held.record, StateTables(held.record)
+    if record.has_ended:
+        return True
+    for table in record.state_tables:
+        if table.topic not in held.blobs:
+            return False  # this server has not read it yet
+        states.read(codec.decode(StateTable, held.blobs[table.topic]))
+    named = states.topics()
+    return not named or named <= await broker.stored_topics(topics.job_states(record.id))
 
 
 def _from_the_start(record: JobRecord) -> JobRecord:

@@ -15,6 +15,7 @@ from broker.messages.strategy import FedAvg, Strategy, client_half
 from broker.support.tasks import task_group
 from server import training
 from server.round_facts import model_of
+from server.state_tables import StateTables
 
 AT_ONCE: Final = 512
 """The most tasks that are published at the same time: further ones would only lie in memory."""
@@ -23,7 +24,9 @@ TASK_BYTES: Final = 100_000
 """Limit of a trigger: Eventarc takes 512 kB, OpenWhisk 1 MiB, OpenFaaS's queue 256 kB."""
 
 
-async def send(broker: Broker, record: JobRecord, nonce: str, lasts_s: float | None = None) -> None:
+async def send(
+    broker: Broker, record: JobRecord, nonce: str, lasts_s: float | None = None, states: StateTables | None = None
+) -> None:
     """Publish the tasks of the open round; return when the broker has them all.
 
     Args:
@@ -31,6 +34,7 @@ async def send(broker: Broker, record: JobRecord, nonce: str, lasts_s: float | N
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
         lasts_s: seconds until the round's deadline; None: the job's `cohort.deadline_s`.
+        states: what the clients' earlier rounds have left; None: what the record itself has.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
@@ -40,14 +44,16 @@ async def send(broker: Broker, record: JobRecord, nonce: str, lasts_s: float | N
 
     async def invite_next() -> None:
         for member in members:
-            await _publish(broker, task_for(member, record, nonce, lasts_s), record.opened_s)
+            await _publish(broker, task_for(member, record, nonce, lasts_s, states), record.opened_s)
 
     async with task_group() as group:
         for number in range(min(AT_ONCE, len(record.cohort))):
             group.create_task(invite_next(), name=f"invite for {record.id}.{record.round} {number}")
 
 
-def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | None = None) -> RoundTask:
+def task_for(
+    member: Member, record: JobRecord, nonce: str, lasts_s: float | None = None, states: StateTables | None = None
+) -> RoundTask:
     """Make a member's task for the open round.
 
     Args:
@@ -55,12 +61,14 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         record: the job's record.
         nonce: secret text from which the round's tokens are made.
         lasts_s: seconds until the round's deadline; None: the job's `cohort.deadline_s`.
+        states: what the clients' earlier rounds have left; None: what the record itself has.
 
     Raises:
         ValueError: the job has no model yet.
     """
     job, trains = record.job, member.purpose == "train"
-    states = record.client_states.get(member.id, {}) if trains else {}
+    left = (StateTables(record) if states is None else states).of(member.id)
+    begun_from = left.states if trains else {}
     return RoundTask(
         client_id=member.id,
         client_type=member.platform,
@@ -71,8 +79,8 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         job=record.id,
         round=record.round,
         model=model_of(record),
-        state=states.get(OPTIMIZER_STATE),
-        states=states,
+        state=begun_from.get(OPTIMIZER_STATE),
+        states=begun_from,
         along=record.along if trains else None,
         token=token(nonce, member.id),
         seed=seed(job.seed, record.round, member.id),
@@ -86,7 +94,7 @@ def task_for(member: Member, record: JobRecord, nonce: str, lasts_s: float | Non
         purpose=member.purpose,
         frozen=record.frozen_model,
         frozen_digest=record.frozen_digest,
-        personal=record.own.get(member.id),
+        personal=left.own,
         state_loc=member.state_loc,
         model_seed=seed(job.seed, "model"),
         data=job.data,

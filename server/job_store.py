@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,9 +13,11 @@ from broker.errors import Conflict, CorruptPayload
 from broker.messages import codec, job_record, tensors
 from broker.messages.job_record import JobRecord
 from broker.messages.round import BlobRef
+from broker.messages.state_table import ClientState, StateTable
 from broker.messages.tensors import Tensors
-from server import models, removal
+from server import models, removal, state_tables
 from server.held import Held
+from server.state_tables import StateTables
 from server.strategies.base import GlobalState
 
 
@@ -47,6 +49,7 @@ class JobStore:
         started: see above.
         record: the job's record, as this server last read or changed it.
         weights: the newest global model with all tensors, as a safetensors file; empty before it is loaded.
+        states: what clients' next tasks name of their earlier rounds.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class JobStore:
         self.started = set() if started is None else started
         self.record = record
         self.weights = b""
+        self.states = StateTables(record)
         self._held = Held() if held is None else held
         self._held.note_record(record)
         self._broker = broker
@@ -76,7 +80,7 @@ class JobStore:
         """
         async with self._changing:
             record = msgspec.structs.replace(self.record, **changes, changes=self.record.changes + 1)
-            # What stays the same was readable before. It may be a cohort of thousands, or as many clients' states.
+            # What stays the same was readable before. It may be a cohort of thousands.
             codec.encode_readable(JobRecord(**{"id": record.id, "job": record.job, **changes}))
             topic, content = topics.job_record(record.id), codec.encode(record)
             self._revision = await self._broker.put(topic, content, revision=self._revision)
@@ -137,16 +141,35 @@ class JobStore:
             return {"frozen_digest": hashlib.sha256(content).hexdigest()}
         return {"frozen_model": await self._put(content)}
 
+    async def publish_states(self, new: Mapping[str, ClientState]) -> dict[str, Any]:
+        """Publish what a round has left for clients' next tasks, and return the changes of the record that name it.
+
+        Args:
+            new: by client, of the round's counted updates.
+
+        Raises:
+            StorageFull: the broker has no room.
+        """
+        table = self.states.next_table(self.record, new)
+        if table is None:
+            return {}
+        earlier = () if state_tables.is_full(self.record) else self.record.state_tables
+        return {"state_tables": (*earlier, await self._put(codec.encode(table))), "states": {}}
+
     async def load_state(self, made_by_sites: Tensors | None = None) -> GlobalState:
-        """Load the global state that the record names.
+        """Load the global state that the record names, and the clients' states.
 
         Args:
             made_by_sites: the model's tensors that were never published; None: there are none.
 
         Raises:
-            CorruptPayload: the model or the server state is missing or does not match its digest.
+            CorruptPayload: the model, the server state or a table is missing or does not match its digest.
         """
         record = self.record
+        for table in record.state_tables:
+            content = await models.get(self._broker, table)
+            self._held.note_blob(record.id, table.topic, content)
+            self.states.read(codec.decode(StateTable, content))
         content = b"" if record.model is None else await models.read(self._broker, record)
         if record.model is not None and record.frozen_model is None:
             self._held.note_blob(record.id, record.model.topic, content)
@@ -173,15 +196,10 @@ class JobStore:
         """
         await self._broker.purge(topics.round_updates(opened.id, opened.round))
         await self._delete_superseded_models(but=opened.model)
-        kept_blobs = (self.record.model, self.record.server_state, self.record.along)
-        for blob in (opened.server_state, opened.along):
+        kept_blobs = job_record.blobs(self.record)
+        for blob in (opened.server_state, opened.along, *opened.state_tables, *self.states.take_superseded()):
             if blob is not None and blob not in kept_blobs:
                 await self._broker.purge(blob.topic)
-        for client, states in opened.client_states.items():
-            kept = self.record.client_states.get(client, {}).values()
-            for state in states.values():
-                if state not in kept:
-                    await self._broker.purge(state.topic)
 
     async def _delete_superseded_models(self, but: BlobRef | None) -> None:
         """Delete the models that the record calls superseded, but those that it needs and that of the last round."""

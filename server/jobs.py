@@ -75,7 +75,7 @@ async def run(job: str, context: JobContext) -> None:
         value = await context.broker.get(topics.job_record(job))
         if value is None:
             return
-        record = job_record.with_named_states(codec.decode(JobRecord, value.payload))
+        record = codec.decode(JobRecord, value.payload)
         if record.is_finished:
             return
         store = JobStore(context.broker, record, value.revision, started, context.held)
@@ -290,7 +290,7 @@ class _JobRun:
         await self._store.confirm()
         self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
         if not opened.invited:
-            await invitations.send(context.broker, opened, nonce, clock.deadline_s - context.timer())
+            await invitations.send(context.broker, opened, nonce, clock.left_s, self._store.states)
             collector.collection.invited_s = context.timer()
             # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
             await context.announcer.settle(opened.id)
@@ -330,11 +330,11 @@ class _JobRun:
     async def _commit(self, collection: Collection, rules: RoundRules, events: JobEvents) -> None:
         """Make the next global model of a round's updates."""
         record = self.record
-        finished = await rules.finish(collection)
-        self._state = self._store.take(await self._apply(finished, collection))
+        self._state = self._store.take(await self._apply(await rules.finish(collection), collection))
         heap.give_back(len(self._store.weights))
         published = await self._store.publish(self._state, self._strategy.along(self._state), record.frozen)
-        model = published.model
+        states, model = round_facts.client_states(record, collection), published.model
+        tables = await self._store.publish_states(states)
         event = round_facts.completed_event(record, collection, model, committed_s=self._context.timer())
         await events.unless_cancelled(self._evaluation.wait())
         if self.job.is_judged_by_clients:
@@ -343,8 +343,6 @@ class _JobRun:
         await self._store.change(
             cohort=(),
             counted={},
-            client_states=round_facts.client_states(record, collection),
-            own=round_facts.own_layers(record, collection),
             processors=round_facts.processors(record, collection),
             failures=0,
             done=record.done + 1,
@@ -353,7 +351,9 @@ class _JobRun:
             superseded=self._store.superseded(record),
             **self._evaluation.changes,
             **published._asdict(),
+            **tables,
         )
+        self._store.states.take(states)
         self._announce(event, event.round)
         if self._selection.needs_history:
             self._history = selection.fold(self._history, event)

@@ -23,6 +23,11 @@ class RoundClock:
     deadline_s: float
     stored_s: Callable[[float], float] | None = None
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the round's deadline; negative after it."""
+        return self.deadline_s - self.now_s()
+
     @classmethod
     def of(cls, record: JobRecord, clock: Callable[[], float], timer: Callable[[], float]) -> "RoundClock":
         """Return the time of a round that this server has just opened, or that it goes on with.

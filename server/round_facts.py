@@ -19,6 +19,7 @@ from broker.messages.progress import (
     RoundOpened,
 )
 from broker.messages.round import BlobRef, PersonalRef
+from broker.messages.state_table import ClientState
 from broker.messages.strategy import client_half, name_of
 from broker.messages.tensors import Tensors
 from broker.messages.update import checked_processor
@@ -240,15 +241,20 @@ def _missing(record: JobRecord, collection: Collection) -> tuple[str, ...]:
     return tuple(sorted(set(cohort.ids(record.cohort, "train")) - collection.headers.keys()))
 
 
-def client_states(record: JobRecord, collection: Collection) -> dict[str, dict[str, BlobRef]]:
-    """The states that each client's next task names, by client id: those of its last counted update.
+def client_states(record: JobRecord, collection: Collection) -> dict[str, ClientState]:
+    """What a round's counted updates have left for their clients' next tasks, by client id.
 
     Args:
         record: the job's record while the round is open.
         collection: what the round has collected.
     """
-    new = {client: header.states for client, header in collection.headers.items()}
-    return {client: states for client, states in (record.client_states | new).items() if states}
+    headers = collection.headers.items()
+    if not record.personal:
+        return {client: ClientState(each.states) for client, each in headers}
+    return {
+        client: ClientState(each.states, PersonalRef(each.round, each.attempt, each.personal))
+        for client, each in headers
+    }
 
 
 def kept_models(record: JobRecord, model: BlobRef) -> dict[int, BlobRef]:
@@ -260,19 +266,6 @@ def kept_models(record: JobRecord, model: BlobRef) -> dict[int, BlobRef]:
     """
     every = record.job.model.keep_every
     return record.kept | ({record.round: model} if every and (record.done + 1) % every == 0 else {})
-
-
-def own_layers(record: JobRecord, collection: Collection) -> dict[str, PersonalRef]:
-    """The personal layers that each client's next task names, by client id: those of its last counted update.
-
-    Args:
-        record: the job's record while the round is open.
-        collection: what the round has collected.
-    """
-    if not record.personal:
-        return {}
-    headers = collection.headers.items()
-    return record.own | {client: PersonalRef(each.round, each.attempt, each.personal) for client, each in headers}
 
 
 def processors(record: JobRecord, collection: Collection) -> dict[str, int]:

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", parents=[common], help="make runs that are missing")
     run.add_argument("--minutes", type=float, help="stop after the round in which this time is over")
-    run.add_argument("--resume", action="store_true", help="go on with the runs that were stopped, before all others")
+    run.add_argument("--resume", action="store_true", help="go on with the runs that were stopped")
     run.add_argument("--device", default="", help="what to train on, as torch names it: cuda")
     run.add_argument("--network", nargs="+", choices=cells.NETWORKS)
     run.add_argument("--epochs", nargs="+", type=int, choices=cells.EPOCHS)
@@ -86,7 +86,7 @@ def _run(options: argparse.Namespace) -> None:
     until_s = None if options.minutes is None else time.time() + 60 * options.minutes
     args = {"until_s": until_s, "device": options.device}
     try:
-        for begun in runs.unfinished() if options.resume else []:
+        for begun in _stopped(options) if options.resume else []:
             if not _go_on(begun, options.rows, **args):
                 return
         if options.resume and options.minutes is None:
@@ -113,7 +113,7 @@ def _next(options: argparse.Namespace, until_s: float | None) -> Begun | None:
     found, device = cells.read(options.rows), runs.device_name(options.device)
     begun = {(cells.cell_of(each.planned.names), each.planned.names["seed"]) for each in runs.unfinished()}
     missing = [each for each in cells.most_telling_first(_wanted(options), found) if each not in begun]
-    missing = [each for each in missing if options.seed is None or each[1] in options.seed]
+    missing = [each for each in missing if _is_wanted(*each, options)]
     if not missing:
         print("no run is missing")
         return None
@@ -129,17 +129,28 @@ def _next(options: argparse.Namespace, until_s: float | None) -> Begun | None:
     return runs.begin(cells.planned(*chosen))
 
 
+def _stopped(options: argparse.Namespace) -> list[Begun]:
+    """Return the runs that were stopped and that the options ask for."""
+    found = [(cells.cell_of(begun.planned.names), begun) for begun in runs.unfinished()]
+    return [begun for cell, begun in found if _is_wanted(cell, begun.planned.names["seed"], options)]
+
+
+def _is_wanted(cell: Cell, seed: int, options: argparse.Namespace) -> bool:
+    lists = {"network": cell.network, "epochs": cell.epochs, "optimizer": cell.optimizer, "clients": cell.clients}
+    ones = {"state": cell.state, "strategy": cell.strategy, "to": cell.target}
+    return (
+        all(getattr(options, name) is None or value in getattr(options, name) for name, value in lists.items())
+        and all(getattr(options, name) in (None, value) for name, value in ones.items())
+        and (options.seed is None or seed in options.seed)
+    )
+
+
 def _wanted(options: argparse.Namespace) -> list[Cell]:
     if options.to or options.state or options.strategy:
         found = cells.grid(options.state or cells.STATES[0], options.strategy or cells.FEDAVG, options.to)
     else:
         found = cells.all_cells()
-    names = ("network", "epochs", "optimizer", "clients")
-    return [
-        cell
-        for cell in found
-        if all(getattr(options, name) is None or getattr(cell, name) in getattr(options, name) for name in names)
-    ]
+    return found
 
 
 if __name__ == "__main__":

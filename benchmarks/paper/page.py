@@ -138,7 +138,7 @@ def _made(found: Sequence[dict[str, Any]]) -> str:
         return "There are no runs yet."
     hours = sum(row["seconds"] for row in found) / 3600
     devices, torch = (", ".join(sorted({row[name] for row in found})) for name in ("device", "torch"))
-    return f"With their variants there are {len(found)} runs: {hours:.1f} hours on {devices}, torch {torch}."
+    return f"Runs with their variants: {len(found)}, in {hours:.1f} hours on {devices}, torch {torch}."
 
 
 def _of_curves(found: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import msgspec
 from broker.messages import codec
 from broker.messages.job import Job
 from broker.messages.progress import JobStarted, RoundCompleted, RoundFailed
-from broker.messages.round import OPTIMIZER_STATE, BlobRef, PersonalRef, Purpose
+from broker.messages.round import BlobRef, Purpose
 from broker.support import notebook, texts
 
 Phase = Literal["accepted", "running", "completed", "failed", "cancelled"]
@@ -77,8 +77,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         counted: attempts whose updates count for the closed round, by client id. On MQTT an event that comes later may
             have a smaller sequence, so the position alone would not tell them. Records of older versions have none.
         failures: number of failed rounds in a row.
-        client_states: by client, the states that its next task names: those of its last counted update, by name.
-        states: by client, its optimizer state: older versions wrote it here, this one writes into `client_states`.
+        state_tables: the tables of what clients' next tasks name of their earlier rounds, oldest first: of a client the
+            newest entry counts.
+        states: by client, its optimizer state: version 0.1 wrote it here.
         done: number of completed rounds.
         last: the event of the last completed round; the server announces it again after a crash.
         started: the event of the job's start, until the first round is opened: the server announces it again after a
@@ -95,7 +96,6 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         frozen_digest: SHA-256 digest of the safetensors file of the tensors that each site makes itself, 64 hexadecimal
             digits; empty: there are none.
         personal: names of the tensors that never leave a client.
-        own: by client, its own tensors as of its last counted update.
         processors: number of counted updates by the kind of processor that trained them; empty: not told.
         starts: how often the last step that runs the user's code was started, by the step's name.
         superseded: earlier models that may not be deleted yet, oldest first.
@@ -129,7 +129,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     closed: int | None = None
     counted: dict[str, int] = {}
     failures: int = 0
-    client_states: dict[str, dict[str, BlobRef]] = {}
+    state_tables: tuple[BlobRef, ...] = ()
     states: dict[str, BlobRef] = {}
     done: int = 0
     last: RoundCompleted | None = None
@@ -145,7 +145,6 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     frozen_model: BlobRef | None = None
     frozen_digest: str = ""
     personal: tuple[str, ...] = ()
-    own: dict[str, PersonalRef] = {}
     processors: dict[str, int] = {}
     starts: dict[str, int] = {}
     superseded: tuple[BlobRef, ...] = ()
@@ -187,9 +186,10 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def blobs(record: JobRecord) -> tuple[BlobRef, ...]:
-    """Return what a job has stored beside its record and its clients' states, each once."""
+    """Return what a server has stored of a job beside its record, each once."""
     best = None if record.best is None else record.best.model
-    named = (record.model, record.server_state, record.along, record.frozen_model, best, *record.kept.values())
+    state = record.model, record.server_state, record.along, *record.state_tables
+    named = (*state, record.frozen_model, best, *record.kept.values())
     return tuple(dict.fromkeys(blob for blob in named if blob is not None))
 
 
@@ -201,9 +201,3 @@ def as_failed(record: JobRecord, reason: str) -> JobRecord:
         reason: why, for people.
     """
     return msgspec.structs.replace(record, phase="failed", cohort=(), reason=texts.shortened(reason))
-
-
-def with_named_states(record: JobRecord) -> JobRecord:
-    """Return the record with the optimizer states that an older version wrote as client states named `opt`."""
-    named = {client: {OPTIMIZER_STATE: ref} for client, ref in record.states.items()}
-    return msgspec.structs.replace(record, client_states=named | record.client_states, states={})

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from broker import chunks, topics
-from broker.messages import bundle, cloudevents, codec, job_record, progress, tensors
+from broker.messages import bundle, cloudevents, codec, progress, tensors
 from broker.messages import job_file as jobs
 from broker.messages.errors import DecodeError
 from broker.messages.function import Function, Reply, Request
@@ -21,12 +21,14 @@ from broker.messages.job import Job
 from broker.messages.job_record import JobRecord
 from broker.messages.register import ClientRecord, ClientStats, Presence
 from broker.messages.round import RoundTask, nonce
+from broker.messages.state_table import StateTable
 from broker.messages.update import UpdateHeader, own_states
 from client_fn.data import shards
 from client_fn.exchange import InMemoryExchange
 from client_fn.function import handle
 from server import aggregator, gate
 from server.gate import Expectation
+from server.state_tables import StateTables
 from server.submissions import SubmissionReply
 from tests.support.paths import REPOSITORY
 from tests.support.trainers import warm_state
@@ -98,6 +100,7 @@ READERS: Final[dict[str, Callable[[Path, bytes], Any]]] = {
     "report": bare(Report),
     "request": bare(Request),
     "state": lambda _path, payload: tensors.decode(payload),
+    "states": bare(StateTable),
     "tally": bare(ClientStats),
     "task": event(RoundTask),
     "update": update,
@@ -116,7 +119,7 @@ def test_a_message_of_a_released_version_is_read(path: Path) -> None:
 @by_version
 def test_every_kind_of_message_is_stored(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
-    assert {name.split(".")[0] for name in names} - {"function-openfaas", "secret"} == COMPLETE
+    assert {name.split(".")[0] for name in names} - {"function-openfaas", "secret", "states"} == COMPLETE
     stored = {name.removeprefix("progress.").removesuffix(".json") for name in names if name.startswith("progress.")}
     assert len(stored) >= 18
 
@@ -149,11 +152,15 @@ def nonce_of(folder: Path, record: JobRecord) -> str:
 @by_version
 def test_a_stored_client_has_its_optimizer_s_state_under_a_name(folder: Path) -> None:
     raw = (folder / "record.completed.json").read_bytes()
-    record = job_record.with_named_states(codec.decode(JobRecord, raw))
-    assert len(record.client_states) == 4
-    for client, states in record.client_states.items():
-        assert states.keys() == {"opt"}
-        assert states["opt"].topic.startswith(f"fl.state.{record.id}.{client}.2.1")
+    states = StateTables(codec.decode(JobRecord, raw))
+    for path in folder.glob("states.json"):  # version 0.1 wrote them into the record
+        states.read(codec.decode(StateTable, path.read_bytes()))
+    found = sorted(states.topics())
+    assert len(found) == 4
+    for topic in found:
+        client = topic.split(".")[3]
+        assert {name: ref.topic for name, ref in states.of(client).states.items()} == {"opt": topic}
+        assert f"{client}.2.1" in topic
 
 
 @by_version

@@ -17,7 +17,11 @@ from fedkeeper.runs import model_file
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run
 
-FIVE = (*SHORT, "--set", "stop.rounds=5", "--workers", "1")
+FIVE = (*SHORT, "--set", "stop.rounds=5", "--set", "training.local_epochs=5", "--workers", "1")
+"""Options of a job whose rounds take so long that a test can stop it in the one that it has seen."""
+
+LONG = ("--set", "training.local_epochs=100", "--set", "cohort.deadline_s=600")
+"""Options of a job whose first round a test need not hurry to stop."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch]
 
@@ -91,7 +95,7 @@ async def run_with_a_killed_worker(tmp_path: Path) -> None:
     ],
 )
 async def test_each_signal_ends_every_process(tmp_path: Path, moment: str, number: signal.Signals) -> None:
-    program = await Program("run", "quickstart", "-v", "--workers", "1", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", *LONG, "--workers", "1", cwd=tmp_path).start()
     await program.wait_for_line(moment)
     await soon(lambda: len(program.processes()) >= 2)
     program.send(number)
@@ -153,7 +157,7 @@ async def _stop_after_the_open_round(folder: Path) -> None:
 
 
 async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
-    program = await Program("run", "quickstart", "-v", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", *LONG, cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
     assert program.processes("client_fn/training"), "the trainers carry the mark too"
     program.send(signal.SIGKILL)
@@ -162,7 +166,7 @@ async def test_a_killed_program_leaves_no_process(tmp_path: Path) -> None:
 
 
 async def test_a_killed_broker_ends_the_run_with_one_sentence(tmp_path: Path) -> None:
-    program = await Program("run", "quickstart", "-v", "--workers", "1", cwd=tmp_path).start()
+    program = await Program("run", "quickstart", "-v", *LONG, "--workers", "1", cwd=tmp_path).start()
     await program.wait_for_line("update.counted")
     (broker,) = program.processes("nats-server")
     os.kill(broker, signal.SIGKILL)

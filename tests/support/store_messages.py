@@ -32,6 +32,7 @@ from broker.messages.function import Deployed, Function, Reply, Request
 from broker.messages.invocation import Invocation, InvocationRequest, Report
 from broker.messages.progress import FINAL_EVENTS, Progress
 from broker.messages.round import BlobRef, RoundTask
+from broker.messages.state_table import StateTable
 from broker.nats.server import NatsServer
 from broker.support.tasks import task_group
 from client_fn.site import Site
@@ -156,8 +157,8 @@ async def _run(sdk: Client, messages: Messages) -> None:
     async for message in sdk.watch(job):
         if isinstance(message.event, FINAL_EVENTS):
             break
-    job_record = await sdk.job(job)
-    state = await sdk.broker.get(next(iter(job_record.client_states.values()))["opt"].topic)
+    table = codec.decode(StateTable, messages["states.json"])
+    state = await sdk.broker.get(next(iter(table.clients.values())).states["opt"].topic)
     if state is None:
         raise RuntimeError("the job left no optimizer state")
     messages["state.safetensors"] = state.payload
@@ -179,6 +180,8 @@ def _note(messages: Messages, topic: str, payload: bytes) -> None:
             if raw["invited"] and raw["cohort"]:
                 messages.setdefault("record.open.json", payload)
         case ["models", *_]:
+            # The last table and the first model. A safetensors file begins with the length of its header.
+            messages |= {"states.json": payload} if payload.startswith(b"{") else {}
             messages.setdefault("model.safetensors", payload)
         case ["tasks", _, client] if client == CLIENT:
             messages["task.carry.json" if "task.json" in messages else "task.json"] = payload

@@ -23,6 +23,7 @@ from broker.messages.register import ClientRecord, ClientStats, Host, Presence
 from broker.messages.reports import Split, Spread, StartReport
 from broker.messages.round import BlobRef, PersonalRef, RoundTask
 from broker.messages.schedule import Schedule
+from broker.messages.state_table import ClientState, StateTable
 from broker.messages.strategy import Guard, Strategy
 from broker.messages.update import UpdateHeader
 from broker.support import struct_docs
@@ -71,6 +72,7 @@ MESSAGES: Final = (
         "anyone",
     ),
     Message(JobRecord, _topic(topics.job_record, "job"), "server", "server, SDK"),
+    Message(StateTable, _topic(topics.model, "job", "sha256"), "server", "server"),
     Message(
         RoundTask,
         _topic(topics.task, "platform", "client"),
@@ -135,6 +137,7 @@ PARTS: Final[tuple[Kind, ...]] = (
         Member,
         PersonalRef,
         BestModel,
+        ClientState,
         Deployed,
         DataReport,
         Column,

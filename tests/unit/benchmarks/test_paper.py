@@ -294,6 +294,17 @@ def test_what_fits_into_no_time_is_begun_once_and_goes_on_with_resume(
     assert run(made, "--resume") == []
 
 
+def test_resume_goes_on_with_the_stopped_runs_that_are_asked_for(made: Made) -> None:
+    made.ends = False
+    first, second = run(made, "--network", "cnn"), run(made, "--network", "nn", "--state", "carry")
+    third = run(made, "--network", "nn", "--to", "0.95", "--clients", "30")
+    made.ends = True
+    assert run(made, "--resume", "--network", "nn", "--state", "carry") == second
+    assert run(made, "--resume", "--network", "nn", "--seed", "2") == []
+    assert run(made, "--resume", "--to", "0.95") == third
+    assert run(made, "--resume") == first
+
+
 def test_a_run_whose_job_has_changed_does_not_go_on(tmp_path: Path) -> None:
     begun = runs.begin(cells.planned(CELL, 1), tmp_path)
     assert [each.planned for each in runs.unfinished(tmp_path)] == [begun.planned]

@@ -79,7 +79,7 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps(each) + "\n" for each in ({**FABRIC, "device": "an earlier one"}, FABRIC)))
     text = page.text(ROWS, page.last_fabric(file))
     assert (
-        "1 of the 60 cells were run. With their variants there are 3 runs: 3.0 hours on a processor, torch 2.9." in text
+        "1 of the 60 cells were run. Runs with their variants: 3, in 3.0 hours on a processor, torch 2.9." in text
     )
     assert "1 are within, 0 have fewer rounds, 0 have more." in " ".join(text.split())
     assert "| nn | 5 | adam | 100 | 244.5 [386, 103] | 87.5 to 443.9 | 300.5 [250, 351] | within |  |  |" in text

@@ -16,6 +16,7 @@ from broker.messages import codec
 from broker.messages.job_record import JobRecord
 from broker.messages.progress import Progress, RoundFailed
 from broker.messages.round import BlobRef
+from broker.messages.state_table import ClientState, StateTable
 from fedkeeper.sdk import Client
 from server import cohort
 from server.held import HELD_S, Change, Held
@@ -41,6 +42,15 @@ def holding(record: JobRecord = OURS) -> Held:
     held.note_secret("demo", "secret")
     held.note_record(record)
     return held
+
+
+def holding_states(state: BlobRef) -> tuple[JobRecord, Held]:
+    """Return a record that names the state of a client, and what holds it."""
+    table = BlobRef(topics.model("demo", "ef" * 32), "ef" * 32, 5)
+    record = msgspec.structs.replace(OURS, state_tables=(table,))
+    held = holding(record)
+    held.note_blob("demo", table.topic, codec.encode(StateTable(2, {"c-1": ClientState({"opt": state})})))
+    return record, held
 
 
 async def put(bus: Broker, **facts: Any) -> None:
@@ -96,11 +106,10 @@ async def test_a_record_whose_states_are_lost_is_not_put_back_over_an_older_one(
 ) -> None:
     """Only the clients had the states, so no client could go on from our record."""
     state = BlobRef(topics.client_state("demo", "c0", 2, 1, "opt"), "cd" * 32, 5)
-    record = msgspec.structs.replace(OURS, client_states={"c0": {"opt": state}})
     await put(bus, changes=3, done=1)
     if is_there:
         await bus.put(state.topic, b"state")
-    held = holding(record)
+    _, held = holding_states(state)
     held.note_event(
         Progress("demo", RoundFailed(round=2, reason="any", counted=(), policy="retry"), 1.0, "demo.round.failed.2")
     )
@@ -132,7 +141,7 @@ async def test_a_job_whose_clients_states_are_lost_goes_on_from_what_the_store_h
     if is_there:
         await put(bus, changes=3, done=1, round=1)
     before = await stored(bus)
-    held = holding(msgspec.structs.replace(OURS, client_states={"c-1": {"opt": state}}))
+    _, held = holding_states(state)
     held.store_changed("older")
     await held.put_back(bus)
     start = JobRecord(id="demo", job=OURS.job, created_s=1.0, changes=6)
@@ -142,8 +151,7 @@ async def test_a_job_whose_clients_states_are_lost_goes_on_from_what_the_store_h
 async def test_a_job_whose_clients_states_are_there_is_put_back(bus: Broker) -> None:
     state = BlobRef(topics.client_state("demo", "c-1", 2, 1, "opt"), "cd" * 32, 5)
     await bus.put(state.topic, b"state")
-    record = msgspec.structs.replace(OURS, client_states={"c-1": {"opt": state}})
-    held = holding(record)
+    record, held = holding_states(state)
     held.store_changed("older")
     await held.put_back(bus)
     assert await stored(bus) == msgspec.structs.replace(record, changes=6)

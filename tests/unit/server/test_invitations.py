@@ -10,7 +10,9 @@ from broker.messages import cloudevents
 from broker.messages.cloudevents import Envelope
 from broker.messages.job_record import JobRecord, Member
 from broker.messages.round import BlobRef, token
+from broker.messages.state_table import ClientState
 from server import invitations
+from server.state_tables import StateTables
 from tests.support import fakes
 
 MODEL = BlobRef("fl.models.job-1.x", "ab" * 32, 5)
@@ -21,8 +23,9 @@ RECORD = JobRecord(id="job-1", job=fakes.job(), created_s=1.0, round=3, cohort=M
 
 def test_a_task_has_the_values_of_the_record() -> None:
     state = BlobRef(topics.client_state("job-1", "c-1", 2, 1, "opt"), "cd" * 32, 7)
-    record = msgspec.structs.replace(RECORD, client_states={"c-1": {"opt": state}})
-    first, second = (invitations.task_for(member, record, NONCE) for member in MEMBERS)
+    states = StateTables(RECORD)
+    states.take({"c-1": ClientState({"opt": state})})
+    first, second = (invitations.task_for(member, RECORD, NONCE, None, states) for member in MEMBERS)
     assert (first.id, first.client_type, first.data_loc) == ("job-1.3.c-1", "fake", "/shards/c-1")
     assert (first.model, first.states, second.states) == (MODEL, {"opt": state}, {})
     assert (first.state, second.state) == (state, None), "functions of older versions read it there"
@@ -35,7 +38,7 @@ def test_a_task_to_judge_has_the_model_and_no_states_of_a_training() -> None:
     record = msgspec.structs.replace(
         RECORD,
         job=fakes.job(evaluation={"holdout": 0.2}),
-        client_states={"c-1": {"opt": state}},
+        states={"c-1": state},
         along=BlobRef("fl.models.job-1.y", "ef" * 32, 5),
     )
     judge = invitations.task_for(msgspec.structs.replace(MEMBERS[0], purpose="evaluate"), record, NONCE)

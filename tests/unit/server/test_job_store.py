@@ -14,8 +14,10 @@ from broker.messages import codec, tensors
 from broker.messages.errors import DecodeError
 from broker.messages.job_record import BestModel, JobRecord
 from broker.messages.round import BlobRef
+from broker.messages.state_table import ClientState
 from broker.messages.tensors import Tensors
 from server.job_store import JobStore, Published
+from server.state_tables import MOST_TABLES
 from server.strategies.base import GlobalState
 from tests.support import fakes
 
@@ -102,8 +104,10 @@ async def test_after_a_round_its_updates_and_the_superseded_state_and_model_are_
     await mine.change(model=models[1], superseded=mine.superseded(opened))
     await mine.delete_superseded(opened)
     assert await stored(bus, models[0].topic) is not None, "the model before the last stays for those who are late"
-    opened = msgspec.structs.replace(mine.record, round=2, client_states={"c-1": {"opt": old}})
-    await mine.change(model=models[2], client_states={"c-1": {"opt": new}}, superseded=mine.superseded(opened))
+    opened = msgspec.structs.replace(mine.record, round=2)
+    mine.states.take({"c-1": ClientState({"opt": old})})
+    await mine.change(model=models[2], superseded=mine.superseded(opened))
+    mine.states.take({"c-1": ClientState({"opt": new})})
     await mine.delete_superseded(opened)
     assert [await stored(bus, topic) is not None for topic in (old.topic, new.topic, update)] == [False, True, False]
     assert [await stored(bus, model.topic) is not None for model in models] == [False, True, True]
@@ -121,6 +125,45 @@ async def test_after_a_round_the_superseded_tensors_of_the_strategy_are_dropped(
     assert first.along is not None
     assert await stored(bus, first.server_state.topic) is None
     assert await stored(bus, first.along.topic) is not None, "the next round has the same tensors"
+
+
+async def test_a_round_writes_the_states_of_its_own_clients_and_at_times_those_of_all(bus: Broker) -> None:
+    mine, sizes, counts = store(bus, model=(await publish(store(bus), STATE, {})).model), [], []
+    for number in range(1, 2 * MOST_TABLES + 2):
+        opened = msgspec.structs.replace(mine.record, round=number)
+        left = {f"c-{number}": ClientState({"opt": BlobRef(f"fl.state.{number}", "ab" * 32, 1)})}
+        await mine.change(round=number)
+        await mine.change(**await mine.publish_states(left))
+        mine.states.take(left)
+        await mine.delete_superseded(opened)
+        sizes.append(len(codec.encode(mine.record)))
+        counts.append(len(mine.record.state_tables))
+        tables = {table.topic for table in mine.record.state_tables}
+        assert await bus.stored_topics(topics.job_models("job-1")) == {*tables, mine.record.model.topic}  # type: ignore[union-attr]
+    assert counts == [*range(1, MOST_TABLES + 1)] * 2 + [1]
+    grown = max(sizes) - sizes[MOST_TABLES - 1]
+    assert grown < 32, "only numbers in the record get more digits, however many clients have states"
+    again = JobStore(bus, mine.record, 1)
+    await again.load_state()
+    assert again.states.topics() == {f"fl.state.{number}" for number in range(1, 2 * MOST_TABLES + 2)}
+
+
+async def test_a_round_that_changes_no_state_writes_no_table(bus: Broker) -> None:
+    mine, left = store(bus), {"c-1": ClientState({"opt": BlobRef("fl.state.1", "ab" * 32, 1)})}
+    assert await mine.publish_states({"c-1": ClientState()}) == {}
+    mine.states.take(left)
+    assert await mine.publish_states(left) == {}
+
+
+async def test_the_states_of_a_record_of_version_0_1_go_into_the_first_table(bus: Broker) -> None:
+    old = BlobRef("fl.state.old", "ab" * 32, 1)
+    mine = store(bus, states={"c-0": old, "c-1": old}, model=(await publish(store(bus), STATE, {})).model)
+    left = {"c-1": ClientState({"opt": BlobRef("fl.state.1", "ab" * 32, 1)}), "c-2": ClientState()}
+    await mine.change(**await mine.publish_states(left))
+    assert mine.record.states == {}
+    again = JobStore(bus, mine.record, 1)
+    await again.load_state()
+    assert again.states.topics() == {"fl.state.old", "fl.state.1"}
 
 
 async def test_a_server_that_was_restarted_deletes_what_the_one_before_had_superseded(bus: Broker) -> None:

@@ -12,6 +12,7 @@ from broker.messages.job_sections import Cohort, Evaluation
 from broker.messages.progress import JobCompleted, RoundFailed
 from broker.messages.reports import Split
 from broker.messages.round import BlobRef, PersonalRef
+from broker.messages.state_table import ClientState
 from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
 from server import round_facts, rounds, strategies
@@ -39,7 +40,6 @@ RECORD = JobRecord(
     cohort=(Member("c-0", "local", "", "", 600), Member("c-1", "gcf", "", "", 0), Member("c-2", "gcf", "", "", 30)),
     opened_s=1000.0,
     deadline_s=1300.0,
-    client_states={"c-1": {"opt": MODEL}, "c-9": {"opt": MODEL}},
 )
 
 
@@ -254,21 +254,22 @@ def test_a_log_says_how_a_job_ended() -> None:
 def test_a_clients_next_task_names_the_state_of_its_last_counted_update() -> None:
     state = BlobRef("fl.state.demo.c-1.4.1.opt", "ef" * 32, 9)
     collection = collect(header("c-0", 10), header("c-1", 5, state=state))
-    assert round_facts.client_states(RECORD, collection) == {"c-1": {"opt": state}, "c-9": {"opt": MODEL}}
+    left = round_facts.client_states(RECORD, collection)
+    assert left == {"c-0": ClientState(), "c-1": ClientState({"opt": state})}
 
 
 def test_a_clients_next_task_names_the_personal_layers_of_its_last_counted_update() -> None:
-    old, new = PersonalRef(2, 1, "12" * 32), "ef" * 32
-    record = msgspec.structs.replace(RECORD, personal=("head.weight",), own={"c-1": old, "c-2": old, "c-9": old})
+    new = "ef" * 32
+    record = msgspec.structs.replace(RECORD, personal=("head.weight",))
     counted = msgspec.structs.replace(header("c-1", 5), personal=new, attempt=2)
-    own = round_facts.own_layers(record, collect(counted))
-    assert own == {"c-1": PersonalRef(4, 2, new), "c-2": old, "c-9": old}
+    left = round_facts.client_states(record, collect(counted))
+    assert left == {"c-1": ClientState(own=PersonalRef(4, 2, new))}
     assert expect(record).has_personal
 
 
 def test_a_job_without_personal_layers_remembers_none_that_an_update_names() -> None:
     named = msgspec.structs.replace(header("c-1", 5), personal="ef" * 32)
-    assert round_facts.own_layers(RECORD, collect(named)) == {}
+    assert round_facts.client_states(RECORD, collect(named)) == {"c-1": ClientState()}
     assert not expect().has_personal
 
 

@@ -9,7 +9,7 @@ from broker.messages.job import Job
 from broker.messages.job_record import BestModel, JobRecord, Member
 from broker.messages.job_sections import Cohort, Model
 from broker.messages.progress import Event, JobStarted, RoundCompleted, RoundFailed
-from broker.messages.round import BlobRef, PersonalRef
+from broker.messages.round import BlobRef
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)
 
@@ -35,7 +35,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         closed=17,
         counted={"c-0": 1},
         failures=1,
-        client_states={"c-0": {"opt": MODEL, "scaffold": MODEL}},
+        state_tables=(MODEL,),
         states={"c-1": MODEL},
         done=2,
         last=next(event for event in events if isinstance(event, RoundCompleted)),
@@ -51,7 +51,6 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         frozen_model=MODEL,
         frozen_digest="cd" * 32,
         personal=("head.weight",),
-        own={"c-0": PersonalRef(2, 1, "ef" * 32)},
         processors={"x86-64 AMD AVX2": 7, "": 1},
         starts={"the evaluation of round 2": 1},
         superseded=(MODEL,),
@@ -95,13 +94,6 @@ def test_a_failed_job_closes_its_round_and_keeps_its_model(record: JobRecord) ->
     failed = job_record.as_failed(record, "no clients")
     assert (failed.phase, failed.reason, failed.cohort) == ("failed", "no clients", ())
     assert (failed.model, failed.done, failed.round) == (record.model, record.done, record.round)
-
-
-def test_the_optimizer_states_of_an_older_record_get_their_name(record: JobRecord) -> None:
-    named = job_record.with_named_states(record)
-    assert named.client_states == {**record.client_states, "c-1": {"opt": MODEL}}
-    assert named.states == {}
-    assert job_record.with_named_states(named) == named
 
 
 @pytest.mark.parametrize(
