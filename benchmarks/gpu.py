@@ -1,7 +1,8 @@
 """All checks that need a GPU, in one command of a few minutes: run it where one can be had.
 
 1. The device is tried, as each worker does.
-2. `benchmarks.together` with 10 and 100 clients of the `nn` and the `cnn`, with TF32 off, and the memory in use.
+2. `benchmarks.together` with 1, 10 and 100 clients of the `nn` and the `cnn`, without and with a CUDA graph, with TF32
+   off, and the memory in use. Its table says whether the graph gave what the steps themselves give.
 3. A job from its start to its end with `fedkeeper run --device`, whose clients are trained together; the quickstart's,
    because it brings its data.
 
@@ -110,7 +111,7 @@ def main() -> None:
     logs.configure(quiet=True)
     # NVIDIA's libraries then compute no product in TF32, which has 10 bits; the trainer gets all variables NVIDIA_*.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
-    plan = Plan(clients=(10, 100), device=options.device)
+    plan = Plan(clients=(1, 10, 100), device=options.device)
     plan = plan._replace(clients=(3,), models=("nn",)).small() if options.small else plan
     print(card() or "no nvidia-smi: the card is not known")
     most = asyncio.run(train(plan, options.rows))

@@ -36,13 +36,13 @@ from broker.messages.progress import (
 from broker.messages.register import ClientRecord
 from broker.messages.round import RoundTask
 from broker.support.tasks import task_group
+from client_fn import gathering
 from client_fn.code.named import Names
 from client_fn.code.store import CodeStore
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError
 from client_fn.exchange import Exchange
 from client_fn.function import WarmState, handle
-from client_fn.gathering import Gathering
 from client_fn.site import Site
 from client_fn.trainer import shared
 from client_fn.trainer.answers import Answer
@@ -300,8 +300,7 @@ async def open_simulation(
     site, ready = Site(device=device, together=together), asyncio.Event()
     with CodeStore(None, None) as code:
         trainers = OneProcess(site, code)
-        gathering = Gathering(trainers, site.most_together, site.memory_mb) if site.most_together > 1 else None
-        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
+        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering.make(trainers, site))
         async with _broker(store) as (bus, folder), task_group() as group:
             simulation = Simulation(bus, warm, folder, behaviour, data_dir)
             learning = TrainerLearning(site, trainers, data_dir)

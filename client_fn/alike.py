@@ -93,18 +93,19 @@ def how_many_fit(inputs: Sequence[Mapping[str, object]]) -> int:
 
 
 def order_for(
-    members: Sequence[tuple[Train, Mapping[str, SharedBytes]]], memory_mb: int
+    members: Sequence[tuple[Train, Mapping[str, SharedBytes]]], memory_mb: int, *, graph: bool = True
 ) -> tuple[Together, dict[str, SharedBytes]]:
     """Return the order for several clients, and its files.
 
     Args:
         members: each client's order and files.
         memory_mb: what the trainer may use, in MiB.
+        graph: whether a step may be recorded as a CUDA graph.
     """
     files = {name: file for name, file in members[0][1].items() if name in SHARED}
     for number, (_, own) in enumerate(members):
         files |= {orders.of_member(number, name): file for name, file in own.items() if name not in SHARED}
-    return Together(tuple(order for order, _ in members), memory_mb), files
+    return Together(tuple(order for order, _ in members), memory_mb, graph), files
 
 
 def answers_of(answer: Answer, count: int) -> list[Answer | str]:

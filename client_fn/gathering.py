@@ -18,6 +18,7 @@ from client_fn.alike import Keys
 from client_fn.cache import keep
 from client_fn.code.named import Names
 from client_fn.errors import OF_MEMORY, ClientError, LeaseOver, LimitExceeded, TrainerDied, UserCodeFailed
+from client_fn.site import Site
 from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -93,21 +94,24 @@ class Gathering:
         trainers: the trainers.
         most: how many clients may be trained together, from 2.
         memory_mb: what a trainer may use, in MiB.
+        graphs: whether a step may be recorded as a CUDA graph.
 
     Attributes:
         ahead: the tasks that are prepared. Those that are trained one by one are not prepared all at once.
     """
 
-    def __init__(self, trainers: Trainers, most: int, memory_mb: int) -> None:
+    def __init__(self, trainers: Trainers, most: int, memory_mb: int, *, graphs: bool = True) -> None:
         self.ahead = Ahead(memory_mb, self._most_of)
         self._trainers = trainers
         self._most = most
         self._memory_mb = memory_mb
+        self._graphs = graphs
         self._waiting: list[_Waiting] = []
         self._is_busy = False
         self._expected = 0
         self._changed = asyncio.Event()
         self._limits: dict[str, int] = {}
+        self._unrecorded: dict[str, bool] = {}
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
@@ -160,7 +164,7 @@ class Gathering:
     async def _trained(self, mine: _Waiting) -> Answer | None:
         """Train a task with others, which get their answers. None: it must be trained alone."""
         group = await self._gathered(mine)
-        if len(group) == 1:
+        if len(group) == 1 and not self._gains_alone(mine):
             return None
         others = group[1:]
         for other in others:
@@ -206,6 +210,7 @@ class Gathering:
             answer = await self._answer(group)
         except ClientError as exc:
             self._limit(group, len(group) // 2 if _is_of_size(exc) else 1, str(exc))
+            self._record_no_more(group, str(exc))
             return [None] * len(group)
         except Exception as exc:
             # The outermost loop of several tasks: an error of ours must not fail one client after the other.
@@ -214,6 +219,8 @@ class Gathering:
             return [None] * len(group)
         found = alike.answers_of(answer, len(group))
         reasons = {each for each in found if isinstance(each, str)}
+        if unrecorded := answer.facts.get("unrecorded"):
+            self._record_no_more(group, str(unrecorded))
         if fewer := answer.facts.get("fewer"):
             self._limit(group, len(group) // 2, str(fewer))
         elif len(reasons) == 1 and not any(isinstance(each, Answer) for each in found):
@@ -225,13 +232,13 @@ class Gathering:
     async def _answer(self, group: list[_Waiting]) -> Answer:
         """Return the trainer's answer to the order for several clients."""
         left_s = min(waiting.ready.left_s() for waiting in group)
-        end_s = left_s - min(ANSWERS_S, left_s / 4)
+        end_s = left_s if len(group) == 1 else left_s - min(ANSWERS_S, left_s / 4)
         members = [
             (waiting.ready.order._replace(left_s=end_s), waiting.ready.inputs)
             for waiting in group
             if isinstance(waiting.ready.order, Train)
         ]
-        order, files = alike.order_for(members, self._memory_mb)
+        order, files = alike.order_for(members, self._memory_mb, graph=self._may_record(group))
 
         def on_training() -> None:
             for waiting in group:
@@ -247,9 +254,41 @@ class Gathering:
 
     def _limit(self, group: list[_Waiting], most: int, reason: str) -> None:
         """Keep in mind how many clients of a job may be trained together; 1: one by one."""
+        if len(group) == 1:  # this tells nothing of others
+            self._record_no_more(group, reason)
+            return
         log.debug("fewer clients of this job are trained together", clients=len(group), from_now=most, reason=reason)
         if (keys := group[0].ready.keys) is not None:
             keep(self._limits, keys.job, most, limit=JOBS_KEPT)
+
+    def _gains_alone(self, mine: _Waiting) -> bool:
+        """Return whether a client without others is quicker in their program: only there steps are recorded."""
+        keys, order = mine.keys, mine.ready.order
+        is_on_gpu = isinstance(order, Train) and order.device.startswith("cuda")
+        return is_on_gpu and keys is not None and self._most_of(keys.job) > 1 and self._may_record([mine])
+
+    def _may_record(self, group: list[_Waiting]) -> bool:
+        """Return whether a step may be recorded as a CUDA graph."""
+        keys = group[0].ready.keys
+        return self._graphs and keys is not None and keys.job not in self._unrecorded
+
+    def _record_no_more(self, group: list[_Waiting], reason: str) -> None:
+        """Keep in mind that no step of a job is recorded: a record has failed, or may be why all has."""
+        if self._may_record(group) and (keys := group[0].ready.keys) is not None:
+            log.debug("no step of this job is recorded from now on", clients=len(group), reason=reason)
+            keep(self._unrecorded, keys.job, True, limit=JOBS_KEPT)
+
+
+def make(trainers: Trainers, site: Site) -> Gathering | None:
+    """Return what gathers the tasks of a site's worker; None: it trains them one by one.
+
+    Args:
+        trainers: the trainers.
+        site: the site's settings.
+    """
+    if site.most_together == 1:
+        return None
+    return Gathering(trainers, site.most_together, site.memory_mb, graphs=site.graphs)
 
 
 def _is_of_size(exc: ClientError) -> bool:

@@ -63,6 +63,8 @@ class Site:
         data_max_mb: FEDKEEPER_DATA_MAX_MB, size of the largest shard, in MiB.
         together: FEDKEEPER_TOGETHER, how many clients of a round a local worker may train in one program, or `auto`, as
             many as fit into memory; 1: one by one. 0: as many as fit on a GPU, and one by one on a CPU.
+        graphs: FEDKEEPER_GRAPHS, 1: clients that are trained in one program on a GPU are trained from a record of one
+            step's work, a CUDA graph, where that gives the same; 0: without one.
         secret: FEDKEEPER_SITE_SECRET, or the content of the file FEDKEEPER_SITE_SECRET_FILE: the key of the digests of
             shards. None: a random one for each process.
     """
@@ -83,6 +85,7 @@ class Site:
     data_prefixes: tuple[str, ...] = ()
     data_max_mb: int = 4096
     together: int = 0
+    graphs: bool = True
     secret: bytes | None = field(default=None, repr=False)
 
     @property
@@ -131,6 +134,7 @@ def read(environ: Mapping[str, str], code: Path | None = None) -> Site:
         data_prefixes=_texts(environ, "FEDKEEPER_DATA_PREFIXES", ()),
         data_max_mb=int(_number(environ, "FEDKEEPER_DATA_MAX_MB", default.data_max_mb)),
         together=parse_together(environ.get("FEDKEEPER_TOGETHER", "")),
+        graphs=_one_of(environ, "FEDKEEPER_GRAPHS", ("1", "0")) == "1",
         secret=_secret(environ),
     )
 
@@ -159,6 +163,7 @@ def to_environ(site: Site) -> dict[str, str]:
         "FEDKEEPER_DATA_PREFIXES": ",".join(site.data_prefixes),
         "FEDKEEPER_DATA_MAX_MB": str(site.data_max_mb),
         "FEDKEEPER_TOGETHER": str(site.together or ""),
+        "FEDKEEPER_GRAPHS": "1" if site.graphs else "0",
     }
     return texts | {name: str(path.absolute()) for name, path in paths.items() if path is not None}
 

@@ -25,11 +25,10 @@ from broker.messages.data_report import DataAnswer, DataCheck, DataReport
 from broker.messages.errors import DecodeError, MessageError
 from broker.messages.invocation import BEAT_S, InvocationRequest, Report, RequestName, WorkerFault, WorkerReady
 from broker.support import forks, loggers
-from client_fn import looking, site
+from client_fn import gathering, looking, site
 from client_fn.data.shard_cache import ShardCache
 from client_fn.errors import ClientError, LimitExceeded
 from client_fn.function import WarmState, handle
-from client_fn.gathering import Gathering
 from client_fn.runtime import start
 from client_fn.runtime.failure import failure_report, unreadable_report
 from client_fn.site import Site
@@ -74,8 +73,7 @@ async def serve(url: str, site: Site, requests: asyncio.StreamReader, reports: B
             return
         bus = await stack.enter_async_context(broker.connect(url, name=f"worker-{os.getpid()}", provision=False))
         group = await stack.enter_async_context(asyncio.TaskGroup())
-        gathering = Gathering(trainers, site.most_together, site.memory_mb) if site.most_together > 1 else None
-        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering)
+        warm = WarmState(trainers, site, ShardCache(site), gathering=gathering.make(trainers, site))
         _write(first, reports)
         beating = group.create_task(_beat(reports), name="signs of life")
         # What is here now stays as long as the process, so no garbage collection need look at it again.

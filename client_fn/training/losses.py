@@ -111,10 +111,14 @@ def bce_with_logits(*, pos_weight: list[float] | float | None = None) -> Loss:
         pos_weight: weight of the positive answers, one number for each label.
     """
     weights = _numbers("pos_weight", pos_weight)
+    placed: dict[tuple[torch.device, torch.dtype], Tensor | None] = {}
 
     def loss(outputs: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        targets, weight = like_outputs(outputs, targets), _like(weights, outputs)
+        # A copy to a GPU waits for it, so there is one, and not one for each step.
+        key = (outputs.device, outputs.dtype)
+        weight = placed[key] if key in placed else placed.setdefault(key, _like(weights, outputs))
+        targets = like_outputs(outputs, targets)
         return functional.binary_cross_entropy_with_logits(outputs, targets, pos_weight=weight, reduction=reduction)
 
     return loss

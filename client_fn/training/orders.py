@@ -259,10 +259,12 @@ class Together(NamedTuple):
     Attributes:
         members: the clients' orders, which differ in seed and source only.
         memory_mb: what the program may use on a CPU, in MiB; 0: not known.
+        graph: whether a step may be recorded as a CUDA graph.
     """
 
     members: tuple[Train, ...]
     memory_mb: int = 0
+    graph: bool = True
 
     @property
     def device(self) -> str:
@@ -295,7 +297,8 @@ def decode(payload: str | bytes) -> Order | Look | Together:
     """Return the order in a JSON text that `encode` wrote."""
     fields = json.loads(payload)
     if fields["kind"] == "together":
-        return Together(tuple(_from_fields(member) for member in fields["members"]), fields["memory_mb"])
+        members = tuple(_from_fields(member) for member in fields["members"])
+        return Together(members, fields["memory_mb"], fields["graph"])
     order: Order | Look = _from_fields(fields)
     return order
 

@@ -29,6 +29,7 @@ from client_fn.training import (
     context,
     descendants,
     device,
+    graphs,
     learner,
     losses,
     metrics,
@@ -133,6 +134,8 @@ def _serve_orders(channel: socket.socket) -> None:
         elif facts["ask"] == "try":
             # A copy, because CUDA can't be used after a fork if it was used before.
             _run_in_a_copy(channel, answers, functools.partial(_try_device, answers, facts["device"]))
+        if graphs.has_harmed_the_process():
+            return  # the worker starts another trainer for its next order
 
 
 def _is_quick(order: Order | Look | Together, contents: Mapping[str, packets.Content]) -> bool:

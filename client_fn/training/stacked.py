@@ -6,7 +6,7 @@ computed before the first step, for all steps.
 """
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -53,13 +53,13 @@ class Rows(abc.ABC):
         }
 
     @torch.no_grad()
-    def step(self, values: Tensor, gradients: Tensor, number: int) -> None:
-        """Make one step of the first clients, in place.
+    def step(self, values: Tensor, gradients: Tensor, factors: Mapping[str, Tensor]) -> None:
+        """Make one step of the first clients, in place. A recorded step finds everything at its place again.
 
         Args:
             values: their parameters (clients, numbers).
             gradients: of the same shape; they are overwritten.
-            number: number of the step, from 0.
+            factors: the step's row of each table in `factors`, for these clients (clients,).
         """
         count = len(values)
         if self.settings["maximize"]:
@@ -70,8 +70,7 @@ class Rows(abc.ABC):
             else:
                 gradients.add_(values, alpha=decay)
         states = {name: state[:count] for name, state in self.states.items()}
-        factors = {name: table[number, :count, None] for name, table in self.factors.items()}
-        self._move(values, gradients, states, factors)
+        self._move(values, gradients, states, {name: factors[name][:, None] for name in self.factors})
 
     def store(self, client: int, optimizer: Optimizer) -> None:
         """Give a client's own optimizer the state after its last step.

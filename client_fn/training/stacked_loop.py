@@ -1,7 +1,9 @@
 """The loop that trains several clients at once, and the plan of their batches."""
 
+import collections
+import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,13 @@ from client_fn.strategies.base import ClientStrategy
 from client_fn.training import batches, losses, optimizers, stacked
 from client_fn.training.batches import TensorSamples
 from client_fn.training.context import Context
+from client_fn.training.graphs import Inputs, Recorder, Repeated
 from client_fn.training.learner import Learner
 from client_fn.training.orders import Train
+
+ROWS: Final = "rows"
+SIZES: Final = "sizes"
+"""The inputs of a step that a plan gives, beside the optimizer's factors."""
 
 
 class Member(NamedTuple):
@@ -88,10 +95,18 @@ class Trained:
         drawn: who makes which step.
         optimizer: of all clients.
         made: how many steps there was time for.
+        repeated: has made them.
     """
 
     def __init__(
-        self, values: Mapping[str, Tensor], losses: Tensor, drawn: Plan, optimizer: stacked.Rows, made: int
+        self,
+        values: Mapping[str, Tensor],
+        losses: Tensor,
+        drawn: Plan,
+        optimizer: stacked.Rows,
+        made: int,
+        *,
+        repeated: Repeated,
     ) -> None:
         self._values = values
         self._made = made
@@ -99,6 +114,7 @@ class Trained:
         self._plan = drawn
         self.optimizer = optimizer
         self.clients = len(drawn.steps)
+        self.replayed, self.fault = repeated.replayed, repeated.fault
 
     def parameters(self, row: int) -> dict[str, Tensor]:
         """Return a client's parameters by name."""
@@ -125,7 +141,9 @@ class Trained:
         return float(self._totals[begin:end, row].sum() / self._plan.sizes[begin:end, row].sum())
 
 
-def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Train) -> Trained:
+def train(
+    ours: Learner, model: nn.Module, members: Sequence[Member], order: Train, recorder: Recorder | None = None
+) -> Trained:
     """Train all clients from the model's parameters. The model is left as it was, and the optimizers have no state.
 
     At the deadline, only those that have made all their steps have ended.
@@ -135,6 +153,7 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
         model: has the round's weights.
         members: the clients, those with the most steps first.
         order: of one of them; it says how all are trained.
+        recorder: records a step, so that others with as many clients are replayed; None: none is recorded.
 
     Raises:
         NotStackable: there is no optimizer for several clients, a state is of different ages, or the loss does not
@@ -147,21 +166,41 @@ def train(ours: Learner, model: nn.Module, members: Sequence[Member], order: Tra
         member.optimizer.state.clear()  # its memory is needed now
     program = _Program(ours, model, like, order)
     values = torch.cat([each.detach().flatten() for each in like]).repeat(len(members), 1)
-    samples = _joined(members, context.device, values.dtype)
-    rows, sizes = drawn.rows.to(context.device), drawn.sizes.to(context.device)
-    found = torch.zeros(sizes.shape, dtype=values.dtype, device=context.device)
+    step = _Step(program, optimizer, values, _joined(members, context.device, values.dtype))
+    tables = {ROWS: drawn.rows.to(context.device), SIZES: drawn.sizes.to(context.device), **optimizer.factors}
+    found = torch.zeros(drawn.sizes.shape, dtype=values.dtype, device=context.device)
+    alike = collections.Counter(drawn.counts)
     model.train()
     made = 0
-    for step, count in enumerate(drawn.counts):
-        try:
-            context.before_batch()
-        except LeaseOver:
-            break
-        batch = tuple(_taken(part, rows[step, :count]) for part in samples)
-        gradients, found[step, :count] = program.gradients(values[:count], batch, sizes[step, :count])
-        optimizer.step(values[:count], gradients, step)
-        made = step + 1
-    return Trained(program.shaped(values), found, drawn, optimizer, made)
+    state = [values, *optimizer.states.values()]
+    with contextlib.closing(Repeated(step, state, recorder, program.numbers)) as repeated:
+        for count in drawn.counts:
+            try:
+                context.before_batch()
+            except LeaseOver:
+                break
+            inputs = {name: table[made, :count] for name, table in tables.items()}
+            found[made, :count] = repeated.do(inputs, alike[count])
+            made += 1
+    return Trained(program.shaped(values), found, drawn, optimizer, made, repeated=repeated)
+
+
+class _Step:
+    """A step of the first clients: their parameters follow the gradients of their losses on the step's samples."""
+
+    def __init__(
+        self, program: "_Program", optimizer: stacked.Rows, values: Tensor, samples: tuple[Tensor, ...]
+    ) -> None:
+        self._program, self._optimizer, self._values, self._samples = program, optimizer, values, samples
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Return the losses before the step (clients,)."""
+        rows = inputs[ROWS]
+        values = self._values[: len(rows)]
+        batch = tuple(_taken(part, rows) for part in self._samples)
+        gradients, losses = self._program.gradients(values, batch, inputs[SIZES])
+        self._optimizer.step(values, gradients, inputs)
+        return losses
 
 
 class _Program:
@@ -210,6 +249,14 @@ class _Program:
             return torch.func.functional_call(self._model, dict(parameters), inputs)
 
         return self._learner.predict(model, batch)[0]
+
+    def numbers(self) -> list[dict[str, Any]]:
+        """Return the model's own numbers and texts. A model that counts its calls may do so for a reason."""
+        kinds = (bool, int, float, str)
+        return [
+            {name: value for name, value in vars(part).items() if isinstance(value, kinds)}
+            for part in self._model.modules()
+        ]
 
     def shaped(self, values: Tensor) -> dict[str, Tensor]:
         """Return parameters or gradients (clients, numbers) by name, each (clients, ...)."""

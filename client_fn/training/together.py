@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -16,6 +17,7 @@ from client_fn.errors import OF_MEMORY, BadData, LeaseOver, TrainingFailed, User
 from client_fn.training import (
     batches,
     fit,
+    graphs,
     holdout,
     judge,
     learner,
@@ -41,7 +43,8 @@ from client_fn.training.stacked_loop import Member, Trained
 from client_fn.training.work import Answer, Say
 
 METRIC: Final = "together"
-"""The metric that is the number of clients that trained in one program with this one, itself among them."""
+"""The metric that is the number of clients that trained in one program with this one, itself among them. A client that
+was alone there has none."""
 
 _IGNORED: Final = -100
 """The label that torch's cross-entropy leaves out."""
@@ -59,8 +62,9 @@ def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
 
     Returns:
         The fact `clients`, a list: the facts of each client's answer, or `alone` with the reason; and the fact `fewer`,
-        if time or memory was not enough for all: why fewer clients should be trained together. The files of an answer
-        have the client's number in front.
+        if time or memory was not enough for all: why fewer clients should be trained together. On a GPU the fact
+        `replayed`, how many steps were made from a record, and `unrecorded`, if that failed: why. The files of an
+        answer have the client's number in front.
 
     Raises:
         UserCodeFailed: the model can't be built, or the training fails.
@@ -84,7 +88,8 @@ def do(order: Together, inputs: Mapping[str, Content], say: Say) -> Answer:
     alone = {number: {"alone": group.alone.get(number, group.reason)} for number in range(len(order.members))}
     facts = [answers[number][0] if number in answers else alone[number] for number in alone]
     files = {orders.of_member(number, name): file for number in answers for name, file in answers[number][1].items()}
-    return {"clients": facts, **({"fewer": group.fewer} if group.fewer else {})}, files
+    told = {"fewer": group.fewer, "replayed": group.replayed, "unrecorded": group.unrecorded}
+    return {"clients": facts, **{name: value for name, value in told.items() if value}}, files
 
 
 class _Client(NamedTuple):
@@ -115,6 +120,8 @@ class _Group:
         alone: why one can't be trained with the others, by its number.
         reason: why those that are in neither must be trained alone.
         fewer: why fewer of them should be trained together; empty: nothing speaks against it.
+        replayed: number of steps that were made from a record.
+        unrecorded: why no step is recorded any more; empty: no record has failed.
     """
 
     def __init__(self, order: Together, inputs: Mapping[str, Content], say: Say) -> None:
@@ -128,6 +135,7 @@ class _Group:
         self.answers: dict[int, Answer] = {}
         self.alone: dict[int, str] = {}
         self.fewer = ""
+        self.replayed, self.unrecorded = 0, ""
         self.reason = stackable.of_order(first, self._learner)
         self._data: dict[int, Any] = {}
         if not self.reason:
@@ -143,8 +151,8 @@ class _Group:
         values = sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
         room = memory.room(self._order.device, self._order.memory_mb)
         most = memory.clients(values, room)
-        if most < 2:  # noqa: PLR2004 (a client alone gains nothing here)
-            self.reason = "the memory is too small for two clients"
+        if most < min(2, len(numbers)):  # of several, one alone gains nothing here
+            self.reason = f"the memory is too small for {'two clients' if len(numbers) > 1 else 'a client'}"
             return []
         return [numbers[start : start + most] for start in range(0, len(numbers), most)]
 
@@ -164,7 +172,9 @@ class _Group:
         begin_s = time.perf_counter()
         with seeded(self._order.members[0].seed, clients[next(iter(clients))].context.device):
             members = [Member(each.context, each.samples, each.optimizer) for each in clients.values()]
-            trained = stacked_loop.train(self._learner, self._model, members, self._order.members[0])
+            trained = stacked_loop.train(self._learner, self._model, members, self._order.members[0], self._recorder())
+        self.replayed += trained.replayed
+        self.unrecorded = self.unrecorded or trained.fault
         seconds["train"] = time.perf_counter() - begin_s
         for row, (number, client) in enumerate(clients.items()):
             if not trained.has_ended(row):
@@ -176,6 +186,10 @@ class _Group:
                 self.alone[number] = "its loss is not finite"
         if not trained.has_ended(0):
             raise LeaseOver("", 0.0)
+
+    def _recorder(self) -> graphs.Recorder | None:
+        may_record = self._order.graph and not self.unrecorded
+        return graphs.recorder(torch.device(self._order.device)) if may_record else None
 
     def _read(self) -> None:
         for number, member in enumerate(self._order.members):
@@ -251,8 +265,9 @@ class _Group:
         trained.optimizer.store(row, client.optimizer)
         states, _ = client.context.optimizer_files()
         client.optimizer.state.clear()
+        with_others = {METRIC: float(trained.clients)} if trained.clients > 1 else {}
         facts = {
-            "metrics": {**client.measured, **trained.metrics(row), METRIC: float(trained.clients)},
+            "metrics": {**client.measured, **trained.metrics(row), **with_others},
             "samples": len(client.samples),
             "seconds": {**seconds, **judged.seconds},
             **judged.facts,

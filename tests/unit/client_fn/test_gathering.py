@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from client_fn import alike, gathering
 from client_fn.alike import Keys
 from client_fn.code.named import Names
 from client_fn.errors import LeaseOver, LimitExceeded, TrainerDied, TrainingFailed, UserCodeFailed
 from client_fn.gathering import Gathering, Ready
+from client_fn.site import Site
 from client_fn.trainer.answers import Answer
 from client_fn.trainer.shared import SharedBytes
 from client_fn.trainer.trainers import Trainers
@@ -24,11 +26,12 @@ OTHER = Keys("job round 2", "job")
 class FakeTrainers(Trainers):
     """Notes the seeds of each order's clients, and answers with them."""
 
-    def __init__(self, failure: Exception | None = None, alone: Iterable[int] = (), fewer: str = "") -> None:
+    def __init__(self, failure: Exception | None = None, alone: Iterable[int] = (), **told: str) -> None:
         self.groups: list[list[int]] = []
+        self.graphs: list[bool] = []
         self.limits: list[float | None] = []
         self.failure = failure
-        self.fewer = fewer
+        self.told = told
         self.ends: list[float] = []
         self.has_begun = asyncio.Event()
         self.alone = {*alone}
@@ -47,6 +50,7 @@ class FakeTrainers(Trainers):
         assert isinstance(order, Together)
         seeds = [member.seed for member in order.members]
         self.groups.append(seeds)
+        self.graphs.append(order.graph)
         self.has_begun.set()
         self.limits.append(limit_s)
         self.ends.append(order.members[0].left_s)
@@ -59,8 +63,7 @@ class FakeTrainers(Trainers):
         if self.failure is not None:
             raise self.failure
         facts = [{"alone": "its data"} if seed in self.alone else {"seed": seed} for seed in seeds]
-        said = {"clients": facts, "fewer": self.fewer} if self.fewer else {"clients": facts}
-        return Answer(said, {f"{n}/update": bytes([seed]) for n, seed in enumerate(seeds)})
+        return Answer({"clients": facts, **self.told}, {f"{n}/update": bytes([seed]) for n, seed in enumerate(seeds)})
 
 
 class Tasks:
@@ -79,6 +82,7 @@ class Tasks:
         *,
         fails: bool = False,
         states: int = 0,
+        device: str = "cpu",
         at_its_end: Callable[[], object] = lambda: None,
     ) -> Any:
         async def alone() -> Answer:
@@ -90,7 +94,7 @@ class Tasks:
             return Answer({"seed": seed}, {"update": bytes([seed])})
 
         file = SharedBytes(b"")
-        order = Train(Model(), Training(), seed, "cpu", 0.0)
+        order = Train(Model(), Training(), seed, device, 0.0)
         inputs = {"weights": file, "shard": file, **{f"state.{number}": file for number in range(states)}}
         begin = lambda: self.begun.append(seed)  # noqa: E731 (short)
         answer = await self.gathering.train(Ready(keys, Names((), ""), order, inputs, lambda: left_s, begin, alone))
@@ -154,6 +158,7 @@ async def test_if_the_program_fails_each_is_trained_alone(failure: Exception, si
     for _ in range(2):
         await asyncio.gather(*(tasks.train(seed, OTHER) for seed in range(4)))
     assert [len(group) for group in trainers.groups] == sizes
+    assert trainers.graphs == [True, False][: len(sizes)]
 
 
 async def test_fewer_are_trained_together_if_the_trainer_says_so() -> None:
@@ -163,6 +168,50 @@ async def test_fewer_are_trained_together_if_the_trainer_says_so() -> None:
         assert await asyncio.gather(*(tasks.train(seed, keys) for seed in range(4))) == [0, 1, 2, 3]
     assert [len(group) for group in trainers.groups] == [4, 2]
     assert sorted(tasks.alone) == [2, 2, 3]
+
+
+async def test_no_step_is_recorded_if_the_site_forbids_it_or_a_record_has_failed() -> None:
+    trainers = FakeTrainers(unrecorded="it can't be recorded")
+    tasks = Tasks(trainers)
+    with capture_logs() as logs:
+        for keys in (SAME, OTHER, Keys("another job round 1", "another job")):
+            await asyncio.gather(*(tasks.train(seed, keys) for seed in range(3)))
+    assert trainers.graphs == [True, False, True]
+    assert [(line["log_level"], line["reason"]) for line in logs] == [("debug", "it can't be recorded")] * 2
+    without = gathering.make(trainers, Site(device="cuda", graphs=False))
+    assert without is not None
+    tasks.gathering = without
+    await asyncio.gather(*(tasks.train(seed) for seed in range(3)))
+    assert trainers.graphs[3:] == [False]
+    assert gathering.make(trainers, Site()) is None
+
+
+async def test_on_a_gpu_a_client_without_others_is_trained_in_their_program_for_its_record() -> None:
+    trainers = FakeTrainers()
+    tasks = Tasks(trainers)
+    for seed, device in enumerate(["cuda:0", "cuda", "cpu"]):
+        assert await tasks.train(seed, device=device) == seed
+    assert (trainers.groups, trainers.ends, tasks.alone) == ([[0], [1]], [60.0, 60.0], [2])
+
+
+@pytest.mark.parametrize(
+    "trainers",
+    [
+        FakeTrainers(TrainingFailed("the model failed")),
+        FakeTrainers(LeaseOver("", 0.0)),
+        FakeTrainers(alone=[1]),
+        FakeTrainers(alone=[1], fewer="the memory was too small"),
+        FakeTrainers(unrecorded="it can't be recorded"),
+    ],
+)
+async def test_if_that_fails_the_job_s_next_ones_are_trained_alone_and_others_together(trainers: FakeTrainers) -> None:
+    tasks = Tasks(trainers)
+    for seed, keys in enumerate([SAME, OTHER], start=1):
+        assert await tasks.train(seed, keys, device="cuda") == seed
+    assert trainers.groups == [[1]]
+    assert tasks.alone == ([2] if "unrecorded" in trainers.told else [1, 2])
+    await asyncio.gather(*(tasks.train(seed, device="cuda") for seed in (3, 4)))
+    assert (trainers.groups[1:], trainers.graphs) == ([[3, 4]], [True, False])
 
 
 async def test_the_program_ends_a_little_before_the_time_is_over() -> None:

@@ -25,6 +25,7 @@ FULL = Site(
     data_prefixes=("s3://bucket/", "/data"),
     data_max_mb=7,
     together=3,
+    graphs=False,
 )
 
 

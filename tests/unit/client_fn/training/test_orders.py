@@ -3,7 +3,18 @@
 import pytest
 
 from client_fn.training import orders
-from client_fn.training.orders import Build, Evaluate, Evaluation, Learner, Model, Order, Score, Train, Training
+from client_fn.training.orders import (
+    Build,
+    Evaluate,
+    Evaluation,
+    Learner,
+    Model,
+    Order,
+    Score,
+    Together,
+    Train,
+    Training,
+)
 
 OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": {"x": None}})
 
@@ -18,7 +29,8 @@ OWN = Model("mine:Own", {"width": 3, "names": ["a", "ü"], "rate": 0.1, "more": 
         Train(OWN, Training(), 5, "cpu", 1.5, strategy={"name": "fedprox", "mu": 0.1 + 0.2}, update="weights"),
         Evaluate(OWN, Evaluation(100, ("f1", "mine:Own"), 0.1), Learner("mine:How", {"deep": True})),
         Score(OWN, training=Training(loss="mse")),
+        Together((Train(OWN, Training(), 5, "cuda", 1.5), Train(OWN, Training(), 6, "cuda", 1.5)), 7, graph=False),
     ],
 )
-def test_an_order_survives_its_encoding(order: Order) -> None:
+def test_an_order_survives_its_encoding(order: Order | Together) -> None:
     assert orders.decode(orders.encode(order)) == order

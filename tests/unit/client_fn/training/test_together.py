@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from client_fn.errors import LeaseOver, TrainingFailed
-from client_fn.training import memory, stacked_loop, tensors, together, tracebacks, work
+from client_fn.training import graphs, memory, stacked_loop, tensors, together, tracebacks, work
 from client_fn.training.context import Context
 from client_fn.training.orders import Build, Evaluation, Learner, Model, Together, Train, Training, of_member
+from tests.support.recorders import Recorder
 
 pytestmark = pytest.mark.torch
 
@@ -83,6 +84,13 @@ class Unused(Double):
     def __init__(self):
         super().__init__()
         self.more = nn.Linear(2, 2, dtype=torch.float64)
+
+class Counting(Double):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
 
 class Choosing(Double):
     def forward(self, x):
@@ -168,6 +176,8 @@ class Clients:
         **settings: Any,
     ) -> None:
         self.fewer: str | None = None
+        self.replayed: int | None = None
+        self.unrecorded: str | None = None
         self.weights = work.do(Build(model, seed=1, learner=settings.get("learner", Learner())), {}, silent)[1]
         self.orders = [Train(model, training, 7 + n, "cpu", 600.0, **settings) for n in range(len(SIZES))]
         self.files: list[dict[str, Any]] = [{"shard": shard(size, n, change)} for n, size in enumerate(SIZES)]
@@ -182,11 +192,11 @@ class Clients:
     def alone(self, number: int) -> work.Answer:
         return self.do(self.orders[number], self.files[number])
 
-    def together(self, say: work.Say = silent) -> list[work.Answer]:
+    def together(self, say: work.Say = silent, *, graph: bool = True) -> list[work.Answer]:
         """Return the answers; of a client that must be trained alone, the reason."""
         named = {of_member(n, name): file for n, files in enumerate(self.files) for name, file in files.items()}
-        facts, files = together.do(Together(tuple(self.orders)), {**self.weights, **named}, say)
-        self.fewer = facts.get("fewer")
+        facts, files = together.do(Together(tuple(self.orders), graph=graph), {**self.weights, **named}, say)
+        self.fewer, self.replayed, self.unrecorded = map(facts.get, ("fewer", "replayed", "unrecorded"))
         return [
             (each, {name: files[of_member(n, name)] for name in ("update", "state.opt") if of_member(n, name) in files})
             for n, each in enumerate(facts["clients"])
@@ -381,6 +391,17 @@ def test_clients_that_do_not_fit_into_memory_are_trained_in_parts(own: str, monk
     assert set(clients.reasons()) == {"the memory is too small for two clients"}
 
 
+def test_a_client_without_others_is_trained_as_if_it_were_alone(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=2))
+    expected_facts, expected = clients.alone(0)
+    clients.orders, clients.files = clients.orders[:1], clients.files[:1]
+    [(facts, files)] = clients.together()
+    assert distance(files["update"], expected["update"]) < 1e-10
+    assert facts["metrics"] == pytest.approx(expected_facts["metrics"], rel=1e-5)
+    monkeypatch.setattr(memory, "clients", lambda *_: 0)
+    assert clients.reasons() == ["the memory is too small for a client"]
+
+
 def test_it_says_that_it_lives_while_it_reads_trains_and_answers(own: str) -> None:
     clients = Clients(Model(f"{own}:Double"), Training("sgd", local_epochs=2))
     said: list[str] = []
@@ -446,3 +467,90 @@ def test_clients_that_have_their_answer_keep_it(
     answers = clients.together()
     assert [facts.get("alone") for facts, _ in answers] == [None, None, reason, reason]
     assert clients.fewer == reason
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Let steps be recorded on the CPU, and fewer of them."""
+    recorder = Recorder()
+    monkeypatch.setattr(graphs, "LEAST", 5)
+    monkeypatch.setattr(graphs, "recorder", lambda _: recorder)
+    return recorder
+
+
+@pytest.mark.parametrize(
+    ("training", "settings"),
+    [
+        *((each, {}) for each in OPTIMIZERS.values()),
+        (OPTIMIZERS["adam"], {"strategy": {"name": "fedprox", "mu": 0.5}}),
+        (Training("sgd", 0.05, loss="bce_with_logits", loss_args={"pos_weight": [1.0, 2.0, 3.0]}), {}),
+    ],
+)
+def test_replayed_steps_give_each_client_the_same_bits(
+    own: str, recorder: Recorder, training: Training, settings: dict[str, Any]
+) -> None:
+    def one_hot(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x": x, "y": torch.nn.functional.one_hot(y, 3).double()}
+
+    change = one_hot if training.loss == "bce_with_logits" else as_it_is
+    clients = Clients(Model(f"{own}:Single"), training._replace(local_epochs=5), change=change, **settings)
+    expected = clients.together(graph=False)
+    assert (recorder.said, clients.replayed) == ([], None)
+    got = clients.together()
+    # The clients have 25, 15, 30 and 5 steps: 5 steps of four clients, 10 of three, 10 of two and 5 of one.
+    assert (clients.replayed, clients.unrecorded) == (30 - 4 * graphs.WARM_UP, None)
+    for (facts, files), (expected_facts, expected_files) in zip(got, expected, strict=True):
+        assert files == expected_files
+        assert facts["metrics"] == expected_facts["metrics"]
+
+
+@pytest.mark.parametrize("model", ["nn", "cnn"])
+def test_steps_of_the_models_of_the_paper_are_replayed(recorder: Recorder, model: str) -> None:
+    def images(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"x": x.repeat(1, 1, 2, 2).squeeze(1), "y": y}
+
+    args = {"nn": {"input_size": 256, "hidden": 8, "classes": 3}, "cnn": {"size": 16, "classes": 3}}[model]
+    clients = Clients(Model(model, args), Training("adam", local_epochs=5), earlier=(0, 0, 0, 0), change=images)
+    expected = [files for _, files in clients.together(graph=False)]
+    assert [files for _, files in clients.together()] == expected
+    assert clients.replayed
+    assert recorder.said[-1] == "release"
+
+
+def test_a_model_that_counts_its_calls_is_trained_without_a_record(own: str, recorder: Recorder) -> None:
+    clients = Clients(Model(f"{own}:Counting"), Training("adam", 0.002, local_epochs=5))
+    got = [files for _, files in clients.together()]
+    assert clients.unrecorded == "numbers of the model change from step to step"
+    assert (clients.replayed, "record" in recorder.said) == (None, False)
+    assert got == [files for _, files in clients.together(graph=False)]
+
+
+def test_after_a_record_that_fails_no_other_part_is_recorded(
+    own: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "clients", lambda *_: 2)
+    recorder.failure = RuntimeError("operation not permitted when stream is capturing")
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=5))
+    got = [files for _, files in clients.together()]
+    assert clients.unrecorded == f"it can't be recorded: RuntimeError: {recorder.failure}"
+    assert recorder.said.count("record") == 1
+    assert got == [files for _, files in clients.together(graph=False)]
+
+
+def test_who_has_made_all_replayed_steps_at_the_deadline_has_an_answer(
+    own: str, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = Clients(Model(f"{own}:Double"), Training("adam", 0.002, local_epochs=5))
+    expected = clients.together(graph=False)
+    before_batch, begun = Context.before_batch, itertools.count()
+
+    def until_the_end(context: Context) -> None:
+        if next(begun) == 18:
+            raise LeaseOver("", 0.0)
+        before_batch(context)
+
+    monkeypatch.setattr(Context, "before_batch", until_the_end)
+    answers = clients.together()
+    assert [facts.get("alone") for facts, _ in answers] == ["the time was over", None, "the time was over", None]
+    assert [answers[number][1] for number in (1, 3)] == [expected[number][1] for number in (1, 3)]
+    assert recorder.said[-1] == "release"
