@@ -211,6 +211,21 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
             yield from tensors_in(part)
 
 
+def are_placed(samples: Data, device: torch.device, dtype: torch.dtype | None) -> bool:
+    """Return whether `place` would change no batch of the samples.
+
+    Args:
+        samples: the samples.
+        device: as of `place`.
+        dtype: as of `place`.
+    """
+    if not isinstance(samples, TensorSamples):
+        return False
+    batch = samples.batch(torch.zeros(0, dtype=torch.int64))
+    both = zip(tensors_in(batch), tensors_in(place(batch, device, dtype)), strict=True)
+    return all(placed is tensor for tensor, placed in both)
+
+
 def place(batch: Batch, device: torch.device, dtype: torch.dtype | None) -> Batch:
     """Return a batch on a device, with floating-point inputs in the model's dtype.
 

@@ -141,10 +141,11 @@ class Context:
             TrainingFailed: there are no samples.
         """
         samples = batches.of(data, self._learner.collate)
+        is_placed = batches.are_placed(samples, self.device, self._dtype)
         self.seen = 0
-        for batch in self._drawn(samples):
-            self.batch = batches.place(batch, self.device, self._dtype)
-            self.size = batches.size(self.batch)
+        for batch, count in self._drawn(samples):
+            self.batch = batch if is_placed else batches.place(batch, self.device, self._dtype)
+            self.size = count or batches.size(self.batch)
             self.seen += self.size
             yield self.batch
         if not self.seen:
@@ -198,15 +199,17 @@ class Context:
             if self._path is not None:
                 shutil.rmtree(self._path, ignore_errors=True)
 
-    def _drawn(self, samples: Data) -> Iterator[Batch]:
+    def _drawn(self, samples: Data) -> Iterator[tuple[Batch, int]]:
+        """Yield each batch, and its number of samples where that is known; else 0."""
         if isinstance(samples, batches.Ready):
             for batch in samples.batches:
                 self.before_batch()
-                yield batch
+                yield batch, 0
             return
+        is_counted = isinstance(samples, batches.TensorSamples)
         for part in self.parts(samples):
             self.before_batch()
-            yield samples.batch(part)
+            yield samples.batch(part), len(part) if is_counted else 0
 
     def parts(self, samples: Samples) -> tuple[Tensor, ...]:
         """Return the numbers of the samples of each batch of one epoch. `batches` makes these batches.

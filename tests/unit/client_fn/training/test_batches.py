@@ -159,3 +159,35 @@ def test_the_number_of_steps_in_an_epoch(count: int, size: int, steps: int, whol
     assert batches.steps(data, size, drop_last=True) == whole
     assert batches.steps(Ready([1, 2]), size, drop_last=False) == 2
     assert batches.steps(Ready(set()), size, drop_last=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ((torch.rand(3, 2), torch.zeros(3)), torch.float32, True),
+        ((torch.rand(3, 2), torch.zeros(3)), torch.float64, False),
+        ((torch.rand(3, 2), torch.zeros(3)), None, True),
+        ({"x": torch.zeros(3, dtype=torch.int64), "y": torch.zeros(3, dtype=torch.float64)}, torch.float32, True),
+        ({"x": torch.rand(3, dtype=torch.float64), "y": torch.zeros(3)}, torch.float32, False),
+        ((torch.rand(0, 2), torch.zeros(0)), torch.float32, True),
+    ],
+)
+def test_samples_whose_batches_need_no_change_are_known_before(
+    values: Any,
+    dtype: torch.dtype | None,
+    expected: bool,  # noqa: FBT001 (a column of the table)
+) -> None:
+    cpu, samples = torch.device("cpu"), TensorSamples(values)
+    assert batches.are_placed(samples, cpu, dtype) is expected
+    batch = samples.batch(torch.arange(min(2, len(samples))))
+    same = [
+        placed is tensor
+        for tensor, placed in zip(
+            batches.tensors_in(batch), batches.tensors_in(batches.place(batch, cpu, dtype)), strict=True
+        )
+    ]
+    assert all(same) is expected
+
+
+def test_samples_of_a_dataset_are_placed_one_batch_after_the_other() -> None:
+    assert not batches.are_placed(batches.of([(1.0, 2)], lambda items: items), torch.device("cpu"), torch.float32)

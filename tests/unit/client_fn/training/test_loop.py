@@ -186,6 +186,22 @@ def test_an_error_before_a_batch_ends_the_training() -> None:
     assert trained(module) == trained(straight)
 
 
+def test_an_optimizer_forgets_gradients_in_its_own_way() -> None:
+    class Counting(SGD):
+        forgotten = 0
+
+        def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002 (torch's signature)
+            self.forgotten += 1
+            super().zero_grad(set_to_none)
+
+    module, plain = linear(), linear()
+    optimizer = Counting(module.parameters(), lr=0.1)
+    loops.train(module, optimizer, samples(12, 2), batch_size=4)
+    loops.train(plain, SGD(plain.parameters(), lr=0.1), samples(12, 2), batch_size=4)
+    assert optimizer.forgotten == 3
+    assert trained(module) == trained(plain)
+
+
 def moved(**training: Any) -> Tensor:
     """Return how far one step on a large loss has moved the weights of a linear module."""
     module = linear()
