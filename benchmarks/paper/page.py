@@ -117,6 +117,7 @@ def _of_rounds(found: Sequence[dict[str, Any]]) -> dict[str, str]:
         **{verdict: str(verdicts.count(verdict)) for verdict in (theirs.WITHIN, theirs.FEWER, theirs.MORE)},
         "rounds_table": rows.table(columns, lines) if lines else f"*{NOT_RUN}*",
         "beaten": _beaten(summaries),
+        "states": _states(summaries),
     }
 
 
@@ -130,6 +131,15 @@ def _beaten(summaries: Mapping[Cell, Summary]) -> str:
         f"In {of_ours} of the {both} cells in which *our* FedAvg was run with the same seeds, it needs at most half of "
         "ours."
     )
+
+
+def _states(summaries: Mapping[Cell, Summary]) -> str:
+    """Say whose rounds look like the paper's: those of optimizers that keep their state, or of new ones."""
+    kept, reset, both = summary.within_by_state(summaries)
+    if not both:
+        return "No cell has runs of both yet."
+    said = f"Of the {both} cells that have runs of both, {kept} are within with the state kept, {reset} with a new optimizer"
+    return f"{said}: the paper's numbers look like runs that kept it, as its text says." if kept > reset else f"{said}."
 
 
 def _made(found: Sequence[dict[str, Any]]) -> str:

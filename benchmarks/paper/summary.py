@@ -90,6 +90,21 @@ def carried(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary:
     return summaries.get(variant, Summary(variant, ()))
 
 
+def within_by_state(summaries: Mapping[Cell, Summary]) -> tuple[int, int, int]:
+    """Return in how many cells runs are within the paper's spread that keep the optimizers' state, and that do not.
+
+    Args:
+        summaries: of all cells.
+
+    Returns:
+        Both numbers, and that of the cells that have runs of both kinds.
+    """
+    pairs = [(carried(summaries, cell), summaries[cell]) for cell in cells.grid() if cell in summaries]
+    both = [(kept, reset) for kept, reset in pairs if kept.rounds and reset.verdict]
+    kept_within, reset_within = (sum(pair[i].verdict == theirs.WITHIN for pair in both) for i in (0, 1))
+    return kept_within, reset_within, len(both)
+
+
 def best(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary | None:
     """Return the best other strategy in a cell: that with the smallest mean; None: there is none.
 

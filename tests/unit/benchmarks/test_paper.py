@@ -181,6 +181,13 @@ def test_the_best_other_strategy_is_compared_with_our_fedavg_of_the_same_seeds()
     assert summary.halved_of_ours(summary.of([*found, row(seed=2, rounds=220), *more])) == (2, 2)
 
 
+def test_runs_that_keep_the_optimizers_state_are_compared_with_those_that_do_not() -> None:
+    kept = replace(CELL, state="carry")
+    assert summary.within_by_state(summary.of([row(rounds=240), row(kept, rounds=240)])) == (1, 1, 1)
+    assert summary.within_by_state(summary.of([row(accuracy=[0.5] * 500), row(kept, rounds=240)])) == (1, 0, 1)
+    assert summary.within_by_state(summary.of([row(rounds=240), row(replace(kept, clients=30))])) == (0, 0, 0)
+
+
 @pytest.mark.usefixtures("own_strategies")
 def test_a_cell_whose_list_is_a_copy_is_compared_with_nothing() -> None:
     copied = next(cell for cell in cells.grid() if theirs.trap(cell))

@@ -91,6 +91,15 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
     assert "an earlier one" not in text
 
 
+def test_the_page_says_which_state_of_the_optimizers_fits_the_paper_s_numbers() -> None:
+    cell = replace(CELL, clients=10)
+    kept = row(replace(cell, state="carry"), 1, 240)
+    assert "No cell has runs of both yet." in page.text([kept], None)
+    fits = "1 are within with the state kept, 0 with a new optimizer: the paper's numbers look like runs that kept it"
+    assert fits in page.text([row(cell, 1, 400), kept], None)
+    assert "1 are within with the state kept, 1 with a new optimizer." in page.text([row(cell, 1, 250), kept], None)
+
+
 def test_a_cell_whose_list_is_a_copy_is_run_but_not_judged() -> None:
     copied = replace(CELL, network="cnn", epochs=10, clients=10, target=cells.target_of("cnn"))
     text = page.text([row(copied, 1, 100)], None)
