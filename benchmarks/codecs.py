@@ -61,8 +61,8 @@ SETTINGS: Final[dict[str, Setting]] = {
     # Without a target: all forms are compared after the same number of rounds.
     "digits": Setting("digits-shards", {"fedavg": 100, "fedadam": 40, "scaffold": 40}),
     # The paper's section 4: ten clients of 100 in a round. Few rounds, of the cnn with one epoch: each is run 12 times.
-    "mnist-nn": Setting("mnist-shards", {"fedavg": 40}),
-    "mnist-cnn": Setting("mnist-shards", {"fedavg": 20}, model="cnn", local_epochs=1),
+    "mnist-nn": Setting("mnist-shards", {"fedavg": 20}),
+    "mnist-cnn": Setting("mnist-shards", {"fedavg": 12}, model="cnn", local_epochs=1),
 }
 
 
