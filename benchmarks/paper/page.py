@@ -138,9 +138,9 @@ def _states(summaries: Mapping[Cell, Summary]) -> str:
     kept, reset, both = summary.within_by_state(summaries)
     if not both:
         return "No cell has runs of both yet."
-    found = f"{kept} are within with the state kept, {reset} with a new optimizer"
-    means = ": the paper's numbers look like runs that kept it, as its text says" if kept > reset else ""
-    return f"Of the {both} cells that have runs of both, {found}{means}."
+    found = f"the runs with the state kept are within in {kept}, those with a new optimizer in {reset}"
+    means = ", which speaks for its text and against its published function" if kept > reset else ""
+    return f"Of the cells that have runs of both ({both}), {found}{means}."
 
 
 def _made(found: Sequence[dict[str, Any]]) -> str:
