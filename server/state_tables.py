@@ -40,9 +40,12 @@ class StateTables:
             new: what the round's counted updates have left, by client.
         """
         changed = {client: state for client, state in new.items() if state != self.of(client)}
-        if changed and is_full(record):
+        if not changed:
+            return None
+        if is_full(record):
+            # It takes the place of all tables, also if it is empty.
             changed = {client: state for client, state in (self._clients | changed).items() if state != _NOTHING}
-        return StateTable(record.round, dict(sorted(changed.items()))) if changed else None
+        return StateTable(record.round, dict(sorted(changed.items())))
 
     def take(self, new: Mapping[str, ClientState]) -> None:
         """Take over what a round's counted updates have left, once that is on record.

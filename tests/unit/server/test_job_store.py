@@ -148,6 +148,16 @@ async def test_a_round_writes_the_states_of_its_own_clients_and_at_times_those_o
     assert again.states.topics() == {f"fl.state.{number}" for number in range(1, 2 * MOST_TABLES + 2)}
 
 
+async def test_states_that_all_clients_have_lost_are_named_no_more(bus: Broker) -> None:
+    mine = store(
+        bus, states={"c-1": BlobRef("fl.state.old", "ab" * 32, 1)}, model=(await publish(store(bus), STATE, {})).model
+    )
+    await mine.change(**await mine.publish_states({"c-1": ClientState()}))
+    again = JobStore(bus, mine.record, 1)
+    await again.load_state()
+    assert again.states.topics() == set()
+
+
 async def test_a_round_that_changes_no_state_writes_no_table(bus: Broker) -> None:
     mine, left = store(bus), {"c-1": ClientState({"opt": BlobRef("fl.state.1", "ab" * 32, 1)})}
     assert await mine.publish_states({"c-1": ClientState()}) == {}
