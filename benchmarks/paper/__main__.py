@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks.paper import cells, cost, runs, summary
+from benchmarks.paper import cells, cost, runs, summary, theirs
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.runs import Begun, RunFailed
 
@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--state", choices=cells.STATES, help="of the optimizers, between rounds")
     run.add_argument("--strategy", choices=[cells.FEDAVG, *cells.strategies()])
     run.add_argument("--to", type=float, help="end at this accuracy instead of the paper's: such runs are no bars")
+    run.add_argument("--decided", action="store_true", help="end a run after the most rounds that are within theirs")
     commands.add_parser("status", parents=[common], help="show the grid: runs, mean, theirs")
     draw = commands.add_parser("draw", parents=[common], help="draw the figures and write docs/paper.md")
     draw.add_argument("--to", type=Path, default=DOCS, help="the folder")
@@ -126,7 +127,8 @@ def _next(options: argparse.Namespace, until_s: float | None) -> Begun | None:
     # What fits into no time is begun too, if nothing else was: it goes on next time.
     chosen = chosen or min(missing, key=lambda each: prices[each])
     print(f"{chosen[0].name}, seed {chosen[1]}: about {prices[chosen] / 60:.0f} minutes", flush=True)
-    return runs.begin(cells.planned(*chosen))
+    most_rounds = theirs.most_within(chosen[0]) if options.decided else None
+    return runs.begin(cells.planned(*chosen), most_rounds=most_rounds)
 
 
 def _stopped(options: argparse.Namespace) -> list[Begun]:

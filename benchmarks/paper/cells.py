@@ -137,7 +137,7 @@ def cell_of(row: Mapping[str, Any]) -> Cell:
 
 
 def read(path: Path = FILE) -> list[dict[str, Any]]:
-    """Return the rows whose job is still that of their cell.
+    """Return the rows whose job is still that of their cell, and whose rounds have counted all of their clients.
 
     Args:
         path: the file; it may be missing.
@@ -146,7 +146,10 @@ def read(path: Path = FILE) -> list[dict[str, Any]]:
     return [
         row
         for row in rows.read(path).values()
-        if not row["error"] and row["strategy"] in known and planned(cell_of(row), row["seed"]).job == row["job"]
+        if not row["error"]
+        and not row["refused"]
+        and row["strategy"] in known
+        and planned(cell_of(row), row["seed"]).job == row["job"]
     ]
 
 

@@ -65,7 +65,7 @@ def draw_rounds(figure: "Figure", summaries: Mapping[Cell, Summary]) -> None:
                 _bar(axes, left, theirs.rounds(cell), looks[0], "†" if theirs.trap(cell) else "")
                 ours, other = summaries.get(cell), summary.best(summaries, cell)
                 if ours:
-                    _bar(axes, left + WIDTH, ours.rounds, looks[1])
+                    _bar(axes, left + WIDTH, ours.rounds, looks[1], "" if any(ours.rounds) else ours.text)
                 if other:
                     _bar(axes, left + 2 * WIDTH, other.rounds, looks[2], other.cell.strategy)
         percent = 100 * theirs.numbers()["targets"][network]
@@ -85,20 +85,22 @@ def _looks(colour: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
 
 
 def _bar(axes: "Axes", left: float, rounds: Sequence[int | None], look: dict[str, Any], mark: str = "") -> None:
-    """Draw a bar with its number of runs, from the smallest to the largest run where there are two or more."""
+    """Draw a bar with its number of runs, from the smallest to the largest run where there are two or more.
+
+    Where no run has reached the target, there are that number and the mark alone.
+    """
     reached = [number for number in rounds if number is not None]
-    if not reached:
-        return
-    mean = sum(reached) / len(reached)
-    axes.bar(left, mean, width=WIDTH, **look)
+    missed = f" of {len(rounds)}" if len(reached) < len(rounds) else ""
+    if reached:
+        mean = sum(reached) / len(reached)
+        axes.bar(left, mean, width=WIDTH, **look)
     if len(reached) > 1:
         axes.errorbar(
             left, mean, yerr=[[mean - min(reached)], [max(reached) - mean]], color="black", linewidth=0.7, capsize=1.5
         )
-    missed = f" of {len(rounds)}" if len(reached) < len(rounds) else ""
     axes.annotate(
         f"{len(reached)}{missed} {mark}".strip(),
-        (left, max(reached)),
+        (left, max(reached, default=0)),
         (0, 2),
         textcoords="offset points",
         ha="center",

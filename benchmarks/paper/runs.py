@@ -42,10 +42,17 @@ class Begun:
     Attributes:
         folder: its store.
         planned: the run.
+        most_rounds: it ends after so many; None: its job says when.
     """
 
     folder: Path
     planned: Planned
+    most_rounds: int | None = None
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The job that it submits."""
+        return _limited(self.planned.job, self.most_rounds)
 
     def note_commit(self) -> tuple[str, ...]:
         """Note the commit of the code that goes on with the run now, and return all that it has had."""
@@ -63,19 +70,25 @@ class Begun:
         return cells.planned(cells.cell_of(self.planned.names), self.planned.names["seed"]) == self.planned
 
 
-def begin(planned: Planned, folder: Path = FOLDER) -> Begun:
+def _limited(job: dict[str, Any], most_rounds: int | None) -> dict[str, Any]:
+    return job if most_rounds is None else {**job, "stop": {**job["stop"], "rounds": most_rounds}}
+
+
+def begin(planned: Planned, folder: Path = FOLDER, *, most_rounds: int | None = None) -> Begun:
     """Make the folder of a run.
 
     Args:
         planned: the run.
         folder: for the folders of all runs.
+        most_rounds: it ends after so many; None: its job says when.
     """
     # The job's digest: what was begun with other settings, and can't go on, must not be in the way.
-    digest = hashlib.sha256(json.dumps(planned.job, sort_keys=True).encode()).hexdigest()[:8]
+    job = _limited(planned.job, most_rounds)
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}-{digest}"
-    begun = Begun(folder / name, planned)
+    begun = Begun(folder / name, planned, most_rounds)
     begun.folder.mkdir(parents=True, exist_ok=True)
-    facts = {"names": planned.names, "job": planned.job, "commits": []}
+    facts = {"names": planned.names, "job": planned.job, "most_rounds": most_rounds, "commits": []}
     (begun.folder / _BEGUN).write_text(json.dumps(facts))
     return begun
 
@@ -101,7 +114,7 @@ def stale(folder: Path = FOLDER) -> list[Begun]:
 def _all_begun(folder: Path) -> Iterator[Begun]:
     for path in sorted(folder.glob(f"*/{_BEGUN}")):
         facts = json.loads(path.read_text())
-        yield Begun(path.parent, Planned(facts["names"], facts["job"]))
+        yield Begun(path.parent, Planned(facts["names"], facts["job"]), facts.get("most_rounds"))
 
 
 class Watch:
@@ -138,7 +151,7 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
         quiet: show no log.
 
     Raises:
-        RunFailed: its job has failed. Nothing of the run is left.
+        RunFailed: its job has failed, or not all of its clients' updates count. Nothing of the run is left.
     """
     if quiet:
         logs.configure(quiet=True)
@@ -146,17 +159,24 @@ def make(begun: Begun, path: Path, *, until_s: float | None = None, device: str 
     outcome = asyncio.run(_go_on(begun, Watch(until_s), device))
     if not outcome.ended:
         return False
-    if not outcome.error:
+    flaw = outcome.error or _refusals(outcome)
+    if not flaw:
         rows.append({**row_of(begun.planned, outcome, device), "commit": ", ".join(commits)}, path)
     shutil.rmtree(begun.folder)
-    if outcome.error:
-        raise RunFailed(f"{begun.folder.name}: it failed, and has no row: {outcome.error}")
+    if flaw:
+        raise RunFailed(f"{begun.folder.name}: it failed, and has no row: {flaw}")
     return True
+
+
+def _refusals(outcome: Outcome) -> str:
+    """Say which updates were refused: the models of such a run are not those of the paper's cohorts."""
+    each = ", ".join(f"{number} ({code})" for code, number in outcome.refused.items())
+    return f"updates were refused: {each}" if each else ""
 
 
 async def _go_on(begun: Begun, until: Callable[[Outcome], bool], device: str) -> Outcome:
     async with simulation.open_simulation(store=begun.folder, device=device) as system:
-        return await system.run(job_file.from_dict(begun.planned.job), job_id=_JOB_ID, until=until)
+        return await system.run(job_file.from_dict(begun.job), job_id=_JOB_ID, until=until)
 
 
 def row_of(planned: Planned, outcome: Outcome, device: str) -> dict[str, Any]:

@@ -18,11 +18,13 @@ class Summary:
         cell: the cell.
         rounds: number of rounds of each run until the target; None: it has not reached it.
         seeds: the runs' seeds.
+        made: number of rounds that each run has made.
     """
 
     cell: Cell
     rounds: tuple[int | None, ...]
     seeds: tuple[int, ...] = ()
+    made: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float | None:
@@ -40,7 +42,8 @@ class Summary:
         """The mean and each run: `236 [212, 260]`; empty: there is no run."""
         if not self.rounds:
             return ""
-        each = ", ".join(f">{limit(self.cell)}" if number is None else str(number) for number in self.rounds)
+        pairs = zip(self.rounds, self.made, strict=True)
+        each = ", ".join(f">{made}" if number is None else str(number) for number, made in pairs)
         if len(self.rounds) == 1:
             return each
         return f"{'-' if self.mean is None else f'{self.mean:.1f}'} [{each}]"
@@ -50,12 +53,7 @@ class Summary:
         """The mean and the number of runs: `236.0 (2)`; empty: there is no run."""
         if not self.rounds:
             return ""
-        return f"{f'>{limit(self.cell)}' if self.mean is None else f'{self.mean:.1f}'} ({len(self.rounds)})"
-
-
-def limit(cell: Cell) -> int:
-    """Return after how many rounds a run of a cell ends at the latest."""
-    return int(cells.config(cell.network)["stop"]["rounds"])
+        return f"{f'>{max(self.made)}' if self.mean is None else f'{self.mean:.1f}'} ({len(self.rounds)})"
 
 
 def of(found: Iterable[dict[str, Any]]) -> dict[Cell, Summary]:
@@ -76,7 +74,7 @@ def summary_of(cell: Cell, group: Iterable[Mapping[str, Any]]) -> Summary:
     """
     runs = list(group)
     rounds = tuple(rows.rounds_to(row["accuracy"], cell.target) for row in runs)
-    return Summary(cell, rounds, tuple(row["seed"] for row in runs))
+    return Summary(cell, rounds, tuple(row["seed"] for row in runs), tuple(len(row["accuracy"]) for row in runs))
 
 
 def carried(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary:
@@ -132,7 +130,7 @@ def halved(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
 def halved_of_ours(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
     """Return in how many cells the best other strategy needs at most half of our FedAvg's rounds, and of how many.
 
-    Runs of the same seeds are compared. One that has not reached the target counts with the most rounds it could make.
+    Runs of the same seeds are compared. One that has not reached the target counts with the rounds it has made.
 
     Args:
         summaries: of all cells.
@@ -148,8 +146,8 @@ def halved_of_ours(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:
 def _by_seed(summary: Summary | None) -> dict[int, int]:
     if summary is None:
         return {}
-    rounds = (limit(summary.cell) if number is None else number for number in summary.rounds)
-    return dict(zip(summary.seeds, rounds, strict=True))
+    pairs = zip(summary.rounds, summary.made, strict=True)
+    return dict(zip(summary.seeds, (made if number is None else number for number, made in pairs), strict=True))
 
 
 def table(summaries: Mapping[Cell, Summary]) -> tuple[Sequence[str], list[list[str]]]:

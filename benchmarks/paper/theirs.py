@@ -1,6 +1,7 @@
 """The paper's own numbers, as its repository has them, and what is wrong with them (`theirs.json`)."""
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from functools import cache
@@ -53,6 +54,15 @@ def spread(cell: Cell) -> tuple[float, float]:
     """
     share, runs = numbers()["spread"], rounds(cell)
     return min(runs) * (1 - share), max(runs) * (1 + share)
+
+
+def most_within(cell: Cell) -> int:
+    """Return the most rounds of a run that is within the paper's spread.
+
+    Args:
+        cell: the cell.
+    """
+    return math.floor(spread(cell)[1])
 
 
 def verdict(cell: Cell, ours: Sequence[int | None]) -> str:

@@ -28,6 +28,7 @@ def row(cell: Cell = CELL, seed: int = 1, *, rounds: int = 2, round_s: float = 3
     outcome = {
         "accuracy": [0.5] * (rounds - 1) + [cell.target],
         "error": "",
+        "refused": {},
         "seconds": rounds * round_s,
         "round_s": [round_s] * rounds,
         "device": DEVICE,
@@ -125,6 +126,10 @@ def test_rows_of_another_job_do_not_count(tmp_path: Path) -> None:
     assert cells.read(tmp_path / "none.jsonl") == []
 
 
+def test_a_row_whose_rounds_have_missed_clients_does_not_count(tmp_path: Path) -> None:
+    assert cells.read(write(tmp_path / "rows.jsonl", row(refused={"late": 1}))) == []
+
+
 def test_of_two_rows_of_a_run_the_later_one_counts(tmp_path: Path) -> None:
     found = cells.read(write(tmp_path / "rows.jsonl", row(rounds=2), row(rounds=3)))
     assert summary.of(found)[CELL].rounds == (3,)
@@ -202,6 +207,13 @@ def test_a_run_that_has_not_reached_the_target_has_more_rounds() -> None:
     assert (found.mean, found.verdict, found.text, found.brief) == (None, "more", "- [240, >500]", ">500 (2)")
 
 
+def test_a_run_that_was_ended_early_has_more_than_the_rounds_that_it_has_made() -> None:
+    found = summary.of([row(accuracy=[0.5] * 299)])
+    assert (found[CELL].verdict, found[CELL].text, found[CELL].brief) == ("more", ">299", ">299 (1)")
+    kept = row(replace(CELL, state="carry"), accuracy=[0.5] * 299)
+    assert summary.table(summary.of([row(), kept]))[1][0][8] == ">299"
+
+
 def test_a_cost_is_learned_from_rows_of_the_same_device() -> None:
     assert cost.estimate_s(CELL, [], DEVICE) == 236 * 10 * 5 * cost.EPOCH_S["nn"]
     found = [row(rounds=200, round_s=5.0), row(seed=2, rounds=100, round_s=50.0, device="another")]
@@ -240,9 +252,11 @@ class Made:
     def __init__(self, path: Path, *, ends: bool = True) -> None:
         self.path, self.ends, self.names = path, ends, list[str]()
         self.fails = False
+        self.job: dict[str, Any] = {}
 
     def __call__(self, begun: runs.Begun, path: Path, **_: object) -> bool:
         self.names.append(begun.folder.name.rpartition("-")[0])
+        self.job = begun.job
         if self.fails:
             raise runs.RunFailed(f"{begun.folder.name}: it failed")
         if self.ends:
@@ -260,7 +274,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Made:
     fake, folder = Made(tmp_path / "rows.jsonl"), tmp_path / "begun"
     monkeypatch.setattr(runs, "make", fake)
     monkeypatch.setattr(runs, "device_name", lambda _: DEVICE)
-    monkeypatch.setattr(runs, "begin", lambda planned, begin=runs.begin: begin(planned, folder))
+    monkeypatch.setattr(runs, "begin", lambda planned, begin=runs.begin, **limit: begin(planned, folder, **limit))
     monkeypatch.setattr(runs, "unfinished", lambda _=folder, found=runs.unfinished: found(folder))
     return fake
 
@@ -277,6 +291,21 @@ def test_run_makes_the_most_telling_run_that_is_missing(made: Made) -> None:
     assert run(made, "--clients", "100", "--network", "cnn") == ["cnn-e5-adam-k100-reset-s1"]
     assert run(made, "--state", "carry", "--optimizer", "sgd", "--seed", "4") == ["nn-e5-sgd-k10-carry-s4"]
     assert run(made, "--to", "0.95", "--network", "cnn") == ["cnn-e5-adam-k10-reset-to0.95-s1"]
+
+
+def test_a_run_may_end_when_its_verdict_is_decided(made: Made) -> None:
+    run(made, "--network", "nn", "--decided")
+    assert made.job == {**cells.planned(CELL, 1).job, "stop": {"rounds": 299, "target_accuracy": 0.9695}}
+    most = theirs.most_within(CELL)
+    assert [theirs.verdict(CELL, [most]), theirs.verdict(CELL, [most + 1])] == ["within", "more"]
+
+
+def test_a_run_that_was_begun_with_a_limit_goes_on_with_it(tmp_path: Path) -> None:
+    begun = runs.begin(cells.planned(CELL, 1), tmp_path, most_rounds=299)
+    assert runs.unfinished(tmp_path) == [begun]
+    assert runs.unfinished(tmp_path)[0].job["stop"]["rounds"] == 299
+    # Its store is not that of the whole run.
+    assert runs.begin(cells.planned(CELL, 1), tmp_path).folder != begun.folder
 
 
 def test_run_takes_what_fits_into_the_time(made: Made) -> None:
@@ -340,13 +369,22 @@ def test_a_run_that_fails_ends_the_program(made: Made) -> None:
     assert len(made.names) == 1
 
 
-def test_a_failed_run_has_no_row_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "flaw"),
+    [
+        (Outcome(error="lost", ended=True), "lost"),
+        (Outcome(refused={"late": 7}, ended=True), r"updates were refused: 7 \(late\)"),
+    ],
+)
+def test_a_failed_run_has_no_row_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome, flaw: str
+) -> None:
     async def failed(*_: object) -> Outcome:
-        return Outcome(error="lost", ended=True)
+        return outcome
 
     monkeypatch.setattr(runs, "_go_on", failed)
     begun = runs.begin(cells.planned(CELL, 1), tmp_path / "begun")
-    with pytest.raises(runs.RunFailed, match=r"nn-e5-adam-k10-reset-s1-\w{8}: it failed, and has no row: lost"):
+    with pytest.raises(runs.RunFailed, match=r"nn-e5-adam-k10-reset-s1-\w{8}: it failed, and has no row: " + flaw):
         runs.make(begun, tmp_path / "rows.jsonl", quiet=False)
     assert not (tmp_path / "rows.jsonl").exists()
     assert not begun.folder.exists()

@@ -37,7 +37,13 @@ FABRIC = {
 def row(cell: Cell, seed: int, rounds: int) -> dict[str, Any]:
     planned = cells.planned(cell, seed)
     accuracy = [0.5] * 3 + [0.95] * (rounds - 4) + [cell.target]
-    facts = {"accuracy": accuracy, "round_s": [None] + [3.0] * (rounds - 1), "seconds": 3600.0, "error": ""}
+    facts = {
+        "accuracy": accuracy,
+        "round_s": [None] + [3.0] * (rounds - 1),
+        "seconds": 3600.0,
+        "error": "",
+        "refused": {},
+    }
     return {**planned.names, "job": planned.job, **facts, "device": "a processor", "torch": "2.9"}
 
 
