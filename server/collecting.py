@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from broker import topics
@@ -18,74 +18,28 @@ from broker.topics import UpdateTopic
 from server import client_events, cohort, gate, rounds
 from server.aggregator import Aggregate
 from server.announcer import Announcer
+from server.collection import Collection
 from server.errors import JobCannotContinue, Refused
 from server.gate import Checked, Expectation
 from server.job_events import (
     CancelRequested,
     InvocationReported,
+    JobEvent,
     JobEvents,
     PresenceChanged,
     TimedOut,
     UpdateArrived,
 )
-from server.judging import Judging
 from server.refusals import Refusals
 from server.round_clock import RoundClock
 from server.rounds import Round, State
 from server.shares import Shares
-from server.spool import Spool
 from server.strategies.share import Share
 
 log = loggers.get_logger(__name__)
 
 CONFIRM_S: Final = 5.0
 """After this time without a look at the record, another server may have gone on with the round: this one was paused."""
-
-
-@dataclass
-class Collection:
-    """What a round has collected.
-
-    Times are on the clock of the round's collector.
-
-    Attributes:
-        round: the round's state.
-        aggregate: the sum of the counted updates.
-        spool: the counted updates themselves; None: the strategy needs only the sum.
-        headers: the metadata of the counted updates, by client id.
-        shares: how each of them entered the sum, by client id.
-        judging: what clients say of the round's model: those that train, and those that only judge.
-        training: ids of the clients that have begun to train.
-        failures: why clients were given up, by client id.
-        hopeless: ids of those of them that would fail again in the next round.
-        sequence: position of the last counted update in the log.
-        bytes_in: size of the counted updates.
-        training_s: when the first client began to train, in seconds; None: no bridge has reported it.
-        last_s: when the last counted update arrived, in seconds.
-        opened_s: when the cohort was chosen, in seconds.
-        invited_s: when the broker had every task, in seconds.
-    """
-
-    round: Round
-    aggregate: Aggregate
-    headers: dict[str, UpdateHeader] = field(default_factory=dict)
-    shares: dict[str, Share] = field(default_factory=dict)
-    spool: Spool | None = None
-    judging: Judging = field(default_factory=Judging)
-    training: set[str] = field(default_factory=set)
-    failures: dict[str, str] = field(default_factory=dict)
-    hopeless: set[str] = field(default_factory=set)
-    sequence: int = 0
-    bytes_in: int = 0
-    training_s: float | None = None
-    last_s: float = 0.0
-    opened_s: float = 0.0
-    invited_s: float = 0.0
-
-    @property
-    def attempts(self) -> dict[str, int]:
-        """The attempts whose updates count, by client id, also of the clients that only judge."""
-        return {client: header.attempt for client, header in self.judging.headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,24 +109,46 @@ class Collector:
         """
         while self.collection.round.is_open:
             match await events.next(self._until_s()):
-                case UpdateArrived(delivery):
-                    await self._take_update(delivery, events)
-                case InvocationReported() as report:
-                    self._take_reports([report])
-                case CancelRequested():
-                    self._move_to(rounds.cancel(self.collection.round, self._clock.now_s()))
-                case PresenceChanged():
-                    # Who is back can be given up again.
-                    self._absent = {platform for platform in self._absent if self._is_silent(platform)}
                 case TimedOut(read_s):
                     await self._confirm_record()
                     self._give_up(read_s)
-                case _:
-                    pass  # the register has changed
+                case event:
+                    await self._apply(event, events)
         if self.collection.round.state is not State.CANCELLED:
             self._take_reports(await events.reports_so_far())
         self._announce_other_refusals()
         return self.collection
+
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The ids of the clients that the round waits for; empty if it is over."""
+        return frozenset(self.collection.round.outstanding) if self.collection.round.is_open else frozenset()
+
+    async def catch_up(self, events: JobEvents) -> None:
+        """Apply what the broker holds already. The clock plays no part.
+
+        Args:
+            events: the job's events.
+        """
+        while self.collection.round.is_open:
+            event = await events.next(-math.inf)
+            if isinstance(event, TimedOut):
+                return
+            await self._apply(event, events)
+
+    async def _apply(self, event: JobEvent, events: JobEvents) -> None:
+        match event:
+            case UpdateArrived(delivery):
+                await self._take_update(delivery, events)
+            case InvocationReported() as report:
+                self._take_reports([report])
+            case CancelRequested():
+                self._move_to(rounds.cancel(self.collection.round, self._clock.now_s()))
+            case PresenceChanged():
+                # Who is back can be given up again.
+                self._absent = {platform for platform in self._absent if self._is_silent(platform)}
+            case _:
+                pass  # the register has changed
 
     async def replay(self, events: JobEvents, closed: int, counted: Mapping[str, int]) -> Collection:
         """Count again what was counted before a crash. The clock plays no part.

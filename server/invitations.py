@@ -1,5 +1,6 @@
 """Invites a round's cohort: one small task message for each member."""
 
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -25,7 +26,13 @@ TASK_BYTES: Final = 100_000
 
 
 async def send(
-    broker: Broker, record: JobRecord, nonce: str, lasts_s: float | None = None, states: StateTables | None = None
+    broker: Broker,
+    record: JobRecord,
+    nonce: str,
+    lasts_s: float | None = None,
+    states: StateTables | None = None,
+    *,
+    only: Container[str] | None = None,
 ) -> None:
     """Publish the tasks of the open round; return when the broker has them all.
 
@@ -35,16 +42,17 @@ async def send(
         nonce: secret text from which the round's tokens are made.
         lasts_s: seconds until the round's deadline; None: the job's `cohort.deadline_s`.
         states: what the clients' earlier rounds have left; None: what the record itself has.
+        only: the ids of the members that are invited; None: all.
 
     Raises:
         PayloadTooLarge: a task is larger than a trigger may be.
         ValueError: the job has no model yet.
     """
-    members = iter(record.cohort)
+    members = iter([member for member in record.cohort if only is None or member.id in only])
 
     async def invite_next() -> None:
         for member in members:
-            await _publish(broker, task_for(member, record, nonce, lasts_s, states), record.opened_s)
+            await _publish(broker, task_for(member, record, nonce, lasts_s, states), record)
 
     async with task_group() as group:
         for number in range(min(AT_ONCE, len(record.cohort))):
@@ -107,10 +115,12 @@ def _half(strategy: Strategy) -> Strategy:
     return FedAvg() if half is None else msgspec.structs.replace(half, guard=None)
 
 
-async def _publish(broker: Broker, task: RoundTask, opened_s: float) -> None:
-    envelope = Envelope(task.id, "/server", "round.task", opened_s, task.client_id)
+async def _publish(broker: Broker, task: RoundTask, record: JobRecord) -> None:
+    envelope = Envelope(task.id, "/server", "round.task", record.opened_s, task.client_id)
     event = cloudevents.encode(envelope, task)
     topic = topics.task(task.client_type, task.client_id)
     if len(event) > TASK_BYTES:
         raise PayloadTooLarge(topic, len(event), TASK_BYTES)
-    await broker.publish(topic, event, dedupe=f"{task.id}.{task.token[:16]}")
+    # A broker remembers ids for a while, also of messages that it has deleted since.
+    again = f".{record.renewed_s}" if record.renewed_s else ""
+    await broker.publish(topic, event, dedupe=f"{task.id}.{task.token[:16]}{again}")

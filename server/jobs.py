@@ -33,7 +33,8 @@ from server import (
     selection,
     strategies,
 )
-from server.collecting import Collection, Collector
+from server.collecting import Collector
+from server.collection import Collection
 from server.errors import JobCancelled, JobCannotContinue, LearningFailed, NoRoomForUpdates
 from server.evaluation import Evaluation
 from server.job_context import JobContext
@@ -270,6 +271,7 @@ class _JobRun:
             "opened_s": now_s,
             "deadline_s": now_s + self.job.cohort.deadline_s,
             "invited": False,
+            "renewed_s": 0.0,
             "closed": None,
             "counted": {},
             "started": None,
@@ -288,14 +290,19 @@ class _JobRun:
         collector = Collector(opened, *sources, give_up_s=context.presence.give_up_s, confirm=self._store.confirm)
         # Another server may have gone on while this one was paused: then it says nothing.
         await self._store.confirm()
-        self._announce(round_facts.opened_event(opened), opened.round, *(["resumed"] if opened.invited else []))
-        if not opened.invited:
-            await invitations.send(context.broker, opened, nonce, clock.left_s, self._store.states)
-            collector.collection.invited_s = context.timer()
-            # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
-            await context.announcer.settle(opened.id)
-            await self._store.change(invited=True)
+        event = round_facts.opened_event(opened)
+        self._announce(event, opened.round, *(["resumed"] if event.resumed else []))
         with rules.spooling(collector.collection):
+            if not opened.invited:
+                if opened.renewed_s:
+                    await collector.catch_up(events)
+                await invitations.send(
+                    context.broker, opened, nonce, clock.left_s, self._store.states, only=collector.awaited
+                )
+                collector.collection.invited_s = context.timer()
+                # Once this is on record, a crash is followed by `resumed`: nobody announces the opening again.
+                await context.announcer.settle(opened.id)
+                await self._store.change(invited=True)
             await self._collect(collector, rules, events)
         background.create_task(self._store.delete_superseded(opened), name=f"{opened.id}.delete.{opened.round}")
 

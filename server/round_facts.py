@@ -26,7 +26,7 @@ from broker.messages.update import checked_processor
 from broker.messages.update_forms import form_of
 from broker.support import texts
 from server import aggregator, codecs, cohort, gate, timing
-from server.collecting import Collection
+from server.collection import Collection
 from server.gate import Expectation
 from server.rounds import RoundEvent
 from server.strategies.base import ModelInfo, Strategy
@@ -52,7 +52,7 @@ def opened_event(record: JobRecord) -> RoundOpened:
         cohort=trainers,
         quorum=min(record.job.cohort.needed, len(trainers)),
         deadline_s=record.deadline_s,
-        resumed=record.invited,
+        resumed=record.invited or record.renewed_s > 0,
         evaluators=cohort.ids(record.cohort, "evaluate"),
     )
 

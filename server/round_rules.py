@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from broker.messages.job_record import JobRecord
 from broker.messages.tensors import Tensors
 from server import cohort, round_facts
-from server.collecting import Collection
+from server.collection import Collection
 from server.gate import Expectation
 from server.shares import Shares
 from server.spool import Reduced, Spool

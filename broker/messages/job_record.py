@@ -73,6 +73,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
         opened_s: when the round was opened, in seconds since the epoch.
         deadline_s: the round's deadline, in seconds since the epoch.
         invited: whether the broker has every task of the open round.
+        renewed_s: when the open round got its whole time again, because the whole system was off, in seconds since the
+            epoch; 0: it did not.
         closed: last sequence of the log that counts for the open round; None: the round still collects updates.
         counted: attempts whose updates count for the closed round, by client id. On MQTT an event that comes later may
             have a smaller sequence, so the position alone would not tell them. Records of older versions have none.
@@ -126,6 +128,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     opened_s: float = 0.0
     deadline_s: float = 0.0
     invited: bool = False
+    renewed_s: float = 0.0
     closed: int | None = None
     counted: dict[str, int] = {}
     failures: int = 0

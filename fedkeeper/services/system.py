@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from fedkeeper.sdk import Client
 from fedkeeper.services import bridging, notify, restart, site_settings
 from fedkeeper.services.bridging import BridgeFile
 from fedkeeper.services.store import open_store
+from server.renewal import renew_open_rounds
 from server.retention import Retention
 
 log = loggers.get_logger(__name__)
@@ -75,6 +77,8 @@ def cores() -> int:
 async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> AsyncIterator[str]:
     """Run a broker, the server, the local bridge and its workers until the end of the block; yield the broker's URL.
 
+    The time in which the system was off does not count: an open round has its whole time again.
+
     Args:
         settings: the system's settings.
         store: the broker's data folder. A store of version 0.1 is moved aside.
@@ -83,11 +87,19 @@ async def whole_system(settings: Settings, *, store: Path, port: int = 0) -> Asy
     Raises:
         ServerFailed: the broker can't run, or a store of version 0.1 can't be moved aside.
     """
+    was_off = _is_used(store)
     async with _with_fork_server(settings) as whole, open_store(store, port=port) as nats, task_group() as group:
+        if was_off:
+            async with broker.connect(nats.url, name="renewal") as bus:
+                await renew_open_rounds(bus, time.time)
         watching = group.create_task(nats.wait(), name="nats-server")
         async with services(nats.url, whole):
             yield nats.url
         watching.cancel()
+
+
+def _is_used(store: Path) -> bool:
+    return store.is_dir() and any(store.iterdir())
 
 
 @contextlib.asynccontextmanager

@@ -13,9 +13,10 @@ import pytest
 from broker.messages import job_file as jobs
 from broker.messages import tensors as payload
 from fedkeeper.exit_codes import ExitCode
-from fedkeeper.runs import model_file
+from fedkeeper.runs import model_file, unfinished
 from tests.support.fakes import soon
 from tests.support.program import SHORT, Program, digest, run
+from tests.support.stopped_systems import let_time_pass
 
 FIVE = (*SHORT, "--set", "stop.rounds=5", "--set", "training.local_epochs=5", "--workers", "1")
 """Options of a job whose rounds take so long that a test can stop it in the one that it has seen."""
@@ -108,6 +109,7 @@ async def test_each_signal_ends_every_process(tmp_path: Path, moment: str, numbe
 
 
 async def test_a_run_that_was_stopped_or_killed_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    """The second time after an hour: its round's deadline has passed."""
     _, undisturbed = await run("run", "quickstart", *FIVE, cwd=tmp_path)
     await _stop_after_the_open_round(tmp_path)
     folder = (tmp_path / "runs" / "latest").resolve()
@@ -120,6 +122,7 @@ async def test_a_run_that_was_stopped_or_killed_goes_on_to_the_same_model(tmp_pa
     program.send(signal.SIGKILL)
     await program.wait()
     await soon(lambda: not program.processes())
+    await let_time_pass(folder / "store", unfinished.read(folder).job, 3600.0)
 
     code, output = await run("run", "--resume", "runs/latest", cwd=tmp_path)
     assert code == 0, output

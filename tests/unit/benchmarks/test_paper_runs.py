@@ -6,20 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-import broker
 from benchmarks import rows
 from benchmarks.paper import cells, runs, theirs
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.runs import Begun
 from benchmarks.rows import Planned
 from benchmarks.simulation import Outcome
-from broker import topics
-from broker.messages import codec
-from broker.messages.job_record import JobRecord
-from fedkeeper.services.store import open_store
+from tests.support.stopped_systems import let_time_pass
 
 pytestmark = [pytest.mark.slow, pytest.mark.torch, pytest.mark.xdist_group("paper-runs")]
 
@@ -56,7 +51,7 @@ def test_a_run_has_the_same_digest_again_and_if_it_was_stopped(tmp_path: Path) -
 
     broken = runs.begin(planned, tmp_path / "broken")
     break_off(broken)
-    asyncio.run(age(broken, days=30))
+    asyncio.run(let_time_pass(broken.folder / "broker", "paper", 30 * 86400.0))
     goes_on = result(broken, path)
 
     assert whole["model"] == again["model"] == resumed["model"] == goes_on["model"]
@@ -90,19 +85,6 @@ def break_off(begun: Begun) -> None:
             await task
 
     asyncio.run(go_on_for_a_while())
-
-
-async def age(begun: Begun, *, days: int) -> None:
-    """Change the store of a run as if it had been stopped so long ago."""
-    async with open_store(begun.folder / "broker") as nats, broker.connect(nats.url) as bus:
-        value = await bus.get(topics.job_record("paper"))
-        assert value is not None
-        record = codec.decode(JobRecord, value.payload)
-        assert record.cohort  # its round is open
-        passed_s = days * 86400.0
-        opened_s, deadline_s = record.opened_s - passed_s, record.deadline_s - passed_s
-        older = msgspec.structs.replace(record, opened_s=opened_s, deadline_s=deadline_s)
-        await bus.put(topics.job_record("paper"), codec.encode(older), revision=value.revision)
 
 
 @pytest.mark.parametrize("network", cells.NETWORKS)

@@ -34,7 +34,8 @@ from broker.messages.round import BlobRef, RoundTask
 from broker.messages.tensors import Tensors
 from server import cohort, invitations, round_facts, strategies
 from server.announcer import Announcer
-from server.collecting import Collection, Collector
+from server.collecting import Collector
+from server.collection import Collection
 from server.job_events import JobEvents, open_job_events
 from server.presence import BridgePresence, open_presence
 from server.registry import Registry

@@ -17,7 +17,7 @@ from broker.messages.tensors import Tensors
 from broker.messages.update import UpdateHeader
 from server import round_facts, rounds, strategies
 from server.aggregator import Aggregate
-from server.collecting import Collection
+from server.collection import Collection
 from server.gate import Expectation
 
 MODEL = BlobRef("fl.models.demo.x", "ab" * 32, 5)

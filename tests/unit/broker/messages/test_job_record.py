@@ -32,6 +32,7 @@ def record(events: tuple[Event, ...]) -> JobRecord:
         opened_s=1_700_000_001.0,
         deadline_s=1_700_000_301.0,
         invited=True,
+        renewed_s=12.0,
         closed=17,
         counted={"c-0": 1},
         failures=1,
