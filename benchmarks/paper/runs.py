@@ -88,7 +88,12 @@ def begin(planned: Planned, folder: Path = FOLDER, *, most_rounds: int | None = 
     name = f"{cells.cell_of(planned.names).name}-s{planned.names['seed']}-{digest}"
     begun = Begun(folder / name, planned, most_rounds)
     begun.folder.mkdir(parents=True, exist_ok=True)
-    facts = {"names": planned.names, "job": planned.job, "most_rounds": most_rounds, "commits": []}
+    facts: dict[str, Any] = {
+        "names": planned.names,
+        "job": planned.job,
+        "most_rounds": most_rounds,
+        "commits": [],
+    }
     (begun.folder / _BEGUN).write_text(json.dumps(facts))
     return begun
 
