@@ -106,12 +106,27 @@ def within_by_state(summaries: Mapping[Cell, Summary]) -> tuple[int, int, int]:
 def best(summaries: Mapping[Cell, Summary], cell: Cell) -> Summary | None:
     """Return the best other strategy in a cell: that with the smallest mean; None: there is none.
 
+    One that sets the clients' optimizer has runs in the cells of that optimizer. They stand beside the other
+    optimizers' cells too, as far as FedAvg was run there.
+
     Args:
         summaries: of all cells.
         cell: the paper's cell.
     """
-    others = [each for each in summaries.values() if each.cell.strategy != FEDAVG and each.cell.of_paper == cell]
+    was_run = cell in summaries or replace(cell, state="carry") in summaries
+    others = [
+        each
+        for each in summaries.values()
+        if each.cell.strategy != FEDAVG
+        and (each.cell.of_paper == cell or (was_run and _sets_its_optimizer(each.cell, cell)))
+    ]
     return min((each for each in others if each.mean is not None), key=lambda each: each.mean or 0.0, default=None)
+
+
+def _sets_its_optimizer(other: Cell, cell: Cell) -> bool:
+    """Whether a strategy's cell is one of the paper's but for the optimizer, which the strategy sets."""
+    own = cells.strategies()[other.strategy].get("training", {})
+    return "optimizer" in own and replace(other.of_paper, optimizer=cell.optimizer) == cell
 
 
 def halved(summaries: Mapping[Cell, Summary]) -> tuple[int, int]:

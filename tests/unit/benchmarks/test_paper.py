@@ -176,6 +176,19 @@ def test_the_best_other_strategy_stands_beside_the_paper_s() -> None:
 
 
 @pytest.mark.usefixtures("own_strategies")
+def test_a_strategy_that_sets_the_optimizer_stands_beside_all_optimizers_that_were_run() -> None:
+    other = row(replace(CELL, optimizer="sgd", strategy="scaffold"), rounds=100)
+    kept, sgd = replace(CELL, state="carry"), replace(CELL, optimizer="sgd")
+    for found, beside in [([], {sgd}), ([row()], {sgd, CELL}), ([row(kept)], {sgd, CELL})]:
+        summaries = summary.of([*found, other])
+        assert {cell for cell in cells.grid() if summary.best(summaries, cell)} == beside
+    assert summary.halved(summary.of([row(), other])) == (2, 2)
+    # One that leaves the optimizer as it is does not.
+    quick = row(replace(sgd, strategy="quick"), rounds=100)
+    assert summary.best(summary.of([row(), quick]), CELL) is None
+
+
+@pytest.mark.usefixtures("own_strategies")
 def test_the_best_other_strategy_is_compared_with_our_fedavg_of_the_same_seeds() -> None:
     quick, other = replace(CELL, strategy="quick"), replace(CELL, clients=30)
     found = [row(quick, 2, rounds=110), row(quick, 3, rounds=110)]
