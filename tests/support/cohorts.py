@@ -1,10 +1,8 @@
 """A cohort whose clients are trained in one program or one by one, and models of a user's for it."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -121,14 +119,6 @@ SIZES = (43, 23, 53, 3)
 
 EARLIER = (0, 2, 5, 1)
 """Epochs of each client's earlier training, whose optimizer state it carries."""
-
-
-def write_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Write an importable module with a user's classes, and return its name."""
-    name = f"own_{folder.name}".replace("-", "_")
-    (folder / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(folder)
-    return name
 
 
 def silent(_: str) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -190,13 +189,6 @@ class Normed(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
 """
-
-
-def write(folder: Path) -> str:
-    """Write them as a module, and return its name."""
-    name = f"own_{folder.name}".replace("-", "_")
-    (folder / f"{name}.py").write_text(OWN)
-    return name
 
 
 X = torch.randn(50, 3, generator=torch.Generator().manual_seed(3))

@@ -1,7 +1,6 @@
 """A client judges the model that it was sent on what it holds out, and trains on the rest."""
 
 import importlib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,15 +147,6 @@ def test_a_client_with_one_class_has_no_auroc_of_its_own_and_its_scores_count() 
     facts, update = judged(files(data), Evaluation(metrics=("auroc",), holdout=SHARE))
     assert facts["evaluation"].keys() == {"loss"}
     assert "eval.auroc.confmat" in update
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of an importable module with a user's learner."""
-    name = f"own_{tmp_path.name}".replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
 
 
 def test_a_user_s_fit_gets_the_form_that_its_data_has_and_the_modes_that_its_model_had(own: str) -> None:

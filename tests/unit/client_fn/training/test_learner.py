@@ -1,6 +1,5 @@
 """What a learner does by default, and how a class of the user's changes it."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,14 +42,6 @@ class Fails:
 def no_class():
     pass
 """
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"own_{tmp_path.name}".replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
 
 
 def order(type_: str = "", training: Training | None = None, metrics: tuple[str, ...] = (), **args: Any) -> Order:

@@ -1,7 +1,5 @@
 """The losses that a job can name, and how mistakes in their names and arguments are told."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -24,14 +22,6 @@ value = 3
 
 def loss(name: str, outputs: Tensor, targets: Tensor, **args: object) -> Tensor:
     return losses.make(Training(loss=name, loss_args=args))(outputs, targets)
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"own_{tmp_path.name}".replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
 
 
 def test_cross_entropy_with_weights_and_smoothing_is_torch_s() -> None:

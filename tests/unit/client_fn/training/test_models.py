@@ -62,15 +62,6 @@ class Drawn(nn.Linear):
 """
 
 
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of an importable module with a user's classes."""
-    name = f"own_{tmp_path.name}".replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
-
-
 def weights(module: nn.Module) -> list[Tensor]:
     return [parameter.detach() for parameter in module.parameters()]
 

@@ -14,12 +14,7 @@ from tests.support.own_learners import Client, learning
 
 pytestmark = pytest.mark.torch
 
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of an importable module with a user's learners and modules."""
-    monkeypatch.syspath_prepend(tmp_path)
-    return own_learners.write(tmp_path)
+OWN = own_learners.OWN
 
 
 def test_a_loop_of_the_user_s_keeps_the_states_of_its_optimizers(own: str) -> None:

@@ -1,7 +1,6 @@
 """Clients that are trained in one program come out as if each had been trained alone, up to rounding."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,21 +11,18 @@ from client_fn.errors import LeaseOver, TrainingFailed
 from client_fn.training import memory, stacked_loop, tensors, tracebacks
 from client_fn.training.context import Context
 from client_fn.training.orders import Evaluation, Learner, Model, Training
+from tests.support import cohorts
 from tests.support.cohorts import (
     OPTIMIZERS,
     SIZES,
     Clients,
     distance,
     shard,
-    write_own,
 )
 
 pytestmark = pytest.mark.torch
 
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return write_own(tmp_path, monkeypatch)
+OWN = cohorts.OWN
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Clients whose steps are replayed from a record come out with the same bits as those of the steps themselves."""
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +11,17 @@ from client_fn.errors import LeaseOver
 from client_fn.training import graphs, memory
 from client_fn.training.context import Context
 from client_fn.training.orders import Model, Training
+from tests.support import cohorts
 from tests.support.cohorts import (
     OPTIMIZERS,
     Clients,
     as_it_is,
-    write_own,
 )
 from tests.support.recorders import Recorder
 
 pytestmark = pytest.mark.torch
 
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    return write_own(tmp_path, monkeypatch)
+OWN = cohorts.OWN
 
 
 @pytest.fixture

@@ -16,12 +16,7 @@ from tests.support.own_learners import X, Y, module
 
 pytestmark = pytest.mark.torch
 
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of an importable module with a user's learners and modules."""
-    monkeypatch.syspath_prepend(tmp_path)
-    return own_learners.write(tmp_path)
+OWN = own_learners.OWN
 
 
 def test_lazy_layers_see_one_batch(own: str) -> None:

@@ -1,7 +1,6 @@
 """An order is done as it says, whatever was done before it."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,15 +50,6 @@ SAMPLES = tensors.to_bytes(
         "y": torch.tensor([0, 1, 0, 0], dtype=torch.uint8),
     }
 )
-
-
-@pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of an importable module with a user's classes."""
-    name = f"own_{tmp_path.name}".replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(OWN)
-    monkeypatch.syspath_prepend(tmp_path)
-    return name
 
 
 def weights(*, swapped: bool = False) -> bytes:
