@@ -25,18 +25,23 @@ def estimate_s(cell: Cell, found: Iterable[dict[str, Any]], device: str) -> floa
 
 
 def expected_rounds(cell: Cell, found: Sequence[dict[str, Any]]) -> float:
-    """Return how many rounds a run of a cell will need: as ours did, or the paper's if there is none of ours.
+    """Return how many rounds a run of a cell will make: as ours did, or the paper's if there is none of ours.
 
     Args:
         cell: the cell.
         found: the rows that are there.
     """
-    needed = [rows.rounds_to(row["accuracy"], cell.target) for row in found if _is_like(row, cell)]
-    reached = [number for number in needed if number is not None]
-    if reached:
-        return statistics.fmean(reached)
+    like = [row for row in found if _is_like(row, cell)]
+    needed = [rows.rounds_to(row["accuracy"], cell.target) or _made_in_vain(row, cell) for row in like]
+    if known := [number for number in needed if number]:
+        return statistics.fmean(known)
     is_early = cell.target < target_of(cell.network)
     return theirs.mean(cell) * (theirs.share_of_rounds(cell.network, cell.target) if is_early else 1.0)
+
+
+def _made_in_vain(row: dict[str, Any], cell: Cell) -> int:
+    """Return how many rounds a run has made that has not reached the target; 0: it ended at a lower one."""
+    return len(row["accuracy"]) if row["target"] >= cell.target else 0
 
 
 def _is_like(row: dict[str, Any], cell: Cell) -> bool:

@@ -237,6 +237,10 @@ def test_a_cost_is_learned_from_rows_of_the_same_device() -> None:
     assert cost.estimate_s(more, found, DEVICE) == pytest.approx(97 * 30.0)
     early = replace(more, network="cnn", target=0.95)
     assert cost.estimate_s(early, found, DEVICE) == pytest.approx(59.5 * 12 / 56 * 300 * cost.EPOCH_S["cnn"])
+    # A run that did not reach the target says more than the paper's; one that ended at a lower one does not.
+    assert cost.estimate_s(CELL, [row(accuracy=[0.5] * 299, rounds=299, round_s=2.0)], DEVICE) == 598.0
+    lower = row(replace(CELL, target=0.9), rounds=20, round_s=2.0)
+    assert cost.estimate_s(CELL, [lower], DEVICE) == pytest.approx(236 * 2.0)
     # The round in which a run was stopped has no time.
     assert cost.estimate_s(CELL, [row(round_s=5.0, rounds=3) | {"round_s": [5.0, None, 5.0]}], DEVICE) == 15.0
 
