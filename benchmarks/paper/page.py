@@ -1,5 +1,6 @@
 """Writes docs/paper.md and its figures. Each number on the page comes from a row, or from the paper's own numbers."""
 
+import itertools
 import json
 import string
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,9 @@ TEMPLATE: Final = Path(__file__).parent / "page.md"
 FABRIC: Final = Path(__file__).parent / "fabric.jsonl"
 
 NOT_RUN: Final = "not run yet"
+
+PEAK_ROUNDS: Final = 20
+"""The rounds before a run's last one whose mean says what it has reached."""
 
 TELLING_CELLS: Final = 3
 """With fewer cells, whose rounds look like the paper's may be chance: runs of one setting differ by 15 % and more."""
@@ -121,7 +125,31 @@ def _of_rounds(found: Sequence[dict[str, Any]]) -> dict[str, str]:
         "rounds_table": rows.table(columns, lines) if lines else f"*{NOT_RUN}*",
         "beaten": _beaten(summaries),
         "states": _states(summaries),
+        "peak_rounds": str(PEAK_ROUNDS),
+        "peaks_table": _peaks(found),
     }
+
+
+def _peaks(found: Sequence[dict[str, Any]]) -> str:
+    """Return a table of each run's best round, and of what the rounds before its last one had."""
+    lines = []
+    for network, epochs in itertools.product(NETWORKS, EPOCHS):
+        setting = (network, str(epochs), "adam", str(CLIENTS[-1]))
+        lines.append([*setting, "the paper's", *_ends(theirs.curve(network, epochs)["accuracy"])])
+    for cell, group in cells.by_cell(found).items():
+        if cell.strategy == cells.FEDAVG and cell.target == cells.target_of(cell.network):
+            state = ", state kept" if cell.state == "carry" else ""
+            lines += [[*summary.names(cell), f"ours{state}", *_ends(row["accuracy"])] for row in group]
+    columns = ("network", "epochs", "optimizer", "clients", "whose", "rounds", "best", "before")
+    in_order = sorted(lines, key=lambda line: (NETWORKS.index(line[0]), int(line[1]), line[2], int(line[3]), line[4]))
+    return rows.table(columns, in_order)
+
+
+def _ends(accuracy: Sequence[float | None]) -> tuple[str, str, str]:
+    """Return how many rounds a run has, its best accuracy, and the mean of the rounds before the last one."""
+    known = [value for value in accuracy if value is not None]
+    before = known[-1 - PEAK_ROUNDS : -1]
+    return str(len(accuracy)), f"{max(known):.4f}", f"{sum(before) / len(before):.4f}" if before else ""
 
 
 def _beaten(summaries: Mapping[Cell, Summary]) -> str:

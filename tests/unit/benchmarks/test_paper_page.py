@@ -89,6 +89,9 @@ def test_the_page_has_what_the_rows_have_come_to(tmp_path: Path) -> None:
     assert "| nn | 5 | adam | 100 | 244.5 [386, 103] | 87.5 to 443.9 | 300.5 [250, 351] | within |  |  |" in text
     assert "| nn | 5 | adam | 10 | 236.0 [212, 260] | 180.2 to 299.0 |  |  | 99 |  |" in text
     assert "| nn | 5 | ours, seed 1 | 4 | 250 | 3.00 | a processor |" in text
+    assert "| nn | 5 | adam | 100 | ours | 250 | 0.9695 | 0.9500 |" in text
+    assert "| nn | 5 | adam | 10 | ours, state kept | 99 | 0.9695 | 0.9500 |" in text
+    assert "| nn | 5 | adam | 100 | the paper's | 245 | 0.9700 | 0.9567 |" in text
     assert "| ours, nn, round 1 | 0.25 | 2.75 | 190.00 | 0.50 | 0.75 |" in text
     assert "on 2 cores of a processor, measured at commit abc." in text
     assert "18 instances lived at once (3 of openfaas, 7 of openwhisk, 8 of gcf)" in text
