@@ -288,9 +288,12 @@ class _JobRun:
         clock = RoundClock.of(opened, context.clock, context.timer)
         sources = rules.expectation, rules.shares, context.announcer, clock
         collector = Collector(opened, *sources, give_up_s=context.presence.give_up_s, confirm=self._store.confirm)
+        event = round_facts.opened_event(opened)
+        if event.resumed:
+            # What was said before must not delay this: another server may go on with the round at any time.
+            await context.announcer.settle(opened.id)
         # Another server may have gone on while this one was paused: then it says nothing.
         await self._store.confirm()
-        event = round_facts.opened_event(opened)
         self._announce(event, opened.round, *(["resumed"] if event.resumed else []))
         with rules.spooling(collector.collection):
             if not opened.invited:
